@@ -1,0 +1,1 @@
+"""Turn pgpool-II's upstream source into Debian packages (the build machine's side)."""

@@ -1,0 +1,65 @@
+"""`./invoke bench …`: measured comparisons, all rows of one table from one run, medians; never a pass or a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a bench: `ours` and `theirs` in `unit`; `goal` bounds `ratio` where there is one, else `ours`."""
+
+    case: str
+    ours: float
+    theirs: float | None
+    unit: str
+    ratio: float | None
+    goal: float
+    better: str = "lower"
+
+    @classmethod
+    def compared(  # noqa: PLR0913 - the columns of a row
+        cls, case: str, ours: float, theirs: float, *, unit: str, goal: float, better: str = "lower"
+    ) -> Row:
+        """Return a row whose goal is about the ratio of ours to theirs."""
+        return cls(case, round(ours, 3), round(theirs, 3), unit, round(ours / theirs, 4), goal, better)
+
+    @classmethod
+    def absolute(cls, case: str, ours: float, *, unit: str, goal: float) -> Row:
+        """Return a row whose goal is about our figure itself."""
+        return cls(case, round(ours, 3), None, unit, None, goal)
+
+    @property
+    def reached(self) -> bool:
+        """Tell whether the goal is reached."""
+        figure = self.ours if self.ratio is None else self.ratio
+        return figure <= self.goal if self.better == "lower" else figure >= self.goal
+
+
+def publish(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows to `path` as JSON and print them as a Markdown table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    print(table(rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| case | ours | theirs | unit | ratio | goal | reached |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        theirs = "–" if row.theirs is None else f"{row.theirs:g}"
+        ratio = "–" if row.ratio is None else f"{row.ratio:g}"
+        reached = "yes" if row.reached else "no"
+        figures = f"{row.ours:g} | {theirs} | {row.unit} | {ratio} | {sign(row)} {row.goal:g}"
+        lines.append(f"| {row.case} | {figures} | {reached} |")
+    return "\n".join(lines)
+
+
+def sign(row: Row) -> str:
+    """Return on which side of its goal a row is to be."""
+    return "≤" if row.better == "lower" else "≥"

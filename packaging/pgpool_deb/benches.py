@@ -1,0 +1,67 @@
+"""The benches by name."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from . import machine, namespaces, plan, testing
+from .build_deb import say
+from .cache import Cache
+from .command import CommandFailed
+from .errors import ExitStatus, PackageError, UsageError
+from .project import Project
+from .releases import ReleaseTable, machine_release
+
+BENCHES = ("build", "cluster")
+STREAMING = "streaming_replication"
+CLUSTERS = {STREAMING: "bench_cluster.py", "native_replication": "bench_native.py"}
+"""What measures a cluster, by its mode."""
+
+
+def run(  # noqa: PLR0913 - the options of the task
+    project: Project, what: str, *, pairs: int, scratch: Path | None, releases: str | None, mode: str = STREAMING
+) -> ExitStatus:
+    """Run the bench called `what` and return the exit status; raises UsageError for an unknown one."""
+    if what not in BENCHES:
+        raise UsageError(f"unknown bench: {what}", hint=f"there are: {', '.join(BENCHES)}")
+    if pairs < 1:
+        raise UsageError(f"--pairs {pairs} compares nothing", hint="at least 1")
+    if what == "cluster":
+        return _cluster(project, pairs, releases, mode)
+    _build(project, pairs, scratch)
+    return ExitStatus.GOOD
+
+
+def _cluster(project: Project, pairs: int, releases: str | None, mode: str) -> ExitStatus:
+    """Measure on the hosts of the cluster tests, which pytest's fixtures make."""
+    if mode not in CLUSTERS:
+        raise UsageError(f"no bench for mode {mode}", hint=f"there are: {', '.join(CLUSTERS)}")
+    machine.require(testing.tools_of(("cluster",)), install=True, report=say)
+    (release,) = ReleaseTable.load(project.releases).select(plan.parse_releases(releases), machine_release())[:1]
+    options = ["-q", "-s", "-p", "no:cacheprovider", f"--releases={release.name}", f"--pairs={pairs}"]
+    command = [sys.executable, "-m", "pytest", *options, f"tests/cluster/{CLUSTERS[mode]}"]
+    return testing.exit_status(subprocess.run(command, cwd=project.path, check=False).returncode)
+
+
+def _build(project: Project, pairs: int, scratch: Path | None) -> None:
+    from .bench_build import BuildBench  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    machine.require(machine.for_roots(), install=True, report=say)
+    place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        BuildBench(project, place.resolve(), pairs).run()
+    except CommandFailed as failure:
+        said = next((line for line in reversed(failure.lines) if line.strip()), "it said nothing")
+        hint = "with --scratch FOLDER the bench's logs are kept"
+        ended = f"{shlex.join(failure.argv[-5:])} ended with status {failure.status}"
+        raise PackageError(f"{ended}: {said}", hint=hint) from failure
+    finally:
+        if scratch is None:
+            namespaces.remove(place)
+            shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""`./invoke build-deb` and `./invoke shell`: the user's request, from options to exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache as memoised
+
+from . import archive, atomic, box, engines, machine, plan, report, schedule
+from .cache import Cache
+from .command import Stop
+from .display import LiveDisplay, PlainDisplay, display_for
+from .errors import ExitStatus, UsageError
+from .history import History
+from .local_source import from_path
+from .pins import Pins
+from .plan import Cell, Request
+from .project import Project
+from .releases import ReleaseTable, machine_release
+from .results import Dist, Results
+from .roots import Roots
+from .sources import Source
+from .workshop import INTERRUPTED, Outcome, State, Workshop
+
+
+def say(text: str) -> None:
+    """Print a line for the user."""
+    print(text, flush=True)
+
+
+def run(project: Project, request: Request) -> ExitStatus:
+    """Build what is asked for, write dist/summary.json and dist/junit.xml, and return the exit status."""
+    cache = Cache.open()
+    with cache.locked("build", say):
+        return _run(project, request, cache)
+
+
+def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
+    cells = _cells(project, request, cache)
+    history = History.load(cache.path / "history.json")
+    stop = Stop()
+    with display_for(history, [package for cell in cells for package in cell.packages]) as display:
+        workshop = _workshop(project, request, cache, display, stop)
+        outcomes = schedule.settled(workshop, cells)
+        changed = [cell for cell in cells if cell not in outcomes]
+        if changed:
+            machine.require(machine.for_roots(), install=request.install, report=say)
+            outcomes |= schedule.build_all(workshop, changed, request.jobs)
+    ended = [outcomes[cell] for cell in cells]
+    _remember((outcome for one in ended for outcome in one.outcomes), history, cache)
+    for line in report.closing_lines(ended, project.dist):
+        say(line)
+    report.write(ended, project.dist)
+    if any(one.last.error is INTERRUPTED for one in ended):
+        print(INTERRUPTED, file=sys.stderr)
+    return report.exit_status(ended)
+
+
+def explain(project: Project, request: Request) -> ExitStatus:
+    """Print, package by package, whether it would be built and why; builds nothing.
+
+    The source is looked for as in a build: a pinned tarball is downloaded, a tree of --source is packed.
+    """
+    cache = Cache.open()
+    cells = _cells(project, request, cache)
+    history = History.load(cache.path / "history.json")
+    workshop = _workshop(project, request, cache, PlainDisplay(history), Stop())
+    for package in (package for cell in cells for package in cell.packages):
+        for line in workshop.explain(package):
+            say(f"{package.name}: {line}")
+    return ExitStatus.GOOD
+
+
+def shell(name: str) -> None:
+    """Replace this process by a shell in the root where the build called `name` failed."""
+    path = Cache.open().path / "boxes" / f"{name}.json"
+    try:
+        words: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        failed = sorted(found.stem for found in path.parent.glob("*.json"))
+        known = f"failed ones: {', '.join(failed)}" if failed else "no build has failed here"
+        raise UsageError(f"no failed build is called {name!r}", hint=known) from error
+    os.execvp(words[0], words)  # noqa: S606 - the words are our own
+
+
+def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]:
+    if request.engine not in plan.ENGINES:
+        raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
+    if request.stall <= 0 or request.jobs < 1:
+        raise UsageError("--stall and --jobs take whole numbers above 0", hint="./invoke --help build-deb")
+    if request.source is not None and request.pgpool is not None:
+        raise UsageError("--pgpool and --source exclude each other", hint="--source says which version it is by itself")
+    table = ReleaseTable.load(project.releases)
+    for release in table.select(request.releases, machine_release()):
+        plan.majors_of(release, request.majors)
+    source = _source(project, request, cache)
+    return plan.cells(request, table, source, machine_release(), project)
+
+
+def _source(project: Project, request: Request, cache: Cache) -> Source:
+    pins = Pins.load(project.sources)
+    folder = cache.folder("sources")
+    if request.source is not None:
+        source = from_path(request.source, folder, say, pins)
+    else:
+        version = request.pgpool or ""
+        if version:
+            pins.named(version)
+        mirror = archive.find_archive(request.mirror).mirror
+        source = pins.obtain(version or pins.default_version(mirror, folder, say), mirror, folder, say)
+    for advisory in pins.advisories(source.version):
+        cves = ", ".join(advisory.cves)
+        known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
+        say(f"warning: {known}: {cves} ({advisory.summary})")
+    return source
+
+
+def _workshop(
+    project: Project, request: Request, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
+) -> Workshop:
+    find_archive: Callable[[], archive.Archive] = memoised(lambda: _archive(request))
+    find_engine: Callable[[], box.Engine] = memoised(lambda: engines.find_engine(request.engine, cache))
+    return Workshop(
+        cache=cache,
+        roots=Roots(cache, plan.machine_architecture(), find_archive),
+        results=Results(cache),
+        dist=Dist(project.dist),
+        engine=find_engine,
+        watcher=watcher,
+        stop=stop,
+        stall=request.stall,
+        make_jobs=os.cpu_count() or 1,
+    )
+
+
+def _archive(request: Request) -> archive.Archive:
+    found = archive.find_archive(request.mirror)
+    if found.security is None:
+        say("warning: no security archive is known: roots are made without -security suites")
+    return found
+
+
+def _remember(outcomes: Iterable[Outcome], history: History, cache: Cache) -> None:
+    for outcome in outcomes:
+        if outcome.state is State.BUILT:
+            history.note(outcome.package.name, outcome.seconds)
+        place = cache.folder("boxes") / f"{outcome.package.name}.json"
+        if outcome.shell:
+            atomic.write(place, json.dumps(outcome.shell))
+        elif outcome.state is State.BUILT:
+            place.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""The folder that outlives a run: roots, tarballs, compiler cache, results. Losing it costs time, never correctness."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from .errors import MachineError
+
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by the pgpool-II packaging toolkit; may be removed.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache folder; every path below it is made when asked for."""
+
+    path: Path
+
+    @classmethod
+    def open(cls) -> Cache:
+        """Return the user's cache ($PGPOOL_DEB_CACHE, else pgpool-deb in XDG's cache folder), tagged for backups."""
+        chosen = os.environ.get("PGPOOL_DEB_CACHE")
+        path = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("pgpool-deb"))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "CACHEDIR.TAG").write_text(TAG, encoding="utf-8")
+        except OSError as error:
+            raise MachineError(
+                f"the cache folder {path} cannot be written: {error.strerror}",
+                hint="free space there, or name another with PGPOOL_DEB_CACHE=/path",
+            ) from error
+        return cls(path.resolve())
+
+    def folder(self, *names: str) -> Path:
+        """Return (and make) a folder of the cache."""
+        path = self.path.joinpath(*names)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def locked(self, name: str, report: Callable[[str], None]) -> Iterator[None]:
+        """Hold the lock called `name`: two runs at once never touch the same thing; the wait is reported.
+
+        The kernel lets go of the lock when its holder ends, however it ends.
+        """
+        path = self.folder("locks") / name
+        with path.open("a+", encoding="ascii") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                report(f"waiting for the run with process id {handle.read().strip() or '?'} ({name})")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n")
+            handle.flush()
+            yield

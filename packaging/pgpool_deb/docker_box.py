@@ -1,0 +1,365 @@
+"""The docker engine: boxes as containers of any Docker-API endpoint, local or remote.
+
+A root becomes an image once, under its key. A box is a container of it without a network; its first process reads
+from this process, so a box stops when the tool ends, however it ends, and what a dead run left is removed at the next
+start. A box that is kept after a failure is stopped and called NAME-failed.
+
+Only `engines.find_engine` imports this module: the SDK is slow to import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import re
+import shlex
+import socket
+import tarfile
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker import DockerClient
+from docker.errors import APIError, NotFound
+
+from . import namespaces
+from .box import in_build
+from .cache import Cache
+from .command import CommandFailed, CommandStalled, Runner
+from .docker_endpoint import (
+    FAILURES,
+    asking,
+    connected,
+    connection,
+    endpoint,
+    endpoint_options,
+    reason,
+    refused,
+    went_away,
+)
+from .docker_transfer import CHUNK, Chunks, checked_names, lines, output_of, owned_by_builder, unpack_file
+from .errors import MachineError
+from .roots import MAX_AGE_SECONDS, ROOT_USER, Root, entering
+
+IMAGE = "pgpool-deb/root"
+LABEL = "pgpool-deb"
+USER = "builder"
+_KEPT = "-failed"
+_POLL_SECONDS = 0.2
+_SIGNALLED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class DockerBox:
+    """A box that is a container; `lifeline` is its first process's standard input."""
+
+    client: DockerClient
+    container: str
+    name: str
+    lifeline: ExitStack
+
+    def put(self, source: Path) -> None:
+        """Copy the contents of the folder `source` into /build."""
+        with tempfile.TemporaryFile(dir=source.parent) as packed, asking("copying the source into the box"):
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                for path in sorted(source.iterdir()):
+                    archive.add(path, path.name, filter=owned_by_builder)
+            packed.seek(0)
+            self.client.api.put_archive(self.container, "/build", packed)
+
+    def run(self, argv: Sequence[str], runner: Runner) -> None:
+        """Run `argv` in /build as the user builder; raises CommandFailed and its kin, MachineError if docker fails."""
+        runner.stop.check()
+        words = in_build(argv)
+        tail: deque[str] = deque(maxlen=200)
+        with runner.log.open("a", encoding="utf-8", errors="replace") as log:
+            log.write(f"$ {shlex.join(['docker', 'exec', '--user', USER, self.name, *words])}\n")
+            log.flush()
+            with asking("a command ran in the box"):
+                # One stream: docker's two would not keep what a compiler says in order.
+                merged = [*in_build([]), "sh", "-c", 'exec "$@" 2>&1', "sh", *argv]
+                job: str = self.client.api.exec_create(self.container, merged, user=USER)["Id"]
+                with (
+                    connection(self.client, f"exec/{job}/start", json={"Detach": False, "Tty": False}) as answer,
+                    closing(Chunks(answer)) as chunks,
+                ):
+                    try:
+                        for line in lines(self._until_silent(argv, chunks, runner, tail)):
+                            tail.append(line)
+                            runner.take(line, log)
+                    except BaseException:
+                        self._kill()
+                        raise
+                status = self._status(job)
+        if status != 0:
+            raise CommandFailed(argv, status, tail)
+
+    def get(self, destination: Path) -> None:
+        """Copy the regular files directly in /build to the folder `destination`."""
+        with asking("copying the packages out of the box"):
+            for name in checked_names(self._listing()):
+                data, _ = self.client.api.get_archive(self.container, f"/build/{name}", chunk_size=CHUNK)
+                unpack_file(data, name, destination / name)
+
+    def shell(self) -> list[str]:
+        """Return the command that opens a shell in /build of this box; the box is kept for it, stopped until then."""
+        with suppress(*FAILURES):  # an engine that is gone has been reported; once it is back, the command works
+            self._kill()
+            self.client.api.rename(self.container, f"{self.name}{_KEPT}")
+        self.lifeline.close()
+        docker = shlex.join(["docker", *endpoint_options()])
+        inside = shlex.join(["exec", "-it", "--user", USER, self.container, *in_build(["bash"])])
+        script = (
+            "command -v docker >/dev/null || { echo 'the docker client is missing' >&2; "
+            "echo 'hint: apt-get install docker-cli (Debian 12: docker.io)' >&2; exit 3; }; "
+            f"{docker} start {self.container} >/dev/null && exec {docker} {inside}"
+        )
+        return ["sh", "-c", script]
+
+    def remove(self) -> None:
+        """Throw the box away."""
+        with asking("removing the box"), suppress(NotFound):
+            self.client.api.remove_container(self.container, force=True)
+        self.lifeline.close()
+
+    def prepare(self) -> None:
+        """Give /build and /cache to the user who builds."""
+        words = ["install", "-d", "-o", USER, "-g", USER, "/build", "/cache"]
+        job = self.client.api.exec_create(self.container, words, user="root")["Id"]
+        answer = self.client.api.exec_start(job)
+        if (status := self._status(job)) != 0:
+            raise MachineError(
+                f"the box cannot be set up: {answer.decode(errors='replace').strip() or status}",
+                hint=f"docker image rm {IMAGE} with the tag that docker image ls shows; the next run imports it again",
+            )
+
+    def _listing(self) -> list[str]:
+        words = ["find", "/build", "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-printf", r"%f\0"]
+        job = self.client.api.exec_create(self.container, words, user=USER, stderr=False)["Id"]
+        names = self.client.api.exec_start(job).decode("utf-8", "replace")
+        if self._status(job) != 0:
+            raise went_away("the packages were looked for")
+        return [name for name in names.split("\0") if name]
+
+    def _until_silent(
+        self, argv: Sequence[str], chunks: Chunks, runner: Runner, tail: Iterable[str]
+    ) -> Iterator[bytes]:
+        last = time.monotonic()
+        while True:
+            runner.stop.check()
+            try:
+                chunk = chunks.get(_POLL_SECONDS)
+            except queue.Empty:
+                if time.monotonic() - last > runner.stall:
+                    raise CommandStalled(argv, -1, list(tail)) from None
+                continue
+            if chunk is None:
+                return
+            last = time.monotonic()
+            yield chunk
+
+    def _status(self, job: str) -> int:
+        """Return the exit status of an exec whose output has ended; raises MachineError where the box is gone."""
+        deadline = time.monotonic() + 10
+        while (state := self.client.api.exec_inspect(job))["Running"] or state["ExitCode"] is None:
+            if time.monotonic() > deadline:
+                raise went_away("a command ran in the box")
+            time.sleep(0.05)
+        status = int(state["ExitCode"])
+        if status > _SIGNALLED and self._stops():
+            raise went_away("a command ran in the box", who="the box was stopped from outside")
+        return status
+
+    def _stops(self) -> bool:
+        """Tell whether the box has stopped, or does so now: its processes are killed a little earlier."""
+        deadline = time.monotonic() + 2
+        while running := self.client.api.inspect_container(self.container)["State"]["Running"]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return not running
+
+    def _kill(self) -> None:
+        """End every process of the box; it can be started again."""
+        with suppress(*FAILURES):  # it is not running, or the engine is gone and that is reported where it matters
+            self.client.api.kill(self.container)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerEngine:
+    """Boxes as containers of a Docker-API endpoint, found as the docker client finds it (DOCKER_HOST, contexts)."""
+
+    cache: Cache
+    client: DockerClient
+    name: str = "docker"
+
+    @classmethod
+    def connect(cls, cache: Cache) -> DockerEngine:
+        """Return the engine, with what dead runs left removed; raises MachineError where it cannot be used."""
+        try:
+            engine = cls(cache, connected())
+        except Exception as error:  # the SDK raises a bare one for a damaged context
+            where = os.environ.get("DOCKER_HOST") or "the current docker context"
+            with suppress(Exception):
+                where = endpoint() or where
+            raise MachineError(
+                f"no docker engine answers at {where}: {reason(error)}",
+                hint="start one (systemctl start docker), name one with DOCKER_HOST, or use --engine chroot",
+            ) from error
+        with asking("it was asked for boxes of dead runs"):
+            engine._remove_left_over()
+        return engine
+
+    @classmethod
+    def reachable(cls, cache: Cache) -> DockerEngine | None:
+        """Return the engine, or None where none answers within a second or it cannot be used for this machine."""
+        try:
+            return cls.connect(cache)
+        except MachineError:
+            return None
+
+    def close(self) -> None:
+        """End the connections to the engine."""
+        self.client.close()
+
+    def box(self, root: Root, name: str, runner: Runner) -> DockerBox:
+        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+        with asking("a box was being made"):
+            self._remove_containers([f"{LABEL}.cache={self.identity}", f"{LABEL}.box={name}"])
+            image = self._image(root, runner)
+            return self._start(root, name, image)
+
+    def _start(self, root: Root, name: str, image: str) -> DockerBox:
+        volume = f"{LABEL}-{root.release}-{self.identity}"
+        labels = {f"{LABEL}.cache": self.identity}
+        place = {f"{LABEL}.machine": _machine(), f"{LABEL}.path": str(self.cache.path)}
+        self.client.volumes.create(volume, labels={**labels, **place})
+        title = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{LABEL}-{name}-{self.identity}")
+        container: str = self.client.api.create_container(
+            image,
+            # It ends with the lifeline; docker's init beside it reaps what builds leave behind.
+            ["cat"],
+            name=title,
+            hostname="builder",
+            stdin_open=True,
+            labels={**labels, f"{LABEL}.box": name, f"{LABEL}.run": f"{_machine()} {_lifetime(os.getpid())}"},
+            host_config=self.client.api.create_host_config(
+                network_mode="none", init=True, binds={volume: {"bind": "/cache", "mode": "rw"}}
+            ),
+        )["Id"]
+        box = DockerBox(self.client, container, title, ExitStack())
+        try:
+            attach = connection(self.client, f"containers/{container}/attach", params={"stdin": "1", "stream": "1"})
+            box.lifeline.enter_context(attach)
+            self.client.api.start(container)
+            box.prepare()
+        except BaseException:
+            with suppress(*FAILURES, MachineError):  # the error that led here is the one to tell
+                box.remove()
+            raise
+        return box
+
+    def _image(self, root: Root, runner: Runner) -> str:
+        """Return the tag of the image of `root`, imported where the engine does not have it."""
+        tag = f"{IMAGE}:{root.key}"
+        with self.cache.locked(f"image-{root.key}", lambda line: runner.on_line(line) if runner.on_line else None):
+            if not self.client.api.images(tag):
+                self._import(root, tag, runner)
+                self._remove_stale_images(root)
+        return tag
+
+    def _import(self, root: Root, tag: str, runner: Runner) -> None:
+        labels = {f"{LABEL}.root": root.key, f"{LABEL}.release": root.release, f"{LABEL}.roots": self._roots_id}
+        scratch = Path(tempfile.mkdtemp(prefix=".image-", dir=self.cache.folder("boxes")))
+        try:
+            words = [*namespaces.as_root(confined=True), *entering(root, scratch, ROOT_USER, (), confined=True)]
+            pack = ["tar", "--create", "--one-file-system", "--numeric-owner", "--directory=/", "."]
+            with output_of([*words, *pack], runner) as tar:
+                answer = self.client.api.import_image(
+                    src=tar,  # any iterable of bytes is sent in chunks
+                    repository=IMAGE,
+                    tag=root.key,
+                    stream_src=True,
+                    changes=[f"LABEL {name}={value}" for name, value in labels.items()],
+                )
+        finally:
+            namespaces.remove(scratch)
+        failed = [line for line in map(json.loads, answer.splitlines()) if "error" in line]
+        if failed:
+            raise refused(str(failed[0]["error"]))
+
+    def _remove_stale_images(self, root: Root) -> None:
+        """Remove images of the release's roots that are no longer current; one that a kept box uses stays."""
+        current = {root.key, *self._current_roots(root.release)}
+        filters = {"label": [f"{LABEL}.release={root.release}", f"{LABEL}.roots={self._roots_id}"]}
+        for image in self.client.api.images(filters=filters):
+            if image["Labels"][f"{LABEL}.root"] not in current:
+                with suppress(APIError):
+                    self.client.api.remove_image(image["Id"])
+
+    def _current_roots(self, release: str) -> Iterator[str]:
+        for record in (self.cache.path / "roots").glob(f"{release}-*.json"):
+            with suppress(OSError, ValueError, KeyError):
+                if time.time() - record.stat().st_mtime < MAX_AGE_SECONDS:
+                    yield json.loads(record.read_text(encoding="utf-8"))["key"]
+
+    def _remove_left_over(self) -> None:
+        """Remove boxes that dead runs of this machine neither removed nor kept, and volumes of caches that are gone."""
+        for found in self.client.api.containers(all=True, filters={"label": f"{LABEL}.run"}):
+            machine, _, run = found["Labels"][f"{LABEL}.run"].partition(" ")
+            kept = any(name.endswith(_KEPT) for name in found["Names"] or ())
+            alive = _lifetime(int(run.partition("-")[0])) == run
+            if machine == _machine() and not alive and not kept:
+                self._remove_container(found["Id"])
+
+        for volume in self.client.volumes.list(filters={"label": f"{LABEL}.machine={_machine()}"}):
+            if not Path(volume.attrs["Labels"][f"{LABEL}.path"]).is_dir():
+                with suppress(APIError):  # a kept box still has it
+                    volume.remove()
+
+    def _remove_containers(self, labels: Sequence[str]) -> None:
+        for found in self.client.api.containers(all=True, filters={"label": list(labels)}):
+            self._remove_container(found["Id"])
+
+    def _remove_container(self, container: str) -> None:
+        try:
+            self.client.api.remove_container(container, force=True)
+        except APIError as error:
+            if error.status_code not in (404, 409):  # gone, or being removed by another run
+                raise
+
+    @property
+    def identity(self) -> str:
+        """Names this cache among all that use the engine."""
+        return _digest(f"{_machine()} {self.cache.path}")
+
+    @property
+    def _roots_id(self) -> str:
+        return _digest(f"{_machine()} {(self.cache.path / 'roots').resolve()}")
+
+
+def _machine() -> str:
+    """Return what tells this machine from others that use the same engine."""
+    with suppress(OSError):
+        if known := Path("/etc/machine-id").read_text(encoding="ascii").strip():
+            return _digest(known)
+    return _digest(socket.gethostname())
+
+
+def _lifetime(pid: int) -> str:
+    """Return what names one process among all that ever have its number: PID-START; PID- where there is none."""
+    try:
+        after_name = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return f"{pid}-"
+    return f"{pid}-{after_name.split()[19]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

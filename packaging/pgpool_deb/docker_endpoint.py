@@ -1,0 +1,122 @@
+"""Docker-API endpoints: which one is in use, connections to it, and what its failures mean to the user."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+from docker import DockerClient
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException, NotFound
+
+from .errors import MachineError
+
+ANSWER_SECONDS = 600
+GONE = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError)
+"""What a connection raises whose other end has gone."""
+FAILURES = (DockerException, *GONE)
+"""All that the SDK raises."""
+_PROBE_SECONDS = 0.8
+_KERNELS_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}  # podman answers with Go's names
+
+
+def connected() -> DockerClient:
+    """Return a client of the endpoint in use, found as the docker client finds it; quick where nobody answers.
+
+    Raises OSError or DockerException, or, for a damaged docker context, a bare Exception: the SDK does.
+    """
+    _knock(endpoint())
+    client = DockerClient.from_env(version="auto", timeout=_PROBE_SECONDS)  # type: ignore[arg-type] # floats will do
+    try:
+        theirs, ours = client.info()["Architecture"], platform.machine()
+        if _KERNELS_NAMES.get(theirs, theirs) != ours:
+            raise DockerException(f"it runs {theirs} programs and this machine is {ours}")
+    finally:
+        client.close()
+    return DockerClient.from_env(version="auto", timeout=ANSWER_SECONDS)
+
+
+def endpoint() -> str:
+    """Return the endpoint in use as the docker client finds it: DOCKER_HOST, else the current context's."""
+    return os.environ.get("DOCKER_HOST") or ContextAPI.kwargs_from_context().get("base_url", "")
+
+
+def _knock(endpoint: str) -> None:
+    """Raise OSError where nobody listens at a socket of this machine; the SDK would leave its own socket open."""
+    scheme, _, path = endpoint.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(_PROBE_SECONDS)
+            knocking.connect(path)
+
+
+def endpoint_options() -> list[str]:
+    """Return the docker client's options for the endpoint in use, where the environment names it."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return ["--host", host]
+    if context := os.environ.get("DOCKER_CONTEXT"):
+        return ["--context", context]
+    return []
+
+
+def reason(error: Exception) -> str:
+    """Return the cause in a few words: the SDK and what it uses wrap it several times."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
+
+
+@contextmanager
+def connection(
+    client: DockerClient, path: str, *, params: dict[str, str] | None = None, json: dict[str, bool] | None = None
+) -> Iterator[requests.Response]:
+    """Hold a connection that the engine reads from or writes to for as long as something runs.
+
+    The SDK's own calls for it leave the socket open, or close it as soon as the answer is collected (docker 7).
+    """
+    api = client.api
+    url = f"{api.base_url}/v{api.api_version}/{path}"
+    answer = api.post(url, params=params, json=json, stream=True, timeout=(ANSWER_SECONDS, None))
+    try:
+        answer.raise_for_status()
+        yield answer
+    finally:
+        answer.close()
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Turn what the SDK raises into MachineError; `what` went on meanwhile."""
+    try:
+        yield
+    except NotFound as error:
+        raise went_away(what, who="docker no longer knows the box") from error
+    except APIError as error:
+        raise refused(str(error.explanation or error)) from error
+    except (DockerException, *GONE) as error:
+        raise went_away(what) from error
+
+
+def went_away(what: str, who: str = "the docker engine no longer answers") -> MachineError:
+    """Return the error for an engine, or a box of it, that is gone while `what` goes on."""
+    return MachineError(
+        f"{who} (while {what})",
+        hint="see that it runs (docker info), then run the same command again; --engine chroot needs no daemon",
+    )
+
+
+def refused(reason: str) -> MachineError:
+    """Return the error for an engine that answers no, for `reason`."""
+    if "no space left" in reason.lower():
+        hint = "free space where docker keeps its data (docker system df), and run the same command again"
+        return MachineError("no space left on the docker engine's device", hint=hint)
+    hint = "docker's own log says more; --engine chroot needs no daemon"
+    return MachineError(f"docker refused: {reason.strip()}", hint=hint)

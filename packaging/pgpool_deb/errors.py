@@ -1,0 +1,50 @@
+"""The one tree of errors: what went wrong, what to do next, and the exit status that follows.
+
+Every error that a user can meet is a `ToolkitError`. The command line prints `message` on the first line and
+`hint: …` on the second and exits with `exit_status` (docs/reference/build-deb.md); nothing else is printed.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """Exit status of `./invoke`; the classes part a bad package from a bad environment."""
+
+    GOOD = 0
+    FAILED = 1
+    USAGE = 2
+    ENVIRONMENT = 3
+
+
+class ToolkitError(Exception):
+    """An error with one line for the user and one hint; never raised itself, only its subclasses."""
+
+    exit_status: ExitStatus = ExitStatus.FAILED
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}"
+
+
+class PackageError(ToolkitError):
+    """A package does not build, or a built one is not as promised (exit status 1)."""
+
+    exit_status = ExitStatus.FAILED
+
+
+class UsageError(ToolkitError):
+    """Wrong usage or configuration (exit status 2)."""
+
+    exit_status = ExitStatus.USAGE
+
+
+class MachineError(ToolkitError):
+    """The mirror, the disk, the engine or a tool of the machine failed (exit status 3)."""
+
+    exit_status = ExitStatus.ENVIRONMENT

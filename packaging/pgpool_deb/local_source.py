@@ -1,0 +1,231 @@
+"""What `--source` names: a tarball, an unpacked tree or a git checkout of pgpool-II, made into a checked tarball."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import download, tarball, upstream_version
+from .errors import MachineError, UsageError
+from .pins import Pins
+from .sources import STATING_FILES, Facts, Report, Source, checked, read_record, write_record
+from .tarball import Entry, Kind
+from .upstream_version import Snapshot, UpstreamVersion
+
+_KEPT_TREES = 8
+_TAKES = "--source takes a tarball, an unpacked tree or a git checkout of pgpool-II"
+
+
+def from_path(path: Path, cache: Path, report: Report, pins: Pins | None = None) -> Source:
+    """Return the source that `--source PATH` names: a tarball, an unpacked tree, or a git checkout at any commit.
+
+    A tarball is taken as it is, compression included; the others become a reproducible tarball in `cache`, made anew
+    only when their content changed. Of a git checkout, tracked files count, with their uncommitted changes. With
+    `pins`, a tarball that claims to be a pinned release but has other bytes gets a version of its own.
+
+    Raises UsageError for what is missing, unreadable, or not pgpool-II.
+    """
+    try:
+        found = path.expanduser().resolve(strict=True)
+        if not found.is_dir():
+            return _from_tarball(found, cache, report, pins)
+        return _from_checkout(found, cache, report) if (found / ".git").exists() else _from_tree(found, cache, report)
+    except FileNotFoundError as error:
+        raise UsageError(f"--source {error.filename}: there is no such file or folder", hint=_TAKES) from error
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"--source {path} cannot be read: {error}", hint="check its path and permissions") from error
+
+
+def _from_tarball(path: Path, cache: Path, report: Report, pins: Pins | None) -> Source:
+    suffix = tarball.suffix(path)
+    sha256 = download.sha256_of(path)
+    facts = checked(path, sha256, cache, UsageError)
+    stated = _understood(facts.stated, path)
+    pin = next((pin for pin in pins.pins if pin.sha256 == sha256), None) if pins else None
+    version = pin.version if pin else _version_of_tarball(path, facts, stated, sha256)
+    if pins and not pin and any(version == pin.version for pin in pins.pins):
+        report(f"{path.name} is not the pinned tarball of {version}: it gets a version of its own")
+        version = upstream_version.of_local_content(stated, facts.newest, sha256)
+    return Source(
+        version=version,
+        tarball=path,
+        suffix=suffix,
+        sha256=sha256,
+        pinned=pin is not None,
+        date=pin.date if pin else facts.newest,
+        origin=f"tarball {path}",
+        needs_autoreconf=not facts.has_configure,
+    )
+
+
+def _version_of_tarball(path: Path, facts: Facts, stated: UpstreamVersion, sha256: str) -> str:
+    """Return the version stated inside when the file's or top directory's name says the same; else one of its own.
+
+    A tarball of a branch states the last release, so what it states is not enough to call it that release.
+    """
+    if upstream_version.is_named_in(stated, path.name) or upstream_version.is_named_in(stated, facts.top):
+        return str(stated)
+    if facts.commit:
+        return upstream_version.of_commit(stated, Snapshot(facts.commit, facts.newest))
+    return upstream_version.of_local_content(stated, facts.newest, sha256)
+
+
+def _understood(stated: str | None, path: Path) -> UpstreamVersion:
+    if stated is None:
+        raise UsageError(f"{path} is not the source of pgpool-II: no configure.ac that names pgpool-II", hint=_TAKES)
+    version = upstream_version.parse(stated)
+    if version is None:
+        raise UsageError(
+            f"{path}: configure.ac states version {stated[:60]!a}, which is not one of pgpool-II's",
+            hint="as in 4.6.1, 4.7RC1, 4.7beta1 or 4.8devel",
+        )
+    return version
+
+
+def _from_tree(root: Path, cache: Path, report: Report) -> Source:
+    if not (root / "configure.ac").exists() and (root / "objects").is_dir() and (root / "HEAD").is_file():
+        raise UsageError(f"{root} is a bare git repository", hint=f"git clone {root} pgpool2, and name that")
+    stated = _understood(_stated_in_tree(root), root)
+    if (root / "config.status").exists():
+        raise UsageError(
+            f"{root} holds the results of an earlier build (config.status)", hint=f"make -C {root} distclean"
+        )
+    entries = tarball.tree(root)
+    content = tarball.digest(entries)
+    # A time stamp is no content: a tree that was only touched keeps the date it was first seen with.
+    record = cache / "trees" / f"{content}.json"
+    date = read_record(record).get("date")
+    if not isinstance(date, int):
+        date = max(int(entry.path.lstat().st_mtime) for entry in entries if entry.kind is not Kind.FOLDER)
+        write_record(record, {"date": date})
+    version = upstream_version.of_local_content(stated, date, content)
+    return _packed(_Packing(entries, content, version, date, f"unpacked tree {root}"), cache, report)
+
+
+def _stated_in_tree(root: Path) -> str | None:
+    texts = [
+        (root / name).read_text(encoding="utf-8", errors="replace") if (root / name).is_file() else None
+        for name in STATING_FILES
+    ]
+    return upstream_version.stated_in(texts[0], texts[1])
+
+
+def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
+    stated = _understood(_stated_in_tree(root), root)
+    commit, date = _head(root)
+    modified = bool(_git(root, "status", "--porcelain", "-z", "--untracked-files=no"))
+    tracked = [name for name in _git(root, "ls-files", "-z").split("\0") if name]
+    names = {name for name in tracked if os.path.lexists(root / name)}
+    if not modified and len(names) < len(set(tracked)):
+        raise UsageError(f"{root} is a sparse checkout", hint=f"git -C {root} sparse-checkout disable")
+    entries = tarball.tree(root, names)
+    content = tarball.digest(entries)
+    tags = _tags(root)
+    snapshot = Snapshot(
+        commit=commit,
+        date=date,
+        tags=frozenset(tag for tag, tagged in tags.items() if tagged == commit),
+        before_tag=_is_before_tag(root, stated, tags),
+        dirty=content if modified else None,
+    )
+    version = upstream_version.of_commit(stated, snapshot)
+    changes = " with uncommitted changes" if modified else ""
+    origin = f"git checkout {root} at {commit[:8]}{changes}"
+    return _packed(_Packing(entries, content, version, date, origin), cache, report)
+
+
+def _head(root: Path) -> tuple[str, int]:
+    """Return the checked out commit and its time, in seconds since 1970."""
+    commit, seconds = _git(root, "log", "-1", "--no-show-signature", "--format=%H %ct").split()
+    return commit, int(seconds)
+
+
+def _tags(root: Path) -> dict[str, str]:
+    """Return the commit behind every tag; annotated tags are followed."""
+    lines = _git(root, "for-each-ref", "--format=%(refname:strip=2) %(objectname) %(*objectname)", "refs/tags")
+    words = (line.split() for line in lines.splitlines())
+    return {name: objects[-1] for name, *objects in words}
+
+
+def _is_before_tag(root: Path, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
+    """Say whether the version that the checkout states was tagged later: the tag exists and is no ancestor."""
+    tagged = [commit for tag, commit in tags.items() if upstream_version.parse_tag(tag) == stated]
+    return bool(tagged) and not _git(root, "for-each-ref", "--count=1", "--merged=HEAD", f"--points-at={tagged[0]}")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git prints; the checkout is read only, and the caller's GIT_ variables and language left out."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
+    except FileNotFoundError as error:
+        raise MachineError(
+            "git is missing: it reads the checkout that --source names", hint="apt-get install git"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        said = os.fsdecode(error.stderr).strip().partition("\n")[0] or f"git ended with status {error.returncode}"
+        owner = "dubious ownership" in said
+        raise UsageError(
+            f"{root}: {said}",
+            hint=f"git config --global --add safe.directory {root}" if owner else "is the git checkout whole?",
+        ) from error
+    return os.fsdecode(done.stdout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """A tree that is to become a tarball."""
+
+    entries: tuple[Entry, ...]
+    content: str
+    version: str
+    date: int
+    origin: str
+
+
+def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
+    """Return the tree as a source; its tarball is made only where the cache has none of this content and version."""
+    folder = cache / "trees" / f"{packing.content[:32]}-{packing.date}"
+    path = folder / f"pgpool2_{packing.version}.orig.tar.gz"
+    record = path.with_name(f"{path.name}.json")
+    sha256 = read_record(record).get("sha256")
+    if not (path.is_file() and download.sha256_of(path) == sha256):
+        report(f"packing {packing.origin} as {path.name}")
+        written = tarball.write(packing.entries, f"pgpool2-{packing.version}", packing.date, path)
+        if written != packing.content:
+            path.unlink()
+            raise UsageError(
+                f"{packing.origin} changed while it was read", hint="start again when nothing writes to it"
+            )
+        sha256 = download.sha256_of(path)
+        write_record(record, {"sha256": sha256})
+        _forget_old_trees(folder)
+    return Source(
+        version=packing.version,
+        tarball=path,
+        suffix="gz",
+        sha256=sha256,
+        pinned=False,
+        date=packing.date,
+        origin=packing.origin,
+        needs_autoreconf=all(entry.name != "configure" for entry in packing.entries),
+    )
+
+
+def _forget_old_trees(newest: Path) -> None:
+    """Keep the tarballs of the last few trees: who edits and builds all day makes one of 5 MB each time."""
+    with suppress(OSError):
+        folders = [path for path in newest.parent.iterdir() if path.is_dir() and path != newest]
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[: 1 - _KEPT_TREES]:
+            shutil.rmtree(folder, ignore_errors=True)

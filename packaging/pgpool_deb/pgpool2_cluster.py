@@ -1,0 +1,78 @@
+"""The source package pgpool2-cluster: what runs on servers, from this checkout itself, as a native package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import debianize
+from .debianize import File, Packaging
+from .errors import UsageError
+from .project import Project
+from .releases import Release, Revision
+from .source_package import SourcePackage
+
+NAME = "pgpool2-cluster"
+OLDEST_RELEASE = 12
+"""Debian's number of the first release whose Python is new enough: bookworm, with 3.11."""
+FOLDERS = ("config-templates", "scripts")
+DOCUMENTS = ("docs/reference/cluster.yml.md",)
+
+
+def own_files(checkout: Path) -> dict[str, File]:
+    """The files of the checkout that go into the package by path; what Python and editors leave there does not.
+
+    Raises UsageError for what cannot be read.
+    """
+    try:
+        paths = [path for folder in FOLDERS for path in sorted(_files_below(checkout / folder))]
+        paths += [checkout / name for name in DOCUMENTS]
+        return {path.relative_to(checkout).as_posix(): File.read(path) for path in paths}
+    except OSError as error:
+        hint = "the user running this must be able to read all of the checkout"
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name.endswith("~") or path.name == "__pycache__":
+            continue
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
+
+
+def render(templates: Path, packaging: Packaging) -> dict[str, File]:
+    """debian/ of pgpool2-cluster by path; raises as `debianize.render` does."""
+    modules = [f"postgresql-{major}-pgpool2" for major in sorted(packaging.majors, reverse=True)]
+    return debianize.render(templates, packaging, {"modules": modules})
+
+
+def source_package(release: Release, revision: Revision, project: Project) -> SourcePackage:
+    """Return pgpool2-cluster for a release; the majors asked for do not matter, it works with all of them.
+
+    Raises UsageError where a file of the checkout cannot be read.
+    """
+    packaging = Packaging(
+        source=NAME,
+        upstream_version=project.version,
+        debian_version=f"{project.version}+{release.suffix}",
+        release=release.name,
+        release_number=release.number,
+        distribution=release.distribution,
+        majors=release.postgresql,
+        timestamp=revision.timestamp,
+        changes=(f"Version {project.version} for Debian {release.name}.",),
+    )
+    debian = render(project.templates(NAME), packaging)
+    return SourcePackage(
+        release=release,
+        name=f"{release.name}-{NAME}",
+        source=NAME,
+        debian_version=packaging.debian_version,
+        files=own_files(project.path) | {f"debian/{path}": file for path, file in debian.items()},
+        orig=None,
+        tools=(),
+        log=f"{NAME}.build.log",
+    )

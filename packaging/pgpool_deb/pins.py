@@ -1,0 +1,257 @@
+"""The pinned upstream releases of packaging/sources.toml, what is wrong with them, and their tarballs."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated
+
+from debian.debian_support import Version
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from . import download, tarball
+from .errors import MachineError, UsageError
+from .sources import Report, Source, checked, read_record, write_record
+
+ASK_AGAIN_SECONDS = 24 * 3600
+"""How long an address's answer that it does not have a version is believed."""
+
+_PROBING = download.Patience(connect=3.0, stall=5.0, tries=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """What is known to be wrong with some pinned versions, and the version that mended it."""
+
+    cves: tuple[str, ...]
+    summary: str
+    affects: tuple[str, ...]
+    fixed_in: str
+
+    def concerns(self, version: str) -> bool:
+        """Say whether `version`, pinned or derived, is known to be affected.
+
+        It is when its release is listed, or when it is an earlier one of the branch that `fixed_in` belongs to.
+        """
+        branch = self.fixed_in.rpartition(".")[0] + "."
+        return _release_of(version) in self.affects or (
+            version.startswith(branch) and Version(version) < Version(self.fixed_in)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One pinned upstream release; `size` in bytes, `date` in seconds since 1970 (noon of the release day, UTC)."""
+
+    version: str
+    sha256: str
+    size: int
+    date: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """All of sources.toml; `pins` newest first."""
+
+    path: Path
+    addresses: tuple[str, ...]
+    pins: tuple[Pin, ...]
+    known: tuple[Advisory, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Pins:
+        """Read and check sources.toml; raises UsageError naming the file, the key and the reason."""
+        hint = "the keys are explained at the top of that file"
+        try:
+            rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", hint="is the checkout complete?") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: {error}", hint=hint) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{path}: {place}: {first['msg']}", hint=hint) from error
+        pins = sorted((row.pin(version) for version, row in rows.pgpool.items()), key=_by_version, reverse=True)
+        return cls(path, tuple(rows.addresses), tuple(pins), tuple(row.known() for row in rows.advisory))
+
+    def advisories(self, version: str) -> tuple[Advisory, ...]:
+        """Return what is known to be wrong with `version` (pinned, or derived from one)."""
+        return tuple(advisory for advisory in self.known if advisory.concerns(version))
+
+    def named(self, version: str) -> Pin:
+        """Return the pin of `version`; raises UsageError that lists the pinned ones."""
+        for pin in self.pins:
+            if pin.version == version:
+                return pin
+        known = ", ".join(pin.version for pin in self.pins)
+        raise UsageError(
+            f"pgpool-II {version} is not pinned in {self.path.name}",
+            hint=f"pinned are {known}; any other is built with --source PATH",
+        )
+
+    def obtain(
+        self,
+        version: str,
+        mirror: str,
+        cache: Path,
+        report: Report,
+        *,
+        patience: download.Patience = download.PATIENCE,
+    ) -> Source:
+        """Return the verified tarball of a pinned version, downloaded into `cache` unless it is there.
+
+        Raises UsageError for a version that is not pinned, MachineError where its tarball cannot be had.
+        """
+        pin = self.named(version)
+        path = _pinned_path(pin, cache)
+        if not download.is_verified(path, pin.sha256, pin.size):
+            download.fetch(self._addresses(pin, mirror), path, pin.sha256, pin.size, report, patience=patience)
+        facts = checked(path, pin.sha256, cache, MachineError)
+        return Source(
+            version=pin.version,
+            tarball=path,
+            suffix=tarball.suffix(path),
+            sha256=pin.sha256,
+            pinned=True,
+            date=pin.date,
+            origin=f"release {pin.version}, pinned in {self.path.name}",
+            needs_autoreconf=not facts.has_configure,
+        )
+
+    def default_version(
+        self,
+        mirror: str,
+        cache: Path,
+        report: Report,
+        *,
+        ask_again: bool = False,
+        patience: download.Patience = _PROBING,
+    ) -> str:
+        """Return the newest pinned version whose tarball is in `cache`, or that an address has today.
+
+        That no address has a version is remembered in `cache` for 24 hours, unless `ask_again`; so a run whose
+        default is in the cache asks nobody. Versions that are passed over are reported with the reason. Where no
+        address answers, the newest version in the cache is left; raises MachineError where there is none.
+        """
+        memory = _Absences(cache / "absent.json", ask_again=ask_again)
+        for pin in self.pins:
+            if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
+                return pin.version
+            addresses = self._addresses(pin, mirror)
+            standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))  # noqa: B023
+            if standing is download.Standing.THERE:
+                return pin.version
+            why = "no address has it today" if standing is download.Standing.ABSENT else "no address answers"
+            report(f"pgpool-II {pin.version} is passed over: {why}")
+        known = ", ".join(pin.version for pin in self.pins)
+        raise MachineError(
+            f"none of the pinned versions can be had ({known}): no address has or answers for their tarballs",
+            hint="check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
+        )
+
+    def _addresses(self, pin: Pin, mirror: str) -> tuple[str, ...]:
+        return tuple(address.format(mirror=mirror.rstrip("/"), version=pin.version) for address in self.addresses)
+
+
+def _by_version(pin: Pin) -> Version:
+    return Version(pin.version)
+
+
+def _release_of(version: str) -> str:
+    """Return the release that a derived version (4.6.1+git…, 4.6.1+local…) begins with."""
+    return version.partition("+")[0].partition("~")[0]
+
+
+def _pinned_path(pin: Pin, cache: Path) -> Path:
+    return cache / f"pgpool2_{pin.version}.orig.tar.gz"
+
+
+def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience) -> download.Standing:
+    """Return THERE when an address has the file, ABSENT when one says it has not, SILENT when none answers."""
+    answers = []
+    for address in addresses:
+        answers.append(download.probe(address, size, patience))
+        if answers[-1] is download.Standing.THERE:
+            break
+    order = (download.Standing.THERE, download.Standing.ABSENT, download.Standing.SILENT)
+    return next((standing for standing in order if standing in answers), download.Standing.SILENT)
+
+
+class _Absences:
+    """Remembers, in a file of the cache, which addresses were found not to have a version, and when.
+
+    Other addresses (another mirror, an edited sources.toml) are asked at once. A damaged file is as good as none.
+    """
+
+    def __init__(self, path: Path, *, ask_again: bool) -> None:
+        self._path, self._ask_again = path, ask_again
+
+    def standing(
+        self, version: str, addresses: tuple[str, ...], ask: Callable[[], download.Standing]
+    ) -> download.Standing:
+        key = hashlib.sha256("\n".join((version, *addresses)).encode()).hexdigest()
+        times = self._read()
+        asked = times.get(key)
+        if not self._ask_again and asked is not None and 0 <= time.time() - asked < ASK_AGAIN_SECONDS:
+            return download.Standing.ABSENT
+        answer = ask()
+        times.pop(key, None)
+        if answer is download.Standing.ABSENT:
+            times[key] = time.time()
+        if times != self._read():
+            write_record(self._path, times)
+        return answer
+
+    def _read(self) -> dict[str, float]:
+        found = read_record(self._path)
+        return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+ReleaseNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){2}$")]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Pin(_Row):
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(gt=0)]
+    date: date
+
+    def pin(self, version: str) -> Pin:
+        noon = datetime(self.date.year, self.date.month, self.date.day, 12, tzinfo=UTC)
+        return Pin(version, self.sha256, self.size, int(noon.timestamp()))
+
+
+class _Advisory(_Row):
+    cves: Annotated[list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]], Field(min_length=1)]
+    summary: Name
+    affects: Annotated[list[ReleaseNumber], Field(min_length=1)]
+    fixed_in: ReleaseNumber
+
+    def known(self) -> Advisory:
+        return Advisory(tuple(self.cves), self.summary, tuple(self.affects), self.fixed_in)
+
+
+def _address(address: str) -> str:
+    try:
+        filled = address.format(mirror="https://mirror", version="0")
+    except (KeyError, IndexError) as error:
+        raise ValueError("only {mirror} and {version} are filled in") from error
+    if not filled.startswith(("https://", "http://")):
+        raise ValueError("an address begins with {mirror}, https:// or http://")
+    return address
+
+
+class _File(_Row):
+    addresses: Annotated[list[Annotated[str, AfterValidator(_address)]], Field(min_length=1)]
+    pgpool: Annotated[dict[ReleaseNumber, _Pin], Field(min_length=1)]
+    advisory: list[_Advisory] = []

@@ -1,0 +1,185 @@
+"""What a run of the matrix proved, cell by cell and stage by stage, and what got worse since the run before. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from .errors import ExitStatus
+
+
+class State(StrEnum):
+    """How a stage of a cell ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    """A package is at fault."""
+    BROKEN = "broken"
+    """The machine is: nothing is known about the package."""
+    LEFT_OUT = "left out"
+    """An earlier stage left nothing to try."""
+
+
+_STATUS = {State.FAILED: ExitStatus.FAILED, State.BROKEN: ExitStatus.ENVIRONMENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A test that failed, and the first line of why."""
+
+    test: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One stage of one cell. `log` is a path as seen from the report's folder, "" where there is none."""
+
+    stage: str
+    state: State
+    seconds: float = 0.0
+    tests: int = 0
+    skipped: int = 0
+    failures: tuple[Failure, ...] = ()
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """All stages of one cell."""
+
+    cell: str
+    release: str
+    stages: tuple[StageResult, ...]
+
+    @property
+    def seconds(self) -> float:
+        """What the stages took together."""
+        return sum(one.seconds for one in self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Worse:
+    """Something that was good in the run before, or was not there to be bad."""
+
+    cell: str
+    stage: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A whole run: `written` in ISO 8601, `machine` in words, `seconds` from its begin to its end."""
+
+    written: str
+    machine: str
+    seconds: float
+    cells: tuple[CellResult, ...]
+    worse: tuple[Worse, ...] = field(default=())
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """The machine's faults weigh more than a package's, as in build-deb."""
+        states = [one.state for cell in self.cells for one in cell.stages]
+        return max((_STATUS[state] for state in states if state in _STATUS), default=ExitStatus.GOOD)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of all stages, in the order in which they are tried."""
+        return tuple(dict.fromkeys(one.stage for cell in self.cells for one in cell.stages))
+
+    def since(self, before: dict[str, Any]) -> tuple[Worse, ...]:
+        """Return what got worse since the run whose `as_json` is `before`; a run without a like counts for nothing.
+
+        That is a stage that passed and does not, and in a stage that had failed already a test that had not.
+        """
+        past = {(cell["cell"], one["stage"]): one for cell in before.get("cells", []) for one in cell["stages"]}
+        found = []
+        for cell in self.cells:
+            for one in cell.stages:
+                was = past.get((cell.cell, one.stage))
+                if was is None or one.state is State.PASSED:
+                    continue
+                known = {failure["test"] for failure in was["failures"]}
+                new = [failure for failure in one.failures if failure.test not in known]
+                if new:
+                    found += [Worse(cell.cell, one.stage, f"{fail.test}: {fail.reason}") for fail in new]
+                elif was["state"] == State.PASSED:
+                    found.append(Worse(cell.cell, one.stage, f"{one.state}, and had passed"))
+        return tuple(found)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return dist/report/report.json (docs/reference/matrix.md); keys are only ever added."""
+        return {
+            "written": self.written,
+            "machine": self.machine,
+            "seconds": round(self.seconds, 1),
+            "worse": [{"cell": one.cell, "stage": one.stage, "what": one.what} for one in self.worse],
+            "cells": [
+                {
+                    "cell": cell.cell,
+                    "release": cell.release,
+                    "seconds": round(cell.seconds, 1),
+                    "stages": [_stage(one) for one in cell.stages],
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def junit(self) -> str:
+        """Return one JUnit report: a suite for each cell, a case for each stage."""
+        root = ET.Element("testsuites", name="matrix", time=f"{self.seconds:.3f}")
+        for cell in self.cells:
+            suite = ET.SubElement(root, "testsuite", name=cell.cell, tests=str(len(cell.stages)))
+            for one in cell.stages:
+                case = ET.SubElement(suite, "testcase", classname=cell.cell, name=one.stage, time=f"{one.seconds:.3f}")
+                why = "\n".join(f"{failure.test}: {failure.reason}" for failure in one.failures)
+                kind = {State.FAILED: "failure", State.BROKEN: "error", State.LEFT_OUT: "skipped"}.get(one.state)
+                if kind is not None:
+                    ET.SubElement(case, kind, message=why.splitlines()[0] if why else str(one.state)).text = why
+            for count, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+                suite.set(count, str(len(suite.findall(f"testcase/{kind}"))))
+        ET.indent(root)
+        return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+    def closing_lines(self) -> list[str]:
+        """Return one line a cell, below it what failed, and last what got worse."""
+        lines = []
+        for cell in self.cells:
+            told = ", ".join(f"{one.stage} {one.state}" for one in cell.stages)
+            lines.append(f"{cell.cell}: {told}; {cell.seconds:.0f} s")
+            for one in cell.stages:
+                lines += [f"  {one.stage}: {failure.test}: {failure.reason}" for failure in one.failures]
+        return lines + [f"worse than in the run before: {one.cell}, {one.stage}: {one.what}" for one in self.worse]
+
+
+def _stage(one: StageResult) -> dict[str, Any]:
+    return {
+        "stage": one.stage,
+        "state": str(one.state),
+        "seconds": round(one.seconds, 1),
+        "tests": one.tests,
+        "skipped": one.skipped,
+        "failures": [{"test": failure.test, "reason": failure.reason} for failure in one.failures],
+        "log": one.log,
+    }
+
+
+def read_junit(text: str) -> tuple[int, int, tuple[Failure, ...]]:
+    """Return how many tests pytest's JUnit report has, how many of them were skipped, and those that failed."""
+    cases = list(ET.fromstring(text).iter("testcase"))  # noqa: S314 - written by our own pytest
+    failures = []
+    for case in cases:
+        for fault in (*case.findall("failure"), *case.findall("error")):
+            reason = (fault.get("message") or "").splitlines() or [fault.tag]
+            failures.append(Failure(str(case.get("name")), reason[0]))
+    return len(cases), sum(case.find("skipped") is not None for case in cases), tuple(failures)
+
+
+def state_of(status: ExitStatus, tests: int) -> State:
+    """Return the state of a stage whose pytest ended so; one that ran no test has proved nothing."""
+    if status is ExitStatus.GOOD:
+        return State.PASSED if tests else State.BROKEN
+    return State.FAILED if status is ExitStatus.FAILED else State.BROKEN

@@ -1,0 +1,197 @@
+"""Debian releases that packages are built for, read from packaging/releases.toml.
+
+The file is the only place that knows a release; one more row there is one more release. `ReleaseTable.load` checks
+it and turns rows into frozen `Release`s; what is wrong comes back as one `UsageError` that names file and key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from .errors import UsageError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+PackageGlob = Annotated[str, StringConstraints(pattern=r"^[a-z0-9*][a-z0-9.+*-]*$")]
+SuiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9./-]*$")]
+
+
+class State(StrEnum):
+    """Where a Debian release stands in its life."""
+
+    SUPPORTED = "supported"
+    TESTING = "testing"
+    ARCHIVED = "archived"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraSource:
+    """One more apt source of a release; `uri` "mirror" stands for the Debian mirror in use."""
+
+    uri: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str | None
+    trusted: bool
+    priority: int | None
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One Debian release: what its roots are made of and what its packages are called."""
+
+    name: str
+    number: int
+    state: State
+    distribution: str
+    postgresql: tuple[int, ...]
+    suites: tuple[str, ...]
+    check_valid_until: bool
+    archive: str | None
+    extra: tuple[ExtraSource, ...]
+
+    @property
+    def suffix(self) -> str:
+        """The end of our packages' versions: it rises with the release's number.
+
+        No dot in it: lintian takes one for a non-maintainer upload (nmu.pm).
+        """
+        return f"deb{self.number}+1"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """The Debian revision that our packages carry and the moment it was made."""
+
+    number: int
+    timestamp: int
+
+    def of(self, release: Release) -> str:
+        """Return the Debian revision for `release`: above Debian's own, and rising with the release's number."""
+        return f"{self.number}+{release.suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTable:
+    """All rows of releases.toml, in the file's order."""
+
+    releases: tuple[Release, ...]
+    revision: Revision
+
+    @classmethod
+    def load(cls, path: Path) -> ReleaseTable:
+        """Read and check releases.toml; raises UsageError naming the file, the key and the reason."""
+        try:
+            rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            hint = "the rows of packaging/releases.toml are explained at its top"
+            raise UsageError(f"{path}: {error}", hint=hint) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UsageError(
+                f"{path}: {place}: {first['msg']}", hint="the keys are explained at the top of that file"
+            ) from error
+        moment = datetime(rows.packaging.date.year, rows.packaging.date.month, rows.packaging.date.day, 12, tzinfo=UTC)
+        revision = Revision(rows.packaging.revision, int(moment.timestamp()))
+        return cls(tuple(row.release(name) for name, row in rows.release.items()), revision)
+
+    def named(self, name: str) -> Release:
+        """Return the release called `name`; raises UsageError that lists the known ones."""
+        for release in self.releases:
+            if release.name == name:
+                return release
+        known = ", ".join(release.name for release in self.releases)
+        raise UsageError(f"unknown release: {name}", hint=f"releases.toml knows {known}")
+
+    def select(self, names: Iterable[str], machine: str) -> tuple[Release, ...]:
+        """Return the releases called `names` without doubles; where none is named, the default for a machine.
+
+        The default is the machine's own release (`machine` is its VERSION_CODENAME) when the table has it, else the
+        newest supported one.
+        """
+        chosen = tuple(dict.fromkeys(self.named(name) for name in names))
+        if chosen:
+            return chosen
+        own = [release for release in self.releases if release.name == machine]
+        return tuple(own) or (self.stable,)
+
+    @property
+    def stable(self) -> Release:
+        """The newest supported release."""
+        supported = [release for release in self.releases if release.state is State.SUPPORTED]
+        if not supported:
+            raise UsageError("releases.toml lists no supported release", hint='one row needs state = "supported"')
+        return max(supported, key=lambda release: release.number)
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Packaging(_Row):
+    revision: Annotated[int, Field(ge=1)]
+    date: date
+
+
+class _Extra(_Row):
+    uri: str
+    suites: Annotated[list[SuiteName], Field(min_length=1)]
+    components: list[Name] = ["main"]
+    signed_by: str | None = None
+    trusted: bool = False
+    priority: Annotated[int, Field(ge=1, le=1000)] | None = None
+    packages: Annotated[list[PackageGlob], Field(min_length=1)] = ["*"]
+
+    def source(self) -> ExtraSource:
+        return ExtraSource(
+            self.uri, tuple(self.suites), tuple(self.components), self.signed_by, self.trusted, self.priority,
+            tuple(self.packages),
+        )  # fmt: skip
+
+
+class _Release(_Row):
+    number: Annotated[int, Field(ge=1)]
+    state: State
+    distribution: Name | None = None
+    postgresql: Annotated[list[Annotated[int, Field(ge=10, le=99)]], Field(min_length=1)]
+    suites: Annotated[list[SuiteName], Field(min_length=1)]
+    check_valid_until: bool = True
+    archive: str | Literal["debian"] = "debian"
+    extra: list[_Extra] = []
+
+    def release(self, name: str) -> Release:
+        return Release(
+            name=name,
+            number=self.number,
+            state=self.state,
+            distribution=self.distribution or name,
+            postgresql=tuple(sorted(set(self.postgresql))),
+            suites=tuple(self.suites),
+            check_valid_until=self.check_valid_until,
+            archive=None if self.archive == "debian" else self.archive,
+            extra=tuple(row.source() for row in self.extra),
+        )
+
+
+class _File(_Row):
+    packaging: _Packaging
+    release: Annotated[dict[Name, _Release], Field(min_length=1)]
+
+
+def machine_release(os_release: Path = Path("/etc/os-release")) -> str:
+    """Return VERSION_CODENAME of this machine, or "" where the machine does not say (os-release(5))."""
+    try:
+        lines = os_release.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    pairs = dict(line.split("=", 1) for line in lines if "=" in line)
+    return pairs.get("VERSION_CODENAME", "").strip("\"'")

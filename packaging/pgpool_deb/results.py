@@ -1,0 +1,147 @@
+"""Finished builds in the cache: their files under the key of their inputs, and the last inputs of each build.
+
+A result is written under another name and renamed when it is whole, and its files are hashed again before they are
+handed out; so what `dist/` gets is whole and what the record says, or is built anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import atomic, fingerprint
+from .cache import Cache
+from .download import sha256_of
+from .errors import MachineError
+
+KEPT_RESULTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The store of finished builds."""
+
+    cache: Cache
+
+    def find(self, inputs: fingerprint.Inputs) -> dict[str, str] | None:
+        """Return name to SHA-256 of the files built from these very inputs, or None; damaged ones do not count."""
+        folder = self._folder(inputs)
+        try:
+            files: dict[str, str] = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        whole = all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in files.items())
+        if whole:
+            os.utime(folder)  # the results used last are kept
+        return files if whole else None
+
+    def keep(self, name: str, inputs: fingerprint.Inputs, built: Path) -> dict[str, str]:
+        """Keep the files in the folder `built` as the result of `inputs`, and remember them by `name`."""
+        files = {path.name: sha256_of(path) for path in sorted(built.iterdir())}
+        folder = self._folder(inputs)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        self._sweep(folder.parent)
+        try:
+            shutil.copytree(built, partial)
+            atomic.write(partial / "files.json", json.dumps(files, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        atomic.write(self.cache.folder("cells") / f"{name}.json", json.dumps(dict(inputs), indent=1))
+        self._forget_old(folder)
+        return files
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove what killed runs left half-written; one build at a time holds the cache's lock."""
+        for left in folder.glob(".*"):
+            if not Path("/proc", left.name.rpartition(".")[2]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+
+    def last_inputs(self, name: str) -> dict[str, str] | None:
+        """Return what the last finished build called `name` was made from, or None."""
+        try:
+            text = (self.cache.path / "cells" / f"{name}.json").read_text(encoding="utf-8")
+            inputs: dict[str, str] = json.loads(text)
+        except (OSError, ValueError):
+            return None
+        return inputs
+
+    def _folder(self, inputs: fingerprint.Inputs) -> Path:
+        return self.cache.folder("results") / fingerprint.key(inputs)[:32]
+
+    def folder(self, inputs: fingerprint.Inputs) -> Path:
+        """Return where the files of these inputs are kept."""
+        return self._folder(inputs)
+
+    def _forget_old(self, newest: Path) -> None:
+        """Keep the results used last."""
+        others = [path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_RESULTS - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Dist:
+    """The folder dist/ of the checkout: what the user takes away. It never holds half a package."""
+
+    path: Path
+
+    def holds(self, release: str, source_package: str, files: Mapping[str, str]) -> bool:
+        """Tell whether dist/<release>/ has exactly these files of a source package, byte for byte."""
+        folder = self.path / release
+        if self._listed(folder, source_package) != set(files):
+            return False
+        return all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in files.items())
+
+    def lay_down(self, release: str, source_package: str, files: Mapping[str, str], origin: Path) -> None:
+        """Put a source package's files into dist/<release>/ in place of those of its last build.
+
+        Every file is copied beside its place and renamed: a file that has its name is whole. The old .changes goes
+        first and the new one comes last: what a .changes names is there, whenever the tool is killed.
+        """
+        folder = self.path / release
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+            for name in files:
+                shutil.copyfile(origin / name, folder / f".{name}.partial")
+            (folder / f".{source_package}.files").write_text("\n".join(sorted(files)) + "\n", encoding="utf-8")
+            before = self._listed_before(folder, source_package)
+            for name in before:
+                if name.endswith(".changes"):  # what it names is about to change
+                    (folder / name).unlink()
+            for name in sorted(files, key=lambda name: (name.endswith(".changes"), name)):
+                (folder / f".{name}.partial").replace(folder / name)
+            for name in before - set(files):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            self._sweep(folder)
+            raise MachineError(
+                f"{folder} cannot be written: {error.strerror}", hint="free space there and run the same command again"
+            ) from error
+
+    def _listed(self, folder: Path, source_package: str) -> set[str]:
+        try:
+            return set((folder / f".{source_package}.files").read_text(encoding="utf-8").split())
+        except OSError:
+            return set()
+
+    def _listed_before(self, folder: Path, source_package: str) -> set[str]:
+        return {path.name for path in folder.iterdir() if _belongs(path.name, source_package)}
+
+    def _sweep(self, folder: Path) -> None:
+        for left in folder.glob(".*.partial"):
+            left.unlink(missing_ok=True)
+
+
+def _belongs(name: str, source_package: str) -> bool:
+    """Tell whether a file in dist/<release>/ is of the source package pgpool2, not of pgpool2-cluster."""
+    if name.startswith("."):
+        return False
+    return name.startswith(f"{source_package}-cluster") == source_package.endswith("-cluster")

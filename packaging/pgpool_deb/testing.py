@@ -1,0 +1,126 @@
+"""`./invoke test`: the tests of one or more levels, for one or more releases, in one run of pytest.
+
+Levels are the folders of tests/, cheapest first. What a level needs on this machine is installed first; everything
+else (roots, packages) is made by the tests' fixtures through the same code as `./invoke build-deb`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from . import machine
+from .build_deb import say
+from .errors import ExitStatus, UsageError
+from .project import Project
+from .releases import Release, ReleaseTable, machine_release
+
+LEVELS = ("unit", "package", "install", "cluster")
+PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
+MACHINE_FAILED = 83
+"""What tests/conftest.py makes pytest exit with when a MachineError kept a test from running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of `./invoke test`, parsed."""
+
+    levels: tuple[str, ...] = LEVELS
+    releases: tuple[str, ...] = ()
+    every_release: bool = False
+    install: bool = True
+
+
+def parse_levels(text: str | None) -> tuple[str, ...]:
+    """Read `unit,package` into levels, cheapest first; all of them where nothing is said. Raises UsageError."""
+    if text is None:
+        return LEVELS
+    asked = [word.strip() for word in text.split(",")]
+    unknown = [word for word in asked if word not in LEVELS]
+    if unknown:
+        raise UsageError(f"unknown level of tests: {unknown[0] or text!r}", hint=f"one or more of {','.join(LEVELS)}")
+    return tuple(level for level in LEVELS if level in asked)
+
+
+def releases_of(request: Request, table: ReleaseTable, own: str) -> tuple[Release, ...]:
+    """Return the releases to test: those asked for, or all; else the machine's own (`own`) and the stable one."""
+    if request.every_release and request.releases:
+        raise UsageError("--all and --release exclude each other", hint="--all means every row of releases.toml")
+    if request.every_release:
+        return table.releases
+    if request.releases:
+        return table.select(request.releases, own)
+    return tuple(dict.fromkeys((*table.select((), own), table.stable)))
+
+
+def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
+    """Return what tests of these levels need on this machine besides the Python environment."""
+    wanted: list[machine.Tool] = []
+    for level in levels:
+        wanted += machine.LINTERS if level == "unit" else machine.for_roots()
+    return tuple(dict.fromkeys(wanted))
+
+
+def run(project: Project, request: Request) -> ExitStatus:
+    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status."""
+    releases = releases_of(request, ReleaseTable.load(project.releases), machine_release())
+    machine.require(tools_of(request.levels), install=request.install, report=say)
+    project.dist.mkdir(exist_ok=True)
+    report = project.dist / ".test.xml"
+    report.unlink(missing_ok=True)
+    say(f"testing {', '.join(request.levels)} for {', '.join(release.name for release in releases)}")
+    command = pytest_command(project, request, releases, report)
+    status = subprocess.run(command, cwd=project.path, check=False).returncode
+    if report.exists():
+        split_report(report, request.levels, project.dist)
+    return exit_status(status)
+
+
+def pytest_command(project: Project, request: Request, releases: Sequence[Release], report: Path) -> list[str]:
+    """Return the pytest run; each level begins when the cheaper ones have ended."""
+    folders = [str(path) for level in request.levels if (path := project.path / "tests" / level).is_dir()]
+    options = ["--continue-on-collection-errors", "--durations=15", "--durations-min=5", f"--junit-xml={report}"]
+    if not os.environ.get("CI") and sys.stdout.isatty():
+        options.append("-v")
+    names = ",".join(release.name for release in releases)
+    if not (request.releases or request.every_release):
+        options.append(f"--cluster-releases={releases[-1].name}")  # the stable one; the level takes its time
+    refusal = [] if request.install else ["--no-install"]
+    return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
+
+
+def split_report(report: Path, levels: Sequence[str], dist: Path) -> None:
+    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level."""
+    whole = ET.parse(report).getroot()  # noqa: S314 - written by our own pytest
+    for level in levels:
+        root = deepcopy(whole)
+        for suite in root.iter("testsuite"):
+            for case in list(suite.findall("testcase")):
+                if not f"{case.get('classname', '')}.{case.get('name')}".lstrip(".").startswith(f"tests.{level}."):
+                    suite.remove(case)
+            _count(suite)
+        ET.ElementTree(root).write(dist / f"test-{level}.xml", encoding="utf-8", xml_declaration=True)
+    report.unlink()
+
+
+def _count(suite: ET.Element) -> None:
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
+    suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")
+
+
+def exit_status(pytest_status: int) -> ExitStatus:
+    """Return our exit status for that of pytest. A level without tests is none of its faults."""
+    if pytest_status in (PYTEST_PASSED, PYTEST_NO_TESTS):
+        return ExitStatus.GOOD
+    if pytest_status == PYTEST_FAILED:
+        return ExitStatus.FAILED
+    return ExitStatus.ENVIRONMENT if pytest_status == MACHINE_FAILED else ExitStatus.USAGE

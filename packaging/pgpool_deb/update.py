@@ -1,0 +1,221 @@
+"""`./invoke update --pgpool V`: pin a new upstream release once it builds and passes, and show what it changes.
+
+Its tarball is trusted on first sight, so every address that has it must send the same. Until all is well the pin
+stands in a file of its own; sources.toml, the changelog and the kept contents are written in the end, or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+from debian.debian_support import Version
+
+from . import archive, atomic, contents, matrix, plan
+from . import build_deb as building
+from .build_deb import say
+from .cache import Cache
+from .download import PATIENCE, sha256_of
+from .errors import ExitStatus, MachineError, UsageError
+from .pins import Pins
+from .project import Project
+from .releases import ReleaseTable, machine_release
+from .sources import checked
+
+RELEASED = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
+_CHUNK = 65536
+TESTS = (
+    matrix.Stage("quality", ("tests/package/test_quality.py",)),
+    matrix.Stage("install", ("tests/install",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of `./invoke update`, parsed. `tarball` is taken instead of a download."""
+
+    version: str
+    tarball: Path | None = None
+    releases: tuple[str, ...] = ()
+    mirror: str | None = None
+    jobs: int = 1
+    install: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A tarball that has arrived and been checked; `date` is its newest file's day, as in sources.toml."""
+
+    version: str
+    sha256: str
+    size: int
+    date: str
+
+    @property
+    def pin(self) -> str:
+        """The lines that pin it."""
+        return f'[pgpool."{self.version}"]\nsha256 = "{self.sha256}"\nsize = {self.size}\ndate = {self.date}\n'
+
+
+def run(project: Project, request: Request) -> ExitStatus:
+    """Obtain, build, compare and test; then pin. Raises UsageError or MachineError where nothing can begin."""
+    if not RELEASED.fullmatch(request.version):
+        raise UsageError(f"{request.version!r} is no release of pgpool-II", hint="three numbers, for example 4.7.4")
+    pins = Pins.load(project.sources)
+    table = ReleaseTable.load(project.releases)
+    releases = tuple(release.name for release in table.select(request.releases, machine_release()))
+    found = obtain(pins, request, Cache.open().folder("sources"))
+    say(f"pgpool-II {found.version} of {found.date}: {found.size} bytes, sha256 {found.sha256}")
+    sources = pinned(project.sources.read_text(encoding="utf-8"), found)
+    with _trial(sources):
+        status = _try(project, request, found, releases, Pins.load(project.sources))
+    if status is not ExitStatus.GOOD:
+        say(f"pgpool-II {found.version} is not pinned: nothing in the checkout was changed")
+        return status
+    for release in releases:
+        lines = contents.describe(contents.chosen(project.dist / release))
+        atomic.write(contents.place(project, release, found.version), "\n".join(lines) + "\n")
+    changes = project.path / "CHANGELOG.md"
+    atomic.write(changes, noted(changes.read_text(encoding="utf-8"), found))
+    atomic.write(project.sources, sources)
+    say(f"pgpool-II {found.version} is pinned; git diff shows it")
+    return ExitStatus.GOOD
+
+
+def _try(project: Project, request: Request, found: Found, releases: Sequence[str], pins: Pins) -> ExitStatus:
+    build = plan.Request(
+        releases=tuple(releases),
+        pgpool=found.version,
+        jobs=request.jobs,
+        mirror=request.mirror,
+        install=request.install,
+    )
+    status = building.run(project, build)
+    if status is not ExitStatus.GOOD:
+        return status
+    for release in releases:
+        for line in changed(project, release, found.version):
+            say(line)
+    if pins.pins[0].version != found.version:
+        say(f"not tested: tests take the newest pinned version, which is {pins.pins[0].version}")
+        return ExitStatus.GOOD
+    chosen = tuple(ReleaseTable.load(project.releases).named(name) for name in releases)
+    wanted = matrix.Request(releases=tuple(releases), jobs=request.jobs, install=request.install)
+    proof = matrix.Matrix(project, project.dist / "update", chosen, TESTS, wanted).run()
+    for line in proof.closing_lines():
+        say(line)
+    return proof.exit_status
+
+
+def changed(project: Project, release: str, version: str) -> list[str]:
+    """Return what the packages in dist/ have lost and won since the newest older version whose contents are kept."""
+    files = contents.place(project, release, version).parent.glob(f"{release}-*.txt")
+    kept = [file.stem.removeprefix(f"{release}-") for file in files]
+    older = max((one for one in kept if Version(one) < Version(version)), key=Version, default="")
+    if not older:
+        return [f"{release}: contents of no older version are kept to compare with"]
+    before = contents.place(project, release, older).read_text(encoding="utf-8").splitlines()
+    differences = contents.compare(before, contents.describe(contents.chosen(project.dist / release)))
+    title = f"{release}: {len(differences)} lines of the packages' contents differ from {older}"
+    return [title, *(f"  {line}" for line in differences)]
+
+
+def obtain(pins: Pins, request: Request, folder: Path) -> Found:
+    """Return the checked tarball, which is then where a pin's is looked for; raises UsageError or MachineError."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        if request.tarball is not None:
+            part = Path(place) / "own"
+            try:
+                shutil.copyfile(request.tarball, part)
+            except OSError as error:
+                hint = "--tarball takes a release's .tar.gz"
+                raise UsageError(f"{request.tarball}: {error.strerror}", hint=hint) from error
+        else:
+            mirror = archive.find_archive(request.mirror).mirror.rstrip("/")
+            addresses = [one.format(mirror=mirror, version=request.version) for one in pins.addresses]
+            part = _download(addresses, Path(place))
+        sha256 = sha256_of(part)
+        facts = checked(part, sha256, folder, UsageError)
+        if facts.stated != request.version:
+            raise UsageError(f"the tarball says that it is {facts.stated or 'something else'}", hint="see --pgpool")
+        if any(pin.version == request.version and pin.sha256 != sha256 for pin in pins.pins):
+            hint = "upstream does not change a release: ask there who did"
+            raise UsageError(f"pgpool-II {request.version} is pinned with another sha256 than {sha256}", hint=hint)
+        destination = part.replace(folder / f"pgpool2_{request.version}.orig.tar.gz")
+    date = datetime.fromtimestamp(facts.newest, UTC).date().isoformat()
+    return Found(request.version, sha256, destination.stat().st_size, date)
+
+
+def _download(addresses: Sequence[str], place: Path) -> Path:
+    """Fetch the file from every address that has it; raises MachineError where none does, or two do not agree."""
+    patience = (PATIENCE.connect, PATIENCE.stall)
+    answers: list[str] = []
+    sums: dict[str, str] = {}
+    for number, address in enumerate(addresses):
+        part = place / str(number)
+        try:
+            with (
+                requests.get(address, stream=True, timeout=patience, headers={"Accept-Encoding": "identity"}) as answer,
+                part.open("wb") as stream,
+            ):
+                answer.raise_for_status()
+                for chunk in answer.iter_content(_CHUNK):
+                    stream.write(chunk)
+        except (requests.RequestException, OSError) as error:
+            answers.append(f"{address}: {error}")
+        else:
+            say(f"downloaded from {address}")
+            sums[str(part)] = sha256_of(part)
+    if not sums:
+        raise MachineError(f"no address has it: {'; '.join(answers)}", hint="--tarball PATH takes one that you have")
+    if len(set(sums.values())) > 1:
+        hint = "ask upstream which one is theirs, then use --tarball PATH"
+        raise MachineError(f"two addresses send different files: sha256 {', '.join(sums.values())}", hint=hint)
+    return Path(next(iter(sums)))
+
+
+@contextmanager
+def _trial(sources: str) -> Iterator[None]:
+    """Let all that is run meanwhile take these pins for those of the checkout."""
+    before = os.environ.get("PGPOOL_DEB_SOURCES")
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "sources.toml"
+        path.write_text(sources, encoding="utf-8")
+        os.environ["PGPOOL_DEB_SOURCES"] = str(path)
+        try:
+            yield
+        finally:
+            os.environ.pop("PGPOOL_DEB_SOURCES")
+            if before is not None:
+                os.environ["PGPOOL_DEB_SOURCES"] = before
+
+
+def pinned(text: str, found: Found) -> str:
+    """Return sources.toml with the pin behind the last one; as it is where it has it already."""
+    if found.pin in text:
+        return text
+    place = text.find("[[advisory]]")
+    if place < 0:
+        return f"{text.rstrip()}\n\n{found.pin}"
+    return f"{text[:place]}{found.pin}\n{text[place:]}"
+
+
+def noted(text: str, found: Found) -> str:
+    """Return the changelog with a line for the release, first among what is new."""
+    line = f"- pgpool-II {found.version}, of {found.date}, is pinned.\n"
+    title = "### Added\n\n"
+    if line in text:
+        return text
+    place = text.find(title, text.find("## Unreleased"))
+    if place < 0:
+        return text.replace("## Unreleased\n\n", f"## Unreleased\n\n{title}{line}\n", 1)
+    place += len(title)
+    return f"{text[:place]}{line}{text[place:]}"

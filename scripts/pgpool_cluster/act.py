@@ -1,0 +1,346 @@
+"""The hands: does what `decide` asks for, one function an action. Each may be done again without harm."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import copying, paths, pgpool, units
+from . import postgresql as pg
+from .actions import (
+    Action,
+    Attach,
+    AwaitRecovery,
+    Clone,
+    CreateSlots,
+    Detach,
+    Dismiss,
+    Follow,
+    Found,
+    Lead,
+    Promote,
+    Rebuild,
+    Refuse,
+    Rejoin,
+    Serve,
+    Start,
+    StartPgpool,
+    Stop,
+    Wait,
+)
+from .errors import ClusterError, OperationError, UsageError
+from .key import Role
+from .node import LOOK_SECONDS, Here, log, sql_errors
+from .roles import Roles
+from .situation import in_service
+
+_PROMOTE_SECONDS = 60
+_RELOADED = 10.0
+"""Seconds after which a server must have read its configuration again."""
+_PAUSE = 3.0
+"""Seconds before what failed is tried again."""
+_LISTENING = 20.0
+"""Seconds after which a pgpool-II that runs must listen."""
+_DYING = 5.0
+"""Seconds after which a pgpool-II that gave up must be gone; 4.6.1 can hang then."""
+
+
+def perform(here: Here, action: Action) -> None:
+    """Do one action; raises ClusterError where it came to nothing."""
+    work = _WORK.get(type(action))
+    if work is not None:
+        work(here, action)
+        here.forget_looks()
+
+
+def said(action: Action) -> str:
+    """Return an action in words, for the journal and for status; hint included."""
+    match action:
+        case Wait(reason=reason):
+            return f"waits: {reason}"
+        case AwaitRecovery(reason=reason, hint=hint):
+            return f"waits for an administrator: {reason}; hint: {hint}"
+        case Refuse(reason=reason, hint=hint):
+            return f"stops here: {reason}; hint: {hint}"
+        case Stop(reason=reason) | Detach(reason=reason):
+            return f"{_verb(action)}: {reason}"
+        case _:
+            return _verb(action)
+
+
+def _verb(action: Action) -> str:
+    words = re.sub(r"(?<!^)([A-Z])", r" \1", type(action).__name__).lower()
+    rest = [f"{name} {getattr(action, name)}" for name in ("source", "primary", "term") if hasattr(action, name)]
+    return " ".join([words, action.node, *rest])
+
+
+def query(here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """Ask this node's server; raises OperationError."""
+    return sql_errors(lambda: here.server.query(sql, values))
+
+
+def found(here: Here, _: Found) -> None:
+    """Make this node's data the cluster's: restarted once if its configuration needs it, with roles and extension."""
+    folder = here.server.instance.configuration
+    if not includes_drop_in(here):
+        reason = f"{folder}/postgresql.conf does not include conf.d, so the cluster's parameters are not read"
+        raise OperationError(reason, hint=INCLUDE_HINT.format(folder=folder))
+    restart_if_pending(here)
+    Roles.rendered().lay(here)
+    system = int(query(here, "SELECT system_identifier FROM pg_control_system()")[0][0])
+    here.remember(system=system, term=1, led=1, copying="")
+
+
+INCLUDE_HINT = "add the line include_dir = 'conf.d' at the end of {folder}/postgresql.conf"
+
+
+def includes_drop_in(here: Here) -> bool:
+    """Tell whether this node's server reads the cluster's drop-in."""
+    sql = "SELECT count(*) FROM pg_file_settings WHERE sourcefile LIKE %s"
+    return bool(query(here, sql, "%/conf.d/pgpool2-cluster.conf")[0][0])
+
+
+def restart_if_pending(here: Here) -> None:
+    """Restart this node's server if it runs without a parameter that the cluster needs."""
+    database = here.server
+    before = query(here, "SELECT pg_conf_load_time()")
+    query(here, "SELECT pg_reload_conf()")
+    deadline = time.monotonic() + _RELOADED
+    while query(here, "SELECT pg_conf_load_time()") == before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pending = query(here, "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name")
+    if pending:
+        names = ", ".join(str(name) for (name,) in pending)
+        log(f"restarting PostgreSQL {database.instance.name} once, for {names}")
+        here.starting = True
+        try:
+            units.control("restart", database.instance.unit)
+        finally:
+            here.starting = False
+        database.close()
+        pg.start(database)
+
+
+def start(here: Here, _: Start) -> None:
+    """Start this node's server."""
+    here.starting = True
+    try:
+        pg.start(here.server)
+    finally:
+        here.starting = False
+
+
+def stop(here: Here, _: Stop) -> None:
+    """Stop this node's server."""
+    pg.stop(here.server)
+
+
+def promote(here: Here, action: Promote) -> None:
+    """Let a standby become the primary: it does so itself, whoever asks, so that two who ask do it once."""
+    if action.node == here.me.name:
+        become_primary(here, action.term)
+    else:
+        here.peers.ask(action.node, {"do": "promote", "term": action.term}, seconds=_PROMOTE_SECONDS + 5)
+
+
+def tell(here: Here, term: int) -> list[str]:
+    """Tell a new term to every node and return those, this one included, that have taken note and known none later."""
+    if not note_term(here, term):
+        return []
+    answers = here.peers.ask_all({"do": "term", "term": term}, seconds=LOOK_SECONDS)
+    return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
+
+
+def note_term(here: Here, term: int) -> bool:
+    """Write down a new term; False if this node knows it, or a later one, already."""
+    if term <= here.record.term:
+        return False
+    here.remember(term=term)
+    return True
+
+
+def become_primary(here: Here, term: int) -> None:
+    """Tell the new term to more than half of all nodes, then end recovery on this one; nothing if it is over."""
+    with here.promotion:
+        if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
+            return
+        here.promoting = True
+        try:
+            term = max(term, here.record.term + 1)
+            told = tell(here, term)
+            if len(told) < here.cluster.majority:
+                reason = f"only {', '.join(told) or 'nobody'} took note of term {term}"
+                raise OperationError(reason, hint="start more nodes; it goes on then")
+            here.remember(led=term)
+            log(f"promoting this node: term {term}, known to {', '.join(told)}")
+            query(here, "SELECT pg_promote(false)")
+            _await_writable(here)
+        finally:
+            here.promoting = False
+            here.forget_looks()
+
+
+def _await_writable(here: Here) -> None:
+    deadline = time.monotonic() + _PROMOTE_SECONDS
+    while query(here, "SELECT pg_is_in_recovery()")[0][0]:
+        if time.monotonic() > deadline:
+            raise OperationError("PostgreSQL did not end its recovery", hint="its log in /var/log/postgresql has why")
+        time.sleep(0.05)
+
+
+def lead(here: Here, action: Lead) -> None:
+    """Write down everywhere in sight that this node, a primary already, is the one of a new term."""
+    if here.me.name in tell(here, action.term):
+        here.remember(led=action.term)
+
+
+def dismiss(here: Here, action: Dismiss) -> None:
+    """Tell a new term to all nodes in reach: those in service but one are in service in it."""
+    serving = {found.node for found in in_service(here.cluster, here.look_at_all())} - {action.node}
+    log(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
+    others = [name for name in here.peers.peers if name != action.node]
+    told = here.peers.ask_some([name for name in others if name in serving],
+                               {"do": "term", "term": action.term, "serves": True}, seconds=LOOK_SECONDS)  # fmt: skip
+    here.peers.ask_some([name for name in others if name not in serving], {"do": "term", "term": action.term},
+                        seconds=LOOK_SECONDS)  # fmt: skip
+    if note_term(here, action.term) and here.me.name in serving:
+        here.remember(led=action.term)
+    missing = serving - set(told) - {here.me.name}
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise OperationError(f"{names} took no note of term {action.term}", hint="pgpoolctl status")
+
+
+def serve(here: Here, action: Serve) -> None:
+    """Start this node's server as the only one in service."""
+    note_term(here, action.term)
+    here.remember(led=action.term)
+    start(here, Start(action.node))
+
+
+def rebuild(here: Here, _: Rebuild) -> None:
+    """Have pgpool-II rebuild this node, beside everything else."""
+    if not here.recovering.locked() and not here.promoting:
+        threading.Thread(target=_rebuild, args=(here,), daemon=True).start()
+
+
+def _rebuild(here: Here) -> None:
+    try:
+        here.answer({"do": "recover", "node": here.me.name}, log)
+    except ClusterError as error:
+        log(f"rebuilding this node: {error.message}")
+        time.sleep(_PAUSE)
+
+
+def follow(here: Here, action: Follow) -> None:
+    """Let a standby receive from another primary, by reload."""
+    if action.node != here.me.name:
+        here.peers.ask(action.node, {"do": "follow", "primary": action.primary}, seconds=10)
+        return
+    text = pg.conninfo(here.cluster, here.me.name, action.primary)
+    query(here, f"ALTER SYSTEM SET primary_conninfo = '{text}'")
+    query(here, "SELECT pg_reload_conf()")
+
+
+def create_slots(here: Here, action: CreateSlots) -> None:
+    """Create slots, those that have lost their WAL anew."""
+    for slot in action.slots:
+        query(here, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                    "WHERE slot_name = %s AND NOT active", slot)  # fmt: skip
+        query(here, "SELECT pg_create_physical_replication_slot(%s, true)", slot)
+
+
+def start_pgpool(here: Here, _: StartPgpool) -> None:
+    """Start pgpool-II, which may run from now on."""
+    state = units.state(paths.PGPOOL_UNIT)
+    if paths.SERVE.exists() and state.active == "inactive" and state.was_active and state.result == "success":
+        raise OperationError("pgpool-II was stopped by an administrator", hint=f"systemctl start {paths.PGPOOL_UNIT}")
+    if not paths.SERVE.exists():
+        _start_first_pgpool(here)
+        return
+    port = pgpool.port(here.cluster)
+    if state.active == "active" and state.seconds > _LISTENING and not pgpool.listens(port, anybody=True):
+        units.control("restart", paths.PGPOOL_UNIT)  # the port was another program's when it started
+        return
+    if state.active == "active" and not pgpool.listens(port):
+        hint = f"ss -ltnp 'sport = :{port}' shows whether another program has it; then systemctl restart pgpool2"
+        raise OperationError(f"pgpool-II runs, but does not listen on port {port}", hint=hint)
+    if state.active not in ("active", "activating"):
+        units.control("start", paths.PGPOOL_UNIT)
+    reason = units.last_words(paths.PGPOOL_UNIT) if state.active != "active" else ""
+    if state.active == "activating" and state.seconds > _DYING and "exiting pgpool-II" in reason:
+        units.control("restart", paths.PGPOOL_UNIT)
+    if reason:
+        hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
+        raise OperationError(f"pgpool-II does not start: {reason}", hint=hint)
+
+
+def _start_first_pgpool(here: Here) -> None:
+    """Start pgpool-II with the cluster's configuration: again, where it ran before there was a primary."""
+    paths.SERVE.touch()
+    if not here.cluster.mode.streams:
+        pgpool.write_status(here.cluster, [found.node for found in in_service(here.cluster, here.look_at_all())])
+    try:
+        units.control("restart", paths.PGPOOL_UNIT)
+    except ClusterError:
+        paths.SERVE.unlink()
+        raise
+
+
+def attach(here: Here, action: Attach) -> None:
+    """Let pgpool-II send clients to a node."""
+    pgpool.attach(here.cluster, here.cluster.named(action.node))
+
+
+def detach(here: Here, action: Detach) -> None:
+    """Keep clients off a node."""
+    pgpool.detach(here.cluster, here.cluster.named(action.node))
+
+
+def clone(here: Here, action: Clone) -> None:
+    """Replace this node's data by a copy."""
+    copying.clone(here, action.source, log)
+
+
+def rejoin(here: Here, action: Rejoin) -> None:
+    """Bring this node back as a standby, keeping as much of its data as can be."""
+    copying.rejoin(here, action.source, log)
+
+
+_WORK: dict[type[Any], Callable[[Here, Any], None]] = {
+    Found: found,
+    Clone: clone,
+    Rejoin: rejoin,
+    Rebuild: rebuild,
+    Serve: serve,
+    Dismiss: dismiss,
+    Start: start,
+    Stop: stop,
+    Promote: promote,
+    Lead: lead,
+    Follow: follow,
+    CreateSlots: create_slots,
+    StartPgpool: start_pgpool,
+    Attach: attach,
+    Detach: detach,
+}
+
+
+def set_role(here: Here, name: str, verifier: str | None) -> None:
+    """Give a role that can log in another password, made where it is missing; without one it can log in no longer."""
+    if name in set(Role) or name == "postgres":
+        raise UsageError(f"{name} is a role of the cluster itself", hint="choose another name")
+    there = bool(query(here, "SELECT 1 FROM pg_roles WHERE rolname = %s", name))
+    quoted = '"' + name + '"'
+    if verifier is None:
+        if there:
+            query(here, f"ALTER ROLE {quoted} NOLOGIN PASSWORD NULL")
+        return
+    if not re.fullmatch(r"SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+", verifier):
+        raise OperationError("no SCRAM-SHA-256 verifier", hint="the nodes have different versions")
+    if not there:
+        query(here, f"CREATE ROLE {quoted}")
+    query(here, f"ALTER ROLE {quoted} LOGIN PASSWORD '{verifier}'")

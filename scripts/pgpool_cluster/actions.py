@@ -1,0 +1,159 @@
+"""What can be done about a cluster: the output of `decide`. `node` is the one that it is done to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Make the node, with the data that it has, the first member: roles, extension, term 1.
+
+    Like all that the cluster itself writes, with synchronous_commit = local: the standbys are yet to come.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Replace the node's data by a copy of `source`'s. The only action that loses data of a node."""
+
+    node: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """Bring a former primary back as a standby of `source`: by pg_rewind where that is enough, else by a clone."""
+
+    node: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Bring the node back by pgpool-II's online recovery in two stages, where every node is a primary."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Start the node's PostgreSQL, which crashed, as the only one in service: the others wait for their recovery."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """Tell all other nodes in service a new term, in which the node is not: pgpool-II goes on without it."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the node's PostgreSQL as it is."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the node's PostgreSQL at once, since it takes writes that would be lost."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Tell `term` to every node in reach, then make the standby the primary."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Write down on every node in reach that the node, a primary already, is the one of `term`."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Let the standby receive from `primary`: by reload, without a restart."""
+
+    node: str
+    primary: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSlots:
+    """Create physical replication slots on the node."""
+
+    node: str
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartPgpool:
+    """Start pgpool-II on the node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Tell pgpool-II that the node is up."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Tell pgpool-II that the node is down."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing can be done on the node now; look again later."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRecovery:
+    """The node stays out until an administrator says `pgpoolctl recover NODE`."""
+
+    node: str
+    reason: str
+
+    @property
+    def hint(self) -> str:
+        """The command that mends it."""
+        return f"pgpoolctl recover {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The node stops here: only an administrator can know what is right."""
+
+    node: str
+    reason: str
+    hint: str
+
+
+Action = (
+    Found | Clone | Rejoin | Rebuild | Serve | Dismiss | Start | Stop | Promote | Lead | Follow | CreateSlots
+    | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
+)  # fmt: skip

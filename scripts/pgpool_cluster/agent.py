@@ -1,0 +1,235 @@
+"""`pgpoolctl converge`: looks, decides and acts, again and again, and answers the other nodes, hooks and verbs.
+
+One thread converges; every connection to the socket has one of its own. Whoever changes this node holds `acting`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from . import act, cluster_file, paths, pgpool, server, two_stages, units
+from .actions import Action, AwaitRecovery, Refuse, Wait
+from .answers import Answers, store_users
+from .archive import Keeper
+from .channel import notify, serving
+from .cluster import Service, own_node
+from .decide import confirmed, decide
+from .errors import ClusterError, OperationError, ServerError
+from .facts import BackendState, ClusterFacts
+from .node import Here, log
+from .peers import Peers
+from .postgresql import Database
+from .record import Record
+from .roles import Roles
+from .situation import Policy, in_service, rightful_primary
+from .users import Users
+from .wake import Wake
+
+CALM_SECONDS = 2.0
+BUSY_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+"""How long other nodes may take to boot before pgpool-II is started without them."""
+Json = dict[str, Any]
+_QUIET = (Wait, AwaitRecovery, Refuse)
+_MOMENT = 0.5
+
+
+def load() -> Here:
+    """Return this node as cluster.yml describes it; raises ClusterError."""
+    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
+    if not paths.FINGERPRINT.exists():
+        raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
+    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
+    database = None
+    if Service.POSTGRESQL in me.runs:
+        database = Database(server.choose_instance(cluster, server.instances(), me))
+    return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD))
+
+
+@dataclass(slots=True)
+class Agent:
+    """The program of one node. `acting` is held by whoever changes this node."""
+
+    here: Here
+    acting: threading.RLock = field(default_factory=threading.RLock)
+    wake: Wake = field(default_factory=Wake)
+    ended: bool = False
+    renewed: bool = False
+    began: float = field(default_factory=time.monotonic)
+    _gone: set[str] = field(default_factory=set)
+    _said: str = ""
+    _tried: str = ""
+    _failed: str = ""
+    _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
+
+    def run(self) -> None:
+        """Serve and converge until told to end; SIGHUP reads cluster.yml again."""
+        self.here.answer = self.answer
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        signal.signal(signal.SIGINT, lambda *_: self._end())
+        signal.signal(signal.SIGHUP, lambda *_: self._renew())
+        with serving(self.answer):
+            notify("READY=1")
+            while not self.ended:
+                if self.renewed:
+                    self._reload()
+                busy = self.step()
+                self.wake.wait(BUSY_SECONDS if busy else CALM_SECONDS)
+        self.here.peers.close()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.wake.set()
+
+    def _renew(self) -> None:
+        self.renewed = True
+        self.wake.set()
+
+    def _reload(self) -> None:
+        self.renewed = False
+        try:
+            fresh = load()
+        except ClusterError as error:
+            log(f"cluster.yml as it was stays in force: {error}")
+            return
+        with self.acting:
+            self.here.renew(fresh)
+        log("cluster.yml has been read again")
+
+    def once(self) -> list[str]:
+        """Look, decide and act now, and return what was done or is waited for; raises ClusterError."""
+        with self.acting:
+            return [act.said(action) for action in self._step()]
+
+    def step(self) -> bool:
+        """Look, decide and act once; True if something is on its way. Nothing ends the loop but a fault of its own."""
+        try:
+            with self.acting:
+                return bool(self._step())
+        except ClusterError as error:
+            self._fail(f"{error.message}; hint: {error.hint}")
+        except psycopg2.Error as error:
+            self._fail(f"PostgreSQL: {str(error).strip()}")
+        except Exception:
+            self._fail(traceback.format_exc())
+        self.here.forget_looks()
+        return False
+
+    def _step(self) -> tuple[Action, ...]:
+        here = self.here
+        facts = here.look_at_all()
+        self._tend(facts)
+        actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
+        quiet = [action for action in actions if isinstance(action, _QUIET)]
+        here.note = "; ".join(act.said(action) for action in quiet)
+        if here.note or not actions:
+            self._tell(here.note or "all is well here")
+        for action in actions:
+            if not isinstance(action, _QUIET):
+                self._do(action)
+        self._failed = ""
+        if len(quiet) == len(actions):
+            self._tried = ""
+        return actions
+
+    def _decide_again(self) -> tuple[Action, ...]:
+        time.sleep(_MOMENT)
+        self.here.forget_looks()
+        return decide(self.here.cluster, self.here.me, self.here.look_at_all(), self._policy)
+
+    @property
+    def _policy(self) -> Policy:
+        return Policy(patient=time.monotonic() - self.began < PATIENCE_SECONDS)
+
+    def _tend(self, facts: ClusterFacts) -> None:
+        """What goes on beside decisions: roles after a change of the key, synchronous commit, users, the archive."""
+        self._prune()
+        here = self.here
+        primary = rightful_primary(here.cluster, facts)
+        mine = primary is not None and primary.node == here.me.name
+        if not here.cluster.mode.streams:
+            mine = here.me.name in [found.node for found in in_service(here.cluster, facts)]
+            if here.promoting:
+                two_stages.enter_service(here)
+        # Not before most nodes have the new key too: the others would take this one for dead.
+        if mine and facts.same_key(here.cluster, (roles := Roles.rendered()).key) and not roles.laid(here):
+            log("laying the cluster's roles down again: its key has changed")
+            roles.lay(here)
+        streaming = sum(member.standby and member.streaming for member in facts.members(here.cluster))
+        key = here.look().key
+        if facts.same_key(here.cluster, key) and pgpool.of_another_key(key):
+            log("pgpool-II is restarted: most nodes have another key now")
+            units.control("restart", paths.PGPOOL_UNIT)
+        came = primary is not None and streaming >= here.cluster.synchronous > 0
+        if came and here.record.system is not None and not here.record.standbys_came:
+            here.remember(standbys_came=True)
+            units.control("apply")
+        self._hang_up(facts)
+        newest = max(facts.nodes.values(), key=lambda found: found.users)
+        if newest.users > Users.load(paths.USERS).serial and newest.node != here.me.name:
+            answer = here.peers.ask(newest.node, {"do": "users"}, seconds=5)
+            store_users(Users.of(answer))
+
+    def _prune(self) -> None:
+        """Keep the WAL archive from growing without end; what comes in the way of that is logged, and tried again."""
+        here = self.here
+        if not here.cluster.archives(here.me):
+            return
+        try:
+            self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
+        except ClusterError as error:
+            log(f"the WAL archive is not pruned: {error.message}; hint: {error.hint}")
+
+    def _hang_up(self, facts: ClusterFacts) -> None:
+        """End this host's connections to nodes that are gone, once each: who waits for one would wait for ever."""
+        here = self.here
+        believed = here.look().pgpool
+        gone = set()
+        for node in here.cluster.databases:
+            down = believed is not None and believed.backends.get(node.name) is BackendState.DOWN
+            if down and not facts.of(node.name).reachable:
+                gone.add(node.name)
+                if node.name not in self._gone:
+                    log(f"{node.name} is gone: sessions with it are ended")
+                    units.control("hang-up", node.address)
+        self._gone = gone
+
+    def _do(self, action: Action) -> None:
+        text = act.said(action)
+        if text != self._tried:
+            self._say(text)
+        self._tried = text
+        act.perform(self.here, action)
+
+    def _fail(self, text: str) -> None:
+        """Log what went wrong, once until it is something else; what is tried again is not told again either."""
+        self.here.note = text.splitlines()[-1]
+        if text != self._failed:
+            self._say(text)
+        self._failed = text
+
+    def _tell(self, text: str) -> None:
+        """Log what is the case, once until it changes."""
+        if text != self._said:
+            self._say(text)
+        self._said = text
+
+    def _say(self, text: str) -> None:
+        log(text)
+        self._said = ""
+        notify(f"STATUS={text.splitlines()[-1] if text else ''}")
+
+    def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
+        """Do what a node, a hook or a verb asks for; raises ClusterError."""
+        try:
+            return Answers(self.here, self.acting, self.wake.set, self.once).do(request, progress)
+        except psycopg2.Error as error:
+            raise OperationError(f"PostgreSQL: {str(error).strip()}", hint="its log has the rest") from error

@@ -1,0 +1,391 @@
+"""What a node does when it is asked: by another node, by pgpool-II's and PostgreSQL's hooks, by `pgpoolctl`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import (
+    act,
+    checks,
+    paths,
+    pgpool,
+    plain,
+    recovery,
+    status,
+    switchover,
+    two_stages,
+    units,
+    wire,
+)
+from .actions import Action, Dismiss, Follow, Promote, Refuse, Start, Wait
+from .cluster import Node
+from .decide import decide, failover
+from .errors import ClusterError, OperationError, UsageError
+from .facts import ClusterFacts, Postgresql
+from .node import Here, log
+from .peers import Progress
+from .situation import in_service, rightful_primary
+from .users import Users
+
+Json = dict[str, Any]
+_FAILOVER_SECONDS = 15.0
+_LONG_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The agent's answers; `acting` is taken by those that change this node for long."""
+
+    here: Here
+    acting: threading.RLock
+    wake: Callable[[], None]
+    once: Callable[[], list[str]]
+
+    def do(self, request: Json, progress: Progress) -> Json:
+        """Do what `request` asks for; raises ClusterError."""
+        work = self._known().get(str(request.get("do")))
+        if work is None:
+            raise UsageError(f"nobody knows how to {request.get('do')!r}", hint="the nodes have different versions")
+        return work(request, progress)
+
+    def _known(self) -> dict[str, Callable[[Json, Progress], Json]]:
+        return {
+            "look": self._look,
+            "status": lambda *_: status.report(self.here.cluster, self.here.look_at_all(), self._notes()),
+            "note": lambda *_: {"note": self.here.note},
+            "check": self._check,
+            "clock": lambda *_: {"clock": time.time(), "key": self.here.look().key},
+            "converge": self._converge,
+            "term": self._term,
+            "promote": self._promote,
+            "follow": self._follow,
+            "failover": self._failover,
+            "may-start": self._may_start,
+            "recover": self._recover,
+            "switchover": self._switchover,
+            "start": self._start,
+            "attach": self._attach,
+            "take-back": self._take_back,
+            "hold": self._hold,
+            "detach": self._detach,
+            "user": self._user,
+            "role": self._role,
+            "pcp-recovery": self._pcp_recovery,
+            "first-stage": self._first_stage,
+            "second-stage": self._second_stage,
+            "cancel-active": lambda *_: {"count": two_stages.cancel_active(self.here)},
+            "copy": self._copy,
+            "take-up": self._take_up,
+            "why": self._why,
+            "users": self._users,
+        }
+
+    # Between nodes
+
+    def _look(self, request: Json, _: Progress) -> Json:
+        if request.get("fresh"):
+            self.here.forget_looks()
+        return wire.encode(self.here.look())
+
+    def _term(self, request: Json, _: Progress) -> Json:
+        """Take note of a new term; `serves`: this node is in service in it."""
+        term = int(request["term"])
+        taken = act.note_term(self.here, term)
+        if taken and request.get("serves"):
+            self.here.remember(led=term)
+        return {"taken": taken}
+
+    def _promote(self, request: Json, _: Progress) -> Json:
+        act.become_primary(self.here, int(request["term"]))
+        self.wake()
+        return {}
+
+    def _follow(self, request: Json, _: Progress) -> Json:
+        act.follow(self.here, Follow(self.here.me.name, self.here.cluster.named(str(request["primary"])).name))
+        self.here.forget_looks()
+        return {}
+
+    def _notes(self) -> dict[str, str]:
+        answers = self.here.peers.ask_all({"do": "note"}, seconds=2.5)
+        notes = {name: str(answer.get("note", "")) for name, answer in answers.items()}
+        unreached = {name: peer.problem for name, peer in self.here.peers.peers.items() if name not in notes}
+        return {**notes, **unreached, self.here.me.name: self.here.note}
+
+    def _check(self, request: Json, _: Progress) -> Json:
+        found = [check.json for check in checks.run(self.here)]
+        if request.get("all"):
+            for answer in self.here.peers.ask_all({"do": "check"}, seconds=20).values():
+                found += answer["checks"]
+        return {"checks": found}
+
+    def _converge(self, _: Json, __: Progress) -> Json:
+        """Answer `pgpoolctl converge --once`: one round, and what it was about."""
+        return {"said": self.once()}
+
+    # Hooks
+
+    def _failover(self, request: Json, progress: Progress) -> Json:
+        """Answer failover_command: promote the right standby, and let the others follow it."""
+        here = self.here
+        failed = here.cluster.backend(int(request["failed"]))
+        progress(f"failover: node {failed.name} is down for pgpool-II")
+        deadline = time.monotonic() + _FAILOVER_SECONDS
+        before = ""
+        if not here.look_at_all().of(failed.name).reachable:
+            units.control("hang-up", failed.address)
+        while True:
+            actions = failover(here.cluster, failed, here.look_at_all())
+            quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
+            done = all(self._done_in_failover(action, progress) for action in actions)
+            if (done and not quiet) or time.monotonic() > deadline:
+                return {"actions": [act.said(action) for action in actions]}
+            text = "; ".join(act.said(action) for action in quiet)
+            if text != before:
+                log(f"failover of {failed.name}: {text}")
+            before = text
+            time.sleep(0.5)
+            here.forget_looks()
+
+    def _done_in_failover(self, action: Action, progress: Progress) -> bool:
+        """Promote or follow; False where it is worth another look. Who does not follow now does so by itself later."""
+        if not isinstance(action, Promote | Follow | Dismiss):
+            return True
+        log(f"failover: {act.said(action)}")
+        try:
+            act.perform(self.here, action)
+        except ClusterError as error:
+            log(f"failover: {error.message}")
+            return isinstance(action, Follow)
+        progress(act.said(action))
+        return True
+
+    def _may_start(self, request: Json, _: Progress) -> Json:
+        """Tell whether the unit may start this node's server now: as a primary only if it is the rightful one."""
+        here = self.here
+        if here.database is None or str(request["instance"]) != here.database.instance.unit.split("@")[1].split(".")[0]:
+            return {"go": True}
+        if here.starting or here.record.system is None:
+            return {"go": True}
+        here.forget_looks()
+        facts = here.look_at_all()
+        mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
+        if mine.half_copied:
+            return {"go": False, "why": f"half a copy of {here.record.copying} is there"}
+        actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
+        go = any(isinstance(action, Start) for action in actions)
+        return {"go": go, "why": "; ".join(act.said(action) for action in actions)}
+
+    # Verbs
+
+    def _recover(self, request: Json, progress: Progress) -> Json:
+        """Rebuild a node; asked for another one, hand the request on to it."""
+        here = self.here
+        name = here.cluster.named(str(request["node"])).name
+        if name != here.me.name:
+            return here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
+        here.server  # noqa: B018 - raises on a node without one
+        if not here.cluster.mode.streams:
+            two_stages.rebuild(here, progress)
+            self.wake()
+            recovery.await_attached(here, progress)
+            return {}
+        with self.acting:
+            leading = recovery.recover(here, progress)
+        if request.get("attach", True):
+            recovery.await_attached(here, progress, leading)
+        self.wake()
+        return {}
+
+    # Recovery in two stages
+
+    def _pcp_recovery(self, request: Json, _: Progress) -> Json:
+        two_stages.pcp_recovery(self.here, self.here.cluster.named(str(request["node"])).name)
+        return {}
+
+    def _first_stage(self, request: Json, progress: Progress) -> Json:
+        """Answer recovery_1st_stage_command; where standbys stream, there is one stage only."""
+        name = self.here.cluster.backend(int(request["backend"])).name
+        if self.here.cluster.mode.streams:
+            return self._recover({"do": "recover", "node": name, "attach": False}, progress)
+        two_stages.first_stage(self.here, name, progress)
+        return {}
+
+    def _second_stage(self, request: Json, progress: Progress) -> Json:
+        two_stages.second_stage(self.here, self.here.cluster.backend(int(request["backend"])).name, progress)
+        return {}
+
+    def _copy(self, request: Json, progress: Progress) -> Json:
+        with self.acting:
+            two_stages.copy(self.here, self.here.cluster.named(str(request["source"])).name, progress)
+        return {}
+
+    def _take_up(self, request: Json, progress: Progress) -> Json:
+        # Clients wait for it: not for the loop's present round, too, which leaves a node in recovery alone.
+        source = self.here.cluster.named(str(request["source"])).name
+        two_stages.take_up(self.here, source, str(request["position"]), int(request["term"]), progress)
+        self.wake()
+        return {}
+
+    def _why(self, request: Json, _: Progress) -> Json:
+        self.here.failure, self.here.promoting = str(request["why"]), False
+        return {}
+
+    def _switchover(self, request: Json, progress: Progress) -> Json:
+        """Change the primary; asked elsewhere, hand the request on to the present one."""
+        here = self.here
+        wanted = request.get("node") and here.cluster.named(str(request["node"])).name
+        here.forget_looks()
+        primary, target = switchover.choose(here.cluster, here.look_at_all(), wanted)
+        if primary.node != here.me.name:
+            request = {**request, "node": target.node}
+            return here.peers.ask(primary.node, request, seconds=_LONG_SECONDS, progress=progress)
+        with self.acting:
+            switchover.run(here, target, progress)
+        self.wake()
+        progress("waiting for pgpool-II")
+        self._renew_view(here.me.name)
+        recovery.await_attached(here, progress)
+        return {"primary": target.node}
+
+    def _renew_view(self, name: str) -> None:
+        """Have pgpool-II look for the primary again, which it does when a node goes or comes."""
+        with suppress(ClusterError):
+            node = self._through_pgpool(self.here.look_at_all())
+            request = {"do": "detach", "node": name, "recovering": True}
+            self.here.on((node or self.here.me).name, request, seconds=40)
+
+    def _start(self, request: Json, _: Progress) -> Json:
+        """Answer pgpool_remote_start: the server of the node is to run."""
+        host = str(request["host"])
+        node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
+        if node is None:
+            raise UsageError(f"no node has the host {host}", hint="cluster.yml has their addresses")
+        if node.name == self.here.taken_up:  # it runs, and clients are waiting
+            self.here.taken_up = ""
+            return {}
+        if node != self.here.me:
+            return self.here.peers.ask(node.name, request, seconds=_LONG_SECONDS)
+        if not self.here.look().up:
+            act.start(self.here, Start(node.name))
+        return {}
+
+    def _through_pgpool(self, facts: ClusterFacts) -> Node | None:
+        """Return the node whose pgpool-II is to be asked: None for this one."""
+        up = [node for node in self.here.cluster.pgpools if facts.of(node.name).pgpool is not None]
+        if not up:
+            raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
+        return None if self.here.me in up else up[0]
+
+    def _attach(self, request: Json, _: Progress) -> Json:
+        node = self.here.cluster.named(str(request["node"]))
+        facts = self.here.look_at_all()
+        elsewhere = self._through_pgpool(facts)
+        if elsewhere is not None:
+            return self.here.peers.ask(elsewhere.name, request, seconds=40)
+        primary = rightful_primary(self.here.cluster, facts)
+        found = facts.of(node.name)
+        if not self.here.cluster.mode.streams:
+            if found not in in_service(self.here.cluster, facts):
+                hint = f"pgpoolctl recover {node.name}"
+                raise OperationError(f"{node.name} does not have every write", hint=hint)
+        elif primary is not None and found is not primary and not (found.standby and found.streaming):
+            hint = f"pgpoolctl recover {node.name}"
+            raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
+        self.here.on(node.name, {"do": "hold", "hold": False}, seconds=5)
+        pgpool.attach(self.here.cluster, node)
+        self.here.forget_looks()
+        return {}
+
+    def _take_back(self, request: Json, _: Progress) -> Json:
+        """Have this node's pgpool-II attach a node that says itself that it streams; answer when it has."""
+        pgpool.attach(self.here.cluster, self.here.cluster.named(str(request["node"])), wait=True)
+        self.here.forget_looks()
+        return {}
+
+    def _hold(self, request: Json, _: Progress) -> Json:
+        """Remember whether an administrator keeps clients off this node."""
+        self.here.remember(held=bool(request["hold"]))
+        return {}
+
+    def _detach(self, request: Json, _: Progress) -> Json:
+        node = self.here.cluster.named(str(request["node"]))
+        facts = self.here.look_at_all()
+        elsewhere = self._through_pgpool(facts)
+        if elsewhere is not None:
+            return self.here.peers.ask(elsewhere.name, request, seconds=40)
+        primary = rightful_primary(self.here.cluster, facts)
+        if not self.here.cluster.mode.streams:
+            self._refuse_last(node, facts)
+        elif primary is not None and primary.node == node.name and not request.get("recovering"):
+            hint = "to let another node take its place: pgpoolctl switchover"
+            raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
+        streams = self.here.cluster.mode.streams
+        if streams and facts.of(node.name).reachable and not request.get("recovering"):
+            self.here.on(node.name, {"do": "hold", "hold": True}, seconds=5)
+        pgpool.detach(self.here.cluster, node)
+        self.here.forget_looks()
+        return {}
+
+    def _refuse_last(self, node: Node, facts: ClusterFacts) -> None:
+        serving = [found.node for found in in_service(self.here.cluster, facts)]
+        if serving == [node.name]:
+            hint = "recover another node first; pgpoolctl status shows every node"
+            raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
+
+    def _role(self, request: Json, _: Progress) -> Json:
+        act.set_role(self.here, str(request["name"]), request.get("verifier"))
+        return {}
+
+    def _user(self, request: Json, progress: Progress) -> Json:
+        """Create, change or remove a role on the primary, and tell every node its pool_passwd entry."""
+        here = self.here
+        facts = here.look_at_all()
+        primary = rightful_primary(here.cluster, facts)
+        if primary is None:
+            raise OperationError("no primary is in sight", hint="pgpoolctl status shows every node")
+        if primary.node != here.me.name:
+            return here.peers.ask(primary.node, request, seconds=30)
+        name, entry = str(request["name"]), request.get("entry")
+        if not plain.is_role(name):
+            raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
+        known = Users.load(paths.USERS)
+        newest = max(facts.nodes.values(), key=lambda found: found.users)
+        if newest.users > known.serial:
+            known = Users.of(here.peers.ask(newest.node, {"do": "users"}, seconds=5))
+        if entry is not None and known.mark != request["mark"]:
+            hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows where; put it right there, then pgpoolctl apply"
+            raise OperationError("not every node has the same cluster key", hint=hint)
+        act.set_role(here, name, request.get("verifier"))
+        if not here.cluster.mode.streams:
+            others = [found.node for found in in_service(here.cluster, facts) if found.node != here.me.name]
+            for other in others:
+                here.peers.ask(other, {"do": "role", "name": name, "verifier": request.get("verifier")}, seconds=30)
+        users = known.with_entry(name, None if entry is None else str(entry))
+        store_users(users)
+        told = here.peers.ask_all({"do": "users", "new": users.json}, seconds=30)
+        for node in here.cluster.nodes:
+            if node != here.me and node.name not in told:
+                progress(f"{node.name} is out of reach and learns it when it is back")
+        return {}
+
+    def _users(self, request: Json, _: Progress) -> Json:
+        if "new" in request:
+            store_users(Users.of(request["new"]))
+            self.here.forget_looks()
+        return Users.load(paths.USERS).json
+
+
+def store_users(users: Users) -> None:
+    """Keep a list of users that is later than what is here, and lay pool_passwd down again.
+
+    One that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
+    """
+    known = Users.load(paths.USERS)
+    if users.serial > known.serial and users.mark == known.mark:
+        users.save(paths.USERS)
+        units.control("apply")

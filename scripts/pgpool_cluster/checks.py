@@ -1,0 +1,287 @@
+"""The preconditions of a working cluster, each with the command or edit that mends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
+
+from . import act, apply, archive, copying, paths, pgpool, server, units
+from .channel import ask
+from .cluster import Service
+from .configuration import MACHINE_TLS, STUBS
+from .errors import ClusterError
+from .facts import Postgresql
+from .node import Here
+from .roles import Roles
+
+Json = dict[str, Any]
+MOST_SKEW = 2.0
+"""Seconds between two nodes' clocks: pgpool-II's watchdog compares times, logs are read side by side."""
+LEAST_FREE = 0.1
+_LEAST_DAYS = 14
+_WATCHDOG = 9000
+_LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"
+_ROOM = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+     - coalesce(current_setting('reserved_connections', true)::int, 0)
+"""
+_ARCHIVER = """
+SELECT last_failed_wal FROM pg_stat_archiver
+WHERE last_failed_time > coalesce(last_archived_time, '-infinity')
+"""
+_OVERRIDDEN = """
+SELECT DISTINCT a.name FROM pg_file_settings a JOIN pg_file_settings b USING (name)
+WHERE a.sourcefile LIKE '%/postgresql.auto.conf' AND b.sourcefile LIKE '%/conf.d/pgpool2-cluster.conf'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line."""
+
+    node: str
+    what: str
+    ok: bool
+    why: str = ""
+    fix: str = ""
+
+    @property
+    def json(self) -> Json:
+        """The shape in docs/reference/pgpoolctl.md."""
+        found: Json = {"node": self.node, "check": self.what, "ok": self.ok}
+        return found if self.ok else {**found, "reason": self.why, "fix": self.fix}
+
+    @classmethod
+    def of(cls, values: Json) -> Check:
+        """Return what `json` gave."""
+        why, fix = str(values.get("reason", "")), str(values.get("fix", ""))
+        return cls(str(values["node"]), str(values["check"]), bool(values["ok"]), why, fix)
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"ok    {self.node}: {self.what}"
+        return f"FAIL  {self.node}: {self.what}: {self.why}; fix: {self.fix}"
+
+
+def of_cluster() -> list[Check]:
+    """Return the checks of this machine's files, then of every node in sight."""
+    found = list(_files())
+    try:
+        answer = ask({"do": "check", "all": True}, seconds=40)
+    except ClusterError as error:
+        fix = f"systemctl start {paths.UNIT}"
+        return [*found, Check(server.host_name(), f"{paths.UNIT} answers", False, error.message, fix)]
+    return [*found, *(Check.of(values) for values in answer["checks"])]
+
+
+def _files() -> Iterator[Check]:
+    name = server.host_name()
+    if os.geteuid() != 0:
+        return
+    what = "configuration is laid down as cluster.yml and cluster.key have it"
+    try:
+        planned = apply.plan()
+    except ClusterError as error:
+        yield Check(name, what, False, error.message, error.hint)
+        return
+    others = ", ".join(str(change.path) for change in planned.changes if not change.edited)
+    yield Check(name, what, not others, f"{others} differ", "pgpoolctl apply")
+    for path in planned.edited:
+        yield Check(name, f"{path} is as rendered", False, "edited by hand",
+                    f"put it under pgpool: in cluster.yml, rm {path}, pgpoolctl apply")  # fmt: skip
+    key = paths.CLUSTER_KEY.stat()
+    closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
+    fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"
+    yield Check(name, f"{paths.CLUSTER_KEY} is root's alone", closed, f"mode {key.st_mode & 0o777:04o}", fix)
+    command = ["/usr/sbin/nft", "list", "table", "inet", "pgpool2_cluster"]
+    guarded = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    what = "watchdog and pcp ports are closed for strangers"
+    yield Check(name, what, guarded, "the table inet pgpool2_cluster is not loaded", "systemctl restart pgpool2")
+
+
+def run(here: Here) -> list[Check]:
+    """Return the checks of this node, as its agent can see them."""
+    found: list[Check] = []
+
+    def check(what: str, ok: bool, why: str = "", fix: str = "") -> None:
+        found.append(Check(here.me.name, what, ok, why, fix))
+
+    _peers(here, check)
+    _others(here, check)
+    _certificate(here, check)
+    check("a node may fail", len(here.cluster.nodes) != _TWO, "of two nodes, the one that is left is no majority",
+          "add a third to cluster.yml; one with runs: [pgpool] is enough")  # fmt: skip
+    if Service.POSTGRESQL in here.me.runs:
+        _postgresql(here, check)
+    if here.cluster.archives(here.me):
+        _archive(here, check)
+    if Service.PGPOOL in here.me.runs:
+        _pgpool(here, check)
+    return found
+
+
+_Say = Callable[..., None]
+_TWO = 2
+
+
+def _reaches(address: str, port: int) -> str:
+    """Return why nothing answers on a TCP port, "" if something does."""
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _peers(here: Here, check: _Say) -> None:
+    before = time.time()
+    clocks = here.peers.ask_all({"do": "clock"}, seconds=2.5)
+    after = time.time()
+    mine = here.look().key
+    for name, peer in here.peers.peers.items():
+        fix = f"start {name}; put this node's /etc/pgpool2/cluster.key there; pgpoolctl apply on both"
+        check(f"{name} answers over ssh", name in clocks, peer.problem, fix)
+        if name in clocks:
+            same = clocks[name].get("key") == mine
+            check(f"{name} has this node's cluster.key", same, "it has another one, or it is not laid down yet",
+                  f"put {paths.CLUSTER_KEY} of this node there, then pgpoolctl apply on both")  # fmt: skip
+            theirs = float(clocks[name]["clock"])
+            skew = max(before - theirs, theirs - after, 0.0)
+            check(f"the clock of {name} agrees", skew <= MOST_SKEW, f"{skew:.1f} s apart",
+                  "apt install chrony, on both")  # fmt: skip
+
+
+def _hint(here: Here, otherwise: str) -> str:
+    """Return what this node's own note says to do."""
+    return here.note.rpartition("hint: ")[2] or otherwise
+
+
+def _others(here: Here, check: _Say) -> None:
+    """What this node needs of the others over the network."""
+    for node in here.cluster.nodes:
+        if node == here.me:
+            continue
+        if Service.POSTGRESQL in node.runs and Service.POSTGRESQL in here.me.runs:
+            why = copying.refusal(node)
+            check(f"PostgreSQL of {node.name} lets this node in", not why, why,
+                  f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
+        ports = (pgpool.port(here.cluster), _WATCHDOG) if Service.PGPOOL in node.runs else ()
+        for port in ports:
+            why = _reaches(node.address, port)
+            check(f"{node.name} answers on {port}/tcp", not why, why,
+                  f"on {node.name}: systemctl status pgpool2; open {port}/tcp between the nodes")  # fmt: skip
+
+
+def _certificate(here: Here, check: _Say) -> None:
+    path = (here.cluster.tls or MACHINE_TLS).certificate
+    try:
+        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
+        ends = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=UTC)
+        left = ends - datetime.now(UTC)
+        why = f"it ends in {left.days} days" if left.days < _LEAST_DAYS else ""
+    except (OSError, ValueError) as error:
+        why = str(error)
+    own = "make-ssl-cert generate-default-snakeoil --force-overwrite"
+    fix = "put another one there, then pgpoolctl apply" if here.cluster.tls else own
+    check(f"the certificate {path} is good", not why, why, fix)
+
+
+def _postgresql(here: Here, check: _Say) -> None:
+    database = here.server
+    instance, facts = database.instance, here.look()
+    up = facts.postgresql is Postgresql.UP
+    fix = _hint(here, f"systemctl start {instance.unit}")
+    check(f"PostgreSQL {instance.name} runs", up, str(facts.postgresql), fix)
+    check("it belongs to the cluster", facts.member, "it is no member yet", _hint(here, "pgpoolctl status tells why"))
+    usage = shutil.disk_usage(instance.data if instance.data.exists() else "/var/lib")
+    free = usage.free / usage.total
+    check("its disk has space", free >= LEAST_FREE, f"{free:.0%} are free", f"free space below {instance.data}")
+    owner = os.geteuid()
+    for name in STUBS:
+        path = instance.data / name
+        good = path.exists() and path.stat().st_uid == owner and os.access(path, os.X_OK)
+        check(f"{path.name} is in the data directory, owned by postgres", good or facts.postgresql is Postgresql.ABSENT,
+              "missing, or somebody else's", "pgpoolctl apply")  # fmt: skip
+    if not up:
+        return
+    pending = [str(name) for (name,) in act.query(here, "SELECT name FROM pg_settings WHERE pending_restart")]
+    check("it runs with its configuration", not pending, f"{', '.join(pending)} want a restart",
+          f"systemctl restart {instance.unit}")  # fmt: skip
+    room = int(act.query(here, _ROOM)[0][0])
+    check("it has room for all connections that pgpool-II may keep", room >= here.cluster.pooled,
+          f"{room} are left for {here.cluster.pooled}, and a health check without one takes it for dead",
+          "num_init_children or max_pool lower under pgpool:, or max_connections higher under postgresql_conf:, in "
+          f"{paths.CLUSTER_YML}; then pgpoolctl apply")  # fmt: skip
+    check(f"{instance.configuration}/postgresql.conf includes conf.d", act.includes_drop_in(here),
+          "the cluster's parameters are not read", act.INCLUDE_HINT.format(folder=instance.configuration))  # fmt: skip
+    for extension in ("pgpool_recovery",):
+        known = act.query(here, "SELECT 1 FROM pg_available_extensions WHERE name = %s", extension)
+        check(f"the extension {extension} is installed", bool(known), "its files are missing",
+              f"apt install postgresql-{instance.name.major}-pgpool2")  # fmt: skip
+    overridden = [str(name) for (name,) in act.query(here, _OVERRIDDEN)]
+    check("nothing overrides the cluster's parameters", not overridden, f"{', '.join(overridden)} by ALTER SYSTEM",
+          "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden))  # fmt: skip
+    lost = [str(name) for (name,) in act.query(here, _LOST)]
+    check("no replication slot has lost its WAL", not lost, ", ".join(lost),
+          "; ".join(f"pgpoolctl recover {name}" for name in lost))  # fmt: skip
+    mount = os.statvfs(instance.data)
+    check("programs can be run in its data directory, as pgpool-II's recovery does", not mount.f_flag & os.ST_NOEXEC,
+          "it is mounted noexec", f"mount -o remount,exec the file system of {instance.data}")  # fmt: skip
+    if facts.writable and facts.member:
+        check("the cluster's roles have the key's passwords", Roles.rendered().laid(here), "they have others",
+              "pgpoolctl apply, here")  # fmt: skip
+    rewindable = act.query(
+        here, "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
+    )[0][0]
+    check("pg_rewind can be used", bool(rewindable), "neither wal_log_hints nor data checksums are on",
+          f"systemctl restart {instance.unit}")  # fmt: skip
+    if facts.writable and facts.member and here.cluster.mode.streams:
+        wanted = {node.slot for node in here.cluster.databases if node != here.me}
+        missing = ", ".join(sorted(wanted - facts.slots))
+        what = "there is a replication slot for each standby"
+        check(what, not missing, f"{missing} missing", "pgpoolctl converge --once")
+    if facts.in_recovery:
+        why = here.note or "it does not stream"
+        check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status tells why"))
+
+
+def _archive(here: Here, check: _Say) -> None:
+    usage = archive.usage(paths.ARCHIVE)
+    check(f"the archive {paths.ARCHIVE} is there", usage is not None, "postgres cannot look into it", "pgpoolctl apply")
+    if usage is not None:
+        free = 1 - usage.used
+        check("the archive has space", free >= LEAST_FREE, f"{free:.0%} of its disk are free",
+              f"a larger disk at {paths.ARCHIVE}; or compress: true, or fewer keep_hours, under archive: in "
+              f"{paths.CLUSTER_YML}, then pgpoolctl apply")  # fmt: skip
+    if here.look().up:
+        failed = [str(name) for (name,) in act.query(here, _ARCHIVER)]
+        check("archiving goes on", not failed, f"{', '.join(failed)} could not be archived",
+              f"/var/log/postgresql has the reason; df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}")  # fmt: skip
+
+
+def _pgpool(here: Here, check: _Say) -> None:
+    facts = here.look()
+    state = units.state(paths.PGPOOL_UNIT)
+    why = here.note or f"the unit is {state.active}"
+    fix = _hint(here, f"systemctl status {paths.PGPOOL_UNIT}")
+    check("pgpool-II runs", facts.pgpool is not None, why, fix)
+    if facts.pgpool is None:
+        return
+    check("pgpool-II runs with cluster.key as it is laid down", not pgpool.of_another_key(facts.key),
+          "it was started with another one",
+          "pgpoolctl apply on the other nodes; it is restarted by itself then")  # fmt: skip
+    check("the watchdog has its quorum", facts.pgpool.quorum, "too few pgpool-IIs see each other",
+          "start pgpool-II on more nodes; 9000/tcp and 9694/udp must be open between them")  # fmt: skip
+    for name, belief in facts.pgpool.backends.items():
+        check(f"pgpool-II sends clients to {name}", belief == "up", f"it is {belief}",
+              f"pgpoolctl attach {name}, or pgpoolctl recover {name}")  # fmt: skip

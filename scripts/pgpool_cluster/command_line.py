@@ -1,0 +1,85 @@
+"""`pgpoolctl`: options in, exit status out. The parser needs the standard library only; verbs import what they use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .errors import ClusterError, ExitStatus
+
+DESCRIPTION = (
+    "Looks after one node of a PostgreSQL cluster behind pgpool-II. What the cluster is stands in "
+    "/etc/pgpool2/cluster.yml and /etc/pgpool2/cluster.key, the same on every node."
+)
+EPILOGUE = (
+    "Exit status: 0 good, 1 something failed or is not healthy, 2 wrong usage or configuration, 3 the server, its disk "
+    "or its network is to blame. Errors are one line, with a second line that begins with `hint:`."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of everything that an administrator types; man page and completion are made from it."""
+    top = argparse.ArgumentParser(prog="pgpoolctl", description=DESCRIPTION, epilog=EPILOGUE)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    status = _verb(verbs, "status", "show every node, every pgpool-II, and whether the cluster is healthy")
+    _json(status)
+    check = _verb(verbs, "check", "check every precondition of a working cluster, with the fix of what fails")
+    _json(check)
+    wait = _verb(verbs, "wait", "wait until the cluster is healthy")
+    wait.add_argument("--timeout", type=float, default=120.0, metavar="S", help="give up after S seconds (120)")
+    apply = _verb(verbs, "apply", "lay down this node's configuration and reload what changed")
+    apply.add_argument("--diff", action="store_true", help="show what would change, and change nothing")
+    converge = _verb(verbs, "converge", "bring this node to where the cluster needs it; the unit runs this")
+    converge.add_argument("--once", action="store_true", help="look, decide and act once, then say what was done")
+    recover = _verb(verbs, "recover", "rebuild a node from the primary while the others serve")
+    recover.add_argument("node", metavar="NODE", help="the node that is rebuilt")
+    switchover = _verb(verbs, "switchover", "let a standby take the primary's place, which becomes its standby")
+    switchover.add_argument("node", metavar="NODE", nargs="?", help="the new primary (the most advanced standby)")
+    for name, what in (("attach", "let pgpool-II send clients to a node"), ("detach", "keep clients off a node")):
+        _verb(verbs, name, what).add_argument("node", metavar="NODE", help="a node's name in cluster.yml")
+    _users(_verb(verbs, "user", "database roles that can log in through every pgpool-II"))
+    key = _verb(verbs, "key", "the cluster's one secret").add_subparsers(metavar="VERB", dest="key_verb", required=True)
+    _verb(key, "generate", "print a new cluster key")
+    return top
+
+
+def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print JSON, whose keys only grow in number")
+
+
+def _users(user: argparse.ArgumentParser) -> None:
+    verbs = user.add_subparsers(metavar="VERB", dest="user_verb", required=True)
+    new = _verb(verbs, "set", "create a role that can log in, or change its password")
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    _verb(verbs, "remove", "keep a role from logging in through pgpool-II, and from logging in at all").add_argument(
+        "name", metavar="NAME"
+    )
+    _verb(verbs, "list", "list the roles that can log in through pgpool-II")
+
+
+INTERNAL = ("seed", "withdraw", "hook", "archive")
+"""Verbs of maintainer scripts and hooks, which nobody types: `run` of the module that is called like the verb."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; errors of the tree in errors.py become their two lines and their exit status."""
+    try:
+        if words and words[0] in INTERNAL:
+            return int(import_module(f"pgpool_cluster.{words[0]}").run(list(words[1:])))
+        options = parser().parse_args(words)
+        return int(import_module("pgpool_cluster.verbs").run(options))
+    except ClusterError as error:
+        print(f"pgpoolctl: {error}", file=sys.stderr, flush=True)
+        return int(error.exit_status)
+    except KeyboardInterrupt:
+        print("pgpoolctl: interrupted\nhint: the same command goes on from here", file=sys.stderr)
+        return int(ExitStatus.FAILED)
+    except BrokenPipeError:
+        return int(ExitStatus.FAILED)

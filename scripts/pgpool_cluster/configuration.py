@@ -1,0 +1,294 @@
+"""Every file that a node needs, rendered from `Cluster`, `ClusterKey` and facts of this server.
+
+Pure: equal input gives equal bytes, nothing is read but the templates, nothing is written. Files that others write in,
+too, are rendered as the cluster's part of them; `merged` puts that part into what is there.
+
+pgpool-II gets a folder of its own, whose pgpool.conf begins with `include` of the packaged one (pgpool-II has it since
+4.3; a later line wins): nothing that pgpool2 owns is edited, so no upgrade of it asks anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+import jinja2
+
+from . import key as keys
+from . import paths, plain, ssh
+from .cluster import DRAIN_SECONDS, Cluster, Node, PostgresqlCluster, Service, Tls
+from .key import ClusterKey, Role
+
+FOLDER = PurePosixPath("/etc/pgpool2/cluster")
+_LEAST_CONNECTIONS = 100
+_OWN_CONNECTIONS = 20
+"""For superusers, health checks, agents and administrators, beside those that pgpool-II keeps for clients."""
+PROGRAMS = PurePosixPath("/usr/lib/pgpool2-cluster")
+MACHINE_TLS = Tls("/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key", None)
+"""What ssl-cert makes for every Debian machine; the postgres user is in its group."""
+
+BEGIN = "# BEGIN pgpool2-cluster: written by pgpoolctl apply"
+END = "# END pgpool2-cluster"
+
+STUBS = {
+    "recovery_1st_stage": "recovery-1st-stage",
+    "recovery_2nd_stage": "recovery-2nd-stage",
+    "pgpool_remote_start": "pgpool-remote-start",
+}
+"""Names in the data directory, where pgpool_recovery looks for them, and the programs behind them."""
+
+
+class Share(StrEnum):
+    """How much of a file is the cluster's."""
+
+    WHOLE = "whole"
+    BLOCK = "block"
+    """A block between two comments at the top, where the first match wins."""
+    ENTRIES = "entries"
+    """The lines of some names, as in pool_passwd, where other names are users'."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, or the cluster's share of it, as it is to be; repr() shows no content."""
+
+    path: PurePosixPath
+    content: bytes
+    owner: str
+    group: str
+    mode: int
+    share: Share = Share.WHOLE
+
+    def __repr__(self) -> str:
+        return f"File({self.path}, {len(self.content)} bytes, {self.owner}:{self.group} {self.mode:04o}, {self.share})"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PgpoolVersion:
+    """Version of pgpool-II without its patch level, which renames nothing: 4.6."""
+
+    major: int
+    minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Facts of the machine that configuration is rendered for.
+
+    `interface` is the one that has the node's address; `host_key` the text of ssh_host_ed25519_key.pub.
+    `standbys_came`: as many standbys as `synchronous` asks for have been there once. Until then a commit would wait for
+    them without end, also those of the applications that were there before the cluster.
+    """
+
+    postgresql: PostgresqlCluster
+    pgpool: PgpoolVersion
+    data_directory: str
+    interface: str
+    host_key: str
+    standbys_came: bool = True
+    home: str = "/var/lib/postgresql"
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterNames:
+    """What pgpool-II calls things in one version; an empty name means that it has no such parameter."""
+
+    sockets: str
+    state: str
+    delegate: str
+    recovery_database: str
+    watchdog_addresses: bool
+    pcp_log: bool
+
+    @classmethod
+    def of(cls, version: PgpoolVersion) -> ParameterNames:
+        """Return the names of `version` (src/config/pool_config_variables.c of 4.3.5, 4.6.1 and 4.7.2)."""
+        since_44 = version >= PgpoolVersion(4, 4)
+        since_47 = version >= PgpoolVersion(4, 7)
+        return cls(
+            sockets="unix_socket_directories" if since_44 else "socket_dir",
+            state="work_dir" if since_47 else "logdir",
+            delegate="delegate_ip" if since_44 else "delegate_IP",
+            recovery_database="recovery_database" if since_47 else "",
+            watchdog_addresses=since_47,
+            pcp_log=version >= PgpoolVersion(4, 5),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    node: Node
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A template with where its result goes."""
+
+    template: str
+    path: PurePosixPath
+    owner: str
+    group: str
+    mode: int
+    share: Share = Share.WHOLE
+
+
+def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templates: Path) -> tuple[File, ...]:
+    """Return the files of `node`, sorted by path: those of pgpool-II, of PostgreSQL, or both, as it runs them."""
+    values = _values(cluster, key, node, server)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - configuration files, no HTML; all values are plain
+    )
+    files = [
+        File(plan.path, environment.get_template(plan.template).render(values).encode(), plan.owner, plan.group,
+             plan.mode, plan.share)
+        for plan in _plans(node, server)
+    ]  # fmt: skip
+    if Service.PGPOOL in node.runs:
+        number = f"{cluster.pgpools.index(node)}\n".encode()
+        files.append(File(FOLDER / "pgpool_node_id", number, "root", "root", 0o644))
+        files.append(_secret(PurePosixPath(server.home) / ".pgpoolkey", f"{key.pool_key}\n"))
+    if Service.POSTGRESQL in node.runs:
+        stub = environment.get_template("recovery-stub.j2")
+        for name, program in STUBS.items():
+            content = stub.render(values, program=program).encode()
+            files.append(File(PurePosixPath(server.data_directory) / name, content, "postgres", "postgres", 0o700))
+    files.append(_secret(FOLDER / "ssh_key", ssh.user_key(key, node).private_file))
+    files.append(File(PurePosixPath(paths.FINGERPRINT), f"{key.fingerprint}\n".encode(), "root", "root", 0o644))
+    certificate = ssh.host_certificate(key, node, server.host_key).encode()
+    files.append(File(FOLDER / "ssh_host_ed25519_key-cert.pub", certificate, "root", "root", 0o644))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def key_of_roles(sql: str) -> str:
+    """Return the fingerprint of the cluster key that roles.sql was rendered with; "" if an older version wrote it."""
+    match = re.search(r"^-- Key: ([0-9a-f]+)$", sql, re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _secret(path: PurePosixPath, text: str) -> File:
+    return File(path, text.encode(), "postgres", "postgres", 0o600)
+
+
+def _plans(node: Node, server: Server) -> list[_Plan]:
+    home = PurePosixPath(server.home)
+    plans = [
+        _Plan("pgpass.j2", home / ".pgpass", "postgres", "postgres", 0o600, Share.BLOCK),
+        _Plan("authorized_keys.j2", home / ".ssh" / "authorized_keys", "postgres", "postgres", 0o600, Share.BLOCK),
+        _Plan("known_hosts.j2", FOLDER / "known_hosts", "root", "root", 0o644),
+        _Plan("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
+        _Plan("sshd.conf.j2", PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf"), "root", "root", 0o644),
+    ]
+    if Service.PGPOOL in node.runs:
+        unit = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
+        plans += [
+            _Plan("pgpool.conf.j2", FOLDER / "pgpool.conf", "root", "postgres", 0o640),
+            _Plan("pool_hba.conf.j2", FOLDER / "pool_hba.conf", "root", "postgres", 0o640),
+            _Plan("pcp.conf.j2", FOLDER / "pcp.conf", "root", "postgres", 0o640),
+            _Plan("pool_passwd.j2", FOLDER / "pool_passwd", "postgres", "postgres", 0o600, Share.ENTRIES),
+            _Plan("pcppass.j2", home / ".pcppass", "postgres", "postgres", 0o600, Share.BLOCK),
+            _Plan("pg_service.conf.j2", FOLDER / "pg_service.conf", "root", "root", 0o644),
+            _Plan("peers.nft.j2", FOLDER / "peers.nft", "root", "root", 0o644),
+            _Plan("pgpool2.service.j2", unit, "root", "root", 0o644),
+        ]
+    if Service.POSTGRESQL in node.runs:
+        etc = PurePosixPath("/etc/postgresql") / str(server.postgresql.major) / server.postgresql.name
+        plans += [
+            _Plan("postgresql.conf.j2", etc / "conf.d" / "pgpool2-cluster.conf", "postgres", "postgres", 0o644),
+            _Plan("roles.sql.j2", FOLDER / "roles.sql", "postgres", "postgres", 0o600),
+            _Plan("pg_hba.conf.j2", etc / "pg_hba.conf", "postgres", "postgres", 0o640, Share.BLOCK),
+        ]
+    return plans
+
+
+def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> dict[str, object]:
+    """Return what the templates may name."""
+    return {
+        "cluster": cluster,
+        "key": key,
+        "node": node,
+        "server": server,
+        "names": ParameterNames.of(server.pgpool),
+        "tls": cluster.tls or MACHINE_TLS,
+        "listen": _listen(cluster),
+        "clients": _clients(cluster),
+        "drain_seconds": DRAIN_SECONDS,
+        "connections": max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS),
+        "peers": [peer.hosts for peer in cluster.nodes],
+        "pgpools": _pgpool_hosts(cluster),
+        "peer_rules": [_nft_match(peer) for peer in cluster.nodes if peer != node],
+        "standbys": ", ".join(f'"{peer.name}"' for peer in cluster.databases),
+        "users": [_Peer(peer, ssh.user_key(key, peer).public_line) for peer in cluster.nodes if peer != node],
+        "authority": ssh.host_authority(key).public_line,
+        "role": Role,
+        "roles": [role.value for role in Role],
+        "pcp_user": keys.PCP_USER,
+        "pcp_entry": keys.pcp_conf_entry(key.pcp_password),
+        "home": server.home,
+        "folder": FOLDER,
+        "programs": PROGRAMS,
+    }
+
+
+def _listen(cluster: Cluster) -> str:
+    """Return listen_addresses: pgpool-II 4.3 takes one word, and ends where IPv6 is off and `*` wants it."""
+    addresses = [plain.address(node.address) for node in cluster.nodes]
+    versions = {0 if address is None else address.version for address in addresses}
+    versions |= {client.version for client in cluster.clients}
+    return "0.0.0.0" if versions == {4} else "*"  # noqa: S104 - pool_hba.conf decides
+
+
+def _clients(cluster: Cluster) -> list[str]:
+    """Return the address column of pool_hba.conf: the nodes always, since pgpool-IIs ask each other."""
+    return list(dict.fromkeys([*(node.hosts for node in cluster.nodes), *map(str, cluster.clients)]))
+
+
+def _pgpool_hosts(cluster: Cluster) -> list[str]:
+    """Return where a pgpool-II's connections come from."""
+    hosts = [node.hosts for node in cluster.pgpools]
+    if cluster.virtual_ip is not None:
+        hosts.append(f"{cluster.virtual_ip.ip}/{cluster.virtual_ip.max_prefixlen}")
+    return hosts
+
+
+def _nft_match(node: Node) -> str:
+    address = plain.address(node.address)
+    family = "ip6" if address is not None and address.version == 6 else "ip"
+    return f"{family} saddr {node.address}"
+
+
+def merged(existing: str, file: File) -> str:
+    """Return the whole text of a file in which `existing` is there and the cluster's share is to be as in `file`."""
+    if file.share is Share.WHOLE:
+        return file.content.decode()
+    if file.share is Share.BLOCK:
+        return "\n".join([BEGIN, file.content.decode().rstrip("\n"), END, ""]) + without_block(existing)
+    return _with_entries(existing, file.content.decode())
+
+
+def without_block(existing: str) -> str:
+    """Return `existing` without the cluster's block; all other bytes stay. A block without its end is left alone."""
+    begin = existing.find(BEGIN + "\n")
+    end = existing.find(END + "\n", begin)
+    if begin < 0 or end < 0:
+        return existing
+    return existing[:begin] + existing[end + len(END) + 1 :]
+
+
+def without_entries(existing: str, names: Iterable[str]) -> str:
+    """Return the lines of `existing` that are not of one of `names`."""
+    gone = set(names)
+    return "".join(line for line in existing.splitlines(keepends=True) if line.split(":", 1)[0] not in gone)
+
+
+def _with_entries(existing: str, ours: str) -> str:
+    others = without_entries(existing, (line.split(":", 1)[0] for line in ours.splitlines()))
+    return ours + others

@@ -1,0 +1,308 @@
+"""Making this node a standby of another one: by a base backup, or by pg_rewind where that is enough.
+
+The record says `copying` from before the first file is touched until the standby runs: whoever looks in between, after
+whatever crash, knows that the data directory is not to be trusted, and begins again with a base backup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from . import archive, files, paths, units
+from . import postgresql as pg
+from .cluster import Node
+from .errors import ClusterError, OperationError, ServerError
+from .facts import Postgresql
+from .key import Role
+from .node import Here, log, sql_errors
+from .server import HOME, Instance
+
+Report = Callable[[str], None]
+_STREAM_SECONDS = 30.0
+_WRITE_SECONDS = 0.3
+_REWINDS_ITSELF = 15
+"""The first major whose pg_rewind ends a crashed server's recovery with a configuration file outside of its data."""
+
+
+def clone(here: Here, source: str, report: Report, *, member: bool = True) -> None:
+    """Replace this node's data by a copy of `source`'s, and start it as its standby, which makes it a `member`.
+
+    Nothing is removed before the source has answered and the copy is known to fit on the disk.
+    """
+    database, upstream = here.server, here.cluster.named(source)
+    instance = database.instance
+    spaces = _look_at_source(here, upstream)
+    _stop_server(here)
+    here.remember(copying=source)
+    report(f"copying {source}")
+    waldir = _empty(instance, spaces)
+    command = [
+        instance.program("pg_basebackup"), "--pgdata", str(instance.data), "--dbname", _dsn(upstream, Role.REPLICATION),
+        "--checkpoint=fast", "--wal-method=stream", f"--slot={here.me.slot}", "--progress", "--no-password",
+        "--no-sync", *([f"--waldir={waldir}"] if waldir else []),
+    ]  # fmt: skip
+    with _writing_through(instance.data):
+        _run(command, report)
+    _begin(here, source, report, member=member)
+
+
+@contextlib.contextmanager
+def _writing_through(data: Path) -> Iterator[None]:
+    """Have the kernel write what is copied while it is copied.
+
+    PostgreSQL writes all through before it starts to recover a copy (SyncDataDirectory() in StartupXLOG(), 13 to 18),
+    so pg_basebackup need not do so at its end, too; here, little is left for that.
+    """
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(_WRITE_SECONDS):
+            subprocess.run(["sync", "--file-system", str(data)], check=False, capture_output=True)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def rejoin(here: Here, source: str, report: Report) -> None:
+    """Bring this node back as a standby of `source`, by pg_rewind where that is enough, else by a base backup."""
+    if _rewindable(here):
+        try:
+            _rewind(here, source, report)
+        except ClusterError as error:
+            report(f"pg_rewind is not enough: {error.message}")
+        else:
+            return
+    clone(here, source, report)
+
+
+def _rewindable(here: Here) -> bool:
+    control = pg.control_data(here.server.instance)
+    system = int(control.get("Database system identifier", "0"))
+    whole = not here.record.copying and system == here.record.system
+    return whole and here.server.instance.name.major >= _REWINDS_ITSELF
+
+
+def _rewind(here: Here, source: str, report: Report) -> None:
+    database, upstream = here.server, here.cluster.named(source)
+    instance = database.instance
+    _look_at_source(here, upstream, checkpoint=True)
+    _stop_server(here)
+    here.remember(copying=source)
+    report(f"rewinding to where {source} went on")
+    (instance.data / "standby.signal").unlink(missing_ok=True)  # the server's own recovery is to end, for pg_rewind
+    command = [
+        instance.program("pg_rewind"), "--target-pgdata", str(instance.data), "--progress",
+        "--source-server", _dsn(upstream, Role.RECOVERY) + " dbname=postgres",
+        "--config-file", str(instance.configuration / "postgresql.conf"),
+    ]  # fmt: skip
+    _run(command, report)
+    _begin(here, source, report)
+
+
+def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> dict[Path, int]:
+    """Return the source's tablespaces with their sizes in bytes; raises OperationError if it cannot be copied from.
+
+    `checkpoint`: pg_rewind before 16 finds the source's new timeline in its control file only after one (pg_rewind(1)).
+    """
+    hint = f"psql 'host={upstream.address} port={upstream.port} user={Role.REPLICATION}' as postgres shows more"
+    try:
+        connection = psycopg2.connect(_dsn(upstream, Role.RECOVERY) + " dbname=postgres")
+    except psycopg2.Error as error:
+        raise OperationError(f"{upstream.name} cannot be copied from: {str(error).strip()}", hint=hint) from error
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            major = connection.server_version // 10000
+            if major != here.server.instance.name.major:
+                raise OperationError(
+                    f"{upstream.name} runs PostgreSQL {major}, this node {here.server.instance.name}",
+                    hint=f"apt install postgresql-{major} here, and postgresql: {major}/main in cluster.yml",
+                )
+            if checkpoint:
+                cursor.execute("CHECKPOINT")
+            cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (here.me.slot,))
+            if cursor.fetchone() is None:
+                cursor.execute("SELECT pg_create_physical_replication_slot(%s, true)", (here.me.slot,))
+            cursor.execute("SELECT pg_tablespace_location(oid), pg_tablespace_size(oid) FROM pg_tablespace")
+            sizes = {Path(place) if place else here.server.instance.data: int(size) for place, size in _summed(cursor)}
+    except psycopg2.Error as error:
+        raise OperationError(f"{upstream.name} cannot be copied from: {str(error).strip()}", hint=hint) from error
+    finally:
+        connection.close()
+    _check_space(sizes)
+    return {place: size for place, size in sizes.items() if place != here.server.instance.data}
+
+
+def refusal(upstream: Node) -> str:
+    """Return why a node's PostgreSQL does not let this one in as it must to be copied from, "" if it does."""
+    try:
+        psycopg2.connect(_dsn(upstream, Role.RECOVERY) + " dbname=postgres").close()
+    except psycopg2.Error as error:
+        return str(error).strip().splitlines()[-1]
+    return ""
+
+
+def _summed(cursor: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - psycopg2 has no types
+    sizes: dict[str, int] = {}
+    for place, size in cursor.fetchall():
+        sizes[place] = sizes.get(place, 0) + size
+    return list(sizes.items())
+
+
+def _check_space(sizes: dict[Path, int]) -> None:
+    """Raise ServerError where a copy would not fit beside what is removed for it."""
+    for place, size in sizes.items():
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(there).free + _size_of(place)
+        if free < size:
+            raise ServerError(
+                f"{place}: the copy needs {size >> 20} MB, and {free >> 20} MB are free", hint="free space on that disk"
+            )
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(Path(root, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def _stop_server(here: Here) -> None:
+    database = here.server
+    facts = here.look()
+    if facts.postgresql is Postgresql.ABSENT:
+        state = units.state(database.instance.unit)
+        if state.active not in ("inactive", "failed"):
+            _stop_unit(here)
+        return
+    if facts.postgresql in (Postgresql.UP, Postgresql.STARTING) or (database.instance.data / "postmaster.pid").exists():
+        _stop_unit(here)
+
+
+def _stop_unit(here: Here) -> None:
+    pg.stop(here.server)
+    here.forget_looks()
+
+
+def _empty(instance: Instance, spaces: dict[Path, int]) -> str:
+    """Empty the data directory and what a tablespace would get; return where WAL is if that is another disk."""
+    data = instance.data
+    wal = data / "pg_wal"
+    waldir = str(wal.resolve()) if wal.is_symlink() else ""
+    old = [link.resolve() for link in (data / "pg_tblspc").glob("*") if link.is_symlink()]
+    hint = f"install -d -o postgres -g postgres -m 0700 {data}"
+    try:
+        for place in {*spaces, *old}:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for version in place.glob(f"PG_{instance.name.major}_*"):
+                shutil.rmtree(version)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in [data, *([Path(waldir)] if waldir else [])]:
+            for entry in sorted(folder.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        data.chmod(0o700)
+    except OSError as error:
+        raise ServerError(f"{error.filename}: {error.strerror}", hint=hint) from error
+    return waldir
+
+
+def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> None:
+    """Start what was copied as a standby of `source`, and wait until it streams."""
+    instance = here.server.instance
+    if here.cluster.archives(here.me):
+        archive.clear(paths.ARCHIVE)
+    text = pg.conninfo(here.cluster, here.me.name, source)
+    (instance.data / "standby.signal").touch(mode=0o600)
+    with (instance.data / "postgresql.auto.conf").open("a", encoding="utf-8") as stream:
+        stream.write(f"primary_conninfo = '{text}'\n")
+        if not here.cluster.mode.streams:
+            stream.write(f"primary_slot_name = '{here.me.slot}'\n")
+            stream.write("restore_command = ''\n")  # it would be asked for what nobody has, at half a second each
+        stream.flush()
+        os.fsync(stream.fileno())
+    files.sync_folder(instance.data)  # all else is written through by pg_rewind, or by PostgreSQL at its start
+    report("starting it as a standby")
+    here.starting = True
+    try:
+        pg.start(here.server, seconds=300)
+    finally:
+        here.starting = False
+    await_streaming(here, source)
+    system = int(sql_errors(lambda: here.server.query("SELECT system_identifier FROM pg_control_system()"))[0][0])
+    here.remember(system=system, copying="" if member else source)
+    log(f"this node is a standby of {source}")
+
+
+def await_streaming(here: Here, source: str) -> None:
+    """Wait until this node's standby receives from `source`; raises OperationError with the server's own reason."""
+    deadline = time.monotonic() + _STREAM_SECONDS
+    while time.monotonic() < deadline:
+        here.forget_looks()
+        facts = here.look()
+        if facts.standby and facts.streaming and facts.follows == source:
+            return
+        time.sleep(0.05)
+    reason = pg.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
+    raise OperationError(f"it does not receive from {source}: {reason}", hint=f"pgpoolctl recover {here.me.name}")
+
+
+def _dsn(upstream: Node, role: Role) -> str:
+    return (
+        f"host={upstream.address} port={upstream.port} user={role} passfile={HOME}/.pgpass sslmode=require "
+        f"connect_timeout=5 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000 "
+        f"application_name=pgpoolctl"
+    )
+
+
+_PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")
+
+
+def _run(command: Sequence[str], report: Report) -> None:
+    """Run a program of PostgreSQL and report how far it is; raises OperationError with its own reason."""
+    name = Path(command[0]).name
+    reason, said = "", ""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "LC_ALL": "C"}, cwd="/",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        for line in process.stdout:  # text mode reads \r as an end of line
+            match = _PROGRESS.match(line)
+            if match:
+                if _in_words(match) != said:
+                    said = _in_words(match)
+                    report(said)
+            elif line.strip():
+                log(f"{name}: {line.strip()}")
+                reason = line.strip()
+    if process.returncode != 0:
+        why = reason.split(": error: ")[-1] or f"exit status {process.returncode}"
+        raise OperationError(f"{name}: {why}", hint="the same command begins it again")
+
+
+def _in_words(match: re.Match[str]) -> str:
+    done, total, percent = (int(group) for group in match.groups())
+    return f"{done * 1024} of {total * 1024} bytes ({min(percent, 100)} %)"

@@ -1,0 +1,363 @@
+"""Facts in, actions out: what a node has to do so that the cluster is as cluster.yml wants it.
+
+`decide` serves first install, boot, the time after a failover and the return of a failed node; `failover` answers
+pgpool-II's failover_command. Both are pure. docs/explanation/decide.md has the rules in words. For any facts:
+
+- no action makes a node writable while another one that is seen is writable, or without a majority of nodes in sight;
+- data is only replaced on a node that is no member and holds no database, or that holds half a copy;
+- deciding again after the actions asks for nothing that changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import native
+from .actions import (
+    Action,
+    Attach,
+    Clone,
+    CreateSlots,
+    Detach,
+    Dismiss,
+    Follow,
+    Found,
+    Lead,
+    Promote,
+    Refuse,
+    Rejoin,
+    Start,
+    StartPgpool,
+    Stop,
+    Wait,
+)
+from .cluster import Cluster, Node, Service
+from .facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .situation import (
+    Actions,
+    Policy,
+    Situation,
+    latest_term,
+    leading_pgpools,
+    leads,
+    rank,
+    rightful_primary,
+)
+
+
+def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | None = None) -> Actions:
+    """Return what node `me` is to do, in order; () if all is well.
+
+    `facts` are as `me` sees them, its own among them. Actions concern `me`; only Attach and Detach, which the leading
+    pgpool-II's node is given, name others.
+    """
+    primary = rightful_primary(cluster, facts)
+    situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
+    database = _database(situation) if Service.POSTGRESQL in me.runs else ()
+    pooler = _pooler(situation) if Service.PGPOOL in me.runs else ()
+    return database + pooler
+
+
+def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
+    """Return the actions without those that take a node away from clients, unless `again` decides them, too.
+
+    The nodes hear of a new term one after the other, so one look may find some that know it and some that do not.
+    """
+    if not any(isinstance(action, Detach | Dismiss) for action in actions):
+        return actions
+    second = again()
+    return tuple(action for action in actions if action in second or not isinstance(action, Detach | Dismiss))
+
+
+def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
+    """Return the standby that has received most, by timeline and WAL position; of equals the first in cluster.yml.
+
+    pgpool-II would take the lowest id; with quorum commit only the most advanced one has every acknowledged commit.
+    """
+    standbys = [
+        member
+        for member in facts.members(cluster)
+        if member.standby and not member.half_copied and member.timeline is not None and member.position is not None
+    ]
+    return max(standbys, key=rank, default=None)  # of equals, max() takes the first
+
+
+def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
+    """Return what to do about `failed`, which pgpool-II gave up; () if it was no primary."""
+    if not cluster.mode.streams:
+        return native.dismissal(cluster, facts, failed.name)
+    primary = rightful_primary(cluster, facts)
+    if primary is not None:
+        return (Attach(failed.name),) if primary.node == failed.name else ()
+    if facts.of(failed.name).reachable and facts.of(failed.name).postgresql is Postgresql.STARTING:
+        return (Wait(failed.name, "its PostgreSQL is being restarted"),)
+    return _promotion(cluster, facts, failed.name)
+
+
+def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
+    """Return how a standby takes the place of `failed`, or why none does."""
+    writable = [member.node for member in facts.members(cluster) if member.writable]
+    if writable:
+        return (Wait(writable[0], "it still takes writes; it has to stop first"),)
+    best = choose_new_primary(cluster, facts)
+    if best is None:
+        return (Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node"),)
+    if not facts.majority(cluster):
+        return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
+    unseen = _unseen_standbys(cluster, facts, failed)
+    if 0 < cluster.synchronous <= len(unseen):
+        reason = f"a commit may be on {', '.join(unseen)} alone, which does not answer"
+        return (Refuse(best.node, reason, "bring it back; then the failover goes on by itself"),)
+    if any(other.promoting for other in facts.members(cluster) if other.node != best.node):
+        return (Wait(best.node, "another node is being promoted"),)
+    siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
+    follows = tuple(Follow(other.node, best.node) for other in siblings if contains(best, other))
+    return (Promote(best.node, latest_term(cluster, facts) + 1), *follows)
+
+
+def _unseen_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
+    """Return the standbys that do not answer, those left out that pgpool-II had given up before."""
+    given_up = {
+        name
+        for pgpool in leading_pgpools(cluster, facts)
+        for name, state in pgpool.backends.items()
+        if state is BackendState.DOWN
+    }
+    names = [node.name for node in cluster.databases if node.name != failed]
+    return [name for name in names if not facts.of(name).up and name not in given_up]
+
+
+# PostgreSQL of a node
+
+
+def _database(situation: Situation) -> Actions:
+    mine = situation.mine
+    if mine.half_copied:
+        return _finish_copy(situation)
+    if not mine.member:
+        return _join(situation) if situation.others else _begin(situation)
+    if mine.postgresql is Postgresql.ABSENT:
+        return situation.await_recovery("its data directory is gone")
+    if mine.postgresql in _NOT_NOW:
+        return situation.wait(_NOT_NOW[mine.postgresql])
+    return _streaming(situation) if situation.cluster.mode.streams else native.replica(situation)
+
+
+_NOT_NOW = {
+    Postgresql.STOPPED: "an administrator stopped its PostgreSQL: systemctl start postgresql",
+    Postgresql.STARTING: "its PostgreSQL is starting",
+}
+
+
+def _streaming(situation: Situation) -> Actions:
+    mine = situation.mine
+    if mine.postgresql is Postgresql.DOWN:
+        return _boot_standby(situation) if mine.standby_signal else _boot_primary(situation)
+    return _serve(situation) if mine.writable else _stand_by(situation)
+
+
+def _finish_copy(situation: Situation) -> Actions:
+    if not situation.cluster.mode.streams:
+        return native.rebuild(situation)
+    source = situation.source
+    if source is None:
+        return situation.wait("half a copy is there, and no node to copy from is in sight")
+    return (Clone(situation.name, source.node),)
+
+
+def _join(situation: Situation) -> Actions:
+    """Return how a node that is no member becomes one of a cluster that exists."""
+    mine, source = situation.mine, situation.source
+    if mine.postgresql is not Postgresql.ABSENT:
+        if mine.databases is None:
+            return _look_inside(situation)
+        if mine.databases:
+            return _keep(situation)
+    if not situation.cluster.mode.streams:
+        return native.rebuild(situation)
+    if source is None:
+        return situation.wait("no node to copy from is in sight")
+    return (Clone(situation.name, source.node),)
+
+
+def _begin(situation: Situation) -> Actions:
+    """Return how a cluster begins: its first node keeps what it has, the others wait for it."""
+    mine, first = situation.mine, situation.cluster.databases[0]
+    if situation.me == first:
+        return _found(situation)
+    if mine.postgresql is not Postgresql.ABSENT and mine.databases:
+        return _keep(situation)
+    return situation.wait(f"{first.name} has not begun the cluster yet")
+
+
+def _found(situation: Situation) -> Actions:
+    mine = situation.mine
+    if mine.postgresql is Postgresql.ABSENT:
+        hint = "pg_createcluster makes one, or install postgresql"
+        return (Refuse(situation.name, "it has no PostgreSQL cluster to begin with", hint),)
+    if not mine.up:
+        return _look_inside(situation)
+    if mine.in_recovery:
+        hint = "promote it, or put another node first in cluster.yml"
+        return (Refuse(situation.name, "its PostgreSQL is a standby of something else", hint),)
+    if not situation.majority:
+        return situation.wait("too few nodes answer to know that there is no cluster yet")
+    return (Found(situation.name),)
+
+
+def _look_inside(situation: Situation) -> Actions:
+    """Start a PostgreSQL of its own, which nobody else knows, to see what it holds."""
+    if situation.mine.postgresql is Postgresql.DOWN:
+        return (Start(situation.name),)
+    return situation.wait("its PostgreSQL is not running, so what it holds is unknown: systemctl start postgresql")
+
+
+def _keep(situation: Situation) -> Actions:
+    names = ", ".join(situation.mine.databases or ())
+    hint = (
+        f"to keep them, put {situation.name} first in cluster.yml before the cluster begins, or pg_dump them; to give "
+        f"them up, drop them; then it joins by itself"
+    )
+    return (Refuse(situation.name, f"it holds databases that nobody else has: {names}", hint),)
+
+
+def _serve(situation: Situation) -> Actions:
+    """A writable node: it goes on if it is the right one, else it stops before more writes are lost."""
+    mine, primary = situation.mine, situation.primary
+    if mine.timeline is None:
+        return situation.wait("its timeline is unknown")
+    if primary is None:
+        return (Stop(situation.name, "a later primary was promoted while it was away"),)
+    if primary is not mine:
+        return (Stop(situation.name, f"{primary.node} is the primary"),)
+    latest = situation.latest
+    lead: Actions = (Lead(situation.name, latest + 1),) if mine.led < latest else ()
+    wanted = (node.slot for node in situation.cluster.databases if node != situation.me)
+    missing = tuple(slot for slot in wanted if slot not in mine.slots)
+    return (*lead, CreateSlots(situation.name, missing)) if missing else lead
+
+
+def _stand_by(situation: Situation) -> Actions:
+    """A running standby: it follows the primary, or takes its place."""
+    mine, primary = situation.mine, situation.primary
+    if primary is None:
+        return _succeed(situation)
+    if mine.follows == primary.node and mine.streaming:
+        return ()
+    fits = contains(primary, mine)
+    if fits is False:
+        return situation.await_recovery(f"its data has diverged from that of {primary.node}")
+    if mine.follows == primary.node or fits is None:
+        return situation.wait(f"it is not receiving from {primary.node} yet")
+    return (Follow(situation.name, primary.node),)
+
+
+def _succeed(situation: Situation) -> Actions:
+    """No primary in sight: promote, where pgpool-II's failover came to nothing and this is the node to take over."""
+    mine, latest = situation.mine, situation.latest
+    leaders = [other for other in situation.others if other.led >= latest]
+    gone = (Postgresql.STOPPED, Postgresql.ABSENT)
+    if any(leader.postgresql not in gone and not leader.half_copied for leader in leaders):
+        return situation.wait(f"{leaders[0].node}, the primary, is coming back")
+    if not leaders and not _given_up(situation, mine.follows):
+        return situation.wait(f"{mine.follows or 'the primary'} is out of sight, and no quorum has given it up")
+    failed = leaders[0].node if leaders else mine.follows or ""
+    planned = _promotion(situation.cluster, situation.facts, failed)
+    own = tuple(action for action in planned if action.node == situation.name and not isinstance(action, Follow))
+    return own or situation.wait("another standby takes over")
+
+
+def _given_up(situation: Situation, name: str | None) -> bool:
+    pgpools = leading_pgpools(situation.cluster, situation.facts)
+    return any(name is not None and pgpool.backends.get(name) is BackendState.DOWN for pgpool in pgpools)
+
+
+def _boot_standby(situation: Situation) -> Actions:
+    primary = situation.primary
+    if primary is not None and contains(primary, situation.mine) is False:
+        return situation.await_recovery(f"its data has diverged from that of {primary.node}")
+    return (Start(situation.name),)  # read-only, so nothing can go wrong
+
+
+def _boot_primary(situation: Situation) -> Actions:
+    """A server that was a primary when it ended: it may be one again only if nobody took its place."""
+    primary = situation.primary
+    if primary is not None:
+        if situation.policy.automatic_return or contains(primary, situation.mine):
+            return (Rejoin(situation.name, primary.node),)  # stopped in order, as at a reboot: nothing can be lost
+        return situation.await_recovery(f"{primary.node} became the primary while it was away")
+    if not situation.majority:
+        return situation.wait("too few nodes answer to know whether another one took its place")
+    return _claim(situation)
+
+
+def _claim(situation: Situation) -> Actions:
+    """With a majority in sight and no primary: start as the primary, unless another node's claim is better."""
+    mine = situation.mine
+    if any(other.promoting for other in situation.others):
+        return situation.wait("another node is being promoted")
+    if mine.led < situation.latest:
+        return situation.await_recovery("a later primary was promoted while it was away")
+    if any(_goes_before(other, mine) for other in situation.others):
+        return situation.await_recovery("another node has a later state of the data")
+    return (Start(situation.name),)
+
+
+def _goes_before(other: NodeFacts, mine: NodeFacts) -> bool:
+    """Tell whether `other` rules out that `mine` comes up as the primary."""
+    if (other.timeline or 0) != (mine.timeline or 0):
+        return (other.timeline or 0) > (mine.timeline or 0)
+    if other.standby or other.standby_signal:
+        return None not in (other.position, mine.position) and contains(mine, other) is False
+    return other.led >= mine.led and _order(other) > _order(mine)
+
+
+def _order(member: NodeFacts) -> tuple[int, str]:
+    return member.position.bytes if member.position else 0, member.node
+
+
+# pgpool-II of a node
+
+
+def _pooler(situation: Situation) -> Actions:
+    """Start pgpool-II once there is something to serve; the leader then keeps its view right."""
+    pgpool = situation.mine.pgpool
+    serving = situation.primary is not None
+    if pgpool is None:
+        if serving and not situation.cluster.mode.streams and (late := native.late(situation)):
+            return situation.wait(f"{', '.join(late)} may be booting; pgpool-II would give it up")
+        return (StartPgpool(situation.name),) if serving else ()
+    if not serving or not leads(pgpool):
+        return ()
+    if not situation.cluster.mode.streams:
+        return native.beliefs(situation, pgpool)
+    detached: list[Action] = []
+    attached: list[Action] = []
+    for node in situation.cluster.databases:
+        found, believed = situation.facts.of(node.name), pgpool.backends.get(node.name)
+        wrong = _wrong(situation, found)
+        if believed is BackendState.UP and wrong:
+            detached.append(Detach(node.name, wrong))
+        if believed in (BackendState.DOWN, BackendState.UNUSED) and _right(situation, found):
+            attached.append(Attach(node.name))
+    return (*detached, *attached)
+
+
+def _right(situation: Situation, found: NodeFacts) -> bool:
+    """Tell whether clients may be sent to the node: the primary, or a standby that receives from it."""
+    primary = situation.primary
+    if primary is None or not found.member or found.half_copied or not found.up:
+        return False
+    if found.held and found is not primary:
+        return False
+    return found is primary or (found.standby and found.streaming and found.follows == primary.node)
+
+
+def _wrong(situation: Situation, found: NodeFacts) -> str:
+    """Return why clients must not be sent to a node that answers; empty if they may."""
+    primary = situation.primary
+    if primary is None or not found.up or found is primary or _right(situation, found):
+        return ""
+    if found.writable:
+        return f"it takes writes, and {primary.node} is the primary"
+    return f"its data has diverged from that of {primary.node}" if contains(primary, found) is False else ""

@@ -1,0 +1,212 @@
+"""What a look at every node finds: the input of `decide`, as data.
+
+A fact that could not be found out is None; nothing here is a guess. Times are not part of it: whoever looks decides how
+long "now" lasts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .archive import Usage
+from .cluster import Cluster
+
+_PAGE = 8192
+_PAGE_HEADER = 24
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lsn:
+    """A place in the write-ahead log, in bytes."""
+
+    bytes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Lsn:
+        """Read `0/3000060`, as PostgreSQL writes pg_lsn; raises ValueError."""
+        if not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+            raise ValueError(f"no WAL position: {text!r}")
+        high, low = text.split("/")
+        return cls((int(high, 16) << 32) + int(low, 16))
+
+    def after_record(self, length: int) -> Lsn:
+        """Return where a record that begins here ends, as a standby's pg_last_wal_receive_lsn() has it.
+
+        Records are aligned to 8 bytes; where one goes on on another page, that page's header lies in between (24 bytes;
+        src/include/access/xlog_internal.h). For records that are shorter than a page.
+        """
+        size = -(-length // 8) * 8
+        return Lsn(self.bytes + size + (_PAGE_HEADER if size > _PAGE - self.bytes % _PAGE else 0))
+
+    def __str__(self) -> str:
+        return f"{self.bytes >> 32:X}/{self.bytes & 0xFFFFFFFF:X}"
+
+
+class Postgresql(StrEnum):
+    """State of a node's PostgreSQL server."""
+
+    ABSENT = "absent"
+    """No data directory, or an empty one."""
+    DOWN = "down"
+    STOPPED = "stopped"
+    """Down because an administrator wants it so: the unit was stopped and not started since."""
+    STARTING = "starting"
+    """The unit is on its way up, as in a restart."""
+    UP = "up"
+
+
+class BackendState(StrEnum):
+    """What a pgpool-II believes of a backend."""
+
+    UP = "up"
+    DOWN = "down"
+    UNUSED = "unused"
+
+
+class WatchdogState(StrEnum):
+    """State of a pgpool-II in its watchdog; ALONE where there is none."""
+
+    ALONE = "alone"
+    LEADER = "leader"
+    STANDBY = "standby"
+    OTHER = "other"
+
+
+LEADING = (WatchdogState.ALONE, WatchdogState.LEADER)
+"""The states of the one whose word counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """`timeline` ended at `lsn`: a line of a timeline history file."""
+
+    timeline: int
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class PgpoolFacts:
+    """A running pgpool-II: its place among the others, and what it believes of each database node, by name."""
+
+    watchdog: WatchdogState
+    quorum: bool
+    backends: Mapping[str, BackendState]
+    primary: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One node as it was found.
+
+    `member`: it was founded or cloned as a node of this cluster, and its system identifier is still the one of then.
+    `term`: the number of the latest promotion that it was told of. `led`: the term in which it was made the primary
+    itself, 0 if never; who founds the cluster leads in term 1. A promotion takes the next term and tells it to all
+    nodes in reach, so a primary knows that it was replaced even if its successor is away.
+    `databases`: names of those that PostgreSQL did not come with; None if nobody could look.
+    `standby_signal`: standby.signal is in the data directory.
+    `position`: the end of what it has written or received; None after a crash, when only replay could tell.
+    `replayed`: how far a standby has replayed it. `history`: the timelines before its present one.
+    `follows`: the node that its primary_conninfo names.
+    `slots`: its physical replication slots. `half_copied`: a clone or rewind began and did not end.
+    `promoting`: a failover is about to make it the primary, or a recovery to bring it into service.
+    `held`: an administrator keeps clients off it.
+    `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
+    knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
+    `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
+    """
+
+    node: str
+    reachable: bool = True
+    postgresql: Postgresql = Postgresql.DOWN
+    member: bool = False
+    term: int = 0
+    led: int = 0
+    system: int | None = None
+    databases: tuple[str, ...] | None = None
+    in_recovery: bool = False
+    standby_signal: bool = False
+    timeline: int | None = None
+    position: Lsn | None = None
+    replayed: Lsn | None = None
+    history: tuple[Switch, ...] = ()
+    follows: str | None = None
+    streaming: bool = False
+    slots: frozenset[str] = frozenset()
+    half_copied: bool = False
+    promoting: bool = False
+    pgpool: PgpoolFacts | None = None
+    held: bool = False
+    virtual_ip: bool = False
+    users: int = 0
+    key: str = ""
+    archive: Usage | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether PostgreSQL answers there."""
+        return self.reachable and self.postgresql is Postgresql.UP
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes writes at this moment."""
+        return self.up and not self.in_recovery
+
+    @property
+    def standby(self) -> bool:
+        """Whether it is a running standby."""
+        return self.up and self.in_recovery
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """All nodes as one node sees them; who was not looked at or did not answer is not reachable."""
+
+    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+
+    def of(self, name: str) -> NodeFacts:
+        """Return the facts of a node; it is unreachable if nothing is known."""
+        return self.nodes.get(name) or NodeFacts(name, reachable=False)
+
+    def databases(self, cluster: Cluster) -> tuple[NodeFacts, ...]:
+        """Return the reachable database nodes in the cluster's order."""
+        found = (self.of(node.name) for node in cluster.databases)
+        return tuple(facts for facts in found if facts.reachable)
+
+    def members(self, cluster: Cluster) -> tuple[NodeFacts, ...]:
+        """Return the reachable database nodes that belong to the cluster, in its order."""
+        return tuple(facts for facts in self.databases(cluster) if facts.member)
+
+    def same_key(self, cluster: Cluster, key: str) -> bool:
+        """Tell whether more than half of all nodes answer and have the cluster key with this fingerprint."""
+        found = [self.of(node.name) for node in cluster.nodes]
+        return sum(facts.reachable and facts.key == key for facts in found) >= cluster.majority
+
+    def majority(self, cluster: Cluster) -> bool:
+        """Tell whether more than half of all nodes answer, so that no other part of the cluster can say the same."""
+        return sum(self.of(node.name).reachable for node in cluster.nodes) >= cluster.majority
+
+
+def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
+    """Tell whether all that `target` has written is also in the history of `source`; None if it cannot be told.
+
+    If so, `target` can follow `source` as it stands; if not, it has diverged and needs pg_rewind or a new clone.
+    A running source must have been looked at after the target, or the target may seem ahead.
+    """
+    if None in (source.timeline, source.position, target.timeline, target.position):
+        return None
+    if source.system is None or source.system != target.system:
+        return False
+    if source.timeline == target.timeline and source.history != target.history:
+        return False
+    end = source.position if source.timeline == target.timeline else _end_of(source, target.timeline)
+    if end is None or target.position is None:
+        return False
+    return target.position <= end
+
+
+def _end_of(source: NodeFacts, timeline: int | None) -> Lsn | None:
+    """Return where `timeline` was left by the history that led to `source`; None if it is not part of that."""
+    return next((switch.lsn for switch in source.history if switch.timeline == timeline), None)

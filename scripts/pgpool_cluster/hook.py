@@ -1,0 +1,122 @@
+"""What others call by name: ssh, pgpool-II, PostgreSQL's recovery function, systemd. Thin: the agent does the work.
+
+Somebody waits for each of them, so a module that only some need is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from . import paths, plain
+from .channel import SILENCE, ask, bridge
+from .errors import ClusterError, ExitStatus, UsageError
+
+
+def run(words: list[str]) -> int:
+    """Run one hook with its arguments; raises ClusterError."""
+    name, *rest = words or [""]
+    work = _HOOKS.get(name)
+    if work is None:
+        raise UsageError(f"no hook is called {name!r}", hint="reinstall pgpool2-cluster: the versions differ")
+    return work(rest)
+
+
+def _ssh_command(words: list[str]) -> int:
+    """What a peer's ssh key may do: talk to this node's agent, and read its WAL archive."""
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    if asked.startswith("wal "):
+        from . import archive  # noqa: PLC0415
+
+        return ExitStatus.GOOD if archive.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
+    if asked != "agent" or len(words) != 1 or not plain.is_host_name(words[0]):
+        raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
+    bridge()
+    return ExitStatus.GOOD
+
+
+def _failover(words: list[str]) -> int:
+    """failover_command: %d %m %M %P."""
+    if not words or not words[0].isdigit():
+        raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
+    answer = ask({"do": "failover", "failed": int(words[0])}, seconds=90, progress=_say)
+    for line in answer["actions"]:
+        _say(f"failover: {line}")
+    return ExitStatus.GOOD
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _backend(words: list[str]) -> int:
+    """Return the target's id from pgpool_recovery's arguments: PGDATA host datadir main_port node_id port main_host."""
+    if len(words) < 5 or not words[4].isdigit():
+        hint = "pgpool_recovery of pgpool-II 4.3 or later gives them"
+        raise UsageError("a recovery script has seven arguments", hint=hint)
+    return int(words[4])
+
+
+def _first_stage(words: list[str]) -> int:
+    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this ends."""
+    ask({"do": "first-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    return ExitStatus.GOOD
+
+
+def _second_stage(words: list[str]) -> int:
+    """recovery_2nd_stage, on the main node, while no client writes."""
+    ask({"do": "second-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    return ExitStatus.GOOD
+
+
+def _remote_start(words: list[str]) -> int:
+    """pgpool_remote_start, on the primary: HOST DATADIR of the recovered node."""
+    if not words:
+        raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
+    ask({"do": "start", "host": words[0]}, seconds=300)
+    return ExitStatus.GOOD
+
+
+def _may_start(words: list[str]) -> int:
+    """ExecCondition of postgresql@.service: 0 lets the server start, 1 leaves it stopped without a failure."""
+    if not paths.RECORD.exists() or not paths.CLUSTER_YML.exists():
+        return 0
+    try:
+        answer = ask({"do": "may-start", "instance": words[0]}, seconds=20)
+    except ClusterError:
+        print(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place", flush=True)
+        return 1
+    if not answer["go"]:
+        print(f"PostgreSQL is not started: {answer['why']}", flush=True)
+    return 0 if answer["go"] else 1
+
+
+def _before_pgpool(words: list[str]) -> int:
+    """ExecStartPre of pgpool2.service, as root."""
+    from . import apply  # noqa: PLC0415
+
+    del words
+    apply.before_pgpool()
+    return ExitStatus.GOOD
+
+
+def _control(words: list[str]) -> int:
+    """The control socket's program: one line in, `done` or the reason out."""
+    from . import units  # noqa: PLC0415
+
+    del words
+    print(units.serve_control(sys.stdin.readline().strip()), flush=True)
+    return ExitStatus.GOOD
+
+
+_HOOKS: dict[str, Callable[[list[str]], int]] = {
+    "ssh-command": _ssh_command,
+    "failover": _failover,
+    "recovery-1st-stage": _first_stage,
+    "recovery-2nd-stage": _second_stage,
+    "pgpool-remote-start": _remote_start,
+    "may-start": _may_start,
+    "before-pgpool": _before_pgpool,
+    "control": _control,
+}

@@ -1,0 +1,180 @@
+"""cluster.key: the one secret, and every credential that follows from it.
+
+A credential is HKDF-SHA256 (RFC 5869) of the key, with what it is for as `info`: nodes that hold the same key agree
+without talking, and a credential that leaks tells nothing about the key or another one. docs/explanation/cluster-key.md
+has the labels; changing one changes a password in every cluster there is, hence the version in them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes, padding  # type: ignore[import-not-found,unused-ignore]
+from cryptography.hazmat.primitives.ciphers import (  # type: ignore[import-not-found,unused-ignore]
+    Cipher,
+    algorithms,
+    modes,
+)
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # type: ignore[import-not-found,unused-ignore]
+
+from .errors import UsageError
+
+KEY_BYTES = 32
+_LETTERS = 43  # of 32 bytes in base64 without padding
+SHORTEST = 12
+"""Characters of a key that `generate` did not make."""
+PREFIX = "pgpool2-cluster-key-1:"
+_SCRAM_ITERATIONS = 4096  # PostgreSQL's own (SCRAM_SHA_256_DEFAULT_ITERATIONS)
+_SCRAM_SALT_BYTES = 16
+HINT = "`pgpoolctl key generate` prints a new one; the same line goes to every node"
+
+
+class Role(StrEnum):
+    """The database roles that the cluster itself logs in with."""
+
+    RECOVERY = "pgpool_recovery"
+    REPLICATION = "pgpool_replication"
+    CHECK = "pgpool_check"
+
+
+PCP_USER = "pgpool_pcp"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKey:
+    """The secret of a cluster; not shown by repr()."""
+
+    secret: bytes = field(repr=False)
+
+    def derive(self, purpose: str, length: int = 32) -> bytes:
+        """Return `length` bytes (at most 8160) that only `purpose` yields."""
+        info = f"pgpool2-cluster 1 {purpose}".encode()
+        return bytes(HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(self.secret))
+
+    def password(self, role: str) -> str:
+        """Return the password of a role: 43 letters, digits, `-` and `_` (256 bits)."""
+        return _letters(self.derive(f"password {role}"))
+
+    @property
+    def pcp_password(self) -> str:
+        """The password of PCP_USER."""
+        return _letters(self.derive("pcp"))
+
+    @property
+    def watchdog_key(self) -> str:
+        """pgpool-II's wd_authkey: 64 hexadecimal digits."""
+        return self.derive("watchdog").hex()
+
+    @property
+    def pool_key(self) -> str:
+        """What pool_passwd is encrypted with (.pgpoolkey): 43 characters."""
+        return _letters(self.derive("pool_passwd"))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that are equal on nodes with the same key and say nothing else about it."""
+        return self.derive("fingerprint", 8).hex()
+
+    def scram_verifier(self, role: str, password: str) -> str:
+        """Return what pg_authid stores for `role`; the salt follows from key and role, so all nodes get the same."""
+        salt = self.derive(f"scram salt {role}", _SCRAM_SALT_BYTES)
+        return scram_verifier(password, salt, _SCRAM_ITERATIONS)
+
+    def pool_passwd_entry(self, password: str) -> str:
+        """Return the value of a pool_passwd line, what `pg_enc` writes."""
+        return pool_passwd_entry(password, self.pool_key)
+
+
+def mark(pool_key: str) -> str:
+    """Return 16 hexadecimal digits that tell one pool key from another and say nothing else about it."""
+    return hmac.digest(pool_key.encode("ascii", "replace"), b"mark", "sha256")[:8].hex()
+
+
+def generate() -> str:
+    """Return a new key as the one line of cluster.key, without its newline."""
+    return PREFIX + _letters(secrets.token_bytes(KEY_BYTES))
+
+
+def parse(text: str, file: str) -> ClusterKey:
+    """Return the key that the file's text holds; raises UsageError, which never quotes the text."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise UsageError(f"{file}: {len(lines)} lines instead of one", hint=HINT)
+    line = lines[0]
+    if not line.startswith(PREFIX):
+        return _of_words(line, file)
+    letters = line.removeprefix(PREFIX)
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", letters):
+        raise UsageError(f"{file}:1: the cluster key has characters that none has", hint=HINT)
+    secret = base64.urlsafe_b64decode(letters + "=") if len(letters) == _LETTERS else b""
+    if _letters(secret) != letters:
+        reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_LETTERS})"
+        raise UsageError(f"{file}:1: {reason}", hint=HINT)
+    return ClusterKey(secret)
+
+
+def _of_words(line: str, file: str) -> ClusterKey:
+    """Return the key that follows from words of an administrator's own: scrypt (RFC 7914), since they may be weak."""
+    if len(line) < SHORTEST or not line.isascii() or not line.isprintable():
+        reason = f"the cluster key is too short, or not plain ASCII: {SHORTEST} characters or more"
+        raise UsageError(f"{file}:1: {reason}", hint=HINT)
+    salt = b"pgpool2-cluster 1"
+    return ClusterKey(hashlib.scrypt(line.encode("ascii"), salt=salt, n=16384, r=8, p=1, dklen=KEY_BYTES))
+
+
+def scram_verifier(password: str, salt: bytes, iterations: int) -> str:
+    """Return a SCRAM-SHA-256 verifier as in pg_authid.rolpassword (RFC 5803); `password` is ASCII."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    text = [base64.b64encode(part).decode("ascii") for part in (salt, stored, server)]
+    return f"SCRAM-SHA-256${iterations}:{text[0]}${text[1]}:{text[2]}"
+
+
+def pool_passwd_entry(password: str, pool_key: str) -> str:
+    """Return `AES…` as pg_enc of pgpool-II 4.3 to 4.7 does: AES-256-CBC (src/utils/ssl_utils.c).
+
+    Its key and initialisation vector come from EVP_BytesToKey with SHA-1, one round, no salt: equal passwords give
+    equal entries. That is pgpool-II's format; the file is a secret therefore.
+    """
+    encryptor = _cipher(pool_key).encryptor()
+    padder = padding.PKCS7(128).padder()
+    padded = padder.update(password.encode()) + padder.finalize()
+    return "AES" + base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode("ascii")
+
+
+def _cipher(pool_key: str) -> Any:  # noqa: ANN401 - cryptography is not on build machines
+    material = b""
+    block = b""
+    while len(material) < 48:
+        block = hashlib.sha1(block + pool_key.encode("ascii"), usedforsecurity=False).digest()
+        material += block
+    return Cipher(algorithms.AES(material[:32]), modes.CBC(material[32:48]))
+
+
+def pool_passwd_entry_again(entry: str, old: str, new: str) -> str:
+    """Return a pool_passwd value that `old` encrypted, encrypted with `new`; one that `old` cannot read stays."""
+    try:
+        decryptor = _cipher(old).decryptor()
+        padded = decryptor.update(base64.b64decode(entry.removeprefix("AES"), validate=True)) + decryptor.finalize()
+        unpadder = padding.PKCS7(128).unpadder()
+        password = (unpadder.update(padded) + unpadder.finalize()).decode("ascii")
+    except ValueError:
+        return entry
+    return pool_passwd_entry(password, new)
+
+
+def pcp_conf_entry(password: str) -> str:
+    """Return what pcp.conf stores for a password, as pg_md5 prints it: pgpool-II knows nothing better there."""
+    return hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()
+
+
+def _letters(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

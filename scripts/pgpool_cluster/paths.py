@@ -1,0 +1,50 @@
+"""Where things are on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CLUSTER_YML = Path("/etc/pgpool2/cluster.yml")
+CLUSTER_KEY = Path("/etc/pgpool2/cluster.key")
+FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
+"""Of the key that this node's configuration was laid down with."""
+SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
+
+STATE = Path("/var/lib/pgpool2-cluster")
+"""What must outlive a reboot (StateDirectory= of the unit)."""
+RECORD = STATE / "record.json"
+APPLIED = STATE / "applied.json"
+USERS = STATE / "users.json"
+
+ARCHIVE = Path("/var/lib/postgresql-archive")
+"""WAL files, in the modes in which every node is a primary."""
+
+RUN = Path("/run/pgpool2-cluster")
+"""What ends with the boot (RuntimeDirectory= of the unit)."""
+AGENT = RUN / "agent"
+"""The socket of `pgpoolctl converge`."""
+SERVE = RUN / "serve"
+"""There is a primary, so pgpool-II may start (ConditionPathExists= in its drop-in)."""
+KEY_OF_PGPOOL = RUN / "key-of-pgpool"
+"""Fingerprint of the cluster key that pgpool-II was started with (hooks/before-pgpool)."""
+STOPPED = RUN / "stopped"
+"""PostgreSQL was stopped by the cluster, not by an administrator."""
+CONTROL = Path("/run/pgpool2-cluster-control")
+"""The socket that starts and stops units for the postgres user."""
+
+UNIT = "pgpool2-cluster.service"
+PGPOOL_UNIT = "pgpool2.service"
+
+
+def laid_fingerprint() -> str:
+    """Return the fingerprint of the key that configuration was laid down with, "" before the first time."""
+    try:
+        return FINGERPRINT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def templates() -> Path:
+    """Return the folder of the configuration templates: beside this package, or beside its folder in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    return next(path for path in (here / "config-templates", here.parent / "config-templates") if path.is_dir())

@@ -1,0 +1,140 @@
+"""The pgpool-II of this node, asked through its pcp commands.
+
+pcp_node_info prints pgpool's own belief and what is really there side by side: columns are taken, not words. The exit
+status of pcp commands is not to be trusted (pcp_recovery_node is 0 on failure), so their text is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from . import files, paths, plain, units
+from .cluster import Cluster, Node
+from .errors import OperationError
+from .facts import BackendState, PgpoolFacts, WatchdogState
+from .key import PCP_USER
+from .server import HOME, run
+
+SOCKETS = "/var/run/postgresql"
+PORT = 9999
+PCP_PORT = 9898
+_SECONDS = 5.0
+_BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
+
+
+def pcp(name: str, *words: str, seconds: float = _SECONDS) -> str:
+    """Run a pcp command of this machine's pgpool-II and return what it prints; raises OperationError."""
+    command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
+    environment = {**os.environ, "PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
+    hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False,
+                                stdin=subprocess.DEVNULL)  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise OperationError(f"{name}: {error}", hint=hint) from error
+    text = f"{answer.stderr}{answer.stdout}".strip()
+    if answer.returncode != 0 or re.search(r"\b(ERROR|FATAL):", text):
+        lines = [line for line in text.splitlines() if re.search(r"\b(ERROR|FATAL|DETAIL):", line)]
+        raise OperationError(f"{name}: {' '.join(lines) or text or answer.returncode}", hint=hint)
+    return answer.stdout
+
+
+def look(cluster: Cluster) -> PgpoolFacts | None:
+    """Return what this node's pgpool-II believes; None where none runs, or it does not serve clients and pcp yet."""
+    if units.state(paths.PGPOOL_UNIT).active not in ("active", "reloading") or not listens(port(cluster)):
+        return None
+    try:
+        beliefs = _nodes(cluster, pcp("pcp_node_info", "-a"))
+        watchdog, quorum = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
+    except OperationError:
+        return None
+    primary = next((name for name, (_, role) in beliefs.items() if role == "primary"), None)
+    return PgpoolFacts(watchdog, quorum, {name: state for name, (state, _) in beliefs.items()}, primary)
+
+
+def of_another_key(key: str) -> bool:
+    """Tell whether the pgpool-II that runs was started with another cluster key than the one with this fingerprint."""
+    try:
+        own = paths.KEY_OF_PGPOOL.read_text(encoding="ascii").strip()
+    except OSError:
+        return False
+    return own != key and units.state(paths.PGPOOL_UNIT).active in ("active", "reloading")
+
+
+def port(cluster: Cluster) -> int:
+    """Return the port for clients."""
+    chosen = [parameter.value for parameter in cluster.pgpool if parameter.name == "port"]
+    return int(chosen[-1]) if chosen and chosen[-1].isdigit() else PORT
+
+
+def listens(number: int, *, anybody: bool = False) -> bool:
+    """Tell whether a program of this user (postgres, as pgpool-II is), or of anybody, listens on a TCP port."""
+    wanted, own = f":{number:04X}", str(os.getuid())
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            rows = [line.split() for line in Path(table).read_text(encoding="ascii").splitlines()[1:]]
+            if any(row[1].endswith(wanted) and row[3] == "0A" and (anybody or row[7] == own) for row in rows):
+                return True
+    return False
+
+
+_ALONE = (WatchdogState.ALONE, True)
+STATUS = paths.STATE / "pgpool_status"
+
+
+def write_status(cluster: Cluster, up: Collection[str]) -> None:
+    """Tell the pgpool-II that starts next which database nodes are up (pgpool_status: a word a line, by id)."""
+    words = ["up" if node.name in up else "down" for node in cluster.databases]
+    files.write(STATUS, "".join(f"{word}\n" for word in words).encode(), 0o644)
+
+
+def _nodes(cluster: Cluster, text: str) -> dict[str, tuple[BackendState, str]]:
+    """Read pcp_node_info -a: hostname port status weight status-name actual-status role actual-role …, by id."""
+    found = {}
+    for node, line in zip(cluster.databases, text.splitlines(), strict=False):
+        words = line.split()
+        if len(words) > 6:
+            found[node.name] = (_BELIEFS.get(words[4], BackendState.UNUSED), words[6])
+    return found
+
+
+def _watchdog(text: str) -> tuple[WatchdogState, bool]:
+    """Read pcp_watchdog_info -v: labels with values; the node that is asked comes first."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        label, _, value = line.partition(":")
+        values.setdefault(label.strip(), value.strip())
+    state = {"LEADER": WatchdogState.LEADER, "STANDBY": WatchdogState.STANDBY}
+    quorum = values.get("Quorum state", "") in ("QUORUM EXIST", "QUORUM IS ON THE EDGE")
+    return state.get(values.get("Status Name", ""), WatchdogState.OTHER), quorum
+
+
+def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
+    """Tell pgpool-II that a database node is up, and `wait` until it believes so; raises OperationError."""
+    pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+    deadline = time.monotonic() + _SECONDS
+    while wait and _nodes(cluster, pcp("pcp_node_info", "-a")).get(node.name, ("",))[0] is not BackendState.UP:
+        if time.monotonic() > deadline:
+            raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
+        time.sleep(0.02)
+
+
+def detach(cluster: Cluster, node: Node) -> None:
+    """Tell pgpool-II that a database node is down; raises OperationError."""
+    pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+
+
+def has_address(interface: plain.Interface | None) -> bool:
+    """Tell whether this machine has the cluster's virtual address now."""
+    if interface is None:
+        return False
+    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
+    return any(entry.get("local") == str(interface.ip) for link in listed for entry in link.get("addr_info", []))

@@ -1,0 +1,291 @@
+"""The PostgreSQL server of a node: what it is, asked of itself or, where it is down, of its data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
+
+from . import paths, units
+from .cluster import Cluster
+from .errors import OperationError, ServerError
+from .facts import Lsn, NodeFacts, Postgresql, Switch
+from .server import Instance, run
+
+SOCKETS = "/var/run/postgresql"
+_STARTING = 2.0
+"""Seconds after which systemd has begun what it was asked for."""
+_SHUTDOWN_CHECKPOINT = 114
+"""Bytes, PostgreSQL 13 to 18."""
+_OPTIONS = (
+    "-c statement_timeout=10s -c synchronous_commit=local -c lock_timeout=5s"
+    " -c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic"
+)
+"""Waits for no standby, holds nobody up, and never writes a verifier to a log."""
+
+_LOOK = """
+SELECT pg_is_in_recovery(),
+       (SELECT system_identifier FROM pg_control_system()),
+       greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery())),
+       CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_insert_lsn() END::text,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END::text,
+       current_setting('primary_conninfo'),
+       coalesce((SELECT status = 'streaming' FROM pg_stat_wal_receiver), false),
+       ARRAY(SELECT slot_name::text FROM pg_replication_slots
+             WHERE slot_type = 'physical' AND wal_status IS DISTINCT FROM 'lost'),
+       ARRAY(SELECT datname::text FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')
+             ORDER BY datname),
+       (SELECT count(*) FROM pg_class c WHERE c.oid >= 16384 AND relkind IN ('r', 'p', 'm') AND NOT EXISTS
+              (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+"""
+_WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+
+
+@dataclass(slots=True)
+class Database:
+    """The server of a node: one connection as the postgres role over its socket, made again when it broke."""
+
+    instance: Instance
+    _connection: Any = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement with autocommit and return its rows; raises psycopg2.Error."""
+        with self._lock:
+            try:
+                return self._run(sql, values)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                fresh = self._connection is None
+                self.close()
+                if fresh:
+                    raise
+                return self._run(sql, values)
+
+    def _run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        if self._connection is None:
+            self._connection = self.connect("postgres")
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def connect(self, database: str) -> Any:  # noqa: ANN401 - psycopg2 has no types
+        """Open another connection, with autocommit; what it writes waits for no standby."""
+        connection = psycopg2.connect(
+            host=SOCKETS, port=self.instance.port, user="postgres", dbname=database, connect_timeout=3,
+            application_name="pgpoolctl", options=_OPTIONS,
+        )  # fmt: skip
+        connection.autocommit = True
+        return connection
+
+    @contextlib.contextmanager
+    def session(self, database: str) -> Iterator[Any]:
+        """A cursor in another database, for as long as it is needed."""
+        connection = self.connect(database)
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Give the connection up; the next query opens one."""
+        with self._lock:
+            if self._connection is not None:
+                with contextlib.suppress(psycopg2.Error):
+                    self._connection.close()
+            self._connection = None
+
+    def look(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
+        """Return `facts` with what this server is, never raising for a server that is down."""
+        if not (self.instance.data / "PG_VERSION").exists():
+            self.close()
+            return replace(facts, postgresql=Postgresql.ABSENT)
+        try:
+            return self._asked(facts, cluster)
+        except psycopg2.Error as error:
+            self.close()
+            return self._from_files(replace(facts, postgresql=self._why_down(error)))
+
+    def _asked(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
+        (row,) = self.query(_LOOK)
+        in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables = row
+        if not in_recovery:
+            timeline = int(str(self.query(_WRITABLE_TIMELINE)[0][0]), 16)
+        return replace(
+            facts,
+            postgresql=Postgresql.UP,
+            system=int(system),
+            in_recovery=bool(in_recovery),
+            standby_signal=(self.instance.data / "standby.signal").exists(),
+            timeline=int(timeline),
+            position=position and Lsn.parse(position),
+            replayed=replayed and Lsn.parse(replayed),
+            history=history(self.instance.data, int(timeline)),
+            follows=_followed(conninfo, cluster) if in_recovery else None,
+            streaming=bool(streaming),
+            slots=frozenset(slots),
+            databases=(*databases, *(["postgres"] if tables else [])),
+        )
+
+    def _why_down(self, error: psycopg2.Error) -> Postgresql:
+        text = str(error)
+        if re.search(r"starting up|shutting down|recovery mode|not yet accepting connections|too many clients", text):
+            return Postgresql.STARTING
+        state = units.state(self.instance.unit)
+        if state.moving or (state.active == "active" and "timeout" not in text):
+            return Postgresql.STARTING
+        manual = not _starts_by_itself(self.instance)
+        by_hand = state.was_active and state.result == "success" and not paths.STOPPED.exists()
+        return Postgresql.STOPPED if state.active == "inactive" and (by_hand or manual) else Postgresql.DOWN
+
+    def _from_files(self, facts: NodeFacts) -> NodeFacts:
+        control = control_data(self.instance)
+        if not control:
+            return facts
+        timeline = int(control["Latest checkpoint's TimeLineID"])
+        ended = control["Database cluster state"].startswith("shut down")
+        position = None
+        if ended:
+            start = Lsn.parse(control["Latest checkpoint location"])
+            position = start.after_record(_record_length(self.instance, timeline, start))
+        return replace(
+            facts,
+            system=int(control["Database system identifier"]),
+            standby_signal=(self.instance.data / "standby.signal").exists(),
+            timeline=timeline,
+            position=position,
+            history=history(self.instance.data, timeline),
+        )
+
+
+def control_data(instance: Instance) -> dict[str, str]:
+    """Return what pg_controldata prints, label to value; {} where there is no control file that it can read."""
+    words = [instance.program("pg_controldata"), "-D", str(instance.data)]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, env={"LC_ALL": "C"})
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = (line.split(":", 1) for line in answer.stdout.splitlines() if ":" in line)
+    return {label.strip(): value.strip() for label, value in pairs}
+
+
+def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:
+    """Return the length of the record at `start`; that of a shutdown checkpoint where pg_waldump cannot tell."""
+    words = [
+        instance.program("pg_waldump"), "--path", str(instance.data / "pg_wal"), "--timeline", str(timeline),
+        "--start", str(start), "--limit", "1",
+    ]  # fmt: skip
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
+    except (OSError, subprocess.SubprocessError):
+        return _SHUTDOWN_CHECKPOINT
+    match = re.search(r"len \(rec/tot\):\s*\d+/\s*(\d+)", answer.stdout)
+    return int(match[1]) if match else _SHUTDOWN_CHECKPOINT
+
+
+def history(data: Path, timeline: int) -> tuple[Switch, ...]:
+    """Return the timelines before `timeline`, from its history file; () for the first one."""
+    try:
+        text = (data / "pg_wal" / f"{timeline:08X}.history").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    found = re.findall(r"^(\d+)\t([0-9A-F]+/[0-9A-F]+)", text, re.MULTILINE)
+    return tuple(Switch(int(number), Lsn.parse(lsn)) for number, lsn in found)
+
+
+def conninfo(cluster: Cluster, node: str, primary: str) -> str:
+    """Return the primary_conninfo of `node` while it follows `primary`; the password is in the passfile."""
+    upstream = cluster.named(primary)
+    words = {
+        "host": upstream.address,
+        "port": str(upstream.port),
+        "user": "pgpool_replication",
+        "application_name": node,
+        "passfile": "/var/lib/postgresql/.pgpass",
+        "sslmode": "require",
+        "connect_timeout": "5",
+        "keepalives_idle": "5",
+        "keepalives_interval": "2",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+    }
+    return " ".join(f"{name}={value}" for name, value in words.items())
+
+
+def _followed(text: str, cluster: Cluster) -> str | None:
+    try:
+        host = psycopg2.extensions.parse_dsn(text).get("host")
+    except psycopg2.Error:
+        return None
+    return next((node.name for node in cluster.databases if node.address == host), None)
+
+
+def _starts_by_itself(instance: Instance) -> bool:
+    """Tell whether start.conf lets the server start at boot (pg_createcluster(1))."""
+    try:
+        lines = (instance.configuration / "start.conf").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return True
+    words = [line.split("#")[0].strip() for line in lines]
+    return next((word for word in words if word), "auto") == "auto"
+
+
+def start(database: Database, *, seconds: float = 60.0) -> None:
+    """Start this node's server through systemd and wait until it answers; raises OperationError with its own reason."""
+    paths.STOPPED.unlink(missing_ok=True)
+    units.control("start", database.instance.unit)
+    began = time.monotonic()
+    while True:
+        try:
+            database.query("SELECT 1")
+        except psycopg2.Error as error:
+            passed = time.monotonic() - began
+            if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
+                raise OperationError(
+                    f"PostgreSQL {database.instance.name} does not start: {last_words(database.instance) or error}",
+                    hint=f"journalctl -u {database.instance.unit} and its log in /var/log/postgresql have the rest",
+                ) from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+def stop(database: Database) -> None:
+    """Stop this node's server, also one that was started behind systemd's back; raises OperationError."""
+    instance = database.instance
+    paths.STOPPED.touch()
+    database.close()
+    units.control("stop", instance.unit)
+    if (instance.data / "postmaster.pid").exists() and not units.state(instance.unit).moving:
+        words = ["pg_ctlcluster", "--skip-systemctl-redirect", "--mode", "fast", str(instance.name.major)]
+        with contextlib.suppress(ServerError):  # a stale file of a server that crashed
+            run([*words, instance.name.name, "stop"], seconds=120)
+
+
+def _given_up(instance: Instance) -> bool:
+    return units.state(instance.unit).active in ("failed", "inactive")
+
+
+def last_words(instance: Instance) -> str:
+    """Return the last FATAL or PANIC of the server's log; "" if there is none."""
+    log = Path(f"/var/log/postgresql/postgresql-{instance.name.major}-{instance.name.name}.log")
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 65536))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    bad = [line for line in lines if "FATAL:" in line or "PANIC:" in line]
+    return re.sub(r"^.*?((?:FATAL|PANIC):\s+)", r"", bad[-1]) if bad else ""

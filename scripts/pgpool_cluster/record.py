@@ -1,0 +1,45 @@
+"""What a node remembers of itself, outside of its data directory: a clone replaces that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import files
+from .errors import ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A node's memory.
+
+    `system`: the system identifier it was founded or cloned with, None for no member. `term`: the latest promotion it
+    was told of. `led`: the term it was made the primary in. `copying`: where a clone or rewind that has not ended
+    copies from, "" if none. `standbys_came`: as many standbys as `synchronous` asks for have been there once.
+    `held`: an administrator keeps clients off it, until it is attached or recovered.
+    """
+
+    system: int | None = None
+    term: int = 0
+    led: int = 0
+    copying: str = ""
+    standbys_came: bool = False
+    held: bool = False
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read the record; a node without one is new. Raises ServerError for one that cannot be read."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values})
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError) as error:
+            hint = "if it is damaged, remove it: the node then counts as new, and refuses to replace data"
+            raise ServerError(f"{path} cannot be read: {error}", hint=hint) from error
+
+    def save(self, path: Path) -> None:
+        """Write the record; raises ServerError."""
+        files.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n", 0o600)

@@ -1,0 +1,135 @@
+"""Online recovery where standbys stream: the node itself finds out how little will do, and pgpool-II takes it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from . import act, copying
+from .actions import Follow, Start
+from .errors import ClusterError, OperationError
+from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .node import Here
+from .peers import Progress
+from .situation import leading_node, rightful_primary
+
+_ATTACH_SECONDS = 60.0
+_SIGHT_SECONDS = 10.0
+
+
+def recover(here: Here, progress: Progress) -> str:
+    """Make this node a standby of the primary again; raises ClusterError.
+
+    Return the node whose pgpool-II leads and has yet to take it back; "" if none was in sight.
+    """
+    here.remember(held=False)
+    primary = _source(here, progress)
+    _take_out(here, progress)
+    leading = leading_node(here.cluster, here.look_at_all())
+    _rebuild(here, primary, progress)
+    return leading
+
+
+def sight(here: Here, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
+    """Look at all nodes until that is `enough`: one that has just booted is given time to see the others."""
+    deadline = time.monotonic() + _SIGHT_SECONDS
+    while True:
+        here.forget_looks()
+        facts = here.look_at_all()
+        unseen = [node.name for node in here.cluster.databases if not facts.of(node.name).reachable]
+        if enough(facts) or not unseen or time.monotonic() > deadline:
+            return facts
+        time.sleep(0.3)
+
+
+def _source(here: Here, progress: Progress) -> NodeFacts:
+    facts = sight(here, lambda facts: rightful_primary(here.cluster, facts))
+    primary = rightful_primary(here.cluster, facts)
+    if primary is None:
+        hint = "pgpoolctl status shows every node; bring the last primary back first"
+        raise OperationError("no primary is in sight to copy from", hint=hint)
+    if primary.node == here.me.name:
+        hint = "recover the other nodes; pgpoolctl status shows which need it"
+        raise OperationError(f"{here.me.name} is the primary, which the others are copied from", hint=hint)
+    progress(f"{primary.node} is the primary")
+    return primary
+
+
+def _take_out(here: Here, progress: Progress) -> None:
+    """Have pgpool-II send nobody here meanwhile, wherever one answers."""
+    facts = here.look_at_all()
+    for node in here.cluster.pgpools:
+        believed = facts.of(node.name).pgpool
+        mine = facts.of(here.me.name)
+        if believed is not None and believed.backends.get(here.me.name) is BackendState.UP and not mine.streaming:
+            progress(f"detaching {here.me.name}")
+            with suppress(ClusterError):
+                here.on(node.name, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=10)
+            return
+
+
+def _rebuild(here: Here, primary: NodeFacts, progress: Progress) -> None:
+    mine = here.look()
+    if mine.standby and mine.streaming and mine.follows == primary.node and not mine.half_copied:
+        progress(f"{here.me.name} follows {primary.node} already")
+        return
+    if mine.half_copied or mine.postgresql is Postgresql.ABSENT or not mine.member:
+        refuse_to_lose(mine)
+        copying.clone(here, primary.node, progress)
+        return
+    if mine.standby_signal and contains(primary, mine) is not False and _just_start(here, primary, progress):
+        return
+    copying.rejoin(here, primary.node, progress)
+
+
+def refuse_to_lose(mine: NodeFacts) -> None:
+    """Raise OperationError on a node with databases of its own, which a copy would replace."""
+    if not mine.member and not mine.half_copied and mine.databases:
+        names = ", ".join(mine.databases)
+        hint = "pg_dump them and drop them first"
+        raise OperationError(f"{mine.node} holds databases that nobody else has: {names}", hint=hint)
+
+
+def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
+    """Start a standby that is merely down, and see whether it can catch up."""
+    try:
+        if here.look().postgresql is not Postgresql.UP:
+            progress("starting it as it is")
+            act.start(here, Start(here.me.name))
+        act.follow(here, Follow(here.me.name, primary.node))
+        copying.await_streaming(here, primary.node)
+    except ClusterError as error:
+        progress(f"starting it is not enough: {error.message}")
+        return False
+    return True
+
+
+def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
+    """Wait until the leading pgpool-II has taken this node back: asked to, which its agent also does by itself.
+
+    `leading`: the node whose pgpool-II led a moment ago; it is asked before anybody is looked at.
+    """
+    deadline = time.monotonic() + _ATTACH_SECONDS
+    progress("waiting for pgpool-II to attach it")
+    asked = False
+    if leading:
+        with suppress(ClusterError):
+            here.on(leading, {"do": "take-back", "node": here.me.name}, seconds=10)
+            return
+    here.forget_looks()
+    while time.monotonic() < deadline:
+        for name, found in here.look_at_all().nodes.items():
+            if found.pgpool is None or found.pgpool.watchdog not in LEADING:
+                continue
+            if found.pgpool.backends.get(here.me.name) is BackendState.UP:
+                return
+            if not asked:
+                with suppress(ClusterError):
+                    here.on(name, {"do": "attach", "node": here.me.name}, seconds=20)
+                asked = True
+        time.sleep(0.05)
+        here.forget_looks()
+    raise OperationError(
+        f"{here.me.name} is ready, but pgpool-II has not taken it back", hint=f"pgpoolctl attach {here.me.name}"
+    )

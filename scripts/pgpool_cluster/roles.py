@@ -1,0 +1,69 @@
+"""The cluster's own database roles and its extensions: what `apply` rendered, and how it gets into the primary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .configuration import FOLDER, key_of_roles
+from .errors import OperationError, ServerError
+from .key import Role
+from .node import Here, sql_errors
+
+EXTENSIONS = ("pgpool_recovery", "pgpool_adm")
+_PATH = Path(FOLDER) / "roles.sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """SQL that creates the roles; their passwords follow from the cluster key with the fingerprint `key`.
+
+    They have to be one reading: `apply` may lay down another key's at any time.
+    """
+
+    key: str
+    sql: str = field(repr=False)
+
+    @classmethod
+    def rendered(cls) -> Roles:
+        """Return what was laid down last; raises ServerError."""
+        try:
+            sql = _PATH.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ServerError(f"{_PATH}: {error.strerror}", hint="pgpoolctl apply") from error
+        return cls(key_of_roles(sql), sql)
+
+    def laid(self, here: Here) -> bool:
+        """Tell whether this node's server has the roles with these passwords."""
+        sql = "SELECT coalesce(rolpassword, '-') FROM pg_authid WHERE rolname = ANY(%s)"
+        found = sql_errors(lambda: here.server.query(sql, (list(Role),)))
+        return len(found) == len(Role) and all(f"'{password}'" in self.sql for (password,) in found)
+
+    def lay(self, here: Here) -> None:
+        """Create the roles or change their passwords, and create the extensions where pgpool-II asks for them.
+
+        pgpool-II 4.3 to 4.6 look for pgpool_recovery in template1, 4.7 in recovery_database.
+        """
+        sql_errors(lambda: _lay_in(here, "template1", ""))
+        sql_errors(lambda: _lay_in(here, "postgres", self.sql))
+
+
+def _lay_in(here: Here, name: str, sql: str) -> None:
+    with here.server.session(name) as cursor:
+        if sql:
+            cursor.execute(sql)
+        for extension in EXTENSIONS:
+            _create_extension(here, cursor, extension)
+
+
+def _create_extension(here: Here, cursor: Any, extension: str) -> None:  # noqa: ANN401 - psycopg2 has no types
+    cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", (extension,))
+    if cursor.fetchone() is None:
+        if extension != "pgpool_recovery":
+            return
+        major = here.server.instance.name.major
+        raise OperationError(
+            f"PostgreSQL {major} has no extension {extension}", hint=f"apt install postgresql-{major}-pgpool2"
+        )
+    cursor.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")

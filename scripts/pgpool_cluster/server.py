@@ -1,0 +1,139 @@
+"""What this machine is: its host name, its PostgreSQL, its pgpool-II, its addresses."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import paths, plain
+from .cluster import Cluster, Node, PostgresqlCluster, Service
+from .configuration import PgpoolVersion, Server
+from .errors import ServerError, UsageError
+
+HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
+_VERSION, _NAME, _PORT, _DATA = 0, 1, 2, 5
+"""Columns of pg_lsclusters(1); its JSON needs a package that is not always there."""
+HOME = Path("/var/lib/postgresql")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A PostgreSQL server as postgresql-common made it."""
+
+    name: PostgresqlCluster
+    port: int
+    data: Path
+
+    @property
+    def unit(self) -> str:
+        """Its systemd unit."""
+        return f"postgresql@{self.name.major}-{self.name.name}.service"
+
+    @property
+    def configuration(self) -> Path:
+        """Its folder in /etc."""
+        return Path("/etc/postgresql", str(self.name.major), self.name.name)
+
+    def program(self, name: str) -> str:
+        """Return the path of one of its own programs."""
+        return f"/usr/lib/postgresql/{self.name.major}/bin/{name}"
+
+
+def host_name() -> str:
+    """Return this machine's name in lower case, as the kernel has it."""
+    return socket.gethostname().lower()
+
+
+def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
+    """Return what a short program prints; raises ServerError with its last line."""
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False,
+                                stdin=subprocess.DEVNULL)  # fmt: skip
+    except FileNotFoundError as error:
+        hint = "apt install --reinstall pgpool2-cluster"
+        raise ServerError(f"{words[0]} is not on this machine", hint=hint) from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerError(f"{words[0]}: {error}", hint="run it by hand to see more") from error
+    if answer.returncode != 0:
+        said = (answer.stderr or answer.stdout).strip().splitlines()
+        raise ServerError(f"{words[0]}: {said[-1] if said else answer.returncode}", hint="run it by hand to see more")
+    return answer.stdout or answer.stderr
+
+
+def instances() -> list[Instance]:
+    """Return the PostgreSQL servers of this machine, the newest major first."""
+    rows = [line.split() for line in run(["pg_lsclusters", "--no-header"]).splitlines()]
+    found = [
+        Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(row[_DATA]))
+        for row in rows
+        if len(row) > _DATA and re.fullmatch(r"[1-9][0-9]", row[_VERSION]) and plain.is_cluster_name(row[_NAME])
+    ]
+    return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))
+
+
+def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> Instance:
+    """Return the server that is the node's; raises UsageError where there is none or it has another port."""
+    wanted = cluster.postgresql
+    shown = ", ".join(str(one.name) for one in found)
+    if not found:
+        installed = sorted((int(path.name) for path in Path("/usr/lib/postgresql").glob("[1-9][0-9]")), reverse=True)
+        command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
+        raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; it goes on by itself then")
+    instance = next((one for one in found if wanted is None or one.name == wanted), None)
+    if instance is None:
+        hint = f"pg_lsclusters shows {shown}: put that into cluster.yml, or make the other with pg_createcluster"
+        raise UsageError(f"{paths.CLUSTER_YML}: this machine has no PostgreSQL {wanted}", hint=hint)
+    if instance.port != node.port:
+        hint = f"{node.name}: {{address: {node.address}, port: {instance.port}}} in cluster.yml, or change its port"
+        reason = f"PostgreSQL {instance.name} has port {instance.port}, not {node.port}"
+        raise UsageError(f"{paths.CLUSTER_YML}: {reason}", hint=hint)
+    return instance
+
+
+def pgpool_version() -> PgpoolVersion:
+    """Return the version of the pgpool-II that is installed; raises ServerError."""
+    text = run(["/usr/sbin/pgpool", "--version"])
+    match = re.search(r"version (\d+)\.(\d+)", text)
+    if match is None:
+        raise ServerError(f"pgpool --version says {text.strip()!r}", hint="apt install pgpool2")
+    return PgpoolVersion(int(match[1]), int(match[2]))
+
+
+def interface_of(address: str) -> str:
+    """Return the network interface that has `address` (or the host name's address); "" if none has it."""
+    wanted = {address} if plain.address(address) else _resolved(address)
+    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
+    for link in listed:
+        if any(str(entry.get("local")) in wanted for entry in link.get("addr_info", [])):
+            return str(link["ifname"])
+    return ""
+
+
+def _resolved(name: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
+    except OSError:
+        return set()
+
+
+def facts(cluster: Cluster, node: Node, *, standbys_came: bool) -> Server:
+    """Return what configuration is rendered for; raises UsageError or ServerError with what is missing."""
+    database = Service.POSTGRESQL in node.runs
+    instance = choose_instance(cluster, instances(), node) if database else None
+    if not HOST_KEY.exists():
+        run(["ssh-keygen", "-A"])
+    return Server(
+        postgresql=instance.name if instance else PostgresqlCluster(0, "none"),
+        pgpool=pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0),
+        data_directory=str(instance.data) if instance else "",
+        interface=interface_of(node.address) if cluster.virtual_ip else "",
+        host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
+        standbys_came=standbys_came,
+        home=str(HOME),
+    )

@@ -1,0 +1,155 @@
+"""What `pgpoolctl status` tells: the cluster as all nodes' facts have it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .cluster import Cluster, Node
+from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
+from .situation import in_service, leads, rightful_primary
+
+Json = dict[str, Any]
+
+
+def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> Json:
+    """Return the JSON of `pgpoolctl status --json` (docs/reference/pgpoolctl.md)."""
+    primary = rightful_primary(cluster, facts)
+    nodes = [_node(cluster, facts, node, primary, notes) for node in cluster.databases]
+    pgpools = [_pgpool(cluster, facts.of(node.name)) for node in cluster.pgpools]
+    return {
+        "cluster": cluster.name,
+        "mode": str(cluster.mode),
+        "healthy": healthy(cluster, facts),
+        "nodes": nodes,
+        "pgpools": pgpools,
+        "notes": _notes(cluster, facts, notes),
+    }
+
+
+def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> dict[str, str]:
+    held = {
+        node.name: f"an administrator keeps clients off it; hint: pgpoolctl attach {node.name}"
+        for node in cluster.databases
+        if facts.of(node.name).held
+    }
+    told = {name: note for name, note in notes.items() if note}
+    return dict(sorted({**held, **told}.items()))
+
+
+def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
+    """Tell whether every node is in its place, and every pgpool-II knows it."""
+    primary = rightful_primary(cluster, facts)
+    members = [facts.of(node.name) for node in cluster.databases]
+    views = [facts.of(node.name).pgpool for node in cluster.pgpools]
+    if any(not found.up or not found.member or found.half_copied for found in members):
+        return False
+    if primary is None:
+        return False
+    if cluster.mode.streams:
+        placed = all(found is primary or _follows(found, primary) for found in members)
+    else:
+        placed = len(in_service(cluster, facts)) == len(members)
+    if not placed:
+        return False
+    names = [node.name for node in cluster.databases]
+    if not all(view and all(view.backends.get(name) is BackendState.UP for name in names) for view in views):
+        return False
+    if sum(view is not None and view.watchdog in LEADING and view.quorum for view in views) != 1:
+        return False
+    return all(view is not None and view.watchdog is not WatchdogState.OTHER for view in views)
+
+
+def _follows(found: NodeFacts, primary: NodeFacts) -> bool:
+    return found.standby and found.streaming and found.follows == primary.node
+
+
+def _role(cluster: Cluster, found: NodeFacts, primary: NodeFacts | None) -> str:
+    if not found.reachable or found.postgresql is not Postgresql.UP:
+        return "unknown"
+    if not cluster.mode.streams:
+        return "main" if found is primary else "replica"
+    if found.in_recovery:
+        return "standby"
+    return "primary" if found is primary else "writable"
+
+
+def _node(
+    cluster: Cluster, facts: ClusterFacts, node: Node, primary: NodeFacts | None, notes: Mapping[str, str]
+) -> Json:
+    found = facts.of(node.name)
+    return {
+        "name": node.name,
+        "address": node.address,
+        "id": cluster.databases.index(node),
+        "role": _role(cluster, found, primary),
+        "postgresql": str(found.postgresql) if found.reachable else "unreachable",
+        "pgpool": _belief(cluster, facts, node.name),
+        "lag_bytes": _lag(found, primary),
+        "timeline": found.timeline,
+        "streaming": found.streaming,
+        "note": notes.get(node.name, ""),
+        "archive": _archive(found),
+    }
+
+
+def _archive(found: NodeFacts) -> Json | None:
+    usage = found.archive
+    if usage is None or not found.reachable:
+        return None
+    ends = {"oldest": usage.oldest or None, "newest": usage.newest or None}
+    return {"files": usage.files, "bytes": usage.bytes, "used": round(usage.used, 2), **ends}
+
+
+def _belief(cluster: Cluster, facts: ClusterFacts, name: str) -> str:
+    """Return what the leading pgpool-II believes of a node; where none leads, what any does.
+
+    One that was cut off says for seconds that it leads, too, and that all others are down: it has no quorum.
+    """
+    views = [view for node in cluster.pgpools if (view := facts.of(node.name).pgpool) is not None]
+    views.sort(key=lambda view: (not leads(view), view.watchdog not in LEADING))
+    return str(views[0].backends.get(name, "unknown")) if views else "unknown"
+
+
+def _lag(found: NodeFacts, primary: NodeFacts | None) -> int | None:
+    if primary is None or primary.position is None or not found.up:
+        return None
+    if found is primary:
+        return 0
+    return max(0, primary.position.bytes - found.replayed.bytes) if found.replayed else None
+
+
+def _pgpool(cluster: Cluster, found: NodeFacts) -> Json:
+    state = "unreachable" if not found.reachable else "down" if found.pgpool is None else str(found.pgpool.watchdog)
+    return {"name": found.node, "state": state, "virtual_ip": found.virtual_ip if cluster.virtual_ip else False}
+
+
+def lines(status: Json) -> list[str]:
+    """Return a status as text for people."""
+    head = ("node", "role", "postgresql", "pgpool", "lag", "timeline", "address")
+    rows = [
+        (
+            node["name"], node["role"], node["postgresql"], node["pgpool"],
+            "-" if node["lag_bytes"] is None else str(node["lag_bytes"]),
+            "-" if node["timeline"] is None else str(node["timeline"]), node["address"],
+        )
+        for node in status["nodes"]
+    ]  # fmt: skip
+    text = [f"cluster {status['cluster']}, {status['mode']}: {'healthy' if status['healthy'] else 'NOT healthy'}"]
+    text += ["", *_table([head, *rows]), ""]
+    pools = [(one["name"], one["state"], "virtual address" if one["virtual_ip"] else "") for one in status["pgpools"]]
+    text += _table([("pgpool-II", "state", ""), *pools])
+    archives = [
+        (node["name"], str(kept["files"]), str(kept["bytes"]), f"{kept['used']:.0%}", kept["oldest"] or "-")
+        for node in status["nodes"]
+        if (kept := node.get("archive")) is not None
+    ]
+    if archives:
+        text += ["", *_table([("archive", "files", "bytes", "disk used", "from"), *archives])]
+    notes = [f"{name}: {note}" for name, note in status["notes"].items()]
+    return [*text, *(["", *notes] if notes else [])]
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]

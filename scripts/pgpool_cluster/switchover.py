@@ -1,0 +1,81 @@
+"""A planned change of the primary: it stops in order, so a standby that has all it wrote takes its place."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from . import act, copying
+from . import postgresql as pg
+from .actions import Follow, Promote, Start
+from .cluster import Cluster
+from .decide import choose_new_primary
+from .errors import ClusterError, OperationError
+from .facts import ClusterFacts, NodeFacts, contains
+from .node import Here
+from .peers import Progress
+from .situation import rightful_primary
+
+Json = dict[str, Any]
+_CATCH_UP_SECONDS = 20.0
+_HINT = "pgpoolctl status shows every node"
+
+
+def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
+    """Return the primary and the standby that takes its place; raises OperationError where none can."""
+    if not cluster.mode.streams:
+        raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
+    primary = rightful_primary(cluster, facts)
+    if primary is None:
+        raise OperationError("no primary is in sight", hint=_HINT)
+    best = choose_new_primary(cluster, facts)
+    target = facts.of(wanted) if wanted else best
+    if target is None:
+        raise OperationError("no standby is in sight that could take over", hint=_HINT)
+    if target is primary:
+        raise OperationError(f"{target.node} is the primary already", hint=_HINT)
+    if not (target.standby and target.streaming and target.follows == primary.node) or target.held:
+        hint = f"pgpoolctl recover {target.node}, or name another one"
+        raise OperationError(f"{target.node} is no standby in use that receives from {primary.node}", hint=hint)
+    return primary, target
+
+
+def run(here: Here, target: NodeFacts, progress: Progress) -> None:
+    """On the primary: stop, promote `target`, and come back as its standby; started again where that fails."""
+    act.query(here, "CHECKPOINT")
+    progress(f"stopping PostgreSQL of {here.me.name}")
+    pg.stop(here.server)
+    here.forget_looks()
+    try:
+        _await_all(here, target.node)
+        progress(f"promoting {target.node}")
+        act.promote(here, Promote(target.node, here.record.term + 1))
+    except ClusterError:
+        _take_back(here)
+        raise
+    for name, peer in here.look_at_all().nodes.items():
+        if peer.standby and name != target.node:
+            with contextlib.suppress(ClusterError):
+                act.follow(here, Follow(name, target.node))
+    copying.rejoin(here, target.node, progress)
+
+
+def _await_all(here: Here, name: str) -> None:
+    """Wait until the standby has all that this node wrote, its last checkpoint included."""
+    deadline = time.monotonic() + _CATCH_UP_SECONDS
+    while True:
+        here.forget_looks()
+        facts = here.look_at_all()
+        if contains(facts.of(name), facts.of(here.me.name)):
+            return
+        if time.monotonic() > deadline:
+            raise OperationError(f"{name} did not receive all that {here.me.name} wrote", hint=_HINT)
+        time.sleep(0.2)
+
+
+def _take_back(here: Here) -> None:
+    """Go on as the primary, unless another one was promoted meanwhile."""
+    here.forget_looks()
+    if rightful_primary(here.cluster, here.look_at_all()) is None:
+        act.start(here, Start(here.me.name))

@@ -1,0 +1,315 @@
+"""Online recovery where every node is a primary: what the target, the main node and the leading pgpool-II's node do.
+
+pgpool-II drives it (`pcp_recovery_node`): the first stage copies the main node while everybody writes; the target then
+follows it as a standby. In the second stage pgpool-II lets no new client in and waits for the sessions to end; the
+target replays what is left and becomes a primary of its own, and pgpool-II attaches it. The record says `copying` from
+the first file until the target is a primary, and the target is in service (`led`) only once pgpool-II has attached it:
+whatever breaks in between, it is not taken for a node that has every write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from . import act, copying, pgpool
+from .channel import SILENCE
+from .errors import ClusterError, OperationError
+from .facts import LEADING, BackendState, ClusterFacts, NodeFacts
+from .key import Role
+from .node import Here, log
+from .peers import Progress
+from .recovery import refuse_to_lose, sight
+from .situation import in_service, leading_node, rightful_primary
+
+Json = dict[str, Any]
+_DAY = 86400.0
+_DETACH_SECONDS = 40.0
+_LEADER_SECONDS = 10.0
+_BETWEEN = 1.0
+_PATIENCE = 1.0
+"""Seconds without a change of what is replayed, after which the source's archive is read instead of its stream."""
+_STUCK = 4.0
+"""Seconds without a change, or without a word, after which a recovery is given up: clients wait for it."""
+_HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
+_WORD_SECONDS = 10.0
+_BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
+"""What pgpool-II says when the same request is good a moment later, and how often it is tried again.
+
+The last comes after the copy, while a watchdog that was cut off finds the others.
+"""
+_REPLAYED = "SELECT pg_last_wal_replay_lsn()::text, pg_last_wal_replay_lsn() >= %s::pg_lsn"
+_SEQUENCES = """
+SELECT format('SELECT setval(%L, last_value, is_called) FROM %s', c.oid::regclass, c.oid::regclass)
+FROM pg_class c WHERE relkind = 'S' AND relpersistence = 'p'
+"""
+_CANCEL = """
+SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid() AND usename <> ALL(%s)
+"""
+
+
+def rebuild(here: Here, progress: Progress) -> None:
+    """Have pgpool-II rebuild this node; raises OperationError with the reason of whoever failed."""
+    if not here.recovering.acquire(blocking=False):
+        _await_other(here, progress)
+        return
+    try:
+        _rebuild(here, progress)
+    finally:
+        here.telling = None
+        here.recovering.release()
+
+
+def _await_other(here: Here, progress: Progress) -> None:
+    """Wait for the end of a recovery of this node that somebody else asked for; raises OperationError if it failed."""
+    progress(f"{here.me.name} is being rebuilt already")
+    while not here.recovering.acquire(timeout=_WORD_SECONDS):
+        progress("it still is")
+    here.recovering.release()
+    if here.failure:
+        raise OperationError(here.failure, hint=_HINT)
+
+
+def _rebuild(here: Here, progress: Progress) -> None:
+    facts = sight(here, lambda facts: _serving_others(here, facts))
+    _refuse(here, _serving_others(here, facts), facts.of(here.me.name))
+    leader = _leader(here)
+    here.failure, here.telling = "", progress
+    _take_out(here, leader)
+    progress(f"pgpool-II of {leader} rebuilds {here.me.name}")
+    try:
+        here.on(leader, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
+    except ClusterError as error:
+        here.failure = here.failure or error.message
+        raise OperationError(here.failure, hint=_HINT) from error
+
+
+def _serving_others(here: Here, facts: ClusterFacts) -> list[str]:
+    return [found.node for found in in_service(here.cluster, facts) if found.node != here.me.name]
+
+
+def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
+    if not serving:
+        hint = "pgpoolctl status shows every node; bring one with all writes back first"
+        raise OperationError(f"no other node is in service that {here.me.name} could be copied from", hint=hint)
+    refuse_to_lose(mine)
+
+
+def _leader(here: Here) -> str:
+    """Return the node whose pgpool-II leads; it answers nobody for a moment when it has just given a node up."""
+    deadline = time.monotonic() + _LEADER_SECONDS
+    while not (name := leading_node(here.cluster, here.look_at_all())):
+        if time.monotonic() > deadline:
+            raise OperationError("no pgpool-II leads", hint="pgpoolctl status; systemctl status pgpool2")
+        time.sleep(0.2)
+        here.forget_looks()
+    return name
+
+
+def _take_out(here: Here, leader: str) -> None:
+    """Have the leading pgpool-II give this node up, if it has not yet."""
+    deadline = time.monotonic() + _DETACH_SECONDS
+    asked = False
+    while time.monotonic() < deadline:
+        here.forget_looks()
+        view = here.look_at_all().of(leader).pgpool
+        if view is not None and view.backends.get(here.me.name) is not BackendState.UP:
+            return
+        if view is not None and not asked:
+            here.on(leader, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=_DETACH_SECONDS)
+            asked = True
+        time.sleep(0.2)
+    raise OperationError(f"pgpool-II of {leader} does not give {here.me.name} up", hint=_HINT)
+
+
+# On the leading pgpool-II's node
+
+
+def pcp_recovery(here: Here, name: str) -> None:
+    """Run pcp_recovery_node, again while pgpool-II is busy; raises OperationError."""
+    number = here.cluster.databases.index(here.cluster.named(name))
+    for tried in itertools.count():
+        try:
+            pgpool.pcp("pcp_recovery_node", "-n", str(number), seconds=_DAY)
+        except OperationError as error:
+            if tried >= max((times for words, times in _BUSY.items() if words in error.message), default=0):
+                raise
+            time.sleep(_BETWEEN)
+        else:
+            return
+
+
+# On the main node, where pgpool-II calls pgpool_recovery()
+
+
+def first_stage(here: Here, name: str, progress: Progress) -> None:
+    """Have the target copy this node; raises OperationError. Afterwards sessions that do not end are watched."""
+    here.archive_needed = str(act.query(here, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
+    try:
+        here.peers.ask(name, {"do": "copy", "source": here.me.name}, seconds=SILENCE, progress=progress)
+    except ClusterError:
+        here.archive_needed = ""
+        raise
+    try:
+        with here.server.session("postgres") as cursor:  # what it writes now, pgpool-II's own need not write later
+            cursor.execute("SET statement_timeout = 0")
+            cursor.execute("CHECKPOINT")
+    except psycopg2.Error as error:
+        raise OperationError(f"CHECKPOINT: {str(error).strip()}", hint=_HINT) from error
+    here.taken_up = ""
+    here.draining = time.monotonic()
+    threading.Thread(target=_watch_sessions, args=(here,), daemon=True).start()
+
+
+def second_stage(here: Here, name: str, progress: Progress) -> None:
+    """Hand the target all that is left, and let it become a primary; raises OperationError."""
+    here.draining = 0.0
+    try:
+        align_sequences(here)
+        position = str(act.query(here, "SELECT pg_current_wal_insert_lsn()")[0][0])
+        act.query(here, "SELECT pg_switch_wal()")  # into the archive, should the target not be able to stream
+        term = here.record.term
+        request = {"do": "take-up", "source": here.me.name, "position": position, "term": term}
+        here.peers.ask(name, {"do": "note"}, seconds=_PATIENCE)  # it may have gone while sessions ended
+        here.peers.ask(name, request, seconds=_STUCK + _PATIENCE, progress=progress)
+        here.taken_up = name
+    except ClusterError as error:
+        threading.Thread(target=_tell_why, args=(here, name, error.message), daemon=True).start()  # clients wait
+        raise
+    finally:
+        here.archive_needed = ""
+    with contextlib.suppress(ClusterError):
+        slot = here.cluster.named(name).slot
+        act.query(here, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                        "WHERE slot_name = %s AND NOT active", slot)  # fmt: skip
+
+
+def _tell_why(here: Here, name: str, why: str) -> None:
+    with contextlib.suppress(ClusterError):
+        here.peers.ask(name, {"do": "why", "why": why}, seconds=5)
+
+
+def align_sequences(here: Here) -> None:
+    """Write every sequence's exact value to the WAL, which runs up to 32 values ahead of it; no value is used up."""
+    names = act.query(here, "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0'")
+    for (database,) in names:
+        try:
+            with here.server.session(str(database)) as cursor:
+                cursor.execute(_SEQUENCES)
+                for (statement,) in cursor.fetchall():
+                    cursor.execute(statement)
+        except psycopg2.Error as error:
+            raise OperationError(f"sequences of {database}: {str(error).strip()}", hint=_HINT) from error
+
+
+def _watch_sessions(here: Here) -> None:
+    """Cancel what still runs when its time is over, on all nodes; pgpool-II then ends the sessions as idle ones.
+
+    A statement is cancelled, not its session ended: a COMMIT cannot be cancelled, so no node is left without it.
+    """
+    began, limit = here.draining, here.cluster.drain_seconds
+    said = False
+    time.sleep(limit)
+    while here.draining == began and time.monotonic() < began + SILENCE:
+        count = cancel_active(here)
+        for answer in here.peers.ask_all({"do": "cancel-active"}, seconds=3).values():
+            count += int(answer.get("count", 0))
+        if count and not said:
+            log(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
+            said = True
+        time.sleep(_BETWEEN)
+    if here.draining == began:
+        here.archive_needed = ""
+
+
+def cancel_active(here: Here) -> int:
+    """Cancel every client's running statement here and return how many there were."""
+    with contextlib.suppress(ClusterError):
+        return int(act.query(here, _CANCEL, [*Role, "postgres"])[0][0])
+    return 0
+
+
+# On the target
+
+
+def copy(here: Here, source: str, progress: Progress) -> None:
+    """First stage: replace this node's data by a copy of `source`'s, and follow it as a standby."""
+
+    def tell(text: str) -> None:
+        progress(text)
+        if here.telling is not None:
+            here.telling(text)
+
+    here.promoting = True
+    try:
+        here.remember(held=False, led=0)
+        copying.clone(here, source, tell, member=False)
+        tell("sessions are asked to end; new clients wait")
+    except ClusterError as error:
+        here.promoting = False
+        here.failure = error.message
+        raise
+
+
+def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
+    """Second stage: replay up to `position`, the end of all that `source` has, and become a primary."""
+    try:
+        _replay(here, source, position, progress)
+        # The end of recovery asks the archive for timelines that nobody has: not while clients wait.
+        act.query(here, "ALTER SYSTEM SET restore_command = ''")
+        act.query(here, "SELECT pg_reload_conf(), pg_sleep(0.02)")
+        if not act.query(here, "SELECT pg_promote(true, 4)")[0][0]:
+            raise OperationError("PostgreSQL did not end its recovery", hint="its log in /var/log/postgresql has why")
+        for name in ("primary_conninfo", "primary_slot_name", "restore_command"):
+            act.query(here, f"ALTER SYSTEM RESET {name}")
+        act.query(here, "SELECT pg_reload_conf()")
+        system = int(act.query(here, "SELECT system_identifier FROM pg_control_system()")[0][0])
+        here.remember(system=system, copying="", term=max(term, here.record.term))
+    except ClusterError as error:
+        here.promoting = False
+        here.failure = error.message
+        raise
+
+
+def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
+    """Wait until all is replayed, as long as there is a change; a stream that stands still is left for the archive."""
+    before, changed, told, streams = "", time.monotonic(), time.monotonic(), True
+    while True:
+        replayed, done = act.query(here, _REPLAYED, position)[0]
+        now = time.monotonic()
+        if done:
+            return
+        if replayed != before:
+            before, changed = str(replayed), now
+        if streams and now - changed > _PATIENCE:
+            streams, changed = False, now
+            progress(f"{source} does not stream: the rest comes from its archive")
+            act.query(here, "ALTER SYSTEM SET primary_conninfo = ''")
+            act.query(here, "ALTER SYSTEM RESET restore_command")
+            act.query(here, "SELECT pg_reload_conf()")
+        if now - changed > _STUCK:
+            raise OperationError(f"the last changes of {source} did not arrive", hint=_HINT)
+        if now - told > _PATIENCE:
+            told = now
+            progress(f"replaying what is left, from {before} to {position}")
+        time.sleep(0.01)
+
+
+def enter_service(here: Here) -> None:
+    """Remember that this node is in service, once the leading pgpool-II has attached it."""
+    facts = here.look_at_all()
+    views = [found.pgpool for found in facts.nodes.values() if found.pgpool is not None]
+    leading = [view for view in views if view.watchdog in LEADING]
+    main = rightful_primary(here.cluster, facts)
+    if main is None or here.record.copying or not here.look().writable:
+        return
+    if leading and all(view.backends.get(here.me.name) is BackendState.UP for view in leading):
+        here.remember(led=main.led, term=max(main.term, here.record.term))
+        here.promoting = False
+        log("this node is in service")

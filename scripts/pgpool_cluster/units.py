@@ -1,0 +1,116 @@
+"""systemd's view of a unit, and the socket through which the postgres user starts and stops two kinds of them."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+
+from . import paths
+from .errors import OperationError, ServerError
+
+_ALLOWED = re.compile(
+    r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
+    r"|hang-up [0-9a-z][0-9a-z.:-]*|apply"
+)
+_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """ActiveState and Result of systemctl(1) show; `was_active`: since the machine started."""
+
+    active: str
+    result: str
+    was_active: bool
+    seconds: float = 0.0
+    """Since it has been what it is."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is on its way up or down."""
+        return self.active in ("activating", "deactivating", "reloading")
+
+
+def state(unit: str) -> UnitState:
+    """Return what systemd says about `unit`; one it does not know is inactive. Raises ServerError without systemd."""
+    names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
+    try:
+        command = ["systemctl", "show", "--property", names, "--", unit]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerError(f"systemd does not answer: {error}", hint="systemctl status shows what it does") from error
+    values = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+    return UnitState(
+        values.get("ActiveState", "inactive"),
+        values.get("Result", "success"),
+        int(values.get("ActiveEnterTimestampMonotonic") or 0) > 0,
+        time.monotonic() - int(values.get("StateChangeTimestampMonotonic") or 0) / 1e6,
+    )
+
+
+def last_words(unit: str) -> str:
+    """Return what a unit's present or latest run died of; "" for nothing, or if the journal is not for this user."""
+    show = ["systemctl", "show", "--property=InvocationID", "--value", "--", unit]
+    journal = ["journalctl", "--quiet", "--no-pager", "--boot", "--output=cat", "--lines=100"]
+    try:
+        run = subprocess.run(show, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        command = [*journal, f"_SYSTEMD_INVOCATION_ID={run}"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    lines = answer.stdout.splitlines()
+    for number in range(len(lines) - 1, -1, -1):
+        found = re.search(r"\b(?:FATAL|PANIC):\s+(.*)", lines[number])
+        if found:
+            detail = re.search(r"\bDETAIL:\s+(.*)", lines[number + 1]) if number + 1 < len(lines) else None
+            return f"{found[1]}: {detail[1]}" if detail else found[1]
+    return ""
+
+
+def control(verb: str, unit: str = "") -> None:
+    """Have a unit started, stopped, restarted or reloaded, or configuration applied; raises OperationError."""
+    words = f"{verb} {unit}".strip()
+    hint = "systemctl status pgpool2-cluster-control.socket shows whether it listens"
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(_SECONDS)
+            asking.connect(str(paths.CONTROL))
+            asking.sendall(words.encode() + b"\n")
+            asking.shutdown(socket.SHUT_WR)
+            with asking.makefile("r", encoding="utf-8", errors="replace") as stream:
+                answer = stream.read().strip()
+    except OSError as error:
+        raise ServerError(f"{words}: {error.strerror or error}", hint=hint) from error
+    if answer != "done":
+        reason = answer.splitlines()[-1] if answer else "no answer"
+        raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} has the rest")
+
+
+def _command(request: str) -> list[str]:
+    verb, _, rest = request.partition(" ")
+    if verb == "apply":
+        return ["/usr/bin/pgpoolctl", "apply"]
+    if verb == "hang-up":
+        return ["ss", "--kill", "--tcp", "dst", rest]
+    if rest == paths.PGPOOL_UNIT:
+        # It is up when the watchdog has a leader, which may take others that are not up yet. An administrator who is
+        # stopping it goes first.
+        return ["systemctl", "--no-block", "--job-mode=fail", verb, rest]
+    # pg_ctlcluster looks for its server every two seconds; whoever starts it here asks the server itself.
+    return ["systemctl", *(["--no-block"] if verb == "start" else []), verb, rest]
+
+
+def serve_control(request: str) -> str:
+    """Do what the postgres user asks for, as root, and return `done` or what systemctl said."""
+    if not _ALLOWED.fullmatch(request):
+        return "refused: only postgresql@V-NAME and pgpool2 are started, stopped, restarted and reloaded here"
+    words = _command(request)
+    try:
+        answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+                                stdin=subprocess.DEVNULL, timeout=_SECONDS)  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "done" if answer.returncode == 0 else answer.stdout.strip() or f"exit status {answer.returncode}"

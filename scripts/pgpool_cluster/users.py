@@ -1,0 +1,56 @@
+"""The users of the cluster's databases: who can log in through pgpool-II, the same on every node.
+
+A change has a number; a node that was away takes the list of one that knows a later change, if it can read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import files
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Names with their pool_passwd values, as of change number `serial`, encrypted with the pool key of this mark."""
+
+    serial: int = 0
+    entries: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mark: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> Users:
+        """Read the list; one that is not there, or cannot be read, is empty and older than any other."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of(values)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> Users:
+        """Return the list that `json` gave; raises KeyError, TypeError or ValueError for anything else."""
+        entries = values["entries"]
+        if not isinstance(entries, dict):
+            raise TypeError("entries")
+        listed = {str(name): str(entry) for name, entry in entries.items()}
+        return cls(int(str(values["serial"])), listed, str(values["mark"]))
+
+    @property
+    def json(self) -> dict[str, object]:
+        """What `of` takes."""
+        return {"serial": self.serial, "entries": dict(self.entries), "mark": self.mark}
+
+    def save(self, path: Path, owner: tuple[int, int] | None = None) -> None:
+        """Write the list; raises ServerError."""
+        files.write(path, json.dumps(self.json, indent=1).encode() + b"\n", 0o600, owner)
+
+    def with_entry(self, name: str, entry: str | None) -> Users:
+        """Return the list after one more change: `name` with another value, or without one."""
+        entries = {known: value for known, value in self.entries.items() if known != name}
+        if entry is not None:
+            entries[name] = entry
+        return Users(self.serial + 1, entries, self.mark)

@@ -1,0 +1,208 @@
+"""What an administrator types: each verb a few lines over the agent, or over files where it is about files."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import plain, status
+from .channel import ask, notify
+from .errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
+
+_LOOKING = 15.0
+_BEFORE_NEXT = 5.0
+
+
+def run(options: argparse.Namespace) -> ExitStatus:
+    """Run the verb that `options` name; raises ClusterError."""
+    return _VERBS[str(options.verb)](options)
+
+
+def _asked(request: dict[str, object], *, seconds: float) -> dict[str, Any]:
+    """Ask the agent; where none runs, say first what keeps it from running."""
+    try:
+        return ask(request, seconds=seconds)
+    except ServerError:
+        from . import agent, apply  # noqa: PLC0415
+
+        agent.load()
+        if os.geteuid() == 0:
+            apply.read_key()
+        raise
+
+
+def _status(options: argparse.Namespace) -> ExitStatus:
+    found = _asked({"do": "status"}, seconds=_LOOKING)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(status.lines(found)))
+    return ExitStatus.GOOD if found["healthy"] else ExitStatus.FAILED
+
+
+def _wait(options: argparse.Namespace) -> ExitStatus:
+    if options.timeout < 0:
+        raise UsageError("--timeout is below 0", hint="seconds, for example: --timeout 120")
+    deadline, why = time.monotonic() + options.timeout, ""
+    while True:
+        try:
+            found = _asked({"do": "status"}, seconds=_LOOKING)
+            if found["healthy"]:
+                return ExitStatus.GOOD
+            why = "; ".join(f"{name}: {note}" for name, note in found["notes"].items())
+        except ClusterError as error:
+            why = error.message
+        if time.monotonic() > deadline:
+            text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
+            raise OperationError(text, hint="pgpoolctl status shows every node")
+        time.sleep(min(0.5, max(0.0, deadline - time.monotonic())) or 0.05)
+
+
+def _check(options: argparse.Namespace) -> ExitStatus:
+    from . import checks  # noqa: PLC0415
+
+    found = checks.of_cluster()
+    if options.json:
+        print(json.dumps({"checks": [check.json for check in found]}, indent=2))
+    else:
+        for check in found:
+            print(check)
+    return ExitStatus.GOOD if all(check.ok for check in found) else ExitStatus.FAILED
+
+
+def _apply(options: argparse.Namespace) -> ExitStatus:
+    from . import apply  # noqa: PLC0415
+
+    planned = apply.plan()
+    if options.diff:
+        print("".join(change.diff for change in planned.changes), end="")
+    else:
+        apply.carry_out(planned)
+        print("".join(f"{change}\n" for change in planned.changes), end="")
+    return ExitStatus.GOOD
+
+
+def _converge(options: argparse.Namespace) -> ExitStatus:
+    from . import agent  # noqa: PLC0415
+
+    if options.once:
+        found = ask({"do": "converge"}, seconds=600, progress=print)
+        print("\n".join(found["said"]) or "all is well here")
+        return ExitStatus.GOOD
+    try:
+        here = agent.load()
+    except ClusterError as error:
+        # Started all the same: the unit says what is wrong, and tries again; dpkg has nothing to fail for.
+        notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
+        time.sleep(_BEFORE_NEXT)
+        raise
+    agent.Agent(here).run()
+    return ExitStatus.GOOD
+
+
+def _recover(options: argparse.Namespace) -> ExitStatus:
+    said = _Progress()
+    try:
+        ask({"do": "recover", "node": options.node}, seconds=300, progress=said)
+    finally:
+        said.end()
+    print(f"{options.node} is recovered")
+    return ExitStatus.GOOD
+
+
+def _switchover(options: argparse.Namespace) -> ExitStatus:
+    said = _Progress()
+    try:
+        answer = ask({"do": "switchover", "node": options.node}, seconds=300, progress=said)
+    finally:
+        said.end()
+    print(f"{answer['primary']} is the primary")
+    return ExitStatus.GOOD
+
+
+class _Progress:
+    """Prints what is reported: bytes on one line that changes where there is a terminal."""
+
+    def __init__(self) -> None:
+        self.open = False
+
+    def __call__(self, text: str) -> None:
+        """Print one report."""
+        counting = text.endswith("%)") and sys.stdout.isatty()
+        if not counting:
+            self.end()
+        print(f"\r\x1b[K{text}" if counting else text, end="" if counting else "\n", flush=True)
+        self.open = counting
+
+    def end(self) -> None:
+        """End a line that is still open."""
+        if self.open:
+            print(flush=True)
+        self.open = False
+
+
+def _attach(options: argparse.Namespace) -> ExitStatus:
+    ask({"do": options.verb, "node": options.node}, seconds=60)
+    return ExitStatus.GOOD
+
+
+def _user(options: argparse.Namespace) -> ExitStatus:
+    from . import apply, key  # noqa: PLC0415
+
+    if options.user_verb == "list":
+        print("".join(f"{name}\n" for name in sorted(ask({"do": "users"})["entries"])), end="")
+        return ExitStatus.GOOD
+    name = str(options.name)
+    if not plain.is_role(name):
+        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -, a letter first")
+    request = {"do": "user", "name": name}
+    if options.user_verb == "set":
+        secret = apply.read_key()
+        password = _password(options)
+        request["verifier"] = secret.scram_verifier(name, password)
+        pool_key = apply.pool_key(secret)
+        request["entry"] = key.pool_passwd_entry(password, pool_key)
+        request["mark"] = key.mark(pool_key)
+    elif name not in ask({"do": "users"})["entries"]:
+        raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
+    ask(request, seconds=60, progress=print)
+    return ExitStatus.GOOD
+
+
+def _password(options: argparse.Namespace) -> str:
+    if options.password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        if not sys.stdin.isatty():
+            raise UsageError("no terminal to ask for the password", hint="--password-stdin reads one line")
+        password = getpass.getpass(f"Password for {options.name}: ")
+        if getpass.getpass("Again: ") != password:
+            raise UsageError("the two passwords differ", hint="the same command asks again")
+    if not password or not password.isascii() or not password.isprintable():
+        raise UsageError("the password is empty or has characters beyond ASCII", hint="letters, digits and signs")
+    return password
+
+
+def _key(_: argparse.Namespace) -> ExitStatus:
+    from . import key  # noqa: PLC0415
+
+    print(key.generate())
+    return ExitStatus.GOOD
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], ExitStatus]] = {
+    "status": _status,
+    "wait": _wait,
+    "check": _check,
+    "apply": _apply,
+    "converge": _converge,
+    "recover": _recover,
+    "switchover": _switchover,
+    "attach": _attach,
+    "detach": _attach,
+    "user": _user,
+    "key": _key,
+}

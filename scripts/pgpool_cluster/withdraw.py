@@ -1,0 +1,19 @@
+"""`pgpoolctl withdraw`, for the package's removal: pgpool-II ends, and what was laid down is taken back."""
+
+from __future__ import annotations
+
+import subprocess
+
+from . import apply, paths
+from .errors import ExitStatus
+
+
+def run(words: list[str]) -> ExitStatus:
+    """Stop pgpool-II, which runs with the configuration that goes, and take the configuration back."""
+    del words
+    if paths.APPLIED.exists():
+        subprocess.run(["systemctl", "stop", paths.UNIT, paths.PGPOOL_UNIT], check=False, timeout=120)
+        for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
+            path.unlink(missing_ok=True)
+        apply.withdraw()
+    return ExitStatus.GOOD

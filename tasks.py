@@ -1,0 +1,194 @@
+"""The project's tasks: `./invoke --list`. Options become a request here; everything else is in packaging/pgpool_deb."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "packaging"))
+
+from invoke import Context, Exit, task  # noqa: E402
+
+from pgpool_deb import benches, plan, testing  # noqa: E402
+from pgpool_deb import build_deb as building  # noqa: E402
+from pgpool_deb.errors import ExitStatus  # noqa: E402
+from pgpool_deb.project import Project  # noqa: E402
+
+
+def _end(status: ExitStatus) -> None:
+    if status is not ExitStatus.GOOD:
+        raise Exit(code=int(status))
+
+
+@task(
+    name="build-deb",
+    help={
+        "release": "Debian releases, joined by commas (default: this machine's, else stable)",
+        "pg": "PostgreSQL majors, joined by commas (default: all that releases.toml lists)",
+        "pgpool": "a pinned version of pgpool-II (default: the newest that can be had)",
+        "source": "a tarball, an unpacked tree or a git checkout of pgpool-II instead",
+        "engine": "auto, docker or chroot",
+        "jobs": "packages built side by side (default: the number of cores)",
+        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
+        "explain": "say what would be built and why; build nothing",
+        "install": "--no-install: never install missing Debian packages on this machine",
+        "stall": "seconds without output after which a step counts as hung",
+    },
+)
+def build_deb(
+    context: Context,
+    release: str | None = None,
+    pg: str | None = None,
+    pgpool: str | None = None,
+    source: str | None = None,
+    engine: str = "auto",
+    jobs: int = 0,
+    mirror: str | None = None,
+    explain: bool = False,
+    install: bool = True,
+    stall: int = 600,
+) -> None:
+    """Build pgpool-II, its recovery function and the cluster package into .debs, in dist/<release>/."""
+    request = plan.Request(
+        releases=plan.parse_releases(release),
+        majors=plan.parse_majors(pg),
+        pgpool=pgpool,
+        source=Path(source) if source else None,
+        engine=engine,
+        jobs=jobs or os.cpu_count() or 1,
+        mirror=mirror,
+        install=install,
+        stall=float(stall),
+    )
+    project = Project(HERE)
+    _end(building.explain(project, request) if explain else building.run(project, request))
+
+
+@task(
+    help={
+        "what": "build or cluster",
+        "release": "the Debian release of a cluster's hosts (default: this machine's, else stable)",
+        "pairs": "how often each side of a comparison is run; the medians are compared",
+        "mode": "of a cluster: streaming_replication or native_replication",
+        "scratch": "a folder for the bench's own cache (default: a new one, removed afterwards)",
+    }
+)
+def bench(
+    context: Context,
+    what: str,
+    pairs: int = 3,
+    scratch: str | None = None,
+    release: str | None = None,
+    mode: str = benches.STREAMING,
+) -> None:
+    """Measure and compare; the table goes to the screen and to dist/bench/."""
+    place = Path(scratch) if scratch else None
+    _end(benches.run(Project(HERE), what, pairs=pairs, scratch=place, releases=release, mode=mode))
+
+
+@task(help={"cell": "as in the closing lines of build-deb: trixie-amd64-4.6.1"})
+def shell(context: Context, cell: str) -> None:
+    """Open a shell in the root where a cell failed."""
+    building.shell(cell)
+
+
+@task(
+    name="test",
+    help={
+        "level": "unit, package, install, cluster, joined by commas (default: all)",
+        "release": "Debian releases, joined by commas (default: this machine's and stable)",
+        "all": "every release of releases.toml",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    },
+)
+def run_tests(
+    context: Context,
+    level: str | None = None,
+    release: str | None = None,
+    all: bool = False,  # noqa: A002
+    install: bool = True,
+) -> None:
+    """Run the tests; JUnit reports in dist/test-LEVEL.xml."""
+    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install)
+    _end(testing.run(Project(HERE), request))
+
+
+@task(
+    name="matrix",
+    help={
+        "release": "Debian releases, joined by commas (default: every row of releases.toml)",
+        "stage": "quality, install, cluster, joined by commas (default: all)",
+        "jobs": "stages tried side by side (default: the number of cores)",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    },
+)
+def run_matrix(
+    context: Context, release: str | None = None, stage: str | None = None, jobs: int = 0, install: bool = True
+) -> None:
+    """Build and prove every cell; the report is dist/report/index.html."""
+    from pgpool_deb import matrix  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    request = matrix.Request(
+        plan.parse_releases(release), matrix.parse_stages(stage), jobs or os.cpu_count() or 1, install
+    )
+    _end(matrix.run(Project(HERE), request))
+
+
+@task(name="ci", help={"engine": "github or gitlab"})
+def write_pipeline(context: Context, engine: str) -> None:
+    """Write the pipeline of a CI engine into this checkout: one job for each release of releases.toml."""
+    from pgpool_deb import pipelines  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.releases import ReleaseTable  # noqa: PLC0415
+
+    project = Project(HERE)
+    releases = [release.name for release in ReleaseTable.load(project.releases).releases]
+    print(pipelines.write(project.path, engine, releases))
+
+
+@task(
+    name="contents",
+    help={
+        "release": "Debian releases, joined by commas (default: all in dist/)",
+        "accept": "keep what is in dist/ now",
+    },
+)
+def compare_contents(context: Context, release: str | None = None, accept: bool = False) -> None:
+    """Compare the packages in dist/ with what packaging/contents keeps of each release."""
+    from pgpool_deb import contents  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(contents.run(Project(HERE), plan.parse_releases(release), accept=accept))
+
+
+@task(
+    help={
+        "pgpool": "the upstream release, for example 4.7.4",
+        "tarball": "its tarball, where no address has it",
+        "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
+        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
+        "jobs": "what is done side by side (default: the number of cores)",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    }
+)
+def update(
+    context: Context,
+    pgpool: str,
+    tarball: str | None = None,
+    release: str | None = None,
+    mirror: str | None = None,
+    jobs: int = 0,
+    install: bool = True,
+) -> None:
+    """Pin a new upstream release once it builds and passes its tests, and show what it changes in the packages."""
+    from pgpool_deb import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    request = updating.Request(
+        version=pgpool,
+        tarball=Path(tarball) if tarball else None,
+        releases=plan.parse_releases(release),
+        mirror=mirror,
+        jobs=jobs or os.cpu_count() or 1,
+        install=install,
+    )
+    _end(updating.run(Project(HERE), request))

@@ -1,0 +1,87 @@
+"""A Debian system to try packages on: clean layers below, what its commands change above, entered by chroot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgpool_deb import namespaces, roots
+from pgpool_deb.command import CommandFailed, Runner
+
+ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "TERM=dumb")
+QUESTION = re.compile(
+    r"\([YINODZ/]{5,}\)|\[default=|\[yes/no\]|what (do you want|would you like) to do|(end.of.file|EOF) on stdin",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a script ended, and all that it printed."""
+
+    status: int
+    output: str
+
+    @property
+    def questions(self) -> list[str]:
+        """Lines in which dpkg, ucf or debconf asks the administrator something."""
+        return [line for line in self.output.splitlines() if QUESTION.search(line)]
+
+
+@dataclass(slots=True)
+class Chroot:
+    """One system. Files outlive a script, processes do not; without `network` there is only its own loopback."""
+
+    root: roots.Root
+    place: Path
+    binds: tuple[tuple[Path, str], ...] = ()
+    _log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.place.mkdir(parents=True, exist_ok=True)
+        self._log = self.place / "log"
+
+    def attempt(self, script: str, *, network: bool = False, environment: Iterable[str] = ()) -> Answer:
+        """Run a shell script as root and return how it ended."""
+        lines: list[str] = []
+        inside = ["env", "-i", *ENVIRONMENT, "DEBIAN_FRONTEND=noninteractive", *environment, "sh", "-euc", script]
+        enter = roots.entering(self.root, self.place, roots.ROOT_USER, self.binds, confined=not network)
+        try:
+            Runner(self._log, on_line=lines.append).run([*namespaces.as_root(confined=not network), *enter, *inside])
+        except CommandFailed as failure:
+            return Answer(failure.status, "\n".join(lines))
+        return Answer(0, "\n".join(lines))
+
+    def run(self, script: str, *, network: bool = False) -> str:
+        """Run a shell script as root, which must succeed, and return what it printed."""
+        answer = self.attempt(script, network=network)
+        assert answer.status == 0, f"status {answer.status} of: {script}\n{answer.output}"
+        return answer.output.strip()
+
+    def attended(self, command: str, patience: int = 180) -> Answer:
+        """Run a command as an administrator at a terminal who presses no key: after `patience` seconds it is killed."""
+        return self.attempt(
+            f"status=0; timeout {patience} script -qec '{command}' /dev/null </dev/null >/typescript || status=$?;"
+            "tr -d '\\r' </typescript; rm /typescript; exit $status",
+            environment=["DEBIAN_FRONTEND=readline"],
+        )
+
+    def packed(self, place: Path) -> Path:
+        """Write the system as it is now into a tar in the folder `place`: the root of a host, whose services start."""
+        place.mkdir(exist_ok=True)
+        self.binds = (*self.binds, (place, "/image"))
+        left_out = " ".join(f"--exclude=.{target}" for _, target in self.binds)
+        self.run(f"rm -f /usr/sbin/policy-rc.d; tar -C / --one-file-system {left_out} -cf /image/root.tar .")
+        return place / "root.tar"
+
+    def frozen(self) -> roots.Root:
+        """Return the system as it is now as a root for other systems; this one must not be used any more."""
+        return roots.Root(
+            self.root.release, self.root.key, (*self.root.layers, self.place / "upper"), self.root.packages
+        )
+
+    def remove(self) -> None:
+        """Throw the system away."""
+        namespaces.remove(self.place)

@@ -1,0 +1,40 @@
+"""The clean root of a release with all that tests install from below /var/cache/apt.
+
+The archive is asked once a release; after that everything happens without a network, so nothing can come from
+elsewhere than from the release and from dist/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.built import Built
+from tests.chroot import Chroot
+
+from pgpool_deb.errors import MachineError
+from pgpool_deb.roots import Root
+
+SERVERS = "systemd systemd-sysv dbus openssh-server iproute2 iputils-ping iputils-arping nftables"
+"""What a Debian server has, whatever it serves."""
+DEBIANS = "apt-cache search --names-only '^(pgpool2|libpgpool-dev|postgresql-[0-9]+-pgpool2)$' | cut -d ' ' -f 1"
+FETCH = """
+printf '127.0.0.1 localhost\\n::1 localhost\\n127.0.1.1 builder\\n' >/etc/hosts
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+fetch='apt-get -q -y -o Acquire::Retries=3 -o Acquire::http::Timeout=30'
+$fetch update
+$fetch install --download-only /dist/*.deb postgresql-{major} postgresql {servers}
+$fetch install --download-only $({debians})
+"""
+
+
+def fetched(root: Root, place: Path, packages: Built) -> Root:
+    """Return `root` with apt's lists up to date and the packages fetched; raises MachineError where apt cannot."""
+    chroot = Chroot(root, place, ((packages.folder, "/dist"),))
+    answer = chroot.attempt(FETCH.format(major=packages.majors[-1], servers=SERVERS, debians=DEBIANS), network=True)
+    if answer.status != 0:
+        error = next((line for line in answer.output.splitlines() if line.startswith("E:")), f"status {answer.status}")
+        raise MachineError(
+            f"{packages.release.name}: {error.removeprefix('E: ')}", hint="is the mirror of apt reachable?"
+        )
+    return chroot.frozen()

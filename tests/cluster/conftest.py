@@ -1,0 +1,147 @@
+"""Hosts for the tests of this level: images once a release, one standing cluster for all modules that leave it well."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+import pytest
+from tests.built import Built
+from tests.cluster.cluster import STREAMING, Cluster
+from tests.cluster.images import Images, images
+from tests.cluster.lab import Lab, lab
+from tests.cluster.native import NATIVE_MODES, fill
+from tests.host import Host, engine
+
+from pgpool_deb.releases import Release
+from pgpool_deb.roots import Root
+
+NAMES = ("pg1", "pg2", "pg3")
+PATIENCE = 5.0
+labs: list[Lab] = []
+"""The one that is open, for the journals of its hosts where a test fails."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Where releases were named: every mode of native replication, and ten recoveries; else the first, and three.
+
+    So it is with how often the package is configured: a hundred times, or ten.
+    """
+    named = not metafunc.config.getoption("--cluster-releases")
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", NATIVE_MODES if named else NATIVE_MODES[:1], scope="module")
+    if "recovery" in metafunc.fixturenames:
+        metafunc.parametrize("recovery", range(10 if named else 3))
+    if "times" in metafunc.fixturenames:
+        metafunc.parametrize("times", [100 if named else 10], scope="module")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and labs:
+        report.sections.append(("journals", labs[-1].journals()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def docker_engine(request: pytest.FixtureRequest) -> Iterator[docker.DockerClient]:
+    """A docker engine for all hosts."""
+    with engine(install=not request.config.getoption("--no-install")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def room(docker_engine: docker.DockerClient) -> Iterator[Lab]:
+    """The network of the session."""
+    with lab(docker_engine) as opened:
+        labs.append(opened)
+        yield opened
+        labs.remove(opened)
+
+
+@pytest.fixture(scope="session")
+def of_release(
+    docker_engine: docker.DockerClient, release: Release, clean: Root, packages: Built, systems: Path
+) -> Iterator[Images]:
+    """The images of hosts of the release."""
+    with images(docker_engine, clean, packages, systems / f"hosts-{release.name}") as made:
+        yield made
+
+
+@dataclass(slots=True)
+class Standing:
+    """The cluster that stands while modules come and go."""
+
+    room: Lab
+    of_release: Images
+    cluster: Cluster | None = field(default=None)
+
+    def well(self, mode: str = STREAMING) -> Cluster:
+        """Return the cluster as it stands if it is of the mode, healthy, with pg1 as its primary; else a new one."""
+        if self.cluster is not None and not (self.cluster.mode == mode and self._is_well(self.cluster)):
+            self.clear()
+        if self.cluster is None:
+            self.cluster = Cluster.of(self.room.boot(self.of_release.prepared, *NAMES), mode)
+            self.cluster.deploy()
+        return self.cluster
+
+    def clear(self) -> None:
+        """Throw the cluster away."""
+        if self.cluster is not None:
+            self.room.remove(self.cluster.hosts)
+            self.cluster = None
+
+    def _is_well(self, cluster: Cluster) -> bool:
+        try:
+            cluster.wait_healthy(PATIENCE)
+            return cluster.mode != STREAMING or cluster.primary().name == NAMES[0]
+        except (AssertionError, ValueError, docker.errors.APIError):
+            return False
+
+
+@pytest.fixture(scope="session")
+def standing(room: Lab, of_release: Images) -> Iterator[Standing]:
+    """One standing cluster a release."""
+    stands = Standing(room, of_release)
+    yield stands
+    stands.clear()
+
+
+@pytest.fixture(scope="module")
+def cluster(standing: Standing) -> Cluster:
+    """A healthy cluster of three, with pg1 as its primary and a user `app`; it may have served other modules before."""
+    return standing.well()
+
+
+@pytest.fixture(scope="module")
+def native(mode: str, standing: Standing) -> Cluster:
+    """A healthy cluster of three with the same answers but for the mode, with tables of `app` in it."""
+    made = standing.well(mode)
+    fill(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pg1(cluster: Cluster) -> Host:
+    return cluster.hosts[0]
+
+
+@pytest.fixture(scope="module")
+def pg2(cluster: Cluster) -> Host:
+    return cluster.hosts[1]
+
+
+@pytest.fixture(scope="module")
+def pg3(cluster: Cluster) -> Host:
+    return cluster.hosts[2]
+
+
+@pytest.fixture
+def pairs(request: pytest.FixtureRequest) -> int:
+    """How often each side of a comparison is run."""
+    return int(request.config.getoption("--pairs"))

@@ -1,0 +1,94 @@
+"""Images of hosts: a bare server, and one on which everything but the cluster package is installed.
+
+Neither has a network beyond its own: what apt installs comes from the archive's packages below /var/cache/apt, and
+from PACKAGES, an apt source with what was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+from docker.errors import ImageNotFound
+from tests.built import Built
+from tests.chroot import Chroot
+from tests.clean_root import SERVERS
+from tests.host import FIRST_BOOT, LABEL, imported
+
+from pgpool_deb.roots import Root
+
+PACKAGES = "/srv/packages"
+BARE = f"""
+apt-get install -y -q {SERVERS}
+rm -f /etc/ssh/ssh_host_*
+: >/etc/machine-id
+echo 'ssh-keygen -q -A' >{FIRST_BOOT}
+mkdir -p /var/log/journal {PACKAGES}
+find /dist -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {PACKAGES} {{}} +
+cd {PACKAGES}
+for deb in *.deb; do
+    dpkg-deb -f "$deb"
+    echo "Filename: ./$deb"
+    echo "Size: $(stat -c %s "$deb")"
+    echo "SHA256: $(sha256sum "$deb" | cut -d ' ' -f 1)"
+    echo
+done >Packages
+echo 'deb [trusted=yes] file:{PACKAGES} ./' >/etc/apt/sources.list.d/built.list
+apt-get update -q -o Dir::Etc::sourcelist=sources.list.d/built.list -o Dir::Etc::sourceparts=- \\
+    -o APT::Get::List-Cleanup=0
+"""
+PREPARED = f"""
+export DEBIAN_FRONTEND=noninteractive
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+apt-get install -y -q postgresql-{{major}} pgpool2 postgresql-{{major}}-pgpool2 {{dependencies}}
+rm /usr/sbin/policy-rc.d
+pg_dropcluster {{major}} main
+echo 'make-ssl-cert generate-default-snakeoil --force-overwrite' >>{FIRST_BOOT}
+echo 'pg_createcluster {{major}} main' >>{FIRST_BOOT}
+"""
+DEPENDENCIES = "apt-get install -s pgpool2-cluster | sed -n '/^Inst pgpool2-cluster /d; s/^Inst \\([^ ]*\\) .*/\\1/p'"
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Names of the images of a release; `major` is the PostgreSQL that they use."""
+
+    bare: str
+    prepared: str
+    major: int
+
+
+@contextmanager
+def images(engine: docker.DockerClient, clean: Root, packages: Built, place: Path) -> Iterator[Images]:
+    """Make both images of a release; they go in the end."""
+    release, major = packages.release.name, packages.majors[-1]
+    chroot = Chroot(clean, place, ((packages.folder, "/dist"),))
+    chroot.run(BARE)
+    file = chroot.packed(place / "image")
+    with imported(engine, f"{release}-bare", file) as bare:
+        chroot.remove()
+        prepared = _prepared(engine, bare, f"{release}-prepared", major)
+        try:
+            yield Images(bare, prepared, major)
+        finally:
+            with suppress(ImageNotFound):
+                engine.images.remove(prepared)
+
+
+def _prepared(engine: docker.DockerClient, bare: str, tag: str, major: int) -> str:
+    """Install in a container of the bare image and keep it as another."""
+    script = PREPARED.format(major=major, dependencies=f"$({DEPENDENCIES})")
+    container = engine.containers.create(bare, ["sh", "-euxc", script], network_mode="none", labels=[LABEL])
+    try:
+        container.start()
+        status = container.wait(timeout=600)["StatusCode"]
+        lines = container.logs(tail=20).decode(errors="replace")
+        assert status == 0, f"the prepared image was not made:\n{lines}"
+        container.commit(repository=LABEL, tag=tag)
+    finally:
+        container.remove(force=True, v=True)
+    return f"{LABEL}:{tag}"

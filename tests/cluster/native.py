@@ -1,0 +1,50 @@
+"""What tests of native replication share: every node is a primary, and all have the same rows."""
+
+from __future__ import annotations
+
+from tests.cluster.cluster import Cluster, Status, through_pgpool
+from tests.host import Host
+
+NATIVE_MODES = ("native_replication", "snapshot_isolation")
+STOP = "systemctl stop 'postgresql@*'"
+TABLES = """
+DROP TABLE IF EXISTS numbered, ledger;
+CREATE TABLE numbered (id serial PRIMARY KEY, word text, at timestamptz DEFAULT now());
+CREATE TABLE ledger (writer text, number int, PRIMARY KEY (writer, number));
+"""
+
+
+def fill(cluster: Cluster) -> None:
+    """Give the cluster pgbench's tables and two more."""
+    first = cluster.hosts[0]
+    first.run(f"pgbench -i -q -s 2 -h {first.address} -p 9999 -U app app")
+    cluster.ask(TABLES, at=first)
+
+
+def equal(cluster: Cluster) -> None:
+    """All is well, every node is a primary, and all rows and sequences are the same."""
+    cluster.wait_healthy(60)
+    assert cluster.writable() == [host.name for host in cluster.hosts]
+    found = cluster.contents()
+    assert len(set(found.values())) == 1, found
+
+
+def given_up(cluster: Cluster, name: str) -> None:
+    """Wait until pgpool-II has given a node up, and serves without it."""
+    others = cluster.others(cluster.named(name))
+    cluster.until(lambda status: status.nodes[name].pgpool == "down", f"pgpool-II gives {name} up", 60, others[0])
+    for host in others:
+        host.until(through_pgpool(host, host, "SELECT 1"), 30)  # its processes are made anew
+
+
+def leaders(status: Status) -> list[str]:
+    """Return the names of the hosts whose pgpool-II says that it leads: two for a moment after a cut."""
+    return [row.name for row in status.pgpools.values() if row.state == "leader"]
+
+
+def led_elsewhere(cluster: Cluster, host: Host) -> None:
+    """See to it that the pgpool-II of another host leads."""
+    if leaders(cluster.status()) == [host.name]:
+        host.run("systemctl restart pgpool2")
+        cluster.wait_healthy(60)
+    assert leaders(cluster.status()) != [host.name]

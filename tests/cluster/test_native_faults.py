@@ -1,0 +1,203 @@
+"""Native replication: what may break in a recovery."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from tests.cluster.cluster import DATA, Cluster, through_pgpool
+from tests.cluster.load import ledger
+from tests.cluster.native import STOP, equal, given_up, leaders, led_elsewhere
+from tests.host import Host
+
+from pgpool_cluster.cluster import DRAIN_SECONDS
+
+ARCHIVE = "/var/lib/postgresql-archive"
+KILL = "pkill -9 -u postgres -x postgres || :"
+CUT = "ip link set eth0 down"
+MEND = "ip link set eth0 up"
+SAID = "journalctl -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID recovering)"
+FILL = """
+SELECT pg_logical_emit_message(true, 'fill', string_agg(md5(random()::text), '')), pg_switch_wal()
+FROM generate_series(1, 300000)
+"""
+
+
+def stay(host: Host) -> None:
+    """Keep a session through the host's pgpool-II open, for half a minute if nobody ends it."""
+    host.put("/root/stay.sh", "(sleep 30) | " + through_pgpool(host, host, "").partition("<<")[0])
+    host.run("systemctl stop stay 2>/dev/null || :; systemd-run -q --unit=stay -E HOME=/root sh /root/stay.sh")
+
+
+def begin(at: Host) -> None:
+    """Begin a recovery of pg3, as the unit `recovering`."""
+    at.run("systemctl stop recovering 2>/dev/null || :; systemctl reset-failed recovering 2>/dev/null || :")
+    at.run("systemd-run -q --unit=recovering -p RemainAfterExit=yes pgpoolctl recover pg3")
+
+
+def test_1_a_client_that_never_leaves_is_sent_away_and_that_is_said(native: Cluster) -> None:
+    """One idle session, one with a statement that runs for ever: both are ended when their time is over."""
+    pg1, _, pg3 = native.hosts
+    pg3.run(STOP)
+    given_up(native, "pg3")
+    lasting = through_pgpool(pg1, pg1, "SELECT pg_sleep(3600)")
+    pg1.put("/root/lasting.sh", lasting)
+    pg1.run("systemd-run -q --unit=lasting -E HOME=/root -p RemainAfterExit=yes sh /root/lasting.sh")
+    pg1.until("runuser -u postgres -- psql -XAtqc 'SELECT query FROM pg_stat_activity' | grep -q pg_sleep", 20)
+    pg1.run("pgpoolctl recover pg3", seconds=120)
+    equal(native)
+    pg1.until("systemctl show -P SubState lasting | grep -qE 'exited|failed|dead'", 10)
+    told = f"journalctl -u pgpool2-cluster --since=-3min | grep -q 'sessions did not end within {DRAIN_SECONDS} s'"
+    assert any(host.attempt(told).status == 0 for host in native.hosts)
+    pg1.run("systemctl stop lasting 2>/dev/null; systemctl reset-failed || :")
+
+
+OUT_OF_SIGHT = 30
+"""Seconds: a main node is given up after three health checks, a leading pgpool-II after its deadtime and a vote."""
+BRIEFLY = (("second", "the source dies"),)
+FAULTS = {
+    "the target dies": ("pg3", KILL, "", 5),
+    "the source dies": ("pg1", KILL, "", 8),  # who was just connecting gives up after its connect_timeout of 5 s
+    "the network of the target drops": ("pg3", CUT, MEND, OUT_OF_SIGHT),
+    "the network of the source drops": ("pg1", CUT, MEND, OUT_OF_SIGHT),
+    "a pgpool-II is restarted": ("pg2", "systemctl restart pgpool2", "", OUT_OF_SIGHT),
+}
+STORIES = [
+    pytest.param(stage, fault, marks=() if (stage, fault) in BRIEFLY else pytest.mark.thorough)
+    for stage in ("first", "second")
+    for fault in FAULTS
+]
+
+
+@pytest.mark.parametrize(("stage", "fault"), STORIES)
+def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster, stage: str, fault: str) -> None:
+    """Clients write within seconds of the failure, nobody is attached with other data, and the same command works.
+
+    The first stage is slowed down; the second lasts because a session stays open.
+    """
+    pg1, pg2, pg3 = native.hosts
+    name, breaks, mend, limit = FAULTS[fault]
+    broken = native.named(name)
+    pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+    given_up(native, pg3.name)
+    with ledger(native, at=pg2, through=pg2, name=f"{stage} {fault}") as written:
+        if stage == "first":
+            pg1.run("tc qdisc replace dev eth0 root tbf rate 20mbit burst 64k latency 50ms")
+        else:
+            stay(pg2)
+        begin(pg2)
+        if stage == "first":
+            pg3.until(f"[ -s {DATA}/PG_VERSION ]", 60)
+        else:
+            pg2.until(f"{SAID} | grep -q 'sessions are asked to end'", 60)
+            time.sleep(1)
+        failed = time.time()
+        broken.run(breaks)
+        time.sleep(20)
+        broken.run(mend)
+        pg2.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+    pg1.attempt("tc qdisc del dev eth0 root")
+    said = pg2.run("journalctl -u recovering -o cat; systemctl stop recovering; systemctl reset-failed || :")
+    pairs = itertools.pairwise([*written.acknowledged.values(), time.time()])
+    released = max(later - max(earlier, failed) for earlier, later in pairs if later > failed)
+    print(f"{native.mode}, {stage} stage, {fault}: held for {released:.1f} s, longest gap {written.longest_gap:.1f} s")
+    print(said.splitlines()[-2:])
+    native.until(lambda status: len(leaders(status)) == 1, "one pgpool-II leads", 60, pg2)
+    # What hung since a cut (a session, a health check) may take a node out yet when it ends.
+    settled = time.monotonic() + (15 if mend else 0)
+    while True:
+        for host in native.hosts:
+            host.until("systemctl is-active pgpool2-cluster", 60)
+            if native.status(pg2).nodes[host.name].pgpool != "up":
+                pg2.run(f"pgpoolctl recover {host}", seconds=200)
+        if time.monotonic() > settled:
+            break
+        time.sleep(2)
+    equal(native)
+    assert written.lost(pg2) == set()
+    assert released <= limit
+
+
+def test_3_clients_write_again_where_the_node_is_known_to_be_back(native: Cluster) -> None:
+    """A pgpool-II whose main process is slow holds its clients: what they wrote to the others only would be missing."""
+    target = native.hosts[-1]
+    late = next(host for host in native.others(target) if host.name not in leaders(native.status()))
+    target.run(STOP)
+    given_up(native, target.name)
+    with ledger(native, at=late, through=late, name="late") as written:
+        stay(late)
+        begin(late)
+        late.until(f"{SAID} | grep -q 'sessions are asked to end'", 60)
+        late.run("kill -STOP $(systemctl show -P MainPID pgpool2)")
+        late.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+        time.sleep(3)
+        late.run("kill -CONT $(systemctl show -P MainPID pgpool2)")
+        late.until("sleep 1; [ $(tail -n 1 /root/ledger.log | sed 's/.* //; s/[.].*//') -ge $(($(date +%s) - 1)) ]", 30)
+    late.run("systemctl stop recovering; systemctl reset-failed || :")
+    assert written.longest_gap > 3
+    assert written.lost(target) == set()
+    equal(native)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("moment", [0.2, 0.5, 0.8, 1.1])
+def test_3_a_pgpool_that_starts_meanwhile_serves_once_it_knows_the_node(native: Cluster, moment: float) -> None:
+    """It is told of the second stage before it has joined the others: its clients would write past the new node."""
+    target = native.hosts[-1]
+    late = next(host for host in native.others(target) if host.name not in leaders(native.status()))
+    target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+    given_up(native, target.name)
+    with ledger(native, at=late, through=late, name=f"starting {moment}") as written:
+        begin(late)
+        late.until(f"{SAID} | grep -q 'copying'", 60)
+        late.run(f"sleep {moment}; systemctl restart pgpool2")
+        late.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+        time.sleep(3)
+    late.run("systemctl stop recovering; systemctl reset-failed || :")
+    assert written.lost(target) == set()
+    equal(native)
+
+
+def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: Cluster) -> None:
+    """PostgreSQL's port is closed between the stages, with ssh open: the kind of recovery of 2008."""
+    pg1, pg2, pg3 = native.hosts
+    led_elsewhere(native, pg3)
+    pg3.run(STOP)
+    given_up(native, "pg3")
+    stay(pg1)
+    begin(pg2)
+    pg3.until("runuser -u postgres -- psql -XAtqc 'SELECT status FROM pg_stat_wal_receiver' | grep -q streaming", 60)
+    closed = (
+        f"nft 'add table inet closed; add chain inet closed out {{ type filter hook output priority 0; }}; "
+        f"add rule inet closed out ip daddr {pg1.address} tcp dport 5432 drop'"
+    )
+    pg3.run(closed)
+    pg1.psql("INSERT INTO ledger VALUES ('past pgpool-II', 1)", database="app")
+    pg2.psql("INSERT INTO ledger VALUES ('past pgpool-II', 1)", database="app")
+    pg2.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+    pg3.run("nft delete table inet closed")
+    told = pg2.run("journalctl -u recovering -o cat; systemctl stop recovering 2>/dev/null; systemctl reset-failed")
+    assert pg3.psql("SELECT count(*) FROM ledger WHERE writer = 'past pgpool-II'", database="app") == "1", told
+    pg1.run("systemctl stop stay 2>/dev/null || :; systemctl reset-failed || :")
+    equal(native)
+
+
+def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) -> None:
+    """On the node that is copied: clients write, the recovery works, `check` says what to do."""
+    pg1, pg2, pg3 = native.hosts
+    pg1.run(f"mount -t tmpfs -o size=20m,uid=postgres,mode=700 full {ARCHIVE}")
+    try:
+        pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+        given_up(native, "pg3")
+        for _ in range(3):
+            pg1.psql(FILL)
+        with ledger(native, at=pg2, through=pg2, name="full") as written:
+            pg2.run("pgpoolctl recover pg3", seconds=200)
+        assert written.lost(pg3) == set()
+        assert written.longest_gap < 5
+        assert "FAIL" in pg1.run("pgpoolctl check | grep -i archive || :")
+    finally:
+        pg1.run(f"umount {ARCHIVE}")
+    equal(native)
+    pg1.until("! pgpoolctl check | grep FAIL", 60)

@@ -1,0 +1,137 @@
+"""Online recovery: whatever happened to a node, one command brings it back while clients go on writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.cluster.cluster import DATA, Cluster
+from tests.cluster.load import pgbench
+from tests.host import Host, together
+
+STOP = "systemctl stop 'postgresql@*'"
+PCP = "runuser -u postgres -- /usr/sbin/pcp_recovery_node -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
+SCALE = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(cluster: Cluster, pg1: Host) -> None:
+    """A database of some size, part of which lies in a tablespace."""
+    together(lambda host: host.run("install -d -o postgres -g postgres -m 700 /srv/space"), cluster.hosts)
+    pg1.psql("CREATE DATABASE bench OWNER app;\nCREATE TABLESPACE space LOCATION '/srv/space';\n"
+             "GRANT CREATE ON TABLESPACE space TO app;")  # fmt: skip
+    pg1.run(f"pgbench -i -q -s {SCALE} -h {pg1.address} -p 9999 -U app bench")
+    cluster.ask("CREATE TABLE elsewhere TABLESPACE space AS SELECT generate_series(1, 100000) AS number",
+                at=pg1, database="bench")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def equal_afterwards(cluster: Cluster, pg1: Host) -> Iterator[None]:
+    """After every recovery the cluster is healthy, its primary is the same, and all rows are equal on all nodes."""
+    yield
+    cluster.wait_healthy()
+    assert cluster.writable() == ["pg1"]
+    assert len(set(cluster.checksums("bench").values())) == 1
+    assert len(set(cluster.checksums().values())) == 1
+
+
+def given_up(cluster: Cluster, name: str) -> None:
+    cluster.until(lambda status: status.nodes[name].pgpool == "down", f"pgpool-II gives {name} up", 60)
+
+
+def test_a_node_that_was_stopped_is_started_and_catches_up(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    pg2.run(STOP)
+    given_up(cluster, "pg2")
+    cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
+    assert "%" not in pg1.run("pgpoolctl recover pg2", seconds=120), "it was copied although it needed not be"
+
+
+def test_a_server_that_systemd_takes_for_starting_is_stopped_at_once(pg2: Host) -> None:
+    """It serves sessions, and pg_ctlcluster still watches it: the stop does not wait for the sessions to end."""
+    pg2.run(STOP)
+    pg2.run("systemctl start --no-block postgresql")
+    session = "runuser -u postgres -- psql -Xc 'SELECT pg_sleep(60)'"
+    pg2.until("runuser -u postgres -- psql -Xc 'SELECT 1'", 30)
+    pg2.run(f"systemd-run -q --unit=session --collect {session}; systemctl is-active postgresql@* | grep activating")
+    pg2.run(f"timeout 20 {STOP}")
+    pg2.run("systemctl start postgresql")
+
+
+def test_it_is_recovered_under_writes_and_no_client_notices(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
+    """A disk that was replaced: data directory and tablespace are gone, and no client has one failed transaction."""
+    pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
+    given_up(cluster, "pg2")
+    with (
+        pgbench(pg3, pg1, "-c 4 -j 2") as steady,
+        pgbench(pg3, pg3, "-c 1 -C -N") as coming_and_going,
+    ):
+        said = pg1.run("pgpoolctl recover pg2", seconds=200)
+    for clients in (steady, coming_and_going):
+        assert (clients.status, clients.failed) == (0, 0), clients.output
+        assert clients.transactions > 10
+    assert "100 %" in said or "100%" in said, said
+    pg2.until("systemctl is-active 'postgresql@*'", 30)
+    assert pg2.run("stat -c '%a %U' /srv/space") == "700 postgres"
+
+
+def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+    """Somebody promoted it by hand and wrote to it; the cluster has stopped it since."""
+    pg3.run("runuser -u postgres -- psql -c 'SELECT pg_promote()' || :")
+    pg3.attempt("runuser -u postgres -- psql -c 'CREATE TABLE astray (x int)' -c 'CHECKPOINT'")
+    pg3.until("! runuser -u postgres -- psql -c 'SELECT 1'", 60)
+    assert cluster.writable() == ["pg1"]
+    given_up(cluster, "pg3")
+    cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
+    pg3.run("pgpoolctl recover pg3", seconds=200)
+    assert pg3.psql("SELECT to_regclass('astray') IS NULL") == "t"
+
+
+def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+    pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+    given_up(cluster, "pg3")
+    said = pg1.run(f"{PCP} -n 2", seconds=200)
+    assert "Command Successful" in said, said
+    pg3.until("systemctl is-active 'postgresql@*'", 30)
+
+
+def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    """Half a copy is never started, not even by a reboot."""
+    pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
+    given_up(cluster, "pg2")
+    pg1.run("systemd-run -q --unit=recover -p RemainAfterExit=yes sh -c 'pgpoolctl recover pg2 >/root/said 2>&1'")
+    pg2.until("ls /srv/space/PG_*", 60)
+    pg2.signal("KILL", "pg_basebackup")
+    pg1.until("! systemctl show -P SubState recover | grep -q running", 60)
+    assert pg1.run("systemctl show -P ExecMainStatus recover") != "0"
+    pg1.run("systemctl stop recover || :; systemctl reset-failed")
+    lines = pg1.run("cat /root/said").splitlines()
+    assert lines[-1].startswith("hint: "), lines
+    assert "Traceback" not in "\n".join(lines)
+    pg2.reboot()
+    assert cluster.writable() == ["pg1"]
+    assert pg2.attempt("runuser -u postgres -- psql -c 'SELECT 1'").status != 0, "half a copy was started"
+    pg1.run("pgpoolctl recover pg2", seconds=200)
+
+
+REFUSALS = {"pg1": "primary", "pg9": "pg9", "'$(touch /run/owned)'": "no node"}
+
+
+def test_it_refuses_what_would_lose_data_or_makes_no_sense(pg1: Host, pg2: Host) -> None:
+    for at in (pg1, pg2):
+        for name, because in REFUSALS.items():
+            answer = at.attempt(f"pgpoolctl recover {name}")
+            assert answer.status in (1, 2), answer.output
+            reason, hint = answer.output.splitlines()[-2:]
+            assert because in reason
+            assert hint.startswith("hint: ")
+        at.run("[ ! -e /run/owned ]")
+
+
+def test_it_refuses_the_last_good_node(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
+    for host in (pg2, pg3):
+        host.run(STOP)
+        given_up(cluster, host.name)
+    assert pg1.attempt("pgpoolctl recover pg1").status == 1
+    assert cluster.writable() == ["pg1"]
+    for name in ("pg2", "pg3"):
+        pg1.run(f"pgpoolctl recover {name}", seconds=120)

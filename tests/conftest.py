@@ -1,0 +1,140 @@
+"""What all levels share: the releases under test, and telling a broken machine from a broken package."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.built import Built, build, built
+from tests.chroot import Chroot
+from tests.clean_root import fetched
+
+from pgpool_deb import archive, namespaces, plan
+from pgpool_deb.cache import Cache
+from pgpool_deb.command import Runner
+from pgpool_deb.errors import MachineError
+from pgpool_deb.project import Project
+from pgpool_deb.releases import Release, ReleaseTable, machine_release
+from pgpool_deb.roots import Root, Roots
+from pgpool_deb.testing import MACHINE_FAILED
+
+PROJECT = Project(Path(__file__).parents[1])
+machine_errors = pytest.StashKey[list[MachineError]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pgpool-II")
+    group.addoption("--releases", default="", help="Debian releases to test, joined by commas")
+    group.addoption("--cluster-releases", default="", help="of these, those of the cluster level (default: all)")
+    group.addoption("--pairs", default=3, type=int, help="benches: how often each side of a comparison is run")
+    group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `release` once for each release under test."""
+    marked = {str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")}
+    if "release" not in metafunc.fixturenames or "release" in marked:
+        return
+    releases = releases_under_test(metafunc.config)
+    chosen = metafunc.config.getoption("--cluster-releases").split(",")
+    if "tests/cluster" in metafunc.definition.nodeid and any(chosen):
+        releases = tuple(release for release in releases if release.name in chosen)
+    metafunc.parametrize("release", releases, ids=lambda release: str(release.name), scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked `thorough` takes minutes, and is run where releases were named."""
+    if config.getoption("--cluster-releases"):
+        left = [item for item in items if item.get_closest_marker("thorough")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
+def releases_under_test(config: pytest.Config) -> tuple[Release, ...]:
+    names = [name for name in config.getoption("--releases").split(",") if name]
+    return ReleaseTable.load(PROJECT.releases).select(names, machine_release())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, MachineError):
+        item.config.stash.setdefault(machine_errors, []).append(call.excinfo.value)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A machine's fault weighs more than a package's, as in build-deb."""
+    if session.config.stash.get(machine_errors, None):
+        session.exitstatus = MACHINE_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in dict.fromkeys(str(error) for error in config.stash.get(machine_errors, [])):
+        terminalreporter.write_line(f"the machine failed: {line}", red=True)
+
+
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """This checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def cells(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """What was built for the releases under test, all in one run of build-deb."""
+    install = not request.config.getoption("--no-install")
+    return build(PROJECT, releases_under_test(request.config), install=install)
+
+
+@pytest.fixture(scope="session")
+def packages(release: Release, cells: dict[str, dict[str, Any]]) -> Built:
+    """The packages of the release."""
+    return built(PROJECT, release, cells[release.name])
+
+
+@pytest.fixture(scope="session")
+def roots() -> Roots:
+    """The store of clean roots, the same that packages are built in."""
+    return Roots(Cache.open(), plan.machine_architecture(), lambda: archive.find_archive(None))
+
+
+@pytest.fixture(scope="session")
+def systems() -> Iterator[Path]:
+    """A folder for systems under test, beside the roots that they lie over."""
+    boxes = Cache.open().folder("boxes")
+    for left in boxes.glob("test-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():  # of a run that was killed
+            namespaces.remove(left)
+    place = Path(tempfile.mkdtemp(prefix=f"test-{os.getpid()}-", dir=boxes))
+    place.chmod(0o755)
+    yield place
+    namespaces.remove(place)
+
+
+@pytest.fixture(scope="session")
+def clean(release: Release, packages: Built, roots: Roots, systems: Path) -> Root:
+    """The release's own clean root, with the packages that are needed below /var/cache/apt."""
+    root = roots.obtain(release, (), Runner(systems / "clean.log"))
+    return fetched(root, systems / f"clean-{release.name}", packages)
+
+
+@pytest.fixture(scope="module")
+def on(packages: Built, systems: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[Root], Chroot]]:
+    """Makes systems over a root, with our packages in /dist; they go when the module's tests are done."""
+    made: list[Chroot] = []
+
+    def make(root: Root) -> Chroot:
+        place = systems / f"{request.node.name.replace('/', '-')}-{packages.release.name}-{len(made)}"
+        made.append(Chroot(root, place, ((packages.folder, "/dist"),)))
+        return made[-1]
+
+    yield make
+    for chroot in made:
+        chroot.remove()

@@ -1,0 +1,206 @@
+"""A server under test: a container that boots systemd as a real machine does."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import docker
+from docker.errors import DockerException, ImageNotFound
+from docker.models.containers import Container
+from tests import docker_daemon
+from tests.chroot import Answer
+
+from pgpool_deb.docker_endpoint import connected
+from pgpool_deb.errors import MachineError
+
+Result = TypeVar("Result")
+
+FIRST_BOOT = "/srv/first-boot"
+"""A script in an image that runs once on each of its hosts, before anything starts: what no two servers share."""
+BOOT = f"""
+if [ -f {FIRST_BOOT} ]; then sh -eu {FIRST_BOOT}; rm {FIRST_BOOT}; fi
+umount -R /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+exec /sbin/init
+"""
+LABEL = "pgpool-deb-test"
+BOOT_SECONDS = 60.0
+KILLED = 124
+"""Status of a script that was ended because it took too long (timeout(1))."""
+JOURNAL = """
+journalctl --no-pager -q -o short-precise -n 2000 -u pgpool2-cluster -u pgpool2 -u 'postgresql@*' |
+    grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 100
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host. Its name, its address and its disk outlive reboots and power cuts."""
+
+    container: Container
+    name: str
+    address: str = "127.0.0.1"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def attempt(self, script: str, *, seconds: float = 300) -> Answer:
+        """Run a shell script as root and return how it ended; after `seconds` it is ended, with status KILLED."""
+        environment = {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "HOME": "/root"}
+        words = ["timeout", "--kill-after=5", f"{seconds:g}", "sh", "-euc", script]
+        status, output = self.container.exec_run(words, environment=environment)
+        assert status is not None
+        assert isinstance(output, bytes)
+        return Answer(status, output.decode("utf-8", "replace").strip())
+
+    def run(self, script: str, *, seconds: float = 300) -> str:
+        """Run a shell script as root, which must succeed, and return what it printed."""
+        answer = self.attempt(script, seconds=seconds)
+        assert answer.status == 0, f"{self}: status {answer.status} of: {script}\n{answer.output}"
+        return answer.output
+
+    def until(self, script: str, seconds: float) -> str:
+        """Run a script until it succeeds, for at most `seconds`, and return what it printed."""
+        end = time.monotonic() + seconds
+        while (answer := self.attempt(script)).status != 0 and time.monotonic() < end:
+            time.sleep(0.2)
+        assert answer.status == 0, f"{self}: not within {seconds} s: {script}\n{answer.output}"
+        return answer.output
+
+    def psql(self, sql: str, *, database: str = "postgres") -> str:
+        """Run SQL as superuser on this host's own PostgreSQL, pgpool-II left aside, and return the rows, unaligned."""
+        psql = f"runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -p 5432 -d {database}"
+        return self.run(f"{psql} <<'SQL'\n{sql}\nSQL")
+
+    def put(self, path: str, content: str, *, mode: int = 0o644) -> None:
+        """Write a file of root's, of at most 90 kB."""
+        coded = base64.b64encode(content.encode()).decode()
+        self.run(f"install -m {mode:o} /dev/null {path}; echo {coded} | base64 -d >{path}")
+
+    def signal(self, signal: str, processes: str) -> None:
+        """Signal all processes whose command line has the words `processes` in it; fails where there is none."""
+        others = f"[{processes[0]}]{processes[1:]}"  # a regular expression that does not match itself
+        find = f"grep -al '{others}' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3"
+        self.run(f'pids=$({find}); [ "$pids" ]; kill -{signal} $pids')
+
+    def booted(self) -> None:
+        """Wait until the host has come up; raises MachineError where systemd does not run on this machine's engine."""
+        end = time.monotonic() + BOOT_SECONDS
+        state = "no answer"
+        while time.monotonic() < end:
+            with suppress(DockerException):  # where init has ended already
+                state = self.attempt("systemctl is-system-running || :").output
+            if state in ("running", "degraded"):
+                return
+            time.sleep(0.3)
+        logs = self.container.logs(tail=3).decode(errors="replace").strip()
+        raise MachineError(f"a host did not boot within {BOOT_SECONDS:.0f} s: {state} {logs}", hint="docs: how to test")
+
+    def reboot(self) -> None:
+        """Boot the host again, in order."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """Shut the host down in order."""
+        self.container.stop(timeout=60)
+
+    def kill(self) -> None:
+        """Cut the power: nobody is told, connections just fall silent."""
+        self.cut()
+        self.container.kill()
+
+    def start(self) -> None:
+        """Switch the host on and wait until it has come up; it is connected again."""
+        self.container.start()
+        self.booted()
+
+    def cut(self, *, hears: bool = False, speaks: bool = False) -> None:
+        """Cut the host off; one that still `hears` gets what others send, one that `speaks` reaches them."""
+        chains = [*([] if hears else ["input"]), *([] if speaks else ["output"])]
+        rules = "\n".join(
+            f"chain {chain} {{ type filter hook {chain} priority -300; policy drop; {side} lo accept; }}"
+            for chain in chains
+            for side in ("iif" if chain == "input" else "oif",)
+        )
+        self.mend()
+        self.run(f"nft -f - <<'NFT'\ntable inet cut {{\n{rules}\n}}\nNFT")
+
+    def mend(self) -> None:
+        """Connect the host again."""
+        self.run("nft delete table inet cut 2>/dev/null || :")
+
+    def journal(self) -> str:
+        """Return the last lines of what cluster, pgpool-II and PostgreSQL said, or why there are none."""
+        try:
+            failed = self.attempt("systemctl --failed --no-legend --plain", seconds=10).output
+            return f"failed units: {failed or 'none'}\n{self.attempt(JOURNAL, seconds=20).output}"
+        except DockerException as error:
+            return f"no answer: {error}"
+
+
+def together(act: Callable[[Host], Result], hosts: Iterable[Host]) -> tuple[Result, ...]:
+    """Do the same to all hosts at once; raises what the first of them raised, after all have ended."""
+    with ThreadPoolExecutor(max_workers=8) as workers:
+        return tuple(workers.map(act, hosts))
+
+
+def boot(engine: docker.DockerClient, image: str, name: str, *, network: str = "none", address: str = "") -> Host:
+    """Switch a new host on, without waiting for it; it has only its loopback where no network is named."""
+    connection = {network: engine.api.create_endpoint_config(ipv4_address=address)} if address else None
+    container = engine.containers.create(
+        image, ["sh", "-c", BOOT], detach=True, hostname=name, labels=[LABEL], network=network,
+        networking_config=connection,
+        cgroupns="private", cap_add=["SYS_ADMIN", "NET_ADMIN"],
+        security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+        tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"}, environment={"container": "docker"},  # noqa: S108
+        stop_signal="SIGRTMIN+3", shm_size="256m",
+    )  # fmt: skip
+    container.start()
+    return Host(container, name, address or "127.0.0.1")
+
+
+@contextmanager
+def imported(engine: docker.DockerClient, name: str, file: Path) -> Iterator[str]:
+    """Make an image of the tar of a root, and return its name; it goes in the end."""
+    engine.api.import_image(src=str(file), repository=LABEL, tag=name)
+    try:
+        yield f"{LABEL}:{name}"
+    finally:
+        with suppress(ImageNotFound):
+            engine.images.remove(f"{LABEL}:{name}")
+
+
+@contextmanager
+def booted(engine: docker.DockerClient, name: str, file: Path) -> Iterator[Host]:
+    """Boot a host from a tar of a root, with no network; the host and its image go in the end."""
+    with imported(engine, name, file) as image:
+        host = boot(engine, image, name)
+        try:
+            host.booted()
+            yield host
+        finally:
+            host.container.remove(force=True, v=True)
+
+
+@contextmanager
+def engine(*, install: bool) -> Iterator[docker.DockerClient]:
+    """Return a Docker-API endpoint: the one that answers, else a daemon for as long as it is used.
+
+    Raises MachineError where neither can be had.
+    """
+    with ExitStack() as until_then:
+        if docker_daemon.answers():
+            client = connected()
+        else:
+            daemon = until_then.enter_context(docker_daemon.running(install=install))
+            client = docker.DockerClient(base_url=daemon.host, timeout=600)
+        until_then.callback(client.close)
+        yield client

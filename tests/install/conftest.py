@@ -1,0 +1,27 @@
+"""A system to install on, besides the clean root: one with a PostgreSQL server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.built import Built
+from tests.chroot import Chroot
+from tests.clean_root import DEBIANS
+
+from pgpool_deb.releases import Release
+from pgpool_deb.roots import Root
+
+SERVER = """
+apt-get install -y -q postgresql-{major} systemd iproute2 iputils-arping iputils-ping
+apt-get install -y -q $({debians})
+apt-get purge -y -q '*pgpool*'
+"""
+
+
+@pytest.fixture(scope="session")
+def server(release: Release, clean: Root, packages: Built, systems: Path) -> Root:
+    """The clean root with PostgreSQL in it, stopped, and with all that either pgpool2 depends on."""
+    chroot = Chroot(clean, systems / f"server-{release.name}")
+    chroot.run(SERVER.format(major=packages.majors[-1], debians=DEBIANS))
+    return chroot.frozen()

@@ -1,0 +1,85 @@
+"""pgpool2 on a booted server: systemd starts it, keeps it running, and says so when it cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.built import Built
+from tests.chroot import Chroot
+from tests.host import Host, booted, engine
+
+from pgpool_deb.roots import Root
+
+ASK = "runuser -u postgres -- psql -X -A -t -h /var/run/postgresql -p 9999 -c 'SELECT 40 + 2' postgres"
+MAIN = "systemctl show -P MainPID pgpool2"
+
+
+@pytest.fixture(scope="module")
+def host(
+    clean: Root, on: Callable[[Root], Chroot], packages: Built, systems: Path, request: pytest.FixtureRequest
+) -> Iterator[Host]:
+    """A booted host of the release with PostgreSQL, on which our packages were installed while it ran."""
+    template = on(clean)
+    template.run(
+        f"apt-get install -y -q systemd-sysv dbus iproute2 postgresql-{packages.majors[-1]}; cp {packages.debs} /root"
+    )
+    image = template.packed(systems / f"image-{packages.release.name}")
+    with (
+        engine(install=not request.config.getoption("--no-install")) as client,
+        booted(client, packages.release.name, image) as host,
+    ):
+        host.run("systemctl is-active postgresql && apt-get install -y -q /root/*.deb")
+        yield host
+
+
+def test_it_runs_once_it_is_installed(host: Host) -> None:
+    assert host.run("systemctl is-active pgpool2; systemctl is-enabled pgpool2").split() == ["active", "enabled"]
+    assert host.run(ASK) == "42"
+
+
+def test_it_has_the_watchdogs_capabilities_and_no_others(host: Host) -> None:
+    status = host.run(f"grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/$({MAIN})/status")
+    net_admin_and_raw = f"{1 << 12 | 1 << 13:016x}"
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
+    assert fields["CapEff"] == fields["CapBnd"] == [net_admin_and_raw]
+    assert fields["NoNewPrivs"] == ["1"]
+    assert fields["Uid"][1] == host.run("id -u postgres")
+
+
+def test_it_is_hardened(host: Host) -> None:
+    exposure = host.run("systemd-analyze security --no-pager pgpool2.service | tail -n 1")
+    assert float(exposure.split(":")[1].split()[0]) <= 4.0, exposure
+
+
+def test_it_comes_back_when_it_is_killed(host: Host) -> None:
+    before = host.run(MAIN)
+    host.run("systemctl kill --kill-whom=main --signal=KILL pgpool2")
+    host.until(f'main=$({MAIN}); [ "$main" != 0 ] && [ "$main" != {before} ] && systemctl is-active pgpool2', 15)
+    assert host.run(ASK) == "42"
+
+
+def test_a_reload_keeps_it_serving(host: Host) -> None:
+    before = host.run(MAIN)
+    host.run("systemctl reload pgpool2")
+    assert host.run(f"{ASK}; {MAIN}").split() == ["42", before]
+
+
+def test_the_log_is_in_the_journal(host: Host) -> None:
+    assert "pgpool-II successfully started" in host.run("journalctl --no-pager -u pgpool2")
+
+
+def test_it_serves_again_after_a_reboot(host: Host) -> None:
+    host.reboot()
+    host.until("systemctl is-active pgpool2", 30)
+    assert host.until(ASK, 10) == "42"
+
+
+def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
+    host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
+    assert host.attempt("systemctl restart pgpool2").status != 0
+    host.until("systemctl is-failed pgpool2", 30)
+    assert "no backend is configured" in host.run("journalctl --no-pager -u pgpool2")
+    host.run("cp -p /root/pgpool.conf /etc/pgpool2; systemctl reset-failed pgpool2; systemctl start pgpool2")
+    assert host.run(ASK) == "42"

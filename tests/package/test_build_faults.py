@@ -1,0 +1,753 @@
+"""What `./invoke build-deb` says, leaves behind and goes on from when something breaks under it.
+
+Every test runs the command line of a copy of this checkout, with a cache of its own. Roots that this machine already
+has are borrowed (read only) by symbolic links; where it has none they are made, in the scratch cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from debian.deb822 import Changes
+
+from pgpool_deb import archive
+from pgpool_deb.cache import Cache
+
+CHECKOUT = Path(__file__).parents[2]
+RELEASE = "trixie"
+VERSION = "4.6.1"
+BUILD = ("build-deb", "--release", RELEASE, "--engine", "chroot")
+PINNED = (*BUILD, "--pgpool", VERSION)
+TARBALL = f"pgpool2_{VERSION}.orig.tar.gz"
+POOL = f"/pool/main/p/pgpool2/{TARBALL}"
+MAIN = 'import sys; from pgpool_deb.program import main; main("{}")'
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the command line that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def complains(self, status: int, message: str, hint: str) -> None:
+        """Check for two lines on standard error and nothing like a traceback."""
+        assert "Traceback" not in self.out + self.err
+        lines = self.err.splitlines()
+        assert len(lines) == 2, self.err
+        assert re.search(message, lines[0]), lines[0]
+        assert re.match(f"hint: .*{hint}", lines[1]), lines[1]
+        assert self.status == status
+
+    def failed_cell(self, status: int, stage: str, message: str, hint: str) -> str:
+        """Check the closing lines of one failed cell; return the cell's name."""
+        assert "Traceback" not in self.out + self.err
+        assert self.err == ""
+        closing = re.search(
+            rf"^(?P<cell>\S+): failed, [\d.]+ s, at {stage}\n  error: (?P<message>.*)\n  hint:  (?P<hint>.*)\n"
+            r"  log:   (?P<log>.*)\n",
+            self.out,
+            re.MULTILINE,
+        )
+        assert closing, self.out
+        assert re.search(message, closing["message"]), closing["message"]
+        assert re.search(hint, closing["hint"]), closing["hint"]
+        assert Path(closing["log"]).is_file()
+        assert self.status == status
+        return closing["cell"]
+
+    def succeeds(self, state: str) -> None:
+        assert self.status == 0, self.out + self.err
+        assert re.search(rf"^{RELEASE}-\S+: {state}, ", self.out, re.MULTILINE), self.out
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A copy of the checkout, and the cache that its runs use."""
+
+    project: Path
+    cache: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(self.project / "packaging")}
+        return subprocess.Popen(
+            # a shell starts what it puts in the background with SIGINT ignored, CI's may be such a one
+            ["env", "--default-signal=INT", sys.executable, "-c", MAIN.format(self.project), *arguments],
+            env={**environment, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, stdin: str = "") -> Ended:
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(stdin, timeout=240)
+        finally:
+            process.kill()
+        return Ended(process.returncode, out, err)
+
+    def with_env(self, **env: object) -> Desk:
+        return replace(self, env={**self.env, **{name: str(value) for name, value in env.items()}})
+
+    @property
+    def dist(self) -> Path:
+        return self.project / "dist"
+
+    @property
+    def hold(self) -> Path:
+        """While this file is there, builds of `sleeper` stand still in a Makefile."""
+        return self.cache / "compiler" / RELEASE / "hold"
+
+    def packages(self) -> dict[str, str]:
+        """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""
+        files = {path.name: _sha256(path) for path in (self.dist / RELEASE).glob("[!.]*")}
+        assert [str(path) for path in self.dist.rglob("*") if "partial" in path.name] == []
+        named = set()
+        for changes in (self.dist / RELEASE).glob("*.changes"):
+            for entry in Changes(changes.read_text())["Checksums-Sha256"]:
+                assert files[entry["name"]] == entry["sha256"]
+                named.add(entry["name"])
+        assert named >= {name for name in files if not name.endswith((".changes", "build.log"))}
+        return files
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _copy_of_checkout(destination: Path) -> Path:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in names:
+        if name and (CHECKOUT / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, destination / name)
+    return destination
+
+
+def _borrow(real: Path, cache: Path) -> None:
+    """Let `cache` begin with what the user's cache has of the release: layers as links, the rest as copies."""
+    (cache / "roots").mkdir(parents=True)
+    for path in (real / "roots").glob(f"{RELEASE}-*"):
+        if path.is_dir():
+            (cache / "roots" / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, cache / "roots")
+    if (real / "compiler" / RELEASE).is_dir():
+        (cache / "compiler").mkdir()
+        subprocess.run(["cp", "-a", real / "compiler" / RELEASE, cache / "compiler"], check=True)
+    if (real / "sources" / TARBALL).is_file():
+        (cache / "sources").mkdir()
+        shutil.copy(real / "sources" / TARBALL, cache / "sources")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on a disk with room for builds; removed at the end, unlike pytest's."""
+    path = tmp_path_factory.mktemp("faults")
+    yield path
+    assert not _mounts_below(path)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def desk(place: Path) -> Desk:
+    """The desk with good packages of the pinned version in dist/."""
+    _borrow(Cache.open().path, place / "cache")
+    desk = Desk(_copy_of_checkout(place / "project"), place / "cache")
+    desk.run(*PINNED).succeeds("built")
+    assert any(name.endswith(".deb") for name in desk.packages())
+    return desk
+
+
+@pytest.fixture(scope="module")
+def upstream(desk: Desk, place: Path) -> Callable[[str], Path]:
+    """Return a function that unpacks the pinned tarball under a name."""
+
+    def unpack(name: str) -> Path:
+        tree = place / name
+        tree.mkdir()
+        subprocess.run(["tar", "-xf", desk.cache / "sources" / TARBALL, "-C", tree, "--strip-components=1"], check=True)
+        return tree
+
+    return unpack
+
+
+@pytest.fixture(scope="module")
+def sleeper(upstream: Callable[[str], Path]) -> Path:
+    """A source tree whose build stands still while the desk's `hold` is there."""
+    tree = upstream("sleeper")
+    makefile = tree / "src" / "sql" / "pgpool-recovery" / "Makefile"
+    makefile.write_text("HOLD := $(shell while [ -e /cache/hold ]; do sleep 1; done)\n" + makefile.read_text())
+    return tree
+
+
+@pytest.fixture
+def held(desk: Desk) -> Iterator[Path]:
+    """Nothing of `sleeper` is built yet, and building it stands still until the file is removed."""
+    shutil.rmtree(desk.cache / "results", ignore_errors=True)
+    desk.hold.touch()
+    yield desk.hold
+    desk.hold.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def fresh_sources(desk: Desk) -> Path:
+    """No tarball is in the cache."""
+    shutil.rmtree(desk.cache / "sources", ignore_errors=True)
+    return desk.cache / "sources"
+
+
+# ---- a mirror that breaks on request --------------------------------------------------------------------------------
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        breaks = next((act for pattern, act in self.server.faults.items() if re.search(pattern, self.path)), None)
+        (breaks or whole)(self)
+
+    def fetched(self, *passed_on: str) -> requests.Response:
+        wanted = {name: self.headers[name] for name in passed_on if name in self.headers}
+        return requests.get(
+            self.server.upstream + self.path, headers=wanted | {"Accept-Encoding": "identity"}, timeout=60
+        )
+
+    def log_message(self, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+def whole(handler: Handler) -> None:
+    """Pass on what the real mirror answers."""
+    _pass_on(handler, handler.fetched("Range", "If-Range", "If-Modified-Since"), 1.0)
+
+
+def half(handler: Handler) -> None:
+    """Send the first half, however often one asks for the rest."""
+    _pass_on(handler, handler.fetched(), 0.5)
+
+
+def _pass_on(handler: Handler, answer: requests.Response, part: float) -> None:
+    handler.send_response(answer.status_code)
+    for name in ("Content-Length", "Content-Range", "Last-Modified", "Content-Type"):
+        if name in answer.headers:
+            handler.send_header(name, answer.headers[name])
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(answer.content[: int(len(answer.content) * part)])
+
+
+def missing(handler: Handler) -> None:
+    handler.send_error(404)
+
+
+def hang(handler: Handler) -> None:
+    handler.server.closing.wait(60)
+
+
+class Mirror(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.upstream = upstream
+        self.faults: dict[str, Callable[[Handler], None]] = {}
+        self.closing = threading.Event()
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *args: Any) -> None:
+        """A client that hangs up is part of these tests."""
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """The machine's own mirror, through a relay that breaks where `faults` says."""
+    server = Mirror(archive.find_archive(None).mirror)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+def _only_from_mirror(desk: Desk, place: Path, sha256: str | None = None) -> Desk:
+    """The desk with one pin, to be had from the mirror alone; with another `sha256` if one is given."""
+    text = (desk.project / "packaging" / "sources.toml").read_text()
+    pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:\w.*\n)+', text)
+    assert pin
+    row = re.sub(r'sha256 = "\w+"', f'sha256 = "{sha256}"', pin[0]) if sha256 else pin[0]
+    path = place / ("wrong.toml" if sha256 else "mirror.toml")
+    path.write_text(f'addresses = ["{{mirror}}/pool/main/p/pgpool2/pgpool2_{{version}}.orig.tar.gz"]\n\n{row}')
+    return desk.with_env(PGPOOL_DEB_SOURCES=path)
+
+
+# ---- processes and mounts -------------------------------------------------------------------------------------------
+
+
+def _mounts_below(path: Path) -> list[str]:
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if f" {path}/" in line]
+
+
+def _children(pid: int) -> list[tuple[int, str]]:
+    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [(int(child), _began(int(child))), *_children(int(child))]
+    return found
+
+
+def _began(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _alive(processes: list[tuple[int, str]]) -> list[int]:
+    return [pid for pid, began in processes if began and _began(pid) == began]
+
+
+def _eventually(what: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _holding(process: subprocess.Popen[str]) -> bool:
+    """Tell whether the build below `process` has come to where it stands still."""
+    for pid, _ in _children(process.pid):
+        try:
+            if b"/cache/hold" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """Mount a disk of `size` at `path`; what comes back makes it another size."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True)
+
+    def resize(to: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={to}", str(path)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+# ---- wrong usage and configuration ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("--release", "woody"), r"^unknown release: woody$", r"releases\.toml knows bookworm, trixie"),
+        (("--release", ""), r"--release '' has an empty name", "joined by commas"),
+        (("--release", RELEASE, "--pg", "99"), f"^PostgreSQL 99 is not available for {RELEASE}$", "lists 17 there"),
+        (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is no PostgreSQL major$", "--pg 15,17"),
+        (("--pgpool", "1.2.3"), r"^pgpool-II 1\.2\.3 is not pinned in sources\.toml$", r"pinned are .*4\.6\.1"),
+        (("--engine", "steam"), "^unknown engine: steam$", "one of auto, docker, chroot"),
+        (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "--source says"),
+        (("--source", "/no-such"), "^--source /no-such: there is no such file or folder$", "takes a tarball"),
+        (
+            ("--pgpool", VERSION, "--mirror", "ftp.example"),
+            "^--mirror ftp.example is not a URI$",
+            r"http://HOST/debian",
+        ),
+        (("--jobs", "many"), "wrong value: .*'many'", "--help"),
+        (("--jobs", "-1"), "--jobs", "--help"),
+        (("--stall", "0"), "--stall", "--help"),
+        (("--releases", "sid"), "--releases", "--help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_usage_is_told_in_two_lines_and_touches_nothing(
+    desk: Desk, arguments: tuple[str, ...], message: str, hint: str
+) -> None:
+    before = desk.packages()
+    desk.run("build-deb", *arguments).complains(2, message, hint)
+    assert desk.packages() == before
+
+
+@pytest.mark.parametrize("file", ["releases", "sources"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[oops\nx = 1\n", ": .*line 1"),
+        ("[packaging]\nrevision = 0\ndate = 2026-01-01\n", r": \w+.*: "),
+        ('addresses = ["ftp://nowhere/{version}"]\n', r": \w+.*: "),
+        (None, "No such file"),
+    ],
+    ids=["no toml", "wrong value", "wrong address", "no file"],
+)
+def test_a_bad_table_is_named_with_the_place_in_it(
+    desk: Desk, tmp_path: Path, file: str, text: str | None, message: str
+) -> None:
+    path = tmp_path / "table.toml"
+    if text is not None:
+        path.write_text(text)
+    before = desk.packages()
+    broken = desk.with_env(**{f"PGPOOL_DEB_{file.upper()}": path})
+    broken.run(*PINNED).complains(2, f"{re.escape(str(path))}.*{message}", "")
+    assert desk.packages() == before
+    desk.run(*PINNED).succeeds("unchanged")
+
+
+# ---- the source -----------------------------------------------------------------------------------------------------
+
+
+def _truncated(good: Path, bad: Path) -> None:
+    bad.write_bytes(good.read_bytes()[:1_000_000])
+
+
+def _with_entry_outside(good: Path, bad: Path) -> None:
+    with tarfile.open(bad, "w:gz") as tar:
+        for name in (f"pgpool-II-{VERSION}/configure.ac", "../../etc/cron.d/own"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"own"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(_truncated, "truncated|cut short|ends|damaged"), (_with_entry_outside, r"\.\./\.\./etc/cron\.d/own|outside")],
+)
+def test_a_bad_tarball_is_refused_before_anything_unpacks_it(
+    desk: Desk, tmp_path: Path, spoil: Callable[[Path, Path], None], message: str
+) -> None:
+    bad = tmp_path / TARBALL
+    spoil(desk.cache / "sources" / TARBALL, bad)
+    before = desk.packages()
+    desk.run(*BUILD, "--source", str(bad)).complains(2, message, "")
+    assert desk.packages() == before
+    shutil.copy(desk.cache / "sources" / TARBALL, bad)
+    desk.run(*BUILD, "--source", str(bad)).succeeds("unchanged")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (missing, "404"),
+        (half, "the connection ended in the middle of the file"),
+        (whole, "sha256|checksum|another file"),
+    ],
+    ids=["404", "half-sent", "other content"],
+)
+def test_a_tarball_that_cannot_be_had_whole_is_never_used(
+    desk: Desk, place: Path, mirror: Mirror, *, fresh_sources: Path, fault: Callable[[Handler], None], message: str
+) -> None:
+    before = desk.packages()
+    mirror.faults[POOL] = fault
+    broken = _only_from_mirror(desk, place, sha256="0" * 64 if fault is whole else None)
+    broken.run(*PINNED, "--mirror", mirror.uri).complains(3, message, "")
+    assert not (fresh_sources / TARBALL).exists()
+    assert desk.packages() == before
+    mirror.faults.clear()
+    _only_from_mirror(desk, place).run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
+    assert (fresh_sources / TARBALL).is_file()
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["time-out", "unreachable"])
+def test_a_mirror_that_does_not_answer_for_the_tarball(
+    desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path, silent: bool
+) -> None:
+    mirror.faults[POOL] = hang
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        uri = mirror.uri if silent else f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        one_pin = _only_from_mirror(desk, place)
+        one_pin.run(*BUILD, "--mirror", uri).complains(3, "none of the pinned versions can be had", "--mirror URL")
+    assert not (fresh_sources / TARBALL).exists()
+    mirror.faults.clear()
+    one_pin.run(*BUILD, "--mirror", mirror.uri).succeeds("unchanged")
+
+
+def test_ctrl_c_during_the_download_is_no_failed_package(
+    desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path
+) -> None:
+    asked = threading.Event()
+
+    def never(handler: Handler) -> None:
+        asked.set()
+        hang(handler)
+
+    mirror.faults[POOL] = never
+    one_pin = _only_from_mirror(desk, place)
+    process = one_pin.start(*PINNED, "--mirror", mirror.uri)
+    assert asked.wait(30)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command")
+    mirror.faults.clear()
+    one_pin.run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
+
+
+# ---- the archive that roots are made from ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
+    """The desk with a cache that has no root."""
+    cache = place / "rootless"
+    cache.mkdir()
+    for name in ("compiler", "sources"):
+        (cache / name).symlink_to(desk.cache / name)
+    yield replace(desk, cache=cache)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(cache)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "message"),
+    [
+        (missing, "InRelease$|Release$", "InRelease|Release file|404"),
+        (hang, "InRelease$", "nothing happened for too long"),
+        (None, "", "[Cc]onnect"),
+    ],
+    ids=["404", "time-out", "unreachable"],
+)
+def test_a_mirror_without_a_suite_ends_the_run_with_the_environments_status(
+    rootless: Desk, mirror: Mirror, fault: Callable[[Handler], None] | None, where: str, message: str
+) -> None:
+    before = rootless.packages()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        uri = mirror.uri if fault else f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        if fault:
+            mirror.faults[where] = fault
+        ended = rootless.run(*PINNED, "--mirror", uri, "--stall", "20" if fault is not hang else "5")
+    ended.failed_cell(3, "root", rf"^the root of {RELEASE} was not made: .*({message})", "mirror")
+    assert rootless.packages() == before
+
+
+def test_a_mirror_that_breaks_at_one_place_after_another_and_is_whole_at_last(rootless: Desk, mirror: Mirror) -> None:
+    """Each run goes on from where the one before it broke; the last one builds."""
+    before = rootless.packages()
+    command = (*PINNED, "--mirror", mirror.uri)
+    for pattern, fault in (
+        (r"/Packages|/by-hash/", half),
+        (r"/base-files_.*\.deb$", half),
+        (r"/ccache_.*\.deb$", missing),
+    ):
+        mirror.faults = {pattern: fault}
+        rootless.run(*command).failed_cell(3, "root", f"^the root of {RELEASE} was not made: ", "mirror")
+        assert not list((rootless.cache / "roots").glob(".partial-*")), "what is half-made takes no space"
+        assert rootless.packages() == before
+    bases = [path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()]
+    assert len(bases) == 1, "the base root was whole before the last fault, and is kept"
+    mirror.faults = {}
+    rootless.run(*command).succeeds("built")
+    assert {bases[0]} < {path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()}
+    assert not list((rootless.cache / "roots").glob(".partial-*"))
+    rootless.packages()
+
+
+# ---- the disk -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
+    with small_disk(path, size) as resize:
+        for name in shared:
+            (path / name).symlink_to(desk.cache / name)
+        yield resize
+
+
+@as_root
+def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
+    before = desk.packages()
+    small = replace(_only_from_mirror(desk, place), cache=place / "small")
+    with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compiler")) as resize:
+        small.run(*PINNED, "--mirror", mirror.uri).complains(
+            3, f"file system {small.cache} is full: {TARBALL} needs", "free|space"
+        )
+        assert desk.packages() == before
+        resize("200m")
+        small.run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
+
+
+@as_root
+@pytest.mark.parametrize("size", ["4m", "40m"], ids=["before the compiler", "under the compiler"])
+def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: str) -> None:
+    before = desk.packages()
+    small = replace(desk, cache=place / "small")
+    with _cache_on_small_disk(desk, small.cache, size, ("roots", "apt", "sources", "compiler")) as resize:
+        small.run(*PINNED).failed_cell(3, r"\w+", "^no space left on the device", "free some space")
+        assert desk.packages() == before
+        if size == "40m":
+            resize("1g")
+            small.run(*PINNED).succeeds("built")
+            desk.packages()
+
+
+@as_root
+def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) -> None:
+    shutil.copytree(desk.project, place / "other", ignore=shutil.ignore_patterns("dist"))
+    other = replace(desk, project=place / "other")
+    with small_disk(other.dist, "4m") as resize:
+        other.run(*PINNED).complains(3, rf"dist/{RELEASE} cannot be written: No space left", "free space there")
+        assert other.packages() == {}
+        resize("64m")
+        other.run(*PINNED).succeeds("unchanged")
+        packages = other.packages()
+        assert any(name.endswith(".deb") for name in packages)
+        (other.dist / "filler").write_bytes(bytes(os.statvfs(other.dist).f_bavail * 4096))
+        ended = other.run(*PINNED)
+        ended.complains(3, "No space left", "")
+        assert not list(other.dist.glob(".*"))
+        assert other.packages() == packages
+
+
+# ---- the build ------------------------------------------------------------------------------------------------------
+
+
+def test_a_compile_error_is_shown_and_its_root_can_be_entered(desk: Desk, upstream: Callable[[str], Path]) -> None:
+    before = desk.packages()
+    tree = upstream("broken")
+    with (tree / "src" / "libs" / "pcp" / "pcp.c").open("a") as source:
+        source.write("int broken(void) { return no_such_name; }\n")
+    ended = desk.run(*BUILD, "--source", str(tree))
+    cell = ended.failed_cell(1, "compile", r"pcp\.c:\d+:\d+: error: .no_such_name. undeclared", "shell")
+    assert f"  shell: ./invoke shell {cell}\n" in ended.out
+    assert desk.packages() == before
+    inside = desk.run("shell", cell, stdin="pwd; id -un; grep -c no_such_name pgpool2/src/libs/pcp/pcp.c\n")
+    assert (inside.status, inside.out.split()) == (0, ["/build", "builder", "1"])
+    assert not _mounts_below(desk.cache)
+    desk.run(*PINNED).succeeds("unchanged")
+
+
+@contextmanager
+def _edited(path: Path, text: str) -> Iterator[None]:
+    """A file of the desk's checkout, with `text` at its end for a while."""
+    before = path.read_text()
+    path.write_text(before + text)
+    yield
+    path.write_text(before)
+
+
+def test_a_script_of_the_cluster_is_packaged_anew_and_pgpool_is_not(desk: Desk) -> None:
+    before = desk.packages()
+    with _edited(desk.project / "scripts" / "pgpool_cluster" / "plain.py", "# touched\n"):
+        explained = desk.run(*PINNED, "--explain").out
+        assert re.search(rf"^{RELEASE}-\S+-{VERSION}: unchanged: all ", explained, re.MULTILINE)
+        assert f"{RELEASE}-pgpool2-cluster: will be built: scripts/pgpool_cluster/plain.py changed\n" in explained
+        ended = desk.run(*PINNED)
+        ended.succeeds("built")
+        assert ": compile\n" in ended.out
+        assert f"-{VERSION}: compile\n" not in ended.out
+        after = desk.packages()
+        assert after.keys() == before.keys()
+        changed = {name for name in after if after[name] != before[name]}
+        assert {name.partition("_")[0] for name in changed} - {"pgpool2-cluster.build.log"} == {"pgpool2-cluster"}
+    desk.run(*PINNED).succeeds("unchanged")
+    assert desk.packages() == before
+
+
+def test_a_cell_whose_second_package_fails_leaves_dist_as_it_was(desk: Desk) -> None:
+    before = desk.packages()
+    rules = "\noverride_dh_install:\n\techo 'error: broken'; false\n"
+    with (
+        _edited(desk.project / "debian-templates" / "pgpool2-cluster" / "rules", rules),
+        _edited(desk.project / "debian-templates" / "pgpool2" / "README.Debian", "Another one.\n"),
+    ):
+        ended = desk.run(*PINNED)
+        ended.failed_cell(1, "package", "^error: broken$", "shell")
+        assert f"  shell: ./invoke shell {RELEASE}-pgpool2-cluster\n" in ended.out
+        assert desk.packages() == before
+    desk.run(*PINNED).succeeds("unchanged")
+
+
+def test_the_shell_of_a_cell_that_did_not_fail_is_wrong_usage(desk: Desk) -> None:
+    desk.run("shell", "nothing").complains(2, "^no failed build is called 'nothing'$", "fail")
+
+
+def test_a_hung_step_is_stopped(desk: Desk, sleeper: Path, held: Path) -> None:
+    before = desk.packages()
+    ended = desk.run(*BUILD, "--source", str(sleeper), "--stall", "8")
+    ended.failed_cell(3, "compile", "^compile: nothing was printed for 8 s", "--stall SECONDS")
+    assert desk.packages() == before
+    held.unlink()
+    desk.run(*BUILD, "--source", str(sleeper)).succeeds("built")
+    desk.packages()
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
+    desk: Desk, sleeper: Path, held: Path, with_signal: signal.Signals
+) -> None:
+    before = desk.packages()
+    process = desk.start(*BUILD, "--source", str(sleeper))
+    assert _eventually(lambda: _holding(process), 60), process.poll()
+    children = _children(process.pid)
+    assert len(_alive(children)) > 3
+    process.send_signal(with_signal)
+    out, err = process.communicate(timeout=20)
+    if with_signal is signal.SIGINT:
+        Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command goes on from here")
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert _eventually(lambda: not _alive(children), 5), _alive(children)
+    assert not _mounts_below(desk.cache)
+    assert desk.packages() == before
+    held.unlink()
+    desk.run(*BUILD, "--source", str(sleeper)).succeeds("built")
+    desk.packages()
+    assert [path.name for path in (desk.cache / "boxes").glob(".*")] == [], "what the killed run left is swept"
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "message", "hint"),
+    [
+        ("mmdebstrap", "^mmdebstrap is missing and --no-install forbids installing it$", "apt-get install mmdebstrap"),
+        ("dpkg", "^dpkg is not on this machine$", "Debian"),
+    ],
+)
+def test_a_missing_tool_is_named_with_the_package_that_has_it(
+    rootless: Desk, tmp_path: Path, program: str, message: str, hint: str
+) -> None:
+    for folder in reversed(os.environ["PATH"].split(":")):
+        for path in Path(folder).glob("*"):
+            if path.name != program:
+                (tmp_path / path.name).unlink(missing_ok=True)
+                (tmp_path / path.name).symlink_to(path)
+    before = rootless.packages()
+    poor = rootless.with_env(PATH=tmp_path)
+    poor.run(*PINNED, "--no-install").complains(3, message, hint)
+    assert rootless.packages() == before

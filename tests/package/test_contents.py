@@ -1,0 +1,16 @@
+"""The packages hold what was agreed on: files and their modes, dependencies, scripts, symbols, parameters."""
+
+from __future__ import annotations
+
+from tests.built import Built
+
+from pgpool_deb import contents
+from pgpool_deb.project import Project
+
+
+def test_nothing_is_lost_and_nothing_is_new(packages: Built, project: Project) -> None:
+    """`./invoke contents` shows the same; with --accept it keeps what is meant."""
+    file = contents.place(project, packages.release.name, packages.version)
+    assert file.exists(), f"./invoke contents --release {packages.release.name} --accept"
+    found = contents.describe(contents.chosen(packages.folder))
+    assert contents.compare(file.read_text(encoding="utf-8").splitlines(), found) == []

@@ -1,0 +1,149 @@
+"""Files on the disk: what apply writes, keeps and takes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from pgpool_cluster import apply, configuration, paths, server
+from pgpool_cluster.configuration import File, Share
+from pgpool_cluster.errors import ServerError
+from pgpool_cluster.users import Users
+
+
+class Disk:
+    """A folder in place of /etc, and the files that are to be in it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.conf = place / "pgpool.conf"
+        self.hba = place / "pg_hba.conf"
+        self.passwd = place / "pool_passwd"
+        self.users = Users()
+        self.port = 9999
+
+    def wanted(self) -> tuple[tuple[File, ...], Users]:
+        whole = File(PurePosixPath(self.conf), f"port = {self.port}\n".encode(), "me", "me", 0o640)
+        block = File(PurePosixPath(self.hba), b"hostssl all\n", "me", "me", 0o640, Share.BLOCK)
+        entries = File(PurePosixPath(self.passwd), b"pgpool_check:AESx\n", "me", "me", 0o600, Share.ENTRIES)
+        return (block, whole, apply._with_users(entries, self.users)), self.users
+
+    def apply(self) -> list[str]:
+        planned = apply.plan()
+        apply.carry_out(planned)
+        return [change.path.name for change in planned.changes]
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    found = Disk(tmp_path)
+    me = (os.getuid(), os.getgid())
+    for name in ("APPLIED", "USERS", "STATE", "SERVE"):
+        monkeypatch.setattr(paths, name, tmp_path / f".{name.lower()}")
+    (tmp_path / "cluster.yml").touch()
+    monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(apply, "wanted", found.wanted)
+    monkeypatch.setattr(apply, "_owner", lambda file: (*me, file.mode))
+    monkeypatch.setattr(apply, "_make_folders", lambda: None)
+    monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(apply, "_LOCK", tmp_path / ".lock")
+    return found
+
+
+def test_a_second_time_nothing_changes(disk: Disk) -> None:
+    disk.hba.write_text("local all all peer\n")
+    assert disk.apply() == ["pg_hba.conf", "pgpool.conf", "pool_passwd"]
+    assert disk.apply() == []
+    assert disk.conf.stat().st_mode & 0o777 == 0o640
+    text = disk.hba.read_text()
+    assert text.startswith(configuration.BEGIN)
+    assert text.endswith("local all all peer\n")
+
+
+def test_an_edited_file_is_kept_and_the_rendered_one_lies_beside_it(disk: Disk) -> None:
+    disk.apply()
+    disk.conf.write_text("port = 7777\n")
+    disk.port = 8888
+    disk.apply()
+    beside = disk.place / "pgpool.conf.new"
+    assert disk.conf.read_text() == "port = 7777\n"
+    assert beside.read_text() == "port = 8888\n"
+    assert disk.apply() == []
+    assert apply.plan().edited == (disk.conf,)
+    disk.conf.unlink()
+    disk.apply()
+    assert disk.conf.read_text() == "port = 8888\n"
+    assert not beside.exists()
+
+
+def test_a_wrong_mode_is_put_right(disk: Disk) -> None:
+    disk.apply()
+    disk.passwd.chmod(0o644)
+    assert disk.apply() == ["pool_passwd"]
+    assert disk.passwd.stat().st_mode & 0o777 == 0o600
+
+
+def test_users_come_and_go_and_an_administrators_own_lines_stay(disk: Disk) -> None:
+    disk.passwd.write_text("old_app:md5abc\n")
+    disk.users = Users().with_entry("app", "AESy")
+    disk.apply()
+    assert disk.passwd.read_text().splitlines() == ["pgpool_check:AESx", "app:AESy", "old_app:md5abc"]
+    disk.users = disk.users.with_entry("app", None)
+    disk.apply()
+    assert disk.passwd.read_text().splitlines() == ["pgpool_check:AESx", "old_app:md5abc"]
+
+
+def test_secrets_are_not_shown(disk: Disk) -> None:
+    shown = "".join(change.diff for change in apply.plan().changes)
+    assert "port = 9999" in shown
+    assert "AESx" not in shown
+
+
+def test_a_link_is_replaced_not_followed(disk: Disk) -> None:
+    stranger = disk.place / "stranger"
+    stranger.write_text("precious\n")
+    disk.conf.symlink_to(stranger)
+    disk.apply()
+    assert stranger.read_text() == "precious\n"
+    assert not disk.conf.is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_the_archive_is_postgres_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    monkeypatch.setattr(paths, "ARCHIVE", tmp_path / "archive")
+    if mode != 0o700:
+        paths.ARCHIVE.mkdir(mode=mode)
+    for _ in range(2):
+        apply._make_archive(os.getuid(), os.getgid())
+        assert paths.ARCHIVE.stat().st_mode & 0o7777 == 0o700
+
+
+def test_an_archive_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "ARCHIVE", tmp_path / "archive")
+    paths.ARCHIVE.touch()
+    with pytest.raises(ServerError, match="archive: "):
+        apply._make_archive(os.getuid(), os.getgid())
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_restart(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], holds: bool
+) -> None:
+    monkeypatch.setattr(paths, "ARCHIVE", disk.place / "archive")
+    for name in ("_systemctl", "UNIT_FILE"):
+        monkeypatch.setattr(apply, name, str(disk.place / "unit") if name == "UNIT_FILE" else lambda *_: None)
+    monkeypatch.setattr(server, "run", lambda _: "")
+    monkeypatch.setattr(apply, "_unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
+    paths.ARCHIVE.mkdir()
+    if holds:
+        (paths.ARCHIVE / "000000010000000000000001").touch()
+    disk.apply()
+    disk.conf.write_text("# PostgreSQL\narchive_mode = on\n")
+    apply.withdraw()
+    assert paths.ARCHIVE.exists() is holds
+    assert "systemctl restart postgresql@17-main.service" in capsys.readouterr().out
+    apply.withdraw()
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,323 @@
+"""The files that are laid down on a server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgpool_cluster import ssh
+from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.configuration import (
+    FOLDER,
+    PROGRAMS,
+    STUBS,
+    File,
+    PgpoolVersion,
+    Server,
+    Share,
+    key_of_roles,
+    merged,
+    render,
+    without_block,
+    without_entries,
+)
+from pgpool_cluster.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.key import ClusterKey, Role
+
+TEMPLATES = Path(__file__).parents[3] / "config-templates"
+KEY = ClusterKey(bytes(range(32)))
+SERVER = Server(
+    PostgresqlCluster(17, "main"),
+    PgpoolVersion(4, 6),
+    "/var/lib/postgresql/17/main",
+    "eth0",
+    ssh.KeyPair(bytes(32), "host").public_line,
+)
+THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}\n"
+VERSIONS = [PgpoolVersion(4, minor) for minor in (3, 4, 5, 6, 7)]
+MODES = ["streaming_replication", "native_replication", "snapshot_isolation"]
+
+
+def cluster_of(text: str = THREE) -> Cluster:
+    return parse(text, "cluster.yml", "host")
+
+
+def files(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, File]:
+    cluster = cluster_of(text)
+    return {str(file.path): file for file in render(cluster, KEY, cluster.named(node), server, TEMPLATES)}
+
+
+def text_of(path: str, made: dict[str, File]) -> str:
+    return made[path].content.decode()
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Parameter to value of a pgpool.conf or postgresql.conf: the last line wins, as it does for both programs."""
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"(\w+) = (?:'(.*)'|(\S+))", line)
+        assert match or not line or line.startswith("#"), line
+        if match:
+            found[match[1]] = match[2] if match[2] is not None else match[3]
+    return found
+
+
+def pgpool_conf(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, str]:
+    return settings_of(text_of(f"{FOLDER}/pgpool.conf", files(text, node, server)))
+
+
+def postgresql_conf(text: str = THREE, node: str = "pg1") -> dict[str, str]:
+    return settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(text, node)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"4.{version.minor}")
+def test_rendering_again_gives_the_same_bytes(mode: str, version: PgpoolVersion) -> None:
+    server = replace(SERVER, pgpool=version)
+    assert files(f"mode: {mode}\n{THREE}", server=server) == files(f"mode: {mode}\n{THREE}", server=server)
+
+
+@pytest.mark.parametrize("text", [THREE, "", f"mode: native_replication\n{THREE}virtual_ip: 10.0.0.9/24\n"])
+def test_applying_a_hundred_times_changes_nothing_after_the_first(text: str) -> None:
+    node = cluster_of(text).nodes[0].name
+    for file in files(text, node).values():
+        once = merged("admin:entry\n# a line of the admin's\n", file)
+        again = once
+        for _ in range(100):
+            again = merged(again, file)
+        assert again == once
+
+
+def test_nobody_but_root_and_postgres_can_read_a_secret() -> None:
+    host_only = [KEY.watchdog_key, KEY.pool_key, KEY.pcp_password, *(KEY.password(role) for role in Role)]
+    for file in files().values():
+        text = file.content.decode()
+        secret = any(one in text for one in host_only) or "PRIVATE KEY" in text or ":AES" in text
+        if secret or re.search(r"^\w+:[0-9a-f]{32}$", text, re.MULTILINE):
+            assert file.mode & 0o007 == 0, file
+            assert {file.owner, file.group} <= {"root", "postgres"}
+
+
+def test_files_that_programs_want_private_are_private() -> None:
+    """libpq and ssh refuse them otherwise, pgpool-II warns."""
+    made = files()
+    for name in (".pgpass", ".pcppass", ".pgpoolkey"):
+        assert (made[f"/var/lib/postgresql/{name}"].mode, made[f"/var/lib/postgresql/{name}"].owner) == (
+            0o600,
+            "postgres",
+        )
+    assert made[f"{FOLDER}/ssh_key"].mode == 0o600
+
+
+@pytest.mark.parametrize(
+    ("version", "names", "absent"),
+    [
+        ((4, 3), {"socket_dir", "logdir", "delegate_IP"}, {"unix_socket_directories", "work_dir", "recovery_database"}),
+        ((4, 4), {"unix_socket_directories", "logdir", "delegate_ip"}, {"socket_dir", "work_dir", "delegate_IP"}),
+        ((4, 6), {"unix_socket_directories", "logdir", "delegate_ip"}, {"socket_dir", "wd_listen_address"}),
+        ((4, 7), {"work_dir", "delegate_ip", "recovery_database", "wd_listen_address"}, {"logdir", "socket_dir"}),
+    ],
+)
+def test_parameters_have_the_names_of_the_installed_version(
+    version: tuple[int, int], names: set[str], absent: set[str]
+) -> None:
+    found = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.9/24\n", server=replace(SERVER, pgpool=PgpoolVersion(*version)))
+    assert names <= set(found)
+    assert not absent & set(found)
+
+
+@pytest.mark.parametrize("text", ["", THREE])
+def test_the_watchdog_key_is_always_set(text: str) -> None:
+    node = cluster_of(text).nodes[0].name
+    assert pgpool_conf(text, node)["wd_authkey"] == KEY.watchdog_key
+
+
+def test_only_nodes_reach_watchdog_heartbeat_and_pcp() -> None:
+    rules = text_of(f"{FOLDER}/peers.nft", files())
+    assert re.findall(r"saddr (\S+) accept", rules) == ["10.0.0.2", "10.0.0.3"]
+    assert "tcp dport { 9000, 9898 } drop" in rules
+    assert "udp dport 9694 drop" in rules
+    assert pgpool_conf()["pcp_listen_addresses"] == "127.0.0.1"
+
+
+def test_no_rule_lets_anybody_in_without_a_password() -> None:
+    made = files(f"{THREE}clients: [0.0.0.0/0]\n")
+    for path in (f"{FOLDER}/pool_hba.conf", "/etc/postgresql/17/main/pg_hba.conf"):
+        rules = [line.split() for line in text_of(path, made).splitlines() if line and not line.startswith("#")]
+        rules = [rule for rule in rules if rule != ["local", "all", "postgres", "peer"]]
+        assert {rule[-1] for rule in rules} <= {"scram-sha-256", "reject"}
+        assert all(rule[0] in ("local", "hostssl") or "127.0.0.1" in rule[3] or rule[3] == "::1/128"
+                   or rule[-1] == "reject" for rule in rules)  # fmt: skip
+
+
+def test_clients_reach_pgpool_and_only_nodes_reach_postgresql() -> None:
+    made = files(f"{THREE}clients: [192.0.2.0/24]\n")
+    assert "192.0.2.0/24" in text_of(f"{FOLDER}/pool_hba.conf", made)
+    assert "192.0.2.0/24" not in text_of("/etc/postgresql/17/main/pg_hba.conf", made)
+
+
+def test_a_broken_session_is_no_failure_and_health_is_checked() -> None:
+    found = pgpool_conf()
+    assert (found["failover_on_backend_error"], found["failover_on_backend_shutdown"]) == ("off", "off")
+    assert int(found["health_check_period"]) > 0
+    assert found["detach_false_primary"] == "on"
+
+
+def test_the_failover_program_gets_numbers_only() -> None:
+    """pgpool-II puts host names into a shell without quoting them."""
+    assert set(re.findall(r"%(.)", pgpool_conf()["failover_command"])) <= set("dmMP")
+
+
+@pytest.mark.parametrize("mode", ["native_replication", "snapshot_isolation"])
+def test_other_modes_change_only_what_differs(mode: str) -> None:
+    streaming, other = pgpool_conf(), pgpool_conf(f"mode: {mode}\n{THREE}")
+    changed = {name for name in streaming.keys() & other.keys() if streaming[name] != other[name]}
+    assert changed == {
+        "backend_clustering_mode", "failover_on_backend_error", "failover_on_backend_shutdown",
+        "failover_when_quorum_exists", "recovery_2nd_stage_command", "recovery_timeout", "sr_check_period",
+    }  # fmt: skip
+    assert other["failover_when_quorum_exists"] == "off"
+    assert "synchronous_standby_names" not in postgresql_conf(f"mode: {mode}\n{THREE}")
+
+
+@pytest.mark.parametrize("mode", ["native_replication", "snapshot_isolation"])
+def test_wal_is_archived_where_nobody_streams(mode: str) -> None:
+    found = postgresql_conf(f"mode: {mode}\n{THREE}")
+    assert (found["archive_mode"], found["archive_timeout"], found["wal_level"]) == ("on", "60s", "replica")
+    assert found["archive_command"] == "/usr/lib/pgpool2-cluster/archive-wal %p %f"
+    assert found["restore_command"] == "/usr/lib/pgpool2-cluster/restore-wal %f %p"
+    text = f"mode: {mode}\n{THREE}archive: {{compress: true, timeout: 300}}\n"
+    assert postgresql_conf(text)["archive_command"] == "/usr/lib/pgpool2-cluster/archive-wal --compress %p %f"
+    assert postgresql_conf(text)["archive_timeout"] == "300s"
+    assert not [name for name in postgresql_conf() if name.startswith(("archive", "restore"))]
+
+
+def test_every_program_that_configuration_names_is_in_the_package() -> None:
+    hooks = TEMPLATES.parent / "scripts" / "hooks"
+    named = {
+        program
+        for mode in MODES
+        for file in files(f"mode: {mode}\n{THREE}").values()
+        for program in re.findall(rf"{PROGRAMS}/([\w-]+)", file.content.decode())
+    }
+    assert {"archive-wal", "restore-wal", "failover"} <= named
+    assert all((hooks / program).stat().st_mode & 0o111 for program in named)
+
+
+def test_trap_8_the_synchronous_standbys_are_the_same_on_every_node() -> None:
+    found = {postgresql_conf(node=node)["synchronous_standby_names"] for node in ("pg1", "pg2", "pg3")}
+    assert found == {'ANY 1 ("pg1", "pg2", "pg3")'}
+    assert postgresql_conf(f"{THREE}synchronous: 0\n")["synchronous_standby_names"] == ""
+
+
+def test_commits_do_not_wait_for_standbys_that_are_yet_to_come() -> None:
+    made = files(server=replace(SERVER, standbys_came=False))
+    found = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", made))
+    assert found["synchronous_standby_names"] == ""
+
+
+def test_trap_2_every_node_has_its_own_slot_name() -> None:
+    assert [postgresql_conf(node=node)["primary_slot_name"] for node in ("pg1", "pg2", "pg3")] == ["pg1", "pg2", "pg3"]
+
+
+def test_parameters_from_cluster_yml_win() -> None:
+    text = f'{THREE}pgpool: {{num_init_children: 64, port: 9876}}\npostgresql_conf: {{log_line_prefix: "it\'s"}}\n'
+    assert (pgpool_conf(text)["num_init_children"], pgpool_conf(text)["port"]) == ("64", "9876")
+    assert postgresql_conf(text)["log_line_prefix"] == "it''s"
+
+
+def test_pgpool_numbers_follow_from_the_order_of_those_that_run_it() -> None:
+    text = "nodes: {db: {address: 10.0.0.1, runs: [postgresql]}, pool: {address: 10.0.0.2, runs: [pgpool]}}\n"
+    made = files(text, "pool")
+    assert text_of(f"{FOLDER}/pgpool_node_id", made) == "0\n"
+    found = pgpool_conf(text, "pool")
+    assert (found["backend_hostname0"], "backend_hostname1" in found) == ("10.0.0.1", False)
+    assert "/etc/postgresql/17/main/pg_hba.conf" not in made
+    assert f"{FOLDER}/pgpool.conf" not in files(text, "db")
+
+
+def test_every_node_is_let_in_by_its_own_key_for_one_program_only() -> None:
+    lines = text_of("/var/lib/postgresql/.ssh/authorized_keys", files(node="pg1")).splitlines()
+    cluster = cluster_of()
+    for line, name in zip(lines, ("pg2", "pg3"), strict=True):
+        node = cluster.named(name)
+        assert line.startswith(f'restrict,from="{node.address}",command="')
+        assert ssh.user_key(KEY, node).public_line in line
+        own = text_of(f"{FOLDER}/ssh_key", files(node=name))
+        assert own == ssh.user_key(KEY, node).private_file
+
+
+def test_host_keys_are_verified() -> None:
+    made = files()
+    assert "StrictHostKeyChecking yes" in text_of(f"{FOLDER}/ssh_config", made)
+    assert f"@cert-authority 10.0.0.2,pg2 {ssh.host_authority(KEY).public_line}" in text_of(
+        f"{FOLDER}/known_hosts", made
+    )
+
+
+@pytest.mark.parametrize("name", STUBS)
+def test_stubs_in_the_data_directory_belong_to_postgres(name: str) -> None:
+    """One that postgres cannot write makes pg_rewind fail half-way."""
+    stub = files()[f"/var/lib/postgresql/17/main/{name}"]
+    assert (stub.owner, stub.group, stub.mode) == ("postgres", "postgres", 0o700)
+    assert stub.content.startswith(b"#!/bin/sh\n")
+
+
+def test_no_file_ends_in_the_middle_of_a_line() -> None:
+    for file in files().values():
+        assert file.content.endswith(b"\n"), file
+        assert b"\n\n\n" not in file.content, file
+
+
+def test_a_file_does_not_show_its_content() -> None:
+    assert KEY.pool_key not in repr(files()["/var/lib/postgresql/.pgpoolkey"])
+
+
+def block(text: str) -> File:
+    return File(PurePosixPath("/x"), text.encode(), "postgres", "postgres", 0o600, Share.BLOCK)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
+def test_taking_the_block_out_gives_back_what_was_there(existing: str) -> None:
+    assert without_block(merged(existing, block("ours\n"))) == existing
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
+def test_a_new_block_replaces_the_old_one(existing: str) -> None:
+    assert merged(merged(existing, block("old\n")), block("new\n")) == merged(existing, block("new\n"))
+
+
+def test_users_of_the_administrator_stay_in_pool_passwd() -> None:
+    file = files()[f"{FOLDER}/pool_passwd"]
+    text = merged("app:AESxyz\npgpool_check:AESold\n", file)
+    assert "app:AESxyz\n" in text
+    assert "AESold" not in text
+    assert without_entries(text, Role) == "app:AESxyz\n"
+
+
+def test_roles_of_a_key_that_most_nodes_do_not_have_yet_are_not_for_now() -> None:
+    """`apply` may write them between a look at the nodes and the laying down: they are judged by their own key."""
+    key = key_of_roles(text_of(f"{FOLDER}/roles.sql", files()))
+    cluster = cluster_of()
+    before = ClusterFacts({node.name: NodeFacts(node.name, key="0123456789abcdef") for node in cluster.nodes})
+    after = ClusterFacts({node.name: NodeFacts(node.name, key=KEY.fingerprint) for node in cluster.nodes})
+    assert not before.same_key(cluster, key)
+    assert after.same_key(cluster, key)
+    assert not after.same_key(cluster, key_of_roles("ALTER ROLE of an older version"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seconds"),
+    [("", DRAIN_SECONDS), ("pgpool: {client_idle_limit_in_recovery: 20}\n", 20),
+     ("pgpool: {client_idle_limit_in_recovery: -1}\n", 0)],
+)  # fmt: skip
+def test_sessions_may_go_on_in_a_recovery_as_long_as_pgpool_lets_them(chosen: str, seconds: int) -> None:
+    text = f"mode: native_replication\n{chosen}{THREE}"
+    assert cluster_of(text).drain_seconds == seconds
+    assert max(0, int(pgpool_conf(text)["client_idle_limit_in_recovery"])) == seconds

@@ -1,0 +1,146 @@
+"""cluster.key: the credentials that follow from it, checked against the programs that will read them."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pgpool_cluster import ssh
+from pgpool_cluster.cluster import Node, Service
+from pgpool_cluster.errors import UsageError
+from pgpool_cluster.key import (
+    PREFIX,
+    ClusterKey,
+    Role,
+    generate,
+    parse,
+    pcp_conf_entry,
+    pool_passwd_entry,
+    pool_passwd_entry_again,
+    scram_verifier,
+)
+
+KEY = ClusterKey(bytes(range(32)))
+GOOD = PREFIX + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+OTHER = ClusterKey(bytes(32))
+PG1 = Node(0, "pg1", "10.0.0.1", 5432, 1.0, frozenset(Service))
+PG2 = Node(1, "pg2", "10.0.0.2", 5432, 1.0, frozenset(Service))
+
+
+def credentials(key: ClusterKey) -> list[str]:
+    """Every secret and every fingerprint of a cluster."""
+    return [
+        *(key.password(role) for role in Role),
+        *(key.scram_verifier(role, "same") for role in Role),
+        key.pcp_password,
+        key.watchdog_key,
+        key.pool_key,
+        key.fingerprint,
+        ssh.host_authority(key).public_line,
+        *(ssh.user_key(key, node).public_line for node in (PG1, PG2)),
+    ]
+
+
+def test_all_credentials_differ_from_each_other() -> None:
+    assert len(set(credentials(KEY))) == len(credentials(KEY))
+
+
+def test_equal_keys_give_equal_credentials_and_other_keys_none_of_them() -> None:
+    assert credentials(KEY) == credentials(ClusterKey(bytes(range(32))))
+    assert not set(credentials(KEY)) & set(credentials(OTHER))
+
+
+def test_what_follows_from_a_key_stays_the_same_in_later_versions() -> None:
+    """Other values here would change every password of the clusters that exist."""
+    assert KEY.fingerprint == "2381a3415557b925"
+    assert KEY.password(Role.REPLICATION) == "5LbnUkGX2nGpsG5KeGCqCU2PuqU_N7c08YsUB6Y98d4"
+
+
+def test_a_generated_key_can_be_read_and_is_new_each_time() -> None:
+    assert parse(GOOD, "cluster.key") == KEY
+    first, second = generate(), generate()
+    assert parse(first + "\n", "cluster.key") != parse(second, "cluster.key")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "0 lines"),
+        (f"{GOOD}\n{GOOD}", "2 lines"),
+        ("secret", "too short"),
+        (GOOD[:-1], "cut off or mistyped"),
+        (GOOD + "A", "cut off or mistyped"),
+        (PREFIX + "A" * 42 + "B", "cut off or mistyped"),
+        (PREFIX + "A" * 42 + "é", "characters"),
+        (PREFIX + "A" * 42 + "$", "characters"),
+    ],
+)
+def test_a_bad_key_is_refused_without_being_shown(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        parse(text, "cluster.key")
+    letters = text.removeprefix(PREFIX).strip()
+    assert not letters or letters not in str(caught.value)
+    assert caught.value.__cause__ is None or letters not in str(caught.value.__cause__)
+
+
+def test_a_key_does_not_show_itself() -> None:
+    assert str(KEY.secret) not in repr(KEY)
+    assert "seed" not in repr(ssh.user_key(KEY, PG1))
+
+
+def test_a_scram_verifier_is_what_rfc_7677_says() -> None:
+    """RFC 7677, section 3: the server signature of its example follows from our server key."""
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    verifier = scram_verifier("pencil", salt, 4096)
+    assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
+    message = (
+        "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+        "s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    )
+    server_key = base64.b64decode(verifier.rsplit(":", 1)[1])
+    assert base64.b64encode(hmac.digest(server_key, message.encode(), "sha256")) == (
+        b"6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    )
+
+
+def test_pool_passwd_and_pcp_conf_have_what_pgpools_own_programs_print() -> None:
+    """From pg_enc and pg_md5 of pgpool-II 4.6.1."""
+    assert pool_passwd_entry("secret", "thekey") == "AESjxddJAjYgkQUsTBNWr1WEg=="
+    assert pcp_conf_entry("secret") == "5ebe2294ecd0e0f08eab7690d2a6ee69"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_ssh_keygen_reads_the_private_key(tmp_path: Path) -> None:
+    pair = ssh.user_key(KEY, PG1)
+    file = tmp_path / "key"
+    file.touch(0o600)
+    file.write_text(pair.private_file)
+    answer = subprocess.run(["ssh-keygen", "-y", "-f", str(file)], capture_output=True, text=True, check=True)
+    assert answer.stdout == f"{pair.public_line} pgpool2-cluster pg1\n"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_ssh_keygen_reads_the_host_certificate(tmp_path: Path) -> None:
+    host_key = ssh.KeyPair(bytes(32), "host").public_line
+    (tmp_path / "host-cert.pub").write_text(ssh.host_certificate(KEY, PG1, f"{host_key} root@pg1\n"))
+    command = ["ssh-keygen", "-L", "-f", str(tmp_path / "host-cert.pub")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "host certificate" in answer
+    assert answer.split("Principals:")[1].split("Critical")[0].split() == ["pg1", "10.0.0.1"]
+
+
+@pytest.mark.parametrize("line", ["", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-ed25519 &&&&"])
+def test_what_is_no_host_key_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="no ed25519 public key"):
+        ssh.host_certificate(KEY, PG1, line)
+
+
+def test_users_passwords_go_over_to_a_new_key() -> None:
+    entry = pool_passwd_entry("secret", "old key")
+    assert pool_passwd_entry_again(entry, "old key", "new key") == pool_passwd_entry("secret", "new key")
+    assert pool_passwd_entry_again("md5abc", "old key", "new key") == "md5abc"

@@ -1,0 +1,151 @@
+"""One connection to another node, and the requests that are under way on it. A program on PATH plays ssh."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pgpool_cluster.errors import ClusterError, OperationError, ServerError
+from pgpool_cluster.peers import Peer, RemoteError
+
+SSH = """#!/usr/bin/python3
+import json, os, sys, threading, time
+open(os.environ["STARTS"], "a").write("x")
+if os.path.exists(os.environ["STARTS"] + ".down"):
+    sys.exit("ssh: connect to host pg2 port 22: No route to host")
+def answer(line):
+    request = json.loads(line)
+    number, do = request["id"], request["do"]
+    def say(**found):
+        sys.stdout.write(json.dumps({"id": number, **found}) + chr(10))
+        sys.stdout.flush()
+    if do == "die":
+        sys.stderr.write("Connection to pg2 closed by remote host." + chr(10))
+        os._exit(255)
+    for step in range(request.get("steps", 0)):
+        time.sleep(request["pause"])
+        say(progress=str(step))
+    if do == "refuse":
+        say(error="no", hint="never", status=2)
+    elif do != "ignore":
+        say(done={"did": do})
+for line in sys.stdin:
+    threading.Thread(target=answer, args=(line,)).start()
+"""
+LONG = {"do": "copy", "steps": 8, "pause": 0.1}
+
+
+@pytest.fixture
+def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that grows by one byte with each connection; while `starts.down` is beside it there is none."""
+    program = tmp_path / "ssh"
+    program.write_text(SSH)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    return tmp_path / "starts"
+
+
+@pytest.fixture
+def peer(starts: Path) -> Iterator[Peer]:
+    one = Peer("pg2")
+    yield one
+    one.close()
+
+
+def test_a_look_does_not_wait_for_a_long_request_on_the_same_connection(peer: Peer, starts: Path) -> None:
+    told: list[str] = []
+    with ThreadPoolExecutor() as workers:
+        long = workers.submit(peer.ask, LONG, seconds=5, progress=told.append)
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert peer.ask({"do": "look"}, seconds=5) == {"did": "look"}
+        assert time.monotonic() - began < 0.3
+        assert not long.done()
+        assert long.result() == {"did": "copy"}
+    assert told == [str(step) for step in range(8)]
+    assert starts.read_text() == "x"
+
+
+def test_a_request_without_an_answer_ends_no_other(peer: Peer, starts: Path) -> None:
+    with ThreadPoolExecutor() as workers:
+        long = workers.submit(peer.ask, LONG, seconds=5)
+        time.sleep(0.2)
+        with pytest.raises(ServerError, match="no answer for 0 s"):
+            peer.ask({"do": "ignore"}, seconds=0.2)
+        assert long.result() == {"did": "copy"}
+    assert peer.ask({"do": "look"}, seconds=5, patient=True) == {"did": "look"}
+    assert starts.read_text() == "xx"
+
+
+def test_silence_counts_between_two_lines_and_not_in_all(peer: Peer) -> None:
+    assert peer.ask({**LONG, "pause": 0.2}, seconds=0.8) == {"did": "copy"}
+
+
+def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer: Peer) -> None:
+    with ThreadPoolExecutor() as workers:
+        long = workers.submit(peer.ask, {**LONG, "pause": 5}, seconds=60)
+        time.sleep(0.3)
+        began = time.monotonic()
+        with pytest.raises(ServerError, match="closed by remote host"):
+            peer.ask({"do": "die"}, seconds=5)
+        with pytest.raises(ServerError, match="closed by remote host"):
+            long.result()
+        assert time.monotonic() - began < 2
+
+
+def test_a_refusal_bears_the_other_nodes_words_and_leaves_the_connection(peer: Peer, starts: Path) -> None:
+    with pytest.raises(RemoteError) as refusal:
+        peer.ask({"do": "refuse"}, seconds=5)
+    assert (refusal.value.message, refusal.value.hint, int(refusal.value.exit_status)) == ("no", "never", 2)
+    assert isinstance(refusal.value, OperationError)
+    assert peer.ask({"do": "look"}, seconds=5) == {"did": "look"}
+    assert starts.read_text() == "x"
+
+
+def test_a_node_out_of_reach_refuses_looks_at_once_and_is_found_again(peer: Peer, starts: Path) -> None:
+    down = starts.with_name("starts.down")
+    down.touch()
+    with pytest.raises(ServerError, match="No route to host"):
+        peer.ask({"do": "look"}, seconds=5)
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="No route to host"):
+        peer.ask({"do": "look"}, seconds=5)
+    assert time.monotonic() - began < 0.1
+    assert peer.problem
+    threading.Timer(0.5, down.unlink).start()
+    assert peer.ask({"do": "recover"}, seconds=5, patient=True) == {"did": "recover"}
+    assert not peer.problem
+
+
+def test_a_closed_peer_takes_no_request_and_finishes_what_is_under_way(peer: Peer) -> None:
+    with ThreadPoolExecutor() as workers:
+        long = workers.submit(peer.ask, LONG, seconds=5)
+        time.sleep(0.3)
+        peer.close()
+        with pytest.raises(ClusterError):
+            peer.ask({"do": "look"}, seconds=5)
+        assert long.result() == {"did": "copy"}
+
+
+def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> None:
+    """Also between its end and the reader's notice of it, when its pipe is closed."""
+    starts.with_name("ssh").write_text("#!/bin/sh\nsleep 0.1 >/dev/null & sleep 0.05; echo gone >&2; exit 255\n")
+
+    def ask(peer: Peer, moment: float) -> None:
+        time.sleep(moment)
+        with pytest.raises(ServerError, match="gone"):
+            peer.ask({"do": "look"}, seconds=5)
+
+    with ThreadPoolExecutor(max_workers=40) as workers:
+        for _ in range(10):
+            peer = Peer("pg2")
+            for asked in [workers.submit(ask, peer, number / 500) for number in range(40)]:
+                asked.result()
+            peer.close()

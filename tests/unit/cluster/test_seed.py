@@ -1,0 +1,76 @@
+"""debconf's answers become cluster.yml."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from pgpool_cluster import paths, seed
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import UsageError
+from pgpool_cluster.key import generate
+
+ANSWERS = "nodes=pg1=10.0.0.1 pg2=10.0.0.2, pg3=fd00::3\nclients=10.0.0.0/24 fd00::/64\nvirtual-ip=10.0.0.50/24\n"
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
+    monkeypatch.setattr(paths, "CLUSTER_KEY", tmp_path / "cluster.key")
+    monkeypatch.setattr("pgpool_cluster.server.host_name", lambda: "pg1")
+    return tmp_path
+
+
+def sown(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answers))
+    seed.run([])
+
+
+def test_answers_become_a_cluster(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = generate()
+    sown(f"{ANSWERS}synchronous=2\nmode=streaming_replication\nkey={key}\n", monkeypatch)
+    cluster = parse((etc / "cluster.yml").read_text(), "cluster.yml", "pg1")
+    assert [(node.name, node.address) for node in cluster.nodes] == [
+        ("pg1", "10.0.0.1"), ("pg2", "10.0.0.2"), ("pg3", "fd00::3"),
+    ]  # fmt: skip
+    assert cluster.synchronous == 2
+    assert [str(network) for network in cluster.clients] == ["10.0.0.0/24", "fd00::/64"]
+    assert (etc / "cluster.key").read_text() == f"{key}\n"
+    assert (etc / "cluster.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_files_that_exist_win(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (etc / "cluster.yml").write_text("name: mine\n")
+    (etc / "cluster.key").write_text("of my own, long enough\n")
+    sown(f"{ANSWERS}key={generate()}\n", monkeypatch)
+    assert (etc / "cluster.yml").read_text() == "name: mine\n"
+    assert (etc / "cluster.key").read_text() == "of my own, long enough\n"
+
+
+def test_without_answers_it_is_a_cluster_of_one_with_a_key_of_its_own(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sown("", monkeypatch)
+    assert len(parse((etc / "cluster.yml").read_text(), "cluster.yml", "pg1").nodes) == 1
+    first = (etc / "cluster.key").read_text()
+    sown("", monkeypatch)
+    assert (etc / "cluster.key").read_text() == first
+
+
+def test_several_nodes_never_make_up_keys_that_differ(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sown(ANSWERS, monkeypatch)
+    assert (etc / "cluster.yml").exists()
+    assert not (etc / "cluster.key").exists()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    ["nodes=pg1\n", "nodes=pg1=\n", "nodes=pg1=$(id)\n", "nodes=pg1=10.0.0.1 pg2=10.0.0.1\n", "nodes=P G=1\n",
+     "clients=everybody\n", "mode=magic\n", "synchronous=9\n", "virtual-ip=10.0.0.9\n", "key=short\n"],
+)  # fmt: skip
+def test_answers_that_are_wrong_leave_no_file(etc: Path, monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+    with pytest.raises(UsageError):
+        sown(answers, monkeypatch)
+    assert not list(etc.iterdir())

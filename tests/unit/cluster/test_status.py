@@ -1,0 +1,111 @@
+"""What `pgpoolctl status` tells of given facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pgpool_cluster import status
+from pgpool_cluster.archive import Usage
+from pgpool_cluster.cluster import Cluster, Mode
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.facts import BackendState, ClusterFacts, Lsn, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+
+CLUSTER: Cluster = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
+UP = dict.fromkeys(("pg1", "pg2", "pg3"), BackendState.UP)
+
+
+def node(name: str, watchdog: WatchdogState, **changes: object) -> NodeFacts:
+    standby = name != "pg1"
+    facts = NodeFacts(
+        name, postgresql=Postgresql.UP, member=True, term=1, led=0 if standby else 1, system=7, in_recovery=standby,
+        timeline=1, position=Lsn(1000), replayed=Lsn(900) if standby else None, follows="pg1" if standby else None,
+        streaming=standby, pgpool=PgpoolFacts(watchdog, True, UP, "pg1"),
+    )  # fmt: skip
+    return replace(facts, **changes)  # type: ignore[arg-type]
+
+
+def facts(**changes: dict[str, object]) -> ClusterFacts:
+    states = {"pg1": WatchdogState.LEADER, "pg2": WatchdogState.STANDBY, "pg3": WatchdogState.STANDBY}
+    return ClusterFacts({name: node(name, state, **changes.get(name, {})) for name, state in states.items()})
+
+
+def test_a_healthy_cluster() -> None:
+    found = status.report(CLUSTER, facts(), {})
+    assert found["healthy"] is True
+    assert [(row["name"], row["id"], row["role"], row["lag_bytes"]) for row in found["nodes"]] == [
+        ("pg1", 0, "primary", 0), ("pg2", 1, "standby", 100), ("pg3", 2, "standby", 100),
+    ]  # fmt: skip
+    assert {row["name"]: row["state"] for row in found["pgpools"]} == {
+        "pg1": "leader", "pg2": "standby", "pg3": "standby",
+    }  # fmt: skip
+    assert not found["notes"]
+
+
+DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}, "pg1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pg2": {"reachable": False}},
+        {"pg2": {"streaming": False}},
+        {"pg2": {"follows": "pg3"}},
+        {"pg2": {"half_copied": True}},
+        {"pg2": {"member": False}},
+        {"pg2": {"postgresql": Postgresql.DOWN}},
+        {"pg2": {"in_recovery": False, "timeline": 1}},
+        {"pg2": {"pgpool": None}},
+        {"pg2": {"pgpool": DOWN}},
+        {"pg1": {"pgpool": replace(DOWN, backends=UP)}},
+        {"pg1": {"pgpool": PgpoolFacts(WatchdogState.LEADER, False, UP, "pg1")}},
+        {"pg1": {"term": 2}},
+    ],
+    ids=str,
+)
+def test_one_thing_wrong_and_it_is_not_healthy(changes: dict[str, dict[str, object]]) -> None:
+    assert not status.healthy(CLUSTER, facts(**changes))
+
+
+def test_a_node_that_does_not_answer_is_told_as_such_with_its_note() -> None:
+    found = status.report(CLUSTER, facts(pg3={"reachable": False}), {"pg3": "no answer for 2 s", "pg1": ""})
+    row = found["nodes"][2]
+    assert (row["role"], row["postgresql"], row["lag_bytes"]) == ("unknown", "unreachable", None)
+    assert found["notes"] == {"pg3": "no answer for 2 s"}
+    text = "\n".join(status.lines(found))
+    assert "NOT healthy" in text
+    assert "pg3: no answer for 2 s" in text
+
+
+def test_who_leads_without_a_quorum_is_not_believed() -> None:
+    """After a cut it says for seconds that all others are down."""
+    cut_off = PgpoolFacts(WatchdogState.LEADER, False, {**UP, "pg2": BackendState.DOWN}, "pg1")
+    leading = PgpoolFacts(WatchdogState.LEADER, True, {**UP, "pg1": BackendState.DOWN}, "pg2")
+    found = status.report(CLUSTER, facts(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
+    assert [row["pgpool"] for row in found["nodes"]] == ["down", "up", "up"]
+
+
+def test_a_node_that_is_held_says_how_it_is_let_go() -> None:
+    found = status.report(CLUSTER, facts(pg2={"held": True}), {})
+    assert "pgpoolctl attach pg2" in found["notes"]["pg2"]
+
+
+def test_the_archive_is_shown_where_there_is_one() -> None:
+    usage = Usage(12, 201326592, 0.4149, "000000010000000000000001", "00000001000000000000000C")
+    other = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION)
+    found = status.report(other, facts(pg1={"archive": usage}, pg2={"archive": usage, "reachable": False}), {})
+    assert [row["archive"] for row in found["nodes"]] == [
+        {"files": 12, "bytes": 201326592, "used": 0.41, "oldest": usage.oldest, "newest": usage.newest}, None, None,
+    ]  # fmt: skip
+    assert "pg1      12     201326592  41%        000000010000000000000001" in status.lines(found)
+    streaming = status.report(CLUSTER, facts(), {})
+    assert [row["archive"] for row in streaming["nodes"]] == [None] * 3
+    assert "archive" not in "\n".join(status.lines(streaming))
+
+
+def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
+    found = status.report(CLUSTER, facts(pg1={"archive": Usage(0, 0, 0.5)}), {})
+    assert (found["nodes"][0]["archive"]["oldest"], found["nodes"][0]["archive"]["newest"]) == (None, None)
+    del found["nodes"][1]["archive"]
+    assert "pg1      0      0      50%        -" in status.lines(found)

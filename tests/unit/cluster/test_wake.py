@@ -1,0 +1,33 @@
+"""A pause that anybody may end."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from pgpool_cluster.wake import Wake
+
+
+def test_a_signal_in_any_moment_of_a_pause_ends_it() -> None:
+    """threading.Event.set() in a handler waits for ever where the interrupted thread is inside of the same event."""
+    wake = Wake()
+    before = signal.signal(signal.SIGALRM, lambda *_: wake.set())
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00005)
+    try:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            wake.wait(0.0001)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_calls_before_a_pause_end_it_once() -> None:
+    wake = Wake()
+    wake.set()
+    wake.set()
+    began = time.monotonic()
+    wake.wait(5)
+    assert time.monotonic() - began < 1
+    wake.wait(0.05)
+    assert time.monotonic() - began >= 0.05

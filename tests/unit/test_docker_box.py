@@ -1,0 +1,176 @@
+"""The docker engine where no daemon is: finding an endpoint, and what is taken out of a box."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb import box, engines
+from pgpool_deb.cache import Cache
+from pgpool_deb.docker_box import DockerEngine
+from pgpool_deb.docker_transfer import checked_names, unpack_file
+from pgpool_deb.errors import ExitStatus, MachineError
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An endpoint that nobody listens at is the one in use."""
+    host = f"unix://{tmp_path}/none.sock"
+    monkeypatch.setenv("DOCKER_HOST", host)
+    return host
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An endpoint that takes connections and never answers is the one in use."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        yield
+
+
+def tarred(*members: tarfile.TarInfo) -> Iterator[bytes]:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(b"x" * member.size))
+    data = packed.getvalue()
+    return (data[start : start + 700] for start in range(0, len(data), 700))
+
+
+def member(name: str, *, size: int = 3000, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type = kind
+    entry.size = size if kind == tarfile.REGTYPE else 0
+    entry.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    return entry
+
+
+def test_asking_for_docker_without_an_engine_says_where_it_looked(cache: Cache, nowhere: str) -> None:
+    with pytest.raises(MachineError) as raised:
+        engines.find_engine("docker", cache)
+    assert raised.value.exit_status is ExitStatus.ENVIRONMENT
+    assert raised.value.message == f"no docker engine answers at {nowhere}: No such file or directory"
+    assert "--engine chroot" in raised.value.hint
+
+
+def test_auto_takes_chroot_where_no_engine_answers(cache: Cache, nowhere: str) -> None:
+    assert engines.find_engine("auto", cache).name == "chroot"
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "silent"])
+def test_finding_no_engine_takes_less_than_a_second(
+    cache: Cache, endpoint: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(endpoint)
+    began = time.monotonic()
+    assert DockerEngine.reachable(cache) is None
+    assert time.monotonic() - began < 1
+
+
+def test_an_endpoint_of_a_kind_unknown_to_the_sdk_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "gopher://somewhere")
+    with pytest.raises(MachineError, match="gopher://somewhere"):
+        DockerEngine.connect(cache)
+
+
+@pytest.mark.parametrize("chosen_by", ["configuration", "environment"])
+def test_the_current_docker_context_is_the_endpoint(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen_by: str
+) -> None:
+    meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"elsewhere").hexdigest()
+    meta.mkdir(parents=True)
+    host = f"unix://{tmp_path}/elsewhere.sock"
+    context = {"Name": "elsewhere", "Metadata": {}, "Endpoints": {"docker": {"Host": host}}}
+    (meta / "meta.json").write_text(json.dumps(context))
+    configuration = {"currentContext": "elsewhere"} if chosen_by == "configuration" else {}
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    if chosen_by == "environment":
+        monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    with pytest.raises(MachineError, match=str(host)):
+        DockerEngine.connect(cache)
+
+
+def test_a_damaged_docker_context_is_an_error_with_a_hint(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"elsewhere").hexdigest()
+    meta.mkdir(parents=True)
+    (meta / "meta.json").write_text("{")
+    (tmp_path / "config.json").write_text('{"currentContext": "elsewhere"}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    with pytest.raises(MachineError, match="meta file for context elsewhere"):
+        DockerEngine.connect(cache)
+
+
+def test_a_run_that_needs_no_engine_does_not_import_the_sdk() -> None:
+    code = "import sys; import pgpool_deb.build_deb; sys.exit('docker' in sys.modules)"
+    packaging = Path(box.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=packaging, check=False).returncode == 0
+
+
+def test_names_of_packages_are_taken_from_a_box() -> None:
+    names = ["pgpool2_4.6.1-50+deb13u1~x_amd64.deb", "recipe", "pgpool2_4.6.1.orig.tar.gz"]
+    assert checked_names(names) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["../dist", "a/b", "-rf", ".hidden", "a\nb", "a b", "\N{REPLACEMENT CHARACTER}", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(MachineError):
+        checked_names(["recipe", name])
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 70_000])
+def test_a_file_comes_out_of_a_box_whole(tmp_path: Path, size: int) -> None:
+    unpack_file(tarred(member("a.deb", size=size)), "a.deb", tmp_path / "a.deb")
+    assert (tmp_path / "a.deb").read_bytes() == b"x" * size
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [],
+        [member("b.deb")],
+        [member("../a.deb")],
+        [member("a.deb", kind=tarfile.SYMTYPE)],
+        [member("a.deb", kind=tarfile.LNKTYPE)],
+        [member("a.deb", kind=tarfile.DIRTYPE)],
+        [member("a.deb", kind=tarfile.FIFOTYPE)],
+    ],
+    ids=["nothing", "another", "outside", "symbolic link", "hard link", "folder", "pipe"],
+)
+def test_anything_but_the_file_asked_for_is_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
+    with pytest.raises(MachineError):
+        unpack_file(tarred(*members), "a.deb", tmp_path / "a.deb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_the_file_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MachineError):
+        unpack_file(tarred(member("a.deb"), member("b.deb")), "a.deb", tmp_path / "a.deb")
+    assert not (tmp_path / "b.deb").exists()
+
+
+def test_a_transfer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
+    half = list(tarred(member("a.deb", size=70_000)))[:50]
+    with pytest.raises(MachineError, match="broke off"):
+        unpack_file(half, "a.deb", tmp_path / "a.deb")

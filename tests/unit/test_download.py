@@ -1,0 +1,443 @@
+"""Downloads against a real HTTP server on this machine that misbehaves on request."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import random
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_deb import download
+from pgpool_deb.download import Patience, Standing, fetch, probe
+from pgpool_deb.errors import ExitStatus, MachineError
+
+CONTENT = random.Random(1).randbytes(200_000)
+MUCH = 100_000_000
+HALF = len(CONTENT) // 2
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(connect=1, stall=0.3, tries=3, pause=0.01)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.ranges.append(self.headers.get("Range"))
+        answers = self.server.answers[self.path]
+        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+    def start(self, status: int, length: int | None, **headers: str) -> None:
+        self.send_response(status)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.send_header("Connection", "close")
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.close_connection = True
+
+    def log_message(self, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+Answer = Callable[[Handler], None]
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, list[Answer]] = {}
+        self.ranges: list[str | None] = []
+        self.sent = 0
+        self.part: Path | None = None
+        self.patience_over = threading.Event()
+
+    def at(self, path: str, *answers: Answer) -> str:
+        """Answer requests for `path` one after the other, the last answer for ever; return the address."""
+        self.answers[path] = list(answers)
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def handle_error(self, *args: Any) -> None:
+        """A client that hangs up is part of these tests."""
+
+
+def whole(handler: Handler) -> None:
+    """Answer as a good server does, ranges included."""
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+    if not wanted:
+        handler.start(200, len(CONTENT))
+        handler.wfile.write(CONTENT)
+        return
+    first, last = int(wanted[1]), min(int(wanted[2] or len(CONTENT)), len(CONTENT) - 1)
+    handler.start(206, last + 1 - first, Content_Range=f"bytes {first}-{last}/{len(CONTENT)}")
+    handler.wfile.write(CONTENT[first : last + 1])
+
+
+def ignoring_ranges(handler: Handler) -> None:
+    handler.start(200, len(CONTENT))
+    handler.wfile.write(CONTENT)
+
+
+def half(handler: Handler) -> None:
+    handler.start(200, len(CONTENT))
+    handler.wfile.write(CONTENT[:HALF])
+
+
+def half_without_a_length(handler: Handler) -> None:
+    handler.start(200, None)
+    handler.wfile.write(CONTENT[:HALF])
+
+
+def half_then_stalling(handler: Handler) -> None:
+    half(handler)
+    handler.server.patience_over.wait(10)
+
+
+def half_then_interrupting(handler: Handler) -> None:
+    """Press Ctrl-C once the client has what it was sent and waits for more."""
+    half(handler)
+    main, part = threading.main_thread().ident, handler.server.part
+    assert main
+    assert part
+    for _ in range(1000):
+        if part.exists() and part.stat().st_size > HALF - 20_000:
+            break
+        time.sleep(0.001)
+    signal.pthread_kill(main, signal.SIGINT)
+    handler.server.patience_over.wait(10)
+
+
+def a_bit_more_each_time(handler: Handler) -> None:
+    wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    first = int(wanted[1]) if wanted else 0
+    total = len(CONTENT)
+    handler.start(206 if wanted else 200, total - first, Content_Range=f"bytes {first}-{total - 1}/{total}")
+    handler.wfile.write(CONTENT[first : first + 40_000])
+
+
+def never_answering(handler: Handler) -> None:
+    handler.server.patience_over.wait(10)
+
+
+def wrong_range(handler: Handler) -> None:
+    handler.start(206, 10, Content_Range=f"bytes 0-9/{len(CONTENT)}")
+    handler.wfile.write(CONTENT[:10])
+
+
+def much_too_long(handler: Handler) -> None:
+    handler.start(200, MUCH)
+    for _ in range(MUCH // 1_000_000):
+        handler.wfile.write(bytes(1_000_000))
+        handler.server.sent += 1_000_000
+
+
+def encoded_where_allowed(handler: Handler) -> None:
+    allowed = "gzip" in handler.headers.get("Accept-Encoding", "")
+    body = gzip.compress(CONTENT) if allowed else CONTENT
+    handler.start(200, len(body), **({"Content_Encoding": "gzip"} if allowed else {}))
+    handler.wfile.write(body)
+
+
+def status(code: int) -> Answer:
+    return lambda handler: handler.start(code, 0)
+
+
+def content(body: bytes) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.start(200, len(body))
+        handler.wfile.write(body)
+
+    return answer
+
+
+def redirect(path: str) -> Answer:
+    return lambda handler: handler.start(302, 0, Location=path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.patience_over.set()
+        server.shutdown()
+
+
+@dataclass
+class Fetching:
+    destination: Path
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def part(self) -> Path:
+        return self.destination.with_name(f"{self.destination.name}.part")
+
+    def __call__(self, *addresses: str, size: int = len(CONTENT), sha256: str = SHA256) -> None:
+        fetch(addresses, self.destination, sha256, size, self.lines.append, patience=QUICK)
+
+    def fails(self, *addresses: str, **wanted: Any) -> MachineError:
+        with pytest.raises(MachineError) as caught:
+            self(*addresses, **wanted)
+        assert not self.destination.exists()
+        assert caught.value.exit_status is ExitStatus.ENVIRONMENT
+        assert "\n" not in caught.value.message
+        assert caught.value.hint
+        return caught.value
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> Fetching:
+    return Fetching(tmp_path / "cache" / "file.tar.gz")
+
+
+def unused_address() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/file"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([whole], id="good"),
+        pytest.param([status(500), whole], id="500 then good"),
+        pytest.param([status(503), status(429), whole], id="503, 429, then good"),
+        pytest.param([half, whole], id="half-sent then the rest"),
+        pytest.param([half_without_a_length, whole], id="half-sent without a length then the rest"),
+        pytest.param([half, ignoring_ranges], id="half-sent, then a server that ignores Range"),
+        pytest.param([half, wrong_range, whole], id="half-sent, then another range than asked for"),
+        pytest.param([half, status(416), whole], id="half-sent, then no range"),
+        pytest.param([half_then_stalling, whole], id="stalled then the rest"),
+        pytest.param([never_answering, whole], id="no answer then good"),
+        pytest.param([a_bit_more_each_time], id="cut off more often than there are tries, but going on"),
+    ],
+)
+def test_a_fault_that_passes_is_overcome(server: Server, fetching: Fetching, answers: list[Answer]) -> None:
+    fetching(server.at("/file", *answers))
+    assert fetching.destination.read_bytes() == CONTENT
+    assert not fetching.part.exists()
+
+
+def test_a_half_sent_body_is_continued_not_begun_anew(server: Server, fetching: Fetching) -> None:
+    fetching(server.at("/file", half, whole))
+    first, second = server.ranges
+    assert first is None
+    assert second
+    assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= HALF
+
+
+def test_a_redirect_is_followed(server: Server, fetching: Fetching) -> None:
+    server.at("/there", whole)
+    fetching(server.at("/here", redirect("/there")))
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_redirect_in_a_circle_ends(server: Server, fetching: Fetching) -> None:
+    assert "too many redirects" in fetching.fails(server.at("/file", redirect("/file"))).message
+
+
+def test_the_next_address_serves_where_the_first_does_not(server: Server, fetching: Fetching) -> None:
+    missing, good = server.at("/missing", status(404)), server.at("/file", whole)
+    fetching(unused_address(), missing, good)
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_not_asked_for_twice(server: Server, fetching: Fetching) -> None:
+    fetching.fails(server.at("/file", status(404)))
+    assert len(server.ranges) == 1
+
+
+def test_the_answer_of_every_address_is_told(server: Server, fetching: Fetching) -> None:
+    refused, missing, broken = unused_address(), server.at("/a", status(404)), server.at("/b", status(500))
+    silent = server.at("/c", never_answering)
+    message = fetching.fails(refused, missing, broken, silent).message
+    assert f"{refused}: connection refused" in message
+    assert f"{missing}: 404 Not Found" in message
+    assert f"{broken}: 500 Internal Server Error" in message
+    assert f"{silent}: stopped sending" in message
+
+
+def test_an_address_of_another_kind_is_told(fetching: Fetching) -> None:
+    assert "not an http, https or file address" in fetching.fails("gopher://host/file").message
+
+
+@pytest.mark.parametrize("body", [b"<html>not here</html>", CONTENT[:-1] + b"x", CONTENT + b"x", b""])
+def test_wrong_content_names_address_and_both_sums(server: Server, fetching: Fetching, body: bytes) -> None:
+    address = server.at("/file", content(body))
+    message = fetching.fails(address).message
+    assert address in message
+    assert hashlib.sha256(body).hexdigest() in message
+    assert SHA256 in message
+    assert not fetching.part.exists()
+
+
+def test_wrong_content_leads_to_the_next_address(server: Server, fetching: Fetching) -> None:
+    fetching(server.at("/bad", content(b"x" * len(CONTENT))), server.at("/file", whole))
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_an_endless_body_is_not_read_to_its_end(server: Server, fetching: Fetching) -> None:
+    error = fetching.fails(server.at("/file", much_too_long))
+    assert "more than" in error.message
+    assert not fetching.part.exists()
+    assert server.sent < MUCH // 2
+
+
+def test_the_file_is_not_asked_for_in_another_encoding(server: Server, fetching: Fetching) -> None:
+    fetching(server.at("/file", encoded_where_allowed))
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_part_of_an_earlier_run_is_continued(server: Server, fetching: Fetching) -> None:
+    fetching.part.parent.mkdir()
+    fetching.part.write_bytes(CONTENT[:HALF])
+    fetching(server.at("/file", whole))
+    assert server.ranges == [f"bytes={HALF}-"]
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_complete_part_needs_no_server(fetching: Fetching) -> None:
+    fetching.part.parent.mkdir()
+    fetching.part.write_bytes(CONTENT)
+    fetching(unused_address())
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"x" * HALF, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)])
+def test_a_spoilt_part_is_dropped_and_the_file_fetched_whole(server: Server, fetching: Fetching, part: bytes) -> None:
+    fetching.part.parent.mkdir()
+    fetching.part.write_bytes(part)
+    fetching(server.at("/file", whole))
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_what_is_there_and_verified_is_not_asked_for(fetching: Fetching) -> None:
+    fetching.destination.parent.mkdir()
+    fetching.destination.write_bytes(CONTENT)
+    fetching(unused_address())
+    assert fetching.lines == []
+
+
+def test_what_is_there_but_spoilt_is_fetched_anew(server: Server, fetching: Fetching) -> None:
+    fetching.destination.parent.mkdir()
+    fetching.destination.write_bytes(CONTENT[:-1] + b"x")
+    fetching(server.at("/file", whole))
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """Python's own handler: where a shell started the tests in the background, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
+def test_ctrl_c_leaves_the_part_and_the_next_run_continues(server: Server, fetching: Fetching) -> None:
+    address = server.at("/file", half_then_interrupting, whole)
+    server.part = fetching.part
+    with pytest.raises(KeyboardInterrupt):
+        fetching(address)
+    assert not fetching.destination.exists()
+    have = fetching.part.stat().st_size
+    assert 0 < have <= HALF
+    fetching(address)
+    assert server.ranges == [None, f"bytes={have}-"]
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_failed_download_keeps_its_part(server: Server, fetching: Fetching) -> None:
+    fetching.fails(server.at("/file", half, status(500)))
+    assert CONTENT.startswith(fetching.part.read_bytes())
+    assert fetching.part.stat().st_size > 0
+
+
+def test_two_runs_at_once_download_once(server: Server, fetching: Fetching) -> None:
+    address = server.at("/file", whole)
+    threads = [threading.Thread(target=fetching, args=(address,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.ranges) == 1
+    assert fetching.destination.read_bytes() == CONTENT
+
+
+def test_a_full_disk_names_the_file_system_and_the_need(server: Server, fetching: Fetching) -> None:
+    fetching.part.parent.mkdir()
+    fetching.part.symlink_to("/dev/full")  # every write there fails with ENOSPC
+    message = fetching.fails(server.at("/file", whole)).message
+    assert re.search(rf"file system (/\S*) is full: .* needs {len(CONTENT)} bytes more", message)
+
+
+def test_a_disk_too_small_is_told_before_anything_is_asked_for(server: Server, fetching: Fetching) -> None:
+    message = fetching.fails(server.at("/file", whole), size=1 << 60).message
+    assert str(1 << 60) in message
+    assert server.ranges == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fetching = Fetching(tmp_path / "file" / "below")
+    with pytest.raises(MachineError, match="cannot be written"):
+        fetching(unused_address())
+
+
+def test_a_local_mirror_serves_too(tmp_path: Path, fetching: Fetching) -> None:
+    (tmp_path / "a mirror").mkdir()
+    (tmp_path / "a mirror" / "file").write_bytes(CONTENT)
+    fetching(f"file:{tmp_path}/nothing", f"file://{tmp_path}/a%20mirror/file")
+    assert fetching.destination.read_bytes() == CONTENT
+    assert "No such file" in Fetching(tmp_path / "other").fails(f"file:{tmp_path}/nothing").message
+
+
+@pytest.mark.parametrize(
+    ("answer", "standing"),
+    [
+        (whole, Standing.THERE),
+        (ignoring_ranges, Standing.THERE),
+        (status(404), Standing.ABSENT),
+        (status(403), Standing.ABSENT),
+        (content(b"<html>no such file</html>"), Standing.ABSENT),
+        (status(500), Standing.SILENT),
+        (never_answering, Standing.SILENT),
+    ],
+)
+def test_a_probe_tells_absent_from_silent(server: Server, answer: Answer, standing: Standing) -> None:
+    assert probe(server.at("/file", answer), len(CONTENT), QUICK) is standing
+
+
+def test_a_probe_of_nobody_is_silence() -> None:
+    assert probe(unused_address(), 1, QUICK) is Standing.SILENT
+
+
+def test_a_probe_of_a_local_mirror(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(CONTENT)
+    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) is Standing.THERE
+    assert probe(f"file:{tmp_path}/file", 1, QUICK) is Standing.ABSENT
+    assert probe(f"file:{tmp_path}/none", 1, QUICK) is Standing.ABSENT
+
+
+def test_verified_means_size_and_sum(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert not download.is_verified(path, SHA256, len(CONTENT))
+    path.write_bytes(CONTENT)
+    assert download.is_verified(path, SHA256, len(CONTENT))
+    assert not download.is_verified(path, SHA256, len(CONTENT) - 1)
+    os.truncate(path, HALF)
+    assert not download.is_verified(path, SHA256, len(CONTENT))

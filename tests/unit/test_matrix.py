@@ -1,0 +1,141 @@
+"""The matrix' own work, with commands played by a stand-in: order, what is left out, and the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb.errors import ExitStatus, UsageError
+from pgpool_deb.matrix import Matrix, Request, Stage, parse_stages
+from pgpool_deb.project import Project
+from pgpool_deb.proof import State
+from pgpool_deb.releases import ReleaseTable
+
+TABLE = ReleaseTable.load(Project(Path(__file__).parents[2]).releases)
+STAGES = (Stage("install", ("tests/install",)), Stage("cluster", ("tests/cluster",), hosts=True))
+PASSES = '<testsuite><testcase name="a"/></testsuite>'
+FAILS = '<testsuite><testcase name="a"><failure message="assert 0"/></testcase></testsuite>'
+Ran = list[tuple[str, str, float, float]]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Each pytest that was run: release, stage, begin and end. Those of sid's install fail; forky does not build."""
+    found: Ran = []
+    lock = threading.Lock()
+
+    def logged(self: Matrix, command: Sequence[str], log: Path) -> int:
+        log.write_text("as it went\n")
+        if "build-deb" in command:
+            cells = [
+                {"release": one.name, "arch": "amd64", "pgpool": "4.6.1", "seconds": 1.0, "log": str(log),
+                 "state": "failed" if one.name == "forky" else "built", "stage": "compile", "error": "pcp.c:1: error"}
+                for one in self.releases
+            ]  # fmt: skip
+            (self.project.dist / "summary.json").write_text(json.dumps({"cells": cells}))
+            return 1
+        began = time.monotonic()
+        time.sleep(0.05)
+        release, _, stage = log.stem.partition("-")
+        bad = (release, stage) == ("sid", "install")
+        log.with_suffix(".xml").write_text(FAILS if bad else PASSES)
+        with lock:
+            found.append((release, stage, began, time.monotonic()))
+        return int(bad)
+
+    monkeypatch.setattr(Matrix, "_logged", logged)
+    return found
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Callable[..., Matrix]:
+    (tmp_path / "dist").mkdir()
+
+    def make(*names: str, jobs: int = 2) -> Matrix:
+        project = Project(tmp_path)
+        releases = tuple(TABLE.named(name) for name in names)
+        return Matrix(project, project.dist / "report", releases, STAGES, Request(jobs=jobs))
+
+    return make
+
+
+def together(ran: Ran, *, stage: str = "") -> int:
+    """How many of these ran at the same time, at most."""
+    chosen = [(began, ended) for _, name, began, ended in ran if stage in ("", name)]
+    return max(sum(began <= moment < ended for began, ended in chosen) for moment, _ in chosen)
+
+
+def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran) -> None:
+    proof = matrix("trixie", "forky", "sid").run()
+    states = {cell.release: [one.state for one in cell.stages] for cell in proof.cells}
+    assert states == {
+        "trixie": [State.PASSED] * 3,
+        "forky": [State.FAILED, State.LEFT_OUT, State.LEFT_OUT],
+        "sid": [State.PASSED, State.FAILED, State.PASSED],
+    }
+    assert proof.exit_status is ExitStatus.FAILED
+    assert len(ran) == 4
+
+
+def test_hosts_are_booted_for_one_cell_at_a_time_and_the_rest_goes_on_beside(
+    matrix: Callable[..., Matrix], ran: Ran
+) -> None:
+    matrix("bookworm", "trixie", "sid", jobs=3).run()
+    assert together(ran, stage="cluster") == 1
+    assert 1 < together(ran) <= 3
+
+
+def test_one_job_does_one_thing_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
+    matrix("bookworm", "trixie", jobs=1).run()
+    assert together(ran) == 1
+    assert len(ran) == 4
+
+
+def test_every_link_of_the_report_is_a_file(matrix: Callable[..., Matrix], ran: Ran) -> None:
+    made = matrix("trixie", "forky")
+    proof = made.run()
+    assert ran
+    logs = [one.log for cell in proof.cells for one in cell.stages if one.log]
+    assert len(logs) == 4
+    assert all((made.place / log).is_file() for log in logs)
+    assert {"index.html", "report.json", "junit.xml"} <= {path.name for path in made.place.iterdir()}
+
+
+def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matrix], ran: Ran) -> None:
+    made = matrix("sid")
+    assert made.run().worse == ()
+    report = made.place / "report.json"
+    before = json.loads(report.read_text())
+    before["cells"][0]["stages"][1] |= {"state": "passed", "failures": []}
+    report.write_text(json.dumps(before))
+    assert [one.what for one in made.run().worse] == ["a: assert 0"]
+    assert ran
+
+
+def test_a_report_before_that_cannot_be_read_is_none(matrix: Callable[..., Matrix], ran: Ran) -> None:
+    made = matrix("sid")
+    made.place.mkdir(parents=True)
+    (made.place / "report.json").write_text("{half")
+    assert made.run().worse == ()
+    assert ran
+
+
+def test_a_build_that_could_not_begin_is_the_machines_fault(
+    matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Matrix, "_logged", lambda _, __, log: log.write_text("no mirror") and 3)
+    proof = matrix("trixie").run()
+    assert [one.state for one in proof.cells[0].stages] == [State.BROKEN, State.LEFT_OUT, State.LEFT_OUT]
+    assert proof.exit_status is ExitStatus.ENVIRONMENT
+
+
+def test_stages_are_read_from_the_command_line() -> None:
+    assert parse_stages(None) == ()
+    assert parse_stages("install, quality") == ("install", "quality")
+    with pytest.raises(UsageError, match="unknown stage: 'inst'"):
+        parse_stages("inst")

@@ -1,0 +1,175 @@
+"""From options to cells."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgpool_deb import plan
+from pgpool_deb.errors import MachineError, UsageError
+from pgpool_deb.plan import Cell, Request
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.sources import Source
+
+HERE = Project(Path(__file__).parents[2])
+TABLE = ReleaseTable.load(HERE.releases)
+SOURCE = Source("4.6.1", Path("/pgpool2.tar.gz"), "gz", "a" * 64, True, 1_747_310_400, "release 4.6.1", False)
+ROOT = ("gcc=14", "make=4.4")
+
+
+def cells_of(request: Request, machine: str = "bookworm", source: Source = SOURCE) -> tuple[Cell, ...]:
+    return plan.cells(request, TABLE, source, machine, HERE)
+
+
+@given(st.sets(st.integers(10, 99), min_size=1), st.sampled_from([",", ", ", " ,"]))
+def test_majors_are_read_sorted_and_without_doubles(majors: set[int], comma: str) -> None:
+    words = [str(major) for major in majors]
+    assert plan.parse_majors(comma.join([*words, *words])) == tuple(sorted(majors))
+
+
+@given(st.text().filter(lambda text: not re.fullmatch(r"\s*[1-9][0-9]\s*(,\s*[1-9][0-9]\s*)*", text)))
+def test_what_is_no_list_of_majors_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--pg "):
+        plan.parse_majors(text)
+
+
+def test_releases_are_read_in_the_order_given() -> None:
+    assert plan.parse_releases("sid, trixie") == ("sid", "trixie")
+    assert plan.parse_releases(None) == ()
+    assert plan.parse_majors(None) == ()
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "sid,", ",sid", "sid,,trixie"])
+def test_an_empty_name_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match=r"has an empty name in it\nhint: names joined by commas: --release A,B$"):
+        plan.parse_releases(text)
+
+
+def test_there_is_one_cell_for_each_release_asked_for() -> None:
+    cells = cells_of(Request(releases=("sid", "trixie", "sid")))
+    assert [cell.name.split("-")[0] for cell in cells] == ["sid", "trixie"]
+    assert cells[1].majors == TABLE.named("trixie").postgresql
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"), [("bookworm", "bookworm"), ("noble", TABLE.stable.name), ("", TABLE.stable.name)]
+)
+def test_without_a_name_it_is_the_machines_own_release_else_stable(machine: str, expected: str) -> None:
+    assert [cell.release.name for cell in cells_of(Request(), machine)] == [expected]
+
+
+def test_majors_that_are_asked_for_must_be_in_the_releases_row() -> None:
+    assert cells_of(Request(releases=("trixie",), majors=(17,)))[0].majors == (17,)
+    with pytest.raises(UsageError, match=r"^PostgreSQL 15 is not available for trixie\nhint: .*lists 17 there"):
+        cells_of(Request(releases=("bookworm", "trixie"), majors=(15,)))
+
+
+def test_a_cell_is_called_by_release_architecture_and_version() -> None:
+    cell = cells_of(Request(releases=("trixie",)))[0]
+    assert cell.name == f"trixie-{plan.machine_architecture()}-4.6.1"
+    assert cell.pgpool2.debian_version.startswith("4.6.1-")
+
+
+def test_the_root_of_pgpool2_has_the_compiler_cache_and_what_debian_control_asks_for() -> None:
+    dependencies = cells_of(Request(releases=("trixie",)))[0].pgpool2.dependencies
+    assert {"build-essential", "ccache"} < set(dependencies)
+    assert any(line.startswith("debhelper-compat") for line in dependencies)
+    assert all(line.strip() == line != "" for line in dependencies)
+
+
+def test_a_cell_promises_the_packages_that_design_fixes() -> None:
+    cell = cells_of(Request(releases=("trixie",)))[0]
+    assert {"pgpool2", "libpgpool-dev", "postgresql-17-pgpool2"} < set(cell.pgpool2.binaries)
+    assert cell.packages[1].binaries == ("pgpool2-cluster",)
+
+
+def test_a_release_whose_python_is_too_old_gets_no_cluster_package() -> None:
+    bullseye = replace(TABLE.named("bookworm"), name="bullseye", number=11)
+    table = replace(TABLE, releases=(*TABLE.releases, bullseye))
+    cells = plan.cells(Request(releases=("bullseye", "bookworm")), table, SOURCE, "", HERE)
+    assert [len(cell.packages) for cell in cells] == [1, 2]
+
+
+def test_the_root_of_the_cluster_package_has_no_compiler() -> None:
+    dependencies = cells_of(Request(releases=("trixie",)))[0].packages[1].dependencies
+    assert "dh-sequence-python3" in dependencies
+    assert not {"build-essential", "ccache"} & set(dependencies)
+
+
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [
+        ("nothing", set()),
+        ("source", {"pgpool2"}),
+        ("majors", {"pgpool2"}),
+        ("release", {"pgpool2", "pgpool2-cluster"}),
+        ("root", {"pgpool2", "pgpool2-cluster"}),
+    ],
+)
+def test_inputs_differ_exactly_where_the_packages_could(what: str, changed: set[str]) -> None:
+    two_majors = replace(TABLE.named("trixie"), postgresql=(16, 17))
+    table = replace(TABLE, releases=(two_majors, TABLE.named("sid")))
+    request = Request(releases=("trixie",), majors=(17,))
+    (cell,) = plan.cells(request, table, SOURCE, "", HERE)
+    source, root = SOURCE, ROOT
+    if what == "source":
+        source = replace(SOURCE, sha256="b" * 64)
+    elif what == "majors":
+        request = replace(request, majors=(16, 17))
+    elif what == "release":
+        request = Request(releases=("sid",))
+    elif what == "root":
+        root = ("gcc=15", "make=4.4")
+    (other,) = plan.cells(request, table, source, "", HERE)
+    pairs = zip(cell.packages, other.packages, strict=True)
+    assert {one.source for one, two in pairs if one.inputs(ROOT) != two.inputs(root)} == changed
+
+
+@pytest.mark.parametrize(
+    ("path", "changed"),
+    [
+        ("debian-templates/pgpool2/rules.j2", {"pgpool2"}),
+        ("debian-templates/pgpool2-cluster/rules", {"pgpool2-cluster"}),
+        ("config-templates/pgpool.conf.j2", {"pgpool2-cluster"}),
+        ("scripts/pgpool_cluster/decide.py", {"pgpool2-cluster"}),
+        ("scripts/pgpoolctl", {"pgpool2-cluster"}),
+        ("scripts/pgpool_cluster/new.py", {"pgpool2-cluster"}),
+        ("scripts/pgpool_cluster/__pycache__/decide.pyc", set()),
+        ("scripts/.mypy_cache/x", set()),
+        ("docs/reference/cluster.yml.md", {"pgpool2-cluster"}),
+        ("docs/index.md", set()),
+    ],
+)
+def test_a_file_of_the_checkout_is_an_input_of_its_own_package_alone(
+    tmp_path: Path, path: str, changed: set[str]
+) -> None:
+    for name in ("config-templates", "scripts", "debian-templates", "docs", "pyproject.toml"):
+        copy = shutil.copytree if (HERE.path / name).is_dir() else shutil.copyfile
+        copy(HERE.path / name, tmp_path / name)
+    request = Request(releases=("trixie",))
+    (cell,) = plan.cells(request, TABLE, SOURCE, "", Project(tmp_path))
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    with (tmp_path / path).open("a", encoding="utf-8") as file:
+        file.write("# touched\n")
+    (other,) = plan.cells(request, TABLE, SOURCE, "", Project(tmp_path))
+    pairs = zip(cell.packages, other.packages, strict=True)
+    assert {one.source for one, two in pairs if one.inputs(ROOT) != two.inputs(ROOT)} == changed
+
+
+def test_a_root_with_another_package_is_another_input_by_its_name() -> None:
+    inputs = cells_of(Request(releases=("trixie",)))[0].pgpool2.inputs(ROOT)
+    assert inputs["package gcc"] == "14"
+    assert "4.6.1" in inputs["pgpool-II"]
+
+
+def test_a_machine_without_dpkg_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match=r"^dpkg is not on this machine\nhint: "):
+        plan.machine_architecture()

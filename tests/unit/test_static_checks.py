@@ -1,0 +1,103 @@
+"""Linters over the whole checkout, and over the shell scripts that debian/ consists of once it is rendered."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb import plan
+from pgpool_deb.debianize import write
+from pgpool_deb.pins import Pins
+from pgpool_deb.plan import Request
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.source_package import SourcePackage
+from pgpool_deb.sources import Source
+
+HERE = Project(Path(__file__).parents[2])
+SHELL = re.compile(rb"#! ?/(?:usr/)?bin/(?:env )?(?:ba|da)?sh\b")
+
+
+def own_files() -> list[Path]:
+    """Files that are, or are about to be, in version control."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=HERE.path, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [path for name in names if name and (path := HERE.path / name).is_file()]
+
+
+def shell_scripts(files: Sequence[Path]) -> list[Path]:
+    """Shell scripts among files; a template is no script yet."""
+    return [path for path in files if path.suffix != ".j2" and SHELL.match(path.read_bytes()[:40])]
+
+
+def packages() -> Iterator[SourcePackage]:
+    """Every source package: pgpool2 of every pinned version for every release, and the cluster package for each."""
+    table = ReleaseTable.load(HERE.releases)
+    names = tuple(release.name for release in table.releases)
+    for number, pin in enumerate(Pins.load(HERE.sources).pins):
+        source = Source(pin.version, HERE.path, "gz", pin.sha256, True, pin.date, "a pin", False)
+        for cell in plan.cells(Request(releases=names), table, source, "", HERE):
+            yield from cell.packages if number == 0 else [cell.pgpool2]
+
+
+def passes(*command: str | Path) -> None:
+    """The command succeeds; else its output is what the test shows."""
+    answer = subprocess.run(list(map(str, command)), cwd=HERE.path, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        pytest.fail(f"{command[0]} exits with {answer.returncode}\n{answer.stdout}{answer.stderr}", pytrace=False)
+
+
+def module(name: str) -> tuple[str, str, str]:
+    return sys.executable, "-m", name
+
+
+def test_ruff_finds_nothing() -> None:
+    passes(*module("ruff"), "check", "--no-fix", "--output-format=concise", ".")
+
+
+def test_mypy_finds_nothing() -> None:
+    passes(*module("mypy"), "--strict")
+
+
+def test_codespell_finds_nothing() -> None:
+    passes(*module("codespell_lib"), *own_files())
+
+
+def test_shellcheck_finds_nothing_in_the_checkout() -> None:
+    scripts = shell_scripts(own_files())
+    assert HERE.path / "invoke" in scripts
+    assert HERE.path / ".ci" / "run" in scripts
+    passes("shellcheck", *scripts)
+
+
+@pytest.mark.parametrize("package", list(packages()), ids=lambda made: f"{made.name}-{made.debian_version}")
+def test_shellcheck_finds_nothing_in_the_rendered_packaging(package: SourcePackage, tmp_path: Path) -> None:
+    write(package.files, tmp_path / "tree")
+    scripts = shell_scripts([path for path in (tmp_path / "tree").rglob("*") if path.is_file()])
+    assert tmp_path / "tree" / "debian" / f"{package.source}.postinst" in scripts
+    passes("shellcheck", *scripts)
+
+
+def registry_hosts() -> set[str]:
+    """Hosts that this machine's apt and pip are configured for."""
+    apt = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    pip = [*module("pip"), "config", "list"]
+    answers = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in (apt, pip)]
+    return {host for host in re.findall(r"[a-z+]+://(?:[^@/\s']*@)?([^/\s':]+)", "\n".join(answers)) if "." in host}
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    hosts = registry_hosts()
+    assert hosts
+    guilty = [
+        f"{path.relative_to(HERE.path)}: {host}"
+        for path in own_files()
+        for host in hosts
+        if host.encode() in path.read_bytes()
+    ]
+    assert guilty == []

@@ -1,0 +1,225 @@
+"""A new upstream release: its tarball is found and checked, and it is pinned only once it builds and passes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb import build_deb as building
+from pgpool_deb import matrix, plan, update
+from pgpool_deb.errors import ExitStatus, MachineError, UsageError
+from pgpool_deb.pins import Pins
+from pgpool_deb.project import Project
+from pgpool_deb.proof import CellResult, Proof, StageResult, State
+
+HERE = Path(__file__).parents[2]
+
+
+def tarball(version: str, *, more: str = "") -> bytes:
+    """Make what upstream might release."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, text in (("configure.ac", f"AC_INIT([pgpool-II],[{version}])\n"), ("configure", more)):
+            member = tarfile.TarInfo(f"pgpool-II-{version}/{name}")
+            member.size, member.mtime = len(text), 1_780_000_000
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+@dataclass
+class Web:
+    """What its paths send."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    host: str = ""
+    short: int = 0
+    """How many bytes of what is promised never come."""
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    found = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = found.files.get(self.path)
+            promised = len(content or b"") + found.short
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(promised))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.host = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@dataclass
+class Tried:
+    """What was built and tested, with which pins, and how that ends."""
+
+    built: list[plan.Request] = field(default_factory=list)
+    pins: list[str] = field(default_factory=list)
+    tested: list[matrix.Matrix] = field(default_factory=list)
+    build: ExitStatus = ExitStatus.GOOD
+    state: State = State.PASSED
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
+    found = Tried()
+
+    def build(project: Project, request: plan.Request) -> ExitStatus:
+        found.built.append(request)
+        found.pins = [pin.version for pin in Pins.load(project.sources).pins]
+        return found.build
+
+    def test(self: matrix.Matrix) -> Proof:
+        found.tested.append(self)
+        return Proof("", "", 0, (CellResult("trixie", "trixie", (StageResult("install", found.state),)),))
+
+    monkeypatch.setattr(building, "run", build)
+    monkeypatch.setattr(matrix.Matrix, "run", test)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A checkout with the pins of this one, whose addresses are the web's."""
+    monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PGPOOL_DEB_SOURCES", raising=False)
+    place = tmp_path / "checkout"
+    (place / "packaging" / "contents").mkdir(parents=True)
+    for name in ("packaging/releases.toml", "packaging/sources.toml", "CHANGELOG.md"):
+        (place / name).write_text((HERE / name).read_text())
+    sources = place / "packaging" / "sources.toml"
+    text = sources.read_text()
+    addresses = f'addresses = ["{{mirror}}/{{version}}.tar.gz", "{web.host}/upstream/{{version}}.tar.gz"]\n\n'
+    sources.write_text(text[: text.index("addresses = [")] + addresses + text[text.index("[pgpool.") :])
+    (place / "packaging" / "contents" / "trixie-4.6.1.txt").write_text("pgpool2 depends libc6\n")
+    return Project(place)
+
+
+def checkout(project: Project) -> dict[str, str]:
+    return {str(path): path.read_text() for path in project.path.rglob("*") if path.is_file()}
+
+
+def request(web: Web, version: str = "4.8.0", tarball: Path | None = None) -> update.Request:
+    return update.Request(version, tarball, releases=("trixie",), mirror=f"{web.host}/debian")
+
+
+def test_a_release_that_builds_and_passes_is_pinned(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = content = tarball("4.8.0")
+    assert update.run(project, request(web)) is ExitStatus.GOOD
+    pin = Pins.load(project.sources).named("4.8.0")
+    assert pin.size == len(content)
+    assert [one.pgpool for one in tried.built] == ["4.8.0"]
+    assert tried.pins[0] == "4.8.0"
+    assert len(tried.tested) == 1
+    assert "- pgpool-II 4.8.0, of 2026-05-28, is pinned." in (project.path / "CHANGELOG.md").read_text()
+    assert (project.path / "packaging" / "contents" / "trixie-4.8.0.txt").exists()
+    assert "PGPOOL_DEB_SOURCES" not in os.environ
+
+
+def test_the_same_again_changes_nothing(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    update.run(project, request(web))
+    before = checkout(project)
+    assert update.run(project, request(web)) is ExitStatus.GOOD
+    assert checkout(project) == before
+    assert len(tried.built) == 2
+
+
+@pytest.mark.parametrize("which", ["build", "test"])
+def test_what_does_not_build_or_pass_is_not_pinned(project: Project, web: Web, tried: Tried, which: str) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    tried.build = ExitStatus.FAILED if which == "build" else ExitStatus.GOOD
+    tried.state = State.FAILED if which == "test" else State.PASSED
+    before = checkout(project)
+    assert update.run(project, request(web)) is ExitStatus.FAILED
+    assert checkout(project) == before
+
+
+def test_what_changes_in_the_packages_is_told(
+    project: Project, web: Web, tried: Tried, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    update.run(project, request(web))
+    assert tried.built
+    told = capsys.readouterr().out
+    assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in told
+
+
+def test_an_older_branch_is_pinned_and_that_it_was_not_tested_is_told(
+    project: Project, web: Web, tried: Tried, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web.files["/upstream/4.6.9.tar.gz"] = tarball("4.6.9")
+    assert update.run(project, request(web, "4.6.9")) is ExitStatus.GOOD
+    assert tried.tested == []
+    assert "not tested: tests take the newest pinned version, which is 4.7.3" in capsys.readouterr().out
+    assert Pins.load(project.sources).pins[0].version == "4.7.3"
+
+
+def test_a_tarball_that_one_has_is_taken(project: Project, web: Web, tried: Tried, tmp_path: Path) -> None:
+    (tmp_path / "mine.tar.gz").write_bytes(tarball("4.8.0"))
+    assert update.run(project, request(web, tarball=tmp_path / "mine.tar.gz")) is ExitStatus.GOOD
+    assert len(tried.built) == 1
+
+
+def test_two_addresses_that_disagree_are_believed_neither(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    web.files["/debian/4.8.0.tar.gz"] = tarball("4.8.0", more="evil")
+    before = checkout(project)
+    with pytest.raises(MachineError, match="two addresses send different files"):
+        update.run(project, request(web))
+    assert checkout(project) == before
+    assert tried.built == []
+
+
+def test_a_download_that_breaks_off_is_told_and_nothing_is_pinned(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    web.short = 10
+    with pytest.raises(MachineError, match=r"no address has it: .*10 more expected"):
+        update.run(project, request(web))
+    assert tried.built == []
+
+
+def test_a_version_that_nobody_has_is_told_with_every_answer(project: Project, web: Web, tried: Tried) -> None:
+    with pytest.raises(MachineError, match=r"no address has it: .*404.*404"):
+        update.run(project, request(web))
+    assert tried.built == []
+
+
+@pytest.mark.parametrize("stated", ["4.8.1", "4.8.0beta1"])
+def test_a_tarball_of_another_version_is_refused(project: Project, web: Web, tried: Tried, stated: str) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball(stated)
+    with pytest.raises(UsageError, match="the tarball says that it is"):
+        update.run(project, request(web))
+    assert tried.built == []
+
+
+def test_a_pinned_version_with_another_sum_is_refused(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.6.1.tar.gz"] = tarball("4.6.1")
+    with pytest.raises(UsageError, match=r"pgpool-II 4\.6\.1 is pinned with another sha256"):
+        update.run(project, request(web, "4.6.1"))
+    assert tried.built == []
+
+
+@pytest.mark.parametrize("version", ["", "4.8", "4.8.0rc1", "../4.8.0"])
+def test_what_is_no_release_is_told(project: Project, web: Web, version: str) -> None:
+    with pytest.raises(UsageError, match="is no release of pgpool-II"):
+        update.run(project, request(web, version))
