@@ -158,7 +158,7 @@ class Agent:
         if not here.cluster.mode.streams:
             mine = here.me.name in [found.node for found in in_service(here.cluster, facts)]
             if here.promoting:
-                two_stages.enter_service(here)
+                two_stages.attend(here)
         # Not before most nodes have the new key too: the others would take this one for dead.
         if mine and facts.same_key(here.cluster, (roles := Roles.rendered()).key) and not roles.laid(here):
             log("laying the cluster's roles down again: its key has changed")

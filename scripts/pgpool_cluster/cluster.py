@@ -96,6 +96,9 @@ class Parameter:
 
 DRAIN_SECONDS = 3
 """What the template gives client_idle_limit_in_recovery: new clients wait for as long, so it is short."""
+_START_SECONDS = 300
+_OUT_OF_REACH = 27
+"""Seconds that a pgpool-II which is to let its sessions end may be out of reach."""
 _POOL = {"num_init_children": 32, "max_pool": 4}
 """With pgpool-II's defaults."""
 
@@ -146,6 +149,14 @@ class Cluster:
         chosen = [one.value for one in self.pgpool if one.name == "client_idle_limit_in_recovery"]
         limit = chosen[-1] if chosen else ""
         return max(0.0, float(limit)) if limit.lstrip("-").isdecimal() else DRAIN_SECONDS
+
+    @property
+    def recovery_timeout(self) -> int:
+        """How long, in seconds, pgpool-II waits for sessions to end, and for a recovered server to come up."""
+        chosen = [one.value for one in self.pgpool if one.name == "recovery_timeout" and one.value.isdecimal()]
+        if chosen:
+            return int(chosen[-1])
+        return _START_SECONDS if self.mode.streams else int(self.drain_seconds) + _OUT_OF_REACH
 
     @property
     def majority(self) -> int:

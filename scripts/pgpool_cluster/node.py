@@ -67,6 +67,8 @@ class Here:
     recovering: threading.Lock = field(default_factory=threading.Lock, repr=False)
     telling: Callable[[str], None] | None = field(default=None, repr=False)
     """Who asked for the recovery that is going on, and wants to hear of it."""
+    awaited: float = 0.0
+    """Until when, by the monotonic clock, the next stage of a recovery must have come here; 0 while none is awaited."""
     failure: str = ""
     """Why the last stage of a recovery came to nothing."""
     taken_up: str = ""

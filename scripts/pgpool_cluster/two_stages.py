@@ -19,7 +19,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, copying, pgpool
 from .channel import SILENCE
-from .errors import ClusterError, OperationError
+from .errors import ClusterError, OperationError, ServerError
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts
 from .key import Role
 from .node import Here, log
@@ -38,6 +38,8 @@ _STUCK = 4.0
 """Seconds without a change, or without a word, after which a recovery is given up: clients wait for it."""
 _HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
 _WORD_SECONDS = 10.0
+_LATE = 30.0
+"""Seconds that pgpool-II may need beside its waits: for two checkpoints, and to attach the node."""
 _BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
 """What pgpool-II says when the same request is good a moment later, and how often it is tried again.
 
@@ -86,6 +88,8 @@ def _rebuild(here: Here, progress: Progress) -> None:
     try:
         here.on(leader, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
     except ClusterError as error:
+        if not isinstance(error, ServerError):  # pgpool-II itself gave it up: nothing more comes
+            here.promoting = False
         here.failure = here.failure or error.message
         raise OperationError(here.failure, hint=_HINT) from error
 
@@ -246,10 +250,12 @@ def copy(here: Here, source: str, progress: Progress) -> None:
         if here.telling is not None:
             here.telling(text)
 
+    here.awaited = 0.0
     here.promoting = True
     try:
         here.remember(held=False, led=0)
         copying.clone(here, source, tell, member=False)
+        here.awaited = _until(here)
         tell("sessions are asked to end; new clients wait")
     except ClusterError as error:
         here.promoting = False
@@ -259,6 +265,7 @@ def copy(here: Here, source: str, progress: Progress) -> None:
 
 def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
     """Second stage: replay up to `position`, the end of all that `source` has, and become a primary."""
+    here.awaited = 0.0
     try:
         _replay(here, source, position, progress)
         # The end of recovery asks the archive for timelines that nobody has: not while clients wait.
@@ -271,6 +278,7 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
         act.query(here, "SELECT pg_reload_conf()")
         system = int(act.query(here, "SELECT system_identifier FROM pg_control_system()")[0][0])
         here.remember(system=system, copying="", term=max(term, here.record.term))
+        here.awaited = _until(here)
     except ClusterError as error:
         here.promoting = False
         here.failure = error.message
@@ -301,7 +309,21 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
         time.sleep(0.01)
 
 
-def enter_service(here: Here) -> None:
+def _until(here: Here) -> float:
+    """Return until when pgpool-II must have come back to this node: it waits for other pgpool-IIs, then for sessions."""
+    return time.monotonic() + 2 * here.cluster.recovery_timeout + _LATE
+
+
+def attend(here: Here) -> None:
+    """See a recovery of this node through to its service, or notice that nothing more comes of it."""
+    _enter_service(here)
+    if here.promoting and 0 < here.awaited < time.monotonic():
+        here.promoting = False
+        here.failure = "pgpool-II did not go on with it"
+        log(f"the recovery of this node is given up: {here.failure}")
+
+
+def _enter_service(here: Here) -> None:
     """Remember that this node is in service, once the leading pgpool-II has attached it."""
     facts = here.look_at_all()
     views = [found.pgpool for found in facts.nodes.values() if found.pgpool is not None]

@@ -321,3 +321,9 @@ def test_sessions_may_go_on_in_a_recovery_as_long_as_pgpool_lets_them(chosen: st
     text = f"mode: native_replication\n{chosen}{THREE}"
     assert cluster_of(text).drain_seconds == seconds
     assert max(0, int(pgpool_conf(text)["client_idle_limit_in_recovery"])) == seconds
+    assert int(pgpool_conf(text)["recovery_timeout"]) == seconds + 27, "pgpool-II must not give up before they have"
+
+
+def test_how_long_a_recovery_may_wait_is_as_chosen() -> None:
+    assert cluster_of(f"mode: native_replication\npgpool: {{recovery_timeout: 90}}\n{THREE}").recovery_timeout == 90
+    assert cluster_of(THREE).recovery_timeout == int(pgpool_conf(THREE)["recovery_timeout"])

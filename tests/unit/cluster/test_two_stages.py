@@ -1,0 +1,79 @@
+"""A recovery in two stages, seen by the node that is rebuilt: nothing may leave it waiting for what never comes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import two_stages
+from pgpool_cluster.cluster import Cluster
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError, ServerError
+from pgpool_cluster.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+
+NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
+CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg3")
+PGPOOL = PgpoolFacts(WatchdogState.LEADER, True, {"pg1": BackendState.UP, "pg3": BackendState.DOWN}, "pg1")
+FACTS = ClusterFacts({
+    "pg1": NodeFacts("pg1", postgresql=Postgresql.UP, member=True, term=2, led=2, timeline=1, pgpool=PGPOOL),
+    "pg3": NodeFacts("pg3", postgresql=Postgresql.UP, member=True, term=2, in_recovery=True, half_copied=True),
+})  # fmt: skip
+
+
+@pytest.fixture
+def pg3(monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The node pg3, between the stages of its recovery."""
+    monkeypatch.setattr(Here, "look_at_all", lambda _: FACTS)
+    monkeypatch.setattr(Here, "look", lambda _: FACTS.of("pg3"))
+    here = Here(CLUSTER, CLUSTER.named("pg3"), None, Peers({}), Record(system=1, term=2, copying="pg1"))
+    here.promoting = True
+    return here
+
+
+def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have pg3 ask for its recovery, which ends with an error, and return what it says then."""
+
+    def on(_: Here, name: str, request: dict[str, Any], **__: object) -> dict[str, Any]:
+        assert (name, request["do"]) == ("pg1", "pcp-recovery")
+        raise error
+
+    monkeypatch.setattr(Here, "on", on)
+    with pytest.raises(OperationError) as raised:
+        two_stages.rebuild(here, lambda _: None)
+    return raised.value.message
+
+
+def test_what_pgpool_gave_up_is_waited_for_no_longer(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "node recovery failed, failed to send start recovery packet"
+    assert asked(pg3, OperationError(reason, hint=""), monkeypatch) == reason
+    assert not pg3.promoting
+
+
+def test_what_may_still_go_on_out_of_sight_is_waited_for(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(pg3, ServerError("pg1 does not answer", hint=""), monkeypatch)
+    assert pg3.promoting
+
+
+@pytest.mark.parametrize("copying", ["pg1", ""])
+def test_pgpools_next_step_is_waited_for_as_long_as_it_may_take(
+    copying: str, pg3: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pg3.record = Record(system=1, term=2, copying=copying)
+    pg3.awaited = time.monotonic() + 1
+    two_stages.attend(pg3)
+    assert pg3.promoting
+    pg3.awaited = time.monotonic() - 0.01
+    two_stages.attend(pg3)
+    assert not pg3.promoting
+    assert "pgpool-II did not go on with it" in capsys.readouterr().out
+
+
+def test_while_this_node_itself_is_at_work_nothing_is_late(pg3: Here) -> None:
+    pg3.awaited = 0.0
+    two_stages.attend(pg3)
+    assert pg3.promoting
