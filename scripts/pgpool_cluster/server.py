@@ -78,14 +78,19 @@ def instances() -> list[Instance]:
 
 
 def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> Instance:
-    """Return the server that is the node's; raises UsageError where there is none or it has another port."""
+    """Return the server that is the node's; raises UsageError where there is none or it has another port.
+
+    Where cluster.yml names none it is the one with the node's port: a new major release of Debian brings a server of
+    its own beside the one that is in use, and pg_upgradecluster hands the port over.
+    """
     wanted = cluster.postgresql
     shown = ", ".join(str(one.name) for one in found)
     if not found:
         installed = sorted((int(path.name) for path in Path("/usr/lib/postgresql").glob("[1-9][0-9]")), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
         raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; it goes on by itself then")
-    instance = next((one for one in found if wanted is None or one.name == wanted), None)
+    suitable = sorted(found, key=lambda one: one.port != node.port)
+    instance = next((one for one in suitable if wanted is None or one.name == wanted), None)
     if instance is None:
         hint = f"pg_lsclusters shows {shown}: put that into cluster.yml, or make the other with pg_createcluster"
         raise UsageError(f"{paths.CLUSTER_YML}: this machine has no PostgreSQL {wanted}", hint=hint)

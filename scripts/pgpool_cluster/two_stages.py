@@ -39,7 +39,7 @@ _STUCK = 4.0
 _HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
 _WORD_SECONDS = 10.0
 _LATE = 30.0
-"""Seconds that pgpool-II may need beside its waits: for two checkpoints, and to attach the node."""
+"""Seconds that pgpool-II may need beside that: for its checkpoints, and to attach the node."""
 _BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
 """What pgpool-II says when the same request is good a moment later, and how often it is tried again.
 
@@ -265,7 +265,7 @@ def copy(here: Here, source: str, progress: Progress) -> None:
 
 def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
     """Second stage: replay up to `position`, the end of all that `source` has, and become a primary."""
-    here.awaited = 0.0
+    here.promoting, here.awaited = True, 0.0
     try:
         _replay(here, source, position, progress)
         # The end of recovery asks the archive for timelines that nobody has: not while clients wait.
@@ -310,8 +310,8 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
 
 
 def _until(here: Here) -> float:
-    """Return until when pgpool-II must have come back to this node: it waits for other pgpool-IIs, then for sessions."""
-    return time.monotonic() + 2 * here.cluster.recovery_timeout + _LATE
+    """Return until when pgpool-II must come back to this node: it waits until the sessions have ended."""
+    return time.monotonic() + here.cluster.recovery_timeout + _LATE
 
 
 def attend(here: Here) -> None:

@@ -21,14 +21,10 @@ from tests.host import FIRST_BOOT, LABEL, imported
 from pgpool_deb.roots import Root
 
 PACKAGES = "/srv/packages"
-BARE = f"""
-apt-get install -y -q {SERVERS}
-rm -f /etc/ssh/ssh_host_*
-: >/etc/machine-id
-echo 'ssh-keygen -q -A' >{FIRST_BOOT}
-mkdir -p /var/log/journal {PACKAGES}
-find /dist -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {PACKAGES} {{}} +
-cd {PACKAGES}
+INDEXED = """
+mkdir -p {place}
+find {origin} -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {place} {{}} +
+cd {place}
 for deb in *.deb; do
     dpkg-deb -f "$deb"
     echo "Filename: ./$deb"
@@ -36,6 +32,15 @@ for deb in *.deb; do
     echo "SHA256: $(sha256sum "$deb" | cut -d ' ' -f 1)"
     echo
 done >Packages
+"""
+"""Makes {place} an apt source with the packages of the folder {origin}."""
+BARE = f"""
+apt-get install -y -q {SERVERS}
+rm -f /etc/ssh/ssh_host_*
+: >/etc/machine-id
+echo 'ssh-keygen -q -A' >{FIRST_BOOT}
+mkdir -p /var/log/journal
+{INDEXED.format(place=PACKAGES, origin="/dist")}
 echo 'deb [trusted=yes] file:{PACKAGES} ./' >/etc/apt/sources.list.d/built.list
 apt-get update -q -o Dir::Etc::sourcelist=sources.list.d/built.list -o Dir::Etc::sourceparts=- \\
     -o APT::Get::List-Cleanup=0
