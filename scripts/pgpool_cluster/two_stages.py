@@ -10,7 +10,6 @@ whatever breaks in between, it is not taken for a node that has every write.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
 from typing import Any
@@ -41,7 +40,7 @@ _WORD_SECONDS = 10.0
 _LATE = 30.0
 """Seconds that pgpool-II may need beside that: for its checkpoints, and to attach the node."""
 _BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
-"""What pgpool-II says when the same request is good a moment later, and how often it is tried again.
+"""What pgpool-II says when the same request is good a moment later, and how often it is tried again for that reason.
 
 The last comes after the copy, while a watchdog that was cut off finds the others.
 """
@@ -138,12 +137,15 @@ def _take_out(here: Here, leader: str) -> None:
 def pcp_recovery(here: Here, name: str) -> None:
     """Run pcp_recovery_node, again while pgpool-II is busy; raises OperationError."""
     number = here.cluster.databases.index(here.cluster.named(name))
-    for tried in itertools.count():
+    left = dict(_BUSY)
+    while True:
         try:
             pgpool.pcp("pcp_recovery_node", "-n", str(number), seconds=_DAY)
         except OperationError as error:
-            if tried >= max((times for words, times in _BUSY.items() if words in error.message), default=0):
+            reason = next((words for words in left if words in error.message), "")
+            if not left.get(reason):
                 raise
+            left[reason] -= 1
             time.sleep(_BETWEEN)
         else:
             return

@@ -77,3 +77,28 @@ def test_while_this_node_itself_is_at_work_nothing_is_late(pg3: Here) -> None:
     pg3.awaited = 0.0
     two_stages.attend(pg3)
     assert pg3.promoting
+
+
+def test_each_reason_to_try_again_counts_for_itself(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CI: pgpool-II was busy with another node for a while, and then its first packet was refused."""
+    lost = "ERROR:  node recovery failed, failed to send start recovery packet"
+    said = ["FATAL:  pgpool-II is already processing another recovery request."] * 9 + [lost] * 2
+    left = said[::-1]
+
+    def pcp(*words: str, **_: object) -> str:
+        assert words == ("pcp_recovery_node", "-n", "2")
+        if left:
+            raise OperationError(left.pop(), hint="")
+        return ""
+
+    monkeypatch.setattr("pgpool_cluster.pgpool.pcp", pcp)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    two_stages.pcp_recovery(pg3, "pg3")
+    assert left == []
+    left += [lost] * 4
+    with pytest.raises(OperationError, match="start recovery packet"):
+        two_stages.pcp_recovery(pg3, "pg3")
+    assert left == [lost]
+    left[:] = ["ERROR:  node recovery failed, unable to connect to main node"]
+    with pytest.raises(OperationError, match="unable to connect"):
+        two_stages.pcp_recovery(pg3, "pg3")
