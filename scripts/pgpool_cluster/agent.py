@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, cluster_file, paths, pgpool, server, two_stages, units
+from . import act, cluster_file, paths, pgpool, server, two_stages, units, upgrade
 from .actions import Action, AwaitRecovery, Refuse, Wait
 from .answers import Answers, store_users
 from .archive import Keeper
@@ -48,10 +48,14 @@ def load() -> Here:
     if not paths.FINGERPRINT.exists():
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
     me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
-    database = None
+    database, record = None, Record.load(paths.RECORD)
     if Service.POSTGRESQL in me.runs:
         database = Database(server.choose_instance(cluster, server.instances(), me))
-    return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD))
+        record = upgrade.adopted(known := record, database.instance)
+        if record != known:
+            record.save(paths.RECORD)
+            units.control("apply")
+    return Here(cluster, me, database, Peers.of(cluster, me.name), record)
 
 
 @dataclass(slots=True)

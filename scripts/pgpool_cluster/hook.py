@@ -85,11 +85,37 @@ def _may_start(words: list[str]) -> int:
     try:
         answer = ask({"do": "may-start", "instance": words[0]}, seconds=20)
     except ClusterError:
+        if not _concerns(words[0]):
+            return 0
         print(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place", flush=True)
         return 1
     if not answer["go"]:
         print(f"PostgreSQL is not started: {answer['why']}", flush=True)
     return 0 if answer["go"] else 1
+
+
+def _concerns(name: str) -> bool:
+    """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new."""
+    from . import cluster_file, server  # noqa: PLC0415
+    from .cluster import own_node  # noqa: PLC0415
+    from .record import Record  # noqa: PLC0415
+
+    if name == Record.load(paths.RECORD).upgrading.replace("/", "-"):
+        return False
+    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
+    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
+    return str(server.choose_instance(cluster, server.instances(), me).name).replace("/", "-") == name
+
+
+def _upgrade(words: list[str]) -> int:
+    """pg_upgradecluster.d: old version, name, new version, phase; another status than 0 ends the upgrade."""
+    from . import upgrade  # noqa: PLC0415
+    from .cluster import PostgresqlCluster  # noqa: PLC0415
+
+    match words:
+        case [old, name, new, "init"] if old.isdecimal() and new.isdecimal():
+            upgrade.begin(PostgresqlCluster(int(old), name), PostgresqlCluster(int(new), name))
+    return ExitStatus.GOOD
 
 
 def _before_pgpool(words: list[str]) -> int:
@@ -117,6 +143,7 @@ _HOOKS: dict[str, Callable[[list[str]], int]] = {
     "recovery-2nd-stage": _second_stage,
     "pgpool-remote-start": _remote_start,
     "may-start": _may_start,
+    "upgrade": _upgrade,
     "before-pgpool": _before_pgpool,
     "control": _control,
 }

@@ -94,7 +94,7 @@ class Here:
     def remember(self, **changes: object) -> None:
         """Change the record, on disk first."""
         with self._lock:
-            changed = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+            changed = self.record.with_changes(**changes)
             if changed != self.record:
                 changed.save(paths.RECORD)
                 self.record = changed

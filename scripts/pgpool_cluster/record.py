@@ -18,7 +18,8 @@ class Record:
     `system`: the system identifier it was founded or cloned with, None for no member. `term`: the latest promotion it
     was told of. `led`: the term it was made the primary in. `copying`: where a clone or rewind that has not ended
     copies from, "" if none. `standbys_came`: as many standbys as `synchronous` asks for have been there once.
-    `held`: an administrator keeps clients off it, until it is attached or recovered.
+    `held`: an administrator keeps clients off it, until it is attached or recovered. `upgrading`: the PostgreSQL that
+    pg_upgradecluster is about to put in place of the present one, "" if none.
     """
 
     system: int | None = None
@@ -27,6 +28,7 @@ class Record:
     copying: str = ""
     standbys_came: bool = False
     held: bool = False
+    upgrading: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -39,6 +41,10 @@ class Record:
         except (OSError, ValueError, TypeError) as error:
             hint = "if it is damaged, remove it: the node then counts as new, and refuses to replace data"
             raise ServerError(f"{path} cannot be read: {error}", hint=hint) from error
+
+    def with_changes(self, **changes: object) -> Record:
+        """Return the record with other values."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
         """Write the record; raises ServerError."""

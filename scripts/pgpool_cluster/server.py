@@ -101,6 +101,12 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
     return instance
 
 
+def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
+    found = instances()
+    later = next((one for one in found if str(one.name) == upgrading), None)
+    return later or choose_instance(cluster, found, node)
+
+
 def pgpool_version() -> PgpoolVersion:
     """Return the version of the pgpool-II that is installed; raises ServerError."""
     text = run(["/usr/sbin/pgpool", "--version"])
@@ -127,10 +133,12 @@ def _resolved(name: str) -> set[str]:
         return set()
 
 
-def facts(cluster: Cluster, node: Node, *, standbys_came: bool) -> Server:
-    """Return what configuration is rendered for; raises UsageError or ServerError with what is missing."""
-    database = Service.POSTGRESQL in node.runs
-    instance = choose_instance(cluster, instances(), node) if database else None
+def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str = "") -> Server:
+    """Return what configuration is rendered for; raises UsageError or ServerError with what is missing.
+
+    `upgrading`: the PostgreSQL that is about to take the place of the node's own.
+    """
+    instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
     if not HOST_KEY.exists():
         run(["ssh-keygen", "-A"])
     return Server(

@@ -14,16 +14,19 @@ SECONDS = 90.0
 
 @pytest.fixture(autouse=True)
 def nothing_is_lost(cluster: Cluster, pg1: Host) -> Iterator[None]:
-    """What was acknowledged before is there afterwards, on all nodes, and each pgpool-II takes writes again."""
+    """What was acknowledged before is there afterwards, on all nodes, and each pgpool-II takes writes again.
+
+    A primary that boots more slowly than pgpool-II gives it up comes back as a standby.
+    """
     cluster.ask("CREATE TABLE IF NOT EXISTS booted (at timestamptz)", at=pg1)
     cluster.ask("INSERT INTO booted VALUES (clock_timestamp())", at=pg1)
     before = int(pg1.psql("SELECT count(*) FROM booted", database="app"))
     yield
     for host in cluster.hosts:
         cluster.ask("INSERT INTO booted VALUES (clock_timestamp())", at=host)
-    assert int(pg1.psql("SELECT count(*) FROM booted", database="app")) == before + 3
     assert len(set(cluster.checksums().values())) == 1
-    assert cluster.writable() == ["pg1"]
+    assert int(pg1.psql("SELECT count(*) FROM booted", database="app")) == before + 3
+    assert len(cluster.writable()) == 1
 
 
 @pytest.mark.parametrize("name", ["pg3", "pg2", "pg1"])
