@@ -17,7 +17,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.images import BARE, DEPENDENCIES, INDEXED
 from tests.cluster.lab import Lab
 from tests.cluster.load import Ledger, ledger
-from tests.host import FIRST_BOOT, imported
+from tests.host import FIRST_BOOT, Host, imported, together
 
 from pgpool_deb import archive
 from pgpool_deb.project import Project
@@ -49,6 +49,13 @@ mv {NEXT}/sources.list /etc/apt/sources.list
 mv {NEXT}/lists /var/lib/apt/lists
 apt-get full-upgrade -y -q </dev/null
 """
+NEXT_MAJOR = """
+apt-get install -y -q postgresql-{new} postgresql-{new}-pgpool2 </dev/null
+pg_dropcluster --stop {new} main
+systemctl stop pgpool2-cluster pgpool2
+"""
+COPIED = "pg_dropcluster --stop {old} main; pg_createcluster {new} main"
+PENDING = "SELECT coalesce(string_agg(name, ' '), '') FROM pg_settings WHERE pending_restart"
 VERSION = ". /etc/os-release; echo $VERSION_CODENAME $(dpkg-query -W -f '${Version}' pgpool2)"
 SERVES = "SELECT current_setting('server_version_num')::int / 10000, current_setting('port')"
 
@@ -138,3 +145,40 @@ def test_5_the_servers_boot_into_a_healthy_cluster(upgraded: Upgraded) -> None:
     for host in upgraded.cluster.hosts:
         host.reboot()
         upgraded.cluster.wait_healthy(120)
+
+
+@pytest.fixture(scope="module")
+def on_the_next_major(upgraded: Upgraded) -> dict[str, Answer]:
+    """What pg_upgradecluster said, after the procedure of docs/how-to/upgrade-postgresql.md."""
+    cluster, words = upgraded.cluster, {"old": upgraded.before.majors[-1], "new": upgraded.after.majors[-1]}
+    pg1, pg2, _ = cluster.hosts
+    together(lambda host: host.run(NEXT_MAJOR.format_map(words)), cluster.hosts)
+    said = {host.name: host.attempt(f"pg_upgradecluster {words['old']} main </dev/null") for host in (pg2, pg1)}
+    together(lambda host: host.run(COPIED.format_map(words)), cluster.others(pg1))
+    together(lambda host: host.run("systemctl start pgpool2-cluster"), cluster.hosts)
+    cluster.wait_healthy(180)
+    return said
+
+
+def test_6_a_standby_is_not_upgraded_on_its_own(on_the_next_major: dict[str, Answer]) -> None:
+    answer = on_the_next_major["pg2"]
+    assert answer.status != 0
+    assert "pg2 is not the primary" in answer.output
+    assert "hint: upgrade the primary" in answer.output
+
+
+def test_7_the_cluster_follows_pg_upgradecluster(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
+    assert on_the_next_major["pg1"].status == 0, on_the_next_major["pg1"].output
+    for host in upgraded.cluster.hosts:
+        assert host.psql(SERVES) == f"{upgraded.after.majors[-1]}|5432"
+        assert host.psql(PENDING) == ""
+        host.run("pgpoolctl check")
+    assert upgraded.cluster.writable() == ["pg1"]
+    assert upgraded.account.lost(upgraded.cluster.hosts[0]) == set()
+    assert len(set(upgraded.cluster.checksums().values())) == 1
+
+
+def test_8_they_boot_into_it_too(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
+    assert on_the_next_major
+    together(Host.reboot, upgraded.cluster.hosts)
+    upgraded.cluster.wait_healthy(120)
