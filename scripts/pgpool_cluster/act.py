@@ -25,6 +25,7 @@ from .actions import (
     Rebuild,
     Refuse,
     Rejoin,
+    Resume,
     Serve,
     Start,
     StartPgpool,
@@ -133,6 +134,28 @@ def start(here: Here, _: Start) -> None:
         here.starting = False
 
 
+def resume(here: Here, action: Resume) -> None:
+    """Start this node's server as the primary that it was, in a new term."""
+    with here.promotion:
+        here.promoting = True
+        try:
+            claim(here, action.term)
+            start(here, Start(action.node))
+        finally:
+            here.promoting = False
+            here.forget_looks()
+
+
+def claim(here: Here, term: int) -> None:
+    """Make this node the one of a new term; raises OperationError where no majority takes note: another one may be."""
+    told = tell(here, term)
+    if len(told) < here.cluster.majority:
+        noted = f"only {', '.join(told)} took note of term {term}"
+        raise OperationError(noted if told else f"term {term} is another node's already", hint="pgpoolctl status")
+    here.remember(led=term)
+    log(f"this node is the primary of term {term}, known to {', '.join(told)}")
+
+
 def stop(here: Here, _: Stop) -> None:
     """Stop this node's server."""
     pg.stop(here.server)
@@ -163,19 +186,13 @@ def note_term(here: Here, term: int) -> bool:
 
 
 def become_primary(here: Here, term: int) -> None:
-    """Tell the new term to more than half of all nodes, then end recovery on this one; nothing if it is over."""
+    """Claim the term, then end recovery on this node; nothing if it is over. Raises OperationError."""
     with here.promotion:
         if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
             return
         here.promoting = True
         try:
-            term = max(term, here.record.term + 1)
-            told = tell(here, term)
-            if len(told) < here.cluster.majority:
-                reason = f"only {', '.join(told) or 'nobody'} took note of term {term}"
-                raise OperationError(reason, hint="start more nodes; it goes on then")
-            here.remember(led=term)
-            log(f"promoting this node: term {term}, known to {', '.join(told)}")
+            claim(here, term)
             query(here, "SELECT pg_promote(false)")
             _await_writable(here)
         finally:
@@ -318,6 +335,7 @@ _WORK: dict[type[Any], Callable[[Here, Any], None]] = {
     Serve: serve,
     Dismiss: dismiss,
     Start: start,
+    Resume: resume,
     Stop: stop,
     Promote: promote,
     Lead: lead,

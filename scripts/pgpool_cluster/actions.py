@@ -62,6 +62,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Tell `term` to more than half of all nodes, then start the node's PostgreSQL as the primary that it was."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Stop the node's PostgreSQL at once, since it takes writes that would be lost."""
 
@@ -71,7 +79,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Tell `term` to every node in reach, then make the standby the primary."""
+    """Tell `term` to more than half of all nodes, then make the standby the primary."""
 
     node: str
     term: int
@@ -154,6 +162,6 @@ class Refuse:
 
 
 Action = (
-    Found | Clone | Rejoin | Rebuild | Serve | Dismiss | Start | Stop | Promote | Lead | Follow | CreateSlots
+    Found | Clone | Rejoin | Rebuild | Serve | Dismiss | Start | Resume | Stop | Promote | Lead | Follow | CreateSlots
     | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
 )  # fmt: skip

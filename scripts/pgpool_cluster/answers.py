@@ -22,7 +22,7 @@ from . import (
     units,
     wire,
 )
-from .actions import Action, Dismiss, Follow, Promote, Refuse, Start, Wait
+from .actions import Action, Dismiss, Follow, Promote, Refuse, Resume, Start, Wait
 from .cluster import Node
 from .decide import decide, failover
 from .errors import ClusterError, OperationError, UsageError
@@ -177,7 +177,11 @@ class Answers:
         if mine.half_copied:
             return {"go": False, "why": f"half a copy of {here.record.copying} is there"}
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
-        go = any(isinstance(action, Start) for action in actions)
+        for action in actions:
+            if isinstance(action, Resume):
+                with here.promotion:
+                    act.claim(here, action.term)
+        go = any(isinstance(action, Start | Resume) for action in actions)
         return {"go": go, "why": "; ".join(act.said(action) for action in actions)}
 
     # Verbs

@@ -26,6 +26,7 @@ from .actions import (
     Promote,
     Refuse,
     Rejoin,
+    Resume,
     Start,
     StartPgpool,
     Stop,
@@ -292,15 +293,24 @@ def _boot_primary(situation: Situation) -> Actions:
 
 
 def _claim(situation: Situation) -> Actions:
-    """With a majority in sight and no primary: start as the primary, unless another node's claim is better."""
+    """With a majority in sight and no primary: start as the primary, unless another node's claim is better.
+
+    A standby may be about to take its place: both need a term of their own, which only one of them can get.
+    """
     mine = situation.mine
     if any(other.promoting for other in situation.others):
         return situation.wait("another node is being promoted")
-    if mine.led < situation.latest:
+    if mine.led < situation.latest and not _nobody_led_later(situation):
         return situation.await_recovery("a later primary was promoted while it was away")
     if any(_goes_before(other, mine) for other in situation.others):
         return situation.await_recovery("another node has a later state of the data")
-    return (Start(situation.name),)
+    return (Resume(situation.name, situation.latest + 1),)
+
+
+def _nobody_led_later(situation: Situation) -> bool:
+    """Tell whether a later term was claimed in vain: all nodes are in sight, and none has led in one after this one."""
+    found = [situation.facts.of(node.name) for node in situation.cluster.databases]
+    return all(one.reachable and one.led <= situation.mine.led for one in found)
 
 
 def _goes_before(other: NodeFacts, mine: NodeFacts) -> bool:

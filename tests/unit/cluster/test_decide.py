@@ -24,6 +24,7 @@ from pgpool_cluster.actions import (
     Promote,
     Refuse,
     Rejoin,
+    Resume,
     Start,
     StartPgpool,
     Stop,
@@ -188,7 +189,22 @@ SITUATIONS = [
     Situation(
         "after a power loss the primary starts again once a majority is there",
         (down(primary("pg1")), down(standby("pg2", "pg1")), away("pg3")),
-        {"pg1": ["Start"], "pg2": ["Start"]},
+        {"pg1": ["Resume"], "pg2": ["Start"]},
+    ),
+    Situation(
+        "a term that was claimed in vain, seen by all, keeps nobody out",
+        (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), down(standby("pg3", "pg1"))),
+        {"pg1": ["Resume"]},
+    ),
+    Situation(
+        "a later term that somebody out of sight may lead keeps the former primary out",
+        (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3")),
+        {"pg1": ["AwaitRecovery"]},
+    ),
+    Situation(
+        "a former primary that boots while a standby takes its place waits for that",
+        (down(primary("pg1")), replace(orphaned(standby("pg2", "pg1")), promoting=True), standby("pg3", "pg1")),
+        {"pg1": ["Wait"]},
     ),
     Situation("a primary that sees nobody waits", (down(primary("pg1")),), {"pg1": ["Wait"]}),
     Situation(
@@ -442,7 +458,7 @@ SITUATIONS = [
         make_cluster(count=1, synchronous=0),
     ),
     Situation(
-        "a cluster of one boots", (down(primary("pg1")),), {"pg1": ["Start"]}, make_cluster(count=1, synchronous=0)
+        "a cluster of one boots", (down(primary("pg1")),), {"pg1": ["Resume"]}, make_cluster(count=1, synchronous=0)
     ),
 ]
 
@@ -677,7 +693,9 @@ def gain_writes(facts: ClusterFacts, actions: Iterable[Action]) -> set[str]:
     gained = set()
     for action in actions:
         found = facts.of(action.node)
-        if isinstance(action, Promote) or (isinstance(action, Start) and found.member and not found.standby_signal):
+        if isinstance(action, Promote | Resume) or (
+            isinstance(action, Start) and found.member and not found.standby_signal
+        ):
             gained.add(action.node)
     return gained
 
@@ -772,6 +790,10 @@ def changes(facts: ClusterFacts, action: Action) -> dict[str, Change]:  # noqa: 
         case Start():
             started: Change = {"postgresql": Postgresql.UP, "in_recovery": mine.standby_signal}
             return {node: started | {"databases": mine.databases or (), "slots": frozenset()}}
+        case Resume(term=term):
+            begun: Change = {"led": term, "postgresql": Postgresql.UP, "in_recovery": False}
+            begun |= {"databases": mine.databases or (), "slots": frozenset()}
+            return {name: {"term": term} for name in facts.nodes} | {node: {"term": term, **begun}}
         case Stop():
             return {node: {"postgresql": Postgresql.DOWN, "databases": None}}
         case Promote(term=term):

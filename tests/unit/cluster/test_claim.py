@@ -1,0 +1,59 @@
+"""A term is one node's alone: whoever is to take writes needs one that more than half of all nodes have noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import act, paths
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+
+CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
+
+
+@pytest.fixture
+def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The node pg1, which led in term 1."""
+    monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
+    return Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1, term=1, led=1))
+
+
+def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
+    """Let the other nodes answer so to a new term."""
+
+    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+        assert request == {"do": "term", "term": 2}
+        return {name: {"taken": answer} for name, answer in taken.items()}
+
+    monkeypatch.setattr(Peers, "ask_all", ask_all)
+
+
+def test_a_majority_makes_it_this_nodes(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    others(monkeypatch, pg2=True, pg3=False)
+    act.claim(pg1, 2)
+    assert (pg1.record.term, pg1.record.led) == (2, 2)
+
+
+@pytest.mark.parametrize("answers", [{}, {"pg2": False, "pg3": False}])
+def test_without_one_this_node_does_not_lead(
+    pg1: Here, answers: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others(monkeypatch, **answers)
+    with pytest.raises(OperationError, match="only pg1 took note of term 2"):
+        act.claim(pg1, 2)
+    assert pg1.record.led == 1
+
+
+def test_a_term_that_another_node_has_told_is_not_claimed_again(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others would take note of a later one: it would be started beside the node that got this one."""
+    others(monkeypatch, pg2=True, pg3=True)
+    assert act.note_term(pg1, 2)
+    with pytest.raises(OperationError, match="term 2 is another node's already"):
+        act.claim(pg1, 2)
+    assert pg1.record.led == 1
