@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ class Matrix:
         cells = tuple(self._completed(cell, results) for cell in cells)
         written = datetime.now(UTC).isoformat(timespec="seconds")
         proof = Proof(written, _machine(), time.monotonic() - began, cells)
-        proof = replace(proof, worse=proof.since(before))
+        proof = replace(proof, worse=proof.since(before), before=str(before.get("written", "")))
         atomic.write(self.place / "report.json", json.dumps(proof.as_json(), indent=2) + "\n")
         atomic.write(self.place / "junit.xml", proof.junit())
         atomic.write(self.place / "index.html", page.html(proof))
@@ -138,6 +139,7 @@ class Matrix:
             broken = StageResult(BUILD, State.BROKEN, failures=(failure,), log="logs/build.log")
             return CellResult(release.name, release.name, (broken,))
         log = self.place / "logs" / f"{release.name}-build.log"
+        again = shlex.join(["./invoke", "build-deb", "--release", release.name])
         name = f"{release.name}-{told['arch']}-{told['pgpool']}"
         try:
             shutil.copyfile(told["log"], log)
@@ -146,7 +148,7 @@ class Matrix:
         good = told["state"] != "failed"
         failures = () if good else (Failure(str(told.get("stage")), str(told.get("error"))),)
         state = State.PASSED if good else State.FAILED
-        result = StageResult(BUILD, state, told["seconds"], 1, 0, failures, f"logs/{log.name}")
+        result = StageResult(BUILD, state, told["seconds"], 1, 0, failures, f"logs/{log.name}", again)
         return CellResult(name, release.name, (result,))
 
     def _prove(self, cells: Sequence[CellResult]) -> dict[tuple[str, str], StageResult]:
@@ -175,9 +177,9 @@ class Matrix:
         status = testing.exit_status(self._logged([sys.executable, "-m", "pytest", *options, *stage.tests], log))
         took = time.monotonic() - began
         tests, skipped, failures = read_junit(junit.read_text(encoding="utf-8")) if junit.exists() else (0, 0, ())
-        result = StageResult(
-            stage.name, state_of(status, tests - skipped), took, tests, skipped, failures, f"logs/{log.name}"
-        )
+        state = state_of(status, tests - skipped)
+        again = shlex.join([".venv/bin/python", "-m", "pytest", f"--releases={release}", *stage.tests])
+        result = StageResult(stage.name, state, took, tests, skipped, failures, f"logs/{log.name}", again)
         say(f"{release}: {stage.name} {result.state} after {took:.0f} s")
         return result
 

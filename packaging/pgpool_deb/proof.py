@@ -35,7 +35,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """One stage of one cell. `log` is a path as seen from the report's folder, "" where there is none."""
+    """One stage of one cell.
+
+    `log` is a path as seen from the report's folder, `again` the command that tries the stage alone and leaves the
+    report as it is; "" where there is none.
+    """
 
     stage: str
     state: State
@@ -44,6 +48,7 @@ class StageResult:
     skipped: int = 0
     failures: tuple[Failure, ...] = ()
     log: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,17 @@ class Worse:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A whole run: `written` in ISO 8601, `machine` in words, `seconds` from its begin to its end."""
+    """A whole run: `written` in ISO 8601, `machine` in words, `seconds` from its begin to its end.
+
+    `worse` is as compared with the run that was written `before`, "" where there is none.
+    """
 
     written: str
     machine: str
     seconds: float
     cells: tuple[CellResult, ...]
     worse: tuple[Worse, ...] = field(default=())
+    before: str = ""
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -116,6 +125,7 @@ class Proof:
             "written": self.written,
             "machine": self.machine,
             "seconds": round(self.seconds, 1),
+            "before": self.before,
             "worse": [{"cell": one.cell, "stage": one.stage, "what": one.what} for one in self.worse],
             "cells": [
                 {
@@ -164,6 +174,7 @@ def _stage(one: StageResult) -> dict[str, Any]:
         "skipped": one.skipped,
         "failures": [{"test": failure.test, "reason": failure.reason} for failure in one.failures],
         "log": one.log,
+        "again": one.again,
     }
 
 

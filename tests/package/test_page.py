@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
 
 import pytest
 from tests.chroot import Chroot
@@ -17,64 +22,141 @@ from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.roots import Roots
 
 pytestmark = pytest.mark.thorough
-WIDTHS = {"phone": 390, "desk": 1440}
-MEASURE = """<script>addEventListener("load", () => {
-  const page = document.documentElement, body = getComputedStyle(document.body);
-  document.title = [innerWidth, page.scrollWidth, body.color, body.backgroundColor].join("|");
-});</script>"""
+PACKAGES = ("chromium", "fonts-dejavu-core", "poppler-utils")
+WIDTHS = {"phone": 390, "desk": 1280}
+LEAST_CONTRAST = 4.5
+"""Of text to what is behind it: WCAG 2.2, 1.4.3, level AA."""
+MEASURE = """<script>
+const colour = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+const light = (rgb) => {
+  const [r, g, b] = rgb.map((one) => (one /= 255) <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (one) => {
+  const [r, g, b, a = 1] = colour(getComputedStyle(one).backgroundColor);
+  return a ? [r, g, b] : one.parentElement ? behind(one.parentElement) : [255, 255, 255];
+};
+const contrast = (one) => {
+  const both = [light(colour(getComputedStyle(one).color).slice(0, 3)), light(behind(one))];
+  const [less, more] = both.sort((a, b) => a - b);
+  return (more + 0.05) / (less + 0.05);
+};
+addEventListener("load", () => {
+  const words = [...document.body.querySelectorAll("*")].filter((one) =>
+    [...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+  const worst = words.map((one) => [contrast(one), one.outerHTML.slice(0, 80)]).sort((a, b) => a[0] - b[0])[0];
+  parent.postMessage({
+    width: innerWidth, ground: behind(document.body), contrast: worst[0], faintest: worst[1],
+    beside: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    links: [...document.links].map((one) => one.href),
+    names: [...document.querySelectorAll("[id]")].map((one) => one.id),
+    taken: [...document.querySelectorAll("[src], object, link:not([href^='data:'])")].map((one) => one.outerHTML),
+  }, "*");
+});
+</script>"""
 """Only in the copy that is measured: the page itself has no script."""
+FRAME = """<!DOCTYPE html><title>none</title>
+<script>addEventListener("message", (said) => { document.title = JSON.stringify(said.data); });</script>
+<iframe src="measured.html" width="WIDTH" height="3000" style="border: 0"></iframe>"""
+"""The page in a frame: a window of chromium's is never narrower than 500 px."""
 CHROMIUM = (
     "chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir=/tmp/profile "
+    "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic "
     "--virtual-time-budget=2000 --enable-logging=stderr --log-level=0"
 )
 
 
-def report() -> str:
-    """A page with everything on it: all releases, all states, long words."""
+def report() -> Proof:
+    """A run with everything in it: all releases, all states, long words."""
     fault = Failure("test_" + "very_" * 20 + "long_name[pgpool2]", "AssertionError: " + "x" * 300)
+    full = Failure("test_three_servers", "MachineError: no space left on the device")
+    again = ".venv/bin/python -m pytest tests/package/test_quality.py"
     cells = [
         CellResult(
             f"{name}-amd64-4.6.1",
             name,
             (
                 StageResult("build", State.PASSED, 44, 1, log=f"logs/{name}-build.log"),
-                StageResult("quality", State.FAILED, 31, 8, 0, (fault,), f"logs/{name}-quality.log"),
-                StageResult("install", State.PASSED, 75, 59, 2, log=f"logs/{name}-install.log"),
-                StageResult("cluster", State.BROKEN if name == "sid" else State.LEFT_OUT),
+                StageResult("quality", State.FAILED, 31, 8, 0, (fault,), f"logs/{name}-quality.log", again),
+                StageResult("install", State.PASSED, 3575, 59, 2, log=f"logs/{name}-install.log"),
+                StageResult("cluster", State.BROKEN, 8, 12, 11, (full,), f"logs/{name}-cluster.log")
+                if name == "sid"
+                else StageResult("cluster", State.LEFT_OUT),
             ),
         )
         for name in ("bookworm", "trixie", "forky", "sid")
     ]
-    worse = (Worse("trixie-amd64-4.6.1", "quality", f"{fault.test}: {fault.reason}"),)
-    return page.html(Proof("2026-11-23T20:00:00+00:00", "Debian 12, 2 cores", 3700, tuple(cells), worse))
+    worse = (
+        Worse("trixie-amd64-4.6.1", "quality", f"{fault.test}: {fault.reason}"),
+        Worse("forky-amd64-4.6.1", "cluster", "left out, and had passed"),
+    )
+    written, before = "2026-11-23T20:00:00+00:00", "2026-11-22T20:00:00+00:00"
+    return Proof(written, "Debian GNU/Linux 12 (bookworm), 2 cores", 3700, tuple(cells), worse, before)
 
 
 @pytest.fixture(scope="module")
-def browser(roots: Roots, project: Project, systems: Path) -> Iterator[Chroot]:
-    """A system of the stable release with chromium, and the page in /report, as it is and to be measured."""
-    root = roots.obtain(ReleaseTable.load(project.releases).stable, ("chromium",), Runner(systems / "browser.log"))
+def folder(systems: Path) -> Path:
+    """The report as it lies in dist/, and the page in a frame of each width to be measured."""
     folder = systems / "report"
-    folder.mkdir()
-    (folder / "index.html").write_text(report())
-    (folder / "measured.html").write_text(report().replace("</head>", f"{MEASURE}</head>"))
+    (folder / "logs").mkdir(parents=True)
+    proof = report()
+    for log in (one.log for cell in proof.cells for one in cell.stages if one.log):
+        (folder / log).write_text("as it went\n")
+    (folder / "report.json").write_text(json.dumps(proof.as_json()))
+    (folder / "junit.xml").write_text(proof.junit())
+    (folder / "index.html").write_text(page.html(proof))
+    (folder / "measured.html").write_text(page.html(proof).replace("</head>", f"{MEASURE}</head>"))
+    for name, width in WIDTHS.items():
+        (folder / f"{name}.html").write_text(FRAME.replace("WIDTH", str(width)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(roots: Roots, project: Project, systems: Path, folder: Path) -> Iterator[Chroot]:
+    """A system of the stable release with chromium, without a network; the report is in /report."""
+    root = roots.obtain(ReleaseTable.load(project.releases).stable, PACKAGES, Runner(systems / "browser.log"))
     chroot = Chroot(root, systems / "browser", ((folder, "/report"),))
     yield chroot
     chroot.remove()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_and_the_console_stays_silent(browser: Chroot, width: str, scheme: str) -> None:
-    dark = "--blink-settings=preferredColorScheme=0" if scheme == "dark" else ""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a browser made of the page: `facts` are MEASURE's, `said` all that the browser printed."""
+
+    facts: dict[str, Any]
+    said: str
+
+
+LOOKS = [(name, scheme) for name in WIDTHS for scheme in ("light", "dark")]
+
+
+@pytest.fixture(scope="module", params=LOOKS, ids="-".join)
+def measured(browser: Chroot, request: pytest.FixtureRequest) -> Measured:
+    """The page at one width in one colour scheme."""
+    name, scheme = request.param
     said = browser.run(
-        f"{CHROMIUM} {dark} --window-size={WIDTHS[width]},900 --dump-dom file:///report/measured.html 2>&1"
+        f"{CHROMIUM} --blink-settings=preferredColorScheme={int(scheme == 'light')} --window-size=1400,900 "
+        f"--dump-dom file:///report/{name}.html 2>&1"
     )
-    found = re.search(r"<title>(\d+)\|(\d+)\|(.*?)\|(.*?)</title>", said)
+    found = re.search(r"<title>(\{.*?\})</title>", said)
     assert found, said[-2000:]
-    inner, scrolled = int(found[1]), int(found[2])
-    assert scrolled <= inner, f"{scrolled - inner} px lie outside of the page"
-    assert (found[4] == "rgb(255, 255, 255)") == (scheme == "light"), found[0]
-    assert "CONSOLE" not in said, [line for line in said.splitlines() if "CONSOLE" in line]
+    facts = json.loads(html.unescape(found[1]))
+    assert facts["width"] == WIDTHS[name]
+    assert (facts["ground"] == [255, 255, 255]) == (scheme == "light")
+    return Measured(facts, said)
+
+
+def test_nothing_lies_beside_the_page(measured: Measured) -> None:
+    assert measured.facts["beside"] == 0, "px"
+
+
+def test_all_of_it_can_be_read(measured: Measured) -> None:
+    assert measured.facts["contrast"] >= LEAST_CONTRAST, measured.facts["faintest"]
+
+
+def test_the_console_stays_silent(measured: Measured) -> None:
+    assert [line for line in measured.said.splitlines() if "CONSOLE" in line] == []
 
 
 def test_the_console_would_be_heard(browser: Chroot) -> None:
@@ -82,11 +164,27 @@ def test_the_console_would_be_heard(browser: Chroot) -> None:
     assert "CONSOLE" in browser.run(f"{CHROMIUM} --dump-dom file:///tmp/loud.html 2>&1")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_it_can_be_seen_and_printed(browser: Chroot, width: str) -> None:
-    browser.run(
-        f"{CHROMIUM} --window-size={WIDTHS[width]},900 --screenshot=/tmp/{width}.png file:///report/index.html;"
-        f"{CHROMIUM} --no-pdf-header-footer --print-to-pdf=/tmp/page.pdf file:///report/index.html"
-    )
-    assert int(browser.run(f"stat -c %s /tmp/{width}.png")) > 5000
-    assert browser.run("head -c 5 /tmp/page.pdf") == "%PDF-"
+def test_every_link_resolves_within_the_folder(measured: Measured, folder: Path) -> None:
+    assert measured.facts["taken"] == [], "the page is one file"
+    assert len(measured.facts["links"]) > 20
+    for link in measured.facts["links"]:
+        address, name = urldefrag(link)
+        assert address.startswith("file:///report/")
+        assert (folder / address.removeprefix("file:///report/")).is_file(), link
+        assert not name or name in measured.facts["names"], link
+
+
+def test_a_picture_of_it_can_be_taken(browser: Chroot) -> None:
+    browser.run(f"{CHROMIUM} --window-size=1280,760 --screenshot=/tmp/page.png file:///report/index.html")
+    assert int(browser.run("stat -c %s /tmp/page.png")) > 20_000
+
+
+def test_on_paper_it_is_whole(browser: Chroot) -> None:
+    browser.run(f"{CHROMIUM} --no-pdf-header-footer --print-to-pdf=/tmp/page.pdf file:///report/index.html")
+    printed = browser.run("pdftotext -layout /tmp/page.pdf -")
+    assert "4 failed, 1 broken" in printed
+    for cell in report().cells:
+        assert cell.cell in printed
+        assert f"logs/{cell.release}-quality.log" in printed
+    assert printed.count("x" * 20) >= len(report().cells)
+    assert {"\N{CHECK MARK}", "\N{BALLOT X}", "!"} <= set(printed)

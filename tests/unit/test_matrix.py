@@ -80,6 +80,8 @@ def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran
     }
     assert proof.exit_status is ExitStatus.FAILED
     assert len(ran) == 4
+    again = {cell.release: cell.stages[1].again for cell in proof.cells}
+    assert again["sid"] == ".venv/bin/python -m pytest --releases=sid tests/install"
 
 
 def test_hosts_are_booted_for_one_cell_at_a_time_and_the_rest_goes_on_beside(
@@ -113,7 +115,9 @@ def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matri
     before = json.loads(report.read_text())
     before["cells"][0]["stages"][1] |= {"state": "passed", "failures": []}
     report.write_text(json.dumps(before))
-    assert [one.what for one in made.run().worse] == ["a: assert 0"]
+    after = made.run()
+    assert [one.what for one in after.worse] == ["a: assert 0"]
+    assert after.before == before["written"]
     assert ran
 
 

@@ -129,6 +129,10 @@ def test_the_page_points_to_its_own_folder_only_and_every_anchor_is_there() -> N
     assert {link[1:] for link in found.links if link.startswith("#")} <= found.names
 
 
+def test_the_pages_style_takes_nothing_from_elsewhere() -> None:
+    assert not re.search(r"url\(|@import", page.html(WORSE))
+
+
 def test_what_tests_say_is_text_and_no_markup() -> None:
     text = page.html(WORSE)
     assert "script" not in Links(text).tags
@@ -143,8 +147,39 @@ def test_what_got_worse_stands_before_the_matrix() -> None:
 
 
 def test_the_title_tells_how_it_went() -> None:
-    assert re.search(r"<title>.*: all good</title>", page.html(proof(BUILT, GOOD)))
-    assert re.search(r"<title>.*: not all good</title>", page.html(WORSE))
+    assert "<title>all good: " in page.html(proof(BUILT, GOOD))
+    assert "<title>1 failed, 1 broken: " in page.html(WORSE)
+
+
+def test_a_state_is_told_by_a_sign_and_a_word() -> None:
+    text = re.sub(r"<[^>]+>", "", page.html(proof(BUILT, BAD, BROKEN, StageResult("later", State.LEFT_OUT))))
+    assert {"\N{CHECK MARK}passed", "\N{BALLOT X}failed", "!broken", "\N{EN DASH}left out"} <= set(text.splitlines())
+
+
+def test_the_page_tells_which_run_it_is_compared_with() -> None:
+    before = "2026-11-22T19:30:05+00:00"
+    good = proof(GOOD)
+    assert "There is no run before" in page.html(good)
+    assert "Nothing got worse since the run before, 2026-11-22 19:30 UTC" in page.html(replace(good, before=before))
+    assert "2026-11-22 19:30 UTC" in page.html(replace(WORSE, before=before))
+
+
+def test_a_stage_that_failed_has_the_command_that_tries_it_again() -> None:
+    again = "./invoke build-deb --release trixie"
+    assert again in page.html(proof(replace(BAD, again=again)))
+    assert again not in page.html(proof(replace(GOOD, again=again)))
+
+
+@pytest.mark.parametrize(
+    ("one", "text"),
+    [
+        (GOOD, "59 tests, 1 skipped"),
+        (BAD, "1 of 59 tests failed, 1 skipped"),
+        (replace(BAD, skipped=0, failures=(SPITE, SPITE)), "1 of 59 tests failed"),
+    ],
+)
+def test_tests_are_counted_once_each(one: StageResult, text: str) -> None:
+    assert page.tests(one) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")])
