@@ -19,7 +19,7 @@ class State(StrEnum):
     BROKEN = "broken"
     """The machine is: nothing is known about the package."""
     LEFT_OUT = "left out"
-    """An earlier stage left nothing to try."""
+    """There is nothing to try: an earlier stage left nothing, or every test says why it does not concern the cell."""
 
 
 _STATUS = {State.FAILED: ExitStatus.FAILED, State.BROKEN: ExitStatus.ENVIRONMENT}
@@ -189,8 +189,10 @@ def read_junit(text: str) -> tuple[int, int, tuple[Failure, ...]]:
     return len(cases), sum(case.find("skipped") is not None for case in cases), tuple(failures)
 
 
-def state_of(status: ExitStatus, tests: int) -> State:
+def state_of(status: ExitStatus, tests: int, skipped: int = 0) -> State:
     """Return the state of a stage whose pytest ended so; one that ran no test has proved nothing."""
+    if status is ExitStatus.GOOD and tests > 0 and skipped == tests:
+        return State.LEFT_OUT
     if status is ExitStatus.GOOD:
         return State.PASSED if tests else State.BROKEN
     return State.FAILED if status is ExitStatus.FAILED else State.BROKEN

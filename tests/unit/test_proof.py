@@ -49,6 +49,8 @@ def test_the_machines_faults_weigh_more_than_a_packages(stages: tuple[StageResul
 def test_a_stage_that_ran_no_test_has_proved_nothing() -> None:
     assert state_of(ExitStatus.GOOD, 0) is State.BROKEN
     assert state_of(ExitStatus.GOOD, 1) is State.PASSED
+    assert state_of(ExitStatus.GOOD, 2, 1) is State.PASSED
+    assert state_of(ExitStatus.GOOD, 2, 2) is State.LEFT_OUT
     assert state_of(ExitStatus.FAILED, 1) is State.FAILED
     assert state_of(ExitStatus.USAGE, 0) is State.BROKEN
 
