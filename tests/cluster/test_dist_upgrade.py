@@ -51,7 +51,7 @@ apt-get full-upgrade -y -q </dev/null
 """
 NEXT_MAJOR = """
 apt-get install -y -q postgresql-{new} postgresql-{new}-pgpool2 </dev/null
-pg_dropcluster --stop {new} main
+pg_dropcluster --stop {new} main 2>/dev/null || :
 systemctl stop pgpool2-cluster pgpool2
 """
 COPIED = "pg_dropcluster --stop {old} main; pg_createcluster {new} main"

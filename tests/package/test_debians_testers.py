@@ -16,7 +16,7 @@ from pgpool_deb.roots import Roots
 pytestmark = pytest.mark.thorough
 PIUPARTS = (
     "piuparts --existing-chroot=/base --keep-sources-list --no-eatmydata --warn-on-debsums-errors"
-    " --scriptsdir=/etc/piuparts/scripts --skip-logrotatefiles-test --ignore=/etc/init.d"
+    " --scriptsdir=/etc/piuparts/scripts --skip-logrotatefiles-test --ignore-regex='^/etc/init[.]d/?$'"
 )
 """A bare root has no /etc/init.d; the packages that others bring make it, and leave it."""
 AUTOPKGTEST = "apt-get update -q; autopkgtest --no-built-binaries --output-dir=/tmp/said {debs} {source} -- null"
