@@ -24,8 +24,8 @@ from pgpool_deb.releases import Release
 from pgpool_deb.roots import Root, Roots
 
 NEEDED = (
-    "default-jdk-headless", "iproute2", "libpostgresql-jdbc-java", "memcached", "openssh-client", "openssh-server",
-    "procps", "psmisc", "sudo",
+    "bc", "default-jdk-headless", "ed", "iproute2", "iputils-ping", "libdbd-pg-perl", "libpostgresql-jdbc-java",
+    "memcached", "net-tools", "openssh-client", "openssh-server", "openssl", "procps", "psmisc",
 )  # fmt: skip
 PREFIX = "/srv/pgpool"
 HOME = "/var/lib/postgresql"
@@ -39,8 +39,10 @@ printf '127.0.0.1 localhost\\n::1 localhost\\n' >/etc/hosts
 apt-get -q update
 apt-get install -y -q postgresql-{{major}} {{debs}}
 pg_dropcluster {{major}} main
-mkdir -p {PREFIX}/bin {PREFIX}/etc/sample_scripts {PREFIX}/share/pgpool-II {PREFIX}/lib
-dpkg -L pgpool2 | grep '^/usr/sbin/.' | xargs -I'{{{{}}}}' ln -s '{{{{}}}}' {PREFIX}/bin
+mkdir -p {PREFIX}/etc/sample_scripts {PREFIX}/share {PREFIX}/lib
+ln -s /usr/sbin {PREFIX}/bin
+ln -s /usr/sbin {PREFIX}/sbin
+ln -s /usr/share/pgpool2 {PREFIX}/share/pgpool-II
 mkdir /tmp/source
 tar -C /tmp/source --strip-components=1 -xf /tarball/{{tarball}}
 cp /tmp/source/src/sample/*.sample* {PREFIX}/etc
@@ -57,9 +59,10 @@ RUN = f"""
 mkdir -p /run/sshd
 /usr/sbin/sshd
 install -d -o postgres -g postgres -m 2775 /run/postgresql
+memcached -d -u memcache
 cd /srv/regression
 status=0
-runuser -u postgres -- env TERM=dumb HOME={HOME} PATH=/usr/bin:/bin:{PREFIX}/bin ./regress.sh -m noinstall \\
+runuser -u postgres -- env TERM=dumb HOME={HOME} USER=postgres PATH=/usr/bin:/bin:{PREFIX}/bin ./regress.sh -m noinstall \\
     -i {PREFIX} -p /usr/lib/postgresql/{{major}}/bin -b /usr/lib/postgresql/{{major}}/bin/pgbench \\
     -j /usr/share/java/postgresql.jar -s /var/run/postgresql -t {SECONDS} {{name}} || status=$?
 tail -n 60 log/* || :
