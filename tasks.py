@@ -97,7 +97,7 @@ def shell(context: Context, cell: str) -> None:
 @task(
     name="test",
     help={
-        "level": "unit, package, install, cluster, joined by commas (default: all)",
+        "level": "unit, package, install, cluster, joined by commas (default: all of these), and upstream",
         "release": "Debian releases, joined by commas (default: this machine's and stable)",
         "all": "every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
@@ -119,7 +119,7 @@ def run_tests(
     name="matrix",
     help={
         "release": "Debian releases, joined by commas (default: every row of releases.toml)",
-        "stage": "quality, install, cluster, joined by commas (default: all)",
+        "stage": "quality, install, cluster, joined by commas (default: all of these), and upstream",
         "jobs": "stages tried side by side (default: the number of cores)",
         "install": "--no-install: never install missing Debian packages on this machine",
     },

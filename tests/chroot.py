@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgpool_deb import namespaces, roots
-from pgpool_deb.command import CommandFailed, Runner
+from pgpool_deb.command import STALL_SECONDS, CommandFailed, Runner
 
 ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "TERM=dumb")
 QUESTION = re.compile(
@@ -43,13 +43,16 @@ class Chroot:
         self.place.mkdir(parents=True, exist_ok=True)
         self._log = self.place / "log"
 
-    def attempt(self, script: str, *, network: bool = False, environment: Iterable[str] = ()) -> Answer:
-        """Run a shell script as root and return how it ended."""
+    def attempt(
+        self, script: str, *, network: bool = False, environment: Iterable[str] = (), stall: float = STALL_SECONDS
+    ) -> Answer:
+        """Run a shell script as root and return how it ended; after `stall` seconds without a line it is killed."""
         lines: list[str] = []
         inside = ["env", "-i", *ENVIRONMENT, "DEBIAN_FRONTEND=noninteractive", *environment, "sh", "-euc", script]
         enter = roots.entering(self.root, self.place, roots.ROOT_USER, self.binds, confined=not network)
         try:
-            Runner(self._log, on_line=lines.append).run([*namespaces.as_root(confined=not network), *enter, *inside])
+            runner = Runner(self._log, stall=stall, on_line=lines.append)
+            runner.run([*namespaces.as_root(confined=not network), *enter, *inside])
         except CommandFailed as failure:
             return Answer(failure.status, "\n".join(lines))
         return Answer(0, "\n".join(lines))

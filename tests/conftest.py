@@ -29,7 +29,7 @@ machine_errors = pytest.StashKey[list[MachineError]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pgpool-II")
     group.addoption("--releases", default="", help="Debian releases to test, joined by commas")
-    group.addoption("--cluster-releases", default="", help="of these, those of the cluster level (default: all)")
+    group.addoption("--cluster-releases", default="", help="of these, those of long levels (default: all)")
     group.addoption("--pairs", default=3, type=int, help="benches: how often each side of a comparison is run")
     group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
 
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     releases = releases_under_test(metafunc.config)
     chosen = metafunc.config.getoption("--cluster-releases").split(",")
-    if "tests/cluster" in metafunc.definition.nodeid and any(chosen):
+    if metafunc.definition.nodeid.startswith(("tests/cluster", "tests/upstream")) and any(chosen):
         releases = tuple(release for release in releases if release.name in chosen)
     metafunc.parametrize("release", releases, ids=lambda release: str(release.name), scope="session")
 

@@ -34,11 +34,13 @@ BUILD = "build"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is tried of a cell: `tests` are pytest's words. Of those that boot `hosts`, one runs at a time."""
+    """What is tried of a cell: `tests` are pytest's words. Of those that have many `hosts`, one runs at a time."""
 
     name: str
     tests: tuple[str, ...]
     hosts: bool = False
+    on_request: bool = False
+    """Tried only where it is named."""
 
 
 STAGES = (
@@ -47,12 +49,13 @@ STAGES = (
     Stage("install", ("tests/install",)),
     Stage("cluster", ("tests/cluster", "-m", "smoke"), hosts=True),
     Stage("dist-upgrade", ("tests/cluster/test_dist_upgrade.py",), hosts=True),
+    Stage("upstream", ("tests/upstream",), hosts=True, on_request=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of `./invoke matrix`, parsed; no releases and no stages mean all of them."""
+    """The options of `./invoke matrix`, parsed; no releases mean all of them, no stages all but those on request."""
 
     releases: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
@@ -71,15 +74,21 @@ def parse_stages(text: str | None) -> tuple[str, ...]:
     return asked
 
 
+def stages_of(request: Request) -> tuple[Stage, ...]:
+    """Return what is to be tried, in the order of STAGES."""
+    return tuple(
+        stage for stage in STAGES if (stage.name in request.stages if request.stages else not stage.on_request)
+    )
+
+
 def run(project: Project, request: Request) -> ExitStatus:
     """Build, prove, write dist/report, and return the exit status; raises ToolkitError where nothing can begin."""
     if request.jobs < 1:
         raise UsageError("--jobs takes a whole number above 0", hint="./invoke --help matrix")
     table = ReleaseTable.load(project.releases)
     releases = table.select(request.releases, machine_release()) if request.releases else table.releases
-    stages = [stage for stage in STAGES if not request.stages or stage.name in request.stages]
     machine.require(testing.tools_of(("install",)), install=request.install, report=say)
-    matrix = Matrix(project, project.dist / "report", tuple(releases), tuple(stages), request)
+    matrix = Matrix(project, project.dist / "report", tuple(releases), stages_of(request), request)
     proof = matrix.run()
     for line in proof.closing_lines():
         say(line)

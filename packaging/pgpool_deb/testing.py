@@ -22,6 +22,8 @@ from .project import Project
 from .releases import Release, ReleaseTable, machine_release
 
 LEVELS = ("unit", "package", "install", "cluster")
+ON_REQUEST = ("upstream",)
+"""Levels that run only where they are named."""
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 MACHINE_FAILED = 83
 """What tests/conftest.py makes pytest exit with when a MachineError kept a test from running."""
@@ -38,14 +40,18 @@ class Request:
 
 
 def parse_levels(text: str | None) -> tuple[str, ...]:
-    """Read `unit,package` into levels, cheapest first; all of them where nothing is said. Raises UsageError."""
+    """Read `unit,package` into levels, cheapest first; where nothing is said, all but those on request.
+
+    Raises UsageError.
+    """
     if text is None:
         return LEVELS
     asked = [word.strip() for word in text.split(",")]
-    unknown = [word for word in asked if word not in LEVELS]
+    known = (*LEVELS, *ON_REQUEST)
+    unknown = [word for word in asked if word not in known]
     if unknown:
-        raise UsageError(f"unknown level of tests: {unknown[0] or text!r}", hint=f"one or more of {','.join(LEVELS)}")
-    return tuple(level for level in LEVELS if level in asked)
+        raise UsageError(f"unknown level of tests: {unknown[0] or text!r}", hint=f"one or more of {','.join(known)}")
+    return tuple(level for level in known if level in asked)
 
 
 def releases_of(request: Request, table: ReleaseTable, own: str) -> tuple[Release, ...]:
@@ -90,7 +96,7 @@ def pytest_command(project: Project, request: Request, releases: Sequence[Releas
         options.append("-v")
     names = ",".join(release.name for release in releases)
     if not (request.releases or request.every_release):
-        options.append(f"--cluster-releases={releases[-1].name}")  # the stable one; the level takes its time
+        options.append(f"--cluster-releases={releases[-1].name}")  # the stable one; such levels take their time
     refusal = [] if request.install else ["--no-install"]
     return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
 

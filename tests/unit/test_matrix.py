@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.matrix import Matrix, Request, Stage, parse_stages
+from pgpool_deb.matrix import Matrix, Request, Stage, parse_stages, stages_of
 from pgpool_deb.project import Project
 from pgpool_deb.proof import State
 from pgpool_deb.releases import ReleaseTable
@@ -141,5 +141,14 @@ def test_a_build_that_could_not_begin_is_the_machines_fault(
 def test_stages_are_read_from_the_command_line() -> None:
     assert parse_stages(None) == ()
     assert parse_stages("install, quality") == ("install", "quality")
+    assert parse_stages("upstream") == ("upstream",)
     with pytest.raises(UsageError, match="unknown stage: 'inst'"):
         parse_stages("inst")
+
+
+@pytest.mark.parametrize(
+    ("asked", "tried"),
+    [((), ["quality", "install", "cluster"]), (("upstream", "quality"), ["quality", "upstream"])],
+)
+def test_upstreams_suite_is_tried_only_where_it_is_named(asked: tuple[str, ...], tried: list[str]) -> None:
+    assert [stage.name for stage in stages_of(Request(stages=asked))] == tried

@@ -1,17 +1,19 @@
-"""A draft, not collected yet: upstream's own regression tests against the packages as they are installed.
+"""Upstream's own regression tests, src/test/regression of the pinned tarball, against the packages as installed.
 
-Its first run on trixie: 47 min, 10 of 73 passed; most others find no pgpool in the prefix that it makes.
-
-They are told that pgpool-II is installed in a prefix, which here is links to where Debian has things. Each test has
-a system, a network and processes of its own, so several run side by side.
+They are told that pgpool-II is installed in a prefix, which here is links to where Debian has things; the tests
+themselves are as upstream wrote them. Each has a system, a network and processes of its own, so several run side by
+side. Several look for a line of pgpool-II's log that `cat` has yet to write, or wait a second for it to start: under
+load they miss it. So one that did not pass is run once more when the others are done; one that passed then is told
+apart in the report.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,16 @@ NEEDED = (
     "bc", "default-jdk-headless", "ed", "iproute2", "iputils-ping", "libdbd-pg-perl", "libpostgresql-jdbc-java",
     "memcached", "net-tools", "openssh-client", "openssh-server", "openssl", "procps", "psmisc",
 )  # fmt: skip
+"""What the tests call, and what they connect to, besides PostgreSQL and pgpool-II."""
 PREFIX = "/srv/pgpool"
 HOME = "/var/lib/postgresql"
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 6
 """Most of a test's time is waiting."""
-SECONDS = 600
+SIDE_BY_SIDE_AGAIN = 2
+SECONDS = 900
+"""What one test may take; upstream's limit of 300 is for a machine that does nothing else."""
+LONG = ("028", "040", "001", "060", "069", "070", "006", "017")
+"""Begun first, so that none of them is left alone at the end."""
 INSTALL = f"""
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
@@ -39,16 +46,17 @@ printf '127.0.0.1 localhost\\n::1 localhost\\n' >/etc/hosts
 apt-get -q update
 apt-get install -y -q postgresql-{{major}} {{debs}}
 pg_dropcluster {{major}} main
-mkdir -p {PREFIX}/etc/sample_scripts {PREFIX}/share {PREFIX}/lib
+# the tests call pgpool-II's commands in bin, the set-up scripts of the package those in sbin
+mkdir -p {PREFIX}/etc {PREFIX}/share {PREFIX}/lib
 ln -s /usr/sbin {PREFIX}/bin
 ln -s /usr/sbin {PREFIX}/sbin
 ln -s /usr/share/pgpool2 {PREFIX}/share/pgpool-II
 mkdir /tmp/source
 tar -C /tmp/source --strip-components=1 -xf /tarball/{{tarball}}
 cp /tmp/source/src/sample/*.sample* {PREFIX}/etc
-cp /tmp/source/src/sample/scripts/*.sample {PREFIX}/etc/sample_scripts
 cp -r /tmp/source/src/test/regression /srv/regression
 rm -r /tmp/source
+# what pgpool-II's recovery and failover of PostgreSQL go through
 install -d -o postgres -g postgres -m 700 {HOME}/.ssh
 ssh-keygen -q -t ed25519 -N '' -f {HOME}/.ssh/id_ed25519
 cp {HOME}/.ssh/id_ed25519.pub {HOME}/.ssh/authorized_keys
@@ -60,18 +68,35 @@ mkdir -p /run/sshd
 /usr/sbin/sshd
 install -d -o postgres -g postgres -m 2775 /run/postgresql
 memcached -d -u memcache
+# as systemd has it on a Debian server: anybody may ping
+echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
 cd /srv/regression
 status=0
-runuser -u postgres -- env TERM=dumb HOME={HOME} USER=postgres PATH=/usr/bin:/bin:{PREFIX}/bin ./regress.sh -m noinstall \\
-    -i {PREFIX} -p /usr/lib/postgresql/{{major}}/bin -b /usr/lib/postgresql/{{major}}/bin/pgbench \\
-    -j /usr/share/java/postgresql.jar -s /var/run/postgresql -t {SECONDS} {{name}} || status=$?
+runuser -u postgres -- env TERM=dumb HOME={HOME} USER=postgres PATH=/usr/bin:/bin:{PREFIX}/bin \\
+    ./regress.sh -m noinstall -i {PREFIX} -p /usr/lib/postgresql/{{major}}/bin \\
+    -b /usr/lib/postgresql/{{major}}/bin/pgbench -j /usr/share/java/postgresql.jar -s /var/run/postgresql \\
+    -t {SECONDS} {{name}} || status=$?
 tail -n 60 log/* || :
 """
 ENDED = re.compile(r"^testing (\S+?)\.\.\.(?:\x1b\[\d+m)?(ok|failed|timeout|segfault)", re.MULTILINE)
 
 
-FAILS: dict[str, str] = {}
-"""Tests that do not pass, and why; one that does pass must go from here."""
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a test cannot pass; `sign` is what its output has as long as that is true."""
+
+    why: str
+    sign: str
+
+
+CANNOT_PASS = {
+    "010.rewrite_timestamp": Reason(
+        "compiles parts of a configured source tree and tests those, and nothing that is installed; and its driver "
+        "calls File.exists?, which Ruby has not had since 3.2 (trixie has 3.3)",
+        "make: command not found",
+    ),
+}
+"""The tests that do not pass. One that does, or that fails in another way, must go from here."""
 LEAST = 0.95
 
 
@@ -82,6 +107,13 @@ class Verdict:
     word: str
     seconds: float
     output: str
+    tries: int = 1
+
+    @property
+    def told(self) -> str:
+        """In a few words."""
+        again = f", at try {self.tries}" if self.tries > 1 else ""
+        return f"{self.word or 'did not begin'} after {self.seconds:.0f} s{again}"
 
 
 @pytest.fixture(scope="session")
@@ -96,33 +128,57 @@ def installed(release: Release, packages: Built, roots: Roots, systems: Path) ->
 
 
 @pytest.fixture(scope="session")
-def verdicts(installed: Root, packages: Built, systems: Path) -> dict[str, Verdict]:
-    """How each of the tests ended."""
+def names(installed: Root, systems: Path) -> tuple[str, ...]:
+    """Upstream's tests, in upstream's order."""
     listing = Chroot(installed, systems / "upstream-list")
-    names = listing.run("cd /srv/regression/tests; ls -d */test.sh | cut -d / -f 1").split()
+    found = listing.run("cd /srv/regression/tests; ls -d */test.sh | cut -d / -f 1").split()
     listing.remove()
+    return tuple(found)
+
+
+@pytest.fixture(scope="session")
+def verdicts(installed: Root, names: tuple[str, ...], packages: Built, systems: Path) -> dict[str, Verdict]:
+    """How each of the tests ended."""
 
     def verdict(name: str) -> Verdict:
         chroot = Chroot(installed, systems / f"upstream-{packages.release.name}-{name}")
         began = time.monotonic()
-        answer = chroot.attempt(RUN.format(major=packages.majors[-1], name=name))
+        answer = chroot.attempt(RUN.format(major=packages.majors[-1], name=name), stall=SECONDS + 60)
         found = ENDED.search(answer.output)
         chroot.remove()
         return Verdict(found[2] if found else "", time.monotonic() - began, answer.output)
 
-    with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as workers:
-        return dict(zip(names, workers.map(verdict, names), strict=True))
+    order = sorted(names, key=lambda name: not name.startswith(LONG))
+    first = side_by_side(verdict, order, SIDE_BY_SIDE)
+    again = [name for name, one in first.items() if one.word != "ok" and name not in CANNOT_PASS]
+    second = side_by_side(verdict, again, SIDE_BY_SIDE_AGAIN)
+    told = {**first, **{name: replace(one, tries=2) for name, one in second.items()}}
+    return {name: told[name] for name in names}
 
 
-def test_all_but_those_with_a_reason_pass(verdicts: dict[str, Verdict]) -> None:
-    for name, one in sorted(verdicts.items()):
-        print(f"{name}: {one.word or 'did not begin'} after {one.seconds:.0f} s")
-    failed = {name: one.output[-1500:] for name, one in verdicts.items() if one.word != "ok" and name not in FAILS}
-    assert failed == {}
+def side_by_side(verdict: Callable[[str], Verdict], names: Iterable[str], workers: int) -> dict[str, Verdict]:
+    """Return the verdict on each of the tests, of which so many run at a time."""
+    chosen = list(names)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return dict(zip(chosen, pool.map(verdict, chosen), strict=True))
 
 
-def test_every_reason_is_still_true(verdicts: dict[str, Verdict]) -> None:
-    assert [name for name in FAILS if name not in verdicts or verdicts[name].word == "ok"] == []
+def test_all_but_those_with_a_reason_pass(
+    verdicts: dict[str, Verdict], record_property: Callable[[str, object], None]
+) -> None:
+    for name, one in verdicts.items():
+        record_property(name, one.told)
+        print(f"{name}: {one.told}")
+    failed = {name: one.output for name, one in verdicts.items() if one.word != "ok" and name not in CANNOT_PASS}
+    for name, output in failed.items():
+        print(f"\n==== {name}\n{output}")
+    assert sorted(failed) == []
+
+
+@pytest.mark.parametrize("name", CANNOT_PASS)
+def test_a_reason_is_still_true(name: str, verdicts: dict[str, Verdict]) -> None:
+    assert verdicts[name].word == "failed"
+    assert CANNOT_PASS[name].sign in verdicts[name].output
 
 
 def test_enough_of_them_pass(verdicts: dict[str, Verdict]) -> None:
