@@ -30,6 +30,7 @@ def _end(status: ExitStatus) -> None:
         "pgpool": "a pinned version of pgpool-II (default: the newest that can be had)",
         "source": "a tarball, an unpacked tree or a git checkout of pgpool-II instead",
         "engine": "auto, docker or chroot",
+        "endpoint": "docker contexts or addresses, joined by commas, that builds are spread over",
         "jobs": "packages built side by side (default: the number of cores)",
         "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
         "explain": "say what would be built and why; build nothing",
@@ -44,6 +45,7 @@ def build_deb(
     pgpool: str | None = None,
     source: str | None = None,
     engine: str = "auto",
+    endpoint: str | None = None,
     jobs: int = 0,
     mirror: str | None = None,
     explain: bool = False,
@@ -51,13 +53,15 @@ def build_deb(
     stall: int = 600,
 ) -> None:
     """Build pgpool-II, its recovery function and the cluster package into .debs, in dist/<release>/."""
+    endpoints = plan.parse_endpoints(endpoint)
     request = plan.Request(
         releases=plan.parse_releases(release),
         majors=plan.parse_majors(pg),
         pgpool=pgpool,
         source=Path(source) if source else None,
         engine=engine,
-        jobs=jobs or os.cpu_count() or 1,
+        endpoints=endpoints,
+        jobs=jobs or max(os.cpu_count() or 1, len(endpoints)),
         mirror=mirror,
         install=install,
         stall=float(stall),

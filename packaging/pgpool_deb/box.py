@@ -7,6 +7,7 @@ source gives the same packages with either engine.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,19 @@ class Engine(Protocol):
     def name(self) -> str:
         """`chroot` or `docker`."""
 
+    @property
+    def place(self) -> str:
+        """The endpoint as the user named it; "" where none was named."""
+
+    @property
+    def cores(self) -> int:
+        """How many jobs of a build it runs at once."""
+
     def box(self, root: Root, name: str, runner: Runner) -> Box:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+
+    def forget(self, name: str) -> None:
+        """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +119,23 @@ class ChrootEngine:
 
     cache: Cache
     name: str = "chroot"
+    place: str = ""
+
+    @property
+    def cores(self) -> int:
+        """The cores of this machine."""
+        return os.cpu_count() or 1
 
     def box(self, root: Root, name: str, runner: Runner) -> ChrootBox:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+        self.forget(name)
         place = self.cache.folder("boxes") / name
-        namespaces.remove(place)
         (place / "build").mkdir(parents=True)
         return ChrootBox(root, place, self.cache.folder("compiler", root.release))
+
+    def forget(self, name: str) -> None:
+        """Remove the box called `name` that an earlier run left, if there is one."""
+        namespaces.remove(self.cache.folder("boxes") / name)
 
 
 def in_build(argv: Sequence[str]) -> list[str]:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache as memoised
 
-from . import archive, atomic, box, engines, machine, plan, report, schedule
+from . import archive, atomic, engines, machine, plan, report, schedule
 from .cache import Cache
 from .command import Stop
 from .display import LiveDisplay, PlainDisplay, display_for
 from .errors import ExitStatus, UsageError
+from .farm import Farm
 from .history import History
 from .local_source import from_path
 from .pins import Pins
@@ -88,6 +89,9 @@ def shell(name: str) -> None:
 def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]:
     if request.engine not in plan.ENGINES:
         raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
+    if request.endpoints and request.engine == "chroot":
+        hint = "an endpoint is docker's: --engine docker, or no --engine"
+        raise UsageError("--endpoint and --engine chroot exclude each other", hint=hint)
     if request.stall <= 0 or request.jobs < 1:
         raise UsageError("--stall and --jobs take whole numbers above 0", hint="./invoke --help build-deb")
     if request.source is not None and request.pgpool is not None:
@@ -121,17 +125,15 @@ def _workshop(
     project: Project, request: Request, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
 ) -> Workshop:
     find_archive: Callable[[], archive.Archive] = memoised(lambda: _archive(request))
-    find_engine: Callable[[], box.Engine] = memoised(lambda: engines.find_engine(request.engine, cache))
     return Workshop(
         cache=cache,
         roots=Roots(cache, plan.machine_architecture(), find_archive),
         results=Results(cache),
         dist=Dist(project.dist),
-        engine=find_engine,
+        farm=Farm(lambda: engines.find_engines(request.engine, request.endpoints, cache, say), say),
         watcher=watcher,
         stop=stop,
         stall=request.stall,
-        make_jobs=os.cpu_count() or 1,
     )
 
 

@@ -44,7 +44,7 @@ from .docker_endpoint import (
     went_away,
 )
 from .docker_transfer import CHUNK, Chunks, checked_names, lines, output_of, owned_by_builder, unpack_file
-from .errors import MachineError
+from .errors import MachineError, UsageError
 from .roots import MAX_AGE_SECONDS, ROOT_USER, Root, entering
 
 IMAGE = "pgpool-deb/root"
@@ -63,6 +63,7 @@ class DockerBox:
     container: str
     name: str
     lifeline: ExitStack
+    endpoint: str = ""
 
     def put(self, source: Path) -> None:
         """Copy the contents of the folder `source` into /build."""
@@ -113,7 +114,7 @@ class DockerBox:
             self._kill()
             self.client.api.rename(self.container, f"{self.name}{_KEPT}")
         self.lifeline.close()
-        docker = shlex.join(["docker", *endpoint_options()])
+        docker = shlex.join(["docker", *endpoint_options(self.endpoint)])
         inside = shlex.join(["exec", "-it", "--user", USER, self.container, *in_build(["bash"])])
         script = (
             "command -v docker >/dev/null || { echo 'the docker client is missing' >&2; "
@@ -124,9 +125,8 @@ class DockerBox:
 
     def remove(self) -> None:
         """Throw the box away."""
-        with asking("removing the box"), suppress(NotFound):
+        with self.lifeline, asking("removing the box"), suppress(NotFound):
             self.client.api.remove_container(self.container, force=True)
-        self.lifeline.close()
 
     def prepare(self) -> None:
         """Give /build and /cache to the user who builds."""
@@ -193,21 +193,29 @@ class DockerBox:
 
 @dataclass(frozen=True, slots=True)
 class DockerEngine:
-    """Boxes as containers of a Docker-API endpoint, found as the docker client finds it (DOCKER_HOST, contexts)."""
+    """Boxes as containers of a Docker-API endpoint: of the one called `place`, else of the docker client's."""
 
     cache: Cache
     client: DockerClient
     name: str = "docker"
+    place: str = ""
+    cores: int = 1
 
     @classmethod
-    def connect(cls, cache: Cache) -> DockerEngine:
-        """Return the engine, with what dead runs left removed; raises MachineError where it cannot be used."""
+    def connect(cls, cache: Cache, place: str = "") -> DockerEngine:
+        """Return the engine, with what dead runs left removed; raises MachineError where it cannot be used.
+
+        Raises UsageError where `place` is the name of a docker context that there is not.
+        """
         try:
-            engine = cls(cache, connected())
+            client = connected(place)
+            engine = cls(cache, client, place=place, cores=int(client.info().get("NCPU") or 1))
+        except UsageError:
+            raise
         except Exception as error:  # the SDK raises a bare one for a damaged context
-            where = os.environ.get("DOCKER_HOST") or "the current docker context"
+            where = place or os.environ.get("DOCKER_HOST") or "the current docker context"
             with suppress(Exception):
-                where = endpoint() or where
+                where = endpoint(place) or where
             raise MachineError(
                 f"no docker engine answers at {where}: {reason(error)}",
                 hint="start one (systemctl start docker), name one with DOCKER_HOST, or use --engine chroot",
@@ -231,9 +239,14 @@ class DockerEngine:
     def box(self, root: Root, name: str, runner: Runner) -> DockerBox:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
         with asking("a box was being made"):
-            self._remove_containers([f"{LABEL}.cache={self.identity}", f"{LABEL}.box={name}"])
+            self._remove_boxes(name)
             image = self._image(root, runner)
             return self._start(root, name, image)
+
+    def forget(self, name: str) -> None:
+        """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
+        with asking("a box of an earlier run was being removed"):
+            self._remove_boxes(name)
 
     def _start(self, root: Root, name: str, image: str) -> DockerBox:
         volume = f"{LABEL}-{root.release}-{self.identity}"
@@ -253,7 +266,7 @@ class DockerEngine:
                 network_mode="none", init=True, binds={volume: {"bind": "/cache", "mode": "rw"}}
             ),
         )["Id"]
-        box = DockerBox(self.client, container, title, ExitStack())
+        box = DockerBox(self.client, container, title, ExitStack(), self.place)
         try:
             attach = connection(self.client, f"containers/{container}/attach", params={"stdin": "1", "stream": "1"})
             box.lifeline.enter_context(attach)
@@ -323,8 +336,9 @@ class DockerEngine:
                 with suppress(APIError):  # a kept box still has it
                     volume.remove()
 
-    def _remove_containers(self, labels: Sequence[str]) -> None:
-        for found in self.client.api.containers(all=True, filters={"label": list(labels)}):
+    def _remove_boxes(self, name: str) -> None:
+        labels = [f"{LABEL}.cache={self.identity}", f"{LABEL}.box={name}"]
+        for found in self.client.api.containers(all=True, filters={"label": labels}):
             self._remove_container(found["Id"])
 
     def _remove_container(self, container: str) -> None:

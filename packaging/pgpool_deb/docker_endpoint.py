@@ -1,4 +1,7 @@
-"""Docker-API endpoints: which one is in use, connections to it, and what its failures mean to the user."""
+"""Docker-API endpoints: which one is in use or named, connections to it, and what its failures mean to the user.
+
+An endpoint's name is a docker context's, or an address as in DOCKER_HOST; "" is the one in use.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 import urllib3
 from docker import DockerClient
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, NotFound
+from docker.utils import kwargs_from_env
 
+from .docker_context import context
 from .errors import MachineError
 
 ANSWER_SECONDS = 600
@@ -22,28 +28,45 @@ GONE = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError
 FAILURES = (DockerException, *GONE)
 """All that the SDK raises."""
 _PROBE_SECONDS = 0.8
+_NAMED_SECONDS = 10
+"""An endpoint that was named may be far away; others are only tried."""
 _KERNELS_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}  # podman answers with Go's names
 
 
-def connected() -> DockerClient:
-    """Return a client of the endpoint in use, found as the docker client finds it; quick where nobody answers.
+def connected(name: str = "") -> DockerClient:
+    """Return a client of the endpoint called `name`, or of the one in use; quick where nobody answers.
 
-    Raises OSError or DockerException, or, for a damaged docker context, a bare Exception: the SDK does.
+    Raises UsageError for the name of a docker context that there is not, OSError or DockerException where nobody
+    answers, or, for a damaged docker context, a bare Exception: the SDK does.
     """
-    _knock(endpoint())
-    client = DockerClient.from_env(version="auto", timeout=_PROBE_SECONDS)  # type: ignore[arg-type] # floats will do
+    _knock(endpoint(name))
+    client = _client(name, _NAMED_SECONDS if name else _PROBE_SECONDS)
     try:
         theirs, ours = client.info()["Architecture"], platform.machine()
         if _KERNELS_NAMES.get(theirs, theirs) != ours:
             raise DockerException(f"it runs {theirs} programs and this machine is {ours}")
     finally:
         client.close()
-    return DockerClient.from_env(version="auto", timeout=ANSWER_SECONDS)
+    return _client(name, ANSWER_SECONDS)
 
 
-def endpoint() -> str:
-    """Return the endpoint in use as the docker client finds it: DOCKER_HOST, else the current context's."""
+def _client(name: str, seconds: float) -> DockerClient:
+    how: dict[str, Any] = {"version": "auto", "timeout": seconds}
+    if not name:
+        return DockerClient.from_env(**how)
+    where = kwargs_from_env({**os.environ, "DOCKER_HOST": name}) if _is_address(name) else context(name)
+    return DockerClient(**where, **how)
+
+
+def endpoint(name: str = "") -> str:
+    """Return the address of an endpoint; that in use is, as for the docker client, DOCKER_HOST, else the context's."""
+    if name:
+        return name if _is_address(name) else str(context(name)["base_url"])
     return os.environ.get("DOCKER_HOST") or ContextAPI.kwargs_from_context().get("base_url", "")
+
+
+def _is_address(name: str) -> bool:
+    return "://" in name
 
 
 def _knock(endpoint: str) -> None:
@@ -55,8 +78,10 @@ def _knock(endpoint: str) -> None:
             knocking.connect(path)
 
 
-def endpoint_options() -> list[str]:
-    """Return the docker client's options for the endpoint in use, where the environment names it."""
+def endpoint_options(name: str = "") -> list[str]:
+    """Return the docker client's options for the endpoint called `name`, else for that of the environment, if any."""
+    if name:
+        return ["--host" if _is_address(name) else "--context", name]
     if host := os.environ.get("DOCKER_HOST"):
         return ["--host", host]
     if context := os.environ.get("DOCKER_CONTEXT"):

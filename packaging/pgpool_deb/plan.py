@@ -30,6 +30,7 @@ class Request:
     pgpool: str | None = None
     source: Path | None = None
     engine: str = "auto"
+    endpoints: tuple[str, ...] = ()
     jobs: int = 1
     mirror: str | None = None
     install: bool = True
@@ -71,6 +72,11 @@ def parse_majors(text: str | None) -> tuple[int, ...]:
         if not re.fullmatch(r"[1-9][0-9]", major):
             raise UsageError(f"--pg {major} is no PostgreSQL major", hint="majors are whole numbers: --pg 15,17")
     return tuple(sorted({int(major) for major in majors}))
+
+
+def parse_endpoints(text: str | None) -> tuple[str, ...]:
+    """Read `farm1,tcp://farm2:2376`, each one once; raises UsageError for an empty name."""
+    return tuple(dict.fromkeys(_words("--endpoint", text)))
 
 
 def _words(option: str, text: str | None) -> list[str]:

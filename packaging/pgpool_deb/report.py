@@ -33,6 +33,7 @@ def _row(one: CellOutcome, dist: Path) -> dict[str, Any]:
         "state": str(one.state),
         "seconds": round(one.seconds, 3),
         "log": str(one.log),
+        "endpoints": one.endpoints,
         "files": [
             {"name": name, "path": str(dist / cell.release.name / name), "sha256": sha256}
             for name, sha256 in one.files.items()
@@ -70,7 +71,8 @@ def closing_lines(ended: Sequence[CellOutcome], dist: Path) -> list[str]:
     for one in ended:
         packages = sum(name.endswith(".deb") for name in one.files)
         where = f"{packages} packages in {dist / one.cell.release.name}" if one.files else f"at {one.last.stage}"
-        lines.append(f"{one.cell.name}: {one.state}, {one.seconds:.1f} s, {where}")
+        by = f", by {' and '.join(dict.fromkeys(one.endpoints.values()))}" if one.endpoints else ""
+        lines.append(f"{one.cell.name}: {one.state}, {one.seconds:.1f} s, {where}{by}")
         if one.last.error is not None:
             error = one.last.error
             lines += [f"  error: {error.message}", f"  hint:  {error.hint}", f"  log:   {one.last.log}"]

@@ -7,16 +7,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from . import box, fingerprint, inspect_packages
+from . import fingerprint, inspect_packages
+from .box import Box, Engine
 from .cache import Cache
 from .command import CommandFailed, CommandStalled, Runner, Stop, Stopped
 from .errors import MachineError, PackageError, ToolkitError
+from .farm import Farm
 from .plan import Cell
 from .results import Dist, Results
 from .roots import Root, Roots
@@ -87,6 +89,8 @@ class Outcome:
     origin: Path = Path()
     stage: Stage = Stage.DONE
     error: ToolkitError | None = None
+    endpoint: str = ""
+    """Where it was built, if endpoints were named."""
     shell: tuple[str, ...] = ()
 
 
@@ -114,6 +118,11 @@ class CellOutcome:
         return sum(outcome.seconds for outcome in self.outcomes)
 
     @property
+    def endpoints(self) -> dict[str, str]:
+        """Source package to the endpoint that built it, or failed to; those that were built elsewhere are left out."""
+        return {outcome.package.source: outcome.endpoint for outcome in self.outcomes if outcome.endpoint}
+
+    @property
     def log(self) -> Path:
         """The log to look at first."""
         return self.last.log if self.state is State.FAILED else self.outcomes[0].log
@@ -133,11 +142,10 @@ class Workshop:
     roots: Roots
     results: Results
     dist: Dist
-    engine: Callable[[], box.Engine]
+    farm: Farm
     watcher: Watcher
     stop: Stop
     stall: float
-    make_jobs: int
 
     def unchanged(self, cell: Cell) -> CellOutcome | None:
         """Return the outcome of a cell that needs no build, from records alone; starts nothing.
@@ -221,7 +229,8 @@ class _Bench:
     package: SourcePackage
     stage: Stage = Stage.WAITING
     first_error: str = ""
-    box: box.Box | None = None
+    box: Box | None = None
+    endpoint: str = ""
 
     def work(self) -> Outcome:
         began = time.monotonic()
@@ -244,19 +253,45 @@ class _Bench:
         self._enter(Stage.ROOT)
         root = self.shop.roots.obtain(self.package.release, self.package.dependencies, runner)
         inputs = self.package.inputs(root.packages)
-        with tempfile.TemporaryDirectory(dir=self.shop.cache.folder("boxes"), prefix=".in-") as place:
-            self._enter(Stage.SOURCE)
-            self.package.lay_out(Path(place))
-            self.box = self.shop.engine().box(root, self.package.name, runner)
-            self.box.put(Path(place))
-        self.box.run(self._recipe(root), runner)
-        self._enter(Stage.CHECK)
-        files = self._collect(inputs, log)
-        self.box.remove()
-        return self.shop.good(self.package, State.BUILT, began, files, inputs)
+        while (files := self._built(root, inputs, runner)) is None:
+            self.first_error = ""
+        ended = self.shop.good(self.package, State.BUILT, began, files, inputs)
+        return replace(ended, endpoint=self.endpoint)
 
-    def _recipe(self, root: Root) -> Sequence[str]:
-        return ["/build/recipe", "build", self.package.source, str(self.shop.make_jobs), root.key]
+    def _built(self, root: Root, inputs: fingerprint.Inputs, runner: Runner) -> dict[str, str] | None:
+        """Build with an engine that is free; None where that one failed and another is to try."""
+        with self.shop.farm.engine_for(self.package.name) as engine:
+            self.endpoint = engine.place
+            try:
+                return self._built_by(engine, root, inputs, runner)
+            except (MachineError, CommandFailed) as error:
+                fault = self._explained(error) if isinstance(error, CommandFailed) else error
+                silent = isinstance(error, CommandStalled)  # as likely the package's doing
+                if silent or not isinstance(fault, MachineError) or not self.shop.farm.goes_on_without(engine, fault):
+                    raise
+                with runner.log.open("a", encoding="utf-8") as log:
+                    log.write(f"# {engine.place} failed: {fault.message}\n")
+                self._give_up_box()
+                return None
+
+    def _built_by(self, engine: Engine, root: Root, inputs: fingerprint.Inputs, runner: Runner) -> dict[str, str]:
+        self._enter(Stage.SOURCE)
+        with tempfile.TemporaryDirectory(dir=self.shop.cache.folder("boxes"), prefix=".in-") as place:
+            self.package.lay_out(Path(place))
+            self.box = engine.box(root, self.package.name, runner)
+            self.box.put(Path(place))
+        self.box.run(["/build/recipe", "build", self.package.source, str(engine.cores), root.key], runner)
+        self._enter(Stage.CHECK)
+        files = self._collect(inputs, runner.log)
+        self.box.remove()
+        return files
+
+    def _give_up_box(self) -> None:
+        """Remove the box, if its engine still does so; else that is done when it is asked for boxes again."""
+        if self.box is not None:
+            with suppress(MachineError):
+                self.box.remove()
+            self.box = None
 
     def _collect(self, inputs: fingerprint.Inputs, log: Path) -> dict[str, str]:
         assert self.box is not None  # noqa: S101 - for the type checker
@@ -300,11 +335,11 @@ class _Bench:
 
     def _failed(self, began: float, log: Path, error: ToolkitError) -> Outcome:
         if self.box and isinstance(error, DiskFullError):
-            self.box.remove()  # nothing is to be learnt from it, and it is what fills the disk
-            self.box = None
+            self._give_up_box()  # nothing is to be learnt from it, and it is what fills the disk
         shell = tuple(self.box.shell()) if self.box and error is not INTERRUPTED else ()
         took = time.monotonic() - began
-        return Outcome(self.package, State.FAILED, took, log, stage=self.stage, error=error, shell=shell)
+        failed = Outcome(self.package, State.FAILED, took, log, stage=self.stage, error=error, shell=shell)
+        return replace(failed, endpoint=self.endpoint)
 
 
 def _disk_full() -> DiskFullError:

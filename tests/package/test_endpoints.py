@@ -1,0 +1,162 @@
+"""Builds spread over two docker daemons of this machine: the same bytes, also when one of them dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import docker_daemon
+
+from pgpool_deb.cache import Cache
+from pgpool_deb.docker_box import IMAGE, LABEL, DockerEngine
+from pgpool_deb.download import sha256_of
+from pgpool_deb.errors import ExitStatus
+from pgpool_deb.project import Project
+
+pytestmark = pytest.mark.thorough
+SAME = (".deb", ".dsc", ".tar.xz", ".orig.tar.gz")
+PROGRAM = "import sys; sys.path.insert(0, 'packaging'); from pgpool_deb.program import main; main('.')"
+RELEASES = ("bookworm", "trixie")
+NAMES = ("farm1", "farm2")
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A copy of the checkout whose builds go to `daemons`, docker contexts by name."""
+
+    checkout: Path
+    cache: Cache
+    daemons: dict[str, docker_daemon.Daemon]
+
+    def start(self) -> subprocess.Popen[str]:
+        words = ["build-deb", "--release", ",".join(RELEASES), "--engine", "docker", "--endpoint", ",".join(NAMES)]
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *words],
+            cwd=self.checkout,
+            env={**os.environ, "PGPOOL_DEB_CACHE": str(self.cache.path), "CI": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def cells(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
+        return found
+
+    def endpoints(self) -> set[str]:
+        """Where the last run built."""
+        return {name for cell in self.cells() for name in cell["endpoints"].values()}
+
+    def files(self) -> dict[str, str]:
+        return files_in(self.checkout / "dist")
+
+    def boxes(self) -> list[str]:
+        """What is left of boxes at any endpoint that answers."""
+        left = []
+        for name in NAMES:
+            engine = DockerEngine.connect(self.cache, name)
+            found = engine.client.api.containers(all=True, filters={"label": f"{LABEL}.box"})
+            left += [box["Names"][0] for box in found]
+            engine.close()
+        return left
+
+
+def files_in(dist: Path) -> dict[str, str]:
+    """Name and SHA-256 of the files that must be the same wherever they were built."""
+    found = [path for name in RELEASES for path in (dist / name).iterdir() if path.name.endswith(SAME)]
+    return {path.name: sha256_of(path) for path in found}
+
+
+@pytest.fixture(scope="module")
+def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    place = tmp_path_factory.mktemp("endpoints")
+    shutil.copytree(project.path, place / "checkout", ignore=shutil.ignore_patterns(".*", "dist", "tests"))
+    users, cache = Cache.open(), Cache(place / "cache")
+    cache.path.mkdir()
+    for folder in ("roots", "apt", "sources"):
+        (cache.path / folder).symlink_to(users.folder(folder))
+    for name in RELEASES:
+        (cache.folder("locks") / f"root-{name}").symlink_to(users.folder("locks") / f"root-{name}")
+    install = not request.config.getoption("--no-install")
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_CONFIG", str(place / "docker"))
+        patch.delenv("DOCKER_HOST", raising=False)
+        patch.delenv("DOCKER_CONTEXT", raising=False)
+        daemons = {name: stack.enter_context(docker_daemon.running(install=install)) for name in NAMES}
+        for name, daemon in daemons.items():
+            words = ["docker", "context", "create", name, "--docker", f"host={daemon.host}"]
+            subprocess.run(words, check=True, capture_output=True)
+        yield Shop(place / "checkout", cache, daemons)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(project: Project, cells: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The files of the same checkout as build-deb makes them without endpoints."""
+    if not set(RELEASES) <= set(cells):
+        pytest.skip(f"it compares {' and '.join(RELEASES)}")
+    return files_in(project.dist)
+
+
+def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: dict[str, str]) -> None:
+    with shop.start() as process:
+        output, _ = process.communicate()
+    assert process.returncode == ExitStatus.GOOD, output
+    assert shop.endpoints() == set(NAMES), output
+    assert shop.files() == elsewhere
+    assert shop.boxes() == []
+    for name in NAMES:
+        engine = DockerEngine.connect(shop.cache, name)
+        assert engine.client.api.images(IMAGE), "it has roots of its own"
+        engine.close()
+
+
+def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(
+    shop: Shop, elsewhere: dict[str, str]
+) -> None:
+    shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
+    printed = []
+    with shop.start() as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            if line.endswith(": compile\n"):
+                break
+        shop.daemons["farm1"].kill()
+        rest, _ = process.communicate()
+    output = "".join(printed) + rest
+    shop.daemons["farm1"].start()
+    assert process.returncode == ExitStatus.GOOD, output
+    assert "warning: farm1 gets no more builds, others take them over: the docker engine no longer answers" in output
+    assert [cell["state"] for cell in shop.cells()] == ["built", "built"]
+    assert shop.files() == elsewhere
+    assert shop.boxes() == []
+
+
+def test_an_endpoint_that_does_not_answer_is_left_out_and_with_none_the_machine_is_at_fault(
+    shop: Shop, elsewhere: dict[str, str]
+) -> None:
+    shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
+    for name in NAMES:
+        shop.daemons[name].stop()
+    with shop.start() as process:
+        output, _ = process.communicate()
+    assert process.returncode == ExitStatus.ENVIRONMENT, output
+    assert f"no docker engine answers at {shop.daemons['farm1'].host}" in output
+    assert shop.files() == elsewhere, "dist/ still has the last good packages"
+    shop.daemons["farm2"].start()
+    with shop.start() as process:
+        output, _ = process.communicate()
+    assert process.returncode == ExitStatus.GOOD, output
+    assert f"warning: no docker engine answers at {shop.daemons['farm1'].host}" in output
+    assert shop.endpoints() == {"farm2"}
+    assert shop.files() == elsewhere
+    shop.daemons["farm1"].start()
