@@ -48,6 +48,8 @@ def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
         changed = [cell for cell in cells if cell not in outcomes]
         if changed:
             machine.require(machine.for_roots(), install=request.install, report=say)
+            if request.endpoints:
+                workshop.farm.open()  # a name that is wrong is told before roots are made
             outcomes |= schedule.build_all(workshop, changed, request.jobs)
     ended = [outcomes[cell] for cell in cells]
     _remember((outcome for one in ended for outcome in one.outcomes), history, cache)

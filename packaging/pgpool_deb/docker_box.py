@@ -216,10 +216,10 @@ class DockerEngine:
             where = place or os.environ.get("DOCKER_HOST") or "the current docker context"
             with suppress(Exception):
                 where = endpoint(place) or where
-            raise MachineError(
-                f"no docker engine answers at {where}: {reason(error)}",
-                hint="start one (systemctl start docker), name one with DOCKER_HOST, or use --engine chroot",
-            ) from error
+            hint = "start it (systemctl start docker), or leave it out of --endpoint"
+            if not place:
+                hint = "start one (systemctl start docker), name one with DOCKER_HOST, or use --engine chroot"
+            raise MachineError(f"no docker engine answers at {where}: {reason(error)}", hint=hint) from error
         with asking("it was asked for boxes of dead runs"):
             engine._remove_left_over()
         return engine

@@ -84,8 +84,8 @@ def endpoint_options(name: str = "") -> list[str]:
         return ["--host" if _is_address(name) else "--context", name]
     if host := os.environ.get("DOCKER_HOST"):
         return ["--host", host]
-    if context := os.environ.get("DOCKER_CONTEXT"):
-        return ["--context", context]
+    if current := os.environ.get("DOCKER_CONTEXT"):
+        return ["--context", current]
     return []
 
 

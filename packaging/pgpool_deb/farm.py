@@ -23,7 +23,7 @@ def chosen(busy: Mapping[int, int], of: int, home: int) -> int:
 
 @dataclass(slots=True)
 class Farm:
-    """Lends engines to builds, from several threads; they are looked for when the first one is needed.
+    """Lends engines to builds, from several threads; they are looked for when the first one is needed, or by `open`.
 
     `connect` raises MachineError or UsageError where there is none; `report` takes a line for the user.
     """
@@ -34,13 +34,18 @@ class Farm:
     _busy: dict[int, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextmanager
-    def engine_for(self, build: str) -> Iterator[Engine]:
-        """Lend an engine to the build of that name; what an earlier run of it left with the others is removed."""
+    def open(self) -> None:
+        """Look for the engines, if that has not been done; raises what `connect` does."""
         with self._lock:
             if not self._engines:
                 self._engines = self.connect()
                 self._busy = dict.fromkeys(range(len(self._engines)), 0)
+
+    @contextmanager
+    def engine_for(self, build: str) -> Iterator[Engine]:
+        """Lend an engine to the build of that name; what an earlier run of it left with the others is removed."""
+        self.open()
+        with self._lock:
             index = chosen(self._busy, len(self._engines), zlib.crc32(build.encode()))
             self._busy[index] += 1
             others = [self._engines[other] for other in self._busy if other != index]

@@ -79,7 +79,11 @@ def files_in(dist: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     place = tmp_path_factory.mktemp("endpoints")
-    shutil.copytree(project.path, place / "checkout", ignore=shutil.ignore_patterns(".*", "dist", "tests"))
+    (place / "checkout").mkdir()
+    for name in ("tasks.py", "pyproject.toml"):
+        shutil.copyfile(project.path / name, place / "checkout" / name)
+    for name in ("config-templates", "debian-templates", "docs", "packaging", "scripts"):
+        shutil.copytree(project.path / name, place / "checkout" / name)
     users, cache = Cache.open(), Cache(place / "cache")
     cache.path.mkdir()
     for folder in ("roots", "apt", "sources"):

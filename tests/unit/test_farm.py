@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_deb import engines, plan, workshop
+from pgpool_deb import build_deb, engines, plan, workshop
 from pgpool_deb.box import Box, Engine
 from pgpool_deb.cache import Cache
 from pgpool_deb.command import CommandFailed, CommandStalled, Runner, Stop
@@ -22,6 +22,7 @@ from pgpool_deb.docker_context import context
 from pgpool_deb.docker_endpoint import endpoint, endpoint_options
 from pgpool_deb.errors import ExitStatus, MachineError, PackageError, UsageError
 from pgpool_deb.farm import Farm, chosen
+from pgpool_deb.project import Project
 from pgpool_deb.results import Dist
 from pgpool_deb.roots import Root
 
@@ -129,6 +130,15 @@ def test_engines_are_looked_for_once_and_not_before_they_are_needed() -> None:
     for thread in threads:
         thread.join()
     assert len(asked) == 1
+
+
+def test_engines_that_are_looked_for_ahead_are_those_that_builds_get() -> None:
+    made = iter([(FakeEngine("a"),)])
+    farm = Farm(lambda: next(made), print)
+    farm.open()
+    farm.open()
+    with farm.engine_for("x") as engine:
+        assert engine.place == "a"
 
 
 def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() -> None:
@@ -308,6 +318,15 @@ def test_the_docker_client_is_told_the_same_endpoint(monkeypatch: pytest.MonkeyP
     assert endpoint_options() == ["--host", "unix:///one"]
     assert endpoint_options("tcp://farm:2376") == ["--host", "tcp://farm:2376"]
     assert endpoint_options("farm1") == ["--context", "farm1"]
+
+
+def test_an_endpoint_and_the_engine_that_has_none_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
+    request = plan.Request(engine="chroot", endpoints=("farm1",))
+    with pytest.raises(UsageError, match="--endpoint and --engine chroot exclude each other"):
+        build_deb.run(Project(tmp_path), request)
 
 
 def test_names_of_endpoints_are_read_once_each() -> None:
