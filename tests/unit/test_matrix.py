@@ -148,7 +148,10 @@ def test_stages_are_read_from_the_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "tried"),
-    [((), ["quality", "install", "cluster"]), (("upstream", "quality"), ["quality", "upstream"])],
+    [
+        ((), ["quality", "debian", "install", "cluster", "dist-upgrade"]),
+        (("upstream", "quality"), ["quality", "upstream"]),
+    ],
 )
 def test_upstreams_suite_is_tried_only_where_it_is_named(asked: tuple[str, ...], tried: list[str]) -> None:
     assert [stage.name for stage in stages_of(Request(stages=asked))] == tried
