@@ -54,7 +54,11 @@ apt-get install -y -q postgresql-{new} postgresql-{new}-pgpool2 </dev/null
 pg_dropcluster --stop {new} main 2>/dev/null || :
 systemctl stop pgpool2-cluster pgpool2
 """
-COPIED = "pg_dropcluster --stop {old} main; pg_createcluster {new} main"
+COPIED = """
+pg_dropcluster --stop {new} main 2>/dev/null || :
+pg_dropcluster --stop {old} main
+pg_createcluster {new} main
+"""
 PENDING = "SELECT coalesce(string_agg(name, ' '), '') FROM pg_settings WHERE pending_restart"
 VERSION = ". /etc/os-release; echo $VERSION_CODENAME $(dpkg-query -W -f '${Version}' pgpool2)"
 SERVES = "SELECT current_setting('server_version_num')::int / 10000, current_setting('port')"
@@ -142,9 +146,8 @@ def test_4_clients_wrote_on_and_nothing_is_lost(upgraded: Upgraded) -> None:
 
 
 def test_5_the_servers_boot_into_a_healthy_cluster(upgraded: Upgraded) -> None:
-    for host in upgraded.cluster.hosts:
-        host.reboot()
-        upgraded.cluster.wait_healthy(120)
+    together(Host.reboot, upgraded.cluster.hosts)
+    upgraded.cluster.wait_healthy(120)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ class Desk:
     def run(self, *arguments: str, stdin: str = "") -> Ended:
         process = self.start(*arguments)
         try:
-            out, err = process.communicate(stdin, timeout=240)
+            out, err = process.communicate(stdin, timeout=900)
         finally:
             process.kill()
         return Ended(process.returncode, out, err)

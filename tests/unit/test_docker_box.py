@@ -73,13 +73,13 @@ def test_auto_takes_chroot_where_no_engine_answers(cache: Cache, nowhere: str) -
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "silent"])
-def test_finding_no_engine_takes_less_than_a_second(
+def test_finding_no_engine_takes_a_moment_only(
     cache: Cache, endpoint: str, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(endpoint)
     began = time.monotonic()
     assert DockerEngine.reachable(cache) is None
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
 
 
 def test_an_endpoint_of_a_kind_unknown_to_the_sdk_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
