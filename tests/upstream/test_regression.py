@@ -164,10 +164,10 @@ def side_by_side(verdict: Callable[[str], Verdict], names: Iterable[str], worker
 
 
 def test_all_but_those_with_a_reason_pass(
-    verdicts: dict[str, Verdict], record_property: Callable[[str, object], None]
+    verdicts: dict[str, Verdict], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     for name, one in verdicts.items():
-        record_property(name, one.told)
+        record_testsuite_property(name, one.told)
         print(f"{name}: {one.told}")
     failed = {name: one.output for name, one in verdicts.items() if one.word != "ok" and name not in CANNOT_PASS}
     for name, output in failed.items():
