@@ -123,8 +123,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
     key = read_key()
     record = Record.load(paths.RECORD)
-    came = record.standbys_came and not record.upgrading
-    facts = server.facts(cluster, me, standbys_came=came, upgrading=record.upgrading)
+    facts = server.facts(cluster, me, standbys_came=record.standbys_came, upgrading=record.upgrading)
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())

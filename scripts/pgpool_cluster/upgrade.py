@@ -32,7 +32,8 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
     if Service.POSTGRESQL not in me.runs:
         return
-    if server.choose_instance(cluster, server.instances(), me).name != old:
+    instance = server.choose_instance(cluster, server.instances(), me)
+    if instance.name != old:
         return
     if cluster.postgresql is not None:
         hint = f"take `postgresql: {cluster.postgresql}` out of {paths.CLUSTER_YML}: the port says which one it is"
@@ -46,6 +47,11 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     if not Path(f"/usr/share/postgresql/{new.major}/extension/pgpool_recovery.control").exists():
         hint = f"apt install postgresql-{new.major}-pgpool2"
         raise ServerError(f"PostgreSQL {new.major} has no extension pgpool_recovery", hint=hint)
+    record = record.with_changes(standbys_came=False)
+    record.save(paths.RECORD)
+    units.control("apply")
+    # pg_upgradecluster writes in the old server, too, which no standby receives from any more.
+    server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
     record.with_changes(upgrading=str(new)).save(paths.RECORD)
     units.control("apply")
 
@@ -65,4 +71,4 @@ def adopted(record: Record, instance: Instance) -> Record:
         hint = f"pg_controldata {instance.data} shows why"
         raise ServerError(f"{instance.data} cannot be read after the upgrade", hint=hint)
     log(f"PostgreSQL was upgraded to {instance.name}: its data is the cluster's")
-    return record.with_changes(upgrading="", system=int(system), standbys_came=False)
+    return record.with_changes(upgrading="", system=int(system))

@@ -158,7 +158,7 @@ def on_the_next_major(upgraded: Upgraded) -> dict[str, Answer]:
     together(lambda host: host.run(NEXT_MAJOR.format_map(words)), cluster.hosts)
     said = {host.name: host.attempt(f"pg_upgradecluster {words['old']} main </dev/null") for host in (pg2, pg1)}
     together(lambda host: host.run(COPIED.format_map(words)), cluster.others(pg1))
-    together(lambda host: host.run("systemctl start pgpool2-cluster"), cluster.hosts)
+    together(lambda host: host.run("systemctl start pgpool2-cluster pgpool2"), cluster.hosts)
     cluster.wait_healthy(180)
     return said
 
