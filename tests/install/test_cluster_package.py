@@ -83,7 +83,8 @@ def test_the_command_and_the_hooks_are_there(life: dict[str, str]) -> None:
 def test_the_removal_keeps_what_says_which_cluster_it_is(life: dict[str, str]) -> None:
     left = set(life["removed"].splitlines()) - set(life["before"].splitlines())
     assert {"/etc/pgpool2/cluster.yml", "/etc/pgpool2/cluster.key"} <= left
-    own = ("/etc/pgpool2/cluster", "/var/lib/pgpool2-cluster", "/run/")
+    conffile = "/etc/postgresql-common/pg_upgradecluster.d/pgpool2-cluster"  # dpkg keeps it until the purge
+    own = ("/etc/pgpool2/cluster", "/var/lib/pgpool2-cluster", "/run/", conffile)
     assert [path for path in left if not path.startswith(own) and not any(word in path for word in REMEMBERED)] == []
 
 
