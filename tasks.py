@@ -101,7 +101,7 @@ def shell(context: Context, cell: str) -> None:
 @task(
     name="test",
     help={
-        "level": "unit, package, install, cluster, joined by commas (default: all of these), and upstream",
+        "level": "unit, package, install, cluster (default: all of these), upstream; joined by commas",
         "release": "Debian releases, joined by commas (default: this machine's and stable)",
         "all": "every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
@@ -123,7 +123,7 @@ def run_tests(
     name="matrix",
     help={
         "release": "Debian releases, joined by commas (default: every row of releases.toml)",
-        "stage": "quality, install, cluster, joined by commas (default: all of these), and upstream",
+        "stage": "quality, debian, install, cluster, dist-upgrade (default: all of these), upstream; by commas",
         "jobs": "stages tried side by side (default: the number of cores)",
         "install": "--no-install: never install missing Debian packages on this machine",
     },

@@ -15,7 +15,7 @@ MEANINGS = {
     State.PASSED: "",
     State.FAILED: "a package is at fault",
     State.BROKEN: "the machine is, or no test was run: nothing is known about the package",
-    State.LEFT_OUT: "an earlier stage left nothing to try",
+    State.LEFT_OUT: "there is nothing to try",
 }
 
 

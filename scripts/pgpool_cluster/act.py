@@ -171,18 +171,10 @@ def promote(here: Here, action: Promote) -> None:
 
 def tell(here: Here, term: int) -> list[str]:
     """Tell a new term to every node and return those, this one included, that have taken note and known none later."""
-    if not note_term(here, term):
+    if not here.note_term(term):
         return []
     answers = here.peers.ask_all({"do": "term", "term": term}, seconds=LOOK_SECONDS)
     return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
-
-
-def note_term(here: Here, term: int) -> bool:
-    """Write down a new term; False if this node knows it, or a later one, already."""
-    if term <= here.record.term:
-        return False
-    here.remember(term=term)
-    return True
 
 
 def become_primary(here: Here, term: int) -> None:
@@ -223,7 +215,7 @@ def dismiss(here: Here, action: Dismiss) -> None:
                                {"do": "term", "term": action.term, "serves": True}, seconds=LOOK_SECONDS)  # fmt: skip
     here.peers.ask_some([name for name in others if name not in serving], {"do": "term", "term": action.term},
                         seconds=LOOK_SECONDS)  # fmt: skip
-    if note_term(here, action.term) and here.me.name in serving:
+    if here.note_term(action.term) and here.me.name in serving:
         here.remember(led=action.term)
     missing = serving - set(told) - {here.me.name}
     if missing:
@@ -233,7 +225,7 @@ def dismiss(here: Here, action: Dismiss) -> None:
 
 def serve(here: Here, action: Serve) -> None:
     """Start this node's server as the only one in service."""
-    note_term(here, action.term)
+    here.note_term(action.term)
     here.remember(led=action.term)
     start(here, Start(action.node))
 

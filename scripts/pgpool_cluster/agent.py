@@ -15,12 +15,12 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, cluster_file, paths, pgpool, server, two_stages, units, upgrade
+from . import act, paths, pgpool, server, two_stages, units, upgrade
 from .actions import Action, AwaitRecovery, Refuse, Wait
 from .answers import Answers, store_users
 from .archive import Keeper
 from .channel import notify, serving
-from .cluster import Service, own_node
+from .cluster import Service
 from .decide import confirmed, decide
 from .errors import ClusterError, OperationError, ServerError
 from .facts import BackendState, ClusterFacts
@@ -44,18 +44,13 @@ _MOMENT = 0.5
 
 def load() -> Here:
     """Return this node as cluster.yml describes it; raises ClusterError."""
-    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
+    cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
-    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
-    database, record = None, Record.load(paths.RECORD)
+    database = None
     if Service.POSTGRESQL in me.runs:
         database = Database(server.choose_instance(cluster, server.instances(), me))
-        record = upgrade.adopted(known := record, database.instance)
-        if record != known:
-            record.save(paths.RECORD)
-            units.control("apply")
-    return Here(cluster, me, database, Peers.of(cluster, me.name), record)
+    return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD))
 
 
 @dataclass(slots=True)
@@ -75,7 +70,8 @@ class Agent:
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
 
     def run(self) -> None:
-        """Serve and converge until told to end; SIGHUP reads cluster.yml again."""
+        """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError before it begins."""
+        upgrade.finish(self.here)
         self.here.answer = self.answer
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         signal.signal(signal.SIGINT, lambda *_: self._end())

@@ -95,7 +95,7 @@ class Answers:
     def _term(self, request: Json, _: Progress) -> Json:
         """Take note of a new term; `serves`: this node is in service in it."""
         term = int(request["term"])
-        taken = act.note_term(self.here, term)
+        taken = self.here.note_term(term)
         if taken and request.get("serves"):
             self.here.remember(led=term)
         return {"taken": taken}

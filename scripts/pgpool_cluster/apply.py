@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import cluster_file, configuration, files, paths, pgpool, server, units
+from . import configuration, files, paths, pgpool, server, units
 from . import key as keys
-from .cluster import Service, own_node
+from .cluster import Service
 from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
 from .key import ClusterKey
@@ -119,8 +119,7 @@ class Plan:
 
 def wanted() -> tuple[tuple[File, ...], Users]:
     """Return all files as they are to be on this node, and the users among them; raises ClusterError."""
-    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
-    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
+    cluster, me = server.this_node()
     key = read_key()
     record = Record.load(paths.RECORD)
     facts = server.facts(cluster, me, standbys_came=record.standbys_came, upgrading=record.upgrading)
@@ -275,8 +274,7 @@ def _locked() -> Iterator[None]:
 
 
 def _make_folders() -> None:
-    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
-    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
+    cluster, me = server.this_node()
     entry = pwd.getpwnam("postgres")
     for folder, mode, owner in (
         (Path(FOLDER), 0o755, (0, 0)),

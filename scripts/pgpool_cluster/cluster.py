@@ -97,6 +97,7 @@ class Parameter:
 DRAIN_SECONDS = 3
 """What the template gives client_idle_limit_in_recovery: new clients wait for as long, so it is short."""
 _START_SECONDS = 300
+"""Seconds in which a recovered standby's server must have come up."""
 _OUT_OF_REACH = 27
 """Seconds that a pgpool-II which is to let its sessions end may be out of reach."""
 _POOL = {"num_init_children": 32, "max_pool": 4}

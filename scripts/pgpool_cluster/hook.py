@@ -96,15 +96,13 @@ def _may_start(words: list[str]) -> int:
 
 def _concerns(name: str) -> bool:
     """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new."""
-    from . import cluster_file, server  # noqa: PLC0415
-    from .cluster import own_node  # noqa: PLC0415
+    from . import server  # noqa: PLC0415
     from .record import Record  # noqa: PLC0415
 
     if name == Record.load(paths.RECORD).upgrading.replace("/", "-"):
         return False
-    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
-    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
-    return str(server.choose_instance(cluster, server.instances(), me).name).replace("/", "-") == name
+    cluster, me = server.this_node()
+    return server.choose_instance(cluster, server.instances(), me).unit == f"postgresql@{name}.service"
 
 
 def _upgrade(words: list[str]) -> int:

@@ -100,6 +100,14 @@ class Here:
                 self.record = changed
             self._look = None
 
+    def note_term(self, term: int) -> bool:
+        """Write down a new term; False if this node knows it, or a later one, already. Of two who tell one, one may."""
+        with self._lock:
+            if term <= self.record.term:
+                return False
+            self.remember(term=term)
+            return True
+
     def renew(self, fresh: Here) -> None:
         """Go on with cluster.yml as `fresh` has read it; what is under way in other threads goes on."""
         self.peers.close()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import paths, plain
-from .cluster import Cluster, Node, PostgresqlCluster, Service
+from . import cluster_file, paths, plain
+from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .errors import ServerError, UsageError
 
@@ -48,6 +48,12 @@ class Instance:
 def host_name() -> str:
     """Return this machine's name in lower case, as the kernel has it."""
     return socket.gethostname().lower()
+
+
+def this_node() -> tuple[Cluster, Node]:
+    """Return the cluster as cluster.yml describes it, and the node of it that this machine is; raises ClusterError."""
+    cluster = cluster_file.load(paths.CLUSTER_YML, host_name())
+    return cluster, own_node(cluster, [host_name()], str(paths.CLUSTER_YML))
 
 
 def run(words: Sequence[str], *, seconds: float = 30.0) -> str:

@@ -38,7 +38,7 @@ _STUCK = 4.0
 _HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
 _WORD_SECONDS = 10.0
 _LATE = 30.0
-"""Seconds that pgpool-II may need beside that: for its checkpoints, and to attach the node."""
+"""Seconds that pgpool-II may need beside recovery_timeout: for its checkpoints, and to attach the node."""
 _BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
 """What pgpool-II says when the same request is good a moment later, and how often it is tried again for that reason.
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import cluster_file, paths, server, units
+from . import paths, server, units
 from . import postgresql as pg
-from .cluster import PostgresqlCluster, Service, own_node
+from .cluster import PostgresqlCluster, Service
 from .errors import OperationError, ServerError
-from .node import log
+from .node import Here, log
 from .record import Record
-from .server import Instance
 
 _GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian has the whole procedure"
 
@@ -28,8 +27,7 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     record = Record.load(paths.RECORD)
     if record.system is None or not paths.CLUSTER_YML.exists():
         return
-    cluster = cluster_file.load(paths.CLUSTER_YML, server.host_name())
-    me = own_node(cluster, [server.host_name()], str(paths.CLUSTER_YML))
+    cluster, me = server.this_node()
     if Service.POSTGRESQL not in me.runs:
         return
     instance = server.choose_instance(cluster, server.instances(), me)
@@ -44,31 +42,39 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     if units.state(paths.UNIT).active not in ("inactive", "failed"):
         hint = f"on every node: systemctl stop pgpool2-cluster pgpool2; {_GUIDE}"
         raise OperationError("the cluster would fail over to another node meanwhile", hint=hint)
-    if not Path(f"/usr/share/postgresql/{new.major}/extension/pgpool_recovery.control").exists():
+    if not extension_of(new).exists():
         hint = f"apt install postgresql-{new.major}-pgpool2"
         raise ServerError(f"PostgreSQL {new.major} has no extension pgpool_recovery", hint=hint)
     record = record.with_changes(standbys_came=False)
     record.save(paths.RECORD)
     units.control("apply")
-    # pg_upgradecluster writes in the old server, too, which no standby receives from any more.
-    server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
+    if (instance.data / "postmaster.pid").exists():  # it is written in, too, and no standby receives that any more
+        server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
     record.with_changes(upgrading=str(new)).save(paths.RECORD)
     units.control("apply")
 
 
-def adopted(record: Record, instance: Instance) -> Record:
-    """Return the record of a node whose server may have been upgraded: then it is `instance`, and its data counts.
+def extension_of(name: PostgresqlCluster) -> Path:
+    """Return the file of the extension pgpool_recovery, by which postgresql-N-pgpool2 is known to be installed."""
+    return Path(f"/usr/share/postgresql/{name.major}/extension/pgpool_recovery.control")
+
+
+def finish(here: Here) -> None:
+    """Take note, when the agent starts, that the server was upgraded: it is another one now, and its data counts.
 
     An upgrade that came to nothing is forgotten. Raises ServerError where the new data cannot be read.
     """
-    if not record.upgrading:
-        return record
-    if record.upgrading != str(instance.name):
-        log(f"PostgreSQL was not upgraded to {record.upgrading}: {instance.name} goes on")
-        return record.with_changes(upgrading="")
-    system = pg.control_data(instance).get("Database system identifier", "")
-    if not system.isdecimal():
-        hint = f"pg_controldata {instance.data} shows why"
-        raise ServerError(f"{instance.data} cannot be read after the upgrade", hint=hint)
-    log(f"PostgreSQL was upgraded to {instance.name}: its data is the cluster's")
-    return record.with_changes(upgrading="", system=int(system))
+    if not here.record.upgrading:
+        return
+    instance = here.server.instance
+    if here.record.upgrading != str(instance.name):
+        log(f"PostgreSQL was not upgraded to {here.record.upgrading}: {instance.name} goes on")
+        here.remember(upgrading="")
+    else:
+        system = pg.control_data(instance).get("Database system identifier", "")
+        if not system.isdecimal():
+            hint = f"pg_controldata {instance.data} shows why"
+            raise ServerError(f"{instance.data} cannot be read after the upgrade", hint=hint)
+        log(f"PostgreSQL was upgraded to {instance.name}: its data is the cluster's")
+        here.remember(upgrading="", system=int(system))
+    units.control("apply")

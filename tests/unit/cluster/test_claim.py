@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,19 @@ def test_without_one_this_node_does_not_lead(
 def test_a_term_that_another_node_has_told_is_not_claimed_again(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others would take note of a later one: it would be started beside the node that got this one."""
     others(monkeypatch, pg2=True, pg3=True)
-    assert act.note_term(pg1, 2)
+    assert pg1.note_term(2)
     with pytest.raises(OperationError, match="term 2 is another node's already"):
         act.claim(pg1, 2)
     assert pg1.record.led == 1
+
+
+def test_of_several_who_tell_the_same_term_at_once_one_gets_it(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember = Here.remember
+
+    def slowly(here: Here, **changes: object) -> None:
+        time.sleep(0.05)
+        remember(here, **changes)
+
+    monkeypatch.setattr(Here, "remember", slowly)
+    with ThreadPoolExecutor(max_workers=4) as nodes:
+        assert sorted(nodes.map(pg1.note_term, [2, 2, 2, 2])) == [False, False, False, True]
