@@ -70,7 +70,7 @@ class Agent:
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
 
     def run(self) -> None:
-        """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError before it begins."""
+        """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
         upgrade.finish(self.here)
         self.here.answer = self.answer
         signal.signal(signal.SIGTERM, lambda *_: self._end())

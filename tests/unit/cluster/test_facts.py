@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.cluster.nodes import OTHER_SYSTEM, primary, standby
 
 from pgpool_cluster import wire
 from pgpool_cluster.archive import Usage
-from pgpool_cluster.facts import BackendState, Lsn, NodeFacts, PgpoolFacts, Postgresql, Switch, WatchdogState
+from pgpool_cluster.facts import BackendState, Lsn, NodeFacts, PgpoolFacts, Postgresql, Switch, WatchdogState, contains
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,31 @@ def test_the_facts_of_an_older_node_have_no_archive_in_them() -> None:
 def test_what_is_no_fact_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.decode(values)
+
+
+@pytest.mark.parametrize(
+    ("target", "fits"),
+    [
+        pytest.param(standby("pg3", "pg1", at=1000), True, id="stopped where the timeline forked"),
+        pytest.param(standby("pg3", "pg1", at=1001), False, id="went on after the fork"),
+        pytest.param(standby("pg3", "pg1", timeline=2, at=1500), True, id="same timeline, same place"),
+        pytest.param(replace(standby("pg3", "pg1"), system=OTHER_SYSTEM), False, id="another system"),
+        pytest.param(replace(standby("pg3", "pg1"), position=None), None, id="unknown end, as after a crash"),
+        pytest.param(
+            replace(standby("pg3", "pg1", timeline=2), history=(Switch(1, Lsn(5)),)), False, id="a namesake timeline"
+        ),
+    ],
+)
+def test_a_node_can_follow_if_its_log_is_part_of_the_primarys(target: NodeFacts, fits: bool | None) -> None:
+    assert contains(primary("pg2", timeline=2, at=1500), target) is fits
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_position_survives_being_written_and_read(number: int) -> None:
+    assert Lsn.parse(str(Lsn(number))) == Lsn(number)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0/", "g/0", "0/0/0", " 0/0", "123456789/0"])
+def test_what_is_no_position_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no WAL position"):
+        Lsn.parse(text)

@@ -1,0 +1,113 @@
+"""Facts of nodes as tests of decisions begin with them: a primary, a standby, and what may have become of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pgpool_cluster.actions import (
+    Action,
+)
+from pgpool_cluster.cluster import Cluster, Mode, Node, Service
+from pgpool_cluster.decide import decide
+from pgpool_cluster.facts import (
+    BackendState,
+    ClusterFacts,
+    Lsn,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+    Switch,
+    WatchdogState,
+)
+
+NAMES = ("pg1", "pg2", "pg3")
+SYSTEM = 7000
+OTHER_SYSTEM = 8000
+FORK = (Switch(1, Lsn(1000)),)
+
+
+def make_cluster(mode: Mode = Mode.STREAMING_REPLICATION, count: int = 3, synchronous: int = 1) -> Cluster:
+    nodes = tuple(Node(i, NAMES[i], f"10.0.0.{i + 1}", 5432, 1.0, frozenset(Service)) for i in range(count))
+    return Cluster("main", mode, None, nodes, (), None, None, synchronous, (), ())
+
+
+CLUSTER = make_cluster()
+NATIVE = make_cluster(Mode.NATIVE_REPLICATION, synchronous=0)
+ALL_UP = dict.fromkeys(NAMES, BackendState.UP)
+
+
+def pgpool(*down: str, quorum: bool = True, leader: bool = True, primary: str | None = None) -> PgpoolFacts:
+    backends = {name: BackendState.DOWN if name in down else BackendState.UP for name in NAMES}
+    return PgpoolFacts(WatchdogState.LEADER if leader else WatchdogState.STANDBY, quorum, backends, primary)
+
+
+def primary(name: str, *, term: int = 1, led: int | None = None, timeline: int = 1, at: int = 1000) -> NodeFacts:
+    return NodeFacts(
+        name, True, Postgresql.UP, member=True, term=term, led=term if led is None else led, system=SYSTEM,
+        databases=("app",), timeline=timeline, position=Lsn(at), history=FORK if timeline == 2 else (),
+        slots=frozenset(NAMES) - {name}, pgpool=pgpool(leader=False),
+    )  # fmt: skip
+
+
+def standby(name: str, follows: str, *, term: int = 1, timeline: int = 1, at: int = 1000) -> NodeFacts:
+    return replace(
+        primary(name, term=term, led=0, timeline=timeline, at=at),
+        in_recovery=True, standby_signal=True, follows=follows, streaming=True, slots=frozenset(),
+    )  # fmt: skip
+
+
+def down(facts: NodeFacts) -> NodeFacts:
+    return replace(facts, postgresql=Postgresql.DOWN, in_recovery=False, streaming=False, databases=None, pgpool=None)
+
+
+def crashed(facts: NodeFacts) -> NodeFacts:
+    return replace(down(facts), position=None)
+
+
+def orphaned(facts: NodeFacts) -> NodeFacts:
+    """A standby whose primary does not answer."""
+    return replace(facts, streaming=False)
+
+
+def away(name: str) -> NodeFacts:
+    return NodeFacts(name, reachable=False)
+
+
+def fresh(name: str, *databases: str) -> NodeFacts:
+    """A PostgreSQL as its package makes it, with a system identifier of its own."""
+    return NodeFacts(name, True, Postgresql.UP, system=OTHER_SYSTEM + int(name[-1]), databases=databases, timeline=1)
+
+
+def absent(name: str) -> NodeFacts:
+    return NodeFacts(name, True, Postgresql.ABSENT)
+
+
+def seen(*nodes: NodeFacts) -> ClusterFacts:
+    return ClusterFacts({facts.node: facts for facts in nodes})
+
+
+def healthy(leader: str = "pg1") -> tuple[NodeFacts, NodeFacts, NodeFacts]:
+    nodes = (primary("pg1"), standby("pg2", "pg1"), standby("pg3", "pg1"))
+    first, second, third = (replace(node, pgpool=pgpool(leader=node.node == leader)) for node in nodes)
+    return first, second, third
+
+
+def kinds(actions: Iterable[Action]) -> list[str]:
+    return [type(action).__name__ for action in actions]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is there, and the actions that each named node is to take, by their kinds."""
+
+    story: str
+    nodes: tuple[NodeFacts, ...]
+    wanted: dict[str, list[str]]
+    cluster: Cluster = CLUSTER
+
+    @property
+    def done(self) -> dict[str, list[str]]:
+        """The actions that they do take."""
+        facts = seen(*self.nodes)
+        return {name: kinds(decide(self.cluster, self.cluster.named(name), facts)) for name in self.wanted}

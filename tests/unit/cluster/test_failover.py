@@ -1,0 +1,121 @@
+"""What pgpool-II's failover program comes to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.unit.cluster.nodes import (
+    CLUSTER,
+    NATIVE,
+    away,
+    down,
+    healthy,
+    kinds,
+    orphaned,
+    pgpool,
+    primary,
+    seen,
+    standby,
+)
+
+from pgpool_cluster.actions import (
+    Attach,
+    Dismiss,
+    Follow,
+    Promote,
+    Refuse,
+    Wait,
+)
+from pgpool_cluster.decide import choose_new_primary, failover
+from pgpool_cluster.facts import (
+    ClusterFacts,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+)
+
+
+def dead_primary(*others: NodeFacts, view: PgpoolFacts | None = None) -> ClusterFacts:
+    first, *rest = others
+    return seen(away("pg1"), replace(first, pgpool=view or pgpool("pg1")), *rest)
+
+
+def test_the_most_advanced_standby_is_promoted_and_the_others_follow_it() -> None:
+    facts = dead_primary(orphaned(standby("pg2", "pg1", at=900)), orphaned(standby("pg3", "pg1", at=1000)))
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg3", 2), Follow("pg2", "pg3"))
+
+
+def test_of_equal_standbys_the_first_one_is_promoted() -> None:
+    facts = dead_primary(orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts)[0] == Promote("pg2", 2)
+
+
+def test_a_later_timeline_counts_more_than_a_longer_log() -> None:
+    facts = seen(standby("pg2", "pg1", timeline=1, at=9000), standby("pg3", "pg1", timeline=2, at=1500))
+    best = choose_new_primary(CLUSTER, facts)
+    assert best is not None
+    assert best.node == "pg3"
+
+
+def test_a_dead_standby_leads_to_nothing() -> None:
+    assert failover(CLUSTER, CLUSTER.named("pg3"), seen(*healthy()[:2])) == ()
+
+
+def test_a_false_alarm_attaches_the_primary_again() -> None:
+    assert failover(CLUSTER, CLUSTER.named("pg1"), seen(*healthy())) == (Attach("pg1"),)
+
+
+def test_trap_3_a_planned_restart_promotes_nobody() -> None:
+    restarting = replace(down(primary("pg1")), postgresql=Postgresql.STARTING)
+    facts = seen(restarting, orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
+    assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Wait"]
+
+
+def test_trap_8_nobody_is_promoted_while_an_acknowledged_commit_may_be_elsewhere() -> None:
+    """With synchronous: 1, pg3 may alone have the last commits; pgpool-II still thought it up."""
+    facts = seen(
+        replace(down(primary("pg1")), postgresql=Postgresql.STOPPED),
+        replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")),
+    )
+    [refusal] = failover(CLUSTER, CLUSTER.named("pg1"), facts)
+    assert isinstance(refusal, Refuse)
+    assert "pg3" in refusal.reason
+
+
+def test_two_nodes_are_not_promoted_at_once() -> None:
+    facts = dead_primary(
+        orphaned(standby("pg2", "pg1")), replace(orphaned(standby("pg3", "pg1", at=900)), promoting=True)
+    )
+    assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Wait"]
+
+
+def test_nobody_is_promoted_beside_a_stale_primary_that_still_takes_writes() -> None:
+    facts = dead_primary(orphaned(standby("pg2", "pg1", term=2)), primary("pg3", term=1))
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (
+        Wait("pg3", "it still takes writes; it has to stop first"),
+    )
+
+
+def test_a_standby_that_was_given_up_before_holds_no_failover_up() -> None:
+    facts = seen(
+        replace(down(primary("pg1")), postgresql=Postgresql.STOPPED),
+        replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1", "pg3")),
+    )
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg2", 2),)
+
+
+def test_a_minority_promotes_nobody() -> None:
+    facts = seen(replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1", "pg3")))
+    assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Refuse"]
+
+
+def test_in_native_replication_whoever_is_given_up_is_out_of_service_but_the_last() -> None:
+    facts = seen(primary("pg2"), primary("pg3"))
+    assert failover(NATIVE, NATIVE.named("pg1"), facts) == (Dismiss("pg1", 2),)
+    assert failover(NATIVE, NATIVE.named("pg1"), seen(primary("pg1", term=2), primary("pg2", term=2, led=1))) == ()
+
+
+def test_in_native_replication_only_a_majority_dismisses_but_either_of_two() -> None:
+    assert failover(NATIVE, NATIVE.named("pg1"), seen(primary("pg2"))) == ()
+    two = replace(NATIVE, nodes=NATIVE.nodes[:2])
+    assert failover(two, two.named("pg1"), seen(primary("pg2"))) == (Dismiss("pg1", 2),)
