@@ -6,7 +6,6 @@ has are borrowed (read only) by symbolic links; where it has none they are made,
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -14,156 +13,24 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from debian.deb822 import Changes
+from tests.package.broken_mirror import Handler, Mirror, half, hang, missing, whole
+from tests.package.builds import copy_of
+from tests.package.desk import BUILD, CHECKOUT, PINNED, POOL, RELEASE, TARBALL, VERSION, Desk, Ended, borrow
 
 from pgpool_deb import archive
 from pgpool_deb.cache import Cache
 
-CHECKOUT = Path(__file__).parents[2]
-RELEASE = "trixie"
-VERSION = "4.6.1"
-BUILD = ("build-deb", "--release", RELEASE, "--engine", "chroot")
-PINNED = (*BUILD, "--pgpool", VERSION)
-TARBALL = f"pgpool2_{VERSION}.orig.tar.gz"
-POOL = f"/pool/main/p/pgpool2/{TARBALL}"
-MAIN = 'import sys; from pgpool_deb.program import main; main("{}")'
-
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run of the command line that has ended."""
-
-    status: int
-    out: str
-    err: str
-
-    def complains(self, status: int, message: str, hint: str) -> None:
-        """Check for two lines on standard error and nothing like a traceback."""
-        assert "Traceback" not in self.out + self.err
-        lines = self.err.splitlines()
-        assert len(lines) == 2, self.err
-        assert re.search(message, lines[0]), lines[0]
-        assert re.match(f"hint: .*{hint}", lines[1]), lines[1]
-        assert self.status == status
-
-    def failed_cell(self, status: int, stage: str, message: str, hint: str) -> str:
-        """Check the closing lines of one failed cell; return the cell's name."""
-        assert "Traceback" not in self.out + self.err
-        assert self.err == ""
-        closing = re.search(
-            rf"^(?P<cell>\S+): failed, [\d.]+ s, at {stage}\n  error: (?P<message>.*)\n  hint:  (?P<hint>.*)\n"
-            r"  log:   (?P<log>.*)\n",
-            self.out,
-            re.MULTILINE,
-        )
-        assert closing, self.out
-        assert re.search(message, closing["message"]), closing["message"]
-        assert re.search(hint, closing["hint"]), closing["hint"]
-        assert Path(closing["log"]).is_file()
-        assert self.status == status
-        return closing["cell"]
-
-    def succeeds(self, state: str) -> None:
-        assert self.status == 0, self.out + self.err
-        assert re.search(rf"^{RELEASE}-\S+: {state}, ", self.out, re.MULTILINE), self.out
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A copy of the checkout, and the cache that its runs use."""
-
-    project: Path
-    cache: Path
-    env: dict[str, str] = field(default_factory=dict)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(self.project / "packaging")}
-        return subprocess.Popen(
-            # a shell starts what it puts in the background with SIGINT ignored, CI's may be such a one
-            ["env", "--default-signal=INT", sys.executable, "-c", MAIN.format(self.project), *arguments],
-            env={**environment, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str, stdin: str = "") -> Ended:
-        process = self.start(*arguments)
-        try:
-            out, err = process.communicate(stdin, timeout=900)
-        finally:
-            process.kill()
-        return Ended(process.returncode, out, err)
-
-    def with_env(self, **env: object) -> Desk:
-        return replace(self, env={**self.env, **{name: str(value) for name, value in env.items()}})
-
-    @property
-    def dist(self) -> Path:
-        return self.project / "dist"
-
-    @property
-    def hold(self) -> Path:
-        """While this file is there, builds of `sleeper` stand still in a Makefile."""
-        return self.cache / "compiler" / RELEASE / "hold"
-
-    def packages(self) -> dict[str, str]:
-        """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""
-        files = {path.name: _sha256(path) for path in (self.dist / RELEASE).glob("[!.]*")}
-        assert [str(path) for path in self.dist.rglob("*") if "partial" in path.name] == []
-        named = set()
-        for changes in (self.dist / RELEASE).glob("*.changes"):
-            for entry in Changes(changes.read_text())["Checksums-Sha256"]:
-                assert files[entry["name"]] == entry["sha256"]
-                named.add(entry["name"])
-        assert named >= {name for name in files if not name.endswith((".changes", "build.log"))}
-        return files
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _copy_of_checkout(destination: Path) -> Path:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in names:
-        if name and (CHECKOUT / name).is_file():
-            (destination / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, destination / name)
-    return destination
-
-
-def _borrow(real: Path, cache: Path) -> None:
-    """Let `cache` begin with what the user's cache has of the release: layers as links, the rest as copies."""
-    (cache / "roots").mkdir(parents=True)
-    for path in (real / "roots").glob(f"{RELEASE}-*"):
-        if path.is_dir():
-            (cache / "roots" / path.name).symlink_to(path)
-        else:
-            shutil.copy(path, cache / "roots")
-    if (real / "compiler" / RELEASE).is_dir():
-        (cache / "compiler").mkdir()
-        subprocess.run(["cp", "-a", real / "compiler" / RELEASE, cache / "compiler"], check=True)
-    if (real / "sources" / TARBALL).is_file():
-        (cache / "sources").mkdir()
-        shutil.copy(real / "sources" / TARBALL, cache / "sources")
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +45,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def desk(place: Path) -> Desk:
     """The desk with good packages of the pinned version in dist/."""
-    _borrow(Cache.open().path, place / "cache")
-    desk = Desk(_copy_of_checkout(place / "project"), place / "cache")
+    borrow(Cache.open().path, place / "cache")
+    desk = Desk(copy_of(CHECKOUT, place / "project"), place / "cache")
     desk.run(*PINNED).succeeds("built")
     assert any(name.endswith(".deb") for name in desk.packages())
     return desk
@@ -223,67 +90,7 @@ def fresh_sources(desk: Desk) -> Path:
     return desk.cache / "sources"
 
 
-# ---- a mirror that breaks on request --------------------------------------------------------------------------------
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Mirror
-
-    def do_GET(self) -> None:
-        self.close_connection = True
-        breaks = next((act for pattern, act in self.server.faults.items() if re.search(pattern, self.path)), None)
-        (breaks or whole)(self)
-
-    def fetched(self, *passed_on: str) -> requests.Response:
-        wanted = {name: self.headers[name] for name in passed_on if name in self.headers}
-        return requests.get(
-            self.server.upstream + self.path, headers=wanted | {"Accept-Encoding": "identity"}, timeout=60
-        )
-
-    def log_message(self, *args: Any) -> None:
-        """Keep the tests' output clean."""
-
-
-def whole(handler: Handler) -> None:
-    """Pass on what the real mirror answers."""
-    _pass_on(handler, handler.fetched("Range", "If-Range", "If-Modified-Since"), 1.0)
-
-
-def half(handler: Handler) -> None:
-    """Send the first half, however often one asks for the rest."""
-    _pass_on(handler, handler.fetched(), 0.5)
-
-
-def _pass_on(handler: Handler, answer: requests.Response, part: float) -> None:
-    handler.send_response(answer.status_code)
-    for name in ("Content-Length", "Content-Range", "Last-Modified", "Content-Type"):
-        if name in answer.headers:
-            handler.send_header(name, answer.headers[name])
-    handler.send_header("Connection", "close")
-    handler.end_headers()
-    handler.wfile.write(answer.content[: int(len(answer.content) * part)])
-
-
-def missing(handler: Handler) -> None:
-    handler.send_error(404)
-
-
-def hang(handler: Handler) -> None:
-    handler.server.closing.wait(60)
-
-
-class Mirror(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.upstream = upstream
-        self.faults: dict[str, Callable[[Handler], None]] = {}
-        self.closing = threading.Event()
-        self.uri = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, *args: Any) -> None:
-        """A client that hangs up is part of these tests."""
+# ---- the mirror ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

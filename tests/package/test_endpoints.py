@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,16 +13,14 @@ from typing import Any
 
 import pytest
 from tests import docker_daemon
+from tests.package.builds import copy_of, same_files, started
 
 from pgpool_deb.cache import Cache
 from pgpool_deb.docker_box import IMAGE, LABEL, DockerEngine
-from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
 
 pytestmark = pytest.mark.thorough
-SAME = (".deb", ".dsc", ".tar.xz", ".orig.tar.gz")
-PROGRAM = "import sys; sys.path.insert(0, 'packaging'); from pgpool_deb.program import main; main('.')"
 RELEASES = ("bookworm", "trixie")
 NAMES = ("farm1", "farm2")
 
@@ -38,15 +34,8 @@ class Shop:
     daemons: dict[str, docker_daemon.Daemon]
 
     def start(self) -> subprocess.Popen[str]:
-        words = ["build-deb", "--release", ",".join(RELEASES), "--engine", "docker", "--endpoint", ",".join(NAMES)]
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
-            cwd=self.checkout,
-            env={**os.environ, "PGPOOL_DEB_CACHE": str(self.cache.path), "CI": "true"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        words = ("--release", ",".join(RELEASES), "--engine", "docker", "--endpoint", ",".join(NAMES))
+        return started(self.checkout, self.cache, *words)
 
     def cells(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
@@ -57,7 +46,7 @@ class Shop:
         return {name for cell in self.cells() for name in cell["endpoints"].values()}
 
     def files(self) -> dict[str, str]:
-        return files_in(self.checkout / "dist")
+        return same_files(self.checkout / "dist", RELEASES)
 
     def boxes(self) -> list[str]:
         """What is left of boxes at any endpoint that answers."""
@@ -70,20 +59,10 @@ class Shop:
         return left
 
 
-def files_in(dist: Path) -> dict[str, str]:
-    """Name and SHA-256 of the files that must be the same wherever they were built."""
-    found = [path for name in RELEASES for path in (dist / name).iterdir() if path.name.endswith(SAME)]
-    return {path.name: sha256_of(path) for path in found}
-
-
 @pytest.fixture(scope="module")
 def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     place = tmp_path_factory.mktemp("endpoints")
-    (place / "checkout").mkdir()
-    for name in ("tasks.py", "pyproject.toml"):
-        shutil.copyfile(project.path / name, place / "checkout" / name)
-    for name in ("config-templates", "debian-templates", "docs", "packaging", "scripts"):
-        shutil.copytree(project.path / name, place / "checkout" / name)
+    copy_of(project.path, place / "checkout")
     users, cache = Cache.open(), Cache(place / "cache")
     cache.path.mkdir()
     for folder in ("roots", "apt", "sources"):
@@ -107,7 +86,7 @@ def elsewhere(project: Project, cells: dict[str, dict[str, Any]]) -> dict[str, s
     """The files of the same checkout as build-deb makes them without endpoints."""
     if not set(RELEASES) <= set(cells):
         pytest.skip(f"it compares {' and '.join(RELEASES)}")
-    return files_in(project.dist)
+    return same_files(project.dist, RELEASES)
 
 
 def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: dict[str, str]) -> None:
@@ -123,9 +102,7 @@ def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: 
         engine.close()
 
 
-def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(
-    shop: Shop, elsewhere: dict[str, str]
-) -> None:
+def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Shop, elsewhere: dict[str, str]) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
     printed = []
     with shop.start() as process:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import secrets
 import shlex
 import shutil
@@ -20,20 +19,18 @@ from pathlib import Path
 
 import pytest
 from tests import docker_daemon
+from tests.package.builds import copy_of, same_files, started
 
 from pgpool_deb import archive, box, docker_box, engines, plan
 from pgpool_deb.cache import Cache
 from pgpool_deb.command import CommandFailed, CommandStalled, Runner, Stop, Stopped
 from pgpool_deb.docker_box import DockerEngine
-from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, MachineError
 from pgpool_deb.project import Project
 from pgpool_deb.releases import Release, ReleaseTable, machine_release
 from pgpool_deb.roots import Root, Roots
 
-SAME = (".deb", ".dsc", ".tar.xz", ".orig.tar.gz")
 CONNECT = "exec 3<>/dev/tcp/192.0.2.1/80"
-PROGRAM = "import sys; sys.path.insert(0, 'packaging'); from pgpool_deb.program import main; main('.')"
 
 
 @pytest.fixture(scope="module")
@@ -335,10 +332,7 @@ def test_a_root_that_cannot_be_packed_leaves_no_image(
 @pytest.fixture(scope="module")
 def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout, so that its dist/ is this test's own, and an edit meanwhile does no harm."""
-    copy = tmp_path_factory.mktemp("copy") / "checkout"
-    leave = shutil.ignore_patterns(".*", "dist", "tests", "__pycache__")
-    shutil.copytree(project.path, copy, ignore=leave)
-    return copy
+    return copy_of(project.path, tmp_path_factory.mktemp("copy") / "checkout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,15 +344,7 @@ class Shop:
 
     def command(self, cache: Cache, engine: str) -> subprocess.Popen[str]:
         """Start build-deb with its own cache."""
-        words = [sys.executable, "-c", PROGRAM, "build-deb", "--release", self.release.name, "--engine", engine]
-        return subprocess.Popen(
-            words,
-            cwd=self.checkout,
-            env={**os.environ, "PGPOOL_DEB_CACHE": str(cache.path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return started(self.checkout, cache, "--release", self.release.name, "--engine", engine)
 
     def build(self, cache: Cache, engine: str) -> dict[str, str]:
         """Build, and return name and SHA-256 of the files that must be the same each time."""
@@ -369,8 +355,7 @@ class Shop:
         return self.in_dist()
 
     def in_dist(self) -> dict[str, str]:
-        folder = self.checkout / "dist" / self.release.name
-        return {path.name: sha256_of(path) for path in folder.iterdir() if path.name.endswith(SAME)}
+        return same_files(self.checkout / "dist", [self.release.name])
 
 
 @pytest.fixture(scope="module")

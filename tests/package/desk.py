@@ -1,0 +1,132 @@
+"""The desk at which builds are broken: a copy of the checkout, its cache, and how a run of the command line ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from debian.deb822 import Changes
+
+from pgpool_deb.download import sha256_of
+
+CHECKOUT = Path(__file__).parents[2]
+RELEASE = "trixie"
+VERSION = "4.6.1"
+BUILD = ("build-deb", "--release", RELEASE, "--engine", "chroot")
+PINNED = (*BUILD, "--pgpool", VERSION)
+TARBALL = f"pgpool2_{VERSION}.orig.tar.gz"
+POOL = f"/pool/main/p/pgpool2/{TARBALL}"
+MAIN = 'import sys; from pgpool_deb.program import main; main("{}")'
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the command line that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def complains(self, status: int, message: str, hint: str) -> None:
+        """Check for two lines on standard error and nothing like a traceback."""
+        assert "Traceback" not in self.out + self.err
+        lines = self.err.splitlines()
+        assert len(lines) == 2, self.err
+        assert re.search(message, lines[0]), lines[0]
+        assert re.match(f"hint: .*{hint}", lines[1]), lines[1]
+        assert self.status == status
+
+    def failed_cell(self, status: int, stage: str, message: str, hint: str) -> str:
+        """Check the closing lines of one failed cell; return the cell's name."""
+        assert "Traceback" not in self.out + self.err
+        assert self.err == ""
+        closing = re.search(
+            rf"^(?P<cell>\S+): failed, [\d.]+ s, at {stage}\n  error: (?P<message>.*)\n  hint:  (?P<hint>.*)\n"
+            r"  log:   (?P<log>.*)\n",
+            self.out,
+            re.MULTILINE,
+        )
+        assert closing, self.out
+        assert re.search(message, closing["message"]), closing["message"]
+        assert re.search(hint, closing["hint"]), closing["hint"]
+        assert Path(closing["log"]).is_file()
+        assert self.status == status
+        return closing["cell"]
+
+    def succeeds(self, state: str) -> None:
+        assert self.status == 0, self.out + self.err
+        assert re.search(rf"^{RELEASE}-\S+: {state}, ", self.out, re.MULTILINE), self.out
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A copy of the checkout, and the cache that its runs use."""
+
+    project: Path
+    cache: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(self.project / "packaging")}
+        return subprocess.Popen(
+            # a shell starts what it puts in the background with SIGINT ignored, CI's may be such a one
+            ["env", "--default-signal=INT", sys.executable, "-c", MAIN.format(self.project), *arguments],
+            env={**environment, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, stdin: str = "") -> Ended:
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(stdin, timeout=900)
+        finally:
+            process.kill()
+        return Ended(process.returncode, out, err)
+
+    def with_env(self, **env: object) -> Desk:
+        return replace(self, env={**self.env, **{name: str(value) for name, value in env.items()}})
+
+    @property
+    def dist(self) -> Path:
+        return self.project / "dist"
+
+    @property
+    def hold(self) -> Path:
+        """While this file is there, builds of `sleeper` stand still in a Makefile."""
+        return self.cache / "compiler" / RELEASE / "hold"
+
+    def packages(self) -> dict[str, str]:
+        """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""
+        files = {path.name: sha256_of(path) for path in (self.dist / RELEASE).glob("[!.]*")}
+        assert [str(path) for path in self.dist.rglob("*") if "partial" in path.name] == []
+        named = set()
+        for changes in (self.dist / RELEASE).glob("*.changes"):
+            for entry in Changes(changes.read_text())["Checksums-Sha256"]:
+                assert files[entry["name"]] == entry["sha256"]
+                named.add(entry["name"])
+        assert named >= {name for name in files if not name.endswith((".changes", "build.log"))}
+        return files
+
+
+def borrow(real: Path, cache: Path) -> None:
+    """Let `cache` begin with what the user's cache has of the release: layers as links, the rest as copies."""
+    (cache / "roots").mkdir(parents=True)
+    for path in (real / "roots").glob(f"{RELEASE}-*"):
+        if path.is_dir():
+            (cache / "roots" / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, cache / "roots")
+    if (real / "compiler" / RELEASE).is_dir():
+        (cache / "compiler").mkdir()
+        subprocess.run(["cp", "-a", real / "compiler" / RELEASE, cache / "compiler"], check=True)
+    if (real / "sources" / TARBALL).is_file():
+        (cache / "sources").mkdir()
+        shutil.copy(real / "sources" / TARBALL, cache / "sources")

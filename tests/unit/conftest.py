@@ -1,0 +1,23 @@
+"""What several modules of this level begin with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from tests.unit.tarballs import VERSIONS, loaded, pooled, release
+
+from pgpool_deb.pins import Pins
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Pins:
+    """Pin four versions, all of them in the pool, in a file of the real one's form."""
+    rows = ['addresses = ["{mirror}/pool/pgpool2_{version}.orig.tar.gz"]']
+    for version in VERSIONS:
+        data = release(pooled(tmp_path, version), version).read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        rows.append(f'[pgpool."{version}"]\nsha256 = "{sha256}"\nsize = {len(data)}\ndate = 2025-06-01')
+    rows.append('[[advisory]]\ncves = ["CVE-2026-9999"]\nsummary = "s"\naffects = ["4.3.5"]\nfixed_in = "4.7.3"')
+    return loaded(tmp_path, "\n".join(rows))
