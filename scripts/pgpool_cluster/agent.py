@@ -31,6 +31,7 @@ from .record import Record
 from .roles import Roles
 from .situation import Policy, in_service, rightful_primary
 from .users import Users
+from .vigil import Vigil
 from .wake import Wake
 
 CALM_SECONDS = 2.0
@@ -67,7 +68,11 @@ class Agent:
     _said: str = ""
     _tried: str = ""
     _failed: str = ""
+    _vigil: Vigil = field(init=False)
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
+
+    def __post_init__(self) -> None:
+        self._vigil = Vigil(self.here)
 
     def run(self) -> None:
         """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
@@ -159,6 +164,7 @@ class Agent:
             mine = here.me.name in [found.node for found in in_service(here.cluster, facts)]
             if here.promoting:
                 two_stages.attend(here)
+            self._vigil.tend(facts)
         # Not before most nodes have the new key too: the others would take this one for dead.
         if mine and facts.same_key(here.cluster, (roles := Roles.rendered()).key) and not roles.laid(here):
             log("laying the cluster's roles down again: its key has changed")
@@ -230,6 +236,6 @@ class Agent:
     def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
         """Do what a node, a hook or a verb asks for; raises ClusterError."""
         try:
-            return Answers(self.here, self.acting, self.wake.set, self.once).do(request, progress)
+            return Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin).do(request, progress)
         except psycopg2.Error as error:
             raise OperationError(f"PostgreSQL: {str(error).strip()}", hint="its log has the rest") from error

@@ -45,6 +45,8 @@ class Answers:
     acting: threading.RLock
     wake: Callable[[], None]
     once: Callable[[], list[str]]
+    watch: Callable[[], None]
+    """Begin a vigil (vigil.py)."""
 
     def do(self, request: Json, progress: Progress) -> Json:
         """Do what `request` asks for; raises ClusterError."""
@@ -82,6 +84,8 @@ class Answers:
             "copy": self._copy,
             "take-up": self._take_up,
             "why": self._why,
+            "watch": self._watch,
+            "silent": lambda *_: {"silent": sorted(self.here.silent)},
             "users": self._users,
         }
 
@@ -207,7 +211,13 @@ class Answers:
 
     # Recovery in two stages
 
+    def _watch(self, _: Json, __: Progress) -> Json:
+        self.watch()
+        return {}
+
     def _pcp_recovery(self, request: Json, _: Progress) -> Json:
+        self.watch()
+        self.here.peers.ask_all({"do": "watch"}, seconds=1)
         two_stages.pcp_recovery(self.here, self.here.cluster.named(str(request["node"])).name)
         return {}
 

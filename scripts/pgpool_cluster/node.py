@@ -77,11 +77,15 @@ class Here:
     """When, by the monotonic clock, sessions were asked to end for a second stage; 0 while none waits for them."""
     archive_needed: str = ""
     """The first WAL file that a running recovery needs of this node's archive; "" if none runs."""
+    silent: frozenset[str] = frozenset()
+    """The nodes that send no packet any more, while a recovery goes on (vigil.py)."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _look: _Seen[NodeFacts] | None = field(default=None, repr=False)
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
     _archive: _Seen[archive.Usage | None] | None = field(default=None, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
+    _awaited: float = 0.0
+    """Until when looks wait for it."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
@@ -160,10 +164,11 @@ class Here:
             return None
         if (self._pgpool is None or self._pgpool.until < time.monotonic()) and self._asking is None:
             self._asking = threading.Thread(target=self._ask_pgpool, daemon=True)
+            self._awaited = time.monotonic() + _PGPOOL_WAIT
             self._asking.start()
         asking = self._asking
         if asking is not None:
-            asking.join(_PGPOOL_WAIT)
+            asking.join(max(0.0, self._awaited - time.monotonic()))
         return self._pgpool.value if self._pgpool is not None else None
 
     def _ask_pgpool(self) -> None:

@@ -9,6 +9,7 @@ CLUSTER_KEY = Path("/etc/pgpool2/cluster.key")
 FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
 """Of the key that this node's configuration was laid down with."""
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
+PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 
 STATE = Path("/var/lib/pgpool2-cluster")
 """What must outlive a reboot (StateDirectory= of the unit)."""

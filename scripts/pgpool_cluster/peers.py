@@ -208,6 +208,15 @@ class Peer:
         hint = f"is {self.name} up, with the same cluster.key?"
         return ServerError(f"{self.name} is out of reach: {reason}", hint=hint)
 
+    def drop(self, reason: str) -> None:
+        """End the connection with all that is under way, as one that has broken for `reason`."""
+        with self._lock:
+            line, self._line = self._line, None
+        self.problem = reason
+        if line is not None:
+            line.close()
+        self._try_again()
+
     def close(self) -> None:
         """Take no more requests, and end the connection when those under way have their answers."""
         with self._lock:
@@ -251,6 +260,10 @@ class Peers:
     def ask(self, name: str, request: Json, *, seconds: float, progress: Progress | None = None) -> Json:
         """Ask one node, also one that has just been out of reach; raises as `Peer.ask`."""
         return self.peers[name].ask(request, seconds=seconds, progress=progress, patient=True)
+
+    def drop(self, name: str, reason: str) -> None:
+        """End the connection to a node that is gone, so that nobody waits for it."""
+        self.peers[name].drop(reason)
 
     def close(self) -> None:
         """End all connections."""

@@ -96,6 +96,26 @@ def write_status(cluster: Cluster, up: Collection[str]) -> None:
     files.write(STATUS, "".join(f"{word}\n" for word in words).encode(), 0o644)
 
 
+def remembers_up(cluster: Cluster, node: Node) -> bool:
+    """Tell whether pgpool-II has this database node up, by the pgpool_status that it writes at each change.
+
+    It asks no node: pcp_node_info connects to all of them, and waits seconds for one that is gone.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return STATUS.read_text(encoding="ascii").split()[cluster.databases.index(node)] == "up"
+    return False
+
+
+def leads(cluster: Cluster) -> bool:
+    """Tell whether the pgpool-II of this node leads, or is the only one; asks no other node."""
+    if len(cluster.pgpools) == 1:
+        return True
+    try:
+        return _watchdog(pcp("pcp_watchdog_info", "-v"))[0] is WatchdogState.LEADER
+    except OperationError:
+        return False
+
+
 def _nodes(cluster: Cluster, text: str) -> dict[str, tuple[BackendState, str]]:
     """Read pcp_node_info -a: hostname port status weight status-name actual-status role actual-role …, by id."""
     found = {}
@@ -130,6 +150,12 @@ def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
 def detach(cluster: Cluster, node: Node) -> None:
     """Tell pgpool-II that a database node is down; raises OperationError."""
     pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+
+
+def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
+    """Tell this node's watchdog what became of another, before its lifecheck does (wd_cli(8)); raises ServerError."""
+    words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
+    run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
 
 
 def has_address(interface: plain.Interface | None) -> bool:

@@ -156,6 +156,9 @@ def pcp_recovery(here: Here, name: str) -> None:
 
 def first_stage(here: Here, name: str, progress: Progress) -> None:
     """Have the target copy this node; raises OperationError. Afterwards sessions that do not end are watched."""
+    if name == here.me.name:
+        hint = "pgpoolctl status shows whether pgpool-II has given it up; the same command begins it again"
+        raise OperationError(f"pgpool-II sees {name} as the main node, which cannot be rebuilt from itself", hint=hint)
     here.archive_needed = str(act.query(here, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
     try:
         here.peers.ask(name, {"do": "copy", "source": here.me.name}, seconds=SILENCE, progress=progress)

@@ -42,6 +42,17 @@ def leaders(status: Status) -> list[str]:
     return [row.name for row in status.pgpools.values() if row.state == "leader"]
 
 
+def led_by(cluster: Cluster, host: Host) -> None:
+    """See to it that the host's pgpool-II leads: of those that are left the one that has run longest is elected."""
+    for _ in cluster.hosts:
+        found = leaders(cluster.status())
+        if found == [host.name]:
+            return
+        cluster.named(found[0]).run("systemctl restart pgpool2")
+        cluster.wait_healthy(60)
+    assert leaders(cluster.status()) == [host.name]
+
+
 def led_elsewhere(cluster: Cluster, host: Host) -> None:
     """See to it that the pgpool-II of another host leads."""
     if leaders(cluster.status()) == [host.name]:

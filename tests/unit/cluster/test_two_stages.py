@@ -54,6 +54,12 @@ def test_what_pgpool_gave_up_is_waited_for_no_longer(pg3: Here, monkeypatch: pyt
     assert not pg3.promoting
 
 
+def test_a_node_is_not_copied_from_itself(pg3: Here) -> None:
+    """As where it is taken out and asked to be rebuilt while pgpool-II attaches it again."""
+    with pytest.raises(OperationError, match="cannot be rebuilt from itself"):
+        two_stages.first_stage(pg3, "pg3", lambda _: None)
+
+
 def test_what_may_still_go_on_out_of_sight_is_waited_for(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(pg3, ServerError("pg1 does not answer", hint=""), monkeypatch)
     assert pg3.promoting

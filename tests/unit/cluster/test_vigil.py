@@ -1,0 +1,207 @@
+"""A host that vanishes in mid-recovery: given up by those who agree on it, and told to be back when it is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import pgpool, two_stages, units, vigil
+from pgpool_cluster.answers import Answers
+from pgpool_cluster.cluster import Cluster
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+from pgpool_cluster.vigil import Vigil
+
+NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
+CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")
+
+
+@dataclass(slots=True)
+class World:
+    """What the others say, what this node's pgpool-II is, and what was done."""
+
+    here: Here
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    leads: bool = False
+    done: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    """The node pg2, in the recovery of pg3."""
+    made = World(Here(CLUSTER, CLUSTER.named("pg2"), None, Peers.of(CLUSTER, "pg2"), Record(system=1, term=1, led=1)))
+
+    def detach(_: Cluster, node: object) -> None:
+        made.done.append(f"detach {getattr(node, 'name', node)}")
+
+    def tell(_: Cluster, node: object, *, alive: bool) -> None:
+        made.done.append(f"{getattr(node, 'name', node)} is {'alive' if alive else 'dead'}")
+
+    def others(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, dict[str, Any]]:
+        return {name: answer for name, answer in made.others.items() if name in names}
+
+    monkeypatch.setattr(Peers, "ask_some", others)
+    monkeypatch.setattr(Peers, "drop", lambda _, name, __: made.done.append(f"drop {name}"))
+    monkeypatch.setattr(units, "control", lambda *words: made.done.append(" ".join(words)))
+    monkeypatch.setattr(pgpool, "tell_watchdog", tell)
+    monkeypatch.setattr(pgpool, "detach", detach)
+    monkeypatch.setattr(pgpool, "leads", lambda _: made.leads)
+    monkeypatch.setattr(pgpool, "STATUS", tmp_path / "pgpool_status")
+    pgpool.write_status(CLUSTER, ("pg1", "pg2"))
+    return made
+
+
+def judge(world: World, watch: Vigil, name: str) -> None:
+    watch._judge(CLUSTER.named(name))
+
+
+def test_who_misses_some_tries_in_a_row_is_silent() -> None:
+    assert vigil.silent({"pg1": vigil.TRIES - 1, "pg3": vigil.TRIES}) == {"pg3"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([True, False, False, True, False], {"pg1": 1}),
+        ([True, False, False, False], {"pg1": 3}),
+        ([False, False, False, False], {}),  # never heard of: behind a firewall, perhaps
+    ],
+)
+def test_missing_answers_are_counted_since_the_last(
+    world: World, given: list[bool], expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "_BETWEEN", 0.001)
+    monkeypatch.setattr(vigil, "_WELL", 0.001)
+    over, ports = threading.Event(), []
+
+    def answers(_: int, address: tuple[str, int]) -> bool:
+        ports.append(address[1])
+        if len(ports) == len(given):
+            over.set()
+        return given[len(ports) - 1]
+
+    monkeypatch.setattr(vigil, "answers", answers)
+    missed: dict[str, int] = {}
+    Vigil(world.here)._listen(CLUSTER.named("pg1"), missed, over)
+    assert missed == expected
+    if expected:
+        assert ports[1:3] == [5432, 22]  # a queue that is full is no silence
+
+
+@pytest.mark.parametrize(
+    ("majority", "others", "agreed"),
+    [
+        (2, [frozenset({"pg1"})], True),
+        (2, [frozenset({"pg3"})], False),
+        (2, [], False),  # a node that is cut off itself
+        (3, [frozenset({"pg1"}), frozenset()], False),
+        (3, [frozenset({"pg1"}), frozenset({"pg1", "pg4"})], True),
+    ],
+)
+def test_a_majority_must_find_it_silent(majority: int, others: list[frozenset[str]], *, agreed: bool) -> None:
+    assert vigil.agreed(majority, "pg1", others) is agreed
+
+
+def test_nobody_is_given_up_on_one_nodes_word(world: World) -> None:
+    world.here.silent = frozenset({"pg1"})
+    world.others = {"pg3": {"silent": []}}
+    judge(world, Vigil(world.here), "pg1")
+    assert world.done == []
+
+
+def test_a_silent_host_is_given_up_and_told_to_be_back(world: World) -> None:
+    watch = Vigil(world.here)
+    world.here.silent = frozenset({"pg1"})
+    world.others = {"pg3": {"silent": ["pg1"]}}
+    judge(world, watch, "pg1")
+    assert world.done == ["pg1 is dead", "hang-up 10.0.0.1", "drop pg1"]
+    world.leads = True  # it has been elected meanwhile
+    judge(world, watch, "pg1")
+    judge(world, watch, "pg3")
+    assert world.done[3:] == ["detach pg1"]
+    world.here.silent = frozenset()
+    judge(world, watch, "pg1")
+    judge(world, watch, "pg1")
+    assert world.done[4:] == ["pg1 is alive"]
+
+
+def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Vigil(world.here)
+    world.leads = True
+    world.here.silent = frozenset({"pg1"})
+    world.others = {"pg3": {"silent": ["pg1"]}}
+    judge(world, watch, "pg1")
+    monkeypatch.setattr(vigil, "_DETACHES", 0)
+    world.done.clear()
+    judge(world, watch, "pg1")
+    assert world.done == []
+    assert watch._goes_on()  # to tell the watchdog when it is back
+
+
+def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
+    world.leads = True
+    world.here.silent = frozenset({"pg3"})
+    world.others = {"pg1": {"silent": ["pg3"]}}
+    judge(world, Vigil(world.here), "pg3")
+    assert world.done == ["pg3 is dead", "hang-up 10.0.0.3", "drop pg3"]
+
+
+def test_without_a_recovery_nobody_watches(world: World) -> None:
+    watch = Vigil(world.here)
+    watch.tend(ClusterFacts({"pg1": NodeFacts("pg1"), "pg3": NodeFacts("pg3", half_copied=True)}))
+    assert not watch._watching
+
+
+def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three recoveries one after the other, each begun when the vigil of the last is over or about to be."""
+    monkeypatch.setattr(vigil, "_LINGER", 0.05)
+    monkeypatch.setattr(vigil, "_BETWEEN", 0.01)
+    heard: list[str] = []
+    monkeypatch.setattr(Vigil, "_judge", lambda _, node: heard.append(node.name))
+    monkeypatch.setattr(Vigil, "_listen", lambda *_: None)
+    watch = Vigil(world.here)
+    for pause in (0.049, 0.05, 0.051, 0.06, 0.2):
+        heard.clear()
+        watch.begin()
+        time.sleep(pause)
+        assert {"pg1", "pg3"} <= set(heard)
+    assert not watch._watching
+
+
+def test_everybody_watches_from_the_moment_that_a_recovery_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+        asked.append(request)
+        return {}
+
+    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    monkeypatch.setattr(two_stages, "pcp_recovery", lambda _, name: asked.append({"recovery": name}))
+    began: list[str] = []
+    answers = Answers(world.here, threading.RLock(), lambda: None, list, lambda: began.append("pg2"))
+    answers.do({"do": "pcp-recovery", "node": "pg3"}, lambda _: None)
+    answers.do({"do": "watch"}, lambda _: None)
+    assert asked == [{"do": "watch"}, {"recovery": "pg3"}]
+    assert began == ["pg2", "pg2"]
+
+
+def test_a_refusal_is_an_answer_and_silence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vigil, "_ANSWER", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        place = listening.getsockname()
+        with socket.create_connection(place), socket.socket() as second:
+            second.settimeout(0.2)
+            second.connect_ex(place)  # the queue is full now: the kernel drops what comes
+            assert not vigil.answers(socket.AF_INET, place)
+    assert vigil.answers(socket.AF_INET, place)
