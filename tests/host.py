@@ -36,7 +36,7 @@ KILLED = 124
 """Status of a script that was ended because it took too long (timeout(1))."""
 JOURNAL = """
 journalctl --no-pager -q -o short-precise -n 2000 -u pgpool2-cluster -u pgpool2 -u 'postgresql@*' |
-    grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 100
+    grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 400
 """
 
 

@@ -1,7 +1,7 @@
 """`./invoke matrix`: build every cell and prove it in stages, side by side; one that fails stops no other.
 
 A stage is a choice of the project's own tests for one release, in a pytest of its own with its own log. What they
-found is in dist/report: a page for people, the same as JSON and as JUnit.
+found is in dist/report: a page and a table for people, the same as JSON and as JUnit.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Matrix:
         proof = replace(proof, worse=proof.since(before), before=str(before.get("written", "")))
         atomic.write(self.place / "report.json", json.dumps(proof.as_json(), indent=2) + "\n")
         atomic.write(self.place / "junit.xml", proof.junit())
+        atomic.write(self.place / "table.md", page.table(proof))
         atomic.write(self.place / "index.html", page.html(proof))
         return proof
 

@@ -1,4 +1,7 @@
-"""The matrix's report as one static page: no address outside of its folder, no script; for screens and for paper."""
+"""The matrix's report for people: a table in Markdown, and one static page for screens and for paper.
+
+The page has no address outside of its folder, and no script.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,25 @@ def html(proof: Proof) -> str:
         failed=[(cell, one) for cell in proof.cells for one in cell.stages if one.failures],
         logs={(cell.cell, one.stage): one.log for cell in proof.cells for one in cell.stages},
     )
+
+
+def table(proof: Proof) -> str:
+    """Return the run as Markdown, to be kept: when, on what, how long, and the state and time of every stage."""
+    lines = [
+        f"{moment(proof.written)}, {proof.machine}, {duration(proof.seconds)}: {verdict(proof)}",
+        "",
+        f"| cell | {' | '.join(proof.stages)} | together |",
+        f"|---|{'---|' * len(proof.stages)}---|",
+    ]
+    for cell in proof.cells:
+        found = {one.stage: one for one in cell.stages}
+        told = [_told(found[stage]) if stage in found else "" for stage in proof.stages]
+        lines.append(f"| {cell.cell} | {' | '.join(told)} | {duration(cell.seconds)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(one: StageResult) -> str:
+    return f"{one.state}, {duration(one.seconds)}" if one.seconds else str(one.state)
 
 
 def verdict(proof: Proof) -> str:

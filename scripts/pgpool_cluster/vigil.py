@@ -110,7 +110,8 @@ class Vigil:
             here.peers.drop(node.name, "it sends no packet any more")
             here.forget_looks()
         if time.monotonic() < self._given_up[node.name] + _DETACHES:
-            self._do(lambda: self._detach(node))
+            with contextlib.suppress(ClusterError):  # refused for a moment, perhaps: pgpool-II's log has why
+                self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
         heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]

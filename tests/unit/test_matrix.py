@@ -105,7 +105,7 @@ def test_every_link_of_the_report_is_a_file(matrix: Callable[..., Matrix], ran: 
     logs = [one.log for cell in proof.cells for one in cell.stages if one.log]
     assert len(logs) == 4
     assert all((made.place / log).is_file() for log in logs)
-    assert {"index.html", "report.json", "junit.xml"} <= {path.name for path in made.place.iterdir()}
+    assert {"index.html", "table.md", "report.json", "junit.xml"} <= {path.name for path in made.place.iterdir()}
 
 
 def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matrix], ran: Ran) -> None:

@@ -1,4 +1,4 @@
-"""What a run of the matrix tells: states, what got worse, JSON, JUnit, the closing lines and the page."""
+"""What a run of the matrix tells: states, what got worse, JSON, JUnit, the closing lines, the page and the table."""
 
 from __future__ import annotations
 
@@ -187,3 +187,14 @@ def test_tests_are_counted_once_each(one: StageResult, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")])
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert page.duration(seconds) == text
+
+
+def test_the_table_to_be_kept_has_the_state_and_time_of_every_stage() -> None:
+    run = proof(BUILT, GOOD, StageResult("cluster", State.LEFT_OUT))
+    assert page.table(run).splitlines() == [
+        "2026-11-23 20:00 UTC, Debian 12, 2 cores, 1 h 1 min: all good",
+        "",
+        "| cell | build | install | cluster | together |",
+        "|---|---|---|---|---|",
+        "| trixie-4.6.1 | passed, 44 s | passed, 1 min 15 s | left out | 1 min 59 s |",
+    ]
