@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cluster.cluster import Cluster, Status, through_pgpool
-from tests.host import Host
+from tests.host import Host, together
 
 NATIVE_MODES = ("native_replication", "snapshot_isolation")
 STOP = "systemctl stop 'postgresql@*'"
@@ -43,12 +43,11 @@ def leaders(status: Status) -> list[str]:
 
 
 def led_by(cluster: Cluster, host: Host) -> None:
-    """See to it that the host's pgpool-II leads: of those that are left the one that has run longest is elected."""
+    """See to it that the host's pgpool-II leads: it is the only one left while the others restart."""
     for _ in cluster.hosts:
-        found = leaders(cluster.status())
-        if found == [host.name]:
+        if leaders(cluster.status()) == [host.name]:
             return
-        cluster.named(found[0]).run("systemctl restart pgpool2")
+        together(lambda other: other.run("systemctl restart pgpool2"), cluster.others(host))
         cluster.wait_healthy(60)
     assert leaders(cluster.status()) == [host.name]
 
