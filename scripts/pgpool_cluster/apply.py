@@ -15,7 +15,6 @@ import json
 import os
 import pwd
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -310,36 +309,31 @@ def _make_parent(path: Path, owner: tuple[int, int]) -> None:
 
 def _load(changed: Sequence[str], *, renewed: bool) -> None:
     """Tell those who read the changed files; who does not run is left alone."""
+    if not units.booted():
+        return
     if UNIT_FILE in changed:
-        _systemctl("daemon-reload")
+        units.ask("daemon-reload")
     # With another key the agent restarts pgpool-II, once most nodes have it: until then the others would refuse it.
     rekeyed = pgpool.of_another_key(paths.laid_fingerprint())
     if not rekeyed and paths.SERVE.exists() and units.state(paths.PGPOOL_UNIT).active == "active":
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
-        _systemctl("try-reload-or-restart", "ssh.service")
+        units.ask("try-reload-or-restart", "ssh.service")
     for path in changed:
         unit = _unit_of(path)
         if unit and units.state(unit).active == "active":
-            _systemctl("reload", unit)
+            units.ask("reload", unit)
     if renewed and units.state(paths.UNIT).active == "active":
-        _systemctl("kill", "--signal=HUP", "--kill-whom=main", paths.UNIT)
+        units.ask("kill", "--signal=HUP", "--kill-whom=main", paths.UNIT)
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:
     if str(FOLDER / "peers.nft") in changed:
         server.run(["/usr/sbin/nft", "-f", str(FOLDER / "peers.nft")])
     if UNIT_FILE in changed:
-        _systemctl("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
+        units.ask("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
     elif any(path.startswith(str(FOLDER)) and not path.endswith("roles.sql") for path in changed):
-        _systemctl("reload", paths.PGPOOL_UNIT)
-
-
-def _systemctl(*words: str) -> None:
-    """Ask systemd for something that is no condition of what follows; what it says against it is shown."""
-    answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
-    if answer.returncode != 0:
-        print(f"systemctl {' '.join(words)}: {answer.stderr.strip()}", flush=True)
+        units.ask("reload", paths.PGPOOL_UNIT)
 
 
 def withdraw() -> None:
@@ -356,8 +350,8 @@ def withdraw() -> None:
     for folder in (Path(UNIT_FILE).parent, paths.ARCHIVE):
         with contextlib.suppress(OSError):  # it stays where something is in it
             folder.rmdir()
-    _systemctl("daemon-reload")
-    _systemctl("try-reload-or-restart", "ssh.service")
+    units.ask("daemon-reload")
+    units.ask("try-reload-or-restart", "ssh.service")
     _load([name for name in applied.files if name.startswith("/etc/postgresql/")], renewed=False)
     for name in archiving:
         unit = _unit_of(name)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import paths
 from .errors import OperationError, ServerError
@@ -49,6 +50,23 @@ def state(unit: str) -> UnitState:
         int(values.get("ActiveEnterTimestampMonotonic") or 0) > 0,
         time.monotonic() - int(values.get("StateChangeTimestampMonotonic") or 0) / 1e6,
     )
+
+
+def booted() -> bool:
+    """Tell whether systemd runs this system (sd_booted(3)): not in a chroot, or where an image is made."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def ask(*words: str) -> None:
+    """Ask systemd for something that is no condition of what follows; what it says against it is shown.
+
+    Where it does not run there is nobody to ask, and nothing that would have to know.
+    """
+    if not booted():
+        return
+    answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
+    if answer.returncode != 0:
+        print(f"systemctl {' '.join(words)}: {answer.stderr.strip()}", flush=True)
 
 
 def last_words(unit: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from . import apply, paths
+from . import apply, paths, units
 from .errors import ExitStatus
 
 
@@ -12,7 +10,7 @@ def run(words: list[str]) -> ExitStatus:
     """Stop pgpool-II, which runs with the configuration that goes, and take the configuration back."""
     del words
     if paths.APPLIED.exists():
-        subprocess.run(["systemctl", "stop", paths.UNIT, paths.PGPOOL_UNIT], check=False, timeout=120)
+        units.ask("stop", paths.UNIT, paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
             path.unlink(missing_ok=True)
         apply.withdraw()

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, configuration, paths, server
+from pgpool_cluster import apply, configuration, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.users import Users
@@ -133,8 +133,8 @@ def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_resta
     disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], holds: bool
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", disk.place / "archive")
-    for name in ("_systemctl", "UNIT_FILE"):
-        monkeypatch.setattr(apply, name, str(disk.place / "unit") if name == "UNIT_FILE" else lambda *_: None)
+    monkeypatch.setattr(units, "ask", lambda *_: None)
+    monkeypatch.setattr(apply, "UNIT_FILE", str(disk.place / "unit"))
     monkeypatch.setattr(server, "run", lambda _: "")
     monkeypatch.setattr(apply, "_unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
     paths.ARCHIVE.mkdir()
@@ -147,3 +147,14 @@ def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_resta
     assert "systemctl restart postgresql@17-main.service" in capsys.readouterr().out
     apply.withdraw()
     assert capsys.readouterr().out == ""
+
+
+def test_a_system_without_systemd_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a chroot, or where an image is made: there may be no systemctl at all."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(units, "booted", lambda: False)
+    apply._load([apply.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
+    units.ask("stop", "pgpool2.service")
+    monkeypatch.setattr(units, "booted", lambda: True)
+    with pytest.raises(FileNotFoundError):
+        units.ask("stop", "pgpool2.service")
