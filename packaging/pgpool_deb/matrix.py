@@ -81,6 +81,16 @@ def stages_of(request: Request) -> tuple[Stage, ...]:
     )
 
 
+def next_up(waiting: Sequence[tuple[str, Stage]], *, booted: bool) -> tuple[str, Stage] | None:
+    """Return which cell and stage to begin next, if any may.
+
+    Stages with hosts take longest and go one at a time, so one of them is always under way; `booted` says that it is.
+    """
+    return next((one for one in waiting if one[1].hosts and not booted), None) or next(
+        (one for one in waiting if not one[1].hosts), None
+    )
+
+
 def run(project: Project, request: Request) -> ExitStatus:
     """Build, prove, write dist/report, and return the exit status; raises ToolkitError where nothing can begin."""
     if request.jobs < 1:
@@ -165,20 +175,33 @@ class Matrix:
 
     def _prove(self, cells: Sequence[CellResult]) -> dict[tuple[str, str], StageResult]:
         """Try all stages of all cells that were built, at most `jobs` at once."""
-        jobs = self.request.jobs
-        free = threading.Semaphore(jobs)
+        waiting = [(cell.release, stage) for stage in self.stages for cell in cells]
+        results: dict[tuple[str, str], StageResult] = {}
+        turn = threading.Condition()
+        booted = False
 
-        def prove(release: str, stage: Stage) -> StageResult:
-            with free:
-                return self._stage(release, stage)
+        def work() -> None:
+            nonlocal booted
+            while True:
+                with turn:
+                    while (chosen := next_up(waiting, booted=booted)) is None and waiting:
+                        turn.wait()
+                    if chosen is None:
+                        return
+                    waiting.remove(chosen)
+                    release, stage = chosen
+                    booted = booted or stage.hosts
+                try:
+                    results[release, stage.name] = self._stage(release, stage)
+                finally:
+                    with turn:
+                        booted = booted and not stage.hosts
+                        turn.notify_all()
 
-        with ThreadPoolExecutor(max_workers=1) as booting, ThreadPoolExecutor(max_workers=jobs) as others:
-            futures = {
-                (cell.release, stage.name): (booting if stage.hosts else others).submit(prove, cell.release, stage)
-                for stage in self.stages
-                for cell in cells
-            }
-        return {which: future.result() for which, future in futures.items()}
+        with ThreadPoolExecutor(max_workers=self.request.jobs) as pool:
+            for worker in [pool.submit(work) for _ in range(self.request.jobs)]:
+                worker.result()
+        return results
 
     def _stage(self, release: str, stage: Stage) -> StageResult:
         say(f"{release}: {stage.name}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.matrix import Matrix, Request, Stage, parse_stages, stages_of
+from pgpool_deb.matrix import Matrix, Request, Stage, next_up, parse_stages, stages_of
 from pgpool_deb.project import Project
 from pgpool_deb.proof import State
 from pgpool_deb.releases import ReleaseTable
@@ -90,6 +90,16 @@ def test_hosts_are_booted_for_one_cell_at_a_time_and_the_rest_goes_on_beside(
     matrix("bookworm", "trixie", "sid", jobs=3).run()
     assert together(ran, stage="cluster") == 1
     assert 1 < together(ran) <= 3
+
+
+def test_hosts_are_never_left_to_the_end() -> None:
+    """They go one at a time: what waits for them last would have the machine to itself."""
+    install, cluster = STAGES
+    waiting = [("trixie", install), ("sid", install), ("trixie", cluster), ("sid", cluster)]
+    assert next_up(waiting, booted=False) == ("trixie", cluster)
+    assert next_up(waiting, booted=True) == ("trixie", install)
+    assert next_up(waiting[2:], booted=True) is None
+    assert next_up(waiting[:2], booted=False) == ("trixie", install)
 
 
 def test_one_job_does_one_thing_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
