@@ -20,6 +20,7 @@ def data(cluster: Cluster, pg1: Host) -> None:
     together(lambda host: host.run("install -d -o postgres -g postgres -m 700 /srv/space"), cluster.hosts)
     pg1.psql("CREATE DATABASE bench OWNER app;\nCREATE TABLESPACE space LOCATION '/srv/space';\n"
              "GRANT CREATE ON TABLESPACE space TO app;")  # fmt: skip
+    cluster.replayed()  # a session of pgpool-II begins on all nodes, so the database must be on all of them
     pg1.run(f"pgbench -i -q -s {SCALE} -h {pg1.address} -p 9999 -U app bench")
     cluster.ask("CREATE TABLE elsewhere TABLESPACE space AS SELECT generate_series(1, 100000) AS number",
                 at=pg1, database="bench")  # fmt: skip
