@@ -152,4 +152,3 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     if process.stdout:
         process.stdout.close()
-

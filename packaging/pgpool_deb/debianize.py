@@ -174,9 +174,7 @@ def selected_patches(series: str, upstream_version: str) -> tuple[str, ...]:
     return tuple(selected)
 
 
-def _templates(
-    templates: Path, majors: tuple[int, ...], facts: Mapping[str, object]
-) -> Iterator[tuple[str, File]]:
+def _templates(templates: Path, majors: tuple[int, ...], facts: Mapping[str, object]) -> Iterator[tuple[str, File]]:
     for path in sorted(templates.rglob("*")):
         if not path.is_file():
             continue

@@ -109,9 +109,7 @@ def machine_architecture() -> str:
     return answer.stdout.strip()
 
 
-def cells(
-    request: Request, table: ReleaseTable, source: Source, machine: str, project: Project
-) -> tuple[Cell, ...]:
+def cells(request: Request, table: ReleaseTable, source: Source, machine: str, project: Project) -> tuple[Cell, ...]:
     """Return the cells of a request, one a release; pure but for the machine's architecture and the checkout's files.
 
     Raises UsageError where a release lacks a major that is asked for, or a file of the checkout cannot be read.

@@ -291,9 +291,7 @@ class Roots:
         atomic.write(path, json.dumps(asdict(record), indent=1))
 
 
-def entering(
-    root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, str]], *, confined: bool
-) -> list[str]:
+def entering(root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, str]], *, confined: bool) -> list[str]:
     """Return the words that run the following command in `root`; they need the namespace of `namespaces.as_root`.
 
     The first process of that namespace is a shell that stays root's. The command may become another user, which makes

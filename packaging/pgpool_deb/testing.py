@@ -96,7 +96,7 @@ def pytest_command(project: Project, request: Request, releases: Sequence[Releas
         options.append("-v")
     names = ",".join(release.name for release in releases)
     if not (request.releases or request.every_release):
-        options.append(f"--cluster-releases={releases[-1].name}")  # the stable one; such levels take their time
+        options.append(f"--long-releases={releases[-1].name}")  # the stable one; such levels take their time
     refusal = [] if request.install else ["--no-install"]
     return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
 

@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     So it is with how often the package is configured: a hundred times, or ten.
     """
-    named = not metafunc.config.getoption("--cluster-releases")
+    named = not metafunc.config.getoption("--long-releases")
     if "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", NATIVE_MODES if named else NATIVE_MODES[:1], scope="module")
     if "recovery" in metafunc.fixturenames:

@@ -30,10 +30,16 @@ def equal(cluster: Cluster) -> None:
 
 
 def given_up(cluster: Cluster, name: str) -> None:
-    """Wait until pgpool-II has given a node up, and serves without it."""
-    others = cluster.others(cluster.named(name))
+    """Wait until every other pgpool-II has given a node up, and serves without it.
+
+    Who leads the watchdog knows first; the others end their clients' sessions when they learn it.
+    """
+    node = cluster.named(name)
+    others = cluster.others(node)
     cluster.until(lambda status: status.nodes[name].pgpool == "down", f"pgpool-II gives {name} up", 60, others[0])
     for host in others:
+        nodes = through_pgpool(host, host, "SHOW POOL_NODES")
+        host.until(f"( {nodes}\n) | grep -F '|{node.address}|5432|down|'", 30)
         host.until(through_pgpool(host, host, "SELECT 1"), 30)  # its processes are made anew
 
 

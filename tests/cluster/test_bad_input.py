@@ -28,6 +28,8 @@ FAULTS = {
     "not YAML": (f"{GOOD}clients: [10.0.0.0/8\n", f"{YML}:", ""),
     "not UTF-8": (f"{GOOD}# caf\udce9\n", f"{YML}:", "UTF-8"),
 }
+BRIEFLY = ("a tab", "an address for a shell", "not this machine", "not UTF-8")
+"""What is tried where no release was named: one of each kind; the words of the others are of tests/unit, too."""
 MAIN = "systemctl show -P MainPID pgpool2 'postgresql@*'"
 
 
@@ -58,7 +60,9 @@ def two_lines(host: Host, command: str, *status: int) -> tuple[str, str]:
 
 
 @serves_on
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault in BRIEFLY else pytest.mark.thorough) for fault in FAULTS]
+)
 def test_a_fault_in_cluster_yml_is_told_with_its_line(pg3: Host, fault: str) -> None:
     text, where, hint = FAULTS[fault]
     coded = text.encode("utf-8", "surrogateescape").hex()

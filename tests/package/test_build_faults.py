@@ -361,6 +361,7 @@ def test_a_mirror_without_a_suite_ends_the_run_with_the_environments_status(
     assert rootless.packages() == before
 
 
+@pytest.mark.thorough
 def test_a_mirror_that_breaks_at_one_place_after_another_and_is_whole_at_last(rootless: Desk, mirror: Mirror) -> None:
     """Each run goes on from where the one before it broke; the last one builds."""
     before = rootless.packages()
@@ -502,6 +503,7 @@ def test_the_shell_of_a_cell_that_did_not_fail_is_wrong_usage(desk: Desk) -> Non
     desk.run("shell", "nothing").complains(2, "^no failed build is called 'nothing'$", "fail")
 
 
+@pytest.mark.thorough
 def test_a_hung_step_is_stopped(desk: Desk, sleeper: Path, held: Path) -> None:
     before = desk.packages()
     ended = desk.run(*BUILD, "--source", str(sleeper), "--stall", "8")
@@ -512,7 +514,10 @@ def test_a_hung_step_is_stopped(desk: Desk, sleeper: Path, held: Path) -> None:
     desk.packages()
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize(
+    "with_signal",
+    [pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.thorough), pytest.param(signal.SIGKILL, id="kill -9")],
+)
 def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
     desk: Desk, sleeper: Path, held: Path, with_signal: signal.Signals
 ) -> None:

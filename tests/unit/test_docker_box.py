@@ -73,9 +73,7 @@ def test_auto_takes_chroot_where_no_engine_answers(cache: Cache, nowhere: str) -
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "silent"])
-def test_finding_no_engine_takes_a_moment_only(
-    cache: Cache, endpoint: str, request: pytest.FixtureRequest
-) -> None:
+def test_finding_no_engine_takes_a_moment_only(cache: Cache, endpoint: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(endpoint)
     began = time.monotonic()
     assert DockerEngine.reachable(cache) is None

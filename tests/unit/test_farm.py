@@ -194,9 +194,7 @@ def test_a_build_is_done_with_the_cores_of_its_engine(work: Callable[[Farm], wor
     assert engine.did == ["/build/recipe build pgpool2 7 trixie-0", "remove"]
 
 
-@pytest.mark.parametrize(
-    "fault", [GONE, CommandFailed(["recipe"], 1, ["cc1: error: write: No space left on device"])]
-)
+@pytest.mark.parametrize("fault", [GONE, CommandFailed(["recipe"], 1, ["cc1: error: write: No space left on device"])])
 def test_a_build_moves_on_from_an_engine_that_fails(
     work: Callable[[Farm], workshop.Outcome], fault: Exception, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_table_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ('ID=debian\nVERSION_CODENAME=trixie\n', "trixie"),
+        ("ID=debian\nVERSION_CODENAME=trixie\n", "trixie"),
         ('VERSION_CODENAME="trixie"\n', "trixie"),
         ("ID=debian\n", ""),
         ("# a comment\n\n", ""),
