@@ -29,7 +29,7 @@ machine_errors = pytest.StashKey[list[MachineError]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pgpool-II")
     group.addoption("--releases", default="", help="Debian releases to test, joined by commas")
-    group.addoption("--long-releases", default="", help="of these, those of long levels (default: all)")
+    group.addoption("--brief", action="store_true", help="leave out what takes minutes; fewer repetitions")
     group.addoption("--pairs", default=3, type=int, help="benches: how often each side of a comparison is run")
     group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
 
@@ -40,15 +40,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "release" not in metafunc.fixturenames or "release" in marked:
         return
     releases = releases_under_test(metafunc.config)
-    chosen = metafunc.config.getoption("--long-releases").split(",")
-    if metafunc.definition.nodeid.startswith(("tests/install", "tests/cluster", "tests/upstream")) and any(chosen):
-        releases = tuple(release for release in releases if release.name in chosen)
     metafunc.parametrize("release", releases, ids=lambda release: str(release.name), scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `thorough` takes minutes, and is run where releases were named."""
-    if config.getoption("--long-releases"):
+    """What is marked `thorough` takes minutes, and is run where releases were named (else testing.py says --brief)."""
+    if config.getoption("--brief"):
         left = [item for item in items if item.get_closest_marker("thorough")]
         items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=left)

@@ -19,7 +19,7 @@ from . import machine
 from .build_deb import say
 from .errors import ExitStatus, UsageError
 from .project import Project
-from .releases import Release, ReleaseTable, machine_release
+from .releases import Release, ReleaseTable
 
 LEVELS = ("unit", "package", "install", "cluster")
 ON_REQUEST = ("upstream",)
@@ -54,15 +54,15 @@ def parse_levels(text: str | None) -> tuple[str, ...]:
     return tuple(level for level in known if level in asked)
 
 
-def releases_of(request: Request, table: ReleaseTable, own: str) -> tuple[Release, ...]:
-    """Return the releases to test: those asked for, or all; else the machine's own (`own`) and the stable one."""
+def releases_of(request: Request, table: ReleaseTable) -> tuple[Release, ...]:
+    """Return the releases to test: those asked for, or all; else the stable one."""
     if request.every_release and request.releases:
         raise UsageError("--all and --release exclude each other", hint="--all means every row of releases.toml")
     if request.every_release:
         return table.releases
     if request.releases:
-        return table.select(request.releases, own)
-    return tuple(dict.fromkeys((*table.select((), own), table.stable)))
+        return table.select(request.releases, "")
+    return (table.stable,)
 
 
 def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
@@ -75,7 +75,7 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
 
 def run(project: Project, request: Request) -> ExitStatus:
     """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status."""
-    releases = releases_of(request, ReleaseTable.load(project.releases), machine_release())
+    releases = releases_of(request, ReleaseTable.load(project.releases))
     machine.require(tools_of(request.levels), install=request.install, report=say)
     project.dist.mkdir(exist_ok=True)
     report = project.dist / ".test.xml"
@@ -96,7 +96,7 @@ def pytest_command(project: Project, request: Request, releases: Sequence[Releas
         options.append("-v")
     names = ",".join(release.name for release in releases)
     if not (request.releases or request.every_release):
-        options.append(f"--long-releases={releases[-1].name}")  # the stable one; such levels take their time
+        options.append("--brief")
     refusal = [] if request.install else ["--no-install"]
     return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
 

@@ -25,17 +25,17 @@ labs: list[Lab] = []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Where releases were named: every mode of native replication, and ten recoveries; else the first, and three.
+    """Where it need not be brief: every mode of native replication, and ten recoveries; else the first, and three.
 
-    So it is with how often the package is configured: a hundred times, or ten.
+    So it is with how often the package is configured: a hundred times, or three.
     """
-    named = not metafunc.config.getoption("--long-releases")
+    brief = metafunc.config.getoption("--brief")
     if "mode" in metafunc.fixturenames:
-        metafunc.parametrize("mode", NATIVE_MODES if named else NATIVE_MODES[:1], scope="module")
+        metafunc.parametrize("mode", NATIVE_MODES[:1] if brief else NATIVE_MODES, scope="module")
     if "recovery" in metafunc.fixturenames:
-        metafunc.parametrize("recovery", range(10 if named else 3))
+        metafunc.parametrize("recovery", range(3 if brief else 10))
     if "times" in metafunc.fixturenames:
-        metafunc.parametrize("times", [100 if named else 10], scope="module")
+        metafunc.parametrize("times", [3 if brief else 100], scope="module")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -68,6 +68,7 @@ def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster)
     assert rows.split() == list(NAMES)
 
 
+@pytest.mark.thorough
 @on_hosts("pg1 pg2 pg3")
 def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
     """The first node's data is kept, although it is neither the first nor the last to be installed."""

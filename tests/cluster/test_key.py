@@ -35,6 +35,7 @@ def role_logs_in(host: Host, line: str) -> bool:
     return host.attempt(f"psql -XAtqc 'SELECT 1' '{where}'").status == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["primary first", "primary last"])
 def test_the_key_is_changed_while_clients_log_in_and_write(cluster: Cluster, order: tuple[int, ...]) -> None:
     hosts = [cluster.hosts[number] for number in order]

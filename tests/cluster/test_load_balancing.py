@@ -73,6 +73,7 @@ def test_a_parameter_of_pgpool_in_cluster_yml_wins(cluster: Cluster, pg1: Host) 
     assert answers == {pg1.address}
 
 
+@pytest.mark.thorough
 def test_cluster_yml_applied_again_and_again_leaves_no_node_blind(cluster: Cluster) -> None:
     """An agent that read cluster.yml while it was asking its pgpool-II took that for down from then on."""
     for _ in range(6):

@@ -29,7 +29,7 @@ def nothing_is_lost(cluster: Cluster, pg1: Host) -> Iterator[None]:
     assert len(cluster.writable()) == 1
 
 
-@pytest.mark.parametrize("name", ["pg3", "pg2", "pg1"])
+@pytest.mark.parametrize("name", [pytest.param("pg3", marks=pytest.mark.thorough), "pg2", "pg1"])
 def test_one_after_the_other(cluster: Cluster, name: str) -> None:
     cluster.named(name).reboot()
     cluster.wait_healthy(SECONDS)
@@ -47,7 +47,7 @@ def test_all_together_by_a_power_cut(cluster: Cluster) -> None:
     cluster.wait_healthy(SECONDS)
 
 
-@pytest.mark.parametrize("order", ["pg3 pg2 pg1", "pg2 pg1 pg3"])
+@pytest.mark.parametrize("order", ["pg3 pg2 pg1", pytest.param("pg2 pg1 pg3", marks=pytest.mark.thorough)])
 def test_in_another_order_after_a_power_cut(cluster: Cluster, order: str) -> None:
     together(Host.kill, cluster.hosts)
     for name in order.split():

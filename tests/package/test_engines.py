@@ -27,7 +27,7 @@ from pgpool_deb.command import CommandFailed, CommandStalled, Runner, Stop, Stop
 from pgpool_deb.docker_box import DockerEngine
 from pgpool_deb.errors import ExitStatus, MachineError
 from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable, machine_release
+from pgpool_deb.releases import Release, ReleaseTable
 from pgpool_deb.roots import Root, Roots
 
 CONNECT = "exec 3<>/dev/tcp/192.0.2.1/80"
@@ -35,8 +35,8 @@ CONNECT = "exec 3<>/dev/tcp/192.0.2.1/80"
 
 @pytest.fixture(scope="module")
 def one_release(project: Project) -> Release:
-    """The release that build-deb takes by itself: engines do not differ between releases."""
-    return ReleaseTable.load(project.releases).select((), machine_release())[0]
+    """The stable one: engines do not differ between releases."""
+    return ReleaseTable.load(project.releases).stable
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +387,7 @@ def by_docker(shop: Shop, new_cache: CacheMaker) -> Place:
     return Place(cache, shop.build(cache, "docker"))
 
 
+@pytest.mark.thorough
 def test_two_builds_in_a_row_make_the_same_files(shop: Shop, by_chroot: Place, new_cache: CacheMaker) -> None:
     assert len(by_chroot.cold) >= 9
     assert sum(name.startswith("pgpool2-cluster_") for name in by_chroot.cold) == 3
@@ -402,6 +403,7 @@ def test_a_warm_build_makes_the_same_files(shop: Shop, by_chroot: Place) -> None
     assert shop.build(by_chroot.cache, "chroot") == by_chroot.cold
 
 
+@pytest.mark.thorough
 def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docker: Place) -> None:
     by_docker.forget_results()
     output = interrupted(shop, by_docker, stop_box)
