@@ -146,6 +146,7 @@ def test_no_postgresql_is_told_and_mended_by_making_one(alone: Host, of_release:
     assert "pg_createcluster" in said[1]
 
 
+@pytest.mark.thorough
 def test_a_port_in_use_is_told_and_mended_by_freeing_it(alone: Host, of_release: Images) -> None:
     alone.run("systemd-run -q --unit=squatter python3 -m http.server 9999")
     alone.until("python3 -c \"import socket; socket.create_connection(('127.0.0.1', 9999))\"", 10)

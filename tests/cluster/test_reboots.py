@@ -47,7 +47,8 @@ def test_all_together_by_a_power_cut(cluster: Cluster) -> None:
     cluster.wait_healthy(SECONDS)
 
 
-@pytest.mark.parametrize("order", ["pg3 pg2 pg1", pytest.param("pg2 pg1 pg3", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("order", ["pg3 pg2 pg1", "pg2 pg1 pg3"])
 def test_in_another_order_after_a_power_cut(cluster: Cluster, order: str) -> None:
     together(Host.kill, cluster.hosts)
     for name in order.split():
