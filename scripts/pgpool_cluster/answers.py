@@ -138,10 +138,18 @@ class Answers:
         here = self.here
         failed = here.cluster.backend(int(request["failed"]))
         progress(f"failover: node {failed.name} is down for pgpool-II")
+        here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
+        try:
+            if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
+                units.control("hang-up", failed.address)
+            return self._failed_over(failed, progress)
+        finally:
+            here.pgpool_busy = False
+
+    def _failed_over(self, failed: Node, progress: Progress) -> Json:
+        here = self.here
         deadline = time.monotonic() + _FAILOVER_SECONDS
         before = ""
-        if not here.look_at_all().of(failed.name).reachable:
-            units.control("hang-up", failed.address)
         while True:
             actions = failover(here.cluster, failed, here.look_at_all())
             quiet = [action for action in actions if isinstance(action, Wait | Refuse)]

@@ -79,6 +79,8 @@ class Here:
     """The first WAL file that a running recovery needs of this node's archive; "" if none runs."""
     silent: frozenset[str] = frozenset()
     """The nodes that send no packet any more, while a recovery goes on (vigil.py)."""
+    pgpool_busy: bool = False
+    """It waits for its failover_command, and answers nobody: its last word is taken, and no other waited for."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _look: _Seen[NodeFacts] | None = field(default=None, repr=False)
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
@@ -167,7 +169,7 @@ class Here:
             self._awaited = time.monotonic() + _PGPOOL_WAIT
             self._asking.start()
         asking = self._asking
-        if asking is not None:
+        if asking is not None and not (self.pgpool_busy or self.silent):  # it asks a silent host, too, and waits
             asking.join(max(0.0, self._awaited - time.monotonic()))
         return self._pgpool.value if self._pgpool is not None else None
 

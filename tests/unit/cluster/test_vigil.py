@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,22 @@ from pgpool_cluster import pgpool, two_stages, units, vigil
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.node import Here
+from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+from pgpool_cluster.node import Here, _Seen
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.record import Record
 from pgpool_cluster.vigil import Vigil
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    """Wait for it, five seconds at most."""
+    end = time.monotonic() + 5
+    while not true() and time.monotonic() < end:
+        time.sleep(0.005)
+    return true()
 
 
 @dataclass(slots=True)
@@ -172,9 +181,9 @@ def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkey
     for pause in (0.049, 0.05, 0.051, 0.06, 0.2):
         heard.clear()
         watch.begin()
+        assert eventually(lambda: {"pg1", "pg3"} <= set(heard))
         time.sleep(pause)
-        assert {"pg1", "pg3"} <= set(heard)
-    assert not watch._watching
+    assert eventually(lambda: not watch._watching)
 
 
 def test_everybody_watches_from_the_moment_that_a_recovery_is_asked_for(
@@ -205,3 +214,20 @@ def test_a_refusal_is_an_answer_and_silence_is_none(monkeypatch: pytest.MonkeyPa
             second.connect_ex(place)  # the queue is full now: the kernel drops what comes
             assert not vigil.answers(socket.AF_INET, place)
     assert vigil.answers(socket.AF_INET, place)
+
+
+@pytest.mark.parametrize("why", ["a failover", "a silent host"])
+def test_looks_do_not_wait_for_a_pgpool_that_waits_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Clients wait for the failover meanwhile; what pgpool-II said last is good."""
+    answers = threading.Event()
+    last, here = PgpoolFacts(WatchdogState.STANDBY, True, {}), world.here
+    monkeypatch.setattr(pgpool, "look", lambda _: answers.wait(10) and None)
+    monkeypatch.setattr(here, "_pgpool", _Seen(last, 0.0))
+    here.pgpool_busy = why == "a failover"
+    here.silent = frozenset({"pg1"} if why == "a silent host" else ())
+    began = time.monotonic()
+    assert here._looked_at_pgpool() is last
+    assert time.monotonic() - began < 0.2
+    answers.set()
