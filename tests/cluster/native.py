@@ -49,12 +49,14 @@ def leaders(status: Status) -> list[str]:
 
 
 def led_by(cluster: Cluster, host: Host) -> None:
-    """See to it that the host's pgpool-II leads: it is the only one left while the others restart."""
-    for _ in cluster.hosts:
-        if leaders(cluster.status()) == [host.name]:
-            return
-        together(lambda other: other.run("systemctl restart pgpool2"), cluster.others(host))
-        cluster.wait_healthy(60)
+    """See to it that the host's pgpool-II leads: it is the only one left until it does."""
+    if leaders(cluster.status()) == [host.name]:
+        return
+    others = cluster.others(host)
+    together(lambda other: other.run("systemctl stop pgpool2"), others)
+    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads alone", 60, host)
+    together(lambda other: other.run("systemctl start pgpool2"), others)
+    cluster.wait_healthy(60)
     assert leaders(cluster.status()) == [host.name]
 
 
