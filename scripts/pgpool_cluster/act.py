@@ -231,8 +231,10 @@ def serve(here: Here, action: Serve) -> None:
 
 
 def rebuild(here: Here, _: Rebuild) -> None:
-    """Have pgpool-II rebuild this node, beside everything else."""
-    if not here.recovering.locked() and not here.promoting:
+    """Have pgpool-II rebuild this node, beside everything else; not one that has come into service since the look."""
+    mine = here.look()
+    served = mine.member and mine.writable and not mine.half_copied and mine.led >= mine.term
+    if not served and not here.recovering.locked() and not here.promoting:
         threading.Thread(target=_rebuild, args=(here,), daemon=True).start()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from pgpool_cluster import two_stages
+from pgpool_cluster import act, two_stages
+from pgpool_cluster.actions import Rebuild
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError, ServerError
@@ -58,6 +60,34 @@ def test_a_node_is_not_copied_from_itself(pg3: Here) -> None:
     """As where it is taken out and asked to be rebuilt while pgpool-II attaches it again."""
     with pytest.raises(OperationError, match="cannot be rebuilt from itself"):
         two_stages.first_stage(pg3, "pg3", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("mine", "rebuilt"),
+    [
+        (NodeFacts("pg3", postgresql=Postgresql.UP, member=True, term=2, led=2), False),
+        (NodeFacts("pg3", postgresql=Postgresql.UP, member=True, term=2, led=0), True),
+        (NodeFacts("pg3", postgresql=Postgresql.UP, term=0, led=0), True),
+        (FACTS.of("pg3"), True),
+    ],
+)
+def test_a_node_that_came_into_service_since_the_look_is_not_rebuilt(
+    mine: NodeFacts, rebuilt: bool, pg3: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bench found it: decided on half a copy, carried out when that was whole and in service."""
+    asked_for: list[str] = []
+    done = threading.Event()
+
+    def answer(request: dict[str, Any], _: object) -> dict[str, Any]:
+        asked_for.append(request["do"])
+        done.set()
+        return {}
+
+    pg3.promoting, pg3.answer = False, answer
+    monkeypatch.setattr(Here, "look", lambda _: mine)
+    act.perform(pg3, Rebuild("pg3"))
+    done.wait(5 if rebuilt else 0.1)
+    assert asked_for == (["recover"] if rebuilt else [])
 
 
 def test_what_may_still_go_on_out_of_sight_is_waited_for(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
