@@ -96,16 +96,6 @@ def write_status(cluster: Cluster, up: Collection[str]) -> None:
     files.write(STATUS, "".join(f"{word}\n" for word in words).encode(), 0o644)
 
 
-def remembers_up(cluster: Cluster, node: Node) -> bool:
-    """Tell whether pgpool-II has this database node up, by the pgpool_status that it writes at each change.
-
-    It asks no node: pcp_node_info connects to all of them, and waits seconds for one that is gone.
-    """
-    with contextlib.suppress(OSError, IndexError):
-        return STATUS.read_text(encoding="ascii").split()[cluster.databases.index(node)] == "up"
-    return False
-
-
 def leads(cluster: Cluster) -> bool:
     """Tell whether the pgpool-II of this node leads, or is the only one; asks no other node."""
     if len(cluster.pgpools) == 1:
@@ -145,6 +135,10 @@ def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
         if time.monotonic() > deadline:
             raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
         time.sleep(0.02)
+
+
+DOWN_ALREADY = "is not valid for failover"
+"""What `detach` fails with where pgpool-II has given the node up (4.3 to 4.7)."""
 
 
 def detach(cluster: Cluster, node: Node) -> None:

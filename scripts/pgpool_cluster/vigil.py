@@ -44,6 +44,8 @@ class Vigil:
     _watching: bool = False
     _given_up: dict[str, float] = field(default_factory=dict)
     """When each was, by the monotonic clock."""
+    _out: set[str] = field(default_factory=set)
+    """Those of them that pgpool-II says it has given up, too."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tend(self, facts: ClusterFacts) -> None:
@@ -98,6 +100,7 @@ class Vigil:
         if node.name not in here.silent:
             if node.name in self._given_up:
                 del self._given_up[node.name]
+                self._out.discard(node.name)
                 self._do(lambda: self._tell_watchdog(node, alive=True))
             return
         if node.name not in self._given_up:
@@ -110,8 +113,7 @@ class Vigil:
             here.peers.drop(node.name, "it sends no packet any more")
             here.forget_looks()
         if time.monotonic() < self._given_up[node.name] + _DETACHES:
-            with contextlib.suppress(ClusterError):  # refused for a moment, perhaps: pgpool-II's log has why
-                self._detach(node)
+            self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
         heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
@@ -123,13 +125,19 @@ class Vigil:
             pgpool.tell_watchdog(self.here.cluster, node, alive=alive)
 
     def _detach(self, node: Node) -> None:
-        """Have pgpool-II go on without the node, if this one's leads.
+        """Have pgpool-II go on without the node, if this one's leads, and again until it says that it does.
 
+        Nothing else tells: pcp_node_info asks the node itself and waits, and pgpool_status has only what this very
+        pgpool-II decided, not what it learnt from a leader (4.3 to 4.7).
         Its quorum is not waited for: the nodes have agreed, and other pgpool-IIs take a second to join it.
         """
-        cluster = self.here.cluster
-        if Service.PGPOOL in self.here.me.runs and pgpool.remembers_up(cluster, node) and pgpool.leads(cluster):
-            pgpool.detach(cluster, node)
+        runs = Service.PGPOOL in self.here.me.runs
+        if runs and node.name not in self._out and pgpool.leads(self.here.cluster):
+            try:
+                pgpool.detach(self.here.cluster, node)
+            except ClusterError as error:  # else refused for a moment, perhaps: pgpool-II's log has why
+                if pgpool.DOWN_ALREADY in error.message:
+                    self._out.add(node.name)
 
     def _do(self, work: Callable[[], None]) -> None:
         try:

@@ -7,6 +7,7 @@ from tests.host import Host, together
 
 NATIVE_MODES = ("native_replication", "snapshot_isolation")
 STOP = "systemctl stop 'postgresql@*'"
+PCP_RECOVERY = "runuser -u postgres -- /usr/sbin/pcp_recovery_node -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
 TABLES = """
 DROP TABLE IF EXISTS numbered, ledger;
 CREATE TABLE numbered (id serial PRIMARY KEY, word text, at timestamptz DEFAULT now());

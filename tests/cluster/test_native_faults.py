@@ -8,7 +8,7 @@ import time
 import pytest
 from tests.cluster.cluster import DATA, Cluster, through_pgpool
 from tests.cluster.load import ledger
-from tests.cluster.native import STOP, equal, given_up, leaders, led_by, led_elsewhere
+from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up, leaders, led_by, led_elsewhere
 from tests.host import Host
 
 from pgpool_cluster.cluster import DRAIN_SECONDS
@@ -17,6 +17,7 @@ ARCHIVE = "/var/lib/postgresql-archive"
 KILL = "pkill -9 -u postgres -x postgres || :"
 CUT = "ip link set eth0 down"
 MEND = "ip link set eth0 up"
+SLOWLY = "tc qdisc replace dev eth0 root tbf rate 20mbit burst 64k latency 50ms"
 SAID = "journalctl -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID recovering)"
 FILL = """
 SELECT pg_logical_emit_message(true, 'fill', string_agg(md5(random()::text), '')), pg_switch_wal()
@@ -85,7 +86,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
     given_up(native, pg3.name)
     with ledger(native, at=pg2, through=pg2, name=f"{stage} {fault}") as written:
         if stage == "first":
-            pg1.run("tc qdisc replace dev eth0 root tbf rate 20mbit burst 64k latency 50ms")
+            pg1.run(SLOWLY)
         else:
             stay(pg2)
         begin(pg2)
@@ -204,3 +205,25 @@ def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) 
         pg1.run(f"umount {ARCHIVE}")
     equal(native)
     pg1.until("! pgpoolctl check | grep FAIL", 60)
+
+
+@pytest.mark.thorough
+def test_6_after_a_failover_no_second_recovery_begins_beside_the_first(native: Cluster) -> None:
+    """pgpool-II has another pcp process then. Of two at once, the end of the one let clients past the other's node."""
+    pg1, pg2, pg3 = native.hosts
+    pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+    given_up(native, "pg3")
+    pg1.run(SLOWLY)
+    begin(pg1)
+    pg3.until(f"[ -s {DATA}/PG_VERSION ]", 60)
+    pg2.run(STOP)
+    native.until(lambda status: status.nodes["pg2"].pgpool == "down", "pgpool-II gives pg2 up", 60, pg1)
+    time.sleep(3)
+    leader = native.named(leaders(native.status())[0])
+    said = leader.run(f"{PCP_RECOVERY} -n 1 2>&1 || :", seconds=60)
+    pg1.run("tc qdisc del dev eth0 root")
+    assert "already processing another recovery request" in said
+    pg1.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+    pg1.run("systemctl stop recovering; systemctl reset-failed || :")
+    pg1.run("pgpoolctl recover pg2", seconds=200)
+    equal(native)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.cluster.cluster import DATA, Cluster
 from tests.cluster.load import ledger, pgbench
-from tests.cluster.native import STOP, equal, given_up, leaders
+from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up, leaders
 from tests.host import Host
 
 MIXED = "-c 2 -j 2 -C -b simple-update@1 -b select-only@2"
-PCP = "runuser -u postgres -- /usr/sbin/pcp_recovery_node -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
 
 
 @pytest.mark.smoke
@@ -51,7 +50,7 @@ def test_4_plain_pcp_recovery_node_does_it_too(native: Cluster) -> None:
     given_up(native, "pg3")
     native.ask("INSERT INTO numbered (word) VALUES ('while pg3 is away')", at=pg1)
     leader = native.named(leaders(native.status())[0])
-    leader.run(f"{PCP} -n 2", seconds=200)
+    leader.run(f"{PCP_RECOVERY} -n 2", seconds=200)
     equal(native)
 
 

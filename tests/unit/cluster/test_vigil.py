@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from pgpool_cluster import pgpool, two_stages, units, vigil
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
 from pgpool_cluster.node import Here, _Seen
 from pgpool_cluster.peers import Peers
@@ -41,16 +41,22 @@ class World:
     here: Here
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
     leads: bool = False
+    down: set[str] = field(default_factory=set)
+    """Whom pgpool-II has given up."""
     done: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """The node pg2, in the recovery of pg3."""
     made = World(Here(CLUSTER, CLUSTER.named("pg2"), None, Peers.of(CLUSTER, "pg2"), Record(system=1, term=1, led=1)))
 
     def detach(_: Cluster, node: object) -> None:
-        made.done.append(f"detach {getattr(node, 'name', node)}")
+        name = str(getattr(node, "name", node))
+        if name in made.down:
+            reason = f"invalid degenerate backend request, node id : 0 status: [3] {pgpool.DOWN_ALREADY}"
+            raise OperationError(f"pcp_detach_node: ERROR:  {reason}", hint="")
+        made.done.append(f"detach {name}")
 
     def tell(_: Cluster, node: object, *, alive: bool) -> None:
         made.done.append(f"{getattr(node, 'name', node)} is {'alive' if alive else 'dead'}")
@@ -64,8 +70,6 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     monkeypatch.setattr(pgpool, "tell_watchdog", tell)
     monkeypatch.setattr(pgpool, "detach", detach)
     monkeypatch.setattr(pgpool, "leads", lambda _: made.leads)
-    monkeypatch.setattr(pgpool, "STATUS", tmp_path / "pgpool_status")
-    pgpool.write_status(CLUSTER, ("pg1", "pg2"))
     return made
 
 
@@ -136,11 +140,16 @@ def test_a_silent_host_is_given_up_and_told_to_be_back(world: World) -> None:
     world.leads = True  # it has been elected meanwhile
     judge(world, watch, "pg1")
     judge(world, watch, "pg3")
-    assert world.done[3:] == ["detach pg1"]
+    judge(world, watch, "pg1")  # no answer yet that it is down
+    assert world.done[3:] == ["detach pg1", "detach pg1"]
+    world.down.add("pg1")
+    judge(world, watch, "pg1")
+    world.down.clear()
+    judge(world, watch, "pg1")  # pgpool-II has said so: it is not asked again
     world.here.silent = frozenset()
     judge(world, watch, "pg1")
     judge(world, watch, "pg1")
-    assert world.done[4:] == ["pg1 is alive"]
+    assert world.done[5:] == ["pg1 is alive"]
 
 
 def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +166,7 @@ def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monke
 
 
 def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
-    world.leads = True
+    world.leads, world.down = True, {"pg3"}
     world.here.silent = frozenset({"pg3"})
     world.others = {"pg1": {"silent": ["pg3"]}}
     judge(world, Vigil(world.here), "pg3")
