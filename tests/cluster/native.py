@@ -58,7 +58,7 @@ def led_by(cluster: Cluster, host: Host) -> None:
     cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads alone", 60, host)
     together(lambda other: other.run("systemctl start pgpool2"), others)
     cluster.wait_healthy(60)
-    assert leaders(cluster.status()) == [host.name]
+    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads", 30, host)
 
 
 def led_elsewhere(cluster: Cluster, host: Host) -> None:
