@@ -13,7 +13,8 @@ from tests.built import Built
 from tests.cluster.cluster import APP, APP_PASSWORD, Cluster
 from tests.cluster.images import PACKAGES, Images
 from tests.cluster.lab import Lab
-from tests.cluster.load import pgbench
+from tests.cluster.load import ledger, pgbench
+from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
 from pgpool_deb.bench import Row, publish
@@ -21,6 +22,8 @@ from pgpool_deb.project import Project
 
 SCALE = 70
 """pgbench's -s for about 1 GB."""
+SETTLING = 12.0
+"""Seconds after which every pgpool-II that was restarted has all its checks at work."""
 STOCK_PORT = 9990
 STOCK = f"""
 install -d -o postgres /var/lib/postgresql/stock
@@ -150,6 +153,27 @@ class Bench:
         host.run("systemctl stop stock plain")
         return {name: statistics.median(rates) for name, rates in found.items()}
 
+    def failover(self) -> float:
+        """Return the longest time without an acknowledged write when the primary's host is lost, whose pgpool-II led.
+
+        The lost node is a standby in the end.
+        """
+        primary = self.cluster.primary()
+        led_by(self.cluster, primary)
+        time.sleep(SETTLING)
+        survivor = self.cluster.others(primary)[0]
+        with ledger(self.cluster, at=survivor, through=survivor, name=f"failover of {primary}") as written:
+            primary.kill()
+            self.cluster.until(lambda status: any(
+                node.role == "primary" for node in status.nodes.values() if node.name != primary.name
+            ), "there is another primary", 60, survivor)  # fmt: skip
+            time.sleep(SETTLING)
+        assert written.lost(self.cluster.primary(survivor)) == set()
+        primary.start()
+        survivor.run(f"pgpoolctl recover {primary}", seconds=200)
+        self.cluster.wait_healthy()
+        return written.longest_gap
+
     def power_cut(self) -> float:
         """Return seconds from the moment that all hosts have power again to healthy."""
         together(Host.kill, self.cluster.hosts)
@@ -199,6 +223,7 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
     bench.cluster.wait_healthy()
     rates = bench.reading()
     bench.cluster.wait_healthy()
+    lost = statistics.median([bench.failover() for _ in range(pairs)])
     cut = statistics.median([bench.power_cut() for _ in range(pairs)])
     name = packages.release.name
     rows = [
@@ -217,6 +242,7 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
             f"{name}: pgbench -S, against a direct connection", rates["ours"], rates["direct"], unit="transactions/s",
             goal=0.0, better="higher",
         ),
+        Row.absolute(f"{name}: the primary's host lost, others write again", lost, unit="s", goal=20),
         Row.absolute(f"{name}: all hosts power-cycled, to healthy", cut, unit="s", goal=30),
     ]  # fmt: skip
     publish(rows, project.dist / "bench" / "cluster.json")

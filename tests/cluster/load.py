@@ -86,8 +86,8 @@ def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Led
     cluster.ask("CREATE TABLE IF NOT EXISTS ledger (writer text, number int, PRIMARY KEY (writer, number))", at=at)
     where = f"host={through.address} port=9999 user={APP} dbname={APP} sslmode=require connect_timeout=5"
     at.put("/root/ledger.sh", LEDGER.format(where=where, name=name))
-    at.run("rm -f /root/ledger.end; systemd-run -q --unit=ledger -E HOME=/root sh /root/ledger.sh")
-    at.until("[ $(wc -l </root/ledger.log) -ge 3 ]", 30)
+    at.run("rm -f /root/ledger.end /root/ledger.log; systemd-run -q --unit=ledger -E HOME=/root sh /root/ledger.sh")
+    at.until("[ $(wc -l </root/ledger.log) -ge 3 ]", 30)  # of this one, not of the one before
     result = Ledger(name, {})
     try:
         yield result

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cluster.cluster import Cluster, Status, through_pgpool
-from tests.host import Host, together
+from tests.cluster.cluster import Cluster, through_pgpool
 
 NATIVE_MODES = ("native_replication", "snapshot_isolation")
 STOP = "systemctl stop 'postgresql@*'"
@@ -42,28 +41,3 @@ def given_up(cluster: Cluster, name: str) -> None:
         nodes = through_pgpool(host, host, "SHOW POOL_NODES")
         host.until(f"( {nodes}\n) | grep -F '|{node.address}|5432|down|'", 30)
         host.until(through_pgpool(host, host, "SELECT 1"), 30)  # its processes are made anew
-
-
-def leaders(status: Status) -> list[str]:
-    """Return the names of the hosts whose pgpool-II says that it leads: two for a moment after a cut."""
-    return [row.name for row in status.pgpools.values() if row.state == "leader"]
-
-
-def led_by(cluster: Cluster, host: Host) -> None:
-    """See to it that the host's pgpool-II leads: it is the only one left until it does."""
-    if leaders(cluster.status()) == [host.name]:
-        return
-    others = cluster.others(host)
-    together(lambda other: other.run("systemctl stop pgpool2"), others)
-    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads alone", 60, host)
-    together(lambda other: other.run("systemctl start pgpool2"), others)
-    cluster.wait_healthy(60)
-    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads", 30, host)
-
-
-def led_elsewhere(cluster: Cluster, host: Host) -> None:
-    """See to it that the pgpool-II of another host leads."""
-    if leaders(cluster.status()) == [host.name]:
-        host.run("systemctl restart pgpool2")
-        cluster.wait_healthy(60)
-    assert leaders(cluster.status()) != [host.name]

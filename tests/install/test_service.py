@@ -76,6 +76,55 @@ def test_it_serves_again_after_a_reboot(host: Host) -> None:
     assert host.until(ASK, 10) == "42"
 
 
+CHECKED = """
+cp -p /etc/pgpool2/pgpool.conf /root
+cat >>/etc/pgpool2/pgpool.conf <<'CONF'
+backend_hostname0 = '127.0.0.1'
+ssl = {tls}
+ssl_cert = '/etc/ssl/certs/ssl-cert-snakeoil.pem'
+ssl_key = '/etc/ssl/private/ssl-cert-snakeoil.key'
+health_check_period = 1
+health_check_timeout = 2
+health_check_user = 'checker'
+health_check_password = 'of-checker'
+sr_check_user = 'checker'
+sr_check_password = 'of-checker'
+CONF
+runuser -u postgres -- psql -c "CREATE ROLE checker LOGIN PASSWORD 'of-checker' IN ROLE pg_monitor"
+systemctl restart pgpool2
+"""
+CHECKED_NO_LONGER = """
+runuser -u postgres -- psql -c 'DROP ROLE checker'
+cp -p /root/pgpool.conf /etc/pgpool2
+systemctl stop pgpool2
+rm -f /var/log/postgresql/pgpool_status
+systemctl start pgpool2
+"""
+SINCE_START = "_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID pgpool2)"
+POSTMASTER = "$(head -n 1 /var/lib/postgresql/*/main/postmaster.pid)"
+SETTING = "pg_conftool $(ls /etc/postgresql) main"
+HANGS = {
+    "before TLS": (f"kill -STOP {POSTMASTER}", f"kill -CONT {POSTMASTER}"),
+    "in a login over TLS": (f"{SETTING} set post_auth_delay 600s; systemctl reload postgresql",
+                            f"{SETTING} remove post_auth_delay; systemctl reload postgresql"),
+}  # fmt: skip
+"""What makes a server fall silent that goes on taking connections, and what ends it."""
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_server_that_falls_silent_is_given_up(host: Host, hang: str) -> None:
+    """health_check_timeout is 2 s; upstream's check of 4.6.1 waits for ever."""
+    begin, end = HANGS[hang]
+    host.run(CHECKED.format(tls="on" if "over TLS" in hang else "off"))
+    try:
+        host.run(begin)
+        host.until(f"journalctl -q {SINCE_START} | grep -F 'health check failed on node 0 (timeout:1)'", 20)
+    finally:
+        host.run(end)
+        host.run(CHECKED_NO_LONGER)
+    assert host.until(ASK, 10) == "42"
+
+
 def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
     host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
     assert host.attempt("systemctl restart pgpool2").status != 0

@@ -1,0 +1,41 @@
+"""Who leads the watchdog, and how to see to it; whatever the mode."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cluster.cluster import Cluster, Status
+from tests.host import Host, together
+
+DEADTIME = 8
+"""Seconds, `wd_heartbeat_deadtime`: a pgpool-II that is back, but has sent no heartbeat by then, is thought lost."""
+
+
+def leaders(status: Status) -> list[str]:
+    """Return the names of the hosts whose pgpool-II says that it leads: two for a moment after a cut."""
+    return [row.name for row in status.pgpools.values() if row.state == "leader"]
+
+
+def led_by(cluster: Cluster, host: Host) -> None:
+    """See to it that the host's pgpool-II leads: it is the only one left until it does."""
+    if leaders(cluster.status()) == [host.name]:
+        return
+    others = cluster.others(host)
+    together(lambda other: other.run("systemctl stop pgpool2"), others)
+    stopped = time.monotonic()
+    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads alone", 60, host)
+    time.sleep(max(0, stopped + DEADTIME + 1 - time.monotonic()))
+    together(lambda other: other.run("systemctl start pgpool2"), others)
+    cluster.wait_healthy(60)
+    cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads", 30, host)
+
+
+def led_elsewhere(cluster: Cluster, host: Host) -> None:
+    """See to it that the pgpool-II of another host leads."""
+    if leaders(cluster.status()) == [host.name]:
+        host.run("systemctl stop pgpool2")
+        other = cluster.others(host)[0]
+        cluster.until(lambda status: leaders(status) not in ([], [host.name]), "another leads", 60, other)
+        host.run("systemctl start pgpool2")
+        cluster.wait_healthy(60)
+    assert leaders(cluster.status()) != [host.name]
