@@ -44,7 +44,7 @@ _RELOADED = 10.0
 _PAUSE = 3.0
 """Seconds before what failed is tried again."""
 _LISTENING = 20.0
-"""Seconds after which a pgpool-II that runs must listen."""
+"""Seconds after which a pgpool-II that runs must listen, and answer pcp."""
 _DYING = 5.0
 """Seconds after which a pgpool-II that gave up must be gone; 4.6.1 can hang then."""
 
@@ -267,6 +267,8 @@ def create_slots(here: Here, action: CreateSlots) -> None:
 def start_pgpool(here: Here, _: StartPgpool) -> None:
     """Start pgpool-II, which may run from now on."""
     state = units.state(paths.PGPOOL_UNIT)
+    if state.active == "deactivating":
+        return  # whether an administrator wants it so is known when it has ended
     if paths.SERVE.exists() and state.active == "inactive" and state.was_active and state.result == "success":
         raise OperationError("pgpool-II was stopped by an administrator", hint=f"systemctl start {paths.PGPOOL_UNIT}")
     if not paths.SERVE.exists():
@@ -279,6 +281,9 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
     if state.active == "active" and not pgpool.listens(port):
         hint = f"ss -ltnp 'sport = :{port}' shows whether another program has it; then systemctl restart pgpool2"
         raise OperationError(f"pgpool-II runs, but does not listen on port {port}", hint=hint)
+    if state.active == "active" and state.seconds > _LISTENING:
+        hint = "it asks every PostgreSQL, so one that hangs in a login holds it up; systemctl restart postgresql there"
+        raise OperationError("pgpool-II runs, but pcp_node_info does not answer", hint=hint)
     if state.active not in ("active", "activating"):
         units.control("start", paths.PGPOOL_UNIT)
     reason = units.last_words(paths.PGPOOL_UNIT) if state.active != "active" else ""
@@ -302,8 +307,12 @@ def _start_first_pgpool(here: Here) -> None:
 
 
 def attach(here: Here, action: Attach) -> None:
-    """Let pgpool-II send clients to a node."""
-    pgpool.attach(here.cluster, here.cluster.named(action.node))
+    """Let pgpool-II send clients to a node that lets one in: it would wait for ever for one that falls silent."""
+    node = here.cluster.named(action.node)
+    if why := copying.refusal(node):
+        hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
+        raise OperationError(f"{node.name} lets nobody log in: {why}", hint=hint)
+    pgpool.attach(here.cluster, node)
 
 
 def detach(here: Here, action: Detach) -> None:

@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, paths, pgpool, server, two_stages, units, upgrade
-from .actions import Action, AwaitRecovery, Refuse, Wait
+from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
 from .answers import Answers, store_users
 from .archive import Keeper
 from .channel import notify, serving
@@ -137,9 +137,7 @@ class Agent:
         here.note = "; ".join(act.said(action) for action in quiet)
         if here.note or not actions:
             self._tell(here.note or "all is well here")
-        for action in actions:
-            if not isinstance(action, _QUIET):
-                self._do(action)
+        self._do_all(action for action in actions if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
             self._tried = ""
@@ -207,6 +205,19 @@ class Agent:
                     log(f"{node.name} is gone: sessions with it are ended")
                     units.control("hang-up", node.address)
         self._gone = gone
+
+    def _do_all(self, actions: Iterable[Action]) -> None:
+        """Do one after the other; a node that cannot be attached keeps no other from being attached."""
+        failed: list[ClusterError] = []
+        for action in actions:
+            try:
+                self._do(action)
+            except ClusterError as error:
+                if not isinstance(action, Attach):
+                    raise
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _do(self, action: Action) -> None:
         text = act.said(action)

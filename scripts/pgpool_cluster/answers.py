@@ -11,6 +11,7 @@ from typing import Any
 
 from . import (
     act,
+    attachment,
     checks,
     paths,
     pgpool,
@@ -18,22 +19,21 @@ from . import (
     recovery,
     status,
     switchover,
+    takeover,
     two_stages,
     units,
     wire,
 )
-from .actions import Action, Dismiss, Follow, Promote, Refuse, Resume, Start, Wait
-from .cluster import Node
-from .decide import decide, failover
+from .actions import Follow, Resume, Start
+from .decide import decide
 from .errors import ClusterError, OperationError, UsageError
 from .facts import ClusterFacts, Postgresql
-from .node import Here, log
+from .node import Here
 from .peers import Progress
 from .situation import in_service, rightful_primary
 from .users import Users
 
 Json = dict[str, Any]
-_FAILOVER_SECONDS = 15.0
 _LONG_SECONDS = 120.0
 
 
@@ -71,16 +71,16 @@ class Answers:
             "recover": self._recover,
             "switchover": self._switchover,
             "start": self._start,
-            "attach": self._attach,
+            "attach": lambda request, _: attachment.attach(self.here, request),
             "take-back": self._take_back,
             "hold": self._hold,
-            "detach": self._detach,
+            "detach": lambda request, _: attachment.detach(self.here, request),
             "user": self._user,
             "role": self._role,
             "pcp-recovery": self._pcp_recovery,
             "first-stage": self._first_stage,
             "second-stage": self._second_stage,
-            "cancel-active": lambda *_: {"count": two_stages.cancel_active(self.here)},
+            "cancel-active": self._cancel_active,
             "copy": self._copy,
             "take-up": self._take_up,
             "why": self._why,
@@ -134,47 +134,8 @@ class Answers:
     # Hooks
 
     def _failover(self, request: Json, progress: Progress) -> Json:
-        """Answer failover_command: promote the right standby, and let the others follow it."""
-        here = self.here
-        failed = here.cluster.backend(int(request["failed"]))
-        progress(f"failover: node {failed.name} is down for pgpool-II")
-        here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
-        try:
-            if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
-                units.control("hang-up", failed.address)
-            return self._failed_over(failed, progress)
-        finally:
-            here.pgpool_busy = False
-
-    def _failed_over(self, failed: Node, progress: Progress) -> Json:
-        here = self.here
-        deadline = time.monotonic() + _FAILOVER_SECONDS
-        before = ""
-        while True:
-            actions = failover(here.cluster, failed, here.look_at_all())
-            quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
-            done = all(self._done_in_failover(action, progress) for action in actions)
-            if (done and not quiet) or time.monotonic() > deadline:
-                return {"actions": [act.said(action) for action in actions]}
-            text = "; ".join(act.said(action) for action in quiet)
-            if text != before:
-                log(f"failover of {failed.name}: {text}")
-            before = text
-            time.sleep(0.5)
-            here.forget_looks()
-
-    def _done_in_failover(self, action: Action, progress: Progress) -> bool:
-        """Promote or follow; False where it is worth another look. Who does not follow now does so by itself later."""
-        if not isinstance(action, Promote | Follow | Dismiss):
-            return True
-        log(f"failover: {act.said(action)}")
-        try:
-            act.perform(self.here, action)
-        except ClusterError as error:
-            log(f"failover: {error.message}")
-            return isinstance(action, Follow)
-        progress(act.said(action))
-        return True
+        failed = self.here.cluster.backend(int(request["failed"]))
+        return {"actions": [act.said(action) for action in takeover.fail_over(self.here, failed, progress)]}
 
     def _may_start(self, request: Json, _: Progress) -> Json:
         """Tell whether the unit may start this node's server now: as a primary only if it is the rightful one."""
@@ -241,6 +202,9 @@ class Answers:
         two_stages.second_stage(self.here, self.here.cluster.backend(int(request["backend"])).name, progress)
         return {}
 
+    def _cancel_active(self, request: Json, _: Progress) -> Json:
+        return {"count": two_stages.cancel_active(self.here, float(request["since"]))}
+
     def _copy(self, request: Json, progress: Progress) -> Json:
         with self.acting:
             two_stages.copy(self.here, self.here.cluster.named(str(request["source"])).name, progress)
@@ -277,9 +241,7 @@ class Answers:
     def _renew_view(self, name: str) -> None:
         """Have pgpool-II look for the primary again, which it does when a node goes or comes."""
         with suppress(ClusterError):
-            node = self._through_pgpool(self.here.look_at_all())
-            request = {"do": "detach", "node": name, "recovering": True}
-            self.here.on((node or self.here.me).name, request, seconds=40)
+            attachment.detach(self.here, {"do": "detach", "node": name, "recovering": True})
 
     def _start(self, request: Json, _: Progress) -> Json:
         """Answer pgpool_remote_start: the server of the node is to run."""
@@ -296,33 +258,6 @@ class Answers:
             act.start(self.here, Start(node.name))
         return {}
 
-    def _through_pgpool(self, facts: ClusterFacts) -> Node | None:
-        """Return the node whose pgpool-II is to be asked: None for this one."""
-        up = [node for node in self.here.cluster.pgpools if facts.of(node.name).pgpool is not None]
-        if not up:
-            raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
-        return None if self.here.me in up else up[0]
-
-    def _attach(self, request: Json, _: Progress) -> Json:
-        node = self.here.cluster.named(str(request["node"]))
-        facts = self.here.look_at_all()
-        elsewhere = self._through_pgpool(facts)
-        if elsewhere is not None:
-            return self.here.peers.ask(elsewhere.name, request, seconds=40)
-        primary = rightful_primary(self.here.cluster, facts)
-        found = facts.of(node.name)
-        if not self.here.cluster.mode.streams:
-            if found not in in_service(self.here.cluster, facts):
-                hint = f"pgpoolctl recover {node.name}"
-                raise OperationError(f"{node.name} does not have every write", hint=hint)
-        elif primary is not None and found is not primary and not (found.standby and found.streaming):
-            hint = f"pgpoolctl recover {node.name}"
-            raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
-        self.here.on(node.name, {"do": "hold", "hold": False}, seconds=5)
-        pgpool.attach(self.here.cluster, node)
-        self.here.forget_looks()
-        return {}
-
     def _take_back(self, request: Json, _: Progress) -> Json:
         """Have this node's pgpool-II attach a node that says itself that it streams; answer when it has."""
         pgpool.attach(self.here.cluster, self.here.cluster.named(str(request["node"])), wait=True)
@@ -333,31 +268,6 @@ class Answers:
         """Remember whether an administrator keeps clients off this node."""
         self.here.remember(held=bool(request["hold"]))
         return {}
-
-    def _detach(self, request: Json, _: Progress) -> Json:
-        node = self.here.cluster.named(str(request["node"]))
-        facts = self.here.look_at_all()
-        elsewhere = self._through_pgpool(facts)
-        if elsewhere is not None:
-            return self.here.peers.ask(elsewhere.name, request, seconds=40)
-        primary = rightful_primary(self.here.cluster, facts)
-        if not self.here.cluster.mode.streams:
-            self._refuse_last(node, facts)
-        elif primary is not None and primary.node == node.name and not request.get("recovering"):
-            hint = "to let another node take its place: pgpoolctl switchover"
-            raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
-        streams = self.here.cluster.mode.streams
-        if streams and facts.of(node.name).reachable and not request.get("recovering"):
-            self.here.on(node.name, {"do": "hold", "hold": True}, seconds=5)
-        pgpool.detach(self.here.cluster, node)
-        self.here.forget_looks()
-        return {}
-
-    def _refuse_last(self, node: Node, facts: ClusterFacts) -> None:
-        serving = [found.node for found in in_service(self.here.cluster, facts)]
-        if serving == [node.name]:
-            hint = "recover another node first; pgpoolctl status shows every node"
-            raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
 
     def _role(self, request: Json, _: Progress) -> Json:
         act.set_role(self.here, str(request["name"]), request.get("verifier"))

@@ -150,7 +150,7 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
 
 
 def refusal(upstream: Node) -> str:
-    """Return why a node's PostgreSQL does not let this one in as it must to be copied from, "" if it does."""
+    """Return why a node's PostgreSQL does not let this one log in, as it must to be copied from; "" if it does."""
     try:
         psycopg2.connect(_dsn(upstream, Role.RECOVERY) + " dbname=postgres").close()
     except psycopg2.Error as error:

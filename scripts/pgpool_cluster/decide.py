@@ -41,8 +41,10 @@ from .situation import (
     latest_term,
     leading_pgpools,
     leads,
+    promoted_by_hand,
     rank,
     rightful_primary,
+    unseen,
 )
 
 
@@ -227,6 +229,9 @@ def _serve(situation: Situation) -> Actions:
     mine, primary = situation.mine, situation.primary
     if mine.timeline is None:
         return situation.wait("its timeline is unknown")
+    if primary is None and mine is promoted_by_hand(situation.cluster, situation.facts):
+        names = ", ".join(unseen(situation.cluster, situation.facts))
+        return situation.wait(f"it was promoted by hand; {names} is out of sight, and no quorum has given it up")
     if primary is None:
         return (Stop(situation.name, "a later primary was promoted while it was away"),)
     if primary is not mine:

@@ -186,9 +186,14 @@ class Here:
             return self.answer(request, log)
         return self.peers.ask(name, request, seconds=seconds)
 
-    def look_at_all(self) -> ClusterFacts:
-        """Return the facts of all nodes. Writable ones are looked at last, so that no standby seems ahead of them."""
-        answers = self.peers.ask_all({"do": "look"}, seconds=LOOK_SECONDS)
+    def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
+        """Return the facts of all nodes, `fresh` or at most a moment old.
+
+        Writable ones are looked at last, so that no standby seems ahead of them.
+        """
+        if fresh:
+            self.forget_looks()
+        answers = self.peers.ask_all({"do": "look", "fresh": fresh}, seconds=LOOK_SECONDS)
         found = {self.me.name: self.look()}
         for name, answer in answers.items():
             with contextlib.suppress(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import threading
@@ -121,7 +122,9 @@ class Database:
     def _asked(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
         (row,) = self.query(_LOOK)
         in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables = row
-        if not in_recovery:
+        if in_recovery:
+            timeline = max(int(timeline), received_timeline(self.instance.data))
+        else:
             timeline = int(str(self.query(_WRITABLE_TIMELINE)[0][0]), 16)
         return replace(
             facts,
@@ -129,10 +132,10 @@ class Database:
             system=int(system),
             in_recovery=bool(in_recovery),
             standby_signal=(self.instance.data / "standby.signal").exists(),
-            timeline=int(timeline),
+            timeline=timeline,
             position=position and Lsn.parse(position),
             replayed=replayed and Lsn.parse(replayed),
-            history=history(self.instance.data, int(timeline)),
+            history=history(self.instance.data, timeline),
             follows=_followed(conninfo, cluster) if in_recovery else None,
             streaming=bool(streaming),
             slots=frozenset(slots),
@@ -193,6 +196,17 @@ def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:
         return _SHUTDOWN_CHECKPOINT
     match = re.search(r"len \(rec/tot\):\s*\d+/\s*(\d+)", answer.stdout)
     return int(match[1]) if match else _SHUTDOWN_CHECKPOINT
+
+
+def received_timeline(data: Path) -> int:
+    """Return the latest timeline of which a standby has any WAL, from the names of its segments; 0 where it has none.
+
+    The server tells it (pg_stat_wal_receiver) while it receives, and in its control file after the next restartpoint,
+    minutes later: not where the primary is lost soon after it was promoted.
+    """
+    with os.scandir(data / "pg_wal") as entries:
+        names = [entry.name for entry in entries]
+    return max((int(name[:8], 16) for name in names if re.fullmatch(r"[0-9A-F]{24}", name)), default=0)
 
 
 def history(data: Path, timeline: int) -> tuple[Switch, ...]:

@@ -126,7 +126,7 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
                 return
             if not asked:
                 with suppress(ClusterError):
-                    here.on(name, {"do": "attach", "node": here.me.name}, seconds=20)
+                    here.on(name, {"do": "attach", "node": here.me.name, "recovering": True}, seconds=20)
                 asked = True
         time.sleep(0.05)
         here.forget_looks()

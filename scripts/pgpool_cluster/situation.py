@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .actions import Action, AwaitRecovery, Wait
 from .cluster import Cluster, Node
-from .facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
 
 Actions = tuple[Action, ...]
 
@@ -72,7 +72,7 @@ def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
     Where all are primaries, it is the one that the others would be copied from: the first in service.
     It leads in the latest term that any member knows. Where nobody in sight does, a node that was promoted by hand
-    counts: the only one on the highest timeline.
+    counts: the only one on the highest timeline, unless one out of sight may be the primary.
     """
     members = facts.members(cluster)
     latest = latest_term(cluster, facts)
@@ -82,7 +82,20 @@ def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
         return next(iter(in_service(cluster, facts)), None)
     if lawful:
         return max(lawful, key=rank)
-    return next((one for one in writable if _alone_on_top(one, members)), None)
+    return None if unseen(cluster, facts) else promoted_by_hand(cluster, facts)
+
+
+def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
+    """Return the writable member that is the only one on the highest timeline; None if there is none."""
+    members = facts.members(cluster)
+    return next((one for one in members if one.writable and one.timeline and _alone_on_top(one, members)), None)
+
+
+def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
+    """Return the database nodes that are out of sight, but that a pgpool-II whose word counts has not given up."""
+    away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
+    leading = leading_pgpools(cluster, facts)
+    return tuple(name for name in away if any(one.backends.get(name) is not BackendState.DOWN for one in leading))
 
 
 def in_service(cluster: Cluster, facts: ClusterFacts) -> tuple[NodeFacts, ...]:

@@ -28,6 +28,10 @@ from .situation import in_service, leading_node, rightful_primary
 
 Json = dict[str, Any]
 _DAY = 86400.0
+_EVER = 1e9
+_FINISHING = 10.0
+"""Seconds that clients wait for what the main node has written already, or half of what recovery_timeout leaves: after
+it pgpool-II takes a session that is at work for a miscount, and goes on (recovery.c, ensure_conn_counter_validity)."""
 _DETACH_SECONDS = 40.0
 _LEADER_SECONDS = 10.0
 _BETWEEN = 1.0
@@ -50,8 +54,18 @@ SELECT format('SELECT setval(%L, last_value, is_called) FROM %s', c.oid::regclas
 FROM pg_class c WHERE relkind = 'S' AND relpersistence = 'p'
 """
 _CANCEL = """
-SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity AS session
 WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid() AND usename <> ALL(%s)
+AND query_start < clock_timestamp() - interval '0.5 s'
+AND (query_start > clock_timestamp() - %s * interval '1 s' OR NOT EXISTS (
+    SELECT FROM pg_locks AS held WHERE held.pid = session.pid AND locktype = 'relation' AND mode <> 'AccessShareLock'
+))
+"""
+"""Ends clients' statements in the same way on all nodes; pgpool-II gives up a node that answers otherwise.
+
+A statement runs on the main node and then on the others, also when it was cancelled there. What writes and began more
+than `since` seconds ago on another node is done on the main node, and is let finish; and nothing is cancelled that has
+just begun, since it may not have sent its row description yet (a "kind mismatch").
 """
 
 
@@ -225,9 +239,13 @@ def _watch_sessions(here: Here) -> None:
     began, limit = here.draining, here.cluster.drain_seconds
     said = False
     time.sleep(limit)
+    over = time.monotonic()
+    finishing = min(_FINISHING, (here.cluster.recovery_timeout - limit) / 2)
     while here.draining == began and time.monotonic() < began + SILENCE:
-        count = cancel_active(here)
-        for answer in here.peers.ask_all({"do": "cancel-active"}, seconds=3).values():
+        count = cancel_active(here, _EVER)
+        since = time.monotonic() - over
+        request = {"do": "cancel-active", "since": since if since < finishing else _EVER}
+        for answer in here.peers.ask_all(request, seconds=3).values():
             count += int(answer.get("count", 0))
         if count and not said:
             log(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
@@ -237,10 +255,10 @@ def _watch_sessions(here: Here) -> None:
         here.archive_needed = ""
 
 
-def cancel_active(here: Here) -> int:
-    """Cancel every client's running statement here and return how many there were."""
+def cancel_active(here: Here, since: float) -> int:
+    """Cancel clients' running statements here and return how many; `since`: what writes only if it began since then."""
     with contextlib.suppress(ClusterError):
-        return int(act.query(here, _CANCEL, [*Role, "postgres"])[0][0])
+        return int(act.query(here, _CANCEL, [*Role, "postgres"], since)[0][0])
     return 0
 
 

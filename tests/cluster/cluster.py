@@ -170,8 +170,10 @@ class Cluster:
         """Return the names of those whose PostgreSQL takes writes, asked directly."""
         ask = "runuser -u postgres -- psql -XAtq -p 5432 -c 'SELECT NOT pg_is_in_recovery()' postgres 2>&1 || :"
         asked = hosts or self.hosts
-        answers = together(lambda host: host.attempt(ask, seconds=20).output, asked)
-        return [host.name for host, answer in zip(asked, answers, strict=True) if answer == "t"]
+        answers = together(lambda host: host.attempt(ask, seconds=20), asked)
+        if all(answer.output != "t" for answer in answers):
+            print("nobody is writable:", dict(zip(map(str, asked), answers, strict=True)))
+        return [host.name for host, answer in zip(asked, answers, strict=True) if answer.output == "t"]
 
     def replayed(self) -> None:
         """Wait until all standbys have replayed what the primary has now."""

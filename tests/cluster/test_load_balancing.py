@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, through_pgpool
+from tests.cluster.watchdog import leaders
 from tests.host import Host, together
 
 SESSIONS = 40
@@ -57,6 +58,36 @@ def test_in_a_transaction_what_was_written_is_read(cluster: Cluster, pg1: Host, 
     for number in range(10):
         script = f"BEGIN; INSERT INTO balanced VALUES (100 + {number}); {WHERE}; COMMIT;"  # noqa: S608
         assert cluster.ask(script.replace("; ", ";\n"), at=pg1, through=pg2).split() == [pg1.address]
+
+
+def believed(cluster: Cluster, node: Host) -> set[str]:
+    """Return what the pgpool-IIs believe of a node, each asked for itself."""
+    asked = together(lambda host: host.run(through_pgpool(host, host, "SHOW POOL_NODES")), cluster.hosts)
+    rows = [line.split("|") for text in asked for line in text.splitlines()]
+    return {row[3] for row in rows if row[1] == node.address}
+
+
+SLOW = """
+main=$(systemctl show -P MainPID pgpool2)
+kill -STOP $main
+systemd-run -q --on-active=3 --timer-property=AccuracySec=1ms kill -CONT $main
+"""
+
+
+def test_detach_and_attach_return_when_every_pgpool_has_done_it(cluster: Cluster, pg2: Host, pg3: Host) -> None:
+    """Also where one learns late of it, which would have ended the session of a client that came right after."""
+    follower = next(host for host in cluster.hosts if host.name not in leaders(cluster.status()))
+    follower.run(SLOW)
+    try:
+        pg2.run("pgpoolctl detach pg3")
+        assert believed(cluster, pg3) == {"down"}
+        pg2.run("pgpoolctl detach pg3")
+        assert set(answered_by(cluster, pg2, pg3)) == {"pg1", "pg2"}
+    finally:
+        follower.run(SLOW)
+        pg2.run("pgpoolctl attach pg3")
+    assert believed(cluster, pg3) <= {"up", "waiting"}
+    cluster.wait_healthy()
 
 
 def test_a_weight_in_cluster_yml_counts_once_it_is_applied(cluster: Cluster, pg1: Host, pg3: Host) -> None:

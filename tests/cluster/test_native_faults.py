@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 import pytest
 from tests.cluster.cluster import DATA, Cluster, through_pgpool
 from tests.cluster.load import ledger
-from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up, leaders, led_by, led_elsewhere
-from tests.host import Host
+from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up
+from tests.cluster.watchdog import leaders, led_by, led_elsewhere
+from tests.host import Host, together
 
 from pgpool_cluster.cluster import DRAIN_SECONDS
 
@@ -37,21 +39,78 @@ def begin(at: Host) -> None:
     at.run("systemd-run -q --unit=recovering -p RemainAfterExit=yes pgpoolctl recover pg3")
 
 
+ACTIVITY = "runuser -u postgres -- psql -XAtqc \"SELECT query FROM pg_stat_activity WHERE state = 'active'\""
+
+
+def in_background(host: Host, name: str, sql: str) -> None:
+    """Run a statement on the host through its own pgpool-II as the unit `name`, and wait until its server does."""
+    host.put(f"/root/{name}.sh", through_pgpool(host, host, sql))
+    host.run(f"systemd-run -q --unit={name} -E HOME=/root -p RemainAfterExit=yes sh /root/{name}.sh")
+    host.until(f"{ACTIVITY} | grep -qF '{sql}'", 20)
+
+
+def ended(host: Host, name: str) -> int:
+    """Wait until a unit has ended, and return its exit status."""
+    host.until(f"systemctl show -P SubState {name} | grep -qE 'exited|failed|dead'", 60)
+    return int(host.run(f"systemctl show -P ExecMainStatus {name}; systemctl stop {name} || :; systemctl reset-failed"))
+
+
 def test_1_a_client_that_never_leaves_is_sent_away_and_that_is_said(native: Cluster) -> None:
     """One idle session, one with a statement that runs for ever: both are ended when their time is over."""
     pg1, _, pg3 = native.hosts
     pg3.run(STOP)
     given_up(native, "pg3")
-    lasting = through_pgpool(pg1, pg1, "SELECT pg_sleep(3600)")
-    pg1.put("/root/lasting.sh", lasting)
-    pg1.run("systemd-run -q --unit=lasting -E HOME=/root -p RemainAfterExit=yes sh /root/lasting.sh")
-    pg1.until("runuser -u postgres -- psql -XAtqc 'SELECT query FROM pg_stat_activity' | grep -q pg_sleep", 20)
+    in_background(pg1, "lasting", "SELECT pg_sleep(3600)")
     pg1.run("pgpoolctl recover pg3", seconds=120)
     equal(native)
-    pg1.until("systemctl show -P SubState lasting | grep -qE 'exited|failed|dead'", 10)
+    assert ended(pg1, "lasting") != 0
     told = f"journalctl -u pgpool2-cluster --since=-3min | grep -q 'sessions did not end within {DRAIN_SECONDS} s'"
     assert any(host.attempt(told).status == 0 for host in native.hosts)
-    pg1.run("systemctl stop lasting 2>/dev/null; systemctl reset-failed || :")
+
+
+CANCEL = """
+import sys, time
+sys.path.insert(0, "/usr/share/pgpool2-cluster")
+from pgpool_cluster.channel import ask
+since, rounds = map(float, sys.argv[1:])
+end = time.monotonic() + rounds
+while time.monotonic() < end:
+    ask({"do": "cancel-active", "since": since}, seconds=5)
+"""
+
+
+PLANNED_SLOWLY = """
+CREATE FUNCTION planned() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN 1; END $$
+"""
+
+
+def test_1_the_same_statement_ends_in_the_same_way_on_all_nodes(native: Cluster) -> None:
+    """Cancelled on the main node, it begins on the others; if it is cancelled there at once, they are given up."""
+    for host in native.hosts:
+        host.put("/root/cancel.py", CANCEL)
+    pg1 = native.hosts[0]
+    native.ask(PLANNED_SLOWLY, at=pg1)
+    in_background(pg1, "sleeping", "SELECT planned(), pg_sleep(3600)")
+    time.sleep(1)
+    together(lambda host: host.run(f"python3 /root/cancel.py 1e9 {0.1 if host == pg1 else 4}"), native.hosts)
+    assert ended(pg1, "sleeping") != 0
+    equal(native)
+    native.ask("DROP FUNCTION planned()", at=pg1)
+
+
+def test_1_what_the_main_node_has_written_is_let_finish_on_the_others(native: Cluster) -> None:
+    """Ten seconds on the main node, and as long on the others: it is asked to end when it is done on the first."""
+    pg1, pg2, pg3 = native.hosts
+    native.ask("CREATE TABLE IF NOT EXISTS slow (number int)", at=pg1)
+    pg3.run(STOP)
+    given_up(native, "pg3")
+    in_background(pg1, "writing", "INSERT INTO slow SELECT 1 FROM pg_sleep(10)")
+    pg2.until(f"{ACTIVITY} | grep -q '^INSERT INTO slow'", 30)
+    pg1.run("pgpoolctl recover pg3", seconds=120)
+    assert ended(pg1, "writing") == 0
+    equal(native)
+    assert pg3.psql("SELECT count(*) FROM slow", database="app") == "1"
+    native.ask("DROP TABLE slow", at=pg1)
 
 
 OUT_OF_SIGHT = 30
@@ -103,7 +162,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
     pg1.attempt("tc qdisc del dev eth0 root")
     said = pg2.run("journalctl -u recovering -o cat; systemctl stop recovering; systemctl reset-failed || :")
     pairs = itertools.pairwise([*written.acknowledged.values(), time.time()])
-    released = max(later - max(earlier, failed) for earlier, later in pairs if later > failed)
+    released = max((later - max(earlier, failed) for earlier, later in pairs if later > failed), default=math.inf)
     print(f"{native.mode}, {stage} stage, {fault}: held for {released:.1f} s, longest gap {written.longest_gap:.1f} s")
     print(time.strftime("it broke at %H:%M:%S", time.gmtime(failed)))
     print(said.splitlines()[-2:])
@@ -120,7 +179,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
         time.sleep(2)
     equal(native)
     assert written.lost(pg2) == set()
-    assert released <= limit
+    assert released <= limit, written.errors
 
 
 def test_3_clients_write_again_where_the_node_is_known_to_be_back(native: Cluster) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.cluster.cluster import DATA, Cluster
 from tests.cluster.load import ledger, pgbench
-from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up, leaders
+from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up
+from tests.cluster.watchdog import leaders
 from tests.host import Host
 
 MIXED = "-c 2 -j 2 -C -b simple-update@1 -b select-only@2"

@@ -241,6 +241,29 @@ SITUATIONS = [
         (away("pg1"), primary("pg2", term=1, led=0, timeline=2), standby("pg3", "pg2", timeline=1)),
         {"pg2": ["Lead"]},
     ),
+    Situation(
+        "but not while the primary is just out of sight for a moment",
+        (
+            away("pg1"),
+            replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool()),
+            standby("pg3", "pg1"),
+        ),
+        {"pg2": ["Wait"], "pg3": ["Wait"]},
+    ),
+    Situation(
+        "nor when it is in sight again",
+        (primary("pg1"), primary("pg2", term=1, led=0, timeline=2), standby("pg3", "pg1")),
+        {"pg2": ["Stop"]},
+    ),
+    Situation(
+        "only once a quorum has given the primary up",
+        (
+            away("pg1"),
+            replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool("pg1")),
+            orphaned(standby("pg3", "pg1")),
+        ),
+        {"pg2": ["Lead"], "pg3": ["Follow"]},
+    ),
     # One node
     Situation(
         "a cluster of one founds and starts itself",

@@ -1,0 +1,112 @@
+"""Whether pgpool-II sends clients to a node: what `attach` and `detach` come to, on any node that is asked."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from . import act, pgpool
+from .actions import Attach
+from .cluster import Node
+from .errors import OperationError
+from .facts import BackendState, ClusterFacts
+from .node import Here
+from .situation import in_service, rightful_primary
+
+Json = dict[str, Any]
+_ELSEWHERE_SECONDS = 40.0
+_HOLD_SECONDS = 5.0
+_EVERYWHERE_SECONDS = 20.0
+_BETWEEN = 0.1
+
+
+def attach(here: Here, request: Json) -> Json:
+    """Have pgpool-II send clients to the node, which has every write; answer when every pgpool-II in sight does.
+
+    `recovering`: it is a part of something longer, which looks itself for what it needs.
+    """
+    node = here.cluster.named(str(request["node"]))
+    facts = here.look_at_all()
+    elsewhere = _through_pgpool(here, facts)
+    if elsewhere is not None:
+        return here.peers.ask(elsewhere.name, request, seconds=_ELSEWHERE_SECONDS)
+    primary = rightful_primary(here.cluster, facts)
+    found = facts.of(node.name)
+    hint = f"pgpoolctl recover {node.name}"
+    if not here.cluster.mode.streams:
+        if found not in in_service(here.cluster, facts):
+            raise OperationError(f"{node.name} does not have every write", hint=hint)
+    elif primary is not None and found is not primary and not (found.standby and found.streaming):
+        raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
+    here.on(node.name, {"do": "hold", "hold": False}, seconds=_HOLD_SECONDS)
+    act.attach(here, Attach(node.name))
+    here.forget_looks()
+    if not request.get("recovering"):
+        _await_everywhere(here, node, up=True)
+    return {}
+
+
+def detach(here: Here, request: Json) -> Json:
+    """Keep clients off the node; answer when every pgpool-II in sight does, and none ends sessions for it any more.
+
+    `recovering`: as for attach; the primary may go then, too.
+    """
+    node = here.cluster.named(str(request["node"]))
+    recovering = bool(request.get("recovering"))
+    facts = here.look_at_all()
+    elsewhere = _through_pgpool(here, facts)
+    if elsewhere is not None:
+        return here.peers.ask(elsewhere.name, request, seconds=_ELSEWHERE_SECONDS)
+    primary = rightful_primary(here.cluster, facts)
+    streams = here.cluster.mode.streams
+    if not streams:
+        _refuse_last(here, node, facts)
+    elif primary is not None and primary.node == node.name and not recovering:
+        hint = "to let another node take its place: pgpoolctl switchover"
+        raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
+    if streams and facts.of(node.name).reachable and not recovering:
+        here.on(node.name, {"do": "hold", "hold": True}, seconds=_HOLD_SECONDS)
+    try:
+        pgpool.detach(here.cluster, node)
+    except OperationError as error:
+        if pgpool.DOWN_ALREADY not in error.message:
+            raise
+    here.forget_looks()
+    if not recovering:
+        _await_everywhere(here, node, up=False)
+    return {}
+
+
+def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
+    """Return the node whose pgpool-II is to be asked: None for this one."""
+    up = [node for node in here.cluster.pgpools if facts.of(node.name).pgpool is not None]
+    if not up:
+        raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
+    return None if here.me in up else up[0]
+
+
+def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
+    """Wait until every pgpool-II that answers believes it: those that do not lead learn it from the one that does.
+
+    Each ends sessions right after it has changed its mind (pgpool_main.c, sync_backend_from_watchdog), so a client
+    that comes after this keeps its session.
+    """
+    deadline = time.monotonic() + _EVERYWHERE_SECONDS
+    while others := _of_another_mind(here, node, up=up):
+        if time.monotonic() > deadline:
+            said = "does not send" if up else "still sends"
+            text = f"pgpool-II of {' and '.join(others)} {said} clients to {node.name}"
+            raise OperationError(text, hint="pgpoolctl status shows every node; the same command asks again")
+        time.sleep(_BETWEEN)
+
+
+def _of_another_mind(here: Here, node: Node, *, up: bool) -> list[str]:
+    views = {name: found.pgpool for name, found in here.look_at_all(fresh=True).nodes.items() if found.pgpool}
+    return [name for name, view in views.items() if (view.backends.get(node.name) is BackendState.UP) is not up]
+
+
+def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
+    serving = [found.node for found in in_service(here.cluster, facts)]
+    if serving == [node.name]:
+        hint = "recover another node first; pgpoolctl status shows every node"
+        raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
