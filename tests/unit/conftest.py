@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from tests.unit.repositories import Repository, git
 from tests.unit.tarballs import VERSIONS, loaded, pooled, release
 
 from pgpool_deb.pins import Pins
@@ -21,3 +22,12 @@ def pins(tmp_path: Path) -> Pins:
         rows.append(f'[pgpool."{version}"]\nsha256 = "{sha256}"\nsize = {len(data)}\ndate = 2025-06-01')
     rows.append('[[advisory]]\ncves = ["CVE-2026-9999"]\nsummary = "s"\naffects = ["4.3.5"]\nfixed_in = "4.7.3"')
     return loaded(tmp_path, "\n".join(rows))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    root = tmp_path / "repository"
+    (root / "src").mkdir(parents=True)
+    (root / "src" / "main.c").write_text("int main;\n")
+    git(root, "init", "-q")
+    return Repository(root, tmp_path / "cache")
