@@ -105,7 +105,8 @@ def test_extensions_roles_and_slots_are_there(cluster: Cluster, pg1: Host, pg2: 
 
 
 def test_no_secret_is_world_readable(cluster: Cluster, secrets: dict[str, str]) -> None:
-    script = f"find / /run /tmp /dev/shm -xdev -type f -perm /o=r -exec grep -laFf {PATTERNS} {{}} + || :"
+    where = "/ /run /tmp /dev/shm -xdev -ignore_readdir_race -type f -perm /o=r"
+    script = f"find {where} -exec grep -lasFf {PATTERNS} {{}} + || :"
     assert secrets
     assert together(lambda host: host.run(script), cluster.hosts) == ("", "", "")
 
@@ -113,7 +114,7 @@ def test_no_secret_is_world_readable(cluster: Cluster, secrets: dict[str, str]) 
 def test_debconf_keeps_no_copy_of_the_key(cluster: Cluster, secrets: dict[str, str]) -> None:
     assert secrets
     for host in cluster.hosts:
-        assert host.run(f"grep -rlaFf {PATTERNS} /var/cache/debconf /var/lib/dpkg /var/log || :") == "", host
+        assert host.run(f"grep -rlasFf {PATTERNS} /var/cache/debconf /var/lib/dpkg /var/log || :") == "", host
 
 
 def test_this_scan_finds_a_secret_where_there_is_one(pg1: Host, secrets: dict[str, str]) -> None:
@@ -136,7 +137,7 @@ def test_no_secret_is_in_the_journal(cluster: Cluster, secrets: dict[str, str], 
 def test_nothing_switches_the_check_of_host_keys_off(cluster: Cluster) -> None:
     where = "/etc /usr/lib/pgpool2-cluster /usr/bin/pgpoolctl /var/lib/postgresql/.ssh"
     for host in cluster.hosts:
-        found = host.run(f"grep -rEIi 'StrictHostKeyChecking[= ]+(no|off|accept)' {where} | grep -v ':#' || :")
+        found = host.run(f"grep -rsEIi 'StrictHostKeyChecking[= ]+(no|off|accept)' {where} | grep -v ':#' || :")
         assert found == "", host
         assert host.run("grep -rl pgpool /etc/sudoers /etc/sudoers.d 2>/dev/null || :") == "", host
 

@@ -19,7 +19,7 @@ BOOKKEEPING = (
 )
 STATE = f"""
 echo files
-find / -xdev | grep -vE '{BOOKKEEPING}' | grep -v __pycache__ | sort
+find / -xdev -ignore_readdir_race | grep -vE '{BOOKKEEPING}' | grep -v __pycache__ | sort
 find /etc -type f ! -name ld.so.cache ! -name '*-' -exec sha256sum {{}} + | sort -k 2
 echo users
 cut -d : -f 1 /etc/passwd /etc/group
@@ -29,7 +29,7 @@ systemctl list-unit-files --no-legend '*pgpool*' || :
 echo packets
 nft list tables
 echo run
-find /run -name '*pgpool*' | sort
+find /run -ignore_readdir_race -name '*pgpool*' | sort
 echo processes
 cat /proc/[0-9]*/comm 2>/dev/null | sort -u | grep -E 'pgpool|python' || :
 """
