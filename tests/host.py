@@ -35,9 +35,15 @@ BOOT_SECONDS = 60.0
 KILLED = 124
 """Status of a script that was ended because it took too long (timeout(1))."""
 JOURNAL = """
-journalctl --no-pager -q -o short-precise -n 2000 -u pgpool2-cluster -u pgpool2 -u 'postgresql@*' |
-    grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 400
+journal() { journalctl --no-pager -q -o short-precise -n "$@"; }
+journal 60 -u pgpool2-cluster
+echo '-- PostgreSQL:'
+grep -hE 'PANIC|FATAL:  (terminating|could not)|terminated by|LOG:  (received|database system|all server|shutting)' \
+    /var/log/postgresql/*.log | tail -n 20
+echo '-- systemd and pgpool-II:'
+journal 1500 -u pgpool2 -u 'postgresql@*' | grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 200
 """
+"""What explains most comes first: the report of a test run may be cut."""
 
 
 @dataclass(frozen=True, slots=True)

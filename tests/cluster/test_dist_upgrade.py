@@ -21,7 +21,7 @@ from tests.host import FIRST_BOOT, Host, imported, together
 
 from pgpool_deb import archive
 from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable
+from pgpool_deb.releases import Release, ReleaseTable, State
 from pgpool_deb.roots import Root
 
 pytestmark = pytest.mark.thorough
@@ -79,7 +79,7 @@ class Upgraded:
 def following(release: Release, project: Project) -> Built:
     """The packages of the next stable release."""
     table = ReleaseTable.load(project.releases)
-    later = [row for row in table.releases if row.number > release.number and row.state == release.state]
+    later = [row for row in table.releases if row.number > release.number and row.state is State.SUPPORTED]
     if not later:
         pytest.skip(f"Debian has released nothing after {release.name} yet")
     return built.built(project, later[0], built.build(project, later[:1], install=True)[later[0].name])

@@ -57,10 +57,12 @@ def test_in_another_order_after_a_power_cut(cluster: Cluster, order: str) -> Non
     cluster.wait_healthy(SECONDS)
 
 
-def test_a_standby_that_was_away_for_a_while_comes_back(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_standby_that_was_away_for_a_while_comes_back(cluster: Cluster) -> None:
     """pgpool-II has given it up by then; nobody attaches it by hand."""
-    pg2.kill()
-    cluster.until(lambda status: status.nodes["pg2"].pgpool == "down", "pg2 is given up", 60)
-    cluster.ask("CREATE TABLE IF NOT EXISTS meanwhile ()", at=pg1)
-    pg2.start()
+    primary = cluster.primary()
+    standby = cluster.others(primary)[0]
+    standby.kill()
+    cluster.until(lambda status: status.nodes[standby.name].pgpool == "down", "it is given up", 60, primary)
+    cluster.ask("CREATE TABLE IF NOT EXISTS meanwhile ()", at=primary)
+    standby.start()
     cluster.wait_healthy(SECONDS)

@@ -43,8 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def desk(place: Path) -> Desk:
-    """The desk with good packages of the pinned version in dist/."""
+def desk(place: Path, cells: dict[str, Any]) -> Desk:
+    """The desk with good packages of the pinned version in dist/. What is built anyway is there to borrow from."""
+    assert cells
     borrow(Cache.open().path, place / "cache")
     desk = Desk(copy_of(CHECKOUT, place / "project"), place / "cache")
     desk.run(*PINNED).succeeds("built")
