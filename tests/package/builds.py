@@ -40,6 +40,17 @@ def started(checkout: Path, cache: Cache, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def until_it_compiles(process: subprocess.Popen[str]) -> str:
+    """Read what build-deb prints until a cell compiles, and return that."""
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.endswith(": compile\n"):
+            break
+    return "".join(printed)
+
+
 def same_files(dist: Path, releases: Iterable[str]) -> dict[str, str]:
     """Return name and SHA-256 of the files that must be the same each time."""
     found = [path for release in releases for path in (dist / release).iterdir() if path.name.endswith(SAME)]

@@ -130,3 +130,14 @@ def borrow(real: Path, cache: Path) -> None:
     if (real / "sources" / TARBALL).is_file():
         (cache / "sources").mkdir()
         shutil.copy(real / "sources" / TARBALL, cache / "sources")
+
+
+def only_from_mirror(desk: Desk, place: Path, sha256: str | None = None) -> Desk:
+    """The desk with one pin, to be had from the mirror alone; with another `sha256` if one is given."""
+    text = (desk.project / "packaging" / "sources.toml").read_text()
+    pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:\w.*\n)+', text)
+    assert pin
+    row = re.sub(r'sha256 = "\w+"', f'sha256 = "{sha256}"', pin[0]) if sha256 else pin[0]
+    path = place / ("wrong.toml" if sha256 else "mirror.toml")
+    path.write_text(f'addresses = ["{{mirror}}/pool/main/p/pgpool2/pgpool2_{{version}}.orig.tar.gz"]\n\n{row}')
+    return desk.with_env(PGPOOL_DEB_SOURCES=path)

@@ -6,51 +6,22 @@ has are borrowed (read only) by symbolic links; where it has none they are made,
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import tarfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.package.broken_mirror import Handler, Mirror, half, hang, missing, whole
-from tests.package.builds import copy_of
-from tests.package.desk import BUILD, CHECKOUT, PINNED, POOL, RELEASE, TARBALL, VERSION, Desk, Ended, borrow
-
-from pgpool_deb import archive
-from pgpool_deb.cache import Cache
+from tests.package.broken_mirror import Mirror
+from tests.package.desk import BUILD, PINNED, RELEASE, TARBALL, VERSION, Desk, Ended, only_from_mirror
+from tests.package.processes import alive, children, eventually, holding, mounts_below
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on a disk with room for builds; removed at the end, unlike pytest's."""
-    path = tmp_path_factory.mktemp("faults")
-    yield path
-    assert not _mounts_below(path)
-    subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
-
-
-@pytest.fixture(scope="module")
-def desk(place: Path, cells: dict[str, Any]) -> Desk:
-    """The desk with good packages of the pinned version in dist/. What is built anyway is there to borrow from."""
-    assert cells
-    borrow(Cache.open().path, place / "cache")
-    desk = Desk(copy_of(CHECKOUT, place / "project"), place / "cache")
-    desk.run(*PINNED).succeeds("built")
-    assert any(name.endswith(".deb") for name in desk.packages())
-    return desk
 
 
 @pytest.fixture(scope="module")
@@ -78,104 +49,13 @@ def sleeper(upstream: Callable[[str], Path]) -> Path:
 @pytest.fixture
 def held(desk: Desk) -> Iterator[Path]:
     """Nothing of `sleeper` is built yet, and building it stands still until the file is removed."""
-    shutil.rmtree(desk.cache / "results", ignore_errors=True)
+    results, aside = desk.cache / "results", desk.cache / "results.aside"
+    results.rename(aside)
     desk.hold.touch()
     yield desk.hold
     desk.hold.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def fresh_sources(desk: Desk) -> Path:
-    """No tarball is in the cache."""
-    shutil.rmtree(desk.cache / "sources", ignore_errors=True)
-    return desk.cache / "sources"
-
-
-# ---- the mirror ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    """The machine's own mirror, through a relay that breaks where `faults` says."""
-    server = Mirror(archive.find_archive(None).mirror)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    serving.join()
-    server.server_close()
-
-
-def _only_from_mirror(desk: Desk, place: Path, sha256: str | None = None) -> Desk:
-    """The desk with one pin, to be had from the mirror alone; with another `sha256` if one is given."""
-    text = (desk.project / "packaging" / "sources.toml").read_text()
-    pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:\w.*\n)+', text)
-    assert pin
-    row = re.sub(r'sha256 = "\w+"', f'sha256 = "{sha256}"', pin[0]) if sha256 else pin[0]
-    path = place / ("wrong.toml" if sha256 else "mirror.toml")
-    path.write_text(f'addresses = ["{{mirror}}/pool/main/p/pgpool2/pgpool2_{{version}}.orig.tar.gz"]\n\n{row}')
-    return desk.with_env(PGPOOL_DEB_SOURCES=path)
-
-
-# ---- processes and mounts -------------------------------------------------------------------------------------------
-
-
-def _mounts_below(path: Path) -> list[str]:
-    return [line for line in Path("/proc/mounts").read_text().splitlines() if f" {path}/" in line]
-
-
-def _children(pid: int) -> list[tuple[int, str]]:
-    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [(int(child), _began(int(child))), *_children(int(child))]
-    return found
-
-
-def _began(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def _alive(processes: list[tuple[int, str]]) -> list[int]:
-    return [pid for pid, began in processes if began and _began(pid) == began]
-
-
-def _eventually(what: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
-def _holding(process: subprocess.Popen[str]) -> bool:
-    """Tell whether the build below `process` has come to where it stands still."""
-    for pid, _ in _children(process.pid):
-        try:
-            if b"/cache/hold" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return True
-        except OSError:
-            continue
-    return False
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """Mount a disk of `size` at `path`; what comes back makes it another size."""
-    path.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True)
-
-    def resize(to: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={to}", str(path)], check=True)
-
-    try:
-        yield resize
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
+    shutil.rmtree(results, ignore_errors=True)
+    aside.rename(results)
 
 
 # ---- wrong usage and configuration ----------------------------------------------------------------------------------
@@ -236,211 +116,6 @@ def test_a_bad_table_is_named_with_the_place_in_it(
     desk.run(*PINNED).succeeds("unchanged")
 
 
-# ---- the source -----------------------------------------------------------------------------------------------------
-
-
-def _truncated(good: Path, bad: Path) -> None:
-    bad.write_bytes(good.read_bytes()[:1_000_000])
-
-
-def _with_entry_outside(good: Path, bad: Path) -> None:
-    with tarfile.open(bad, "w:gz") as tar:
-        for name in (f"pgpool-II-{VERSION}/configure.ac", "../../etc/cron.d/own"):
-            info = tarfile.TarInfo(name)
-            info.size = 3
-            tar.addfile(info, io.BytesIO(b"own"))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [(_truncated, "truncated|cut short|ends|damaged"), (_with_entry_outside, r"\.\./\.\./etc/cron\.d/own|outside")],
-)
-def test_a_bad_tarball_is_refused_before_anything_unpacks_it(
-    desk: Desk, tmp_path: Path, spoil: Callable[[Path, Path], None], message: str
-) -> None:
-    bad = tmp_path / TARBALL
-    spoil(desk.cache / "sources" / TARBALL, bad)
-    before = desk.packages()
-    desk.run(*BUILD, "--source", str(bad)).complains(2, message, "")
-    assert desk.packages() == before
-    shutil.copy(desk.cache / "sources" / TARBALL, bad)
-    desk.run(*BUILD, "--source", str(bad)).succeeds("unchanged")
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (missing, "404"),
-        (half, "the connection ended in the middle of the file"),
-        (whole, "sha256|checksum|another file"),
-    ],
-    ids=["404", "half-sent", "other content"],
-)
-def test_a_tarball_that_cannot_be_had_whole_is_never_used(
-    desk: Desk, place: Path, mirror: Mirror, *, fresh_sources: Path, fault: Callable[[Handler], None], message: str
-) -> None:
-    before = desk.packages()
-    mirror.faults[POOL] = fault
-    broken = _only_from_mirror(desk, place, sha256="0" * 64 if fault is whole else None)
-    broken.run(*PINNED, "--mirror", mirror.uri).complains(3, message, "")
-    assert not (fresh_sources / TARBALL).exists()
-    assert desk.packages() == before
-    mirror.faults.clear()
-    _only_from_mirror(desk, place).run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
-    assert (fresh_sources / TARBALL).is_file()
-
-
-@pytest.mark.parametrize("silent", [True, False], ids=["time-out", "unreachable"])
-def test_a_mirror_that_does_not_answer_for_the_tarball(
-    desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path, silent: bool
-) -> None:
-    mirror.faults[POOL] = hang
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        uri = mirror.uri if silent else f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        one_pin = _only_from_mirror(desk, place)
-        one_pin.run(*BUILD, "--mirror", uri).complains(3, "none of the pinned versions can be had", "--mirror URL")
-    assert not (fresh_sources / TARBALL).exists()
-    mirror.faults.clear()
-    one_pin.run(*BUILD, "--mirror", mirror.uri).succeeds("unchanged")
-
-
-def test_ctrl_c_during_the_download_is_no_failed_package(
-    desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path
-) -> None:
-    asked = threading.Event()
-
-    def never(handler: Handler) -> None:
-        asked.set()
-        hang(handler)
-
-    mirror.faults[POOL] = never
-    one_pin = _only_from_mirror(desk, place)
-    process = one_pin.start(*PINNED, "--mirror", mirror.uri)
-    assert asked.wait(30)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command")
-    mirror.faults.clear()
-    one_pin.run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
-
-
-# ---- the archive that roots are made from ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
-    """The desk with a cache that has no root."""
-    cache = place / "rootless"
-    cache.mkdir()
-    for name in ("compiler", "sources"):
-        (cache / name).symlink_to(desk.cache / name)
-    yield replace(desk, cache=cache)
-    subprocess.run(["rm", "-rf", "--one-file-system", str(cache)], check=True)
-
-
-@pytest.mark.parametrize(
-    ("fault", "where", "message"),
-    [
-        (missing, "InRelease$|Release$", "InRelease|Release file|404"),
-        (hang, "InRelease$", "nothing happened for too long"),
-        (None, "", "[Cc]onnect"),
-    ],
-    ids=["404", "time-out", "unreachable"],
-)
-def test_a_mirror_without_a_suite_ends_the_run_with_the_environments_status(
-    rootless: Desk, mirror: Mirror, fault: Callable[[Handler], None] | None, where: str, message: str
-) -> None:
-    before = rootless.packages()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        uri = mirror.uri if fault else f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        if fault:
-            mirror.faults[where] = fault
-        ended = rootless.run(*PINNED, "--mirror", uri, "--stall", "20" if fault is not hang else "5")
-    ended.failed_cell(3, "root", rf"^the root of {RELEASE} was not made: .*({message})", "mirror")
-    assert rootless.packages() == before
-
-
-@pytest.mark.thorough
-def test_a_mirror_that_breaks_at_one_place_after_another_and_is_whole_at_last(rootless: Desk, mirror: Mirror) -> None:
-    """Each run goes on from where the one before it broke; the last one builds."""
-    before = rootless.packages()
-    command = (*PINNED, "--mirror", mirror.uri)
-    for pattern, fault in (
-        (r"/Packages|/by-hash/", half),
-        (r"/base-files_.*\.deb$", half),
-        (r"/ccache_.*\.deb$", missing),
-    ):
-        mirror.faults = {pattern: fault}
-        rootless.run(*command).failed_cell(3, "root", f"^the root of {RELEASE} was not made: ", "mirror")
-        assert not list((rootless.cache / "roots").glob(".partial-*")), "what is half-made takes no space"
-        assert rootless.packages() == before
-    bases = [path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()]
-    assert len(bases) == 1, "the base root was whole before the last fault, and is kept"
-    mirror.faults = {}
-    rootless.run(*command).succeeds("built")
-    assert {bases[0]} < {path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()}
-    assert not list((rootless.cache / "roots").glob(".partial-*"))
-    rootless.packages()
-
-
-# ---- the disk -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-    with small_disk(path, size) as resize:
-        for name in shared:
-            (path / name).symlink_to(desk.cache / name)
-        yield resize
-
-
-@as_root
-def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
-    before = desk.packages()
-    small = replace(_only_from_mirror(desk, place), cache=place / "small")
-    with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compiler")) as resize:
-        small.run(*PINNED, "--mirror", mirror.uri).complains(
-            3, f"file system {small.cache} is full: {TARBALL} needs", "free|space"
-        )
-        assert desk.packages() == before
-        resize("200m")
-        small.run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
-
-
-@as_root
-@pytest.mark.parametrize("size", ["4m", "40m"], ids=["before the compiler", "under the compiler"])
-def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: str) -> None:
-    before = desk.packages()
-    small = replace(desk, cache=place / "small")
-    with _cache_on_small_disk(desk, small.cache, size, ("roots", "apt", "sources", "compiler")) as resize:
-        small.run(*PINNED).failed_cell(3, r"\w+", "^no space left on the device", "free some space")
-        assert desk.packages() == before
-        if size == "40m":
-            resize("1g")
-            small.run(*PINNED).succeeds("built")
-            desk.packages()
-
-
-@as_root
-def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) -> None:
-    shutil.copytree(desk.project, place / "other", ignore=shutil.ignore_patterns("dist"))
-    other = replace(desk, project=place / "other")
-    with small_disk(other.dist, "4m") as resize:
-        other.run(*PINNED).complains(3, rf"dist/{RELEASE} cannot be written: No space left", "free space there")
-        assert other.packages() == {}
-        resize("64m")
-        other.run(*PINNED).succeeds("unchanged")
-        packages = other.packages()
-        assert any(name.endswith(".deb") for name in packages)
-        (other.dist / "filler").write_bytes(bytes(os.statvfs(other.dist).f_bavail * 4096))
-        ended = other.run(*PINNED)
-        ended.complains(3, "No space left", "")
-        assert not list(other.dist.glob(".*"))
-        assert other.packages() == packages
-
-
 # ---- the build ------------------------------------------------------------------------------------------------------
 
 
@@ -455,7 +130,7 @@ def test_a_compile_error_is_shown_and_its_root_can_be_entered(desk: Desk, upstre
     assert desk.packages() == before
     inside = desk.run("shell", cell, stdin="pwd; id -un; grep -c no_such_name pgpool2/src/libs/pcp/pcp.c\n")
     assert (inside.status, inside.out.split()) == (0, ["/build", "builder", "1"])
-    assert not _mounts_below(desk.cache)
+    assert not mounts_below(desk.cache)
     desk.run(*PINNED).succeeds("unchanged")
 
 
@@ -524,22 +199,93 @@ def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
 ) -> None:
     before = desk.packages()
     process = desk.start(*BUILD, "--source", str(sleeper))
-    assert _eventually(lambda: _holding(process), 60), process.poll()
-    children = _children(process.pid)
-    assert len(_alive(children)) > 3
+    assert eventually(lambda: holding(process), 60), process.poll()
+    below = children(process.pid)
+    assert len(alive(below)) > 3
     process.send_signal(with_signal)
     out, err = process.communicate(timeout=20)
     if with_signal is signal.SIGINT:
         Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command goes on from here")
     else:
         assert process.returncode == -signal.SIGKILL
-    assert _eventually(lambda: not _alive(children), 5), _alive(children)
-    assert not _mounts_below(desk.cache)
+    assert eventually(lambda: not alive(below), 5), alive(below)
+    assert not mounts_below(desk.cache)
     assert desk.packages() == before
     held.unlink()
     desk.run(*BUILD, "--source", str(sleeper)).succeeds("built")
     desk.packages()
     assert [path.name for path in (desk.cache / "boxes").glob(".*")] == [], "what the killed run left is swept"
+
+
+# ---- the disk -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """Mount a disk of `size` at `path`; what comes back makes it another size."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True)
+
+    def resize(to: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={to}", str(path)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@contextmanager
+def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
+    with small_disk(path, size) as resize:
+        for name in shared:
+            (path / name).symlink_to(desk.cache / name)
+        yield resize
+
+
+@as_root
+def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
+    before = desk.packages()
+    small = replace(only_from_mirror(desk, place), cache=place / "small")
+    with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compiler")) as resize:
+        small.run(*PINNED, "--mirror", mirror.uri).complains(
+            3, f"file system {small.cache} is full: {TARBALL} needs", "free|space"
+        )
+        assert desk.packages() == before
+        resize("200m")
+        small.run(*PINNED, "--mirror", mirror.uri).succeeds("unchanged")
+
+
+@as_root
+@pytest.mark.parametrize("size", ["4m", "40m"], ids=["before the compiler", "under the compiler"])
+def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: str) -> None:
+    before = desk.packages()
+    small = replace(desk, cache=place / "small")
+    with _cache_on_small_disk(desk, small.cache, size, ("roots", "apt", "sources", "compiler")) as resize:
+        small.run(*PINNED).failed_cell(3, r"\w+", "^no space left on the device", "free some space")
+        assert desk.packages() == before
+        if size == "40m":
+            resize("1g")
+            small.run(*PINNED).succeeds("built")
+            desk.packages()
+
+
+@as_root
+def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) -> None:
+    shutil.copytree(desk.project, place / "other", ignore=shutil.ignore_patterns("dist"))
+    other = replace(desk, project=place / "other")
+    with small_disk(other.dist, "4m") as resize:
+        other.run(*PINNED).complains(3, rf"dist/{RELEASE} cannot be written: No space left", "free space there")
+        assert other.packages() == {}
+        resize("64m")
+        other.run(*PINNED).succeeds("unchanged")
+        packages = other.packages()
+        assert any(name.endswith(".deb") for name in packages)
+        (other.dist / "filler").write_bytes(bytes(os.statvfs(other.dist).f_bavail * 4096))
+        ended = other.run(*PINNED)
+        ended.complains(3, "No space left", "")
+        assert not list(other.dist.glob(".*"))
+        assert other.packages() == packages
 
 
 # ---- the machine ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from tests import docker_daemon
-from tests.package.builds import copy_of, same_files, started
+from tests.package.builds import copy_of, same_files, started, until_it_compiles
+from tests.package.caches import over_users_roots
 
 from pgpool_deb.cache import Cache
 from pgpool_deb.docker_box import IMAGE, LABEL, DockerEngine
@@ -63,12 +64,8 @@ class Shop:
 def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     place = tmp_path_factory.mktemp("endpoints")
     copy_of(project.path, place / "checkout")
-    users, cache = Cache.open(), Cache(place / "cache")
-    cache.path.mkdir()
-    for folder in ("roots", "apt", "sources"):
-        (cache.path / folder).symlink_to(users.folder(folder))
-    for name in RELEASES:
-        (cache.folder("locks") / f"root-{name}").symlink_to(users.folder("locks") / f"root-{name}")
+    (place / "cache").mkdir()
+    cache = over_users_roots(place / "cache")
     install = not request.config.getoption("--no-install")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_CONFIG", str(place / "docker"))
@@ -104,16 +101,11 @@ def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: 
 
 def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Shop, elsewhere: dict[str, str]) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
-    printed = []
     with shop.start() as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            printed.append(line)
-            if line.endswith(": compile\n"):
-                break
+        before = until_it_compiles(process)
         shop.daemons["farm1"].kill()
-        rest, _ = process.communicate()
-    output = "".join(printed) + rest
+        after, _ = process.communicate()
+    output = before + after
     shop.daemons["farm1"].start()
     assert process.returncode == ExitStatus.GOOD, output
     assert "warning: farm1 gets no more builds, others take them over: the docker engine no longer answers" in output

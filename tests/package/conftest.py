@@ -1,0 +1,93 @@
+"""What tests of packages share: a desk at which builds are broken, and caches and a daemon for tests of engines."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import docker_daemon
+from tests.package.broken_mirror import Mirror
+from tests.package.builds import copy_of
+from tests.package.caches import CacheMaker, sweep
+from tests.package.desk import CHECKOUT, PINNED, Desk, borrow
+from tests.package.processes import mounts_below
+
+from pgpool_deb import archive
+from pgpool_deb.cache import Cache
+from pgpool_deb.project import Project
+from pgpool_deb.releases import Release, ReleaseTable
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on a disk with room for builds; removed at the end, unlike pytest's."""
+    path = tmp_path_factory.mktemp("faults")
+    yield path
+    assert not mounts_below(path)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def desk(place: Path, cells: dict[str, Any]) -> Desk:
+    """The desk with good packages of the pinned version in dist/. What is built anyway is there to borrow from."""
+    assert cells
+    borrow(Cache.open().path, place / "cache")
+    desk = Desk(copy_of(CHECKOUT, place / "project"), place / "cache")
+    desk.run(*PINNED).succeeds("built")
+    assert any(name.endswith(".deb") for name in desk.packages())
+    return desk
+
+
+@pytest.fixture
+def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
+    """The desk with a cache that has no root."""
+    cache = place / "rootless"
+    cache.mkdir()
+    for name in ("compiler", "sources"):
+        (cache / name).symlink_to(desk.cache / name)
+    yield replace(desk, cache=cache)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(cache)], check=True)
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """The machine's own mirror, through a relay that breaks where `faults` says."""
+    server = Mirror(archive.find_archive(None).mirror)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def one_release(project: Project) -> Release:
+    """The stable one: engines do not differ between releases."""
+    return ReleaseTable.load(project.releases).stable
+
+
+@pytest.fixture(scope="module")
+def daemon(request: pytest.FixtureRequest) -> Iterator[docker_daemon.Daemon | None]:
+    """A daemon of this test's own where none answers, and then the one in use; else None."""
+    if docker_daemon.answers():
+        yield None
+        return
+    install = not request.config.getoption("--no-install")
+    with docker_daemon.running(install=install) as daemon, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", daemon.host)
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def new_cache(daemon: docker_daemon.Daemon | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheMaker]:
+    maker = CacheMaker(tmp_path_factory, [])
+    yield maker
+    for cache in maker.made:
+        sweep(cache)

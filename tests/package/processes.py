@@ -1,0 +1,61 @@
+"""What runs and what is mounted on this machine while a build is broken, and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def mounts_below(path: Path) -> list[str]:
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if f" {path}/" in line]
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [(int(child), _began(int(child))), *children(int(child))]
+    return found
+
+
+def _began(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def alive(processes: list[tuple[int, str]]) -> list[int]:
+    return [pid for pid, began in processes if began and _began(pid) == began]
+
+
+def running_anywhere(words: str) -> bool:
+    """Tell whether a process of this machine, in whatever container, has this command line."""
+    for found in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if found.read_bytes().replace(b"\0", b" ").strip() == words.encode():
+                return True
+    return False
+
+
+def eventually(what: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def holding(process: subprocess.Popen[str]) -> bool:
+    """Tell whether the build below `process` has come to where it stands still."""
+    for pid, _ in children(process.pid):
+        try:
+            if b"/cache/hold" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
