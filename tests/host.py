@@ -90,11 +90,15 @@ class Host:
         coded = base64.b64encode(content.encode()).decode()
         self.run(f"install -m {mode:o} /dev/null {path}; echo {coded} | base64 -d >{path}")
 
-    def signal(self, signal: str, processes: str) -> None:
-        """Signal all processes whose command line has the words `processes` in it; fails where there is none."""
+    def signal(self, signal: str, processes: str, *, once: str = "true") -> None:
+        """Signal all processes whose command line has the words `processes` in it; fails where there is none.
+
+        `once`: a command; they are signalled within hundredths of a second of its success.
+        """
         others = f"[{processes[0]}]{processes[1:]}"  # a regular expression that does not match itself
         find = f"grep -al '{others}' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3"
-        self.run(f'pids=$({find}); [ "$pids" ]; kill -{signal} $pids')
+        wait = f"until {once}; do sleep 0.01; done >/dev/null 2>&1"
+        self.run(f'{wait}; pids=$({find}); [ "$pids" ]; kill -{signal} $pids', seconds=60)
 
     def booted(self) -> None:
         """Wait until the host has come up; raises MachineError where systemd does not run on this machine's engine."""

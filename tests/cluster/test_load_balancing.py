@@ -43,7 +43,7 @@ def configured(cluster: Cluster, edit: str) -> Iterator[None]:
 def test_reads_are_spread_over_all_nodes(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     answers = answered_by(cluster, pg1, pg2)
     assert set(answers) == {"pg1", "pg2", "pg3"}, answers
-    assert min(answers.values()) >= SESSIONS / 10, answers
+    assert min(answers.values()) >= SESSIONS / 20, answers  # by chance not so once in 175,000 runs
 
 
 def test_writes_go_to_the_primary_through_whichever_pgpool(cluster: Cluster, pg1: Host) -> None:

@@ -100,8 +100,7 @@ def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster
     pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
     given_up(cluster, "pg2")
     pg1.run("systemd-run -q --unit=recover -p RemainAfterExit=yes sh -c 'pgpoolctl recover pg2 >/root/said 2>&1'")
-    pg2.until("ls /srv/space/PG_*", 60)
-    pg2.signal("KILL", "pg_basebackup")
+    pg2.signal("KILL", "pg_basebackup", once="ls /srv/space/PG_*")
     pg1.until("! systemctl show -P SubState recover | grep -q running", 60)
     assert pg1.run("systemctl show -P ExecMainStatus recover") != "0"
     pg1.run("systemctl stop recover || :; systemctl reset-failed")
