@@ -24,7 +24,7 @@ def led_by(cluster: Cluster, host: Host) -> None:
     together(lambda other: other.run("systemctl stop pgpool2"), others)
     stopped = time.monotonic()
     cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads alone", 60, host)
-    time.sleep(max(0, stopped + DEADTIME + 1 - time.monotonic()))
+    time.sleep(max(0, stopped + DEADTIME + 3 - time.monotonic()))
     together(lambda other: other.run("systemctl start pgpool2"), others)
     cluster.wait_healthy(60)
     cluster.until(lambda status: leaders(status) == [host.name], f"the pgpool-II of {host} leads", 30, host)
