@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.package.desk import CHECKOUT
 
 from pgpool_deb import docker_box
 from pgpool_deb.cache import Cache
 from pgpool_deb.docker_box import DockerEngine
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
 
 
 def over_users_roots(place: Path) -> Cache:
@@ -17,8 +20,8 @@ def over_users_roots(place: Path) -> Cache:
     users, cache = Cache.open(), Cache(place)
     for folder in ("roots", "apt", "sources"):
         (place / folder).symlink_to(users.folder(folder))
-    for release in ("bookworm", "trixie", "forky", "sid"):
-        (cache.folder("locks") / f"root-{release}").symlink_to(users.folder("locks") / f"root-{release}")
+    for release in ReleaseTable.load(Project(CHECKOUT).releases).releases:
+        (cache.folder("locks") / f"root-{release.name}").symlink_to(users.folder("locks") / f"root-{release.name}")
     return cache
 
 
@@ -35,20 +38,24 @@ class CacheMaker:
         return cache
 
 
+def of_cache(engine: DockerEngine) -> dict[str, str]:
+    """Return the filter for what docker has of the engine's cache."""
+    return {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
+
+
 def sweep(cache: Cache) -> None:
     """Remove what docker has of a cache that is no more; images are of the user's roots and stay."""
     engine = DockerEngine.reachable(cache)
     if engine is None:
         return
-    mine = {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
-    for container in engine.client.api.containers(all=True, filters=mine):
+    for container in engine.client.api.containers(all=True, filters=of_cache(engine)):
         engine.client.api.remove_container(container["Id"], force=True)
-    for volume in engine.client.volumes.list(filters=mine):
+    for volume in engine.client.volumes.list(filters=of_cache(engine)):
         volume.remove()
     engine.close()
 
 
 def boxes_of(engine: DockerEngine) -> list[str]:
     """Return the names of the containers that docker has of the engine's cache."""
-    mine = {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
-    return sorted(found["Names"][0].lstrip("/") for found in engine.client.api.containers(all=True, filters=mine))
+    found = engine.client.api.containers(all=True, filters=of_cache(engine))
+    return sorted(container["Names"][0].lstrip("/") for container in found)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.package.caches import CacheMaker, boxes_of
+from tests.package.caches import CacheMaker, boxes_of, of_cache
 from tests.package.processes import eventually, running_anywhere
 
 from pgpool_deb import archive, box, docker_box, engines, plan
@@ -226,7 +226,7 @@ def test_the_volume_of_a_cache_that_is_no_more_is_removed(
     lost = new_cache("lost")
     engine = DockerEngine.connect(lost)
     engine.box(root, "lost", runner).remove()
-    mine = {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
+    mine = of_cache(engine)
     engine.close()
     assert len(docker.client.volumes.list(filters=mine)) == 1
     shutil.rmtree(lost.path)

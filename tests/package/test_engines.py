@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from tests import docker_daemon
 from tests.package.builds import copy_of, same_files, started, until_it_compiles
-from tests.package.caches import CacheMaker, boxes_of
+from tests.package.caches import CacheMaker, boxes_of, of_cache
 
-from pgpool_deb import docker_box
 from pgpool_deb.cache import Cache
 from pgpool_deb.docker_box import DockerEngine
 from pgpool_deb.errors import ExitStatus
@@ -139,7 +138,6 @@ def interrupted(shop: Shop, place: Place, interrupt: Callable[[Cache], None]) ->
 
 def stop_box(cache: Cache) -> None:
     engine = DockerEngine.connect(cache)
-    mine = {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
-    (found,) = engine.client.api.containers(filters=mine)
+    (found,) = engine.client.api.containers(filters=of_cache(engine))
     engine.client.api.kill(found["Id"])
     engine.close()
