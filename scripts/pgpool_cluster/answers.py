@@ -85,6 +85,7 @@ class Answers:
             "take-up": self._take_up,
             "why": self._why,
             "watch": self._watch,
+            "standing": lambda *_: pgpool.standing(self.here.cluster).as_json(),
             "silent": lambda *_: {"silent": sorted(self.here.silent)},
             "users": self._users,
         }

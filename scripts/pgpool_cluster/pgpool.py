@@ -13,6 +13,7 @@ import re
 import subprocess
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def look(cluster: Cluster) -> PgpoolFacts | None:
         return None
     try:
         beliefs = _nodes(cluster, pcp("pcp_node_info", "-a"))
-        watchdog, quorum = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
+        watchdog, quorum, _ = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
     except OperationError:
         return None
     primary = next((name for name, (_, role) in beliefs.items() if role == "primary"), None)
@@ -86,7 +87,7 @@ def listens(number: int, *, anybody: bool = False) -> bool:
     return False
 
 
-_ALONE = (WatchdogState.ALONE, True)
+_ALONE = (WatchdogState.ALONE, True, frozenset[str]())
 STATUS = paths.STATE / "pgpool_status"
 
 
@@ -106,6 +107,38 @@ def leads(cluster: Cluster) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
+
+    serves: bool
+    state: WatchdogState
+    standbys: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Standing:
+        """Read what `as_json` wrote; raises ValueError."""
+        try:
+            state = WatchdogState(values["state"])
+            return cls(bool(values["serves"]), state, frozenset(map(str, values["standbys"])))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no standing of a pgpool-II: {error}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the way to another node."""
+        return {"serves": self.serves, "state": self.state, "standbys": sorted(self.standbys)}
+
+
+def standing(cluster: Cluster) -> Standing:
+    """Ask this node's pgpool-II now; OTHER where it does not answer."""
+    serves = listens(port(cluster))
+    try:
+        state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=2))
+    except OperationError:
+        return Standing(serves, WatchdogState.OTHER)
+    return Standing(serves, state, frozenset(node.name for node in cluster.pgpools if node.address in addresses))
+
+
 def _nodes(cluster: Cluster, text: str) -> dict[str, tuple[BackendState, str]]:
     """Read pcp_node_info -a: hostname port status weight status-name actual-status role actual-role …, by id."""
     found = {}
@@ -116,15 +149,23 @@ def _nodes(cluster: Cluster, text: str) -> dict[str, tuple[BackendState, str]]:
     return found
 
 
-def _watchdog(text: str) -> tuple[WatchdogState, bool]:
-    """Read pcp_watchdog_info -v: labels with values; the node that is asked comes first."""
+def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
+    """Read pcp_watchdog_info -v, labels with values: the state of the node that is asked, which comes first.
+
+    And whether there is a quorum, and the addresses of all standbys.
+    """
     values: dict[str, str] = {}
+    standbys, address = set(), ""
     for line in text.splitlines():
-        label, _, value = line.partition(":")
-        values.setdefault(label.strip(), value.strip())
+        label, _, value = (part.strip() for part in line.partition(":"))
+        values.setdefault(label, value)
+        if label == "Host Name":
+            address = value
+        elif label == "Status Name" and value == "STANDBY":
+            standbys.add(address)
     state = {"LEADER": WatchdogState.LEADER, "STANDBY": WatchdogState.STANDBY}
     quorum = values.get("Quorum state", "") in ("QUORUM EXIST", "QUORUM IS ON THE EDGE")
-    return state.get(values.get("Status Name", ""), WatchdogState.OTHER), quorum
+    return state.get(values.get("Status Name", ""), WatchdogState.OTHER), quorum, frozenset(standbys)
 
 
 def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:

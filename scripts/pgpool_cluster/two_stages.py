@@ -25,6 +25,7 @@ from .node import Here, log
 from .peers import Progress
 from .recovery import refuse_to_lose, sight
 from .situation import in_service, leading_node, rightful_primary
+from .watchdog import await_joined
 
 Json = dict[str, Any]
 _DAY = 86400.0
@@ -194,6 +195,7 @@ def second_stage(here: Here, name: str, progress: Progress) -> None:
     """Hand the target all that is left, and let it become a primary; raises OperationError."""
     here.draining = 0.0
     try:
+        await_joined(here, progress, seconds=_PATIENCE)
         align_sequences(here)
         position = str(act.query(here, "SELECT pg_current_wal_insert_lsn()")[0][0])
         act.query(here, "SELECT pg_switch_wal()")  # into the archive, should the target not be able to stream
@@ -276,8 +278,10 @@ def copy(here: Here, source: str, progress: Progress) -> None:
     here.awaited = 0.0
     here.promoting = True
     try:
+        await_joined(here, tell)
         here.remember(held=False, led=0)
         copying.clone(here, source, tell, member=False)
+        await_joined(here, tell)
         here.awaited = _until(here)
         tell("sessions are asked to end; new clients wait")
     except ClusterError as error:

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import DATA, Cluster, through_pgpool
 from tests.cluster.load import ledger
 from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up
-from tests.cluster.watchdog import leaders, led_by, led_elsewhere
+from tests.cluster.watchdog import DEADTIME, leaders, led_by, led_elsewhere
 from tests.host import Host, together
 
 from pgpool_cluster.cluster import DRAIN_SECONDS
@@ -220,6 +220,65 @@ def test_3_a_pgpool_that_starts_meanwhile_serves_once_it_knows_the_node(native: 
     late.run("systemctl stop recovering; systemctl reset-failed || :")
     assert written.lost(target) == set()
     equal(native)
+
+
+UNHEARD = """
+nft -f - <<'END'
+table inet unheard {
+    chain out { type filter hook output priority 0; udp dport 9694 drop; }
+}
+END
+"""
+"""No heartbeat leaves the host any more: the others' lifechecks take its pgpool-II for lost, though it serves."""
+UNREACHED = f"""{UNHEARD}
+nft add rule inet unheard out tcp dport 9000 tcp flags '&' '(syn|ack)' == syn drop
+nft add chain inet unheard in '{{ type filter hook input priority 0; }}'
+nft add rule inet unheard in tcp dport 9000 tcp flags '&' '(syn|ack)' == syn drop
+"""
+"""And when they have hung up, its watchdog does not find them again."""
+HEARD = "nft delete table inet unheard"
+
+
+@pytest.mark.thorough
+def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster) -> None:
+    """It is not told of the second stage, and its clients' writes were missing on the recovered node."""
+    target = native.hosts[-1]
+    (leader,) = (native.named(name) for name in leaders(native.status()))
+    lost = next(host for host in native.others(target) if host != leader)
+    target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
+    given_up(native, target.name)
+    with ledger(native, at=lost, through=lost, name="taken for lost") as written:
+        began = leader.run("date +%s")
+        lost.run(UNREACHED)
+        leader.until(f"journalctl -o cat -u pgpool2 --since=@{began} | grep 'remote node .*{lost.name}.* is lost'", 30)
+        begin(leader)
+        leader.until(f"{SAID} | grep -qE 'has not joined|is recovered'", 60)
+        time.sleep(3)
+        lost.run(HEARD)
+        leader.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
+        time.sleep(3)
+    said = leader.run("journalctl -u recovering -o cat -n 20; systemctl stop recovering; systemctl reset-failed || :")
+    assert written.lost(target) == set(), said
+    assert f"pgpool-II of {lost} serves clients, but has not joined the others" in said
+    equal(native)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("down", [DEADTIME - 4, DEADTIME + 2])
+def test_3_a_pgpool_that_joins_has_the_whole_deadtime_for_its_first_heartbeat(native: Cluster, down: int) -> None:
+    """It is lost neither for those that it did not send while it was down, nor found again when the first one comes."""
+    (leader,) = (native.named(name) for name in leaders(native.status()))
+    late = native.others(leader)[0]
+    late.run(f"{UNHEARD}\nsystemctl stop pgpool2; sleep {down}; systemctl start pgpool2")
+    native.until(lambda status: status.pgpools[late.name].state == "standby", "it has joined", 20, leader)
+    joined = leader.run("date +%s")
+    time.sleep(DEADTIME - 4)
+    late.run(HEARD)
+    time.sleep(DEADTIME)
+    said = leader.run(f"journalctl -o cat -u pgpool2 --since=@{joined}")
+    assert "is lost" not in said
+    assert "became reachable again" not in said
+    native.wait_healthy(30)
 
 
 def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: Cluster) -> None:

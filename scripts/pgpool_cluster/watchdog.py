@@ -1,0 +1,79 @@
+"""Whether every pgpool-II that serves clients has joined the watchdog, and so holds them back in a second stage.
+
+The one that runs a recovery tells those that its watchdog knows as standbys. One that it takes for lost serves on, in
+native replication, and its clients would write past the node that is being recovered. What counts is the leader's word,
+since a pgpool-II can be lost to it without knowing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from . import pgpool
+from .errors import OperationError
+from .facts import WatchdogState
+from .node import LOOK_SECONDS, Here
+from .peers import Progress
+from .pgpool import Standing
+
+Json = dict[str, Any]
+_JOIN_SECONDS = 30.0
+"""One that was lost joins again 10 s later (watchdog.c, MIN_SECS_CONNECTION_RETRY), one that starts in 3."""
+_BETWEEN = 0.2
+_CONNECT_SECONDS = 0.4
+_HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
+
+
+def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) -> list[str]:
+    """Return the nodes whose pgpool-II serves clients, but that no leader knows, or not every one where there are two.
+
+    `standings`: by node, of those that answered; `serving`: nodes that did not, but whose pgpool-II takes connections.
+    Where no leader answered, each one's own word counts.
+    """
+    leaders = {name: one for name, one in standings.items() if one.state is WatchdogState.LEADER}
+    if leaders:
+        known = set.intersection(*({name, *one.standbys} for name, one in leaders.items()))
+    else:
+        known = {name for name, one in standings.items() if one.state is WatchdogState.STANDBY}
+    return sorted({name for name, one in standings.items() if one.serves}.union(serving) - known)
+
+
+def outsiders(here: Here) -> list[str]:
+    """Look at all nodes now, and return those of `outside`: within 3 s, and 0.4 s for each that does not answer."""
+    if len(here.cluster.pgpools) < 2:
+        return []
+    names = [node.name for node in here.cluster.pgpools]
+    answers = here.peers.ask_some(names, {"do": "standing"}, seconds=LOOK_SECONDS)
+    standings = {}
+    for name, answer in answers.items():
+        with contextlib.suppress(ValueError):
+            standings[name] = Standing.of(answer)
+    if here.me.name in names:
+        standings[here.me.name] = pgpool.standing(here.cluster)
+    away = [name for name in outside(standings, set(names) - set(standings)) if name not in standings]
+    return outside(standings, [name for name in away if _takes_connections(here, name)])
+
+
+def _takes_connections(here: Here, name: str) -> bool:
+    place = here.cluster.named(name).address, pgpool.port(here.cluster)
+    with contextlib.suppress(OSError), socket.create_connection(place, timeout=_CONNECT_SECONDS):
+        return True
+    return False
+
+
+def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECONDS) -> None:
+    """Wait until nobody is outside any more, as after a restart; raises OperationError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    said: list[str] = []
+    while names := outsiders(here):
+        text = f"pgpool-II of {' and '.join(names)} serves clients, but has not joined the others"
+        if time.monotonic() > deadline:
+            raise OperationError(f"{text}: their writes would be missing on the recovered node", hint=_HINT)
+        if names != said:
+            progress(f"{text}: waiting for that")
+            said = names
+        time.sleep(_BETWEEN)
