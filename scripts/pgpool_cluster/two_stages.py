@@ -35,6 +35,8 @@ _FINISHING = 10.0
 it pgpool-II takes a session that is at work for a miscount, and goes on (recovery.c, ensure_conn_counter_validity)."""
 _DETACH_SECONDS = 40.0
 _LEADER_SECONDS = 10.0
+_COPIED_SECONDS = 600.0
+"""Seconds that a whole copy waits for a pgpool-II that has not joined: an administrator can see to that meanwhile."""
 _BETWEEN = 1.0
 _PATIENCE = 1.0
 """Seconds without a change of what is replayed, after which the source's archive is read instead of its stream."""
@@ -281,7 +283,7 @@ def copy(here: Here, source: str, progress: Progress) -> None:
         await_joined(here, tell)
         here.remember(held=False, led=0)
         copying.clone(here, source, tell, member=False)
-        await_joined(here, tell)
+        await_joined(here, tell, seconds=_COPIED_SECONDS)
         here.awaited = _until(here)
         tell("sessions are asked to end; new clients wait")
     except ClusterError as error:

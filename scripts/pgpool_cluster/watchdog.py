@@ -22,7 +22,7 @@ from .pgpool import Standing
 
 Json = dict[str, Any]
 _JOIN_SECONDS = 30.0
-"""One that was lost joins again 10 s later (watchdog.c, MIN_SECS_CONNECTION_RETRY), one that starts in 3."""
+"""One that was lost joins again in 1 s, or 11 if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
 _BETWEEN = 0.2
 _CONNECT_SECONDS = 0.4
 _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
@@ -74,6 +74,6 @@ def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECON
         if time.monotonic() > deadline:
             raise OperationError(f"{text}: their writes would be missing on the recovered node", hint=_HINT)
         if names != said:
-            progress(f"{text}: waiting for that")
+            progress(f"{text}: waiting for that; if it lasts, systemctl restart pgpool2 there")
             said = names
         time.sleep(_BETWEEN)
