@@ -240,18 +240,29 @@ HEARD = "nft delete table inet unheard"
 
 
 @pytest.mark.thorough
-def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster) -> None:
-    """It is not told of the second stage, and its clients' writes were missing on the recovered node."""
+@pytest.mark.parametrize("copying", [False, True])
+def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster, copying: bool) -> None:
+    """It is not told of the second stage, and its clients' writes were missing on the recovered node.
+
+    It is lost before the recovery begins, or while the node is copied.
+    """
     target = native.hosts[-1]
     (leader,) = (native.named(name) for name in leaders(native.status()))
     lost = next(host for host in native.others(target) if host != leader)
     target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
     given_up(native, target.name)
-    with ledger(native, at=lost, through=lost, name="taken for lost") as written:
+    with ledger(native, at=lost, through=lost, name=f"lost, copying {copying}") as written:
+        if copying:
+            native.hosts[0].run(SLOWLY)
+            begin(leader)
+            target.until(f"[ -s {DATA}/PG_VERSION ]", 60)
         began = leader.run("date +%s")
         lost.run(UNREACHED)
         leader.until(f"journalctl -o cat -u pgpool2 --since=@{began} | grep 'remote node .*{lost.name}.* is lost'", 30)
-        begin(leader)
+        if copying:
+            native.hosts[0].run("tc qdisc del dev eth0 root")
+        else:
+            begin(leader)
         leader.until(f"{SAID} | grep -qE 'has not joined|is recovered'", 60)
         time.sleep(3)
         lost.run(HEARD)
@@ -260,6 +271,7 @@ def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster) -> Non
     said = leader.run("journalctl -u recovering -o cat -n 20; systemctl stop recovering; systemctl reset-failed || :")
     assert written.lost(target) == set(), said
     assert f"pgpool-II of {lost} serves clients, but has not joined the others" in said
+    assert "is recovered" in said
     equal(native)
 
 
