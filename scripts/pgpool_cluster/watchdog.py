@@ -11,7 +11,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from . import pgpool
 from .errors import OperationError
@@ -20,7 +19,6 @@ from .node import LOOK_SECONDS, Here
 from .peers import Progress
 from .pgpool import Standing
 
-Json = dict[str, Any]
 _JOIN_SECONDS = 30.0
 """One that was lost joins again in 1 s, or 11 if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
 _BETWEEN = 0.2
@@ -31,7 +29,7 @@ _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status show
 def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) -> list[str]:
     """Return the nodes whose pgpool-II serves clients, but that no leader knows, or not every one where there are two.
 
-    `standings`: by node, of those that answered; `serving`: nodes that did not, but whose pgpool-II takes connections.
+    `standings`: by node, of those that answered; `serving`: nodes that did not, but whose pgpool-II may serve.
     Where no leader answered, each one's own word counts.
     """
     leaders = {name: one for name, one in standings.items() if one.state is WatchdogState.LEADER}
@@ -54,8 +52,8 @@ def outsiders(here: Here) -> list[str]:
             standings[name] = Standing.of(answer)
     if here.me.name in names:
         standings[here.me.name] = pgpool.standing(here.cluster)
-    away = [name for name in outside(standings, set(names) - set(standings)) if name not in standings]
-    return outside(standings, [name for name in away if _takes_connections(here, name)])
+    found = outside(standings, set(names) - set(standings))
+    return [name for name in found if name in standings or _takes_connections(here, name)]
 
 
 def _takes_connections(here: Here, name: str) -> bool:
