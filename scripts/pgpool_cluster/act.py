@@ -14,12 +14,14 @@ from .actions import (
     Action,
     Attach,
     AwaitRecovery,
+    Begin,
     Clone,
     CreateSlots,
     Detach,
     Dismiss,
     Follow,
     Found,
+    GiveUpPlace,
     Lead,
     Promote,
     Rebuild,
@@ -27,6 +29,7 @@ from .actions import (
     Rejoin,
     Resume,
     Serve,
+    StandApart,
     Start,
     StartPgpool,
     Stop,
@@ -146,13 +149,16 @@ def resume(here: Here, action: Resume) -> None:
             here.forget_looks()
 
 
-def claim(here: Here, term: int) -> None:
-    """Make this node the one of a new term; raises OperationError where no majority takes note: another one may be."""
+def claim(here: Here, term: int, **changes: object) -> None:
+    """Make this node the one of a new term; raises OperationError where no majority takes note: another one may be.
+
+    `changes` of its record are written together with that.
+    """
     told = tell(here, term)
     if len(told) < here.cluster.majority:
         noted = f"only {', '.join(told)} took note of term {term}"
         raise OperationError(noted if told else f"term {term} is another node's already", hint="pgpoolctl status")
-    here.remember(led=term)
+    here.remember(led=term, **changes)
     log(f"this node is the primary of term {term}, known to {', '.join(told)}")
 
 
@@ -185,11 +191,16 @@ def become_primary(here: Here, term: int) -> None:
         here.promoting = True
         try:
             claim(here, term)
-            query(here, "SELECT pg_promote(false)")
-            _await_writable(here)
+            end_recovery(here)
         finally:
             here.promoting = False
             here.forget_looks()
+
+
+def end_recovery(here: Here) -> None:
+    """Promote this node's standby, whose term it is, and wait until it takes writes; raises OperationError."""
+    query(here, "SELECT pg_promote(false)")
+    _await_writable(here)
 
 
 def _await_writable(here: Here) -> None:
@@ -210,24 +221,47 @@ def dismiss(here: Here, action: Dismiss) -> None:
     """Tell a new term to all nodes in reach: those in service but one are in service in it."""
     serving = {found.node for found in in_service(here.cluster, here.look_at_all())} - {action.node}
     log(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
-    others = [name for name in here.peers.peers if name != action.node]
-    told = here.peers.ask_some([name for name in others if name in serving],
-                               {"do": "term", "term": action.term, "serves": True}, seconds=LOOK_SECONDS)  # fmt: skip
-    here.peers.ask_some([name for name in others if name not in serving], {"do": "term", "term": action.term},
+    _tell_service(here, serving, action.term, restart=0, without=action.node)
+
+
+def begin(here: Here, action: Begin) -> None:
+    """Tell a new term to all nodes in reach: the nodes that are in service now are in service in it."""
+    found = in_service(here.cluster, here.look_at_all())
+    serving = {one.node for one in found}
+    log(f"pgpool-II starts with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
+    _tell_service(here, serving, action.term, restart=min((one.restart or one.led for one in found), default=0))
+
+
+def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
+    """Tell all nodes in reach but `without` a new term, and those in service that they are in service in it."""
+    others = [name for name in here.peers.peers if name != without]
+    request = {"do": "term", "term": term, "serves": True, "restart": restart}
+    told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
+    here.peers.ask_some([name for name in others if name not in serving], {"do": "term", "term": term},
                         seconds=LOOK_SECONDS)  # fmt: skip
-    if here.note_term(action.term) and here.me.name in serving:
-        here.remember(led=action.term)
+    here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
     missing = serving - set(told) - {here.me.name}
     if missing:
         names = ", ".join(sorted(missing))
-        raise OperationError(f"{names} took no note of term {action.term}", hint="pgpoolctl status")
+        raise OperationError(f"{names} took no note of term {term}", hint="pgpoolctl status")
+
+
+def give_up_place(here: Here, _: GiveUpPlace) -> None:
+    """Remember that this node's data is not to serve again before it has been rebuilt."""
+    here.remember(led=0, apart=False)
+
+
+def stand_apart(here: Here, _: StandApart) -> None:
+    """Remember that clients may have written here alone: of the nodes in service, this one has more than the others."""
+    here.remember(apart=True)
 
 
 def serve(here: Here, action: Serve) -> None:
-    """Start this node's server as the only one in service."""
-    here.note_term(action.term)
-    here.remember(led=action.term)
-    start(here, Start(action.node))
+    """Start this node's server as the only one in service; the nodes that crashed with it are rebuilt from it."""
+    restart = here.record.restart or here.record.led
+    with here.promotion:
+        claim(here, action.term, restart=restart, apart=False)
+        start(here, Start(action.node))
 
 
 def rebuild(here: Here, _: Rebuild) -> None:
@@ -335,7 +369,10 @@ _WORK: dict[type[Any], Callable[[Here, Any], None]] = {
     Clone: clone,
     Rejoin: rejoin,
     Rebuild: rebuild,
+    GiveUpPlace: give_up_place,
+    StandApart: stand_apart,
     Serve: serve,
+    Begin: begin,
     Dismiss: dismiss,
     Start: start,
     Resume: resume,

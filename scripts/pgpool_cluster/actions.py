@@ -39,8 +39,33 @@ class Rebuild:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpPlace:
+    """Remember that the node no longer has every write, so that it is rebuilt and nothing waits for its start."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandApart:
+    """Remember that clients may have written to the node alone, while few nodes answered and no term could be told."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
-    """Start the node's PostgreSQL, which crashed, as the only one in service: the others wait for their recovery."""
+    """Start the node's PostgreSQL, which crashed, as the only one in service: the others are rebuilt from it."""
+
+    node: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Begin a term with the nodes in service, before any pgpool-II serves without those that are away.
+
+    `node` is the one that tells it to the others. What is away was not dismissed: it is rebuilt when it is back.
+    """
 
     node: str
     term: int
@@ -162,6 +187,6 @@ class Refuse:
 
 
 Action = (
-    Found | Clone | Rejoin | Rebuild | Serve | Dismiss | Start | Resume | Stop | Promote | Lead | Follow | CreateSlots
-    | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
+    Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
+    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
 )  # fmt: skip

@@ -100,10 +100,8 @@ class Answers:
     def _term(self, request: Json, _: Progress) -> Json:
         """Take note of a new term; `serves`: this node is in service in it."""
         term = int(request["term"])
-        taken = self.here.note_term(term)
-        if taken and request.get("serves"):
-            self.here.remember(led=term)
-        return {"taken": taken}
+        serves = {"led": term, "restart": int(request.get("restart", 0)), "apart": False}
+        return {"taken": self.here.note_term(term, **(serves if request.get("serves") else {}))}
 
     def _promote(self, request: Json, _: Progress) -> Json:
         act.become_primary(self.here, int(request["term"]))
@@ -167,13 +165,14 @@ class Answers:
         if name != here.me.name:
             return here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
         here.server  # noqa: B018 - raises on a node without one
+        force = bool(request.get("force"))
         if not here.cluster.mode.streams:
-            two_stages.rebuild(here, progress)
+            two_stages.rebuild(here, progress, force=force)
             self.wake()
             recovery.await_attached(here, progress)
             return {}
         with self.acting:
-            leading = recovery.recover(here, progress)
+            leading = recovery.recover(here, progress, force=force)
         if request.get("attach", True):
             recovery.await_attached(here, progress, leading)
         self.wake()
@@ -226,6 +225,8 @@ class Answers:
         """Change the primary; asked elsewhere, hand the request on to the present one."""
         here = self.here
         wanted = request.get("node") and here.cluster.named(str(request["node"])).name
+        if request.get("accept_loss"):
+            return self._take_over(request, wanted or here.me.name, progress)
         here.forget_looks()
         primary, target = switchover.choose(here.cluster, here.look_at_all(), wanted)
         if primary.node != here.me.name:
@@ -238,6 +239,15 @@ class Answers:
         self._renew_view(here.me.name)
         recovery.await_attached(here, progress)
         return {"primary": target.node}
+
+    def _take_over(self, request: Json, name: str, progress: Progress) -> Json:
+        """Let a node's data count by an administrator's word; asked elsewhere, hand the request on to that node."""
+        if name != self.here.me.name:
+            return self.here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
+        with self.acting:
+            switchover.accept_loss(self.here, progress)
+        self.wake()
+        return {"primary": name}
 
     def _renew_view(self, name: str) -> None:
         """Have pgpool-II look for the primary again, which it does when a node goes or comes."""

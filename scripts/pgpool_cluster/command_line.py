@@ -35,8 +35,13 @@ def parser() -> argparse.ArgumentParser:
     converge.add_argument("--once", action="store_true", help="look, decide and act once, then say what was done")
     recover = _verb(verbs, "recover", "rebuild a node from the primary while the others serve")
     recover.add_argument("node", metavar="NODE", help="the node that is rebuilt")
+    recover.add_argument("--force", action="store_true", help="rebuild a node that needs no recovery, too")
     switchover = _verb(verbs, "switchover", "let a standby take the primary's place, which becomes its standby")
     switchover.add_argument("node", metavar="NODE", nargs="?", help="the new primary (the most advanced standby)")
+    switchover.add_argument(
+        "--accept-loss", action="store_true",
+        help="let NODE's data count although a node that does not answer may have more: what only that has is lost",
+    )  # fmt: skip
     for name, what in (("attach", "let pgpool-II send clients to a node"), ("detach", "keep clients off a node")):
         _verb(verbs, name, what).add_argument("node", metavar="NODE", help="a node's name in cluster.yml")
     _users(_verb(verbs, "user", "database roles that can log in through every pgpool-II"))

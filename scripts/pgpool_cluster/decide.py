@@ -16,12 +16,14 @@ from . import native
 from .actions import (
     Action,
     Attach,
+    Begin,
     Clone,
     CreateSlots,
     Detach,
     Dismiss,
     Follow,
     Found,
+    GiveUpPlace,
     Lead,
     Promote,
     Refuse,
@@ -66,10 +68,14 @@ def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
 
     The nodes hear of a new term one after the other, so one look may find some that know it and some that do not.
     """
-    if not any(isinstance(action, Detach | Dismiss) for action in actions):
+    if not any(isinstance(action, _DEAR) for action in actions):
         return actions
     second = again()
-    return tuple(action for action in actions if action in second or not isinstance(action, Detach | Dismiss))
+    return tuple(action for action in actions if action in second or not isinstance(action, _DEAR))
+
+
+_DEAR = (Begin, Detach, Dismiss, GiveUpPlace, Stop)
+"""Actions that take a node away from clients, or its place from a node."""
 
 
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
@@ -261,11 +267,13 @@ def _stand_by(situation: Situation) -> Actions:
 def _succeed(situation: Situation) -> Actions:
     """No primary in sight: promote, where pgpool-II's failover came to nothing and this is the node to take over."""
     mine, latest = situation.mine, situation.latest
-    leaders = [other for other in situation.others if other.led >= latest]
+    leaders = [other for other in situation.others if other.led >= latest and not other.standby_signal]
+    # Its promotion was decided, and cut off after it had taken the term.
+    interrupted = any(one.standby and one.led >= latest for one in (mine, *situation.others))
     gone = (Postgresql.STOPPED, Postgresql.ABSENT)
     if any(leader.postgresql not in gone and not leader.half_copied for leader in leaders):
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
-    if not leaders and not _given_up(situation, mine.follows):
+    if not leaders and not interrupted and not _given_up(situation, mine.follows):
         return situation.wait(f"{mine.follows or 'the primary'} is out of sight, and no quorum has given it up")
     failed = leaders[0].node if leaders else mine.follows or ""
     planned = _promotion(situation.cluster, situation.facts, failed)
@@ -338,14 +346,15 @@ def _pooler(situation: Situation) -> Actions:
     """Start pgpool-II once there is something to serve; the leader then keeps its view right."""
     pgpool = situation.mine.pgpool
     serving = situation.primary is not None
+    if pgpool is None and serving and not situation.cluster.mode.streams:
+        return native.start_pgpool(situation)
     if pgpool is None:
-        if serving and not situation.cluster.mode.streams and (late := native.late(situation)):
-            return situation.wait(f"{', '.join(late)} may be booting; pgpool-II would give it up")
         return (StartPgpool(situation.name),) if serving else ()
+    if not situation.cluster.mode.streams:
+        beliefs = native.beliefs(situation, pgpool) if leads(pgpool) and serving else ()
+        return native.apart(situation, pgpool) + beliefs
     if not serving or not leads(pgpool):
         return ()
-    if not situation.cluster.mode.streams:
-        return native.beliefs(situation, pgpool)
     detached: list[Action] = []
     attached: list[Action] = []
     for node in situation.cluster.databases:

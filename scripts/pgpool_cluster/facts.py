@@ -105,6 +105,9 @@ class NodeFacts:
     `term`: the number of the latest promotion that it was told of. `led`: the term in which it was made the primary
     itself, 0 if never; who founds the cluster leads in term 1. A promotion takes the next term and tells it to all
     nodes in reach, so a primary knows that it was replaced even if its successor is away.
+    `restart`: where every node is a primary, the first of the terms that ended because all servers ended, and not
+    because a node missed a write. A node that led in it or later, and is down, is rebuilt without being asked; 0: none.
+    `apart`: its pgpool-II went on without other nodes in service while few nodes answered, so none could be told.
     `databases`: names of those that PostgreSQL did not come with; None if nobody could look.
     `standby_signal`: standby.signal is in the data directory.
     `position`: the end of what it has written or received; None after a crash, when only replay could tell.
@@ -124,6 +127,8 @@ class NodeFacts:
     member: bool = False
     term: int = 0
     led: int = 0
+    restart: int = 0
+    apart: bool = False
     system: int | None = None
     databases: tuple[str, ...] | None = None
     in_recovery: bool = False

@@ -1,43 +1,103 @@
-"""`decide` where every node is a primary: who once missed a write stays out until pgpool-II has rebuilt it."""
+"""`decide` where every node is a primary: a node that missed a write stays out until pgpool-II has rebuilt it."""
 
 from __future__ import annotations
 
-from .actions import Action, Attach, Detach, Dismiss, Rebuild, Serve, Start
-from .cluster import Cluster
-from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts
-from .situation import Actions, Situation, in_service, latest_term, leading_pgpools
+from enum import IntEnum
+
+from .actions import (
+    Action,
+    Attach,
+    Begin,
+    Detach,
+    Dismiss,
+    GiveUpPlace,
+    Rebuild,
+    Refuse,
+    Serve,
+    StandApart,
+    Start,
+    StartPgpool,
+)
+from .cluster import Cluster, Node
+from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from .situation import Actions, Situation, in_service, latest_term, leading_pgpools, service_term
 
 
 def replica(situation: Situation) -> Actions:
     """A node of native replication: once others took writes without it, its data is old.
 
-    pgpool-II acknowledges a write when every node in service has it, and whoever it gives up is told to be out of
-    service first. So all that ended in the same service have every acknowledged write; after a crash they may differ
-    by writes that nobody was told of, and one of them is the measure.
+    pgpool-II acknowledges a write when every node in service has it, and the nodes note in a new term that a node is
+    out of service before pgpool-II goes on without it. So all nodes that ended in the same term have every acknowledged
+    write; after a crash they may differ by writes that no client was told of, and one of them is the measure. Where few
+    nodes answered no term could be told: then the node that clients wrote to stands apart, and is the measure.
     """
     mine = situation.mine
-    if mine.led < situation.latest:
-        reason = "pgpool-II is about to take it back" if mine.promoting else ""
-        return situation.wait(reason) if reason else situation.await_recovery("the other nodes took writes without it")
+    if mine.led < situation.service:
+        return _out_of_service(situation)
+    comrades = [other for other in situation.others if _serves(situation, other)]
+    if not mine.apart and any(other.up and other.apart for other in comrades):
+        return (GiveUpPlace(situation.name),)
     if mine.up:
         return ()
     if not situation.majority:
         return situation.wait("too few nodes answer to know whether they took writes meanwhile")
-    return _return(situation, [other for other in situation.others if _serves(situation, other)])
+    return _return(situation, comrades)
+
+
+def _out_of_service(situation: Situation) -> Actions:
+    mine = situation.mine
+    if mine.promoting:
+        return situation.wait("pgpool-II is about to take it back")
+    if mine.led == 0 or (not mine.apart and _ended_with_the_others(situation)):
+        return rebuild(situation)
+    return situation.await_recovery("the other nodes took writes without it")
+
+
+def _ended_with_the_others(situation: Situation) -> bool:
+    """Tell whether this node was in service when all servers ended, and only came back later than the others."""
+    serving = in_service(situation.cluster, situation.facts)
+    return any(0 < other.restart <= situation.mine.led for other in serving)
 
 
 def _return(situation: Situation, comrades: list[NodeFacts]) -> Actions:
-    """A node of native replication that is down, like `comrades` perhaps, which were in service as long as it was."""
+    """A node of native replication that is down, like `comrades` perhaps, which were in service as long as it was.
+
+    Nodes that ended in order are equal and start; a node that crashed is rebuilt from one that runs. Where all crashed,
+    the first one in cluster.yml is the measure.
+    """
     mine = situation.mine
-    in_order = [one.position is not None for one in (mine, *comrades)]
-    if any(other.up for other in comrades):
-        return (Start(situation.name),) if mine.position is not None else rebuild(situation)
-    if all(in_order):
+    if any(other.up for other in comrades) and not mine.apart:
+        equal = _claim(situation, mine)[0] is _Claim.EQUAL
+        return (Start(situation.name),) if equal else (GiveUpPlace(situation.name),)
+    able = [other for other in comrades if other.up or other.postgresql in (Postgresql.DOWN, Postgresql.STARTING)]
+    first = min([mine, *able], key=lambda one: _claim(situation, one))
+    kinds = _claim(situation, first)[0], _claim(situation, mine)[0]
+    if kinds == (_Claim.EQUAL, _Claim.EQUAL):
         return (Start(situation.name),)
-    if any(_place(situation, other.node) < _place(situation, situation.name) for other in comrades):
-        return situation.wait(f"{comrades[0].node} starts first: not all nodes ended in order")
-    term = situation.latest + 1
-    return (Serve(situation.name, term),) if any(in_order) else (Start(situation.name),)
+    if first is mine:
+        return (Serve(situation.name, situation.latest + 1),)
+    accept = f"if it cannot, pgpoolctl switchover --accept-loss {situation.name} starts this node instead"
+    return situation.wait(f"{first.node} starts first, {_REASONS[kinds[0]]}; {accept}")
+
+
+class _Claim(IntEnum):
+    """How good the data of a node is among those in service; the lower, the better."""
+
+    APART = 0
+    EQUAL = 1
+    CRASHED = 2
+
+
+_REASONS = {
+    _Claim.APART: "as clients may have written to it alone",
+    _Claim.EQUAL: "as it ended in order and this node did not",
+    _Claim.CRASHED: "as none ended in order",
+}
+
+
+def _claim(situation: Situation, one: NodeFacts) -> tuple[_Claim, int]:
+    kind = _Claim.APART if one.apart else _Claim.CRASHED if one.position is None else _Claim.EQUAL
+    return kind, _place(situation, one.node)
 
 
 def _place(situation: Situation, name: str) -> int:
@@ -47,7 +107,7 @@ def _place(situation: Situation, name: str) -> int:
 def rebuild(situation: Situation) -> Actions:
     """Return how a node of native replication is brought in: by pgpool-II, which holds clients back meanwhile."""
     if situation.source is None:
-        return situation.wait("no node to copy from is in sight")
+        return _without_source(situation)
     leading = leading_pgpools(situation.cluster, situation.facts)
     serving = [one.node for one in in_service(situation.cluster, situation.facts)]
     if not any(pgpool.backends.get(name) is BackendState.UP for pgpool in leading for name in serving):
@@ -55,11 +115,78 @@ def rebuild(situation: Situation) -> Actions:
     return (Rebuild(situation.name),)
 
 
+def _without_source(situation: Situation) -> Actions:
+    """No node in service is in sight: one may come, or an administrator has to say which data counts."""
+    nodes = situation.cluster.databases
+    coming = [node.name for node in nodes if not situation.facts.of(node.name).reachable]
+    coming += [one.node for one in situation.others if _serves(situation, one) and not one.up]
+    if coming or situation.mine.half_copied or not situation.mine.member:
+        return situation.wait("no node to copy from is in sight")
+    hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data is to count, {situation.name} perhaps"
+    return (Refuse(situation.name, "no node has every write", hint),)
+
+
+def start_pgpool(situation: Situation) -> Actions:
+    """Return how this node's pgpool-II starts: never past a node that may take itself for one with every write."""
+    start = (StartPgpool(situation.name),)
+    if _is_served(situation):
+        return start
+    if waiting := _late(situation):
+        return situation.wait(f"{', '.join(waiting)} may be booting; pgpool-II would give it up")
+    if not situation.majority and _away(situation) and len(situation.cluster.nodes) > _TWO:
+        return situation.wait("too few nodes answer to serve without the others")
+    return (*_begin(situation), *start)
+
+
+_TWO = 2
+"""Of two nodes either may go on alone."""
+
+
+def _is_served(situation: Situation) -> bool:
+    """Tell whether a pgpool-II in sight sends clients to a node in service: a term has begun without the others."""
+    serving = [one.node for one in in_service(situation.cluster, situation.facts)]
+    views = [situation.facts.of(node.name).pgpool for node in situation.cluster.pgpools]
+    return any(view and view.backends.get(name) is BackendState.UP for view in views for name in serving)
+
+
+def _begin(situation: Situation) -> Actions:
+    few = not situation.majority and len(situation.cluster.nodes) > _TWO
+    return (Begin(situation.name, situation.latest + 1),) if _away(situation) and not few else ()
+
+
+def _away(situation: Situation) -> list[str]:
+    """Return the nodes that are not in service, but may remember that they are."""
+    serving = in_service(situation.cluster, situation.facts)
+    found = [situation.facts.of(node.name) for node in situation.cluster.databases]
+    return [one.node for one in found if one not in serving and (not one.reachable or _serves(situation, one))]
+
+
+def _late(situation: Situation) -> list[str]:
+    """Return the nodes whose data is good, that are not up yet, and that pgpool-II waits for at its start."""
+    return _away(situation) if situation.policy.patient else []
+
+
+def apart(situation: Situation, pgpool: PgpoolFacts) -> Actions:
+    """Return what a node in service notes while its pgpool-II serves without nodes that could not be told."""
+    if situation.mine.apart or not goes_apart(situation.cluster, situation.me, situation.facts):
+        return ()
+    if pgpool.backends.get(situation.name) is not BackendState.UP:
+        return ()
+    down = any(state is BackendState.DOWN for state in pgpool.backends.values())
+    return (StandApart(situation.name),) if down else ()
+
+
+def goes_apart(cluster: Cluster, me: Node, facts: ClusterFacts) -> bool:
+    """Tell whether clients that write to this node, one in service, may write to it alone: few nodes answer."""
+    few = not facts.majority(cluster) and len(cluster.nodes) > _TWO
+    return not cluster.mode.streams and few and facts.of(me.name) in in_service(cluster, facts)
+
+
 def beliefs(situation: Situation, pgpool: PgpoolFacts) -> Actions:
     """Return what makes the leading pgpool-II's view of native replication and the nodes' own agree.
 
-    Whom it has given up missed what it wrote to the others. Where it sees none of those in service, as after it was cut
-    off from them, what it wrote went to none of them: then they are right.
+    A node that it has given up missed what it wrote to the others. Where it sees none of those in service, as after it
+    was cut off from them, what it wrote went to none of them: then they are right.
     """
     seen = [situation.facts.of(node.name) for node in situation.cluster.databases]
     up = {name for name, state in pgpool.backends.items() if state is BackendState.UP}
@@ -69,31 +196,23 @@ def beliefs(situation: Situation, pgpool: PgpoolFacts) -> Actions:
     missed = [one for one in serving if one.node not in up]
     if len(missed) < len(serving):
         found += [action for one in missed for action in dismissal(situation.cluster, situation.facts, one.node)]
-    else:
-        found += [Attach(one.node) for one in missed if one.up and not one.held]
+    elif any(one.up for one in missed) and not _late(situation):
+        found += [*_begin(situation), *(Attach(one.node) for one in missed if one.up and not one.held)]
     return tuple(found)
 
 
 def _serves(situation: Situation, one: NodeFacts) -> bool:
     """Tell whether a node, up or not, has every write, by its own account."""
-    return one.reachable and one.member and one.led >= situation.latest and not one.half_copied
+    return one.reachable and one.member and one.led >= situation.service and not one.half_copied
 
 
 def dismissal(cluster: Cluster, facts: ClusterFacts, name: str) -> Actions:
-    """Return how a node is taken out of service; never the last one, and never by the few who see few others.
+    """Return how a node is taken out of service; never the last one, and never by the few that see few others.
 
-    Where these were cut off, the others dismiss them: if both did, nobody would be left. Of two nodes either may.
+    Where these were cut off, the others dismiss them: if both did, no node would be left. Of two nodes either may.
     """
     if not facts.majority(cluster) and len(cluster.nodes) > 2:
         return ()
-    served = not facts.of(name).reachable or facts.of(name).led >= latest_term(cluster, facts)
+    served = not facts.of(name).reachable or facts.of(name).led >= service_term(cluster, facts)
     others = served and [member for member in in_service(cluster, facts) if member.node != name]
     return (Dismiss(name, latest_term(cluster, facts) + 1),) if others else ()
-
-
-def late(situation: Situation) -> list[str]:
-    """Return the nodes of native replication whose data is good, and that are not up yet."""
-    found = [situation.facts.of(node.name) for node in situation.cluster.databases]
-    coming = [one.node for one in found if _serves(situation, one) and not one.up]
-    unseen = [one.node for one in found if not one.reachable] if situation.policy.patient else []
-    return coming + unseen

@@ -106,12 +106,15 @@ class Here:
                 self.record = changed
             self._look = None
 
-    def note_term(self, term: int) -> bool:
-        """Write down a new term; False if this node knows it, or a later one, already. Of two who tell one, one may."""
+    def note_term(self, term: int, **changes: object) -> bool:
+        """Write down a new term, with other `changes` of the record in the same write.
+
+        False if this node knows the term, or a later one, already: of two nodes that tell the same one, one may.
+        """
         with self._lock:
             if term <= self.record.term:
                 return False
-            self.remember(term=term)
+            self.remember(term=term, **changes)
             return True
 
     def renew(self, fresh: Here) -> None:
@@ -140,6 +143,8 @@ class Here:
             self.me.name,
             term=record.term,
             led=record.led,
+            restart=record.restart,
+            apart=record.apart,
             half_copied=bool(record.copying),
             promoting=self.promoting,
             held=record.held,

@@ -19,7 +19,8 @@ class Record:
     was told of. `led`: the term it was made the primary in. `copying`: where a clone or rewind that has not ended
     copies from, "" if none. `standbys_came`: as many standbys as `synchronous` asks for have been there once.
     `held`: an administrator keeps clients off it, until it is attached or recovered. `upgrading`: the PostgreSQL that
-    pg_upgradecluster is about to put in place of the present one, "" if none.
+    pg_upgradecluster is about to put in place of the present one, "" if none. `restart`: where every node is a primary,
+    the first term whose nodes come back without being asked (facts.py); `apart`: clients may have written here alone.
     """
 
     system: int | None = None
@@ -29,6 +30,8 @@ class Record:
     standbys_came: bool = False
     held: bool = False
     upgrading: str = ""
+    restart: int = 0
+    apart: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Record:

@@ -8,27 +8,51 @@ from contextlib import suppress
 
 from . import act, copying
 from .actions import Follow, Start
+from .cluster import Cluster
 from .errors import ClusterError, OperationError
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
-from .situation import leading_node, rightful_primary
+from .situation import in_service, leading_node, leading_pgpools, rightful_primary
 
 _ATTACH_SECONDS = 60.0
 _SIGHT_SECONDS = 10.0
 
 
-def recover(here: Here, progress: Progress) -> str:
+def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
     """Make this node a standby of the primary again; raises ClusterError.
 
-    Return the node whose pgpool-II leads and has yet to take it back; "" if none was in sight.
+    A node in use is refused before anything is touched, unless `force` says to copy it all the same. Return the node
+    whose pgpool-II leads and has yet to take it back; "" if none was in sight.
     """
-    here.remember(held=False)
     primary = _source(here, progress)
-    _take_out(here, progress)
+    if not force:
+        refuse_needless(here.cluster, here.look_at_all(), here.me.name)
+    here.remember(held=False)
+    _take_out(here, progress, force=force)
     leading = leading_node(here.cluster, here.look_at_all())
-    _rebuild(here, primary, progress)
+    if force:
+        copying.clone(here, primary.node, progress)
+    else:
+        _rebuild(here, primary, progress)
     return leading
+
+
+def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
+    """Raise OperationError for a node in use: it is well, and every leading pgpool-II sends clients there."""
+    mine, primary = facts.of(name), rightful_primary(cluster, facts)
+    views = leading_pgpools(cluster, facts)
+    if not views or mine.held or any(view.backends.get(name) is not BackendState.UP for view in views):
+        return
+    if cluster.mode.streams:
+        well = primary is not None and mine.standby and mine.streaming and mine.follows == primary.node
+        why = f"it receives from {mine.follows}, and pgpool-II sends clients there"
+    else:
+        well = mine in in_service(cluster, facts)
+        why = "it has every write, and pgpool-II sends clients there"
+    if well and not mine.half_copied:
+        hint = f"pgpoolctl recover --force {name} rebuilds it all the same"
+        raise OperationError(f"{name} needs no recovery: {why}", hint=hint)
 
 
 def sight(here: Here, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
@@ -56,13 +80,14 @@ def _source(here: Here, progress: Progress) -> NodeFacts:
     return primary
 
 
-def _take_out(here: Here, progress: Progress) -> None:
-    """Have pgpool-II send nobody here meanwhile, wherever one answers."""
+def _take_out(here: Here, progress: Progress, *, force: bool) -> None:
+    """Have pgpool-II send no client here meanwhile, wherever one answers."""
     facts = here.look_at_all()
     for node in here.cluster.pgpools:
         believed = facts.of(node.name).pgpool
         mine = facts.of(here.me.name)
-        if believed is not None and believed.backends.get(here.me.name) is BackendState.UP and not mine.streaming:
+        sends = believed is not None and believed.backends.get(here.me.name) is BackendState.UP
+        if sends and (force or not mine.streaming):
             progress(f"detaching {here.me.name}")
             with suppress(ClusterError):
                 here.on(node.name, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=10)

@@ -54,6 +54,11 @@ class Situation:
         return latest_term(self.cluster, self.facts)
 
     @property
+    def service(self) -> int:
+        """The term that nodes in service are in, where every node is a primary."""
+        return service_term(self.cluster, self.facts)
+
+    @property
     def source(self) -> NodeFacts | None:
         """The node that a new one is copied from."""
         return self.primary if self.primary is not self.mine else None
@@ -100,14 +105,25 @@ def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
 
 def in_service(cluster: Cluster, facts: ClusterFacts) -> tuple[NodeFacts, ...]:
     """Return the nodes of native replication that have every write: up, and never given up since they were copied."""
-    latest = latest_term(cluster, facts)
+    term = service_term(cluster, facts)
     members = facts.members(cluster)
-    return tuple(member for member in members if member.writable and member.led >= latest and not member.half_copied)
+    return tuple(member for member in members if member.writable and member.led >= term and not member.half_copied)
 
 
 def latest_term(cluster: Cluster, facts: ClusterFacts) -> int:
     """Return the latest term that any member in sight knows; there is none before 1."""
     return max((member.term for member in facts.members(cluster)), default=1) or 1
+
+
+def service_term(cluster: Cluster, facts: ClusterFacts) -> int:
+    """Return the term that a node of native replication must have led in to have every write.
+
+    That is the latest term, unless all database nodes are in sight and none has led in it: then it came to nothing, as
+    where the power was cut while it was claimed.
+    """
+    if any(not facts.of(node.name).reachable for node in cluster.databases):
+        return latest_term(cluster, facts)
+    return max((member.led for member in facts.members(cluster)), default=1) or 1
 
 
 def rank(member: NodeFacts) -> tuple[int, int, int]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from . import act, copying
 from . import postgresql as pg
-from .actions import Follow, Promote, Start
+from .actions import Follow, Promote, Resume
 from .cluster import Cluster
-from .decide import choose_new_primary
+from .decide import choose_new_primary, decide
 from .errors import ClusterError, OperationError
-from .facts import ClusterFacts, NodeFacts, contains
+from .facts import ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
 from .situation import rightful_primary
@@ -75,7 +75,40 @@ def _await_all(here: Here, name: str) -> None:
 
 
 def _take_back(here: Here) -> None:
-    """Go on as the primary, unless another one was promoted meanwhile."""
+    """Go on as the primary in a new term that a majority notes; else stay down, and let the agent decide later."""
     here.forget_looks()
-    if rightful_primary(here.cluster, here.look_at_all()) is None:
-        act.start(here, Start(here.me.name))
+    for action in decide(here.cluster, here.me, here.look_at_all()):
+        if isinstance(action, Resume):
+            act.resume(here, action)
+
+
+def accept_loss(here: Here, progress: Progress) -> None:
+    """Let this node's data count, by an administrator's word, where the cluster waits for a node that may have more.
+
+    Its server becomes the primary, or where every node is one the only one in service, in a new term that a majority
+    notes. Raises OperationError where another node serves, few nodes answer, or the data is not whole.
+    """
+    here.forget_looks()
+    facts = here.look_at_all()
+    mine = facts.of(here.me.name)
+    serving = rightful_primary(here.cluster, facts)
+    if serving is not None:
+        hint = f"pgpoolctl recover {here.me.name}; pgpoolctl status shows every node"
+        raise OperationError(f"{serving.node} serves, so no data has to be given up", hint=hint)
+    if not facts.majority(here.cluster):
+        hint = "start more nodes, or take those that are gone for good out of cluster.yml and run pgpoolctl apply"
+        raise OperationError("too few nodes answer to know that no other one serves", hint=hint)
+    if mine.half_copied or not mine.member or mine.postgresql in (Postgresql.ABSENT, Postgresql.STARTING):
+        state = "half a copy" if mine.half_copied else f"a server that is {mine.postgresql}"
+        raise OperationError(f"{mine.node} has {state}, which cannot serve", hint=_HINT)
+    progress(f"{mine.node} serves with the data that it has")
+    _serve_with(here, mine, max(one.term for one in facts.members(here.cluster)) + 1)
+
+
+def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
+    if mine.standby and here.cluster.mode.streams:
+        act.become_primary(here, term)
+        return
+    act.resume(here, Resume(mine.node, term))
+    if act.query(here, "SELECT pg_is_in_recovery()")[0][0]:
+        act.end_recovery(here)

@@ -9,6 +9,7 @@ from .actions import Action, Dismiss, Follow, Promote, Refuse, Wait
 from .cluster import Node
 from .decide import failover
 from .errors import ClusterError
+from .native import goes_apart
 from .node import Here, log
 from .peers import Progress
 from .situation import Actions
@@ -36,7 +37,10 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
     deadline = time.monotonic() + _SECONDS
     before = ""
     while True:
-        actions = failover(here.cluster, failed, here.look_at_all())
+        facts = here.look_at_all()
+        actions = failover(here.cluster, failed, facts)
+        if goes_apart(here.cluster, here.me, facts):
+            here.remember(apart=True)
         quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
         done = all(_done(here, action, progress) for action in actions)
         if (done and not quiet) or time.monotonic() > deadline:

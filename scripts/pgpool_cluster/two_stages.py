@@ -23,7 +23,7 @@ from .facts import LEADING, BackendState, ClusterFacts, NodeFacts
 from .key import Role
 from .node import Here, log
 from .peers import Progress
-from .recovery import refuse_to_lose, sight
+from .recovery import refuse_needless, refuse_to_lose, sight
 from .situation import in_service, leading_node, rightful_primary
 from .watchdog import await_joined
 
@@ -72,13 +72,17 @@ just begun, since it may not have sent its row description yet (a "kind mismatch
 """
 
 
-def rebuild(here: Here, progress: Progress) -> None:
-    """Have pgpool-II rebuild this node; raises OperationError with the reason of whoever failed."""
+def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
+    """Have pgpool-II rebuild this node; raises OperationError with the reason of the part that failed.
+
+    A node in service is refused before anything is touched, unless `force` says to rebuild it all the same; then it is
+    rebuilt again and again until that succeeds, since the others take writes without it.
+    """
     if not here.recovering.acquire(blocking=False):
         _await_other(here, progress)
         return
     try:
-        _rebuild(here, progress)
+        _rebuild(here, progress, force=force)
     finally:
         here.telling = None
         here.recovering.release()
@@ -94,10 +98,15 @@ def _await_other(here: Here, progress: Progress) -> None:
         raise OperationError(here.failure, hint=_HINT)
 
 
-def _rebuild(here: Here, progress: Progress) -> None:
+def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     facts = sight(here, lambda facts: _serving_others(here, facts))
+    if not force:
+        refuse_needless(here.cluster, facts, here.me.name)
     _refuse(here, _serving_others(here, facts), facts.of(here.me.name))
     leader = _leader(here)
+    if facts.of(here.me.name) in in_service(here.cluster, facts):
+        await_joined(here, progress)
+        here.remember(led=0)
     here.failure, here.telling = "", progress
     _take_out(here, leader)
     progress(f"pgpool-II of {leader} rebuilds {here.me.name}")
@@ -361,6 +370,6 @@ def _enter_service(here: Here) -> None:
     if main is None or here.record.copying or not here.look().writable:
         return
     if leading and all(view.backends.get(here.me.name) is BackendState.UP for view in leading):
-        here.remember(led=main.led, term=max(main.term, here.record.term))
+        here.remember(led=main.led, restart=main.restart, apart=False, term=max(main.term, here.record.term))
         here.promoting = False
         log("this node is in service")

@@ -106,7 +106,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 def _recover(options: argparse.Namespace) -> ExitStatus:
     said = _Progress()
     try:
-        ask({"do": "recover", "node": options.node}, seconds=300, progress=said)
+        ask({"do": "recover", "node": options.node, "force": options.force}, seconds=300, progress=said)
     finally:
         said.end()
     print(f"{options.node} is recovered")
@@ -114,9 +114,12 @@ def _recover(options: argparse.Namespace) -> ExitStatus:
 
 
 def _switchover(options: argparse.Namespace) -> ExitStatus:
+    if options.accept_loss and not options.node:
+        raise UsageError("--accept-loss needs the node whose data is to count", hint="pgpoolctl status shows the nodes")
+    request = {"do": "switchover", "node": options.node, "accept_loss": options.accept_loss}
     said = _Progress()
     try:
-        answer = ask({"do": "switchover", "node": options.node}, seconds=300, progress=said)
+        answer = ask(request, seconds=300, progress=said)
     finally:
         said.end()
     print(f"{answer['primary']} is the primary")

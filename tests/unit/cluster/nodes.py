@@ -20,6 +20,7 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
+from pgpool_cluster.situation import Policy
 
 NAMES = ("pg1", "pg2", "pg3")
 SYSTEM = 7000
@@ -105,9 +106,11 @@ class Situation:
     nodes: tuple[NodeFacts, ...]
     wanted: dict[str, list[str]]
     cluster: Cluster = CLUSTER
+    policy: Policy | None = None
 
     @property
     def done(self) -> dict[str, list[str]]:
         """The actions that they do take."""
         facts = seen(*self.nodes)
-        return {name: kinds(decide(self.cluster, self.cluster.named(name), facts)) for name in self.wanted}
+        nodes = {name: self.cluster.named(name) for name in self.wanted}
+        return {name: kinds(decide(self.cluster, node, facts, self.policy)) for name, node in nodes.items()}

@@ -17,6 +17,17 @@ from tests.unit.cluster.nodes import (
     primary,
 )
 
+from pgpool_cluster.facts import NodeFacts, Postgresql
+from pgpool_cluster.situation import Policy
+
+BOOTING = Policy(patient=True)
+
+
+def measure(name: str, *, term: int = 2) -> NodeFacts:
+    """A node that crashed with the others and has begun a term of its own."""
+    return replace(primary(name, term=term), restart=term - 1)
+
+
 SITUATIONS = [
     Situation(
         "the first founds it and pgpool-II starts, so that it can rebuild the others",
@@ -61,7 +72,7 @@ SITUATIONS = [
     Situation(
         "the last node in service stays, whatever pgpool-II believes",
         (replace(primary("pg1", term=2), pgpool=pgpool("pg1")), away("pg2"), away("pg3")),
-        {"pg1": ["Attach"]},
+        {"pg1": ["StandApart", "Attach"]},
         NATIVE,
     ),
     Situation(
@@ -81,9 +92,9 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a minority dismisses nobody, as the others may just have dismissed it",
+        "a minority dismisses no node, as the others may just have dismissed it, but notes that it stands apart",
         (replace(primary("pg1", term=2), pgpool=pgpool("pg2", "pg3")), away("pg2"), away("pg3")),
-        {"pg1": []},
+        {"pg1": ["StandApart"]},
         NATIVE,
     ),
     Situation(
@@ -104,26 +115,130 @@ SITUATIONS = [
     ),
     Situation(
         "nobody missed a write while all were down in order, and pgpool-II waits for all",
-        (primary("pg1"), down(primary("pg2")), down(primary("pg3"))),
-        {"pg2": ["Start", "Wait"], "pg3": ["Start", "Wait"]},
+        (replace(primary("pg1"), pgpool=None), down(primary("pg2")), down(primary("pg3"))),
+        {"pg1": ["Wait"], "pg2": ["Start", "Wait"], "pg3": ["Start", "Wait"]},
+        NATIVE,
+        BOOTING,
+    ),
+    Situation(
+        "pgpool-II does not wait for ever: those in service begin a term in which a node that is away is not",
+        (replace(primary("pg1"), pgpool=None), replace(primary("pg2"), pgpool=None), away("pg3")),
+        {"pg1": ["Begin", "StartPgpool"], "pg2": ["Begin", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "they need begin none where a pgpool-II serves already, or where the node knows that it is out",
+        (
+            replace(primary("pg1", term=2), pgpool=None),
+            replace(primary("pg2", term=2), pgpool=None),
+            down(primary("pg3")),
+        ),
+        {"pg1": ["StartPgpool"], "pg2": ["StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "the few that see few others begin none, as the others may serve",
+        (replace(primary("pg1"), pgpool=None), away("pg2"), away("pg3")),
+        {"pg1": ["Wait"]},
         NATIVE,
     ),
     Situation(
         "after a power cut the first node is the measure",
         (crashed(primary("pg1")), crashed(primary("pg2")), crashed(primary("pg3"))),
-        {"pg1": ["Start"], "pg2": ["Wait"], "pg3": ["Wait"]},
-        NATIVE,
-    ),
-    Situation(
-        "the others are rebuilt from it",
-        (replace(primary("pg1"), pgpool=pgpool("pg2", "pg3")), crashed(primary("pg2")), crashed(primary("pg3"))),
-        {"pg2": ["Rebuild", "Wait"], "pg3": ["Rebuild", "Wait"]},
-        NATIVE,
-    ),
-    Situation(
-        "where only some crashed, the first begins a term of its own",
-        (crashed(primary("pg1")), down(primary("pg2")), down(primary("pg3"))),
         {"pg1": ["Serve"], "pg2": ["Wait"], "pg3": ["Wait"]},
+        NATIVE,
+    ),
+    Situation(
+        "it is the first of those that can start",
+        (replace(primary("pg1"), postgresql=Postgresql.ABSENT), crashed(primary("pg2")), crashed(primary("pg3"))),
+        {"pg2": ["Serve"], "pg3": ["Wait"]},
+        NATIVE,
+    ),
+    Situation(
+        "N1: while the others boot, its pgpool-II does not wait for a node that is to be rebuilt",
+        (replace(measure("pg1"), pgpool=None), crashed(primary("pg2")), crashed(primary("pg3"))),
+        {"pg1": ["StartPgpool"], "pg2": ["Wait", "StartPgpool"], "pg3": ["Wait", "StartPgpool"]},
+        NATIVE,
+        BOOTING,
+    ),
+    Situation(
+        "N1: the others are rebuilt from it",
+        (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), crashed(primary("pg2")), crashed(primary("pg3"))),
+        {"pg1": [], "pg2": ["Rebuild", "StartPgpool"], "pg3": ["Rebuild", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "so is one that ended in order and boots late",
+        (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), away("pg2"), down(primary("pg3"))),
+        {"pg3": ["Rebuild", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "one that was out of service before the cut waits for an administrator",
+        (
+            replace(measure("pg1", term=3), pgpool=pgpool("pg2", "pg3")),
+            crashed(primary("pg2", term=2)),
+            crashed(primary("pg3")),
+        ),
+        {"pg2": ["Rebuild", "StartPgpool"], "pg3": ["AwaitRecovery", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "where only some crashed, those that ended in order start",
+        (crashed(primary("pg1")), down(primary("pg2")), down(primary("pg3"))),
+        {"pg1": ["Wait"], "pg2": ["Start"], "pg3": ["Start"]},
+        NATIVE,
+    ),
+    Situation(
+        "one that crashed gives its place up once another one runs",
+        (crashed(primary("pg1")), primary("pg2"), primary("pg3")),
+        {"pg1": ["GiveUpPlace", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "one whose recovery was cut off before pgpool-II attached it is rebuilt",
+        (
+            replace(primary("pg1", term=2), pgpool=pgpool("pg3")),
+            primary("pg2", term=2),
+            crashed(primary("pg3", term=2, led=0)),
+        ),
+        {"pg3": ["Rebuild", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "a term that was claimed in vain, seen by all, keeps no node out",
+        (crashed(primary("pg1", term=2, led=1)), crashed(primary("pg2", term=2, led=1)), crashed(primary("pg3"))),
+        {"pg1": ["Serve"], "pg2": ["Wait"], "pg3": ["Wait"]},
+        NATIVE,
+    ),
+    Situation(
+        "a later term that a node out of sight may serve in keeps the others out",
+        (crashed(primary("pg1", term=2, led=1)), crashed(primary("pg2", term=2, led=1)), away("pg3")),
+        {"pg1": ["AwaitRecovery"], "pg2": ["AwaitRecovery"]},
+        NATIVE,
+    ),
+    Situation(
+        "the node that clients wrote to alone is the measure, although the others ended in order, too",
+        (down(primary("pg1")), down(replace(primary("pg2"), apart=True)), down(primary("pg3"))),
+        {"pg1": ["Wait"], "pg2": ["Serve"], "pg3": ["Wait"]},
+        NATIVE,
+    ),
+    Situation(
+        "the others give their place up while it runs",
+        (down(primary("pg1")), replace(primary("pg2"), apart=True), primary("pg3")),
+        {"pg1": ["GiveUpPlace", "StartPgpool"], "pg3": ["GiveUpPlace"]},
+        NATIVE,
+    ),
+    Situation(
+        "what clients wrote to two nodes apart is not thrown away unasked",
+        (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), down(replace(primary("pg2"), apart=True)), away("pg3")),
+        {"pg2": ["AwaitRecovery", "StartPgpool"]},
+        NATIVE,
+    ),
+    Situation(
+        "where no node has every write, an administrator says whose data counts",
+        tuple(replace(crashed(primary(name, led=0)), position=None) for name in ("pg1", "pg2", "pg3")),
+        {"pg1": ["Refuse"]},
         NATIVE,
     ),
     Situation(
