@@ -178,9 +178,9 @@ class Wires:
         try:
             return self.world.on(name, request)
         except PowerCut:
-            if not self.world.hosts[self.me].on:
-                raise
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status") from None
+        finally:
+            self.world.need_power()
 
     def ask_some(self, names: list[str], request: Json, **_: object) -> dict[str, Json]:
         found = {}
@@ -286,27 +286,28 @@ class World:
         """The facts of a node as its agent tells them."""
         host, here = self.hosts[name], self.hosts[name].here
         assert here is not None
-        record = host.record
-        found = NodeFacts(
-            name, term=record.term, led=record.led, half_copied=bool(record.copying), promoting=here.promoting,
-            held=record.held, member=record.system is not None, pgpool=self._pgpool(host),
-        )  # fmt: skip
-        data = host.data
+        record, data = host.record, host.data
+        found: dict[str, Any] = {
+            "term": record.term, "led": record.led, "half_copied": bool(record.copying), "promoting": here.promoting,
+            "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
+        }  # fmt: skip
         if data is None:
-            return replace(found, postgresql=Postgresql.ABSENT) if host.database else found
+            state = Postgresql.ABSENT if host.database else Postgresql.DOWN
+            return NodeFacts(name, postgresql=state, **found)
         down = Postgresql.STOPPED if host.by_hand else Postgresql.DOWN
-        found = replace(
-            found, postgresql=Postgresql.UP if host.up else down, system=data.system,
-            member=record.system == data.system, standby_signal=data.standby, timeline=data.timeline,
-            position=data.position if host.up else data.ended, history=data.history,
-        )  # fmt: skip
-        if not host.up:
-            return found
-        databases = ("app",) if record.system == data.system or host.node == self.cluster.databases[0] else ()
-        return replace(
-            found, databases=databases, in_recovery=data.standby, follows=data.follows if data.standby else None,
-            streaming=self.streams(host), slots=data.slots, replayed=data.position if data.standby else None,
-        )  # fmt: skip
+        found |= {
+            "postgresql": Postgresql.UP if host.up else down, "system": data.system,
+            "member": record.system == data.system, "standby_signal": data.standby, "timeline": data.timeline,
+            "position": data.position if host.up else data.ended, "history": data.history,
+        }  # fmt: skip
+        if host.up:
+            databases = ("app",) if record.system == data.system or host.node == self.cluster.databases[0] else ()
+            found |= {
+                "databases": databases, "in_recovery": data.standby, "follows": data.follows if data.standby else None,
+                "streaming": self.streams(host), "slots": data.slots,
+                "replayed": data.position if data.standby else None,
+            }  # fmt: skip
+        return NodeFacts(name, **found)
 
     def seen(self) -> ClusterFacts:
         """All nodes as any of them sees them: there are no cuts between hosts here, only of their power."""
@@ -357,7 +358,11 @@ class World:
             self._cut_in = (left - 1, names) if left else None
             if not left:
                 self.cut(names)
-        if any(not self.hosts[name].on for name in self.stack):
+        self.need_power()
+
+    def need_power(self) -> None:
+        """Raise PowerCut where the host that runs this code is off; who asked it may be off, and the work goes on."""
+        if self.stack and not self.hosts[self.stack[-1]].on:
             raise PowerCut
 
     def cut(self, names: Iterable[str]) -> None:
@@ -598,7 +603,16 @@ class World:
             self.acknowledged.add(self._number)
 
     def write_cut_short(self, reached: Callable[[str], bool], names: Iterable[str]) -> None:
-        """Take the power from hosts while a write is on its way that nobody is told of."""
+        """Take the power from hosts while a write is on its way; where a pgpool-II is left, the client's is that one.
+
+        (One that dies with its host in the middle of a statement leaves the other nodes different by it, as upstream's
+        native replication does; nobody is told of that write.)
+        """
+        names = list(names)
+        if set(self.pools) - set(names):
+            self.cut(names)
+            self.write(reached)
+            return
         self._number += 1
         up = [name for name, up in self.view.items() if up and self.pools and self.hosts[name].up]
         if self.cluster.mode.streams:
@@ -693,8 +707,7 @@ class World:
                 self.step(name)
         finally:
             self._between = False
-        if any(not self.hosts[name].on for name in self.stack):
-            raise PowerCut
+        self.need_power()
 
     def settle(self, order: Iterable[str], rounds: int = 40) -> dict[str, tuple[Action, ...]]:
         """Let all take turns until nothing changes any more, and return what each decides then."""
@@ -857,7 +870,8 @@ _CURRENT: list[World] = []
 
 @contextmanager
 def at_work(world: World) -> Iterator[World]:
-    """The world that the package's code is to see meanwhile."""
+    """The world that the package's code is to see meanwhile; only where `hands` keep it from the machine."""
+    assert isinstance(paths.SERVE, _Serve)
     _CURRENT.insert(0, world)
     try:
         yield world
@@ -890,6 +904,7 @@ def hands() -> Iterator[None]:
         patch.setattr(pgpool, "write_status", lambda *a: world().write_status(*a))
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pg, "start", lambda server, **_: world().start_server(server.host))
+        patch.setattr(pg, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(act, "query", lambda *a: world().query(*a))
         patch.setattr(copying, "clone", lambda here, source, _, *, member=True: world().copy(here, source, member=member))
