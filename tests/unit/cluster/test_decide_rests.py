@@ -160,6 +160,15 @@ def cut_in_recovery(place: int, effects: int, mask: int) -> Told:
     return Told(f"power cut of {mask:05b} in recovery of {place} after {effects}", work)
 
 
+def cut_in_check(place: int, effects: int, mask: int) -> Told:
+    """Power goes while pgpool-II gives a node up, and its failover_command acts."""
+
+    def work(world: World) -> None:
+        world.cut_during(chosen(world, mask), effects, lambda: world.check(database(world, place)))
+
+    return Told(f"power cut of {mask:05b} in health check of {place} after {effects}", work)
+
+
 def write_cut_short(reached: int, mask: int) -> Told:
     def work(world: World) -> None:
         world.write_cut_short(chosen(world, reached).__contains__, chosen(world, mask))
@@ -230,6 +239,7 @@ events = st.one_of(
     st.builds(check, places),
     st.builds(cut_in_step, places, st.integers(0, 12), masks),
     st.builds(cut_in_recovery, places, st.integers(0, 12), masks),
+    st.builds(cut_in_check, places, st.integers(0, 12), masks),
     st.builds(write_cut_short, masks, masks),
     st.builds(crash, places),
     st.builds(stop, places),

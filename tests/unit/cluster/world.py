@@ -521,22 +521,28 @@ class World:
         self.hosts[self.stack[-1]].status = {one.name: one.name in up for one in self.cluster.databases}
 
     def believe(self, name: str, *, up: bool) -> None:
-        """Let pgpool-II take a node back or give it up; then it calls its failover_command, where it leads."""
-        self.tick()
-        self.view[name] = up
+        """Let pgpool-II take a node back or give it up; then the one that leads calls its failover_command."""
         leader = self.hosts[self.pools[0]]
-        leader.status = dict(self.view)
-        if not up:
-            with self.within(leader.name), suppress(ClusterError):
-                assert leader.here is not None
-                takeover.fail_over(leader.here, self.cluster.named(name), lambda _: None)
+        try:
+            with self.within(leader.name):
+                self.tick()
+                self.view[name] = up
+                leader.status = dict(self.view)
+                if not up:
+                    assert leader.here is not None
+                    takeover.fail_over(leader.here, self.cluster.named(name), lambda _: None)
+        except ClusterError:  # the program ended with another status than 0, which changes nothing
+            pass
+        except PowerCut:
+            self.need_power()
+            raise OperationError("pcp: the leader is lost", hint="") from None
 
     def check(self, name: str) -> None:
         """pgpool-II's health check of a node: who is gone is given up, where it may decide that."""
         host = self.hosts[name]
         may = self.pools and (self.quorum or not self.cluster.mode.streams)
         if may and self.view[name] and not (host.on and host.up):
-            with suppress(PowerCut):
+            with suppress(PowerCut, OperationError):
                 self.believe(name, up=False)
 
     def attach(self, _: Cluster, one: Node, *, wait: bool = False) -> None:
