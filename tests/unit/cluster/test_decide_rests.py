@@ -1,0 +1,365 @@
+"""Whatever happened to the nodes, and in whatever order they decide: it ends in `healthy`, or with a command that helps.
+
+The agents are the package's own, in a world in memory (world.py). Stories are drawn by hypothesis, and all ways in
+which three nodes can have ended are gone through.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.cluster.world import QUIET, Data, World, at_work, hands, make_cluster
+
+from pgpool_cluster.cluster import Mode
+from pgpool_cluster.record import Record
+
+NATIVE = Mode.NATIVE_REPLICATION
+STREAMING = Mode.STREAMING_REPLICATION
+in_any_story = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hands() -> Iterator[None]:
+    with hands():
+        yield
+
+
+# What has to hold
+
+
+def come_back(world: World, boots: Sequence[str], turns: Sequence[str]) -> None:
+    """Give every host power, one after the other, and let all take turns until they rest; then do what they say."""
+    for name in boots:
+        world.boot(name)
+        for other in turns:
+            world.step(other)
+    rests(world, turns)
+    world.story.append("rest")
+    tried = 0
+    while not world.is_healthy():
+        assert world.serves() or wishes(world), f"nobody serves\n{world.shown()}"
+        assert helped(world, turns), f"no command helps\n{world.shown()}"
+        tried += 1
+        assert tried <= 4 * len(world.hosts), f"commands without end\n{world.shown()}"
+    nothing_is_lost(world)
+
+
+def rests(world: World, turns: Sequence[str]) -> None:
+    """Let all take turns until nothing changes, also once no agent waits any more for hosts that may be booting."""
+    world.settle(turns)
+    for host in world.hosts.values():
+        host.patient = False
+    done = world.settle(turns)
+    busy = {name: actions for name, actions in done.items() if any(not isinstance(one, QUIET) for one in actions)}
+    assert not (busy and world.is_healthy()), f"never done: {busy}\n{world.shown()}"
+
+
+def helped(world: World, turns: Sequence[str]) -> bool:
+    """Do the first command that the notes name and that changes anything; False if there is none."""
+    answers = []
+    for verb, name in world.commands():
+        before = world.state()
+        answers.append(world.command(verb, name))
+        rests(world, turns)
+        if world.state() != before:
+            return True
+    world.story.append(f"commands answered: {answers or 'none is named'}")
+    return False
+
+
+def wishes(world: World) -> bool:
+    """Tell whether an administrator stopped a server, so that nobody may be left to serve."""
+    return any(host.by_hand for host in world.databases)
+
+
+def nothing_is_lost(world: World) -> None:
+    if world.cluster.mode.streams:
+        primary = [host for host in world.databases if host.data and not host.data.standby]
+        missing = world.acknowledged - (primary[0].data or Data()).writes
+        assert not (world.promised and missing), f"lost: {missing}\n{world.shown()}"
+        return
+    for host in world.databases:
+        missing = world.acknowledged - (host.data or Data()).writes
+        assert not missing, f"lost on {host.name}: {missing}\n{world.shown()}"
+    kept = {tuple(sorted(host.data.writes)) for host in world.databases if host.data}
+    assert len(kept) == 1, f"nodes differ\n{world.shown()}"
+
+
+def one_primary(world: World) -> None:
+    if world.cluster.mode.streams:
+        writable = [one.node for one in world.seen().members(world.cluster) if one.writable]
+        assert len(writable) <= 1, f"two primaries\n{world.shown()}"
+
+
+# Stories
+
+Event = Callable[[World], None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Something that happens, with its words."""
+
+    text: str
+    work: Event
+
+    def __call__(self, world: World) -> None:
+        world.story.append(self.text)
+        self.work(world)
+        one_primary(world)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def chosen(world: World, mask: int) -> list[str]:
+    names = list(world.hosts)
+    return [name for place, name in enumerate(names) if mask >> place & 1] or names
+
+
+def named(world: World, place: int) -> str:
+    return list(world.hosts)[place % len(world.hosts)]
+
+
+def database(world: World, place: int) -> str:
+    return world.databases[place % len(world.databases)].name
+
+
+masks = st.integers(0, 31)
+"""A set of hosts; none stands for all."""
+places = st.integers(0, 4)
+
+
+def cut(mask: int) -> Told:
+    return Told(f"power cut of {mask:05b}", lambda world: world.cut(chosen(world, mask)))
+
+
+def cut_in_step(place: int, effects: int, mask: int) -> Told:
+    """Power goes while an agent acts."""
+
+    def work(world: World) -> None:
+        name = named(world, place)
+        world.cut_during(chosen(world, mask), effects, lambda: world.step(name))
+
+    return Told(f"power cut of {mask:05b} in step of {place} after {effects}", work)
+
+
+def cut_in_recovery(place: int, effects: int, mask: int) -> Told:
+    """Power goes while an administrator's recovery goes on."""
+
+    def work(world: World) -> None:
+        name = database(world, place)
+        if world.hosts[name].on:
+            world.cut_during(chosen(world, mask), effects, lambda: world.command("recover", name))
+
+    return Told(f"power cut of {mask:05b} in recovery of {place} after {effects}", work)
+
+
+def cut_in_check(place: int, effects: int, mask: int) -> Told:
+    """Power goes while pgpool-II gives a node up, and its failover_command acts."""
+
+    def work(world: World) -> None:
+        world.cut_during(chosen(world, mask), effects, lambda: world.check(database(world, place)))
+
+    return Told(f"power cut of {mask:05b} in health check of {place} after {effects}", work)
+
+
+def write_cut_short(reached: int, mask: int) -> Told:
+    def work(world: World) -> None:
+        world.write_cut_short(chosen(world, reached).__contains__, chosen(world, mask))
+
+    return Told(f"power cut of {mask:05b} in a write that {reached:05b} got", work)
+
+
+def shut_down(mask: int) -> Told:
+    return Told(f"shutdown of {mask:05b}", lambda world: world.shut_down(chosen(world, mask)))
+
+
+def boot(place: int, early: bool) -> Told:
+    return Told(f"boot of {place}{' early' * early}", lambda world: world.boot(named(world, place), early=early))
+
+
+def step(place: int) -> Told:
+    return Told(f"step of {place}", lambda world: world.step(named(world, place)) and None)
+
+
+def turns(impatient: bool) -> Told:
+    def work(world: World) -> None:
+        for host in world.hosts.values():
+            host.patient &= not impatient
+        world.settle(list(world.hosts))
+
+    return Told(f"all take turns{', impatient' * impatient}", work)
+
+
+def check(place: int) -> Told:
+    return Told(f"health check of {place}", lambda world: world.check(database(world, place)))
+
+
+def write(reached: int) -> Told:
+    return Told(f"write that {reached:05b} got", lambda world: world.write(chosen(world, reached).__contains__))
+
+
+def crash(place: int) -> Told:
+    return Told(f"server of {place} crashes", lambda world: world.crash(database(world, place)))
+
+
+def stop(place: int) -> Told:
+    """An administrator stops a server."""
+
+    def work(world: World) -> None:
+        host = world.hosts[database(world, place)]
+        if host.up:
+            world._end_server(host)
+            host.by_hand = True
+
+    return Told(f"systemctl stop on {place}", work)
+
+
+def command(verb: str, place: int) -> Told:
+    def work(world: World) -> None:
+        if world.hosts[database(world, place)].on:
+            world.command(verb, database(world, place))
+
+    return Told(f"{verb} {place}", work)
+
+
+events = st.one_of(
+    st.builds(cut, masks),
+    st.builds(shut_down, masks),
+    st.builds(boot, places, st.booleans()),
+    st.builds(write, masks),
+    st.builds(step, places),
+    st.builds(turns, st.booleans()),
+    st.builds(check, places),
+    st.builds(cut_in_step, places, st.integers(0, 12), masks),
+    st.builds(cut_in_recovery, places, st.integers(0, 12), masks),
+    st.builds(cut_in_check, places, st.integers(0, 12), masks),
+    st.builds(write_cut_short, masks, masks),
+    st.builds(crash, places),
+    st.builds(stop, places),
+    st.builds(command, st.sampled_from(["detach", "attach", "recover"]), places),
+)
+orders = st.permutations(range(6))
+
+
+def told(world: World, story: Sequence[Told], boots: Sequence[int], order: Sequence[int]) -> None:
+    names = list(world.hosts)
+    with at_work(world):
+        for event in story:
+            event(world)
+        come_back(world, [names[place] for place in boots if place < len(names)],
+                  [names[place] for place in order if place < len(names)])  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", Mode)
+@in_any_story
+@given(st.integers(1, 5), st.booleans(), st.lists(events, max_size=8), orders, orders)
+def test_every_story_ends_well(
+    mode: Mode, count: int, witness: bool, story: list[Told], boots: list[int], order: list[int]
+) -> None:
+    told(World.healthy(make_cluster(mode, count, witness=witness)), story, boots, order)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("count", range(1, 6))
+def test_new_servers_become_a_cluster(mode: Mode, count: int) -> None:
+    world = World.fresh(make_cluster(mode, count))
+    with at_work(world):
+        rests(world, list(world.hosts))
+        assert world.is_healthy(), world.shown()
+
+
+# Every way in which three nodes can have ended
+
+IN_ORDER, CRASHED, HALF, OUT, OUT_CRASHED = "in order", "crashed", "half copied", "out of service", "out and crashed"
+HELD = "held"
+ORDERS = list(itertools.permutations(range(3)))
+
+
+def ended(mode: Mode, states: Sequence[str]) -> World:
+    """Return three hosts without power that ended so; the first one that is whole was the primary."""
+    world = World.healthy(make_cluster(mode, len(states)))
+    latest = 2 if OUT in states or OUT_CRASHED in states else 1
+    first = next(place for place, state in enumerate(states) if state in (IN_ORDER, CRASHED))
+    names = list(world.hosts)
+    shared = Data(log=((1, 0), (1, 1)), slots=frozenset(names) - {names[first]})
+    if latest == 2 and mode.streams:
+        shared = replace(shared, timeline=2, log=((1, 0), (1, 1), (2, 0)))
+    world.acknowledged = {1}
+    for place, (host, state) in enumerate(zip(world.hosts.values(), states, strict=True)):
+        out = state in (OUT, OUT_CRASHED)
+        standby = mode.streams and place != first and not out
+        host.data = replace(shared, standby=standby, follows=names[first] if standby else None)
+        host.record = Record(7000, latest, latest if not standby else 0, standbys_came=world.cluster.synchronous > 0)
+        if out:
+            host.data = replace(host.data, log=((1, 0),), timeline=1)
+            host.record = replace(host.record, term=1, led=1)
+        if state == HALF:
+            host.record = replace(host.record, led=0, copying=names[first])
+            host.data = replace(host.data, whole=mode is not STREAMING, standby=True, follows=names[first])
+        host.record = replace(host.record, held=state == HELD)
+        host.data.crashed = state in (CRASHED, OUT_CRASHED, HALF)
+        world._off(host)
+    return world
+
+
+def every_end(mode: Mode) -> Iterator[tuple[str, ...]]:
+    states = (IN_ORDER, CRASHED, HALF, OUT, HELD if mode.streams else OUT_CRASHED)
+    for ends in itertools.product(states, repeat=3):
+        former = sum(state in (OUT, OUT_CRASHED) for state in ends)
+        if {IN_ORDER, CRASHED} & set(ends) and not (mode.streams and former > 1):
+            yield ends
+
+
+@pytest.mark.parametrize("boots", ORDERS, ids=lambda boots: "".join(str(place + 1) for place in boots))
+@pytest.mark.parametrize("mode", Mode)
+def test_three_nodes_come_back_however_they_ended(mode: Mode, boots: tuple[int, ...]) -> None:
+    failed = {}
+    for ends in every_end(mode):
+        try:
+            told(ended(mode, ends), [], boots, ORDERS[0])
+        except AssertionError as error:
+            failed[ends] = str(error)
+    worst = next(iter(failed.values()), "")
+    assert not failed, f"{len(failed)} of {len(list(every_end(mode)))}: {list(failed)}\n{worst}"
+
+
+# Stories that were seen
+
+ALL = 0
+
+
+SEEN: dict[str, tuple[Mode, list[Told], tuple[int, ...]]] = {
+    "N1: a power cut of all, booted pg3, pg1, pg2": (NATIVE, [write(ALL), cut(ALL)], (2, 0, 1)),
+    "N1 in snapshot isolation": (Mode.SNAPSHOT_ISOLATION, [write(ALL), cut(ALL)], (2, 0, 1)),
+    "N1 with one out of service": (
+        NATIVE, [write(ALL), cut(0b010), check(1), write(ALL), boot(1, False), turns(True), cut(ALL)], (2, 0, 1),
+    ),
+    "N2: recover of the main node": (NATIVE, [write(ALL), command("recover", 0), write(ALL), cut(ALL)], (0, 1, 2)),
+    "streaming, a power cut of all": (STREAMING, [write(0b010), cut(ALL)], (2, 0, 1)),
+    "streaming, the primary's death and then all": (
+        STREAMING, [write(0b010), cut(0b001), check(0), write(ALL), cut(ALL)], (0, 1, 2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_what_was_seen_ends_well(seen: str) -> None:
+    mode, story, boots = SEEN[seen]
+    told(World.healthy(make_cluster(mode, 3)), story, boots, ORDERS[0])
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("cut_off", [0, 0b010, 0b001], ids=["all", "the target", "the main node"])
+def test_power_goes_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> None:
+    """Also right after the copy has become a primary, before pgpool-II attached it."""
+    for effects, boots in itertools.product(range(16), ORDERS):
+        lost = [write(ALL), cut(0b010), check(1), write(ALL), boot(1, False), turns(True)]
+        again = cut_in_recovery(1, effects, cut_off)
+        told(World.healthy(make_cluster(mode, 3)), [*lost, again, write(ALL)], boots, ORDERS[0])

@@ -1,0 +1,943 @@
+"""A cluster in a test's memory: hosts that lose power, servers, records, pgpool-IIs, and the package's own agents.
+
+What the agents do is the package's own code, from `decide` over `act` to the recovery in two stages. Modelled is what
+they do it to: systemd, PostgreSQL's data, pgpool-II and its watchdog, the way between hosts. `hands` puts that in
+place. Every effect that outlasts a power cut is a `tick`, before which one can come.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import (
+    act,
+    agent,
+    answers,
+    attachment,
+    copying,
+    node,
+    paths,
+    pgpool,
+    recovery,
+    switchover,
+    takeover,
+    two_stages,
+    units,
+)
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait
+from pgpool_cluster.answers import Answers
+from pgpool_cluster.cluster import Cluster, Mode, Node, Service
+from pgpool_cluster.decide import confirmed, decide
+from pgpool_cluster.errors import ClusterError, OperationError, ServerError
+from pgpool_cluster.facts import (
+    BackendState,
+    ClusterFacts,
+    Lsn,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+    Switch,
+    WatchdogState,
+)
+from pgpool_cluster.node import Here
+from pgpool_cluster.record import Record
+from pgpool_cluster.situation import Policy, in_service, leading_pgpools, rightful_primary
+from pgpool_cluster.status import healthy
+from pgpool_cluster.units import UnitState
+
+Json = dict[str, Any]
+QUIET = (Wait, AwaitRecovery, Refuse)
+CHECKPOINT = 0
+"""The number of a record in the log that is no client's write."""
+SYSTEM = 7000
+UNIT = "postgresql@15-main.service"
+
+
+class PowerCut(BaseException):  # noqa: N818 - no error: nothing catches it but what is on another host
+    """The host that runs this code has lost its power."""
+
+
+def make_cluster(mode: Mode, count: int, *, witness: bool = False) -> Cluster:
+    """Return a cluster with `count` database nodes, as cluster.yml's defaults have it."""
+    nodes = [Node(i, f"pg{i + 1}", f"10.0.0.{i + 1}", 5432, 1.0, frozenset(Service)) for i in range(count)]
+    if witness:
+        nodes.append(Node(count, "w", "10.0.0.9", 5432, 1.0, frozenset({Service.PGPOOL})))
+    synchronous = 1 if mode.streams and count > 2 else 0
+    return Cluster("main", mode, None, tuple(nodes), (), None, None, synchronous, (), ())
+
+
+@dataclass(slots=True)
+class Data:
+    """A data directory. `log`: its records in order, (timeline, number of the write); it is what WAL is to it."""
+
+    system: int = SYSTEM
+    log: tuple[tuple[int, int], ...] = ()
+    timeline: int = 1
+    history: tuple[Switch, ...] = ()
+    standby: bool = False
+    follows: str | None = None
+    slots: frozenset[str] = frozenset()
+    crashed: bool = False
+    whole: bool = True
+
+    @property
+    def position(self) -> Lsn:
+        """The end of the log."""
+        return Lsn(1000 + 8 * len(self.log))
+
+    @property
+    def ended(self) -> Lsn | None:
+        """What the control file of a server that is down tells of it: a standby's last checkpoint only."""
+        if self.crashed:
+            return None
+        last = max((place for place, (_, number) in enumerate(self.log, 1) if number == CHECKPOINT), default=0)
+        return Lsn(1000 + 8 * last) if self.standby else self.position
+
+    @property
+    def writes(self) -> set[int]:
+        """The clients' writes that are in it."""
+        return {number for _, number in self.log if number != CHECKPOINT}
+
+    def checkpoint(self) -> None:
+        """Write a record of the server's own."""
+        self.log += ((self.timeline, CHECKPOINT),)
+
+
+@dataclass(slots=True)
+class Host:
+    """A server with what is on its disk; what is only in memory is in `here`."""
+
+    node: Node
+    record: Record = field(default_factory=Record)
+    data: Data | None = None
+    status: dict[str, bool] | None = None
+    """pgpool_status: who was up."""
+    on: bool = True
+    up: bool = False
+    """PostgreSQL runs."""
+    by_hand: bool = False
+    """An administrator stopped it."""
+    serve: bool = False
+    pool: bool = False
+    patient: bool = True
+    here: Me | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def database(self) -> bool:
+        return Service.POSTGRESQL in self.node.runs
+
+
+class Me(Here):
+    """An agent's node: it looks into the world, and remembers there."""
+
+    world: World
+
+    def remember(self, **changes: object) -> None:
+        changed = self.record.with_changes(**changes)
+        if changed != self.record:
+            self.world.tick()
+            self.record = self.world.hosts[self.me.name].record = changed
+
+    def look(self) -> NodeFacts:
+        return self.world.facts(self.me.name)
+
+    def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
+        del fresh
+        return self.world.seen()
+
+    def forget_looks(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Wires:
+    """The connections of one node to all others, in place of `Peers`."""
+
+    world: World
+    me: str
+
+    @property
+    def peers(self) -> dict[str, Any]:
+        return {name: SimpleNamespace(problem="out of reach") for name in self.world.hosts if name != self.me}
+
+    def ask(self, name: str, request: Json, **_: object) -> Json:
+        if not self.world.hosts[name].on:
+            raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
+        try:
+            return self.world.on(name, request)
+        except PowerCut:
+            raise ServerError(f"{name} is out of reach", hint="pgpoolctl status") from None
+        finally:
+            self.world.need_power()
+
+    def ask_some(self, names: list[str], request: Json, **_: object) -> dict[str, Json]:
+        found = {}
+        for name in names:
+            with suppress(ClusterError):
+                if name != self.me:
+                    found[name] = self.ask(name, request)
+        return found
+
+    def ask_all(self, request: Json, **_: object) -> dict[str, Json]:
+        return self.ask_some(list(self.peers), request)
+
+    def drop(self, name: str, reason: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Acting:
+    """The lock of whoever changes a node: its agent takes no turn meanwhile."""
+
+    world: World
+    name: str
+
+    def __enter__(self) -> None:
+        self.world.acting.append(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        self.world.acting.remove(self.name)
+
+
+class World:
+    """All hosts of a cluster, and the clients' writes that were acknowledged."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.hosts = {one.name: Host(one) for one in cluster.nodes}
+        self.pools: list[str] = []
+        """Where pgpool-II runs; the first one leads."""
+        self.view: dict[str, bool] = {}
+        """Who is up for the pgpool-IIs, which tell each other."""
+        self.acknowledged: set[int] = set()
+        self.promised = True
+        """Whether `synchronous` promises that nothing acknowledged is lost."""
+        self.held = False
+        """Clients wait for a second stage."""
+        self.stack: list[str] = []
+        self.acting: list[str] = []
+        self.clock = 1000.0
+        self.told: dict[str, str] = {}
+        """What each agent waits for, or what failed there."""
+        self.story: list[str] = []
+        self._cut_in: tuple[int, tuple[str, ...]] | None = None
+        self._between = False
+        self._number = 0
+
+    # Beginnings
+
+    @classmethod
+    def fresh(cls, cluster: Cluster) -> World:
+        """Servers as their packages make them, the first one with a database."""
+        world = cls(cluster)
+        for place, host in enumerate(world.hosts.values()):
+            host.data = Data(system=SYSTEM + place, log=((1, CHECKPOINT),)) if host.database else None
+            world.boot(host.name)
+        return world
+
+    @classmethod
+    def healthy(cls, cluster: Cluster, primary: int = 0) -> World:
+        """A cluster in which all is well; `primary` by its place, where one feeds the others."""
+        world = cls(cluster)
+        names = [one.name for one in cluster.databases]
+        first = names[primary % len(names)]
+        for host in world.hosts.values():
+            if host.database:
+                streams = cluster.mode.streams and host.name != first
+                host.data = Data(log=((1, CHECKPOINT),), standby=streams, follows=first if streams else None)
+                others = frozenset(names) - {host.name}
+                host.data.slots = others if cluster.mode.streams and not streams else frozenset()
+                host.record = Record(system=SYSTEM, term=1, led=0 if streams else 1,
+                                     standbys_came=cluster.synchronous > 0)  # fmt: skip
+                host.up = True
+            host.serve = True
+            world._start_agent(host)
+        for host in world.hosts.values():
+            world.start_pool(host)
+        return world
+
+    def _start_agent(self, host: Host) -> None:
+        wires: Any = Wires(self, host.name)
+        database: Any = Server(self, host) if host.database else None
+        host.here = Me(self.cluster, host.node, database, wires, host.record)
+        host.here.world = self
+        acting: Any = Acting(self, host.name)
+        work = Answers(host.here, acting, lambda: None, list, lambda: None)
+        host.here.answer = work.do
+
+    # What is seen
+
+    def facts(self, name: str) -> NodeFacts:
+        """The facts of a node as its agent tells them."""
+        host, here = self.hosts[name], self.hosts[name].here
+        assert here is not None
+        record, data = host.record, host.data
+        found: dict[str, Any] = {
+            "term": record.term, "led": record.led, "half_copied": bool(record.copying), "promoting": here.promoting,
+            "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
+        }  # fmt: skip
+        if data is None:
+            state = Postgresql.ABSENT if host.database else Postgresql.DOWN
+            return NodeFacts(name, postgresql=state, **found)
+        down = Postgresql.STOPPED if host.by_hand else Postgresql.DOWN
+        found |= {
+            "postgresql": Postgresql.UP if host.up else down, "system": data.system,
+            "member": record.system == data.system, "standby_signal": data.standby, "timeline": data.timeline,
+            "position": data.position if host.up else data.ended, "history": data.history,
+        }  # fmt: skip
+        if host.up:
+            databases = ("app",) if record.system == data.system or host.node == self.cluster.databases[0] else ()
+            found |= {
+                "databases": databases, "in_recovery": data.standby, "follows": data.follows if data.standby else None,
+                "streaming": self.streams(host), "slots": data.slots,
+                "replayed": data.position if data.standby else None,
+            }  # fmt: skip
+        return NodeFacts(name, **found)
+
+    def seen(self) -> ClusterFacts:
+        """All nodes as any of them sees them: there are no cuts between hosts here, only of their power."""
+        return ClusterFacts({name: self.facts(name) for name, host in self.hosts.items() if host.on})
+
+    def _pgpool(self, host: Host) -> PgpoolFacts | None:
+        if not host.pool:
+            return None
+        if len(self.cluster.pgpools) == 1:
+            state = WatchdogState.ALONE
+        else:
+            state = WatchdogState.LEADER if self.pools[0] == host.name else WatchdogState.STANDBY
+        beliefs = {name: BackendState.UP if up else BackendState.DOWN for name, up in self.view.items()}
+        return PgpoolFacts(state, self.quorum, beliefs)
+
+    @property
+    def quorum(self) -> bool:
+        return 2 * len(self.pools) > len(self.cluster.pgpools)
+
+    @property
+    def databases(self) -> list[Host]:
+        return [host for host in self.hosts.values() if host.database]
+
+    def streams(self, host: Host) -> bool:
+        """Tell whether a standby receives from the node that it follows."""
+        data, source = host.data, self.hosts.get(host.data.follows or "") if host.data else None
+        if not (host.up and data and data.standby and source and source.on and source.up and source.data):
+            return False
+        fits = source.data.system == data.system and source.data.log[: len(data.log)] == data.log
+        return fits and host.node.slot in source.data.slots
+
+    def catch_up(self) -> None:
+        """Let all standbys receive what there is."""
+        for _ in self.databases:  # one may follow a standby
+            for host in self.databases:
+                if host.on and self.streams(host):
+                    source = self.hosts[host.data.follows].data  # type: ignore[union-attr, index]
+                    assert host.data is not None
+                    assert source is not None
+                    host.data.log, host.data.timeline, host.data.history = source.log, source.timeline, source.history
+
+    # Power
+
+    def tick(self) -> None:
+        """What comes next outlasts a power cut: this is the moment before."""
+        if self._cut_in is not None:
+            left, names = self._cut_in
+            self._cut_in = (left - 1, names) if left else None
+            if not left:
+                self.cut(names)
+        self.need_power()
+
+    def need_power(self) -> None:
+        """Raise PowerCut where the host that runs this code is off; who asked it may be off, and the work goes on."""
+        if self.stack and not self.hosts[self.stack[-1]].on:
+            raise PowerCut
+
+    def cut(self, names: Iterable[str]) -> None:
+        """Take the power from hosts."""
+        for name in names:
+            host = self.hosts[name]
+            if host.on:
+                if host.up and host.data:
+                    host.data.crashed = True
+                self._off(host)
+
+    def cut_during(self, names: Iterable[str], effects: int, work: Callable[[], object]) -> None:
+        """Take the power from hosts once `work` has had so many effects; after it, if it has fewer."""
+        self._cut_in = (effects, tuple(names))
+        with suppress(PowerCut, ClusterError):
+            work()
+        if self._cut_in is not None:
+            self._cut_in = None
+            self.cut(names)
+
+    def shut_down(self, names: Iterable[str]) -> None:
+        """End hosts in order, all at once: each server's last checkpoint reaches who receives from it."""
+        self.catch_up()
+        off = [self.hosts[name] for name in names if self.hosts[name].on]
+        for host in off:
+            self._end_server(host)
+        for host in off:
+            self._off(host)
+
+    def _off(self, host: Host) -> None:
+        host.on = host.up = host.serve = host.by_hand = False
+        self._end_pool(host)
+        host.here = None
+
+    def _end_server(self, host: Host) -> None:
+        if host.up and host.data and not host.data.standby:
+            host.data.checkpoint()
+            self.catch_up()
+        host.up = False
+
+    def _end_pool(self, host: Host) -> None:
+        host.pool = False
+        if host.name in self.pools:
+            self.pools.remove(host.name)
+
+    def boot(self, name: str, *, early: bool = False) -> None:
+        """Give a host power; `early`: its agent answers before systemd starts PostgreSQL."""
+        host = self.hosts[name]
+        if host.on and host.here is not None:
+            return
+        host.on = host.patient = True
+        self._start_agent(host)
+        if host.database and host.data is not None and (early or host.record.system is None):
+            self.start_unit(name)
+
+    def start_unit(self, name: str) -> None:
+        """`systemctl start postgresql`, as at boot: the agent is asked first."""
+        host = self.hosts[name]
+        host.by_hand = False
+        with suppress(ClusterError, PowerCut):
+            if not host.up and self.on(name, {"do": "may-start", "instance": "15-main"})["go"]:
+                self.start_server(host)
+
+    def crash(self, name: str) -> None:
+        """Kill a node's PostgreSQL."""
+        host = self.hosts[name]
+        if host.up and host.data:
+            host.up, host.data.crashed = False, True
+
+    # PostgreSQL
+
+    def start_server(self, host: Host) -> None:
+        self.tick()
+        data = host.data
+        if data is None or not data.whole:
+            raise OperationError("PostgreSQL does not start", hint="its log")
+        host.up, host.by_hand = True, False
+        if data.crashed and not data.standby:
+            data.checkpoint()
+        data.crashed = False
+        self.catch_up()
+
+    def stop_server(self, host: Host) -> None:
+        self.tick()
+        self._end_server(host)
+        host.by_hand = False
+
+    def end_recovery(self, host: Host) -> None:
+        self.tick()
+        data = host.data
+        assert data is not None
+        data.history += (Switch(data.timeline, data.position),)
+        data.timeline += 1
+        data.standby, data.follows = False, None
+        data.checkpoint()
+        if self.cluster.mode.streams:
+            away = sum(not other.up for other in self.databases)
+            self.promised &= 0 < self.cluster.synchronous and away <= self.cluster.synchronous
+
+    def copy(self, here: Here, source: str, *, member: bool, rewind: bool = False) -> None:
+        """pg_basebackup or pg_rewind, with what copying.py does around it, in its order."""
+        host, there = self.hosts[here.me.name], self.hosts[source]
+        if not (there.on and there.up and there.data):
+            raise OperationError(f"{source} cannot be copied from", hint="psql")
+        there.data.slots |= {host.node.slot}
+        if host.up:
+            self.stop_server(host)
+        here.remember(copying=source)
+        self.tick()
+        host.data = replace(host.data, whole=False) if rewind and host.data else None
+        self.pause()
+        self.tick()
+        if not (there.on and there.up):
+            raise OperationError("pg_basebackup: the connection was lost", hint="the same command begins it again")
+        host.data = replace(there.data, standby=True, follows=source, slots=frozenset(), crashed=False)
+        self.start_server(host)
+        here.remember(system=host.data.system, copying="" if member else source)
+        self.pause()
+
+    def query(self, here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Answer what act.py and two_stages.py ask a node's server."""
+        host = self.hosts[here.me.name]
+        data = host.data
+        if not host.up or data is None:
+            raise OperationError("PostgreSQL: it does not answer", hint="its log")
+        if "pg_promote" in sql:
+            self.end_recovery(host)
+        elif found := re.search(r"primary_conninfo = 'host=(\S+)", sql):
+            self.tick()
+            data.follows = next(one.name for one in self.cluster.databases if one.address == found[1])
+        elif "pg_create_physical" in sql:
+            data.slots |= {str(values[0])}
+        elif "pg_last_wal_replay_lsn" in sql:
+            self.catch_up()
+            return [("0/0", self.streams(host))]
+        answer = {"pg_is_in_recovery": data.standby, "system_identifier": data.system, "pg_promote": True}
+        return [(next((value for words, value in answer.items() if words in sql), "0/0"),)]
+
+    # pgpool-II
+
+    def start_pool(self, host: Host) -> None:
+        self.tick()
+        if host.pool:
+            return
+        if not self.pools:
+            names = [one.name for one in self.cluster.databases]
+            kept = host.status or {}
+            self.view = {name: kept.get(name, True) for name in names}
+            if not any(self.view.values()):  # pgpool-II takes that for a broken file
+                self.view = dict.fromkeys(names, True)
+        host.pool = True
+        self.pools.append(host.name)
+
+    def write_status(self, _: Cluster, up: Iterable[str]) -> None:
+        up = list(up)
+        self.hosts[self.stack[-1]].status = {one.name: one.name in up for one in self.cluster.databases}
+
+    def believe(self, name: str, *, up: bool) -> None:
+        """Let pgpool-II take a node back or give it up; then the one that leads calls its failover_command."""
+        leader = self.hosts[self.pools[0]]
+        try:
+            with self.within(leader.name):
+                self.tick()
+                self.view[name] = up
+                leader.status = dict(self.view)
+                if not up:
+                    assert leader.here is not None
+                    takeover.fail_over(leader.here, self.cluster.named(name), lambda _: None)
+        except ClusterError:  # the program ended with another status than 0, which changes nothing
+            pass
+        except PowerCut:
+            self.need_power()
+            raise OperationError("pcp: the leader is lost", hint="") from None
+
+    def check(self, name: str) -> None:
+        """pgpool-II's health check of a node: who is gone is given up, where it may decide that."""
+        host = self.hosts[name]
+        may = self.pools and (self.quorum or not self.cluster.mode.streams)
+        if may and self.view[name] and not (host.on and host.up):
+            with suppress(PowerCut, OperationError):
+                self.believe(name, up=False)
+
+    def attach(self, _: Cluster, one: Node, *, wait: bool = False) -> None:
+        del wait
+        self._pcp()
+        if not self.view[one.name]:
+            self.believe(one.name, up=True)
+
+    def detach(self, _: Cluster, one: Node) -> None:
+        self._pcp()
+        if not self.view[one.name]:
+            raise OperationError(f"pcp_detach_node: {pgpool.DOWN_ALREADY}", hint="")
+        self.believe(one.name, up=False)
+
+    def _pcp(self) -> None:
+        if not self.hosts[self.stack[-1]].pool:
+            raise OperationError("pcp: nobody listens", hint="")
+
+    def pcp(self, name: str, *words: str, seconds: float = 0) -> str:
+        """pcp_recovery_node: both stages on pgpool-II's main node, the first that it believes to be up."""
+        del seconds
+        self._pcp()
+        assert name == "pcp_recovery_node"
+        target = self.cluster.databases[int(words[1])]
+        main = next((one for one, up in self.view.items() if up), None)
+        if self.view[target.name] or main is None or not self.hosts[main].up:
+            raise OperationError("pcp_recovery_node: ERROR: node is alive, or no main node", hint="")
+        mine = self.hosts[self.stack[-1]].here
+        assert mine is not None
+        try:
+            mine.on(main, {"do": "first-stage", "backend": int(words[1])}, seconds=1)
+            self.held = True
+            mine.on(main, {"do": "second-stage", "backend": int(words[1])}, seconds=1)
+            mine.on(main, {"do": "start", "host": target.address}, seconds=1)
+            self.tick()
+            if not self.hosts[target.name].up:
+                raise OperationError("pcp_recovery_node: it does not come up", hint="")
+            self.believe(target.name, up=True)
+        except ClusterError as error:
+            raise OperationError(f"pcp_recovery_node: {error.message}", hint="") from error
+        finally:
+            self.held = False
+        return ""
+
+    # Clients
+
+    def write(self, reached: Callable[[str], bool] = lambda _: True) -> None:
+        """Have a client write; `reached`: which standbys receive it at once."""
+        if not self.pools or self.held:
+            return
+        self._number += 1
+        if self.cluster.mode.streams:
+            self._write_to_primary(self._number, reached)
+            return
+        for name in [name for name, up in self.view.items() if up]:
+            if self.view[name] and not self.hosts[name].up:
+                self.check(name)
+        backends = [name for name, up in self.view.items() if up and self.hosts[name].up]
+        for name in backends:
+            self._append(self.hosts[name], self._number)
+        # a few hosts that are left write to their own nodes alone, and lose it (native-replication.md)
+        on = sum(host.on for host in self.hosts.values())
+        if backends and (on >= self.cluster.majority or len(self.hosts) == 2):
+            self.acknowledged.add(self._number)
+
+    def write_cut_short(self, reached: Callable[[str], bool], names: Iterable[str]) -> None:
+        """Take the power from hosts while a write is on its way; where a pgpool-II is left, the client's is that one.
+
+        (One that dies with its host in the middle of a statement leaves the other nodes different by it, as upstream's
+        native replication does; nobody is told of that write.)
+        """
+        names = list(names)
+        if set(self.pools) - set(names):
+            self.cut(names)
+            self.write(reached)
+            return
+        self._number += 1
+        up = [name for name, up in self.view.items() if up and self.pools and self.hosts[name].up]
+        if self.cluster.mode.streams:
+            up = [name for name in up if not (self.hosts[name].data or Data()).standby][:1]
+        for place, name in enumerate(up):
+            if place == 0 or reached(name):
+                self._append(self.hosts[name], self._number)
+        self.cut(names)
+
+    def _append(self, host: Host, number: int) -> None:
+        assert host.data is not None
+        host.data.log += ((host.data.timeline, number),)
+
+    def _write_to_primary(self, number: int, reached: Callable[[str], bool]) -> None:
+        primary = rightful_primary(self.cluster, self.seen())
+        if primary is None:
+            return
+        host = self.hosts[primary.node]
+        standbys = [one for one in self.databases if one.on and self.streams(one) and one.data.follows == host.name]  # type: ignore[union-attr]
+        self._append(host, number)
+        got = 0
+        for one in standbys:
+            if reached(one.name) and host.data and one.data:
+                one.data.log, one.data.timeline, one.data.history = host.data.log, host.data.timeline, host.data.history
+                got += 1
+        if got >= self.cluster.synchronous or not host.record.standbys_came:
+            self.acknowledged.add(number)
+
+    # Turns
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """What follows runs on this host."""
+        self.stack.append(name)
+        try:
+            yield
+        finally:
+            self.stack.pop()
+
+    def on(self, name: str, request: Json) -> Json:
+        """Ask an agent."""
+        here = self.hosts[name].here
+        if here is None:
+            raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
+        with self.within(name):
+            return here.answer(request, lambda _: None)
+
+    def step(self, name: str) -> tuple[Action, ...]:
+        """One round of an agent, as agent.py goes it."""
+        host = self.hosts[name]
+        if not host.on or host.here is None or name in self.acting:
+            return ()
+        self.catch_up()
+        actions: tuple[Action, ...] = ()
+        try:
+            with self.within(name), Acting(self, name):
+                actions = self._step(host, host.here)
+        except PowerCut:
+            self.told[name] = ""
+        except ClusterError as error:
+            self.told[name] = f"{error.message}; hint: {error.hint}"
+        return actions
+
+    def _step(self, host: Host, here: Me) -> tuple[Action, ...]:
+        if not self.cluster.mode.streams and here.promoting:
+            two_stages.attend(here)
+        policy = Policy(patient=host.patient)
+        actions = confirmed(
+            decide(self.cluster, host.node, self.seen(), policy),
+            lambda: decide(self.cluster, host.node, self.seen(), policy),
+        )
+        self.told[host.name] = "; ".join(act.said(action) for action in actions if isinstance(action, QUIET))
+        failed: ClusterError | None = None
+        for action in actions:
+            try:
+                act.perform(here, action)
+            except ClusterError as error:
+                if not isinstance(action, Attach):
+                    raise
+                failed = error
+        if failed:
+            raise failed
+        return actions
+
+    def pause(self) -> None:
+        """Somebody waits: all others go on."""
+        if self._between:
+            return
+        self._between = True
+        try:
+            for name in list(self.hosts):
+                self.step(name)
+        finally:
+            self._between = False
+        self.need_power()
+
+    def settle(self, order: Iterable[str], rounds: int = 40) -> dict[str, tuple[Action, ...]]:
+        """Let all take turns until nothing changes any more, and return what each decides then."""
+        order = list(order)
+        for _ in range(rounds):
+            before = self.state()
+            self.clock += 100
+            done = {name: self.step(name) for name in order}
+            for host in self.databases:
+                self.check(host.name)
+            self.catch_up()
+            if self.state() == before:
+                return done
+        raise AssertionError(f"no rest after {rounds} rounds\n{self.shown()}")
+
+    # For those who judge
+
+    def state(self) -> tuple[Any, ...]:
+        """All that a turn may change."""
+        hosts = tuple(
+            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), bool(host.here and host.here.promoting))
+            for host in self.hosts.values()
+        )  # fmt: skip
+        return (*hosts, tuple(self.pools), tuple(self.view.items()))
+
+    def is_healthy(self) -> bool:
+        return healthy(self.cluster, self.seen())
+
+    def serves(self) -> bool:
+        """Tell whether a client's write would come through."""
+        facts = self.seen()
+        if self.cluster.mode.streams:
+            primary = rightful_primary(self.cluster, facts)
+            good = [primary.node] if primary else []
+        else:
+            good = [one.node for one in in_service(self.cluster, facts)]
+        leading = leading_pgpools(self.cluster, facts)
+        return any(one.backends.get(name) is BackendState.UP for one in leading for name in good)
+
+    def commands(self) -> list[tuple[str, str]]:
+        """The commands that notes name: what to do, to which node."""
+        found: dict[tuple[str, str], None] = {}
+        for name, host in self.hosts.items():
+            text = self.told.get(name, "") if host.on else ""
+            if host.record.held:
+                found["attach", name] = None
+            if "systemctl start postgresql" in text:
+                found["start", name] = None
+            for verb, node_ in re.findall(r"pgpoolctl (recover|attach) ([a-z]+[0-9]*)", text):
+                found[verb, node_] = None
+        return list(found)
+
+    def command(self, verb: str, name: str) -> str:
+        """Do as an administrator does, on the node; return what the command says against it."""
+        self.story.append(f"command {verb} {name}")
+        try:
+            if verb == "start":
+                self.start_unit(name)
+            else:
+                self.on(name, {"do": verb, "node": name})
+        except ClusterError as error:
+            return f"{verb} {name}: {error.message}"
+        except PowerCut:
+            return f"{verb} {name}: its host has lost its power"
+        return ""
+
+    def shown(self) -> str:
+        """The world in lines: for people."""
+        lines = [f"{self.cluster.mode}, story: {'; '.join(self.story) or 'none'}"]
+        for name, host in self.hosts.items():
+            data, record = host.data, host.record
+            state = "no host" if not host.on else str(self.facts(name).postgresql) if host.database else "witness"
+            words = [f"  {name}: {state}", f"term {record.term} led {record.led}"]
+            if record.copying:
+                words.append(f"half copy of {record.copying}")
+            if record.held:
+                words.append("held")
+            if data:
+                kind = f"standby of {data.follows}" if data.standby else "primary"
+                words.append(f"{kind}{' crashed' if data.crashed else ''} timeline {data.timeline} log {data.log}")
+            if host.here and host.here.promoting:
+                words.append("promoting")
+            words.append(f"pgpool {'runs' if host.pool else 'does not run'}")
+            lines.append(", ".join(words) + f"\n    told: {self.told.get(name, '')!r}")
+        lines.append(f"  pgpool-II leads on {self.pools[:1]}, quorum {self.quorum}, believes {self.view}")
+        lines.append(f"  acknowledged {sorted(self.acknowledged)}")
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Server:
+    """In place of `Database`."""
+
+    world: World
+    host: Host
+    instance: Any = field(default_factory=lambda: SimpleNamespace(unit=UNIT, configuration=""))
+
+    @contextmanager
+    def session(self, _: str) -> Generator[Any]:
+        yield SimpleNamespace(execute=lambda *_: None, fetchall=list)
+
+    def close(self) -> None:
+        pass
+
+
+class _Threads:
+    """In place of `threading`: what would run beside, runs now; its node's agent goes on meanwhile."""
+
+    def __init__(self, current: list[World]) -> None:
+        self._current = current
+
+    def Thread(self, target: Callable[..., object], args: tuple[Any, ...] = (), **_: object) -> Any:  # noqa: N802
+        def start() -> None:
+            world = self._current[0]
+            before, world.acting = world.acting, []
+            try:
+                target(*args)
+            finally:
+                world.acting = before
+
+        return SimpleNamespace(start=start)
+
+
+class _Clock:
+    """In place of `time`: who sleeps lets the others go on."""
+
+    def __init__(self, current: list[World]) -> None:
+        self._current = current
+
+    def monotonic(self) -> float:
+        return self._current[0].clock
+
+    def sleep(self, _: float) -> None:
+        self._current[0].clock += 5
+        self._current[0].pause()
+
+
+class _Serve:
+    """paths.SERVE of whichever host runs the code."""
+
+    def __init__(self, current: list[World]) -> None:
+        self._current = current
+
+    @property
+    def _host(self) -> Host:
+        return self._current[0].hosts[self._current[0].stack[-1]]
+
+    def exists(self) -> bool:
+        return self._host.serve
+
+    def touch(self) -> None:
+        self._host.serve = True
+
+    def unlink(self) -> None:
+        self._host.serve = False
+
+
+_CURRENT: list[World] = []
+
+
+@contextmanager
+def at_work(world: World) -> Iterator[World]:
+    """The world that the package's code is to see meanwhile; only where `hands` keep it from the machine."""
+    assert isinstance(paths.SERVE, _Serve)
+    _CURRENT.insert(0, world)
+    try:
+        yield world
+    finally:
+        _CURRENT.pop(0)
+
+
+@contextmanager
+def hands() -> Iterator[None]:
+    """Let the package's code reach into the world instead of a machine."""
+
+    def world() -> World:
+        return _CURRENT[0]
+
+    def control(verb: str, unit: str = "") -> None:
+        if unit == paths.PGPOOL_UNIT and verb in ("start", "restart"):
+            world().start_pool(world().hosts[world().stack[-1]])
+
+    def state(_: str) -> UnitState:
+        host = world().hosts[world().stack[-1]]
+        return UnitState("active" if host.pool else "inactive", "success", was_active=host.pool, seconds=5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        _replace_machine(patch)
+        patch.setattr(units, "control", control)
+        patch.setattr(units, "state", state)
+        patch.setattr(pgpool, "attach", lambda *a, **k: world().attach(*a, **k))
+        patch.setattr(pgpool, "detach", lambda *a: world().detach(*a))
+        patch.setattr(pgpool, "pcp", lambda *a, **k: world().pcp(*a, **k))
+        patch.setattr(pgpool, "write_status", lambda *a: world().write_status(*a))
+        patch.setattr(pgpool, "listens", lambda *_, **__: True)
+        patch.setattr(pg, "start", lambda server, **_: world().start_server(server.host))
+        patch.setattr(pg, "last_words", lambda _: "")
+        patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
+        patch.setattr(act, "query", lambda *a: world().query(*a))
+        patch.setattr(copying, "clone", lambda here, source, _, *, member=True: world().copy(here, source, member=member))
+        patch.setattr(copying, "_rewind", lambda here, source, _: world().copy(here, source, member=True, rewind=True))
+        patch.setattr(copying, "_rewindable", _rewindable)
+        patch.setattr(copying, "refusal", lambda one: "" if world().hosts[one.name].up else "it does not answer")
+        yield
+
+
+def _rewindable(here: Here) -> bool:
+    mine = here.look()
+    return mine.system is not None and mine.system == here.record.system and not here.record.copying
+
+
+def _replace_machine(patch: pytest.MonkeyPatch) -> None:
+    threads, clock = _Threads(_CURRENT), _Clock(_CURRENT)
+    modules: list[ModuleType] = [act, agent, answers, attachment, copying, node, recovery, switchover, takeover, two_stages]
+    for module in modules:
+        if hasattr(module, "time"):
+            patch.setattr(module, "time", clock)
+        if hasattr(module, "log"):
+            patch.setattr(module, "log", lambda _: None)
+    patch.setattr(act, "threading", threads)
+    patch.setattr(two_stages, "threading", threads)
+    patch.setattr(paths, "SERVE", _Serve(_CURRENT))
+    patch.setattr(act, "Roles", SimpleNamespace(rendered=lambda: SimpleNamespace(lay=lambda _: None)))
+    patch.setattr(act, "includes_drop_in", lambda _: True)
+    patch.setattr(act, "restart_if_pending", lambda _: None)
+    for name in ("_watch_sessions", "align_sequences", "await_joined"):
+        patch.setattr(two_stages, name, lambda *_, **__: None)
