@@ -72,7 +72,7 @@ SITUATIONS = [
     Situation(
         "the last node in service stays, whatever pgpool-II believes",
         (replace(primary("pg1", term=2), pgpool=pgpool("pg1")), away("pg2"), away("pg3")),
-        {"pg1": ["StandApart", "Attach"]},
+        {"pg1": ["Attach"]},
         NATIVE,
     ),
     Situation(
