@@ -301,8 +301,8 @@ def create_slots(here: Here, action: CreateSlots) -> None:
 def start_pgpool(here: Here, _: StartPgpool) -> None:
     """Start pgpool-II, which may run from now on."""
     state = units.state(paths.PGPOOL_UNIT)
-    if state.active == "deactivating":
-        return  # whether an administrator wants it so is known when it has ended
+    if state.active == "deactivating" or state.queued or state.restarts_with("pgpool2"):
+        return  # whether an administrator wants it so is known when it has ended; dpkg starts what it has stopped
     if paths.SERVE.exists() and state.active == "inactive" and state.was_active and state.result == "success":
         raise OperationError("pgpool-II was stopped by an administrator", hint=f"systemctl start {paths.PGPOOL_UNIT}")
     if not paths.SERVE.exists():

@@ -31,10 +31,13 @@ from .facts import ClusterFacts, Postgresql
 from .node import Here
 from .peers import Progress
 from .situation import in_service, rightful_primary
-from .users import Users
+from .users import Users, changing
 
 Json = dict[str, Any]
 _LONG_SECONDS = 120.0
+_USER_SECONDS = 60.0
+_CHANGING_USERS = threading.Lock()
+"""Held from the reading of the users to the storing of the changed list: a second change builds on the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +284,7 @@ class Answers:
         return {}
 
     def _role(self, request: Json, _: Progress) -> Json:
-        act.set_role(self.here, str(request["name"]), request.get("verifier"))
+        act.set_role(self.here, _role_name(request), request.get("verifier"))
         return {}
 
     def _user(self, request: Json, progress: Progress) -> Json:
@@ -292,10 +295,19 @@ class Answers:
         if primary is None:
             raise OperationError("no primary is in sight", hint="pgpoolctl status shows every node")
         if primary.node != here.me.name:
-            return here.peers.ask(primary.node, request, seconds=30)
-        name, entry = str(request["name"]), request.get("entry")
-        if not plain.is_role(name):
-            raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
+            return here.peers.ask(primary.node, request, seconds=_USER_SECONDS, progress=progress)
+        if not _CHANGING_USERS.acquire(timeout=_USER_SECONDS / 2):
+            raise OperationError("another change of the users has not ended yet", hint="the same command again, later")
+        try:
+            self._change_user(request, here.look_at_all(), progress)
+        finally:
+            _CHANGING_USERS.release()
+        return {}
+
+    def _change_user(self, request: Json, facts: ClusterFacts, progress: Progress) -> None:
+        """Change a role here, on the primary, with every node's list of users; one such change at a time."""
+        here = self.here
+        name, entry = _role_name(request), request.get("entry")
         known = Users.load(paths.USERS)
         newest = max(facts.nodes.values(), key=lambda found: found.users)
         if newest.users > known.serial:
@@ -309,12 +321,15 @@ class Answers:
             for other in others:
                 here.peers.ask(other, {"do": "role", "name": name, "verifier": request.get("verifier")}, seconds=30)
         users = known.with_entry(name, None if entry is None else str(entry))
-        store_users(users)
+        if not store_users(users):
+            reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
+            raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
         told = here.peers.ask_all({"do": "users", "new": users.json}, seconds=30)
         for node in here.cluster.nodes:
             if node != here.me and node.name not in told:
                 progress(f"{node.name} is out of reach and learns it when it is back")
-        return {}
+            elif node != here.me and told[node.name] != users.json:
+                progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
 
     def _users(self, request: Json, _: Progress) -> Json:
         if "new" in request:
@@ -323,12 +338,23 @@ class Answers:
         return Users.load(paths.USERS).json
 
 
-def store_users(users: Users) -> None:
-    """Keep a list of users that is later than what is here, and lay pool_passwd down again.
+def _role_name(request: Json) -> str:
+    """Return the name of the role that a request is about; raises UsageError for what could not stand in SQL."""
+    name = str(request["name"])
+    if not plain.is_role(name):
+        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
+    return name
+
+
+def store_users(users: Users) -> bool:
+    """Keep a list of users that is later than what is here, and lay pool_passwd down again; False if it is not kept.
 
     One that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
     """
-    known = Users.load(paths.USERS)
-    if users.serial > known.serial and users.mark == known.mark:
+    with changing(paths.USERS):
+        known = Users.load(paths.USERS)
+        if users.serial <= known.serial or users.mark != known.mark:
+            return False
         users.save(paths.USERS)
-        units.control("apply")
+    units.control("apply")
+    return True

@@ -26,7 +26,7 @@ from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
 from .key import ClusterKey
 from .record import Record
-from .users import Users
+from .users import Users, changing
 
 UNIT_FILE = "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf"
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
@@ -238,10 +238,8 @@ def carry_out(planned: Plan) -> None:
     """
     with _locked():
         _make_folders()
+        planned = _with_users_of_now(planned)
         applied = Applied.load()
-        if planned.users != Users.load(paths.USERS):
-            entry = pwd.getpwnam("postgres")
-            planned.users.save(paths.USERS, (entry.pw_uid, entry.pw_gid))
         for change in planned.changes:
             uid, gid, mode = _owner(change.file)
             _make_parent(change.target, (uid, gid))
@@ -256,6 +254,21 @@ def carry_out(planned: Plan) -> None:
             now.save()
     laid = [change for change in planned.changes if not change.edited]
     _load([str(change.path) for change in laid], renewed=cluster != applied.cluster)
+
+
+def _with_users_of_now(planned: Plan) -> Plan:
+    """Return the plan, made again if the users have changed since, and keep its users, encrypted for this key.
+
+    The agent may store another list at any time, and has it laid down after that.
+    """
+    with changing(paths.USERS):
+        known = Users.load(paths.USERS)
+        if known.serial != planned.users.serial:
+            planned = plan()
+        if planned.users != known:
+            entry = pwd.getpwnam("postgres")
+            planned.users.save(paths.USERS, (entry.pw_uid, entry.pw_gid))
+    return planned
 
 
 def _hash_laid(file: File, applied: Applied) -> str:

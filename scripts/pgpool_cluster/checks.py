@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
-from . import act, apply, archive, copying, paths, pgpool, server, units
+from . import act, apply, archive, copying, paths, pgpool, server, units, wal_space
 from .channel import ask
 from .cluster import Service
 from .configuration import MACHINE_TLS, STUBS
@@ -250,6 +250,8 @@ def _postgresql(here: Here, check: _Say) -> None:
         missing = ", ".join(sorted(wanted - facts.slots))
         what = "there is a replication slot for each standby"
         check(what, not missing, f"{missing} missing", "pgpoolctl converge --once")
+        held = wal_space.held(here)
+        check("no node that is away fills the disk with WAL", held is None, str(held), held.hint if held else "")
     if facts.in_recovery:
         why = here.note or "it does not stream"
         check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status tells why"))

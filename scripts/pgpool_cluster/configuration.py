@@ -24,6 +24,8 @@ from .key import ClusterKey, Role
 
 FOLDER = PurePosixPath("/etc/pgpool2/cluster")
 _LEAST_CONNECTIONS = 100
+_LEAST_SLOTS_KEEP_MB, _MOST_SLOTS_KEEP_MB = 128, 16 * 1024
+_WAL_KEEP_MB = 512
 _OWN_CONNECTIONS = 20
 """For superusers, health checks, agents and administrators, beside those that pgpool-II keeps for clients."""
 PROGRAMS = PurePosixPath("/usr/lib/pgpool2-cluster")
@@ -81,6 +83,7 @@ class Server:
     `interface` is the one that has the node's address; `host_key` the text of ssh_host_ed25519_key.pub.
     `standbys_came`: as many standbys as `synchronous` asks for have been there once. Until then a commit would wait for
     them without end, also those of the applications that were there before the cluster.
+    `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
     """
 
     postgresql: PostgresqlCluster
@@ -90,6 +93,7 @@ class Server:
     host_key: str
     standbys_came: bool = True
     home: str = "/var/lib/postgresql"
+    wal_disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,8 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "listen": _listen(cluster),
         "clients": _clients(cluster),
         "drain_seconds": DRAIN_SECONDS,
+        "slots_keep_mb": slots_keep_mb(server.wal_disk_bytes),
+        "wal_keep_mb": min(_WAL_KEEP_MB, slots_keep_mb(server.wal_disk_bytes) // 2),
         "connections": max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS),
         "peers": [peer.hosts for peer in cluster.nodes],
         "pgpools": _pgpool_hosts(cluster),
@@ -236,6 +242,15 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "folder": FOLDER,
         "programs": PROGRAMS,
     }
+
+
+def slots_keep_mb(disk_bytes: int) -> int:
+    """Return how many MB of WAL slots may keep on a disk of this size: a quarter of it, from 128 MB to 16 GB.
+
+    It is a power of two, so that a file system whose size changes a little, as ZFS' does, changes no configuration.
+    """
+    quarter = disk_bytes // 4 // 2**20
+    return min(_MOST_SLOTS_KEEP_MB, max(_LEAST_SLOTS_KEEP_MB, 2 ** (quarter.bit_length() - 1) if quarter else 0))
 
 
 def _listen(cluster: Cluster) -> str:

@@ -6,12 +6,19 @@ Somebody waits for each of them, so a module that only some need is imported whe
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from . import paths, plain
 from .channel import SILENCE, ask, bridge
-from .errors import ClusterError, ExitStatus, UsageError
+from .errors import ExitStatus, UsageError
+
+_ETC = Path("/etc/postgresql")
+_LONGEST_REQUEST = 256
+_REQUEST_SECONDS = 10
+"""How long a request may be, in characters, and take to come over the control socket."""
 
 
 def run(words: list[str]) -> int:
@@ -84,7 +91,7 @@ def _may_start(words: list[str]) -> int:
         return 0
     try:
         answer = ask({"do": "may-start", "instance": words[0]}, seconds=20)
-    except ClusterError:
+    except Exception:  # whatever is broken, servers that are not the cluster's start
         if not _concerns(words[0]):
             return 0
         print(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place", flush=True)
@@ -95,7 +102,19 @@ def _may_start(words: list[str]) -> int:
 
 
 def _concerns(name: str) -> bool:
-    """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new."""
+    """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new.
+
+    Where that cannot be told, as in the middle of a dist-upgrade, when modules are missing, it is the server that has
+    the cluster's configuration: no other is kept down, and a former primary does not start unasked.
+    """
+    try:
+        return _is_ours(name)
+    except Exception:
+        version, _, cluster = name.partition("-")
+        return (_ETC / version / cluster / "conf.d" / "pgpool2-cluster.conf").exists()
+
+
+def _is_ours(name: str) -> bool:
     from . import server  # noqa: PLC0415
     from .record import Record  # noqa: PLC0415
 
@@ -126,11 +145,14 @@ def _before_pgpool(words: list[str]) -> int:
 
 
 def _control(words: list[str]) -> int:
-    """The control socket's program: one line in, `done` or the reason out."""
+    """The control socket's program: one line in, `done` or the reason out; ended if no line comes in 10 s."""
     from . import units  # noqa: PLC0415
 
     del words
-    print(units.serve_control(sys.stdin.readline().strip()), flush=True)
+    signal.alarm(_REQUEST_SECONDS)
+    request = sys.stdin.readline(_LONGEST_REQUEST).strip()
+    signal.alarm(0)
+    print(units.serve_control(request), flush=True)
     return ExitStatus.GOOD
 
 

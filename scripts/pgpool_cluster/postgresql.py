@@ -150,6 +150,8 @@ class Database:
         if state.moving or (state.active == "active" and "timeout" not in text):
             return Postgresql.STARTING
         manual = not _starts_by_itself(self.instance)
+        if not manual and state.restarts_with(self.instance.package):
+            return Postgresql.STARTING
         by_hand = state.was_active and state.result == "success" and not paths.STOPPED.exists()
         return Postgresql.STOPPED if state.active == "inactive" and (by_hand or manual) else Postgresql.DOWN
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ class Instance:
     def unit(self) -> str:
         """Its systemd unit."""
         return f"postgresql@{self.name.major}-{self.name.name}.service"
+
+    @property
+    def package(self) -> str:
+        """The Debian package whose upgrade stops it and starts it again."""
+        return f"postgresql-{self.name.major}"
 
     @property
     def configuration(self) -> Path:
@@ -155,4 +161,11 @@ def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str =
         host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
         home=str(HOME),
+        wal_disk_bytes=size_of_disk(instance.data / "pg_wal") if instance else 0,
     )
+
+
+def size_of_disk(path: Path) -> int:
+    """Return the size in bytes of the file system that `path` is on, or will be where it does not exist yet."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(there).total

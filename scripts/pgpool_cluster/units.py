@@ -17,6 +17,11 @@ _ALLOWED = re.compile(
     r"|hang-up [0-9a-z][0-9a-z.:-]*|apply"
 )
 _SECONDS = 300.0
+_UPGRADE_SECONDS = 300.0
+"""How long a unit that dpkg has stopped may stay so before it counts as stopped for good."""
+_HALF_WAY = ("half-configured", "half-installed", "unpacked")
+"""States of a package from before its prerm until after its postinst (dpkg-query(1))."""
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +33,27 @@ class UnitState:
     was_active: bool
     seconds: float = 0.0
     """Since it has been what it is."""
+    queued: bool = False
+    """systemd is going to start or stop it: in a restart it is inactive for a moment."""
 
     @property
     def moving(self) -> bool:
         """Whether it is on its way up or down."""
-        return self.active in ("activating", "deactivating", "reloading")
+        return self.queued or self.active in ("activating", "deactivating", "reloading")
+
+    def restarts_with(self, package: str) -> bool:
+        """Tell whether an upgrade of its package has stopped it, so that dpkg starts it again; good for 5 minutes.
+
+        postgresql-N's prerm stops the server and its postinst starts it, with the unpacking of all packages of the
+        run in between. An upgrade that was broken off leaves the package half-way for good, hence the limit.
+        """
+        stopped = self.active in ("inactive", "failed") and self.was_active
+        return stopped and self.seconds < _UPGRADE_SECONDS and being_upgraded(package)
 
 
 def state(unit: str) -> UnitState:
     """Return what systemd says about `unit`; one it does not know is inactive. Raises ServerError without systemd."""
-    names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
+    names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,Job"
     try:
         command = ["systemctl", "show", "--property", names, "--", unit]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -49,7 +65,27 @@ def state(unit: str) -> UnitState:
         values.get("Result", "success"),
         int(values.get("ActiveEnterTimestampMonotonic") or 0) > 0,
         time.monotonic() - int(values.get("StateChangeTimestampMonotonic") or 0) / 1e6,
+        int(values.get("Job") or 0) > 0,
     )
+
+
+def being_upgraded(package: str) -> bool:
+    """Tell whether dpkg has begun to upgrade a package and has not configured it yet; False for one it removes.
+
+    dpkg writes the state down before it runs prerm and after postinst. Any user may read it, while dpkg's locks tell
+    only root who holds them.
+    """
+    command = ["dpkg-query", "--show", "--showformat", "${db:Status-Want} ${db:Status-Status}\n", package]
+    for _ in range(_TRIES):
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return False
+        if answer.returncode <= 1:
+            words = (line.split() for line in answer.stdout.splitlines())
+            return any(wanted in ("install", "hold") and is_now in _HALF_WAY for wanted, is_now in words)
+        time.sleep(0.05)  # dpkg was just merging its journal (/var/lib/dpkg/updates) while it was read
+    return False
 
 
 def booted() -> bool:
@@ -64,9 +100,13 @@ def ask(*words: str) -> None:
     """
     if not booted():
         return
-    answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
-    if answer.returncode != 0:
-        print(f"systemctl {' '.join(words)}: {answer.stderr.strip()}", flush=True)
+    try:
+        answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
+        said = answer.stderr.strip() if answer.returncode != 0 else ""
+    except subprocess.TimeoutExpired as error:
+        said = str(error)
+    if said:
+        print(f"systemctl {' '.join(words)}: {said}", flush=True)
 
 
 def last_words(unit: str) -> str:

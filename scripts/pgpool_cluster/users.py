@@ -5,12 +5,19 @@ A change has a number; a node that was away takes the list of one that knows a l
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import files
+from .errors import ServerError
+
+_LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +61,31 @@ class Users:
         if entry is not None:
             entries[name] = entry
         return Users(self.serial + 1, entries, self.mark)
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keep other programs from changing the list meanwhile; raises ServerError if one of them does so for 10 s.
+
+    The agent and `apply` both write it. The lock is on the folder: root makes no file in one that is postgres'.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(folder, path)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, path: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                hint = f"fuser -v {path.parent} shows who has it open"
+                raise ServerError(f"{path} is being changed by another program", hint=hint) from error
+            time.sleep(0.02)
+        else:
+            return

@@ -7,10 +7,11 @@ from .errors import ExitStatus
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Stop pgpool-II, which runs with the configuration that goes, and take the configuration back."""
+    """Stop the agent, then pgpool-II, which runs with the configuration that goes, and take the configuration back."""
     del words
     if paths.APPLIED.exists():
-        units.ask("stop", paths.UNIT, paths.PGPOOL_UNIT)
+        units.ask("stop", paths.UNIT)  # it would start pgpool-II again; prerm has stopped it already
+        units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
             path.unlink(missing_ok=True)
         apply.withdraw()

@@ -33,6 +33,13 @@ find /run -ignore_readdir_race -name '*pgpool*' | sort
 echo processes
 cat /proc/[0-9]*/comm 2>/dev/null | sort -u | grep -E 'pgpool|python' || :
 """
+REMOVE = """
+began=$(date +%s)
+apt-get remove -y -q pgpool2-cluster </dev/null >/root/remove.log
+journalctl -q --since=@$began JOB_TYPE=stop JOB_RESULT=done -o json --output-fields=UNIT |
+    sed -n 's/.*"UNIT"[ :]*"\\([^"]*\\)".*/\\1/p'
+"""
+"""Prints the units that ended, in this order."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def story(host: Host) -> dict[str, str]:
     cluster.wait_healthy(60)
     found["over ours"] = cluster.ask("SELECT 2", at=host)
     found["installed"] = host.run(STATE)
-    host.run("apt-get remove -y -q pgpool2-cluster </dev/null")
+    found["order"] = host.run(REMOVE)
     found["removed"] = host.run(STATE)
     host.run(f"{INSTALL}; pgpoolctl wait --timeout 60")
     found["again"] = cluster.ask("SELECT 3", at=host)
@@ -74,11 +81,21 @@ def test_it_works_on_top_of_debians_own_pgpool2_and_of_ours(story: dict[str, str
 
 
 def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: dict[str, str]) -> None:
-    left = story["removed"].partition("units")[2].splitlines()
-    assert [line for line in left if "cluster" in line and "running" in line] == []
-    assert "pgpoolctl" not in left
+    left = story["removed"].partition("\nunits\n")[2].splitlines()
+    units = [line for line in left if "pgpool2" in line and (" active " in line or " activating " in line)]
+    assert units == []
+    assert "table inet pgpool2_cluster" not in left
+    processes = story["removed"].partition("\nprocesses\n")[2].splitlines()
+    assert [name for name in processes if "pgpool" in name] == []
     assert "/etc/pgpool2/cluster.key" in story["removed"]
     assert story["again"] == "3"
+
+
+def test_the_agent_ends_first_and_pgpool_last(story: dict[str, str]) -> None:
+    """The agent would start pgpool-II again, and lay down what is taken back."""
+    ended = [unit for unit in story["order"].splitlines() if "pgpool2" in unit and "@" not in unit]
+    assert ended == ["pgpool2-cluster.service", "pgpool2-cluster-control.socket", "pgpool2.service"]
+    assert not [unit for unit in story["order"].splitlines() if unit.startswith("postgresql")]
 
 
 def test_the_purge_leaves_nothing_behind(story: dict[str, str]) -> None:

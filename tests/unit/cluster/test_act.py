@@ -26,6 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "control", lambda verb, _: asked.append(verb))
     monkeypatch.setattr(units, "last_words", lambda _: "")
+    monkeypatch.setattr(units, "being_upgraded", lambda _: False)
     monkeypatch.setattr(pgpool, "port", lambda _: 9999)
     return asked
 
@@ -53,6 +54,16 @@ def test_one_that_serves_and_does_not_answer_is_told(started: list[str], monkeyp
 def test_what_an_administrator_stopped_stays_so(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OperationError, match="stopped by an administrator"):
         start(UnitState("inactive", "success", was_active=True), monkeypatch)
+    assert started == []
+
+
+@pytest.mark.parametrize("queued", [True, False], ids=["a restart", "an upgrade"])
+def test_what_dpkg_or_systemd_is_about_to_start_is_left_to_them(
+    started: list[str], queued: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade of pgpool2 was taken for an administrator's stop, if the agent looked in between."""
+    monkeypatch.setattr(units, "being_upgraded", lambda package: package == "pgpool2" and not queued)
+    start(UnitState("inactive", "success", was_active=True, seconds=1, queued=queued), monkeypatch)
     assert started == []
 
 

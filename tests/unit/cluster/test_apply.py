@@ -158,3 +158,14 @@ def test_a_system_without_systemd_is_asked_for_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(units, "booted", lambda: True)
     with pytest.raises(FileNotFoundError):
         units.ask("stop", "pgpool2.service")
+
+
+def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
+    """`apply` wrote back the list that it had read before, so a user that was made meanwhile was lost."""
+    disk.users = Users(3, {"app": "AESa"}, "m")
+    planned = apply.plan()
+    disk.users = Users(4, {"app": "AESa", "report": "AESr"}, "m")
+    disk.users.save(paths.USERS)
+    apply.carry_out(planned)
+    assert Users.load(paths.USERS) == disk.users
+    assert "report:AESr" in disk.passwd.read_text()

@@ -24,6 +24,7 @@ from pgpool_cluster.configuration import (
     key_of_roles,
     merged,
     render,
+    slots_keep_mb,
     without_block,
     without_entries,
 )
@@ -327,3 +328,20 @@ def test_sessions_may_go_on_in_a_recovery_as_long_as_pgpool_lets_them(chosen: st
 def test_how_long_a_recovery_may_wait_is_as_chosen() -> None:
     assert cluster_of(f"mode: native_replication\npgpool: {{recovery_timeout: 90}}\n{THREE}").recovery_timeout == 90
     assert cluster_of(THREE).recovery_timeout == int(pgpool_conf(THREE)["recovery_timeout"])
+
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("disk", "slots", "wal"),
+    [(0, 128, 64), (1 * GB, 256, 128), (8 * GB, 2048, 512), (20 * GB, 4096, 512), (20 * GB + 5 * 2**20, 4096, 512),
+     (50 * GB, 8192, 512), (64 * GB, 16384, 512), (10_000 * GB, 16384, 512)],
+)  # fmt: skip
+def test_a_node_that_is_away_takes_a_quarter_of_the_primarys_disk_at_most(disk: int, slots: int, wal: int) -> None:
+    """It was 16 GB on any disk: on one of 20 GB the primary stopped with PANIC, then the next one."""
+    server = replace(SERVER, wal_disk_bytes=disk)
+    made = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(server=server)))
+    assert made["max_slot_wal_keep_size"].strip("'") == f"{slots}MB"
+    assert made["wal_keep_size"].strip("'") == f"{wal}MB"
+    assert slots_keep_mb(disk) * 4 * 2**20 <= max(disk, 512 * 2**20)

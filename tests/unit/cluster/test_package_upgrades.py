@@ -1,0 +1,96 @@
+"""A server that dpkg stops for an upgrade of its package is on its way up; one that a person stops is not."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+import pytest
+
+from pgpool_cluster import paths, units
+from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.facts import Postgresql
+from pgpool_cluster.postgresql import Database
+from pgpool_cluster.server import Instance
+from pgpool_cluster.units import UnitState
+
+REFUSED = psycopg2.OperationalError("connection to server on socket failed: No such file or directory")
+STOPPED = UnitState("inactive", "success", was_active=True, seconds=20)
+
+
+def programs(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str]) -> list[list[str]]:
+    """Have programs end with these statuses and outputs, one after the other; returns what was run."""
+    ran: list[list[str]] = []
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(words)
+        status, output = answers[min(len(ran), len(answers)) - 1]
+        return subprocess.CompletedProcess(words, status, output, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    return ran
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A server that is down."""
+    monkeypatch.setattr(paths, "STOPPED", tmp_path / "stopped")
+    return Database(Instance(PostgresqlCluster(17, "main"), 5432, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("state", "dpkg", "found"),
+    [(STOPPED, "install half-configured", Postgresql.STARTING),
+     (STOPPED, "install half-installed", Postgresql.STARTING),
+     (STOPPED, "install unpacked", Postgresql.STARTING),
+     (STOPPED, "hold unpacked", Postgresql.STARTING),
+     (UnitState("failed", "timeout", was_active=True, seconds=20), "install unpacked", Postgresql.STARTING),
+     (STOPPED, "install installed", Postgresql.STOPPED),
+     (STOPPED, "deinstall half-configured", Postgresql.STOPPED),
+     (UnitState("inactive", "success", was_active=True, seconds=301), "install unpacked", Postgresql.STOPPED),
+     (UnitState("inactive", "success", was_active=False, seconds=20), "install unpacked", Postgresql.DOWN),
+     (UnitState("inactive", "success", was_active=True, queued=True), "install installed", Postgresql.STARTING)],
+    ids=["prerm", "unpacking", "unpacked", "held", "stopped by force", "by hand", "removed", "broken off", "booted",
+         "restart"],
+)  # fmt: skip
+def test_what_a_server_is_that_does_not_run(
+    database: Database, state: UnitState, dpkg: str, found: Postgresql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "state", lambda _: state)
+    ran = programs(monkeypatch, (0, f"{dpkg}\n"))
+    assert database._why_down(REFUSED) is found
+    assert all(words[-1] == "postgresql-17" for words in ran)
+
+
+def test_one_that_dpkg_does_not_start_again_is_stopped(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """postinst starts only what starts by itself (start.conf)."""
+    monkeypatch.setattr(units, "state", lambda _: STOPPED)
+    monkeypatch.setattr("pgpool_cluster.postgresql._starts_by_itself", lambda _: False)
+    programs(monkeypatch, (0, "install unpacked\n"))
+    assert database._why_down(REFUSED) is Postgresql.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [([(2, ""), (0, "install unpacked\n")], True),  # read while dpkg merged its journal
+     ([(2, "")], False),
+     ([(1, "")], False)],  # no such package: PostgreSQL was built by hand
+)  # fmt: skip
+def test_dpkg_is_asked_again_where_it_could_not_be_read(
+    answers: list[tuple[int, str]], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(monkeypatch, *answers)
+    assert units.being_upgraded("postgresql-17") is found
+
+
+@pytest.mark.parametrize(("job", "moving"), [("", False), ("Job=4711\n", True)])
+def test_a_unit_between_stop_and_start_of_a_restart_moves(
+    job: str, moving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = "ActiveState=inactive\nResult=success\nActiveEnterTimestampMonotonic=7\nStateChangeTimestampMonotonic=9\n"
+    ran = programs(monkeypatch, (0, shown + job))
+    assert units.state("postgresql@17-main.service").moving is moving
+    assert "Job" in ran[0][3].split(",")

@@ -1,0 +1,123 @@
+"""The users of the cluster's databases: every change holds, whatever else changes them at the same time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import act, answers, paths, units
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
+from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+from pgpool_cluster.users import Users, changing
+
+CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
+
+
+class Others(Peers):
+    """The other nodes: `lists` has what each of them knows after it was told."""
+
+    def __init__(self, lists: dict[str, Users] | None = None) -> None:
+        super().__init__({})
+        self.lists = lists or {}
+
+    def ask_all(self, request: dict[str, Any], *, seconds: float) -> dict[str, dict[str, Any]]:
+        del seconds
+        told = {name: self.lists.get(name) or Users.of(request["new"]) for name in ("pg2", "pg3")}
+        return {name: users.json for name, users in told.items()}
+
+
+class Primary:
+    """pg1, which is asked to change users."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, others: Others) -> None:
+        mine = NodeFacts("pg1", postgresql=Postgresql.UP, member=True, term=3, led=3, system=7, timeline=3,
+                         position=Lsn(2000), users=5)  # fmt: skip
+        monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: ClusterFacts({"pg1": mine}))
+        here = Here(CLUSTER, CLUSTER.named("pg1"), None, others, Record(system=7, term=3, led=3))
+        self.answers = answers.Answers(here, threading.RLock(), lambda: None, lambda: [], lambda: None)
+        self.said: list[str] = []
+
+    def set(self, name: str) -> None:
+        request = {"do": "user", "name": name, "verifier": "v", "entry": f"entry of {name}", "mark": "m"}
+        self.answers.do(request, self.said.append)
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Serials in users.json whenever `apply` was asked for; the roles of `altered` exist."""
+    applied: list[int] = []
+    monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
+    monkeypatch.setattr(units, "control", lambda _: applied.append(Users.load(paths.USERS).serial))
+    monkeypatch.setattr(act, "set_role", lambda *_: time.sleep(0.05))
+    Users(5, {}, "m").save(paths.USERS)
+    return applied
+
+
+def test_two_changes_at_once_both_hold(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both took the same number, and the second list was dropped; both said that all went well."""
+    primary = Primary(monkeypatch, Others())
+    threads = [threading.Thread(target=primary.set, args=(name,)) for name in ("app", "report")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(Users.load(paths.USERS).entries) == {"app": "entry of app", "report": "entry of report"}
+    assert stored == [6, 7]
+    assert primary.said == []
+
+
+def test_a_list_that_is_not_kept_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another primary's change, or another key's, came in between."""
+    primary = Primary(monkeypatch, Others())
+    monkeypatch.setattr(act, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
+    with pytest.raises(OperationError, match="app is not stored"):
+        primary.set("app")
+    assert stored == []
+    assert dict(Users.load(paths.USERS).entries) == {"x": "y"}
+
+
+def test_a_node_that_keeps_another_list_is_named(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    primary = Primary(monkeypatch, Others({"pg3": Users(6, {"other": "e"}, "m")}))
+    primary.set("app")
+    assert stored == [6]
+    assert [line.split()[0] for line in primary.said] == ["pg3"]
+
+
+def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> None:
+    with changing(paths.USERS):
+        storing = threading.Thread(target=answers.store_users, args=(Users(6, {"app": "e"}, "m"),))
+        storing.start()
+        storing.join(0.1)
+        assert Users.load(paths.USERS).serial == 5
+    storing.join()
+    assert Users.load(paths.USERS).serial == 6
+    assert stored == [6]
+
+
+def test_a_list_that_stays_locked_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
+    with changing(paths.USERS), pytest.raises(ServerError, match="is being changed"):
+        answers.store_users(Users(6, {"app": "e"}, "m"))
+    assert stored == []
+
+
+@pytest.mark.parametrize("verb", ["role", "user"])
+def test_a_name_that_could_end_its_quotes_never_reaches_sql(
+    verb: str, stored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`role` comes from another node: it was put between quotes as it came."""
+    reached: list[object] = []
+    primary = Primary(monkeypatch, Others())
+    monkeypatch.setattr(act, "set_role", lambda *words: reached.append(words))
+    with pytest.raises(ClusterError) as caught:
+        primary.answers.do({"do": verb, "name": 'x" SUPERUSER; --', "verifier": None, "mark": "m"}, print)
+    assert isinstance(caught.value, UsageError)
+    assert reached == stored == []
