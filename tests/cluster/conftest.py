@@ -32,6 +32,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     brief = metafunc.config.getoption("--brief")
     if "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", NATIVE_MODES[:1] if brief else NATIVE_MODES, scope="module")
+    if "any_mode" in metafunc.fixturenames:
+        modes = (STREAMING, *(NATIVE_MODES[:1] if brief else NATIVE_MODES))
+        metafunc.parametrize("any_mode", modes, scope="module")
     if "recovery" in metafunc.fixturenames:
         metafunc.parametrize("recovery", range(3 if brief else 10))
     if "times" in metafunc.fixturenames:
