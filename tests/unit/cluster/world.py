@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,8 +61,8 @@ SYSTEM = 7000
 UNIT = "postgresql@15-main.service"
 
 
-class PowerCut(BaseException):  # noqa: N818 - no error: nothing catches it but what is on another host
-    """The host that runs this code has lost its power."""
+class PowerCut(BaseException):
+    """The host that runs this code has lost its power; no error, so that nothing of the package catches it."""
 
 
 def make_cluster(mode: Mode, count: int, *, witness: bool = False) -> Cluster:
@@ -460,7 +460,7 @@ class World:
         data.checkpoint()
         if self.cluster.mode.streams:
             away = sum(not other.up for other in self.databases)
-            self.promised &= 0 < self.cluster.synchronous and away <= self.cluster.synchronous
+            self.promised &= 1 <= self.cluster.synchronous >= away
 
     def copy(self, here: Here, source: str, *, member: bool, rewind: bool = False) -> None:
         """pg_basebackup or pg_rewind, with what copying.py does around it, in its order."""
@@ -734,9 +734,9 @@ class World:
     def state(self) -> tuple[Any, ...]:
         """All that a turn may change."""
         hosts = tuple(
-            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), bool(host.here and host.here.promoting))
+            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), host.here and host.here.promoting)
             for host in self.hosts.values()
-        )  # fmt: skip
+        )
         return (*hosts, tuple(self.pools), tuple(self.view.items()))
 
     def is_healthy(self) -> bool:
@@ -913,11 +913,19 @@ def hands() -> Iterator[None]:
         patch.setattr(pg, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(act, "query", lambda *a: world().query(*a))
-        patch.setattr(copying, "clone", lambda here, source, _, *, member=True: world().copy(here, source, member=member))
-        patch.setattr(copying, "_rewind", lambda here, source, _: world().copy(here, source, member=True, rewind=True))
+        patch.setattr(copying, "clone", _clone)
+        patch.setattr(copying, "_rewind", _rewind)
         patch.setattr(copying, "_rewindable", _rewindable)
         patch.setattr(copying, "refusal", lambda one: "" if world().hosts[one.name].up else "it does not answer")
         yield
+
+
+def _clone(here: Here, source: str, _: object, *, member: bool = True) -> None:
+    _CURRENT[0].copy(here, source, member=member)
+
+
+def _rewind(here: Here, source: str, _: object) -> None:
+    _CURRENT[0].copy(here, source, member=True, rewind=True)
 
 
 def _rewindable(here: Here) -> bool:
@@ -927,7 +935,7 @@ def _rewindable(here: Here) -> bool:
 
 def _replace_machine(patch: pytest.MonkeyPatch) -> None:
     threads, clock = _Threads(_CURRENT), _Clock(_CURRENT)
-    modules: list[ModuleType] = [act, agent, answers, attachment, copying, node, recovery, switchover, takeover, two_stages]
+    modules = (act, agent, answers, attachment, copying, node, recovery, switchover, takeover, two_stages)
     for module in modules:
         if hasattr(module, "time"):
             patch.setattr(module, "time", clock)
