@@ -125,7 +125,7 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, number: int) -> None:
-    chance = random.Random(number)  # noqa: S311 - told by its number, so that it can be repeated
+    chance = random.Random(number)  # told by its number, so that it can be repeated
     lost = chance.sample(rebooted.hosts, chance.choice([1, 2, 3, 3]))
     print("lost:", *lost)
     for host in lost:

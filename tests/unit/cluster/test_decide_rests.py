@@ -306,8 +306,9 @@ def ended(mode: Mode, states: Sequence[str]) -> World:
         host.data = replace(shared, standby=standby, follows=names[first] if standby else None)
         host.record = Record(7000, latest, latest if not standby else 0, standbys_came=world.cluster.synchronous > 0)
         if out:
+            told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes know of a term
             host.data = replace(host.data, log=((1, 0),), timeline=1)
-            host.record = replace(host.record, term=1, led=1)
+            host.record = replace(host.record, term=latest if told else 1, led=1)
         if state == HALF:
             host.record = replace(host.record, led=0, copying=names[first])
             host.data = replace(host.data, whole=mode is not STREAMING, standby=True, follows=names[first])

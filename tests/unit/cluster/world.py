@@ -288,7 +288,8 @@ class World:
         assert here is not None
         record, data = host.record, host.data
         found: dict[str, Any] = {
-            "term": record.term, "led": record.led, "half_copied": bool(record.copying), "promoting": here.promoting,
+            "term": record.term, "led": record.led, "restart": record.restart, "apart": record.apart,
+            "half_copied": bool(record.copying), "promoting": here.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
         }  # fmt: skip
         if data is None:
