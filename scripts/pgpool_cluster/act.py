@@ -218,17 +218,19 @@ def lead(here: Here, action: Lead) -> None:
 
 
 def dismiss(here: Here, action: Dismiss) -> None:
-    """Tell a new term to all nodes in reach: those in service but one are in service in it."""
-    serving = {found.node for found in in_service(here.cluster, here.look_at_all())} - {action.node}
+    """Tell a new term to all nodes in reach, the dismissed one included: those in service but that are in it."""
+    facts = here.look_at_all()
+    serving = {found.node for found in in_service(here.cluster, facts)} - {action.node}
     log(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
-    _tell_service(here, serving, action.term, restart=0, without=action.node)
+    gone = "" if facts.of(action.node).reachable else action.node
+    _tell_service(here, serving, action.term, restart=0, without=gone)
 
 
 def begin(here: Here, action: Begin) -> None:
     """Tell a new term to all nodes in reach: the nodes that are in service now are in service in it."""
-    found = in_service(here.cluster, here.look_at_all())
+    found = [one for one in in_service(here.cluster, here.look_at_all()) if one.node not in action.without]
     serving = {one.node for one in found}
-    log(f"pgpool-II starts with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
+    log(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
     _tell_service(here, serving, action.term, restart=min((one.restart or one.led for one in found), default=0))
 
 

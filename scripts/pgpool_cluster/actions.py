@@ -62,13 +62,14 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Begin a term with the nodes in service, before any pgpool-II serves without those that are away.
+    """Begin a term with the nodes in service but `without`, before any pgpool-II serves without those that are away.
 
     `node` is the one that tells it to the others. What is away was not dismissed: it is rebuilt when it is back.
     """
 
     node: str
     term: int
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,18 @@ def replica(situation: Situation) -> Actions:
     if mine.led < situation.service:
         return _out_of_service(situation)
     comrades = [other for other in situation.others if _serves(situation, other)]
-    if not mine.apart and any(other.up and other.apart for other in comrades):
-        return (GiveUpPlace(situation.name),)
     if mine.up:
-        return ()
+        return _together_again(situation, comrades) if mine.apart and situation.majority else ()
     if not situation.majority:
         return situation.wait("too few nodes answer to know whether they took writes meanwhile")
     return _return(situation, comrades)
+
+
+def _together_again(situation: Situation, comrades: list[NodeFacts]) -> Actions:
+    """A node that stood apart sees most nodes again: those that its pgpool-II went on without are to be rebuilt."""
+    view = situation.mine.pgpool
+    without = tuple(one.node for one in comrades if view is None or view.backends.get(one.node) is not BackendState.UP)
+    return (Begin(situation.name, situation.latest + 1, without),)
 
 
 def _out_of_service(situation: Situation) -> Actions:
@@ -67,6 +72,9 @@ def _return(situation: Situation, comrades: list[NodeFacts]) -> Actions:
     """
     mine = situation.mine
     if any(other.up for other in comrades) and not mine.apart:
+        apart = [other.node for other in comrades if other.up and other.apart]
+        if apart:
+            return situation.wait(f"{apart[0]} begins a term first, as clients may have written to it alone")
         equal = _claim(situation, mine)[0] is _Claim.EQUAL
         return (Start(situation.name),) if equal else (GiveUpPlace(situation.name),)
     able = [other for other in comrades if other.up or other.postgresql in (Postgresql.DOWN, Postgresql.STARTING)]

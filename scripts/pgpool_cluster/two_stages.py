@@ -366,10 +366,11 @@ def _enter_service(here: Here) -> None:
     facts = here.look_at_all()
     views = [found.pgpool for found in facts.nodes.values() if found.pgpool is not None]
     leading = [view for view in views if view.watchdog in LEADING]
-    main = rightful_primary(here.cluster, facts)
-    if main is None or here.record.copying or not here.look().writable:
+    if here.record.copying or not here.look().writable:
         return
     if leading and all(view.backends.get(here.me.name) is BackendState.UP for view in leading):
-        here.remember(led=main.led, restart=main.restart, apart=False, term=max(main.term, here.record.term))
+        main = rightful_primary(here.cluster, facts)  # none where it has vanished since: then this node has every write
+        term, led, restart = (main.term, main.led, main.restart) if main else (0, here.record.term, 0)
+        here.remember(led=led, restart=restart, apart=False, term=max(term, here.record.term))
         here.promoting = False
         log("this node is in service")

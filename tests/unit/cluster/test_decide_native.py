@@ -224,9 +224,15 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "the others give their place up while it runs",
+        "it begins a term without the others when it sees most nodes again",
         (down(primary("pg1")), replace(primary("pg2"), apart=True), primary("pg3")),
-        {"pg1": ["GiveUpPlace", "StartPgpool"], "pg3": ["GiveUpPlace"]},
+        {"pg1": ["Wait", "StartPgpool"], "pg2": ["Begin"], "pg3": []},
+        NATIVE,
+    ),
+    Situation(
+        "then they are rebuilt, whether they run or not",
+        (down(primary("pg1")), replace(measure("pg2"), pgpool=pgpool("pg1", "pg3")), primary("pg3")),
+        {"pg1": ["Rebuild", "StartPgpool"], "pg3": ["Rebuild"]},
         NATIVE,
     ),
     Situation(
