@@ -10,7 +10,6 @@ import ipaddress
 import socket
 import struct
 import time
-from pathlib import Path
 
 from .errors import ServerError
 
@@ -36,8 +35,9 @@ def announce(address: ipaddress.IPv6Address, interface: str) -> None:
     """Send it three times, within a quarter of a second; raises ServerError."""
     try:
         number = socket.if_nametoindex(interface)
-        text = Path("/sys/class/net", interface, "address").read_text(encoding="ascii")
-        link_layer = bytes.fromhex(text.strip().replace(":", ""))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as link:
+            link.bind((interface, 0))
+            link_layer = bytes(link.getsockname()[4])
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOPS)
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number)
@@ -45,6 +45,6 @@ def announce(address: ipaddress.IPv6Address, interface: str) -> None:
             for turn in range(_TIMES):
                 time.sleep(_BETWEEN if turn else 0)
                 raw.sendto(advertisement(address, link_layer), (_ALL_NODES, 0, 0, number))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         hint = f"ip -6 address show dev {interface} shows whether it is there"
         raise ServerError(f"{address} on {interface} is not announced: {error}", hint=hint) from error

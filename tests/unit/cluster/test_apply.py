@@ -158,3 +158,16 @@ def test_a_system_without_systemd_is_asked_for_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(units, "booted", lambda: True)
     with pytest.raises(FileNotFoundError):
         units.ask("stop", "pgpool2.service")
+
+
+@pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
+def test_the_agent_is_told_of_addresses_that_changed(
+    changed: list[str], told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
+    monkeypatch.setattr(units, "booted", lambda: True)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
+    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
+    apply._load(changed, renewed=False)
+    assert len([words for words in asked if "--signal=HUP" in words]) == told
