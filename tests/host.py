@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec /sbin/init
 """
+ONLY_IPV6 = "ip -4 address flush scope global\n"
+"""Docker gives every host an IPv4 address, too."""
 LABEL = "pgpool-deb-test"
 BOOT_SECONDS = 60.0
 KILLED = 124
@@ -162,12 +164,27 @@ def together(act: Callable[[Host], Result], hosts: Iterable[Host]) -> tuple[Resu
         return tuple(workers.map(act, hosts))
 
 
-def boot(engine: docker.DockerClient, image: str, name: str, *, network: str = "none", address: str = "") -> Host:
-    """Switch a new host on, without waiting for it; it has only its loopback where no network is named."""
-    connection = {network: engine.api.create_endpoint_config(ipv4_address=address)} if address else None
+def boot(
+    engine: docker.DockerClient,
+    image: str,
+    name: str,
+    *,
+    network: str = "none",
+    address: str = "",
+    knows: Mapping[str, str] | None = None,
+) -> Host:
+    """Switch a new host on, without waiting for it; it has only its loopback where no network is named.
+
+    One with an IPv6 address has no IPv4 address. `knows`: host names with addresses, in its /etc/hosts.
+    """
+    six = ":" in address
+    endpoint = engine.api.create_endpoint_config
+    place = endpoint(ipv6_address=address) if six else endpoint(ipv4_address=address)
+    connection = {network: place} if address else None
     container = engine.containers.create(
-        image, ["sh", "-c", BOOT], detach=True, hostname=name, labels=[LABEL], network=network,
-        networking_config=connection,
+        image, ["sh", "-c", f"{ONLY_IPV6 if six else ''}{BOOT}"], detach=True, hostname=name, labels=[LABEL],
+        network=network, networking_config=connection, extra_hosts=dict(knows or {}),
+        sysctls={"net.ipv6.conf.all.disable_ipv6": "0"} if six else {},
         cgroupns="private", cap_add=["SYS_ADMIN", "NET_ADMIN"],
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"}, environment={"container": "docker"},  # noqa: S108

@@ -203,7 +203,7 @@ class Agent:
                 gone.add(node.name)
                 if node.name not in self._gone:
                     log(f"{node.name} is gone: sessions with it are ended")
-                    units.control("hang-up", node.address)
+                    units.hang_up(here.cluster, node)
         self._gone = gone
 
     def _do_all(self, actions: Iterable[Action]) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import pwd
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,7 +119,8 @@ class Plan:
 
 def wanted() -> tuple[tuple[File, ...], Users]:
     """Return all files as they are to be on this node, and the users among them; raises ClusterError."""
-    cluster, me = server.this_node()
+    cluster, me, notes = server.this_node_looked_up()
+    print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     key = read_key()
     record = Record.load(paths.RECORD)
     facts = server.facts(cluster, me, standbys_came=record.standbys_came, upgrading=record.upgrading)
@@ -336,6 +338,7 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
         unit = _unit_of(path)
         if unit and units.state(unit).active == "active":
             units.ask("reload", unit)
+    renewed = renewed or str(paths.HOSTS) in changed
     if renewed and units.state(paths.UNIT).active == "active":
         units.ask("kill", "--signal=HUP", "--kill-whom=main", paths.UNIT)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
-from . import act, apply, archive, copying, paths, pgpool, server, units, wal_space
+from . import act, addresses, apply, archive, copying, paths, pgpool, plain, server, units, wal_space
 from .channel import ask
-from .cluster import Service
+from .cluster import WATCHDOG_PORT, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
 from .facts import Postgresql
@@ -29,7 +29,6 @@ MOST_SKEW = 2.0
 """Seconds between two nodes' clocks: pgpool-II's watchdog compares times, logs are read side by side."""
 LEAST_FREE = 0.1
 _LEAST_DAYS = 14
-_WATCHDOG = 9000
 _LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"
 _ROOM = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -117,6 +116,7 @@ def run(here: Here) -> list[Check]:
         found.append(Check(here.me.name, what, ok, why, fix))
 
     _peers(here, check)
+    _addresses(here, check)
     _others(here, check)
     _certificate(here, check)
     check("a node may fail", len(here.cluster.nodes) != _TWO, "of two nodes, the one that is left is no majority",
@@ -161,6 +161,24 @@ def _peers(here: Here, check: _Say) -> None:
                   "apt install chrony, on both")  # fmt: skip
 
 
+def _addresses(here: Here, check: _Say) -> None:
+    """Whether nodes are where this one takes them to be, and see it at the address that they have for it."""
+    named = [node for node in here.cluster.nodes if node.host]
+    found = addresses.look_up(node.host for node in named)
+    for node in named:
+        why = addresses.changed(node, found, mine=node == here.me)
+        fix = "/etc/hosts or DNS, on every node; then pgpoolctl apply on every node, and systemctl restart pgpool2"
+        check(f"{node.host} is the address of {node.name} that is in force", not why, why, fix)
+    for node in here.cluster.nodes:
+        address = plain.address(node.address)
+        source = addresses.toward(address) if address is not None and node != here.me else None
+        if source is not None:
+            right = str(source) == here.me.address
+            check(f"{node.name} sees this node at its own address", right, f"it sees {source}, not {here.me.address}",
+                  f"ip route get {node.address} shows why: another address of this machine goes first. Put {source} "
+                  f"into {paths.CLUSTER_YML}, or set the source of the route")  # fmt: skip
+
+
 def _hint(here: Here, otherwise: str) -> str:
     """Return what this node's own note says to do."""
     return here.note.rpartition("hint: ")[2] or otherwise
@@ -175,7 +193,7 @@ def _others(here: Here, check: _Say) -> None:
             why = copying.refusal(node)
             check(f"PostgreSQL of {node.name} lets this node in", not why, why,
                   f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
-        ports = (pgpool.port(here.cluster), _WATCHDOG) if Service.PGPOOL in node.runs else ()
+        ports = (pgpool.port(here.cluster), WATCHDOG_PORT) if Service.PGPOOL in node.runs else ()
         for port in ports:
             why = _reaches(node.address, port)
             check(f"{node.name} answers on {port}/tcp", not why, why,

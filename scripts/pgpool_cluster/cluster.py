@@ -7,7 +7,7 @@ into configuration files as it stands.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from . import plain
@@ -47,7 +47,11 @@ class PostgresqlCluster:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One server. `id` is its place in cluster.yml from 0 on; pgpool-II counts its backends itself (`backend`)."""
+    """One server. `id` is its place in cluster.yml from 0 on; pgpool-II counts its backends itself (`backend`).
+
+    `host` is the host name that cluster.yml gives for its address, "" where it gives the address itself. `address` is
+    then what that name was found to be (addresses.py), and the name until it was; `line` is where cluster.yml has it.
+    """
 
     id: int
     name: str
@@ -55,6 +59,13 @@ class Node:
     port: int
     weight: float
     runs: frozenset[Service]
+    host: str = ""
+    line: int = field(default=0, compare=False)
+
+    @property
+    def written(self) -> str:
+        """What cluster.yml says where the address is: the address, or a host name."""
+        return self.host or self.address
 
     @property
     def slot(self) -> str:
@@ -63,9 +74,17 @@ class Node:
 
     @property
     def hosts(self) -> str:
-        """The node as an address column of pg_hba.conf: `10.0.0.1/32`, or its host name."""
+        """The node as an address column of pg_hba.conf: `10.0.0.1/32`."""
+        return f"{self.ip}/{self.ip.max_prefixlen}"
+
+    @property
+    def ip(self) -> plain.Address:
+        """Its address; raises UsageError where it is a host name that was not looked up yet."""
         found = plain.address(self.address)
-        return self.address if found is None else f"{found}/{found.max_prefixlen}"
+        if found is None:
+            reason = f"{self.host}, the address of {self.name}, was not looked up yet"
+            raise UsageError(reason, hint="pgpoolctl apply says why")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,9 @@ _OUT_OF_REACH = 27
 """Seconds that a pgpool-II which is to let its sessions end may be out of reach."""
 _POOL = {"num_init_children": 32, "max_pool": 4}
 """With pgpool-II's defaults."""
+POOL_PORT = 9999
+PCP_PORT = 9898
+WATCHDOG_PORT = 9000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +155,18 @@ class Cluster:
     def pgpools(self) -> tuple[Node, ...]:
         """The nodes that run pgpool-II."""
         return tuple(node for node in self.nodes if Service.PGPOOL in node.runs)
+
+    @property
+    def pool_port(self) -> int:
+        """The TCP port on which every pgpool-II serves clients."""
+        chosen = [parameter.value for parameter in self.pgpool if parameter.name == "port"]
+        return int(chosen[-1]) if chosen and chosen[-1].isdigit() else POOL_PORT
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports of the cluster's own services, on whichever node; not sshd's, which others use as well."""
+        servers = (node.port for node in self.databases)
+        return tuple(sorted({*servers, self.pool_port, PCP_PORT, WATCHDOG_PORT}))
 
     @property
     def pooled(self) -> int:

@@ -140,12 +140,14 @@ def _postgresql(entry: Entry | None) -> PostgresqlCluster | None:
 
 def _nodes(entry: Entry | None, host_name: str) -> tuple[Node, ...]:
     if entry is None:
-        return (Node(0, host_name, "127.0.0.1", DEFAULT_PORT, 1.0, frozenset(Service)),)
+        name = host_name if len(host_name) <= plain.LONGEST_NODE_NAME else host_name.split(".", 1)[0]
+        return (Node(0, name, "127.0.0.1", DEFAULT_PORT, 1.0, frozenset(Service)),)
     mapping = _mapping(entry.value, "nodes", "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}")
     if not 1 <= len(mapping.entries) <= MOST_NODES:
         raise mapping.place.error(f"{len(mapping.entries)} nodes", hint=f"from 1 to {MOST_NODES} nodes")
     nodes = tuple(_node(number, item) for number, item in enumerate(mapping.entries))
     _refuse_doubles(nodes, mapping)
+    _refuse_two_families(nodes, mapping)
     return nodes
 
 
@@ -153,27 +155,39 @@ def _node(number: int, entry: Entry) -> Node:
     if not plain.is_host_name(entry.key):
         hint = "a node is called by its host name: lower-case letters, digits, hyphens, dots"
         raise entry.place.error(f"node name {entry.key!r} is no host name", hint=hint)
+    if len(entry.key) > plain.LONGEST_NODE_NAME:
+        raise entry.place.error(
+            f"node name {entry.key!r} has {len(entry.key)} characters, and PostgreSQL's names of slots and standbys "
+            f"at most {plain.LONGEST_NODE_NAME}",
+            hint=f"up to the first dot is enough, here and in hostnamectl: {entry.key.split('.', 1)[0]}",
+        )
+    line = entry.place.line
     if isinstance(entry.value, Scalar):
-        return Node(number, entry.key, _address(entry.value), DEFAULT_PORT, 1.0, frozenset(Service))
+        address, host = _address(entry.value)
+        return Node(number, entry.key, address, DEFAULT_PORT, 1.0, frozenset(Service), host, line)
     keys = _known(_mapping(entry.value, f"node {entry.key}", "pg1: {address: 10.0.0.1}"), NODE_KEYS)
     if "address" not in keys:
         raise entry.place.error(f"node {entry.key} has no address", hint="for example: {address: 10.0.0.1}")
+    address, host = _address(_scalar(keys["address"].value, "address", "10.0.0.1"))
     return Node(
         number,
         entry.key,
-        _address(_scalar(keys["address"].value, "address", "10.0.0.1")),
+        address,
         _number(_scalar(keys["port"].value, "port", "5432"), "port", 1, 65535) if "port" in keys else DEFAULT_PORT,
         _weight(keys.get("weight")),
         _runs(keys.get("runs")),
+        host,
+        line,
     )
 
 
-def _address(scalar: Scalar) -> str:
+def _address(scalar: Scalar) -> tuple[str, str]:
+    """Return the address, and the host name that is to be looked up for it, "" if it is an address."""
     found = plain.address(scalar.text)
-    if found is not None and not (found.is_unspecified or found.is_multicast):
-        return str(found)
+    if found is not None and plain.is_of_a_host(found):
+        return str(found), ""
     if found is None and plain.is_host_name(scalar.text):
-        return scalar.text
+        return scalar.text, scalar.text
     raise scalar.place.error(
         f"{scalar.text!r} is no address and no host name", hint="for example: 10.0.0.1, fd00::1 or pg1.example.org"
     )
@@ -211,6 +225,17 @@ def _refuse_doubles(nodes: tuple[Node, ...], mapping: Mapping) -> None:
                 raise entry.place.error(f"{node.name} has the {what} of {first}: {value}", hint=hint)
 
 
+def _refuse_two_families(nodes: tuple[Node, ...], mapping: Mapping) -> None:
+    """A node is known by the address that its connections come from, which is of the family of the one they go to."""
+    known = [node for node in nodes if not node.host]
+    for node in known:
+        if node.ip.version != known[0].ip.version:
+            raise mapping.entries[node.id].place.error(
+                f"{node.name} has an IPv{node.ip.version} address, {known[0].name} an IPv{known[0].ip.version} address",
+                hint="all nodes of one family; clients and virtual_ip may be of the other",
+            )
+
+
 def _check_runs(nodes: tuple[Node, ...], root: Mapping) -> None:
     for service in Service:
         if not any(service in node.runs for node in nodes):
@@ -244,6 +269,9 @@ def _virtual_ip(entry: Entry | None, nodes: tuple[Node, ...]) -> plain.Interface
     if found is None or not re.fullmatch(r"[0-9]{1,3}", mask) or not 1 <= int(mask) <= found.max_prefixlen:
         hint = "an address with its network's length: 10.0.0.50/24"
         raise scalar.place.error(f"virtual_ip {scalar.text!r} is no address with a length", hint=hint)
+    if not plain.is_of_a_host(found):
+        hint = "one of the network that clients come from: 10.0.0.50/24 or fd00::50/64"
+        raise scalar.place.error(f"virtual_ip {scalar.text!r} cannot be reached by clients", hint=hint)
     for node in nodes:
         if node.address == str(found):
             raise scalar.place.error(f"virtual_ip is the address of {node.name}", hint="take one that nobody has")

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import jinja2
 
 from . import key as keys
-from . import paths, plain, ssh
+from . import paths, ssh
 from .cluster import DRAIN_SECONDS, Cluster, Node, PostgresqlCluster, Service, Tls
 from .key import ClusterKey, Role
 
@@ -187,6 +187,7 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
     plans = [
         _Plan("pgpass.j2", home / ".pgpass", "postgres", "postgres", 0o600, Share.BLOCK),
         _Plan("authorized_keys.j2", home / ".ssh" / "authorized_keys", "postgres", "postgres", 0o600, Share.BLOCK),
+        _Plan("hosts.j2", PurePosixPath(paths.HOSTS), "root", "root", 0o644),
         _Plan("known_hosts.j2", FOLDER / "known_hosts", "root", "root", 0o644),
         _Plan("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
         _Plan("sshd.conf.j2", PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf"), "root", "root", 0o644),
@@ -224,6 +225,8 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "tls": cluster.tls or MACHINE_TLS,
         "listen": _listen(cluster),
         "clients": _clients(cluster),
+        "named": [peer for peer in cluster.nodes if peer.host],
+        "among_nodes": _among_nodes(cluster),
         "drain_seconds": DRAIN_SECONDS,
         "slots_keep_mb": slots_keep_mb(server.wal_disk_bytes),
         "wal_keep_mb": min(_WAL_KEEP_MB, slots_keep_mb(server.wal_disk_bytes) // 2),
@@ -255,9 +258,9 @@ def slots_keep_mb(disk_bytes: int) -> int:
 
 def _listen(cluster: Cluster) -> str:
     """Return listen_addresses: pgpool-II 4.3 takes one word, and ends where IPv6 is off and `*` wants it."""
-    addresses = [plain.address(node.address) for node in cluster.nodes]
-    versions = {0 if address is None else address.version for address in addresses}
-    versions |= {client.version for client in cluster.clients}
+    versions = {node.ip.version for node in cluster.nodes} | {client.version for client in cluster.clients}
+    if cluster.virtual_ip is not None:
+        versions.add(cluster.virtual_ip.version)
     return "0.0.0.0" if versions == {4} else "*"  # noqa: S104 - pool_hba.conf decides
 
 
@@ -274,10 +277,17 @@ def _pgpool_hosts(cluster: Cluster) -> list[str]:
     return hosts
 
 
+def _among_nodes(cluster: Cluster) -> bool:
+    """Tell whether the virtual address is in a network of nodes: they have a way there, and must keep it.
+
+    A route that came with the address would have it as its source, and the other nodes let in the nodes' own only.
+    """
+    virtual = cluster.virtual_ip
+    return virtual is not None and any(node.ip in virtual.network for node in cluster.nodes)
+
+
 def _nft_match(node: Node) -> str:
-    address = plain.address(node.address)
-    family = "ip6" if address is not None and address.version == 6 else "ip"
-    return f"{family} saddr {node.address}"
+    return f"{'ip6' if node.ip.version == 6 else 'ip'} saddr {node.address}"
 
 
 def merged(existing: str, file: File) -> str:

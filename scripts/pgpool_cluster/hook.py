@@ -144,6 +144,17 @@ def _before_pgpool(words: list[str]) -> int:
     return ExitStatus.GOOD
 
 
+def _announce_address(words: list[str]) -> int:
+    """arping_cmd for a virtual address in IPv6: ADDRESS INTERFACE."""
+    from . import neighbours  # noqa: PLC0415
+
+    address = plain.address(words[0]) if len(words) == 2 else None
+    if address is None or address.version != 6:
+        raise UsageError("announce-address needs an IPv6 address and an interface", hint="it is pgpool-II's arping_cmd")
+    neighbours.announce(address, words[1])
+    return ExitStatus.GOOD
+
+
 def _control(words: list[str]) -> int:
     """The control socket's program: one line in, `done` or the reason out; ended if no line comes in 10 s."""
     from . import units  # noqa: PLC0415
@@ -165,5 +176,6 @@ _HOOKS: dict[str, Callable[[list[str]], int]] = {
     "may-start": _may_start,
     "upgrade": _upgrade,
     "before-pgpool": _before_pgpool,
+    "announce-address": _announce_address,
     "control": _control,
 }

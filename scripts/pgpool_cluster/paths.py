@@ -8,6 +8,8 @@ CLUSTER_YML = Path("/etc/pgpool2/cluster.yml")
 CLUSTER_KEY = Path("/etc/pgpool2/cluster.key")
 FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
 """Of the key that this node's configuration was laid down with."""
+HOSTS = Path("/etc/pgpool2/cluster/hosts")
+"""The addresses of the host names in cluster.yml that are in force."""
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
 PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 

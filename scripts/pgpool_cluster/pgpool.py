@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from . import files, paths, plain, units
-from .cluster import Cluster, Node
+from .cluster import PCP_PORT, Cluster, Node
 from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, WatchdogState
 from .key import PCP_USER
 from .server import HOME, run
 
 SOCKETS = "/var/run/postgresql"
-PORT = 9999
-PCP_PORT = 9898
 _SECONDS = 5.0
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
@@ -72,8 +70,7 @@ def of_another_key(key: str) -> bool:
 
 def port(cluster: Cluster) -> int:
     """Return the port for clients."""
-    chosen = [parameter.value for parameter in cluster.pgpool if parameter.name == "port"]
-    return int(chosen[-1]) if chosen and chosen[-1].isdigit() else PORT
+    return cluster.pool_port
 
 
 def listens(number: int, *, anybody: bool = False) -> bool:

@@ -22,6 +22,8 @@ _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,62}")
 
 LONGEST_HOST_NAME = 128
 """Characters: pgpool-II and pgpool_recovery build commands in buffers of 1024 bytes."""
+LONGEST_NODE_NAME = 63
+"""Characters: NAMEDATALEN of PostgreSQL less one, for replication slots and application_name."""
 LONGEST_PATH = 255
 """Characters: MAX_PATH_LENGTH of pgpool-II 4.3 to 4.7 is 256 (src/include/pcp/libpcp_ext.h)."""
 
@@ -54,6 +56,13 @@ def is_role(text: str) -> bool:
 def is_one_line(text: str) -> bool:
     """Tell whether `text` has no control character, line breaks of any kind included."""
     return text.isprintable()
+
+
+def is_of_a_host(found: Address) -> bool:
+    """Tell whether an address names one host as it stands: a link-local one of IPv6 needs a zone."""
+    if isinstance(found, ipaddress.IPv6Address) and (found.is_link_local or found.ipv4_mapped is not None):
+        return False
+    return not (found.is_unspecified or found.is_multicast)
 
 
 def address(text: str) -> Address | None:

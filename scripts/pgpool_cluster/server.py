@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cluster_file, paths, plain
+from . import addresses, cluster_file, paths, plain
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
+from .document import Place
 from .errors import ServerError, UsageError
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
-_VERSION, _NAME, _PORT, _DATA = 0, 1, 2, 5
-"""Columns of pg_lsclusters(1); its JSON needs a package that is not always there."""
+_VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
+"""Columns of pg_lsclusters(1); its JSON needs a package that is not always there. `_DATA` may have spaces in it."""
 HOME = Path("/var/lib/postgresql")
+_SIX = 6
+_SPEAKS_IPV6 = PgpoolVersion(4, 6)
+"""src/watchdog/watchdog.c and wd_heartbeat.c: getaddrinfo() since 4.6.0, AF_INET before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,24 @@ def host_name() -> str:
 
 
 def this_node() -> tuple[Cluster, Node]:
-    """Return the cluster as cluster.yml describes it, and the node of it that this machine is; raises ClusterError."""
-    cluster = cluster_file.load(paths.CLUSTER_YML, host_name())
+    """Return the cluster as cluster.yml describes it, and the node of it that this machine is; raises ClusterError.
+
+    Host names have the addresses that were laid down, and none before the first time: nobody is asked.
+    """
+    cluster = addresses.placed(cluster_file.load(paths.CLUSTER_YML, host_name()), addresses.laid())
     return cluster, own_node(cluster, [host_name()], str(paths.CLUSTER_YML))
+
+
+def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
+    """Return the same with host names as they are now, for at most 10 s, and notes on those that are not found.
+
+    Raises ClusterError.
+    """
+    cluster = cluster_file.load(paths.CLUSTER_YML, host_name())
+    me = own_node(cluster, [host_name()], str(paths.CLUSTER_YML))
+    found = addresses.look_up(node.host for node in cluster.nodes if node.host)
+    settled = addresses.settle(cluster, me, found, addresses.laid(), addresses.THIS)
+    return settled.cluster, settled.cluster.named(me.name), settled.notes
 
 
 def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
@@ -82,9 +101,9 @@ def instances() -> list[Instance]:
     """Return the PostgreSQL servers of this machine, the newest major first."""
     rows = [line.split() for line in run(["pg_lsclusters", "--no-header"]).splitlines()]
     found = [
-        Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(row[_DATA]))
+        Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
         for row in rows
-        if len(row) > _DATA and re.fullmatch(r"[1-9][0-9]", row[_VERSION]) and plain.is_cluster_name(row[_NAME])
+        if len(row) > _DATA + 1 and re.fullmatch(r"[1-9][0-9]", row[_VERSION]) and plain.is_cluster_name(row[_NAME])
     ]
     return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))
 
@@ -107,9 +126,13 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
         hint = f"pg_lsclusters shows {shown}: put that into cluster.yml, or make the other with pg_createcluster"
         raise UsageError(f"{paths.CLUSTER_YML}: this machine has no PostgreSQL {wanted}", hint=hint)
     if instance.port != node.port:
-        hint = f"{node.name}: {{address: {node.address}, port: {instance.port}}} in cluster.yml, or change its port"
+        hint = f"{node.name}: {{address: {node.written}, port: {instance.port}}} in cluster.yml, or change its port"
         reason = f"PostgreSQL {instance.name} has port {instance.port}, not {node.port}"
         raise UsageError(f"{paths.CLUSTER_YML}: {reason}", hint=hint)
+    if not plain.is_path(str(instance.data)):
+        hint = "move it to a path of letters, digits and ._+@-, and set data_directory: pgpool-II's recovery needs that"
+        reason = f"PostgreSQL {instance.name} has its data in '{instance.data}', which is no plain path"
+        raise UsageError(reason, hint=hint)
     return instance
 
 
@@ -129,20 +152,35 @@ def pgpool_version() -> PgpoolVersion:
 
 
 def interface_of(address: str) -> str:
-    """Return the network interface that has `address` (or the host name's address); "" if none has it."""
-    wanted = {address} if plain.address(address) else _resolved(address)
+    """Return the network interface that has `address`; "" if none has it."""
     listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
     for link in listed:
-        if any(str(entry.get("local")) in wanted for entry in link.get("addr_info", [])):
+        if any(str(entry.get("local")) == address for entry in link.get("addr_info", [])):
             return str(link["ifname"])
     return ""
 
 
-def _resolved(name: str) -> set[str]:
-    try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(name, None)}
-    except OSError:
-        return set()
+def _interface(cluster: Cluster, node: Node) -> str:
+    """Return the interface for the virtual address, "" where there is to be none here; raises UsageError."""
+    if cluster.virtual_ip is None or node not in cluster.pgpools or len(cluster.pgpools) == 1:
+        return ""
+    found = interface_of(node.address)
+    if not found:
+        raise Place(str(paths.CLUSTER_YML), node.line).error(
+            f"no interface of this machine has the address of {node.name}, {node.address}, so virtual_ip has no place",
+            hint="ip address shows what it has; correct the one or the other, then pgpoolctl apply",
+        )
+    return found
+
+
+def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
+    """Raise UsageError where pgpool-IIs that speak IPv4 only to each other are to watch nodes with IPv6 addresses."""
+    node = next((node for node in cluster.pgpools if node.ip.version == _SIX), None)
+    if node is not None and len(cluster.pgpools) > 1 and version < _SPEAKS_IPV6:
+        raise Place(str(paths.CLUSTER_YML), node.line).error(
+            f"{node.name} has an IPv6 address; the watchdog of pgpool-II {version.major}.{version.minor} needs IPv4",
+            hint="apt install pgpool2 4.6 or later on every node, or give the nodes IPv4 addresses",
+        )
 
 
 def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str = "") -> Server:
@@ -153,11 +191,14 @@ def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str =
     instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
     if not HOST_KEY.exists():
         run(["ssh-keygen", "-A"])
+    version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
+    if Service.PGPOOL in node.runs:
+        refuse_ipv6_watchdog(cluster, version)
     return Server(
         postgresql=instance.name if instance else PostgresqlCluster(0, "none"),
-        pgpool=pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0),
+        pgpool=version,
         data_directory=str(instance.data) if instance else "",
-        interface=interface_of(node.address) if cluster.virtual_ip else "",
+        interface=_interface(cluster, node),
         host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
         home=str(HOME),

@@ -80,7 +80,7 @@ def _node(
     found = facts.of(node.name)
     return {
         "name": node.name,
-        "address": node.address,
+        "address": node.written,
         "id": cluster.databases.index(node),
         "role": _role(cluster, found, primary),
         "postgresql": str(found.postgresql) if found.reachable else "unreachable",

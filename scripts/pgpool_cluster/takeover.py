@@ -27,7 +27,7 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
     try:
         if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
-            units.control("hang-up", failed.address)
+            units.hang_up(here.cluster, failed)
         return _until_done(here, failed, progress)
     finally:
         here.pgpool_busy = False

@@ -9,12 +9,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import paths
-from .errors import OperationError, ServerError
+from . import paths, plain
+from .cluster import Cluster, Node
+from .errors import ClusterError, OperationError, ServerError
 
 _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
-    r"|hang-up [0-9a-z][0-9a-z.:-]*|apply"
+    r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply"
 )
 _SECONDS = 300.0
 _UPGRADE_SECONDS = 300.0
@@ -147,12 +148,51 @@ def control(verb: str, unit: str = "") -> None:
         raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} has the rest")
 
 
+def hang_up(cluster: Cluster, node: Node) -> None:
+    """End this host's connections with another node's PostgreSQL and pgpool-II, both ways; raises ClusterError.
+
+    Who waits for a host that is gone would wait until TCP gives up. Nothing but the cluster's own ports is touched.
+    """
+    control("hang-up", " ".join([node.address, *map(str, cluster.ports)]))
+
+
+def _hang_up(address: str, *ports: str) -> list[str]:
+    """Return the ss(8) command: an IPv6 address needs brackets; `dport` is the other host's port, `sport` ours."""
+    host = f"[{address}]" if ":" in address else address
+    either = " or ".join(f"dport = :{port} or sport = :{port}" for port in ports)
+    return ["ss", "--kill", "--tcp", f"dst {host} and ( {either} )"]
+
+
+def _refusal(request: str) -> str:
+    """Return why root does not do it, "" if it does: what is ended is what root's own cluster.yml names."""
+    if not _ALLOWED.fullmatch(request):
+        return (
+            "refused: only postgresql@V-NAME and pgpool2 are started, stopped, restarted and reloaded here, and "
+            "connections with a node's address and ports ended"
+        )
+    verb, *words = request.split(" ")
+    if verb != "hang-up":
+        return ""
+    from . import server  # noqa: PLC0415 - starting a unit needs no cluster.yml
+
+    try:
+        cluster, me = server.this_node()
+    except ClusterError as error:
+        return f"refused: {error.message}"
+    address, *ports = words
+    found = plain.address(address)
+    if found is None or str(found) not in [node.address for node in cluster.nodes if node != me]:
+        return f"refused: no other node has the address {address}"
+    others = [port for port in ports if int(port) not in cluster.ports]
+    return f"refused: {others[0]} is no port of the cluster" if others else ""
+
+
 def _command(request: str) -> list[str]:
     verb, _, rest = request.partition(" ")
     if verb == "apply":
         return ["/usr/bin/pgpoolctl", "apply"]
     if verb == "hang-up":
-        return ["ss", "--kill", "--tcp", "dst", rest]
+        return _hang_up(*rest.split(" "))
     if rest == paths.PGPOOL_UNIT:
         # It is up when the watchdog has a leader, which may take others that are not up yet. An administrator who is
         # stopping it goes first.
@@ -163,8 +203,9 @@ def _command(request: str) -> list[str]:
 
 def serve_control(request: str) -> str:
     """Do what the postgres user asks for, as root, and return `done` or what systemctl said."""
-    if not _ALLOWED.fullmatch(request):
-        return "refused: only postgresql@V-NAME and pgpool2 are started, stopped, restarted and reloaded here"
+    refused = _refusal(request)
+    if refused:
+        return refused
     words = _command(request)
     try:
         answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

@@ -87,9 +87,9 @@ class Vigil:
         """Count a host's missing answers since the last; one that never gave any, as behind a firewall, has none."""
         own = node.port if Service.POSTGRESQL in node.runs else pgpool.port(self.here.cluster)
         with contextlib.suppress(OSError):
-            places = [socket.getaddrinfo(node.address, port, type=socket.SOCK_STREAM)[0] for port in (own, _SSH)]
+            places = [_place(node, port) for port in (own, _SSH)]
             while not over.wait(_BETWEEN if missed.get(node.name) else _WELL):
-                family, _, _, _, address = places[missed.get(node.name, 0) % len(places)]
+                family, address = places[missed.get(node.name, 0) % len(places)]
                 if answers(family, address):
                     missed[node.name] = 0
                 elif node.name in missed:
@@ -109,7 +109,7 @@ class Vigil:
             self._given_up[node.name] = time.monotonic()
             log(f"{node.name} sends no packet any more, while a recovery goes on: it is given up")
             self._do(lambda: self._tell_watchdog(node, alive=False))
-            self._do(lambda: units.control("hang-up", node.address))
+            self._do(lambda: units.hang_up(here.cluster, node))
             here.peers.drop(node.name, "it sends no packet any more")
             here.forget_looks()
         if time.monotonic() < self._given_up[node.name] + _DETACHES:
@@ -144,6 +144,12 @@ class Vigil:
             work()
         except ClusterError as error:
             log(f"{error.message}; hint: {error.hint}")
+
+
+def _place(node: Node, port: int) -> tuple[int, tuple[Any, ...]]:
+    """Return family and address as socket wants them; no name server is asked, which may be on the silent host."""
+    found = socket.getaddrinfo(node.address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+    return found[0], found[4]
 
 
 def silent(missed: dict[str, int]) -> frozenset[str]:

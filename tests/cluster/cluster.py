@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -69,11 +70,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Hosts with the same answers; `key` is the line of cluster.key."""
+    """Hosts with the same answers; `key` is the line of cluster.key.
+
+    `virtual_ip` is an answer, too; with a `domain`, nodes are given by host names in it.
+    """
 
     hosts: tuple[Host, ...]
     key: str
     mode: str = STREAMING
+    virtual_ip: str = ""
+    domain: str = ""
 
     @classmethod
     def of(cls, hosts: Iterable[Host], mode: str = STREAMING) -> Cluster:
@@ -90,13 +96,16 @@ class Cluster:
     @property
     def answers(self) -> str:
         """What debconf-set-selections is given, the same on every host."""
-        nodes = " ".join(f"{host.name}={host.address}" for host in self.hosts)
+        given = {host.name: f"{host.name}.{self.domain}" if self.domain else host.address for host in self.hosts}
+        nodes = " ".join(f"{name}={address}" for name, address in given.items())
         lines = {
             "nodes string": nodes,
             "mode select": self.mode,
             "clients string": self.network,
             "key password": self.key,
         }
+        if self.virtual_ip:
+            lines["virtual-ip string"] = self.virtual_ip
         return "".join(f"pgpool2-cluster pgpool2-cluster/{name} {value}\n" for name, value in lines.items())
 
     @property
@@ -107,7 +116,9 @@ class Cluster:
 
     @property
     def network(self) -> str:
-        return self.hosts[0].address.rpartition(".")[0] + ".0/24"
+        """The network of all hosts."""
+        address = self.hosts[0].address
+        return str(ipaddress.ip_network(f"{address}/{64 if ':' in address else 24}", strict=False))
 
     def seed(self, *hosts: Host) -> None:
         """Give hosts the answers, all of them where none is named."""

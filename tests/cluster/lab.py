@@ -28,9 +28,17 @@ class Lab:
     hosts: list[Host] = field(default_factory=list)
     _given: int = 9
 
-    def boot(self, image: str, *names: str) -> tuple[Host, ...]:
-        """Switch new hosts on, all at once, and wait until they have come up."""
-        new = [self._place(image, name) for name in names]
+    def boot(self, image: str, *names: str, domain: str = "") -> tuple[Host, ...]:
+        """Switch new hosts on, all at once, and wait until they have come up.
+
+        With a `domain`, every host knows all by names in it, and itself at 127.0.1.1, as Debian's installer has it.
+        """
+        places = {name: self.address() for name in names}
+        known = {f"{name}.{domain}": address for name, address in places.items() if domain}
+        new = [
+            self._place(image, name, address, known | ({f"{name}.{domain}": "127.0.1.1"} if domain else {}))
+            for name, address in places.items()
+        ]
         together(Host.booted, new)
         return tuple(new)
 
@@ -43,18 +51,21 @@ class Lab:
         """Return what the cluster's services said last, on every host."""
         return "\n".join(f"--- {host} {host.address}\n{host.journal()}" for host in self.hosts)
 
-    def _place(self, image: str, name: str) -> Host:
+    def address(self) -> str:
+        """Return an address that nobody has."""
         self._given = self._given % 249 + 1
-        address = f"{self.subnet}.{self._given}"
-        host = boot(self.engine, image, name, network=str(self.network.name), address=address)
+        return f"{self.subnet}::{self._given:x}" if ":" in self.subnet else f"{self.subnet}.{self._given}"
+
+    def _place(self, image: str, name: str, address: str, known: dict[str, str]) -> Host:
+        host = boot(self.engine, image, name, network=str(self.network.name), address=address, knows=known)
         self.hosts.append(host)
         return host
 
 
 @contextmanager
-def lab(engine: docker.DockerClient) -> Iterator[Lab]:
-    """Open a lab; its hosts and its network go in the end."""
-    network, subnet = _network(engine)
+def lab(engine: docker.DockerClient, *, six: bool = False) -> Iterator[Lab]:
+    """Open a lab, of hosts with IPv6 addresses only where `six` says so; its hosts and its network go in the end."""
+    network, subnet = _network(engine, six=six)
     room = Lab(engine, network, subnet)
     try:
         yield room
@@ -63,15 +74,19 @@ def lab(engine: docker.DockerClient) -> Iterator[Lab]:
         network.remove()
 
 
-def _network(engine: docker.DockerClient) -> tuple[Network, str]:
-    """Make a network that nobody else has; addresses are of the range for benchmarks (RFC 2544)."""
+def _network(engine: docker.DockerClient, *, six: bool) -> tuple[Network, str]:
+    """Make a network that nobody else has, of the range for benchmarks (RFC 2544) or of local addresses (RFC 4193)."""
     error: DockerException | None = None
     for _ in range(TRIES):
-        subnet = f"198.18.{random.randrange(256)}"
-        pools = [IPAMPool(subnet=f"{subnet}.0/24", gateway=f"{subnet}.254")]
-        name = f"{LABEL}-{subnet}"
+        number = random.randrange(256)
+        subnet = f"fd00:18:{number:x}" if six else f"198.18.{number}"
+        pools = [IPAMPool(subnet=f"{subnet}::/64", gateway=f"{subnet}::fe") if six else
+                 IPAMPool(subnet=f"{subnet}.0/24", gateway=f"{subnet}.254")]  # fmt: skip
+        name = f"{LABEL}-{subnet.replace(':', '-')}"
         try:
-            made = engine.networks.create(name, internal=True, ipam=IPAMConfig(pool_configs=pools), labels={LABEL: ""})
+            made = engine.networks.create(
+                name, internal=True, enable_ipv6=six, ipam=IPAMConfig(pool_configs=pools), labels={LABEL: ""}
+            )
         except APIError as refused:
             error = refused
         else:

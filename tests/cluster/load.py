@@ -83,7 +83,8 @@ class Ledger:
 @contextmanager
 def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Ledger]:
     """Insert one row after the other while the block lasts, each in a session of its own as an application would."""
-    cluster.ask("CREATE TABLE IF NOT EXISTS ledger (writer text, number int, PRIMARY KEY (writer, number))", at=at)
+    cluster.ask("CREATE TABLE IF NOT EXISTS ledger (writer text, number int, PRIMARY KEY (writer, number))", at=at,
+                through=through)  # fmt: skip
     where = f"host={through.address} port=9999 user={APP} dbname={APP} sslmode=require connect_timeout=5"
     at.put("/root/ledger.sh", LEDGER.format(where=where, name=name))
     at.run("rm -f /root/ledger.end /root/ledger.log; systemd-run -q --unit=ledger -E HOME=/root sh /root/ledger.sh")

@@ -169,3 +169,16 @@ def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
     apply.carry_out(planned)
     assert Users.load(paths.USERS) == disk.users
     assert "report:AESr" in disk.passwd.read_text()
+
+
+@pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
+def test_the_agent_is_told_of_addresses_that_changed(
+    changed: list[str], told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
+    monkeypatch.setattr(units, "booted", lambda: True)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
+    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
+    apply._load(changed, renewed=False)
+    assert len([words for words in asked if "--signal=HUP" in words]) == told

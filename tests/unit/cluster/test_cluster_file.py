@@ -76,9 +76,25 @@ def test_synchronous_defaults_to_one_with_three_database_nodes(nodes: str, mode:
     assert read(f"nodes: {nodes}\nmode: {mode}\n").synchronous == synchronous
 
 
+def test_an_address_by_host_name_keeps_the_name_and_the_line() -> None:
+    cluster = read("nodes:\n  a: a.lan\n  b: {address: b.lan}\n  c: fd00::3\n")
+    assert [(node.host, node.written, node.line) for node in cluster.nodes] == [
+        ("a.lan", "a.lan", 2), ("b.lan", "b.lan", 3), ("", "fd00::3", 4),
+    ]  # fmt: skip
+
+
+def test_a_node_alone_is_called_by_as_much_of_its_name_as_a_slot_can_have() -> None:
+    assert parse("", "cluster.yml", f"{'a' * 60}.lan").nodes[0].name == "a" * 60
+
+
+def test_clients_and_virtual_ip_may_be_of_the_other_family() -> None:
+    cluster = read("nodes: {a: 10.0.0.1, b: 10.0.0.2}\nclients: ['fd00::/64', 10.0.0.0/24]\nvirtual_ip: fd00::50/64\n")
+    assert str(cluster.virtual_ip) == "fd00::50/64"
+
+
 def test_clients_default_to_the_nodes() -> None:
-    assert [str(client) for client in read("nodes: {a: 10.0.0.1, b: 'fd00::2'}").clients] == [
-        "10.0.0.1/32",
+    assert [str(client) for client in read("nodes: {a: fd00::1, b: 'fd00::2'}").clients] == [
+        "fd00::1/128",
         "fd00::2/128",
     ]
 
@@ -138,6 +154,13 @@ def test_postgresql_archives_where_nobody_streams() -> None:
         pytest.param(nodes("{}"), 2, "0 nodes", "from 1", id="no nodes"),
         pytest.param("nodes: pg1=10.0.0.1", 1, "nodes needs keys", "nodes: {pg1", id="nodes as debconf has them"),
         pytest.param("clients: [10.0.0.0/33]", 1, "'10.0.0.0/33' is no network", "CIDR", id="long mask"),
+        pytest.param(nodes("\n  a: 10.0.0.1\n  b: fd00::2"), 4, "IPv6 address, a an IPv4", "one family",
+                     id="two families"),
+        pytest.param(nodes("{a: fe80::1}"), 2, "no address", "fd00::1", id="address that needs a zone"),
+        pytest.param(nodes("{a: '::ffff:10.0.0.1'}"), 2, "no address", "10.0.0.1", id="IPv4 in IPv6"),
+        pytest.param(nodes(f"\n  a: 10.0.0.1\n  {'b' * 60}.lan: 10.0.0.2"), 4, "has 64 characters", "hostnamectl: bbb",
+                     id="name that no slot can have"),
+        pytest.param("virtual_ip: fe80::50/64", 1, "cannot be reached", "fd00::50/64", id="virtual ip with a zone"),
         pytest.param("clients: [10.0.0.1/24]", 1, "beyond its mask", "the network is 10.0.0.0/24", id="host bits"),
         pytest.param("clients: 10.0.0.0/24", 1, "clients is a list", "[10.0.0.0/24]", id="no list"),
         pytest.param("virtual_ip: 10.0.0.50", 1, "no address with a length", "/24", id="virtual ip without length"),

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgpool_cluster import ssh
+from pgpool_cluster.addresses import parse as parse_hosts
+from pgpool_cluster.addresses import placed
 from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.configuration import (
@@ -41,12 +43,14 @@ SERVER = Server(
     ssh.KeyPair(bytes(32), "host").public_line,
 )
 THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}\n"
+SIX = "nodes: {pg1: fd00::1, pg2: fd00::2, pg3: fd00::3}\n"
+HOME = "/var/lib/postgresql"
 VERSIONS = [PgpoolVersion(4, minor) for minor in (3, 4, 5, 6, 7)]
 MODES = ["streaming_replication", "native_replication", "snapshot_isolation"]
 
 
 def cluster_of(text: str = THREE) -> Cluster:
-    return parse(text, "cluster.yml", "host")
+    return placed(parse(text, "cluster.yml", "host"), {f"pg{number}.lan": f"10.0.0.{number}" for number in (1, 2, 3)})
 
 
 def files(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, File]:
@@ -252,6 +256,48 @@ def test_every_node_is_let_in_by_its_own_key_for_one_program_only() -> None:
         assert ssh.user_key(KEY, node).public_line in line
         own = text_of(f"{FOLDER}/ssh_key", files(node=name))
         assert own == ssh.user_key(KEY, node).private_file
+
+
+def test_a_cluster_of_ipv6_addresses_is_one_in_every_file() -> None:
+    made = files(SIX)
+    conf = settings_of(text_of(f"{FOLDER}/pgpool.conf", made))
+    assert (conf["listen_addresses"], conf["backend_hostname0"], conf["hostname1"]) == ("*", "fd00::1", "fd00::2")
+    assert 'from="fd00::2"' in text_of(f"{HOME}/.ssh/authorized_keys", made)
+    assert "ip6 saddr fd00::2 accept" in text_of(f"{FOLDER}/peers.nft", made)
+    assert "fd00::2/128  scram-sha-256" in text_of("/etc/postgresql/17/main/pg_hba.conf", made)
+    assert "    HostName fd00::2\n" in text_of(f"{FOLDER}/ssh_config", made)
+
+
+def test_host_names_become_addresses_in_every_file() -> None:
+    """sshd, pg_hba.conf, nft and the watchdog compare addresses."""
+    plainly, named = files(), files("nodes: {pg1: pg1.lan, pg2: pg2.lan, pg3: pg3.lan}\n")
+    hosts = f"{FOLDER}/hosts"
+    assert {path for path in plainly if plainly[path] != named[path]} == {hosts}
+    assert parse_hosts(text_of(hosts, named)) == {f"pg{number}.lan": f"10.0.0.{number}" for number in (1, 2, 3)}
+    assert parse_hosts(text_of(hosts, plainly)) == {}
+
+
+def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
+    """pg_hba.conf and authorized_keys let in the nodes' own addresses."""
+    six = pgpool_conf(f"{SIX}virtual_ip: fd00::50/64\n")
+    assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
+    assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
+    assert six["arping_cmd"] == "/usr/lib/pgpool2-cluster/announce-address $_IP_$ eth0"
+    four = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.50/24\n")
+    assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
+    assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
+    elsewhere = pgpool_conf(f"{THREE}virtual_ip: 10.9.0.50/24\n")
+    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # clients there are reached by its route
+
+
+@pytest.mark.parametrize(
+    ("text", "listens"),
+    [(f"{THREE}virtual_ip: 10.0.0.50/24\n", "0.0.0.0"),  # noqa: S104
+     (f"{THREE}virtual_ip: fd00::50/64\n", "*"),
+     (f"{SIX}virtual_ip: 10.0.0.50/24\n", "*"), (f"{THREE}clients: ['fd00::/64', 10.0.0.0/24]\n", "*")],
+)  # fmt: skip
+def test_pgpool_listens_where_clients_and_the_virtual_address_are(text: str, listens: str) -> None:
+    assert pgpool_conf(text)["listen_addresses"] == listens
 
 
 def test_host_keys_are_verified() -> None:

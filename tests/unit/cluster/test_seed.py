@@ -12,7 +12,7 @@ from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import UsageError
 from pgpool_cluster.key import generate
 
-ANSWERS = "nodes=pg1=10.0.0.1 pg2=10.0.0.2, pg3=fd00::3\nclients=10.0.0.0/24 fd00::/64\nvirtual-ip=10.0.0.50/24\n"
+ANSWERS = "nodes=pg1=fd00::1 pg2=fd00::2, pg3=fd00::3\nclients=10.0.0.0/24 fd00::/64\nvirtual-ip=10.0.0.50/24\n"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_answers_become_a_cluster(etc: Path, monkeypatch: pytest.MonkeyPatch) ->
     sown(f"{ANSWERS}synchronous=2\nmode=streaming_replication\nkey={key}\n", monkeypatch)
     cluster = parse((etc / "cluster.yml").read_text(), "cluster.yml", "pg1")
     assert [(node.name, node.address) for node in cluster.nodes] == [
-        ("pg1", "10.0.0.1"), ("pg2", "10.0.0.2"), ("pg3", "fd00::3"),
+        ("pg1", "fd00::1"), ("pg2", "fd00::2"), ("pg3", "fd00::3"),
     ]  # fmt: skip
     assert cluster.synchronous == 2
     assert [str(network) for network in cluster.clients] == ["10.0.0.0/24", "fd00::/64"]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pgpool_cluster import server
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.configuration import PgpoolVersion
 from pgpool_cluster.errors import UsageError
 from pgpool_cluster.server import Instance, choose_instance
 
@@ -40,3 +42,48 @@ def test_it_is_the_one_with_the_nodes_port(node: str, found: list[tuple[str, int
 def test_one_that_is_named_and_does_not_fit_is_told(text: str, found: list[tuple[str, int]], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         chosen(text, "pg1", *found)
+
+
+def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pgpool-II's recovery function gives it to a shell without quotes."""
+    rows = """\
+15  main 5433 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
+17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
+"""
+    monkeypatch.setattr(server, "run", lambda _: rows)
+    found = server.instances()
+    assert [str(one.data) for one in found] == ["/srv/my data/main", "/var/lib/postgresql/15/main"]
+    cluster = parse(NODES, "cluster.yml", "pg1")
+    with pytest.raises(UsageError, match="PostgreSQL 17/main has its data in '/srv/my data/main', which is no plain"):
+        choose_instance(cluster, found, cluster.named("pg1"))
+    assert str(choose_instance(cluster, found, cluster.named("pg2")).name) == "15/main"
+
+
+VIRTUAL = """\
+nodes:
+  pg1: 10.0.0.1
+  pg2: {address: 10.0.0.2, runs: [postgresql]}
+  pg3: 10.0.0.3
+virtual_ip: 10.0.0.50/24
+"""
+
+
+def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = '[{"ifname": "lo", "addr_info": []}, {"ifname": "eth1", "addr_info": [{"local": "10.0.0.3"}]}]'
+    monkeypatch.setattr(server, "run", lambda _: listed)
+    cluster = parse(VIRTUAL, "cluster.yml", "pg1")
+    assert server._interface(cluster, cluster.named("pg3")) == "eth1"
+    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II that would take it
+    with pytest.raises(UsageError, match=r"cluster.yml:2: no interface of this machine has the address of pg1, "):
+        server._interface(cluster, cluster.named("pg1"))
+
+
+@pytest.mark.parametrize("minor", [3, 4, 5])
+def test_a_watchdog_that_knows_ipv4_only_is_refused_with_the_line(minor: int) -> None:
+    six = parse("nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n", "cluster.yml", "pg1")
+    with pytest.raises(UsageError, match=r"cluster.yml:2: pg1 has an IPv6 address; the watchdog of pgpool-II 4"):
+        server.refuse_ipv6_watchdog(six, PgpoolVersion(4, minor))
+    server.refuse_ipv6_watchdog(six, PgpoolVersion(4, 6))
+    alone = parse("nodes: {pg1: fd00::1}\n", "cluster.yml", "pg1")
+    server.refuse_ipv6_watchdog(alone, PgpoolVersion(4, minor))
+    server.refuse_ipv6_watchdog(parse(VIRTUAL, "cluster.yml", "pg1"), PgpoolVersion(4, minor))

@@ -136,7 +136,7 @@ def test_a_silent_host_is_given_up_and_told_to_be_back(world: World) -> None:
     world.here.silent = frozenset({"pg1"})
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
-    assert world.done == ["pg1 is dead", "hang-up 10.0.0.1", "drop pg1"]
+    assert world.done == ["pg1 is dead", "hang-up 10.0.0.1 5432 9000 9898 9999", "drop pg1"]
     world.leads = True  # it has been elected meanwhile
     judge(world, watch, "pg1")
     judge(world, watch, "pg3")
@@ -170,7 +170,7 @@ def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
     world.here.silent = frozenset({"pg3"})
     world.others = {"pg1": {"silent": ["pg3"]}}
     judge(world, Vigil(world.here), "pg3")
-    assert world.done == ["pg3 is dead", "hang-up 10.0.0.3", "drop pg3"]
+    assert world.done == ["pg3 is dead", "hang-up 10.0.0.3 5432 9000 9898 9999", "drop pg3"]
 
 
 def test_without_a_recovery_nobody_watches(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, pgpool, two_stages, watchdog
+from pgpool_cluster import act, cluster, pgpool, two_stages, watchdog
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -123,7 +123,7 @@ def test_a_second_stage_that_somebody_writes_past_is_given_up(pg1: Here, monkeyp
 def test_who_does_not_answer_is_outside_if_it_takes_connections(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(ALONE, {"pg3": STANDBY}, monkeypatch)
     with socket.create_server(("127.0.0.2", 0)) as server:
-        monkeypatch.setattr(pgpool, "PORT", server.getsockname()[1])
+        monkeypatch.setattr(cluster, "POOL_PORT", server.getsockname()[1])
         assert watchdog.outsiders(pg1) == ["pg2"]
     assert watchdog.outsiders(pg1) == []
 

@@ -1,0 +1,185 @@
+"""Nodes by IPv6 addresses and by host names: from installation over the death of the primary to its return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import docker
+import pytest
+from tests.cluster.cluster import APP, APP_PASSWORD, Cluster
+from tests.cluster.conftest import NAMES, labs
+from tests.cluster.images import Images
+from tests.cluster.lab import Lab, lab
+from tests.cluster.load import Ledger, ledger
+from tests.cluster.watchdog import led_by
+from tests.host import Host
+
+FAILOVER_SECONDS = 60.0
+DOMAIN = "lan"
+WRITES = "[ $(($(date +%s) - $(tail -n 1 /root/ledger.log | cut -d ' ' -f 2 | cut -d . -f 1))) -le 2 ]"
+"""Succeeds where the last acknowledged write of a ledger is no older than two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A cluster, a host that is none of it, and where clients on that one connect to."""
+
+    cluster: Cluster
+    client: Host
+    through: Host
+
+    @property
+    def virtual(self) -> bool:
+        return bool(self.cluster.virtual_ip)
+
+
+@pytest.fixture(scope="module")
+def six(docker_engine: docker.DockerClient) -> Iterator[Lab]:
+    """A network of hosts that have IPv6 addresses only."""
+    with lab(docker_engine, six=True) as opened:
+        labs.append(opened)
+        yield opened
+        labs.remove(opened)
+
+
+def begun(room: Lab, of_release: Images, *, virtual: bool = False, domain: str = "") -> Story:
+    """Install a cluster of three, wait until it is healthy, and let a fourth host be its client."""
+    *hosts, client = room.boot(of_release.prepared, *NAMES, "client", domain=domain)
+    address = room.address()
+    length = 64 if ":" in address else 24
+    made = Cluster.of(hosts)
+    cluster = replace(made, virtual_ip=f"{address}/{length}" if virtual else "", domain=domain)
+    cluster.deploy()
+    client.put("/root/.pgpass", f"*:9999:*:{APP}:{APP_PASSWORD}\n", mode=0o600)
+    through = replace(hosts[2], name="virtual", address=address) if virtual else hosts[2]
+    return Story(cluster, client, through)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["nodes", "virtual"])
+def story(six: Lab, of_release: Images, request: pytest.FixtureRequest) -> Iterator[Story]:
+    """A cluster of IPv6 addresses, without and with a virtual one, through which clients come."""
+    started = begun(six, of_release, virtual=request.param)
+    yield started
+    six.remove((*started.cluster.hosts, started.client))
+
+
+@pytest.fixture(scope="module")
+def named(room: Lab, of_release: Images) -> Iterator[Story]:
+    """A cluster whose nodes are given by host names; each one's own is 127.0.1.1 in its /etc/hosts."""
+    started = begun(room, of_release, domain=DOMAIN)
+    yield started
+    room.remove((*started.cluster.hosts, started.client))
+
+
+def every_precondition_is_met(cluster: Cluster) -> None:
+    for host in cluster.hosts:
+        answer = host.attempt("pgpoolctl check", seconds=90)
+        assert answer.status == 0, f"{host}: {answer.output}"
+
+
+def lose_the_primary(story: Story) -> Ledger:
+    """Cut the power of the primary, whose pgpool-II leads, while clients write."""
+    cluster = story.cluster
+    pg1, pg2, _ = cluster.hosts
+    led_by(cluster, pg1)
+    with ledger(cluster, at=story.client, through=story.through, name="client") as account:
+        pg1.kill()
+        cluster.until(lambda status: {node.role for node in status.nodes.values()} >= {"primary", "standby"},
+                      "there are a primary and a standby", FAILOVER_SECONDS, pg2)  # fmt: skip
+        story.client.until(WRITES, FAILOVER_SECONDS)
+    return account
+
+
+def nothing_was_lost(story: Story, account: Ledger) -> None:
+    print(f"the longest time without an acknowledged write: {account.longest_gap:.1f} s")
+    primary = story.cluster.primary(story.cluster.hosts[1])
+    assert account.acknowledged
+    assert account.lost(primary) == set()
+    assert account.longest_gap < FAILOVER_SECONDS, account.errors
+
+
+def bring_it_back(story: Story) -> None:
+    """Switch the former primary on and type what `status` says."""
+    cluster = story.cluster
+    pg1, pg2, _ = cluster.hosts
+    pg1.start()
+    cluster.until(lambda status: status.nodes["pg1"].pgpool == "down", "pg1 is given up", FAILOVER_SECONDS, pg2)
+    pg2.until("pgpoolctl status | grep -q 'pgpoolctl recover pg1'", FAILOVER_SECONDS)
+    pg1.run("pgpoolctl recover pg1", seconds=200)
+    cluster.wait_healthy()
+    assert len(cluster.writable()) == 1
+    assert len(set(cluster.checksums().values())) == 1
+    every_precondition_is_met(cluster)
+
+
+def has_virtual_address(story: Story) -> list[str]:
+    """Return the names of the hosts that have the virtual address."""
+    address = story.through.address
+    ask = f"ip -6 -oneline address show to {address}"
+    return [host.name for host in story.cluster.hosts[1:] if host.attempt(ask).output]
+
+
+@pytest.mark.thorough
+def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story) -> None:
+    cluster = story.cluster
+    status = cluster.status()
+    assert status.healthy
+    assert [node.address for node in status.nodes.values()] == [host.address for host in cluster.hosts]
+    every_precondition_is_met(cluster)
+
+
+@pytest.mark.thorough
+def test_2_ipv6_nodes_are_reached_from_their_own_addresses(story: Story) -> None:
+    """Also from the one that has the virtual address: the others let in no other."""
+    pg1, *others = story.cluster.hosts
+    led_by(story.cluster, pg1)
+    for other in others:
+        assert f" src {pg1.address} " in pg1.run(f"ip -6 route get {other.address}") + " "
+
+
+@pytest.fixture(scope="module")
+def account(story: Story) -> Ledger:
+    return lose_the_primary(story)
+
+
+@pytest.mark.thorough
+def test_3_ipv6_a_standby_takes_over_and_the_other_follows(story: Story, account: Ledger) -> None:
+    nothing_was_lost(story, account)
+    if story.virtual:
+        assert len(has_virtual_address(story)) == 1
+        assert story.cluster.ask("SELECT 1", at=story.client, through=story.through) == "1"
+
+
+@pytest.mark.thorough
+def test_4_ipv6_the_former_primary_returns(story: Story, account: Ledger) -> None:
+    bring_it_back(story)
+    assert account.lost(story.cluster.primary()) == set()
+
+
+@pytest.mark.smoke
+def test_1_names_a_cluster_is_healthy_and_every_precondition_is_met(named: Story) -> None:
+    status = named.cluster.status()
+    assert status.healthy
+    assert [node.address for node in status.nodes.values()] == [f"{name}.{DOMAIN}" for name in NAMES]
+    every_precondition_is_met(named.cluster)
+
+
+@pytest.mark.thorough
+def test_2_names_a_name_server_that_is_silent_at_boot_changes_nothing(named: Story) -> None:
+    pg3 = named.cluster.hosts[2]
+    laid = pg3.run("cat /etc/pgpool2/cluster/hosts")
+    pg3.run(f"grep -v {DOMAIN} /etc/hosts >/root/hosts; cat /root/hosts >/etc/hosts; systemctl restart pgpool2-cluster")
+    named.cluster.wait_healthy(FAILOVER_SECONDS)
+    assert pg3.run("cat /etc/pgpool2/cluster/hosts") == laid
+    assert f"pg1.{DOMAIN}, the address of pg1, is not found" in pg3.attempt("pgpoolctl check").output
+    pg3.reboot()
+    named.cluster.wait_healthy()
+    every_precondition_is_met(named.cluster)
+
+
+@pytest.mark.thorough
+def test_3_names_the_primary_dies_and_returns(named: Story) -> None:
+    account = lose_the_primary(named)
+    nothing_was_lost(named, account)
+    bring_it_back(named)
