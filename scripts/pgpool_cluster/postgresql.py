@@ -31,6 +31,8 @@ _SECONDS = 15.0
 """Longer than statement_timeout, which ends a statement that takes long on a server that works."""
 _LOOK_SECONDS = 1.5
 """So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
+_HANGING_SECONDS = 20.0
+"""How long a server that answers nobody may just be slow."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
 _OPTIONS = (
@@ -121,7 +123,9 @@ class Database:
     _statements: _Kept = field(init=False, repr=False)
     _looks: _Kept = field(init=False, repr=False)
     _last: NodeFacts | None = field(default=None, repr=False)
-    """What it was when it last answered a look."""
+    """What it was when it last answered a look; None if it was down since."""
+    _silent_since: float = 0.0
+    """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
 
     def __post_init__(self) -> None:
         self._statements, self._looks = _Kept(self.instance.port), _Kept(self.instance.port)
@@ -153,15 +157,16 @@ class Database:
         """Return `facts` with what this server is, never raising for a server that is down."""
         if not (self.instance.data / "PG_VERSION").exists():
             self._looks.close()
-            self._last = None
+            self._last, self._silent_since = None, 0.0
             return replace(facts, postgresql=Postgresql.ABSENT)
         try:
-            self._last = self._asked(facts, cluster)
+            self._last, self._silent_since = self._asked(facts, cluster), 0.0
         except Unanswered:
             self._looks.close()
             return self._unanswered(facts)
         except psycopg2.Error as error:
             self._looks.close()
+            self._last, self._silent_since = None, 0.0
             return self._from_files(replace(facts, postgresql=self._why_down(error)))
         return self._last
 
@@ -170,7 +175,11 @@ class Database:
 
         Its place in the history is that of the last look: its files are perhaps what hangs.
         """
-        hanging, last = replace(facts, postgresql=Postgresql.STARTING), self._last
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        long = now - self._silent_since > _HANGING_SECONDS and not self._moving()
+        hanging = replace(facts, postgresql=Postgresql.HANGING if long else Postgresql.STARTING)
+        last = self._last
         if last is None:
             return self._from_files(hanging)
         hanging = replace(hanging, system=last.system, standby_signal=last.standby_signal)
@@ -199,6 +208,13 @@ class Database:
             slots=frozenset(slots),
             databases=(*databases, *(["postgres"] if tables else [])),
         )
+
+    def _moving(self) -> bool:
+        """Tell whether systemd is just starting or stopping it."""
+        try:
+            return units.state(self.instance.unit).moving
+        except ServerError:
+            return False
 
     def _why_down(self, error: psycopg2.Error) -> Postgresql:
         text = str(error)

@@ -7,18 +7,32 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.hanging import PORT, HangingServer, hanging_server
-from tests.unit.cluster.nodes import CLUSTER, primary, standby
+from tests.unit.cluster.nodes import (
+    CLUSTER,
+    crashed,
+    kinds,
+    orphaned,
+    primary,
+    seen,
+    standby,
+)
+from tests.unit.cluster.nodes import (
+    pgpool as view,
+)
 
-from pgpool_cluster import node, paths, pgpool, wire
+from pgpool_cluster import node, paths, pgpool, units, wire
 from pgpool_cluster import postgresql as pg
+from pgpool_cluster.actions import Follow, Promote
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.connection import Unanswered
+from pgpool_cluster.decide import decide, failover
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import NodeFacts, Postgresql
 from pgpool_cluster.node import Here
@@ -114,28 +128,45 @@ def test_a_server_that_hangs_is_neither_dead_nor_of_use_and_keeps_its_place(
     assert hanging.position is None  # what is known is where it was
 
 
+def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
+    server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.5)
+    found = []
+    for _ in range(3):
+        here.forget_looks()
+        found.append(here.look().postgresql)
+    assert found == [Postgresql.STARTING, Postgresql.STARTING, Postgresql.HANGING]
+    server.answers.set()
+    assert eventually_up(here)
+    server.answers.clear()
+    here.forget_looks()
+    assert here.look().postgresql is Postgresql.STARTING
+
+
 def test_ten_thousand_looks_at_a_server_that_hangs_are_a_few_connections_and_all_end(
     server: HangingServer, here: Here
 ) -> None:
-    began = time.monotonic()
+    threads, began = threading.active_count(), time.monotonic()
     with ThreadPoolExecutor(max_workers=50) as workers:
         found = list(workers.map(lambda _: here.look().postgresql, range(10_000)))
     assert set(found) == {Postgresql.STARTING}
     assert time.monotonic() - began < 4
     assert server.connections < 15
-    assert threading.active_count() < 15
+    assert threading.active_count() < threads + 10
     server.answers.set()
     assert eventually_up(here)
 
 
-def test_a_term_is_noted_while_a_look_hangs(here: Here) -> None:
+def test_a_term_is_noted_while_a_look_hangs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg, "_LOOK_SECONDS", 1.2)
     looking = threading.Thread(target=here.look)
     looking.start()
     time.sleep(0.1)
     began = time.monotonic()
     assert here.note_term(5)
     here.remember(held=True)
-    assert time.monotonic() - began < 0.15
+    assert time.monotonic() - began < 0.9
     assert looking.is_alive()
     looking.join()
     assert here.look().term == 5
@@ -219,3 +250,36 @@ def test_answers_of_before_a_stall_are_left_out(here: Here, monkeypatch: pytest.
     assert facts.of("pg1").reachable
     assert not facts.of("pg2").reachable
     assert not facts.of("pg3").reachable
+
+
+HANGING = replace(crashed(primary("pg1")), postgresql=Postgresql.HANGING, pgpool=view(leader=False))
+SLOW = replace(HANGING, postgresql=Postgresql.STARTING)
+ORPHANS = (orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
+
+
+def test_a_primary_that_hangs_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
+    pg1, pg2 = CLUSTER.named("pg1"), CLUSTER.named("pg2")
+    assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2"))
+    assert kinds(failover(CLUSTER, pg1, seen(SLOW, *ORPHANS))) == ["Wait"]
+    given_up = view("pg1")
+    assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=given_up), *ORPHANS))) == ["Promote"]
+    assert kinds(decide(CLUSTER, pg2, seen(replace(SLOW, pgpool=given_up), *ORPHANS))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=view()), *ORPHANS))) == ["Wait"]
+
+
+def test_a_primary_that_hangs_is_stopped_once_it_is_replaced() -> None:
+    """Else it would take writes from the moment when it goes on, until its agent has seen that."""
+    pg1, successor = CLUSTER.named("pg1"), primary("pg2", term=2, timeline=2, at=1500)
+    follower = standby("pg3", "pg2", term=2, timeline=2, at=1500)
+    assert kinds(decide(CLUSTER, pg1, seen(HANGING, *ORPHANS))) == ["Wait"]
+    told = replace(HANGING, term=2)
+    assert kinds(decide(CLUSTER, pg1, seen(told, successor, follower))) == ["Stop"]
+    assert kinds(decide(CLUSTER, pg1, seen(replace(told, standby_signal=True), successor, follower))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg1, seen(told))) == ["Wait"]
+
+
+def test_one_that_is_being_stopped_is_not_stopped_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
+    for _ in range(2):
+        assert database.look(NodeFacts("pg1"), CLUSTER).postgresql is Postgresql.STARTING
