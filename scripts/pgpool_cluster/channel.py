@@ -23,11 +23,11 @@ Json = dict[str, Any]
 Answer = Callable[[Json, Progress], Json]
 
 
-QUICK = frozenset({
-    "look", "note", "term", "clock", "why", "hold", "watch", "silent", "standing", "status", "may-start",
-})  # fmt: skip
-"""Requests that end within seconds, whatever the server and other nodes do."""
-_QUICK_AT_ONCE, _LONG_AT_ONCE = 64, 32
+_KNOWN = frozenset({"note", "term", "why", "hold", "watch", "silent"})
+"""Requests that an agent answers from memory."""
+_LOOKS = frozenset({"look", "clock", "status", "may-start", "standing"})
+"""Requests that wait for a look, which takes seconds where something hangs. All others may take hours."""
+_KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
 """Requests under way for one connection: no node's agent, gone astray, keeps the others from being answered."""
@@ -38,15 +38,20 @@ _TURN = 30.0
 
 
 class _Bounds:
-    """How much is under way: each request is a thread, and the quick ones have threads of their own."""
+    """How much is under way: each request is a thread, and none keeps another kind from being served."""
 
     def __init__(self) -> None:
-        self._quick = threading.BoundedSemaphore(_QUICK_AT_ONCE)
+        self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
+        self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
         self._long = threading.BoundedSemaphore(_LONG_AT_ONCE)
         self.connections = threading.BoundedSemaphore(_CONNECTIONS)
 
-    def of(self, request: Json) -> threading.BoundedSemaphore:
-        return self._quick if str(request.get("do")) in QUICK else self._long
+    def of(self, request: Json, share: threading.BoundedSemaphore) -> list[threading.BoundedSemaphore]:
+        """Return what a request of a connection with this `share` takes from."""
+        name = str(request.get("do"))
+        if name in _KNOWN:
+            return [self._known]
+        return [share, self._looks if name in _LOOKS else self._long]
 
 
 def _request(line: bytes) -> tuple[Json, int | None]:
@@ -110,7 +115,7 @@ class _Connection(socketserver.BaseRequestHandler):
         except (ValueError, RecursionError):
             self.say(None, _told(OperationError("a line that is no request", hint=_VERSIONS_HINT)))
             return False
-        bounds = [self.share, self.server.bounds.of(request)]
+        bounds = self.server.bounds.of(request, self.share)
         taken = [bound for bound in bounds if bound.acquire(blocking=False)]
         if len(taken) < len(bounds):
             for bound in taken:

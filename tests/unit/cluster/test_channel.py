@@ -102,6 +102,24 @@ def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
     pytest.fail("refused after all have ended")
 
 
+def test_looks_that_hang_keep_no_term_from_being_noted(agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            many = ({"do": "look", "wait": True, "id": one} for one in range(channel._SHARE))
+            say(stack.enter_context(connected()), *many)
+        last = stack.enter_context(connected())
+        say(
+            last,
+            *({"do": "look", "wait": True, "id": one} for one in range(2 * channel._SHARE)),
+            {"do": "note", "id": 99},
+        )
+        assert next(one for one in lines(last) if one["id"] == 99)["done"] == {"did": "note"}
+        assert ask({"do": "term"}, seconds=1) == {"did": "term"}
+        with pytest.raises(OperationError, match="too much to do for 'look'"):
+            ask({"do": "look"}, seconds=1)
+        agent.goes_on.set()
+
+
 @pytest.mark.parametrize("line", [b"\xff\n", b"[]\n", b"7\n", b"{\n", b"[" * 100_000 + b"\n"])
 def test_what_is_no_request_is_told_and_ends_its_connection(agent: Agent, line: bytes) -> None:
     with connected() as asking:
