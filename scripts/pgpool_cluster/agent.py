@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, paths, pgpool, server, two_stages, units, upgrade
+from . import act, files, paths, pgpool, pulse, server, two_stages, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
 from .answers import Answers, store_users
 from .archive import Keeper
@@ -76,14 +76,16 @@ class Agent:
 
     def run(self) -> None:
         """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
+        files.sweep(paths.STATE)
         upgrade.finish(self.here)
         self.here.answer = self.answer
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         signal.signal(signal.SIGINT, lambda *_: self._end())
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
-        with serving(self.answer):
+        with serving(self.answer), pulse.feeding():
             notify("READY=1")
             while not self.ended:
+                pulse.beat()
                 if self.renewed:
                     self._reload()
                 busy = self.step()

@@ -8,13 +8,14 @@ import os
 import socket
 import socketserver
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import paths
-from .errors import ClusterError, ServerError
-from .peers import Progress, raised
+from . import paths, plain
+from .errors import ClusterError, OperationError, ServerError
+from .peers import LINE_BYTES, Progress, raised
 
 SILENCE = 1800.0
 """Seconds that a stage of a recovery may take without a word."""
@@ -22,48 +23,168 @@ Json = dict[str, Any]
 Answer = Callable[[Json, Progress], Json]
 
 
+_KNOWN = frozenset({"note", "term", "why", "hold", "watch", "silent"})
+"""Requests that an agent answers from memory."""
+_LOOKS = frozenset({"look", "clock", "status", "may-start", "standing"})
+"""Requests that wait for a look, which takes seconds where something hangs. All others may take hours."""
+_KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
+_CONNECTIONS = 96
+_SHARE = 24
+"""Requests under way for one connection: no node's agent, gone astray, keeps the others from being answered."""
+_IDLE = 600.0
+"""Seconds after which a connection that asks for nothing ends; another node's agent asks every two."""
+_TURN = 30.0
+"""Seconds for which somebody may not read what is said, and between two looks whether a connection is idle."""
+
+
+class _Bounds:
+    """How much is under way: each request is a thread, and none keeps another kind from being served."""
+
+    def __init__(self) -> None:
+        self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
+        self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
+        self._long = threading.BoundedSemaphore(_LONG_AT_ONCE)
+        self.connections = threading.BoundedSemaphore(_CONNECTIONS)
+
+    def of(self, request: Json, share: threading.BoundedSemaphore) -> list[threading.BoundedSemaphore]:
+        """Return what a request of a connection with this `share` takes from."""
+        name = str(request.get("do"))
+        if name in _KNOWN:
+            return [self._known]
+        return [share, self._looks if name in _LOOKS else self._long]
+
+
+def _request(line: bytes) -> tuple[Json, int | None]:
+    """Return a request and its number; raises ValueError for what is none."""
+    request = json.loads(line)
+    if not isinstance(request, dict):
+        raise ValueError("no request")  # noqa: TRY004 - like all else that is wrong with it
+    number = request.pop("id", None)
+    return plain.shown(request), number if type(number) is int else None
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    """One who asks, until it hangs up, is idle for long, or sends what is no request."""
+
+    request: socket.socket
+    server: _Server
+
+    def setup(self) -> None:
+        self.request.settimeout(_TURN)
+        self.saying = threading.Lock()
+        self.share = threading.BoundedSemaphore(_SHARE)
+        self.under_way: set[object] = set()
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            if not self.server.bounds.connections.acquire(blocking=False):
+                self.say(None, _told(OperationError("too many connections to it are open", hint=_BUSY_HINT)))
+                return
+            try:
+                self._serve_lines()
+            finally:
+                self.server.bounds.connections.release()
+
+    def _serve_lines(self) -> None:
+        pending = bytearray()
+        heard = time.monotonic()
+        while True:
+            try:
+                data = self.request.recv(65536)
+            except TimeoutError:
+                if not self.under_way and time.monotonic() - heard > _IDLE:
+                    return
+                continue
+            if not data:
+                return
+            heard = time.monotonic()
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                if not self._take(bytes(pending) + line):
+                    return
+                pending.clear()
+            pending += rest
+            if len(pending) > LINE_BYTES:
+                self.say(None, _told(OperationError(f"a line of more than {LINE_BYTES} bytes", hint=_VERSIONS_HINT)))
+                return
+
+    def _take(self, line: bytes) -> bool:
+        """Begin to serve a request; False where it is none: what comes after it cannot be trusted either."""
+        try:
+            request, number = _request(line)
+        except (ValueError, RecursionError):
+            self.say(None, _told(OperationError("a line that is no request", hint=_VERSIONS_HINT)))
+            return False
+        bounds = self.server.bounds.of(request, self.share)
+        taken = [bound for bound in bounds if bound.acquire(blocking=False)]
+        if len(taken) < len(bounds):
+            for bound in taken:
+                bound.release()
+            reason = f"{paths.UNIT} has too much to do for {request.get('do')!r}"
+            self.say(number, _told(OperationError(reason, hint=_BUSY_HINT)))
+            return True
+        under_way = object()
+        self.under_way.add(under_way)
+
+        def serve() -> None:
+            try:
+                self.say(number, self._done(request, number))
+            finally:
+                self.under_way.discard(under_way)
+                for bound in taken:
+                    bound.release()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return True
+
+    def _done(self, request: Json, number: int | None) -> Json:
+        try:
+            return {"done": self.server.answer(request, lambda text: self.say(number, {"progress": text}))}
+        except ClusterError as error:
+            return _told(error)
+        except Exception as error:
+            print(traceback.format_exc(), flush=True)
+            reason = f"{paths.UNIT} failed: {error!r}"
+            return {"error": reason, "hint": f"journalctl -u {paths.UNIT} has the rest"}
+
+    def say(self, number: int | None, line: Json) -> None:
+        """Send a line; who asked may have gone, and the work goes on. Who does not read is hung up on."""
+        text = json.dumps({**line, "id": number}).encode() + b"\n"
+        with self.saying, contextlib.suppress(OSError, ValueError):
+            try:
+                self.request.sendall(text)
+            except TimeoutError:  # half a line may have been sent
+                self.request.shutdown(socket.SHUT_RDWR)
+
+
+_BUSY_HINT = f"systemctl status {paths.UNIT}; it goes on by itself once what is under way has ended"
+_VERSIONS_HINT = "the nodes have different versions"
+
+
+def _told(error: ClusterError) -> Json:
+    return {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.bounds = answer, _Bounds()
+        super().__init__(str(paths.AGENT), _Connection)
+
+
 @contextlib.contextmanager
 def serving(answer: Answer) -> Iterator[None]:
-    """Answer requests on the socket, each in a thread of its own, for as long as the block runs."""
+    """Answer requests on the socket for as long as the block runs.
+
+    Each has a thread of its own, or is refused at once where too many are under way.
+    """
     paths.AGENT.unlink(missing_ok=True)
-
-    class Connection(socketserver.StreamRequestHandler):
-        def setup(self) -> None:
-            super().setup()
-            self.saying = threading.Lock()
-
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                for line in self.rfile:
-                    threading.Thread(target=self.serve, args=(line,), daemon=True).start()
-
-        def serve(self, line: bytes) -> None:
-            number, found = None, Json()
-            try:
-                request = json.loads(line)
-                number = request.pop("id", None)
-                found = {"done": answer(request, lambda text: self.say(number, {"progress": text}))}
-            except ClusterError as error:
-                found = {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
-            except Exception as error:
-                print(traceback.format_exc(), flush=True)
-                reason = f"{paths.UNIT} failed: {error!r}"
-                found = {"error": reason, "hint": f"journalctl -u {paths.UNIT} has the rest"}
-            self.say(number, found)
-
-        def say(self, number: int | None, line: Json) -> None:
-            with self.saying, contextlib.suppress(OSError, ValueError):  # who asked may have gone; the work goes on
-                self.wfile.write(json.dumps({**line, "id": number}).encode() + b"\n")
-                self.wfile.flush()
-
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = True
-        block_on_close = False
-        request_queue_size = 32
-
     before = os.umask(0o177)
     try:
-        listening = Server(str(paths.AGENT), Connection)
+        listening = _Server(answer)
     finally:
         os.umask(before)
     threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
@@ -89,9 +210,11 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
                     if "progress" not in line:
                         return raised(line)
                     if progress is not None:
-                        progress(str(line["progress"]))
+                        progress(plain.shown(str(line["progress"])))
     except PermissionError as error:
         raise ServerError(f"{paths.AGENT}: {error.strerror}", hint="run it as root") from error
+    except BlockingIOError as error:
+        raise ServerError(f"{paths.UNIT} does not answer: too many are waiting for it", hint=hint) from error
     except TimeoutError as error:
         raise ServerError(f"{paths.UNIT} does not answer for {seconds:.0f} s", hint=hint) from error
     except (OSError, ValueError) as error:
@@ -103,7 +226,9 @@ def bridge() -> None:
     """Join standard input and output with the agent's socket: the program behind another node's ssh key."""
     with socket.socket(socket.AF_UNIX) as agent:
         try:
+            agent.settimeout(_TURN)
             agent.connect(str(paths.AGENT))
+            agent.settimeout(None)
         except OSError as error:
             raise ServerError(f"{paths.UNIT} is not running there", hint=f"systemctl start {paths.UNIT}") from error
 

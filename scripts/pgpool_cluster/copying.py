@@ -19,9 +19,10 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, files, paths, units
+from . import archive, files, paths, pulse, units
 from . import postgresql as pg
 from .cluster import Node
+from .connection import connect
 from .errors import ClusterError, OperationError, ServerError
 from .facts import Postgresql
 from .key import Role
@@ -29,6 +30,8 @@ from .node import Here, log, sql_errors
 from .server import HOME, Instance
 
 Report = Callable[[str], None]
+_SOURCE_SECONDS = 1800.0
+"""How long the source may take for a statement: its checkpoint, the sizes of its tablespaces."""
 _STREAM_SECONDS = 30.0
 _WRITE_SECONDS = 0.3
 _REWINDS_ITSELF = 15
@@ -120,12 +123,12 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
 
     `checkpoint`: pg_rewind before 16 finds the source's new timeline in its control file only after one (pg_rewind(1)).
     """
+    pulse.beat(pulse.PROGRESS_SECONDS)
     hint = f"psql 'host={upstream.address} port={upstream.port} user={Role.REPLICATION}' as postgres shows more"
     try:
-        connection = psycopg2.connect(_dsn(upstream, Role.RECOVERY) + " dbname=postgres")
+        connection: Any = connect(dsn=_dsn(upstream, Role.RECOVERY) + " dbname=postgres", seconds=_SOURCE_SECONDS)
     except psycopg2.Error as error:
         raise OperationError(f"{upstream.name} cannot be copied from: {str(error).strip()}", hint=hint) from error
-    connection.autocommit = True
     try:
         with connection.cursor() as cursor:
             major = connection.server_version // 10000
@@ -152,7 +155,7 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
 def refusal(upstream: Node) -> str:
     """Return why a node's PostgreSQL does not let this one log in, as it must to be copied from; "" if it does."""
     try:
-        psycopg2.connect(_dsn(upstream, Role.RECOVERY) + " dbname=postgres").close()
+        connect(dsn=_dsn(upstream, Role.RECOVERY) + " dbname=postgres", seconds=_SOURCE_SECONDS).close()
     except psycopg2.Error as error:
         return str(error).strip().splitlines()[-1]
     return ""
@@ -206,6 +209,7 @@ def _stop_unit(here: Here) -> None:
 
 def _empty(instance: Instance, spaces: dict[Path, int]) -> str:
     """Empty the data directory and what a tablespace would get; return where WAL is if that is another disk."""
+    pulse.beat(pulse.PROGRESS_SECONDS)
     data = instance.data
     wal = data / "pg_wal"
     waldir = str(wal.resolve()) if wal.is_symlink() else ""
@@ -261,9 +265,10 @@ def await_streaming(here: Here, source: str) -> None:
     deadline = time.monotonic() + _STREAM_SECONDS
     while time.monotonic() < deadline:
         here.forget_looks()
-        facts = here.look()
-        if facts.standby and facts.streaming and facts.follows == source:
-            return
+        with contextlib.suppress(OperationError):  # it has much to write, and may be slow
+            facts = here.look()
+            if facts.standby and facts.streaming and facts.follows == source:
+                return
         time.sleep(0.05)
     reason = pg.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
     raise OperationError(f"it does not receive from {source}: {reason}", hint=f"pgpoolctl recover {here.me.name}")
@@ -289,7 +294,9 @@ def _run(command: Sequence[str], report: Report) -> None:
         env={**os.environ, "LC_ALL": "C"}, cwd="/",
     ) as process:  # fmt: skip
         assert process.stdout is not None  # noqa: S101 - for the type checker
+        pulse.beat(pulse.PROGRESS_SECONDS)
         for line in process.stdout:  # text mode reads \r as an end of line
+            pulse.beat(pulse.PROGRESS_SECONDS)
             match = _PROGRESS.match(line)
             if match:
                 if _in_words(match) != said:

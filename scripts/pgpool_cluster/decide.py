@@ -147,6 +147,8 @@ def _database(situation: Situation) -> Actions:
         return _join(situation) if situation.others else _begin(situation)
     if mine.postgresql is Postgresql.ABSENT:
         return situation.await_recovery("its data directory is gone")
+    if mine.postgresql is Postgresql.HANGING and _replaced(situation):
+        return (Stop(situation.name, "it hangs, and another primary took its place: it must not go on taking writes"),)
     if mine.postgresql in _NOT_NOW:
         return situation.wait(_NOT_NOW[mine.postgresql])
     return _streaming(situation) if situation.cluster.mode.streams else native.replica(situation)
@@ -154,8 +156,16 @@ def _database(situation: Situation) -> Actions:
 
 _NOT_NOW = {
     Postgresql.STOPPED: "an administrator stopped its PostgreSQL: systemctl start postgresql",
-    Postgresql.STARTING: "its PostgreSQL is starting",
+    Postgresql.STARTING: "its PostgreSQL is starting, or does not answer for a moment",
+    Postgresql.HANGING: "its PostgreSQL runs, but answers nobody: dmesg, and ps for states D and T, show why",
 }
+
+
+def _replaced(situation: Situation) -> bool:
+    """Tell whether another node became the primary in place of this one, which was it."""
+    primary, mine = situation.primary, situation.mine
+    was = situation.cluster.mode.streams and not mine.standby_signal and mine.led < situation.latest
+    return was and primary is not None and primary is not mine
 
 
 def _streaming(situation: Situation) -> Actions:
@@ -270,8 +280,7 @@ def _succeed(situation: Situation) -> Actions:
     leaders = [other for other in situation.others if other.led >= latest and not other.standby_signal]
     # Its promotion was decided, and cut off after it had taken the term.
     interrupted = any(one.standby and one.led >= latest for one in (mine, *situation.others))
-    gone = (Postgresql.STOPPED, Postgresql.ABSENT)
-    if any(leader.postgresql not in gone and not leader.half_copied for leader in leaders):
+    if any(not _gone(situation, leader) for leader in leaders):
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
     if not leaders and not interrupted and not _given_up(situation, mine.follows):
         return situation.wait(f"{mine.follows or 'the primary'} is out of sight, and no quorum has given it up")
@@ -279,6 +288,16 @@ def _succeed(situation: Situation) -> Actions:
     planned = _promotion(situation.cluster, situation.facts, failed)
     own = tuple(action for action in planned if action.node == situation.name and not isinstance(action, Follow))
     return own or situation.wait("another standby takes over")
+
+
+def _gone(situation: Situation, leader: NodeFacts) -> bool:
+    """Tell whether another may take the place of a primary that answers: it is not coming back by itself.
+
+    One that hangs may just be slow, unless pgpool-II has given it up, too.
+    """
+    if leader.postgresql is Postgresql.HANGING:
+        return _given_up(situation, leader.node)
+    return leader.half_copied or leader.postgresql in (Postgresql.STOPPED, Postgresql.ABSENT)
 
 
 def _given_up(situation: Situation, name: str | None) -> bool:

@@ -54,7 +54,9 @@ class Postgresql(StrEnum):
     STOPPED = "stopped"
     """Down because an administrator wants it so: the unit was stopped and not started since."""
     STARTING = "starting"
-    """The unit is on its way up, as in a restart."""
+    """The unit is on its way up, as in a restart; or it has not answered for a moment."""
+    HANGING = "hanging"
+    """It runs and has answered nobody for long, as where its disk hangs: it may go on any time, and take writes."""
     UP = "up"
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import time
 from pathlib import Path
 
 from .errors import ServerError
+
+_PARTIAL = ".partial"
+_LEFT = 60.0
+"""Seconds after which nobody writes a file any more: it was left by a crash or a power cut."""
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
@@ -13,9 +20,9 @@ def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] 
 
     A symbolic link at `path` is replaced, not followed. Raises ServerError.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+        partial = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
@@ -32,6 +39,15 @@ def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] 
     except OSError as error:
         hint = "free some space, or make it writable, then run the same command again"
         raise ServerError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `write` has left unfinished in a folder, so that it does not fill up over the years."""
+    with contextlib.suppress(OSError):
+        for partial in folder.glob(f".*{_PARTIAL}"):
+            with contextlib.suppress(OSError):
+                if time.time() - partial.lstat().st_mtime > _LEFT:
+                    partial.unlink()
 
 
 def sync_folder(path: Path) -> None:

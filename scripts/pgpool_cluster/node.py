@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -19,16 +19,22 @@ from .facts import ClusterFacts, NodeFacts, PgpoolFacts
 from .peers import Peers
 from .postgresql import Database
 from .record import Record
+from .shared import Shared
 from .users import Users
 
 T = TypeVar("T")
 Json = dict[str, Any]
 LOOK_SECONDS = 2.5
 """How long another node may take to answer before it counts as out of reach."""
+_OWN_SECONDS = 2.2
+"""How long this node may take to look at itself: others are to hear of it before they take it for unreachable."""
 _KEPT = 0.3
+_OLD = 1.0
+"""Seconds after which another node is asked again, since others have taken so long."""
 _PGPOOL_KEPT = 1.0
 _ARCHIVE_KEPT = 10.0
 _PGPOOL_WAIT = 0.5
+_ARCHIVE_WAIT = 0.5
 
 
 @dataclass(slots=True)
@@ -37,6 +43,18 @@ class _Seen(Generic[T]):
 
     value: T
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Another node's facts, which may be as old as the question, `asked` by the monotonic clock."""
+
+    facts: NodeFacts
+    asked: float
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.asked
 
 
 def _nobody(request: Json, _: Callable[[str], None]) -> Json:
@@ -82,13 +100,18 @@ class Here:
     pgpool_busy: bool = False
     """It waits for its failover_command, and answers nobody: its last word is taken, and no other waited for."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _look: _Seen[NodeFacts] | None = field(default=None, repr=False)
+    _looks: Shared[NodeFacts] = field(init=False, repr=False)
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
-    _archive: _Seen[archive.Usage | None] | None = field(default=None, repr=False)
+    _archive: Shared[archive.Usage | None] = field(init=False, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
     _awaited: float = 0.0
     """Until when looks wait for it."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """For the record, and never held while something is looked at."""
+
+    def __post_init__(self) -> None:
+        self._looks = Shared(self._looked, kept=_KEPT, limit=_OWN_SECONDS)
+        self._archive = Shared(lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT, limit=_ARCHIVE_WAIT)
 
     @property
     def server(self) -> Database:
@@ -104,7 +127,7 @@ class Here:
             if changed != self.record:
                 changed.save(paths.RECORD)
                 self.record = changed
-            self._look = None
+            self._looks.forget()
 
     def note_term(self, term: int, **changes: object) -> bool:
         """Write down a new term, with other `changes` of the record in the same write.
@@ -126,16 +149,21 @@ class Here:
 
     def forget_looks(self) -> None:
         """The next look is a new one."""
-        self._look = None
-        if self._pgpool is not None:
-            self._pgpool.until = 0.0
+        self._looks.forget()
+        seen = self._pgpool
+        if seen is not None:
+            seen.until = 0.0
 
     def look(self) -> NodeFacts:
-        """Return the facts of this node, at most a moment old."""
-        with self._lock:
-            if self._look is None or self._look.until < time.monotonic():
-                self._look = _Seen(self._looked(), time.monotonic() + _KEPT)
-            return self._look.value
+        """Return the facts of this node, at most a moment old; raises OperationError where it takes too long to look.
+
+        All who ask at once share one look, also where it hangs.
+        """
+        try:
+            return self._looks.get()
+        except TimeoutError as error:
+            hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
+            raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
 
     def _looked(self) -> NodeFacts:
         record = self.record
@@ -162,9 +190,10 @@ class Here:
     def _looked_at_archive(self) -> archive.Usage | None:
         if not self.cluster.archives(self.me):
             return None
-        if self._archive is None or self._archive.until < time.monotonic():
-            self._archive = _Seen(archive.usage(paths.ARCHIVE), time.monotonic() + _ARCHIVE_KEPT)
-        return self._archive.value
+        try:
+            return self._archive.get()
+        except TimeoutError:  # its disk hangs, which keeps nothing else from being looked at
+            return None
 
     def _looked_at_pgpool(self) -> PgpoolFacts | None:
         if Service.PGPOOL not in self.me.runs:
@@ -192,25 +221,34 @@ class Here:
         return self.peers.ask(name, request, seconds=seconds)
 
     def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
-        """Return the facts of all nodes, `fresh` or at most a moment old.
+        """Return the facts of all nodes, `fresh` or at most a moment old; raises OperationError as `look` does.
 
-        Writable ones are looked at last, so that no standby seems ahead of them.
+        Writable ones are looked at last, so that no standby seems ahead of them. What is older than LOOK_SECONDS in the
+        end, as after this program was stopped for a while, is left out: that node counts as out of reach.
         """
         if fresh:
             self.forget_looks()
-        answers = self.peers.ask_all({"do": "look", "fresh": fresh}, seconds=LOOK_SECONDS)
-        found = {self.me.name: self.look()}
+        self._looks.prepare()
+        found = self._ask_for_looks(self.peers.peers, fresh=fresh)
+        mine = self.look()
+        old = [name for name, seen in found.items() if seen.age > _OLD]
+        found |= self._ask_for_looks(old, fresh=fresh)
+        writable = [name for name, seen in found.items() if seen.facts.writable]
+        found |= self._ask_for_looks(writable, fresh=True)
+        if mine.writable:
+            self.forget_looks()
+            mine = self.look()
+        facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
+        return ClusterFacts({self.me.name: mine, **facts})
+
+    def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
+        asked = time.monotonic()
+        answers = self.peers.ask_some(list(names), {"do": "look", "fresh": fresh}, seconds=LOOK_SECONDS)
+        found = {}
         for name, answer in answers.items():
             with contextlib.suppress(ValueError):
-                found[name] = wire.decode(answer)
-        writable = [name for name, facts in found.items() if facts.writable]
-        for name, answer in self.peers.ask_some(writable, {"do": "look", "fresh": True}, seconds=LOOK_SECONDS).items():
-            with contextlib.suppress(ValueError):
-                found[name] = wire.decode(answer)
-        if self.me.name in writable:
-            self.forget_looks()
-            found[self.me.name] = self.look()
-        return ClusterFacts(found)
+                found[name] = _Answer(wire.decode(answer), asked)
+        return found
 
 
 def sql_errors(work: Callable[[], T]) -> T:

@@ -8,9 +8,12 @@ before it have `progress`. Many requests are under way at once, so a long one ho
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
+import os
 import queue
+import select
 import subprocess
 import threading
 import time
@@ -18,12 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import paths
+from . import paths, plain
 from .cluster import Cluster
 from .errors import ClusterError, ExitStatus, OperationError, ServerError
 
 _BETWEEN_TRIES = 0.3
 _TRY_SECONDS = 8.0
+LINE_BYTES = 1 << 24
+"""More than the longest line that a node has to say: its users, of whom there may be tens of thousands."""
 Json = dict[str, Any]
 Progress = Callable[[str], None]
 
@@ -38,9 +43,11 @@ class RemoteError(OperationError):
 
 def raised(answer: Json) -> Json:
     """Return an answer's result; raises RemoteError with the other node's own two lines."""
+    answer = plain.shown(answer)
     if "error" in answer:
-        hint, status = str(answer.get("hint", "pgpoolctl status")), int(answer.get("status", 1))
-        raise RemoteError(str(answer["error"]), hint=hint, status=status)
+        hint, status = str(answer.get("hint", "pgpoolctl status")), str(answer.get("status"))
+        known = {str(int(one)): int(one) for one in ExitStatus}
+        raise RemoteError(str(answer["error"]), hint=hint, status=known.get(status, ExitStatus.FAILED))
     found = answer.get("done")
     return found if isinstance(found, dict) else {}
 
@@ -51,13 +58,17 @@ class _Line:
     def __init__(self, name: str) -> None:
         self.problem = ""
         self._retired = False
+        self._complaint = ""
         self._waiting: dict[int, queue.SimpleQueue[Json | None]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._process = subprocess.Popen(
-            ["ssh", "-F", str(paths.SSH_CONFIG), name, "agent"],
+            ["ssh", "-F", str(paths.SSH_CONFIG), name, "agent"], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker
+        os.set_blocking(self._process.stdin.fileno(), False)
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, request: Json, seconds: float, progress: Progress | None) -> Json:
@@ -68,16 +79,13 @@ class _Line:
                 raise ConnectionError(self.problem)
             number = next(self._numbers)
             self._waiting[number] = lines
-            with contextlib.suppress(OSError, ValueError):  # broken or closed already: the reader says why
-                assert self._process.stdin is not None  # noqa: S101 - for the type checker
-                self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
-                self._process.stdin.flush()
         try:
+            self._send(json.dumps({**request, "id": number}).encode() + b"\n", seconds)
             while (line := lines.get(timeout=seconds)) is not None:
                 if "progress" not in line:
                     return line
                 if progress is not None:
-                    progress(str(line["progress"]))
+                    progress(plain.shown(str(line["progress"])))
         except queue.Empty:
             raise TimeoutError(f"no answer for {seconds:.0f} s") from None
         finally:
@@ -101,27 +109,67 @@ class _Line:
         """End the connection, and with it all that is under way."""
         self._process.kill()
 
+    def _send(self, line: bytes, seconds: float) -> None:
+        """Write a line; where ssh takes no more of it for so long, the connection ends. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        if not self._writing.acquire(timeout=seconds):
+            raise TimeoutError(f"no answer for {seconds:.0f} s")
+        try:
+            with contextlib.suppress(OSError, ValueError):  # broken or closed already: the reader says why
+                assert self._process.stdin is not None  # noqa: S101 - for the type checker
+                taking = select.poll()
+                taking.register(self._process.stdin.fileno(), select.POLLOUT)
+                while line:
+                    line = line[self._process.stdin.write(line) or 0 :]
+                    if line and not taking.poll(max(0.0, end - time.monotonic()) * 1000):
+                        self.close()  # half a line is there
+                        break
+        finally:
+            self._writing.release()
+
     def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            for text in self._process.stdout:
-                line: Json = json.loads(text)
-                with self._lock:
-                    waiting = self._waiting.get(int(line.pop("id", -1)))
-                if waiting is not None:
-                    waiting.put(line)
+        try:
+            self._read_lines()
+        except (OSError, ValueError, RecursionError) as error:
+            self._complaint = f"it sent what is no answer: {error}"
+            self._process.kill()
         problem = self._said()
         with self._lock:
             self.problem = problem
             for waiting in self._waiting.values():
                 waiting.put(None)
 
+    def _read_lines(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker
+        with io.BufferedReader(self._process.stdout) as stream:  # type: ignore[type-var,unused-ignore]
+            while text := stream.readline(LINE_BYTES + 1):
+                if len(text) > LINE_BYTES:
+                    raise ValueError(f"a line of more than {LINE_BYTES} bytes")
+                self._hand_on(json.loads(text))
+
+    def _hand_on(self, line: Json) -> None:
+        """Give an answer to who waits for it; raises ValueError for what is none."""
+        if not isinstance(line, dict):
+            raise ValueError("no mapping")  # noqa: TRY004 - like all else that is wrong with it
+        number = line.pop("id", None)
+        if type(number) is not int:  # about the connection: it ends after it
+            self._complaint = str(plain.shown(line.get("error", "")))
+            return
+        with self._lock:
+            waiting = self._waiting.get(number)
+        if waiting is not None:
+            waiting.put(line)
+
     def _said(self) -> str:
-        """Return the last line of ssh's own messages, once it has ended."""
+        """Return why it ended: what the other agent said, or the last line of ssh's own messages."""
+        text = b""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         self._process.kill()
-        _, text = self._process.communicate()
+        with self._writing, contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # it closes what is written to
+            _, text = self._process.communicate(timeout=2)
+        if self._complaint:
+            return self._complaint
         lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
         if lines and lines[-1].startswith("hint: "):
             lines.pop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -18,6 +19,7 @@ _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _CLUSTER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_+@-][A-Za-z0-9._+@-]*)+")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,62}")
 
 LONGEST_HOST_NAME = 128
@@ -63,6 +65,18 @@ def is_of_a_host(found: Address) -> bool:
     if isinstance(found, ipaddress.IPv6Address) and (found.is_link_local or found.ipv4_mapped is not None):
         return False
     return not (found.is_unspecified or found.is_multicast)
+
+
+def shown(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return text, or JSON with all texts in it, without the control characters with which it could steer a terminal.
+
+    Line breaks and tabs stay.
+    """
+    if isinstance(value, str):
+        return value if value.isprintable() else _CONTROL.sub("?", value)
+    if isinstance(value, dict):
+        return {shown(name): shown(part) for name, part in value.items()}
+    return [shown(part) for part in value] if isinstance(value, list) else value
 
 
 def address(text: str) -> Address | None:

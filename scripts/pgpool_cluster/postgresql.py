@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
 from . import paths, units
 from .cluster import Cluster
+from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
 from .facts import Lsn, NodeFacts, Postgresql, Switch
 from .server import Instance, run
@@ -25,6 +27,12 @@ from .server import Instance, run
 SOCKETS = "/var/run/postgresql"
 _STARTING = 2.0
 """Seconds after which systemd has begun what it was asked for."""
+_SECONDS = 15.0
+"""Longer than statement_timeout, which ends a statement that takes long on a server that works."""
+_LOOK_SECONDS = 1.5
+"""So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
+_HANGING_SECONDS = 20.0
+"""How long a server that answers nobody may just be slow."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
 _OPTIONS = (
@@ -55,45 +63,85 @@ _WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn())
 
 
 @dataclass(slots=True)
-class Database:
-    """The server of a node: one connection as the postgres role over its socket, made again when it broke."""
+class _Kept:
+    """One connection as the postgres role over the server's socket, kept, and made again when it broke."""
 
-    instance: Instance
-    _connection: Any = field(default=None, repr=False)
+    port: int
+    _connection: Connection | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with autocommit and return its rows; raises psycopg2.Error."""
-        with self._lock:
+    def query(self, sql: str, values: Sequence[object], seconds: float) -> list[tuple[Any, ...]]:
+        """Run one statement; raises psycopg2.Error, Unanswered where it has no answer after `seconds` in all."""
+        until = time.monotonic() + seconds
+        if not self._lock.acquire(timeout=seconds):
+            raise Unanswered(f"another statement has taken more than {seconds:g} s")
+        try:
+            fresh = self._connection is None
             try:
-                return self._run(sql, values)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                fresh = self._connection is None
-                self.close()
-                if fresh:
+                return self._run(sql, values, until)
+            except psycopg2.Error as error:
+                broken = self._connection is not None and bool(self._connection.closed)
+                if broken:
+                    self._connection = None
+                if fresh or not broken or isinstance(error, Unanswered):
                     raise
-                return self._run(sql, values)
+                return self._run(sql, values, until)
+        finally:
+            self._lock.release()
 
-    def _run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    def _run(self, sql: str, values: Sequence[object], until: float) -> list[tuple[Any, ...]]:
         if self._connection is None:
-            self._connection = self.connect("postgres")
+            self._connection = _connect(self.port, "postgres", seconds=math.inf, until=until)
+        self._connection.until = until
         with self._connection.cursor() as cursor:
             cursor.execute(sql, values or None)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def connect(self, database: str) -> Any:  # noqa: ANN401 - psycopg2 has no types
-        """Open another connection, with autocommit; what it writes waits for no standby."""
-        connection = psycopg2.connect(
-            host=SOCKETS, port=self.instance.port, user="postgres", dbname=database, connect_timeout=3,
-            application_name="pgpoolctl", options=_OPTIONS,
-        )  # fmt: skip
-        connection.autocommit = True
-        return connection
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                with contextlib.suppress(psycopg2.Error):
+                    self._connection.close()
+            self._connection = None
+
+
+def _connect(port: int, database: str, *, seconds: float, until: float = math.inf) -> Connection:
+    return connect(
+        host=SOCKETS, port=port, user="postgres", dbname=database, application_name="pgpoolctl", options=_OPTIONS,
+        seconds=seconds, until=until,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Database:
+    """The server of a node. Looks have a connection of their own, so that none waits for a statement that takes long.
+
+    Whatever the server does, nothing here waits for it without an end.
+    """
+
+    instance: Instance
+    _statements: _Kept = field(init=False, repr=False)
+    _looks: _Kept = field(init=False, repr=False)
+    _last: NodeFacts | None = field(default=None, repr=False)
+    """What it was when it last answered a look; None if it was down since."""
+    _silent_since: float = 0.0
+    """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
+
+    def __post_init__(self) -> None:
+        self._statements, self._looks = _Kept(self.instance.port), _Kept(self.instance.port)
+
+    def query(self, sql: str, values: Sequence[object] = (), *, seconds: float = _SECONDS) -> list[tuple[Any, ...]]:
+        """Run one statement with autocommit and return its rows; raises psycopg2.Error, also after `seconds`."""
+        return self._statements.query(sql, values, seconds)
+
+    def connect(self, database: str, *, seconds: float = _SECONDS) -> Any:  # noqa: ANN401 - psycopg2 has no types
+        """Open another connection, with autocommit; what it writes waits for no standby. `seconds`: for a statement."""
+        return _connect(self.instance.port, database, seconds=seconds)
 
     @contextlib.contextmanager
-    def session(self, database: str) -> Iterator[Any]:
-        """A cursor in another database, for as long as it is needed."""
-        connection = self.connect(database)
+    def session(self, database: str, *, seconds: float = _SECONDS) -> Iterator[Any]:
+        """A cursor in another database, for as long as it is needed; `seconds` bound each statement."""
+        connection = self.connect(database, seconds=seconds)
         try:
             with connection.cursor() as cursor:
                 yield cursor
@@ -101,31 +149,50 @@ class Database:
             connection.close()
 
     def close(self) -> None:
-        """Give the connection up; the next query opens one."""
-        with self._lock:
-            if self._connection is not None:
-                with contextlib.suppress(psycopg2.Error):
-                    self._connection.close()
-            self._connection = None
+        """Give the connections up; the next query opens one."""
+        self._statements.close()
+        self._looks.close()
 
     def look(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
         """Return `facts` with what this server is, never raising for a server that is down."""
         if not (self.instance.data / "PG_VERSION").exists():
-            self.close()
+            self._looks.close()
+            self._last, self._silent_since = None, 0.0
             return replace(facts, postgresql=Postgresql.ABSENT)
         try:
-            return self._asked(facts, cluster)
+            self._last, self._silent_since = self._asked(facts, cluster), 0.0
+        except Unanswered:
+            self._looks.close()
+            return self._unanswered(facts)
         except psycopg2.Error as error:
-            self.close()
+            self._looks.close()
+            self._last, self._silent_since = None, 0.0
             return self._from_files(replace(facts, postgresql=self._why_down(error)))
+        return self._last
+
+    def _unanswered(self, facts: NodeFacts) -> NodeFacts:
+        """Return `facts` of a server that hangs: not dead, since it may go on and take writes, and of no use.
+
+        Its place in the history is that of the last look: its files are perhaps what hangs.
+        """
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        long = now - self._silent_since > _HANGING_SECONDS and not self._moving()
+        hanging = replace(facts, postgresql=Postgresql.HANGING if long else Postgresql.STARTING)
+        last = self._last
+        if last is None:
+            return self._from_files(hanging)
+        hanging = replace(hanging, system=last.system, standby_signal=last.standby_signal)
+        return replace(hanging, timeline=last.timeline, history=last.history)
 
     def _asked(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
-        (row,) = self.query(_LOOK)
+        until = time.monotonic() + _LOOK_SECONDS
+        (row,) = self._looks.query(_LOOK, (), _LOOK_SECONDS)
         in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables = row
         if in_recovery:
             timeline = max(int(timeline), received_timeline(self.instance.data))
         else:
-            timeline = int(str(self.query(_WRITABLE_TIMELINE)[0][0]), 16)
+            timeline = int(str(self._looks.query(_WRITABLE_TIMELINE, (), until - time.monotonic())[0][0]), 16)
         return replace(
             facts,
             postgresql=Postgresql.UP,
@@ -141,6 +208,13 @@ class Database:
             slots=frozenset(slots),
             databases=(*databases, *(["postgres"] if tables else [])),
         )
+
+    def _moving(self) -> bool:
+        """Tell whether systemd is just starting or stopping it."""
+        try:
+            return units.state(self.instance.unit).moving
+        except ServerError:
+            return False
 
     def _why_down(self, error: psycopg2.Error) -> Postgresql:
         text = str(error)

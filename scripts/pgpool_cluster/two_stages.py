@@ -192,7 +192,7 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
         here.archive_needed = ""
         raise
     try:
-        with here.server.session("postgres") as cursor:  # what it writes now, pgpool-II's own need not write later
+        with here.server.session("postgres", seconds=SILENCE) as cursor:  # what it writes now, pgpool-II's own need not
             cursor.execute("SET statement_timeout = 0")
             cursor.execute("CHECKPOINT")
     except psycopg2.Error as error:

@@ -3,56 +3,119 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from .archive import Usage
-from .facts import BackendState, Lsn, NodeFacts, PgpoolFacts, Postgresql, Switch, WatchdogState
+from .facts import Lsn, NodeFacts, Switch
 
 Json = dict[str, Any]
+_ALWAYS = ("node", "postgresql", "databases", "slots", "history", "pgpool")
+"""What every version has said; of what came later, an older one says nothing."""
 
 
 def encode(facts: NodeFacts) -> Json:
     """Return what `decode` takes."""
-    values = dataclasses.asdict(facts)
-    values["slots"] = sorted(facts.slots)
-    for name in ("position", "replayed"):
-        lsn: Lsn | None = getattr(facts, name)
-        values[name] = lsn and str(lsn)
-    values["history"] = [[switch.timeline, str(switch.lsn)] for switch in facts.history]
-    return values
+    return {field.name: _plain(getattr(facts, field.name)) for field in dataclasses.fields(facts)}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, Lsn):
+        return str(value)
+    if isinstance(value, Switch):
+        return [value.timeline, str(value.lsn)]
+    if isinstance(value, tuple | frozenset):
+        parts = [_plain(one) for one in value]
+        return sorted(parts) if isinstance(value, frozenset) else parts
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
 
 
 def decode(values: Json) -> NodeFacts:
-    """Return the facts; unknown names, as of a newer version, are left out. Raises ValueError for what is no fact."""
-    try:
-        known = {field.name: values[field.name] for field in dataclasses.fields(NodeFacts) if field.name in values}
-        known["postgresql"] = Postgresql(known["postgresql"])
-        known["databases"] = None if known["databases"] is None else tuple(known["databases"])
-        known["slots"] = frozenset(known["slots"])
-        for name in ("position", "replayed"):
-            known[name] = None if known.get(name) is None else Lsn.parse(known[name])
-        known["history"] = tuple(Switch(int(timeline), Lsn.parse(lsn)) for timeline, lsn in known["history"])
-        known["pgpool"] = None if known["pgpool"] is None else _pgpool(known["pgpool"])
-        known["archive"] = None if known.get("archive") is None else _archive(known["archive"])
-        return NodeFacts(**known)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no facts of a node: {error}") from error
+    """Return the facts; unknown names, as of a newer version, are left out.
+
+    Raises ValueError for what is no fact, values of another type than theirs included: a decision rests on them.
+    """
+    if not isinstance(values, dict) or any(name not in values for name in _ALWAYS):
+        raise ValueError("no facts of a node")
+    found = _read(NodeFacts, values, "facts")
+    assert isinstance(found, NodeFacts)  # noqa: S101 - for the type checker
+    return found
 
 
-def _pgpool(values: Json) -> PgpoolFacts:
-    return PgpoolFacts(
-        watchdog=WatchdogState(values["watchdog"]),
-        quorum=bool(values["quorum"]),
-        backends={name: BackendState(state) for name, state in values["backends"].items()},
-        primary=values["primary"],
-    )
+def _read(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
+    """Return `value` as one of type `kind`, which is that of the fact `name`; raises ValueError."""
+    if get_origin(kind) is UnionType:
+        others = [one for one in get_args(kind) if one is not NoneType]
+        return None if value is None else _read(others[0], value, name)
+    if kind in _READ or get_origin(kind) in _READ:
+        return _READ[get_origin(kind) or kind](kind, value, name)
+    if issubclass(kind, StrEnum) and isinstance(value, str):
+        return kind(value)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        make: Any = kind
+        try:
+            return make(**{one: _read(type_, value[one], one) for one, type_ in _hints(make).items() if one in value})
+        except TypeError as error:  # one is missing
+            raise ValueError(f"{name}: {error}") from error
+    raise _no(value, name)
 
 
-def _archive(values: Json) -> Usage:
-    return Usage(
-        files=int(values["files"]),
-        bytes=int(values["bytes"]),
-        used=float(values["used"]),
-        oldest=str(values["oldest"]),
-        newest=str(values["newest"]),
-    )
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _no(value: object, name: str) -> ValueError:
+    return ValueError(f"{name} cannot be {value!r}")
+
+
+def _scalar(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
+    if type(value) is not kind:
+        raise _no(value, name)
+    return value
+
+
+def _float(_: Any, value: Any, name: str) -> float:  # noqa: ANN401 - a type, and JSON
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise _no(value, name)
+    return float(value)
+
+
+def _lsn(_: Any, value: Any, name: str) -> Lsn:  # noqa: ANN401 - a type, and JSON
+    return Lsn.parse(_scalar(str, value, name))
+
+
+def _switch(_: Any, value: Any, name: str) -> Switch:  # noqa: ANN401 - a type, and JSON
+    if not isinstance(value, list) or len(value) != 2:
+        raise _no(value, name)
+    return Switch(_scalar(int, value[0], name), _lsn(Lsn, value[1], name))
+
+
+def _many(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
+    if not isinstance(value, list):
+        raise _no(value, name)
+    return get_origin(kind)(_read(get_args(kind)[0], one, name) for one in value)
+
+
+def _mapping(kind: Any, value: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 - a type, and JSON
+    if not isinstance(value, dict):
+        raise _no(value, name)
+    return {one: _read(get_args(kind)[1], part, name) for one, part in value.items()}
+
+
+_READ = {
+    str: _scalar,
+    int: _scalar,
+    bool: _scalar,
+    float: _float,
+    Lsn: _lsn,
+    Switch: _switch,
+    tuple: _many,
+    frozenset: _many,
+    Mapping: _mapping,
+}

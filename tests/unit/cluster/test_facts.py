@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -44,6 +44,79 @@ def test_the_facts_of_an_older_node_have_no_archive_in_them() -> None:
     values = wire.encode(NodeFacts("pg2"))
     del values["archive"]
     assert wire.decode(values) == NodeFacts("pg2")
+
+
+LSNS = st.builds(Lsn, st.integers(0, 2**64 - 1))
+NAMES = st.text("abc123é-", min_size=1)
+ANY_FACTS = st.builds(
+    NodeFacts, NAMES, reachable=st.booleans(), postgresql=st.sampled_from(Postgresql), member=st.booleans(),
+    term=st.integers(), led=st.integers(), system=st.none() | st.integers(0, 2**64 - 1),
+    databases=st.none() | st.lists(NAMES).map(tuple), in_recovery=st.booleans(), standby_signal=st.booleans(),
+    timeline=st.none() | st.integers(), position=st.none() | LSNS, replayed=st.none() | LSNS,
+    history=st.lists(st.builds(Switch, st.integers(), LSNS)).map(tuple), follows=st.none() | NAMES,
+    streaming=st.booleans(), slots=st.frozensets(NAMES), half_copied=st.booleans(), promoting=st.booleans(),
+    pgpool=st.none() | st.builds(
+        PgpoolFacts, st.sampled_from(WatchdogState), st.booleans(),
+        st.dictionaries(NAMES, st.sampled_from(BackendState)), st.none() | NAMES,
+    ),
+    held=st.booleans(), virtual_ip=st.booleans(), users=st.integers(), key=NAMES,
+    archive=st.none() | st.builds(Usage, st.integers(), st.integers(), st.floats(0, 1), NAMES, NAMES),
+)  # fmt: skip
+JUNK: st.SearchStrategy[object] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda part: st.lists(part, max_size=2) | st.dictionaries(st.text(max_size=3), part, max_size=2), max_leaves=4,
+)  # fmt: skip
+
+
+@given(ANY_FACTS)
+def test_any_facts_survive_the_way_between_two_nodes(facts: NodeFacts) -> None:
+    assert wire.decode(json.loads(json.dumps(wire.encode(facts)))) == facts
+
+
+@given(ANY_FACTS, st.sampled_from([field.name for field in fields(NodeFacts)]), JUNK)
+def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, name: str, junk: object) -> None:
+    values = {**wire.encode(facts), name: junk}
+    try:
+        found = wire.decode(values)
+    except ValueError:
+        return
+    if name == "slots" and isinstance(junk, list):
+        junk = sorted(set(junk))
+    assert json.dumps(wire.encode(found)[name], sort_keys=True).lower() == json.dumps(junk, sort_keys=True).lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("term", "9"),
+        ("term", 9.0),
+        ("term", True),
+        ("term", None),
+        ("member", 1),
+        ("member", "yes"),
+        ("node", 7),
+        ("key", None),
+        ("system", "7000"),
+        ("timeline", [1]),
+        ("databases", "app"),
+        ("databases", [1]),
+        ("slots", {"pg2": 1}),
+        ("position", 5),
+        ("position", "5"),
+        ("history", [[1]]),
+        ("history", [["1", "0/5"]]),
+        ("history", [[1, 5]]),
+        ("pgpool", []),
+        ("pgpool", {"watchdog": "leader", "quorum": 1, "backends": {}}),
+        ("pgpool", {"watchdog": "leader", "quorum": True, "backends": {"pg1": "asleep"}}),
+        ("pgpool", {"watchdog": "leader"}),
+        ("archive", {"files": 1, "bytes": 1, "used": "0.5"}),
+        ("archive", {"files": 1, "bytes": 1, "used": float("nan")}),
+    ],
+)
+def test_a_value_of_another_type_is_no_fact(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        wire.decode({**wire.encode(primary("pg1")), name: value})
 
 
 @pytest.mark.parametrize("values", [{}, {"node": "pg1", "postgresql": "levitating"}, {"node": "pg1"}])

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.errors import ClusterError, OperationError, ServerError
-from pgpool_cluster.peers import Peer, RemoteError
+from pgpool_cluster import peers
+from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError
+from pgpool_cluster.peers import Peer, RemoteError, raised
 
 SSH = """#!/usr/bin/python3
 import json, os, sys, threading, time
@@ -149,3 +150,61 @@ def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> N
             for asked in [workers.submit(ask, peer, number / 500) for number in range(40)]:
                 asked.result()
             peer.close()
+
+
+def play(starts: Path, script: str) -> None:
+    """Have `script` play ssh."""
+    starts.with_name("ssh").write_text(f"#!/bin/sh\n{script}\n")
+
+
+STRAY = """echo '{"error": "a line that is no request", "id": null}'"""
+DONE = """read line; echo '{"done": {"did": "look"}, "id": 0}'"""
+
+
+def test_an_answer_that_is_nobodys_keeps_no_other_from_coming(peer: Peer, starts: Path) -> None:
+    play(starts, f"{STRAY}; {DONE}; sleep 5")
+    assert peer.ask({"do": "look"}, seconds=2) == {"did": "look"}
+
+
+def test_what_the_other_agent_said_of_the_connection_is_why_it_ended(peer: Peer, starts: Path) -> None:
+    play(starts, f"read line; {STRAY}; echo closed >&2")
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="a line that is no request"):
+        peer.ask({"do": "look"}, seconds=5)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("line", ["no JSON", "[]", "null", "7", '{"id": 0'])
+def test_what_is_no_answer_ends_the_connection_with_a_reason(peer: Peer, starts: Path, line: str) -> None:
+    play(starts, f"read line; echo '{line}'; exec sleep 5")
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="it sent what is no answer"):
+        peer.ask({"do": "look"}, seconds=4)
+    assert time.monotonic() - began < 1
+
+
+def test_a_line_without_an_end_is_not_read_for_ever(peer: Peer, starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "LINE_BYTES", 100_000)
+    play(starts, "exec cat /dev/zero")
+    with pytest.raises(ServerError, match="a line of more than 100000 bytes"):
+        peer.ask({"do": "look"}, seconds=4)
+
+
+def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None:
+    """It is longer than what a pipe holds, and the other end has stopped reading."""
+    play(starts, "exec sleep 5")
+    began = time.monotonic()
+    with ThreadPoolExecutor() as workers:
+        asked = [workers.submit(peer.ask, {"do": "users", "new": "x" * 1_000_000}, seconds=0.3) for _ in range(3)]
+        for one in asked:
+            with pytest.raises(ServerError):
+                one.result()
+    assert time.monotonic() - began < 1.5
+
+
+def test_an_answer_steers_no_terminal_and_its_status_is_one_that_is_known() -> None:
+    with pytest.raises(RemoteError) as refusal:
+        raised({"error": "\x1b]0;owned\x07no", "hint": "\x9b2Jnever", "status": "99"})
+    assert (refusal.value.message, refusal.value.hint) == ("?]0;owned?no", "?2Jnever")
+    assert refusal.value.exit_status is ExitStatus.FAILED
+    assert raised({"done": {"note": "\x1b[2J", "lines": ["a\tb\n"]}}) == {"note": "?[2J", "lines": ["a\tb\n"]}

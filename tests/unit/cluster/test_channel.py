@@ -1,0 +1,207 @@
+"""The agent's socket: who asks too much, too long or not at all keeps nobody else from being answered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import channel, paths
+from pgpool_cluster.channel import ask, serving
+from pgpool_cluster.errors import OperationError
+
+Json = dict[str, Any]
+
+
+class Agent:
+    """Answers at once, but for a request with `wait`: once `goes_on` is set."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+
+    def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
+        progress("at work")
+        if request.get("wait"):
+            self.goes_on.wait(10)
+        return {"did": request["do"], **({"much": "x" * request["much"]} if "much" in request else {})}
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    monkeypatch.setattr(channel, "_TURN", 0.2)
+    found = Agent()
+    with serving(found.answer):
+        yield found
+        found.goes_on.set()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(2)
+        asking.connect(str(paths.AGENT))
+        yield asking
+
+
+def say(asking: socket.socket, *requests: Json) -> None:
+    asking.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
+
+
+def lines(asking: socket.socket) -> Iterator[Json]:
+    with asking.makefile("r", encoding="utf-8") as stream:
+        for text in stream:
+            line = json.loads(text)
+            if "progress" not in line:
+                yield line
+
+
+def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answer(agent: Agent) -> None:
+    threads = threading.active_count()
+    with connected() as asking:
+        sending = threading.Thread(
+            target=lambda: say(asking, *({"do": "look", "wait": True, "id": number} for number in range(10_000)))
+        )
+        sending.start()
+        answers = lines(asking)
+        refused = [next(answers) for _ in range(10_000 - channel._SHARE)]
+        assert threading.active_count() < threads + channel._SHARE + 5
+        assert {one["error"] for one in refused} == {"pgpool2-cluster.service has too much to do for 'look'"}
+        assert all(one["hint"] for one in refused)
+        assert ask({"do": "note"}, seconds=1) == {"did": "note"}
+        agent.goes_on.set()
+        done = [next(answers) for _ in range(channel._SHARE)]
+        assert all(one["done"] == {"did": "look"} for one in done)
+        assert {one["id"] for one in [*refused, *done]} == set(range(10_000))
+        sending.join()
+
+
+def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(4):
+            many = ({"do": "recover", "wait": True, "id": one} for one in range(channel._SHARE))
+            say(stack.enter_context(connected()), *many)
+            assert ask({"do": "look"}, seconds=1) == {"did": "look"}, number
+        time.sleep(0.1)
+        with pytest.raises(OperationError, match="too much to do for 'recover'"):
+            ask({"do": "recover"}, seconds=1)
+        assert ask({"do": "look"}, seconds=1) == {"did": "look"}
+        agent.goes_on.set()
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OperationError):
+            assert ask({"do": "recover"}, seconds=1) == {"did": "recover"}
+            return
+    pytest.fail("refused after all have ended")
+
+
+def test_looks_that_hang_keep_no_term_from_being_noted(agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            many = ({"do": "look", "wait": True, "id": one} for one in range(channel._SHARE))
+            say(stack.enter_context(connected()), *many)
+        last = stack.enter_context(connected())
+        say(
+            last,
+            *({"do": "look", "wait": True, "id": one} for one in range(2 * channel._SHARE)),
+            {"do": "note", "id": 99},
+        )
+        assert next(one for one in lines(last) if one["id"] == 99)["done"] == {"did": "note"}
+        assert ask({"do": "term"}, seconds=1) == {"did": "term"}
+        with pytest.raises(OperationError, match="too much to do for 'look'"):
+            ask({"do": "look"}, seconds=1)
+        agent.goes_on.set()
+
+
+@pytest.mark.parametrize("line", [b"\xff\n", b"[]\n", b"7\n", b"{\n", b"[" * 100_000 + b"\n"])
+def test_what_is_no_request_is_told_and_ends_its_connection(agent: Agent, line: bytes) -> None:
+    with connected() as asking:
+        asking.sendall(line)
+        (told,) = lines(asking)
+        assert told["error"] == "a line that is no request"
+        assert told["id"] is None
+    assert ask({"do": "look"}, seconds=1) == {"did": "look"}
+    del agent
+
+
+def test_a_line_without_an_end_is_not_read_for_ever(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
+    with connected() as asking:
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                asking.sendall(b"x" * 10_000)
+        with contextlib.suppress(ConnectionError):
+            (told,) = lines(asking)
+            assert told["error"] == "a line of more than 100000 bytes"
+    assert ask({"do": "look"}, seconds=1) == {"did": "look"}
+    del agent
+
+
+def test_a_request_may_come_in_pieces(agent: Agent) -> None:
+    with connected() as asking:
+        for piece in (b'{"do": "lo', b'ok", "id": 3}\n{"do"', b': "note", "id": 4}\n'):
+            asking.sendall(piece)
+            time.sleep(0.05)
+        asking.shutdown(socket.SHUT_WR)
+        found = lines(asking)
+        answers = {one["id"]: one["done"] for one in (next(found), next(found))}
+    assert answers == {3: {"did": "look"}, 4: {"did": "note"}}
+    del agent
+
+
+def test_who_asks_for_nothing_is_hung_up_on_but_not_while_it_waits(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other node has gone, and its connection stays: sshd notices only much later."""
+    monkeypatch.setattr(channel, "_IDLE", 0.3)
+    with connected() as idle, connected() as waiting:
+        say(waiting, {"do": "recover", "wait": True, "id": 1})
+        began = time.monotonic()
+        assert idle.recv(1) == b""
+        assert time.monotonic() - began < 1.5
+        agent.goes_on.set()
+        assert next(lines(waiting))["done"] == {"did": "recover"}
+
+
+def test_who_does_not_read_is_hung_up_on(agent: Agent) -> None:
+    with connected() as asking:
+        say(asking, {"do": "look", "much": 5_000_000, "id": 1}, {"do": "look", "much": 5_000_000, "id": 2})
+        time.sleep(0.7)
+        assert ask({"do": "look"}, seconds=1) == {"did": "look"}
+        read = 0
+        while data := asking.recv(1 << 20):
+            read += len(data)
+        assert read < 5_000_000
+    del agent
+
+
+def test_too_many_connections_are_refused_with_a_reason(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    del agent, monkeypatch
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected()) for _ in range(channel._CONNECTIONS)]
+        say(held[-1], {"do": "look", "id": 1})
+        assert next(lines(held[-1]))["done"] == {"did": "look"}
+        with pytest.raises(OperationError, match="too many connections"):
+            ask({"do": "look"}, seconds=1)
+
+
+def test_what_is_said_steers_no_terminal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(_: Agent, request: Json, progress: Callable[[str], None]) -> Json:
+        progress("\x1b]0;owned\x07half")
+        return {"asked": request["text"], "list": ["\x9b2J\ttab\nline"]}
+
+    monkeypatch.setattr(Agent, "answer", answer)
+    agent.goes_on.set()
+    told: list[str] = []
+    monkeypatch.setattr(paths, "AGENT", paths.AGENT.with_name("agent2"))
+    with serving(agent.answer):
+        found = ask({"do": "look", "text": "\x1b[2J"}, seconds=1, progress=told.append)
+    assert told == ["?]0;owned?half"]
+    assert found == {"asked": "?[2J", "list": ["?2J\ttab\nline"]}

@@ -1,0 +1,47 @@
+"""Files that are whole or not there: what a crash leaves, and two who write at once, keep nobody from writing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pgpool_cluster import files
+from pgpool_cluster.record import Record
+
+
+def test_what_a_power_cut_left_keeps_no_term_from_being_noted(tmp_path: Path) -> None:
+    """The next boot may give the agent the same process id."""
+    record = tmp_path / "record.json"
+    (tmp_path / f".record.json.{os.getpid()}.partial").write_text("half")
+    for term in (1, 2):
+        Record(term=term).save(record)
+    assert Record.load(record).term == 2
+
+
+def test_threads_that_write_the_same_file_at_once_all_do(tmp_path: Path) -> None:
+    target, together = tmp_path / "users.json", threading.Barrier(16)
+
+    def write(number: int) -> None:
+        together.wait()
+        files.write(target, str(number).encode() * 1000)
+
+    with ThreadPoolExecutor(max_workers=16) as workers:
+        list(workers.map(write, range(16)))
+    assert target.read_bytes() in {str(number).encode() * 1000 for number in range(16)}
+    assert [path.name for path in tmp_path.iterdir()] == ["users.json"]
+    assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_left_unfinished_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    old = tmp_path / ".record.json.17.partial"
+    kept = [tmp_path / ".users.json.abc.partial", tmp_path / "record.json", tmp_path / "a.partial"]
+    for path in (old, *kept):
+        path.write_text("half")
+    for path in (old, *kept[1:]):
+        os.utime(path, (1, 1))
+    files.sweep(tmp_path)
+    assert not old.exists()
+    assert all(path.exists() for path in kept)
+    files.sweep(tmp_path / "missing")

@@ -1,0 +1,285 @@
+"""A PostgreSQL that hangs: whoever waits for it stops waiting, and all that does not need it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+import pytest
+from tests.unit.cluster.hanging import PORT, HangingServer, hanging_server
+from tests.unit.cluster.nodes import (
+    CLUSTER,
+    crashed,
+    kinds,
+    orphaned,
+    primary,
+    seen,
+    standby,
+)
+from tests.unit.cluster.nodes import (
+    pgpool as view,
+)
+
+from pgpool_cluster import node, paths, pgpool, units, wire
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.actions import Follow, Promote
+from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.connection import Unanswered
+from pgpool_cluster.decide import decide, failover
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.facts import NodeFacts, Postgresql
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.postgresql import Database
+from pgpool_cluster.record import Record
+from pgpool_cluster.server import Instance
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingServer]:
+    monkeypatch.setattr(pg, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(pg, "_LOOK_SECONDS", 0.3)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("15\n")
+    with hanging_server(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def database(server: HangingServer, tmp_path: Path) -> Database:
+    del server
+    return Database(Instance(PostgresqlCluster(15, "main"), PORT, tmp_path / "data"))
+
+
+@pytest.fixture
+def here(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The node pg1, whose server hangs."""
+    monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
+    monkeypatch.setattr(pgpool, "look", lambda _: None)
+
+    def asked(self: Database, *_: object) -> NodeFacts:
+        assert self._looks.query("SELECT 1", (), pg._LOOK_SECONDS) == [(1,)]
+        return primary("pg1")
+
+    monkeypatch.setattr(Database, "_asked", asked)
+    return Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), Record(system=1, term=4, led=4))
+
+
+def eventually_up(here: Here, seconds: float = 1.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        here.forget_looks()
+        with contextlib.suppress(OperationError):
+            if here.look().up:
+                return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("greets", [True, False])
+def test_a_query_ends_whatever_the_server_does(server: HangingServer, database: Database, greets: bool) -> None:
+    server.greets = greets
+    began = time.monotonic()
+    with pytest.raises(Unanswered, match="did not answer within"):
+        database.query("SELECT 1", seconds=0.3)
+    assert 0.2 < time.monotonic() - began < 1
+    server.greets = True
+    server.answers.set()
+    assert database.query("SELECT 1") == [(1,)]
+
+
+def test_a_session_ends_whatever_the_server_does(database: Database) -> None:
+    with pytest.raises(psycopg2.OperationalError), database.session("template1", seconds=0.2) as cursor:
+        cursor.execute("SELECT 1")
+
+
+def test_who_waits_for_another_statement_waits_no_longer_than_its_own_limit(database: Database) -> None:
+    with ThreadPoolExecutor() as workers:
+        first = workers.submit(database.query, "SELECT 1", seconds=0.8)
+        time.sleep(0.1)
+        began = time.monotonic()
+        with pytest.raises(Unanswered):
+            database.query("SELECT 1", seconds=0.2)
+        assert time.monotonic() - began < 0.5
+        with pytest.raises(Unanswered):
+            first.result()
+
+
+def test_a_server_that_hangs_is_neither_dead_nor_of_use_and_keeps_its_place(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = primary("pg1", timeline=2, at=1500)
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "_asked", lambda *_: before)
+        assert database.look(NodeFacts("pg1"), CLUSTER) == before
+    began = time.monotonic()
+    hanging = database.look(NodeFacts("pg1"), CLUSTER)
+    assert time.monotonic() - began < 1
+    assert hanging.postgresql is Postgresql.STARTING
+    assert (hanging.system, hanging.timeline, hanging.history) == (before.system, 2, before.history)
+    assert hanging.position is None  # what is known is where it was
+
+
+def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
+    server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.5)
+    found = []
+    for _ in range(3):
+        here.forget_looks()
+        found.append(here.look().postgresql)
+    assert found == [Postgresql.STARTING, Postgresql.STARTING, Postgresql.HANGING]
+    server.answers.set()
+    assert eventually_up(here)
+    server.answers.clear()
+    here.forget_looks()
+    assert here.look().postgresql is Postgresql.STARTING
+
+
+def test_ten_thousand_looks_at_a_server_that_hangs_are_a_few_connections_and_all_end(
+    server: HangingServer, here: Here
+) -> None:
+    threads, began = threading.active_count(), time.monotonic()
+    with ThreadPoolExecutor(max_workers=50) as workers:
+        found = list(workers.map(lambda _: here.look().postgresql, range(10_000)))
+    assert set(found) == {Postgresql.STARTING}
+    assert time.monotonic() - began < 4
+    assert server.connections < 15
+    assert threading.active_count() < threads + 10
+    server.answers.set()
+    assert eventually_up(here)
+
+
+def test_a_term_is_noted_while_a_look_hangs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg, "_LOOK_SECONDS", 1.2)
+    looking = threading.Thread(target=here.look)
+    looking.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    assert here.note_term(5)
+    here.remember(held=True)
+    assert time.monotonic() - began < 0.9
+    assert looking.is_alive()
+    looking.join()
+    assert here.look().term == 5
+
+
+def test_a_look_that_hangs_in_the_kernel_is_waited_for_once(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends such a thread; it has to be one, and a new look has to follow it."""
+    goes_on, looks = threading.Event(), []
+
+    def look(*_: object) -> NodeFacts:
+        looks.append(1)
+        goes_on.wait(10)
+        return primary("pg1")
+
+    monkeypatch.setattr(Database, "look", look)
+    monkeypatch.setattr(here._looks, "_limit", 0.3)
+    threads, began = threading.active_count(), time.monotonic()
+    for _ in range(1000):
+        here.forget_looks()
+        with pytest.raises(OperationError, match="pg1 cannot look at itself"):
+            here.look()
+    assert time.monotonic() - began < 1.5
+    assert len(looks) == 1
+    assert threading.active_count() <= threads + 2
+    goes_on.set()
+    assert eventually_up(here)
+    assert len(looks) == 2
+
+
+def test_who_asks_for_a_fresh_look_gets_one_that_begins_afterwards(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = iter(range(1, 100))
+
+    def look(*_: object) -> NodeFacts:
+        term = next(terms)
+        time.sleep(0.1)
+        return primary("pg1", term=term)
+
+    monkeypatch.setattr(Database, "look", look)
+    with ThreadPoolExecutor() as workers:
+        first = workers.submit(here.look)
+        time.sleep(0.05)
+        same = workers.submit(here.look)
+        time.sleep(0.01)
+        here.forget_looks()
+        fresh = [workers.submit(here.look) for _ in range(5)]
+        assert (first.result().term, same.result().term) == (1, 1)
+        assert [one.result().term for one in fresh] == [2] * 5
+
+
+def test_answers_that_have_grown_old_are_asked_for_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node kept the others waiting: what they said before is not what they would say now."""
+    monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
+    monkeypatch.setattr(node, "_OLD", 0.1)
+    asked: list[tuple[str, ...]] = []
+
+    def ask_some(_: Peers, names: list[str], request: dict[str, Any], **__: object) -> dict[str, Any]:
+        asked.append((*names, str(request["fresh"])))
+        if len(asked) == 1:
+            time.sleep(0.2)
+        return {name: wire.encode(standby(name, "pg1", term=len(asked))) for name in names}
+
+    monkeypatch.setattr(Peers, "ask_some", ask_some)
+    here.peers = Peers.of(CLUSTER, "pg1")
+    facts = here.look_at_all()
+    assert asked == [("pg2", "pg3", "False"), ("pg2", "pg3", "False"), ("True",)]
+    assert facts.of("pg2").term == facts.of("pg3").term == 2
+
+
+def test_answers_of_before_a_stall_are_left_out(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
+    monkeypatch.setattr(node, "LOOK_SECONDS", 0.2)
+
+    def ask_some(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, Any]:
+        if not names:
+            time.sleep(0.3)  # this program was stopped
+        return {name: wire.encode(standby(name, "pg1")) for name in names}
+
+    monkeypatch.setattr(Peers, "ask_some", ask_some)
+    here.peers = Peers.of(CLUSTER, "pg1")
+    facts = here.look_at_all()
+    assert facts.of("pg1").reachable
+    assert not facts.of("pg2").reachable
+    assert not facts.of("pg3").reachable
+
+
+HANGING = replace(crashed(primary("pg1")), postgresql=Postgresql.HANGING, pgpool=view(leader=False))
+SLOW = replace(HANGING, postgresql=Postgresql.STARTING)
+ORPHANS = (orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
+
+
+def test_a_primary_that_hangs_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
+    pg1, pg2 = CLUSTER.named("pg1"), CLUSTER.named("pg2")
+    assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2"))
+    assert kinds(failover(CLUSTER, pg1, seen(SLOW, *ORPHANS))) == ["Wait"]
+    given_up = view("pg1")
+    assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=given_up), *ORPHANS))) == ["Promote"]
+    assert kinds(decide(CLUSTER, pg2, seen(replace(SLOW, pgpool=given_up), *ORPHANS))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=view()), *ORPHANS))) == ["Wait"]
+
+
+def test_a_primary_that_hangs_is_stopped_once_it_is_replaced() -> None:
+    """Else it would take writes from the moment when it goes on, until its agent has seen that."""
+    pg1, successor = CLUSTER.named("pg1"), primary("pg2", term=2, timeline=2, at=1500)
+    follower = standby("pg3", "pg2", term=2, timeline=2, at=1500)
+    assert kinds(decide(CLUSTER, pg1, seen(HANGING, *ORPHANS))) == ["Wait"]
+    told = replace(HANGING, term=2)
+    assert kinds(decide(CLUSTER, pg1, seen(told, successor, follower))) == ["Stop"]
+    assert kinds(decide(CLUSTER, pg1, seen(replace(told, standby_signal=True), successor, follower))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg1, seen(told))) == ["Wait"]
+
+
+def test_one_that_is_being_stopped_is_not_stopped_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
+    for _ in range(2):
+        assert database.look(NodeFacts("pg1"), CLUSTER).postgresql is Postgresql.STARTING
