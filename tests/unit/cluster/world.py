@@ -813,7 +813,7 @@ class Server:
     instance: Any = field(default_factory=lambda: SimpleNamespace(unit=UNIT, configuration=""))
 
     @contextmanager
-    def session(self, _: str) -> Generator[Any]:
+    def session(self, _: str, **__: object) -> Generator[Any]:
         yield SimpleNamespace(execute=lambda *_: None, fetchall=list)
 
     def close(self) -> None:
