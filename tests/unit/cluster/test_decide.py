@@ -238,8 +238,17 @@ SITUATIONS = [
     ),
     Situation(
         "a promotion by hand is recognised",
-        (away("pg1"), primary("pg2", term=1, led=0, timeline=2), standby("pg3", "pg2", timeline=1)),
+        (
+            away("pg1"),
+            primary("pg2", term=1, led=0, timeline=2),
+            replace(standby("pg3", "pg2", timeline=1), pgpool=pgpool("pg1")),
+        ),
         {"pg2": ["Lead"]},
+    ),
+    Situation(
+        "D7: but not by a node that is cut off alone, where no pgpool-II leads in its sight",
+        (replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool("pg1", "pg3", quorum=False)),),
+        {"pg2": ["Wait"]},
     ),
     Situation(
         "but not while the primary is just out of sight for a moment",
