@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, files, paths, pulse, server, upgrade
+from . import act, files, paths, pgpool, pulse, server, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
 from .answers import Answers
 from .channel import notify, serving
@@ -23,11 +23,12 @@ from .cluster import Service
 from .decide import confirmed, decide
 from .errors import ClusterError, OperationError, ServerError
 from .facts import ClusterFacts
-from .housekeeping import Housekeeping
+from .housekeeping import Housekeeping, writes
 from .node import Here, log
 from .peers import Peers
 from .postgresql import Database
 from .record import Record
+from .roles import Roles
 from .situation import Policy
 from .status import differing
 from .vigil import Vigil
@@ -71,7 +72,8 @@ class Agent:
 
     def __post_init__(self) -> None:
         self._vigil = Vigil(self.here)
-        self._housekeeping = Housekeeping(self.here, self._vigil)
+        of_the_key = {"lay down the roles": self._lay_roles, "restart pgpool-II for another key": self._rekey}
+        self._housekeeping = Housekeeping(self.here, self._vigil, of_the_key)
 
     def run(self) -> None:
         """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
@@ -159,6 +161,21 @@ class Agent:
     @property
     def _policy(self) -> Policy:
         return Policy(patient=time.monotonic() - self.began < PATIENCE_SECONDS)
+
+    def _lay_roles(self, facts: ClusterFacts) -> None:
+        """Lay the roles down again once most nodes have the new key: before that, the others could not log in here."""
+        if not writes(self.here, facts):
+            return
+        roles = Roles.rendered()
+        if facts.same_key(self.here.cluster, roles.key) and not roles.laid(self.here):
+            log("laying the cluster's roles down again: its key has changed")
+            roles.lay(self.here)
+
+    def _rekey(self, facts: ClusterFacts) -> None:
+        key = self.here.look().key
+        if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
+            log("pgpool-II is restarted: most nodes have another key now")
+            units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
         """Do one after the other; a node that cannot be attached keeps no other from being attached."""

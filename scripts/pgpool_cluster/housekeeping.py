@@ -1,4 +1,4 @@
-"""What an agent sees to beside its decisions: roles, users, the WAL archive, sessions with nodes that are gone.
+"""What an agent sees to beside its decisions: users, the WAL archive, sessions with nodes that are gone, and so on.
 
 Each chore fails by itself: none keeps another one, or a decision, from its turn. What fails is tried again in the next
 round, and is told in `status` and, once until it changes, in the journal.
@@ -7,23 +7,23 @@ round, and is told in `status` and, once until it changes, in the journal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, paths, pgpool, two_stages, units, wal_space
+from . import act, paths, two_stages, units, wal_space
 from .actions import CreateSlots
 from .answers import store_users
 from .archive import Keeper
 from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
 from .node import Here, log
-from .roles import Roles
 from .situation import in_service, rightful_primary
 from .users import Users
 from .vigil import Vigil
 
+Chore = Callable[[ClusterFacts], None]
 _DISK_SECONDS = 60.0
 """Seconds between two looks at the room that is left for WAL."""
 
@@ -34,6 +34,8 @@ class Housekeeping:
 
     here: Here
     vigil: Vigil
+    more: Mapping[str, Chore] = field(default_factory=dict)
+    """Chores of others, by what they are for."""
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
     _gone: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
@@ -42,22 +44,21 @@ class Housekeeping:
 
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
-        chores: dict[str, Callable[[ClusterFacts], None]] = {
+        chores: dict[str, Chore] = {
             "end sessions with nodes that are gone": self._hang_up,
             "see a recovery through": self._attend,
             "lay down synchronous replication": self._synchronize,
-            "lay down the roles": self._lay_roles,
-            "restart pgpool-II for another key": self._rekey,
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,
             "look after the room for WAL": self._look_after_disk,
+            **self.more,
         }
         for name, chore in chores.items():
             self._do(name, chore, facts)
         failures = [f"cannot {name}: {why}" for name, why in self._failed.items()]
         return "; ".join([*failures, *([self._disk] if self._disk else [])])
 
-    def _do(self, name: str, chore: Callable[[ClusterFacts], None], facts: ClusterFacts) -> None:
+    def _do(self, name: str, chore: Chore, facts: ClusterFacts) -> None:
         why = ""
         try:
             chore(facts)
@@ -105,29 +106,6 @@ class Housekeeping:
             here.remember(standbys_came=True)
             units.control("apply")
 
-    def _lay_roles(self, facts: ClusterFacts) -> None:
-        """Lay the roles down again once most nodes have the new key: before that, the others could not log in here."""
-        if not self._writes(facts):
-            return
-        roles = Roles.rendered()
-        if facts.same_key(self.here.cluster, roles.key) and not roles.laid(self.here):
-            log("laying the cluster's roles down again: its key has changed")
-            roles.lay(self.here)
-
-    def _writes(self, facts: ClusterFacts) -> bool:
-        """Tell whether this node is the primary, or one in service where every node is a primary."""
-        cluster, name = self.here.cluster, self.here.me.name
-        if not cluster.mode.streams:
-            return name in [found.node for found in in_service(cluster, facts)]
-        primary = rightful_primary(cluster, facts)
-        return primary is not None and primary.node == name
-
-    def _rekey(self, facts: ClusterFacts) -> None:
-        key = self.here.look().key
-        if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
-            log("pgpool-II is restarted: most nodes have another key now")
-            units.control("restart", paths.PGPOOL_UNIT)
-
     def _take_users(self, facts: ClusterFacts) -> None:
         newest = max(facts.nodes.values(), key=lambda found: found.users)
         if newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name:
@@ -141,7 +119,7 @@ class Housekeeping:
     def _look_after_disk(self, facts: ClusterFacts) -> None:
         """Name the slot that fills the primary's disk, and give it up before PostgreSQL stops for want of room."""
         here = self.here
-        if not here.cluster.mode.streams or not self._writes(facts):
+        if not here.cluster.mode.streams or not writes(self.here, facts):
             self._disk = ""
             return
         if time.monotonic() - self._disk_looked < _DISK_SECONDS:
@@ -152,3 +130,11 @@ class Housekeeping:
         if held is not None and held.given_up:
             log(f"{held}: it is given up")
             act.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
+
+
+def writes(here: Here, facts: ClusterFacts) -> bool:
+    """Tell whether this node is the primary, or one in service where every node is a primary."""
+    if not here.cluster.mode.streams:
+        return here.me.name in [found.node for found in in_service(here.cluster, facts)]
+    primary = rightful_primary(here.cluster, facts)
+    return primary is not None and primary.node == here.me.name

@@ -77,13 +77,12 @@ def test_each_chore_fails_by_itself_and_says_so(pg2: Here, monkeypatch: pytest.M
         raise OperationError("the disk is full", hint="free some space")
 
     monkeypatch.setattr(housekeeping.Housekeeping, "_hang_up", lambda _, facts: broken(facts))
-    monkeypatch.setattr(housekeeping.Housekeeping, "_lay_roles", lambda _, __: 1 / 0)
+    monkeypatch.setattr(housekeeping.Housekeeping, "_prune", lambda _, __: 1 / 0)
     monkeypatch.setattr(housekeeping.Housekeeping, "_take_users", lambda _, facts: seen_by.append(facts))
-    monkeypatch.setattr(housekeeping.Housekeeping, "_rekey", lambda *_: None)
     told = tidy.keep(LOST)
     assert seen_by == [LOST]
     assert "the disk is full; hint: free some space" in told
     assert "ZeroDivisionError" in told
     monkeypatch.setattr(housekeeping.Housekeeping, "_hang_up", lambda *_: None)
-    monkeypatch.setattr(housekeeping.Housekeeping, "_lay_roles", lambda *_: None)
+    monkeypatch.setattr(housekeeping.Housekeeping, "_prune", lambda *_: None)
     assert tidy.keep(LOST) == ""
