@@ -121,6 +121,7 @@ class NodeFacts:
     `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
     `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
+    `applied`: its configuration is laid down from the cluster.yml that its agent goes by.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
     """
 
@@ -152,6 +153,7 @@ class NodeFacts:
     key: str = ""
     archive: Usage | None = None
     file: str = ""
+    applied: bool = True
 
     @property
     def up(self) -> bool:

@@ -75,6 +75,8 @@ class Here:
     database: Database | None
     peers: Peers
     record: Record
+    loaded: str = ""
+    """Hash of the cluster.yml that `cluster` was read from."""
     promoting: bool = False
     note: str = ""
     """What it waits for or refuses to do, with its hint; "" if nothing."""
@@ -147,6 +149,7 @@ class Here:
         self.peers.close()
         with self._lock:
             self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
+            self.loaded = fresh.loaded
         self.forget_looks()
 
     def forget_looks(self) -> None:
@@ -176,6 +179,7 @@ class Here:
             restart=record.restart,
             apart=record.apart,
             file=self.cluster.fingerprint,
+            applied=self.loaded in ("", paths.laid_file()),
             half_copied=bool(record.copying),
             promoting=self.promoting,
             held=record.held,

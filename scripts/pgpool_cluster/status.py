@@ -48,21 +48,31 @@ def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Tell whether every node is in its place, and every pgpool-II knows it."""
-    primary = rightful_primary(cluster, facts)
+    """Tell whether every node is in its place and as cluster.yml says, and every pgpool-II knows it."""
+    return _laid_down(cluster, facts) and _in_place(cluster, facts) and _known(cluster, facts)
+
+
+def _laid_down(cluster: Cluster, facts: ClusterFacts) -> bool:
+    """Tell whether all nodes in sight have the same cluster.yml, and their configuration is that."""
+    return not facts.differing(cluster) and all(facts.of(node.name).applied for node in cluster.nodes)
+
+
+def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     members = [facts.of(node.name) for node in cluster.databases]
-    views = [facts.of(node.name).pgpool for node in cluster.pgpools]
-    if any(not found.up or not found.member or found.half_copied for found in members) or facts.differing(cluster):
+    if any(not found.up or not found.member or found.half_copied for found in members):
         return False
+    primary = rightful_primary(cluster, facts)
     if primary is None:
         return False
-    if cluster.mode.streams:
-        placed = all(found is primary or _follows(found, primary) for found in members)
-    else:
-        placed = len(in_service(cluster, facts)) == len(members)
-    if not placed:
-        return False
+    if not cluster.mode.streams:
+        return len(in_service(cluster, facts)) == len(members)
+    return all(found is primary or _follows(found, primary) for found in members)
+
+
+def _known(cluster: Cluster, facts: ClusterFacts) -> bool:
+    """Tell whether every pgpool-II runs and sends clients to every node, and exactly one leads with its quorum."""
     names = [node.name for node in cluster.databases]
+    views = [facts.of(node.name).pgpool for node in cluster.pgpools]
     if not all(view and all(view.backends.get(name) is BackendState.UP for name in names) for view in views):
         return False
     if sum(view is not None and view.watchdog in LEADING and view.quorum for view in views) != 1:
