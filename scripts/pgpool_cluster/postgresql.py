@@ -31,7 +31,7 @@ _SECONDS = 15.0
 """Longer than statement_timeout, which ends a statement that takes long on a server that works."""
 _LOOK_SECONDS = 1.5
 """So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
-_HANGING_SECONDS = 20.0
+HANGING_SECONDS = 20.0
 """How long a server that answers nobody may just be slow."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
@@ -167,7 +167,9 @@ class Database:
         except psycopg2.Error as error:
             self._looks.close()
             self._last, self._silent_since = None, 0.0
-            return self._from_files(replace(facts, postgresql=self._why_down(error)))
+            facts = replace(facts, postgresql=self._why_down(error))
+            # One that is about to come up is waited for, whatever its files say; a busy machine has better to do.
+            return facts if facts.postgresql is Postgresql.STARTING else self._from_files(facts)
         return self._last
 
     def _unanswered(self, facts: NodeFacts) -> NodeFacts:
@@ -177,7 +179,7 @@ class Database:
         """
         now = time.monotonic()
         self._silent_since = self._silent_since or now
-        long = now - self._silent_since > _HANGING_SECONDS and not self._moving()
+        long = now - self._silent_since > HANGING_SECONDS and not self._moving()
         hanging = replace(facts, postgresql=Postgresql.HANGING if long else Postgresql.STARTING)
         last = self._last
         if last is None:
