@@ -121,6 +121,9 @@ class NodeFacts:
     `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
+    `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
+    `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
+    that are too low for the WAL that it has to replay, with the values that are needed.
     """
 
     node: str
@@ -150,6 +153,9 @@ class NodeFacts:
     users: int = 0
     key: str = ""
     archive: Usage | None = None
+    stalled: str = ""
+    settings: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def up(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import replay
 from .cluster import Cluster, Node
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .situation import in_service, leads, rightful_primary
@@ -33,8 +34,13 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         for node in cluster.databases
         if facts.of(node.name).held
     }
+    stalled = {
+        node.name: f"{found.stalled}; hint: {replay.hint(found)}"
+        for node in cluster.databases
+        if (found := facts.of(node.name)).standby and found.stalled
+    }
     told = {name: note for name, note in notes.items() if note}
-    return dict(sorted({**held, **told}.items()))
+    return dict(sorted({**held, **stalled, **told}.items()))
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
@@ -61,7 +67,7 @@ def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _follows(found: NodeFacts, primary: NodeFacts) -> bool:
-    return found.standby and found.streaming and found.follows == primary.node
+    return found.standby and found.streaming and not found.stalled and found.follows == primary.node
 
 
 def _role(cluster: Cluster, found: NodeFacts, primary: NodeFacts | None) -> str:
@@ -88,6 +94,7 @@ def _node(
         "lag_bytes": _lag(found, primary),
         "timeline": found.timeline,
         "streaming": found.streaming,
+        "stalled": found.stalled,
         "note": notes.get(node.name, ""),
         "archive": _archive(found),
     }
