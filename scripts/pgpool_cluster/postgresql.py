@@ -386,11 +386,19 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
             if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
                 raise OperationError(
                     f"PostgreSQL {database.instance.name} does not start: {last_words(database.instance) or error}",
-                    hint=f"journalctl -u {database.instance.unit} and its log in /var/log/postgresql have the rest",
+                    hint=_start_hint(database.instance),
                 ) from error
             time.sleep(0.1)
         else:
             return
+
+
+def _start_hint(instance: Instance) -> str:
+    """Return what lets a server start: a standby has to have as much of some parameters as its primary had."""
+    low = matching.lower(configured(instance), matching.needed(control_data(instance)))
+    if low and (instance.data / "standby.signal").exists():
+        return matching.raising("this node", {name: least for name, (_, least) in low.items()})
+    return f"journalctl -u {instance.unit} and its log in /var/log/postgresql have the rest"
 
 
 def stop(database: Database) -> None:

@@ -37,7 +37,7 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
     stalled = {
         node.name: f"{found.stalled}; hint: {replay.hint(found)}"
         for node in cluster.databases
-        if (found := facts.of(node.name)).standby and found.stalled
+        if cluster.mode.streams and (found := facts.of(node.name)).standby and found.stalled
     }
     told = {name: note for name, note in notes.items() if note}
     return dict(sorted({**held, **stalled, **told}.items()))

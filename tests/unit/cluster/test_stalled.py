@@ -187,6 +187,17 @@ def test_the_last_words_of_a_server_name_the_parameter(monkeypatch: pytest.Monke
     )
 
 
+def test_a_standby_that_does_not_start_for_a_parameter_says_which_and_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(PostgresqlCluster(15, "main"), 5432, tmp_path)
+    monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 40})
+    monkeypatch.setattr(pg, "control_data", lambda _: {"max_connections setting": "60"})
+    assert "journalctl" in pg._start_hint(instance)  # a primary starts with what it has
+    (tmp_path / "standby.signal").touch()
+    assert "postgresql_conf: {max_connections: 60}" in pg._start_hint(instance)
+
+
 # What is decided
 
 STILL = "it has not replayed anything of what it received for 10 s"
