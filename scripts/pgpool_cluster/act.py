@@ -179,8 +179,13 @@ def tell(here: Here, term: int) -> list[str]:
     """Tell a new term to every node and return those, this one included, that have taken note and known none later."""
     if not here.note_term(term):
         return []
-    answers = here.peers.ask_all({"do": "term", "term": term}, seconds=LOOK_SECONDS)
+    answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
     return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
+
+
+def _news(here: Here, term: int, **more: object) -> dict[str, object]:
+    """Return the request that tells a new term; a node with another cluster.yml takes no note of it."""
+    return {"do": "term", "term": term, "file": here.cluster.fingerprint, **more}
 
 
 def become_primary(here: Here, term: int) -> None:
@@ -220,9 +225,8 @@ def _await_writable(here: Here) -> None:
 
 
 def lead(here: Here, action: Lead) -> None:
-    """Write down everywhere in sight that this node, a primary already, is the one of a new term."""
-    if here.me.name in tell(here, action.term):
-        here.remember(led=action.term)
+    """Have a majority note that this node, a primary already, is the one of a new term; raises OperationError."""
+    claim(here, action.term)
 
 
 def dismiss(here: Here, action: Dismiss) -> None:
@@ -245,10 +249,9 @@ def begin(here: Here, action: Begin) -> None:
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
     """Tell all nodes in reach but `without` a new term, and those in service that they are in service in it."""
     others = [name for name in here.peers.peers if name != without]
-    request = {"do": "term", "term": term, "serves": True, "restart": restart}
+    request = _news(here, term, serves=True, restart=restart)
     told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
-    here.peers.ask_some([name for name in others if name not in serving], {"do": "term", "term": term},
-                        seconds=LOOK_SECONDS)  # fmt: skip
+    here.peers.ask_some([name for name in others if name not in serving], _news(here, term), seconds=LOOK_SECONDS)
     here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
     missing = serving - set(told) - {here.me.name}
     if missing:

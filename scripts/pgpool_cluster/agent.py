@@ -15,22 +15,22 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, files, paths, pgpool, pulse, server, two_stages, units, upgrade
+from . import act, files, paths, pgpool, pulse, server, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
-from .answers import Answers, store_users
-from .archive import Keeper
+from .answers import Answers
 from .channel import notify, serving
 from .cluster import Service
 from .decide import confirmed, decide
 from .errors import ClusterError, OperationError, ServerError
-from .facts import BackendState, ClusterFacts
+from .facts import ClusterFacts
+from .housekeeping import Housekeeping, writes
 from .node import Here, log
 from .peers import Peers
 from .postgresql import Database
 from .record import Record
 from .roles import Roles
-from .situation import Policy, in_service, rightful_primary
-from .users import Users
+from .situation import Policy
+from .status import differing
 from .vigil import Vigil
 from .wake import Wake
 
@@ -64,15 +64,16 @@ class Agent:
     ended: bool = False
     renewed: bool = False
     began: float = field(default_factory=time.monotonic)
-    _gone: set[str] = field(default_factory=set)
     _said: str = ""
     _tried: str = ""
     _failed: str = ""
     _vigil: Vigil = field(init=False)
-    _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
+    _housekeeping: Housekeeping = field(init=False)
 
     def __post_init__(self) -> None:
         self._vigil = Vigil(self.here)
+        of_the_key = {"lay down the roles": self._lay_roles, "restart pgpool-II for another key": self._rekey}
+        self._housekeeping = Housekeeping(self.here, self._vigil, of_the_key)
 
     def run(self) -> None:
         """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
@@ -133,10 +134,17 @@ class Agent:
     def _step(self) -> tuple[Action, ...]:
         here = self.here
         facts = here.look_at_all()
-        self._tend(facts)
+        try:
+            actions = self._decided(facts)
+        finally:
+            here.chores = self._housekeeping.keep(facts)
+        return actions
+
+    def _decided(self, facts: ClusterFacts) -> tuple[Action, ...]:
+        here = self.here
         actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
-        here.note = "; ".join(act.said(action) for action in quiet)
+        here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
             self._tell(here.note or "all is well here")
         self._do_all(action for action in actions if not isinstance(action, _QUIET))
@@ -154,59 +162,20 @@ class Agent:
     def _policy(self) -> Policy:
         return Policy(patient=time.monotonic() - self.began < PATIENCE_SECONDS)
 
-    def _tend(self, facts: ClusterFacts) -> None:
-        """What goes on beside decisions: roles after a change of the key, synchronous commit, users, the archive."""
-        self._prune()
-        here = self.here
-        primary = rightful_primary(here.cluster, facts)
-        mine = primary is not None and primary.node == here.me.name
-        if not here.cluster.mode.streams:
-            mine = here.me.name in [found.node for found in in_service(here.cluster, facts)]
-            if here.promoting:
-                two_stages.attend(here)
-            self._vigil.tend(facts)
-        # Not before most nodes have the new key too: the others would take this one for dead.
-        if mine and facts.same_key(here.cluster, (roles := Roles.rendered()).key) and not roles.laid(here):
+    def _lay_roles(self, facts: ClusterFacts) -> None:
+        """Lay the roles down again once most nodes have the new key: before that, the others could not log in here."""
+        if not writes(self.here, facts):
+            return
+        roles = Roles.rendered()
+        if facts.same_key(self.here.cluster, roles.key) and not roles.laid(self.here):
             log("laying the cluster's roles down again: its key has changed")
-            roles.lay(here)
-        streaming = sum(member.standby and member.streaming for member in facts.members(here.cluster))
-        key = here.look().key
-        if facts.same_key(here.cluster, key) and pgpool.of_another_key(key):
+            roles.lay(self.here)
+
+    def _rekey(self, facts: ClusterFacts) -> None:
+        key = self.here.look().key
+        if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
             log("pgpool-II is restarted: most nodes have another key now")
             units.control("restart", paths.PGPOOL_UNIT)
-        came = primary is not None and streaming >= here.cluster.synchronous > 0
-        if came and here.record.system is not None and not here.record.standbys_came:
-            here.remember(standbys_came=True)
-            units.control("apply")
-        self._hang_up(facts)
-        newest = max(facts.nodes.values(), key=lambda found: found.users)
-        if newest.users > Users.load(paths.USERS).serial and newest.node != here.me.name:
-            answer = here.peers.ask(newest.node, {"do": "users"}, seconds=5)
-            store_users(Users.of(answer))
-
-    def _prune(self) -> None:
-        """Keep the WAL archive from growing without end; what comes in the way of that is logged, and tried again."""
-        here = self.here
-        if not here.cluster.archives(here.me):
-            return
-        try:
-            self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
-        except ClusterError as error:
-            log(f"the WAL archive is not pruned: {error.message}; hint: {error.hint}")
-
-    def _hang_up(self, facts: ClusterFacts) -> None:
-        """End this host's connections to nodes that are gone, once each: who waits for one would wait for ever."""
-        here = self.here
-        believed = here.look().pgpool
-        gone = set()
-        for node in here.cluster.databases:
-            down = believed is not None and believed.backends.get(node.name) is BackendState.DOWN
-            if down and not facts.of(node.name).reachable:
-                gone.add(node.name)
-                if node.name not in self._gone:
-                    log(f"{node.name} is gone: sessions with it are ended")
-                    units.hang_up(here.cluster, node)
-        self._gone = gone
 
     def _do_all(self, actions: Iterable[Action]) -> None:
         """Do one after the other; a node that cannot be attached keeps no other from being attached."""

@@ -63,9 +63,11 @@ class Answers:
         return {
             "look": self._look,
             "status": lambda *_: status.report(self.here.cluster, self.here.look_at_all(), self._notes()),
-            "note": lambda *_: {"note": self.here.note},
+            "note": lambda *_: {"note": self._note()},
             "check": self._check,
-            "clock": lambda *_: {"clock": time.time(), "key": self.here.look().key},
+            "clock": lambda *_: {
+                "clock": time.time(), "key": self.here.look().key, "file": self.here.cluster.fingerprint,
+            },
             "waiting": lambda *_: {"waiting": str(restarts.waiting(self.here) or "")},
             "converge": self._converge,
             "term": self._term,
@@ -105,6 +107,8 @@ class Answers:
     def _term(self, request: Json, _: Progress) -> Json:
         """Take note of a new term; `serves`: this node is in service in it."""
         term = int(request["term"])
+        if request.get("file", "") not in ("", self.here.cluster.fingerprint):
+            return {"taken": False}
         serves = {"led": term, "restart": int(request.get("restart", 0)), "apart": False}
         return {"taken": self.here.note_term(term, **(serves if request.get("serves") else {}))}
 
@@ -122,7 +126,10 @@ class Answers:
         answers = self.here.peers.ask_all({"do": "note"}, seconds=2.5)
         notes = {name: str(answer.get("note", "")) for name, answer in answers.items()}
         unreached = {name: peer.problem for name, peer in self.here.peers.peers.items() if name not in notes}
-        return {**notes, **unreached, self.here.me.name: self.here.note}
+        return {**notes, **unreached, self.here.me.name: self._note()}
+
+    def _note(self) -> str:
+        return "; ".join(text for text in (self.here.note, self.here.chores) if text)
 
     def _check(self, request: Json, _: Progress) -> Json:
         found = [check.json for check in checks.run(self.here)]

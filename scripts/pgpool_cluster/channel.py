@@ -203,7 +203,8 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(seconds)
             asking.connect(str(paths.AGENT))
-            asking.sendall(json.dumps(request).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # hung up on at once: the reason is there to be read
+                asking.sendall(json.dumps(request).encode() + b"\n")
             with asking.makefile("r", encoding="utf-8") as stream:
                 for text in stream:
                     line = json.loads(text)

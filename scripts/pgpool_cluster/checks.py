@@ -169,6 +169,9 @@ def _peers(here: Here, check: _Say) -> None:
             same = clocks[name].get("key") == mine
             check(f"{name} has this node's cluster.key", same, "it has another one, or it is not laid down yet",
                   f"put {paths.CLUSTER_KEY} of this node there, then pgpoolctl apply on both")  # fmt: skip
+            other = clocks[name].get("file", "") not in ("", here.cluster.fingerprint)
+            check(f"{name} has this node's cluster.yml", not other, "nodes, mode or synchronous differ there",
+                  f"the same {paths.CLUSTER_YML} on both, then pgpoolctl apply on both")  # fmt: skip
             theirs = float(clocks[name]["clock"])
             skew = max(before - theirs, theirs - after, 0.0)
             check(f"the clock of {name} agrees", skew <= MOST_SKEW, f"{skew:.1f} s apart",

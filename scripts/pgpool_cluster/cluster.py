@@ -6,6 +6,8 @@ into configuration files as it stands.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -141,6 +143,13 @@ class Cluster:
     pgpool: tuple[Parameter, ...]
     postgresql_conf: tuple[Parameter, ...]
     archive: Archive = Archive()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells whether two nodes have the same cluster.yml, as far as it bears on decisions: 16 characters."""
+        nodes = [[node.name, node.written, node.port, sorted(node.runs)] for node in self.nodes]
+        text = json.dumps([self.mode, self.synchronous, nodes])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def archives(self, node: Node) -> bool:
         """Tell whether the node's PostgreSQL archives its WAL: where one streams, replication slots keep it instead."""

@@ -46,6 +46,7 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
     database, upstream = here.server, here.cluster.named(source)
     instance = database.instance
     spaces = _look_at_source(here, upstream)
+    _refuse_mounts(instance.data)
     _stop_server(here)
     here.remember(copying=source)
     report(f"copying {source}")
@@ -188,14 +189,36 @@ def _summed(cursor: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - psycopg2 ha
 
 
 def _check_space(sizes: dict[Path, int]) -> None:
-    """Raise ServerError where a copy would not fit beside what is removed for it."""
-    for place, size in sizes.items():
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
-        free = shutil.disk_usage(there).free + _size_of(place)
+    """Raise ServerError where a copy would not fit beside what is removed for it, disk by disk."""
+    disks: dict[int, list[Path]] = {}
+    for place in sizes:
+        disks.setdefault(_there(place).stat().st_dev, []).append(place)
+    for places in disks.values():
+        size = sum(sizes[place] for place in places)
+        free = shutil.disk_usage(_there(places[0])).free + sum(map(_size_of, places))
         if free < size:
-            raise ServerError(
-                f"{place}: the copy needs {size >> 20} MB, and {free >> 20} MB are free", hint="free space on that disk"
-            )
+            names = ", ".join(map(str, places))
+            text = f"{names}: the copy needs {size >> 20} MB, and {free >> 20} MB are free"
+            raise ServerError(text, hint="free space on that disk")
+
+
+def _there(place: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(folder for folder in (place, *place.parents) if folder.exists())
+
+
+def _refuse_mounts(data: Path) -> None:
+    """Raise ServerError, before anything is removed, for what cannot be removed: a mount point, or its lost+found."""
+    wal = data / "pg_wal"
+    folders = [data, *([wal.resolve()] if wal.is_symlink() else [])]
+    for folder in (folder for folder in folders if folder.is_dir()):
+        for entry in folder.iterdir():
+            if entry.name == "lost+found":
+                hint = f"make a folder below {folder} the data directory, or pg_wal a link to one"
+                raise ServerError(f"{folder} is a file system's top folder, with {entry.name} in it", hint=hint)
+            if entry.is_mount():
+                hint = f"umount {entry}; mount that disk elsewhere and make {entry} a symbolic link to a folder on it"
+                raise ServerError(f"{entry} is a mount point, and a copy needs an empty data directory", hint=hint)
 
 
 def _size_of(folder: Path) -> int:

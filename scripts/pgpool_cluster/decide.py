@@ -265,7 +265,7 @@ def _serve(situation: Situation) -> Actions:
     if primary is not mine:
         return (Stop(situation.name, f"{primary.node} is the primary"),)
     latest = situation.latest
-    lead: Actions = (Lead(situation.name, latest + 1),) if mine.led < latest else ()
+    lead: Actions = (Lead(situation.name, latest + 1),) if mine.led < latest and situation.majority else ()
     wanted = (node.slot for node in situation.cluster.databases if node != situation.me)
     missing = tuple(slot for slot in wanted if slot not in mine.slots)
     return (*lead, CreateSlots(situation.name, missing)) if missing else lead

@@ -120,6 +120,7 @@ class NodeFacts:
     `held`: an administrator keeps clients off it.
     `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
+    `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
     `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
     `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
@@ -156,6 +157,7 @@ class NodeFacts:
     stalled: str = ""
     settings: Mapping[str, int] = field(default_factory=dict)
     needs: Mapping[str, int] = field(default_factory=dict)
+    file: str = ""
 
     @property
     def up(self) -> bool:
@@ -198,8 +200,18 @@ class ClusterFacts:
         return sum(facts.reachable and facts.key == key for facts in found) >= cluster.majority
 
     def majority(self, cluster: Cluster) -> bool:
-        """Tell whether more than half of all nodes answer, so that no other part of the cluster can say the same."""
-        return sum(self.of(node.name).reachable for node in cluster.nodes) >= cluster.majority
+        """Tell whether more than half of all nodes answer, so that no other part of the cluster can say the same.
+
+        A node with another cluster.yml does not count: it may know other nodes, and number them otherwise.
+        """
+        differing = self.differing(cluster)
+        found = [self.of(node.name) for node in cluster.nodes]
+        return sum(one.reachable and one.node not in differing for one in found) >= cluster.majority
+
+    def differing(self, cluster: Cluster) -> tuple[str, ...]:
+        """Return the reachable nodes whose cluster.yml is another one than `cluster`."""
+        found = [self.of(node.name) for node in cluster.nodes]
+        return tuple(one.node for one in found if one.reachable and one.file not in ("", cluster.fingerprint))
 
 
 def contains(source: NodeFacts, target: NodeFacts) -> bool | None:

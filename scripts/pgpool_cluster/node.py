@@ -78,6 +78,8 @@ class Here:
     promoting: bool = False
     note: str = ""
     """What it waits for or refuses to do, with its hint; "" if nothing."""
+    chores: str = ""
+    """What of its housekeeping fails or is to be told, with a hint; "" if nothing."""
     starting: bool = False
     """It is starting its PostgreSQL itself, so the unit may go on."""
     answer: Callable[[Json, Callable[[str], None]], Json] = field(default=_nobody, repr=False)
@@ -173,6 +175,7 @@ class Here:
             led=record.led,
             restart=record.restart,
             apart=record.apart,
+            file=self.cluster.fingerprint,
             half_copied=bool(record.copying),
             promoting=self.promoting,
             held=record.held,

@@ -69,7 +69,7 @@ class Situation:
 
     def await_recovery(self, reason: str) -> Actions:
         """Return the action of a node that an administrator has to recover."""
-        return (AwaitRecovery(self.name, reason),)
+        return (AwaitRecovery(self.name, reason, self.source is not None),)
 
 
 def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
@@ -97,9 +97,14 @@ def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
 
 def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
-    """Return the database nodes that are out of sight, but that a pgpool-II whose word counts has not given up."""
+    """Return the database nodes that are out of sight, but that no pgpool-II whose word counts has given up.
+
+    Where no such pgpool-II is in sight, these are all that are out of sight.
+    """
     away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
     leading = leading_pgpools(cluster, facts)
+    if not leading:
+        return tuple(away)
     return tuple(name for name in away if any(one.backends.get(name) is not BackendState.DOWN for one in leading))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import replay
+from . import paths, replay
 from .cluster import Cluster, Node
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .situation import in_service, leads, rightful_primary
@@ -43,12 +43,21 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
     return dict(sorted({**held, **stalled, **told}.items()))
 
 
+def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
+    """Return what node `name`, whose cluster.yml is `cluster`, says of nodes that have another one."""
+    others = ", ".join(facts.differing(cluster))
+    if not others:
+        return []
+    hint = f"the same {paths.CLUSTER_YML} on every node, then pgpoolctl apply on every node"
+    return [f"cluster.yml of {others} is not that of {name}, so their votes do not count; hint: {hint}"]
+
+
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
     """Tell whether every node is in its place, and every pgpool-II knows it."""
     primary = rightful_primary(cluster, facts)
     members = [facts.of(node.name) for node in cluster.databases]
     views = [facts.of(node.name).pgpool for node in cluster.pgpools]
-    if any(not found.up or not found.member or found.half_copied for found in members):
+    if any(not found.up or not found.member or found.half_copied for found in members) or facts.differing(cluster):
         return False
     if primary is None:
         return False

@@ -27,10 +27,18 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
     try:
         if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
-            units.hang_up(here.cluster, failed)
+            _hang_up(here, failed)
         return _until_done(here, failed, progress)
     finally:
         here.pgpool_busy = False
+
+
+def _hang_up(here: Here, failed: Node) -> None:
+    """End this host's sessions with the node; a failover goes on where that fails."""
+    try:
+        units.hang_up(here.cluster, failed)
+    except ClusterError as error:
+        log(f"failover of {failed.name}: sessions with it are not ended: {error.message}")
 
 
 def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
@@ -40,7 +48,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
         facts = here.look_at_all()
         actions = failover(here.cluster, failed, facts)
         if goes_apart(here.cluster, here.me, facts):
-            here.remember(apart=True)
+            _note_apart(here)
         quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
         done = all(_done(here, action, progress) for action in actions)
         if (done and not quiet) or time.monotonic() > deadline:
@@ -51,6 +59,14 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
         before = text
         time.sleep(0.5)
         here.forget_looks()
+
+
+def _note_apart(here: Here) -> None:
+    """Note that clients may write here alone; its agent notes it again where that fails now."""
+    try:
+        here.remember(apart=True)
+    except ClusterError as error:
+        log(f"failover: {error.message}")
 
 
 def _done(here: Here, action: Action, progress: Progress) -> bool:

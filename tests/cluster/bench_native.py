@@ -12,8 +12,8 @@ from tests.cluster.cluster import APP, APP_PASSWORD, DATA, Cluster
 from tests.cluster.images import Images
 from tests.cluster.lab import Lab
 from tests.cluster.load import ledger
-from tests.cluster.native import STOP, given_up
-from tests.host import Host
+from tests.cluster.native import STOP, equal, given_up
+from tests.host import Host, together
 
 from pgpool_deb.bench import Row, publish
 from pgpool_deb.project import Project
@@ -65,6 +65,19 @@ def recovery(cluster: Cluster, pairs: int) -> tuple[float, float]:
     return statistics.median(ours), statistics.median(theirs)
 
 
+def power_cut(cluster: Cluster) -> float:
+    """Return seconds from the moment that all hosts have power again to healthy, with every row on every node."""
+    together(Host.kill, cluster.hosts)
+
+    def power() -> None:
+        together(Host.start, cluster.hosts)
+        cluster.wait_healthy(600)
+
+    seconds = timed(power)
+    equal(cluster)
+    return seconds
+
+
 def writes(at: Host, place: str, pairs: int) -> float:
     return statistics.median(tps(at.run(f"{WRITE} {place} bench", seconds=60)) for _ in range(pairs))
 
@@ -76,6 +89,7 @@ def test_bench(cluster: Cluster, packages: Built, project: Project, pairs: int) 
     for host in cluster.hosts:
         host.psql(f"CREATE DATABASE bench OWNER {APP}")
     through = f"-h {pg1.address} -p 9999 -U {APP}"
+    cuts = statistics.median(power_cut(cluster) for _ in range(pairs))
     pg1.run(f"PGSSLMODE=require pgbench -q -i -s {SCALE} {through} bench", seconds=900)
     ours, theirs = recovery(cluster, pairs)
     cluster.wait_healthy()
@@ -94,6 +108,7 @@ def test_bench(cluster: Cluster, packages: Built, project: Project, pairs: int) 
         Row.absolute(f"{name}: second stage holds clients, median of {len(waits)}", median, unit="s", goal=1),
         Row.absolute(f"{name}: second stage holds clients, 99th percentile", tail, unit="s", goal=2),
         Row.compared(f"{name}: recover of 1 GB against pg_basebackup", ours, theirs, unit="s", goal=1.5),
+        Row.absolute(f"{name}: power cut of all hosts, to healthy", cuts, unit="s", goal=30),
         *(
             Row.compared(f"{name}: pgbench -N on {count}, against a single server", rate, single,
                          unit="transactions/s", goal=0.0, better="higher")

@@ -238,8 +238,17 @@ SITUATIONS = [
     ),
     Situation(
         "a promotion by hand is recognised",
-        (away("pg1"), primary("pg2", term=1, led=0, timeline=2), standby("pg3", "pg2", timeline=1)),
+        (
+            away("pg1"),
+            primary("pg2", term=1, led=0, timeline=2),
+            replace(standby("pg3", "pg2", timeline=1), pgpool=pgpool("pg1")),
+        ),
         {"pg2": ["Lead"]},
+    ),
+    Situation(
+        "D7: but not by a node that is cut off alone, where no pgpool-II leads in its sight",
+        (replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool("pg1", "pg3", quorum=False)),),
+        {"pg2": ["Wait"]},
     ),
     Situation(
         "but not while the primary is just out of sight for a moment",
@@ -299,6 +308,14 @@ def test_waiting_for_recovery_names_the_command() -> None:
     [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(crashed, *FAILED_OVER))
     assert isinstance(waiting, AwaitRecovery)
     assert waiting.hint == "pgpoolctl recover pg1"
+
+
+def test_where_no_node_serves_it_names_a_command_that_works_without_one() -> None:
+    """`pgpoolctl recover` needs a primary; the one that may have taken its place may be gone for good."""
+    nodes = (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3"))
+    [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes))
+    assert isinstance(waiting, AwaitRecovery)
+    assert "switchover --accept-loss pg1" in waiting.hint
 
 
 def test_a_former_primary_returns_by_itself_where_the_policy_allows_it() -> None:

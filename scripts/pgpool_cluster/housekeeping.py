@@ -1,0 +1,140 @@
+"""What an agent sees to beside its decisions: users, the WAL archive, sessions with nodes that are gone, and so on.
+
+Each chore fails by itself: none keeps another one, or a decision, from its turn. What fails is tried again in the next
+round, and is told in `status` and, once until it changes, in the journal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from . import act, paths, two_stages, units, wal_space
+from .actions import CreateSlots
+from .answers import store_users
+from .archive import Keeper
+from .errors import ClusterError
+from .facts import BackendState, ClusterFacts
+from .node import Here, log
+from .situation import in_service, rightful_primary
+from .users import Users
+from .vigil import Vigil
+
+Chore = Callable[[ClusterFacts], None]
+_DISK_SECONDS = 60.0
+"""Seconds between two looks at the room that is left for WAL."""
+
+
+@dataclass(slots=True)
+class Housekeeping:
+    """One node's chores, and what they remember from round to round."""
+
+    here: Here
+    vigil: Vigil
+    more: Mapping[str, Chore] = field(default_factory=dict)
+    """Chores of others, by what they are for."""
+    _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
+    _gone: set[str] = field(default_factory=set)
+    _failed: dict[str, str] = field(default_factory=dict)
+    _disk: str = ""
+    _disk_looked: float = float("-inf")
+
+    def keep(self, facts: ClusterFacts) -> str:
+        """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
+        chores: dict[str, Chore] = {
+            "end sessions with nodes that are gone": self._hang_up,
+            "see a recovery through": self._attend,
+            "lay down synchronous replication": self._synchronize,
+            "take over the users": self._take_users,
+            "prune the WAL archive": self._prune,
+            "look after the room for WAL": self._look_after_disk,
+            **self.more,
+        }
+        for name, chore in chores.items():
+            self._do(name, chore, facts)
+        failures = [f"cannot {name}: {why}" for name, why in self._failed.items()]
+        return "; ".join([*failures, *([self._disk] if self._disk else [])])
+
+    def _do(self, name: str, chore: Chore, facts: ClusterFacts) -> None:
+        why = ""
+        try:
+            chore(facts)
+        except ClusterError as error:
+            why = f"{error.message}; hint: {error.hint}"
+        except psycopg2.Error as error:
+            why = f"PostgreSQL: {str(error).strip()}"
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}; hint: journalctl -u {paths.UNIT}"
+        if why and self._failed.get(name) != why:
+            log(f"cannot {name}: {why}")
+        if why:
+            self._failed[name] = why
+        else:
+            self._failed.pop(name, None)
+
+    def _hang_up(self, facts: ClusterFacts) -> None:
+        """End this host's connections to nodes that are gone, once each: they would wait for ever."""
+        here = self.here
+        believed = here.look().pgpool
+        gone = {
+            node.name: node
+            for node in here.cluster.databases
+            if believed is not None and believed.backends.get(node.name) is BackendState.DOWN
+            and not facts.of(node.name).reachable
+        }  # fmt: skip
+        fresh = [node for name, node in gone.items() if name not in self._gone]
+        self._gone = set(gone)  # first: one that cannot be hung up on is not tried again in each round
+        for node in fresh:
+            log(f"{node.name} is gone: sessions with it are ended")
+            units.hang_up(here.cluster, node)
+
+    def _attend(self, facts: ClusterFacts) -> None:
+        if self.here.cluster.mode.streams:
+            return
+        if self.here.promoting:
+            two_stages.attend(self.here)
+        self.vigil.tend(facts)
+
+    def _synchronize(self, facts: ClusterFacts) -> None:
+        here = self.here
+        streaming = sum(member.standby and member.streaming for member in facts.members(here.cluster))
+        came = rightful_primary(here.cluster, facts) is not None and streaming >= here.cluster.synchronous > 0
+        if came and here.record.system is not None and not here.record.standbys_came:
+            here.remember(standbys_came=True)
+            units.control("apply")
+
+    def _take_users(self, facts: ClusterFacts) -> None:
+        newest = max(facts.nodes.values(), key=lambda found: found.users)
+        if newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name:
+            store_users(Users.of(self.here.peers.ask(newest.node, {"do": "users"}, seconds=5)))
+
+    def _prune(self, _: ClusterFacts) -> None:
+        here = self.here
+        if here.cluster.archives(here.me):
+            self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
+
+    def _look_after_disk(self, facts: ClusterFacts) -> None:
+        """Name the slot that fills the primary's disk, and give it up before PostgreSQL stops for want of room."""
+        here = self.here
+        if not here.cluster.mode.streams or not writes(self.here, facts):
+            self._disk = ""
+            return
+        if time.monotonic() - self._disk_looked < _DISK_SECONDS:
+            return
+        self._disk_looked = time.monotonic()
+        held = wal_space.held(here)
+        self._disk = f"{held}; hint: {held.hint}" if held else ""
+        if held is not None and held.given_up:
+            log(f"{held}: it is given up")
+            act.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
+
+
+def writes(here: Here, facts: ClusterFacts) -> bool:
+    """Tell whether this node is the primary, or one in service where every node is a primary."""
+    if not here.cluster.mode.streams:
+        return here.me.name in [found.node for found in in_service(here.cluster, facts)]
+    primary = rightful_primary(here.cluster, facts)
+    return primary is not None and primary.node == here.me.name

@@ -1,0 +1,71 @@
+"""Nodes with another cluster.yml have no vote, and every node says so (finding D8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.cluster.nodes import CLUSTER, away, healthy, make_cluster, orphaned, pgpool, seen, standby
+
+from pgpool_cluster import status
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.decide import failover
+from pgpool_cluster.facts import ClusterFacts, NodeFacts
+
+SAME = CLUSTER.fingerprint
+THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
+
+
+def of_file(file: str, *nodes: NodeFacts) -> tuple[NodeFacts, ...]:
+    return tuple(replace(node, file=file) for node in nodes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "nodes: {pg1: 10.0.0.1, pg3: 10.0.0.3, pg2: 10.0.0.2}",
+        "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3, pg4: 10.0.0.4}",
+        "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.9}",
+        f"{THREE}\nsynchronous: 0",
+        f"{THREE}\nmode: native_replication",
+    ],
+)
+def test_what_bears_on_decisions_makes_another_file(other: str) -> None:
+    assert parse(other, "cluster.yml", "pg1").fingerprint != parse(THREE, "cluster.yml", "pg1").fingerprint
+
+
+def test_what_one_node_may_have_of_its_own_does_not() -> None:
+    other = f"{THREE}\nclients: [10.0.0.0/24]\npostgresql_conf: {{work_mem: 8MB}}"
+    assert parse(other, "cluster.yml", "pg2").fingerprint == parse(THREE, "cluster.yml", "pg1").fingerprint
+
+
+def test_a_node_with_another_file_is_no_part_of_a_majority() -> None:
+    standbys = (replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")), orphaned(standby("pg3", "pg1")))
+    agreeing = seen(away("pg1"), *of_file(SAME, *standbys))
+    differing = seen(away("pg1"), *of_file(SAME, standbys[0]), *of_file("another", standbys[1]))
+    assert agreeing.majority(CLUSTER)
+    assert not differing.majority(CLUSTER)
+    [refusal] = failover(CLUSTER, CLUSTER.named("pg1"), differing)
+    assert "too few nodes answer" in getattr(refusal, "reason", "")
+
+
+def test_two_files_do_not_both_find_a_majority() -> None:
+    """Two nodes appended at once: three nodes have the old file, and two the new one."""
+    nodes = ", ".join(f"pg{number}: 10.0.0.{number}" for number in range(1, 6))
+    old, new = make_cluster(), parse(f"nodes: {{{nodes}}}", "cluster.yml", "pg1")
+    first = seen(*of_file(old.fingerprint, *healthy()[:1]), *of_file(new.fingerprint, *healthy()[1:]))
+    assert [first.majority(old), first.majority(new)].count(True) <= 1
+
+
+def test_a_node_of_an_older_package_keeps_its_vote() -> None:
+    assert seen(*of_file("", *healthy())).majority(CLUSTER)
+
+
+def test_the_cluster_is_not_healthy_and_says_why() -> None:
+    nodes = healthy()
+    facts = ClusterFacts({one.node: one for one in (*of_file(SAME, *nodes[:2]), *of_file("another", nodes[2]))})
+    assert status.healthy(CLUSTER, seen(*of_file(SAME, *nodes)))
+    assert not status.healthy(CLUSTER, facts)
+    [note] = status.differing(CLUSTER, facts, "pg1")
+    assert note.startswith("cluster.yml of pg3 is not that of pg1")
+    assert "hint: " in note

@@ -1,0 +1,88 @@
+"""A chore that fails keeps neither another one nor a decision from its turn (finding D1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, seen, standby
+
+from pgpool_cluster import act, agent, housekeeping, paths, takeover, units
+from pgpool_cluster import pgpool as pgpool_module
+from pgpool_cluster.actions import Action
+from pgpool_cluster.cluster import Cluster, Node
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.facts import ClusterFacts
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+
+LOST = seen(
+    away("pg1"),
+    replace(orphaned(standby("pg2", "pg1", at=1100)), pgpool=pgpool("pg1")),
+    orphaned(standby("pg3", "pg1")),
+)
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pg2's agent and failover_command do when pg1 is lost and no session with it can be ended."""
+    done: list[str] = []
+
+    def hang_up(_: Cluster, node: Node) -> None:
+        done.append(f"hang up on {node.name}")
+        raise OperationError(f"hang-up {node.address}: an inet prefix is expected", hint="ss")
+
+    def perform(_: Here, action: Action) -> None:
+        done.append(act.said(action))
+
+    monkeypatch.setattr(units, "hang_up", hang_up)
+    monkeypatch.setattr(act, "perform", perform)
+    monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: LOST)
+    monkeypatch.setattr(Here, "look", lambda _: LOST.of("pg2"))
+    monkeypatch.setattr(pgpool_module, "of_another_key", lambda _: False)
+    monkeypatch.setattr(agent, "notify", lambda _: None)
+    return done
+
+
+@pytest.fixture
+def pg2(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.setattr(paths, "USERS", paths.STATE / "nowhere")
+    return Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7000, term=1))
+
+
+def test_the_agent_decides_although_sessions_cannot_be_ended(pg2: Here, done: list[str]) -> None:
+    program = agent.Agent(pg2)
+    program.step()
+    program.step()
+    assert done.count("promote pg2 term 2") == 2
+    assert done.count("hang up on pg1") == 1
+    program.step()
+    assert "cannot" not in pg2.chores
+
+
+def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
+    pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "_SECONDS", 0.0)
+    takeover.fail_over(pg2, CLUSTER.named("pg1"), lambda _: None)
+    assert "promote pg2 term 2" in done
+
+
+def test_each_chore_fails_by_itself_and_says_so(pg2: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidy = housekeeping.Housekeeping(pg2, agent.Agent(pg2)._vigil)
+    seen_by: list[ClusterFacts] = []
+
+    def broken(_: ClusterFacts) -> None:
+        raise OperationError("the disk is full", hint="free some space")
+
+    monkeypatch.setattr(housekeeping.Housekeeping, "_hang_up", lambda _, facts: broken(facts))
+    monkeypatch.setattr(housekeeping.Housekeeping, "_prune", lambda _, __: 1 / 0)
+    monkeypatch.setattr(housekeeping.Housekeeping, "_take_users", lambda _, facts: seen_by.append(facts))
+    told = tidy.keep(LOST)
+    assert seen_by == [LOST]
+    assert "the disk is full; hint: free some space" in told
+    assert "ZeroDivisionError" in told
+    monkeypatch.setattr(housekeeping.Housekeeping, "_hang_up", lambda *_: None)
+    monkeypatch.setattr(housekeeping.Housekeeping, "_prune", lambda *_: None)
+    assert tidy.keep(LOST) == ""

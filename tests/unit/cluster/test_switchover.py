@@ -1,0 +1,113 @@
+"""A switchover that comes to nothing, and an administrator's word for data that may not be the latest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, crashed, down, orphaned, primary, seen, standby
+
+from pgpool_cluster import act, switchover
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.actions import Promote, Resume
+from pgpool_cluster.cluster import Cluster
+from pgpool_cluster.errors import OperationError, ServerError
+from pgpool_cluster.facts import ClusterFacts
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+
+LED = Record(system=7000, term=1, led=1)
+
+
+def here(cluster: Cluster, name: str, record: Record = LED) -> Here:
+    return Here(cluster, cluster.named(name), SimpleNamespace(instance=None), Peers({}), record)  # type: ignore[arg-type]
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, *found: ClusterFacts) -> None:
+    """Let the node see this, one look after the other."""
+    left = list(found)
+    monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: left.pop(0) if len(left) > 1 else left[0])
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is started and promoted, and with which term."""
+    done: list[object] = []
+    monkeypatch.setattr(act, "query", lambda *_: [(False,)])
+    monkeypatch.setattr(pg, "stop", lambda _: None)
+    monkeypatch.setattr(pg, "configured", lambda _: {})
+    monkeypatch.setattr(act, "start", lambda _, action: done.append(action))
+    monkeypatch.setattr(act, "resume", lambda _, action: done.append(action))
+    monkeypatch.setattr(act, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
+    return done
+
+
+TARGET = replace(standby("pg2", "pg1"), position=primary("pg1").position)
+
+
+@pytest.mark.parametrize(
+    ("seen_then", "wanted"),
+    [
+        pytest.param(seen(down(primary("pg1"))), [], id="D5: cut off alone, it stays down"),
+        pytest.param(
+            seen(down(primary("pg1")), replace(orphaned(TARGET), promoting=True), away("pg3")), [],
+            id="the standby is about to take its place",
+        ),
+        pytest.param(
+            seen(down(primary("pg1")), orphaned(TARGET), away("pg3")), [Resume("pg1", 2)],
+            id="with a majority it takes a new term, as after a boot",
+        ),
+    ],
+)  # fmt: skip
+def test_a_promotion_whose_answer_is_lost_starts_no_second_primary(
+    seen_then: ClusterFacts, wanted: list[object], started: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def promote(_: Here, __: Promote) -> None:
+        raise ServerError("pg2 is out of reach: no answer", hint="")
+
+    monkeypatch.setattr(act, "promote", promote)
+    looks(monkeypatch, seen(down(primary("pg1")), TARGET, away("pg3")), seen_then)
+    with pytest.raises(ServerError, match="out of reach"):
+        switchover.run(here(CLUSTER, "pg1"), TARGET, lambda _: None)
+    assert started == wanted
+
+
+# --accept-loss
+
+
+def test_a_standby_is_promoted_although_another_one_may_have_more(
+    started: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks(monkeypatch, seen(down(primary("pg1", term=3, led=3)), away("pg2"), orphaned(standby("pg3", "pg1", term=3))))
+    switchover.accept_loss(here(CLUSTER, "pg3"), lambda _: None)
+    assert started == [Promote("pg3", 4)]
+
+
+def test_a_node_that_is_down_serves_with_what_it_has(started: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    looks(monkeypatch, seen(away("pg1"), crashed(primary("pg2", term=2, led=1)), crashed(primary("pg3", led=0))))
+    switchover.accept_loss(here(NATIVE, "pg2"), lambda _: None)
+    assert started == [Resume("pg2", 3)]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "facts", "why"),
+    [
+        (CLUSTER, seen(primary("pg1"), standby("pg2", "pg1"), away("pg3")), "pg1 serves"),
+        (CLUSTER, seen(away("pg1"), orphaned(standby("pg2", "pg1")), away("pg3")), "too few nodes answer"),
+        (
+            CLUSTER,
+            seen(away("pg1"), replace(down(standby("pg2", "pg1")), half_copied=True), down(standby("pg3", "pg1"))),
+            "half a copy",
+        ),
+    ],
+)
+def test_it_is_refused_where_nothing_has_to_be_given_up_or_nothing_can_serve(
+    cluster: Cluster, facts: ClusterFacts, why: str, started: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks(monkeypatch, facts)
+    with pytest.raises(OperationError, match=why) as refusal:
+        switchover.accept_loss(here(cluster, "pg2"), lambda _: None)
+    assert refusal.value.hint
+    assert started == []
