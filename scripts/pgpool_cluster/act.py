@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import copying, paths, pgpool, units
+from . import copying, paths, pgpool, replay, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -193,6 +193,7 @@ def become_primary(here: Here, term: int) -> None:
     with here.promotion:
         if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
             return
+        refuse_promotion(here)
         here.promoting = True
         try:
             claim(here, term)
@@ -200,6 +201,13 @@ def become_primary(here: Here, term: int) -> None:
         finally:
             here.promoting = False
             here.forget_looks()
+
+
+def refuse_promotion(here: Here) -> None:
+    """Raise OperationError where a promotion would end this node's server: it cannot replay all that it has."""
+    mine = here.look()
+    if mine.needs:
+        raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
 
 
 def end_recovery(here: Here) -> None:

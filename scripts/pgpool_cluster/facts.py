@@ -123,6 +123,9 @@ class NodeFacts:
     `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
     `applied`: its configuration is laid down from the cluster.yml that its agent goes by.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
+    `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
+    `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
+    that are too low for the WAL that it has to replay, with the values that are needed.
     """
 
     node: str
@@ -152,6 +155,9 @@ class NodeFacts:
     users: int = 0
     key: str = ""
     archive: Usage | None = None
+    stalled: str = ""
+    settings: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
     file: str = ""
     applied: bool = True
 

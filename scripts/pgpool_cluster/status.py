@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import paths
+from . import paths, replay
 from .cluster import Cluster, Node
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .situation import in_service, leads, rightful_primary
@@ -34,8 +34,13 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         for node in cluster.databases
         if facts.of(node.name).held
     }
+    stalled = {
+        node.name: f"{found.stalled}; hint: {replay.hint(found)}"
+        for node in cluster.databases
+        if cluster.mode.streams and (found := facts.of(node.name)).standby and found.stalled
+    }
     told = {name: note for name, note in notes.items() if note}
-    return dict(sorted({**held, **told}.items()))
+    return dict(sorted({**held, **stalled, **told}.items()))
 
 
 def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
@@ -81,7 +86,7 @@ def _known(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _follows(found: NodeFacts, primary: NodeFacts) -> bool:
-    return found.standby and found.streaming and found.follows == primary.node
+    return found.standby and found.streaming and not found.stalled and found.follows == primary.node
 
 
 def _role(cluster: Cluster, found: NodeFacts, primary: NodeFacts | None) -> str:
@@ -108,6 +113,7 @@ def _node(
         "lag_bytes": _lag(found, primary),
         "timeline": found.timeline,
         "streaming": found.streaming,
+        "stalled": found.stalled,
         "note": notes.get(node.name, ""),
         "archive": _archive(found),
     }
