@@ -34,7 +34,7 @@ exec /sbin/init
 ONLY_IPV6 = "ip -4 address flush scope global\n"
 """Docker gives every host an IPv4 address, too."""
 LABEL = "pgpool-deb-test"
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 KILLED = 124
 """Status of a script that was ended because it took too long (timeout(1))."""
 JOURNAL = """
