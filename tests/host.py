@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ exec /sbin/init
 ONLY_IPV6 = "ip -4 address flush scope global\n"
 """Docker gives every host an IPv4 address, too."""
 LABEL = "pgpool-deb-test"
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 KILLED = 124
 """Status of a script that was ended because it took too long (timeout(1))."""
 JOURNAL = """
@@ -197,12 +198,18 @@ def boot(
 @contextmanager
 def imported(engine: docker.DockerClient, name: str, file: Path) -> Iterator[str]:
     """Make an image of the tar of a root, and return its name; it goes in the end."""
-    engine.api.import_image(src=str(file), repository=LABEL, tag=name)
+    tag = own(name)
+    engine.api.import_image(src=str(file), repository=LABEL, tag=tag)
     try:
-        yield f"{LABEL}:{name}"
+        yield f"{LABEL}:{tag}"
     finally:
         with suppress(ImageNotFound):
-            engine.images.remove(f"{LABEL}:{name}")
+            engine.images.remove(f"{LABEL}:{tag}")
+
+
+def own(name: str) -> str:
+    """Return the tag of an image of this run: another checkout may test its own packages on the same engine."""
+    return f"{name}-{os.getpid()}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from docker.errors import ImageNotFound
 from tests.built import Built
 from tests.chroot import Chroot
 from tests.clean_root import SERVERS
-from tests.host import FIRST_BOOT, LABEL, imported
+from tests.host import FIRST_BOOT, LABEL, imported, own
 
 from pgpool_deb.roots import Root
 
@@ -76,7 +76,7 @@ def images(engine: docker.DockerClient, clean: Root, packages: Built, place: Pat
     file = chroot.packed(place / "image")
     with imported(engine, f"{release}-bare", file) as bare:
         chroot.remove()
-        prepared = _prepared(engine, bare, f"{release}-prepared", major)
+        prepared = _prepared(engine, bare, own(f"{release}-prepared"), major)
         try:
             yield Images(bare, prepared, major)
         finally:
