@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from .archive import Usage
 from .cluster import Cluster
+from .excuse import NO_EXCUSE, Excuse
 
 _PAGE = 8192
 _PAGE_HEADER = 24
@@ -122,6 +123,9 @@ class NodeFacts:
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
     `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
+    `standbys_came`: it knows that as many standbys as `synchronous` asks for have been there once. `laid`: its server
+    runs with the synchronous_standby_names that follow from that; True where nobody could look. `excuse`: the latest
+    one that it took note of.
     """
 
     node: str
@@ -152,6 +156,9 @@ class NodeFacts:
     key: str = ""
     archive: Usage | None = None
     file: str = ""
+    standbys_came: bool = False
+    laid: bool = True
+    excuse: Excuse = NO_EXCUSE
 
     @property
     def up(self) -> bool:
@@ -178,6 +185,12 @@ class ClusterFacts:
     def of(self, name: str) -> NodeFacts:
         """Return the facts of a node; it is unreachable if nothing is known."""
         return self.nodes.get(name) or NodeFacts(name, reachable=False)
+
+    @property
+    def excuse(self) -> Excuse:
+        """The latest word of a primary that any node in sight took note of."""
+        found = (one.excuse for one in self.nodes.values() if one.reachable)
+        return max(found, key=lambda excuse: excuse.place, default=NO_EXCUSE)
 
     def databases(self, cluster: Cluster) -> tuple[NodeFacts, ...]:
         """Return the reachable database nodes in the cluster's order."""

@@ -35,7 +35,19 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         if facts.of(node.name).held
     }
     told = {name: note for name, note in notes.items() if note}
-    return dict(sorted({**held, **told}.items()))
+    found = dict(sorted({**held, **told}.items()))
+    for node in cluster.databases:
+        one = facts.of(node.name)
+        if one.up and not one.laid:
+            found[node.name] = "; ".join(text for text in (_not_laid(node.name), found.get(node.name, "")) if text)
+    return found
+
+
+def _not_laid(name: str) -> str:
+    return (
+        f"its PostgreSQL runs with other synchronous_standby_names than it is to have, so commits do not wait as "
+        f"they should; hint: pgpoolctl apply, on {name}, lays them down or says why not; pgpoolctl check"
+    )
 
 
 def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
@@ -54,7 +66,7 @@ def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
     views = [facts.of(node.name).pgpool for node in cluster.pgpools]
     if any(not found.up or not found.member or found.half_copied for found in members) or facts.differing(cluster):
         return False
-    if primary is None:
+    if primary is None or not all(found.laid for found in members):
         return False
     if cluster.mode.streams:
         placed = all(found is primary or _follows(found, primary) for found in members)
