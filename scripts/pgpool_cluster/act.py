@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import copying, paths, pgpool, synchrony, units
+from . import copying, paths, pgpool, replay, synchrony, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -213,6 +213,7 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
     with here.promotion:
         if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
             return
+        refuse_promotion(here)
         here.promoting = True
         try:
             claim(here, term, decided=decided)
@@ -220,6 +221,13 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
         finally:
             here.promoting = False
             here.forget_looks()
+
+
+def refuse_promotion(here: Here) -> None:
+    """Raise OperationError where a promotion would end this node's server: it cannot replay all that it has."""
+    mine = here.look()
+    if mine.needs:
+        raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
 
 
 def end_recovery(here: Here) -> None:

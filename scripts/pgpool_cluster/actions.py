@@ -172,15 +172,26 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AwaitRecovery:
-    """The node stays out until an administrator says `pgpoolctl recover NODE`."""
+    """The node stays out until an administrator says `pgpoolctl recover NODE`.
+
+    `source_in_sight`: there is a node to recover it from. Where there is none, that one has to come back first, or the
+    node's own data has to count.
+    """
 
     node: str
     reason: str
+    source_in_sight: bool = True
 
     @property
     def hint(self) -> str:
         """The command that mends it."""
-        return f"pgpoolctl recover {self.node}"
+        command = f"pgpoolctl recover {self.node}"
+        if self.source_in_sight:
+            return command
+        return (
+            f"{command}, when the node that took its place is back; if that is gone for good, "
+            f"pgpoolctl switchover --accept-loss {self.node}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,14 @@ _MOMENT = 0.5
 
 def load() -> Here:
     """Return this node as cluster.yml describes it; raises ClusterError."""
+    loaded = paths.file_hash()
     cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
     database = None
     if Service.POSTGRESQL in me.runs:
         database = Database(server.choose_instance(cluster, server.instances(), me))
-    return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD))
+    return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD), loaded)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from . import (
     pgpool,
     plain,
     recovery,
+    restarts,
     status,
     switchover,
     synchrony,
@@ -69,6 +70,7 @@ class Answers:
             "clock": lambda *_: {
                 "clock": time.time(), "key": self.here.look().key, "file": self.here.cluster.fingerprint,
             },
+            "waiting": lambda *_: {"waiting": str(restarts.waiting(self.here) or "")},
             "converge": self._converge,
             "term": self._term,
             "excuse": self._excuse,

@@ -255,6 +255,8 @@ def carry_out(planned: Plan) -> None:
         now = Applied(hashes, tuple(sorted(planned.users.entries)), cluster)
         if now != applied:
             now.save()
+        if paths.laid_file() != cluster:
+            files.write(paths.LAID_FILE, f"{cluster}\n".encode())
     laid = [change for change in planned.changes if not change.edited]
     _load([str(change.path) for change in laid], renewed=cluster != applied.cluster)
 
@@ -364,6 +366,7 @@ def withdraw() -> None:
     with contextlib.suppress(ClusterError):
         server.run(["/usr/sbin/nft", "delete", "table", "inet", "pgpool2_cluster"])
     paths.APPLIED.unlink(missing_ok=True)
+    paths.LAID_FILE.unlink(missing_ok=True)
     for folder in (Path(UNIT_FILE).parent, paths.ARCHIVE):
         with contextlib.suppress(OSError):  # it stays where something is in it
             folder.rmdir()

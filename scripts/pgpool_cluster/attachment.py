@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from . import act, pgpool
+from . import act, pgpool, replay
 from .actions import Attach
 from .cluster import Node
 from .errors import OperationError
@@ -38,6 +38,8 @@ def attach(here: Here, request: Json) -> Json:
             raise OperationError(f"{node.name} does not have every write", hint=hint)
     elif primary is not None and found is not primary and not (found.standby and found.streaming):
         raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
+    elif found.stalled:
+        raise OperationError(f"{node.name} does not replay: {found.stalled}", hint=replay.hint(found))
     here.on(node.name, {"do": "hold", "hold": False}, seconds=_HOLD_SECONDS)
     act.attach(here, Attach(node.name))
     here.forget_looks()

@@ -15,7 +15,21 @@ from typing import Any
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
-from . import act, addresses, apply, archive, copying, paths, pgpool, plain, server, units, wal_space
+from . import (
+    act,
+    addresses,
+    apply,
+    archive,
+    copying,
+    paths,
+    pgpool,
+    plain,
+    replay,
+    restarts,
+    server,
+    units,
+    wal_space,
+)
 from .channel import ask
 from .cluster import WATCHDOG_PORT, Service
 from .configuration import MACHINE_TLS, STUBS
@@ -235,9 +249,8 @@ def _postgresql(here: Here, check: _Say) -> None:
               "missing, or somebody else's", "pgpoolctl apply")  # fmt: skip
     if not up:
         return
-    pending = [str(name) for (name,) in act.query(here, "SELECT name FROM pg_settings WHERE pending_restart")]
-    check("it runs with its configuration", not pending, f"{', '.join(pending)} want a restart",
-          f"systemctl restart {instance.unit}")  # fmt: skip
+    waiting = restarts.waiting(here)
+    check("it runs with its configuration", not waiting, f"{', '.join(waiting.names)} want a restart", waiting.fix)
     room = int(act.query(here, _ROOM)[0][0])
     check("it has room for all connections that pgpool-II may keep", room >= here.cluster.pooled,
           f"{room} are left for {here.cluster.pooled}, and a health check without one takes it for dead",
@@ -278,6 +291,7 @@ def _postgresql(here: Here, check: _Say) -> None:
     if facts.in_recovery:
         why = here.note or "it does not stream"
         check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status tells why"))
+        check("it replays what it receives", not facts.stalled, facts.stalled, replay.hint(facts))
 
 
 def _archive(here: Here, check: _Say) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import native
+from . import native, replay
 from .actions import (
     Action,
     Attach,
@@ -81,10 +81,12 @@ _DEAR = (Begin, Detach, Dismiss, GiveUpPlace, Stop)
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
     """Return the standby that has received most, by timeline and WAL position; of equals the first in cluster.yml.
 
-    pgpool-II would take the lowest id; with quorum commit only the most advanced one has every acknowledged commit.
+    pgpool-II would take the lowest id; with quorum commit only the most advanced one has every acknowledged commit,
+    whether or not it has replayed it. Of equals one that replays goes before one that does not.
     """
     standbys = [member for member in facts.members(cluster) if _counts(member)]
-    return max(standbys, key=rank, default=None)  # of equals, max() takes the first
+    # of equals, max() takes the first
+    return max(standbys, key=lambda one: (rank(one), not one.needs, not one.stalled), default=None)
 
 
 def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
@@ -105,8 +107,8 @@ def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     if writable:
         return (Wait(writable[0], "it still takes writes; it has to stop first"),)
     best = choose_new_primary(cluster, facts)
-    if best is None:
-        return (Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node"),)
+    if best is None or best.needs:
+        return (_nobody(best, failed),)
     if not facts.majority(cluster):
         return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
     missing = _missing_standbys(cluster, facts, failed)
@@ -122,6 +124,16 @@ def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
     follows = tuple(Follow(other.node, best.node) for other in siblings if contains(best, other))
     return (Promote(best.node, latest_term(cluster, facts) + 1, facts.excuse.place), *follows)
+
+
+def _nobody(best: NodeFacts | None, failed: str) -> Refuse:
+    """Return why nobody is promoted: not the most advanced standby either, where its server would end by it.
+
+    Another one may lack a commit that this one has received.
+    """
+    if best is None:
+        return Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node")
+    return Refuse(best.node, f"it cannot be promoted: {replay.too_low(best)}", replay.hint(best))
 
 
 def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
@@ -268,11 +280,13 @@ def _stand_by(situation: Situation) -> Actions:
     mine, primary = situation.mine, situation.primary
     if primary is None:
         return _succeed(situation)
-    if mine.follows == primary.node and mine.streaming:
+    if mine.follows == primary.node and mine.streaming and not mine.stalled:
         return ()
     fits = contains(primary, mine)
     if fits is False:
         return situation.await_recovery(f"its data has diverged from that of {primary.node}")
+    if mine.follows == primary.node and mine.stalled:
+        return situation.wait(f"{mine.stalled}, so it takes no reads; hint: {replay.hint(mine)}")
     if mine.follows == primary.node or fits is None:
         return situation.wait(f"it is not receiving from {primary.node} yet")
     return (Follow(situation.name, primary.node),)
@@ -391,13 +405,14 @@ def _pooler(situation: Situation) -> Actions:
 
 
 def _right(situation: Situation, found: NodeFacts) -> bool:
-    """Tell whether clients may be sent to the node: the primary, or a standby that receives from it."""
+    """Tell whether clients may be sent to the node: the primary, or a standby that receives from it and replays."""
     primary = situation.primary
     if primary is None or not found.member or found.half_copied or not found.up:
         return False
     if found.held and found is not primary:
         return False
-    return found is primary or (found.standby and found.streaming and found.follows == primary.node)
+    receives = found.standby and found.streaming and found.follows == primary.node
+    return found is primary or (receives and not found.stalled)
 
 
 def _wrong(situation: Situation, found: NodeFacts) -> str:
@@ -407,4 +422,6 @@ def _wrong(situation: Situation, found: NodeFacts) -> str:
         return ""
     if found.writable:
         return f"it takes writes, and {primary.node} is the primary"
-    return f"its data has diverged from that of {primary.node}" if contains(primary, found) is False else ""
+    if contains(primary, found) is False:
+        return f"its data has diverged from that of {primary.node}"
+    return found.stalled if found.follows == primary.node else ""

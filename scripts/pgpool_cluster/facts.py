@@ -122,7 +122,11 @@ class NodeFacts:
     `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
     `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
+    `applied`: its configuration is laid down from the cluster.yml that its agent goes by.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
+    `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
+    `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
+    that are too low for the WAL that it has to replay, with the values that are needed.
     `standbys_came`: it knows that as many standbys as `synchronous` asks for have been there once. `laid`: its server
     runs with the synchronous_standby_names that follow from that; True where nobody could look. `excuse`: the latest
     one that it took note of.
@@ -155,7 +159,11 @@ class NodeFacts:
     users: int = 0
     key: str = ""
     archive: Usage | None = None
+    stalled: str = ""
+    settings: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
     file: str = ""
+    applied: bool = True
     standbys_came: bool = False
     laid: bool = True
     excuse: Excuse = NO_EXCUSE

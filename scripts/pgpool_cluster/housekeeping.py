@@ -25,6 +25,8 @@ from .users import Users
 from .vigil import Vigil
 
 Chore = Callable[[ClusterFacts], None]
+_APPLY_SECONDS = 10.0
+"""Seconds between two tries to lay configuration down."""
 _DISK_SECONDS = 60.0
 """Seconds between two looks at the room that is left for WAL."""
 
@@ -41,6 +43,9 @@ class Housekeeping:
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
     _gone: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
+    _apply_from: float = float("-inf")
+    _applied: ClusterError | None = None
+    """Why the last try to lay cluster.yml down came to nothing."""
     _disk: str = ""
     _disk_looked: float = float("-inf")
 
@@ -52,6 +57,7 @@ class Housekeeping:
         chores: dict[str, Chore] = {
             "end sessions with nodes that are gone": self._hang_up,
             "see a recovery through": self._attend,
+            "lay down cluster.yml": self._apply,
             "lay down synchronous replication": self._synchrony.tend,
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,
@@ -95,6 +101,22 @@ class Housekeeping:
         for node in fresh:
             log(f"{node.name} is gone: sessions with it are ended")
             units.hang_up(here.cluster, node)
+
+    def _apply(self, _: ClusterFacts) -> None:
+        """Have cluster.yml laid down again where that failed, as at the start of the agent."""
+        if self.here.loaded in ("", paths.laid_file()):
+            self._applied = None
+            return
+        if time.monotonic() >= self._apply_from:
+            self._apply_from = time.monotonic() + _APPLY_SECONDS
+            try:
+                units.control("apply")
+            except ClusterError as error:
+                self._applied = error
+            else:
+                self._applied = None
+        if self._applied is not None:
+            raise self._applied
 
     def _attend(self, facts: ClusterFacts) -> None:
         if self.here.cluster.mode.streams:

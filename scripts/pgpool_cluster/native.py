@@ -78,6 +78,9 @@ def _return(situation: Situation, comrades: list[NodeFacts]) -> Actions:
         equal = _claim(situation, mine)[0] is _Claim.EQUAL
         return (Start(situation.name),) if equal else (GiveUpPlace(situation.name),)
     able = [other for other in comrades if other.up or other.postgresql in (Postgresql.DOWN, Postgresql.STARTING)]
+    starting = [other.node for other in able if other.postgresql is Postgresql.STARTING]
+    if starting and _claim(situation, mine)[0] is _Claim.CRASHED:
+        return situation.wait(f"{starting[0]} is starting")
     first = min([mine, *able], key=lambda one: _claim(situation, one))
     kinds = _claim(situation, first)[0], _claim(situation, mine)[0]
     if kinds == (_Claim.EQUAL, _Claim.EQUAL):

@@ -16,9 +16,9 @@ from . import archive, paths, pgpool, wire
 from .cluster import Cluster, Node, Service
 from .errors import OperationError
 from .excuse import Excuse
-from .facts import ClusterFacts, NodeFacts, PgpoolFacts
+from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .peers import Peers
-from .postgresql import Database
+from .postgresql import HANGING_SECONDS, Database
 from .record import Record
 from .shared import Shared
 from .users import Users
@@ -76,6 +76,8 @@ class Here:
     database: Database | None
     peers: Peers
     record: Record
+    loaded: str = ""
+    """Hash of the cluster.yml that `cluster` was read from."""
     promoting: bool = False
     note: str = ""
     """What it waits for or refuses to do, with its hint; "" if nothing."""
@@ -104,6 +106,10 @@ class Here:
     """It waits for its failover_command, and answers nobody: its last word is taken, and no other waited for."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
+    _last: NodeFacts | None = field(default=None, repr=False)
+    """The facts of the last look that ended in time."""
+    _slow_since: float = 0.0
+    """Since when, by the monotonic clock, looks have taken too long; 0 if they do not."""
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
     _archive: Shared[archive.Usage | None] = field(init=False, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
@@ -158,6 +164,7 @@ class Here:
         self.peers.close()
         with self._lock:
             self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
+            self.loaded = fresh.loaded
         self.forget_looks()
 
     def forget_looks(self) -> None:
@@ -168,15 +175,33 @@ class Here:
             seen.until = 0.0
 
     def look(self) -> NodeFacts:
-        """Return the facts of this node, at most a moment old; raises OperationError where it takes too long to look.
+        """Return the facts of this node, at most a moment old.
 
-        All who ask at once share one look, also where it hangs.
+        All who ask at once share one look. Where it takes too long, as on a busy machine, the node is in sight, and its
+        server counts as one that does not answer. Raises OperationError where no look has succeeded yet.
         """
         try:
-            return self._looks.get()
+            found = self._looks.get()
         except TimeoutError as error:
-            hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
-            raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
+            if self._last is None:
+                hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
+                raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
+            return self._busy(self._last)
+        self._last, self._slow_since = found, 0.0
+        return found
+
+    def _busy(self, last: NodeFacts) -> NodeFacts:
+        """Return the last facts with what is in the record now: what the server does is unknown."""
+        now, record = time.monotonic(), self.record
+        self._slow_since = self._slow_since or now
+        state = last.postgresql
+        if state in (Postgresql.UP, Postgresql.STARTING):
+            state = Postgresql.HANGING if now - self._slow_since > HANGING_SECONDS else Postgresql.STARTING
+        return dataclasses.replace(
+            last, postgresql=state, streaming=False, promoting=self.promoting, half_copied=bool(record.copying),
+            term=record.term, led=record.led, restart=record.restart, apart=record.apart, held=record.held,
+            standbys_came=record.standbys_came, excuse=record.excuse,
+        )  # fmt: skip
 
     def _looked(self) -> NodeFacts:
         record = self.record
@@ -187,6 +212,7 @@ class Here:
             restart=record.restart,
             apart=record.apart,
             file=self.cluster.fingerprint,
+            applied=self.loaded in ("", paths.laid_file()),
             half_copied=bool(record.copying),
             promoting=self.promoting,
             held=record.held,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 CLUSTER_YML = Path("/etc/pgpool2/cluster.yml")
@@ -10,6 +11,8 @@ FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
 """Of the key that this node's configuration was laid down with."""
 HOSTS = Path("/etc/pgpool2/cluster/hosts")
 """The addresses of the host names in cluster.yml that are in force."""
+LAID_FILE = Path("/etc/pgpool2/cluster/laid")
+"""Hash of the cluster.yml that this node's configuration was laid down from, written when all of it lay there."""
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
 PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 
@@ -43,6 +46,22 @@ def laid_fingerprint() -> str:
     """Return the fingerprint of the key that configuration was laid down with, "" before the first time."""
     try:
         return FINGERPRINT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def laid_file() -> str:
+    """Return the hash of the cluster.yml that configuration was laid down from, "" before the first time."""
+    try:
+        return LAID_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def file_hash() -> str:
+    """Return the hash of cluster.yml as it is now, "" where it cannot be read."""
+    try:
+        return hashlib.sha256(CLUSTER_YML.read_bytes()).hexdigest()
     except OSError:
         return ""
 

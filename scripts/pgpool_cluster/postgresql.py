@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from . import paths, units
+from . import matching, paths, replay, units
 from .cluster import Cluster
 from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
@@ -31,7 +31,7 @@ _SECONDS = 15.0
 """Longer than statement_timeout, which ends a statement that takes long on a server that works."""
 _LOOK_SECONDS = 1.5
 """So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
-_HANGING_SECONDS = 20.0
+HANGING_SECONDS = 20.0
 """How long a server that answers nobody may just be slow."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
@@ -56,9 +56,9 @@ SELECT pg_is_in_recovery(),
              WHERE slot_type = 'physical' AND wal_status IS DISTINCT FROM 'lost'),
        ARRAY(SELECT datname::text FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')
              ORDER BY datname),
-       current_setting('synchronous_standby_names'),
        (SELECT count(*) FROM pg_class c WHERE c.oid >= 16384 AND relkind IN ('r', 'p', 'm') AND NOT EXISTS
-              (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+              (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')),
+       current_setting('synchronous_standby_names'),
 """
 _WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
@@ -127,6 +127,7 @@ class Database:
     """What it was when it last answered a look; None if it was down since."""
     _silent_since: float = 0.0
     """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
+    _watch: replay.Watch = field(default_factory=replay.Watch, repr=False)
 
     def __post_init__(self) -> None:
         self._statements, self._looks = _Kept(self.instance.port), _Kept(self.instance.port)
@@ -170,8 +171,10 @@ class Database:
             return self._unanswered(facts)
         except psycopg2.Error as error:
             self._looks.close()
-            self._last, self._silent_since = None, 0.0
-            return self._from_files(replace(facts, postgresql=self._why_down(error)))
+            self._last, self._silent_since, self._watch = None, 0.0, replay.Watch()
+            facts = replace(facts, postgresql=self._why_down(error))
+            # One that is about to come up is waited for, whatever its files say; a busy machine has better to do.
+            return facts if facts.postgresql is Postgresql.STARTING else self._from_files(facts)
         return self._last
 
     def _unanswered(self, facts: NodeFacts) -> NodeFacts:
@@ -181,7 +184,7 @@ class Database:
         """
         now = time.monotonic()
         self._silent_since = self._silent_since or now
-        long = now - self._silent_since > _HANGING_SECONDS and not self._moving()
+        long = now - self._silent_since > HANGING_SECONDS and not self._moving()
         hanging = replace(facts, postgresql=Postgresql.HANGING if long else Postgresql.STARTING)
         last = self._last
         if last is None:
@@ -191,12 +194,21 @@ class Database:
 
     def _asked(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None) -> NodeFacts:
         until = time.monotonic() + _LOOK_SECONDS
-        (row,) = self._looks.query(_LOOK, (), _LOOK_SECONDS)
-        in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, names, tables = row
+        try:
+            (row,) = self._looks.query(self._question, (), _LOOK_SECONDS)
+        except psycopg2.errors.ObjectNotInPrerequisiteState:  # its recovery has ended in this moment
+            (row,) = self._looks.query(self._question, (), until - time.monotonic())
+        in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables, *rest = row
+        names, *rest = rest
         if in_recovery:
             timeline = max(int(timeline), received_timeline(self.instance.data))
         else:
             timeline = int(str(self._looks.query(_WRITABLE_TIMELINE, (), until - time.monotonic())[0][0]), 16)
+        facts = self._moving_on(
+            replace(facts, position=position and Lsn.parse(position), replayed=replayed and Lsn.parse(replayed)),
+            replace(replay.seen(*rest), primary=conninfo, connected=bool(streaming)),
+            in_recovery=bool(in_recovery),
+        )
         return replace(
             facts,
             postgresql=Postgresql.UP,
@@ -204,15 +216,30 @@ class Database:
             in_recovery=bool(in_recovery),
             standby_signal=(self.instance.data / "standby.signal").exists(),
             timeline=timeline,
-            position=position and Lsn.parse(position),
-            replayed=replayed and Lsn.parse(replayed),
             history=history(self.instance.data, timeline),
             follows=_followed(conninfo, cluster) if in_recovery else None,
-            streaming=bool(streaming),
             slots=frozenset(slots),
             databases=(*databases, *(["postgres"] if tables else [])),
             laid=standby_names in (None, names),
         )
+
+    @property
+    def _question(self) -> str:
+        return _LOOK + replay.columns(self.instance.name.major)
+
+    def _moving_on(self, facts: NodeFacts, seen: replay.Seen, *, in_recovery: bool) -> NodeFacts:
+        """Return `facts`, which have its positions, with whether it moves and the settings that matter for that."""
+        facts = replace(facts, settings={name: seen.settings[name] for name in matching.CONTROL})
+        if not in_recovery:
+            self._watch = replay.Watch()
+            return facts
+        now, seen = time.monotonic(), replace(seen, received=facts.position, replayed=facts.replayed)
+        facts = replace(facts, streaming=self._watch.hears(seen, now), stalled=self._watch.stalled(seen, now))
+        if not seen.paused:
+            return facts
+        low = matching.lower(facts.settings, matching.needed(control_data(self.instance)))
+        facts = replace(facts, needs={name: least for name, (_, least) in low.items()})
+        return replace(facts, stalled=replay.too_low(facts) or facts.stalled)
 
     def _moving(self) -> bool:
         """Tell whether systemd is just starting or stopping it."""
@@ -263,6 +290,23 @@ def control_data(instance: Instance) -> dict[str, str]:
         return {}
     pairs = (line.split(":", 1) for line in answer.stdout.splitlines() if ":" in line)
     return {label.strip(): value.strip() for label, value in pairs}
+
+
+def configured(instance: Instance, *, without_alter_system: bool = False) -> dict[str, int]:
+    """Return the values that the server would start with, of the parameters that a standby must match (matching.py).
+
+    `without_alter_system`: postgresql.auto.conf left out, which a copy brings along. {} where its files have faults.
+    """
+    words = [instance.program("postgres"), "-D", str(instance.configuration)]
+    words += ["-c", "data_directory=/nonexistent"] if without_alter_system else []
+    found = {}
+    for name in matching.CONTROL:
+        try:
+            answer = subprocess.run([*words, "-C", name], capture_output=True, text=True, timeout=10, check=True)
+            found[name] = int(answer.stdout)
+        except (OSError, subprocess.SubprocessError, ValueError):
+            return {}
+    return found
 
 
 def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:
@@ -350,11 +394,19 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
             if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
                 raise OperationError(
                     f"PostgreSQL {database.instance.name} does not start: {last_words(database.instance) or error}",
-                    hint=f"journalctl -u {database.instance.unit} and its log in /var/log/postgresql have the rest",
+                    hint=_start_hint(database.instance),
                 ) from error
             time.sleep(0.1)
         else:
             return
+
+
+def _start_hint(instance: Instance) -> str:
+    """Return what lets a server start: a standby has to have as much of some parameters as its primary had."""
+    low = matching.lower(configured(instance), matching.needed(control_data(instance)))
+    if low and (instance.data / "standby.signal").exists():
+        return matching.raising("this node", {name: least for name, (_, least) in low.items()})
+    return f"journalctl -u {instance.unit} and its log in /var/log/postgresql have the rest"
 
 
 def stop(database: Database) -> None:
@@ -374,7 +426,7 @@ def _given_up(instance: Instance) -> bool:
 
 
 def last_words(instance: Instance) -> str:
-    """Return the last FATAL or PANIC of the server's log; "" if there is none."""
+    """Return the last FATAL or PANIC of the server's log, with its details; "" if there is none."""
     log = Path(f"/var/log/postgresql/postgresql-{instance.name.major}-{instance.name.name}.log")
     try:
         with log.open("rb") as stream:
@@ -382,5 +434,8 @@ def last_words(instance: Instance) -> str:
             lines = stream.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    bad = [line for line in lines if "FATAL:" in line or "PANIC:" in line]
-    return re.sub(r"^.*?((?:FATAL|PANIC):\s+)", r"", bad[-1]) if bad else ""
+    bad = [place for place, line in enumerate(lines) if "FATAL:" in line or "PANIC:" in line]
+    if not bad:
+        return ""
+    details = [line for line in lines[bad[-1] + 1 : bad[-1] + 2] if "DETAIL:" in line]
+    return ": ".join(re.sub(r"^.*?(?:FATAL|PANIC|DETAIL):\s+", "", line) for line in (lines[bad[-1]], *details))

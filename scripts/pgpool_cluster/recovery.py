@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import act, copying
+from . import act, copying, replay
 from .actions import Follow, Start
 from .cluster import Cluster
 from .errors import ClusterError, OperationError
@@ -41,6 +41,8 @@ def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
 def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
     """Raise OperationError for a node in use: it is well, and every leading pgpool-II sends clients there."""
     mine, primary = facts.of(name), rightful_primary(cluster, facts)
+    if mine.standby and mine.streaming and mine.stalled and not mine.half_copied:
+        raise OperationError(f"{name} has its data, but does not replay: {mine.stalled}", hint=replay.hint(mine))
     views = leading_pgpools(cluster, facts)
     if not views or mine.held or any(view.backends.get(name) is not BackendState.UP for view in views):
         return

@@ -69,7 +69,7 @@ class Situation:
 
     def await_recovery(self, reason: str) -> Actions:
         """Return the action of a node that an administrator has to recover."""
-        return (AwaitRecovery(self.name, reason),)
+        return (AwaitRecovery(self.name, reason, self.source is not None),)
 
 
 def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:

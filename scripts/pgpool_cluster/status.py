@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import paths
+from . import paths, replay
 from .cluster import Cluster, Node
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .situation import in_service, leads, rightful_primary
@@ -34,13 +34,18 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         for node in cluster.databases
         if facts.of(node.name).held
     }
+    stalled = {
+        node.name: f"{found.stalled}; hint: {replay.hint(found)}"
+        for node in cluster.databases
+        if cluster.mode.streams and (found := facts.of(node.name)).standby and found.stalled
+    }
     told = {name: note for name, note in notes.items() if note}
-    found = dict(sorted({**held, **told}.items()))
+    every = dict(sorted({**held, **stalled, **told}.items()))
     for node in cluster.databases:
         one = facts.of(node.name)
         if one.up and not one.laid:
-            found[node.name] = "; ".join(text for text in (_not_laid(node.name), found.get(node.name, "")) if text)
-    return found
+            every[node.name] = "; ".join(text for text in (_not_laid(node.name), every.get(node.name, "")) if text)
+    return every
 
 
 def _not_laid(name: str) -> str:
@@ -60,21 +65,31 @@ def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Tell whether every node is in its place, and every pgpool-II knows it."""
-    primary = rightful_primary(cluster, facts)
+    """Tell whether every node is in its place and as cluster.yml says, and every pgpool-II knows it."""
+    return _laid_down(cluster, facts) and _in_place(cluster, facts) and _known(cluster, facts)
+
+
+def _laid_down(cluster: Cluster, facts: ClusterFacts) -> bool:
+    """Tell whether all nodes in sight have the same cluster.yml, and their configuration is that."""
+    return not facts.differing(cluster) and all(facts.of(node.name).applied for node in cluster.nodes)
+
+
+def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     members = [facts.of(node.name) for node in cluster.databases]
-    views = [facts.of(node.name).pgpool for node in cluster.pgpools]
-    if any(not found.up or not found.member or found.half_copied for found in members) or facts.differing(cluster):
+    if any(not found.up or not found.member or found.half_copied for found in members):
         return False
+    primary = rightful_primary(cluster, facts)
     if primary is None or not all(found.laid for found in members):
         return False
-    if cluster.mode.streams:
-        placed = all(found is primary or _follows(found, primary) for found in members)
-    else:
-        placed = len(in_service(cluster, facts)) == len(members)
-    if not placed:
-        return False
+    if not cluster.mode.streams:
+        return len(in_service(cluster, facts)) == len(members)
+    return all(found is primary or _follows(found, primary) for found in members)
+
+
+def _known(cluster: Cluster, facts: ClusterFacts) -> bool:
+    """Tell whether every pgpool-II runs and sends clients to every node, and exactly one leads with its quorum."""
     names = [node.name for node in cluster.databases]
+    views = [facts.of(node.name).pgpool for node in cluster.pgpools]
     if not all(view and all(view.backends.get(name) is BackendState.UP for name in names) for view in views):
         return False
     if sum(view is not None and view.watchdog in LEADING and view.quorum for view in views) != 1:
@@ -83,7 +98,7 @@ def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _follows(found: NodeFacts, primary: NodeFacts) -> bool:
-    return found.standby and found.streaming and found.follows == primary.node
+    return found.standby and found.streaming and not found.stalled and found.follows == primary.node
 
 
 def _role(cluster: Cluster, found: NodeFacts, primary: NodeFacts | None) -> str:
@@ -110,6 +125,7 @@ def _node(
         "lag_bytes": _lag(found, primary),
         "timeline": found.timeline,
         "streaming": found.streaming,
+        "stalled": found.stalled,
         "note": notes.get(node.name, ""),
         "archive": _archive(found),
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from . import act, copying
+from . import act, copying, matching, replay
 from . import postgresql as pg
 from .actions import Follow, Promote, Resume
 from .cluster import Cluster
@@ -38,11 +39,30 @@ def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[N
     if not (target.standby and target.streaming and target.follows == primary.node) or target.held:
         hint = f"pgpoolctl recover {target.node}, or name another one"
         raise OperationError(f"{target.node} is no standby in use that receives from {primary.node}", hint=hint)
+    if target.stalled:
+        raise OperationError(f"{target.node} does not replay: {target.stalled}", hint=replay.hint(target))
+    siblings = (one for one in facts.members(cluster) if one.standby and one is not target)
+    for one in siblings:
+        _refuse_lower(one.node, "has", one.settings, target)
     return primary, target
 
 
+def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: NodeFacts) -> None:
+    """Raise OperationError where a node could not follow `target`, whose parameters are higher than its own."""
+    low = matching.lower(settings, target.settings)
+    for parameter, (value, least) in low.items():
+        raise OperationError(
+            f"{name} {verb} {parameter} = {value}, and {target.node} runs with {least}: {name} could not follow it",
+            hint=f"{matching.raising(name, {each: needed for each, (_, needed) in low.items()})}; then the switchover",
+        )
+
+
 def run(here: Here, target: NodeFacts, progress: Progress) -> None:
-    """On the primary: stop, promote `target`, and come back as its standby; started again where that fails."""
+    """On the primary: stop, promote `target`, and come back as its standby; started again where that fails.
+
+    Raises OperationError, before anything is stopped, where it would not start as the standby of `target`.
+    """
+    _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
     act.query(here, "CHECKPOINT")
     progress(f"stopping PostgreSQL of {here.me.name}")
     pg.stop(here.server)

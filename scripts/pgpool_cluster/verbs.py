@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -17,6 +18,7 @@ from .errors import ClusterError, ExitStatus, OperationError, ServerError, Usage
 
 _LOOKING = 15.0
 _BEFORE_NEXT = 5.0
+_SHORT = 5.0
 
 
 def run(options: argparse.Namespace) -> ExitStatus:
@@ -82,6 +84,9 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
     else:
         apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
+        with contextlib.suppress(ClusterError):  # no agent runs yet, or no PostgreSQL
+            said = ask({"do": "waiting"}, seconds=_SHORT)["waiting"]
+            print(f"{said}\n" if said else "", end="")
     return ExitStatus.GOOD
 
 

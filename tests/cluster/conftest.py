@@ -32,13 +32,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     brief = metafunc.config.getoption("--brief")
     if "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", NATIVE_MODES[:1] if brief else NATIVE_MODES, scope="module")
-    if "any_mode" in metafunc.fixturenames:
-        modes = (STREAMING, *(NATIVE_MODES[:1] if brief else NATIVE_MODES))
-        metafunc.parametrize("any_mode", modes, scope="module")
+    if "any_mode" in metafunc.fixturenames and not _parametrizes(metafunc, "any_mode"):
+        metafunc.parametrize("any_mode", _modes(metafunc) if brief else (STREAMING, *NATIVE_MODES), scope="module")
     if "recovery" in metafunc.fixturenames:
         metafunc.parametrize("recovery", range(3 if brief else 10))
     if "times" in metafunc.fixturenames:
         metafunc.parametrize("times", [3 if brief else 100], scope="module")
+
+
+def _parametrizes(metafunc: pytest.Metafunc, name: str) -> bool:
+    """Tell whether a test gives this parameter's values itself."""
+    return any(mark.args[0] == name for mark in metafunc.definition.iter_markers("parametrize"))
+
+
+def _modes(metafunc: pytest.Metafunc) -> tuple[str, ...]:
+    """Return the modes in which a test is run where it has to be brief: those of its mark, else one of each kind."""
+    mark = metafunc.definition.get_closest_marker("brief_modes")
+    return mark.args if mark else (STREAMING, NATIVE_MODES[0])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -96,13 +96,13 @@ def test_4_pgpool_is_upgraded_where_it_leads(cluster: Cluster, pg1: Host, pg3: H
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("packages", [(POSTGRESQL,), ("pgpool2",), (POSTGRESQL, "pgpool2", "pgpool2-cluster")],
+@pytest.mark.parametrize("upgraded", [(POSTGRESQL,), ("pgpool2",), (POSTGRESQL, "pgpool2", "pgpool2-cluster")],
                          ids=["PostgreSQL", "pgpool-II", "all"])  # fmt: skip
-def test_5_all_nodes_are_upgraded_at_once(cluster: Cluster, pg3: Host, packages: tuple[str, ...]) -> None:
+def test_5_all_nodes_are_upgraded_at_once(cluster: Cluster, pg3: Host, upgraded: tuple[str, ...]) -> None:
     """As by unattended-upgrades: no command is needed afterwards."""
-    name = f"{len(packages)} {packages[0]}".partition("$")[0]
+    name = f"{len(upgraded)} {upgraded[0]}".partition("$")[0]
     nobody_took_over(cluster, pg3, pg3, name,
-                     lambda: together(lambda host: upgrade(host, *packages), cluster.hosts))  # fmt: skip
+                     lambda: together(lambda host: upgrade(host, *upgraded), cluster.hosts))  # fmt: skip
 
 
 @pytest.mark.thorough

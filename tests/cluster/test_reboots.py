@@ -60,6 +60,7 @@ def well_again(cluster: Cluster, seconds: float = SECONDS) -> None:
     cluster.wait_healthy(max(5.0, end - time.monotonic()))
 
 
+@pytest.mark.brief_modes(STREAMING)
 @pytest.mark.parametrize("name", [pytest.param("pg3", marks=pytest.mark.thorough), "pg2", "pg1"])
 def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
     """Where every node is a primary, the others have taken writes meanwhile: it waits for `recover`, and says so."""
@@ -67,6 +68,7 @@ def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
     well_again(rebooted)
 
 
+@pytest.mark.brief_modes(STREAMING)
 def test_all_together_in_order(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
@@ -81,6 +83,7 @@ def test_all_together_by_a_power_cut(rebooted: Cluster) -> None:
     print(f"{rebooted.mode}: healthy {time.monotonic() - began:.1f} s after the power came back")
 
 
+@pytest.mark.brief_modes("native_replication")
 @pytest.mark.parametrize("order", ["pg3 pg1 pg2", *(pytest.param(order, marks=pytest.mark.thorough)
                                                    for order in ("pg3 pg2 pg1", "pg2 pg1 pg3"))])  # fmt: skip
 def test_in_another_order_after_a_power_cut(rebooted: Cluster, order: str) -> None:
@@ -108,6 +111,7 @@ def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) 
     well_again(rebooted)
 
 
+@pytest.mark.brief_modes("native_replication")
 @pytest.mark.parametrize("moment", [0.3, *(pytest.param(moment, marks=pytest.mark.thorough) for moment in (1.0, 2.5))])
 def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: float) -> None:
     """Half a copy is copied again; the others are well by themselves."""
@@ -138,10 +142,9 @@ def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, num
     well_again(rebooted, 120)
 
 
+@pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")
 def test_a_standby_that_was_away_for_a_while_comes_back(rebooted: Cluster) -> None:
     """pgpool-II has given it up by then; no command attaches it."""
-    if rebooted.mode != STREAMING:
-        pytest.skip("where every node is a primary, it has missed writes: test_two_stages tells that story")
     primary = rebooted.primary()
     standby = rebooted.others(primary)[0]
     standby.kill()

@@ -43,6 +43,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     for name in ("APPLIED", "USERS", "STATE", "SERVE"):
         monkeypatch.setattr(paths, name, tmp_path / f".{name.lower()}")
     (tmp_path / "cluster.yml").touch()
+    monkeypatch.setattr(paths, "LAID_FILE", tmp_path / "laid")
     monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(apply, "wanted", found.wanted)

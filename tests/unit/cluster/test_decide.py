@@ -310,6 +310,14 @@ def test_waiting_for_recovery_names_the_command() -> None:
     assert waiting.hint == "pgpoolctl recover pg1"
 
 
+def test_where_no_node_serves_it_names_a_command_that_works_without_one() -> None:
+    """`pgpoolctl recover` needs a primary; the one that may have taken its place may be gone for good."""
+    nodes = (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3"))
+    [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes))
+    assert isinstance(waiting, AwaitRecovery)
+    assert "switchover --accept-loss pg1" in waiting.hint
+
+
 def test_a_former_primary_returns_by_itself_where_the_policy_allows_it() -> None:
     facts = seen(down(primary("pg1")), *FAILED_OVER)
     actions = decide(CLUSTER, CLUSTER.named("pg1"), facts, Policy(automatic_return=True))

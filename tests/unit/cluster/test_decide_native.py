@@ -190,6 +190,16 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
+        "one that crashed waits for a node that is starting, and may have ended in order",
+        (
+            crashed(primary("pg1")),
+            replace(crashed(primary("pg2")), postgresql=Postgresql.STARTING),
+            down(primary("pg3")),
+        ),
+        {"pg1": ["Wait"], "pg3": ["Start"]},
+        NATIVE,
+    ),
+    Situation(
         "one that crashed gives its place up once another one runs",
         (crashed(primary("pg1")), primary("pg2"), primary("pg3")),
         {"pg1": ["GiveUpPlace", "StartPgpool"]},

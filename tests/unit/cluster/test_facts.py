@@ -61,6 +61,7 @@ ANY_FACTS = st.builds(
     ),
     held=st.booleans(), virtual_ip=st.booleans(), users=st.integers(), key=NAMES,
     archive=st.none() | st.builds(Usage, st.integers(), st.integers(), st.floats(0, 1), NAMES, NAMES),
+    stalled=NAMES, settings=st.dictionaries(NAMES, st.integers()), needs=st.dictionaries(NAMES, st.integers()),
 )  # fmt: skip
 JUNK: st.SearchStrategy[object] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),

@@ -86,3 +86,25 @@ def test_each_chore_fails_by_itself_and_says_so(pg2: Here, monkeypatch: pytest.M
     monkeypatch.setattr(housekeeping.Housekeeping, "_hang_up", lambda *_: None)
     monkeypatch.setattr(housekeeping.Housekeeping, "_prune", lambda *_: None)
     assert tidy.keep(LOST) == ""
+
+
+def test_an_apply_that_failed_is_asked_for_until_the_files_are_as_cluster_yml_says(
+    pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D4: as at the start of the agent, whose ExecStartPre may fail."""
+    laid, asked = ["old"], list(done)
+
+    def control(verb: str, _: str = "") -> None:
+        asked.append(verb)
+        if len(asked) < 3:
+            raise OperationError("apply: cluster.yml:3: a tab", hint="spaces")
+        laid[0] = "new"
+
+    pg2.loaded = "new"
+    monkeypatch.setattr(paths, "laid_file", lambda: laid[0])
+    monkeypatch.setattr(units, "control", control)
+    monkeypatch.setattr(housekeeping, "_APPLY_SECONDS", 0.0)
+    tidy = housekeeping.Housekeeping(pg2, agent.Agent(pg2)._vigil)
+    told = [tidy.keep(LOST) for _ in range(4)]
+    assert asked == ["apply"] * 3
+    assert ["cluster.yml:3: a tab" in text for text in told] == [True, True, False, False]

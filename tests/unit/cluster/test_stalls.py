@@ -131,7 +131,7 @@ def test_a_server_that_hangs_is_neither_dead_nor_of_use_and_keeps_its_place(
 def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
     server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.5)
+    monkeypatch.setattr(pg, "HANGING_SECONDS", 0.5)
     found = []
     for _ in range(3):
         here.forget_looks()
@@ -194,6 +194,28 @@ def test_a_look_that_hangs_in_the_kernel_is_waited_for_once(here: Here, monkeypa
     goes_on.set()
     assert eventually_up(here)
     assert len(looks) == 2
+
+
+def test_a_node_that_is_too_busy_to_look_at_itself_stays_in_sight(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error made others take it for lost: a primary on a busy machine was replaced during an upgrade."""
+    slow = [0.0]
+
+    def look(*_: object) -> NodeFacts:
+        time.sleep(slow[0])
+        return primary("pg1")
+
+    monkeypatch.setattr(Database, "look", look)
+    monkeypatch.setattr(here._looks, "_limit", 0.1)
+    assert here.look().postgresql is Postgresql.UP
+    slow[0] = 0.3
+    here.remember(term=9)
+    found = here.look()
+    assert (found.reachable, found.postgresql, found.term) == (True, Postgresql.STARTING, 9)
+    monkeypatch.setattr("pgpool_cluster.node.HANGING_SECONDS", 0.05)
+    time.sleep(0.1)
+    assert here.look().postgresql is Postgresql.HANGING
+    slow[0] = 0.0
+    assert eventually_up(here)
 
 
 def test_who_asks_for_a_fresh_look_gets_one_that_begins_afterwards(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +301,7 @@ def test_a_primary_that_hangs_is_stopped_once_it_is_replaced() -> None:
 
 
 def test_one_that_is_being_stopped_is_not_stopped_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pg, "_HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(pg, "HANGING_SECONDS", 0.0)
     monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
     for _ in range(2):
         assert database.look(NodeFacts("pg1"), CLUSTER).postgresql is Postgresql.STARTING

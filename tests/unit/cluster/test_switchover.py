@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, crashed, down, orphaned, primary, seen, standby
@@ -21,7 +22,7 @@ LED = Record(system=7000, term=1, led=1)
 
 
 def here(cluster: Cluster, name: str, record: Record = LED) -> Here:
-    return Here(cluster, cluster.named(name), object(), Peers({}), record)  # type: ignore[arg-type]
+    return Here(cluster, cluster.named(name), SimpleNamespace(instance=None), Peers({}), record)  # type: ignore[arg-type]
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *found: ClusterFacts) -> None:
@@ -36,6 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     done: list[object] = []
     monkeypatch.setattr(act, "query", lambda *_: [(False,)])
     monkeypatch.setattr(pg, "stop", lambda _: None)
+    monkeypatch.setattr(pg, "configured", lambda _: {})
     monkeypatch.setattr(act, "start", lambda _, action: done.append(action))
     monkeypatch.setattr(act, "resume", lambda _, action: done.append(action))
     monkeypatch.setattr(act, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))

@@ -283,3 +283,8 @@ def test_the_list_names_every_node_but_the_dropped_ones() -> None:
     cluster: Cluster = CLUSTER
     assert cluster.standby_names(came=True, dropped=("pg2",)) == 'ANY 1 ("pg1", "pg3")'
     assert cluster.standby_names(came=False) == ""
+
+
+def test_a_node_too_busy_to_look_at_itself_tells_the_word_that_it_knows_now(here: Here) -> None:
+    here.note_excuse(Excuse(1, 4, ("pg3",)))
+    assert here._busy(healthy()[0]).excuse == Excuse(1, 4, ("pg3",))
