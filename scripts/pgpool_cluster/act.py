@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import copying, paths, pgpool, replay, units
+from . import copying, paths, pgpool, replay, synchrony, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -36,6 +36,7 @@ from .actions import (
     Wait,
 )
 from .errors import ClusterError, OperationError, UsageError
+from .excuse import Excuse
 from .key import Role
 from .node import LOOK_SECONDS, Here, log, sql_errors
 from .roles import Roles
@@ -142,22 +143,32 @@ def resume(here: Here, action: Resume) -> None:
     with here.promotion:
         here.promoting = True
         try:
-            claim(here, action.term)
+            claim(here, action.term, kept=synchrony.kept(here.record))
             start(here, Start(action.node))
         finally:
             here.promoting = False
             here.forget_looks()
 
 
-def claim(here: Here, term: int, **changes: object) -> None:
+def claim(
+    here: Here, term: int, *, kept: tuple[str, ...] = (), decided: tuple[int, int] | None = None, **changes: object
+) -> None:
     """Make this node the one of a new term; raises OperationError where no majority takes note: another one may be.
 
-    `changes` of its record are written together with that.
+    What former primaries said of their standbys is void then, but for `kept`, the names that this one has excused
+    itself. `decided`: the place of the excuse that the claim rests on; it comes to nothing where a later one is known.
+    `changes` of the record are written together with the claim.
     """
     told = tell(here, term)
     if len(told) < here.cluster.majority:
         noted = f"only {', '.join(told)} took note of term {term}"
         raise OperationError(noted if told else f"term {term} is another node's already", hint="pgpoolctl status")
+    if here.cluster.synchronous:
+        # From here on no majority takes an excuse of an earlier term any more.
+        if decided is not None and max(told.values()) > decided:
+            raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
+        if len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
+            raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
     here.remember(led=term, **changes)
     log(f"this node is the primary of term {term}, known to {', '.join(told)}")
 
@@ -170,17 +181,23 @@ def stop(here: Here, _: Stop) -> None:
 def promote(here: Here, action: Promote) -> None:
     """Let a standby become the primary: it does so itself, whoever asks, so that two who ask do it once."""
     if action.node == here.me.name:
-        become_primary(here, action.term)
+        become_primary(here, action.term, action.excuse)
     else:
-        here.peers.ask(action.node, {"do": "promote", "term": action.term}, seconds=_PROMOTE_SECONDS + 5)
+        request = {"do": "promote", "term": action.term, "excuse": action.excuse}
+        here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
-def tell(here: Here, term: int) -> list[str]:
-    """Tell a new term to every node and return those, this one included, that have taken note and known none later."""
+def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
+    """Tell a new term to every node and return those, this one included, that have taken note and known none later.
+
+    With each, the place of the latest excuse that it knows.
+    """
     if not here.note_term(term):
-        return []
+        return {}
     answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
-    return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
+    taken = {name: answer.get("excuse", (0, 0)) for name, answer in answers.items() if answer.get("taken") is True}
+    places = {name: (int(of), int(serial)) for name, (of, serial) in taken.items()}
+    return {here.me.name: here.record.excuse.place, **places}
 
 
 def _news(here: Here, term: int, **more: object) -> dict[str, object]:
@@ -188,15 +205,18 @@ def _news(here: Here, term: int, **more: object) -> dict[str, object]:
     return {"do": "term", "term": term, "file": here.cluster.fingerprint, **more}
 
 
-def become_primary(here: Here, term: int) -> None:
-    """Claim the term, then end recovery on this node; nothing if it is over. Raises OperationError."""
+def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
+    """Claim the term, then end recovery on this node; nothing if it is over. Raises OperationError.
+
+    `decided`: the place of the excuse that this rests on; None for an administrator's word.
+    """
     with here.promotion:
         if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
             return
         refuse_promotion(here)
         here.promoting = True
         try:
-            claim(here, term)
+            claim(here, term, decided=decided)
             end_recovery(here)
         finally:
             here.promoting = False
@@ -226,7 +246,7 @@ def _await_writable(here: Here) -> None:
 
 def lead(here: Here, action: Lead) -> None:
     """Have a majority note that this node, a primary already, is the one of a new term; raises OperationError."""
-    claim(here, action.term)
+    claim(here, action.term, kept=synchrony.kept(here.record))
 
 
 def dismiss(here: Here, action: Dismiss) -> None:

@@ -105,10 +105,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Tell `term` to more than half of all nodes, then make the standby the primary."""
+    """Tell `term` to more than half of all nodes, then make the standby the primary.
+
+    `excuse`: the place of the one that this was decided by; where a later one is known, it is to be decided anew.
+    None: whatever the nodes know.
+    """
 
     node: str
     term: int
+    excuse: tuple[int, int] | None = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from . import (
     restarts,
     status,
     switchover,
+    synchrony,
     takeover,
     two_stages,
     units,
@@ -28,6 +29,7 @@ from . import (
 from .actions import Follow, Resume, Start
 from .decide import decide
 from .errors import ClusterError, OperationError, UsageError
+from .excuse import Excuse
 from .facts import ClusterFacts, Postgresql
 from .node import Here
 from .peers import Progress
@@ -71,6 +73,7 @@ class Answers:
             "waiting": lambda *_: {"waiting": str(restarts.waiting(self.here) or "")},
             "converge": self._converge,
             "term": self._term,
+            "excuse": self._excuse,
             "promote": self._promote,
             "follow": self._follow,
             "failover": self._failover,
@@ -110,10 +113,20 @@ class Answers:
         if request.get("file", "") not in ("", self.here.cluster.fingerprint):
             return {"taken": False}
         serves = {"led": term, "restart": int(request.get("restart", 0)), "apart": False}
-        return {"taken": self.here.note_term(term, **(serves if request.get("serves") else {}))}
+        taken = self.here.note_term(term, **(serves if request.get("serves") else {}))
+        return {"taken": taken, "excuse": self.here.record.excuse.place}
+
+    def _excuse(self, request: Json, _: Progress) -> Json:
+        """Take note of a primary's word on its standbys."""
+        if request["file"] != self.here.cluster.fingerprint:
+            return {"taken": False}
+        excuse = Excuse(int(request["term"]), int(request["serial"]), tuple(map(str, request["names"])))
+        return {"taken": self.here.note_excuse(excuse)}
 
     def _promote(self, request: Json, _: Progress) -> Json:
-        act.become_primary(self.here, int(request["term"]))
+        place = request.get("excuse")
+        decided = None if place is None else (int(place[0]), int(place[1]))
+        act.become_primary(self.here, int(request["term"]), decided)
         self.wake()
         return {}
 
@@ -164,7 +177,7 @@ class Answers:
         for action in actions:
             if isinstance(action, Resume):
                 with here.promotion:
-                    act.claim(here, action.term)
+                    act.claim(here, action.term, kept=synchrony.kept(here.record))
         go = any(isinstance(action, Start | Resume) for action in actions)
         return {"go": go, "why": "; ".join(act.said(action) for action in actions)}
 

@@ -123,7 +123,8 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     key = read_key()
     record = Record.load(paths.RECORD)
-    facts = server.facts(cluster, me, standbys_came=record.standbys_came, upgrading=record.upgrading)
+    came, dropped = record.standbys_came, record.dropped
+    facts = server.facts(cluster, me, standbys_came=came, dropped=dropped, upgrading=record.upgrading)
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())

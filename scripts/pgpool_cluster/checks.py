@@ -265,6 +265,8 @@ def _postgresql(here: Here, check: _Say) -> None:
     overridden = [str(name) for (name,) in act.query(here, _OVERRIDDEN)]
     check("nothing overrides the cluster's parameters", not overridden, f"{', '.join(overridden)} by ALTER SYSTEM",
           "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden))  # fmt: skip
+    check("commits wait for the standbys that they are to wait for", facts.laid, "synchronous_standby_names differ",
+          "pgpoolctl apply")  # fmt: skip
     lost = [str(name) for (name,) in act.query(here, _LOST)]
     check("no replication slot has lost its WAL", not lost, ", ".join(lost),
           "; ".join(f"pgpoolctl recover {name}" for name in lost))  # fmt: skip

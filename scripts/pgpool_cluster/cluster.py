@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -201,6 +201,21 @@ class Cluster:
         if chosen:
             return int(chosen[-1])
         return _START_SECONDS if self.mode.streams else int(self.drain_seconds) + _OUT_OF_REACH
+
+    @property
+    def names_standbys(self) -> bool:
+        """Whether synchronous_standby_names is the cluster's to say; cluster.yml may have it under postgresql_conf."""
+        return self.mode.streams and all(one.name != "synchronous_standby_names" for one in self.postgresql_conf)
+
+    def standby_names(self, *, came: bool, dropped: Collection[str] = ()) -> str:
+        """Return synchronous_standby_names, the same on each node that has seen the same `dropped`.
+
+        `came`: as many standbys as `synchronous` asks for have been there once; until then commits wait for nobody.
+        """
+        if not (came and self.synchronous):
+            return ""
+        names = ", ".join(f'"{node.name}"' for node in self.databases if node.name not in dropped)
+        return f"ANY {self.synchronous} ({names})"
 
     @property
     def majority(self) -> int:

@@ -83,6 +83,7 @@ class Server:
     `interface` is the one that has the node's address; `host_key` the text of ssh_host_ed25519_key.pub.
     `standbys_came`: as many standbys as `synchronous` asks for have been there once. Until then a commit would wait for
     them without end, also those of the applications that were there before the cluster.
+    `dropped`: the standbys that its commits do not wait for.
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
     """
 
@@ -94,6 +95,7 @@ class Server:
     standbys_came: bool = True
     home: str = "/var/lib/postgresql"
     wal_disk_bytes: int = 0
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,7 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "peers": [peer.hosts for peer in cluster.nodes],
         "pgpools": _pgpool_hosts(cluster),
         "peer_rules": [_nft_match(peer) for peer in cluster.nodes if peer != node],
-        "standbys": ", ".join(f'"{peer.name}"' for peer in cluster.databases),
+        "standby_names": cluster.standby_names(came=server.standbys_came, dropped=server.dropped),
         "users": [_Peer(peer, ssh.user_key(key, peer).public_line) for peer in cluster.nodes if peer != node],
         "authority": ssh.host_authority(key).public_line,
         "role": Role,

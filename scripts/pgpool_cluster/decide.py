@@ -84,11 +84,7 @@ def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | Non
     pgpool-II would take the lowest id; with quorum commit only the most advanced one has every acknowledged commit,
     whether or not it has replayed it. Of equals one that replays goes before one that does not.
     """
-    standbys = [
-        member
-        for member in facts.members(cluster)
-        if member.standby and not member.half_copied and member.timeline is not None and member.position is not None
-    ]
+    standbys = [member for member in facts.members(cluster) if _counts(member)]
     # of equals, max() takes the first
     return max(standbys, key=lambda one: (rank(one), not one.needs, not one.stalled), default=None)
 
@@ -115,15 +111,19 @@ def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
         return (_nobody(best, failed),)
     if not facts.majority(cluster):
         return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
-    unseen = _unseen_standbys(cluster, facts, failed)
-    if 0 < cluster.synchronous <= len(unseen):
-        reason = f"a commit may be on {', '.join(unseen)} alone, which does not answer"
-        return (Refuse(best.node, reason, "bring it back; then the failover goes on by itself"),)
+    missing = _missing_standbys(cluster, facts, failed)
+    if 0 < cluster.synchronous <= len(missing):
+        reason = f"a commit may be on {', '.join(missing)} alone, in sight as no standby and not excused by the primary"
+        hint = (
+            f"bring it back, and the failover goes on by itself; to give up what no other node has: "
+            f"pgpoolctl switchover --accept-loss {best.node}"
+        )
+        return (Refuse(best.node, reason, hint),)
     if any(other.promoting for other in facts.members(cluster) if other.node != best.node):
         return (Wait(best.node, "another node is being promoted"),)
     siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
     follows = tuple(Follow(other.node, best.node) for other in siblings if contains(best, other))
-    return (Promote(best.node, latest_term(cluster, facts) + 1), *follows)
+    return (Promote(best.node, latest_term(cluster, facts) + 1, facts.excuse.place), *follows)
 
 
 def _nobody(best: NodeFacts | None, failed: str) -> Refuse:
@@ -136,16 +136,20 @@ def _nobody(best: NodeFacts | None, failed: str) -> Refuse:
     return Refuse(best.node, f"it cannot be promoted: {replay.too_low(best)}", replay.hint(best))
 
 
-def _unseen_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
-    """Return the standbys that do not answer, those left out that pgpool-II had given up before."""
-    given_up = {
-        name
-        for pgpool in leading_pgpools(cluster, facts)
-        for name, state in pgpool.backends.items()
-        if state is BackendState.DOWN
-    }
-    names = [node.name for node in cluster.databases if node.name != failed]
-    return [name for name in names if not facts.of(name).up and name not in given_up]
+def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
+    """Return those that may have a commit and are in sight as no standby, but for those that the primary has excused.
+
+    That pgpool-II has given one up tells nothing of the commits that it was the only one to acknowledge.
+    """
+    excused = facts.excuse.names
+    others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]
+    return [other.node for other in others if not _counts(other)]
+
+
+def _counts(member: NodeFacts) -> bool:
+    """Tell whether a standby is known to have all that it ever received, and how much that is."""
+    whole = member.member and member.standby and not member.half_copied
+    return whole and member.timeline is not None and member.position is not None
 
 
 # PostgreSQL of a node

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from .archive import Usage
 from .cluster import Cluster
+from .excuse import NO_EXCUSE, Excuse
 
 _PAGE = 8192
 _PAGE_HEADER = 24
@@ -126,6 +127,9 @@ class NodeFacts:
     `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
     `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
     that are too low for the WAL that it has to replay, with the values that are needed.
+    `standbys_came`: it knows that as many standbys as `synchronous` asks for have been there once. `laid`: its server
+    runs with the synchronous_standby_names that follow from that; True where nobody could look. `excuse`: the latest
+    one that it took note of.
     """
 
     node: str
@@ -160,6 +164,9 @@ class NodeFacts:
     needs: Mapping[str, int] = field(default_factory=dict)
     file: str = ""
     applied: bool = True
+    standbys_came: bool = False
+    laid: bool = True
+    excuse: Excuse = NO_EXCUSE
 
     @property
     def up(self) -> bool:
@@ -186,6 +193,12 @@ class ClusterFacts:
     def of(self, name: str) -> NodeFacts:
         """Return the facts of a node; it is unreachable if nothing is known."""
         return self.nodes.get(name) or NodeFacts(name, reachable=False)
+
+    @property
+    def excuse(self) -> Excuse:
+        """The latest word of a primary that any node in sight took note of."""
+        found = (one.excuse for one in self.nodes.values() if one.reachable)
+        return max(found, key=lambda excuse: excuse.place, default=NO_EXCUSE)
 
     def databases(self, cluster: Cluster) -> tuple[NodeFacts, ...]:
         """Return the reachable database nodes in the cluster's order."""

@@ -20,6 +20,7 @@ from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
 from .node import Here, log
 from .situation import in_service, rightful_primary
+from .synchrony import Synchrony
 from .users import Users
 from .vigil import Vigil
 
@@ -38,6 +39,7 @@ class Housekeeping:
     vigil: Vigil
     more: Mapping[str, Chore] = field(default_factory=dict)
     """Chores of others, by what they are for."""
+    _synchrony: Synchrony = field(init=False)
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
     _gone: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
@@ -47,13 +49,16 @@ class Housekeeping:
     _disk: str = ""
     _disk_looked: float = float("-inf")
 
+    def __post_init__(self) -> None:
+        self._synchrony = Synchrony(self.here)
+
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
         chores: dict[str, Chore] = {
             "end sessions with nodes that are gone": self._hang_up,
             "see a recovery through": self._attend,
             "lay down cluster.yml": self._apply,
-            "lay down synchronous replication": self._synchronize,
+            "lay down synchronous replication": self._synchrony.tend,
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,
             "look after the room for WAL": self._look_after_disk,
@@ -119,14 +124,6 @@ class Housekeeping:
         if self.here.promoting:
             two_stages.attend(self.here)
         self.vigil.tend(facts)
-
-    def _synchronize(self, facts: ClusterFacts) -> None:
-        here = self.here
-        streaming = sum(member.standby and member.streaming for member in facts.members(here.cluster))
-        came = rightful_primary(here.cluster, facts) is not None and streaming >= here.cluster.synchronous > 0
-        if came and here.record.system is not None and not here.record.standbys_came:
-            here.remember(standbys_came=True)
-            units.control("apply")
 
     def _take_users(self, facts: ClusterFacts) -> None:
         newest = max(facts.nodes.values(), key=lambda found: found.users)

@@ -15,6 +15,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from . import archive, paths, pgpool, wire
 from .cluster import Cluster, Node, Service
 from .errors import OperationError
+from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .peers import Peers
 from .postgresql import HANGING_SECONDS, Database
@@ -148,6 +149,16 @@ class Here:
             self.remember(term=term, **changes)
             return True
 
+    def note_excuse(self, excuse: Excuse) -> bool:
+        """Write down a primary's word on standbys; False if a later one, or a later term, is known here already."""
+        with self._lock:
+            if excuse.term < self.record.term or excuse.place < self.record.excuse.place:
+                return False
+            if excuse.place == self.record.excuse.place:
+                return excuse == self.record.excuse
+            self.remember(excuse=excuse)
+            return True
+
     def renew(self, fresh: Here) -> None:
         """Go on with cluster.yml as `fresh` has read it; what is under way in other threads goes on."""
         self.peers.close()
@@ -189,6 +200,7 @@ class Here:
         return dataclasses.replace(
             last, postgresql=state, streaming=False, promoting=self.promoting, half_copied=bool(record.copying),
             term=record.term, led=record.led, restart=record.restart, apart=record.apart, held=record.held,
+            standbys_came=record.standbys_came, excuse=record.excuse,
         )  # fmt: skip
 
     def _looked(self) -> NodeFacts:
@@ -209,9 +221,12 @@ class Here:
             virtual_ip=pgpool.has_address(self.cluster.virtual_ip),
             pgpool=self._looked_at_pgpool(),
             archive=self._looked_at_archive(),
+            standbys_came=record.standbys_came,
+            excuse=record.excuse,
         )
         if self.database is not None:
-            facts = self.database.look(facts, self.cluster)
+            names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
+            facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
 

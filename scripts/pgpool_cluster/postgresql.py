@@ -58,6 +58,7 @@ SELECT pg_is_in_recovery(),
              ORDER BY datname),
        (SELECT count(*) FROM pg_class c WHERE c.oid >= 16384 AND relkind IN ('r', 'p', 'm') AND NOT EXISTS
               (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')),
+       current_setting('synchronous_standby_names'),
 """
 _WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
@@ -154,14 +155,17 @@ class Database:
         self._statements.close()
         self._looks.close()
 
-    def look(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
-        """Return `facts` with what this server is, never raising for a server that is down."""
+    def look(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None = None) -> NodeFacts:
+        """Return `facts` with what this server is, never raising for a server that is down.
+
+        `standby_names`: what synchronous_standby_names is to be; None where that is nobody's business here.
+        """
         if not (self.instance.data / "PG_VERSION").exists():
             self._looks.close()
             self._last, self._silent_since = None, 0.0
             return replace(facts, postgresql=Postgresql.ABSENT)
         try:
-            self._last, self._silent_since = self._asked(facts, cluster), 0.0
+            self._last, self._silent_since = self._asked(facts, cluster, standby_names), 0.0
         except Unanswered:
             self._looks.close()
             return self._unanswered(facts)
@@ -188,13 +192,14 @@ class Database:
         hanging = replace(hanging, system=last.system, standby_signal=last.standby_signal)
         return replace(hanging, timeline=last.timeline, history=last.history)
 
-    def _asked(self, facts: NodeFacts, cluster: Cluster) -> NodeFacts:
+    def _asked(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None) -> NodeFacts:
         until = time.monotonic() + _LOOK_SECONDS
         try:
             (row,) = self._looks.query(self._question, (), _LOOK_SECONDS)
         except psycopg2.errors.ObjectNotInPrerequisiteState:  # its recovery has ended in this moment
             (row,) = self._looks.query(self._question, (), until - time.monotonic())
         in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables, *rest = row
+        names, *rest = rest
         if in_recovery:
             timeline = max(int(timeline), received_timeline(self.instance.data))
         else:
@@ -215,6 +220,7 @@ class Database:
             follows=_followed(conninfo, cluster) if in_recovery else None,
             slots=frozenset(slots),
             databases=(*databases, *(["postgres"] if tables else [])),
+            laid=standby_names in (None, names),
         )
 
     @property

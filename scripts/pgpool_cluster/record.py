@@ -6,9 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import files
 from .errors import ServerError
+from .excuse import NO_EXCUSE, Excuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Record:
     `held`: an administrator keeps clients off it, until it is attached or recovered. `upgrading`: the PostgreSQL that
     pg_upgradecluster is about to put in place of the present one, "" if none. `restart`: where every node is a primary,
     the first term whose nodes come back without being asked (facts.py); `apart`: clients may have written here alone.
+    `dropped`: the standbys that this node's commits do not wait for. `excuse`: the latest one that was taken note of.
     """
 
     system: int | None = None
@@ -32,16 +35,19 @@ class Record:
     upgrading: str = ""
     restart: int = 0
     apart: bool = False
+    dropped: tuple[str, ...] = ()
+    excuse: Excuse = NO_EXCUSE
 
     @classmethod
     def load(cls, path: Path) -> Record:
         """Read the record; a node without one is new. Raises ServerError for one that cannot be read."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values})
+            known = {name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values}
+            return cls(**known).with_changes(**_of_json(known))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             hint = "if it is damaged, remove it: the node then counts as new, and refuses to replace data"
             raise ServerError(f"{path} cannot be read: {error}", hint=hint) from error
 
@@ -52,3 +58,11 @@ class Record:
     def save(self, path: Path) -> None:
         """Write the record; raises ServerError."""
         files.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n", 0o600)
+
+
+def _of_json(values: dict[str, Any]) -> dict[str, object]:
+    """Return those of the values that JSON has in another shape; raises ValueError or TypeError."""
+    found: dict[str, object] = {"dropped": tuple(map(str, values.get("dropped", ())))}
+    if "excuse" in values:
+        found["excuse"] = Excuse(**{**values["excuse"], "names": tuple(map(str, values["excuse"]["names"]))})
+    return found

@@ -183,7 +183,9 @@ def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
         )
 
 
-def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str = "") -> Server:
+def facts(
+    cluster: Cluster, node: Node, *, standbys_came: bool, dropped: tuple[str, ...] = (), upgrading: str = ""
+) -> Server:
     """Return what configuration is rendered for; raises UsageError or ServerError with what is missing.
 
     `upgrading`: the PostgreSQL that is about to take the place of the node's own.
@@ -201,6 +203,7 @@ def facts(cluster: Cluster, node: Node, *, standbys_came: bool, upgrading: str =
         interface=_interface(cluster, node),
         host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
+        dropped=dropped,
         home=str(HOME),
         wal_disk_bytes=size_of_disk(instance.data / "pg_wal") if instance else 0,
     )

@@ -40,7 +40,19 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         if cluster.mode.streams and (found := facts.of(node.name)).standby and found.stalled
     }
     told = {name: note for name, note in notes.items() if note}
-    return dict(sorted({**held, **stalled, **told}.items()))
+    every = dict(sorted({**held, **stalled, **told}.items()))
+    for node in cluster.databases:
+        one = facts.of(node.name)
+        if one.up and not one.laid:
+            every[node.name] = "; ".join(text for text in (_not_laid(node.name), every.get(node.name, "")) if text)
+    return every
+
+
+def _not_laid(name: str) -> str:
+    return (
+        f"its PostgreSQL runs with other synchronous_standby_names than it is to have, so commits do not wait as "
+        f"they should; hint: pgpoolctl apply, on {name}, lays them down or says why not; pgpoolctl check"
+    )
 
 
 def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
@@ -67,7 +79,7 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     if any(not found.up or not found.member or found.half_copied for found in members):
         return False
     primary = rightful_primary(cluster, facts)
-    if primary is None:
+    if primary is None or not all(found.laid for found in members):
         return False
     if not cluster.mode.streams:
         return len(in_service(cluster, facts)) == len(members)

@@ -70,7 +70,7 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
     try:
         _await_all(here, target.node)
         progress(f"promoting {target.node}")
-        act.promote(here, Promote(target.node, here.record.term + 1))
+        act.promote(here, Promote(target.node, here.record.term + 1, None))
     except ClusterError:
         _take_back(here)
         raise

@@ -30,7 +30,7 @@ def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
     """Let the other nodes answer so to a new term."""
 
     def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
-        assert request == {"do": "term", "term": 2, "file": CLUSTER.fingerprint}
+        assert (request["term"], request["file"]) == (2, CLUSTER.fingerprint)
         return {name: {"taken": answer} for name, answer in taken.items()}
 
     monkeypatch.setattr(Peers, "ask_all", ask_all)

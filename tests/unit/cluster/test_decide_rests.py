@@ -17,6 +17,7 @@ from tests.unit.cluster.world import QUIET, Data, World, at_work, hands, make_cl
 
 from pgpool_cluster.cluster import Mode
 from pgpool_cluster.record import Record
+from pgpool_cluster.situation import rightful_primary
 
 NATIVE = Mode.NATIVE_REPLICATION
 STREAMING = Mode.STREAMING_REPLICATION
@@ -34,6 +35,8 @@ def _hands() -> Iterator[None]:
 
 def come_back(world: World, boots: Sequence[str], turns: Sequence[str]) -> None:
     """Give every host power, one after the other, and let all take turns until they rest; then do what they say."""
+    for host in world.hosts.values():
+        host.slow, host.applies = False, True
     for name in boots:
         world.boot(name)
         for other in turns:
@@ -224,6 +227,47 @@ def stop(place: int) -> Told:
     return Told(f"systemctl stop on {place}", work)
 
 
+def slow(mask: int) -> Told:
+    """From now on these hosts receive late, the others at once."""
+
+    def work(world: World) -> None:
+        for name, host in world.hosts.items():
+            host.slow = name in chosen(world, mask)
+
+    return Told(f"{mask:05b} receive late", work)
+
+
+def lose(mask: int, *, crashes: bool = False) -> Told:
+    """The primary, and these with it, are gone at once, power or servers; pgpool-II gives them up, the primary last."""
+
+    def work(world: World) -> None:
+        primary = rightful_primary(world.cluster, world.seen())
+        others = [name for place, name in enumerate(world.hosts) if mask >> place & 1]
+        gone = list(dict.fromkeys([*others, *([primary.node] if primary else [])]))
+        if crashes:
+            for name in gone:
+                world.crash(name)
+        else:
+            world.cut(gone)
+        for host in world.databases:
+            if host.name in others:
+                world.check(host.name)
+        if primary:
+            world.check(primary.node)
+
+    return Told(f"the primary and {mask:05b} are lost{', servers only' * crashes}", work)
+
+
+def no_apply(mask: int) -> Told:
+    """From now on `apply` fails on these hosts, as for a fault in cluster.yml."""
+
+    def work(world: World) -> None:
+        for name, host in world.hosts.items():
+            host.applies = name not in chosen(world, mask)
+
+    return Told(f"apply fails on {mask:05b}", work)
+
+
 def command(verb: str, place: int) -> Told:
     def work(world: World) -> None:
         if world.hosts[database(world, place)].on:
@@ -244,6 +288,9 @@ events = st.one_of(
     st.builds(cut_in_recovery, places, st.integers(0, 12), masks),
     st.builds(cut_in_check, places, st.integers(0, 12), masks),
     st.builds(write_cut_short, masks, masks),
+    st.builds(slow, masks),
+    st.builds(no_apply, masks),
+    st.builds(lose, masks, crashes=st.booleans()),
     st.builds(crash, places),
     st.builds(stop, places),
     st.builds(command, st.sampled_from(["detach", "attach", "recover"]), places),
@@ -305,6 +352,7 @@ def ended(mode: Mode, states: Sequence[str]) -> World:
         standby = mode.streams and place != first and not out
         host.data = replace(shared, standby=standby, follows=names[first] if standby else None)
         host.record = Record(7000, latest, latest if not standby else 0, standbys_came=world.cluster.synchronous > 0)
+        host.names = world.names_wanted(host)
         if out:
             told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes know of a term
             host.data = replace(host.data, log=((1, 0),), timeline=1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from tests.unit.cluster.nodes import (
     CLUSTER,
     NATIVE,
@@ -27,6 +29,7 @@ from pgpool_cluster.actions import (
     Wait,
 )
 from pgpool_cluster.decide import choose_new_primary, failover
+from pgpool_cluster.excuse import NO_EXCUSE, Excuse
 from pgpool_cluster.facts import (
     ClusterFacts,
     NodeFacts,
@@ -96,12 +99,35 @@ def test_nobody_is_promoted_beside_a_stale_primary_that_still_takes_writes() -> 
     )
 
 
-def test_a_standby_that_was_given_up_before_holds_no_failover_up() -> None:
-    facts = seen(
-        replace(down(primary("pg1")), postgresql=Postgresql.STOPPED),
-        replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1", "pg3")),
+def alone(*backends_down: str, excuse: Excuse = NO_EXCUSE) -> ClusterFacts:
+    """The primary is stopped, pg3 is away, and pgpool-II has given up these; pg1 knows this excuse."""
+    return seen(
+        replace(down(primary("pg1")), postgresql=Postgresql.STOPPED, excuse=excuse),
+        replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool(*backends_down)),
     )
-    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg2", 2),)
+
+
+def test_that_pgpool_has_given_a_standby_up_excuses_it_from_nothing() -> None:
+    [refusal] = failover(CLUSTER, CLUSTER.named("pg1"), alone("pg1", "pg3"))
+    assert isinstance(refusal, Refuse)
+    assert "pgpoolctl switchover --accept-loss pg2" in refusal.hint
+
+
+def test_a_standby_that_the_primary_has_excused_holds_no_failover_up() -> None:
+    facts = alone("pg1", excuse=Excuse(1, 2, ("pg3",)))
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg2", 2, (1, 2)),)
+
+
+def test_the_latest_word_on_the_standbys_counts() -> None:
+    facts = alone("pg1", excuse=Excuse(1, 2, ("pg3",)))
+    later = replace(facts.of("pg2"), excuse=Excuse(2, 0, ()))
+    assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), seen(facts.of("pg1"), later))) == ["Refuse"]
+
+
+@pytest.mark.parametrize("state", [{"half_copied": True}, {"member": False}, {"position": None}], ids=str)
+def test_a_server_that_is_up_but_may_have_lost_what_it_had_does_not_count(state: dict[str, Any]) -> None:
+    facts = dead_primary(orphaned(standby("pg2", "pg1")), replace(orphaned(standby("pg3", "pg1")), **state))
+    assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Refuse"]
 
 
 def test_a_minority_promotes_nobody() -> None:

@@ -27,6 +27,7 @@ from pgpool_cluster import (
     pgpool,
     recovery,
     switchover,
+    synchrony,
     takeover,
     two_stages,
     units,
@@ -51,6 +52,7 @@ from pgpool_cluster.node import Here
 from pgpool_cluster.record import Record
 from pgpool_cluster.situation import Policy, in_service, leading_pgpools, rightful_primary
 from pgpool_cluster.status import healthy
+from pgpool_cluster.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.units import UnitState
 
 Json = dict[str, Any]
@@ -129,6 +131,13 @@ class Host:
     pool: bool = False
     patient: bool = True
     here: Me | None = None
+    synchrony: Synchrony | None = None
+    names: str = ""
+    """synchronous_standby_names, as it is laid down and loaded."""
+    applies: bool = True
+    """`pgpoolctl apply` comes to something."""
+    slow: bool = False
+    """What its server is to receive takes long."""
 
     @property
     def name(self) -> str:
@@ -225,8 +234,10 @@ class World:
         self.view: dict[str, bool] = {}
         """Who is up for the pgpool-IIs, which tell each other."""
         self.acknowledged: set[int] = set()
-        self.promised = True
-        """Whether `synchronous` promises that nothing acknowledged is lost."""
+        self.waiting: dict[int, str] = {}
+        """Writes that are not acknowledged yet, with the primary whose client waits for that."""
+        self.promised = cluster.synchronous > 0
+        """Whether nothing acknowledged may be lost: until an administrator accepts that."""
         self.held = False
         """Clients wait for a second stage."""
         self.stack: list[str] = []
@@ -264,6 +275,7 @@ class World:
                 host.data.slots = others if cluster.mode.streams and not streams else frozenset()
                 host.record = Record(system=SYSTEM, term=1, led=0 if streams else 1,
                                      standbys_came=cluster.synchronous > 0)  # fmt: skip
+                host.names = cluster.standby_names(came=host.record.standbys_came)
                 host.up = True
             host.serve = True
             world._start_agent(host)
@@ -279,6 +291,7 @@ class World:
         acting: Any = Acting(self, host.name)
         work = Answers(host.here, acting, lambda: None, list, lambda: None)
         host.here.answer = work.do
+        host.synchrony = Synchrony(host.here)
 
     # What is seen
 
@@ -291,6 +304,7 @@ class World:
             "term": record.term, "led": record.led, "restart": record.restart, "apart": record.apart,
             "half_copied": bool(record.copying), "promoting": here.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
+            "standbys_came": record.standbys_came, "excuse": record.excuse,
         }  # fmt: skip
         if data is None:
             state = Postgresql.ABSENT if host.database else Postgresql.DOWN
@@ -307,6 +321,7 @@ class World:
                 "databases": databases, "in_recovery": data.standby, "follows": data.follows if data.standby else None,
                 "streaming": self.streams(host), "slots": data.slots,
                 "replayed": data.position if data.standby else None,
+                "laid": not self.cluster.mode.streams or host.names == self.names_wanted(host),
             }  # fmt: skip
         return NodeFacts(name, **found)
 
@@ -344,11 +359,50 @@ class World:
         """Let all standbys receive what there is."""
         for _ in self.databases:  # one may follow a standby
             for host in self.databases:
-                if host.on and self.streams(host):
+                if host.on and self.streams(host) and not host.slow:
                     source = self.hosts[host.data.follows].data  # type: ignore[union-attr, index]
                     assert host.data is not None
                     assert source is not None
                     host.data.log, host.data.timeline, host.data.history = source.log, source.timeline, source.history
+        if self.waiting:
+            self._acknowledge()
+
+    # Synchronous replication
+
+    def names_wanted(self, host: Host) -> str:
+        return self.cluster.standby_names(came=host.record.standbys_came, dropped=host.record.dropped)
+
+    def apply(self, host: Host) -> None:
+        self.tick()
+        if not host.applies:
+            raise OperationError("apply: cluster.yml:3: a tab", hint="take it out")
+        host.names = self.names_wanted(host)
+
+    def senders(self, here: Here) -> Senders:
+        """What pg_stat_replication has."""
+        host = self.hosts[here.me.name]
+        if not host.up or host.data is None or host.data.standby:
+            raise OperationError("PostgreSQL: it is no primary", hint="its log")
+        found = {one.name: Sender(one.data.position if one.data else None, f'"{one.name}"' in host.names)
+                 for one in self._standbys_of(host)}  # fmt: skip
+        return Senders(host.data.position, found)
+
+    def _standbys_of(self, host: Host) -> list[Host]:
+        return [one for one in self.databases
+                if one.on and self.streams(one) and one.data and one.data.follows == host.name]  # fmt: skip
+
+    def _acknowledge(self) -> None:
+        """Tell clients of their commits that are on as many listed standbys as they wait for."""
+        for number, name in list(self.waiting.items()):
+            host = self.hosts[name]
+            if not host.up or host.data is None or host.data.standby or number not in host.data.writes:
+                del self.waiting[number]  # the client's connection is gone
+                continue
+            listed = [one for one in self._standbys_of(host) if f'"{one.name}"' in host.names]
+            got = sum(one.data is not None and number in one.data.writes for one in listed)
+            if not host.names or got >= self.cluster.synchronous:
+                self.acknowledged.add(number)
+                del self.waiting[number]
 
     # Power
 
@@ -395,11 +449,17 @@ class World:
 
     def _off(self, host: Host) -> None:
         host.on = host.up = host.serve = host.by_hand = False
+        self._hang_up(host)
         self._end_pool(host)
-        host.here = None
+        host.here = host.synchrony = None
+
+    def _hang_up(self, host: Host) -> None:
+        """End the sessions of clients."""
+        self.waiting = {number: name for number, name in self.waiting.items() if name != host.name}
 
     def _end_server(self, host: Host) -> None:
         if host.up and host.data and not host.data.standby:
+            self._hang_up(host)
             host.data.checkpoint()
             self.catch_up()
         host.up = False
@@ -432,6 +492,7 @@ class World:
         host = self.hosts[name]
         if host.up and host.data:
             host.up, host.data.crashed = False, True
+            self._hang_up(host)
 
     # PostgreSQL
 
@@ -459,9 +520,8 @@ class World:
         data.timeline += 1
         data.standby, data.follows = False, None
         data.checkpoint()
-        if self.cluster.mode.streams:
-            away = sum(not other.up for other in self.databases)
-            self.promised &= 1 <= self.cluster.synchronous >= away
+        missing = self.acknowledged - data.writes
+        assert not (self.promised and missing), f"promoted without {missing}\n{self.shown()}"
 
     def copy(self, here: Here, source: str, *, member: bool, rewind: bool = False) -> None:
         """pg_basebackup or pg_rewind, with what copying.py does around it, in its order."""
@@ -638,15 +698,13 @@ class World:
         if primary is None:
             return
         host = self.hosts[primary.node]
-        standbys = [one for one in self.databases if one.on and self.streams(one) and one.data.follows == host.name]  # type: ignore[union-attr]
+        standbys = self._standbys_of(host)
         self._append(host, number)
-        got = 0
         for one in standbys:
-            if reached(one.name) and host.data and one.data:
+            if reached(one.name) and not one.slow and host.data and one.data:
                 one.data.log, one.data.timeline, one.data.history = host.data.log, host.data.timeline, host.data.history
-                got += 1
-        if got >= self.cluster.synchronous or not host.record.standbys_came:
-            self.acknowledged.add(number)
+        self.waiting[number] = host.name
+        self._acknowledge()
 
     # Turns
 
@@ -700,6 +758,8 @@ class World:
                 if not isinstance(action, Attach):
                     raise
                 failed = error
+        if host.synchrony is not None and self.cluster.mode.streams:
+            host.synchrony.tend(self.seen())
         if failed:
             raise failed
         return actions
@@ -735,7 +795,8 @@ class World:
     def state(self) -> tuple[Any, ...]:
         """All that a turn may change."""
         hosts = tuple(
-            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), host.here and host.here.promoting)
+            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), host.here and host.here.promoting,
+             host.names, host.synchrony and host.synchrony.goes_on)
             for host in self.hosts.values()
         )
         return (*hosts, tuple(self.pools), tuple(self.view.items()))
@@ -773,6 +834,8 @@ class World:
         try:
             if verb == "start":
                 self.start_unit(name)
+            elif verb == "accept":
+                self.on(name, {"do": "switchover", "node": name, "accept_loss": True})
             else:
                 self.on(name, {"do": verb, "node": name})
         except ClusterError as error:
@@ -894,6 +957,8 @@ def hands() -> Iterator[None]:
         return _CURRENT[0]
 
     def control(verb: str, unit: str = "") -> None:
+        if verb == "apply":
+            world().apply(world().hosts[world().stack[-1]])
         if unit == paths.PGPOOL_UNIT and verb in ("start", "restart"):
             world().start_pool(world().hosts[world().stack[-1]])
 
@@ -914,6 +979,7 @@ def hands() -> Iterator[None]:
         patch.setattr(pg, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(act, "query", lambda *a: world().query(*a))
+        patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))
         patch.setattr(copying, "clone", _clone)
         patch.setattr(copying, "_rewind", _rewind)
         patch.setattr(copying, "_rewindable", _rewindable)
@@ -936,13 +1002,14 @@ def _rewindable(here: Here) -> bool:
 
 def _replace_machine(patch: pytest.MonkeyPatch) -> None:
     threads, clock = _Threads(_CURRENT), _Clock(_CURRENT)
-    modules = (act, agent, answers, attachment, copying, node, recovery, switchover, takeover, two_stages)
+    modules = (act, agent, answers, attachment, copying, node, recovery, switchover, synchrony, takeover, two_stages)
     for module in modules:
         if hasattr(module, "time"):
             patch.setattr(module, "time", clock)
         if hasattr(module, "log"):
             patch.setattr(module, "log", lambda _: None)
     patch.setattr(act, "threading", threads)
+    patch.setattr(synchrony, "threading", threads)
     patch.setattr(two_stages, "threading", threads)
     patch.setattr(paths, "SERVE", _Serve(_CURRENT))
     patch.setattr(act, "Roles", SimpleNamespace(rendered=lambda: SimpleNamespace(lay=lambda _: None)))

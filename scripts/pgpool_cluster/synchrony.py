@@ -1,0 +1,279 @@
+"""Which standbys a commit waits for, and which ones a failover may do without: the primary says both.
+
+A commit is on `synchronous` of the standbys that synchronous_standby_names lists. So a standby can take over only while
+fewer than that many listed ones are missing (decide.py). One that is away, or that an administrator keeps out of use,
+would hold every failover up. The primary therefore *drops* it from the list. Once no commit can wait for it any more,
+and enough of the others have all that was ever acknowledged, the primary *excuses* it: it tells all nodes that a
+failover may do without it. More than half of the nodes must have noted that an excuse is over before the standby is
+listed again. docs/explanation/load-balancing-and-consistency.md has the rule in words.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from . import units
+from .cluster import Cluster
+from .errors import ClusterError, OperationError
+from .excuse import Excuse
+from .facts import ClusterFacts, Lsn, NodeFacts
+from .node import LOOK_SECONDS, Here, log, sql_errors
+from .record import Record
+from .situation import rightful_primary
+
+AWAY_SECONDS = 10.0
+"""How long a standby may stop receiving, as for a restart, before commits no longer wait for it."""
+_READ_SECONDS = 2.0
+"""Seconds after which every walsender has read the configuration that a session has read."""
+_BETWEEN_TRIES = 10.0
+_QUERY_SECONDS = 2.0
+_LITTLE = 16 << 20
+"""Bytes that a standby may lag when commits begin to wait for it."""
+_SENDERS = "SELECT application_name, flush_lsn::text, sync_priority FROM pg_stat_replication WHERE state = 'streaming'"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What the primary knows of a standby that receives: how far it has flushed, and whether commits wait for it."""
+
+    flushed: Lsn | None
+    listed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """The end of what the primary has flushed, and its standbys by name."""
+
+    end: Lsn
+    standbys: Mapping[str, Sender]
+
+
+def ask_senders(here: Here) -> Senders:
+    """Ask this node's server, a primary, for its standbys; raises OperationError."""
+
+    def ask() -> Senders:
+        query = here.server.query
+        end = Lsn.parse(query("SELECT pg_current_wal_flush_lsn()::text", seconds=_QUERY_SECONDS)[0][0])
+        rows = query(_SENDERS, seconds=_QUERY_SECONDS)
+        return Senders(end, {name: Sender(at and Lsn.parse(at), rank > 0) for name, at, rank in rows})
+
+    return sql_errors(ask)
+
+
+def _receives(found: NodeFacts, primary: str) -> bool:
+    return found.member and found.standby and found.streaming and found.follows == primary and not found.half_copied
+
+
+def _usable(cluster: Cluster, primary: str, facts: ClusterFacts, dropped: tuple[str, ...]) -> int:
+    """Return how many listed standbys receive now, and are to be used."""
+    listed = (facts.of(node.name) for node in cluster.databases if node.name not in (primary, *dropped))
+    return sum(_receives(found, primary) and not found.held for found in listed)
+
+
+def to_drop(
+    cluster: Cluster, primary: str, facts: ClusterFacts, dropped: tuple[str, ...], away: frozenset[str]
+) -> tuple[str, ...]:
+    """Return the listed standbys that commits are no longer to wait for; none where that would stop all commits.
+
+    `away`: those that have not received for AWAY_SECONDS.
+    """
+    if _usable(cluster, primary, facts, dropped) < cluster.synchronous:
+        return ()
+    listed = (facts.of(node.name) for node in cluster.databases if node.name not in (primary, *dropped))
+    return tuple(one.node for one in listed if one.held or one.half_copied or one.node in away)
+
+
+def to_list(cluster: Cluster, primary: NodeFacts, facts: ClusterFacts, dropped: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the dropped standbys that commits are to wait for again, and names that cluster.yml has no more.
+
+    One that is kept out of use is among them where commits would otherwise wait for who does not receive.
+    """
+    few = _usable(cluster, primary.node, facts, dropped) < cluster.synchronous
+    known = {node.name for node in cluster.databases}
+    found = [facts.of(name) for name in dropped]
+    return tuple(one.node for one in found if one.node not in known or (_near(primary, one) and (few or not one.held)))
+
+
+def _near(primary: NodeFacts, found: NodeFacts) -> bool:
+    if not _receives(found, primary.node) or found.position is None or primary.position is None:
+        return False
+    return primary.position.bytes - found.position.bytes <= _LITTLE
+
+
+def have_all(cluster: Cluster, primary: str, dropped: tuple[str, ...], senders: Senders, end: Lsn) -> bool:
+    """Tell whether enough listed standbys have flushed all up to `end`, so that none of the dropped ones is needed."""
+    names = {node.name for node in cluster.databases} - {primary, *dropped}
+    flushed = (sender.flushed for name, sender in senders.standbys.items() if name in names)
+    return sum(at is not None and at >= end for at in flushed) >= cluster.synchronous
+
+
+def kept(record: Record) -> tuple[str, ...]:
+    """Return whom a primary that goes on in another term may go on to excuse: it has never listed them since."""
+    own = record.led > 0 and record.excuse.term == record.led
+    return tuple(name for name in record.excuse.names if name in record.dropped) if own else ()
+
+
+def announce(here: Here, excuse: Excuse) -> list[str]:
+    """Tell every node an excuse and return those, this one included, that have noted it and know none later."""
+    if not here.note_excuse(excuse):
+        return []
+    request = {
+        "do": "excuse", "term": excuse.term, "serial": excuse.serial, "names": list(excuse.names),
+        "file": here.cluster.fingerprint,
+    }  # fmt: skip
+    answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
+    return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
+
+
+@dataclass(slots=True)
+class Synchrony:
+    """One node's part in it. What it keeps in memory alone may be lost at any time: then it takes its time again."""
+
+    here: Here
+    _away: dict[str, float] = field(default_factory=dict)
+    """Since when standbys have not received from this node, by the monotonic clock."""
+    _of: tuple[int, tuple[str, ...]] = (0, ())
+    """The term, and who is dropped: what follows is of these."""
+    _since: float | None = None
+    """Since when the server has run without the dropped ones."""
+    _end: Lsn | None = None
+    """What others must have flushed before the dropped ones are excused."""
+    _held: Excuse | None = None
+    """The latest one that a majority has noted."""
+    _asked: float = float("-inf")
+    """When configuration was last asked for to be applied."""
+    _applying: bool = False
+    _failure: ClusterError | None = None
+
+    @property
+    def goes_on(self) -> tuple[object, ...]:
+        """What a later step builds on, beside the record."""
+        lasting = self._since is not None
+        return tuple(sorted(self._away)), self._of, lasting, self._end, self._held, self._failure is None
+
+    def tend(self, facts: ClusterFacts) -> None:
+        """Do the next step; called in each round of the agent. Raises ClusterError, also why the last `apply` failed.
+
+        No step waits for anything but a query or an answer of the other nodes, each with its limit.
+        """
+        here = self.here
+        if not here.cluster.mode.streams or here.database is None or here.record.system is None:
+            return
+        mine, before = facts.of(here.me.name), here.record
+        try:
+            self._step(mine, facts)
+        finally:
+            named = (here.record.standbys_came, here.record.dropped) != (before.standbys_came, before.dropped)
+            self._lay(mine, changed=named)
+
+    def _step(self, mine: NodeFacts, facts: ClusterFacts) -> None:
+        here = self.here
+        primary = rightful_primary(here.cluster, facts)
+        if primary is not None and not here.record.standbys_came and self._came(facts):
+            here.remember(standbys_came=True)
+            return
+        said = here.cluster.names_standbys and here.cluster.synchronous and here.record.standbys_came
+        if primary is mine and said and here.record.led == here.record.term:
+            self._lead(mine, facts)
+            return
+        self._away.clear()
+        if primary is not mine and mine.standby and here.record.dropped:
+            here.remember(dropped=())  # so that its list is whole if it takes over
+
+    def _came(self, facts: ClusterFacts) -> bool:
+        """Tell whether as many standbys as are asked for receive, or another node knows that they have."""
+        members = [one for one in facts.members(self.here.cluster) if one.system == self.here.record.system]
+        receiving = sum(one.standby and one.streaming for one in members)
+        known = any(one.standbys_came and not one.half_copied for one in members)
+        return self.here.cluster.synchronous > 0 and (known or receiving >= self.here.cluster.synchronous)
+
+    # The primary
+
+    def _lead(self, mine: NodeFacts, facts: ClusterFacts) -> None:
+        here, dropped = self.here, self.here.record.dropped
+        away = self._find_away(facts)
+        if self._of != (here.record.led, dropped):
+            self._of, self._since, self._end = (here.record.led, dropped), None, None
+        if back := to_list(here.cluster, mine, facts, dropped):
+            self._take_back(back)
+        elif gone := to_drop(here.cluster, mine.node, facts, dropped, away):
+            log(f"commits no longer wait for {', '.join(gone)}")
+            here.remember(dropped=tuple(sorted({*dropped, *gone})))
+        elif set(dropped) - set(self._excuse.names):
+            self._find_excuse(mine)
+        else:
+            self._announce(self._excuse)
+
+    def _find_away(self, facts: ClusterFacts) -> frozenset[str]:
+        now = time.monotonic()
+        for node in self.here.cluster.databases:
+            if _receives(facts.of(node.name), self.here.me.name):
+                self._away.pop(node.name, None)
+            elif node != self.here.me:
+                self._away.setdefault(node.name, now)
+        return frozenset(name for name, since in self._away.items() if now - since >= AWAY_SECONDS)
+
+    @property
+    def _excuse(self) -> Excuse:
+        """What this primary has said last."""
+        record = self.here.record
+        return record.excuse if record.excuse.term == record.led else Excuse(record.led, 0, ())
+
+    def _announce(self, excuse: Excuse) -> bool:
+        """Tell an excuse to all nodes, again until a majority has noted it; True if it has."""
+        if self._held != excuse and len(announce(self.here, excuse)) >= self.here.cluster.majority:
+            self._held = excuse
+        return self._held == excuse
+
+    def _take_back(self, back: tuple[str, ...]) -> None:
+        excuse = self._excuse
+        if set(excuse.names) & set(back):
+            rest = tuple(name for name in excuse.names if name not in back)
+            excuse = Excuse(excuse.term, excuse.serial + 1, rest)
+        if self._announce(excuse):
+            log(f"commits wait for {', '.join(back)} again")
+            self.here.remember(dropped=tuple(name for name in self.here.record.dropped if name not in back))
+
+    def _find_excuse(self, mine: NodeFacts) -> None:
+        """Excuse the dropped ones, once no commit can wait for them and others have all that was acknowledged."""
+        here, dropped = self.here, self.here.record.dropped
+        senders = ask_senders(here) if mine.laid else None
+        if senders is None or any(name in dropped and sender.listed for name, sender in senders.standbys.items()):
+            self._since = self._end = None
+            return
+        self._since = time.monotonic() if self._since is None else self._since
+        if time.monotonic() - self._since < _READ_SECONDS:
+            return
+        self._end = self._end or senders.end
+        if have_all(here.cluster, here.me.name, dropped, senders, self._end):
+            log(f"a failover may do without {', '.join(dropped)}")
+            self._announce(Excuse(self._excuse.term, self._excuse.serial + 1, dropped))
+
+    # Configuration
+
+    def _lay(self, mine: NodeFacts, *, changed: bool) -> None:
+        """Have configuration applied where the server runs without what is to be; raises what came of it last."""
+        if mine.laid and not changed:
+            self._failure = None
+        elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _BETWEEN_TRIES):
+            self._applying, self._asked, failure = True, time.monotonic(), self._failure
+            threading.Thread(target=self._apply, daemon=True).start()
+            if failure is not None:
+                raise failure
+        elif self._failure is not None:
+            raise self._failure
+
+    def _apply(self) -> None:
+        try:
+            units.control("apply")
+            self._failure = None
+        except ClusterError as error:
+            self._failure = error
+        except Exception as error:  # told where housekeeping tells all else
+            self._failure = OperationError(f"apply: {error}", hint="pgpoolctl apply, here")
+        finally:
+            self._applying = False
+            self.here.forget_looks()
