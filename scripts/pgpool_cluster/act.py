@@ -161,13 +161,14 @@ def claim(
     """
     told = tell(here, term)
     if len(told) < here.cluster.majority:
-        noted = f"only {', '.join(told)} took note of term {term}"
-        raise OperationError(noted if told else f"term {term} is another node's already", hint="pgpoolctl status")
+        few = f"only {', '.join(told)} took note of term {term}"
+        raise OperationError(few if told else f"term {term} is another node's already", hint="pgpoolctl status")
     if here.cluster.synchronous:
         # From here on no majority takes an excuse of an earlier term any more.
         if decided is not None and max(told.values()) > decided:
             raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
-        if len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
+        older = [name for name, place in told.items() if place == OF_AN_OLDER_PACKAGE]
+        if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
             raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
     here.remember(led=term, **changes)
     log(f"this node is the primary of term {term}, known to {', '.join(told)}")
@@ -187,15 +188,23 @@ def promote(here: Here, action: Promote) -> None:
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
+OF_AN_OLDER_PACKAGE = (-1, -1)
+"""Place of the excuse of a node that knows of none, as its package is older: it cannot hold one against a claim."""
+
+
 def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
     """Tell a new term to every node and return those, this one included, that have taken note and known none later.
 
-    With each, the place of the latest excuse that it knows.
+    With each, the place of the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
     """
     if not here.note_term(term):
         return {}
     answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
-    taken = {name: answer.get("excuse", (0, 0)) for name, answer in answers.items() if answer.get("taken") is True}
+    taken = {
+        name: answer.get("excuse", OF_AN_OLDER_PACKAGE)
+        for name, answer in answers.items()
+        if answer.get("taken") is True
+    }
     places = {name: (int(of), int(serial)) for name, (of, serial) in taken.items()}
     return {here.me.name: here.record.excuse.place, **places}
 

@@ -42,6 +42,19 @@ def test_a_majority_makes_it_this_nodes(pg1: Here, monkeypatch: pytest.MonkeyPat
     assert (pg1.record.term, pg1.record.led) == (2, 2)
 
 
+def test_nodes_of_an_older_package_take_part_although_they_know_of_no_excuse(
+    pg1: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is upgraded first has to be able to take over while the others are not yet."""
+
+    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+        return {"pg2": {"taken": True}, "pg3": {"taken": True}} if request["do"] == "term" else {}
+
+    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    act.claim(pg1, 2)
+    assert pg1.record.led == 2
+
+
 @pytest.mark.parametrize("answers", [{}, {"pg2": False, "pg3": False}])
 def test_without_one_this_node_does_not_lead(
     pg1: Here, answers: dict[str, bool], monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from pgpool_cluster.situation import rightful_primary
 
 NATIVE = Mode.NATIVE_REPLICATION
 STREAMING = Mode.STREAMING_REPLICATION
-in_any_story = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+in_any_story = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -133,7 +133,7 @@ def test_a_new_primary_voids_what_former_ones_have_said(here: Here, monkeypatch:
 
 
 def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, term={"taken": True}, excuse={"taken": False})
+    answering(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
         act.claim(here, 2)
     assert here.record.led == 1
