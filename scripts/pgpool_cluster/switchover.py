@@ -62,7 +62,8 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
 
     Raises OperationError, before anything is stopped, where it would not start as the standby of `target`.
     """
-    _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
+    if target.settings:
+        _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
     act.query(here, "CHECKPOINT")
     progress(f"stopping PostgreSQL of {here.me.name}")
     pg.stop(here.server)
