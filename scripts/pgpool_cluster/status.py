@@ -79,7 +79,10 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     if any(not found.up or not found.member or found.half_copied for found in members):
         return False
     primary = rightful_primary(cluster, facts)
-    if primary is None or not all(found.laid for found in members):
+    # A node that does not know yet that standbys have come is about to lay synchronous replication down.
+    waited_for = cluster.synchronous > 0 and cluster.names_standbys
+    told = all(found.standbys_came or not found.file for found in members) or not waited_for
+    if primary is None or not told or not all(found.laid for found in members):
         return False
     if not cluster.mode.streams:
         return len(in_service(cluster, facts)) == len(members)

@@ -17,7 +17,7 @@ THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 
 
 def of_file(file: str, *nodes: NodeFacts) -> tuple[NodeFacts, ...]:
-    return tuple(replace(node, file=file) for node in nodes)
+    return tuple(replace(node, file=file, standbys_came=True) for node in nodes)
 
 
 @pytest.mark.parametrize(

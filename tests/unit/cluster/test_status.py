@@ -109,3 +109,14 @@ def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
     assert (found["nodes"][0]["archive"]["oldest"], found["nodes"][0]["archive"]["newest"]) == (None, None)
     del found["nodes"][1]["archive"]
     assert "pg1      0      0      50%        -" in status.lines(found)
+
+
+def test_it_is_not_healthy_before_every_node_lays_synchronous_replication_down() -> None:
+    """`wait` returned, and a second later the cluster was not healthy: a node had learnt that standbys had come."""
+    of_now: dict[str, object] = {"file": CLUSTER.fingerprint, "standbys_came": True}
+    assert status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3=of_now))
+    assert not status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3={**of_now, "standbys_came": False}))
+    assert not status.healthy(CLUSTER, facts(pg1=of_now, pg2={**of_now, "laid": False}, pg3=of_now))
+    asynchronous = replace(CLUSTER, synchronous=0)
+    later: dict[str, object] = {"file": asynchronous.fingerprint}
+    assert status.healthy(asynchronous, facts(pg1=later, pg2=later, pg3=later))
