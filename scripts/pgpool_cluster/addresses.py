@@ -61,7 +61,7 @@ def placed(cluster: Cluster, addresses: Mapping[str, str]) -> Cluster:
 
 
 def look_up(hosts: Iterable[str]) -> dict[str, tuple[plain.Address, ...]]:
-    """Ask for all host names at once, for at most 10 s; who is not known has no address."""
+    """Ask for all host names at once, for at most 10 s; a name that is not known has no address."""
     names = sorted(set(hosts))
     with ThreadPoolExecutor(max_workers=max(1, len(names))) as workers:
         return dict(zip(names, workers.map(_known, names), strict=True))

@@ -64,7 +64,7 @@ def _request(line: bytes) -> tuple[Json, int | None]:
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    """One who asks, until it hangs up, is idle for long, or sends what is no request."""
+    """A connection, until the other side hangs up, is idle for long, or sends what is no request."""
 
     request: socket.socket
     server: _Server
@@ -148,7 +148,7 @@ class _Connection(socketserver.BaseRequestHandler):
             return {"error": reason, "hint": f"journalctl -u {paths.UNIT} has the rest"}
 
     def say(self, number: int | None, line: Json) -> None:
-        """Send a line; who asked may have gone, and the work goes on. Who does not read is hung up on."""
+        """Send a line. The other side may have gone, and the work goes on; one that does not read is hung up on."""
         text = json.dumps({**line, "id": number}).encode() + b"\n"
         with self.saying, contextlib.suppress(OSError, ValueError):
             try:

@@ -12,7 +12,7 @@ from .errors import ServerError
 
 _PARTIAL = ".partial"
 _LEFT = 60.0
-"""Seconds after which nobody writes a file any more: it was left by a crash or a power cut."""
+"""Seconds after which a file that is still partial was left by a crash or a power cut."""
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:

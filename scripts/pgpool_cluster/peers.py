@@ -148,7 +148,7 @@ class _Line:
                 self._hand_on(json.loads(text))
 
     def _hand_on(self, line: Json) -> None:
-        """Give an answer to who waits for it; raises ValueError for what is none."""
+        """Hand an answer to the request that waits for it; raises ValueError for what is none."""
         if not isinstance(line, dict):
             raise ValueError("no mapping")  # noqa: TRY004 - like all else that is wrong with it
         number = line.pop("id", None)

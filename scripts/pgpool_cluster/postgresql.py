@@ -32,7 +32,7 @@ _SECONDS = 15.0
 _LOOK_SECONDS = 1.5
 """So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
 HANGING_SECONDS = 20.0
-"""How long a server that answers nobody may just be slow."""
+"""How long a server that does not answer may just be slow."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
 _OPTIONS = (

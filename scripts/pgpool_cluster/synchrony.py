@@ -89,7 +89,7 @@ def to_drop(
 def to_list(cluster: Cluster, primary: NodeFacts, facts: ClusterFacts, dropped: tuple[str, ...]) -> tuple[str, ...]:
     """Return the dropped standbys that commits are to wait for again, and names that cluster.yml has no more.
 
-    One that is kept out of use is among them where commits would otherwise wait for who does not receive.
+    A held one is among them where commits would otherwise wait for standbys that do not receive.
     """
     few = _usable(cluster, primary.node, facts, dropped) < cluster.synchronous
     known = {node.name for node in cluster.databases}
@@ -111,7 +111,7 @@ def have_all(cluster: Cluster, primary: str, dropped: tuple[str, ...], senders: 
 
 
 def kept(record: Record) -> tuple[str, ...]:
-    """Return whom a primary that goes on in another term may go on to excuse: it has never listed them since."""
+    """Return the standbys that a primary may go on to excuse in another term: it has not listed them since."""
     own = record.led > 0 and record.excuse.term == record.led
     return tuple(name for name in record.excuse.names if name in record.dropped) if own else ()
 
@@ -136,7 +136,7 @@ class Synchrony:
     _away: dict[str, float] = field(default_factory=dict)
     """Since when standbys have not received from this node, by the monotonic clock."""
     _of: tuple[int, tuple[str, ...]] = (0, ())
-    """The term, and who is dropped: what follows is of these."""
+    """The term, and the dropped standbys, that what follows is about."""
     _since: float | None = None
     """Since when the server has run without the dropped ones."""
     _end: Lsn | None = None
