@@ -172,9 +172,7 @@ class Database:
         except psycopg2.Error as error:
             self._looks.close()
             self._last, self._silent_since, self._watch = None, 0.0, replay.Watch()
-            facts = replace(facts, postgresql=self._why_down(error))
-            # One that is about to come up is waited for, whatever its files say; a busy machine has better to do.
-            return facts if facts.postgresql is Postgresql.STARTING else self._from_files(facts)
+            return self._from_files(replace(facts, postgresql=self._why_down(error)))
         return self._last
 
     def _unanswered(self, facts: NodeFacts) -> NodeFacts:
