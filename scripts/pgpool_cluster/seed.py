@@ -19,26 +19,20 @@ _NAMES = ("nodes", "mode", "clients", "virtual-ip", "synchronous", "key")
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Write the two files from the answers on standard input; raises ClusterError, and has written no cluster.yml then.
-
-    A key that was given is in its file also where the other answers are wrong (UsageError): debconf is to forget it.
-    """
+    """Write the two files from the answers on standard input; raises ClusterError, and has written neither then."""
     del words
     answers = _answers(sys.stdin.read())
     paths.CLUSTER_YML.parent.mkdir(parents=True, exist_ok=True)
-    if "key" in answers:
-        _write_key(_key(answers, alone=False))
     if not paths.CLUSTER_YML.exists():
         text = cluster_yml(answers)
         _check(text)
+        secret = _key(answers, alone=len(answers.get("nodes", "").split()) < 2)
         files.write(paths.CLUSTER_YML, text.encode(), 0o644)
-        _write_key(_key(answers, alone=len(answers.get("nodes", "").split()) < 2))
-    return ExitStatus.GOOD
-
-
-def _write_key(secret: str) -> None:
+    else:
+        secret = _key(answers, alone=False) if answers.get("key") else ""
     if secret and not paths.CLUSTER_KEY.exists():
         files.write(paths.CLUSTER_KEY, f"{secret}\n".encode(), 0o600)
+    return ExitStatus.GOOD
 
 
 def _answers(text: str) -> dict[str, str]:

@@ -65,15 +65,6 @@ def test_several_nodes_never_make_up_keys_that_differ(etc: Path, monkeypatch: py
     assert not (etc / "cluster.key").exists()
 
 
-def test_a_good_key_is_in_its_file_though_other_answers_are_wrong(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """debconf forgets it then: it stayed in debconf's database until somebody configured the package again."""
-    key = generate()
-    with pytest.raises(UsageError):
-        sown(f"nodes=pg1\nkey={key}\n", monkeypatch)
-    assert (etc / "cluster.key").read_text() == f"{key}\n"
-    assert not (etc / "cluster.yml").exists()
-
-
 @pytest.mark.parametrize(
     "answers",
     ["nodes=pg1\n", "nodes=pg1=\n", "nodes=pg1=$(id)\n", "nodes=pg1=10.0.0.1 pg2=10.0.0.1\n", "nodes=P G=1\n",
