@@ -269,6 +269,8 @@ class Synchrony:
     def _apply(self) -> None:
         try:
             units.control("apply")
+            # A server that has just begun to answer is no active unit yet, so `apply` has not reloaded it.
+            sql_errors(lambda: self.here.server.query("SELECT pg_reload_conf()", seconds=_QUERY_SECONDS))
             self._failure = None
         except ClusterError as error:
             self._failure = error
