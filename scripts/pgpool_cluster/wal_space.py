@@ -43,7 +43,7 @@ class Held:
     def hint(self) -> str:
         """What to type."""
         if self.ours:
-            return f"bring {self.slot} back or free space; at {GIVEN_UP:.0%} its slot is given up, it is copied anew"
+            return f"bring {self.slot} back or free space; at {GIVEN_UP:.0%} its slot is given up: pgpoolctl recover"
         return f"let it be read, or SELECT pg_drop_replication_slot('{self.slot}')"
 
     @property
@@ -66,9 +66,3 @@ def held(here: Here) -> Held | None:
         return None
     slot, size = str(rows[0][0]), int(rows[0][1])
     return Held(slot, size, used, slot in {node.slot for node in here.cluster.databases})
-
-
-def note(here: Here) -> str:
-    """Return what a slot holds back as one line with its hint; "" where nothing is to be told."""
-    found = held(here)
-    return f"{found}; hint: {found.hint}" if found else ""
