@@ -337,13 +337,22 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
         units.ask("try-reload-or-restart", "ssh.service")
-    for path in changed:
-        unit = _unit_of(path)
-        if unit and units.state(unit).active == "active":
-            units.ask("reload", unit)
+    for unit in dict.fromkeys(filter(None, map(_unit_of, changed))):
+        _load_server(unit)
     renewed = renewed or str(paths.HOSTS) in changed
     if renewed and units.state(paths.UNIT).active == "active":
         units.ask("kill", "--signal=HUP", "--kill-whom=main", paths.UNIT)
+
+
+def _load_server(unit: str) -> None:
+    """Have a server read its configuration, also one that already runs while systemd still waits for pg_ctlcluster."""
+    active = units.state(unit).active
+    if active == "active":
+        units.ask("reload", unit)
+    elif active == "activating":
+        version, name = unit.removeprefix("postgresql@").removesuffix(".service").split("-", 1)
+        with contextlib.suppress(ServerError):  # it does not run yet, and reads the files when it does
+            server.run(["/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", version, name, "reload"])
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:

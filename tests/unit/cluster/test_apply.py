@@ -183,3 +183,26 @@ def test_the_agent_is_told_of_addresses_that_changed(
     monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
     apply._load(changed, renewed=False)
     assert len([words for words in asked if "--signal=HUP" in words]) == told
+
+
+@pytest.mark.parametrize(
+    ("active", "reloads"),
+    [
+        ("active", [("reload", "postgresql@17-main.service")]),
+        ("activating", [("/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", "17", "main", "reload")]),
+        ("inactive", []),
+    ],
+)
+def test_a_server_that_systemd_still_takes_for_starting_reads_what_was_laid_down(
+    active: str, reloads: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copied standby serves before pg_ctlcluster has noticed: what was laid down in between was never read."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
+    monkeypatch.setattr(units, "booted", lambda: True)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState(active, "success", was_active=True))
+    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
+    monkeypatch.setattr(server, "run", lambda words: asked.append(tuple(words)))
+    conf = "/etc/postgresql/17/main"
+    apply._load([f"{conf}/conf.d/pgpool2-cluster.conf", f"{conf}/pg_hba.conf"], renewed=False)
+    assert asked == reloads
