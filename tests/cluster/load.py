@@ -82,7 +82,10 @@ class Ledger:
 
 @contextmanager
 def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Ledger]:
-    """Insert one row after the other while the block lasts, each in a session of its own as an application would."""
+    """Insert one row after the other while the block lasts, each in a session of its own as an application would.
+
+    The host may lose its power meanwhile: the account ends there.
+    """
     cluster.ask("CREATE TABLE IF NOT EXISTS ledger (writer text, number int, PRIMARY KEY (writer, number))", at=at,
                 through=through)  # fmt: skip
     where = f"host={through.address} port=9999 user={APP} dbname={APP} sslmode=require connect_timeout=5"
@@ -95,6 +98,6 @@ def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Led
     finally:
         at.run("touch /root/ledger.end")
         at.until("! systemctl is-active -q ledger", 40)
-        lines = at.run("cat /root/ledger.log").splitlines()
-        result.acknowledged = {int(number): float(moment) for number, moment in (line.split() for line in lines)}
+        rows = [line.split() for line in at.run("cat /root/ledger.log").splitlines()]
+        result.acknowledged = {int(row[0]): float(row[1]) for row in rows if len(row) == len(("number", "moment"))}
         result.errors = at.run("cat /root/ledger.err")

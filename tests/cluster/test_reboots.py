@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tests.cluster.cluster import STREAMING, Cluster
 from tests.cluster.conftest import Standing
+from tests.cluster.load import ledger
 from tests.cluster.native import STOP, given_up
 from tests.host import Host, together
 
@@ -129,17 +130,27 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, number: int) -> None:
+    """A client writes on one of the hosts, which may be among those that lose their power."""
     chance = random.Random(number)  # told by its number, so that it can be repeated
     lost = chance.sample(rebooted.hosts, chance.choice([1, 2, 3, 3]))
-    print("lost:", *lost)
-    for host in lost:
-        host.kill()
-        time.sleep(chance.choice([0.0, 0.5, 3.0, 12.0]))
-    for host in chance.sample(lost, len(lost)):
-        host.container.start()
-        time.sleep(chance.choice([0.0, 1.0, 4.0, 9.0]))
-    together(Host.booted, lost)
-    well_again(rebooted, 120)
+    writer = chance.choice(rebooted.hosts)
+    with ledger(rebooted, at=writer, through=writer, name=f"round {number}") as account:
+        for host in lost:
+            host.kill()
+            time.sleep(chance.choice([0.0, 0.5, 3.0, 12.0]))
+        for host in chance.sample(lost, len(lost)):
+            host.container.start()
+            time.sleep(chance.choice([0.0, 1.0, 4.0, 9.0]))
+        together(Host.booted, lost)
+        began = time.monotonic()
+        well_again(rebooted, 120)
+        took = time.monotonic() - began
+    print(f"lost: {', '.join(map(str, lost))}; writes on {writer}, {len(account.acknowledged)} acknowledged; "
+          f"healthy {took:.0f} s after the last boot")  # fmt: skip
+    if rebooted.mode == STREAMING:
+        rebooted.replayed()
+    for host in rebooted.hosts:
+        assert account.lost(host) == set(), host
 
 
 @pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")

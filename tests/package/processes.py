@@ -15,11 +15,15 @@ def mounts_below(path: Path) -> list[str]:
 
 
 def children(pid: int) -> list[tuple[int, str]]:
-    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += [(int(child), _began(int(child))), *children(int(child))]
+    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it.
+
+    A process that ends meanwhile has none.
+    """
+    found: list[tuple[int, str]] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in task.read_text().split():
+                found += [(int(child), _began(int(child))), *children(int(child))]
     return found
 
 
