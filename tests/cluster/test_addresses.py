@@ -17,6 +17,7 @@ from tests.cluster.load import Ledger, ledger
 from tests.cluster.watchdog import led_by
 from tests.host import Host
 
+pytestmark = pytest.mark.thorough  # each of its three clusters takes minutes to install
 FAILOVER_SECONDS = 60.0
 ADDRESS_SECONDS = 30.0
 DOMAIN = "lan"
@@ -144,7 +145,6 @@ def bring_it_back(story: Story) -> None:
     every_precondition_is_met(cluster)
 
 
-@pytest.mark.thorough
 def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story) -> None:
     cluster = story.cluster
     status = cluster.status()
@@ -153,7 +153,6 @@ def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story)
     every_precondition_is_met(cluster)
 
 
-@pytest.mark.thorough
 def test_2_ipv6_nodes_are_reached_from_their_own_addresses(story: Story) -> None:
     """Also from the one that has the virtual address: the others let in no other."""
     pg1 = story.cluster.hosts[0]
@@ -167,7 +166,6 @@ def account(story: Story) -> Ledger:
     return lose_the_primary(story)
 
 
-@pytest.mark.thorough
 def test_3_ipv6_a_standby_takes_over_and_the_other_follows(story: Story, account: Ledger) -> None:
     nothing_was_lost(story, account)
     left = story.cluster.hosts[1:]
@@ -177,7 +175,6 @@ def test_3_ipv6_a_standby_takes_over_and_the_other_follows(story: Story, account
         assert story.cluster.ask("SELECT 1", at=story.client, through=story.through) == "1"
 
 
-@pytest.mark.thorough
 def test_4_ipv6_the_former_primary_returns(story: Story, account: Ledger) -> None:
     bring_it_back(story)
     assert account.lost(story.cluster.primary()) == set()
@@ -191,7 +188,6 @@ def test_1_names_a_cluster_is_healthy_and_every_precondition_is_met(named: Story
     every_precondition_is_met(named.cluster)
 
 
-@pytest.mark.thorough
 def test_2_names_a_name_server_that_is_silent_at_boot_changes_nothing(named: Story) -> None:
     pg3 = named.cluster.hosts[2]
     laid = pg3.run("cat /etc/pgpool2/cluster/hosts")
@@ -204,7 +200,6 @@ def test_2_names_a_name_server_that_is_silent_at_boot_changes_nothing(named: Sto
     every_precondition_is_met(named.cluster)
 
 
-@pytest.mark.thorough
 def test_3_names_the_primary_dies_and_returns(named: Story) -> None:
     account = lose_the_primary(named)
     nothing_was_lost(named, account)
