@@ -46,15 +46,15 @@ def nothing_is_lost(rebooted: Cluster) -> Iterator[None]:
     assert int(first.psql("SELECT count(*) FROM booted", database="app")) == before + 3
 
 
-def well_again(cluster: Cluster, seconds: float = SECONDS) -> None:
-    """Wait until the cluster is healthy; a node whose note names `pgpoolctl recover` is given it, as printed."""
+def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool) -> None:
+    """Wait until the cluster is healthy; with `recover`, a node whose note names that command is given it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = cluster.hosts[0].attempt("pgpoolctl status", seconds=60).output
         if f", {cluster.mode}: healthy" in answer:
             break
         waits = [host for host in cluster.hosts if f"hint: pgpoolctl recover {host}" in answer]
-        if waits and cluster.mode != STREAMING:
+        if waits and recover:
             print(f"recovers {waits[0]}, as status says")
             waits[0].attempt(f"pgpoolctl recover {waits[0]}", seconds=200)
         time.sleep(1)
@@ -66,14 +66,14 @@ def well_again(cluster: Cluster, seconds: float = SECONDS) -> None:
 def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
     """Where every node is a primary, the others have taken writes meanwhile: it waits for `recover`, and says so."""
     rebooted.named(name).reboot()
-    well_again(rebooted)
+    well_again(rebooted, recover=rebooted.mode != STREAMING)
 
 
 @pytest.mark.brief_modes(STREAMING)
 def test_all_together_in_order(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
-    well_again(rebooted)
+    well_again(rebooted, recover=rebooted.mode != STREAMING)
 
 
 def test_all_together_by_a_power_cut(rebooted: Cluster) -> None:
@@ -109,7 +109,7 @@ def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) 
         rebooted.named(name).container.start()
         time.sleep(2)
     together(Host.booted, rebooted.hosts)
-    well_again(rebooted)
+    well_again(rebooted, recover=rebooted.mode != STREAMING)
 
 
 @pytest.mark.brief_modes("native_replication")
@@ -130,7 +130,10 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, number: int) -> None:
-    """A client writes on one of the hosts, which may be among those that lose their power."""
+    """A client writes on one of the hosts, which may be among those that lose their power.
+
+    Where others went on for long enough, a node waits for `recover`, also a primary whose place was taken.
+    """
     chance = random.Random(number)  # told by its number, so that it can be repeated
     lost = chance.sample(rebooted.hosts, chance.choice([1, 2, 3, 3]))
     writer = chance.choice(rebooted.hosts)
@@ -143,7 +146,7 @@ def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, num
             time.sleep(chance.choice([0.0, 1.0, 4.0, 9.0]))
         together(Host.booted, lost)
         began = time.monotonic()
-        well_again(rebooted, 120)
+        well_again(rebooted, 120, recover=True)
         took = time.monotonic() - began
     print(f"lost: {', '.join(map(str, lost))}; writes on {writer}, {len(account.acknowledged)} acknowledged; "
           f"healthy {took:.0f} s after the last boot")  # fmt: skip
