@@ -38,6 +38,8 @@ CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 """How long other nodes may take to boot before pgpool-II is started without them."""
+LATELY_SECONDS = 10.0
+"""How long a primary that was seen and is out of sight may be restarting its agent, as at the end of an upgrade."""
 Json = dict[str, Any]
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _MOMENT = 0.5
@@ -68,6 +70,8 @@ class Agent:
     _said: str = ""
     _tried: str = ""
     _failed: str = ""
+    _wrote: dict[str, float] = field(default_factory=dict)
+    """When, by the monotonic clock, nodes were last seen taking writes."""
     _vigil: Vigil = field(init=False)
     _housekeeping: Housekeeping = field(init=False)
 
@@ -143,6 +147,7 @@ class Agent:
 
     def _decided(self, facts: ClusterFacts) -> tuple[Action, ...]:
         here = self.here
+        self._wrote |= {found.node: time.monotonic() for found in facts.members(here.cluster) if found.writable}
         actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
         here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
@@ -161,7 +166,9 @@ class Agent:
 
     @property
     def _policy(self) -> Policy:
-        return Policy(patient=time.monotonic() - self.began < PATIENCE_SECONDS)
+        now = time.monotonic()
+        lately = frozenset(name for name, at in self._wrote.items() if now - at < LATELY_SECONDS)
+        return Policy(patient=now - self.began < PATIENCE_SECONDS, lately=lately)
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
         """Lay the roles down again once most nodes have the new key: before that, the others could not log in here."""

@@ -302,6 +302,8 @@ def _succeed(situation: Situation) -> Actions:
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
     if not leaders and not interrupted and not _given_up(situation, mine.follows):
         return situation.wait(f"{mine.follows or 'the primary'} is out of sight, and no quorum has given it up")
+    if not leaders and mine.follows in situation.policy.lately:
+        return situation.wait(f"{mine.follows} took writes a moment ago; its agent may just be restarting")
     failed = leaders[0].node if leaders else mine.follows or ""
     planned = _promotion(situation.cluster, situation.facts, failed)
     own = tuple(action for action in planned if action.node == situation.name and not isinstance(action, Follow))

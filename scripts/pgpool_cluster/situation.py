@@ -16,10 +16,12 @@ class Policy:
     """What may be done without being asked. `automatic_return`: a former primary rejoins by itself.
 
     `patient`: nodes that are out of sight may just be booting, so pgpool-II does not give them up yet.
+    `lately`: nodes that took writes a moment ago. Where one is out of sight, its agent may just be restarting.
     """
 
     automatic_return: bool = False
     patient: bool = False
+    lately: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

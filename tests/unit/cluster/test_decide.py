@@ -27,8 +27,10 @@ from pgpool_cluster.actions import (
     AwaitRecovery,
     Detach,
     Dismiss,
+    Promote,
     Refuse,
     Rejoin,
+    Wait,
 )
 from pgpool_cluster.decide import confirmed, decide
 from pgpool_cluster.facts import (
@@ -322,6 +324,15 @@ def test_a_former_primary_returns_by_itself_where_the_policy_allows_it() -> None
     facts = seen(down(primary("pg1")), *FAILED_OVER)
     actions = decide(CLUSTER, CLUSTER.named("pg1"), facts, Policy(automatic_return=True))
     assert actions[0] == Rejoin("pg1", "pg2")
+
+
+def test_a_primary_whose_agent_is_restarted_keeps_its_place_although_pgpool_gave_it_up() -> None:
+    """At the end of an upgrade, while pgpool-II still searched for the primary that it had given up."""
+    facts = seen(away("pg1"), replace(standby("pg2", "pg1", at=1001), pgpool=pgpool("pg1")), standby("pg3", "pg1"))
+    pg2 = CLUSTER.named("pg2")
+    assert isinstance(decide(CLUSTER, pg2, facts)[0], Promote)
+    (waits,) = decide(CLUSTER, pg2, facts, Policy(lately=frozenset({"pg1"})))
+    assert isinstance(waits, Wait)
 
 
 def test_the_stale_node_is_detached_and_not_the_right_one() -> None:

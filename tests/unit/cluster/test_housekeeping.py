@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, seen, standby
+from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, primary, seen, standby
 
 from pgpool_cluster import act, agent, housekeeping, paths, takeover, units
 from pgpool_cluster import pgpool as pgpool_module
@@ -59,6 +59,22 @@ def test_the_agent_decides_although_sessions_cannot_be_ended(pg2: Here, done: li
     assert done.count("hang up on pg1") == 1
     program.step()
     assert "cannot" not in pg2.chores
+
+
+def test_a_primary_that_was_just_there_may_be_restarting_its_agent(
+    pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = agent.Agent(pg2)
+    there = seen(primary("pg1"), replace(standby("pg2", "pg1"), pgpool=pgpool("pg1")), standby("pg3", "pg1"))
+    monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: there)
+    program.step()
+    done.clear()
+    monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: LOST)
+    program.step()
+    assert not [word for word in done if "promote" in word]
+    monkeypatch.setattr(agent, "LATELY_SECONDS", 0.0)
+    program.step()
+    assert "promote pg2 term 2" in done
 
 
 def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
