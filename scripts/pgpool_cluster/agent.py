@@ -29,7 +29,7 @@ from .peers import Peers
 from .postgresql import Database
 from .record import Record
 from .roles import Roles
-from .situation import Policy
+from .situation import Actions, Policy
 from .status import differing
 from .vigil import Vigil
 from .wake import Wake
@@ -38,6 +38,8 @@ CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 """How long other nodes may take to boot before pgpool-II is started without them."""
+TOLD_SECONDS = 10.0
+"""How long pgpool-II may take to attach a node before it is told again."""
 LATELY_SECONDS = 10.0
 """How long a primary that was seen and is out of sight may be restarting its agent, as at the end of an upgrade."""
 Json = dict[str, Any]
@@ -72,6 +74,8 @@ class Agent:
     _failed: str = ""
     _wrote: dict[str, float] = field(default_factory=dict)
     """When, by the monotonic clock, nodes were last seen taking writes."""
+    _attached: dict[str, float] = field(default_factory=dict)
+    """When, by the monotonic clock, pgpool-II was told of nodes that they are up, which it does not believe yet."""
     _vigil: Vigil = field(init=False)
     _housekeeping: Housekeeping = field(init=False)
 
@@ -153,11 +157,22 @@ class Agent:
         here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
             self._tell(here.note or "all is well here")
-        self._do_all(action for action in actions if not isinstance(action, _QUIET))
+        loud = tuple(action for action in actions if not isinstance(action, _QUIET))
+        self._do_all(self._without_what_pgpool_was_told(loud))
         self._failed = ""
         if len(quiet) == len(actions):
             self._tried = ""
         return actions
+
+    def _without_what_pgpool_was_told(self, actions: Actions) -> Actions:
+        """Leave out nodes that pgpool-II was told of a moment ago: it does so when it has ended what it is at.
+
+        While it searches for a primary, it queues what it is told, and would attach a node that is down again by then.
+        """
+        names = {action.node for action in actions if isinstance(action, Attach)}
+        since = time.monotonic() - TOLD_SECONDS
+        self._attached = {name: at for name, at in self._attached.items() if name in names and at > since}
+        return tuple(one for one in actions if not (isinstance(one, Attach) and one.node in self._attached))
 
     def _decide_again(self) -> tuple[Action, ...]:
         time.sleep(_MOMENT)
@@ -204,6 +219,8 @@ class Agent:
             self._say(text)
         self._tried = text
         act.perform(self.here, action)
+        if isinstance(action, Attach):
+            self._attached[action.node] = time.monotonic()
 
     def _fail(self, text: str) -> None:
         """Log what went wrong, once until it is something else; what is tried again is not told again either."""

@@ -77,6 +77,23 @@ def test_a_primary_that_was_just_there_may_be_restarting_its_agent(
     assert "promote pg2 term 2" in done
 
 
+def test_pgpool_is_told_once_of_a_node_that_is_up_and_again_only_later(
+    pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It queues what it is told while it searches for a primary: ten attachments came when the node was down again."""
+    program = agent.Agent(pg2)
+    followed = replace(standby("pg2", "pg1"), pgpool=pgpool("pg3"))
+    there = seen(primary("pg1"), followed, standby("pg3", "pg1"))
+    believed = seen(primary("pg1"), replace(followed, pgpool=pgpool()), standby("pg3", "pg1"))
+    for facts in (there, there, believed, there):
+        monkeypatch.setattr(Here, "look_at_all", lambda *_, facts=facts, **__: facts)
+        program.step()
+    assert done.count("attach pg3") == 2, "once, and once more after it was believed up in between"
+    monkeypatch.setattr(agent, "TOLD_SECONDS", 0.0)
+    program.step()
+    assert done.count("attach pg3") == 3
+
+
 def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
