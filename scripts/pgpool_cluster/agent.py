@@ -39,9 +39,9 @@ BUSY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 """How long other nodes may take to boot before pgpool-II is started without them."""
 TOLD_SECONDS = 10.0
-"""How long pgpool-II may take to attach a node before it is told again."""
+"""How long pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
-"""How long a primary that was seen and is out of sight may be restarting its agent, as at the end of an upgrade."""
+"""For how long a primary that drops out of sight may just be restarting its agent, as at the end of an upgrade."""
 Json = dict[str, Any]
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _MOMENT = 0.5
@@ -75,7 +75,7 @@ class Agent:
     _wrote: dict[str, float] = field(default_factory=dict)
     """When, by the monotonic clock, nodes were last seen taking writes."""
     _attached: dict[str, float] = field(default_factory=dict)
-    """When, by the monotonic clock, pgpool-II was told of nodes that they are up, which it does not believe yet."""
+    """When, by the monotonic clock, the agent asked pgpool-II to attach nodes that it still counts as down."""
     _vigil: Vigil = field(init=False)
     _housekeeping: Housekeeping = field(init=False)
 
@@ -157,17 +157,17 @@ class Agent:
         here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
             self._tell(here.note or "all is well here")
-        loud = tuple(action for action in actions if not isinstance(action, _QUIET))
-        self._do_all(self._without_what_pgpool_was_told(loud))
+        self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
             self._tried = ""
         return actions
 
-    def _without_what_pgpool_was_told(self, actions: Actions) -> Actions:
-        """Leave out nodes that pgpool-II was told of a moment ago: it does so when it has ended what it is at.
+    def _not_asked_yet(self, actions: Actions) -> Actions:
+        """Return the actions without attachments that this agent asked for less than TOLD_SECONDS ago.
 
-        While it searches for a primary, it queues what it is told, and would attach a node that is down again by then.
+        pgpool-II queues such requests while it searches for a primary, and carries out all of them afterwards, even if
+        the node is down again by then.
         """
         names = {action.node for action in actions if isinstance(action, Attach)}
         since = time.monotonic() - TOLD_SECONDS

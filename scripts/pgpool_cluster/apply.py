@@ -350,9 +350,9 @@ def _load_server(unit: str) -> None:
     if active == "active":
         units.ask("reload", unit)
     elif active == "activating":
-        version, name = unit.removeprefix("postgresql@").removesuffix(".service").split("-", 1)
+        instance = unit.removeprefix("postgresql@").removesuffix(".service")  # ExecReload of the unit, by hand
         with contextlib.suppress(ServerError):  # it does not run yet, and reads the files when it does
-            server.run(["/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", version, name, "reload"])
+            server.run(["/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", instance, "reload"])
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ APP_PASSWORD = "of-app-8c1f3a"  # noqa: S105
 HEALTHY_SECONDS = 120.0
 STREAMING = "streaming_replication"
 INSTALL = "apt-get install -y -q pgpool2-cluster </dev/null"
+PCP = "runuser -u postgres -- /usr/sbin/{} -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
+"""A pcp command, with its name to be put in, on a host of the cluster."""
 DATA = "/var/lib/postgresql/$(ls /var/lib/postgresql)/main"
 
 

@@ -98,6 +98,6 @@ def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Led
     finally:
         at.run("touch /root/ledger.end")
         at.until("! systemctl is-active -q ledger", 40)
-        rows = [line.split() for line in at.run("cat /root/ledger.log").splitlines()]
-        result.acknowledged = {int(row[0]): float(row[1]) for row in rows if len(row) == len(("number", "moment"))}
+        rows = re.findall(r"^(\d+) ([\d.]+)$", at.run("cat /root/ledger.log"), re.MULTILINE)
+        result.acknowledged = {int(number): float(moment) for number, moment in rows}
         result.errors = at.run("cat /root/ledger.err")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.cluster.cluster import Cluster, through_pgpool
+from tests.cluster.cluster import PCP, Cluster, through_pgpool
 
 NATIVE_MODES = ("native_replication", "snapshot_isolation")
 STOP = "systemctl stop 'postgresql@*'"
-PCP_RECOVERY = "runuser -u postgres -- /usr/sbin/pcp_recovery_node -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
+PCP_RECOVERY = PCP.format("pcp_recovery_node")
 TABLES = """
 DROP TABLE IF EXISTS numbered, ledger;
 CREATE TABLE numbered (id serial PRIMARY KEY, word text, at timestamptz DEFAULT now());

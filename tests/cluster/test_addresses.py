@@ -17,7 +17,7 @@ from tests.cluster.load import Ledger, ledger
 from tests.cluster.watchdog import led_by
 from tests.host import Host
 
-pytestmark = pytest.mark.thorough  # each of its three clusters takes minutes to install
+pytestmark = pytest.mark.thorough  # it installs three clusters of its own
 FAILOVER_SECONDS = 60.0
 ADDRESS_SECONDS = 30.0
 DOMAIN = "lan"

@@ -46,8 +46,12 @@ def nothing_is_lost(rebooted: Cluster) -> Iterator[None]:
     assert int(first.psql("SELECT count(*) FROM booted", database="app")) == before + 3
 
 
-def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool) -> None:
-    """Wait until the cluster is healthy; with `recover`, a node whose note names that command is given it."""
+def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool = False) -> None:
+    """Wait until the cluster is healthy.
+
+    Where every node is a primary, or with `recover`, type `pgpoolctl recover` for a node whose note names it.
+    """
+    recover = recover or cluster.mode != STREAMING
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = cluster.hosts[0].attempt("pgpoolctl status", seconds=60).output
@@ -66,14 +70,14 @@ def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool) -> 
 def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
     """Where every node is a primary, the others have taken writes meanwhile: it waits for `recover`, and says so."""
     rebooted.named(name).reboot()
-    well_again(rebooted, recover=rebooted.mode != STREAMING)
+    well_again(rebooted)
 
 
 @pytest.mark.brief_modes(STREAMING)
 def test_all_together_in_order(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
-    well_again(rebooted, recover=rebooted.mode != STREAMING)
+    well_again(rebooted)
 
 
 def test_all_together_by_a_power_cut(rebooted: Cluster) -> None:
@@ -109,7 +113,7 @@ def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) 
         rebooted.named(name).container.start()
         time.sleep(2)
     together(Host.booted, rebooted.hosts)
-    well_again(rebooted, recover=rebooted.mode != STREAMING)
+    well_again(rebooted)
 
 
 @pytest.mark.brief_modes("native_replication")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster.cluster import DATA, Cluster
+from tests.cluster.cluster import DATA, PCP, Cluster
 from tests.cluster.load import pgbench
 from tests.host import Host, together
 
 STOP = "systemctl stop 'postgresql@*'"
-PCP = "runuser -u postgres -- /usr/sbin/{} -h 127.0.0.1 -p 9898 -U pgpool_pcp -w -n 2"
 SCALE = 10
 
 
@@ -90,8 +89,8 @@ def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: H
 def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
     given_up(cluster, "pg3")
-    pg1.until(f"{PCP.format('pcp_node_info')} | grep -qw down", 20)  # it learns from the leader, a second later
-    said = pg1.run(PCP.format("pcp_recovery_node"), seconds=200)
+    pg1.until(f"{PCP.format('pcp_node_info')} -n 2 | grep -qw down", 20)  # it learns from the leader, a second later
+    said = pg1.run(f"{PCP.format('pcp_recovery_node')} -n 2", seconds=200)
     assert "Command Successful" in said, said
     pg3.until("systemctl is-active 'postgresql@*'", 30)
 

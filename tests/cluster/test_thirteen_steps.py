@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.cluster.cluster import Cluster, through_pgpool
+from tests.cluster.cluster import PCP, Cluster, through_pgpool
 from tests.cluster.conftest import NAMES, Standing
 from tests.host import together
 
@@ -62,7 +62,7 @@ def test_05_pgpool_conf(cluster: Cluster) -> None:
 
 
 def test_06_pcp_conf(cluster: Cluster) -> None:
-    pcp = "runuser -u postgres -- /usr/sbin/pcp_node_count -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
+    pcp = PCP.format("pcp_node_count")
     assert everywhere(cluster, pcp) == ["3"] * 3
 
 

@@ -20,11 +20,18 @@ def children(pid: int) -> list[tuple[int, str]]:
     A process that ends meanwhile has none.
     """
     found: list[tuple[int, str]] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in task.read_text().split():
+    for task in _threads(pid):
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
                 found += [(int(child), _began(int(child))), *children(int(child))]
     return found
+
+
+def _threads(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
 
 
 def _began(pid: int) -> str:

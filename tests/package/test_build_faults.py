@@ -258,9 +258,12 @@ def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path
 
 @as_root
 @pytest.mark.parametrize(
-    "size", [pytest.param("4m", id="before the compiler"), pytest.param("40m", id="under the compiler",
-                                                                        marks=pytest.mark.thorough)]
-)  # fmt: skip
+    "size",
+    [
+        pytest.param("4m", id="before the compiler"),
+        pytest.param("40m", id="under the compiler", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: str) -> None:
     before = desk.packages()
     small = replace(desk, cache=place / "small")

@@ -189,7 +189,7 @@ def test_the_agent_is_told_of_addresses_that_changed(
     ("active", "reloads"),
     [
         ("active", [("reload", "postgresql@17-main.service")]),
-        ("activating", [("/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", "17", "main", "reload")]),
+        ("activating", [("/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", "17-main", "reload")]),
         ("inactive", []),
     ],
 )
