@@ -371,12 +371,15 @@ def _role_name(request: Json) -> str:
 def store_users(users: Users) -> bool:
     """Keep a list of users that is later than what is here, and lay pool_passwd down again; False if it is not kept.
 
-    One that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
+    A list that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
+    A list that is kept already is laid down again: another thread may still be busy with that, and the caller may rely
+    on pgpool-II's having read it.
     """
     with changing(paths.USERS):
         known = Users.load(paths.USERS)
-        if users.serial <= known.serial or users.mark != known.mark:
-            return False
-        users.save(paths.USERS)
+        if users != known:
+            if users.serial <= known.serial or users.mark != known.mark:
+                return False
+            users.save(paths.USERS)
     units.control("apply")
     return True

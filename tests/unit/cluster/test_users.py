@@ -102,6 +102,30 @@ def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> N
     assert stored == [6]
 
 
+def test_who_hears_of_a_list_twice_answers_once_it_is_laid_down(
+    stored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent fetched the list by itself just before it was told: it said that it had it, and pgpool-II had not."""
+    free, laid = threading.Event(), threading.Event()
+    one_at_a_time = threading.Lock()
+
+    def apply(_: str) -> None:
+        with one_at_a_time:
+            free.wait(5)
+            laid.set()
+
+    monkeypatch.setattr(units, "control", apply)
+    users = Users(6, {"app": "e"}, "m")
+    fetching = threading.Thread(target=answers.store_users, args=(users,))
+    fetching.start()
+    while Users.load(paths.USERS) != users:
+        fetching.join(0.01)
+    threading.Timer(0.2, free.set).start()
+    assert answers.store_users(users)
+    assert laid.is_set()
+    fetching.join()
+
+
 def test_a_list_that_stays_locked_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
     with changing(paths.USERS), pytest.raises(ServerError, match="is being changed"):
