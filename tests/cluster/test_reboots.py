@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster.cluster import STREAMING, Cluster
+from tests.cluster.cluster import APP, STREAMING, Cluster, through_pgpool
 from tests.cluster.conftest import Standing
 from tests.cluster.load import ledger
 from tests.cluster.native import STOP, given_up
@@ -15,6 +15,8 @@ from tests.host import Host, together
 
 SECONDS = 90.0
 ROUNDS = 20
+KEEPALIVE_SECONDS = 7.0
+"""When pgpool-II has asked each of its silent connections whether the other end is still there."""
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,36 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
     together(Host.kill, rebooted.hosts)
     together(Host.start, rebooted.hosts)
     rebooted.wait_healthy(SECONDS)
+
+
+@pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")
+def test_no_session_waits_for_a_server_that_lost_its_power(rebooted: Cluster) -> None:
+    """The primary is back before it is given up: nothing but TCP itself ends the others' connections to it."""
+    primary = rebooted.primary()
+    others = rebooted.others(primary)
+    for host in others:
+        sessions_of_every_process(host)
+    waits = through_pgpool(others[0], others[0], "SELECT pg_sleep(600) /*NO LOAD BALANCE*/")
+    others[0].put("/root/waits", waits)
+    others[0].run("systemd-run -q --collect --unit=waits -E HOME=/root sh /root/waits")
+    sessions = "runuser -u postgres -- psql -XAtqc 'SELECT query FROM pg_stat_activity'"
+    primary.until(f"{sessions} | grep -F 'pg_sleep(600)'", 20)
+    primary.cut()
+    primary.run("ss --kill --tcp 'sport = :5432' >/dev/null")  # it knows them no more than after a boot
+    primary.mend()
+    back = time.monotonic()
+    rebooted.wait_healthy(SECONDS)
+    others[0].until("! systemctl is-active waits", 15)
+    time.sleep(max(0.0, back + KEEPALIVE_SECONDS - time.monotonic()))
+    for host in others:
+        sessions_of_every_process(host)
+
+
+def sessions_of_every_process(host: Host) -> None:
+    """Open more sessions than that pgpool-II has processes, two at a time, each with one statement; none may fail."""
+    host.run("echo 'SELECT 1 /*NO LOAD BALANCE*/;' >/root/one.sql")
+    options = f"-n -C -c 2 -t 60 -f /root/one.sql -h 127.0.0.1 -p 9999 -U {APP} {APP}"
+    host.run(f"PGSSLMODE=require pgbench {options}", seconds=60)
 
 
 @pytest.mark.thorough
