@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import configuration, files, paths, pgpool, server, units
+from . import certificates, configuration, files, paths, pgpool, server, units
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
@@ -125,6 +125,8 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     record = Record.load(paths.RECORD)
     came, dropped = record.standbys_came, record.dropped
     facts = server.facts(cluster, me, standbys_came=came, dropped=dropped, upgrading=record.upgrading)
+    laid = certificates.Laid.here()
+    facts = replace(facts, laid=laid, certified=record.certified, proven=record.proven)
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
@@ -376,7 +378,7 @@ def withdraw() -> None:
         server.run(["/usr/sbin/nft", "delete", "table", "inet", "pgpool2_cluster"])
     paths.APPLIED.unlink(missing_ok=True)
     paths.LAID_FILE.unlink(missing_ok=True)
-    for folder in (Path(UNIT_FILE).parent, paths.ARCHIVE):
+    for folder in (Path(UNIT_FILE).parent, paths.AUTHORITIES.parent, paths.ARCHIVE):
         with contextlib.suppress(OSError):  # it stays where something is in it
             folder.rmdir()
     units.ask("daemon-reload")

@@ -20,16 +20,19 @@ from . import (
     addresses,
     apply,
     archive,
+    certificates,
     copying,
     paths,
     pgpool,
     plain,
+    proof,
     replay,
     restarts,
     server,
     units,
     wal_space,
 )
+from .certificates import Laid
 from .channel import ask
 from .cluster import WATCHDOG_PORT, Service
 from .configuration import MACHINE_TLS, STUBS
@@ -42,7 +45,7 @@ Json = dict[str, Any]
 MOST_SKEW = 2.0
 """Seconds between two nodes' clocks: pgpool-II's watchdog compares times, logs are read side by side."""
 LEAST_FREE = 0.1
-_LEAST_DAYS = 14
+_CERTIFICATE_FIX = "put another one there, then pgpoolctl apply"
 _LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"
 _ROOM = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -210,6 +213,11 @@ def _others(here: Here, check: _Say) -> None:
             why = copying.refusal(node)
             check(f"PostgreSQL of {node.name} lets this node in", not why, why,
                   f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
+        if Service.POSTGRESQL in node.runs:
+            why = proof.refused_here(here.cluster, node)
+            check(f"PostgreSQL of {node.name} proves itself by its certificate", not why, why,
+                  f"on {node.name}: {_CERTIFICATE_FIX if proof.own_authority(here.cluster) else 'pgpoolctl apply'}; "
+                  "an older pgpool2-cluster there is to be upgraded")  # fmt: skip
         ports = (pgpool.port(here.cluster), WATCHDOG_PORT) if Service.PGPOOL in node.runs else ()
         for port in ports:
             why = _reaches(node.address, port)
@@ -221,14 +229,30 @@ def _certificate(here: Here, check: _Say) -> None:
     path = (here.cluster.tls or MACHINE_TLS).certificate
     try:
         found = x509.load_pem_x509_certificate(Path(path).read_bytes())
-        ends = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=UTC)
-        left = ends - datetime.now(UTC)
-        why = f"it ends in {left.days} days" if left.days < _LEAST_DAYS else ""
+        left = (certificates.ends(found) - datetime.now(UTC)).days
+        why = f"it ends in {left} days" if left < certificates.LEAST_DAYS else ""
     except (OSError, ValueError) as error:
         why = str(error)
     own = "make-ssl-cert generate-default-snakeoil --force-overwrite"
-    fix = "put another one there, then pgpoolctl apply" if here.cluster.tls else own
-    check(f"the certificate {path} is good", not why, why, fix)
+    check(f"the certificate {path} is good", not why, why, _CERTIFICATE_FIX if here.cluster.tls else own)
+    if Service.POSTGRESQL in here.me.runs:
+        _server_certificate(here, check)
+
+
+def _server_certificate(here: Here, check: _Say) -> None:
+    """The one that PostgreSQL shows to the other nodes."""
+    ca = proof.own_authority(here.cluster)
+    path = Path(here.cluster.tls.certificate) if ca and here.cluster.tls else paths.SERVER_CERTIFICATE
+    roots = Path(ca) if ca else paths.AUTHORITIES
+    try:
+        why = certificates.faults(path.read_text("ascii"), roots.read_text("ascii", "replace"), here.me)
+    except (OSError, ValueError) as error:
+        why = str(error)
+    fix = _CERTIFICATE_FIX if ca else "pgpoolctl apply"
+    check(f"the other nodes can check PostgreSQL's certificate, {path}", not why, why, fix)
+    known = not here.record.proven or Laid.here().count < _TWO
+    check("no former cluster.key is trusted", known, "a node has shown no certificate of the present one yet",
+          "pgpoolctl check on each node says which: put the key there, then pgpoolctl apply")  # fmt: skip
 
 
 def _postgresql(here: Here, check: _Say) -> None:

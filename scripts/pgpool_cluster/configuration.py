@@ -1,7 +1,8 @@
 """Every file that a node needs, rendered from `Cluster`, `ClusterKey` and facts of this server.
 
-Pure: equal input gives equal bytes, nothing is read but the templates, nothing is written. Files that others write in,
-too, are rendered as the cluster's part of them; `merged` puts that part into what is there.
+Pure: equal input gives equal bytes, once the certificates that it makes are part of the input; nothing is read but the
+templates, nothing is written. Files that others write in, too, are rendered as the cluster's part of them; `merged`
+puts that part into what is there.
 
 pgpool-II gets a folder of its own, whose pgpool.conf begins with `include` of the packaged one (pgpool-II has it since
 4.3; a later line wins): nothing that pgpool2 owns is edited, so no upgrade of it asks anything.
@@ -17,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 import jinja2
 
+from . import certificates, paths, ssh
 from . import key as keys
-from . import paths, ssh
 from .cluster import DRAIN_SECONDS, Cluster, Node, PostgresqlCluster, Service, Tls
 from .key import ClusterKey, Role
 
@@ -84,6 +85,7 @@ class Server:
     `standbys_came`: as many standbys as `synchronous` asks for have been there once. Until then a commit would wait for
     them without end, also those of the applications that were there before the cluster.
     `dropped`: the standbys that its commits do not wait for.
+    `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
     """
 
@@ -96,6 +98,9 @@ class Server:
     home: str = "/var/lib/postgresql"
     wal_disk_bytes: int = 0
     dropped: tuple[str, ...] = ()
+    laid: certificates.Laid = certificates.NOTHING
+    certified: str = ""
+    proven: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +172,33 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
         for name, program in STUBS.items():
             content = stub.render(values, program=program).encode()
             files.append(File(PurePosixPath(server.data_directory) / name, content, "postgres", "postgres", 0o700))
+    files += _certificates(cluster, key, node, server)
     files.append(_secret(FOLDER / "ssh_key", ssh.user_key(key, node).private_file))
     files.append(File(PurePosixPath(paths.FINGERPRINT), f"{key.fingerprint}\n".encode(), "root", "root", 0o644))
     certificate = ssh.host_certificate(key, node, server.host_key).encode()
     files.append(File(FOLDER / "ssh_host_ed25519_key-cert.pub", certificate, "root", "root", 0o644))
     return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> list[File]:
+    """Return what the nodes prove themselves with, and what they are checked with."""
+    trusted = certificates.authorities(key, server.laid, alone=server.proven == key.fingerprint)
+    root = f"{_root(cluster, server)}\n"
+    files = [
+        File(PurePosixPath(paths.AUTHORITIES), trusted.encode(), "root", "root", 0o644),
+        File(PurePosixPath(paths.ROOT_CERTIFICATE), root.encode(), "root", "root", 0o644),
+    ]
+    if Service.POSTGRESQL in node.runs:
+        own = certificates.server(key, node, server.laid, certified=server.certified == key.fingerprint)
+        files.append(_secret(PurePosixPath(paths.SERVER_CERTIFICATE), own))
+    return files
+
+
+def _root(cluster: Cluster, server: Server) -> str:
+    """Return the path of what servers are checked with, "" while one of them may have nothing that can be checked."""
+    if cluster.tls is not None and cluster.tls.ca is not None:
+        return cluster.tls.ca if server.proven == cluster.tls.ca else ""
+    return str(paths.AUTHORITIES) if server.proven and not server.proven.startswith("/") else ""
 
 
 def key_of_roles(sql: str) -> str:
@@ -225,6 +252,9 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "server": server,
         "names": ParameterNames.of(server.pgpool),
         "tls": cluster.tls or MACHINE_TLS,
+        "served": _served(cluster),
+        "root": _root(cluster, server),
+        "authorities": paths.AUTHORITIES.parent,
         "listen": _listen(cluster),
         "clients": _clients(cluster),
         "named": [peer for peer in cluster.nodes if peer.host],
@@ -247,6 +277,12 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "folder": FOLDER,
         "programs": PROGRAMS,
     }
+
+
+def _served(cluster: Cluster) -> Tls:
+    """Return what PostgreSQL shows: pgpool-II checks it with `ca` where cluster.yml has one, so it is of that then."""
+    own = str(paths.SERVER_CERTIFICATE)
+    return cluster.tls if cluster.tls is not None and cluster.tls.ca is not None else Tls(own, own, None)
 
 
 def slots_keep_mb(disk_bytes: int) -> int:

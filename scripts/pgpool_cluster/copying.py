@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, files, matching, paths, pulse, units
+from . import archive, files, libpq, matching, paths, pulse, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -125,7 +125,7 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
     `checkpoint`: pg_rewind before 16 finds the source's new timeline in its control file only after one (pg_rewind(1)).
     """
     pulse.beat(pulse.PROGRESS_SECONDS)
-    hint = f"psql 'host={upstream.address} port={upstream.port} user={Role.REPLICATION}' as postgres shows more"
+    hint = f"psql '{_dsn(upstream, Role.RECOVERY)} dbname=postgres' as postgres shows more"
     try:
         connection: Any = connect(dsn=_dsn(upstream, Role.RECOVERY) + " dbname=postgres", seconds=_SOURCE_SECONDS)
     except psycopg2.Error as error:
@@ -317,11 +317,7 @@ def await_streaming(here: Here, source: str) -> None:
 
 
 def _dsn(upstream: Node, role: Role) -> str:
-    return (
-        f"host={upstream.address} port={upstream.port} user={role} passfile={HOME}/.pgpass sslmode=require "
-        f"connect_timeout=5 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000 "
-        f"application_name=pgpoolctl"
-    )
+    return libpq.conninfo(upstream, role, "pgpoolctl", HOME)
 
 
 _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")

@@ -19,6 +19,7 @@ from .archive import Keeper
 from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
 from .node import Here, log
+from .proof import Proof
 from .situation import in_service, rightful_primary
 from .synchrony import Synchrony
 from .users import Users
@@ -40,6 +41,7 @@ class Housekeeping:
     more: Mapping[str, Chore] = field(default_factory=dict)
     """Chores of others, by what they are for."""
     _synchrony: Synchrony = field(init=False)
+    _proof: Proof = field(init=False)
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
     _gone: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Housekeeping:
 
     def __post_init__(self) -> None:
         self._synchrony = Synchrony(self.here)
+        self._proof = Proof(self.here)
 
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
@@ -58,6 +61,7 @@ class Housekeeping:
             "end sessions with nodes that are gone": self._hang_up,
             "see a recovery through": self._attend,
             "lay down cluster.yml": self._apply,
+            "see that servers prove themselves": self._proof.tend,
             "lay down synchronous replication": self._synchrony.tend,
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,

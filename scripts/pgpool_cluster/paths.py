@@ -13,6 +13,12 @@ HOSTS = Path("/etc/pgpool2/cluster/hosts")
 """The addresses of the host names in cluster.yml that are in force."""
 LAID_FILE = Path("/etc/pgpool2/cluster/laid")
 """Hash of the cluster.yml that this node's configuration was laid down from, written when all of it lay there."""
+AUTHORITIES = Path("/etc/pgpool2/cluster/authorities/3442880f.0")
+"""Who signs the nodes' certificates. OpenSSL looks for a name in a folder by its hash: `openssl x509 -subject_hash`."""
+SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
+"""The certificate that this node's PostgreSQL shows, with its private key."""
+ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")
+"""The path of what the other servers' certificates are checked with; empty until all have one that can be checked."""
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
 PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 
@@ -46,6 +52,14 @@ def laid_fingerprint() -> str:
     """Return the fingerprint of the key that configuration was laid down with, "" before the first time."""
     try:
         return FINGERPRINT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def root_certificate() -> str:
+    """Return the path of the authorities that servers are checked with, "" before all can be checked."""
+    try:
+        return ROOT_CERTIFICATE.read_text(encoding="ascii").strip()
     except OSError:
         return ""
 

@@ -17,12 +17,13 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from . import matching, paths, replay, units
+from . import libpq, matching, paths, replay, units
 from .cluster import Cluster
 from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
 from .facts import Lsn, NodeFacts, Postgresql, Switch
-from .server import Instance, run
+from .key import Role
+from .server import HOME, Instance, run
 
 SOCKETS = "/var/run/postgresql"
 _STARTING = 2.0
@@ -344,21 +345,7 @@ def history(data: Path, timeline: int) -> tuple[Switch, ...]:
 
 def conninfo(cluster: Cluster, node: str, primary: str) -> str:
     """Return the primary_conninfo of `node` while it follows `primary`; the password is in the passfile."""
-    upstream = cluster.named(primary)
-    words = {
-        "host": upstream.address,
-        "port": str(upstream.port),
-        "user": "pgpool_replication",
-        "application_name": node,
-        "passfile": "/var/lib/postgresql/.pgpass",
-        "sslmode": "require",
-        "connect_timeout": "5",
-        "keepalives_idle": "5",
-        "keepalives_interval": "2",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "10000",
-    }
-    return " ".join(f"{name}={value}" for name, value in words.items())
+    return libpq.conninfo(cluster.named(primary), Role.REPLICATION, node, HOME)
 
 
 def _followed(text: str, cluster: Cluster) -> str | None:

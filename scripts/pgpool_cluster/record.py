@@ -24,6 +24,8 @@ class Record:
     pg_upgradecluster is about to put in place of the present one, "" if none. `restart`: where every node is a primary,
     the first term whose nodes come back without being asked (facts.py); `apart`: clients may have written here alone.
     `dropped`: the standbys that this node's commits do not wait for. `excuse`: the latest one that was taken note of.
+    `certified`: fingerprint of the latest cluster key that most nodes had. `proven`: what every server's certificate
+    was checked with once, a cluster key's fingerprint or the path of cluster.yml's `ca` (proof.py); "" for nothing.
     """
 
     system: int | None = None
@@ -37,6 +39,8 @@ class Record:
     apart: bool = False
     dropped: tuple[str, ...] = ()
     excuse: Excuse = NO_EXCUSE
+    certified: str = ""
+    proven: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Record:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgpool_cluster import ssh
+from pgpool_cluster import paths, ssh
 from pgpool_cluster.addresses import parse as parse_hosts
 from pgpool_cluster.addresses import placed
+from pgpool_cluster.certificates import Laid
 from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.configuration import (
@@ -62,6 +63,11 @@ def text_of(path: str, made: dict[str, File]) -> str:
     return made[path].content.decode()
 
 
+def laid_by(made: dict[str, File]) -> Laid:
+    """The certificates that lie on a node with these files."""
+    return Laid(text_of(str(paths.AUTHORITIES), made), text_of(str(paths.SERVER_CERTIFICATE), made))
+
+
 def settings_of(text: str) -> dict[str, str]:
     """Parameter to value of a pgpool.conf or postgresql.conf: the last line wins, as it does for both programs."""
     found = {}
@@ -85,7 +91,8 @@ def postgresql_conf(text: str = THREE, node: str = "pg1") -> dict[str, str]:
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"4.{version.minor}")
 def test_rendering_again_gives_the_same_bytes(mode: str, version: PgpoolVersion) -> None:
     server = replace(SERVER, pgpool=version)
-    assert files(f"mode: {mode}\n{THREE}", server=server) == files(f"mode: {mode}\n{THREE}", server=server)
+    made = files(f"mode: {mode}\n{THREE}", server=server)
+    assert files(f"mode: {mode}\n{THREE}", server=replace(server, laid=laid_by(made))) == made
 
 
 @pytest.mark.parametrize("text", [THREE, "", f"mode: native_replication\n{THREE}virtual_ip: 10.0.0.9/24\n"])
@@ -270,9 +277,11 @@ def test_a_cluster_of_ipv6_addresses_is_one_in_every_file() -> None:
 
 def test_host_names_become_addresses_in_every_file() -> None:
     """sshd, pg_hba.conf, nft and the watchdog compare addresses."""
-    plainly, named = files(), files("nodes: {pg1: pg1.lan, pg2: pg2.lan, pg3: pg3.lan}\n")
-    hosts = f"{FOLDER}/hosts"
-    assert {path for path in plainly if plainly[path] != named[path]} == {hosts}
+    plainly = files()
+    server = replace(SERVER, laid=laid_by(plainly))
+    named = files("nodes: {pg1: pg1.lan, pg2: pg2.lan, pg3: pg3.lan}\n", server=server)
+    hosts, certificate = f"{FOLDER}/hosts", str(paths.SERVER_CERTIFICATE)
+    assert {path for path in plainly if plainly[path] != named[path]} == {hosts, certificate}
     assert parse_hosts(text_of(hosts, named)) == {f"pg{number}.lan": f"10.0.0.{number}" for number in (1, 2, 3)}
     assert parse_hosts(text_of(hosts, plainly)) == {}
 
