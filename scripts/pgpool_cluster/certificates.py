@@ -217,13 +217,8 @@ def _signed(pem: str, issuer: str) -> bool:
     if found is None or authority is None or found.issuer != authority.subject:
         return False
     try:
-        public, algorithm = authority.public_key(), found.signature_hash_algorithm
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(found.signature, found.tbs_certificate_bytes, ec.ECDSA(algorithm))
-        else:
-            from cryptography.hazmat.primitives.asymmetric import padding  # noqa: PLC0415
-
-            public.verify(found.signature, found.tbs_certificate_bytes, padding.PKCS1v15(), algorithm)
+        algorithm = ec.ECDSA(found.signature_hash_algorithm)
+        authority.public_key().verify(found.signature, found.tbs_certificate_bytes, algorithm)
     except (InvalidSignature, ValueError, TypeError, AttributeError):
         return False
     return True

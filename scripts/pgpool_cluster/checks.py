@@ -209,11 +209,12 @@ def _others(here: Here, check: _Say) -> None:
     for node in here.cluster.nodes:
         if node == here.me:
             continue
+        why = ""
         if Service.POSTGRESQL in node.runs and Service.POSTGRESQL in here.me.runs:
             why = copying.refusal(node)
             check(f"PostgreSQL of {node.name} lets this node in", not why, why,
                   f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
-        if Service.POSTGRESQL in node.runs:
+        if Service.POSTGRESQL in node.runs and not why:
             why = proof.refused_here(here.cluster, node)
             check(f"PostgreSQL of {node.name} proves itself by its certificate", not why, why,
                   f"on {node.name}: {_CERTIFICATE_FIX if proof.own_authority(here.cluster) else 'pgpoolctl apply'}; "
@@ -241,18 +242,15 @@ def _certificate(here: Here, check: _Say) -> None:
 
 def _server_certificate(here: Here, check: _Say) -> None:
     """The one that PostgreSQL shows to the other nodes."""
-    ca = proof.own_authority(here.cluster)
-    path = Path(here.cluster.tls.certificate) if ca and here.cluster.tls else paths.SERVER_CERTIFICATE
-    roots = Path(ca) if ca else paths.AUTHORITIES
-    try:
-        why = certificates.faults(path.read_text("ascii"), roots.read_text("ascii", "replace"), here.me)
-    except (OSError, ValueError) as error:
-        why = str(error)
-    fix = _CERTIFICATE_FIX if ca else "pgpoolctl apply"
-    check(f"the other nodes can check PostgreSQL's certificate, {path}", not why, why, fix)
-    known = not here.record.proven or Laid.here().count < _TWO
+    ca, laid = proof.own_authority(here.cluster), Laid.here()
+    why = "" if ca else certificates.faults(laid.server, laid.authorities, here.me)
+    if not why and here.look().up:
+        why = proof.refused_here(here.cluster, here.me)
+    fix = _CERTIFICATE_FIX if ca else f"no ssl_cert_file under postgresql_conf: in {paths.CLUSTER_YML}; pgpoolctl apply"
+    check("the other nodes can check the certificate of PostgreSQL", not why, why, fix)
+    known = not here.record.proven or laid.count < _TWO
     check("no former cluster.key is trusted", known, "a node has shown no certificate of the present one yet",
-          "pgpoolctl check on each node says which: put the key there, then pgpoolctl apply")  # fmt: skip
+          "put the key on the nodes that other lines name, then pgpoolctl apply there")  # fmt: skip
 
 
 def _postgresql(here: Here, check: _Say) -> None:

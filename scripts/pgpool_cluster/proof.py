@@ -30,7 +30,7 @@ _SECONDS = 1.0
 _BETWEEN = 5.0
 """Seconds between two rounds of handshakes."""
 _APPLY_SECONDS = 10.0
-"""How long it is left to another `apply`, as where standbys have come, to lay down what was found out."""
+"""Seconds between two tries to lay down what was found out."""
 _SSL_REQUEST = struct.pack(">II", 8, 80877103)
 
 
@@ -72,8 +72,7 @@ class Proof:
     _with: str = ""
     """What it was checked with."""
     _from: float = float("-inf")
-    _apply_from: float = float("inf")
-    """When configuration is applied unless another has done so."""
+    _apply_from: float = float("-inf")
     _conninfo: str = ""
     """What primary_conninfo is known to be."""
 
@@ -113,13 +112,9 @@ class Proof:
     def _lay(self, laid: Laid) -> None:
         """Have configuration applied where it lags behind what is remembered."""
         if self._is_laid(laid):
-            self._apply_from = float("inf")
-            return
-        now = time.monotonic()
-        if self._apply_from == float("inf"):
-            self._apply_from = now + _APPLY_SECONDS
-        elif now >= self._apply_from:
-            self._apply_from = now + _APPLY_SECONDS
+            self._apply_from = float("-inf")
+        elif time.monotonic() >= self._apply_from:
+            self._apply_from = time.monotonic() + _APPLY_SECONDS
             threading.Thread(target=_apply, daemon=True).start()
 
     def _is_laid(self, laid: Laid) -> bool:

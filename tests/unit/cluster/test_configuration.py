@@ -400,3 +400,46 @@ def test_a_node_that_is_away_takes_a_quarter_of_the_primarys_disk_at_most(disk: 
     assert made["max_slot_wal_keep_size"].strip("'") == f"{slots}MB"
     assert made["wal_keep_size"].strip("'") == f"{wal}MB"
     assert slots_keep_mb(disk) * 4 * 2**20 <= max(disk, 512 * 2**20)
+
+
+OWN = str(paths.SERVER_CERTIFICATE)
+CA = "/etc/ssl/ca.pem"
+TLS = f"{THREE}tls: {{certificate: /etc/ssl/db.pem, key: /etc/ssl/db.key, ca: {CA}}}\n"
+
+
+@pytest.mark.parametrize("proven", ["", KEY.fingerprint, "of-another-key", CA])
+def test_backends_have_to_prove_themselves_once_all_can(proven: str) -> None:
+    """Until then, one that has not been upgraded yet is reached; a change of the key does not go back on it."""
+    server = replace(SERVER, proven=proven)
+    made = files(server=server)
+    verified = proven not in ("", CA)
+    parameters = pgpool_conf(server=server)
+    assert parameters.get("ssl_ca_cert_dir") == (str(paths.AUTHORITIES.parent) if verified else None)
+    assert "ssl_ca_cert" not in parameters, "pgpool-II would ask its clients for certificates"
+    service = text_of(f"{FOLDER}/pg_service.conf", made).splitlines()
+    assert f"sslmode={'verify-full' if verified else 'require'}" in service
+    assert (f"sslrootcert={paths.AUTHORITIES}" in service) == verified
+    assert "channel_binding=require" in service
+    assert text_of(str(paths.ROOT_CERTIFICATE), made) == (f"{paths.AUTHORITIES}\n" if verified else "\n")
+
+
+@pytest.mark.parametrize("proven", ["", KEY.fingerprint, CA])
+def test_an_administrators_authority_takes_the_place_of_the_clusters(proven: str) -> None:
+    made = files(TLS, server=replace(SERVER, proven=proven))
+    assert text_of(str(paths.ROOT_CERTIFICATE), made) == (f"{CA}\n" if proven == CA else "\n")
+    parameters = postgresql_conf(TLS)
+    assert (parameters["ssl_cert_file"], parameters["ssl_ca_file"]) == ("/etc/ssl/db.pem", CA)
+
+
+@pytest.mark.parametrize("text", [THREE, TLS.replace(f", ca: {CA}", "")])
+def test_postgresql_shows_what_the_other_nodes_can_check(text: str) -> None:
+    parameters = postgresql_conf(text)
+    assert (parameters["ssl_cert_file"], parameters["ssl_key_file"]) == (OWN, OWN)
+    made = files(text)[OWN]
+    assert (made.owner, made.mode) == ("postgres", 0o600)
+
+
+def test_a_witness_knows_the_authority_and_has_no_certificate() -> None:
+    made = files("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, w: {address: 10.0.0.3, runs: [pgpool]}}\n", "w")
+    assert str(paths.AUTHORITIES) in made
+    assert OWN not in made
