@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import copying, libpq, paths, postgresql
+from pgpool_cluster import certificates, copying, libpq, paths, postgresql
+from pgpool_cluster.certificates import NOTHING
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.key import Role
+from pgpool_cluster.key import ClusterKey, Role
 
 ROOT = Path(__file__).parents[3]
+KEY, OTHER = ClusterKey(bytes(range(32))), ClusterKey(bytes(range(1, 33)))
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}\n", "x", "pg1")
 
 
@@ -48,6 +58,56 @@ def test_afterwards_the_certificate_and_the_name_in_it_are_checked(root: Path) -
         assert connection["sslmode"] == "verify-full"
         assert connection["sslrootcert"] == "/etc/pgpool2/cluster/authorities/3442880f.0"
         assert connection["channel_binding"] == "require"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """A host in pg1's place: its port, and what it was told after it had asked for a password in clear text."""
+    (tmp_path / "stranger.pem").write_text(certificates.server(OTHER, CLUSTER.nodes[0], NOTHING, certified=True))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "stranger.pem")
+    listener, told = socket.create_server(("127.0.0.1", 0)), list[bytes]()
+
+    def serve() -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            with plain, contextlib.suppress(OSError):
+                plain.settimeout(5)
+                plain.recv(8)
+                plain.sendall(b"S")
+                with context.wrap_socket(plain, server_side=True) as secured:
+                    secured.recv(4096)
+                    secured.sendall(b"R" + struct.pack(">II", 8, 3))
+                    told.append(secured.recv(4096))
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield listener.getsockname()[1], told
+    listener.close()
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_host_in_a_nodes_place_is_told_no_password(
+    root: Path, stranger: tuple[int, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool
+) -> None:
+    port, told = stranger
+    if verified:
+        (tmp_path / "authorities").write_text(certificates.authorities(KEY, NOTHING, alone=True))
+        root.write_text(f"{tmp_path}/authorities\n")
+    monkeypatch.setattr(copying, "HOME", tmp_path)
+    monkeypatch.setattr(postgresql, "HOME", tmp_path)
+    (tmp_path / ".pgpass").write_text("*:*:*:*:of-a-superuser\n")
+    (tmp_path / ".pgpass").chmod(0o600)
+    cluster = parse(f"nodes: {{pg1: {{address: 127.0.0.1, port: {port}}}, pg2: 10.0.0.2}}\n", "x", "pg1")
+    connections = [copying._dsn(cluster.nodes[0], Role.RECOVERY), postgresql.conninfo(cluster, "pg2", "pg1")]
+    for text in connections:
+        with pytest.raises(psycopg2.OperationalError):
+            psycopg2.connect(f"{text} dbname=postgres")
+    time.sleep(0.1)
+    assert not any(told), told
+    assert len(told) == (0 if verified else len(connections)), "a login began at a server that had not proved itself"
 
 
 def test_nothing_else_says_how_a_server_proves_itself() -> None:
