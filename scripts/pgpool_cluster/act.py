@@ -37,6 +37,7 @@ from .actions import (
 )
 from .errors import ClusterError, OperationError, UsageError
 from .excuse import Excuse
+from .facts import ClusterFacts
 from .key import Role
 from .node import LOOK_SECONDS, Here, log, sql_errors
 from .roles import Roles
@@ -49,6 +50,8 @@ _PAUSE = 3.0
 """Seconds before what failed is tried again."""
 _LISTENING = 20.0
 """Seconds after which a pgpool-II that runs must listen, and answer pcp."""
+_GO_ON_SECONDS = 10.0
+"""Seconds in which a node in service has looked at all others and told them a term."""
 _DYING = 5.0
 """Seconds after which a pgpool-II that gave up must be gone; 4.6.1 can hang then."""
 
@@ -261,6 +264,9 @@ def lead(here: Here, action: Lead) -> None:
 def dismiss(here: Here, action: Dismiss) -> None:
     """Tell a new term to all nodes in reach, the dismissed one included: those in service but that are in it."""
     facts = here.look_at_all()
+    if here.database is None:
+        _have_go_on(here, facts, action.node)
+        return
     serving = {found.node for found in in_service(here.cluster, facts)} - {action.node}
     log(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
     gone = "" if facts.of(action.node).reachable else action.node
@@ -269,10 +275,21 @@ def dismiss(here: Here, action: Dismiss) -> None:
 
 def begin(here: Here, action: Begin) -> None:
     """Tell a new term to all nodes in reach: the nodes that are in service now are in service in it."""
+    if here.database is None:
+        _have_go_on(here, here.look_at_all(), None)
+        return
     found = [one for one in in_service(here.cluster, here.look_at_all()) if one.node not in action.without]
     serving = {one.node for one in found}
     log(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
     _tell_service(here, serving, action.term, restart=min((one.restart or one.led for one in found), default=0))
+
+
+def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
+    """From a node without PostgreSQL: have one in service begin the term, by its own decision."""
+    serving = [found.node for found in in_service(here.cluster, facts) if found.node != gone]
+    if not serving:
+        raise OperationError("no node in service is in sight that could begin a term", hint="pgpoolctl status")
+    here.peers.ask(serving[0], {"do": "go-on", "node": gone}, seconds=_GO_ON_SECONDS)
 
 
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
@@ -385,7 +402,7 @@ def _start_first_pgpool(here: Here) -> None:
 def attach(here: Here, action: Attach) -> None:
     """Let pgpool-II send clients to a node that lets one in: it would wait for ever for one that falls silent."""
     node = here.cluster.named(action.node)
-    if why := copying.refusal(node):
+    if why := copying.refusal(node, Role.CHECK):  # also where no other role is known: on a witness
         hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
         raise OperationError(f"{node.name} lets nobody log in: {why}", hint=hint)
     pgpool.attach(here.cluster, node)

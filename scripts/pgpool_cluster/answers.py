@@ -18,10 +18,12 @@ from . import (
     plain,
     recovery,
     restarts,
+    rights,
     status,
     switchover,
     synchrony,
     takeover,
+    terms,
     two_stages,
     units,
     wire,
@@ -55,10 +57,12 @@ class Answers:
     """Begin a vigil (vigil.py)."""
 
     def do(self, request: Json, progress: Progress) -> Json:
-        """Do what `request` asks for; raises ClusterError."""
-        work = self._known().get(str(request.get("do")))
+        """Do what `request` asks for, if who it is `from` may ask for it (rights.py); raises ClusterError."""
+        verb = str(request.get("do"))
+        work = self._known().get(verb)
         if work is None:
-            raise UsageError(f"nobody knows how to {request.get('do')!r}", hint="the nodes have different versions")
+            raise UsageError(f"nobody knows how to {verb!r}", hint="the nodes have different versions")
+        rights.refuse(self.here.cluster, verb, _peer(request))
         return work(request, progress)
 
     def _known(self) -> dict[str, Callable[[Json, Progress], Json]]:
@@ -76,6 +80,7 @@ class Answers:
             "excuse": self._excuse,
             "promote": self._promote,
             "follow": self._follow,
+            "go-on": self._go_on,
             "failover": self._failover,
             "may-start": self._may_start,
             "recover": self._recover,
@@ -109,10 +114,11 @@ class Answers:
 
     def _term(self, request: Json, _: Progress) -> Json:
         """Take note of a new term; `serves`: this node is in service in it."""
-        term = int(request["term"])
+        term = terms.checked(request["term"])
         if request.get("file", "") not in ("", self.here.cluster.fingerprint):
             return {"taken": False}
-        serves = {"led": term, "restart": int(request.get("restart", 0)), "apart": False}
+        restart = request.get("restart", 0)
+        serves = {"led": term, "restart": restart and terms.checked(restart), "apart": False}
         taken = self.here.note_term(term, **(serves if request.get("serves") else {}))
         return {"taken": taken, "excuse": self.here.record.excuse.place}
 
@@ -120,19 +126,36 @@ class Answers:
         """Take note of a primary's word on its standbys."""
         if request["file"] != self.here.cluster.fingerprint:
             return {"taken": False}
-        excuse = Excuse(int(request["term"]), int(request["serial"]), tuple(map(str, request["names"])))
+        term, serial = terms.checked(request["term"]), request["serial"]
+        if not terms.plausible(serial):
+            raise UsageError("a word of the primary without its number", hint="the nodes have different versions")
+        excuse = Excuse(term, serial, tuple(map(str, request["names"])))
         return {"taken": self.here.note_excuse(excuse)}
 
     def _promote(self, request: Json, _: Progress) -> Json:
-        place = request.get("excuse")
-        decided = None if place is None else (int(place[0]), int(place[1]))
-        act.become_primary(self.here, int(request["term"]), decided)
+        """Become the primary by a database node's word, or by this node's own decision where another node asks."""
+        if rights.is_database(self.here.cluster, _peer(request)):
+            place = request.get("excuse")
+            decided = None if place is None else (int(place[0]), int(place[1]))
+            act.become_primary(self.here, terms.checked(request["term"]), decided)
+        else:
+            takeover.take_over(self.here)
         self.wake()
         return {}
 
     def _follow(self, request: Json, _: Progress) -> Json:
-        act.follow(self.here, Follow(self.here.me.name, self.here.cluster.named(str(request["primary"])).name))
-        self.here.forget_looks()
+        here = self.here
+        action = Follow(here.me.name, here.cluster.named(str(request["primary"])).name)
+        if not rights.is_database(here.cluster, _peer(request)):
+            takeover.refuse_undecided(here, action)
+        act.follow(here, action)
+        here.forget_looks()
+        return {}
+
+    def _go_on(self, request: Json, _: Progress) -> Json:
+        """Begin a term without `node`, or without all that are not in service, where this node's own facts say so."""
+        gone = request.get("node")
+        takeover.go_on(self.here, None if gone is None else self.here.cluster.named(str(gone)))
         return {}
 
     def _notes(self) -> dict[str, str]:
@@ -238,7 +261,7 @@ class Answers:
     def _take_up(self, request: Json, progress: Progress) -> Json:
         # Clients wait for it: not for the loop's present round, too, which leaves a node in recovery alone.
         source = self.here.cluster.named(str(request["source"])).name
-        two_stages.take_up(self.here, source, str(request["position"]), int(request["term"]), progress)
+        two_stages.take_up(self.here, source, str(request["position"]), terms.checked(request["term"]), progress)
         self.wake()
         return {}
 
@@ -355,9 +378,15 @@ class Answers:
 
     def _users(self, request: Json, _: Progress) -> Json:
         if "new" in request:
+            rights.refuse(self.here.cluster, "user", _peer(request))
             store_users(Users.of(request["new"]))
             self.here.forget_looks()
         return Users.load(paths.USERS).json
+
+
+def _peer(request: Json) -> str:
+    """Return the node that a request comes from (channel.py); "" for a program on this one."""
+    return str(request.get("from", ""))
 
 
 def _role_name(request: Json) -> str:

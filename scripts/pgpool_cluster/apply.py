@@ -25,7 +25,7 @@ from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
-from .key import ClusterKey
+from .key import ClusterKey, Role
 from .record import Record
 from .users import Users, changing
 
@@ -189,7 +189,7 @@ def plan() -> Plan:
         raise ServerError("pgpoolctl apply writes below /etc", hint="run it as root")
     applied = Applied.load()
     rendered, users = wanted()
-    gone = set(applied.users) - set(users.entries)
+    gone = {*applied.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
     found = [change for file in rendered if (change := _change(file, applied, gone)) is not None]
     changes = tuple(change for change in found if not change.edited or _read(change.target) != change.after)
     return Plan(rendered, users, changes, tuple(change.path for change in found if change.edited))

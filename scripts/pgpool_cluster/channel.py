@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import socketserver
 import threading
@@ -54,13 +55,27 @@ class _Bounds:
         return [share, self._looks if name in _LOOKS else self._long]
 
 
-def _request(line: bytes) -> tuple[Json, int | None]:
-    """Return a request and its number; raises ValueError for what is none."""
+_FROM = b"\0pgpool2-cluster/"
+"""Begins the name of the other end of a connection that `bridge` made; the node's name comes after it."""
+
+
+def _peer(name: object) -> str:
+    """Return the node that a connection comes from, by the name of its other end; "" for a program on this node."""
+    return name.split(b"/")[1].decode("ascii", "replace") if isinstance(name, bytes) and name[:1] == b"\0" else ""
+
+
+def _request(line: bytes, peer: str) -> tuple[Json, int | None]:
+    """Return a request, with the node that it is `from` if it is another one, and its number.
+
+    Raises ValueError for what is none.
+    """
     request = json.loads(line)
     if not isinstance(request, dict):
         raise ValueError("no request")  # noqa: TRY004 - like all else that is wrong with it
     number = request.pop("id", None)
-    return plain.shown(request), number if type(number) is int else None
+    request.pop("from", None)  # nobody says that of himself
+    whole = {**plain.shown(request), **({"from": peer} if peer else {})}
+    return whole, number if type(number) is int else None
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -72,6 +87,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def setup(self) -> None:
         self.request.settimeout(_TURN)
         self.saying = threading.Lock()
+        self.peer = _peer(self.client_address)
         self.share = threading.BoundedSemaphore(_SHARE)
         self.under_way: set[object] = set()
 
@@ -111,7 +127,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def _take(self, line: bytes) -> bool:
         """Begin to serve a request; False where it is none: what comes after it cannot be trusted either."""
         try:
-            request, number = _request(line)
+            request, number = _request(line, self.peer)
         except (ValueError, RecursionError):
             self.say(None, _told(OperationError("a line that is no request", hint=_VERSIONS_HINT)))
             return False
@@ -223,11 +239,15 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
     raise ServerError(f"{paths.UNIT} ended while it was asked", hint=hint)
 
 
-def bridge() -> None:
-    """Join standard input and output with the agent's socket: the program behind another node's ssh key."""
+def bridge(peer: str) -> None:
+    """Join standard input and output with the agent's socket: the program behind the ssh key of node `peer`.
+
+    The agent learns the node's name from that of this end of the connection, which goes with no request.
+    """
     with socket.socket(socket.AF_UNIX) as agent:
         try:
             agent.settimeout(_TURN)
+            agent.bind(_FROM + f"{peer}/{secrets.token_hex(8)}".encode())
             agent.connect(str(paths.AGENT))
             agent.settimeout(None)
         except OSError as error:

@@ -38,6 +38,7 @@ from .cluster import WATCHDOG_PORT, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
 from .facts import Postgresql
+from .key import Role
 from .node import Here
 from .roles import Roles
 
@@ -209,9 +210,8 @@ def _others(here: Here, check: _Say) -> None:
     for node in here.cluster.nodes:
         if node == here.me:
             continue
-        why = ""
-        if Service.POSTGRESQL in node.runs and Service.POSTGRESQL in here.me.runs:
-            why = copying.refusal(node)
+        if Service.POSTGRESQL in node.runs:
+            why = copying.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
             check(f"PostgreSQL of {node.name} lets this node in", not why, why,
                   f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
         if Service.POSTGRESQL in node.runs and not why:

@@ -271,6 +271,8 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "authority": ssh.host_authority(key).public_line,
         "role": Role,
         "roles": [role.value for role in Role],
+        "logins": [role.value for role in logins(node)],
+        "pooled": [role.value for role in pooled(cluster, node)],
         "pcp_user": keys.PCP_USER,
         "pcp_entry": keys.pcp_conf_entry(key.pcp_password),
         "home": server.home,
@@ -283,6 +285,24 @@ def _served(cluster: Cluster) -> Tls:
     """Return what PostgreSQL shows: pgpool-II checks it with `ca` where cluster.yml has one, so it is of that then."""
     own = str(paths.SERVER_CERTIFICATE)
     return cluster.tls if cluster.tls is not None and cluster.tls.ca is not None else Tls(own, own, None)
+
+
+def logins(node: Node) -> tuple[Role, ...]:
+    """Return the roles that this node's own programs log in with: without PostgreSQL, none that could change anything.
+
+    No node learns a superuser's password for its pgpool-II alone.
+    """
+    return tuple(Role) if Service.POSTGRESQL in node.runs else (Role.CHECK,)
+
+
+def pooled(cluster: Cluster, node: Node) -> tuple[Role, ...]:
+    """Return the roles that this node's pgpool-II logs in with.
+
+    In the modes with a second stage pgpool-II itself calls the recovery function, which is for superusers only: that of
+    a database node does (two_stages.py), so a pgpool-II elsewhere knows that role only where no database node runs one.
+    """
+    alone = not cluster.mode.streams and not any(Service.PGPOOL in database.runs for database in cluster.databases)
+    return (*logins(node), *((Role.RECOVERY,) if alone and Role.RECOVERY not in logins(node) else ()))
 
 
 def slots_keep_mb(disk_bytes: int) -> int:

@@ -172,10 +172,10 @@ def _check_settings(here: Here, upstream: Node, cursor: Any) -> None:  # noqa: A
         )
 
 
-def refusal(upstream: Node) -> str:
-    """Return why a node's PostgreSQL does not let this one log in, as it must to be copied from; "" if it does."""
+def refusal(upstream: Node, role: Role) -> str:
+    """Return why a node's PostgreSQL does not let this one log in as `role`; "" if it does."""
     try:
-        connect(dsn=_dsn(upstream, Role.RECOVERY) + " dbname=postgres", seconds=_SOURCE_SECONDS).close()
+        connect(dsn=_dsn(upstream, role) + " dbname=postgres", seconds=_SOURCE_SECONDS).close()
     except psycopg2.Error as error:
         return str(error).strip().splitlines()[-1]
     return ""

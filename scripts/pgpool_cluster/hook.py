@@ -39,7 +39,7 @@ def _ssh_command(words: list[str]) -> int:
         return ExitStatus.GOOD if archive.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
     if asked != "agent" or len(words) != 1 or not plain.is_host_name(words[0]):
         raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
-    bridge()
+    bridge(words[0])
     return ExitStatus.GOOD
 
 

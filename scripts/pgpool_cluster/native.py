@@ -20,7 +20,7 @@ from .actions import (
 )
 from .cluster import Cluster, Node
 from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from .situation import Actions, Situation, in_service, latest_term, leading_pgpools, service_term
+from .situation import Actions, Policy, Situation, in_service, latest_term, leading_pgpools, service_term
 
 
 def replica(situation: Situation) -> Actions:
@@ -163,6 +163,12 @@ def _is_served(situation: Situation) -> bool:
 def _begin(situation: Situation) -> Actions:
     few = not situation.majority and len(situation.cluster.nodes) > _TWO
     return (Begin(situation.name, situation.latest + 1),) if _away(situation) and not few else ()
+
+
+def beginning(cluster: Cluster, me: Node, facts: ClusterFacts) -> Actions:
+    """Return how `me`, a node in service, begins a term for a pgpool-II elsewhere that serves without other nodes."""
+    situation = Situation(cluster, me, facts, facts.of(me.name), None, Policy())
+    return _begin(situation) if situation.mine in in_service(cluster, facts) else ()
 
 
 def _away(situation: Situation) -> list[str]:

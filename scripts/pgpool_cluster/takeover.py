@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from . import act, units
-from .actions import Action, Dismiss, Follow, Promote, Refuse, Wait
+from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
 from .cluster import Node
-from .decide import failover
-from .errors import ClusterError
-from .native import goes_apart
+from .decide import decide, failover
+from .errors import ClusterError, OperationError
+from .native import beginning, goes_apart
 from .node import Here, log
 from .peers import Progress
 from .situation import Actions
@@ -81,3 +81,60 @@ def _done(here: Here, action: Action, progress: Progress) -> bool:
         return isinstance(action, Follow)
     progress(act.said(action))
     return True
+
+
+# On a database node that a witness asks: its pgpool-II leads, and what comes of that is decided here
+
+
+_MOMENT = 0.5
+"""Seconds between two looks of a node that is asked to take over."""
+
+
+def take_over(here: Here) -> None:
+    """Promote this node's standby if a failover of the node that it follows comes to that, by two looks.
+
+    Raises OperationError where it does not.
+    """
+    planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
+    if planned:
+        time.sleep(_MOMENT)
+    if not planned or planned[0] not in _planned(here):
+        raise OperationError(f"{here.me.name} does not see that it is to take over", hint=_SEES)
+    act.become_primary(here, planned[0].term, planned[0].excuse)
+
+
+def refuse_undecided(here: Here, action: Follow) -> None:
+    """Raise OperationError where this node's own decision is not to follow that primary."""
+    here.forget_looks()
+    if action not in decide(here.cluster, here.me, here.look_at_all()):
+        raise OperationError(f"{here.me.name} does not see that it is to follow {action.primary}", hint=_SEES)
+
+
+def go_on(here: Here, gone: Node | None) -> None:
+    """Begin a term without the node `gone`, or without all that are not in service, if that is what is to be done.
+
+    Raises OperationError where it is not, by what this node sees.
+    """
+    here.forget_looks()
+    facts = here.look_at_all()
+    if here.cluster.mode.streams:
+        actions: Actions = ()
+    elif gone is not None:
+        actions = failover(here.cluster, gone, facts)
+    else:
+        actions = beginning(here.cluster, here.me, facts)
+    wanted = [action for action in actions if isinstance(action, Dismiss | Begin)]
+    if not wanted:
+        raise OperationError(f"{here.me.name} does not see that the others are to go on", hint=_SEES)
+    for action in wanted:
+        act.perform(here, action)
+
+
+_SEES = "pgpoolctl status, here and there, shows what each node sees"
+
+
+def _planned(here: Here) -> Actions:
+    here.forget_looks()
+    facts = here.look_at_all()
+    follows = facts.of(here.me.name).follows
+    return failover(here.cluster, here.cluster.named(follows), facts) if follows else ()

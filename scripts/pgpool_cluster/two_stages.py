@@ -18,8 +18,9 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, copying, pgpool
 from .channel import SILENCE
+from .cluster import Cluster
 from .errors import ClusterError, OperationError, ServerError
-from .facts import LEADING, BackendState, ClusterFacts, NodeFacts
+from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, WatchdogState
 from .key import Role
 from .node import Here, log
 from .peers import Progress
@@ -103,15 +104,15 @@ def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     if not force:
         refuse_needless(here.cluster, facts, here.me.name)
     _refuse(here, _serving_others(here, facts), facts.of(here.me.name))
-    leader = _leader(here)
+    pooler = _pooler(here)
     if facts.of(here.me.name) in in_service(here.cluster, facts):
         await_joined(here, progress)
         here.remember(led=0)
     here.failure, here.telling = "", progress
-    _take_out(here, leader)
-    progress(f"pgpool-II of {leader} rebuilds {here.me.name}")
+    _take_out(here, pooler)
+    progress(f"pgpool-II of {pooler} rebuilds {here.me.name}")
     try:
-        here.on(leader, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
+        here.on(pooler, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
     except ClusterError as error:
         if not isinstance(error, ServerError):  # pgpool-II itself gave it up: nothing more comes
             here.promoting = False
@@ -130,34 +131,50 @@ def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
     refuse_to_lose(mine)
 
 
-def _leader(here: Here) -> str:
-    """Return the node whose pgpool-II leads; it answers nobody for a moment when it has just given a node up."""
+def _pooler(here: Here) -> str:
+    """Return the node whose pgpool-II is to rebuild this one: the one that leads, but where a witness has that.
+
+    A leader answers nobody for a moment when it has just given a node up.
+    """
     deadline = time.monotonic() + _LEADER_SECONDS
-    while not (name := leading_node(here.cluster, here.look_at_all())):
+    while not (name := leading_node(here.cluster, facts := here.look_at_all())):
         if time.monotonic() > deadline:
             raise OperationError("no pgpool-II leads", hint="pgpoolctl status; systemctl status pgpool2")
         time.sleep(0.2)
         here.forget_looks()
-    return name
+    return rebuilds(here.cluster, facts, name)
 
 
-def _take_out(here: Here, leader: str) -> None:
-    """Have the leading pgpool-II give this node up, if it has not yet."""
+def rebuilds(cluster: Cluster, facts: ClusterFacts, leader: str) -> str:
+    """Return the node whose pgpool-II can call the recovery function, as its superuser's password is there.
+
+    Each pgpool-II can run a recovery, which its watchdog then tells the others. Where the leader's node has no
+    database, it is the first in sight with one and a pgpool-II that has joined; else the leader (configuration.py).
+    """
+    names = [node.name for node in cluster.databases]
+    if leader in names:
+        return leader
+    views = ((name, facts.of(name).pgpool) for name in names)
+    return next((name for name, view in views if view and view.watchdog is WatchdogState.STANDBY), leader)
+
+
+def _take_out(here: Here, pooler: str) -> None:
+    """Have the pgpool-II that is to rebuild it give this node up, if it has not yet."""
     deadline = time.monotonic() + _DETACH_SECONDS
     asked = False
     while time.monotonic() < deadline:
         here.forget_looks()
-        view = here.look_at_all().of(leader).pgpool
+        view = here.look_at_all().of(pooler).pgpool
         if view is not None and view.backends.get(here.me.name) is not BackendState.UP:
             return
         if view is not None and not asked:
-            here.on(leader, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=_DETACH_SECONDS)
+            here.on(pooler, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=_DETACH_SECONDS)
             asked = True
         time.sleep(0.2)
-    raise OperationError(f"pgpool-II of {leader} does not give {here.me.name} up", hint=_HINT)
+    raise OperationError(f"pgpool-II of {pooler} does not give {here.me.name} up", hint=_HINT)
 
 
-# On the leading pgpool-II's node
+# On the node of that pgpool-II
 
 
 def pcp_recovery(here: Here, name: str) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from . import terms
 from .facts import Lsn, NodeFacts, Switch
 
 Json = dict[str, Any]
@@ -44,6 +45,10 @@ def decode(values: Json) -> NodeFacts:
         raise ValueError("no facts of a node")
     found = _read(NodeFacts, values, "facts")
     assert isinstance(found, NodeFacts)  # noqa: S101 - for the type checker
+    told = {"term": found.term, "led": found.led, "restart": found.restart, "excuse": found.excuse.term}
+    for name, term in told.items():
+        if not terms.plausible(term):
+            raise ValueError(f"{name}: no cluster can have come to such a term")
     return found
 
 

@@ -10,6 +10,7 @@ from pgpool_cluster import act, copying, paths, pgpool, units
 from pgpool_cluster.actions import Attach, StartPgpool
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
+from pgpool_cluster.key import Role
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.record import Record
@@ -79,7 +80,7 @@ def test_a_server_that_takes_no_logins_is_not_attached(
 ) -> None:
     """Its replication goes on, so it looks well; pgpool-II would wait in the login for ever."""
     told: list[str] = []
-    monkeypatch.setattr(copying, "refusal", lambda _: refusal)
+    monkeypatch.setattr(copying, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
     monkeypatch.setattr(pgpool, "attach", lambda _, node: told.append(node.name))
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     if refusal:

@@ -97,6 +97,13 @@ def test_users_come_and_go_and_an_administrators_own_lines_stay(disk: Disk) -> N
     assert disk.passwd.read_text().splitlines() == ["pgpool_check:AESx", "old_app:md5abc"]
 
 
+def test_roles_that_a_node_has_no_more_leave_pool_passwd(disk: Disk) -> None:
+    """A witness had the superuser's password before."""
+    disk.passwd.write_text("pgpool_recovery:AESr\npgpool_replication:AESp\npgpool_check:AESold\napp:AESapp\n")
+    disk.apply()
+    assert disk.passwd.read_text() == "pgpool_check:AESx\napp:AESapp\n"
+
+
 def test_secrets_are_not_shown(disk: Disk) -> None:
     shown = "".join(change.diff for change in apply.plan().changes)
     assert "port = 9999" in shown

@@ -443,3 +443,36 @@ def test_a_witness_knows_the_authority_and_has_no_certificate() -> None:
     made = files("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, w: {address: 10.0.0.3, runs: [pgpool]}}\n", "w")
     assert str(paths.AUTHORITIES) in made
     assert OWN not in made
+
+
+WITNESS = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, w: {address: 10.0.0.9, runs: [pgpool]}}\n"
+
+
+def roles_in(text: str) -> set[str]:
+    return {role for role in Role if role in text}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_witness_knows_the_password_of_no_role_that_could_change_anything(mode: str) -> None:
+    """Its postgres user could log in as a superuser everywhere."""
+    made = files(f"{WITNESS}mode: {mode}\n", "w")
+    for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
+        assert roles_in(text_of(path, made)) == {Role.CHECK}
+    secret = [KEY.password(role) for role in (Role.RECOVERY, Role.REPLICATION)]
+    secret += [KEY.pool_passwd_entry(word) for word in secret]
+    assert not [path for path in made for word in secret if word in text_of(path, made)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_database_node_knows_all_roles(mode: str) -> None:
+    made = files(f"{WITNESS}mode: {mode}\n", "pg1")
+    for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
+        assert roles_in(text_of(path, made)) == set(Role)
+
+
+@pytest.mark.parametrize(("mode", "knows"), [(MODES[0], {Role.CHECK}), (MODES[1], {Role.CHECK, Role.RECOVERY})])
+def test_only_where_no_database_node_could_rebuild_one_does_another_know_that_role(mode: str, knows: set[Role]) -> None:
+    apart = "nodes: {pg1: {address: 10.0.0.1, runs: [postgresql]}, w: {address: 10.0.0.9, runs: [pgpool]}}\n"
+    made = files(f"{apart}mode: {mode}\n", "w")
+    assert roles_in(text_of(f"{FOLDER}/pool_passwd", made)) == knows
+    assert roles_in(text_of(f"{HOME}/.pgpass", made)) == {Role.CHECK}

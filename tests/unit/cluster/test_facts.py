@@ -48,9 +48,10 @@ def test_the_facts_of_an_older_node_have_no_archive_in_them() -> None:
 
 LSNS = st.builds(Lsn, st.integers(0, 2**64 - 1))
 NAMES = st.text("abc123é-", min_size=1)
+TERMS = st.integers(0, 10**6)
 ANY_FACTS = st.builds(
     NodeFacts, NAMES, reachable=st.booleans(), postgresql=st.sampled_from(Postgresql), member=st.booleans(),
-    term=st.integers(), led=st.integers(), system=st.none() | st.integers(0, 2**64 - 1),
+    term=TERMS, led=TERMS, system=st.none() | st.integers(0, 2**64 - 1),
     databases=st.none() | st.lists(NAMES).map(tuple), in_recovery=st.booleans(), standby_signal=st.booleans(),
     timeline=st.none() | st.integers(), position=st.none() | LSNS, replayed=st.none() | LSNS,
     history=st.lists(st.builds(Switch, st.integers(), LSNS)).map(tuple), follows=st.none() | NAMES,

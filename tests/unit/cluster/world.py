@@ -182,6 +182,10 @@ class Wires:
         return {name: SimpleNamespace(problem="out of reach") for name in self.world.hosts if name != self.me}
 
     def ask(self, name: str, request: Json, **_: object) -> Json:
+        return self.reach(name, {**request, "from": self.me})
+
+    def reach(self, name: str, request: Json) -> Json:
+        """Have a program on a host ask its agent: what the ssh key starts, or what PostgreSQL does there."""
         if not self.world.hosts[name].on:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         try:
@@ -631,13 +635,16 @@ class World:
         main = next((one for one, up in self.view.items() if up), None)
         if self.view[target.name] or main is None or not self.hosts[main].up:
             raise OperationError("pcp_recovery_node: ERROR: node is alive, or no main node", hint="")
-        mine = self.hosts[self.stack[-1]].here
-        assert mine is not None
+        here = self.stack[-1]
+
+        def on_main(request: Json) -> None:
+            self.on(main, request) if main == here else Wires(self, here).reach(main, request)
+
         try:
-            mine.on(main, {"do": "first-stage", "backend": int(words[1])}, seconds=1)
+            on_main({"do": "first-stage", "backend": int(words[1])})
             self.held = True
-            mine.on(main, {"do": "second-stage", "backend": int(words[1])}, seconds=1)
-            mine.on(main, {"do": "start", "host": target.address}, seconds=1)
+            on_main({"do": "second-stage", "backend": int(words[1])})
+            on_main({"do": "start", "host": target.address})
             self.tick()
             if not self.hosts[target.name].up:
                 raise OperationError("pcp_recovery_node: it does not come up", hint="")
@@ -983,7 +990,7 @@ def hands() -> Iterator[None]:
         patch.setattr(copying, "clone", _clone)
         patch.setattr(copying, "_rewind", _rewind)
         patch.setattr(copying, "_rewindable", _rewindable)
-        patch.setattr(copying, "refusal", lambda one: "" if world().hosts[one.name].up else "it does not answer")
+        patch.setattr(copying, "refusal", lambda one, _: "" if world().hosts[one.name].up else "it does not answer")
         yield
 
 

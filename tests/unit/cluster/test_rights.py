@@ -1,0 +1,206 @@
+"""Who may ask a node for what: a witness looks, and changes nothing by its word; no term is out of reach."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.cluster.world import World, at_work, hands, make_cluster
+
+from pgpool_cluster import paths, rights, terms, wire
+from pgpool_cluster.answers import Answers
+from pgpool_cluster.channel import ask, serving
+from pgpool_cluster.cluster import Mode
+from pgpool_cluster.errors import ClusterError, OperationError, UsageError
+from pgpool_cluster.facts import NodeFacts
+
+Json = dict[str, Any]
+STREAMS = Mode.STREAMING_REPLICATION
+NATIVE = Mode.NATIVE_REPLICATION
+SCRIPTS = Path(inspect.getfile(rights)).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hands() -> Iterator[None]:
+    with hands():
+        yield
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Two databases and a witness, whose pgpool-II leads; pg1 is the primary."""
+    with at_work(led_by_witness(STREAMS)) as found:
+        yield found
+
+
+def led_by_witness(mode: Mode, count: int = 2) -> World:
+    world = World.healthy(make_cluster(mode, count, witness=True))
+    world.pools.remove("w")
+    world.pools.insert(0, "w")
+    return world
+
+
+def asked(world: World, name: str, request: Json, *, peer: str) -> Json:
+    """What node `peer` gets of node `name`."""
+    return world.on(name, {**request, "from": peer})
+
+
+def test_every_request_has_one_line_about_who_may_ask() -> None:
+    known = Answers._known(Answers(None, None, print, list, print))  # type: ignore[arg-type]
+    assert set(known) == set(rights.MAY_ASK)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"do": "term", "term": 9}, {"do": "excuse", "term": 1, "serial": 9, "names": ["pg2"], "file": ""},
+     {"do": "recover", "node": "pg2", "force": True}, {"do": "switchover", "node": "pg2"},
+     {"do": "role", "name": "app", "verifier": None}, {"do": "user", "name": "app", "verifier": None},
+     {"do": "users", "new": {}}, {"do": "copy", "source": "pg1"}, {"do": "detach", "node": "pg2"},
+     {"do": "take-up", "source": "pg1", "position": "0/0", "term": 9}, {"do": "start", "host": "pg2"},
+     {"do": "pcp-recovery", "node": "pg2"}, {"do": "cancel-active", "since": 0}, {"do": "why", "why": ""},
+     {"do": "failover", "failed": 0}, {"do": "may-start", "instance": "15-main"}, {"do": "converge"}],
+)  # fmt: skip
+@pytest.mark.parametrize("peer", ["w", "gone"])
+def test_a_witness_and_a_node_that_cluster_yml_has_no_more_change_nothing(
+    request_: Json, peer: str, world: World
+) -> None:
+    before = world.state()
+    with pytest.raises(OperationError, match=r"may (not )?ask for") as refused:
+        asked(world, "pg2", request_, peer=peer)
+    assert refused.value.hint
+    assert world.state() == before
+
+
+def test_a_witness_has_nobody_promoted_while_the_primary_is_in_sight(world: World) -> None:
+    for request in ({"do": "promote", "term": 2, "excuse": [0, 0]}, {"do": "promote", "term": 2, "excuse": None}):
+        with pytest.raises(OperationError, match="pg2 does not see that it is to take over"):
+            asked(world, "pg2", request, peer="w")
+    with pytest.raises(OperationError, match="does not see that it is to follow"):
+        asked(world, "pg2", {"do": "follow", "primary": "pg2"}, peer="w")
+    assert [host.record.term for host in world.hosts.values()] == [1, 1, 0]
+
+
+def test_where_its_pgpool_leads_a_witness_has_the_right_node_take_over(world: World) -> None:
+    world.cut(["pg1"])
+    done = world.on("w", {"do": "failover", "failed": 0})
+    assert done["actions"][0].startswith("promote pg2")
+    assert world.hosts["pg2"].record.led == 2
+    assert not world.hosts["pg2"].data.standby  # type: ignore[union-attr]
+
+
+def test_the_term_of_a_promotion_is_the_nodes_own(world: World) -> None:
+    world.cut(["pg1"])
+    asked(world, "pg2", {"do": "promote", "term": 10**6, "excuse": [9, 9]}, peer="w")
+    assert world.hosts["pg2"].record.led == 2
+
+
+def test_of_a_native_cluster_a_database_node_says_who_is_out_of_service() -> None:
+    with at_work(led_by_witness(NATIVE, 3)) as world:
+        with pytest.raises(OperationError, match="does not see that the others are to go on"):
+            asked(world, "pg2", {"do": "go-on", "node": None}, peer="w")
+        world.cut(["pg1"])
+        world.on("w", {"do": "failover", "failed": 0})
+        assert [world.hosts[name].record.led for name in ("pg1", "pg2", "pg3")] == [1, 2, 2]
+
+
+def test_a_node_is_rebuilt_through_a_pgpool_that_may_log_in_as_a_superuser(monkeypatch: pytest.MonkeyPatch) -> None:
+    with at_work(led_by_witness(NATIVE, 3)) as world:
+        world.cut(["pg1"])
+        world.on("w", {"do": "failover", "failed": 0})
+        world.boot("pg1")
+        world.pools.remove("w")
+        world.pools.insert(0, "w")
+        world.settle(world.hosts)
+        ran, run = [], world.pcp
+
+        def pcp(*words: Any, **more: Any) -> Any:
+            ran.append(world.stack[-1])
+            return run(*words, **more)
+
+        monkeypatch.setattr(world, "pcp", pcp)
+        assert world.command("recover", "pg1") == ""
+        world.settle(world.hosts)
+        assert world.is_healthy(), world.shown()
+        assert world.pools[0] == "w"
+        assert ran
+        assert set(ran) <= {"pg1", "pg2", "pg3"}
+
+
+# Terms
+
+
+@pytest.mark.parametrize("term", ["9", 1.5, True, None, 0, -1, 10**12, pytest.param(10**4000, id="long")])
+def test_what_is_no_term_is_not_noted(term: object, world: World) -> None:
+    excuse = {"do": "excuse", "serial": 1, "names": [], "file": world.cluster.fingerprint}
+    for request in ({"do": "term"}, {"do": "promote", "excuse": [0, 0]}, excuse):
+        with pytest.raises(UsageError, match="no cluster can have come to the term"):
+            asked(world, "pg2", {**request, "term": term}, peer="pg1")
+    assert world.hosts["pg2"].record.term == 1
+
+
+def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) -> None:
+    assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1")["taken"] is True
+
+
+def test_whoever_lies_up_to_the_bound_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = time.time()
+    monkeypatch.setattr("pgpool_cluster.terms.time.time", lambda: moment)
+    asked(world, "pg2", {"do": "term", "term": terms.highest()}, peer="pg1")
+    world.cut(["pg1"])
+    with pytest.raises(ClusterError):
+        asked(world, "w", {"do": "term", "term": terms.highest() + 1}, peer="pg2")
+    moment += 1
+    assert asked(world, "w", {"do": "term", "term": terms.highest()}, peer="pg2")["taken"] is True
+
+
+def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
+    for name in ("term", "led", "restart"):
+        told = {**wire.encode(NodeFacts("pg1")), name: 10**12}
+        with pytest.raises(ValueError, match=f"{name}: no cluster"):
+            wire.decode(told)
+    assert wire.decode(wire.encode(NodeFacts("pg1", term=5000))).term == 5000
+
+
+# Who it is that asks
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
+    """The requests that an agent gets."""
+    found: list[Json] = []
+
+    def answer(request: Json, _: Callable[[str], None]) -> Json:
+        found.append(request)
+        return {}
+
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    with serving(answer):
+        yield found
+
+
+def test_the_forced_command_says_who_asks_and_no_request_does(heard: list[Json]) -> None:
+    program = (
+        "from pathlib import Path; from pgpool_cluster import channel, paths; "
+        f"paths.AGENT = Path({str(paths.AGENT)!r}); channel.bridge('pg2.example-1')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=environment) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"do": "look", "from": "", "id": 1}).encode() + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"done": {}, "id": 1}
+        process.stdin.close()
+        process.kill()
+    ask({"do": "status", "from": "pg1"})
+    assert heard == [{"do": "look", "from": "pg2.example-1"}, {"do": "status"}]
+
