@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import certificates, configuration, files, paths, pgpool, server, units
+from . import certificates, configuration, files, firewall, paths, pgpool, server, units
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
@@ -333,6 +333,8 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
         return
     if UNIT_FILE in changed:
         units.ask("daemon-reload")
+    if str(paths.PEERS_NFT) in changed:
+        units.ask("reload-or-restart", paths.FIREWALL_UNIT)
     # With another key the agent restarts pgpool-II, once most nodes have it: until then the others would refuse it.
     rekeyed = pgpool.of_another_key(paths.laid_fingerprint())
     if not rekeyed and paths.SERVE.exists() and units.state(paths.PGPOOL_UNIT).active == "active":
@@ -358,8 +360,6 @@ def _load_server(unit: str) -> None:
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:
-    if str(FOLDER / "peers.nft") in changed:
-        server.run(["/usr/sbin/nft", "-f", str(FOLDER / "peers.nft")])
     if UNIT_FILE in changed:
         units.ask("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
     elif any(path.startswith(str(FOLDER)) and not path.endswith("roles.sql") for path in changed):
@@ -375,7 +375,7 @@ def withdraw() -> None:
         with contextlib.suppress(ClusterError, OSError):
             _take_back(path)
     with contextlib.suppress(ClusterError):
-        server.run(["/usr/sbin/nft", "delete", "table", "inet", "pgpool2_cluster"])
+        firewall.remove()
     paths.APPLIED.unlink(missing_ok=True)
     paths.LAID_FILE.unlink(missing_ok=True)
     for folder in (Path(UNIT_FILE).parent, paths.AUTHORITIES.parent, paths.ARCHIVE):

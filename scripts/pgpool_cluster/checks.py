@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from . import (
     archive,
     certificates,
     copying,
+    firewall,
     paths,
     pgpool,
     plain,
@@ -120,10 +120,9 @@ def _files() -> Iterator[Check]:
     closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
     fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"
     yield Check(name, f"{paths.CLUSTER_KEY} is root's alone", closed, f"mode {key.st_mode & 0o777:04o}", fix)
-    command = ["/usr/sbin/nft", "list", "table", "inet", "pgpool2_cluster"]
-    guarded = subprocess.run(command, capture_output=True, check=False).returncode == 0
     what = "watchdog and pcp ports are closed for strangers"
-    yield Check(name, what, guarded, "the table inet pgpool2_cluster is not loaded", "systemctl restart pgpool2")
+    fix = f"systemctl restart {paths.FIREWALL_UNIT}; what took it away may do so again"
+    yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
 
 
 def run(here: Here) -> list[Check]:

@@ -16,6 +16,7 @@ from . import act, paths, two_stages, units, wal_space
 from .actions import CreateSlots
 from .answers import store_users
 from .archive import Keeper
+from .cluster import Service
 from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
 from .node import Here, log
@@ -28,6 +29,8 @@ from .vigil import Vigil
 Chore = Callable[[ClusterFacts], None]
 _APPLY_SECONDS = 10.0
 """Seconds between two tries to lay configuration down."""
+_RULES_SECONDS = 60.0
+"""Seconds between two looks of root's at the firewall's rules."""
 _DISK_SECONDS = 60.0
 """Seconds between two looks at the room that is left for WAL."""
 
@@ -50,6 +53,7 @@ class Housekeeping:
     """Why the last try to lay cluster.yml down came to nothing."""
     _disk: str = ""
     _disk_looked: float = float("-inf")
+    _rules_from: float = float("-inf")
 
     def __post_init__(self) -> None:
         self._synchrony = Synchrony(self.here)
@@ -66,6 +70,7 @@ class Housekeeping:
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,
             "look after the room for WAL": self._look_after_disk,
+            "keep strangers out of watchdog and pcp": self._keep_rules,
             **self.more,
         }
         for name, chore in chores.items():
@@ -138,6 +143,12 @@ class Housekeeping:
         here = self.here
         if here.cluster.archives(here.me):
             self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
+
+    def _keep_rules(self, _: ClusterFacts) -> None:
+        """Have root look whether the firewall's rules are still loaded: only root can."""
+        if Service.PGPOOL in self.here.me.runs and time.monotonic() >= self._rules_from:
+            units.control("firewall")
+            self._rules_from = time.monotonic() + _RULES_SECONDS
 
     def _look_after_disk(self, facts: ClusterFacts) -> None:
         """Name the slot that fills the primary's disk, and give it up before PostgreSQL stops for want of room."""

@@ -19,6 +19,7 @@ SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
 """The certificate that this node's PostgreSQL shows, with its private key."""
 ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")
 """The path of what the other servers' certificates are checked with; empty until all have one that can be checked."""
+PEERS_NFT = Path("/etc/pgpool2/cluster/peers.nft")
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
 PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 
@@ -46,6 +47,7 @@ CONTROL = Path("/run/pgpool2-cluster-control")
 
 UNIT = "pgpool2-cluster.service"
 PGPOOL_UNIT = "pgpool2.service"
+FIREWALL_UNIT = "pgpool2-cluster-firewall.service"
 
 
 def laid_fingerprint() -> str:

@@ -15,7 +15,7 @@ from .errors import ClusterError, OperationError, ServerError
 
 _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
-    r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply"
+    r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply|firewall"
 )
 _SECONDS = 300.0
 _UPGRADE_SECONDS = 300.0
@@ -130,7 +130,10 @@ def last_words(unit: str) -> str:
 
 
 def control(verb: str, unit: str = "") -> None:
-    """Have a unit started, stopped, restarted or reloaded, or configuration applied; raises OperationError."""
+    """Have a unit started, stopped, restarted or reloaded, or configuration applied; raises OperationError.
+
+    `firewall`: have the rules loaded that are gone (firewall.py).
+    """
     words = f"{verb} {unit}".strip()
     hint = "systemctl status pgpool2-cluster-control.socket shows whether it listens"
     try:
@@ -206,6 +209,10 @@ def serve_control(request: str) -> str:
     refused = _refusal(request)
     if refused:
         return refused
+    if request == "firewall":
+        from . import firewall  # noqa: PLC0415 - starting a unit needs no rules
+
+        return firewall.keep()
     words = _command(request)
     try:
         answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

@@ -48,6 +48,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def pg2(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(paths, "USERS", paths.STATE / "nowhere")
+    monkeypatch.setattr(housekeeping.Housekeeping, "_keep_rules", lambda *_: None)  # test_firewall.py has it
     return Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7000, term=1))
 
 
