@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import certificates, configuration, files, firewall, paths, pgpool, server, units
+from . import certificates, configuration, files, firewall, key_file, paths, pgpool, server, units
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
@@ -95,13 +95,7 @@ class Applied:
 
 def read_key() -> ClusterKey:
     """Return the cluster's key; raises ServerError or UsageError."""
-    try:
-        text = paths.CLUSTER_KEY.read_text(encoding="ascii", errors="replace")
-    except PermissionError as error:
-        raise ServerError(f"{paths.CLUSTER_KEY}: {error.strerror}", hint="run it as root") from error
-    except OSError as error:
-        raise ServerError(f"{paths.CLUSTER_KEY}: {error.strerror}", hint=keys.HINT) from error
-    return keys.parse(text, str(paths.CLUSTER_KEY))
+    return key_file.read()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from . import (
     certificates,
     copying,
     firewall,
+    key_file,
     paths,
     pgpool,
     plain,
@@ -32,6 +33,7 @@ from . import (
     units,
     wal_space,
 )
+from . import key as keys
 from .certificates import Laid
 from .channel import ask
 from .cluster import WATCHDOG_PORT, Service
@@ -120,6 +122,9 @@ def _files() -> Iterator[Check]:
     closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
     fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"
     yield Check(name, f"{paths.CLUSTER_KEY} is root's alone", closed, f"mode {key.st_mode & 0o777:04o}", fix)
+    cheap = keys.is_cheap(key_file.text().strip())
+    fix = "pgpoolctl key generate, and that line on every node: change-the-key.md in the documentation"
+    yield Check(name, f"{paths.CLUSTER_KEY} cannot be guessed", not cheap, "words, as cheap as in older packages", fix)
     what = "watchdog and pcp ports are closed for strangers"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}; what took it away may do so again"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)

@@ -30,7 +30,16 @@ KEY_BYTES = 32
 _LETTERS = 43  # of 32 bytes in base64 without padding
 SHORTEST = 12
 """Characters of a key that `generate` did not make."""
+_OURS = "pgpool2-cluster-"
 PREFIX = "pgpool2-cluster-key-1:"
+WORDS = "pgpool2-cluster-words-2:"
+"""Begins a line of an administrator's own words.
+
+They have the same salt in every cluster: the line is all that a node has when debconf's answer is taken. The cluster's
+name would not do. It is `main` nearly everywhere, and another name would be another key.
+"""
+_WORDS_1 = "pgpool2-cluster-words-1:"
+"""The same in the way of older packages, whose lines did not say it."""
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's own (SCRAM_SHA_256_DEFAULT_ITERATIONS)
 _SCRAM_SALT_BYTES = 16
 HINT = "`pgpoolctl key generate` prints a new one; the same line goes to every node"
@@ -102,14 +111,56 @@ def generate() -> str:
     return PREFIX + _letters(secrets.token_bytes(KEY_BYTES))
 
 
-def parse(text: str, file: str) -> ClusterKey:
-    """Return the key that the file's text holds; raises UsageError, which never quotes the text."""
+def parse(text: str, file: str, *, laid: str = "") -> ClusterKey:
+    """Return the key that the file's text holds; raises UsageError, which never quotes the text.
+
+    `laid`: fingerprint of the key that is in use here. Words that do not say how the key follows from them are taken in
+    the way of older packages where they give that one, and are refused elsewhere. For words it takes 0.3 s and 128 MB.
+    """
+    line = one_line(text, file)
+    if not is_words(line):
+        return ClusterKey(_random(line, file))
+    cost, words = _cost(line, file)
+    found = ClusterKey(cost.derive(words))
+    if not line.startswith(_OURS) and found.fingerprint != laid:
+        raise UsageError(
+            f"{file}:1: words do not say how the key follows from them",
+            hint=f"{WORDS} before them in a new cluster, {_WORDS_1} where other nodes have them bare; or: {HINT}",
+        )
+    return found
+
+
+def one_line(text: str, file: str) -> str:
+    """Return the line that a key is; raises UsageError where there is not one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) != 1:
         raise UsageError(f"{file}: {len(lines)} lines instead of one", hint=HINT)
-    line = lines[0]
-    if not line.startswith(PREFIX):
-        return _of_words(line, file)
+    return lines[0]
+
+
+def for_file(answer: str, file: str) -> str:
+    """Return the line of cluster.key that an administrator's answer becomes; raises UsageError for a bad one."""
+    line = one_line(answer, file)
+    if not is_words(line):
+        _random(line, file)
+        return line
+    if not line.startswith((WORDS, _WORDS_1)):
+        line = f"{WORDS}{line}"
+    _cost(line, file)
+    return line
+
+
+def is_words(line: str) -> bool:
+    """Tell whether a line is an administrator's own words, and not a random key."""
+    return not line.startswith(PREFIX)
+
+
+def is_cheap(line: str) -> bool:
+    """Tell whether a key follows from words as in older packages, so that guessing takes less than it could."""
+    return is_words(line) and not line.startswith(WORDS)
+
+
+def _random(line: str, file: str) -> bytes:
     letters = line.removeprefix(PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_-]*", letters):
         raise UsageError(f"{file}:1: the cluster key has characters that none has", hint=HINT)
@@ -117,16 +168,56 @@ def parse(text: str, file: str) -> ClusterKey:
     if _letters(secret) != letters:
         reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_LETTERS})"
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
-    return ClusterKey(secret)
+    return secret
 
 
-def _of_words(line: str, file: str) -> ClusterKey:
-    """Return the key that follows from words of an administrator's own: scrypt (RFC 7914), since they may be weak."""
-    if len(line) < SHORTEST or not line.isascii() or not line.isprintable():
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """How a key follows from words, which may be weak: scrypt (RFC 7914) with `n`, r = 8, p = 1."""
+
+    salt: bytes
+    n: int
+
+    def derive(self, words: str) -> bytes:
+        memory = 2 * 128 * 8 * self.n
+        return hashlib.scrypt(words.encode("ascii"), salt=self.salt, n=self.n, r=8, p=1, dklen=KEY_BYTES, maxmem=memory)
+
+
+_FIRST = _Cost(b"pgpool2-cluster 1", 1 << 14)
+_SECOND = _Cost(b"pgpool2-cluster 2", 1 << 17)
+
+
+def _cost(line: str, file: str) -> tuple[_Cost, str]:
+    """Return how the key follows from a line, with the words in it; raises UsageError where they will not do."""
+    if line.startswith(WORDS):
+        words = line.removeprefix(WORDS).strip()
+        _refuse(words, file)
+        if _is_guessed(words):
+            hint = f"{_ENOUGH} random words, six are better; or: {HINT}"
+            raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_ENOUGH} words", hint=hint)
+        return _SECOND, words
+    if line.startswith(_OURS) and not line.startswith(_WORDS_1):
+        raise UsageError(f"{file}:1: a cluster key of a kind that this package does not know", hint=HINT)
+    words = line.removeprefix(_WORDS_1).strip()
+    _refuse(words, file)
+    return _FIRST, words
+
+
+def _refuse(words: str, file: str) -> None:
+    if len(words) < SHORTEST or not words.isascii() or not words.isprintable():
         reason = f"the cluster key is too short, or not plain ASCII: {SHORTEST} characters or more"
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
-    salt = b"pgpool2-cluster 1"
-    return ClusterKey(hashlib.scrypt(line.encode("ascii"), salt=salt, n=16384, r=8, p=1, dklen=KEY_BYTES))
+
+
+_ENOUGH = 5
+_LONG, _KINDS = 32, 10
+
+
+def _is_guessed(words: str) -> bool:
+    """Tell whether a line is neither five different words nor a long random one, as `openssl rand -hex 32` prints."""
+    if len(set(words.split())) > 1:
+        return len({word for word in words.split() if len(word) > 2}) < _ENOUGH
+    return len(words) < _LONG or len(set(words)) < _KINDS
 
 
 def scram_verifier(password: str, salt: bytes, iterations: int) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CLUSTER_YML = Path("/etc/pgpool2/cluster.yml")
 CLUSTER_KEY = Path("/etc/pgpool2/cluster.key")
+DERIVED_KEY = Path("/etc/pgpool2/cluster/derived_key")
+"""What the words in cluster.key became, for root alone."""
 FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
 """Of the key that this node's configuration was laid down with."""
 HOSTS = Path("/etc/pgpool2/cluster/hosts")

@@ -79,6 +79,5 @@ def _check(text: str) -> None:
 def _key(answers: dict[str, str], *, alone: bool) -> str:
     """Return the key of the answers, or a new one for a cluster of one node, or "" where one has to be put there."""
     if "key" in answers:
-        key.parse(answers["key"], "pgpool2-cluster/key")
-        return answers["key"]
+        return key.for_file(answers["key"], "pgpool2-cluster/key")
     return key.generate() if alone and not os.path.lexists(paths.CLUSTER_KEY) else ""

@@ -62,7 +62,7 @@ def life(server: Root, on: Callable[[Root], Chroot], packages: Built) -> dict[st
 
 def test_the_answers_become_the_two_files(life: dict[str, str]) -> None:
     assert "clients: [10.0.0.0/24]" in life["cluster.yml"]
-    assert life["cluster.key"].split() == [KEY, "root", "600"]
+    assert life["cluster.key"].split() == [f"pgpool2-cluster-words-2:{KEY}", "root", "600"]
 
 
 def test_the_key_is_nowhere_but_in_its_file(life: dict[str, str]) -> None:
@@ -103,6 +103,7 @@ def test_answers_that_make_no_cluster_are_told_and_leave_no_half_configured_pack
     assert "Traceback" not in told
     assert system.run("dpkg-query -W -f '${db:Status-Abbrev}' pgpool2-cluster") == "ii"
     assert system.run("ls /etc/pgpool2/cluster.yml /etc/pgpool2/cluster.key 2>/dev/null || :") == ""
+    assert system.run(f"grep -rlF {KEY} /var/cache/debconf || :") == ""
 
 
 def test_it_is_content_with_debians_own_pgpool2(server: Root, on: Callable[[Root], Chroot], packages: Built) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import shutil
 import subprocess
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import ssh
+from pgpool_cluster import key_file, paths, ssh
 from pgpool_cluster.cluster import Node, Service
 from pgpool_cluster.errors import UsageError
 from pgpool_cluster.key import (
     PREFIX,
+    WORDS,
     ClusterKey,
     Role,
+    for_file,
     generate,
+    is_cheap,
     parse,
     pcp_conf_entry,
     pool_passwd_entry,
@@ -78,6 +82,14 @@ def test_a_generated_key_can_be_read_and_is_new_each_time() -> None:
         (PREFIX + "A" * 42 + "B", "cut off or mistyped"),
         (PREFIX + "A" * 42 + "é", "characters"),
         (PREFIX + "A" * 42 + "$", "characters"),
+        ("correct horse battery staple six seven", "do not say how the key follows"),
+        ("pgpool2-cluster-words-3:correct horse battery staple six", "a kind that this package does not know"),
+        (f"{WORDS}correct horse battery staple", "fewer than 5 words"),
+        (f"{WORDS}one one one one one one two three", "fewer than 5 words"),
+        (f"{WORDS}a b c d e f g h i j", "fewer than 5 words"),
+        (f"{WORDS}correcthorsebatterystaple", "fewer than 5 words"),
+        (f"{WORDS}{'abcd' * 20}", "fewer than 5 words"),
+        (f"{WORDS}correct horse battery staple sechs \N{LATIN SMALL LETTER U WITH DIAERESIS}ber", "not plain ASCII"),
     ],
 )
 def test_a_bad_key_is_refused_without_being_shown(text: str, reason: str) -> None:
@@ -144,3 +156,89 @@ def test_users_passwords_go_over_to_a_new_key() -> None:
     entry = pool_passwd_entry("secret", "old key")
     assert pool_passwd_entry_again(entry, "old key", "new key") == pool_passwd_entry("secret", "new key")
     assert pool_passwd_entry_again("md5abc", "old key", "new key") == "md5abc"
+
+
+# Words of an administrator's own
+
+SIX_WORDS = "correct horse battery staple violin anchor"
+IN_USE = "ebb427fe190900e1"
+"""The fingerprint that SIX_WORDS have given since the first version."""
+
+
+def test_words_cost_whoever_guesses_them_128_mb_each() -> None:
+    """Anybody who reaches port 22 could test guesses offline at 0.1 s each: the host certificate has the authority."""
+    expected = hashlib.scrypt(SIX_WORDS.encode(), salt=b"pgpool2-cluster 2", n=2**17, r=8, p=1, dklen=32, maxmem=2**28)
+    assert parse(f"{WORDS}{SIX_WORDS}", "cluster.key") == ClusterKey(expected)
+    assert parse(f"{WORDS} {SIX_WORDS}\n", "cluster.key") == ClusterKey(expected)
+
+
+def test_words_that_are_in_use_stay_the_key_that_they_are() -> None:
+    assert parse(SIX_WORDS, "cluster.key", laid=IN_USE).fingerprint == IN_USE
+    assert parse(f"pgpool2-cluster-words-1:{SIX_WORDS}", "cluster.key").fingerprint == IN_USE
+    assert is_cheap(SIX_WORDS)
+    assert not is_cheap(f"{WORDS}{SIX_WORDS}")
+    assert not is_cheap(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (SIX_WORDS, f"{WORDS}{SIX_WORDS}"),
+        ("31f2a6c95e0d4b7788c1a0e9d3f4b552", f"{WORDS}31f2a6c95e0d4b7788c1a0e9d3f4b552"),
+        (f"pgpool2-cluster-words-1:{SIX_WORDS}", f"pgpool2-cluster-words-1:{SIX_WORDS}"),
+        (GOOD, GOOD),
+    ],
+)
+def test_an_answer_becomes_a_line_that_says_how(answer: str, line: str) -> None:
+    assert for_file(answer, "pgpool2-cluster/key") == line
+
+
+@pytest.mark.parametrize("answer", ["correct horse battery staple", "qwerty", GOOD[:-1], f"{WORDS}one two three"])
+def test_an_answer_that_can_be_guessed_is_refused(answer: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        for_file(answer, "pgpool2-cluster/key")
+    assert "pgpoolctl key generate" in refused.value.hint
+    assert answer.removeprefix(WORDS).removeprefix(PREFIX) not in str(refused.value)
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("CLUSTER_KEY", "DERIVED_KEY", "FINGERPRINT"):
+        monkeypatch.setattr(paths, name, tmp_path / "etc" / name)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (tmp_path / "etc").mkdir()
+    return tmp_path / "etc"
+
+
+def test_words_become_a_key_once_and_a_random_key_has_nothing_to_wait_for(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS}\n")
+    found = key_file.read()
+    monkeypatch.setattr(hashlib, "scrypt", None)
+    assert key_file.read() == found
+    assert (etc / "DERIVED_KEY").stat().st_mode & 0o777 == 0o600
+    assert SIX_WORDS not in (etc / "DERIVED_KEY").read_text()
+    paths.CLUSTER_KEY.write_text(GOOD)
+    assert key_file.read() == KEY
+
+
+@pytest.mark.parametrize("damage", ["", "half", "x y z", "0" * 64 + " AAAA"])
+def test_what_was_kept_counts_for_its_own_line_only(etc: Path, damage: str) -> None:
+    paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS}\n")
+    found = key_file.read()
+    (etc / "DERIVED_KEY").write_text(damage)
+    assert key_file.read() == found
+    paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS} more\n")
+    assert key_file.read() != found
+
+
+def test_bare_words_go_on_where_they_are_in_use_also_after_a_removal(etc: Path) -> None:
+    paths.CLUSTER_KEY.write_text(f"{SIX_WORDS}\n")
+    with pytest.raises(UsageError, match="do not say how") as refused:
+        key_file.read()
+    assert WORDS in refused.value.hint
+    (etc / "FINGERPRINT").write_text(f"{IN_USE}\n")
+    assert key_file.read().fingerprint == IN_USE
+    (etc / "FINGERPRINT").unlink()
+    assert key_file.read().fingerprint == IN_USE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,28 @@ def test_answers_that_are_wrong_leave_no_file(etc: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError):
         sown(answers, monkeypatch)
     assert not list(etc.iterdir())
+
+
+DEBIAN = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
+
+
+@pytest.mark.parametrize(("status", "applied"), [(0, True), (2, False)])
+def test_debconf_forgets_the_key_also_where_the_answers_are_wrong(tmp_path: Path, status: int, applied: bool) -> None:
+    """It stayed in passwords.dat until somebody ran dpkg-reconfigure."""
+    program = tmp_path / "pgpoolctl"
+    program.write_text(f'#!/bin/sh\necho "ran $1"\n[ "$1" != seed ] || exit {status}\n')
+    program.chmod(0o755)
+    debconf = 'db_get() { RET=x; }\ndb_reset() { echo "forgets $1"; }\ndb_stop() { :; }\n'
+    script = (DEBIAN / "pgpool2-cluster.postinst").read_text()
+    script = script.replace(". /usr/share/debconf/confmodule\n", debconf)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    answer = subprocess.run(["sh", "-s", "configure"], input=script, capture_output=True, text=True, check=True,
+                            env=environment)  # fmt: skip
+    assert answer.stdout.splitlines() == [
+        "ran seed", "forgets pgpool2-cluster/key", *(["ran apply"] if applied else []),
+    ]  # fmt: skip
+
+
+def test_the_control_socket_is_for_the_postgres_user_and_not_for_its_group() -> None:
+    lines = (DEBIAN / "pgpool2-cluster.pgpool2-cluster-control.socket").read_text().splitlines()
+    assert {"SocketUser=postgres", "SocketGroup=root", "SocketMode=0600"} <= set(lines)

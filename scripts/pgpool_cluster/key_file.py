@@ -1,0 +1,64 @@
+"""cluster.key as it lies on the disk, and what was derived from it where that is dear.
+
+Words take 0.3 s and 128 MB to become a key (key.py). So what they became is kept beside the configuration, for root
+alone, and is good for as long as the line stays. A line of an older package, which does not say how, is known by it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+
+from . import files, paths
+from . import key as keys
+from .errors import ClusterError, ServerError
+from .key import ClusterKey
+
+
+def text() -> str:
+    """Return what cluster.key holds; raises ServerError."""
+    try:
+        return paths.CLUSTER_KEY.read_text(encoding="ascii", errors="replace")
+    except PermissionError as error:
+        raise ServerError(f"{paths.CLUSTER_KEY}: {error.strerror}", hint="run it as root") from error
+    except OSError as error:
+        raise ServerError(f"{paths.CLUSTER_KEY}: {error.strerror}", hint=keys.HINT) from error
+
+
+def read() -> ClusterKey:
+    """Return the cluster's key; raises ServerError or UsageError."""
+    held, file = text(), str(paths.CLUSTER_KEY)
+    line = keys.one_line(held, file)
+    if not keys.is_words(line):
+        return keys.parse(held, file)
+    kept = _kept(line)
+    if kept is None:
+        kept = keys.parse(held, file, laid=paths.laid_fingerprint())
+        _keep(line, kept)
+    return kept
+
+
+def _mark(line: str) -> str:
+    return hashlib.sha256(line.encode("ascii", "replace")).hexdigest()
+
+
+def _kept(line: str) -> ClusterKey | None:
+    """Return what was derived from this very line, by root; None if nothing was."""
+    with contextlib.suppress(OSError, ValueError):
+        mark, secret = paths.DERIVED_KEY.read_text(encoding="ascii").split()
+        if mark == _mark(line):
+            return ClusterKey(base64.b64decode(secret, validate=True))
+    return None
+
+
+def _keep(line: str, key: ClusterKey) -> None:
+    """Keep it where that is possible: it is derived again otherwise."""
+    if os.geteuid() == 0:
+        folder = paths.DERIVED_KEY.parent
+        with contextlib.suppress(ClusterError, OSError):
+            if not folder.is_dir():
+                folder.mkdir()
+                folder.chmod(0o755)
+            files.write(paths.DERIVED_KEY, f"{_mark(line)} {base64.b64encode(key.secret).decode()}\n".encode(), 0o600)
