@@ -33,6 +33,7 @@ from .decide import decide
 from .errors import ClusterError, OperationError, UsageError
 from .excuse import Excuse
 from .facts import ClusterFacts, Postgresql
+from .key import Role
 from .node import Here
 from .peers import Progress
 from .situation import in_service, rightful_primary
@@ -403,7 +404,11 @@ def store_users(users: Users) -> bool:
     A list that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
     A list that is kept already is laid down again: another thread may still be busy with that, and the caller may rely
     on pgpool-II's having read it.
+    Raises OperationError for one that names the cluster's own roles, or has a number that none can have come to.
     """
+    if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):
+        hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which one is odd"
+        raise OperationError("another node tells a list of users that nobody can have made", hint=hint)
     with changing(paths.USERS):
         known = Users.load(paths.USERS)
         if users != known:

@@ -45,10 +45,13 @@ def decode(values: Json) -> NodeFacts:
         raise ValueError("no facts of a node")
     found = _read(NodeFacts, values, "facts")
     assert isinstance(found, NodeFacts)  # noqa: S101 - for the type checker
-    told = {"term": found.term, "led": found.led, "restart": found.restart, "excuse": found.excuse.term}
-    for name, term in told.items():
-        if not terms.plausible(term):
-            raise ValueError(f"{name}: no cluster can have come to such a term")
+    told = {
+        "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
+        "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
+    }  # fmt: skip
+    for name, number in told.items():
+        if not terms.plausible(number):
+            raise ValueError(f"{name}: no cluster can have come to such a number")
     return found
 
 

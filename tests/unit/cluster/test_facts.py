@@ -60,7 +60,7 @@ ANY_FACTS = st.builds(
         PgpoolFacts, st.sampled_from(WatchdogState), st.booleans(),
         st.dictionaries(NAMES, st.sampled_from(BackendState)), st.none() | NAMES,
     ),
-    held=st.booleans(), virtual_ip=st.booleans(), users=st.integers(), key=NAMES,
+    held=st.booleans(), virtual_ip=st.booleans(), users=TERMS, key=NAMES,
     archive=st.none() | st.builds(Usage, st.integers(), st.integers(), st.floats(0, 1), NAMES, NAMES),
     stalled=NAMES, settings=st.dictionaries(NAMES, st.integers()), needs=st.dictionaries(NAMES, st.integers()),
 )  # fmt: skip

@@ -162,7 +162,7 @@ def test_whoever_lies_up_to_the_bound_costs_a_second(world: World, monkeypatch: 
 
 
 def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
-    for name in ("term", "led", "restart"):
+    for name in ("term", "led", "restart", "users"):
         told = {**wire.encode(NodeFacts("pg1")), name: 10**12}
         with pytest.raises(ValueError, match=f"{name}: no cluster"):
             wire.decode(told)

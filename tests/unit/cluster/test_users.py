@@ -145,3 +145,14 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
         primary.answers.do({"do": verb, "name": 'x" SUPERUSER; --', "verifier": None, "mark": "m"}, print)
     assert isinstance(caught.value, UsageError)
     assert reached == stored == []
+
+
+@pytest.mark.parametrize(
+    "users", [Users(10**12, {"app": "e"}, "m"), Users(-1, {}, "m"), Users(6, {"pgpool_recovery": "e"}, "m")]
+)
+def test_a_list_that_nobody_can_have_made_is_not_kept(users: Users, stored: list[int]) -> None:
+    """A witness could have replaced a role's password in every pool_passwd, or put the number out of reach."""
+    with pytest.raises(OperationError, match="nobody can have made"):
+        answers.store_users(users)
+    assert stored == []
+    assert Users.load(paths.USERS).serial == 5
