@@ -368,8 +368,7 @@ def withdraw() -> None:
         path = Path(name)
         with contextlib.suppress(ClusterError, OSError):
             _take_back(path)
-    with contextlib.suppress(ClusterError):
-        firewall.remove()
+    firewall.remove()
     paths.APPLIED.unlink(missing_ok=True)
     paths.LAID_FILE.unlink(missing_ok=True)
     for folder in (Path(UNIT_FILE).parent, paths.AUTHORITIES.parent, paths.ARCHIVE):

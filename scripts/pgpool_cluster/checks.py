@@ -126,7 +126,7 @@ def _files() -> Iterator[Check]:
     fix = "pgpoolctl key generate, and that line on every node: change-the-key.md in the documentation"
     yield Check(name, f"{paths.CLUSTER_KEY} cannot be guessed", not cheap, "words, as cheap as in older packages", fix)
     what = "watchdog and pcp ports are closed for strangers"
-    fix = f"systemctl restart {paths.FIREWALL_UNIT}; what took it away may do so again"
+    fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
 
 

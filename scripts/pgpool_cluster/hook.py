@@ -31,13 +31,17 @@ def run(words: list[str]) -> int:
 
 
 def _ssh_command(words: list[str]) -> int:
-    """What a peer's ssh key may do: talk to this node's agent, and read its WAL archive."""
+    """What a peer's ssh key may do: talk to this node's agent, and read its WAL archive, all data that it is.
+
+    The forced command has the peer's name, and `witness` for one without PostgreSQL, which has no use for WAL.
+    """
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
-    if asked.startswith("wal "):
+    words, kind = words[:1], words[1:]
+    if asked.startswith("wal ") and not kind:
         from . import archive  # noqa: PLC0415
 
         return ExitStatus.GOOD if archive.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
-    if asked != "agent" or len(words) != 1 or not plain.is_host_name(words[0]):
+    if asked != "agent" or kind not in ([], ["witness"]) or len(words) != 1 or not plain.is_host_name(words[0]):
         raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
     bridge(words[0])
     return ExitStatus.GOOD

@@ -476,3 +476,10 @@ def test_only_where_no_database_node_could_rebuild_one_does_another_know_that_ro
     made = files(f"{apart}mode: {mode}\n", "w")
     assert roles_in(text_of(f"{FOLDER}/pool_passwd", made)) == knows
     assert roles_in(text_of(f"{HOME}/.pgpass", made)) == {Role.CHECK}
+
+
+def test_the_key_of_a_witness_opens_no_wal() -> None:
+    keys = text_of(f"{HOME}/.ssh/authorized_keys", files(WITNESS, "pg1")).splitlines()
+    assert [re.findall('command="([^"]*)"', line) for line in keys] == [
+        [f"{PROGRAMS}/ssh-command pg2"], [f"{PROGRAMS}/ssh-command w witness"],
+    ]  # fmt: skip

@@ -59,7 +59,7 @@ def test_root_loads_rules_that_are_gone_and_leaves_those_that_are_there(
 
 def test_rules_that_cannot_be_loaded_are_told(nft: Nft) -> None:
     nft.broken = True
-    assert units.serve_control("firewall") == "/usr/sbin/nft: peers.nft:3: syntax error"
+    assert units.serve_control("firewall") == "nft: peers.nft:3: syntax error"
 
 
 @pytest.mark.parametrize("request_", ["firewall /tmp/x", "firewall\nstart pgpool2.service", "firewalls"])

@@ -10,7 +10,9 @@ import pytest
 
 import pgpool_cluster
 from pgpool_cluster import hook, paths
-from pgpool_cluster.errors import ServerError
+from pgpool_cluster.errors import ServerError, UsageError
+
+SEGMENT = "000000010000000000000001"
 
 
 def _silent(*_: Any, **__: Any) -> Any:
@@ -51,6 +53,33 @@ def test_a_fault_of_its_own_starts_what_is_not_the_clusters(monkeypatch: pytest.
     monkeypatch.setattr(hook, "_is_ours", broken)
     assert hook.run(["may-start", "15-other"]) == 0
     assert hook.run(["may-start", "17-main"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "done"),
+    [(["pg2"], "agent", ["pg2"]), (["w", "witness"], "agent", ["w"]), (["pg2"], f"wal {SEGMENT}", [SEGMENT]),
+     (["w", "witness"], f"wal {SEGMENT}", []), (["w", "other"], "agent", []), (["$(id)"], "agent", []),
+     (["pg2"], "id", []), ([], "agent", [])],
+)  # fmt: skip
+def test_what_a_peers_key_opens_and_a_witness_reads_no_wal(
+    words: list[str], asked: str, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WAL is all data of the databases."""
+    ran: list[str] = []
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    monkeypatch.setattr(hook, "bridge", ran.append)
+
+    def send(name: str, *_: object) -> bool:
+        ran.append(name)
+        return True
+
+    monkeypatch.setattr("pgpool_cluster.archive.send", send)
+    if done:
+        assert hook.run(["ssh-command", *words]) == 0
+    else:
+        with pytest.raises(UsageError, match="for pgpool2-cluster only"):
+            hook.run(["ssh-command", *words])
+    assert ran == done
 
 
 def test_a_request_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

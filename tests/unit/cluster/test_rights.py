@@ -161,6 +161,22 @@ def test_whoever_lies_up_to_the_bound_costs_a_second(world: World, monkeypatch: 
     assert asked(world, "w", {"do": "term", "term": terms.highest()}, peer="pg2")["taken"] is True
 
 
+@pytest.mark.parametrize("term", [10**6, 10**6 + 10_000])
+def test_a_cluster_whose_term_was_driven_up_goes_on_by_itself(term: int) -> None:
+    """A node that was broken into told all others a term that nobody leads in."""
+    with at_work(World.healthy(make_cluster(STREAMS, 3))) as world:
+        world.write()
+        for name in world.hosts:
+            asked(world, name, {"do": "term", "term": term}, peer="pg3")
+        world.settle(world.hosts)
+        assert world.is_healthy(), world.shown()
+        assert max(host.record.led for host in world.hosts.values()) == term + 1
+        world.cut(["pg1"])
+        world.settle(world.hosts)
+        assert world.serves(), world.shown()
+        assert world.acknowledged <= world.hosts["pg2"].data.writes  # type: ignore[union-attr]
+
+
 def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
     for name in ("term", "led", "restart", "users"):
         told = {**wire.encode(NodeFacts("pg1")), name: 10**12}
