@@ -36,7 +36,7 @@ from . import (
 from . import key as keys
 from .certificates import Laid
 from .channel import ask
-from .cluster import WATCHDOG_PORT, Service
+from .cluster import WATCHDOG_PORT, Node, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
 from .facts import Postgresql
@@ -218,16 +218,20 @@ def _others(here: Here, check: _Say) -> None:
             why = copying.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
             check(f"PostgreSQL of {node.name} lets this node in", not why, why,
                   f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
-        if Service.POSTGRESQL in node.runs and not why:
-            why = proof.refused_here(here.cluster, node)
-            check(f"PostgreSQL of {node.name} proves itself by its certificate", not why, why,
-                  f"on {node.name}: {_CERTIFICATE_FIX if proof.own_authority(here.cluster) else 'pgpoolctl apply'}; "
-                  "an older pgpool2-cluster there is to be upgraded")  # fmt: skip
+            if not why:
+                _proves_itself(here, node, check)
         ports = (pgpool.port(here.cluster), WATCHDOG_PORT) if Service.PGPOOL in node.runs else ()
         for port in ports:
             why = _reaches(node.address, port)
             check(f"{node.name} answers on {port}/tcp", not why, why,
                   f"on {node.name}: systemctl status pgpool2; open {port}/tcp between the nodes")  # fmt: skip
+
+
+def _proves_itself(here: Here, node: Node, check: _Say) -> None:
+    why = proof.refused_here(here.cluster, node)
+    fix = _CERTIFICATE_FIX if proof.own_authority(here.cluster) else "pgpoolctl apply"
+    check(f"PostgreSQL of {node.name} proves itself by its certificate", not why, why,
+          f"on {node.name}: {fix}; an older pgpool2-cluster there is to be upgraded")  # fmt: skip
 
 
 def _certificate(here: Here, check: _Say) -> None:
