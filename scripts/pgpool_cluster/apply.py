@@ -1,14 +1,16 @@
 """`pgpoolctl apply`: what configuration.py renders, compared with the disk, laid down, and loaded by who reads it.
 
 A file of the cluster's own that an administrator has edited stays as it is; the rendered one is put beside it, with
-`.new` at its end. What was written is remembered by its hash (paths.APPLIED).
+`.new` at its end. What was written is remembered by its hash (paths.MEMORY), where only root can write.
+
+What lies in folders of postgres is read and written by a process that is postgres (hands.py). A file that cannot be
+laid down, or in whose place something else lies, is refused: it is told, and the others are laid down.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import grp
 import hashlib
 import json
@@ -16,22 +18,26 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import certificates, configuration, files, firewall, key_file, paths, pgpool, server, units
+from . import certificates, configuration, files, firewall, hands, key_file, paths, pgpool, server, units
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
+from .files import Found, OddFileError
 from .key import ClusterKey, Role
 from .record import Record
 from .users import Users, changing
 
 UNIT_FILE = "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf"
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
-_LOCK = Path("/run/lock/pgpool2-cluster-apply")
+_LOCK = paths.ROOTS_RUN / "apply.lock"
+_LOCK_SECONDS = 30.0
+"""How long another `apply` is waited for: less than the agent's unit gives it."""
+_HASH = re.compile(r"[0-9a-f]{64}|")
 POOL_KEY = server.HOME / ".pgpoolkey"
 
 
@@ -43,6 +49,8 @@ class Change:
     before: bytes | None
     after: bytes
     edited: bool = False
+    strange: bool = False
+    """Nobody knows who wrote what is there, so it is kept beside, with `.old` at its end."""
 
     @property
     def path(self) -> Path:
@@ -57,7 +65,13 @@ class Change:
     def __str__(self) -> str:
         if self.edited:
             return f"{self.path}: edited by hand, so it is kept; the rendered one is {self.target}"
-        return f"{self.path}: {'new' if self.before is None else 'changed'}"
+        kept = f"; what was there is {self.old}" if self.strange else ""
+        return f"{self.path}: {'new' if self.before is None else 'changed'}{kept}"
+
+    @property
+    def old(self) -> Path:
+        """Where what was there is kept, if it is `strange`."""
+        return self.path.with_name(f"{self.path.name}.old")
 
     @property
     def diff(self) -> str:
@@ -81,16 +95,36 @@ class Applied:
     @classmethod
     def load(cls) -> Applied:
         """Read the memory; one that is not there or damaged is empty."""
+        return cls._read(paths.MEMORY, os.getuid())
+
+    @classmethod
+    def claimed(cls) -> Applied:
+        """Read what a version before wrote into postgres' folder: at most a reason to leave a file alone."""
+        found = cls._read(paths.OLD_MEMORY, None)
+        return cls({name: said for name, said in found.files.items() if could_be_ours(Path(name))}, found.users)
+
+    @classmethod
+    def _read(cls, path: Path, owner: int | None) -> Applied:
         try:
-            values = json.loads(paths.APPLIED.read_text(encoding="utf-8"))
-            return cls(dict(values["files"]), tuple(values["users"]), str(values["cluster"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            found = hands.read(path, owner)
+            if found is None:
+                return cls()
+            values = json.loads(found.text)
+            known = {str(name): said for name, said in dict(values["files"]).items() if _HASH.fullmatch(said)}
+            return cls(known, tuple(map(str, values["users"])), str(values["cluster"]))
+        except (ServerError, ValueError, KeyError, TypeError, RecursionError):
             return cls()
 
     def save(self) -> None:
         """Write the memory."""
         values = {"files": self.files, "users": list(self.users), "cluster": self.cluster}
-        files.write(paths.APPLIED, json.dumps(values, indent=1, sort_keys=True).encode() + b"\n", 0o600)
+        hands.write(paths.MEMORY, json.dumps(values, indent=1, sort_keys=True).encode() + b"\n", 0o600)
+        hands.remove(paths.OLD_MEMORY)
+
+    @property
+    def units(self) -> frozenset[str]:
+        """The PostgreSQL servers that configuration was laid down for, as systemd calls them: one, or none."""
+        return frozenset(filter(None, map(_unit_of, self.files)))
 
 
 def read_key() -> ClusterKey:
@@ -103,12 +137,14 @@ class Plan:
     """What is to be on this node, and what of it is not yet: `files` and `users` whole, `changes` by path.
 
     `edited`: files that an administrator has edited, whether or not the rendered one lies beside them already.
+    `refused`: why a file is left out, which has not to keep the others from being laid down.
     """
 
     files: tuple[File, ...]
     users: Users
     changes: tuple[Change, ...]
     edited: tuple[Path, ...] = ()
+    refused: tuple[ServerError, ...] = ()
 
 
 def wanted() -> tuple[tuple[File, ...], Users]:
@@ -136,7 +172,9 @@ def pool_key(key: ClusterKey) -> str:
 
 
 def _laid_pool_key() -> str:
-    return (_read(POOL_KEY) or b"").decode(errors="replace").strip()
+    with contextlib.suppress(OddFileError):
+        return (_content(POOL_KEY) or b"").decode(errors="replace").strip()
+    return ""
 
 
 def _encrypted_with(users: Users, wanted: str) -> Users:
@@ -150,7 +188,7 @@ def _encrypted_with(users: Users, wanted: str) -> Users:
 
 def _kept(file: File) -> File:
     """Return a file as the pgpool-II that runs with another key needs it: that key, and the roles' entries as laid."""
-    there = _read(Path(file.path)) or b""
+    there = _content(Path(file.path)) or b""
     if Path(file.path) == POOL_KEY:
         return replace(file, content=there)
     if file.share is not Share.ENTRIES:
@@ -162,12 +200,25 @@ def _kept(file: File) -> File:
 
 def before_pgpool() -> None:
     """Lay down what waited for pgpool-II to end, where a key was applied that it did not run with; it starts then."""
-    paths.KEY_OF_PGPOOL.unlink(missing_ok=True)
+    _mark("")
     laid = paths.laid_fingerprint()
     key = read_key()
     if key.fingerprint == laid and key.pool_key != _laid_pool_key():
-        carry_out(plan())
-    paths.KEY_OF_PGPOOL.write_text(f"{laid}\n", encoding="ascii")
+        tell(carry_out(plan()))
+    _mark(laid)
+
+
+def _mark(key: str) -> None:
+    """Note the fingerprint of the key that pgpool-II starts with, "" for none yet; it starts without a note, too."""
+    marker = paths.KEY_OF_PGPOOL
+    try:
+        hands.make_folder(marker.parent, 0o755)
+        if key:
+            hands.write(marker, f"{key}\n".encode(), 0o644)
+        else:
+            hands.remove(marker, 0)
+    except ServerError as error:
+        tell([error])
 
 
 def _with_users(file: File, users: Users) -> File:
@@ -182,45 +233,65 @@ def plan() -> Plan:
     if os.geteuid() != 0:
         raise ServerError("pgpoolctl apply writes below /etc", hint="run it as root")
     applied = Applied.load()
+    claimed = Applied() if applied.files else Applied.claimed()
     rendered, users = wanted()
-    gone = {*applied.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
-    found = [change for file in rendered if (change := _change(file, applied, gone)) is not None]
-    changes = tuple(change for change in found if not change.edited or _read(change.target) != change.after)
-    return Plan(rendered, users, changes, tuple(change.path for change in found if change.edited))
+    gone = {*applied.users, *claimed.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
+    changes: list[Change] = []
+    edited: list[Path] = []
+    refused: list[ServerError] = []
+    for file in rendered:
+        try:
+            change = _change(file, applied, claimed, gone)
+            if change is not None and change.edited:
+                edited.append(change.path)
+            if change is not None and (not change.edited or _content(change.target, file) != change.after):
+                changes.append(change)
+        except ServerError as error:
+            refused.append(error)
+    return Plan(rendered, users, tuple(changes), tuple(edited), tuple(refused))
 
 
-def _change(file: File, applied: Applied, gone: set[str]) -> Change | None:
+def _change(file: File, applied: Applied, claimed: Applied, gone: set[str]) -> Change | None:
     path = Path(file.path)
-    before = _read(path)
+    known = applied.files.get(str(path))
+    there = _there(file, replaceable=known is None)
+    before = there.content if there else None
     text = (before or b"").decode(errors="surrogateescape")
     if file.share is Share.ENTRIES:
         text = configuration.without_entries(text, gone)
     after = configuration.merged(text, file).encode(errors="surrogateescape")
-    if before == after and _status(path) == _owner(file):
+    if there and before == after and (there.uid, there.gid, there.mode) == _owner(file):
         return None
-    known = applied.files.get(str(path))
-    edited = file.share is Share.WHOLE and before not in (None, after) and known not in (None, _hash(before or b""))
-    return Change(file, before, after, edited)
+    differs = file.share is Share.WHOLE and before not in (None, after)
+    # postgres' word may have a file left alone, but none replaced: what is replaced is kept then.
+    remembered = claimed.files.get(str(path)) if known is None else known
+    edited = differs and remembered not in (None, _hash(before or b""))
+    return Change(file, before, after, edited, strange=differs and not edited and known is None)
 
 
-def _read(path: Path) -> bytes | None:
+def _there(file: File, *, replaceable: bool) -> Found | None:
+    """Return what lies in a file's place; raises OddFileError for what is no plain file, unless it is simply replaced."""
+    path = Path(file.path)
+    uid, _, _ = _owner(file)
+    why = hands.intruder(path) if uid == 0 else ""
+    if why:
+        raise ServerError(f"{path} is root's, and is not written: {why}", hint="chown root, chmod go-w, that folder")
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ServerError(f"{path}: {error.strerror}", hint="put that right, then run pgpoolctl apply") from error
+        return hands.read(path, uid)
+    except OddFileError:
+        if replaceable and file.share is Share.WHOLE and not path.is_dir():
+            return None
+        raise
+
+
+def _content(path: Path, file: File | None = None) -> bytes | None:
+    """Return what is in a file, None where there is none; raises ServerError."""
+    found = hands.read(path, _owner(file)[0] if file else None)
+    return found.content if found else None
 
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _status(path: Path) -> tuple[int, int, int] | None:
-    with contextlib.suppress(OSError):
-        found = path.lstat()
-        return found.st_uid, found.st_gid, found.st_mode & 0o7777
-    return None
 
 
 def _owner(file: File) -> tuple[int, int, int]:
@@ -230,8 +301,14 @@ def _owner(file: File) -> tuple[int, int, int]:
         raise ServerError(f"there is no user {file.owner}", hint="apt install postgresql-common") from error
 
 
-def carry_out(planned: Plan) -> None:
-    """Write the files and have them loaded; raises ClusterError.
+def tell(refused: Iterable[ServerError]) -> None:
+    """Name what was not laid down, one line each: the journal has it where a unit runs this."""
+    for error in refused:
+        print(f"pgpoolctl: {error.message}; hint: {error.hint}", file=sys.stderr, flush=True)
+
+
+def carry_out(planned: Plan) -> tuple[ServerError, ...]:
+    """Write the files, have them loaded, and return why some were not; raises ClusterError where nothing could be done.
 
     Nothing that runs is stopped, but that pgpool-II is restarted for another unit.
     """
@@ -239,22 +316,44 @@ def carry_out(planned: Plan) -> None:
         _make_folders()
         planned = _with_users_of_now(planned)
         applied = Applied.load()
-        for change in planned.changes:
-            uid, gid, mode = _owner(change.file)
-            _make_parent(change.target, (uid, gid))
-            files.write(change.target, change.after, mode, (uid, gid))
-        for file in planned.files:
-            if file.share is Share.WHOLE and Path(file.path) not in planned.edited:
-                Path(f"{file.path}.new").unlink(missing_ok=True)
-        cluster = _hash(paths.CLUSTER_YML.read_bytes())
+        laid, refused = _lay(planned)
+        cluster = paths.file_hash()
         hashes = {str(file.path): _hash_laid(file, applied) for file in planned.files}
         now = Applied(hashes, tuple(sorted(planned.users.entries)), cluster)
         if now != applied:
             now.save()
-        if paths.laid_file() != cluster:
-            files.write(paths.LAID_FILE, f"{cluster}\n".encode())
-    laid = [change for change in planned.changes if not change.edited]
-    _load([str(change.path) for change in laid], renewed=cluster != applied.cluster)
+        if not refused and paths.laid_file() != cluster:
+            hands.write(paths.LAID_FILE, f"{cluster}\n".encode(), 0o644)
+    _load([str(change.path) for change in laid if not change.edited], renewed=cluster != applied.cluster)
+    return refused
+
+
+def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
+    """Write what differs; return what was written, and why the rest was not."""
+    laid, refused = [], list(planned.refused)
+    for change in planned.changes:
+        try:
+            _write(change)
+        except ServerError as error:
+            refused.append(error)
+        else:
+            laid.append(change)
+    for file in planned.files:
+        beside = Path(f"{file.path}.new")
+        if file.share is Share.WHOLE and Path(file.path) not in planned.edited and os.path.lexists(beside):
+            with contextlib.suppress(ServerError):
+                hands.remove(beside, _owner(file)[0])
+    return laid, tuple(refused)
+
+
+def _write(change: Change) -> None:
+    uid, gid, mode = _owner(change.file)
+    parent = change.target.parent
+    if not parent.is_dir():
+        hands.make_folder(parent, 0o700 if parent.name == ".ssh" else 0o755, (uid, gid))
+    if change.strange and change.before is not None:
+        hands.write(change.old, change.before, mode, (uid, gid))
+    hands.write(change.target, change.after, mode, (uid, gid))
 
 
 def _with_users_of_now(planned: Plan) -> Plan:
@@ -274,16 +373,28 @@ def _with_users_of_now(planned: Plan) -> Plan:
 
 def _hash_laid(file: File, applied: Applied) -> str:
     """Return the hash of a file as this program wrote it; of one that was edited since, the hash from before."""
-    here = _hash(_read(Path(file.path)) or b"")
+    try:
+        here = _hash(_content(Path(file.path), file) or b"")
+    except ServerError:
+        return applied.files.get(str(file.path), "")
     edited = file.share is Share.WHOLE and here != _hash(file.content)
     return applied.files.get(str(file.path), here) if edited else here
 
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Keep another `apply` out; raises ServerError where one goes on for 30 s. Only root can open the lock."""
+    hands.make_folder(_LOCK.parent, 0o755)
+    why = hands.intruder(_LOCK)
+    if why:
+        raise ServerError(f"{_LOCK} is no lock of root's: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
+    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        why = f"another pgpoolctl apply has not ended for {_LOCK_SECONDS:g} s"
+        files.lock(handle, _LOCK, why, seconds=_LOCK_SECONDS)
         yield
+    finally:
+        os.close(handle)
 
 
 def _make_folders() -> None:
@@ -293,32 +404,14 @@ def _make_folders() -> None:
         (Path(FOLDER), 0o755, (0, 0)),
         (paths.STATE, 0o700, (entry.pw_uid, entry.pw_gid)),
     ):
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            os.chown(folder, *owner)
-            folder.chmod(mode)
+        hands.make_folder(folder, mode, owner)
     if cluster.archives(me):
         _make_archive(entry.pw_uid, entry.pw_gid)
 
 
 def _make_archive(uid: int, gid: int) -> None:
     """It is postgres' alone, also where an administrator has mounted a disk there."""
-    folder = paths.ARCHIVE
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        os.chown(folder, uid, gid)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise ServerError(f"{folder}: {error.strerror}", hint="mend it, then run pgpoolctl apply") from error
-
-
-def _make_parent(path: Path, owner: tuple[int, int]) -> None:
-    if not path.parent.is_dir():
-        try:
-            path.parent.mkdir(mode=0o700 if path.parent.name == ".ssh" else 0o755, parents=True)
-        except OSError as error:
-            raise ServerError(f"{path.parent}: {error.strerror}", hint="make it, then run pgpoolctl apply") from error
-        os.chown(path.parent, *owner)
+    hands.make_folder(paths.ARCHIVE, 0o700, (uid, gid), again=True)
 
 
 def _load(changed: Sequence[str], *, renewed: bool) -> None:
@@ -363,20 +456,19 @@ def _load_pgpool(changed: Sequence[str]) -> None:
 def withdraw() -> None:
     """Take back what was laid down; cluster.yml, cluster.key, pool_passwd, this node's memory and archived WAL stay."""
     applied = Applied.load()
-    archiving = [name for name in applied.files if b"\narchive_mode = on" in _seen(name)]
-    for name in applied.files:
-        path = Path(name)
-        with contextlib.suppress(ClusterError, OSError):
-            _take_back(path)
+    laid = [name for name in (applied.files or Applied.claimed().files) if could_be_ours(Path(name))]
+    archiving = [name for name in laid if b"\narchive_mode = on" in _seen(name)]
+    for name in laid:
+        with contextlib.suppress(ClusterError):
+            _take_back(Path(name))
     firewall.remove()
-    paths.APPLIED.unlink(missing_ok=True)
-    paths.LAID_FILE.unlink(missing_ok=True)
+    for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY):
+        hands.remove(path)
     for folder in (Path(UNIT_FILE).parent, paths.AUTHORITIES.parent, paths.ARCHIVE):
-        with contextlib.suppress(OSError):  # it stays where something is in it
-            folder.rmdir()
+        hands.remove_folder(folder)  # it stays where something is in it
     units.ask("daemon-reload")
     units.ask("try-reload-or-restart", "ssh.service")
-    _load([name for name in applied.files if name.startswith("/etc/postgresql/")], renewed=False)
+    _load([name for name in laid if name.startswith("/etc/postgresql/")], renewed=False)
     for name in archiving:
         unit = _unit_of(name)
         print(f"{unit} keeps all its WAL until it is restarted, as its archive is gone: systemctl restart {unit}")
@@ -384,8 +476,19 @@ def withdraw() -> None:
 
 def _seen(name: str) -> bytes:
     with contextlib.suppress(ClusterError):
-        return _read(Path(name)) or b""
+        return _content(Path(name)) or b""
     return b""
+
+
+def could_be_ours(path: Path) -> bool:
+    """Tell whether this is a file that `apply` lays down on some server, and so one that may be taken back.
+
+    What a memory names is no reason to delete it: a file of root's has to be one of those that are rendered.
+    """
+    if hands.intruder(path):
+        return path.name in configuration.IN_OTHERS_FOLDERS  # it is postgres who deletes it
+    rendered = (*configuration.IN_ROOTS_FOLDERS, UNIT_FILE)
+    return str(path.parent) == str(FOLDER) or str(path) in rendered
 
 
 def _unit_of(path: str) -> str:
@@ -395,17 +498,19 @@ def _unit_of(path: str) -> str:
 
 
 def _take_back(path: Path) -> None:
-    before = _read(path)
-    if before is None or path.name == "pool_passwd":
+    there = hands.read(path)
+    if there is None or path.name == "pool_passwd":
         return
-    text = before.decode(errors="surrogateescape")
+    text = there.content.decode(errors="surrogateescape")
     rest = configuration.without_block(text)
     if rest == text:
-        path.unlink()
+        hands.remove(path)
     elif not rest.strip() and not str(path).startswith("/etc/postgresql"):
-        path.unlink()
-        with contextlib.suppress(OSError):
-            path.parent.rmdir() if path.parent.name == ".ssh" else None
+        hands.remove(path)
+        if path.parent.name == ".ssh":
+            hands.remove_folder(path.parent)
     else:
-        found = path.stat()
-        files.write(path, rest.encode(errors="surrogateescape"), found.st_mode & 0o7777, (found.st_uid, found.st_gid))
+        owner = (there.uid, there.gid)
+        if hands.intruder(path):
+            owner = (hands.postgres(), pwd.getpwnam("postgres").pw_gid)
+        hands.write(path, rest.encode(errors="surrogateescape"), there.mode, owner)

@@ -44,6 +44,14 @@ STUBS = {
 """Names in the data directory, where pgpool_recovery looks for them, and the programs behind them."""
 
 
+IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf",)
+"""Files of root's that are rendered outside of FOLDER, beside pgpool-II's unit."""
+IN_OTHERS_FOLDERS = frozenset(
+    {"pgpool2-cluster.conf", "pg_hba.conf", ".pgpass", ".pcppass", ".pgpoolkey", "authorized_keys", *STUBS}
+)
+"""Names of the files in postgres' folders: its home, its servers' configuration and their data."""
+
+
 class Share(StrEnum):
     """How much of a file is the cluster's."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import stat
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
@@ -13,6 +16,72 @@ from .errors import ServerError
 _PARTIAL = ".partial"
 _LEFT = 60.0
 """Seconds after which a file that is still partial was left by a crash or a power cut."""
+LARGEST = 8 * 2**20
+"""Bytes of a file that `read` takes."""
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+_HINT = "put that right, then run pgpoolctl apply"
+
+
+class OddFileError(ServerError):
+    """There is something else where a plain file is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plain file: its content, owner and mode."""
+
+    content: bytes
+    uid: int
+    gid: int
+    mode: int
+
+    def __repr__(self) -> str:
+        return f"Found({len(self.content)} bytes, {self.uid}:{self.gid} {self.mode:04o})"
+
+    @property
+    def text(self) -> str:
+        """The content as UTF-8; raises ValueError."""
+        return self.content.decode("utf-8")
+
+
+def read(path: Path) -> Found | None:
+    """Return a plain file of at most LARGEST bytes, None where there is none; waits for nobody.
+
+    Raises OddFileError for a symbolic link, a FIFO or another thing that is no plain file, and for one that is too large;
+    ServerError where it cannot be read.
+    """
+    try:
+        kind = stat.S_IFMT(path.lstat().st_mode)
+        if kind != stat.S_IFREG:
+            raise OddFileError(f"{path} is {_KINDS.get(kind, 'a device')}, no plain file", hint=f"rm {path}; pgpoolctl apply")
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OddFileError(f"{path} is no plain file", hint=f"rm {path}; pgpoolctl apply")
+            content = stream.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ServerError(f"{path}: {error.strerror}", hint=_HINT) from error
+    if len(content) > LARGEST:
+        raise OddFileError(f"{path} is larger than {LARGEST // 2**20} MB", hint=f"make it smaller; {_HINT}")
+    return Found(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)
+
+
+def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
+    """Take the lock (flock(2)) of what is open as `path`; raises ServerError(why) if others hold it for `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                hint = f"fuser -v {path} shows who has it open"
+                raise ServerError(why, hint=hint) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:

@@ -22,14 +22,17 @@ SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
 ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")
 """The path of what the other servers' certificates are checked with; empty until all have one that can be checked."""
 PEERS_NFT = Path("/etc/pgpool2/cluster/peers.nft")
+MEMORY = Path("/etc/pgpool2/cluster/applied.json")
+"""What `apply` laid down, for root alone."""
 SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
 PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
 
 STATE = Path("/var/lib/pgpool2-cluster")
 """What must outlive a reboot (StateDirectory= of the unit)."""
 RECORD = STATE / "record.json"
-APPLIED = STATE / "applied.json"
 USERS = STATE / "users.json"
+OLD_MEMORY = STATE / "applied.json"
+"""Where versions before had MEMORY: in a folder of postgres', so it is postgres' word."""
 
 ARCHIVE = Path("/var/lib/postgresql-archive")
 """WAL files, in the modes in which every node is a primary."""
@@ -40,10 +43,12 @@ AGENT = RUN / "agent"
 """The socket of `pgpoolctl converge`."""
 SERVE = RUN / "serve"
 """There is a primary, so pgpool-II may start (ConditionPathExists= in its drop-in)."""
-KEY_OF_PGPOOL = RUN / "key-of-pgpool"
-"""Fingerprint of the cluster key that pgpool-II was started with (hooks/before-pgpool)."""
 STOPPED = RUN / "stopped"
 """PostgreSQL was stopped by the cluster, not by an administrator."""
+ROOTS_RUN = Path("/run/pgpool2-cluster-root")
+"""What ends with the boot and is root's; others read in it."""
+KEY_OF_PGPOOL = ROOTS_RUN / "key-of-pgpool"
+"""Fingerprint of the cluster key that pgpool-II was started with (hooks/before-pgpool)."""
 CONTROL = Path("/run/pgpool2-cluster-control")
 """The socket that starts and stops units for the postgres user."""
 

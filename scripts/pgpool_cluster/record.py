@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, hands
 from .errors import ServerError
 from .excuse import NO_EXCUSE, Excuse
 
@@ -46,12 +46,15 @@ class Record:
     def load(cls, path: Path) -> Record:
         """Read the record; a node without one is new. Raises ServerError for one that cannot be read."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            found = hands.read(path)
+            if found is None:
+                return cls()
+            values = json.loads(found.text)
             known = {name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values}
             return cls(**known).with_changes(**_of_json(known))
-        except FileNotFoundError:
-            return cls()
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except ServerError:
+            raise
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             hint = "if it is damaged, remove it: the node then counts as new, and refuses to replace data"
             raise ServerError(f"{path} cannot be read: {error}", hint=hint) from error
 

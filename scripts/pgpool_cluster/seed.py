@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import cluster_file, files, key, paths, server
+from . import cluster_file, hands, key, paths, server
 from .errors import ClusterError, ExitStatus, UsageError
 
 HEADER = """\
@@ -22,16 +22,16 @@ def run(words: list[str]) -> ExitStatus:
     """Write the two files from the answers on standard input; raises ClusterError, and has written neither then."""
     del words
     answers = _answers(sys.stdin.read())
-    paths.CLUSTER_YML.parent.mkdir(parents=True, exist_ok=True)
+    hands.make_folder(paths.CLUSTER_YML.parent, 0o755)
     if not paths.CLUSTER_YML.exists():
         text = cluster_yml(answers)
         _check(text)
         secret = _key(answers, alone=len(answers.get("nodes", "").split()) < 2)
-        files.write(paths.CLUSTER_YML, text.encode(), 0o644)
+        hands.write(paths.CLUSTER_YML, text.encode(), 0o644)
     else:
         secret = _key(answers, alone=False) if answers.get("key") else ""
     if secret and not paths.CLUSTER_KEY.exists():
-        files.write(paths.CLUSTER_KEY, f"{secret}\n".encode(), 0o600)
+        hands.write(paths.CLUSTER_KEY, f"{secret}\n".encode(), 0o600)
     return ExitStatus.GOOD
 
 

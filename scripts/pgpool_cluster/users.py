@@ -6,18 +6,19 @@ A change has a number; a node that was away takes the list of one that knows a l
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import files
+from . import files, hands, plain
 from .errors import ServerError
 
 _LOCK_SECONDS = 10.0
+_ENTRY = re.compile(r"[ -9;-~]{1,4096}")
+"""A value of pool_passwd: printable, on one line, without the colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Users:
     def load(cls, path: Path) -> Users:
         """Read the list; one that is not there, or cannot be read, is empty and older than any other."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls.of(values)
-        except (OSError, ValueError, KeyError, TypeError):
+            found = hands.read(path)
+            return cls.of(json.loads(found.text)) if found else cls()
+        except (ServerError, ValueError, KeyError, TypeError, RecursionError):
             return cls()
 
     @classmethod
@@ -44,6 +45,8 @@ class Users:
         if not isinstance(entries, dict):
             raise TypeError("entries")
         listed = {str(name): str(entry) for name, entry in entries.items()}
+        if not all(plain.is_role(name) and _ENTRY.fullmatch(entry) for name, entry in listed.items()):
+            raise ValueError("entries")
         return cls(int(str(values["serial"])), listed, str(values["mark"]))
 
     @property
@@ -53,7 +56,11 @@ class Users:
 
     def save(self, path: Path, owner: tuple[int, int] | None = None) -> None:
         """Write the list; raises ServerError."""
-        files.write(path, json.dumps(self.json, indent=1).encode() + b"\n", 0o600, owner)
+        content = json.dumps(self.json, indent=1).encode() + b"\n"
+        if owner is None:
+            files.write(path, content, 0o600)
+        else:
+            hands.write(path, content, 0o600, owner)
 
     def with_entry(self, name: str, entry: str | None) -> Users:
         """Return the list after one more change: `name` with another value, or without one."""
@@ -71,21 +78,8 @@ def changing(path: Path) -> Iterator[None]:
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _lock(folder, path)
+        why = f"{path} is being changed by another program"
+        files.lock(folder, path.parent, why, seconds=_LOCK_SECONDS)
         yield
     finally:
         os.close(folder)
-
-
-def _lock(folder: int, path: Path) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                hint = f"fuser -v {path.parent} shows who has it open"
-                raise ServerError(f"{path} is being changed by another program", hint=hint) from error
-            time.sleep(0.02)
-        else:
-            return

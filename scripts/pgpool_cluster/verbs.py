@@ -82,11 +82,14 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
     if options.diff:
         print("".join(change.diff for change in planned.changes), end="")
     else:
-        apply.carry_out(planned)
+        refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
         with contextlib.suppress(ClusterError):  # no agent runs yet, or no PostgreSQL
             said = ask({"do": "waiting"}, seconds=_SHORT)["waiting"]
             print(f"{said}\n" if said else "", end="")
+        if refused:
+            apply.tell(refused[:-1])
+            raise refused[-1]
     return ExitStatus.GOOD
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from . import apply, paths, units
+from . import apply, hands, paths, units
 from .errors import ExitStatus
 
 
 def run(words: list[str]) -> ExitStatus:
     """Stop the agent, then pgpool-II, which runs with the configuration that goes, and take the configuration back."""
     del words
-    if paths.APPLIED.exists():
+    if paths.MEMORY.exists() or paths.OLD_MEMORY.exists():
         units.ask("stop", paths.UNIT)  # it would start pgpool-II again; prerm has stopped it already
         units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
-            path.unlink(missing_ok=True)
+            hands.remove(path)
         apply.withdraw()
     return ExitStatus.GOOD

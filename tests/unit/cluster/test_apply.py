@@ -40,7 +40,7 @@ class Disk:
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk(tmp_path)
     me = (os.getuid(), os.getgid())
-    for name in ("APPLIED", "USERS", "STATE", "SERVE"):
+    for name in ("MEMORY", "OLD_MEMORY", "USERS", "STATE", "SERVE"):
         monkeypatch.setattr(paths, name, tmp_path / f".{name.lower()}")
     (tmp_path / "cluster.yml").touch()
     monkeypatch.setattr(paths, "LAID_FILE", tmp_path / "laid")
@@ -51,6 +51,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(apply, "_make_folders", lambda: None)
     monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
     monkeypatch.setattr(apply, "_LOCK", tmp_path / ".lock")
+    monkeypatch.setattr(apply, "FOLDER", PurePosixPath(tmp_path))
     return found
 
 
