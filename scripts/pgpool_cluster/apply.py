@@ -13,13 +13,12 @@ import contextlib
 import difflib
 import grp
 import hashlib
-import json
 import os
 import pwd
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import certificates, configuration, files, firewall, hands, key_file, paths, pgpool, server, units
@@ -29,6 +28,7 @@ from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
 from .files import Found, OddFileError
 from .key import ClusterKey, Role
+from .memory import Applied, unit_of
 from .record import Record
 from .users import Users, changing
 
@@ -37,7 +37,6 @@ _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
 _LOCK = paths.ROOTS_RUN / "apply.lock"
 _LOCK_SECONDS = 30.0
 """How long another `apply` is waited for: less than the agent's unit gives it."""
-_HASH = re.compile(r"[0-9a-f]{64}|")
 POOL_KEY = server.HOME / ".pgpoolkey"
 
 
@@ -84,49 +83,6 @@ class Change:
         return "".join(found) or f"{self}: owner, mode or a secret\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What was laid down last: path to SHA-256, the users in pool_passwd, and the hash of cluster.yml."""
-
-    files: dict[str, str] = field(default_factory=dict)
-    users: tuple[str, ...] = ()
-    cluster: str = ""
-
-    @classmethod
-    def load(cls) -> Applied:
-        """Read the memory; one that is not there or damaged is empty."""
-        return cls._read(paths.MEMORY, os.getuid())
-
-    @classmethod
-    def claimed(cls) -> Applied:
-        """Read what a version before wrote into postgres' folder: at most a reason to leave a file alone."""
-        found = cls._read(paths.OLD_MEMORY, None)
-        return cls({name: said for name, said in found.files.items() if could_be_ours(Path(name))}, found.users)
-
-    @classmethod
-    def _read(cls, path: Path, owner: int | None) -> Applied:
-        try:
-            found = hands.read(path, owner)
-            if found is None:
-                return cls()
-            values = json.loads(found.text)
-            known = {str(name): said for name, said in dict(values["files"]).items() if _HASH.fullmatch(said)}
-            return cls(known, tuple(map(str, values["users"])), str(values["cluster"]))
-        except (ServerError, ValueError, KeyError, TypeError, RecursionError):
-            return cls()
-
-    def save(self) -> None:
-        """Write the memory."""
-        values = {"files": self.files, "users": list(self.users), "cluster": self.cluster}
-        hands.write(paths.MEMORY, json.dumps(values, indent=1, sort_keys=True).encode() + b"\n", 0o600)
-        hands.remove(paths.OLD_MEMORY)
-
-    @property
-    def units(self) -> frozenset[str]:
-        """The PostgreSQL servers that configuration was laid down for, as systemd calls them: one, or none."""
-        return frozenset(filter(None, map(_unit_of, self.files)))
-
-
 def read_key() -> ClusterKey:
     """Return the cluster's key; raises ServerError or UsageError."""
     return key_file.read()
@@ -156,7 +112,10 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     came, dropped = record.standbys_came, record.dropped
     facts = server.facts(cluster, me, standbys_came=came, dropped=dropped, upgrading=record.upgrading)
     laid = certificates.Laid.here()
-    facts = replace(facts, laid=laid, certified=record.certified, proven=record.proven)
+    facts = replace(
+        facts, laid=laid, certified=record.certified, proven=record.proven,
+        below_home=_is_below_home(facts.data_directory, facts.home),
+    )  # fmt: skip
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
@@ -164,6 +123,14 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     stubs = {str(Path(facts.data_directory, name)) for name in configuration.STUBS}
     wanted = [file for file in rendered if begun or str(file.path) not in stubs]
     return tuple(_with_users(_kept(file) if kept else file, users) for file in wanted), users
+
+
+def _is_below_home(data: str, home: str) -> bool:
+    """Tell whether units that ProtectHome= keeps out of /home would miss PostgreSQL's data, or postgres' home."""
+    found = [os.path.realpath(home)]
+    if data:
+        found += [*hands.places(Path(data)), *hands.places(Path(data, "pg_tblspc"))]
+    return any(place.startswith(("/home/", "/root/", "/run/user/")) for place in found)
 
 
 def pool_key(key: ClusterKey) -> str:
@@ -233,7 +200,7 @@ def plan() -> Plan:
     if os.geteuid() != 0:
         raise ServerError("pgpoolctl apply writes below /etc", hint="run it as root")
     applied = Applied.load()
-    claimed = Applied() if applied.files else Applied.claimed()
+    claimed = Applied() if applied.files else _claimed()
     rendered, users = wanted()
     gone = {*applied.users, *claimed.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
     changes: list[Change] = []
@@ -270,7 +237,7 @@ def _change(file: File, applied: Applied, claimed: Applied, gone: set[str]) -> C
 
 
 def _there(file: File, *, replaceable: bool) -> Found | None:
-    """Return what lies in a file's place; raises OddFileError for what is no plain file, unless it is simply replaced."""
+    """Return what lies in a file's place; raises OddFileError for no plain file, unless it is simply replaced."""
     path = Path(file.path)
     uid, _, _ = _owner(file)
     why = hands.intruder(path) if uid == 0 else ""
@@ -318,7 +285,7 @@ def carry_out(planned: Plan) -> tuple[ServerError, ...]:
         applied = Applied.load()
         laid, refused = _lay(planned)
         cluster = paths.file_hash()
-        hashes = {str(file.path): _hash_laid(file, applied) for file in planned.files}
+        hashes = {str(file.path): _hash_laid(file, applied, planned) for file in planned.files}
         now = Applied(hashes, tuple(sorted(planned.users.entries)), cluster)
         if now != applied:
             now.save()
@@ -343,6 +310,10 @@ def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
         if file.share is Share.WHOLE and Path(file.path) not in planned.edited and os.path.lexists(beside):
             with contextlib.suppress(ServerError):
                 hands.remove(beside, _owner(file)[0])
+    needed = {str(file.path) for file in planned.files}
+    for name in configuration.DROP_INS:
+        if name in Applied.load().files and name not in needed:
+            hands.remove(Path(name), 0)
     return laid, tuple(refused)
 
 
@@ -371,8 +342,10 @@ def _with_users_of_now(planned: Plan) -> Plan:
     return planned
 
 
-def _hash_laid(file: File, applied: Applied) -> str:
+def _hash_laid(file: File, applied: Applied, planned: Plan) -> str:
     """Return the hash of a file as this program wrote it; of one that was edited since, the hash from before."""
+    if Path(file.path) in planned.edited:
+        return applied.files.get(str(file.path), _hash(file.content))
     try:
         here = _hash(_content(Path(file.path), file) or b"")
     except ServerError:
@@ -418,17 +391,20 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
     """Tell those who read the changed files; who does not run is left alone."""
     if not units.booted():
         return
-    if UNIT_FILE in changed:
+    drop_ins = [path for path in changed if path in configuration.DROP_INS]
+    if UNIT_FILE in changed or drop_ins:
         units.ask("daemon-reload")
     if str(paths.PEERS_NFT) in changed:
         units.ask("reload-or-restart", paths.FIREWALL_UNIT)
+    if drop_ins and units.state(paths.UNIT).active == "active":
+        units.ask("--no-block", "restart", paths.UNIT)  # what it sees is settled when it starts
     # With another key the agent restarts pgpool-II, once most nodes have it: until then the others would refuse it.
     rekeyed = pgpool.of_another_key(paths.laid_fingerprint())
     if not rekeyed and paths.SERVE.exists() and units.state(paths.PGPOOL_UNIT).active == "active":
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
         units.ask("try-reload-or-restart", "ssh.service")
-    for unit in dict.fromkeys(filter(None, map(_unit_of, changed))):
+    for unit in dict.fromkeys(filter(None, map(unit_of, changed))):
         _load_server(unit)
     renewed = renewed or str(paths.HOSTS) in changed
     if renewed and units.state(paths.UNIT).active == "active":
@@ -456,21 +432,22 @@ def _load_pgpool(changed: Sequence[str]) -> None:
 def withdraw() -> None:
     """Take back what was laid down; cluster.yml, cluster.key, pool_passwd, this node's memory and archived WAL stay."""
     applied = Applied.load()
-    laid = [name for name in (applied.files or Applied.claimed().files) if could_be_ours(Path(name))]
+    laid = [name for name in (applied.files or _claimed().files) if could_be_ours(Path(name))]
     archiving = [name for name in laid if b"\narchive_mode = on" in _seen(name)]
     for name in laid:
         with contextlib.suppress(ClusterError):
             _take_back(Path(name))
     firewall.remove()
     for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY):
-        hands.remove(path)
-    for folder in (Path(UNIT_FILE).parent, paths.AUTHORITIES.parent, paths.ARCHIVE):
+        with contextlib.suppress(ServerError):
+            hands.remove(path)
+    for folder in (*(Path(name).parent for name in (UNIT_FILE, *configuration.DROP_INS)), paths.AUTHORITIES.parent, paths.ARCHIVE):
         hands.remove_folder(folder)  # it stays where something is in it
     units.ask("daemon-reload")
     units.ask("try-reload-or-restart", "ssh.service")
     _load([name for name in laid if name.startswith("/etc/postgresql/")], renewed=False)
     for name in archiving:
-        unit = _unit_of(name)
+        unit = unit_of(name)
         print(f"{unit} keeps all its WAL until it is restarted, as its archive is gone: systemctl restart {unit}")
 
 
@@ -480,6 +457,15 @@ def _seen(name: str) -> bytes:
     return b""
 
 
+def _claimed() -> Applied:
+    """Return what a version before wrote into postgres' folder, as far as `apply` can have laid it down at all.
+
+    It is postgres' word: at most a reason to leave a file alone.
+    """
+    found = Applied.claimed()
+    return replace(found, files={name: said for name, said in found.files.items() if could_be_ours(Path(name))})
+
+
 def could_be_ours(path: Path) -> bool:
     """Tell whether this is a file that `apply` lays down on some server, and so one that may be taken back.
 
@@ -487,14 +473,8 @@ def could_be_ours(path: Path) -> bool:
     """
     if hands.intruder(path):
         return path.name in configuration.IN_OTHERS_FOLDERS  # it is postgres who deletes it
-    rendered = (*configuration.IN_ROOTS_FOLDERS, UNIT_FILE)
+    rendered = (*configuration.IN_ROOTS_FOLDERS, *configuration.DROP_INS, UNIT_FILE)
     return str(path.parent) == str(FOLDER) or str(path) in rendered
-
-
-def _unit_of(path: str) -> str:
-    """Return the unit of the server that a file below /etc/postgresql belongs to; "" for another file."""
-    match = re.fullmatch(r"/etc/postgresql/(\d+)/([^/]+)/.*", path)
-    return f"postgresql@{match[1]}-{match[2]}.service" if match else ""
 
 
 def _take_back(path: Path) -> None:

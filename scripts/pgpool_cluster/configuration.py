@@ -44,6 +44,11 @@ STUBS = {
 """Names in the data directory, where pgpool_recovery looks for them, and the programs behind them."""
 
 
+DROP_INS = tuple(
+    f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf"
+    for unit in ("pgpool2-cluster", "pgpool2-cluster-control@")
+)
+"""For our own units, where they have to see /home."""
 IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf",)
 """Files of root's that are rendered outside of FOLDER, beside pgpool-II's unit."""
 IN_OTHERS_FOLDERS = frozenset(
@@ -94,6 +99,7 @@ class Server:
     them without end, also those of the applications that were there before the cluster.
     `dropped`: the standbys that its commits do not wait for.
     `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
+    `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which units are kept out of.
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
     """
 
@@ -109,6 +115,7 @@ class Server:
     laid: certificates.Laid = certificates.NOTHING
     certified: str = ""
     proven: str = ""
+    below_home: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +236,8 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
         _Plan("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
         _Plan("sshd.conf.j2", PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf"), "root", "root", 0o644),
     ]
+    if server.below_home:
+        plans += [_Plan("home.conf.j2", PurePosixPath(name), "root", "root", 0o644) for name in DROP_INS]
     if Service.PGPOOL in node.runs:
         unit = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
         plans += [

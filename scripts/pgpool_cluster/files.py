@@ -47,13 +47,14 @@ class Found:
 def read(path: Path) -> Found | None:
     """Return a plain file of at most LARGEST bytes, None where there is none; waits for nobody.
 
-    Raises OddFileError for a symbolic link, a FIFO or another thing that is no plain file, and for one that is too large;
+    Raises OddFileError for a symbolic link, a FIFO or whatever is no plain file, and for one that is too large;
     ServerError where it cannot be read.
     """
     try:
         kind = stat.S_IFMT(path.lstat().st_mode)
         if kind != stat.S_IFREG:
-            raise OddFileError(f"{path} is {_KINDS.get(kind, 'a device')}, no plain file", hint=f"rm {path}; pgpoolctl apply")
+            hint = f"rm {path}; pgpoolctl apply"
+            raise OddFileError(f"{path} is {_KINDS.get(kind, 'a device')}, no plain file", hint=hint)
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as stream:
             found = os.fstat(stream.fileno())

@@ -95,7 +95,7 @@ def postgres() -> int:
 
 
 def read(path: Path, owner: int | None = None) -> Found | None:
-    """Return a plain file of at most files.LARGEST bytes, None for none; raises OddFileError for another thing, or ServerError.
+    """Return a plain file, as files.read does, None for none; raises OddFileError, or ServerError.
 
     `owner`: whose process reads it where root must not; None for postgres.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,8 @@ def control(verb: str, unit: str = "") -> None:
     except OSError as error:
         raise ServerError(f"{words}: {error.strerror or error}", hint=hint) from error
     if answer != "done":
-        reason = answer.splitlines()[-1] if answer else "no answer"
+        said = answer.splitlines() or ["no answer"]
+        reason = "; ".join(said[-2:] if said[-1].startswith("hint: ") else said[-1:])
         raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} has the rest")
 
 
@@ -174,6 +176,11 @@ def _refusal(request: str) -> str:
             "connections with a node's address and ports ended"
         )
     verb, *words = request.split(" ")
+    if verb in ("start", "stop", "restart", "reload") and words != [paths.PGPOOL_UNIT]:
+        from .memory import Applied  # noqa: PLC0415 - root's own word on which server is the cluster's
+
+        ours = Applied.load().units
+        return "" if words[0] in ours else f"refused: {words[0]} is not the cluster's server; pgpoolctl apply says so"
     if verb != "hang-up":
         return ""
     from . import server  # noqa: PLC0415 - starting a unit needs no cluster.yml
@@ -208,6 +215,7 @@ def serve_control(request: str) -> str:
     """Do what the postgres user asks for, as root, and return `done` or what systemctl said."""
     refused = _refusal(request)
     if refused:
+        print(f"{refused}; asked for was {request!a}", file=sys.stderr, flush=True)
         return refused
     if request == "firewall":
         from . import firewall  # noqa: PLC0415 - starting a unit needs no rules
@@ -219,4 +227,8 @@ def serve_control(request: str) -> str:
                                 stdin=subprocess.DEVNULL, timeout=_SECONDS)  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
-    return "done" if answer.returncode == 0 else answer.stdout.strip() or f"exit status {answer.returncode}"
+    if answer.returncode == 0:
+        return "done"
+    said = answer.stdout.strip() or f"exit status {answer.returncode}"
+    print(f"{request}: {'; '.join(said.splitlines()[-9:])}", file=sys.stderr, flush=True)
+    return said

@@ -81,6 +81,7 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
     planned = apply.plan()
     if options.diff:
         print("".join(change.diff for change in planned.changes), end="")
+        apply.tell(planned.refused)
     else:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")

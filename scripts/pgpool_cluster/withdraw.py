@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from . import apply, hands, paths, units
-from .errors import ExitStatus
+from .errors import ExitStatus, ServerError
 
 
 def run(words: list[str]) -> ExitStatus:
@@ -13,6 +15,7 @@ def run(words: list[str]) -> ExitStatus:
         units.ask("stop", paths.UNIT)  # it would start pgpool-II again; prerm has stopped it already
         units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
-            hands.remove(path)
+            with contextlib.suppress(ServerError):
+                hands.remove(path)
         apply.withdraw()
     return ExitStatus.GOOD

@@ -145,7 +145,7 @@ def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_resta
     monkeypatch.setattr(units, "ask", lambda *_: None)
     monkeypatch.setattr(apply, "UNIT_FILE", str(disk.place / "unit"))
     monkeypatch.setattr(server, "run", lambda _: "")
-    monkeypatch.setattr(apply, "_unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
+    monkeypatch.setattr(apply, "unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
     paths.ARCHIVE.mkdir()
     if holds:
         (paths.ARCHIVE / "000000010000000000000001").touch()

@@ -9,6 +9,7 @@ import pytest
 
 from pgpool_cluster import paths, server, units
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.memory import Applied
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, port: 5433}, pg3: 10.0.0.3}\npgpool: {port: 6432}\n"
 SIX = "nodes: {pg1: fd00::1, pg2: fd00::2, pg3: fd00::3}\n"
@@ -77,7 +78,15 @@ def test_ss_understands_what_it_is_told(text: str) -> None:
     assert (asked.returncode, asked.stderr) == (0, "")
 
 
-def test_units_are_started_as_ever(done: list[list[str]]) -> None:
+def test_only_the_clusters_own_server_is_started(
+    done: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paths, "MEMORY", tmp_path / "applied.json")
+    monkeypatch.setattr(paths, "OLD_MEMORY", tmp_path / "old.json")
+    assert units.serve_control("restart postgresql@17-main.service").startswith("refused: ")
+    Applied({"/etc/postgresql/17/main/pg_hba.conf": ""}).save()
+    assert units.serve_control("stop postgresql@17-payroll.service").startswith("refused: ")
+    assert "stop postgresql@17-payroll.service" in capsys.readouterr().err
     assert units.serve_control("restart postgresql@17-main.service") == "done"
     assert units.serve_control("stop ssh.service").startswith("refused: ")
     assert done == [["systemctl", "restart", "postgresql@17-main.service"]]

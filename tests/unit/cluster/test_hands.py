@@ -1,0 +1,362 @@
+"""Root and postgres are two people: which of them touches a file, and what comes of odd things in its place."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from pgpool_cluster import apply, configuration, files, hands, paths
+from pgpool_cluster.configuration import File, Share
+from pgpool_cluster.errors import ServerError
+from pgpool_cluster.record import Record
+from pgpool_cluster.users import Users
+
+PACKAGE = Path(hands.__file__).parent
+OPENS = frozenset(
+    {"open", "fdopen", "mkstemp", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "mkdir", "makedirs",
+     "unlink", "rename", "renames", "rmdir", "removedirs", "rmtree", "chmod", "chown", "lchown", "fchown", "fchmod",
+     "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
+)  # fmt: skip
+BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql"})
+"""Modules whose files are the agent's and its hooks', which run as postgres."""
+ALLOWED = {
+    ("files", "read"): "carries out what hands.py has found a hand for",
+    ("files", "write"): "the same",
+    ("files", "sweep"): "run by the agent, in its own folder",
+    ("files", "sync_folder"): "of `write`",
+    ("hands", "_remove"): "in the process of the owner, or where every ancestor is root's",
+    ("hands", "_make"): "the same",
+    ("hands", "_remove_folder"): "the same",
+    ("hands", "_become"): "/dev/null",
+    ("apply", "read_key"): "reads cluster.key in /etc/pgpool2, which is root's",
+    ("apply", "_locked"): "opens the lock after the check of its ancestors",
+    ("users", "changing"): "opens a folder in /var/lib, and nothing in it",
+    ("paths", "laid_fingerprint"): "reads a file in /etc/pgpool2/cluster, which is root's",
+    ("paths", "laid_file"): "the same",
+    ("paths", "file_hash"): "reads cluster.yml in /etc/pgpool2, which is root's",
+    ("addresses", "laid"): "reads a file in /etc/pgpool2/cluster, which is root's",
+    ("cluster_file", "load"): "reads cluster.yml in /etc/pgpool2, which is root's",
+    ("server", "facts"): "reads sshd's public host key in /etc/ssh",
+    ("pgpool", "of_another_key"): "reads the marker of before-pgpool, which is root's",
+    ("pgpool", "listens"): "/proc",
+    ("roles", "rendered"): "run by the agent",
+    ("checks", "_certificate"): "the same",
+}
+
+
+def opening(module: Path) -> Iterator[tuple[str, str]]:
+    """The functions of a module that open, make, rename or delete a file themselves."""
+    tree = ast.parse(module.read_text())
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and opens(call.func):
+                yield module.stem, function.name
+
+
+def opens(function: ast.expr) -> bool:
+    if isinstance(function, ast.Name):
+        return function.id in OPENS
+    if not isinstance(function, ast.Attribute):
+        return False
+    of = function.value.id if isinstance(function.value, ast.Name) else ""
+    if of == "os":
+        return function.attr in OPENS | {"replace", "remove"}
+    return (of == "shutil" and function.attr not in ("which", "disk_usage")) or (of != "hands" and function.attr in OPENS)
+
+
+def test_what_runs_as_root_opens_and_deletes_through_the_hands_only() -> None:
+    found = {one for module in PACKAGE.glob("*.py") if module.stem not in BY_THE_AGENT for one in opening(module)}
+    assert found - set(ALLOWED) == set()
+    assert set(ALLOWED) - found == set(), "allowed for nothing"
+
+
+def test_what_runs_as_root_writes_with_a_check() -> None:
+    """files.write checks nothing: it is for who has no more rights than the folder's owner."""
+    for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
+        assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
+
+
+@pytest.mark.parametrize(
+    ("mode", "fits"), [(0o755, True), (0o700, True), (0o775, False), (0o757, False), (0o1777, False)]
+)
+def test_a_folder_that_others_may_write_in_is_not_roots(tmp_path: Path, mode: int, fits: bool) -> None:
+    place = tmp_path / "folder"
+    place.mkdir()
+    os.chown(place, -1, 1 if os.getuid() == 0 else -1)
+    place.chmod(mode)
+    assert (hands.intruder(place / "file") == "") is fits
+    assert hands.intruder(place / "a" / "b" / "file") == "" or not fits
+
+
+def test_a_shared_folder_with_the_sticky_bit_may_be_further_up(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "own").mkdir(parents=True)
+    (tmp_path / "shared").chmod(0o1777)
+    assert hands.intruder(tmp_path / "shared" / "own" / "file") == ""
+    assert "others may make" in hands.intruder(tmp_path / "shared" / "missing" / "file")
+    (tmp_path / "shared").chmod(0o777)
+    assert "may be written in" in hands.intruder(tmp_path / "shared" / "own" / "file")
+
+
+def test_links_of_roots_are_followed_and_what_they_lead_to_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("../" + tmp_path.name + "/real")
+    assert hands.intruder(tmp_path / "link" / "file") == ""
+    (tmp_path / "real").chmod(0o777)
+    assert str(tmp_path / "real") in hands.intruder(tmp_path / "link" / "file")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    assert "too many" in hands.intruder(tmp_path / "round" / "file")
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "dangling"])
+def test_no_odd_thing_is_read_or_waited_for(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "record.json"
+    made: dict[str, Callable[[], None]] = {
+        "link": lambda: place.symlink_to("/etc/passwd"),
+        "fifo": lambda: os.mkfifo(place),
+        "folder": place.mkdir,
+        "dangling": lambda: place.symlink_to("nowhere"),
+    }
+    made[kind]()
+    with pytest.raises(files.OddFileError, match=str(place)):
+        files.read(place)
+    with pytest.raises(ServerError, match=str(place)):
+        Record.load(place)
+    assert Users.load(place) == Users()
+
+
+def test_a_file_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 10)
+    (tmp_path / "file").write_bytes(b"x" * 11)
+    with pytest.raises(files.OddFileError, match="is larger than"):
+        files.read(tmp_path / "file")
+
+
+def test_a_users_list_that_would_add_lines_to_pool_passwd_is_none() -> None:
+    for name, entry in (("app", "AESx\npgpool_check:AESy"), ("a:b", "x"), ("a\nb", "x"), ("app", "x:y")):
+        with pytest.raises(ValueError, match="entries"):
+            Users.of({"serial": 1, "entries": {name: entry}, "mark": "m"})
+
+
+# As root, with a folder of another user's.
+
+
+def other() -> pwd.struct_passwd:
+    """A user that is not root."""
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name)
+    pytest.skip("no other user")
+
+
+class Server:
+    """root's /etc/pgpool2/cluster and cron.hourly, and postgres' home, below a folder that all may enter."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.postgres = place, other()
+        self.etc, self.cron, self.home = place / "etc", place / "cron.hourly", place / "home"
+        self.secret = place / "shadow"
+        for folder in (self.etc, self.cron, self.home):
+            folder.mkdir(mode=0o755)
+        os.chown(self.home, self.postgres.pw_uid, self.postgres.pw_gid)
+        self.secret.write_text("root:secret\n")
+        self.secret.chmod(0o600)
+        (self.cron / "job").write_text("#!/bin/sh\n")
+        self.port = 9999
+
+    def file(self, path: Path, share: Share, owner: str = "postgres") -> File:
+        content = f"port = {self.port}\n" if share is not Share.ENTRIES else "pgpool_check:AESx\n"
+        return File(PurePosixPath(path), content.encode(), owner, owner, 0o600, share)
+
+    def wanted(self) -> tuple[tuple[File, ...], Users]:
+        return (
+            self.file(self.home / ".pgpass", Share.BLOCK),
+            self.file(self.home / ".pgpoolkey", Share.WHOLE),
+            self.file(self.home / ".ssh" / "authorized_keys", Share.BLOCK),
+            self.file(self.etc / "pgpool.conf", Share.WHOLE, "root"),
+            self.file(self.etc / "pool_passwd", Share.ENTRIES),
+        ), Users()
+
+    def owner(self, file: File) -> tuple[int, int, int]:
+        return (0, 0, file.mode) if file.owner == "root" else (self.postgres.pw_uid, self.postgres.pw_gid, file.mode)
+
+    def apply(self) -> list[str]:
+        """Lay down, and return what was refused."""
+        return [error.message for error in apply.carry_out(apply.plan())]
+
+    def sums(self) -> dict[str, tuple[int, int, int, bytes]]:
+        """Whatever is root's and none of apply's business."""
+        found = {}
+        for path in (self.secret, *self.cron.iterdir()):
+            status = path.lstat()
+            found[str(path)] = (status.st_uid, status.st_gid, status.st_mode, path.read_bytes())
+        return found
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    place = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    place.chmod(0o755)
+    found = Server(place)
+    monkeypatch.setattr(hands, "postgres", lambda: found.postgres.pw_uid)
+    for name in ("MEMORY", "LAID_FILE", "CLUSTER_YML"):
+        monkeypatch.setattr(paths, name, found.etc / name.lower())
+    for name in ("USERS", "OLD_MEMORY", "STATE", "SERVE"):
+        monkeypatch.setattr(paths, name, found.home / f".{name.lower()}")
+    paths.CLUSTER_YML.touch()
+    monkeypatch.setattr(apply, "wanted", found.wanted)
+    monkeypatch.setattr(apply, "_owner", found.owner)
+    monkeypatch.setattr(apply, "_make_folders", lambda: None)
+    monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(apply, "_with_users_of_now", lambda planned: planned)
+    monkeypatch.setattr(apply, "_LOCK", found.etc / "lock")
+    monkeypatch.setattr(apply, "FOLDER", PurePosixPath(found.etc))
+    yield found
+    hands._end(os.getpid())
+    shutil.rmtree(place)
+
+
+def test_each_file_is_its_owners_and_root_makes_none_of_postgres(machine: Server) -> None:
+    assert machine.apply() == []
+    for file in machine.wanted()[0]:
+        status = Path(file.path).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == machine.owner(file)
+    assert (machine.home / ".ssh").stat().st_uid == machine.postgres.pw_uid
+    assert (machine.home / ".ssh").stat().st_mode & 0o7777 == 0o700
+    assert apply.plan().changes == ()
+
+
+def _ln(target: Path) -> Callable[[Path], None]:
+    return lambda place: place.symlink_to(target)
+
+
+@pytest.mark.parametrize("kind", ["link to a secret", "FIFO", "folder", "its folder"])
+@pytest.mark.parametrize("again", [False, True])
+def test_an_odd_thing_in_postgres_home_harms_nothing_of_roots(machine: Server, kind: str, again: bool) -> None:
+    if again:
+        machine.apply()
+    before = machine.sums()
+    for name in (".pgpass", ".pgpoolkey"):
+        place = machine.home / name
+        place.unlink(missing_ok=True)
+        if kind == "link to a secret":
+            place.symlink_to(machine.secret)
+        elif kind == "FIFO":
+            os.mkfifo(place)
+        elif kind == "folder":
+            place.mkdir()
+    if kind == "its folder":
+        subprocess.run(["rm", "-rf", machine.home / ".ssh"], check=True)
+        (machine.home / ".ssh").symlink_to(machine.cron)
+    machine.port = 8888
+    refused = machine.apply()
+    assert machine.sums() == before
+    assert (machine.etc / "pgpool.conf").read_text() == "port = 8888\n", "one odd file keeps the others from nothing"
+    name = ".ssh/authorized_keys" if kind == "its folder" else ".pgpass"
+    assert any(f"{machine.home / name}" in line for line in refused), refused
+    assert not paths.LAID_FILE.exists() or again
+    assert b"root:secret" not in b"".join(path.read_bytes() for path in machine.home.iterdir() if path.is_file()
+                                          and not path.is_symlink())  # fmt: skip
+
+
+def test_a_hard_link_keeps_its_other_name_untouched(machine: Server) -> None:
+    (machine.home / ".pgpoolkey").hardlink_to(machine.secret)
+    before = machine.sums()
+    assert len(machine.apply()) == 1, "postgres cannot read it"
+    assert machine.sums() == before
+
+
+def test_a_root_file_is_not_laid_down_in_postgres_folder(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = (machine.file(machine.home / "unit.conf", Share.WHOLE, "root"),), Users()
+    monkeypatch.setattr(apply, "wanted", lambda: wanted)
+    (refused,) = machine.apply()
+    assert f"{machine.home} belongs to {machine.postgres.pw_name}" in refused
+    assert not (machine.home / "unit.conf").exists()
+
+
+def test_a_forged_memory_deletes_nothing(machine: Server) -> None:
+    roots = machine.place / "authorized_keys"
+    roots.write_text("root's\n")
+    forged = {str(path): "" for path in (roots, machine.secret, machine.cron / "job", paths.CLUSTER_YML)}
+    paths.OLD_MEMORY.write_text(json.dumps({"files": forged, "users": [], "cluster": ""}))
+    assert set(apply._claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
+    assert not apply.could_be_ours(roots)
+
+
+def test_the_owners_process_has_nothing_of_roots(machine: Server) -> None:
+    hands.read(machine.home / "nothing")
+    (process,) = hands._processes.values()
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert f"Uid:\t{machine.postgres.pw_uid}\t{machine.postgres.pw_uid}\t" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) == 4, "its line, and /dev/null three times"
+    assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0, "no other process of this user may trace it"
+
+
+def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
+    machine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands, "_SECONDS", 0.2)
+    hands.read(machine.home / "nothing")
+    (process,) = hands._processes.values()
+    os.kill(process.pid, 19)
+    with pytest.raises(ServerError, match="does not answer"):
+        hands.read(machine.home / "nothing")
+    assert hands.read(machine.home / "nothing") is None
+
+
+# What "edited by hand" means where root remembers nothing.
+
+
+def test_after_an_upgrade_an_edited_file_stays_and_no_other_counts_as_edited(machine: Server) -> None:
+    conf = machine.etc / "pgpool.conf"
+    conf.write_text("port = 7777\n")
+    paths.OLD_MEMORY.write_text(json.dumps({"files": {str(conf): "0" * 64}, "users": [], "cluster": ""}))
+    os.chown(paths.OLD_MEMORY, machine.postgres.pw_uid, -1)
+    machine.apply()
+    assert conf.read_text() == "port = 7777\n"
+    assert (machine.etc / "pgpool.conf.new").read_text() == "port = 9999\n"
+    assert not paths.OLD_MEMORY.exists()
+    machine.apply()
+    assert conf.read_text() == "port = 7777\n"
+
+
+@pytest.mark.parametrize("claim", [True, False])
+def test_what_is_replaced_without_a_memory_of_roots_is_kept_beside(machine: Server, claim: bool) -> None:
+    conf = machine.etc / "pgpool.conf"
+    conf.write_text("port = 7777\n")
+    if claim:
+        found = {str(conf): apply._hash(b"port = 7777\n")}
+        paths.OLD_MEMORY.write_text(json.dumps({"files": found, "users": [], "cluster": ""}))
+        os.chown(paths.OLD_MEMORY, machine.postgres.pw_uid, -1)
+    planned = apply.plan()
+    assert f"{conf}: changed; what was there is {conf}.old" in map(str, planned.changes)
+    apply.carry_out(planned)
+    assert conf.read_text() == "port = 9999\n"
+    assert (machine.etc / "pgpool.conf.old").read_text() == "port = 7777\n"
+
+
+def test_the_lock_is_not_waited_for_without_an_end(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_LOCK_SECONDS", 0.1)
+    with apply._locked():
+        assert apply._LOCK.stat().st_mode & 0o7777 == 0o600
+        with pytest.raises(ServerError, match="another pgpoolctl apply"):
+            machine.apply()
+    assert machine.apply() == []
+
+
+def test_names_of_what_is_laid_down_are_those_that_may_be_taken_back() -> None:
+    assert set(configuration.STUBS) < configuration.IN_OTHERS_FOLDERS
