@@ -314,6 +314,7 @@ def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
     for name in configuration.DROP_INS:
         if name in Applied.load().files and name not in needed:
             hands.remove(Path(name), 0)
+            units.ask("daemon-reload")
     return laid, tuple(refused)
 
 

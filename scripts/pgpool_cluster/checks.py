@@ -119,8 +119,8 @@ def _files() -> Iterator[Check]:
     for path in planned.edited:
         yield Check(name, f"{path} is as rendered", False, "edited by hand",
                     f"put it under pgpool: in cluster.yml, rm {path}, pgpoolctl apply")  # fmt: skip
-    for error in planned.refused:
-        yield Check(name, what, False, error.message, error.hint)
+    for refused in planned.refused:
+        yield Check(name, what, False, refused.message, refused.hint)
     key = paths.CLUSTER_KEY.stat()
     closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
     fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"

@@ -24,6 +24,8 @@ _UPGRADE_SECONDS = 300.0
 _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
 _TRIES = 3
+_TOLD = 40
+"""Lines of what failed that the journal gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,5 +232,5 @@ def serve_control(request: str) -> str:
     if answer.returncode == 0:
         return "done"
     said = answer.stdout.strip() or f"exit status {answer.returncode}"
-    print(f"{request}: {'; '.join(said.splitlines()[-9:])}", file=sys.stderr, flush=True)
+    print("\n".join([f"{request} failed", *said.splitlines()[-_TOLD:]]), file=sys.stderr, flush=True)
     return said

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from pgpool_cluster import paths, ssh
 from pgpool_cluster.addresses import parse as parse_hosts
 from pgpool_cluster.addresses import placed
+from pgpool_cluster.apply import UNIT_FILE
 from pgpool_cluster.certificates import Laid
 from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.configuration import (
+    DROP_INS,
     FOLDER,
+    IN_OTHERS_FOLDERS,
+    IN_ROOTS_FOLDERS,
     PROGRAMS,
     STUBS,
     File,
@@ -483,3 +487,22 @@ def test_the_key_of_a_witness_opens_no_wal() -> None:
     assert [re.findall('command="([^"]*)"', line) for line in keys] == [
         [f"{PROGRAMS}/ssh-command pg2"], [f"{PROGRAMS}/ssh-command w witness"],
     ]  # fmt: skip
+
+
+def test_units_see_home_where_postgresql_is_there() -> None:
+    """ProtectHome=yes made a PGDATA below /home look as if it were gone."""
+    there = files(server=replace(SERVER, below_home=True))
+    for unit in ("pgpool2-cluster", "pgpool2-cluster-control@", "pgpool2"):
+        assert "\nProtectHome=no\n" in text_of(f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf", there)
+    assert not [path for path in DROP_INS if path in files()]
+    assert "\nProtectHome=yes\n" in text_of("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf", files())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_file_of_roots_that_is_rendered_may_be_taken_back(mode: str) -> None:
+    for file in files(f"mode: {mode}\n{THREE}", server=replace(SERVER, below_home=True)).values():
+        if file.owner == "root":
+            known = (*IN_ROOTS_FOLDERS, *DROP_INS, UNIT_FILE)
+            assert file.path.parent == FOLDER or str(file.path) in known
+        elif file.path.parent != FOLDER:
+            assert file.path.name in IN_OTHERS_FOLDERS

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -73,7 +74,9 @@ def opens(function: ast.expr) -> bool:
     of = function.value.id if isinstance(function.value, ast.Name) else ""
     if of == "os":
         return function.attr in OPENS | {"replace", "remove"}
-    return (of == "shutil" and function.attr not in ("which", "disk_usage")) or (of != "hands" and function.attr in OPENS)
+    if of == "shutil":
+        return function.attr not in ("which", "disk_usage")
+    return of != "hands" and function.attr in OPENS
 
 
 def test_what_runs_as_root_opens_and_deletes_through_the_hands_only() -> None:
@@ -276,6 +279,31 @@ def test_a_hard_link_keeps_its_other_name_untouched(machine: Server) -> None:
     (machine.home / ".pgpoolkey").hardlink_to(machine.secret)
     before = machine.sums()
     assert len(machine.apply()) == 1, "postgres cannot read it"
+    assert machine.sums() == before
+
+
+def test_a_race_of_links_wins_nothing(machine: Server) -> None:
+    before = machine.sums()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(machine.postgres.pw_gid)
+        os.setuid(machine.postgres.pw_uid)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for name, target in ((".ssh", machine.cron), (".pgpoolkey", machine.secret), (".pgpass", machine.secret)):
+                with suppress(OSError):
+                    (machine.home / name).rename(machine.home / f"{name}.{time.monotonic_ns()}")
+                with suppress(OSError):
+                    (machine.home / name).symlink_to(target)
+        os._exit(0)
+    try:
+        for _ in range(20):
+            machine.port += 1
+            machine.apply()
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
     assert machine.sums() == before
 
 

@@ -1,0 +1,188 @@
+"""Whoever is postgres on a host wants root to read, write or delete a file of root's for him, by whatever root runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.cluster.cluster import DATA, INSTALL, Cluster
+from tests.cluster.images import Images
+from tests.cluster.lab import Lab
+from tests.host import Host
+
+ROOTS = "/etc/pgpool2/cluster.key /etc/shadow /etc/passwd /etc/cron.hourly /etc/cron.d /etc/systemd /etc/ssh"
+SUMS = f"""
+find {ROOTS} -xdev -printf '%p %U:%G %m %y %l\\n' | sort
+find {ROOTS} -xdev -type f -exec sha256sum {{}} + | sort -k 2
+"""
+"""Owner, mode and content of what is root's, and of whatever came to lie beside it."""
+CONF = "/etc/postgresql/$(ls /etc/postgresql)/main"
+STATE = "/var/lib/pgpool2-cluster"
+HOME = "/var/lib/postgresql"
+PATHS = {
+    f"{HOME}/.pgpass": "/etc/pgpool2/cluster.key",
+    f"{HOME}/.pcppass": "/etc/shadow",
+    f"{HOME}/.pgpoolkey": "/etc/pgpool2/cluster.key",
+    f"{HOME}/.ssh/authorized_keys": "/etc/shadow",
+    f"{HOME}/.ssh": "/etc/cron.hourly",
+    f"{CONF}/conf.d/pgpool2-cluster.conf": "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf",
+    f"{CONF}/conf.d": "/etc/systemd/system/pgpool2.service.d",
+    f"{DATA}/recovery_1st_stage": "/etc/cron.hourly/recovery_1st_stage",
+    f"{STATE}/users.json": "/etc/shadow",
+    "/run/pgpool2-cluster/key-of-pgpool": "/etc/shadow",
+}
+"""What postgres can put something else in the place of, and the file or folder of root's that it is after."""
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as asking:
+    asking.settimeout(100)
+    asking.connect("/run/pgpool2-cluster-control")
+    asking.sendall(sys.argv[1].encode() + b"\\n")
+    asking.shutdown(socket.SHUT_WR)
+    print(asking.makefile().read())
+"""
+TRIGGERS = {
+    "control socket": "runuser -u postgres -- python3 /srv/ask.py apply",
+    "agent": "systemctl restart pgpool2-cluster",
+    "pgpool-II": "systemctl restart --no-block pgpool2; sleep 3",
+    "reinstallation": "apt-get install -y -q --reinstall pgpool2-cluster </dev/null",
+}
+BRIEFLY = ("control socket", "agent", "pgpool-II")
+KINDS = {
+    "link": "ln -s {target} {path}",
+    "hard link": "ln {target} {path} 2>/dev/null || cp /dev/null {path}",  # fs.protected_hardlinks forbids the first
+    "FIFO": "mkfifo {path}",
+}
+RACE = f"""
+end=$(($(date +%s) + {{seconds}}))
+while [ "$(date +%s)" -lt $end ] && [ ! -e /tmp/race.end ]; do
+    mv {HOME}/.ssh {HOME}/.ssh.kept; ln -s /etc/cron.hourly {HOME}/.ssh; rm {HOME}/.ssh; mv {HOME}/.ssh.kept {HOME}/.ssh
+    mv {HOME}/.pgpass {HOME}/.pgpass.kept; ln -s /etc/pgpool2/cluster.key {HOME}/.pgpass
+    rm {HOME}/.pgpass; mv {HOME}/.pgpass.kept {HOME}/.pgpass
+    ln -sf /etc/shadow /run/pgpool2-cluster/key-of-pgpool; rm -f /run/pgpool2-cluster/key-of-pgpool
+done 2>/dev/null
+"""
+
+
+def as_postgres(host: Host, script: str) -> str:
+    host.put("/srv/attack.sh", script)
+    return host.run("runuser -u postgres -- sh /srv/attack.sh", seconds=60)
+
+
+def attack(host: Host, kind: str) -> str:
+    """Put odd things into all places of postgres'; return the script that takes them out again."""
+    put: list[str] = []
+    back: list[str] = []
+    for path, target in PATHS.items():
+        if kind != "link" and target.endswith((".hourly", ".d")):
+            continue  # a folder
+        put.append(f"mv {path} {path}.kept 2>/dev/null || :; {KINDS[kind].format(path=path, target=target)} || :")
+        back.insert(0, f"rm -f {path}; [ ! -e {path}.kept ] || mv {path}.kept {path}")
+    as_postgres(host, "\n".join(put))
+    return "\n".join(back)
+
+
+@pytest.fixture(scope="module")
+def attacked(cluster: Cluster, pg3: Host) -> Iterator[Host]:
+    """A standby on which somebody is postgres."""
+    pg3.put("/srv/ask.py", ASK)
+    yield pg3
+    pg3.run("pgpoolctl apply; systemctl restart pgpool2-cluster; systemctl restart --no-block pgpool2", seconds=120)
+    cluster.wait_healthy()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "trigger", [pytest.param(one, marks=() if one in BRIEFLY else pytest.mark.thorough) for one in TRIGGERS]
+)
+def test_odd_things_in_postgres_folders_harm_nothing_of_roots(attacked: Host, trigger: str, kind: str) -> None:
+    before = attacked.run(SUMS)
+    since = attacked.run("date +%s")
+    back = attack(attacked, kind)
+    try:
+        attacked.attempt(TRIGGERS[trigger], seconds=120)
+        assert attacked.run(SUMS) == before
+        secret = attacked.run("cat /etc/pgpool2/cluster.key")
+        readable = f"find {HOME} {STATE} /etc/postgresql -xdev -type f -user postgres -exec grep -lF '{secret}' {{}} +"
+        assert attacked.run(f"{readable} || :") == ""
+        if kind != "hard link" and trigger in ("control socket", "agent"):
+            said = attacked.run(f"journalctl -q --no-pager --since=@{since}")
+            assert f"{HOME}/.pgpass is a" in said, "the attempt is in the journal"
+    finally:
+        as_postgres(attacked, back)
+
+
+def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
+    before = attacked.run(SUMS)
+    forged = '{"files": {"/etc/shadow": "", "/etc/pgpool2/cluster.key": ""}, "users": [], "cluster": ""}'
+    as_postgres(attacked, f"echo '{forged}' >{STATE}/applied.json")
+    attacked.run("pgpoolctl apply")
+    assert attacked.run(SUMS) == before
+    assert attacked.run("stat -c '%a %U' /etc/pgpool2/cluster/applied.json") == "600 root"
+
+
+def test_a_record_that_never_ends_is_not_waited_for(attacked: Host) -> None:
+    place = f"{STATE}/record.json"
+    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")
+    try:
+        answer = attacked.attempt("pgpoolctl apply", seconds=20)
+        assert answer.status == 3
+        assert f"{place} is a FIFO" in answer.output
+    finally:
+        as_postgres(attacked, f"[ ! -p {place} ] || mv {place}.kept {place}; rm -f {place}.kept")
+
+
+def test_a_race_of_links_wins_nothing(attacked: Host, request: pytest.FixtureRequest) -> None:
+    rounds = 20 if request.config.getoption("--brief") else 200
+    before = attacked.run(SUMS)
+    attacked.put("/srv/race.sh", RACE.format(seconds=rounds * 5))
+    attacked.run("systemd-run -q --uid=postgres --unit=race sh /srv/race.sh")
+    every = f"for round in $(seq {rounds}); do pgpoolctl apply || :; /usr/lib/pgpool2-cluster/before-pgpool || :; done"
+    try:
+        attacked.run(f"({every}) >/dev/null 2>&1", seconds=rounds * 5)
+        assert attacked.run(SUMS) == before
+    finally:
+        attacked.run("touch /tmp/race.end; systemctl stop race 2>/dev/null || :; rm /tmp/race.end")
+        as_postgres(attacked, f"for one in .ssh .pgpass; do [ ! -e {HOME}/$one.kept ] || {{ "
+                              f"rm -f {HOME}/$one; mv {HOME}/$one.kept {HOME}/$one; }}; done")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["stop ssh.service", "stop postgresql@17-other.service", "restart postgresql@99-main.service", "apply --diff",
+     "hang-up any 22", "start pgpool2.service ssh.service", "stop pgpool2.service; id"],
+)  # fmt: skip
+def test_the_control_socket_does_nothing_else(attacked: Host, request_: str) -> None:
+    since = attacked.run("date +%s")
+    assert attacked.run(f"runuser -u postgres -- python3 /srv/ask.py '{request_}'").startswith("refused: ")
+    attacked.until(f"journalctl -q --no-pager --since=@{since} | grep -F 'refused: '", 10)
+
+
+def test_another_user_can_not_hold_the_lock(attacked: Host) -> None:
+    lock = "/run/pgpool2-cluster-root/apply.lock"
+    assert attacked.attempt(f"runuser -u nobody -- flock {lock} true").status != 0
+    assert attacked.attempt(f"runuser -u postgres -- flock {lock} true").status != 0
+    assert attacked.attempt("runuser -u postgres -- touch /run/pgpool2-cluster-root/x").status != 0
+
+
+@pytest.mark.thorough
+def test_the_removal_harms_nothing_of_roots(room: Lab, of_release: Images) -> None:
+    (host,) = room.boot(of_release.prepared, "alone")
+    try:
+        alone = Cluster.of([host])
+        alone.seed()
+        host.run(INSTALL)
+        alone.wait_healthy(60)
+        unit = "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf"
+        cluster_key = host.run("sha256sum /etc/pgpool2/cluster.key")
+        theirs = "find /etc/shadow /etc/passwd /etc/cron.hourly /etc/cron.d -xdev -type f -exec sha256sum {} +"
+        before = host.run(theirs)
+        attack(host, "link")
+        forged = '{"files": {"/etc/shadow": "", "/etc/cron.d/e2scrub_all": ""}, "users": [], "cluster": ""}'
+        as_postgres(host, f"rm -rf {STATE}/applied.json; echo '{forged}' >{STATE}/applied.json")
+        host.run("apt-get remove -y -q pgpool2-cluster </dev/null")
+        assert host.run(theirs) == before
+        assert host.run("sha256sum /etc/pgpool2/cluster.key") == cluster_key
+        assert host.attempt(f"ls {unit}").status != 0
+    finally:
+        room.remove((host,))
