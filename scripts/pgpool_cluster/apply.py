@@ -436,8 +436,9 @@ def withdraw() -> None:
     laid = [name for name in (applied.files or _claimed().files) if could_be_ours(Path(name))]
     archiving = [name for name in laid if b"\narchive_mode = on" in _seen(name)]
     for name in laid:
-        with contextlib.suppress(ClusterError):
-            _take_back(Path(name))
+        for path in (Path(name), Path(f"{name}.new"), Path(f"{name}.old")):
+            with contextlib.suppress(ClusterError):
+                _take_back(path)
     firewall.remove()
     for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY):
         with contextlib.suppress(ServerError):

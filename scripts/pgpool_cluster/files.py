@@ -64,7 +64,8 @@ def read(path: Path) -> Found | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ServerError(f"{path}: {error.strerror}", hint=_HINT) from error
+        hint = f"chown postgres: {path}; pgpoolctl apply" if isinstance(error, PermissionError) else _HINT
+        raise ServerError(f"{path}: {error.strerror}", hint=hint) from error
     if len(content) > LARGEST:
         raise OddFileError(f"{path} is larger than {LARGEST // 2**20} MB", hint=f"make it smaller; {_HINT}")
     return Found(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)

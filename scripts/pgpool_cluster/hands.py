@@ -207,7 +207,9 @@ def _make(path: Path, request: Json) -> Json:
     with _explained(path):
         if path.is_dir() and not request["again"]:
             return {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(path.parents):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o755)
         path.mkdir(mode=0o700, exist_ok=request["again"])
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

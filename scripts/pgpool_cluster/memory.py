@@ -13,6 +13,8 @@ from . import hands, paths
 from .errors import ServerError
 
 _HASH = re.compile(r"[0-9a-f]{64}|")
+_PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[!-.0-~ ]+)+")
+"""An absolute path of printable ASCII, without steps back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Applied:
             if found is None:
                 return cls()
             values = json.loads(found.text)
-            known = {str(name): said for name, said in dict(values["files"]).items() if _HASH.fullmatch(said)}
+            said = dict(values["files"]).items()
+            known = {name: its for name, its in said if _PATH.fullmatch(name) and _HASH.fullmatch(its)}
             return cls(known, tuple(map(str, values["users"])), str(values["cluster"]))
         except (ServerError, ValueError, KeyError, TypeError, RecursionError):
             return cls()

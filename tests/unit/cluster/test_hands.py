@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, configuration, files, hands, paths
+from pgpool_cluster import apply, configuration, files, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
@@ -322,6 +322,8 @@ def test_a_forged_memory_deletes_nothing(machine: Server) -> None:
     paths.OLD_MEMORY.write_text(json.dumps({"files": forged, "users": [], "cluster": ""}))
     assert set(apply._claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
     assert not apply.could_be_ours(roots)
+    paths.OLD_MEMORY.write_text(json.dumps({"files": {"/x\0": "", "/etc/..": "", "x": ""}, "users": [], "cluster": ""}))
+    assert apply._claimed().files == {}
 
 
 def test_the_owners_process_has_nothing_of_roots(machine: Server) -> None:
@@ -375,6 +377,26 @@ def test_what_is_replaced_without_a_memory_of_roots_is_kept_beside(machine: Serv
     apply.carry_out(planned)
     assert conf.read_text() == "port = 9999\n"
     assert (machine.etc / "pgpool.conf.old").read_text() == "port = 7777\n"
+
+
+def test_the_removal_takes_back_what_was_laid_down_and_nothing_else(
+    machine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
+    monkeypatch.setattr(apply, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
+    monkeypatch.setattr(configuration, "DROP_INS", ())
+    monkeypatch.setattr(server, "run", lambda _: "")
+    monkeypatch.setattr(units, "ask", lambda *_: None)
+    (machine.home / ".pgpass").write_text("mine\n")
+    os.chown(machine.home / ".pgpass", machine.postgres.pw_uid, machine.postgres.pw_gid)
+    (machine.etc / "pgpool.conf").write_text("port = 7777\n")
+    before = machine.sums()
+    machine.apply()
+    apply.withdraw()
+    assert machine.sums() == before
+    assert sorted(path.name for path in machine.home.iterdir()) == [".pgpass"]
+    assert (machine.home / ".pgpass").read_text() == "mine\n"
+    assert sorted(path.name for path in machine.etc.iterdir()) == ["cluster_yml", "lock", "pool_passwd"]
 
 
 def test_the_lock_is_not_waited_for_without_an_end(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
