@@ -93,13 +93,14 @@ class Plan:
     """What is to be on this node, and what of it is not yet: `files` and `users` whole, `changes` by path.
 
     `edited`: files that an administrator has edited, whether or not the rendered one lies beside them already.
-    `refused`: why a file is left out, which has not to keep the others from being laid down.
+    `odd`: files that cannot be laid down, which keeps no other from being laid down; `refused` says why.
     """
 
     files: tuple[File, ...]
     users: Users
     changes: tuple[Change, ...]
     edited: tuple[Path, ...] = ()
+    odd: tuple[Path, ...] = ()
     refused: tuple[ServerError, ...] = ()
 
 
@@ -205,7 +206,7 @@ def plan() -> Plan:
     gone = {*applied.users, *claimed.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
     changes: list[Change] = []
     edited: list[Path] = []
-    refused: list[ServerError] = []
+    refused: dict[Path, ServerError] = {}
     for file in rendered:
         try:
             change = _change(file, applied, claimed, gone)
@@ -214,8 +215,8 @@ def plan() -> Plan:
             if change is not None and (not change.edited or _content(change.target, file) != change.after):
                 changes.append(change)
         except ServerError as error:
-            refused.append(error)
-    return Plan(rendered, users, tuple(changes), tuple(edited), tuple(refused))
+            refused[Path(file.path)] = error
+    return Plan(rendered, users, tuple(changes), tuple(edited), tuple(refused), tuple(refused.values()))
 
 
 def _change(file: File, applied: Applied, claimed: Applied, gone: set[str]) -> Change | None:
@@ -285,8 +286,7 @@ def carry_out(planned: Plan) -> tuple[ServerError, ...]:
         applied = Applied.load()
         laid, refused = _lay(planned)
         cluster = paths.file_hash()
-        hashes = {str(file.path): _hash_laid(file, applied, planned) for file in planned.files}
-        now = Applied(hashes, tuple(sorted(planned.users.entries)), cluster)
+        now = Applied(_remembered(planned, laid, applied), tuple(sorted(planned.users.entries)), cluster)
         if now != applied:
             now.save()
         if not refused and paths.laid_file() != cluster:
@@ -343,16 +343,12 @@ def _with_users_of_now(planned: Plan) -> Plan:
     return planned
 
 
-def _hash_laid(file: File, applied: Applied, planned: Plan) -> str:
-    """Return the hash of a file as this program wrote it; of one that was edited since, the hash from before."""
-    if Path(file.path) in planned.edited:
-        return applied.files.get(str(file.path), _hash(file.content))
-    try:
-        here = _hash(_content(Path(file.path), file) or b"")
-    except ServerError:
-        return applied.files.get(str(file.path), "")
-    edited = file.share is Share.WHOLE and here != _hash(file.content)
-    return applied.files.get(str(file.path), here) if edited else here
+def _remembered(planned: Plan, laid: Sequence[Change], applied: Applied) -> dict[str, str]:
+    """Return the hashes of what this program laid down; of a file that is edited or refused, the hash from before."""
+    left = {str(change.path) for change in planned.changes} - {str(change.path) for change in laid}
+    left |= {str(path) for path in (*planned.edited, *planned.odd)}
+    hashes = {str(file.path): _hash(file.content) for file in planned.files}
+    return {path: applied.files.get(path, now) if path in left else now for path, now in hashes.items()}
 
 
 @contextlib.contextmanager
