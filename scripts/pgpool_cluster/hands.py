@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -40,11 +41,20 @@ _LOOSE = stat.S_IWGRP | stat.S_IWOTH
 def intruder(path: Path) -> str:
     """Return which ancestor of a path somebody else than root owns or may write in, and "" for none.
 
+    A folder is looked at once by a command: what is root's alone nobody else can change.
+    """
+    return _intruder(path.absolute().parent)
+
+
+@functools.cache
+def _intruder(folder: Path) -> str:
+    """Return which part of an absolute path to a folder, itself among them, is not root's alone.
+
     Symbolic links of root's are followed. A folder like /tmp, where only owners rename and delete (the sticky bit), may
-    be an ancestor of the folder that `path` is in. An ancestor that does not exist is one that only root can make.
+    be an ancestor of the folder. An ancestor that does not exist is one that only root can make.
     """
     trusted = {0, os.getuid()}
-    here, ahead = Path("/"), _steps(path.absolute().parent)
+    here, ahead = Path("/"), _steps(folder)
     links, shared = 0, False
     while True:
         try:
