@@ -176,6 +176,21 @@ def before_pgpool() -> None:
     _mark(laid)
 
 
+def take_over_marker() -> None:
+    """Keep the mark of a pgpool-II that a version before has started: it lay in a folder of postgres.
+
+    Without it, nobody would know that this pgpool-II has to be restarted for another key.
+    """
+    old = paths.OLD_KEY_OF_PGPOOL
+    if not os.path.lexists(old):
+        return
+    with contextlib.suppress(ServerError, ValueError):
+        found = hands.read(old)
+        if found and not paths.KEY_OF_PGPOOL.exists() and re.fullmatch(r"[0-9a-f]{16}\n", found.text):
+            _mark(found.text.strip())
+        hands.remove(old)
+
+
 def _mark(key: str) -> None:
     """Note the fingerprint of the key that pgpool-II starts with, "" for none yet; it starts without a note, too."""
     marker = paths.KEY_OF_PGPOOL
@@ -375,6 +390,7 @@ def _make_folders() -> None:
         (paths.STATE, 0o700, (entry.pw_uid, entry.pw_gid)),
     ):
         hands.make_folder(folder, mode, owner)
+    take_over_marker()
     if cluster.archives(me):
         _make_archive(entry.pw_uid, entry.pw_gid)
 

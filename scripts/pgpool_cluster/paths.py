@@ -49,6 +49,8 @@ ROOTS_RUN = Path("/run/pgpool2-cluster-root")
 """What ends with the boot and is root's; others read in it."""
 KEY_OF_PGPOOL = ROOTS_RUN / "key-of-pgpool"
 """Fingerprint of the cluster key that pgpool-II was started with (hooks/before-pgpool)."""
+OLD_KEY_OF_PGPOOL = RUN / "key-of-pgpool"
+"""Where versions before had it: in a folder of postgres', so it is postgres' word."""
 CONTROL = Path("/run/pgpool2-cluster-control")
 """The socket that starts and stops units for the postgres user."""
 

@@ -182,7 +182,7 @@ def _refusal(request: str) -> str:
         from .memory import Applied  # noqa: PLC0415 - root's own word on which server is the cluster's
 
         ours = Applied.load().units
-        return "" if words[0] in ours else f"refused: {words[0]} is not the cluster's server; pgpoolctl apply says so"
+        return "" if words[0] in ours else f"refused: pgpoolctl apply has laid nothing down for {words[0]}"
     if verb != "hang-up":
         return ""
     from . import server  # noqa: PLC0415 - starting a unit needs no cluster.yml

@@ -406,6 +406,21 @@ def test_the_removal_takes_back_what_was_laid_down_and_nothing_else(
     assert sorted(path.name for path in machine.etc.iterdir()) == ["cluster_yml", "lock", "pool_passwd"]
 
 
+def test_a_pgpool_that_a_version_before_started_keeps_its_mark(
+    machine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "OLD_KEY_OF_PGPOOL", machine.home / "key-of-pgpool")
+    monkeypatch.setattr(paths, "KEY_OF_PGPOOL", machine.place / "run" / "key-of-pgpool")
+    for content, taken in (("../../etc\n", False), ("0123456789abcdef\n", True), ("fedcba9876543210\n", False)):
+        paths.OLD_KEY_OF_PGPOOL.write_text(content)
+        os.chown(paths.OLD_KEY_OF_PGPOOL, machine.postgres.pw_uid, -1)
+        apply.take_over_marker()
+        assert not paths.OLD_KEY_OF_PGPOOL.exists()
+        assert paths.KEY_OF_PGPOOL.exists() is (taken or content.startswith("f"))
+    assert paths.KEY_OF_PGPOOL.read_text() == "0123456789abcdef\n"
+    assert paths.KEY_OF_PGPOOL.parent.stat().st_uid == 0
+
+
 def test_the_lock_is_not_waited_for_without_an_end(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_LOCK_SECONDS", 0.1)
     with apply._locked():
