@@ -22,6 +22,8 @@ from .errors import ServerError, UsageError
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
 """Columns of pg_lsclusters(1); its JSON needs a package that is not always there. `_DATA` may have spaces in it."""
+CONFIGURATION = Path("/etc/postgresql")
+_LIST_SECONDS = 10.0
 HOME = Path("/var/lib/postgresql")
 _SIX = 6
 _SPEAKS_IPV6 = PgpoolVersion(4, 6)
@@ -49,7 +51,7 @@ class Instance:
     @property
     def configuration(self) -> Path:
         """Its folder in /etc."""
-        return Path("/etc/postgresql", str(self.name.major), self.name.name)
+        return CONFIGURATION / str(self.name.major) / self.name.name
 
     def program(self, name: str) -> str:
         """Return the path of one of its own programs."""
@@ -105,9 +107,20 @@ def as_postgres() -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
 
 
+def _listed() -> str:
+    """Return what pg_lsclusters prints; it waits for ever for a FIFO among the files that it reads: that is named."""
+    try:
+        return run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
+    except ServerError as error:
+        odd = ["find", str(CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
+        for path in run([*as_postgres(), *odd]).splitlines():
+            raise ServerError(f"{path} is no plain file", hint=f"rm {path}; pgpoolctl apply") from error
+        raise
+
+
 def instances() -> list[Instance]:
     """Return the PostgreSQL servers of this machine, the newest major first."""
-    rows = [line.split() for line in run([*as_postgres(), "pg_lsclusters", "--no-header"]).splitlines()]
+    rows = [line.split() for line in _listed().splitlines()]
     found = [
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
         for row in rows

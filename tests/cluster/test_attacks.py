@@ -25,8 +25,6 @@ PATHS = {
     f"{HOME}/.pgpoolkey": "/etc/pgpool2/cluster.key",
     f"{HOME}/.ssh/authorized_keys": "/etc/shadow",
     f"{HOME}/.ssh": "/etc/cron.hourly",
-    f"{CONF}/conf.d/pgpool2-cluster.conf": "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf",
-    f"{CONF}/conf.d": "/etc/systemd/system/pgpool2.service.d",
     f"{DATA}/recovery_1st_stage": "/etc/cron.hourly/recovery_1st_stage",
     f"{STATE}/users.json": "/etc/shadow",
     "/run/pgpool2-cluster/key-of-pgpool": "/etc/shadow",
@@ -120,13 +118,26 @@ def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
     assert attacked.run("stat -c '%a %U' /etc/pgpool2/cluster/applied.json") == "600 root"
 
 
-def test_a_record_that_never_ends_is_not_waited_for(attacked: Host) -> None:
-    place = f"{STATE}/record.json"
+@pytest.mark.parametrize("target", ["pgpool2.service.d", "multi-user.target.wants"])
+def test_another_folder_in_the_place_of_postgresqls_is_not_written_in(attacked: Host, target: str) -> None:
+    before = attacked.run(SUMS)
+    as_postgres(attacked, f"mv {CONF}/conf.d {CONF}/conf.d.kept; ln -s /etc/systemd/system/{target} {CONF}/conf.d")
+    try:
+        answer = attacked.attempt("pgpoolctl apply", seconds=60)
+        assert answer.status == 3
+        assert "conf.d" in answer.output or "pgpool2.service.d" in answer.output
+        assert attacked.run(SUMS) == before
+    finally:
+        as_postgres(attacked, f"rm {CONF}/conf.d; mv {CONF}/conf.d.kept {CONF}/conf.d")
+
+
+@pytest.mark.parametrize("place", [f"{STATE}/record.json", f"{CONF}/conf.d/pgpool2-cluster.conf"])
+def test_a_file_that_never_ends_is_not_waited_for(attacked: Host, place: str) -> None:
     as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")
     try:
-        answer = attacked.attempt("pgpoolctl apply", seconds=20)
+        answer = attacked.attempt("pgpoolctl apply", seconds=40)
         assert answer.status == 3
-        assert f"{place} is a FIFO" in answer.output
+        assert place.rpartition("/")[2] in answer.output
     finally:
         as_postgres(attacked, f"[ ! -p {place} ] || mv {place}.kept {place}; rm -f {place}.kept")
 

@@ -38,6 +38,7 @@ ALLOWED = {
     ("hands", "_remove"): "in the process of the owner, or where every ancestor is root's",
     ("hands", "_make"): "the same",
     ("hands", "_remove_folder"): "the same",
+    ("hands", "_make_among_others"): "mkdir(2), which is exclusive, and a check of what came of it",
     ("hands", "_become"): "/dev/null",
     ("apply", "read_key"): "reads cluster.key in /etc/pgpool2, which is root's",
     ("apply", "_locked"): "opens the lock after the check of its ancestors",
@@ -116,6 +117,21 @@ def test_a_shared_folder_with_the_sticky_bit_may_be_further_up(tmp_path: Path) -
     assert "others may make" in intruder(tmp_path / "shared" / "missing" / "file")
     (tmp_path / "shared").chmod(0o777)
     assert "may be written in" in intruder(tmp_path / "shared" / "own" / "file")
+
+
+def test_root_makes_a_folder_of_its_own_in_a_shared_one_and_takes_no_other(machine: Server) -> None:
+    shared = machine.place / "run"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    for _ in range(2):
+        hands.make_folder(shared / "own", 0o755)
+        hands.write(shared / "own" / "marker", b"x", 0o600)
+    (shared / "theirs").mkdir()
+    os.chown(shared / "theirs", machine.postgres.pw_uid, -1)
+    (shared / "link").symlink_to(machine.home)
+    for name in ("theirs", "link"):
+        with pytest.raises(ServerError, match="root's alone"):
+            hands.make_folder(shared / name, 0o755)
 
 
 def test_links_of_roots_are_followed_and_what_they_lead_to_is_checked(tmp_path: Path) -> None:
