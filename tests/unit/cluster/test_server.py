@@ -50,7 +50,7 @@ def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.
 15  main 5433 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
 """
-    monkeypatch.setattr(server, "run", lambda _: rows)
+    monkeypatch.setattr(server, "run", lambda *_, **__: rows)
     found = server.instances()
     assert [str(one.data) for one in found] == ["/srv/my data/main", "/var/lib/postgresql/15/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
@@ -70,7 +70,7 @@ virtual_ip: 10.0.0.50/24
 
 def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = '[{"ifname": "lo", "addr_info": []}, {"ifname": "eth1", "addr_info": [{"local": "10.0.0.3"}]}]'
-    monkeypatch.setattr(server, "run", lambda _: listed)
+    monkeypatch.setattr(server, "run", lambda *_, **__: listed)
     cluster = parse(VIRTUAL, "cluster.yml", "pg1")
     assert server._interface(cluster, cluster.named("pg3")) == "eth1"
     assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II that would take it
