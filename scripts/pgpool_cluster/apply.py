@@ -218,7 +218,8 @@ def plan() -> Plan:
     applied = Applied.load()
     claimed = Applied() if applied.files else _claimed()
     rendered, users = wanted()
-    gone = {*applied.users, *claimed.users, *Role} - set(users.entries)  # of the roles, those that this node knows come back
+    # Of the roles, those that this node is to know come back.
+    gone = {*applied.users, *claimed.users, *Role} - set(users.entries)
     changes: list[Change] = []
     edited: list[Path] = []
     refused: dict[Path, ServerError] = {}
@@ -452,10 +453,11 @@ def withdraw() -> None:
             with contextlib.suppress(ClusterError):
                 _take_back(path)
     firewall.remove()
-    for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY):
+    for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY, paths.DERIVED_KEY):
         with contextlib.suppress(ServerError):
             hands.remove(path)
-    for folder in (*(Path(name).parent for name in (UNIT_FILE, *configuration.DROP_INS)), paths.AUTHORITIES.parent, paths.ARCHIVE):
+    drop_ins = (Path(name).parent for name in (UNIT_FILE, *configuration.DROP_INS))
+    for folder in (*drop_ins, paths.AUTHORITIES.parent, paths.ARCHIVE):
         hands.remove_folder(folder)  # it stays where something is in it
     units.ask("daemon-reload")
     units.ask("try-reload-or-restart", "ssh.service")

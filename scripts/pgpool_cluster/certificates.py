@@ -31,8 +31,9 @@ from cryptography.hazmat.primitives.serialization import (  # type: ignore[impor
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # type: ignore[import-not-found,unused-ignore]
 
-from . import paths
+from . import files, paths
 from .cluster import Node
+from .errors import ServerError
 from .key import ClusterKey
 
 SUBJECT = "pgpool2-cluster authority"
@@ -123,8 +124,10 @@ def ends(found: X509) -> datetime:
 
 
 def _read(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_text(encoding="ascii", errors="replace")
+    """Return a file's text, "" for none; server.pem is postgres' own, so what is in it may be anything."""
+    with contextlib.suppress(ServerError):
+        found = files.read(path)
+        return found.content.decode("ascii", errors="replace") if found else ""
     return ""
 
 

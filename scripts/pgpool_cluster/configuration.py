@@ -49,7 +49,7 @@ DROP_INS = tuple(
     for unit in ("pgpool2-cluster", "pgpool2-cluster-control@")
 )
 """For our own units, where they have to see /home."""
-IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf",)
+IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf", str(paths.AUTHORITIES))
 """Files of root's that are rendered outside of FOLDER, beside pgpool-II's unit."""
 IN_OTHERS_FOLDERS = frozenset(
     {"pgpool2-cluster.conf", "pg_hba.conf", ".pgpass", ".pcppass", ".pgpoolkey", "authorized_keys", *STUBS}

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 
-from . import files, paths
+from . import hands, paths
 from . import key as keys
 from .errors import ClusterError, ServerError
 from .key import ClusterKey
@@ -56,9 +56,6 @@ def _kept(line: str) -> ClusterKey | None:
 def _keep(line: str, key: ClusterKey) -> None:
     """Keep it where that is possible: it is derived again otherwise."""
     if os.geteuid() == 0:
-        folder = paths.DERIVED_KEY.parent
-        with contextlib.suppress(ClusterError, OSError):
-            if not folder.is_dir():
-                folder.mkdir()
-                folder.chmod(0o755)
-            files.write(paths.DERIVED_KEY, f"{_mark(line)} {base64.b64encode(key.secret).decode()}\n".encode(), 0o600)
+        with contextlib.suppress(ClusterError):
+            hands.make_folder(paths.DERIVED_KEY.parent, 0o755)
+            hands.write(paths.DERIVED_KEY, f"{_mark(line)} {base64.b64encode(key.secret).decode()}\n".encode(), 0o600)
