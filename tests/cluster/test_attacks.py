@@ -84,6 +84,7 @@ def attack(host: Host, kind: str) -> str:
 def attacked(cluster: Cluster, pg3: Host) -> Iterator[Host]:
     """A standby on which somebody is postgres."""
     pg3.put("/srv/ask.py", ASK)
+    pg3.run("mkdir -p /etc/cron.hourly")
     yield pg3
     pg3.run("pgpoolctl apply; systemctl restart pgpool2-cluster; systemctl restart --no-block pgpool2", seconds=120)
     cluster.wait_healthy()

@@ -38,8 +38,8 @@ def stranger(cluster: Cluster, place: Host) -> Iterator[None]:
 
 def came(place: Host) -> list[tuple[int, bytes]]:
     """What a stranger has heard: port and bytes, by connection."""
-    lines = [line.split(" ") for line in place.run(f"cat {LOG}").splitlines()]
-    return [(int(port), bytes.fromhex(data)) for port, data in lines]
+    lines = [line.partition(" ") for line in place.run(f"cat {LOG}").splitlines()]
+    return [(int(port), bytes.fromhex(data)) for port, _, data in lines]
 
 
 def learnt_nothing(cluster: Cluster, place: Host) -> None:
