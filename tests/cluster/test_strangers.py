@@ -14,6 +14,7 @@ from tests.host import Host
 
 from pgpool_cluster import key as keys
 
+pytestmark = pytest.mark.thorough  # a node is away for minutes; test_libpq.py and test_proof.py have the protocol
 PROGRAM = (Path(__file__).parent / "stranger.py").read_text(encoding="utf-8")
 LOG = "/root/stranger.log"
 INSISTS = "[ -s /etc/pgpool2/cluster/sslrootcert ]"
@@ -68,7 +69,6 @@ def test_in_place_of_a_standby(cluster: Cluster) -> None:
     assert written.lost(first) == set()
 
 
-@pytest.mark.thorough
 def test_in_place_of_the_primary(cluster: Cluster) -> None:
     first, second, third = cluster.hosts
     with stranger(cluster, first):
@@ -82,7 +82,6 @@ def test_in_place_of_the_primary(cluster: Cluster) -> None:
     cluster.wait_healthy(60)
 
 
-@pytest.mark.thorough
 def test_a_server_that_shows_another_certificate_is_named(cluster: Cluster) -> None:
     """An administrator's own, for one; its name is in `check`, with what to do."""
     _, second, _ = cluster.hosts
