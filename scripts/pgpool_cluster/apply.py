@@ -304,7 +304,8 @@ def carry_out(planned: Plan) -> tuple[ServerError, ...]:
         cluster = paths.file_hash()
         now = Applied(_remembered(planned, laid, applied), tuple(sorted(planned.users.entries)), cluster)
         if now != applied:
-            now.save()
+            with contextlib.suppress(ServerError) if refused else contextlib.nullcontext():
+                now.save()
         if not refused and paths.laid_file() != cluster:
             hands.write(paths.LAID_FILE, f"{cluster}\n".encode(), 0o644)
     _load([str(change.path) for change in laid if not change.edited], renewed=cluster != applied.cluster)
@@ -312,13 +313,18 @@ def carry_out(planned: Plan) -> tuple[ServerError, ...]:
 
 
 def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
-    """Write what differs; return what was written, and why the rest was not."""
+    """Write what differs; return what was written, and why the rest was not.
+
+    What fails in a folder of root's is the machine's fault, as a full disk is: nothing else is tried then.
+    """
     laid, refused = [], list(planned.refused)
     for change in planned.changes:
         try:
             _write(change)
         except ServerError as error:
             refused.append(error)
+            if not hands.intruder(change.target):
+                break
         else:
             laid.append(change)
     for file in planned.files:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, configuration, paths, server, units
+from pgpool_cluster import apply, configuration, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.users import Users
@@ -178,6 +178,25 @@ def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
     apply.carry_out(planned)
     assert Users.load(paths.USERS) == disk.users
     assert "report:AESr" in disk.passwd.read_text()
+
+
+@pytest.mark.parametrize("intruder", ["", "the folder belongs to postgres"])
+def test_a_disk_that_is_full_is_told_once_and_an_odd_file_keeps_no_other_waiting(
+    disk: Disk, intruder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(path: Path, *_: object) -> None:
+        written.append(path)
+        if path in (disk.conf, paths.MEMORY):
+            raise ServerError(f"{path}: No space left on device", hint="free some space")
+
+    planned = apply.plan()
+    monkeypatch.setattr(hands, "write", write)
+    monkeypatch.setattr(hands, "intruder", lambda path: intruder if path == disk.conf else "")
+    refused = apply.carry_out(planned)
+    assert [str(disk.conf) in error.message for error in refused] == [True]
+    assert (disk.passwd in written) == bool(intruder)
 
 
 @pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
