@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
     pg3.run("mkdir /run/small; mount -t tmpfs -o size=200k tmpfs /run/small; cp -a /etc/pgpool2/. /run/small;"
             f"mount --bind /run/small /etc/pgpool2; echo 'pgpool: {{num_init_children: 33}}' >>{YML};"
             "dd if=/dev/zero of=/etc/pgpool2/filler bs=1k 2>/dev/null || :")  # fmt: skip
-    hashes = "sha256sum /etc/pgpool2/cluster/*"
+    hashes = "find /etc/pgpool2/cluster -type f -exec sha256sum {} + | sort"
     before = pg3.run(hashes)
     try:
         said = two_lines(pg3, "pgpoolctl apply", 3)

@@ -91,10 +91,12 @@ def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: 
     assert story["again"] == "3"
 
 
-def test_the_agent_ends_first_and_pgpool_last(story: dict[str, str]) -> None:
-    """The agent would start pgpool-II again, and lay down what is taken back."""
+def test_the_agent_ends_first_and_the_firewall_last(story: dict[str, str]) -> None:
+    """The agent would start pgpool-II again, and lay down what is taken back; no port is open without its rules."""
     ended = [unit for unit in story["order"].splitlines() if "pgpool2" in unit and "@" not in unit]
-    assert ended == ["pgpool2-cluster.service", "pgpool2-cluster-control.socket", "pgpool2.service"]
+    assert ended == [
+        "pgpool2-cluster.service", "pgpool2-cluster-control.socket", "pgpool2.service", "pgpool2-cluster-firewall.service",
+    ]  # fmt: skip
     assert not [unit for unit in story["order"].splitlines() if unit.startswith("postgresql")]
 
 
