@@ -73,7 +73,9 @@ class Answers:
             "note": lambda *_: {"note": self._note()},
             "check": self._check,
             "clock": lambda *_: {
-                "clock": time.time(), "key": self.here.look().key, "file": self.here.cluster.fingerprint,
+                "clock": time.time(),
+                "key": self.here.look().key,
+                "file": self.here.cluster.fingerprint,
             },
             "waiting": lambda *_: {"waiting": str(restarts.waiting(self.here) or "")},
             "converge": self._converge,

@@ -95,8 +95,11 @@ def test_the_agent_ends_first_and_the_firewall_last(story: dict[str, str]) -> No
     """The agent would start pgpool-II again, and lay down what is taken back; no port is open without its rules."""
     ended = [unit for unit in story["order"].splitlines() if "pgpool2" in unit and "@" not in unit]
     assert ended == [
-        "pgpool2-cluster.service", "pgpool2-cluster-control.socket", "pgpool2.service", "pgpool2-cluster-firewall.service",
-    ]  # fmt: skip
+        "pgpool2-cluster.service",
+        "pgpool2-cluster-control.socket",
+        "pgpool2.service",
+        "pgpool2-cluster-firewall.service",
+    ]
     assert not [unit for unit in story["order"].splitlines() if unit.startswith("postgresql")]
 
 

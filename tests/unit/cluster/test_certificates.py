@@ -148,5 +148,3 @@ def test_no_node_is_an_authority_or_logs_in_by_its_certificate(tmp_path: Path) -
 
 def test_a_secret_is_not_shown() -> None:
     assert "PRIVATE" not in repr(laid())
-
-

@@ -219,4 +219,3 @@ def test_the_forced_command_says_who_asks_and_no_request_does(heard: list[Json])
         process.kill()
     ask({"do": "status", "from": "pg1"})
     assert heard == [{"do": "look", "from": "pg2.example-1"}, {"do": "status"}]
-

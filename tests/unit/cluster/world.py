@@ -802,8 +802,17 @@ class World:
     def state(self) -> tuple[Any, ...]:
         """All that a turn may change."""
         hosts = tuple(
-            (host.on, host.up, host.by_hand, host.pool, host.record, repr(host.data), host.here and host.here.promoting,
-             host.names, host.synchrony and host.synchrony.goes_on)
+            (
+                host.on,
+                host.up,
+                host.by_hand,
+                host.pool,
+                host.record,
+                repr(host.data),
+                host.here and host.here.promoting,
+                host.names,
+                host.synchrony and host.synchrony.goes_on,
+            )
             for host in self.hosts.values()
         )
         return (*hosts, tuple(self.pools), tuple(self.view.items()))
