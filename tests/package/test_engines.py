@@ -90,6 +90,7 @@ def test_both_engines_make_the_same_files(by_chroot: Place, by_docker: Place) ->
     assert by_docker.cold == by_chroot.cold
 
 
+@pytest.mark.thorough
 def test_a_warm_build_makes_the_same_files(shop: Shop, by_chroot: Place) -> None:
     by_chroot.forget_results()
     assert shop.build(by_chroot.cache, "chroot") == by_chroot.cold
@@ -103,6 +104,7 @@ def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docke
     assert shop.in_dist() == by_docker.cold
 
 
+@pytest.mark.thorough
 def test_a_build_whose_engine_dies_fails_for_the_machine_and_goes_on_when_it_is_back(
     shop: Shop, by_docker: Place, daemon: docker_daemon.Daemon | None
 ) -> None:
