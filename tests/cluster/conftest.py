@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("recovery", range(3 if brief else 10))
     if "times" in metafunc.fixturenames:
         metafunc.parametrize("times", [3 if brief else 100], scope="module")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run this level's tests mode by mode within a release: a cluster of another mode has to be made from nothing."""
+    here = [number for number, item in enumerate(items) if Path(__file__).parent in item.path.parents]
+    ordered = sorted((items[number] for number in here), key=_place(items[number] for number in here))
+    for number, item in zip(here, ordered, strict=True):
+        items[number] = item
+
+
+def _place(items: Iterable[pytest.Item]) -> Callable[[pytest.Item], tuple[int, int]]:
+    """Return the key that tests are sorted by: releases stay in the order they have, modes in that of NATIVE_MODES."""
+    releases = list(dict.fromkeys(_parameter(item, "release") for item in items))
+    modes = [STREAMING, *NATIVE_MODES]
+
+    def key(item: pytest.Item) -> tuple[int, int]:
+        mode = _parameter(item, "mode") or _parameter(item, "any_mode") or STREAMING
+        return releases.index(_parameter(item, "release")), modes.index(str(mode))
+
+    return key
+
+
+def _parameter(item: pytest.Item, name: str) -> object:
+    """Return what a test is run with; None where it has no such parameter."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(name) if callspec else None
 
 
 def _parametrizes(metafunc: pytest.Metafunc, name: str) -> bool:
@@ -95,7 +122,7 @@ class Standing:
     cluster: Cluster | None = field(default=None)
 
     def well(self, mode: str = STREAMING) -> Cluster:
-        """Return the cluster as it stands if it is of the mode, healthy, with pg1 as its primary; else a new one."""
+        """Return the cluster as it stands if it is of the mode and healthy, with pg1 as its primary; else a new one."""
         if self.cluster is not None and not (self.cluster.mode == mode and self._is_well(self.cluster)):
             self.clear()
         if self.cluster is None:
@@ -112,9 +139,13 @@ class Standing:
     def _is_well(self, cluster: Cluster) -> bool:
         try:
             cluster.wait_healthy(PATIENCE)
-            return cluster.mode != STREAMING or cluster.primary().name == NAMES[0]
-        except (AssertionError, ValueError, docker.errors.APIError):
+            if cluster.mode == STREAMING and cluster.primary() != cluster.hosts[0]:
+                cluster.hosts[0].run(f"pgpoolctl switchover {NAMES[0]}", seconds=120)
+                cluster.wait_healthy()
+        except (AssertionError, ValueError, docker.errors.APIError) as error:
+            print(f"the cluster that stands is no use any more: {error}")
             return False
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,11 @@ def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Led
     finally:
         at.run("touch /root/ledger.end")
         at.until("! systemctl is-active -q ledger", 40)
-        rows = re.findall(r"^(\d+) ([\d.]+)$", at.run("cat /root/ledger.log"), re.MULTILINE)
-        result.acknowledged = {int(number): float(moment) for number, moment in rows}
+        result.acknowledged = accounted(at)
         result.errors = at.run("cat /root/ledger.err")
+
+
+def accounted(at: Host) -> dict[int, float]:
+    """Return the rows that have been acknowledged to the client on this host so far, and when."""
+    rows = re.findall(r"^(\d+) ([\d.]+)$", at.run("cat /root/ledger.log"), re.MULTILINE)
+    return {int(number): float(moment) for number, moment in rows}
