@@ -51,6 +51,14 @@ systemd-run -q --unit=stock --uid=postgres -E PGPOOLKEYFILE=/var/lib/postgresql/
 """
 
 
+LOOKS = 200
+ASKS = f"""
+import sys
+sys.path.insert(0, "/usr/share/pgpool2-cluster")
+from pgpool_cluster.channel import ask
+for _ in range({LOOKS}):
+    assert ask({{"do": "look", "fresh": True}})["node"]
+"""
 PLAIN_PORT = 9991
 PLAIN = f"""
 install -d -o postgres /var/lib/postgresql/plain
@@ -153,6 +161,19 @@ class Bench:
         host.run("systemctl stop stock plain")
         return {name: statistics.median(rates) for name, rates in found.items()}
 
+    def look(self) -> float:
+        """Return the milliseconds of CPU that a look at itself costs an agent, what it uses when idle taken off."""
+        idle, seconds = self._agent_uses("sleep 20")
+        used, asked_for = self._agent_uses(f"/usr/bin/python3 -c '{ASKS}'")
+        return (used - idle / seconds * asked_for) / LOOKS * 1000
+
+    def _agent_uses(self, meanwhile: str) -> tuple[float, float]:
+        """Return the seconds of CPU that the source's agent uses while a command runs, and how long that takes."""
+        cpu = "systemctl show -P CPUUsageNSec pgpool2-cluster"
+        began = time.monotonic()
+        before, after = self.source.run(f"{cpu}; {meanwhile} >/dev/null; {cpu}").split()
+        return (int(after) - int(before)) / 1e9, time.monotonic() - began
+
     def failover(self) -> float:
         """Return the longest time without an acknowledged write when the primary's host is lost, whose pgpool-II led.
 
@@ -221,6 +242,7 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
     gigabytes = int(bench.source.psql("SELECT sum(pg_database_size(oid)) FROM pg_database")) / 1e9
     ours, theirs, failed = bench.recovery()
     bench.cluster.wait_healthy()
+    look = bench.look()
     rates = bench.reading()
     bench.cluster.wait_healthy()
     lost = statistics.median([bench.failover() for _ in range(pairs)])
@@ -244,5 +266,6 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
         ),
         Row.absolute(f"{name}: the primary's host lost, others write again", lost, unit="s", goal=20),
         Row.absolute(f"{name}: all hosts power-cycled, to healthy", cut, unit="s", goal=30),
+        Row.absolute(f"{name}: a look of the agent, CPU", look, unit="ms", goal=20),
     ]  # fmt: skip
     publish(rows, project.dist / "bench" / "cluster.json")
