@@ -13,6 +13,7 @@ import re
 import subprocess
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def look(cluster: Cluster) -> PgpoolFacts | None:
     if units.state(paths.PGPOOL_UNIT).active not in ("active", "reloading") or not listens(port(cluster)):
         return None
     try:
-        beliefs = _nodes(cluster, pcp("pcp_node_info", "-a"))
+        beliefs = _beliefs(cluster)
         watchdog, quorum, _ = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
     except OperationError:
         return None
@@ -136,14 +137,25 @@ def standing(cluster: Cluster) -> Standing:
     return Standing(serves, state, frozenset(node.name for node in cluster.pgpools if node.address in addresses))
 
 
-def _nodes(cluster: Cluster, text: str) -> dict[str, tuple[BackendState, str]]:
-    """Read pcp_node_info -a: hostname port status weight status-name actual-status role actual-role …, by id."""
-    found = {}
-    for node, line in zip(cluster.databases, text.splitlines(), strict=False):
-        words = line.split()
-        if len(words) > 6:
-            found[node.name] = (_BELIEFS.get(words[4], BackendState.UNUSED), words[6])
-    return found
+def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
+    """Return the state and the role of every database node in pgpool-II's eyes; raises OperationError.
+
+    There is one question for each node, all at once. pgpool-II connects to a node that it believes to be up before it
+    answers, and waits for connect_timeout (3 s) where the host is silent. `pcp_node_info -a` adds these times up.
+    """
+    nodes = cluster.databases
+    with ThreadPoolExecutor(len(nodes)) as asking:
+        believed = asking.map(lambda node: _belief(cluster, node), nodes)
+        return {node.name: belief for node, belief in zip(nodes, believed, strict=True) if belief is not None}
+
+
+def _belief(cluster: Cluster, node: Node) -> tuple[BackendState, str] | None:
+    """Read pcp_node_info -n: hostname port status weight status-name actual-status role actual-role.
+
+    None where it is shorter than that.
+    """
+    words = pcp("pcp_node_info", "-n", str(cluster.databases.index(node))).split()
+    return (_BELIEFS.get(words[4], BackendState.UNUSED), words[6]) if len(words) > 6 else None
 
 
 def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
@@ -169,7 +181,7 @@ def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
     """Tell pgpool-II that a database node is up, and `wait` until it believes so; raises OperationError."""
     pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
     deadline = time.monotonic() + _SECONDS
-    while wait and _nodes(cluster, pcp("pcp_node_info", "-a")).get(node.name, ("",))[0] is not BackendState.UP:
+    while wait and (_belief(cluster, node) or ("",))[0] is not BackendState.UP:
         if time.monotonic() > deadline:
             raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
         time.sleep(0.02)

@@ -1,0 +1,54 @@
+"""What pgpool-II believes, as its pcp commands print it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pgpool_cluster import pgpool, units
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.facts import BackendState, PgpoolFacts, WatchdogState
+from pgpool_cluster.units import UnitState
+
+NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
+CLUSTER = parse(f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}", "cluster.yml", "pg3")
+SILENT_SECONDS = 0.3
+"""What pgpool-II waits for one silent host, a tenth of the truth."""
+
+
+class Pgpool:
+    """A pgpool-II that takes all nodes for up: about a silent one it answers once it has waited for its host."""
+
+    def __init__(self, silent: set[str]) -> None:
+        self.silent = silent
+
+    def pcp(self, name: str, *words: str, seconds: float = SILENT_SECONDS * 1.7) -> str:
+        if name == "pcp_watchdog_info":
+            return "Quorum state : QUORUM EXIST\nHost Name : 10.0.0.4\nStatus Name : LEADER\n"
+        asked = NODES if words == ("-a",) else (NODES[int(words[1])],)
+        wait = SILENT_SECONDS * len(self.silent.intersection(asked))
+        time.sleep(min(wait, seconds))
+        if wait > seconds:
+            raise OperationError(f"{name} timed out", hint="")
+        return "".join(self._line(one) for one in asked)
+
+    def _line(self, name: str) -> str:
+        role = "primary" if name == "pg1" else "standby"
+        actual, actual_role = ("down", "unknown") if name in self.silent else ("up", role)
+        return f"10.0.0.{name[2]} 5432 2 0.2 up {actual} {role} {actual_role} 0 none none 2026-11-29 12:00:00\n"
+
+
+def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | None:
+    monkeypatch.setattr(units, "state", lambda _: UnitState("active", "success", was_active=True))
+    monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
+    monkeypatch.setattr(pgpool, "pcp", Pgpool(silent).pcp)
+    return pgpool.look(CLUSTER)
+
+
+@pytest.mark.parametrize("silent", [set(), {"pg1"}, {"pg1", "pg2"}, set(NODES) - {"pg3"}], ids=len)
+def test_it_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two silent hosts kept pcp_node_info -a for longer than its limit: every agent took its pgpool-II for down."""
+    found = looked(silent, monkeypatch)
+    assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
