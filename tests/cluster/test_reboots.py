@@ -68,14 +68,14 @@ def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool = Fa
 
 
 @pytest.mark.brief_modes(STREAMING)
-@pytest.mark.parametrize("name", [pytest.param("pg3", marks=pytest.mark.thorough), "pg2", "pg1"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.thorough) for name in ("pg3", "pg2")), "pg1"])
 def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
     """Where every node is a primary, the others have taken writes meanwhile: it waits for `recover`, and says so."""
     rebooted.named(name).reboot()
     well_again(rebooted)
 
 
-@pytest.mark.brief_modes(STREAMING)
+@pytest.mark.thorough
 def test_all_together_in_order(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
