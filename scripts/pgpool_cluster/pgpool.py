@@ -27,6 +27,8 @@ from .server import HOME, run
 
 SOCKETS = "/var/run/postgresql"
 _SECONDS = 5.0
+_ALL_SECONDS = 1.0
+"""Without a silent host it answers within hundredths of a second."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
 
@@ -49,7 +51,7 @@ def pcp(name: str, *words: str, seconds: float = _SECONDS) -> str:
 
 def look(cluster: Cluster) -> PgpoolFacts | None:
     """Return what this node's pgpool-II believes; None where none runs, or it does not serve clients and pcp yet."""
-    if units.state(paths.PGPOOL_UNIT).active not in ("active", "reloading") or not listens(port(cluster)):
+    if not listens(port(cluster)):
         return None
     try:
         beliefs = _beliefs(cluster)
@@ -140,21 +142,30 @@ def standing(cluster: Cluster) -> Standing:
 def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
     """Return the state and the role of every database node in pgpool-II's eyes; raises OperationError.
 
-    There is one question for each node, all at once. pgpool-II connects to a node that it believes to be up before it
-    answers, and waits for connect_timeout (3 s) where the host is silent. `pcp_node_info -a` adds these times up.
+    pgpool-II connects to a node that it believes to be up before it answers, and waits for connect_timeout (3 s) where
+    the host is silent. `pcp_node_info -a` adds these times up. Where it is late, each node is asked about by itself,
+    all at once.
     """
     nodes = cluster.databases
-    with ThreadPoolExecutor(len(nodes)) as asking:
-        believed = asking.map(lambda node: _belief(cluster, node), nodes)
-        return {node.name: belief for node, belief in zip(nodes, believed, strict=True) if belief is not None}
+    try:
+        lines = pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
+    except OperationError:
+        with ThreadPoolExecutor(len(nodes)) as asking:
+            lines = list(asking.map(lambda node: _info(cluster, node), nodes))
+    found = zip(nodes, map(_belief, lines), strict=False)
+    return {node.name: belief for node, belief in found if belief is not None}
 
 
-def _belief(cluster: Cluster, node: Node) -> tuple[BackendState, str] | None:
-    """Read pcp_node_info -n: hostname port status weight status-name actual-status role actual-role.
+def _info(cluster: Cluster, node: Node) -> str:
+    return pcp("pcp_node_info", "-n", str(cluster.databases.index(node)))
 
-    None where it is shorter than that.
+
+def _belief(line: str) -> tuple[BackendState, str] | None:
+    """Read a line of pcp_node_info: hostname port status weight status-name actual-status role actual-role, and more.
+
+    None for a line that is shorter.
     """
-    words = pcp("pcp_node_info", "-n", str(cluster.databases.index(node))).split()
+    words = line.split()
     return (_BELIEFS.get(words[4], BackendState.UNUSED), words[6]) if len(words) > 6 else None
 
 
@@ -181,7 +192,7 @@ def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
     """Tell pgpool-II that a database node is up, and `wait` until it believes so; raises OperationError."""
     pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
     deadline = time.monotonic() + _SECONDS
-    while wait and (_belief(cluster, node) or ("",))[0] is not BackendState.UP:
+    while wait and (_belief(_info(cluster, node)) or ("",))[0] is not BackendState.UP:
         if time.monotonic() > deadline:
             raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
         time.sleep(0.02)

@@ -6,11 +6,10 @@ import time
 
 import pytest
 
-from pgpool_cluster import pgpool, units
+from pgpool_cluster import pgpool
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import BackendState, PgpoolFacts, WatchdogState
-from pgpool_cluster.units import UnitState
 
 NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
 CLUSTER = parse(f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}", "cluster.yml", "pg3")
@@ -41,7 +40,7 @@ class Pgpool:
 
 
 def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | None:
-    monkeypatch.setattr(units, "state", lambda _: UnitState("active", "success", was_active=True))
+    monkeypatch.setattr(pgpool, "_ALL_SECONDS", SILENT_SECONDS / 3)
     monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
     monkeypatch.setattr(pgpool, "pcp", Pgpool(silent).pcp)
     return pgpool.look(CLUSTER)
