@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
-from cryptography.exceptions import InvalidSignature  # type: ignore[import-not-found,unused-ignore]
+from cryptography.exceptions import (  # type: ignore[import-not-found,unused-ignore]
+    InvalidSignature,
+    UnsupportedAlgorithm,
+)
 from cryptography.hazmat.primitives import hashes  # type: ignore[import-not-found,unused-ignore]
 from cryptography.hazmat.primitives.asymmetric import ec  # type: ignore[import-not-found,unused-ignore]
 from cryptography.hazmat.primitives.serialization import (  # type: ignore[import-not-found,unused-ignore]
@@ -45,7 +48,12 @@ _SEED_BYTES = 48
 """So much more than the order's 32 that no private key is likelier than another."""
 LEAST_DAYS = 14
 """What a certificate has to be good for, or it is to be replaced."""
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n.*?\n-----END CERTIFICATE-----\n?", re.DOTALL)
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+\n-----END CERTIFICATE-----\n?")
+"""Without a dash within it: a text that is full of beginnings is searched once, and not once for each of them."""
+_LONGEST = 2**16
+"""Characters of what lies on this node; a certificate with its key has some 1000."""
+_NO_CERTIFICATE = (ValueError, TypeError, AttributeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What cryptography raises, at once or when it is asked for a part, for what is no certificate or key of ours."""
 _CURVE = ec.SECP256R1()
 X509 = Any
 """A certificate, a key, a name or a builder of cryptography, which is not on build machines."""
@@ -127,7 +135,8 @@ def _read(path: Path) -> str:
     """Return a file's text, "" for none; server.pem is postgres' own, so what is in it may be anything."""
     with contextlib.suppress(ServerError):
         found = files.read(path)
-        return found.content.decode("ascii", errors="replace") if found else ""
+        if found and len(found.content) <= _LONGEST:
+            return found.content.decode("ascii", errors="replace")
     return ""
 
 
@@ -138,7 +147,7 @@ def _split(pem: str) -> list[str]:
 def _load(pem: str) -> X509:
     """Return the first certificate of a text, None if there is none that can be read."""
     for text in _split(pem)[:1]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(*_NO_CERTIFICATE):
             return x509.load_pem_x509_certificate(text.encode("ascii", "replace"))
     return None
 
@@ -217,12 +226,14 @@ def _signed_text(builder: X509, private: X509) -> str:
 def _signed(pem: str, issuer: str) -> bool:
     """Tell whether an authority of this kind has signed a certificate; both are PEM."""
     found, authority = _load(pem), _load(issuer)
-    if found is None or authority is None or found.issuer != authority.subject:
+    if found is None or authority is None:
         return False
     try:
+        if found.issuer != authority.subject:
+            return False
         algorithm = ec.ECDSA(found.signature_hash_algorithm)
         authority.public_key().verify(found.signature, found.tbs_certificate_bytes, algorithm)
-    except (InvalidSignature, ValueError, TypeError, AttributeError):
+    except (InvalidSignature, *_NO_CERTIFICATE):
         return False
     return True
 
@@ -243,7 +254,7 @@ def _alternatives(found: X509, kind: X509) -> Iterable[Any]:
     try:
         extension = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         return list(extension.value.get_values_for_type(kind))
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, *_NO_CERTIFICATE):
         return []
 
 
@@ -259,5 +270,5 @@ def _has_its_key(pem: str) -> bool:
     try:
         private = load_pem_private_key(_CERTIFICATE.sub("", pem).encode("ascii", "replace"), None)
         return _public(private.public_key()) == _public(_load(pem).public_key())
-    except (ValueError, TypeError):
+    except _NO_CERTIFICATE:
         return False

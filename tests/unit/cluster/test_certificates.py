@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,3 +151,36 @@ def test_no_node_is_an_authority_or_logs_in_by_its_certificate(tmp_path: Path) -
 
 def test_a_secret_is_not_shown() -> None:
     assert "PRIVATE" not in repr(laid())
+
+
+def garbled(pem: str, kind: str, chance: random.Random) -> str:
+    """A PEM with one other byte."""
+    data = bytearray(base64.b64decode("".join(pem.strip().splitlines()[1:-1])))
+    data[chance.randrange(len(data))] = chance.randrange(256)
+    return f"-----BEGIN {kind}-----\n{base64.encodebytes(data).decode()}-----END {kind}-----\n"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_postgres_writes_into_its_certificate_is_replaced_and_stops_nobody() -> None:
+    """server.pem is postgres' own: root reads it with each `apply`."""
+    good, chance = laid(), random.Random(1)
+    certificate, secret = certificates._split(good.server)[0], certificates._CERTIFICATE.sub("", good.server)
+    for _ in range(400):
+        for text in (garbled(certificate, "CERTIFICATE", chance) + secret,
+                     certificate + garbled(secret, "PRIVATE KEY", chance)):  # fmt: skip
+            made = certificates.server(KEY, FOUR, Laid(good.authorities, text), certified=True)
+            assert certificates.faults(made, good.authorities, FOUR) == ""
+            certificates.faults(text, good.authorities, FOUR)
+
+
+def test_a_certificate_that_begins_again_and_again_takes_no_time() -> None:
+    began = time.monotonic()
+    assert certificates._split("-----BEGIN CERTIFICATE-----\n" * 50_000) == []
+    assert time.monotonic() - began < 2
+
+
+def test_a_certificate_file_of_megabytes_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "SERVER_CERTIFICATE", tmp_path / "server.pem")
+    monkeypatch.setattr(paths, "AUTHORITIES", tmp_path / "authorities")
+    (tmp_path / "server.pem").write_text(laid().server + "x" * 2**17)
+    assert Laid.here().server == ""
