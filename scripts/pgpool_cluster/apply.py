@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import certificates, configuration, files, firewall, hands, key_file, paths, pgpool, server, units
+from . import certificates, configuration, files, firewall, hands, key_file, paths, pgpool, plain, server, units
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
@@ -80,7 +80,7 @@ class Change:
         texts = ((text or b"").decode(errors="replace") for text in (self.before, self.after))
         old, new = (_SECRET_LINE.sub(r"\1…", text) for text in texts)
         found = list(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(self.path), str(self.target)))
-        return "".join(found) or f"{self}: owner, mode or a secret\n"
+        return plain.shown("".join(found)) or f"{self}: owner, mode or a secret\n"
 
 
 def read_key() -> ClusterKey:
@@ -260,6 +260,9 @@ def _there(file: File, *, replaceable: bool) -> Found | None:
     why = hands.intruder(path) if uid == 0 else ""
     if why:
         raise ServerError(f"{path} is root's, and is not written: {why}", hint="chown root, chmod go-w, that folder")
+    if path.name in configuration.STUBS and not hands.intruder(path):  # postgresql.conf, which names it, is postgres'
+        hint = f"data_directory in postgresql.conf; chown -R postgres: {path.parent}, if the data is there"
+        raise ServerError(f"{path} is postgres', and is not written in a folder of root's", hint=hint)
     try:
         return hands.read(path, uid)
     except OddFileError:
@@ -288,7 +291,7 @@ def _owner(file: File) -> tuple[int, int, int]:
 def tell(refused: Iterable[ServerError]) -> None:
     """Name what was not laid down, one line each: the journal has it where a unit runs this."""
     for error in refused:
-        print(f"pgpoolctl: {error.message}; hint: {error.hint}", file=sys.stderr, flush=True)
+        print(plain.shown(f"pgpoolctl: {error.message}; hint: {error.hint}"), file=sys.stderr, flush=True)
 
 
 def carry_out(planned: Plan) -> tuple[ServerError, ...]:

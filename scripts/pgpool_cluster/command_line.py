@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from . import plain
 from .errors import ClusterError, ExitStatus
 
 DESCRIPTION = (
@@ -81,7 +82,7 @@ def main(words: Sequence[str]) -> int:
         options = parser().parse_args(words)
         return int(import_module("pgpool_cluster.verbs").run(options))
     except ClusterError as error:
-        print(f"pgpoolctl: {error}", file=sys.stderr, flush=True)
+        print(plain.shown(f"pgpoolctl: {error}"), file=sys.stderr, flush=True)
         return int(error.exit_status)
     except KeyboardInterrupt:
         print("pgpoolctl: interrupted\nhint: the same command goes on from here", file=sys.stderr)

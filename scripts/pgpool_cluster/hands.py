@@ -17,9 +17,11 @@ import functools
 import json
 import os
 import pwd
+import resource
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ from .files import Found, OddFileError
 Json = dict[str, Any]
 _SECONDS = 30.0
 """How long the owner's process may take for an answer."""
+_SECONDS_IN_ALL = 60.0
+"""How long one command waits for the processes of one owner, who can stop them as he likes."""
 _LONGEST = 2 * files.LARGEST
 """Bytes of a request or an answer: a file in base64, and some words."""
 _MOST_LINKS = 40
@@ -134,10 +138,19 @@ def make_folder(path: Path, mode: int, owner: tuple[int, int] = (0, 0), *, again
     if owner == (0, 0) and _is_shared(path.parent):
         _make_among_others(path)
         return
-    if again and not intruder(path):
-        path = Path(os.path.realpath(path))  # a link that only root can have made
+    if again:
+        path = _past_roots_links(path.absolute())
     request = {"do": "make", "path": _absolute(path), "mode": mode, "owner": list(owner), "again": again}
     _done(request, owner[0])
+
+
+def _past_roots_links(path: Path) -> Path:
+    """Return what links that only root can have made lead to; a link of anybody else's ends the way."""
+    for _ in range(_MOST_LINKS):
+        if intruder(path) or not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return path
 
 
 def _is_shared(folder: Path) -> bool:
@@ -295,10 +308,13 @@ class _Process:
 
     pid: int
     line: socket.socket
+    uid: int
 
     def ask(self, request: Json) -> Json:
         """Have one request carried out; raises ServerError where the process says nothing, or nonsense."""
+        began = time.monotonic()
         try:
+            self.line.settimeout(min(_SECONDS, _left(self.uid)))
             self.line.sendall(json.dumps(request).encode() + b"\n")
             said = _received(self.line)
             answer = json.loads(said)
@@ -306,6 +322,8 @@ class _Process:
             self.end()
             why = f"{request['path']}: its owner's process does not answer: {error}"
             raise ServerError(why, hint="run the same command again") from error
+        finally:
+            _spent[self.uid] = _spent.get(self.uid, 0.0) + time.monotonic() - began
         if not isinstance(answer, dict):
             raise ServerError(f"{request['path']}: its owner's process talks nonsense", hint="run it again")
         return answer
@@ -321,6 +339,15 @@ class _Process:
 
 _processes: dict[int, _Process] = {}
 """By uid: one is enough for all that a command does."""
+_spent: dict[int, float] = {}
+"""Seconds that this command has waited for the processes of a uid."""
+
+
+def _left(uid: int) -> float:
+    left = _SECONDS_IN_ALL - _spent.get(uid, 0.0)
+    if left <= 0:
+        raise TimeoutError(f"no patience is left after {_SECONDS_IN_ALL:g} s")
+    return left
 
 
 def _process(uid: int) -> _Process:
@@ -339,11 +366,10 @@ def _end(parent: int) -> None:
 def _forked(uid: int) -> _Process:
     entry = pwd.getpwuid(uid)
     mine, theirs = socket.socketpair()
-    mine.settimeout(_SECONDS)
     pid = os.fork()
     if pid != 0:
         theirs.close()
-        return _Process(pid, mine)
+        return _Process(pid, mine, uid)
     try:
         _become(entry, theirs.fileno())
         _serve(theirs)
@@ -352,7 +378,13 @@ def _forked(uid: int) -> _Process:
 
 
 def _become(entry: pwd.struct_passwd, keep: int) -> None:
-    """Become somebody else for good, without anything that root has open: locks and terminals among it."""
+    """Become somebody else for good, without anything that root has open: locks and terminals among it.
+
+    It has root's memory, so it leaves no core: some programs that take cores give them to the user of the process.
+    """
+    os.setsid()
+    limit = min(1, abs(resource.getrlimit(resource.RLIMIT_CORE)[1]))  # -1: there is no limit
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))  # a byte is none, for programs that take cores, too
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nothing, standard)

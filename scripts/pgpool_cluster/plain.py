@@ -19,7 +19,6 @@ _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _CLUSTER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_+@-][A-Za-z0-9._+@-]*)+")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,62}")
 
 LONGEST_HOST_NAME = 128
@@ -68,15 +67,20 @@ def is_of_a_host(found: Address) -> bool:
 
 
 def shown(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return text, or JSON with all texts in it, without the control characters with which it could steer a terminal.
+    """Return text, or JSON with all texts in it, without the characters with which it could steer a terminal.
 
-    Line breaks and tabs stay.
+    These are whatever is not printable: halves of characters, which no terminal takes, and what turns the direction
+    of writing are among it. Line breaks and tabs stay.
     """
     if isinstance(value, str):
-        return value if value.isprintable() else _CONTROL.sub("?", value)
+        return value if value.isprintable() else "".join(one if _is_shown(one) else "?" for one in value)
     if isinstance(value, dict):
         return {shown(name): shown(part) for name, part in value.items()}
     return [shown(part) for part in value] if isinstance(value, list) else value
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in "\n\t\xa0"
 
 
 def address(text: str) -> Address | None:

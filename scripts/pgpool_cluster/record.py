@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from . import files, hands
@@ -51,6 +52,8 @@ class Record:
                 return cls()
             values = json.loads(found.text)
             known = {name.name: values[name.name] for name in dataclasses.fields(cls) if name.name in values}
+            for name in dataclasses.fields(cls):
+                _check(name.name, known.get(name.name, name.default), name.default)
             return cls(**known).with_changes(**_of_json(known))
         except ServerError:
             raise
@@ -65,6 +68,13 @@ class Record:
     def save(self, path: Path) -> None:
         """Write the record; raises ServerError."""
         files.write(path, json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n", 0o600)
+
+
+def _check(name: str, value: object, default: object) -> None:
+    """Raise ValueError for a value of another type than its default's: root reads the record, too."""
+    types = {"system": (int, NoneType), "dropped": (list, tuple), "excuse": (dict, Excuse)}
+    if type(value) not in types.get(name, (type(default),)):
+        raise ValueError(f"{name} is of another type")
 
 
 def _of_json(values: dict[str, Any]) -> dict[str, object]:

@@ -85,10 +85,14 @@ def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
 
 
 def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
-    """Return what a short program prints; raises ServerError with its last line."""
+    """Return what a short program prints; raises ServerError with its last line.
+
+    It has a session of its own: a program of postgres', which others of postgres' can trace, would have root's terminal
+    otherwise, and could type there (TIOCSTI).
+    """
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False,
-                                stdin=subprocess.DEVNULL)  # fmt: skip
+                                stdin=subprocess.DEVNULL, start_new_session=True, errors="replace")  # fmt: skip
     except FileNotFoundError as error:
         hint = "apt install --reinstall pgpool2-cluster"
         raise ServerError(f"{words[0]} is not on this machine", hint=hint) from error
@@ -125,6 +129,7 @@ def instances() -> list[Instance]:
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
         for row in rows
         if len(row) > _DATA + 1 and re.fullmatch(r"[1-9][0-9]", row[_VERSION]) and plain.is_cluster_name(row[_NAME])
+        and re.fullmatch(r"[0-9]{1,5}", row[_PORT])
     ]
     return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))
 
@@ -150,6 +155,10 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
         hint = f"{node.name}: {{address: {node.written}, port: {instance.port}}} in cluster.yml, or change its port"
         reason = f"PostgreSQL {instance.name} has port {instance.port}, not {node.port}"
         raise UsageError(f"{paths.CLUSTER_YML}: {reason}", hint=hint)
+    return _with_plain_data(instance)
+
+
+def _with_plain_data(instance: Instance) -> Instance:
     if not plain.is_path(str(instance.data)):
         hint = "move it to a path of letters, digits and ._+@-, and set data_directory: pgpool-II's recovery needs that"
         reason = f"PostgreSQL {instance.name} has its data in '{instance.data}', which is no plain path"
@@ -160,7 +169,7 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
 def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
     found = instances()
     later = next((one for one in found if str(one.name) == upgrading), None)
-    return later or choose_instance(cluster, found, node)
+    return _with_plain_data(later) if later else choose_instance(cluster, found, node)
 
 
 def pgpool_version() -> PgpoolVersion:

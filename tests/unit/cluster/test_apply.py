@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, configuration, hands, paths, server, units
+from pgpool_cluster import apply, command_line, configuration, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.users import Users
@@ -103,6 +103,32 @@ def test_roles_that_a_node_has_no_more_leave_pool_passwd(disk: Disk) -> None:
     disk.passwd.write_text("pgpool_recovery:AESr\npgpool_replication:AESp\npgpool_check:AESold\napp:AESapp\n")
     disk.apply()
     assert disk.passwd.read_text() == "pgpool_check:AESx\napp:AESapp\n"
+
+
+def test_what_postgres_wrote_into_a_file_steers_no_terminal(
+    disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.conf.write_text("\x1b]0;x\x07local \udcff\u202e\n", errors="surrogateescape")
+    shown = "".join(change.diff for change in apply.plan().changes)
+    assert "-?]0;x?local \ufffd?\n" in shown
+    apply.tell([ServerError("\x1b[2J", hint="\x9b2J")])
+    assert capsys.readouterr().err == "pgpoolctl: ?[2J; hint: ?2J\n"
+
+    def fails(_: list[str]) -> int:
+        raise ServerError("\x1b[2J", hint="\udcff")
+
+    monkeypatch.setattr("pgpool_cluster.seed.run", fails)
+    command_line.main(["seed"])
+    assert capsys.readouterr().err == "pgpoolctl: ?[2J\nhint: ?\n"
+
+
+def test_a_data_directory_of_roots_gets_no_stub_of_postgres(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """postgres says in postgresql.conf where its data is."""
+    stub = File(PurePosixPath(disk.place / "recovery_1st_stage"), b"#!/bin/sh\n", "me", "me", 0o700)
+    monkeypatch.setattr(apply, "wanted", lambda: ((stub,), Users()))
+    assert "in a folder of root's" in apply.plan().refused[0].message
+    apply.carry_out(apply.plan())
+    assert not Path(stub.path).exists()
 
 
 def test_secrets_are_not_shown(disk: Disk) -> None:

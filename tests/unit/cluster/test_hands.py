@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pty
 import pwd
 import shutil
 import subprocess
@@ -161,6 +162,18 @@ def test_no_odd_thing_is_read_or_waited_for(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ServerError, match=str(place)):
         Record.load(place)
     assert Users.load(place) == Users()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("proven", 5), ("term", "9"), ("held", 1), ("dropped", "pg2"), ("system", "7"), ("excuse", [])]
+)
+def test_a_record_of_other_types_is_damaged(tmp_path: Path, name: str, value: object) -> None:
+    Record(system=7, proven="x").save(tmp_path / "record.json")
+    assert Record.load(tmp_path / "record.json") == Record(system=7, proven="x")
+    whole = json.loads((tmp_path / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps({**whole, name: value}))
+    with pytest.raises(ServerError, match="cannot be read"):
+        Record.load(tmp_path / "record.json")
 
 
 def test_a_file_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,6 +372,9 @@ def test_the_owners_process_has_nothing_of_roots(machine: Server) -> None:
     assert "CapEff:\t0000000000000000" in status
     assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) == 4, "its line, and /dev/null three times"
     assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0, "no other process of this user may trace it"
+    limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    assert next(line.split()[4:6] for line in limits if line.startswith("Max core")) == ["1", "1"], "and it has no core"
+    assert os.getsid(process.pid) == process.pid, "root's terminal is not its own"
 
 
 def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
@@ -371,6 +387,47 @@ def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
     with pytest.raises(ServerError, match="does not answer"):
         hands.read(machine.home / "nothing")
     assert hands.read(machine.home / "nothing") is None
+
+
+def test_an_owners_processes_together_are_waited_for_once(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "_SECONDS", 0.2)
+    monkeypatch.setattr(hands, "_SECONDS_IN_ALL", 0.5)
+    monkeypatch.setattr(hands, "_spent", {})
+    began = time.monotonic()
+    for _ in range(20):
+        os.kill(hands._process(machine.postgres.pw_uid).pid, 19)
+        with pytest.raises(ServerError, match="does not answer"):
+            hands.read(machine.home / "nothing")
+    assert time.monotonic() - began < 3
+
+
+def test_a_link_of_postgres_behind_one_of_roots_leads_to_no_folder_of_roots(machine: Server) -> None:
+    """A disk for the archive may be behind root's link, in a folder that postgres can change."""
+    (machine.home / "disk").symlink_to(machine.cron)
+    (machine.etc / "archive").symlink_to(machine.home / "disk")
+    with pytest.raises(ServerError, match=r"home/disk"):
+        hands.make_folder(machine.etc / "archive", 0o700, machine.owner(machine.wanted()[0][0])[:2], again=True)
+    assert (machine.cron.stat().st_uid, machine.cron.stat().st_mode & 0o777) == (0, 0o755)
+
+
+def test_a_link_of_roots_leads_to_a_folder_of_its_own(machine: Server) -> None:
+    (machine.place / "disk").mkdir()
+    (machine.etc / "archive").symlink_to("../disk")
+    hands.make_folder(machine.etc / "archive", 0o700, machine.owner(machine.wanted()[0][0])[:2], again=True)
+    assert (machine.place / "disk").stat().st_uid == machine.postgres.pw_uid
+    assert (machine.etc / "archive").is_symlink()
+
+
+def test_a_program_that_root_runs_as_postgres_has_no_terminal_of_roots() -> None:
+    """Others of postgres' can trace it, and have it type into a terminal that is its own."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        said = server.run(["sh", "-c", "(: </dev/tty) 2>/dev/null && echo terminal || echo none"])
+        os._exit(0 if said == "none\n" else 1)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.close(terminal)
 
 
 # What "edited by hand" means where root remembers nothing.

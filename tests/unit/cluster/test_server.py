@@ -59,6 +59,18 @@ def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.
     assert str(choose_instance(cluster, found, cluster.named("pg2")).name) == "15/main"
 
 
+def test_what_postgres_can_write_into_postgresql_conf_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = """\
+15  main x'y online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
+17  main 5432 online postgres /srv/it's /var/log/postgresql/postgresql-17-main.log
+"""
+    monkeypatch.setattr(server, "run", lambda *_, **__: rows)
+    assert [str(one.name) for one in server.instances()] == ["17/main"]
+    cluster = parse(NODES, "cluster.yml", "pg1")
+    with pytest.raises(UsageError, match="no plain path"):
+        server._instance(cluster, cluster.named("pg1"), "17/main")
+
+
 VIRTUAL = """\
 nodes:
   pg1: 10.0.0.1
