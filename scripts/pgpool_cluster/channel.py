@@ -31,11 +31,22 @@ _LOOKS = frozenset({"look", "clock", "status", "may-start", "standing"})
 _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
-"""Requests under way for one connection: no node's agent, gone astray, keeps the others from being answered."""
+"""Requests under way for one node: no node's agent, gone astray, keeps the others from being answered."""
+_SHARE_OF_CONNECTIONS = 8
+_SHARE_OF_KNOWN = 8
 _IDLE = 600.0
 """Seconds after which a connection that asks for nothing ends; another node's agent asks every two."""
 _TURN = 30.0
 """Seconds for which somebody may not read what is said, and between two looks whether a connection is idle."""
+
+
+class _Share:
+    """What one node may have under way, over however many connections; each program on this one has its own."""
+
+    def __init__(self, peer: str) -> None:
+        self.requests = threading.BoundedSemaphore(_SHARE)
+        self.known = threading.BoundedSemaphore(_SHARE_OF_KNOWN if peer else _KNOWN_AT_ONCE)
+        self.connections = threading.BoundedSemaphore(_SHARE_OF_CONNECTIONS)
 
 
 class _Bounds:
@@ -46,13 +57,18 @@ class _Bounds:
         self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
         self._long = threading.BoundedSemaphore(_LONG_AT_ONCE)
         self.connections = threading.BoundedSemaphore(_CONNECTIONS)
+        self._shares: dict[str, _Share] = {}
 
-    def of(self, request: Json, share: threading.BoundedSemaphore) -> list[threading.BoundedSemaphore]:
+    def share(self, peer: str) -> _Share:
+        """Return the share of node `peer`, a new one for a program on this node."""
+        return self._shares.setdefault(peer, _Share(peer)) if peer else _Share(peer)
+
+    def of(self, request: Json, share: _Share) -> list[threading.BoundedSemaphore]:
         """Return what a request of a connection with this `share` takes from."""
         name = str(request.get("do"))
         if name in _KNOWN:
-            return [self._known]
-        return [share, self._looks if name in _LOOKS else self._long]
+            return [share.known, self._known]
+        return [share.requests, self._looks if name in _LOOKS else self._long]
 
 
 _FROM = b"\0pgpool2-cluster/"
@@ -88,18 +104,19 @@ class _Connection(socketserver.BaseRequestHandler):
         self.request.settimeout(_TURN)
         self.saying = threading.Lock()
         self.peer = _peer(self.client_address)
-        self.share = threading.BoundedSemaphore(_SHARE)
+        self.share = self.server.bounds.share(self.peer)
         self.under_way: set[object] = set()
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):
-            if not self.server.bounds.connections.acquire(blocking=False):
+            taken = _taken([self.share.connections, self.server.bounds.connections])
+            if not taken:
                 self.say(None, _told(OperationError("too many connections to it are open", hint=_BUSY_HINT)))
                 return
             try:
                 self._serve_lines()
             finally:
-                self.server.bounds.connections.release()
+                _release(taken)
 
     def _serve_lines(self) -> None:
         pending = bytearray()
@@ -131,11 +148,8 @@ class _Connection(socketserver.BaseRequestHandler):
         except (ValueError, RecursionError):
             self.say(None, _told(OperationError("a line that is no request", hint=_VERSIONS_HINT)))
             return False
-        bounds = self.server.bounds.of(request, self.share)
-        taken = [bound for bound in bounds if bound.acquire(blocking=False)]
-        if len(taken) < len(bounds):
-            for bound in taken:
-                bound.release()
+        taken = _taken(self.server.bounds.of(request, self.share))
+        if not taken:
             reason = f"{paths.UNIT} has too much to do for {request.get('do')!r}"
             self.say(number, _told(OperationError(reason, hint=_BUSY_HINT)))
             return True
@@ -147,8 +161,7 @@ class _Connection(socketserver.BaseRequestHandler):
                 self.say(number, self._done(request, number))
             finally:
                 self.under_way.discard(under_way)
-                for bound in taken:
-                    bound.release()
+                _release(taken)
 
         threading.Thread(target=serve, daemon=True).start()
         return True
@@ -171,6 +184,20 @@ class _Connection(socketserver.BaseRequestHandler):
                 self.request.sendall(text)
             except TimeoutError:  # half a line may have been sent
                 self.request.shutdown(socket.SHUT_RDWR)
+
+
+def _taken(bounds: list[threading.BoundedSemaphore]) -> list[threading.BoundedSemaphore]:
+    """Take from all of them and return them; none is taken from, and none returned, where one is used up."""
+    taken = [bound for bound in bounds if bound.acquire(blocking=False)]
+    if len(taken) == len(bounds):
+        return taken
+    _release(taken)
+    return []
+
+
+def _release(taken: list[threading.BoundedSemaphore]) -> None:
+    for bound in taken:
+        bound.release()
 
 
 _BUSY_HINT = f"systemctl status {paths.UNIT}; it goes on by itself once what is under way has ended"
@@ -213,7 +240,11 @@ def serving(answer: Answer) -> Iterator[None]:
 
 
 def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = None) -> Json:
-    """Ask this node's agent and return its result; raises ClusterError. `seconds` bound the silence between lines."""
+    """Ask this node's agent and return its result; raises ClusterError.
+
+    `seconds` bound the silence between lines, or without `progress` all of it: root asks, and whoever is postgres may
+    have put another agent there.
+    """
     hint = f"systemctl status {paths.UNIT} shows why; systemctl start {paths.UNIT}"
     try:
         with socket.socket(socket.AF_UNIX) as asking:
@@ -221,22 +252,45 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
             asking.connect(str(paths.AGENT))
             with contextlib.suppress(BrokenPipeError):  # hung up on at once: the reason is there to be read
                 asking.sendall(json.dumps(request).encode() + b"\n")
-            with asking.makefile("r", encoding="utf-8") as stream:
-                for text in stream:
-                    line = json.loads(text)
-                    if "progress" not in line:
-                        return raised(line)
-                    if progress is not None:
-                        progress(plain.shown(str(line["progress"])))
+            for text in _lines(asking, seconds, each=progress is not None):
+                line = json.loads(text)
+                if not isinstance(line, dict):
+                    raise ServerError(f"{paths.UNIT} sent what is no answer", hint=hint)
+                if "progress" not in line:
+                    return raised(line)
+                if progress is not None:
+                    progress(plain.shown(str(line["progress"])))
     except PermissionError as error:
         raise ServerError(f"{paths.AGENT}: {error.strerror}", hint="run it as root") from error
     except BlockingIOError as error:
         raise ServerError(f"{paths.UNIT} does not answer: too many are waiting for it", hint=hint) from error
     except TimeoutError as error:
         raise ServerError(f"{paths.UNIT} does not answer for {seconds:.0f} s", hint=hint) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ServerError(f"{paths.UNIT} is not running on this node", hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise ServerError(f"{paths.UNIT} sent what is no answer", hint=hint) from error
     raise ServerError(f"{paths.UNIT} ended while it was asked", hint=hint)
+
+
+def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[bytes]:
+    """Return lines as they come, within `seconds` in all, or for `each`; raises TimeoutError, or ValueError."""
+    pending = bytearray()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        asking.settimeout(left)
+        data = asking.recv(65536)
+        if not data:
+            return
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            yield bytes(pending) + line
+            pending.clear()
+            end = time.monotonic() + seconds if each else end
+        pending += rest
+        if len(pending) > LINE_BYTES:
+            raise ValueError(f"a line of more than {LINE_BYTES} bytes")
+    raise TimeoutError
 
 
 def bridge(peer: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from pgpool_cluster import channel, paths
 from pgpool_cluster.channel import ask, serving
-from pgpool_cluster.errors import OperationError
+from pgpool_cluster.errors import OperationError, ServerError
 
 Json = dict[str, Any]
 
@@ -205,3 +206,74 @@ def test_what_is_said_steers_no_terminal(agent: Agent, monkeypatch: pytest.Monke
         found = ask({"do": "look", "text": "\x1b[2J"}, seconds=1, progress=told.append)
     assert told == ["?]0;owned?half"]
     assert found == {"asked": "?[2J", "list": ["?2J\ttab\nline"]}
+
+
+@contextlib.contextmanager
+def connected_from(peer: str) -> Iterator[socket.socket]:
+    """A connection as `bridge` makes it for another node."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(20)
+        asking.bind(channel._FROM + f"{peer}/{secrets.token_hex(8)}".encode())
+        asking.connect(str(paths.AGENT))
+        yield asking
+
+
+def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> None:
+    """Whoever is postgres on one node would keep the others from each other otherwise."""
+    with contextlib.ExitStack() as stack:
+        many = [stack.enter_context(connected_from("w")) for _ in range(channel._CONNECTIONS)]
+        told = [next(lines(one)) for one in many[channel._SHARE_OF_CONNECTIONS :]]
+        assert {one["error"] for one in told} == {"too many connections to it are open"}
+        first = many[: channel._SHARE_OF_CONNECTIONS]
+        for one in first:
+            say(one, *({"do": "look", "wait": True, "id": number} for number in range(channel._SHARE)))
+            say(one, *({"do": "hold", "wait": True, "id": number} for number in range(channel._SHARE)))
+        other = stack.enter_context(connected_from("pg2"))
+        answers = lines(other)
+        for verb in ("look", "term", "promote"):
+            say(other, {"do": verb, "id": 1})
+            assert next(answers)["done"] == {"did": verb}
+        assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+        agent.goes_on.set()
+
+
+@contextlib.contextmanager
+def playing(said: bytes, *, again: bool = False) -> Iterator[None]:
+    """Another program in the agent's place, which says this, perhaps again and again."""
+    paths.AGENT.unlink()
+    over = threading.Event()
+
+    def play() -> None:
+        with contextlib.suppress(OSError), listening.accept()[0] as there:
+            there.sendall(said)
+            while not over.wait(0.05):
+                if again:
+                    there.sendall(said)
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(paths.AGENT))
+        listening.listen()
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("said", [b" ", b'{"progress": "soon"}\n'])
+def test_root_waits_for_no_agent_that_talks_without_an_end(agent: Agent, said: bytes) -> None:
+    del agent
+    began = time.monotonic()
+    with playing(said, again=True), pytest.raises(ServerError, match="does not answer"):
+        ask({"do": "look"}, seconds=0.5)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("said", [b"x" * 200_000, b"7\n", b"[" * 50_000 + b"\n", b"\xff\n", b"no JSON\n"])
+def test_what_is_no_answer_is_told_and_not_kept(agent: Agent, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    del agent
+    monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
+    with playing(said), pytest.raises(ServerError, match="sent what is no answer"):
+        ask({"do": "look"}, seconds=5)
