@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import copying, paths, pgpool, replay, synchrony, units
+from . import copying, paths, pgpool, replay, synchrony, terms, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -203,13 +203,20 @@ def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
     if not here.note_term(term):
         return {}
     answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
-    taken = {
-        name: answer.get("excuse", OF_AN_OLDER_PACKAGE)
-        for name, answer in answers.items()
-        if answer.get("taken") is True
-    }
-    places = {name: (int(of), int(serial)) for name, (of, serial) in taken.items()}
+    taken = {name: _place(answer) for name, answer in answers.items() if answer.get("taken") is True}
+    places = {name: place for name, place in taken.items() if place is not None}
     return {here.me.name: here.record.excuse.place, **places}
+
+
+def _place(answer: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the place of the excuse in an answer; None for what is none, which is no vote either."""
+    place = answer.get("excuse", OF_AN_OLDER_PACKAGE)
+    if place == OF_AN_OLDER_PACKAGE:
+        return OF_AN_OLDER_PACKAGE
+    match place:
+        case [term, serial] if terms.plausible(term) and terms.plausible(serial):
+            return term, serial
+    return None
 
 
 def _news(here: Here, term: int, **more: object) -> dict[str, object]:

@@ -173,8 +173,8 @@ class Answers:
     def _check(self, request: Json, _: Progress) -> Json:
         found = [check.json for check in checks.run(self.here)]
         if request.get("all"):
-            for answer in self.here.peers.ask_all({"do": "check"}, seconds=20).values():
-                found += answer["checks"]
+            for name, answer in self.here.peers.ask_all({"do": "check"}, seconds=20).items():
+                found += checks.told(name, answer)
         return {"checks": found}
 
     def _converge(self, _: Json, __: Progress) -> Json:
@@ -359,7 +359,7 @@ class Answers:
         known = Users.load(paths.USERS)
         newest = max(facts.nodes.values(), key=lambda found: found.users)
         if newest.users > known.serial:
-            known = Users.of(here.peers.ask(newest.node, {"do": "users"}, seconds=5))
+            known = users_of(here, newest.node)
         if entry is not None and known.mark != request["mark"]:
             hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows where; put it right there, then pgpoolctl apply"
             raise OperationError("not every node has the same cluster key", hint=hint)
@@ -398,6 +398,15 @@ def _role_name(request: Json) -> str:
     if not plain.is_role(name):
         raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
     return name
+
+
+def users_of(here: Here, name: str) -> Users:
+    """Ask another node for its list of users; raises ClusterError, also for what is none."""
+    try:
+        return Users.of(here.peers.ask(name, {"do": "users"}, seconds=5))
+    except (KeyError, TypeError, ValueError) as error:
+        hint = f"journalctl -u {paths.UNIT}, on {name}; the same version of pgpool2-cluster on every node"
+        raise OperationError(f"{name} tells what is no list of users", hint=hint) from error
 
 
 def store_users(users: Users) -> bool:

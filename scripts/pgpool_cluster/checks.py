@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -32,6 +33,7 @@ from . import (
     server,
     units,
     wal_space,
+    wire,
 )
 from . import key as keys
 from .certificates import Laid
@@ -81,8 +83,10 @@ class Check:
         return found if self.ok else {**found, "reason": self.why, "fix": self.fix}
 
     @classmethod
-    def of(cls, values: Json) -> Check:
-        """Return what `json` gave."""
+    def of(cls, values: object) -> Check:
+        """Return what `json` gave; raises ValueError for what no node can have said."""
+        if not isinstance(values, dict) or "node" not in values or "check" not in values:
+            raise ValueError("no check")
         why, fix = str(values.get("reason", "")), str(values.get("fix", ""))
         return cls(str(values["node"]), str(values["check"]), bool(values["ok"]), why, fix)
 
@@ -100,7 +104,18 @@ def of_cluster() -> list[Check]:
     except ClusterError as error:
         fix = f"systemctl start {paths.UNIT}"
         return [*found, Check(server.host_name(), f"{paths.UNIT} answers", False, error.message, fix)]
-    return [*found, *(Check.of(values) for values in answer["checks"])]
+    said = answer.get("checks")
+    return [*found, *(Check.of(values) for values in (said if isinstance(said, list) else []))]
+
+
+def told(node: str, answer: Json) -> list[Json]:
+    """Return the checks that another node tells, or that it tells none."""
+    said = answer.get("checks")
+    try:
+        return [Check.of(values).json for values in (said if isinstance(said, list) else [None])]
+    except ValueError:
+        fix = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
+        return [Check(node, "it tells its checks", False, "what it sent are none", fix).json]
 
 
 def _files() -> Iterator[Check]:
@@ -183,8 +198,8 @@ def _peers(here: Here, check: _Say) -> None:
             other = clocks[name].get("file", "") not in ("", here.cluster.fingerprint)
             check(f"{name} has this node's cluster.yml", not other, "nodes, mode or synchronous differ there",
                   f"the same {paths.CLUSTER_YML} on both, then pgpoolctl apply on both")  # fmt: skip
-            theirs = float(clocks[name]["clock"])
-            skew = max(before - theirs, theirs - after, 0.0)
+            theirs = wire.number(clocks[name].get("clock"))
+            skew = max(before - theirs, theirs - after, 0.0) if theirs is not None else math.inf
             check(f"the clock of {name} agrees", skew <= MOST_SKEW, f"{skew:.1f} s apart",
                   "apt install chrony, on both")  # fmt: skip
 

@@ -14,7 +14,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, paths, two_stages, units, wal_space
 from .actions import CreateSlots
-from .answers import store_users
+from .answers import store_users, users_of
 from .archive import Keeper
 from .cluster import Service
 from .errors import ClusterError
@@ -137,7 +137,7 @@ class Housekeeping:
     def _take_users(self, facts: ClusterFacts) -> None:
         newest = max(facts.nodes.values(), key=lambda found: found.users)
         if newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name:
-            store_users(Users.of(self.here.peers.ask(newest.node, {"do": "users"}, seconds=5)))
+            store_users(users_of(self.here, newest.node))
 
     def _prune(self, _: ClusterFacts) -> None:
         here = self.here

@@ -290,7 +290,9 @@ class Here:
         found = {}
         for name, answer in answers.items():
             with contextlib.suppress(ValueError):
-                found[name] = _Answer(wire.decode(answer), asked)
+                facts = wire.decode(answer)
+                if facts.node == name:  # a node's word is on itself
+                    found[name] = _Answer(facts, asked)
         return found
 
 

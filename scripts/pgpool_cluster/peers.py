@@ -43,7 +43,11 @@ class RemoteError(OperationError):
 
 def raised(answer: Json) -> Json:
     """Return an answer's result; raises RemoteError with the other node's own two lines."""
-    answer = plain.shown(answer)
+    try:
+        answer = plain.shown(answer)
+    except RecursionError as error:
+        reason = "its answer has no end of lists"
+        raise RemoteError(reason, hint="pgpoolctl status", status=ExitStatus.FAILED) from error
     if "error" in answer:
         hint, status = str(answer.get("hint", "pgpoolctl status")), str(answer.get("status"))
         known = {str(int(one)): int(one) for one in ExitStatus}
@@ -72,7 +76,11 @@ class _Line:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, request: Json, seconds: float, progress: Progress | None) -> Json:
-        """Return the last line of the answer; raises ConnectionError, or TimeoutError after `seconds` of silence."""
+        """Return the last line of the answer; raises ConnectionError, or TimeoutError after `seconds` of silence.
+
+        Without `progress` there is nothing else to be said: these are the seconds in all then.
+        """
+        end = time.monotonic() + seconds
         lines: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
         with self._lock:
             if self.problem:
@@ -81,11 +89,14 @@ class _Line:
             self._waiting[number] = lines
         try:
             self._send(json.dumps({**request, "id": number}).encode() + b"\n", seconds)
-            while (line := lines.get(timeout=seconds)) is not None:
+            while (line := lines.get(timeout=max(0.0, end - time.monotonic()))) is not None:
                 if "progress" not in line:
                     return line
                 if progress is not None:
-                    progress(plain.shown(str(line["progress"])))
+                    progress(plain.shown(line["progress"]))
+                    end = time.monotonic() + seconds
+                elif time.monotonic() > end:
+                    raise queue.Empty
         except queue.Empty:
             raise TimeoutError(f"no answer for {seconds:.0f} s") from None
         finally:
@@ -151,6 +162,8 @@ class _Line:
         """Hand an answer to the request that waits for it; raises ValueError for what is none."""
         if not isinstance(line, dict):
             raise ValueError("no mapping")  # noqa: TRY004 - like all else that is wrong with it
+        if not isinstance(line.get("progress", ""), str):
+            raise ValueError("progress that is no text")  # noqa: TRY004
         number = line.pop("id", None)
         if type(number) is not int:  # about the connection: it ends after it
             self._complaint = str(plain.shown(line.get("error", "")))
@@ -197,7 +210,8 @@ class Peer:
     def ask(self, request: Json, *, seconds: float, progress: Progress | None = None, patient: bool = False) -> Json:
         """Send a request and return its result; raises RemoteError for a refusal, ServerError where it is out of reach.
 
-        `seconds` bound the silence between two lines; `patient`: so much is waited for a node out of reach, too.
+        `seconds` bound the silence between two lines, or all of it without `progress`; `patient`: so much is waited for
+        a node out of reach, too.
         """
         trying = self._trying
         if trying is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, copying, pgpool
+from . import act, copying, pgpool, wire
 from .channel import SILENCE
 from .cluster import Cluster
 from .errors import ClusterError, OperationError, ServerError
@@ -276,7 +276,7 @@ def _watch_sessions(here: Here) -> None:
         since = time.monotonic() - over
         request = {"do": "cancel-active", "since": since if since < finishing else _EVER}
         for answer in here.peers.ask_all(request, seconds=3).values():
-            count += int(answer.get("count", 0))
+            count += int(wire.number(answer.get("count")) or 0)
         if count and not said:
             log(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
             said = True

@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> ExitStatus:
         print(json.dumps({"checks": [check.json for check in found]}, indent=2))
     else:
         for check in found:
-            print(check)
+            print(plain.shown(str(check)))
     return ExitStatus.GOOD if all(check.ok for check in found) else ExitStatus.FAILED
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import pgpool, units
+from . import pgpool, units, wire
 from .cluster import Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
@@ -118,7 +118,7 @@ class Vigil:
     def _others_say(self) -> list[frozenset[str]]:
         heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
         answers = self.here.peers.ask_some(heard, {"do": "silent"}, seconds=_ANSWER).values()
-        return [frozenset(map(str, answer.get("silent", ()))) for answer in answers]
+        return [frozenset(wire.texts(answer.get("silent"))) for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
         if Service.PGPOOL in self.here.me.runs and node in self.here.cluster.pgpools:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
@@ -55,6 +57,18 @@ def decode(values: Json) -> NodeFacts:
     return found
 
 
+def texts(value: object) -> tuple[str, ...]:
+    """Return the texts of a list that another node tells; what is none has none."""
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def number(value: object) -> float | None:
+    """Return a number that another node tells, None for what is none."""
+    with contextlib.suppress(ValueError):
+        return _float(float, value, "number")
+    return None
+
+
 def _read(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
     """Return `value` as one of type `kind`, which is that of the fact `name`; raises ValueError."""
     if get_origin(kind) is UnionType:
@@ -79,7 +93,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _no(value: object, name: str) -> ValueError:
-    return ValueError(f"{name} cannot be {value!r}")
+    return ValueError(f"{name} cannot be {reprlib.repr(value)}")
 
 
 def _scalar(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
@@ -89,9 +103,10 @@ def _scalar(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, 
 
 
 def _float(_: Any, value: Any, name: str) -> float:  # noqa: ANN401 - a type, and JSON
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise _no(value, name)
-    return float(value)
+    with contextlib.suppress(OverflowError):
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    raise _no(value, name)
 
 
 def _lsn(_: Any, value: Any, name: str) -> Lsn:  # noqa: ANN401 - a type, and JSON

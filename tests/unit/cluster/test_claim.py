@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, paths
+from pgpool_cluster import act, paths, wire
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
+from pgpool_cluster.facts import NodeFacts
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.record import Record
@@ -84,3 +85,26 @@ def test_of_several_who_tell_the_same_term_at_once_one_gets_it(pg1: Here, monkey
     monkeypatch.setattr(Here, "remember", slowly)
     with ThreadPoolExecutor(max_workers=4) as nodes:
         assert sorted(nodes.map(pg1.note_term, [2, 2, 2, 2])) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("place", ["x", [1], [1, "0"], [10**12, 0], [1, -1], {"1": 0}, 7, None])
+def test_a_vote_that_is_nonsense_is_none_and_stops_no_claim(
+    pg1: Here, place: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+        del request
+        return {"pg2": {"taken": True, "excuse": [1, 0]}, "pg3": {"taken": True, "excuse": place}}
+
+    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    act.claim(pg1, 2, decided=(1, 0))
+    assert pg1.record.led == 2
+
+
+def test_a_node_has_a_word_on_itself_alone(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A witness that said something of a database node would take that one's vote."""
+
+    def ask_some(_: Peers, *__: object, **___: object) -> dict[str, dict[str, Any]]:
+        return {"pg2": wire.encode(NodeFacts("pg2")), "pg3": wire.encode(NodeFacts("pg2", file="other"))}
+
+    monkeypatch.setattr(Peers, "ask_some", ask_some)
+    assert set(pg1._ask_for_looks(["pg2", "pg3"], fresh=False)) == {"pg2"}

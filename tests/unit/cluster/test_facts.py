@@ -114,11 +114,18 @@ def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, 
         ("pgpool", {"watchdog": "leader"}),
         ("archive", {"files": 1, "bytes": 1, "used": "0.5"}),
         ("archive", {"files": 1, "bytes": 1, "used": float("nan")}),
+        ("archive", {"files": 1, "bytes": 1, "used": 10**400}),
     ],
 )
 def test_a_value_of_another_type_is_no_fact(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.decode({**wire.encode(primary("pg1")), name: value})
+
+
+def test_what_is_no_fact_is_not_told_at_length() -> None:
+    with pytest.raises(ValueError, match="term cannot be") as refusal:
+        wire.decode({**wire.encode(primary("pg1")), "term": ["x" * 1_000_000] * 10})
+    assert len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize("values", [{}, {"node": "pg1", "postgresql": "levitating"}, {"node": "pg1"}])

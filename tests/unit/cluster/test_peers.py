@@ -76,7 +76,7 @@ def test_a_look_does_not_wait_for_a_long_request_on_the_same_connection(peer: Pe
 
 def test_a_request_without_an_answer_ends_no_other(peer: Peer, starts: Path) -> None:
     with ThreadPoolExecutor() as workers:
-        long = workers.submit(peer.ask, LONG, seconds=5)
+        long = workers.submit(peer.ask, LONG, seconds=5, progress=print)
         time.sleep(0.2)
         with pytest.raises(ServerError, match="no answer for 0 s"):
             peer.ask({"do": "ignore"}, seconds=0.2)
@@ -86,7 +86,31 @@ def test_a_request_without_an_answer_ends_no_other(peer: Peer, starts: Path) -> 
 
 
 def test_silence_counts_between_two_lines_and_not_in_all(peer: Peer) -> None:
-    assert peer.ask({**LONG, "pause": 0.2}, seconds=0.8) == {"did": "copy"}
+    assert peer.ask({**LONG, "pause": 0.2}, seconds=0.8, progress=print) == {"did": "copy"}
+
+
+def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(peer: Peer, starts: Path) -> None:
+    """A request without progress, as a look is, has none to tell: who goes on telling some would keep its thread."""
+    play(starts, """read line; while :; do echo '{"progress": "soon", "id": 0}'; sleep 0.05; done""")
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="no answer for 1 s"):
+        peer.ask({"do": "look"}, seconds=0.6)
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("said", ["{}", "[[[[7]]]]", "7"])
+def test_progress_that_is_no_text_ends_the_connection(peer: Peer, starts: Path, said: str) -> None:
+    play(starts, f"""read line; echo '{{"progress": {said}, "id": 0}}'; exec sleep 5""")
+    with pytest.raises(ServerError, match="it sent what is no answer"):
+        peer.ask({"do": "look"}, seconds=4, progress=print)
+
+
+def test_an_answer_of_lists_in_lists_is_a_refusal() -> None:
+    deep: object = "x"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(RemoteError, match="no end of lists"):
+        raised({"done": {"note": deep}})
 
 
 def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer: Peer) -> None:
@@ -127,7 +151,7 @@ def test_a_node_out_of_reach_refuses_looks_at_once_and_is_found_again(peer: Peer
 
 def test_a_closed_peer_takes_no_request_and_finishes_what_is_under_way(peer: Peer) -> None:
     with ThreadPoolExecutor() as workers:
-        long = workers.submit(peer.ask, LONG, seconds=5)
+        long = workers.submit(peer.ask, LONG, seconds=5, progress=print)
         time.sleep(0.3)
         peer.close()
         with pytest.raises(ClusterError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, answers, paths, units
+from pgpool_cluster import act, answers, checks, paths, units
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
@@ -156,3 +156,19 @@ def test_a_list_that_nobody_can_have_made_is_not_kept(users: Users, stored: list
         answers.store_users(users)
     assert stored == []
     assert Users.load(paths.USERS).serial == 5
+
+
+@pytest.mark.parametrize("said", [{}, {"serial": 9}, {"serial": "x", "entries": {}, "mark": ""},
+                                  {"serial": 9, "entries": [], "mark": ""}])  # fmt: skip
+def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Primary(monkeypatch, Others()).answers.here
+    monkeypatch.setattr(Others, "ask", lambda *_, **__: said)
+    with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
+        answers.users_of(here, "pg2")
+
+
+@pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
+def test_a_node_that_tells_no_checks_is_one_that_fails(said: dict[str, object]) -> None:
+    (found,) = checks.told("pg2", said)
+    assert (found["node"], found["ok"]) == ("pg2", False)
+    assert checks.told("pg2", {"checks": [found]}) == [found]

@@ -240,3 +240,10 @@ def test_looks_do_not_wait_for_a_pgpool_that_waits_itself(
     assert here._looked_at_pgpool() is last
     assert time.monotonic() - began < 0.2
     answers.set()
+
+
+def test_nonsense_of_another_node_ends_no_vigil(world: World) -> None:
+    for said in (7, None, "pg2", {"pg2": 1}, [7, "pg3"]):
+        world.others["pg1"] = {"silent": said}
+        (found,) = Vigil(world.here)._others_say()
+        assert found == (frozenset({"pg3"}) if isinstance(said, list) else frozenset())
