@@ -16,6 +16,7 @@ import hashlib
 import os
 import pwd
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -120,7 +121,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
-    begun = Service.POSTGRESQL in me.runs and Path(facts.data_directory, "PG_VERSION").exists()
+    begun = Service.POSTGRESQL in me.runs and files.kind(Path(facts.data_directory, "PG_VERSION")) != 0
     stubs = {str(Path(facts.data_directory, name)) for name in configuration.STUBS}
     wanted = [file for file in rendered if begun or str(file.path) not in stubs]
     return tuple(_with_users(_kept(file) if kept else file, users) for file in wanted), users
@@ -266,7 +267,7 @@ def _there(file: File, *, replaceable: bool) -> Found | None:
     try:
         return hands.read(path, uid)
     except OddFileError:
-        if replaceable and file.share is Share.WHOLE and not path.is_dir():
+        if replaceable and file.share is Share.WHOLE and files.kind(path) != stat.S_IFDIR:
             return None
         raise
 
@@ -346,7 +347,7 @@ def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
 def _write(change: Change) -> None:
     uid, gid, mode = _owner(change.file)
     parent = change.target.parent
-    if not parent.is_dir():
+    if files.kind(parent) != stat.S_IFDIR:
         hands.make_folder(parent, 0o700 if parent.name == ".ssh" else 0o755, (uid, gid))
     if change.strange and change.before is not None:
         hands.write(change.old, change.before, mode, (uid, gid))

@@ -71,6 +71,16 @@ def read(path: Path) -> Found | None:
     return Found(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)
 
 
+def kind(path: Path) -> int:
+    """Return the type of what a path leads to (stat(2), S_IFMT); 0 where there is nothing that can be looked at.
+
+    Root may be kept out, too: by a file system that another user has mounted (FUSE).
+    """
+    with contextlib.suppress(OSError):
+        return stat.S_IFMT(path.stat().st_mode)
+    return 0
+
+
 def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
     """Take the lock (flock(2)) of what is open as `path`; raises ServerError(why) if others hold it for `seconds`."""
     deadline = time.monotonic() + seconds

@@ -75,7 +75,7 @@ def _intruder(folder: Path) -> str:
                 return f"{here} is one of too many symbolic links"
             here, ahead = Path("/"), [*ahead, *_steps(here.parent / here.readlink())]
             continue
-        shared = _shared(found)
+        shared = _shared(found) or bool(found.st_mode & stat.S_IWGRP and _has_list(here))
         if shared and not (found.st_mode & stat.S_ISVTX and ahead):
             return f"{here} may be written in by others"
         if not ahead:
@@ -91,6 +91,13 @@ def _steps(folder: Path) -> list[str]:
 def _shared(found: os.stat_result) -> bool:
     others = _LOOSE if found.st_gid != 0 else stat.S_IWOTH
     return bool(found.st_mode & others)
+
+
+def _has_list(folder: Path) -> bool:
+    """Tell whether a folder has an access control list, by which more than owner and group may write (acl(5))."""
+    with contextlib.suppress(OSError):
+        return "system.posix_acl_access" in os.listxattr(folder, follow_symlinks=False)
+    return False
 
 
 def _name(uid: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cluster_file, paths, plain
+from . import addresses, cluster_file, files, paths, plain
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .document import Place
@@ -105,10 +105,13 @@ def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
 
 
 def as_postgres() -> list[str]:
-    """Return the words that go before a command which reads postgres' files: as root it would follow any link there."""
+    """Return the words that go before a command which reads postgres' files: as root it would follow any link there.
+
+    It gets nothing of root's environment, which others of postgres' could read.
+    """
     if os.getuid() != 0:
         return []
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env", "--"]
 
 
 def _listed() -> str:
@@ -241,5 +244,5 @@ def facts(
 
 def size_of_disk(path: Path) -> int:
     """Return the size in bytes of the file system that `path` is on, or will be where it does not exist yet."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    there = next(folder for folder in (path, *path.parents) if files.kind(folder))
     return shutil.disk_usage(there).total

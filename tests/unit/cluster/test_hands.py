@@ -8,6 +8,7 @@ import os
 import pty
 import pwd
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -111,6 +112,20 @@ def test_a_folder_that_others_may_write_in_is_not_roots(tmp_path: Path, mode: in
     place.chmod(mode)
     assert (intruder(place / "file") == "") is fits
     assert intruder(place / "a" / "b" / "file") == "" or not fits
+
+
+def test_a_list_of_others_who_may_write_in_roots_folder_counts(tmp_path: Path) -> None:
+    """Its mask is where the group's rights are: the group is root's, and others may write all the same."""
+    none, nobody = 0xFFFFFFFF, 65534
+    entries = ((1, 7, none), (2, 7, nobody), (4, 5, none), (16, 7, none), (32, 5, none))
+    own = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.chown(tmp_path, -1, 0 if os.getuid() == 0 else -1)
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_access", own)
+    except OSError:
+        pytest.skip("no lists on this file system")
+    assert tmp_path.stat().st_mode & 0o070 == 0o070
+    assert "may be written in by others" in intruder(tmp_path / "file")
 
 
 def test_a_shared_folder_with_the_sticky_bit_may_be_further_up(tmp_path: Path) -> None:
@@ -416,6 +431,17 @@ def test_a_link_of_roots_leads_to_a_folder_of_its_own(machine: Server) -> None:
     hands.make_folder(machine.etc / "archive", 0o700, machine.owner(machine.wanted()[0][0])[:2], again=True)
     assert (machine.place / "disk").stat().st_uid == machine.postgres.pw_uid
     assert (machine.etc / "archive").is_symlink()
+
+
+def test_a_program_that_root_runs_as_postgres_has_nothing_of_roots_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    monkeypatch.setenv("SECRET_OF_ROOT", "hush")
+    words = [word.replace("postgres", other().pw_name) for word in server.as_postgres()]
+    words = [word if not word.startswith("--regid") else f"--regid={other().pw_gid}" for word in words]
+    said = server.run([*words, "env"])
+    assert "PATH=" in said
+    assert "hush" not in said
 
 
 def test_a_program_that_root_runs_as_postgres_has_no_terminal_of_roots() -> None:

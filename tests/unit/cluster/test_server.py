@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,19 @@ def test_what_postgres_can_write_into_postgresql_conf_stops_nobody(monkeypatch: 
     cluster = parse(NODES, "cluster.yml", "pg1")
     with pytest.raises(UsageError, match="no plain path"):
         server._instance(cluster, cluster.named("pg1"), "17/main")
+
+
+def test_a_folder_that_root_may_not_enter_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """postgres may have mounted something there that is for postgres alone (FUSE)."""
+    stat = os.stat
+
+    def refusing(path: str | Path | int, **options: Any) -> os.stat_result:
+        if str(path).endswith("pg_wal"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    assert server.size_of_disk(tmp_path / "pg_wal") > 0
 
 
 VIRTUAL = """\
