@@ -39,6 +39,26 @@ with socket.socket(socket.AF_UNIX) as asking:
     asking.shutdown(socket.SHUT_WR)
     print(asking.makefile().read())
 """
+LOOK_AT = """
+import os, pty, pwd, time
+from pathlib import Path
+postgres, (pid, terminal) = pwd.getpwnam("postgres").pw_uid, pty.fork()
+if pid == 0:
+    os.execve("/usr/bin/pgpoolctl", ["pgpoolctl", "apply"], {**os.environ, "SECRET": "hush"})
+seen = set()
+while os.waitpid(pid, os.WNOHANG) == (0, 0):
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\\0")
+            if process.stat().st_uid == postgres and any(word.endswith(b"pg_lsclusters") for word in words):
+                number = (process / "stat").read_text().rpartition(")")[2].split()[4]
+                seen.add(f"terminal {number} secret {b'hush' in (process / 'environ').read_bytes()}")
+        except OSError:
+            pass
+    time.sleep(0.02)
+print(*seen)
+"""
+"""What a program that root runs as postgres has of root's, whose terminal and environment are made for it here."""
 TRIGGERS = {
     "control socket": "runuser -u postgres -- python3 /srv/ask.py apply",
     "agent": "systemctl restart pgpool2-cluster",
@@ -117,6 +137,32 @@ def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
     attacked.run("pgpoolctl apply")
     assert attacked.run(SUMS) == before
     assert attacked.run("stat -c '%a %U' /etc/pgpool2/cluster/applied.json") == "600 root"
+
+
+@pytest.mark.parametrize("text", ["no certificate", "-----BEGIN CERTIFICATE-----\n" * 100_000])
+def test_whatever_postgres_writes_into_its_certificate_is_replaced(attacked: Host, text: str) -> None:
+    certificate = "/etc/pgpool2/cluster/server.pem"
+    attacked.put("/srv/server.pem", text)
+    before = attacked.run(f"sha256sum {certificate}")
+    as_postgres(attacked, f"cp -p {certificate} {HOME}/server.pem; cat /srv/server.pem >{certificate}")
+    try:
+        attacked.run("pgpoolctl apply", seconds=30)
+        assert attacked.run(f"sha256sum {certificate}") != before, "another signature, by the same authority"
+        assert attacked.run(f"openssl x509 -noout -issuer -in {certificate}").endswith("pgpool2-cluster authority")
+    finally:
+        as_postgres(attacked, f"cat {HOME}/server.pem >{certificate}; rm {HOME}/server.pem")
+        attacked.run("pgpoolctl apply", seconds=30)
+
+
+def test_what_root_runs_as_postgres_has_neither_roots_terminal_nor_its_environment(attacked: Host) -> None:
+    """Others of postgres' can trace it, have it type into its terminal, and read its environment."""
+    place = f"{CONF}/conf.d/pgpool2-cluster.conf"
+    attacked.put("/srv/look_at.py", LOOK_AT)
+    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")  # it is waited for, and so can be looked at
+    try:
+        assert attacked.run("python3 /srv/look_at.py", seconds=30) == "terminal 0 secret False"
+    finally:
+        as_postgres(attacked, f"[ ! -p {place} ] || mv {place}.kept {place}; rm -f {place}.kept")
 
 
 @pytest.mark.parametrize("target", ["pgpool2.service.d", "multi-user.target.wants"])

@@ -89,6 +89,18 @@ def test_nobody_is_promoted_by_the_word_of_the_witness(pair: Cluster, witness: H
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]
 
 
+def test_however_much_the_witness_asks_for_the_others_look_at_each_other(pair: Cluster, witness: Host) -> None:
+    ssh = f"{AS_POSTGRES} ssh -F /etc/pgpool2/cluster/ssh_config pg2 agent"
+    look = json.dumps({"do": "look", "fresh": True, "id": 1})
+    endless = f"for n in $(seq 20); do echo '{look}'; sleep 1; done"
+    one = f"({{ {endless}; }} | timeout 25 {ssh}) >/dev/null 2>&1 </dev/null &"
+    witness.run(f"for m in $(seq 110); do {one} sleep 0.1; done")
+    for host in pair.hosts[:2]:
+        status = json.loads(host.attempt("pgpoolctl status --json").output)
+        assert {node["name"]: node["postgresql"] for node in status["nodes"]} == {"pg1": "up", "pg2": "up"}
+    assert pair.writable(*pair.hosts[:2]) == ["pg1"]
+
+
 def test_where_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns(
     pair: Cluster, witness: Host
 ) -> None:
