@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, files, paths, pgpool, pulse, server, units, upgrade
+from . import act, files, paths, pgpool, pulse, rights, server, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
 from .answers import Answers
 from .channel import notify, serving
@@ -92,7 +92,7 @@ class Agent:
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         signal.signal(signal.SIGINT, lambda *_: self._end())
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
-        with serving(self.answer), pulse.feeding():
+        with serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer)), pulse.feeding():
             notify("READY=1")
             while not self.ended:
                 pulse.beat()

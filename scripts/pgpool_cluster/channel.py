@@ -16,7 +16,7 @@ from typing import Any
 
 from . import paths, plain
 from .errors import ClusterError, OperationError, ServerError
-from .peers import LINE_BYTES, Progress, raised
+from .peers import LINE_BYTES, SHORT_LINE_BYTES, Progress, raised
 
 SILENCE = 1800.0
 """Seconds that a stage of a recovery may take without a word."""
@@ -32,8 +32,11 @@ _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
 """Requests under way for one node: no node's agent, gone astray, keeps the others from being answered."""
-_SHARE_OF_CONNECTIONS = 8
+_SHARE_OF_CONNECTIONS = 16
+"""More than one: where a host has lost its power, its connections stay until they have been idle for long."""
 _SHARE_OF_KNOWN = 8
+_PAUSE = 0.005
+"""Seconds after which the next request of another node's is read: none keeps this one's processor busy."""
 _IDLE = 600.0
 """Seconds after which a connection that asks for nothing ends; another node's agent asks every two."""
 _TURN = 30.0
@@ -136,9 +139,12 @@ class _Connection(socketserver.BaseRequestHandler):
                 if not self._take(bytes(pending) + line):
                     return
                 pending.clear()
+                if self.peer:
+                    time.sleep(_PAUSE)
             pending += rest
-            if len(pending) > LINE_BYTES:
-                self.say(None, _told(OperationError(f"a line of more than {LINE_BYTES} bytes", hint=_VERSIONS_HINT)))
+            longest = LINE_BYTES if self.server.is_database(self.peer) else min(LINE_BYTES, SHORT_LINE_BYTES)
+            if len(pending) > longest:
+                self.say(None, _told(OperationError(f"a line of more than {longest} bytes", hint=_VERSIONS_HINT)))
                 return
 
     def _take(self, line: bytes) -> bool:
@@ -213,21 +219,22 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer, self.bounds = answer, _Bounds()
+    def __init__(self, answer: Answer, is_database: Callable[[str], bool]) -> None:
+        self.answer, self.is_database, self.bounds = answer, is_database, _Bounds()
         super().__init__(str(paths.AGENT), _Connection)
 
 
 @contextlib.contextmanager
-def serving(answer: Answer) -> Iterator[None]:
+def serving(answer: Answer, is_database: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
     """Answer requests on the socket for as long as the block runs.
 
-    Each has a thread of its own, or is refused at once where too many are under way.
+    Each has a thread of its own, or is refused at once where too many are under way. `is_database`: whether a peer may
+    say long lines, since it has users to tell.
     """
     paths.AGENT.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        listening = _Server(answer)
+        listening = _Server(answer, is_database)
     finally:
         os.umask(before)
     threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()

@@ -29,6 +29,8 @@ from .vigil import Vigil
 Chore = Callable[[ClusterFacts], None]
 _APPLY_SECONDS = 10.0
 """Seconds between two tries to lay configuration down."""
+_USERS_SECONDS = 5.0
+"""Seconds between two tries to take users over: the list is long, and may be no list."""
 _RULES_SECONDS = 60.0
 """Seconds between two looks of root's at the firewall's rules."""
 _DISK_SECONDS = 60.0
@@ -54,6 +56,7 @@ class Housekeeping:
     _disk: str = ""
     _disk_looked: float = float("-inf")
     _rules_from: float = float("-inf")
+    _users_from: float = float("-inf")
 
     def __post_init__(self) -> None:
         self._synchrony = Synchrony(self.here)
@@ -136,7 +139,9 @@ class Housekeeping:
 
     def _take_users(self, facts: ClusterFacts) -> None:
         newest = max(facts.nodes.values(), key=lambda found: found.users)
-        if newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name:
+        wanted = newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name
+        if wanted and time.monotonic() >= self._users_from:
+            self._users_from = time.monotonic() + _USERS_SECONDS
             store_users(users_of(self.here, newest.node))
 
     def _prune(self, _: ClusterFacts) -> None:

@@ -29,6 +29,10 @@ _BETWEEN_TRIES = 0.3
 _TRY_SECONDS = 8.0
 LINE_BYTES = 1 << 24
 """More than the longest line that a node has to say: its users, of whom there may be tens of thousands."""
+SHORT_LINE_BYTES = 1 << 20
+"""More than the longest of all others: a look with ten thousand databases."""
+_LONG = frozenset({"users", "check"})
+"""Requests whose answers may be longer. To read megabytes in every look would keep this node from looking at others."""
 Json = dict[str, Any]
 Progress = Callable[[str], None]
 
@@ -64,6 +68,7 @@ class _Line:
         self._retired = False
         self._complaint = ""
         self._waiting: dict[int, queue.SimpleQueue[Json | None]] = {}
+        self._long: set[int] = set()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -87,6 +92,8 @@ class _Line:
                 raise ConnectionError(self.problem)
             number = next(self._numbers)
             self._waiting[number] = lines
+            if request.get("do") in _LONG:
+                self._long.add(number)
         try:
             self._send(json.dumps({**request, "id": number}).encode() + b"\n", seconds)
             while (line := lines.get(timeout=max(0.0, end - time.monotonic()))) is not None:
@@ -102,6 +109,7 @@ class _Line:
         finally:
             with self._lock:
                 del self._waiting[number]
+                self._long.discard(number)
             self._end_if_done()
         raise ConnectionError(self.problem)
 
@@ -154,8 +162,9 @@ class _Line:
         assert self._process.stdout is not None  # noqa: S101 - for the type checker
         with io.BufferedReader(self._process.stdout) as stream:  # type: ignore[type-var,unused-ignore]
             while text := stream.readline(LINE_BYTES + 1):
-                if len(text) > LINE_BYTES:
-                    raise ValueError(f"a line of more than {LINE_BYTES} bytes")
+                longest = LINE_BYTES if self._long else min(LINE_BYTES, SHORT_LINE_BYTES)
+                if len(text) > longest:
+                    raise ValueError(f"a line of more than {longest} bytes")
                 self._hand_on(json.loads(text))
 
     def _hand_on(self, line: Json) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import channel, paths
+from pgpool_cluster import channel, paths, peers
 from pgpool_cluster.channel import ask, serving
 from pgpool_cluster.errors import OperationError, ServerError
 
@@ -222,10 +222,14 @@ def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> Non
     """Whoever is postgres on one node would keep the others from each other otherwise."""
     with contextlib.ExitStack() as stack:
         many = [stack.enter_context(connected_from("w")) for _ in range(channel._CONNECTIONS)]
-        told = [next(lines(one)) for one in many[channel._SHARE_OF_CONNECTIONS :]]
-        assert {one["error"] for one in told} == {"too many connections to it are open"}
-        first = many[: channel._SHARE_OF_CONNECTIONS]
-        for one in first:
+        told = []
+        for one in many:
+            with contextlib.suppress(OSError):
+                say(one, {"do": "note", "id": 1})
+            told.append(next(lines(one)).get("error"))
+        assert set(told) == {None, "too many connections to it are open"}
+        assert told.count(None) == channel._SHARE_OF_CONNECTIONS
+        for one in [one for one, error in zip(many, told, strict=True) if error is None]:
             say(one, *({"do": "look", "wait": True, "id": number} for number in range(channel._SHARE)))
             say(one, *({"do": "hold", "wait": True, "id": number} for number in range(channel._SHARE)))
         other = stack.enter_context(connected_from("pg2"))
@@ -235,6 +239,20 @@ def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> Non
             assert next(answers)["done"] == {"did": verb}
         assert ask({"do": "look"}, seconds=20) == {"did": "look"}
         agent.goes_on.set()
+
+
+@pytest.mark.parametrize(("peer", "read"), [("pg2", True), ("w", False), ("", True)])
+def test_a_witness_has_no_long_lines_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, read: bool
+) -> None:
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    with serving(Agent().answer, lambda peer: peer != "w"), connected_from(peer) if peer else connected() as asking:
+        with contextlib.suppress(OSError):
+            say(asking, {"do": "users", "new": "x" * 2 * peers.SHORT_LINE_BYTES, "id": 1})
+        said = ""
+        with contextlib.suppress(ConnectionError):
+            said = str(next(lines(asking)))
+    assert ("'did': 'users'" in said) is read
 
 
 @contextlib.contextmanager

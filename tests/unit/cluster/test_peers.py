@@ -214,6 +214,16 @@ def test_a_line_without_an_end_is_not_read_for_ever(peer: Peer, starts: Path, mo
         peer.ask({"do": "look"}, seconds=4)
 
 
+@pytest.mark.parametrize(("verb", "taken"), [("users", True), ("check", True), ("look", False), ("term", False)])
+def test_only_a_list_of_users_or_of_checks_may_be_long(peer: Peer, starts: Path, verb: str, taken: bool) -> None:
+    play(starts, """read line; printf '{"id": 0, "done": {"x": "%02000000d"}}\\n' 0; exec sleep 5""")
+    if taken:
+        assert len(str(peer.ask({"do": verb}, seconds=4)["x"])) == 2_000_000
+    else:
+        with pytest.raises(ServerError, match="a line of more than 1048576 bytes"):
+            peer.ask({"do": verb}, seconds=4)
+
+
 def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None:
     """It is longer than what a pipe holds, and the other end has stopped reading."""
     play(starts, "exec sleep 5")
