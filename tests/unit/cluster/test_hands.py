@@ -405,15 +405,15 @@ def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
 
 
 def test_an_owners_processes_together_are_waited_for_once(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hands, "_SECONDS", 0.2)
-    monkeypatch.setattr(hands, "_SECONDS_IN_ALL", 0.5)
+    monkeypatch.setattr(hands, "_SECONDS", 1.0)
+    monkeypatch.setattr(hands, "_SECONDS_IN_ALL", 1.5)
     monkeypatch.setattr(hands, "_spent", {})
     began = time.monotonic()
     for _ in range(20):
         os.kill(hands._process(machine.postgres.pw_uid).pid, 19)
         with pytest.raises(ServerError, match="does not answer"):
             hands.read(machine.home / "nothing")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 def test_a_link_of_postgres_behind_one_of_roots_leads_to_no_folder_of_roots(machine: Server) -> None:
