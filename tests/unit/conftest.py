@@ -6,10 +6,15 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.unit.repositories import Repository, git
 from tests.unit.tarballs import VERSIONS, loaded, pooled, release
 
 from pgpool_deb.pins import Pins
+
+# A machine that is busy with something else is slow, which is no fault of the code.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 @pytest.fixture

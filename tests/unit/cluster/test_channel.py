@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import select
 import socket
 import threading
 import time
@@ -174,7 +175,9 @@ def test_who_asks_for_nothing_is_hung_up_on_but_not_while_it_waits(
 def test_who_does_not_read_is_hung_up_on(agent: Agent) -> None:
     with connected() as asking:
         say(asking, {"do": "look", "much": 5_000_000, "id": 1}, {"do": "look", "much": 5_000_000, "id": 2})
-        time.sleep(0.7)
+        hung_up = select.poll()
+        hung_up.register(asking, select.POLLRDHUP)
+        assert hung_up.poll(20_000)
         assert ask({"do": "look"}, seconds=20) == {"did": "look"}
         read = 0
         while data := asking.recv(1 << 20):

@@ -181,13 +181,13 @@ def test_without_a_recovery_nobody_watches(world: World) -> None:
 
 def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three recoveries one after the other, each begun when the vigil of the last is over or about to be."""
-    monkeypatch.setattr(vigil, "_LINGER", 0.05)
+    monkeypatch.setattr(vigil, "_LINGER", 0.3)
     monkeypatch.setattr(vigil, "_BETWEEN", 0.01)
     heard: list[str] = []
     monkeypatch.setattr(Vigil, "_judge", lambda _, node: heard.append(node.name))
     monkeypatch.setattr(Vigil, "_listen", lambda *_: None)
     watch = Vigil(world.here)
-    for pause in (0.049, 0.05, 0.051, 0.06, 0.2):
+    for pause in (0.299, 0.3, 0.301, 0.31, 0.5):
         heard.clear()
         watch.begin()
         assert eventually(lambda: {"pg1", "pg3"} <= set(heard))
