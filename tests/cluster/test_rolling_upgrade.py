@@ -44,6 +44,7 @@ def old_packages(project: Project, release: Release, tmp_path_factory: pytest.Te
     checkout = place / "checkout"
     with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as tar:
         tar.extractall(checkout, filter="data")
+    (place / "cache").mkdir()
     with started(checkout, over_users_roots(place / "cache"), "--release", release.name) as process:
         output, _ = process.communicate()
     assert process.returncode == 0, output
