@@ -73,7 +73,8 @@ def here(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), Record(system=1, term=4, led=4))
 
 
-def eventually_up(here: Here, seconds: float = 1.0) -> bool:
+def eventually_up(here: Here, seconds: float = 5.0) -> bool:
+    """Tell whether a look finds the server up again; it takes hundredths of a second, and more on a busy machine."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         here.forget_looks()
@@ -132,11 +133,12 @@ def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
     server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pg, "HANGING_SECONDS", 0.5)
-    found = []
-    for _ in range(3):
+    found = [here.look().postgresql]
+    while found[-1] is Postgresql.STARTING and len(found) < 20:
         here.forget_looks()
         found.append(here.look().postgresql)
-    assert found == [Postgresql.STARTING, Postgresql.STARTING, Postgresql.HANGING]
+    assert len(found) > 1
+    assert found[-1] is Postgresql.HANGING
     server.answers.set()
     assert eventually_up(here)
     server.answers.clear()
