@@ -139,6 +139,7 @@ def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
     assert attacked.run("stat -c '%a %U' /etc/pgpool2/cluster/applied.json") == "600 root"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["no certificate", "-----BEGIN CERTIFICATE-----\n" * 2300])
 def test_whatever_postgres_writes_into_its_certificate_keeps_no_apply_from_ending(attacked: Host, text: str) -> None:
     """As with every file of the cluster's own that was edited, the right one is laid down beside it."""
