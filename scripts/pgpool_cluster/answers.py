@@ -58,7 +58,7 @@ class Answers:
     """Begin a vigil (vigil.py)."""
 
     def do(self, request: Json, progress: Progress) -> Json:
-        """Do what `request` asks for, if who it is `from` may ask for it (rights.py); raises ClusterError."""
+        """Do what `request` asks for, if the node that it is `from` may (rights.py); raises ClusterError."""
         verb = str(request.get("do"))
         work = self._known().get(verb)
         if work is None:
@@ -419,7 +419,7 @@ def store_users(users: Users) -> bool:
     """
     if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):
         hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which one is odd"
-        raise OperationError("another node tells a list of users that nobody can have made", hint=hint)
+        raise OperationError("another node tells a list of users that no command can have made", hint=hint)
     with changing(paths.USERS):
         known = Users.load(paths.USERS)
         if users != known:

@@ -22,7 +22,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import certificates, configuration, files, firewall, hands, key_file, paths, pgpool, plain, server, units
+from . import (
+    ancestors,
+    certificates,
+    configuration,
+    files,
+    firewall,
+    hands,
+    key_file,
+    paths,
+    pgpool,
+    plain,
+    server,
+    units,
+)
 from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
@@ -50,7 +63,7 @@ class Change:
     after: bytes
     edited: bool = False
     strange: bool = False
-    """Nobody knows who wrote what is there, so it is kept beside, with `.old` at its end."""
+    """What is there may be an administrator's, so it is kept beside, with `.old` at its end."""
 
     @property
     def path(self) -> Path:
@@ -180,7 +193,7 @@ def before_pgpool() -> None:
 def take_over_marker() -> None:
     """Keep the mark of a pgpool-II that a version before has started: it lay in a folder of postgres.
 
-    Without it, nobody would know that this pgpool-II has to be restarted for another key.
+    Without it, the agent would not know that this pgpool-II has to be restarted for another key.
     """
     old = paths.OLD_KEY_OF_PGPOOL
     if not os.path.lexists(old):
@@ -258,10 +271,11 @@ def _there(file: File, *, replaceable: bool) -> Found | None:
     """Return what lies in a file's place; raises OddFileError for no plain file, unless it is simply replaced."""
     path = Path(file.path)
     uid, _, _ = _owner(file)
-    why = hands.intruder(path) if uid == 0 else ""
+    why = ancestors.intruder(path) if uid == 0 else ""
     if why:
         raise ServerError(f"{path} is root's, and is not written: {why}", hint="chown root, chmod go-w, that folder")
-    if path.name in configuration.STUBS and not hands.intruder(path):  # postgresql.conf, which names it, is postgres'
+    # postgresql.conf, which names the folder, is postgres'
+    if path.name in configuration.STUBS and not ancestors.intruder(path):
         hint = f"data_directory in postgresql.conf; chown -R postgres: {path.parent}, if the data is there"
         raise ServerError(f"{path} is postgres', and is not written in a folder of root's", hint=hint)
     try:
@@ -327,7 +341,7 @@ def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
             _write(change)
         except ServerError as error:
             refused.append(error)
-            if not hands.intruder(change.target):
+            if not ancestors.intruder(change.target):
                 break
         else:
             laid.append(change)
@@ -381,7 +395,7 @@ def _remembered(planned: Plan, laid: Sequence[Change], applied: Applied) -> dict
 def _locked() -> Iterator[None]:
     """Keep another `apply` out; raises ServerError where one goes on for 30 s. Only root can open the lock."""
     hands.make_folder(_LOCK.parent, 0o755)
-    why = hands.intruder(_LOCK)
+    why = ancestors.intruder(_LOCK)
     if why:
         raise ServerError(f"{_LOCK} is no lock of root's: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
     handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -497,8 +511,8 @@ def could_be_ours(path: Path) -> bool:
 
     What a memory names is no reason to delete it: a file of root's has to be one of those that are rendered.
     """
-    if hands.intruder(path):
-        return path.name in configuration.IN_OTHERS_FOLDERS  # it is postgres who deletes it
+    if ancestors.intruder(path):
+        return path.name in configuration.IN_OTHERS_FOLDERS  # it is postgres that deletes it
     rendered = (*configuration.IN_ROOTS_FOLDERS, *configuration.DROP_INS, UNIT_FILE)
     return str(path.parent) == str(FOLDER) or str(path) in rendered
 
@@ -517,6 +531,6 @@ def _take_back(path: Path) -> None:
             hands.remove_folder(path.parent)
     else:
         owner = (there.uid, there.gid)
-        if hands.intruder(path):
+        if ancestors.intruder(path):
             owner = (hands.postgres(), pwd.getpwnam("postgres").pw_gid)
         hands.write(path, rest.encode(errors="surrogateescape"), there.mode, owner)

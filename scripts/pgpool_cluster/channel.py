@@ -92,7 +92,7 @@ def _request(line: bytes, peer: str) -> tuple[Json, int | None]:
     if not isinstance(request, dict):
         raise ValueError("no request")  # noqa: TRY004 - like all else that is wrong with it
     number = request.pop("id", None)
-    request.pop("from", None)  # nobody says that of himself
+    request.pop("from", None)  # a request does not say that itself
     whole = {**plain.shown(request), **({"from": peer} if peer else {})}
     return whole, number if type(number) is int else None
 
@@ -249,8 +249,8 @@ def serving(answer: Answer, is_database: Callable[[str], bool] = lambda _: True)
 def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = None) -> Json:
     """Ask this node's agent and return its result; raises ClusterError.
 
-    `seconds` bound the silence between lines, or without `progress` all of it: root asks, and whoever is postgres may
-    have put another agent there.
+    `seconds` bound the silence between lines, or without `progress` all of it: root asks, and postgres may
+    have put another program in the agent's place.
     """
     hint = f"systemctl status {paths.UNIT} shows why; systemctl start {paths.UNIT}"
     try:

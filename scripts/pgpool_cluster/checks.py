@@ -24,6 +24,7 @@ from . import (
     copying,
     firewall,
     key_file,
+    libpq,
     paths,
     pgpool,
     plain,
@@ -247,7 +248,7 @@ def _others(here: Here, check: _Say) -> None:
 
 def _proves_itself(here: Here, node: Node, check: _Say) -> None:
     why = proof.refused_here(here.cluster, node)
-    fix = _CERTIFICATE_FIX if proof.own_authority(here.cluster) else "pgpoolctl apply"
+    fix = _CERTIFICATE_FIX if libpq.own_authority(here.cluster) else "pgpoolctl apply"
     check(f"PostgreSQL of {node.name} proves itself by its certificate", not why, why,
           f"on {node.name}: {fix}; an older pgpool2-cluster there is to be upgraded")  # fmt: skip
 
@@ -268,7 +269,7 @@ def _certificate(here: Here, check: _Say) -> None:
 
 def _server_certificate(here: Here, check: _Say) -> None:
     """The one that PostgreSQL shows to the other nodes."""
-    ca, laid = proof.own_authority(here.cluster), Laid.here()
+    ca, laid = libpq.own_authority(here.cluster), Laid.here()
     why = "" if ca else certificates.faults(laid.server, laid.authorities, here.me)
     if not why and here.look().up:
         why = proof.refused_here(here.cluster, here.me)

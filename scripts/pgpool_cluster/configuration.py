@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import jinja2
 
-from . import certificates, paths, ssh
+from . import certificates, libpq, paths, ssh
 from . import key as keys
 from .cluster import DRAIN_SECONDS, Cluster, Node, PostgresqlCluster, Service, Tls
 from .key import ClusterKey, Role
@@ -198,7 +198,7 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
 def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> list[File]:
     """Return what the nodes prove themselves with, and what they are checked with."""
     trusted = certificates.authorities(key, server.laid, alone=server.proven == key.fingerprint)
-    root = f"{_root(cluster, server)}\n"
+    root = f"{libpq.root_certificate(cluster, server.proven)}\n"
     files = [
         File(PurePosixPath(paths.AUTHORITIES), trusted.encode(), "root", "root", 0o644),
         File(PurePosixPath(paths.ROOT_CERTIFICATE), root.encode(), "root", "root", 0o644),
@@ -207,13 +207,6 @@ def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: Server)
         own = certificates.server(key, node, server.laid, certified=server.certified == key.fingerprint)
         files.append(_secret(PurePosixPath(paths.SERVER_CERTIFICATE), own))
     return files
-
-
-def _root(cluster: Cluster, server: Server) -> str:
-    """Return the path of what servers are checked with, "" while one of them may have nothing that can be checked."""
-    if cluster.tls is not None and cluster.tls.ca is not None:
-        return cluster.tls.ca if server.proven == cluster.tls.ca else ""
-    return str(paths.AUTHORITIES) if server.proven and not server.proven.startswith("/") else ""
 
 
 def key_of_roles(sql: str) -> str:
@@ -270,7 +263,7 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "names": ParameterNames.of(server.pgpool),
         "tls": cluster.tls or MACHINE_TLS,
         "served": _served(cluster),
-        "root": _root(cluster, server),
+        "root": libpq.root_certificate(cluster, server.proven),
         "authorities": paths.AUTHORITIES.parent,
         "listen": _listen(cluster),
         "clients": _clients(cluster),

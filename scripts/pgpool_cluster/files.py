@@ -45,7 +45,7 @@ class Found:
 
 
 def read(path: Path) -> Found | None:
-    """Return a plain file of at most LARGEST bytes, None where there is none; waits for nobody.
+    """Return a plain file of at most LARGEST bytes, None where there is none; never waits.
 
     Raises OddFileError for a symbolic link, a FIFO or whatever is no plain file, and for one that is too large;
     ServerError where it cannot be read.
@@ -89,7 +89,7 @@ def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                hint = f"fuser -v {path} shows who has it open"
+                hint = f"fuser -v {path} shows the process that has it open"
                 raise ServerError(why, hint=hint) from error
             time.sleep(0.02)
         else:

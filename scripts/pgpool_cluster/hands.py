@@ -1,11 +1,11 @@
-"""Root and postgres are two people: a file is touched by root only where nobody else can put anything in its way.
+"""Root and postgres are two people: root touches a file only where no other user can put anything in its way.
 
-That is where every ancestor belongs to root and only root may write there (`intruder`). Everywhere else a process that
-*is* the owner does the work: it can touch nothing that the owner could not touch anyway. It is forked, does not run
-another program, and changes its user for good; nobody of that user may trace it therefore (prctl(2), PR_SET_DUMPABLE).
-Root takes its answers as the owner's word: bounded, typed, and written back only where the owner writes.
+That is where every ancestor is root's alone (ancestors.py). Everywhere else a process that *is* the owner does the
+work: it can touch nothing that the owner could not touch anyway. It is forked, does not run another program, and
+changes its user for good, so no other process of that user may trace it (prctl(2), PR_SET_DUMPABLE). Root takes its
+answers as the owner's word: bounded, typed, and written back only where the owner writes.
 
-Who is not root does everything itself, with the rights it has.
+A process that is not root does everything itself, with the rights it has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
-import functools
 import json
 import os
 import pwd
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
+from .ancestors import MOST_LINKS, forget, intruder, is_shared
 from .errors import ServerError
 from .files import Found, OddFileError
 
@@ -35,76 +35,9 @@ Json = dict[str, Any]
 _SECONDS = 30.0
 """How long the owner's process may take for an answer."""
 _SECONDS_IN_ALL = 60.0
-"""How long one command waits for the processes of one owner, who can stop them as he likes."""
+"""How long one command waits for the processes of one owner, and the owner can stop them."""
 _LONGEST = 2 * files.LARGEST
 """Bytes of a request or an answer: a file in base64, and some words."""
-_MOST_LINKS = 40
-_LOOSE = stat.S_IWGRP | stat.S_IWOTH
-
-
-def intruder(path: Path) -> str:
-    """Return which ancestor of a path somebody else than root owns or may write in, and "" for none.
-
-    A folder is looked at once by a command: what is root's alone nobody else can change.
-    """
-    return _intruder(path.absolute().parent)
-
-
-@functools.cache
-def _intruder(folder: Path) -> str:
-    """Return which part of an absolute path to a folder, itself among them, is not root's alone.
-
-    Symbolic links of root's are followed. A folder like /tmp, where only owners rename and delete (the sticky bit), may
-    be an ancestor of the folder. An ancestor that does not exist is one that only root can make.
-    """
-    trusted = {0, os.getuid()}
-    here, ahead = Path("/"), _steps(folder)
-    links, shared = 0, False
-    while True:
-        try:
-            found = here.lstat()
-        except FileNotFoundError:
-            return f"others may make {here}" if shared else ""
-        except OSError as error:
-            return f"{here}: {error.strerror}"
-        if found.st_uid not in trusted:
-            return f"{here} belongs to {_name(found.st_uid)}"
-        if stat.S_ISLNK(found.st_mode):
-            links += 1
-            if links > _MOST_LINKS:
-                return f"{here} is one of too many symbolic links"
-            here, ahead = Path("/"), [*ahead, *_steps(here.parent / here.readlink())]
-            continue
-        shared = _shared(found) or bool(found.st_mode & stat.S_IWGRP and _has_list(here))
-        if shared and not (found.st_mode & stat.S_ISVTX and ahead):
-            return f"{here} may be written in by others"
-        if not ahead:
-            return ""
-        step = ahead.pop()
-        here = here.parent if step == ".." else here / step
-
-
-def _steps(folder: Path) -> list[str]:
-    return list(reversed(folder.parts[1:]))
-
-
-def _shared(found: os.stat_result) -> bool:
-    others = _LOOSE if found.st_gid != 0 else stat.S_IWOTH
-    return bool(found.st_mode & others)
-
-
-def _has_list(folder: Path) -> bool:
-    """Tell whether a folder has an access control list, by which more than owner and group may write (acl(5))."""
-    with contextlib.suppress(OSError):
-        return "system.posix_acl_access" in os.listxattr(folder, follow_symlinks=False)
-    return False
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def postgres() -> int:
@@ -152,8 +85,8 @@ def make_folder(path: Path, mode: int, owner: tuple[int, int] = (0, 0), *, again
 
 
 def _past_roots_links(path: Path) -> Path:
-    """Return what links that only root can have made lead to; a link of anybody else's ends the way."""
-    for _ in range(_MOST_LINKS):
+    """Return what links that only root can have made lead to; another user's link ends the way."""
+    for _ in range(MOST_LINKS):
         if intruder(path) or not path.is_symlink():
             break
         path = path.parent / path.readlink()
@@ -166,14 +99,14 @@ def _is_shared(folder: Path) -> bool:
         found = folder.lstat()
     except OSError:
         return False
-    return bool(_shared(found) and found.st_mode & stat.S_ISVTX and found.st_uid == 0 and not intruder(folder))
+    return bool(is_shared(found) and found.st_mode & stat.S_ISVTX and found.st_uid == 0 and not intruder(folder))
 
 
 def _make_among_others(path: Path) -> None:
     """Make a folder of root's in a shared one, as /run is in some containers: mkdir(2) takes nothing that is there."""
     with _explained(path), contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o755)
-    _intruder.cache_clear()
+    forget()
     if why := intruder(path / "file"):
         raise ServerError(f"{path} is to be root's alone: {why}", hint=f"rm -r {path}")
 
@@ -206,7 +139,7 @@ def _found(path: Path, values: object) -> Found | None:
 
 
 def _done(request: Json, owner: int | None) -> Json:
-    """Have a request carried out by whoever may; raises what it raises."""
+    """Have a request carried out by the process that may; raises what it raises."""
     path = Path(request["path"])
     why = intruder(path) if os.getuid() == 0 else ""
     if not why:

@@ -11,7 +11,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import paths
-from .cluster import Node
+from .cluster import Cluster, Node
+
+
+def own_authority(cluster: Cluster) -> str:
+    """Return the path of cluster.yml's `ca`, which signs all servers' certificates where it is given; "" if not."""
+    return cluster.tls.ca or "" if cluster.tls is not None else ""
+
+
+def root_certificate(cluster: Cluster, proven: str) -> str:
+    """Return the path of what servers are checked with, "" while one of them may have nothing that can be checked.
+
+    `proven`: what every server's certificate was checked with once (record.py).
+    """
+    ca = own_authority(cluster)
+    if ca:
+        return ca if proven == ca else ""
+    return str(paths.AUTHORITIES) if proven and not proven.startswith("/") else ""
 
 
 def proof() -> dict[str, str]:

@@ -16,7 +16,10 @@ HOSTS = Path("/etc/pgpool2/cluster/hosts")
 LAID_FILE = Path("/etc/pgpool2/cluster/laid")
 """Hash of the cluster.yml that this node's configuration was laid down from, written when all of it lay there."""
 AUTHORITIES = Path("/etc/pgpool2/cluster/authorities/3442880f.0")
-"""Who signs the nodes' certificates. OpenSSL looks for a name in a folder by its hash: `openssl x509 -subject_hash`."""
+"""The authorities that sign the nodes' certificates.
+
+OpenSSL looks for a name in a folder by its hash: `openssl x509 -subject_hash`.
+"""
 SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
 """The certificate that this node's PostgreSQL shows, with its private key."""
 ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")

@@ -1,7 +1,7 @@
 """When the other servers are asked for a certificate that can be checked, and when a new authority takes over.
 
-A server of an older package shows the machine's own certificate, which nobody can check. So this node makes a TLS
-connection to every database node, and only once each has shown a good certificate does it insist on one: libpq by
+A server of an older package shows the machine's own certificate, which no other node can check. So this node makes a
+TLS connection to every database node, and only once each has shown a good certificate does it insist on one: libpq by
 `verify-full`, pgpool-II by its folder of authorities. That is remembered, and never goes back.
 
 A new cluster key comes with a new authority. Until most nodes have that key, each shows the certificate of the old one;
@@ -23,6 +23,7 @@ from .certificates import Laid
 from .cluster import Cluster, Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
+from .libpq import own_authority, root_certificate
 from .node import Here, log
 
 _SECONDS = 1.0
@@ -35,7 +36,10 @@ _SSL_REQUEST = struct.pack(">II", 8, 80877103)
 
 
 def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> str:
-    """Return why a server's certificate is not what it is to be, "" if it is; `file` or `pem` has who may sign it."""
+    """Return why a server's certificate is not what it is to be, "" if it is.
+
+    `file` or `pem` has the authorities that may sign it.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cafile=file, cadata=pem)
@@ -49,11 +53,6 @@ def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> s
     except (OSError, ValueError) as error:
         return str(error)
     return ""
-
-
-def own_authority(cluster: Cluster) -> str:
-    """Return the path of cluster.yml's `ca`, which signs all servers' certificates where it is given; "" if not."""
-    return cluster.tls.ca or "" if cluster.tls is not None else ""
 
 
 def refused_here(cluster: Cluster, node: Node) -> str:
@@ -82,7 +81,7 @@ class Proof:
         if not laid.authorities:
             return
         self._certify(facts)
-        self._prove(facts, laid)
+        self._prove(facts)
         self._lay(laid)
         self._renew(facts)
 
@@ -92,10 +91,9 @@ class Proof:
         if key and here.record.certified != key and facts.same_key(here.cluster, key):
             here.remember(certified=key)
 
-    def _prove(self, facts: ClusterFacts, laid: Laid) -> None:
+    def _prove(self, facts: ClusterFacts) -> None:
         here = self.here
-        ca = own_authority(here.cluster)
-        root = ca or facts.of(here.me.name).key
+        root = own_authority(here.cluster) or facts.of(here.me.name).key
         if root in ("", here.record.proven) or time.monotonic() < self._from:
             return
         if self._with != root:
@@ -103,8 +101,7 @@ class Proof:
         self._from = time.monotonic() + _BETWEEN
         for node in here.cluster.databases:
             if node.name not in self._shown and facts.of(node.name).up:
-                why = refused(node, file=ca) if ca else refused(node, pem=laid.first)
-                self._shown |= set() if why else {node.name}
+                self._shown |= set() if refused_here(here.cluster, node) else {node.name}
         if self._shown >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
             log("every server has proved itself by its certificate: from now on each has to")
@@ -118,11 +115,10 @@ class Proof:
             threading.Thread(target=_apply, daemon=True).start()
 
     def _is_laid(self, laid: Laid) -> bool:
-        here, key, ca = self.here, paths.laid_fingerprint(), own_authority(self.here.cluster)
-        proven = here.record.proven
-        if bool(paths.root_certificate()) != (proven == ca if ca else bool(proven) and not proven.startswith("/")):
+        here, key = self.here, paths.laid_fingerprint()
+        if paths.root_certificate() != root_certificate(here.cluster, here.record.proven):
             return False
-        if proven == key and laid.count > 1:
+        if here.record.proven == key and laid.count > 1:
             return False
         return here.record.certified != key or Service.POSTGRESQL not in here.me.runs or laid.of_first
 

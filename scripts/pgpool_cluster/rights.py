@@ -1,4 +1,4 @@
-"""Who may ask a node for what: any node, only those with a database, or only programs on the node itself.
+"""What a node does for which asker: any node, only those with a database, or only programs on the node itself.
 
 A witness, a node that runs pgpool-II only, looks, and tells what its pgpool-II has found. It changes nothing on a
 database node by its word: where its pgpool-II leads and a node is to take over, the database node that is asked
@@ -14,7 +14,7 @@ from .errors import OperationError
 
 
 class Asker(Enum):
-    """Who may ask."""
+    """The kinds of askers."""
 
     ANYBODY = "any node"
     DATABASES = "nodes that run PostgreSQL"

@@ -131,7 +131,9 @@ def instances() -> list[Instance]:
     found = [
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
         for row in rows
-        if len(row) > _DATA + 1 and re.fullmatch(r"[1-9][0-9]", row[_VERSION]) and plain.is_cluster_name(row[_NAME])
+        if len(row) > _DATA + 1
+        and re.fullmatch(r"[1-9][0-9]", row[_VERSION])
+        and plain.is_cluster_name(row[_NAME])
         and re.fullmatch(r"[0-9]{1,5}", row[_PORT])
     ]
     return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))

@@ -1,10 +1,10 @@
-"""Which terms are believed: a node that tells an absurd one must not drive the number out of everybody's reach.
+"""Which terms are believed: a node that tells an absurd one must not drive the number out of the others' reach.
 
 A promotion takes seconds, so an honest cluster's term grows by less than one a second from 1 on. A node that was
-away for long meets a much higher one than its own, and nobody else may be left who vouches for it. So what a node
-knows is no measure, and the time is: a million, and one more for each second since 2026. Whoever lies up to that bound
-costs the next promotion a second, since the bound has moved by then. A clock that is far behind still lets a million
-through.
+away for long meets a much higher one than its own, and no other node may be left to vouch for it. So what a node
+knows is no measure, and the time is: a million, and one more for each second since 2026. A node that lies up to that
+bound costs the next promotion a second, since the bound has moved by then. A clock that is far behind still lets a
+million through.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
 def _pooler(here: Here) -> str:
     """Return the node whose pgpool-II is to rebuild this one: the one that leads, but where a witness has that.
 
-    A leader answers nobody for a moment when it has just given a node up.
+    A leader does not answer for a moment when it has just given a node up.
     """
     deadline = time.monotonic() + _LEADER_SECONDS
     while not (name := leading_node(here.cluster, facts := here.look_at_all())):

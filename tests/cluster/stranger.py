@@ -48,7 +48,7 @@ def heard(connection: socket.socket, port: int) -> bytes:
 
 
 def serve(port: int, log: str) -> None:
-    """Answer whoever comes to a port."""
+    """Answer every host that comes to a port."""
     listener = socket.create_server(("", port), reuse_port=True)
     while True:
         connection, _ = listener.accept()

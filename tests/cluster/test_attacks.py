@@ -1,4 +1,4 @@
-"""Whoever is postgres on a host wants root to read, write or delete a file of root's for him, by whatever root runs."""
+"""An intruder who is postgres on a host tries to have root's programs read, write or delete root's files."""
 
 from __future__ import annotations
 

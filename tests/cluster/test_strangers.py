@@ -48,7 +48,7 @@ def learnt_nothing(cluster: Cluster, place: Host) -> None:
     secret = keys.parse(cluster.key, "")
     secrets = [*(secret.password(role) for role in keys.Role), secret.pcp_password, secret.watchdog_key, APP_PASSWORD]
     heard = came(place)
-    assert [port for port, _ in heard if port == 5432], "nobody came: the test shows nothing"
+    assert [port for port, _ in heard if port == 5432], "no node came: the test shows nothing"
     for port, data in heard:
         assert not any(word.encode() in data for word in secrets), (port, data)
         assert not (port == 5432 and data), ("something was sent to a server that had not proved itself", data)

@@ -83,7 +83,7 @@ def test_the_witness_may_not_ask_for_what_changes_a_node(witness: Host, request_
     assert "may" in str(said(witness, request_, "pg2").get("error")), request_
 
 
-def test_nobody_is_promoted_by_the_word_of_the_witness(pair: Cluster, witness: Host) -> None:
+def test_no_node_is_promoted_by_the_word_of_the_witness(pair: Cluster, witness: Host) -> None:
     answer = said(witness, {"do": "promote", "term": 9, "excuse": [0, 0]}, "pg2")
     assert "does not see that it is to take over" in str(answer.get("error")), answer
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, command_line, configuration, hands, paths, server, units
+from pgpool_cluster import ancestors, apply, command_line, configuration, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.users import Users
@@ -219,7 +219,7 @@ def test_a_disk_that_is_full_is_told_once_and_an_odd_file_keeps_no_other_waiting
 
     planned = apply.plan()
     monkeypatch.setattr(hands, "write", write)
-    monkeypatch.setattr(hands, "intruder", lambda path: intruder if path == disk.conf else "")
+    monkeypatch.setattr(ancestors, "intruder", lambda path: intruder if path == disk.conf else "")
     refused = apply.carry_out(planned)
     assert [str(disk.conf) in error.message for error in refused] == [True]
     assert (disk.passwd in written) == bool(intruder)

@@ -161,7 +161,7 @@ def garbled(pem: str, kind: str, chance: random.Random) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_postgres_writes_into_its_certificate_is_replaced_and_stops_nobody() -> None:
+def test_whatever_postgres_writes_into_its_certificate_is_replaced_and_stops_no_apply() -> None:
     """server.pem is postgres' own: root reads it with each `apply`."""
     good, chance = laid(), random.Random(1)
     certificate, secret = certificates._split(good.server)[0], certificates._CERTIFICATE.sub("", good.server)

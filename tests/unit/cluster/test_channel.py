@@ -222,7 +222,7 @@ def connected_from(peer: str) -> Iterator[socket.socket]:
 
 
 def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> None:
-    """Whoever is postgres on one node would keep the others from each other otherwise."""
+    """An intruder on one node would keep the others from each other otherwise."""
     with contextlib.ExitStack() as stack:
         many = [stack.enter_context(connected_from("w")) for _ in range(channel._CONNECTIONS)]
         told = []

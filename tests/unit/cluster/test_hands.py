@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import apply, configuration, files, hands, paths, server, units
+from pgpool_cluster import ancestors, apply, configuration, files, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
@@ -62,8 +62,8 @@ ALLOWED = {
 
 def intruder(path: Path) -> str:
     """As it is now: a test changes folders."""
-    hands._intruder.cache_clear()
-    return hands.intruder(path)
+    ancestors.forget()
+    return ancestors.intruder(path)
 
 
 def opening(module: Path) -> Iterator[tuple[str, str]]:
@@ -97,7 +97,7 @@ def test_what_runs_as_root_opens_and_deletes_through_the_hands_only() -> None:
 
 
 def test_what_runs_as_root_writes_with_a_check() -> None:
-    """files.write checks nothing: it is for who has no more rights than the folder's owner."""
+    """files.write checks nothing: it is for processes with no more rights than the folder's owner."""
     for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
         assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
 
@@ -265,7 +265,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         pytest.skip("only root can become somebody else")
     place = Path(tempfile.mkdtemp())  # pytest's own are closed to others
     place.chmod(0o755)
-    hands._intruder.cache_clear()
+    ancestors.forget()
     found = Server(place)
     monkeypatch.setattr(hands, "postgres", lambda: found.postgres.pw_uid)
     for name in ("MEMORY", "LAID_FILE", "CLUSTER_YML"):

@@ -165,8 +165,8 @@ IN_USE = "ebb427fe190900e1"
 """The fingerprint that SIX_WORDS have given since the first version."""
 
 
-def test_words_cost_whoever_guesses_them_128_mb_each() -> None:
-    """Anybody who reaches port 22 could test guesses offline at 0.1 s each: the host certificate has the authority."""
+def test_each_guess_at_words_costs_128_mb() -> None:
+    """A host that reaches port 22 could test guesses offline at 0.1 s each: the host certificate has the authority."""
     expected = hashlib.scrypt(SIX_WORDS.encode(), salt=b"pgpool2-cluster 2", n=2**17, r=8, p=1, dklen=32, maxmem=2**28)
     assert parse(f"{WORDS}{SIX_WORDS}", "cluster.key") == ClusterKey(expected)
     assert parse(f"{WORDS} {SIX_WORDS}\n", "cluster.key") == ClusterKey(expected)

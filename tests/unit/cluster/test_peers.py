@@ -90,7 +90,7 @@ def test_silence_counts_between_two_lines_and_not_in_all(peer: Peer) -> None:
 
 
 def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(peer: Peer, starts: Path) -> None:
-    """A request without progress, as a look is, has none to tell: who goes on telling some would keep its thread."""
+    """A request without progress, as a look is, has none to tell: endless progress would keep its thread."""
     play(starts, """read line; while :; do echo '{"progress": "soon", "id": 0}'; sleep 0.05; done""")
     began = time.monotonic()
     with pytest.raises(ServerError, match="no answer for 1 s"):

@@ -33,7 +33,7 @@ NAMES = ("pg1", "pg2", "pg3")
 
 @dataclass(slots=True)
 class Wire:
-    """Three database nodes on this machine; `shows` has the PEM of who shows a certificate, "" for no TLS."""
+    """Three database nodes on this machine; `shows` has the PEM that each node shows, "" for no TLS."""
 
     folder: Path
     listeners: dict[str, socket.socket] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def test_an_old_node_is_reached_until_it_shows_a_certificate_too(wire: Wire, pg2
         pg2.round(facts())
     assert pg2.here.record.proven == ""
     assert "sslmode=require channel_binding=require" in pg2.conninfo
-    assert wire.asked.count("pg1") == 1, "who has proved itself is not asked again"
+    assert wire.asked.count("pg1") == 1, "a server that has proved itself is not asked again"
     wire.show(KEY, "pg3")
     pg2.round(facts())
     assert pg2.here.record.proven == KEY.fingerprint

@@ -1,4 +1,4 @@
-"""Who may ask a node for what: a witness looks, and changes nothing by its word; no term is out of reach."""
+"""What each kind of node may ask for: a witness looks, and changes nothing by its word; no term is out of reach."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def asked(world: World, name: str, request: Json, *, peer: str) -> Json:
     return world.on(name, {**request, "from": peer})
 
 
-def test_every_request_has_one_line_about_who_may_ask() -> None:
+def test_every_request_has_one_line_about_its_askers() -> None:
     known = Answers._known(Answers(None, None, print, list, print))  # type: ignore[arg-type]
     assert set(known) == set(rights.MAY_ASK)
 
@@ -79,7 +79,7 @@ def test_a_witness_and_a_node_that_cluster_yml_has_no_more_change_nothing(
     assert world.state() == before
 
 
-def test_a_witness_has_nobody_promoted_while_the_primary_is_in_sight(world: World) -> None:
+def test_a_witness_has_no_node_promoted_while_the_primary_is_in_sight(world: World) -> None:
     for request in ({"do": "promote", "term": 2, "excuse": [0, 0]}, {"do": "promote", "term": 2, "excuse": None}):
         with pytest.raises(OperationError, match="pg2 does not see that it is to take over"):
             asked(world, "pg2", request, peer="w")
@@ -102,7 +102,7 @@ def test_the_term_of_a_promotion_is_the_nodes_own(world: World) -> None:
     assert world.hosts["pg2"].record.led == 2
 
 
-def test_of_a_native_cluster_a_database_node_says_who_is_out_of_service() -> None:
+def test_of_a_native_cluster_a_database_node_says_which_node_is_out_of_service() -> None:
     with at_work(led_by_witness(NATIVE, 3)) as world:
         with pytest.raises(OperationError, match="does not see that the others are to go on"):
             asked(world, "pg2", {"do": "go-on", "node": None}, peer="w")
@@ -150,7 +150,7 @@ def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) ->
     assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1")["taken"] is True
 
 
-def test_whoever_lies_up_to_the_bound_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lie_up_to_the_bound_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.time()
     monkeypatch.setattr("pgpool_cluster.terms.time.time", lambda: moment)
     asked(world, "pg2", {"do": "term", "term": terms.highest()}, peer="pg1")
@@ -163,7 +163,7 @@ def test_whoever_lies_up_to_the_bound_costs_a_second(world: World, monkeypatch: 
 
 @pytest.mark.parametrize("term", [10**6, 10**6 + 10_000])
 def test_a_cluster_whose_term_was_driven_up_goes_on_by_itself(term: int) -> None:
-    """A node that was broken into told all others a term that nobody leads in."""
+    """A node that was broken into told all others a term that no node leads in."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as world:
         world.write()
         for name in world.hosts:
@@ -185,7 +185,7 @@ def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
     assert wire.decode(wire.encode(NodeFacts("pg1", term=5000))).term == 5000
 
 
-# Who it is that asks
+# Which node asks
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json
         yield found
 
 
-def test_the_forced_command_says_who_asks_and_no_request_does(heard: list[Json]) -> None:
+def test_the_forced_command_says_which_node_asks_and_no_request_does(heard: list[Json]) -> None:
     program = (
         "from pathlib import Path; from pgpool_cluster import channel, paths; "
         f"paths.AGENT = Path({str(paths.AGENT)!r}); channel.bridge('pg2.example-1')"

@@ -61,7 +61,7 @@ def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.
     assert str(choose_instance(cluster, found, cluster.named("pg2")).name) == "15/main"
 
 
-def test_what_postgres_can_write_into_postgresql_conf_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_postgres_can_write_into_postgresql_conf_stops_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = """\
 15  main x'y online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/it's /var/log/postgresql/postgresql-17-main.log
@@ -73,7 +73,7 @@ def test_what_postgres_can_write_into_postgresql_conf_stops_nobody(monkeypatch: 
         server._instance(cluster, cluster.named("pg1"), "17/main")
 
 
-def test_a_folder_that_root_may_not_enter_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_root_may_not_enter_stops_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """postgres may have mounted something there that is for postgres alone (FUSE)."""
     stat = os.stat
 

@@ -102,7 +102,7 @@ def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> N
     assert stored == [6]
 
 
-def test_who_hears_of_a_list_twice_answers_once_it_is_laid_down(
+def test_a_node_that_hears_of_a_list_twice_answers_once_it_is_laid_down(
     stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent fetched the list by itself just before it was told: it said that it had it, and pgpool-II had not."""
@@ -150,9 +150,9 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
 @pytest.mark.parametrize(
     "users", [Users(10**12, {"app": "e"}, "m"), Users(-1, {}, "m"), Users(6, {"pgpool_recovery": "e"}, "m")]
 )
-def test_a_list_that_nobody_can_have_made_is_not_kept(users: Users, stored: list[int]) -> None:
+def test_a_list_that_no_command_can_have_made_is_not_kept(users: Users, stored: list[int]) -> None:
     """A witness could have replaced a role's password in every pool_passwd, or put the number out of reach."""
-    with pytest.raises(OperationError, match="nobody can have made"):
+    with pytest.raises(OperationError, match="no command can have made"):
         answers.store_users(users)
     assert stored == []
     assert Users.load(paths.USERS).serial == 5
