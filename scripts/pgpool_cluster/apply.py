@@ -30,6 +30,7 @@ from . import (
     firewall,
     hands,
     key_file,
+    matching,
     paths,
     pgpool,
     plain,
@@ -130,6 +131,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     facts = replace(
         facts, laid=laid, certified=record.certified, proven=record.proven,
         below_home=_is_below_home(facts.data_directory, facts.home),
+        needs=matching.plain(record.needs), libraries=tuple(filter(plain.is_parameter, record.libraries)),
     )  # fmt: skip
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))

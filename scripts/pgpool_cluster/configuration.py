@@ -11,15 +11,17 @@ pgpool-II gets a folder of its own, whose pgpool.conf begins with `include` of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 import jinja2
 
 from . import certificates, libpq, paths, ssh
+from . import keep as keeping
 from . import key as keys
+from . import own as owns
 from .cluster import DRAIN_SECONDS, Cluster, Node, PostgresqlCluster, Service, Tls
 from .key import ClusterKey, Role
 
@@ -101,6 +103,7 @@ class Server:
     `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
     `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which units are kept out of.
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
+    `own`: what its other configuration files say. `needs`, `libraries`: as in the record.
     """
 
     postgresql: PostgresqlCluster
@@ -116,6 +119,9 @@ class Server:
     certified: str = ""
     proven: str = ""
     below_home: bool = False
+    own: owns.Own = owns.NOTHING
+    needs: Mapping[str, int] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +276,7 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "named": [peer for peer in cluster.nodes if peer.host],
         "among_nodes": _among_nodes(cluster),
         "drain_seconds": DRAIN_SECONDS,
-        "slots_keep_mb": slots_keep_mb(server.wal_disk_bytes),
-        "wal_keep_mb": min(_WAL_KEEP_MB, slots_keep_mb(server.wal_disk_bytes) // 2),
-        "connections": max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS),
+        "kept": _kept(cluster, server),
         "peers": [peer.hosts for peer in cluster.nodes],
         "pgpools": _pgpool_hosts(cluster),
         "peer_rules": [_nft_match(peer) for peer in cluster.nodes if peer != node],
@@ -289,6 +293,18 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "folder": FOLDER,
         "programs": PROGRAMS,
     }
+
+
+def _kept(cluster: Cluster, server: Server) -> keeping.Kept:
+    keep_mb = slots_keep_mb(server.wal_disk_bytes)
+    connections = max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS)
+    least = keeping.Least(connections, _slots(cluster), keep_mb, min(_WAL_KEEP_MB, keep_mb // 2))
+    return keeping.kept(server.own, least, server.needs, server.libraries)
+
+
+def _slots(cluster: Cluster) -> int:
+    """Return how many replication slots the cluster may need; 0 where PostgreSQL's own number is enough."""
+    return max(16, 2 * len(cluster.databases)) if cluster.mode.streams else 0
 
 
 def _served(cluster: Cluster) -> Tls:

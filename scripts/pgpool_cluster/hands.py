@@ -122,6 +122,12 @@ def places(path: Path, owner: int | None = None) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
+def names(path: Path, owner: int | None = None) -> tuple[str, ...]:
+    """Return the names in a folder, in their order; one that cannot be read has none."""
+    found = _done({"do": "names", "path": _absolute(path)}, owner).get("names")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
 def _absolute(path: Path) -> str:
     return str(path.absolute())
 
@@ -215,6 +221,10 @@ def _places(path: Path, _: Json) -> Json:
     return {"places": [os.path.realpath(entry) for entry in found]}
 
 
+def _names(path: Path, _: Json) -> Json:
+    return {"names": sorted(entry.name for entry in _entries(path))}
+
+
 def _entries(path: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return list(path.iterdir())
@@ -236,6 +246,7 @@ _WORK: dict[str, Callable[[Path, Json], Json]] = {
     "make": _make,
     "remove-folder": _remove_folder,
     "places": _places,
+    "names": _names,
 }
 
 

@@ -6,7 +6,7 @@ when it is promoted (PostgreSQL 13 to 18, "Hot Standby", Administrator's Overvie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from . import paths
 
@@ -19,6 +19,9 @@ CONTROL = {
 }
 """The parameters, each with what pg_controldata calls it: there a standby keeps the values that it has to have."""
 
+_MOST = 262143
+"""What max_connections and its like can be at most (MAX_BACKENDS)."""
+
 
 def needed(control: Mapping[str, str]) -> dict[str, int]:
     """Return the values that the WAL wants of a standby, from what pg_controldata prints."""
@@ -29,6 +32,11 @@ def lower(has: Mapping[str, int], needs: Mapping[str, int]) -> dict[str, tuple[i
     """Return each parameter that is too low, with the value that there is and the one that is needed."""
     both = {name: (has[name], needs[name]) for name in CONTROL if name in has and name in needs}
     return {name: (value, least) for name, (value, least) in both.items() if value < least}
+
+
+def plain(values: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return the values that can be parameters of a server, of those that postgres has written down."""
+    return {name: value for name, value in values if name in CONTROL and 0 <= value <= _MOST}
 
 
 def lines(values: Mapping[str, int]) -> str:

@@ -27,6 +27,8 @@ class Record:
     `dropped`: the standbys that this node's commits do not wait for. `excuse`: the latest one that was taken note of.
     `certified`: fingerprint of the latest cluster key that most nodes had. `proven`: what every server's certificate
     was checked with once, a cluster key's fingerprint or the path of cluster.yml's `ca` (proof.py); "" for nothing.
+    `needs`: the values of matching.py's parameters with which its primary was found, where they were too low here;
+    `libraries`: what it was found to preload that is installed here.
     """
 
     system: int | None = None
@@ -42,6 +44,8 @@ class Record:
     excuse: Excuse = NO_EXCUSE
     certified: str = ""
     proven: str = ""
+    needs: tuple[tuple[str, int], ...] = ()
+    libraries: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -72,14 +76,16 @@ class Record:
 
 def _check(name: str, value: object, default: object) -> None:
     """Raise ValueError for a value of another type than its default's: root reads the record, too."""
-    types = {"system": (int, NoneType), "dropped": (list, tuple), "excuse": (dict, Excuse)}
+    several = dict.fromkeys(("dropped", "needs", "libraries"), (list, tuple))
+    types = {"system": (int, NoneType), "excuse": (dict, Excuse), **several}
     if type(value) not in types.get(name, (type(default),)):
         raise ValueError(f"{name} is of another type")
 
 
 def _of_json(values: dict[str, Any]) -> dict[str, object]:
     """Return those of the values that JSON has in another shape; raises ValueError or TypeError."""
-    found: dict[str, object] = {"dropped": tuple(map(str, values.get("dropped", ())))}
+    found: dict[str, object] = {name: tuple(map(str, values.get(name, ()))) for name in ("dropped", "libraries")}
+    found["needs"] = tuple((str(name), int(value)) for name, value in values.get("needs", ()))
     if "excuse" in values:
         found["excuse"] = Excuse(**{**values["excuse"], "names": tuple(map(str, values["excuse"]["names"]))})
     return found

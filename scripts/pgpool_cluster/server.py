@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cluster_file, files, paths, plain
+from . import addresses, cluster_file, files, own, paths, plain
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .document import Place
@@ -241,6 +241,7 @@ def facts(
         dropped=dropped,
         home=str(HOME),
         wal_disk_bytes=size_of_disk(instance.data / "pg_wal") if instance else 0,
+        own=own.of_server(instance.configuration) if instance else own.NOTHING,
     )
 
 

@@ -1,0 +1,117 @@
+"""What is kept of a server that was tuned before it came into the cluster: the higher of two values. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import matching
+from .own import Own
+
+DEFAULTS = {
+    "max_connections": 100,
+    "max_worker_processes": 8,
+    "max_wal_senders": 10,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+"""PostgreSQL's own values, 13 to 18, of the parameters that a standby must match."""
+_SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+_TIMES = {"us": 0.001, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
+_QUANTITY = re.compile(r"(-?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Values for the cluster's file, at least the cluster's own; `more`: parameters of which it has none itself."""
+
+    wal_level: str
+    max_connections: int
+    max_wal_senders: int
+    max_replication_slots: int
+    max_slot_wal_keep_size: str
+    wal_keep_size: str
+    more: Mapping[str, str]
+    archiver: str = ""
+    """The command that archived before, and goes on doing so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """What the cluster itself needs, sizes in MB."""
+
+    connections: int
+    slots: int
+    slots_keep_mb: int
+    wal_keep_mb: int
+
+
+def kept(own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[str] = ()) -> Kept:
+    """Return what the cluster's file says of the parameters that a server may need higher.
+
+    `needs`: what a copy of the primary was found to need; `libraries`: what its shared_preload_libraries are to have.
+    """
+
+    def highest(name: str, ours: int) -> int:
+        return max(ours, own.number(name), needs.get(name, 0))
+
+    ours = {"max_connections": least.connections, "max_wal_senders": 16}
+    has = {name: highest(name, ours.get(name, 0)) for name in matching.CONTROL}
+    more = {
+        name: str(value)
+        for name, value in needs.items()
+        if name not in ours and value > (own.number(name) or DEFAULTS[name])
+    }
+    if missing := [one for one in libraries if one not in preloaded(own)]:
+        more["shared_preload_libraries"] = ", ".join([*preloaded(own), *missing])
+    return Kept(
+        wal_level="logical" if own.values.get("wal_level", "").lower() == "logical" else "replica",
+        max_connections=has["max_connections"],
+        max_wal_senders=has["max_wal_senders"],
+        max_replication_slots=highest("max_replication_slots", least.slots),
+        max_slot_wal_keep_size=_larger(own, "max_slot_wal_keep_size", least.slots_keep_mb),
+        wal_keep_size=_larger(own, "wal_keep_size", least.wal_keep_mb),
+        more=more,
+        archiver=archiver(own),
+    )
+
+
+def preloaded(own: Own) -> list[str]:
+    """Return the libraries that a server's own files have it preload."""
+    return libraries(own.values.get("shared_preload_libraries", ""))
+
+
+def libraries(text: str) -> list[str]:
+    """Return the names in a value of shared_preload_libraries."""
+    return [name for word in text.split(",") if (name := word.strip().strip('"'))]
+
+
+def archiver(own: Own) -> str:
+    """Return the command that archives this server's WAL; "" where none does, or a library."""
+    on = own.values.get("archive_mode", "off").lower() in ("always", "on", "true", "yes", "1")
+    return own.values.get("archive_command", "") if on else ""
+
+
+def _larger(own: Own, name: str, ours_mb: int) -> str:
+    """Return the larger of two sizes, the server's own as it is written; -1 is without a limit."""
+    text = own.values.get(name, "")
+    found = quantity(text, "MB")
+    return text if found is not None and (found < 0 or found > ours_mb * 2**20) else f"{ours_mb}MB"
+
+
+def quantity(text: str, unit: str) -> float | None:
+    """Return a size in bytes, a time in milliseconds, or a plain number; None for what is none of these.
+
+    `unit`: that of a number without one, as pg_settings has it: `8kB`, `MB`, `ms`, or "".
+    """
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None:
+        return None
+    number, given = float(match[1]), match[2].lower()
+    times = re.match(r"[0-9]*", unit)
+    factor = times[0] if times else ""
+    scale = {**_SIZES, **_TIMES}
+    if given:
+        return number * scale[given] if given in scale else None
+    return number if number < 0 else number * int(factor or 1) * scale.get(unit.lower()[len(factor) :], 1)

@@ -1,0 +1,99 @@
+"""What a server's own configuration files say, the cluster's file left out: what it was tuned to, and goes on needing.
+
+The last line of a parameter wins, as it does for PostgreSQL; `later` are those that stand behind the place of the
+cluster's file, and win over it. postgresql.auto.conf is not among the files: what ALTER SYSTEM sets wins by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import hands
+from .errors import ServerError
+
+DROP_IN = "pgpool2-cluster.conf"
+_LINE = re.compile(r"\s*([A-Za-z_][\w.$]*)\s*(?:=\s*|\s)\s*(?:'((?:[^'\\]|''|\\.)*)'|([^\s#']+))\s*(?:#.*)?")
+_MOST_DEEP = 10
+"""Files that include each other end there, in PostgreSQL as well (CONF_FILE_MAX_DEPTH)."""
+_MOST_FILES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The parameters of a server's own files, by their names in lower case; `includes`: the cluster's file is read."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    later: frozenset[str] = frozenset()
+    includes: bool = True
+
+    def number(self, name: str) -> int:
+        """Return a parameter that is a plain number; 0 where it is not set, or no number."""
+        text = self.values.get(name, "")
+        return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+
+
+NOTHING = Own()
+
+
+def lines(text: str) -> list[tuple[str, str]]:
+    """Return the parameters and directives of one file, in its order, as PostgreSQL's guc-file.l reads them."""
+    found = []
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match:
+            quoted = match[2]
+            value = match[3] if quoted is None else re.sub(r"''|\\(.)", lambda one: one[1] or "'", quoted)
+            found.append((match[1].lower(), value))
+    return found
+
+
+def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path], tuple[str, ...]]) -> Own:
+    """Return what a postgresql.conf and the files that it includes say.
+
+    `read` returns a file's text, None for none; `names` the entries of a folder. The cluster's file in conf.d, which
+    need not exist yet, marks its place.
+    """
+    drop_in = file.parent / "conf.d" / DROP_IN
+    values: dict[str, str] = {}
+    later: set[str] = set()
+    includes = False
+    seen = 0
+
+    def follow(path: Path, depth: int) -> None:
+        nonlocal includes, seen
+        seen += 1
+        if path == drop_in:
+            includes = True
+            later.clear()
+            return
+        for name, value in lines(read(path) or "") if depth < _MOST_DEEP and seen < _MOST_FILES else ():
+            there = path.parent / value
+            if name in ("include", "include_if_exists"):
+                follow(there, depth + 1)
+            elif name == "include_dir":
+                ours = {DROP_IN} if there == drop_in.parent else set()
+                for entry in sorted({*names(there), *ours}):
+                    if entry.endswith(".conf") and not entry.startswith("."):
+                        follow(there / entry, depth + 1)
+            else:
+                values[name] = value
+                later.add(name)
+
+    follow(file, 0)
+    return Own(values, frozenset(later) if includes else frozenset(), includes)
+
+
+def of_server(configuration: Path) -> Own:
+    """Return what the files of a server say, read as postgres; a file that cannot be read says nothing."""
+
+    def read(path: Path) -> str | None:
+        try:
+            found = hands.read(Path(next(iter(hands.places(path)), str(path))))  # past symbolic links
+        except ServerError:
+            return None
+        return found.content.decode(errors="replace") if found else None
+
+    return gather(configuration / "postgresql.conf", read, hands.names)

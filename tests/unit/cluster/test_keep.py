@@ -1,0 +1,106 @@
+"""What a server was tuned to before it came into the cluster, and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.cluster.test_configuration import SERVER, THREE, files, settings_of, text_of
+
+from pgpool_cluster import keep, own
+from pgpool_cluster.own import Own
+from pgpool_cluster.record import Record
+
+CONF = "/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf"
+NATIVE = f"mode: native_replication\n{THREE}"
+
+
+def laid_down(text: str = THREE, *, needs: str = "", **values: str) -> dict[str, str]:
+    """The cluster's parameters on a server whose own files say this; `needs`: worker processes of its primary."""
+    found = {"max_worker_processes": int(needs or 0), "max_locks_per_transaction": 64, "max_prepared_transactions": 50}
+    server = replace(SERVER, own=Own(values), needs=found if needs else {})
+    return settings_of(text_of(CONF, files(text, server=server)))
+
+
+def test_higher_values_and_logical_replication_are_kept() -> None:
+    """PostgreSQL did not start again: a logical slot existed, and wal_level was replica."""
+    tuned = {"wal_level": "logical", "max_wal_senders": "65", "max_replication_slots": "50", "max_connections": "900"}
+    found = laid_down(**tuned)
+    assert {name: found[name] for name in tuned} == tuned
+
+
+@pytest.mark.parametrize("text", [THREE, NATIVE])
+def test_lower_ones_become_the_clusters(text: str) -> None:
+    low = {"wal_level": "minimal", "max_wal_senders": "0", "max_connections": "20", "max_replication_slots": "'x'"}
+    found = laid_down(text, **low)
+    assert (found["wal_level"], found["max_wal_senders"]) == ("replica", "16")
+    assert int(found["max_connections"]) > 100
+
+
+@pytest.mark.parametrize(("own_value", "kept"), [("-1", "-1"), ("900GB", "900GB"), ("1MB", "128MB")])
+def test_wal_that_a_slot_may_keep_is_not_cut_short(own_value: str, kept: str) -> None:
+    """A subscriber that lags would lose its place at the next checkpoint."""
+    assert laid_down(max_slot_wal_keep_size=own_value)["max_slot_wal_keep_size"] == kept
+
+
+def test_what_a_copy_of_a_tuned_primary_needs_is_laid_down_where_it_is_lower() -> None:
+    found = laid_down(needs="32", max_prepared_transactions="60")
+    assert found["max_worker_processes"] == "32"
+    assert not {"max_locks_per_transaction", "max_prepared_transactions"} & set(found)
+    assert "shared_preload_libraries" not in found
+
+
+def test_libraries_of_the_primary_are_preloaded_beside_a_servers_own() -> None:
+    server = replace(SERVER, own=Own({"shared_preload_libraries": "auto_explain"}), libraries=("pg_stat_statements",))
+    found = settings_of(text_of(CONF, files(server=server)))
+    assert found["shared_preload_libraries"] == "auto_explain, pg_stat_statements"
+
+
+@pytest.mark.parametrize(
+    "command", ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'"]
+)
+def test_what_archived_before_goes_on_doing_so(command: str) -> None:
+    found = laid_down(NATIVE, archive_mode="on", archive_command=command)["archive_command"].replace("''", "'")
+    assert found == f"/usr/lib/pgpool2-cluster/archive-wal %p %f && ( {command} )"
+    assert "archive_command" not in laid_down(archive_mode="on", archive_command=command)
+    assert "&&" not in laid_down(NATIVE, archive_mode="off", archive_command=command)["archive_command"]
+
+
+def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
+    """The cluster's own file is left out; what stands behind its place wins over it."""
+    (tmp_path / "conf.d").mkdir()
+    for name, text in {
+        "postgresql.conf": "wal_level = replica # x\nWork_Mem '4MB'\ninclude_dir = 'conf.d'\nmax_wal_senders 5\n",
+        "conf.d/00.conf": "wal_level=logical\narchive_command = 'cp %p ''/x y''/%f'   # it's\ninclude_if_exists 'no'\n",
+        "conf.d/pgpool2-cluster.conf": "wal_level = replica\nmax_connections = 404\n",
+        "conf.d/zz.conf": "max_locks_per_transaction = '256'\n",
+        "conf.d/.hidden.conf": "work_mem = 1\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").write_text("work_mem = 8MB\n")
+    (tmp_path / "conf.d" / "linked.conf").symlink_to(tmp_path / "link")
+    found = own.of_server(tmp_path)
+    assert found.includes
+    assert found.values == {
+        "wal_level": "logical", "work_mem": "8MB", "archive_command": "cp %p '/x y'/%f", "max_wal_senders": "5",
+        "max_locks_per_transaction": "256",
+    }  # fmt: skip
+    assert found.later == {"max_locks_per_transaction", "max_wal_senders"}
+    (tmp_path / "postgresql.conf").write_text("include 'postgresql.conf'\nport = 5433\n")
+    assert own.of_server(tmp_path) == Own({"port": "5433"}, includes=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "size"),
+    [("16GB", "MB", 2**34), ("128", "8kB", 2**20), ("1.5 kB", "", 1536), ("10s", "ms", 1e4), ("-1", "MB", -1),
+     ("10", "s", 1e4), ("on", "", None), ("5", "", 5)],
+)  # fmt: skip
+def test_sizes_and_times_with_any_unit(text: str, unit: str, size: float | None) -> None:
+    assert keep.quantity(text, unit) == size
+
+
+def test_a_record_keeps_what_the_primary_needs(tmp_path: Path) -> None:
+    record = Record(needs=(("max_worker_processes", 32),), libraries=("pg_stat_statements",))
+    record.save(tmp_path / "record.json")
+    assert Record.load(tmp_path / "record.json") == record
