@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, files, libpq, matching, paths, pulse, units
+from . import adopting, archive, files, libpq, matching, paths, pulse, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -138,7 +138,10 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
                     f"{upstream.name} runs PostgreSQL {major}, this node {here.server.instance.name}",
                     hint=f"apt install postgresql-{major} here, and postgresql: {major}/main in cluster.yml",
                 )
-            _check_settings(here, upstream, cursor)
+            cursor.execute(_SETTINGS, (list(adopting.NAMES),))
+            source = adopting.Source.of(cursor.fetchall())
+            adopting.adopt(here, source)
+            _check_settings(here, upstream, source)
             if checkpoint:
                 cursor.execute("CHECKPOINT")
             cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (here.me.slot,))
@@ -157,12 +160,9 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
 _SETTINGS = "SELECT name, setting, coalesce(sourcefile, '') FROM pg_settings WHERE name = ANY(%s)"
 
 
-def _check_settings(here: Here, upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
+def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None:
     """Raise OperationError where a copy would not start, since a parameter is lower here than on the source."""
-    cursor.execute(_SETTINGS, (list(matching.CONTROL),))
-    # what ALTER SYSTEM has set there comes along
-    needs = {name: int(value) for name, value, file in cursor.fetchall() if not file.endswith("postgresql.auto.conf")}
-    low = matching.lower(pg.configured(here.server.instance, without_alter_system=True), needs)
+    low = matching.lower(pg.configured(here.server.instance, without_alter_system=True), source.needs)
     if low:
         values = ", ".join(f"{name} = {least} there, {has} here" for name, (has, least) in low.items())
         line = matching.lines({name: least for name, (_, least) in low.items()})

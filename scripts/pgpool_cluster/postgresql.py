@@ -296,16 +296,24 @@ def configured(instance: Instance, *, without_alter_system: bool = False) -> dic
 
     `without_alter_system`: postgresql.auto.conf left out, which a copy brings along. {} where its files have faults.
     """
-    words = [instance.program("postgres"), "-D", str(instance.configuration)]
-    words += ["-c", "data_directory=/nonexistent"] if without_alter_system else []
     found = {}
     for name in matching.CONTROL:
-        try:
-            answer = subprocess.run([*words, "-C", name], capture_output=True, text=True, timeout=10, check=True)
-            found[name] = int(answer.stdout)
-        except (OSError, subprocess.SubprocessError, ValueError):
+        value = setting(instance, name, without_alter_system=without_alter_system)
+        if not value.isdigit():
             return {}
+        found[name] = int(value)
     return found
+
+
+def setting(instance: Instance, name: str, *, without_alter_system: bool = False) -> str:
+    """Return the value of a parameter that the server would start with; "" where its files have faults."""
+    words = [instance.program("postgres"), "-D", str(instance.configuration)]
+    words += ["-c", "data_directory=/nonexistent"] if without_alter_system else []
+    try:
+        answer = subprocess.run([*words, "-C", name], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
 
 
 def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:

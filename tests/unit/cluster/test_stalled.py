@@ -22,7 +22,7 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster import act, copying, matching, replay, restarts, status, switchover
+from pgpool_cluster import act, adopting, copying, matching, replay, restarts, status, switchover
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
@@ -340,26 +340,18 @@ def test_a_switchover_is_refused_where_the_present_primary_would_not_start(monke
         switchover.run(here, target, print)
 
 
-class _Cursor:
-    """The settings of a source."""
-
-    def __init__(self, *rows: tuple[str, str, str]) -> None:
-        self.rows = rows
-
-    def execute(self, *_: object) -> None: ...
-
-    def fetchall(self) -> list[tuple[str, str, str]]:
-        return list(self.rows)
+def _of(processes: int, file: str = "/etc/postgresql/x.conf") -> adopting.Source:
+    return adopting.Source.of([("max_worker_processes", str(processes), file)])
 
 
 def test_a_copy_that_would_not_start_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "configured", lambda *_, **__: {"max_worker_processes": 8, "max_connections": 100})
     here: Any = SimpleNamespace(server=SimpleNamespace(instance=None))
     source = CLUSTER.named("pg1")
-    copying._check_settings(here, source, _Cursor(("max_worker_processes", "8", "/etc/postgresql/x.conf")))
-    copying._check_settings(here, source, _Cursor(("max_worker_processes", "32", "/srv/data/postgresql.auto.conf")))
+    copying._check_settings(here, source, _of(8))
+    copying._check_settings(here, source, _of(32, "/srv/data/postgresql.auto.conf"))
     with pytest.raises(OperationError, match="max_worker_processes = 32 there, 8 here") as caught:
-        copying._check_settings(here, source, _Cursor(("max_worker_processes", "32", "/etc/postgresql/x.conf")))
+        copying._check_settings(here, source, _of(32))
     assert "postgresql_conf: {max_worker_processes: 32}" in caught.value.hint
 
 

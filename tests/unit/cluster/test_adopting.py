@@ -1,0 +1,72 @@
+"""A standby takes over what it needs of a tuned primary, before it is copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import adopting, units
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.record import Record
+
+DEBIANS = {"max_connections": 404, "max_worker_processes": 8, "max_locks_per_transaction": 64}
+TUNED = [("max_worker_processes", "32", "/etc/postgresql/17/main/conf.d/00.conf"), ("max_connections", "404", "")]
+
+
+class Standby:
+    """A node that is about to be copied, with Debian's values."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "lib").mkdir()
+        (folder / "lib" / "pg_stat_statements.so").touch()
+        self.record = Record()
+        self.server = SimpleNamespace(instance=SimpleNamespace(program=lambda name: str(folder / "bin" / name)))
+        self.asked: list[str] = []
+
+    def remember(self, **changes: object) -> None:
+        self.record = self.record.with_changes(**changes)
+
+
+@pytest.fixture
+def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = Standby(tmp_path)
+    monkeypatch.setattr(pg, "configured", lambda *_, **__: DEBIANS | dict(found.record.needs))
+    monkeypatch.setattr(pg, "setting", lambda *_: ", ".join(["auto_explain", *found.record.libraries]))
+    monkeypatch.setattr(units, "control", found.asked.append)
+    return found
+
+
+def test_higher_values_of_the_primary_are_laid_down_once(standby: Any) -> None:
+    """Standbys with Debian's values waited for an administrator: a copy would not have started."""
+    for _ in range(2):
+        adopting.adopt(standby, adopting.Source.of(TUNED))
+        assert standby.record.needs == (("max_worker_processes", 32),)
+        assert standby.asked == ["apply"]
+    higher = ("max_worker_processes", "64", "")
+    adopting.adopt(standby, adopting.Source.of([higher]))
+    assert standby.record.needs == (("max_worker_processes", 64),)
+
+
+def test_nothing_is_taken_over_from_a_primary_with_the_same_values(standby: Any) -> None:
+    along = ("max_worker_processes", "32", "/var/lib/postgresql/17/main/postgresql.auto.conf")
+    adopting.adopt(standby, adopting.Source.of([along, ("shared_preload_libraries", "auto_explain", "")]))
+    assert standby.record == Record()
+    assert standby.asked == []
+
+
+def test_so_are_libraries_that_are_installed_here(standby: Any) -> None:
+    """After a failover, pg_stat_statements was gone."""
+    adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "pg_stat_statements,timescaledb", "")]))
+    assert standby.record.libraries == ("pg_stat_statements",)
+    assert adopting.missing(standby.server.instance, ["pg_stat_statements", "timescaledb"]) == ["timescaledb"]
+
+
+def test_a_library_that_comes_along_and_is_not_installed_is_named_before_the_copy(standby: Any) -> None:
+    auto = "/var/lib/postgresql/17/main/postgresql.auto.conf"
+    with pytest.raises(OperationError, match="timescaledb is not installed here") as caught:
+        adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "timescaledb", auto)]))
+    assert "apt install" in caught.value.hint
