@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import copying, paths, pgpool, replay, synchrony, terms, units
+from . import copying, paths, pgpool, rehearsal, replay, synchrony, terms, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -122,6 +122,7 @@ def restart_if_pending(here: Here) -> None:
     pending = query(here, "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name")
     if pending:
         names = ", ".join(str(name) for (name,) in pending)
+        _refuse_restart(here, names)
         log(f"restarting PostgreSQL {database.instance.name} once, for {names}")
         here.starting = True
         try:
@@ -130,6 +131,26 @@ def restart_if_pending(here: Here) -> None:
             here.starting = False
         database.close()
         pg.start(database)
+
+
+_SLOTS = "SELECT slot_name::text, slot_type = 'logical' FROM pg_replication_slots"
+
+
+def _refuse_restart(here: Here, names: str) -> None:
+    """Raise OperationError where the server would not start again: it serves as it is."""
+    instance = here.server.instance
+    values = {name: pg.setting(instance, name) for name in rehearsal.STARTING}
+    slots = [rehearsal.Slot(str(name), bool(logical)) for name, logical in query(here, _SLOTS)]
+    prepared = int(query(here, "SELECT count(*) FROM pg_prepared_xacts")[0][0])
+    found = [(f"{one.area}: {one.what}", one.fix) for one in rehearsal.unstartable(values, slots, prepared)]
+    if fault := pg.fault(instance):
+        found.append((fault, "correct that file"))
+    if found:
+        reasons = "; ".join(reason for reason, _ in found)
+        raise OperationError(
+            f"PostgreSQL {instance.name} is not restarted for {names}, as it would not start again: {reasons}",
+            hint=f"{'; '.join(dict.fromkeys(fix for _, fix in found))}; then pgpoolctl apply",
+        )
 
 
 def start(here: Here, _: Start) -> None:

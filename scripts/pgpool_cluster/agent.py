@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, files, paths, pgpool, pulse, rights, server, units, upgrade
+from . import act, before, files, paths, pgpool, pulse, rights, server, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
 from .answers import Answers
 from .channel import notify, serving
@@ -52,6 +52,7 @@ def load() -> Here:
     loaded = paths.file_hash()
     cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
+        before.raise_refused(before.rehearse())
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
     database = None
     if Service.POSTGRESQL in me.runs:

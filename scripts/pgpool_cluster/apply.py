@@ -24,6 +24,7 @@ from pathlib import Path
 
 from . import (
     ancestors,
+    before,
     certificates,
     configuration,
     files,
@@ -136,6 +137,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
+    before.refuse(cluster, me, facts, rendered)
     begun = Service.POSTGRESQL in me.runs and files.kind(Path(facts.data_directory, "PG_VERSION")) != 0
     stubs = {str(Path(facts.data_directory, name)) for name in configuration.STUBS}
     wanted = [file for file in rendered if begun or str(file.path) not in stubs]

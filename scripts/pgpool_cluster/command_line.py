@@ -28,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
     _json(status)
     check = _verb(verbs, "check", "check every precondition of a working cluster, with the fix of what fails")
     _json(check)
+    check.add_argument(
+        "--before", action="store_true",
+        help="say what the installation changes, restarts and refuses on this server as it is, and change nothing",
+    )  # fmt: skip
     wait = _verb(verbs, "wait", "wait until the cluster is healthy")
     wait.add_argument("--timeout", type=float, default=120.0, metavar="S", help="give up after S seconds (120)")
     apply = _verb(verbs, "apply", "lay down this node's configuration and reload what changed")

@@ -23,7 +23,7 @@ from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
 from .facts import Lsn, NodeFacts, Postgresql, Switch
 from .key import Role
-from .server import HOME, Instance, run
+from .server import HOME, Instance, as_postgres, run
 
 SOCKETS = "/var/run/postgresql"
 _STARTING = 2.0
@@ -314,6 +314,18 @@ def setting(instance: Instance, name: str, *, without_alter_system: bool = False
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()
+
+
+def fault(instance: Instance) -> str:
+    """Return what PostgreSQL says against its configuration files; "" if it would start with them, or says nothing."""
+    words = [*as_postgres(), instance.program("postgres"), "-D", str(instance.configuration), "-C", "wal_level"]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"},
+                                stdin=subprocess.DEVNULL, start_new_session=True, errors="replace")  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    said = re.findall(r"(?:LOG|FATAL):\s+(.+)", answer.stderr)
+    return str(said[0]) if answer.returncode != 0 and said else ""
 
 
 def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:

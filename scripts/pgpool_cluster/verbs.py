@@ -64,6 +64,8 @@ def _wait(options: argparse.Namespace) -> ExitStatus:
 
 
 def _check(options: argparse.Namespace) -> ExitStatus:
+    if options.before:
+        return _rehearse(options)
     from . import checks  # noqa: PLC0415
 
     found = checks.of_cluster()
@@ -73,6 +75,17 @@ def _check(options: argparse.Namespace) -> ExitStatus:
         for check in found:
             print(plain.shown(str(check)))
     return ExitStatus.GOOD if all(check.ok for check in found) else ExitStatus.FAILED
+
+
+def _rehearse(options: argparse.Namespace) -> ExitStatus:
+    from . import before  # noqa: PLC0415
+
+    found = before.rehearse()
+    if options.json:
+        print(json.dumps({"findings": [one.json for one in found]}, indent=2))
+    else:
+        print(plain.shown("".join(f"{one}\n" for one in found)), end="")
+    return ExitStatus.FAILED if any(one.lost for one in found) else ExitStatus.GOOD
 
 
 def _apply(options: argparse.Namespace) -> ExitStatus:

@@ -1,0 +1,290 @@
+"""What an installation would do to a server as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
+
+from pgpool_cluster import act, before, command_line, configuration, paths, server, units
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.cluster import Cluster, Node
+from pgpool_cluster.errors import OperationError, UsageError
+from pgpool_cluster.own import NOTHING, Own
+from pgpool_cluster.rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
+
+LAID = Plan(
+    {"wal_level": "replica", "max_replication_slots": "16", "max_connections": "404", "listen_addresses": "*",
+     "max_slot_wal_keep_size": "1024MB", "wal_sender_timeout": "10s", "synchronous_standby_names": ""},
+    ports={"9999/tcp": "pgpool-II"}, nodes=("10.0.0.1", "10.0.0.2"), roles={"pgpool_check": "for health checks"},
+)  # fmt: skip
+SETTINGS = {
+    "wal_level": Setting("replica", context="postmaster"),
+    "max_replication_slots": Setting("10", context="postmaster"),
+    "max_connections": Setting("100", context="postmaster", source="configuration file"),
+    "listen_addresses": Setting("localhost", context="postmaster"),
+    "max_slot_wal_keep_size": Setting("-1", "MB"),
+    "wal_sender_timeout": Setting("60000", "ms", "user"),
+    "synchronous_standby_names": Setting(""),
+    "shared_preload_libraries": Setting(""),
+}
+DEBIANS = Seen(running=True, settings=SETTINGS)
+LOGICAL = Slot("debezium", logical=True)
+AUTO = "/var/lib/postgresql/17/main/postgresql.auto.conf"
+
+
+def told(seen: Seen, plan: Plan = LAID, *kinds: Kind) -> dict[str, Finding]:
+    """The findings of some kinds, all where none is named, by their areas."""
+    return {one.area: one for one in findings(seen, plan) if not kinds or one.kind in kinds}
+
+
+def with_settings(**changed: Setting) -> Seen:
+    return replace(DEBIANS, settings={**SETTINGS, **changed})
+
+
+def test_a_new_server_loses_nothing_and_is_restarted() -> None:
+    found = findings(DEBIANS, LAID)
+    assert [one for one in found if one.lost] == []
+    assert {str(one) for one in found} >= {
+        "restart  max_connections: 100 to 404",
+        "restart  listen_addresses: localhost to *",
+        "changed  wal_sender_timeout: 60000ms to 10s",
+        "changed  roles: pgpool_check, for health checks, is made",
+    }
+    assert "wal_level" not in told(DEBIANS)
+
+
+def test_what_is_there_already_changes_nothing() -> None:
+    there = with_settings(**{name: replace(SETTINGS[name], value=value) for name, value in LAID.parameters.items()})
+    there = replace(there, settings={**there.settings, "wal_sender_timeout": Setting("10000", "ms")})
+    there = replace(there, settings={**there.settings, "max_slot_wal_keep_size": Setting("1024", "MB")})
+    assert [one.area for one in findings(there, LAID)] == ["roles"]
+
+
+@pytest.mark.parametrize(
+    ("slots", "prepared", "line"),
+    [((LOGICAL,), 0, "postgresql_conf: {wal_level: logical}"),
+     (tuple(Slot(f"p{one}", logical=False) for one in range(17)), 0, "postgresql_conf: {max_replication_slots: 17}"),
+     ((), 3, "postgresql_conf: {max_prepared_transactions: 3}")],
+)  # fmt: skip
+def test_what_postgresql_would_not_start_with_is_refused(slots: tuple[Slot, ...], prepared: int, line: str) -> None:
+    """A production server was down: its own FATAL stood in the journal, and no word of the line to write."""
+    plan = replace(LAID, parameters={**LAID.parameters, "max_prepared_transactions": "2"})
+    prepares = {"max_prepared_transactions": Setting("2", context="postmaster")}
+    seen = replace(with_settings(**prepares), slots=slots, prepared=prepared)
+    (refused,) = told(seen, plan, Kind.REFUSED).values()
+    assert line in refused.fix
+
+
+def test_a_logical_slot_is_no_reason_where_logical_is_laid_down() -> None:
+    plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
+    seen = with_settings(wal_level=Setting("logical", context="postmaster", source="configuration file"))
+    seen = replace(seen, slots=(LOGICAL,), own=Own({"wal_level": "logical"}))
+    assert told(seen, plan)["wal_level"] == Finding(Kind.KEPT, "wal_level", "logical")
+
+
+def test_a_slot_that_lags_does_not_lose_its_place() -> None:
+    seen = replace(DEBIANS, slots=(replace(LOGICAL, held=2**31),))
+    plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
+    assert "max_slot_wal_keep_size: -1" in told(seen, plan, Kind.REFUSED)["max_slot_wal_keep_size"].fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("synchronous_standby_names", "ANY 1 (dr)"), ("ssl_cert_file", "/etc/ssl/db.pem")]
+)
+def test_what_was_set_on_purpose_is_not_taken_away(name: str, value: str) -> None:
+    seen = replace(DEBIANS, own=Own({name: value}))
+    assert value in told(seen, LAID, Kind.REFUSED)[name].fix
+    assert not told(seen, replace(LAID, wished=frozenset({name})), Kind.REFUSED)
+
+
+def test_archiving_goes_on_or_is_refused() -> None:
+    own = Own({"archive_mode": "on", "archive_command": "pgbackrest archive-push %p"})
+    assert "after a failover only with postgresql_conf:" in told(replace(DEBIANS, own=own))["archive"].what
+    native = replace(LAID, streams=False)
+    assert told(replace(DEBIANS, own=own), native)["archive"].kind is Kind.KEPT
+    library = Own({"archive_mode": "on", "archive_library": "basic_archive"})
+    assert told(replace(DEBIANS, own=library), native)["archive_library"].kind is Kind.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "kind"),
+    [("max_connections", Setting("500", context="postmaster", file=AUTO), Kind.KEPT),
+     ("listen_addresses", Setting("localhost", context="postmaster", file=AUTO), Kind.MISSING),
+     ("wal_sender_timeout", Setting("0", "ms", source="command line"), Kind.KEPT)],
+)  # fmt: skip
+def test_what_wins_over_the_clusters_file_is_named(name: str, there: Setting, kind: Kind) -> None:
+    found = told(with_settings(**{name: there}))[name]
+    assert found.kind is kind
+    assert found.fix == (f"ALTER SYSTEM RESET {name}" if kind is Kind.MISSING else "")
+
+
+def test_minimal_wal_by_alter_system_is_refused() -> None:
+    seen = with_settings(wal_level=Setting("minimal", context="postmaster", file=AUTO))
+    assert "RESET wal_level" in told(seen, LAID, Kind.REFUSED)["wal_level"].fix
+
+
+def test_a_parameter_that_this_postgresql_does_not_know_is_refused() -> None:
+    more = {"work_men": "4MB", "timescaledb.license": "apache"}
+    plan = replace(LAID, parameters={**LAID.parameters, **more}, wished=frozenset(more))
+    assert list(told(DEBIANS, plan, Kind.REFUSED)) == ["work_men"]
+
+
+def test_files_with_faults_and_without_conf_d_are_refused() -> None:
+    seen = replace(DEBIANS, faults=('syntax error in file "x" line 3',), own=Own(includes=False))
+    reasons = [one.what for one in findings(seen, LAID) if one.kind is Kind.REFUSED]
+    assert any("syntax error" in one for one in reasons)
+    assert any("does not include conf.d" in one for one in reasons)
+
+
+def rule(kind: str, address: str, method: str, mask: str = "", users: tuple[str, ...] = ("all",)) -> Rule:
+    return Rule(97, kind, ("all",), users, address, mask, method)
+
+
+@pytest.mark.parametrize(
+    ("there", "changed"),
+    [(rule("host", "10.0.0.0", "ldap", "255.255.255.0"), True), (rule("host", "all", "cert"), True),
+     (rule("hostssl", "10.0.0.1", "trust", "255.255.255.255", ("app",)), True),
+     (rule("host", "10.0.0.0", "md5", "255.255.255.0"), False), (rule("hostnossl", "all", "trust"), False),
+     (rule("host", "192.0.2.0", "trust", "255.255.255.0"), False), (rule("host", "fd00::", "trust", "ffff::"), False),
+     (rule("host", "client.example.org", "trust"), False), (rule("local", "", "trust"), True),
+     (rule("local", "", "peer"), False)],
+)  # fmt: skip
+def test_lines_of_pg_hba_that_get_another_answer_are_named(there: Rule, changed: bool) -> None:
+    found = told(replace(DEBIANS, rules=(there, rule("host", "all", "scram-sha-256"))))
+    assert ("pg_hba.conf" in found) is changed
+    behind = replace(DEBIANS, rules=(rule("host", "all", "md5"), rule("local", "", "peer"), there))
+    assert "pg_hba.conf" not in told(behind)
+
+
+SSHD = {"pubkeyauthentication": ("yes",), "authorizedkeysfile": (".ssh/authorized_keys", ".ssh/authorized_keys2")}
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [({}, False), ({"pubkeyauthentication": ("no",)}, True), ({"authorizedkeysfile": ("/etc/ssh/keys/%u",)}, True),
+     ({"allowusers": ("admin",)}, True), ({"allowusers": ("admin", "postgres@10.0.0.0/24")}, False),
+     ({"denygroups": ("postgres",)}, True), ({"allowgroups": ("ssh",)}, True)],
+)  # fmt: skip
+def test_an_sshd_that_does_not_let_postgres_in_is_named(said: dict[str, tuple[str, ...]], missing: bool) -> None:
+    assert ("sshd" in told(replace(DEBIANS, sshd={**SSHD, **said}), LAID, Kind.MISSING)) is missing
+
+
+def test_a_port_of_another_program_and_a_missing_extension_are_named() -> None:
+    seen = replace(DEBIANS, held={"9999/tcp": "haproxy", "80/tcp": "nginx"}, lacking=("pgpool_recovery",))
+    assert told(seen, LAID, Kind.MISSING)["ports"].what == "9999/tcp, for pgpool-II, is taken by haproxy"
+    assert "extensions" in told(seen, LAID, Kind.MISSING)
+
+
+def test_a_server_that_does_not_run_is_judged_by_its_files() -> None:
+    assert told(Seen(own=NOTHING), LAID, Kind.REFUSED, Kind.MISSING, Kind.RESTART) == {}
+    seen = Seen(own=Own({"synchronous_standby_names": "dr"}))
+    assert list(told(seen, LAID, Kind.REFUSED)) == ["synchronous_standby_names"]
+
+
+# The edge.
+
+ANSWER = {
+    "settings": {name: [one.value, one.unit, one.context, one.source, one.file] for name, one in SETTINGS.items()},
+    "slots": [["debezium", True, 0]],
+    "prepared": 0,
+    "rules": [
+        [97, "host", ["all"], ["all"], "10.0.0.0", "255.255.255.0", "ldap"],
+        [1, "local", None, None, "", "", "x"],
+    ],
+    "roles": ["postgres"],
+    "available": ["pgpool_recovery"],
+}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A machine with a logical slot, on which nothing is laid down; `file` is added to its cluster.yml."""
+    found = SimpleNamespace(file="", ran=[], answer=ANSWER)
+
+    def run(words: list[str], **_: object) -> str:
+        found.ran.append(words)
+        if any(word.endswith("psql") for word in words):
+            return json.dumps(found.answer) if "json" in words[-1] else "4194304"
+        if words[0] == "ss":
+            return 'tcp LISTEN 0 9 *:9999 *:* users:(("haproxy",pid=1,fd=3))\nudp UNCONN 0 0 [::]:9694 [::]:*\n'
+        return "pubkeyauthentication yes\nallowusers a\nallowusers Postgres\n"
+
+    def cluster() -> Cluster:
+        return cluster_of("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}\n" + found.file)
+
+    monkeypatch.setattr(server, "run", run)
+    monkeypatch.setattr(server, "this_node_looked_up", lambda: (cluster(), cluster().named("pg1"), ()))
+    monkeypatch.setattr(server, "facts", lambda *_, **__: replace(SERVER, data_directory=str(tmp_path)))
+    monkeypatch.setattr(paths, "templates", lambda: TEMPLATES)
+    monkeypatch.setattr(paths, "FINGERPRINT", tmp_path / "fingerprint")
+    monkeypatch.setattr(pg, "fault", lambda _: "")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    return found
+
+
+def test_check_before_says_all_and_fails_where_something_would_be_lost(
+    machine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["check", "--before"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("refused  wal_level: replication slot debezium needs logical, and it would be replica; ")
+    assert any("9999/tcp, for pgpool-II, is taken by haproxy" in line for line in said)
+    assert any(line.startswith("kept     disk: a copy of its data needs 4 MB") for line in said)
+    assert any("line 97, `host all all 10.0.0.0/255.255.255.0 ldap`" in line for line in said)
+    command_line.main(["check", "--before", "--json"])
+    first = json.loads(capsys.readouterr().out)["findings"][0]
+    assert (first["kind"], first["area"]) == ("refused", "wal_level")
+    assert "postgresql_conf: {wal_level: logical}" in first["fix"]
+
+
+def test_with_the_line_that_it_says_nothing_is_refused(machine: Any) -> None:
+    machine.file = "postgresql_conf: {wal_level: logical}\n"
+    before.raise_refused(before.rehearse())
+
+
+def rendered() -> tuple[Cluster, Node, configuration.Server, Any]:
+    cluster, me, _ = server.this_node_looked_up()
+    facts = server.facts(cluster, me, standbys_came=False)
+    return cluster, me, facts, configuration.render(cluster, before._NO_KEY, me, facts, TEMPLATES)
+
+
+def test_a_first_installation_is_refused_before_anything_is_changed(machine: Any) -> None:
+    with pytest.raises(UsageError, match="nothing is changed on this server: wal_level") as caught:
+        before.refuse(*rendered())
+    assert "wal_level: logical" in caught.value.hint
+    paths.FINGERPRINT.touch()
+    before.refuse(*rendered())
+    assert machine.ran
+
+
+def test_a_server_that_does_not_answer_is_installed_on_all_the_same(machine: Any) -> None:
+    machine.answer = None
+    before.refuse(*rendered())
+
+
+def test_a_restart_that_would_not_come_up_again_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration was not tested before a running production server was stopped for it."""
+    answers: dict[str, list[Any]] = {"pg_settings": [("wal_level",)], "pg_replication_slots": [("debezium", True)]}
+
+    def query(_: object, sql: str, *__: object) -> list[Any]:
+        return next((rows for name, rows in answers.items() if name in sql), [(0,)])
+
+    monkeypatch.setattr(act, "query", query)
+    monkeypatch.setattr(act, "_RELOADED", 0.0)
+    monkeypatch.setattr(units, "control", lambda *_: pytest.fail("it was restarted"))
+    monkeypatch.setattr(pg, "setting", lambda _, name: {"wal_level": "replica"}.get(name, "16"))
+    monkeypatch.setattr(pg, "fault", lambda _: "")
+    here: Any = SimpleNamespace(server=SimpleNamespace(instance=SimpleNamespace(name="17/main")))
+    with pytest.raises(OperationError, match="is not restarted for wal_level, as it would not start again") as caught:
+        act.restart_if_pending(here)
+    assert "postgresql_conf: {wal_level: logical}" in caught.value.hint
+    answers["pg_replication_slots"] = []
+    monkeypatch.setattr(pg, "fault", lambda _: "unrecognized configuration parameter")
+    with pytest.raises(OperationError, match="unrecognized configuration parameter"):
+        act.restart_if_pending(here)
