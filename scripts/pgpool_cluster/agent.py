@@ -52,7 +52,7 @@ def load() -> Here:
     loaded = paths.file_hash()
     cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
-        before.raise_refused(before.rehearse())
+        before.explain()
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
     database = None
     if Service.POSTGRESQL in me.runs:

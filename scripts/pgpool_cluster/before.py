@@ -51,9 +51,19 @@ _NO_KEY = ClusterKey(bytes(32))
 """A rehearsal shows no secret, so it needs none."""
 
 
+def explain() -> None:
+    """Raise UsageError where it is a refusal that keeps this node without configuration; ClusterError as `rehearse`."""
+    if _may_ask():
+        raise_refused(rehearse())
+
+
+def _may_ask() -> bool:
+    return os.geteuid() in (0, hands.postgres())
+
+
 def rehearse() -> list[Finding]:
     """Return what the installation would do on this server; raises ClusterError where that cannot be told."""
-    if os.geteuid() not in (0, hands.postgres()):
+    if not _may_ask():
         raise ServerError("pgpoolctl check --before asks PostgreSQL as postgres", hint="run it as root")
     cluster, me, _ = server.this_node_looked_up()
     facts = server.facts(cluster, me, standbys_came=False)

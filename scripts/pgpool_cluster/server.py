@@ -126,7 +126,10 @@ def _listed() -> str:
 
 
 def instances() -> list[Instance]:
-    """Return the PostgreSQL servers of this machine, the newest major first."""
+    """Return the PostgreSQL servers of this machine, the newest major first; raises UsageError where no name will do.
+
+    Raises ServerError where they cannot be listed.
+    """
     rows = [line.split() for line in _listed().splitlines()]
     found = [
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
@@ -136,6 +139,11 @@ def instances() -> list[Instance]:
         and plain.is_cluster_name(row[_NAME])
         and re.fullmatch(r"[0-9]{1,5}", row[_PORT])
     ]
+    odd = [(row[_VERSION], row[_NAME]) for row in rows if len(row) > _NAME and not plain.is_cluster_name(row[_NAME])]
+    if odd and not found:
+        major, name = odd[0]
+        hint = f"pg_renamecluster {major} {name} main: small letters, digits, _ and - are in a name"
+        raise UsageError(f"PostgreSQL {major}/{name} has a name that pgpool-II's recovery cannot be given", hint=hint)
     return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))
 
 

@@ -167,9 +167,16 @@ def test_no_rule_lets_anybody_in_without_a_password() -> None:
     for path in (f"{FOLDER}/pool_hba.conf", "/etc/postgresql/17/main/pg_hba.conf"):
         rules = [line.split() for line in text_of(path, made).splitlines() if line and not line.startswith("#")]
         rules = [rule for rule in rules if rule != ["local", "all", "postgres", "peer"]]
-        assert {rule[-1] for rule in rules} <= {"scram-sha-256", "reject"}
+        assert {rule[-1] for rule in rules} <= {"scram-sha-256", "md5", "reject"}
+        assert all(rule[-1] != "md5" or (rule[0], rule[2]) == ("hostssl", "all") for rule in rules)
         assert all(rule[0] in ("local", "hostssl") or "127.0.0.1" in rule[3] or rule[3] == "::1/128"
                    or rule[-1] == "reject" for rule in rules)  # fmt: skip
+
+
+def test_a_role_with_an_md5_password_goes_on_logging_in_from_a_node() -> None:
+    """It was refused over TLS: scram-sha-256 takes no older password, and md5 takes both."""
+    rules = text_of("/etc/postgresql/17/main/pg_hba.conf", files()).splitlines()
+    assert [line.split()[-1] for line in rules if line.split()[1:3] == ["all", "all"]] == ["md5"] * 3
 
 
 def test_clients_reach_pgpool_and_only_nodes_reach_postgresql() -> None:

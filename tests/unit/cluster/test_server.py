@@ -114,3 +114,14 @@ def test_a_watchdog_that_knows_ipv4_only_is_refused_with_the_line(minor: int) ->
     alone = parse("nodes: {pg1: fd00::1}\n", "cluster.yml", "pg1")
     server.refuse_ipv6_watchdog(alone, PgpoolVersion(4, minor))
     server.refuse_ipv6_watchdog(parse(VIRTUAL, "cluster.yml", "pg1"), PgpoolVersion(4, minor))
+
+
+def test_a_server_whose_name_will_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine had no PostgreSQL server, it was said, with the hint to create one."""
+    row = "17  Main 5432 online postgres /var/lib/postgresql/17/Main /var/log/postgresql/postgresql-17-Main.log\n"
+    monkeypatch.setattr(server, "run", lambda *_, **__: row)
+    with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:
+        server.instances()
+    assert "pg_renamecluster 17 Main main" in caught.value.hint
+    monkeypatch.setattr(server, "run", lambda *_, **__: row + row.replace("Main", "main").replace("5432", "5433"))
+    assert [str(one.name) for one in server.instances()] == ["17/main"]
