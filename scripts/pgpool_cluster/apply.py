@@ -30,8 +30,10 @@ from . import (
     files,
     firewall,
     hands,
+    keep,
     key_file,
     matching,
+    own,
     paths,
     pgpool,
     plain,
@@ -132,6 +134,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     facts = replace(
         facts, laid=laid, certified=record.certified, proven=record.proven,
         below_home=_is_below_home(facts.data_directory, facts.home),
+        own=_own(facts, member=record.system is not None),
         needs=matching.plain(record.needs), libraries=tuple(filter(plain.is_parameter, record.libraries)),
     )  # fmt: skip
     kept = pgpool.of_another_key(key.fingerprint)
@@ -142,6 +145,12 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     stubs = {str(Path(facts.data_directory, name)) for name in configuration.STUBS}
     wanted = [file for file in rendered if begun or str(file.path) not in stubs]
     return tuple(_with_users(_kept(file) if kept else file, users) for file in wanted), users
+
+
+def _own(facts: configuration.Server, *, member: bool) -> own.Own:
+    """Return what counts of the server's own files."""
+    there = _content(configuration.drop_in(facts.postgresql)) if member else None
+    return facts.own if there is None else keep.held(facts.own, dict(own.lines(there.decode(errors="replace"))))
 
 
 def _is_below_home(data: str, home: str) -> bool:

@@ -100,7 +100,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
             ports |= {f"{WATCHDOG_PORT}/tcp": "the watchdog", f"{HEARTBEAT_PORT}/udp": "its heartbeat"}
     if instance is None:
         return Plan({}, ports=ports, streams=cluster.mode.streams)
-    drop_in = instance.configuration / "conf.d" / own.DROP_IN
+    drop_in = configuration.drop_in(instance.name)
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
     return Plan(
         dict(own.lines(text)),

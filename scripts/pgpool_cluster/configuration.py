@@ -225,6 +225,11 @@ def _secret(path: PurePosixPath, text: str) -> File:
     return File(path, text.encode(), "postgres", "postgres", 0o600)
 
 
+def drop_in(postgresql: PostgresqlCluster) -> Path:
+    """Return the path of the cluster's parameters among the files of a PostgreSQL."""
+    return Path("/etc/postgresql", str(postgresql.major), postgresql.name, "conf.d", owns.DROP_IN)
+
+
 def _plans(node: Node, server: Server) -> list[_Plan]:
     home = PurePosixPath(server.home)
     plans = [
@@ -252,7 +257,7 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
     if Service.POSTGRESQL in node.runs:
         etc = PurePosixPath("/etc/postgresql") / str(server.postgresql.major) / server.postgresql.name
         plans += [
-            _Plan("postgresql.conf.j2", etc / "conf.d" / "pgpool2-cluster.conf", "postgres", "postgres", 0o644),
+            _Plan("postgresql.conf.j2", PurePosixPath(drop_in(server.postgresql)), "postgres", "postgres", 0o644),
             _Plan("roles.sql.j2", FOLDER / "roles.sql", "postgres", "postgres", 0o600),
             _Plan("pg_hba.conf.j2", etc / "pg_hba.conf", "postgres", "postgres", 0o640, Share.BLOCK),
         ]

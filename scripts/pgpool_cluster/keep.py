@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import matching
 from .own import Own
@@ -75,6 +75,21 @@ def kept(own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[s
         more=more,
         archiver=archiver(own),
     )
+
+
+def held(own: Own, laid: Mapping[str, str]) -> Own:
+    """Return what counts of a member's own files: no more than its cluster's file, which is `laid`, has kept of them.
+
+    A primary of an older package that suddenly had more than its standbys would stop their replay, and a command that
+    has archived nothing for long may fail.
+    """
+    values = dict(own.values)
+    for name in matching.CONTROL:
+        if laid.get(name, "").isdigit() and own.number(name) > int(laid[name]):
+            values[name] = laid[name]
+    if archiver(own) and archiver(own) not in laid.get("archive_command", ""):
+        values.pop("archive_command")
+    return replace(own, values=values)
 
 
 def preloaded(own: Own) -> list[str]:

@@ -67,6 +67,15 @@ def test_what_archived_before_goes_on_doing_so(command: str) -> None:
     assert "&&" not in laid_down(NATIVE, archive_mode="off", archive_command=command)["archive_command"]
 
 
+def test_a_member_gets_no_more_than_it_was_founded_with() -> None:
+    """Its standbys have no more: their replay would stop. Nor does a command run again that has not for long."""
+    mine = Own({"max_connections": "900", "max_wal_senders": "20", "archive_mode": "on", "archive_command": "true"})
+    older = {"max_connections": "404", "archive_command": "archive-wal %p %f"}
+    assert keep.held(mine, older).values == {"max_connections": "404", "max_wal_senders": "20", "archive_mode": "on"}
+    assert keep.held(mine, laid_down(NATIVE, **mine.values)).values["archive_command"] == "true"
+    assert keep.held(mine, laid_down(**mine.values)).number("max_connections") == 900
+
+
 def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
     """The cluster's own file is left out; what stands behind its place wins over it."""
     (tmp_path / "conf.d").mkdir()
