@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import keep, matching, plain, units
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from . import keep, libpq, matching, plain, units
 from . import postgresql as pg
+from .cluster import Node
+from .connection import connect
 from .errors import ClusterError, OperationError
+from .key import Role
 from .node import Here, log
-from .server import Instance
+from .server import HOME, Instance
 
 LIBRARIES = "shared_preload_libraries"
+_SECONDS = 5.0
 NAMES = (*matching.CONTROL, LIBRARIES)
 
 
@@ -63,6 +70,43 @@ def adopt(here: Here, source: Source) -> None:
         units.control("apply")
     except ClusterError as error:
         log(f"it could not be laid down: {error}")
+
+
+_OF_ITSELF = """
+SELECT current_setting('shared_preload_libraries'), current_setting('archive_mode'), current_setting('archive_command')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a failover to a standby would lose: libraries that only the primary preloads, and the archive."""
+
+    libraries: tuple[str, ...] = ()
+    archive: str = ""
+
+    @classmethod
+    def of(cls, primary: tuple[str, str, str], standby: tuple[str, str, str]) -> Lost:
+        """Compare the libraries, archive_mode and archive_command of both."""
+        there = keep.libraries(standby[0])
+        libraries = tuple(name for name in keep.libraries(primary[0]) if name not in there)
+        return cls(libraries, primary[2] if primary[1] != "off" and standby[1] == "off" else "")
+
+
+def lost(here: Here, upstream: Node) -> Lost:
+    """Return what a failover to this standby would lose; nothing where one of the servers does not answer."""
+    dsn = libpq.conninfo(upstream, Role.RECOVERY, "pgpoolctl", HOME) + " dbname=postgres"
+    try:
+        connection: Any = connect(dsn=dsn, seconds=_SECONDS)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_OF_ITSELF)
+                primary = cursor.fetchone()
+        finally:
+            connection.close()
+        (standby,) = here.server.query(_OF_ITSELF)
+    except psycopg2.Error:
+        return Lost()
+    return Lost.of(primary, (str(standby[0]), str(standby[1]), str(standby[2])))
 
 
 def missing(instance: Instance, libraries: Iterable[str]) -> list[str]:

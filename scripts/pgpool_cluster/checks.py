@@ -18,6 +18,7 @@ from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 from . import (
     act,
     addresses,
+    adopting,
     apply,
     archive,
     certificates,
@@ -341,6 +342,22 @@ def _postgresql(here: Here, check: _Say) -> None:
         why = here.note or "it does not stream"
         check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status tells why"))
         check("it replays what it receives", not facts.stalled, facts.stalled, replay.hint(facts))
+    if facts.in_recovery and facts.follows:
+        _as_its_primary(here, here.cluster.named(facts.follows), check)
+
+
+def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
+    """Whether a failover to this standby would lose what no copy brings along."""
+    lost = adopting.lost(here, primary)
+    names, write = ", ".join(lost.libraries), f"under postgresql_conf: in {paths.CLUSTER_YML}, on every node"
+    check(f"it preloads what {primary.name} preloads", not names, f"{names} would be gone after a failover",
+          f"apt install the packages of {names}; shared_preload_libraries {write}; pgpoolctl apply; "
+          f"systemctl restart {here.server.instance.unit}")  # fmt: skip
+    if here.cluster.mode.streams:
+        check(f"it archives as {primary.name} does", not lost.archive,
+              f"after a failover nobody would run {lost.archive}",
+              f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart "
+              f"{here.server.instance.unit}")  # fmt: skip
 
 
 def _archive(here: Here, check: _Say) -> None:

@@ -70,3 +70,12 @@ def test_a_library_that_comes_along_and_is_not_installed_is_named_before_the_cop
     with pytest.raises(OperationError, match="timescaledb is not installed here") as caught:
         adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "timescaledb", auto)]))
     assert "apt install" in caught.value.hint
+
+
+def test_what_a_failover_would_lose_is_told() -> None:
+    """check said nothing of libraries and an archive that only the primary had."""
+    primary = ("pg_stat_statements, auto_explain", "on", "pgbackrest archive-push %p")
+    plain = ("auto_explain", "off", "(disabled)")
+    assert adopting.Lost.of(primary, plain) == adopting.Lost(("pg_stat_statements",), "pgbackrest archive-push %p")
+    assert adopting.Lost.of(primary, primary) == adopting.Lost()
+    assert adopting.Lost.of(plain, primary) == adopting.Lost()
