@@ -109,6 +109,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
         own_certificate=cluster.tls is not None and cluster.tls.ca is not None,
         ports=ports,
         nodes=tuple(node.address for node in cluster.pgpools if plain.address(node.address) is not None),
+        slots=frozenset(node.slot for node in cluster.databases),
         roles={role.value: what for role, what in _MADE.items()},
         folder=str(instance.configuration),
         file=str(paths.CLUSTER_YML),

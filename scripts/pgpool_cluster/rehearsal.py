@@ -139,7 +139,8 @@ class Plan:
     """What is laid down: the cluster's `parameters`, of which cluster.yml itself names the `wished` ones.
 
     `ports`: `9999/tcp` with what it is for. `nodes`: addresses whose TLS connections the cluster's lines of pg_hba.conf
-    answer. `roles`: what is made of which role. `folder`: of the server's configuration.
+    answer. `slots`: those of the cluster's nodes, whose limit that is. `roles`: what is made of which role. `folder`: of
+    the server's configuration.
     """
 
     parameters: Mapping[str, str]
@@ -148,6 +149,7 @@ class Plan:
     own_certificate: bool = False
     ports: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
+    slots: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
     folder: str = "/etc/postgresql"
     file: str = str(paths.CLUSTER_YML)
@@ -201,7 +203,8 @@ def unstartable(
         yield Finding(Kind.REFUSED, "wal_level", what, written("wal_level", "logical", file))
     if wal_level == "minimal":
         what = "it would be minimal, with which nobody can replicate"
-        yield Finding(Kind.REFUSED, "wal_level", what, "ALTER SYSTEM RESET wal_level")
+        fix = "ALTER SYSTEM RESET wal_level, and no wal_level in a line behind include_dir"
+        yield Finding(Kind.REFUSED, "wal_level", what, fix)
     for name, needed, reason in (
         ("max_replication_slots", len(slots), "replication slots exist"),
         ("max_prepared_transactions", prepared, "prepared transactions exist"),
@@ -233,7 +236,7 @@ def _slots_cut_short(seen: Seen, plan: Plan) -> Iterator[Finding]:
     name = "max_slot_wal_keep_size"
     most = keep.quantity(_values(seen, plan).get(name, ""), "MB")
     for slot in seen.slots:
-        if most is not None and 0 <= most < slot.held:
+        if most is not None and 0 <= most < slot.held and slot.name not in plan.slots:
             what = f"replication slot {slot.name} holds back {slot.held >> 20} MB, and would lose its place"
             yield Finding(Kind.REFUSED, name, what, f"{written(name, '-1', plan.file)}, or let the slot be read")
 

@@ -92,6 +92,7 @@ def test_a_slot_that_lags_does_not_lose_its_place() -> None:
     seen = replace(DEBIANS, slots=(replace(LOGICAL, held=2**31),))
     plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
     assert "max_slot_wal_keep_size: -1" in told(seen, plan, Kind.REFUSED)["max_slot_wal_keep_size"].fix
+    assert not told(seen, replace(plan, slots=frozenset({"debezium"})), Kind.REFUSED)  # left by a cluster of before
 
 
 @pytest.mark.parametrize(
