@@ -139,8 +139,8 @@ class Plan:
     """What is laid down: the cluster's `parameters`, of which cluster.yml itself names the `wished` ones.
 
     `ports`: `9999/tcp` with what it is for. `nodes`: addresses whose TLS connections the cluster's lines of pg_hba.conf
-    answer. `slots`: those of the cluster's nodes, whose limit that is. `roles`: what is made of which role. `folder`: of
-    the server's configuration.
+    answer. `slots`: those of the cluster's nodes, whose limit that is. `roles`: what is made of which role. `folder`:
+    that of the server's configuration.
     """
 
     parameters: Mapping[str, str]
