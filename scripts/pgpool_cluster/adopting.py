@@ -24,27 +24,30 @@ from .server import HOME, Instance
 
 LIBRARIES = "shared_preload_libraries"
 _SECONDS = 5.0
-NAMES = (*matching.CONTROL, LIBRARIES)
+SLOTS, LEVEL = "max_replication_slots", "wal_level"
+NAMES = (*matching.CONTROL, SLOTS, LEVEL, LIBRARIES)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """The settings of a server that is copied, but for the numbers that come along with its data.
 
-    `comes_along`: so do its libraries.
+    `comes_along`: so do its libraries. `logical`: subscribers read of it, and go on doing so after a failover.
     """
 
     needs: Mapping[str, int]
     libraries: tuple[str, ...]
     comes_along: bool
+    logical: bool = False
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str, str]]) -> Source:
         """Read rows of pg_settings: name, value, file. What ALTER SYSTEM has set comes along with a copy."""
         found = {name: (value, file.endswith("postgresql.auto.conf")) for name, value, file in rows}
         preload, along = found.pop(LIBRARIES, ("", False))
+        level, _ = found.pop(LEVEL, ("", False))
         needs = {name: int(value) for name, (value, comes) in found.items() if not comes}
-        return cls(needs, tuple(keep.libraries(preload)), along)
+        return cls(needs, tuple(keep.libraries(preload)), along, level == "logical")
 
 
 def adopt(here: Here, source: Source) -> None:
@@ -56,15 +59,18 @@ def adopt(here: Here, source: Source) -> None:
     lacking = missing(instance, source.libraries)
     if source.comes_along and lacking:
         raise _not_installed(lacking, "a copy of the primary, which preloads it by ALTER SYSTEM, would not start")
-    low = matching.lower(pg.configured(instance, without_alter_system=True), source.needs)
-    needs = dict(here.record.needs) | {name: least for name, (_, least) in low.items()}
+    record = here.record
+    needs = dict(record.needs) | _lower(instance, source)
     there = keep.libraries(pg.setting(instance, LIBRARIES))
     more = [name for name in source.libraries if name not in there and name not in lacking and plain.is_parameter(name)]
-    libraries = tuple(dict.fromkeys([*here.record.libraries, *([] if source.comes_along else more)]))
-    if (tuple(needs.items()), libraries) == (here.record.needs, here.record.libraries):
+    libraries = tuple(dict.fromkeys([*record.libraries, *([] if source.comes_along else more)]))
+    logical = record.logical or (source.logical and pg.setting(instance, LEVEL) != "logical")
+    adopted = record.with_changes(needs=tuple(needs.items()), libraries=libraries, logical=logical)
+    if adopted == record:
         return
-    here.remember(needs=tuple(needs.items()), libraries=libraries)
-    values = ", ".join([*(f"{name} = {value}" for name, value in needs.items()), *libraries])
+    here.remember(needs=adopted.needs, libraries=libraries, logical=logical)
+    level = ["wal_level = logical"] if logical else []
+    values = ", ".join([*(f"{name} = {value}" for name, value in needs.items()), *libraries, *level])
     log(f"taking over from the primary: {values}")
     try:
         units.control("apply")
@@ -107,6 +113,16 @@ def lost(here: Here, upstream: Node) -> Lost:
     except psycopg2.Error:
         return Lost()
     return Lost.of(primary, (str(standby[0]), str(standby[1]), str(standby[2])))
+
+
+def _lower(instance: Instance, source: Source) -> dict[str, int]:
+    """Return the source's values of the parameters that would be lower here."""
+    low = matching.lower(pg.configured(instance, without_alter_system=True), source.needs)
+    found = {name: least for name, (_, least) in low.items()}
+    slots = pg.setting(instance, SLOTS, without_alter_system=True)
+    if slots.isdigit() and int(slots) < source.needs.get(SLOTS, 0):
+        found[SLOTS] = source.needs[SLOTS]
+    return found
 
 
 def missing(instance: Instance, libraries: Iterable[str]) -> list[str]:

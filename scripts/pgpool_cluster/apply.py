@@ -136,6 +136,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
         below_home=_is_below_home(facts.data_directory, facts.home),
         own=_own(facts, member=record.system is not None),
         needs=matching.plain(record.needs), libraries=tuple(filter(plain.is_parameter, record.libraries)),
+        logical=record.logical,
     )  # fmt: skip
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))

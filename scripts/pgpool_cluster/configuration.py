@@ -103,7 +103,7 @@ class Server:
     `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
     `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which units are kept out of.
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
-    `own`: what its other configuration files say. `needs`, `libraries`: as in the record.
+    `own`: what its other configuration files say. `needs`, `libraries`, `logical`: as in the record.
     """
 
     postgresql: PostgresqlCluster
@@ -122,6 +122,7 @@ class Server:
     own: owns.Own = owns.NOTHING
     needs: Mapping[str, int] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
+    logical: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +305,7 @@ def _kept(cluster: Cluster, server: Server) -> keeping.Kept:
     keep_mb = slots_keep_mb(server.wal_disk_bytes)
     connections = max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS)
     least = keeping.Least(connections, _slots(cluster), keep_mb, min(_WAL_KEEP_MB, keep_mb // 2))
-    return keeping.kept(server.own, least, server.needs, server.libraries)
+    return keeping.kept(server.own, least, server.needs, server.libraries, logical=server.logical)
 
 
 def _slots(cluster: Cluster) -> int:

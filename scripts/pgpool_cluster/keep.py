@@ -47,10 +47,13 @@ class Least:
     wal_keep_mb: int
 
 
-def kept(own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[str] = ()) -> Kept:
+def kept(
+    own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[str] = (), *, logical: bool = False
+) -> Kept:
     """Return what the cluster's file says of the parameters that a server may need higher.
 
-    `needs`: what a copy of the primary was found to need; `libraries`: what its shared_preload_libraries are to have.
+    `needs`: what a copy of the primary was found to need; `libraries`: what its shared_preload_libraries are to have;
+    `logical`: its wal_level.
     """
 
     def highest(name: str, ours: int) -> int:
@@ -61,12 +64,12 @@ def kept(own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[s
     more = {
         name: str(value)
         for name, value in needs.items()
-        if name not in ours and value > (own.number(name) or DEFAULTS[name])
+        if name in DEFAULTS and name not in ours and value > (own.number(name) or DEFAULTS[name])
     }
     if missing := [one for one in libraries if one not in preloaded(own)]:
         more["shared_preload_libraries"] = ", ".join([*preloaded(own), *missing])
     return Kept(
-        wal_level="logical" if own.values.get("wal_level", "").lower() == "logical" else "replica",
+        wal_level="logical" if logical or own.values.get("wal_level", "").lower() == "logical" else "replica",
         max_connections=has["max_connections"],
         max_wal_senders=has["max_wal_senders"],
         max_replication_slots=highest("max_replication_slots", least.slots),

@@ -19,6 +19,7 @@ CONTROL = {
 }
 """The parameters, each with what pg_controldata calls it: there a standby keeps the values that it has to have."""
 
+_PLAIN = (*CONTROL, "max_replication_slots")
 _MOST = 262143
 """What max_connections and its like can be at most (MAX_BACKENDS)."""
 
@@ -36,7 +37,7 @@ def lower(has: Mapping[str, int], needs: Mapping[str, int]) -> dict[str, tuple[i
 
 def plain(values: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Return the values that can be parameters of a server, of those that postgres has written down."""
-    return {name: value for name, value in values if name in CONTROL and 0 <= value <= _MOST}
+    return {name: value for name, value in values if name in _PLAIN and 0 <= value <= _MOST}
 
 
 def lines(values: Mapping[str, int]) -> str:

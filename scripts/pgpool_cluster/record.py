@@ -28,7 +28,7 @@ class Record:
     `certified`: fingerprint of the latest cluster key that most nodes had. `proven`: what every server's certificate
     was checked with once, a cluster key's fingerprint or the path of cluster.yml's `ca` (proof.py); "" for nothing.
     `needs`: the values of matching.py's parameters with which its primary was found, where they were too low here;
-    `libraries`: what it was found to preload that is installed here.
+    `libraries`: what it was found to preload that is installed here; `logical`: its wal_level was logical.
     """
 
     system: int | None = None
@@ -46,6 +46,7 @@ class Record:
     proven: str = ""
     needs: tuple[tuple[str, int], ...] = ()
     libraries: tuple[str, ...] = ()
+    logical: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Record:

@@ -25,7 +25,7 @@ TUNED = {
     "archive_command": "cp %p /var/tmp/archived/%f",
 }
 """As pgtune, Debezium's guide and a backup program have it."""
-OF_ALL = [name for name in TUNED if name.startswith(("max_w", "max_l", "max_p", "shared"))]
+OF_ALL = [name for name in TUNED if name.startswith(("max_", "shared", "wal"))]
 """Parameters that standbys have as the primary has them."""
 PECULIAR = """
 SET password_encryption = 'md5';

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.cluster.test_configuration import SERVER, files, settings_of, text_of
 
-from pgpool_cluster import adopting, units
+from pgpool_cluster import adopting, matching, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.record import Record
@@ -35,7 +37,11 @@ class Standby:
 def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = Standby(tmp_path)
     monkeypatch.setattr(pg, "configured", lambda *_, **__: DEBIANS | dict(found.record.needs))
-    monkeypatch.setattr(pg, "setting", lambda *_: ", ".join(["auto_explain", *found.record.libraries]))
+
+    def setting(_: object, name: str, **__: object) -> str:
+        return "16" if name == "max_replication_slots" else ", ".join(["auto_explain", *found.record.libraries])
+
+    monkeypatch.setattr(pg, "setting", setting)
     monkeypatch.setattr(units, "control", found.asked.append)
     return found
 
@@ -49,6 +55,15 @@ def test_higher_values_of_the_primary_are_laid_down_once(standby: Any) -> None:
     higher = ("max_worker_processes", "64", "")
     adopting.adopt(standby, adopting.Source.of([higher]))
     assert standby.record.needs == (("max_worker_processes", 64),)
+
+
+def test_subscribers_go_on_after_a_failover(standby: Any) -> None:
+    rows = [("wal_level", "logical", ""), ("max_replication_slots", "50", "")]
+    adopting.adopt(standby, adopting.Source.of(rows))
+    assert (standby.record.logical, standby.record.needs) == (True, (("max_replication_slots", 50),))
+    server = replace(SERVER, needs=matching.plain(standby.record.needs), logical=True)
+    found = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(server=server)))
+    assert (found["wal_level"], found["max_replication_slots"]) == ("logical", "50")
 
 
 def test_nothing_is_taken_over_from_a_primary_with_the_same_values(standby: Any) -> None:
