@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from . import (
     firewall,
     key_file,
     libpq,
+    logins,
     paths,
     pgpool,
     plain,
@@ -47,6 +48,7 @@ from .facts import Postgresql
 from .key import Role
 from .node import Here
 from .roles import Roles
+from .users import Users
 
 Json = dict[str, Any]
 MOST_SKEW = 2.0
@@ -174,6 +176,15 @@ def run(here: Here) -> list[Check]:
 
 _Say = Callable[..., None]
 _TWO = 2
+
+
+def _faults(check: _Say, what: str, faults: Iterable[logins.Fault]) -> None:
+    """Tell a line for each fault, so that each has its own fix; or that all is well."""
+    found = list(faults)
+    for fault in found:
+        check(what, False, fault.why, fault.fix)
+    if not found:
+        check(what, True)
 
 
 def _reaches(address: str, port: int) -> str:
@@ -326,6 +337,7 @@ def _postgresql(here: Here, check: _Say) -> None:
     if facts.writable and facts.member:
         check("the cluster's roles have the key's passwords", Roles.rendered().laid(here), "they have others",
               "pgpoolctl apply, here")  # fmt: skip
+        _faults(check, "pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
     rewindable = act.query(
         here, "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
     )[0][0]
@@ -385,6 +397,8 @@ def _pgpool(here: Here, check: _Say) -> None:
     check("pgpool-II runs with cluster.key as it is laid down", not pgpool.of_another_key(facts.key),
           "it was started with another one",
           "pgpoolctl apply on the other nodes; it is restarted by itself then")  # fmt: skip
+    entries = Users.load(paths.USERS).entries
+    _faults(check, "pgpool-II can read the passwords of its users", logins.unreadable(entries))
     check("the watchdog has its quorum", facts.pgpool.quorum, "too few pgpool-IIs see each other",
           "start pgpool-II on more nodes; 9000/tcp and 9694/udp must be open between them")  # fmt: skip
     for name, belief in facts.pgpool.backends.items():

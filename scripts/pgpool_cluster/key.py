@@ -42,6 +42,11 @@ _WORDS_1 = "pgpool2-cluster-words-1:"
 """The same in the way of older packages, whose lines did not say it."""
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's own (SCRAM_SHA_256_DEFAULT_ITERATIONS)
 _SCRAM_SALT_BYTES = 16
+LONGEST_PASSWORD = 79
+"""Characters of a user's password: pgpool-II 4.3 to 4.7 read 128 of a pool_passwd value (MAX_TOKEN_LEN), which is `AES`
+and base64 of whole blocks of 16 bytes. A password of 80 has 131.
+"""
+LONGEST_ENTRY = 128
 HINT = "`pgpoolctl key generate` prints a new one; the same line goes to every node"
 
 

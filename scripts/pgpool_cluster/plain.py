@@ -10,6 +10,8 @@ import ipaddress
 import re
 from typing import Any
 
+from .errors import UsageError
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -25,6 +27,8 @@ LONGEST_HOST_NAME = 128
 """Characters: pgpool-II and pgpool_recovery build commands in buffers of 1024 bytes."""
 LONGEST_NODE_NAME = 63
 """Characters: NAMEDATALEN of PostgreSQL less one, for replication slots and application_name."""
+LONGEST_ROLE_NAME = 63
+"""Characters: NAMEDATALEN of PostgreSQL less one; pgpool-II reads 128 (MAX_USER_NAME_LEN)."""
 LONGEST_PATH = 255
 """Characters: MAX_PATH_LENGTH of pgpool-II 4.3 to 4.7 is 256 (src/include/pcp/libpcp_ext.h)."""
 
@@ -52,6 +56,18 @@ def is_parameter(text: str) -> bool:
 def is_role(text: str) -> bool:
     """Tell whether `text` is a role name that pool_passwd, pgpass and pg_hba.conf take without quotes."""
     return bool(_ROLE.fullmatch(text))
+
+
+def refuse_role(name: str) -> None:
+    """Raise UsageError for what is no plain role name, or is one that PostgreSQL keeps for itself."""
+    if len(name) > LONGEST_ROLE_NAME:
+        hint = f"choose one of at most {LONGEST_ROLE_NAME} characters"
+        reason = f"the role name has {len(name)} characters, and PostgreSQL keeps {LONGEST_ROLE_NAME} of them"
+        raise UsageError(reason, hint=hint)
+    if not is_role(name):
+        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -, a letter or _ first")
+    if name.startswith("pg_") or name in ("public", "none"):
+        raise UsageError(f"{name} is a name that PostgreSQL keeps for itself", hint="choose another name")
 
 
 def is_one_line(text: str) -> bool:

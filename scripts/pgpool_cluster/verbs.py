@@ -181,8 +181,7 @@ def _user(options: argparse.Namespace) -> ExitStatus:
         print("".join(f"{name}\n" for name in sorted(ask({"do": "users"})["entries"])), end="")
         return ExitStatus.GOOD
     name = str(options.name)
-    if not plain.is_role(name):
-        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -, a letter first")
+    plain.refuse_role(name)
     request = {"do": "user", "name": name}
     if options.user_verb == "set":
         secret = apply.read_key()
@@ -206,9 +205,24 @@ def _password(options: argparse.Namespace) -> str:
         password = getpass.getpass(f"Password for {options.name}: ")
         if getpass.getpass("Again: ") != password:
             raise UsageError("the two passwords differ", hint="the same command asks again")
-    if not password or not password.isascii() or not password.isprintable():
-        raise UsageError("the password is empty or has characters beyond ASCII", hint="letters, digits and signs")
+    _refuse_password(password)
     return password
+
+
+def _refuse_password(password: str) -> None:
+    """Raise UsageError for what nobody could log in with through pgpool-II."""
+    from . import key  # noqa: PLC0415
+
+    if not password:
+        raise UsageError("the password is empty", hint="letters, digits and signs")
+    if not password.isascii():
+        raise UsageError("the password has characters beyond ASCII", hint="letters, digits and signs of ASCII")
+    if not password.isprintable():
+        raise UsageError("the password has a tab or another control character", hint="letters, digits and signs")
+    if len(password) > key.LONGEST_PASSWORD:
+        most = key.LONGEST_PASSWORD
+        reason = f"the password has {len(password)} characters, and pgpool-II reads passwords of at most {most}"
+        raise UsageError(reason, hint=f"choose one of at most {most} characters")
 
 
 def _key(_: argparse.Namespace) -> ExitStatus:

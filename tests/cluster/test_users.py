@@ -9,6 +9,8 @@ from tests.chroot import Answer
 from tests.cluster.cluster import Cluster
 from tests.host import Host
 
+from pgpool_cluster import key as keys
+
 PASSWORD = "pass word'\"$\\:of-alice"  # noqa: S105 - with all that a shell, SQL or a file of colons could stumble over
 
 
@@ -96,6 +98,20 @@ def test_a_removed_user_cannot_log_in_any_more(cluster: Cluster, pg1: Host, pg3:
     assert pg1.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'bob' AND rolcanlogin") == "0"
 
 
+@pytest.mark.thorough
+def test_the_longest_password_works_and_an_md5_one_is_named(pg1: Host, pg2: Host) -> None:
+    longest = "x" * keys.LONGEST_PASSWORD
+    set_password(pg2, "carol", longest)
+    try:
+        assert log_in(pg1, pg2, "carol", longest).output == "carol"
+        pg1.psql("SET password_encryption = 'md5'; ALTER ROLE carol PASSWORD 'x'")
+        said = pg2.attempt("pgpoolctl check").output
+        assert "carol has an md5 password in PostgreSQL" in said
+        assert "fix: pgpoolctl user set carol" in said
+    finally:
+        pg2.run("pgpoolctl user remove carol")
+
+
 @pytest.mark.parametrize(
     ("command", "status"),
     [
@@ -104,6 +120,8 @@ def test_a_removed_user_cannot_log_in_any_more(cluster: Cluster, pg1: Host, pg3:
         ("pgpoolctl user remove nobody-knows", 2),
         ("echo x | pgpoolctl user set pgpool_check --password-stdin", 2),
         ("echo x | pgpoolctl user set postgres --password-stdin", 2),
+        ("echo x | pgpoolctl user set pg_carol --password-stdin", 2),
+        ("printf %080d 1 | pgpoolctl user set carol --password-stdin", 2),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_two_lines(pg1: Host, command: str, status: int) -> None:

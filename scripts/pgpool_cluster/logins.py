@@ -1,0 +1,50 @@
+"""Whether the users that pgpool-II knows can log in: what is wrong with one, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from . import act
+from .key import LONGEST_ENTRY, LONGEST_PASSWORD
+from .node import Here
+
+_ROLES = """
+SELECT rolname, rolcanlogin, coalesce(rolvaliduntil < now(), false), coalesce(left(rolpassword, 14), '')
+FROM pg_authid WHERE rolname = ANY(%s)
+"""
+_SCRAM = "SCRAM-SHA-256$"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a user cannot log in, and what to type."""
+
+    why: str
+    fix: str
+
+
+def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield the users whose pool_passwd value pgpool-II reads a part of: an older package took longer passwords."""
+    for name in sorted(name for name, entry in entries.items() if len(entry) > LONGEST_ENTRY):
+        reason = f"the password of {name} is longer than the {LONGEST_PASSWORD} characters that pgpool-II reads"
+        yield Fault(reason, f"pgpoolctl user set {name}")
+
+
+def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield the users whose role on this node's server lets nobody in through pgpool-II; raises OperationError."""
+    roles = {str(row[0]): row[1:] for row in act.query(here, _ROLES, sorted(entries))}
+    for name in sorted(entries):
+        if name not in roles:
+            yield Fault(f"PostgreSQL has no role {name}", f"pgpoolctl user set {name}, or pgpoolctl user remove {name}")
+            continue
+        may, expired, password = roles[name]
+        if not may:
+            yield Fault(f"the role {name} may not log in", f'ALTER ROLE "{name}" LOGIN')
+        if expired:
+            yield Fault(f"the password of {name} has expired", f"ALTER ROLE \"{name}\" VALID UNTIL 'infinity'")
+        if password.startswith("md5"):
+            reason = f"{name} has an md5 password in PostgreSQL, and pgpool-II logs in by SCRAM"
+            yield Fault(reason, f"pgpoolctl user set {name}")
+        elif password != _SCRAM:
+            yield Fault(f"{name} has no password in PostgreSQL", f"pgpoolctl user set {name}")

@@ -1,0 +1,79 @@
+"""Users whom pgpool-II could not log in: refused where they are made, and named with their fix where they are there."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import act, key, logins, plain, verbs
+from pgpool_cluster.errors import UsageError
+
+POOL_KEY = "A" * 43
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{password}\n"))
+    return verbs._password(argparse.Namespace(password_stdin=True, name="app"))
+
+
+def test_the_longest_password_is_the_longest_that_pgpool_reads() -> None:
+    """pgpool-II's getNextToken() reads 128 characters (src/auth/pool_passwd.c, V4_3_5 to V4_7_2)."""
+    assert len(key.pool_passwd_entry("x" * key.LONGEST_PASSWORD, POOL_KEY)) <= key.LONGEST_ENTRY
+    assert len(key.pool_passwd_entry("x" * (key.LONGEST_PASSWORD + 1), POOL_KEY)) > key.LONGEST_ENTRY
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [("x" * 80, "has 80 characters, and pgpool-II reads passwords of at most 79"), ("", "is empty"),
+     ("café", "beyond ASCII"), ("a\tb", "control character")],
+)  # fmt: skip
+def test_a_password_that_nobody_could_log_in_with_is_refused(
+    password: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token of 200 characters was accepted, and its user was shut out."""
+    with pytest.raises(UsageError, match=reason):
+        typed(monkeypatch, password)
+
+
+@pytest.mark.parametrize("password", ["x" * 79, " ", "md5x", "AES", "TEXTx", "SCRAM-SHA-256$"])
+def test_an_odd_password_that_works_is_taken(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert typed(monkeypatch, password) == password
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("x" * 64, "64 characters, and PostgreSQL keeps 63"), ("pg_app", "keeps for itself"), ("none", "keeps for itself"),
+     ("a b", "no plain role name")],
+)  # fmt: skip
+def test_a_name_that_postgresql_does_not_take_is_refused_with_its_own_reason(name: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        plain.refuse_role(name)
+    plain.refuse_role("x" * 63)
+
+
+def test_a_password_that_an_older_package_took_is_named() -> None:
+    long = key.pool_passwd_entry("x" * 200, POOL_KEY)
+    (found,) = logins.unreadable({"app": "AESshort", "token": long})
+    assert "token is longer than the 79 characters" in found.why
+    assert found.fix == "pgpoolctl user set token"
+
+
+def test_each_reason_why_a_user_cannot_log_in_has_its_own_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("good", True, False, "SCRAM-SHA-256$"), ("old", True, False, "md50123456789a"),
+            ("shut", False, False, "SCRAM-SHA-256$"), ("late", True, True, "SCRAM-SHA-256$"),
+            ("bare", True, False, "")]  # fmt: skip
+    monkeypatch.setattr(act, "query", lambda *_: rows)
+    here: Any = None
+    entries = dict.fromkeys([*(row[0] for row in rows), "gone"], "")
+    found = {fault.why: fault.fix for fault in logins.refused(here, entries)}
+    assert found == {
+        "old has an md5 password in PostgreSQL, and pgpool-II logs in by SCRAM": "pgpoolctl user set old",
+        "the role shut may not log in": 'ALTER ROLE "shut" LOGIN',
+        "the password of late has expired": "ALTER ROLE \"late\" VALID UNTIL 'infinity'",
+        "bare has no password in PostgreSQL": "pgpoolctl user set bare",
+        "PostgreSQL has no role gone": "pgpoolctl user set gone, or pgpoolctl user remove gone",
+    }
