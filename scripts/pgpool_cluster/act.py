@@ -280,7 +280,7 @@ def _await_writable(here: Here) -> None:
     deadline = time.monotonic() + _PROMOTE_SECONDS
     while query(here, "SELECT pg_is_in_recovery()")[0][0]:
         if time.monotonic() > deadline:
-            raise OperationError("PostgreSQL did not end its recovery", hint="its log in /var/log/postgresql has why")
+            raise OperationError("PostgreSQL did not end its recovery", hint="its log (pg_lsclusters names it) has why")
         time.sleep(0.05)
 
 

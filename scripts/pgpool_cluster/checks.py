@@ -383,7 +383,7 @@ def _archive(here: Here, check: _Say) -> None:
     if here.look().up:
         failed = [str(name) for (name,) in act.query(here, _ARCHIVER)]
         check("archiving goes on", not failed, f"{', '.join(failed)} could not be archived",
-              f"/var/log/postgresql has the reason; df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}")  # fmt: skip
+              f"its log (pg_lsclusters names it) has why; df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}")  # fmt: skip
 
 
 def _pgpool(here: Here, check: _Say) -> None:

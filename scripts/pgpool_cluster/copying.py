@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import adopting, archive, files, libpq, matching, paths, pulse, units
+from . import adopting, archive, files, libpq, matching, paths, pulse, server_log, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -312,7 +312,7 @@ def await_streaming(here: Here, source: str) -> None:
             if facts.standby and facts.streaming and facts.follows == source:
                 return
         time.sleep(0.05)
-    reason = pg.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
+    reason = server_log.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
     raise OperationError(f"it does not receive from {source}: {reason}", hint=f"pgpoolctl recover {here.me.name}")
 
 

@@ -303,4 +303,4 @@ def sql_errors(work: Callable[[], T]) -> T:
     except psycopg2.Error as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
-        raise OperationError(f"PostgreSQL: {reason}", hint="its log in /var/log/postgresql has the rest") from error
+        raise OperationError(f"PostgreSQL: {reason}", hint="its log (pg_lsclusters names it) has the rest") from error

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from . import libpq, matching, paths, replay, units
+from . import libpq, matching, paths, replay, server_log, units
 from .cluster import Cluster
 from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
@@ -397,9 +397,11 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
         except psycopg2.Error as error:
             passed = time.monotonic() - began
             if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
+                wrong = server_log.fault(database.instance)
+                reason = wrong or server_log.last_words(database.instance) or error
                 raise OperationError(
-                    f"PostgreSQL {database.instance.name} does not start: {last_words(database.instance) or error}",
-                    hint=_start_hint(database.instance),
+                    f"PostgreSQL {database.instance.name} does not start: {reason}",
+                    hint="mend that line; it is started again then" if wrong else _start_hint(database.instance),
                 ) from error
             time.sleep(0.1)
         else:
@@ -411,7 +413,7 @@ def _start_hint(instance: Instance) -> str:
     low = matching.lower(configured(instance), matching.needed(control_data(instance)))
     if low and (instance.data / "standby.signal").exists():
         return matching.raising("this node", {name: least for name, (_, least) in low.items()})
-    return f"journalctl -u {instance.unit} and its log in /var/log/postgresql have the rest"
+    return f"journalctl -u {instance.unit} and its log (pg_lsclusters names it) have the rest"
 
 
 def stop(database: Database) -> None:
@@ -428,19 +430,3 @@ def stop(database: Database) -> None:
 
 def _given_up(instance: Instance) -> bool:
     return units.state(instance.unit).active in ("failed", "inactive")
-
-
-def last_words(instance: Instance) -> str:
-    """Return the last FATAL or PANIC of the server's log, with its details; "" if there is none."""
-    log = Path(f"/var/log/postgresql/postgresql-{instance.name.major}-{instance.name.name}.log")
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - 65536))
-            lines = stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    bad = [place for place, line in enumerate(lines) if "FATAL:" in line or "PANIC:" in line]
-    if not bad:
-        return ""
-    details = [line for line in lines[bad[-1] + 1 : bad[-1] + 2] if "DETAIL:" in line]
-    return ": ".join(re.sub(r"^.*?(?:FATAL|PANIC|DETAIL):\s+", "", line) for line in (lines[bad[-1]], *details))

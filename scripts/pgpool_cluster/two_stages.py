@@ -327,7 +327,7 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
         act.query(here, "ALTER SYSTEM SET restore_command = ''")
         act.query(here, "SELECT pg_reload_conf(), pg_sleep(0.02)")
         if not act.query(here, "SELECT pg_promote(true, 4)")[0][0]:
-            raise OperationError("PostgreSQL did not end its recovery", hint="its log in /var/log/postgresql has why")
+            raise OperationError("PostgreSQL did not end its recovery", hint="its log (pg_lsclusters names it) has why")
         for name in ("primary_conninfo", "primary_slot_name", "restore_command"):
             act.query(here, f"ALTER SYSTEM RESET {name}")
         act.query(here, "SELECT pg_reload_conf()")

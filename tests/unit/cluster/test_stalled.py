@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,21 +169,6 @@ def test_a_look_does_not_take_a_walreceiver_at_its_word(looked: Any, monkeypatch
     now[0] += 16
     assert not looked().streaming
     assert looked(heard="2026-01-01 00:00:16+00").streaming
-
-
-def test_the_last_words_of_a_server_name_the_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = """\
-2026-11-29 06:12:41.302 UTC [3917] FATAL:  recovery aborted because of insufficient parameter settings
-2026-11-29 06:12:41.302 UTC [3917] DETAIL:  max_connections = 40 is a lower setting than on the primary server.
-2026-11-29 06:12:41.308 UTC [3885] LOG:  startup process (PID 3917) exited with exit code 1
-"""
-    monkeypatch.setattr(pg, "Path", lambda _: SimpleNamespace(
-        open=lambda _: io.BytesIO(text.encode()), stat=lambda: SimpleNamespace(st_size=len(text)),
-    ))  # fmt: skip
-    assert pg.last_words(Instance(PostgresqlCluster(15, "main"), 5432, Path("/srv"))) == (
-        "recovery aborted because of insufficient parameter settings: "
-        "max_connections = 40 is a lower setting than on the primary server."
-    )
 
 
 def test_a_standby_that_does_not_start_for_a_parameter_says_which_and_what_to_write(

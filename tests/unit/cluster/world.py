@@ -26,6 +26,7 @@ from pgpool_cluster import (
     paths,
     pgpool,
     recovery,
+    server_log,
     switchover,
     synchrony,
     takeover,
@@ -992,7 +993,7 @@ def hands() -> Iterator[None]:
         patch.setattr(pgpool, "write_status", lambda *a: world().write_status(*a))
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pg, "start", lambda server, **_: world().start_server(server.host))
-        patch.setattr(pg, "last_words", lambda _: "")
+        patch.setattr(server_log, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(act, "query", lambda *a: world().query(*a))
         patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))

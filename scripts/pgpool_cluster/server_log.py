@@ -1,0 +1,204 @@
+"""What a PostgreSQL server said before it ended: wherever its log goes, and in whichever language it writes it.
+
+Places: the file that pg_ctlcluster starts it with, the logging collector's files (text, CSV or JSON), and the journal,
+which has what goes to syslog, too. Languages: PostgreSQL's own catalogs have the words.
+"""
+
+from __future__ import annotations
+
+import csv
+import gettext
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .server import Instance
+
+LOGS = Path("/var/log/postgresql")
+LOCALES = Path("/usr/share/locale")
+_TAIL_BYTES = 65536
+_JOURNAL_LINES = 300
+_PASSING = (
+    "the database system is starting up", "the database system is shutting down",
+    "the database system is in recovery mode", "the database system is not yet accepting connections",
+    "the database system is not accepting connections", "terminating connection due to administrator command",
+    "terminating walreceiver process due to administrator command",
+)  # fmt: skip
+"""What no server ends for."""
+_ENCODINGS = ("euc_jp", "euc_kr", "gb18030", "koi8_r", "iso8859_5", "iso8859_2", "iso8859_1")
+"""Of logs that are not UTF-8: the first in which there are words that PostgreSQL says."""
+_CSV_USER, _CSV_SEVERITY, _CSV_MESSAGE, _CSV_DETAIL = 1, 11, 13, 14
+"""Columns of csvlog, 13 to 18."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a server of some major says things, in all of its languages; texts with %s in them become patterns."""
+
+    fatal: frozenset[str]
+    detail: frozenset[str]
+    starting: re.Pattern[str]
+    passing: re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A message; `last`: the server ended with it, perhaps."""
+
+    message: str
+    detail: str = ""
+    last: bool = False
+
+
+@lru_cache
+def words(major: int) -> Words:
+    """Return how PostgreSQL `major` says things, from the catalogs that its package has brought."""
+    catalogs: list[gettext.NullTranslations] = [gettext.NullTranslations()]
+    for path in sorted(LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
+        try:
+            with path.open("rb") as stream:
+                catalogs.append(gettext.GNUTranslations(stream))
+        except (OSError, ValueError):  # a damaged one: its language is not known
+            continue
+
+    def said(*texts: str) -> frozenset[str]:
+        return frozenset(catalog.gettext(text).strip(": ") for catalog in catalogs for text in texts)
+
+    def pattern(texts: Iterable[str]) -> re.Pattern[str]:
+        return re.compile("|".join(re.escape(text).replace("%s", "PostgreSQL .*") for text in sorted(texts)))
+
+    return Words(said("FATAL", "PANIC"), said("DETAIL:  "), pattern(said("starting %s")), pattern(said(*_PASSING)))
+
+
+def last_words(instance: Instance) -> str:
+    """Return what the server's present or latest run ended with, with its details; "" if it tells nothing."""
+    known = words(instance.name.major)
+    for name, text in _newest_first(instance):
+        entries = list(_entries(name, text, known))
+        began = max((place for place, one in enumerate(entries) if known.starting.search(one.message)), default=None)
+        run = entries if began is None else entries[began + 1 :]
+        found = [one for one in run if one.last and not known.passing.search(one.message)]
+        if found:
+            return f"{found[-1].message}: {found[-1].detail}" if found[-1].detail else found[-1].message
+        if began is not None:
+            return ""
+    return ""
+
+
+def fault(instance: Instance) -> str:
+    """Return what is wrong with the server's configuration files, so that it would not start; "" for nothing."""
+    command = [instance.program("postgres"), "-D", str(instance.configuration), "-C", "port"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    if answer.returncode == 0:
+        return ""
+    said = [line.split(":  ", 1)[-1] for line in answer.stderr.splitlines() if re.search(r"\b(LOG|FATAL):  ", line)]
+    return said[0] if said else ""
+
+
+def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
+    """Yield the ends of the logs that there are, each with its file's name."""
+    known = words(instance.name.major)
+    found = [(path.stat().st_mtime, path.name, _decoded(_tail(path), known)) for path in _files(instance)]
+    journal = _journal(instance)
+    lines = [line for line in journal.splitlines() if re.match(r"\d+\.\d+ ", line)]
+    if lines:
+        found.append((float(lines[-1].split(" ", 1)[0]), "journal", journal))
+    for _, name, text in sorted(found, reverse=True):
+        yield name, text
+
+
+def _files(instance: Instance) -> list[Path]:
+    """Return the files that have the log, as far as they are there: pg_ctlcluster's, and the collector's."""
+    own = LOGS / f"postgresql-{instance.name.major}-{instance.name.name}.log"
+    found = [instance.configuration / "log", own]
+    try:
+        lines = (instance.data / "current_logfiles").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found += [instance.data / line.split(" ", 1)[1] for line in lines if " " in line]
+    return [path for path in found if path.is_file()]
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - _TAIL_BYTES))
+            text = stream.read()
+    except OSError:
+        return b""
+    return text if size <= _TAIL_BYTES else text.partition(b"\n")[2]
+
+
+def _journal(instance: Instance) -> str:
+    command = ["journalctl", "--quiet", "--no-pager", "--boot", "--output=short-unix", f"--lines={_JOURNAL_LINES}"]
+    try:
+        answer = subprocess.run(
+            [*command, f"--unit={instance.unit}"], capture_output=True, timeout=10, check=False, text=True,
+            errors="replace",
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout
+
+
+def _decoded(text: bytes, known: Words) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        for encoding in _ENCODINGS:
+            found = text.decode(encoding, errors="replace")
+            if any(f"{word}:" in found for word in known.fatal if not word.isascii()):
+                return found
+        return text.decode(errors="replace")
+
+
+def _entries(name: str, text: str, known: Words) -> Iterator[_Entry]:
+    if name.endswith(".csv"):
+        return _csv(text, known)
+    return _json(text, known) if name.endswith(".json") else _plain(text, known)
+
+
+def _csv(text: str, known: Words) -> Iterator[_Entry]:
+    lines = text.splitlines(keepends=True)
+    first = next((place for place, line in enumerate(lines) if re.match(r"\d{4}-\d\d-\d\d ", line)), len(lines))
+    rows = csv.reader(line.replace("\0", "") for line in lines[first:])
+    try:
+        for row in rows:
+            if len(row) > _CSV_DETAIL:
+                last = row[_CSV_SEVERITY] in known.fatal and not row[_CSV_USER]
+                yield _Entry(row[_CSV_MESSAGE], row[_CSV_DETAIL], last)
+    except csv.Error:  # half a record at its end
+        return
+
+
+def _json(text: str, known: Words) -> Iterator[_Entry]:
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            last = found.get("error_severity") in known.fatal and not found.get("user")
+            yield _Entry(str(found.get("message", "")), str(found.get("detail", "")), last)
+
+
+def _plain(text: str, known: Words) -> Iterator[_Entry]:
+    """Read a log of lines; a message that says who logs in, as Debian's log_line_prefix does, is a client's."""
+    bad = re.compile(rf"^(.*?)(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.fatal)))})\s?:\s{{1,2}}(.*)")
+    more = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.detail)))})\s?:\s{{1,2}}(.*)")
+    lines = text.splitlines()
+    for place, line in enumerate(lines):
+        found = bad.search(line)
+        if found is None:
+            yield _Entry(line)
+            continue
+        detail = more.search(lines[place + 1]) if place + 1 < len(lines) else None
+        yield _Entry(found[2], detail[1] if detail else "", not re.search(r"\S@\S+ $", found[1]))
