@@ -355,7 +355,7 @@ def rebuild(here: Here, _: Rebuild) -> None:
     """Have pgpool-II rebuild this node, beside everything else; not one that has come into service since the look."""
     mine = here.look()
     served = mine.member and mine.writable and not mine.half_copied and mine.led >= mine.term
-    if not served and not here.recovering.locked() and not here.promoting:
+    if not served and here.copies.due and not here.recovering.locked() and not here.promoting:
         threading.Thread(target=_rebuild, args=(here,), daemon=True).start()
 
 
@@ -363,8 +363,11 @@ def _rebuild(here: Here) -> None:
     try:
         here.answer({"do": "recover", "node": here.me.name}, log)
     except ClusterError as error:
+        here.copies.failed(error)
         log(f"rebuilding this node: {error.message}")
         time.sleep(_PAUSE)
+    else:
+        here.copies.end()
 
 
 def follow(here: Here, action: Follow) -> None:
@@ -443,12 +446,23 @@ def detach(here: Here, action: Detach) -> None:
 
 def clone(here: Here, action: Clone) -> None:
     """Replace this node's data by a copy."""
-    copying.clone(here, action.source, log)
+    _copied(here, lambda: copying.clone(here, action.source, log))
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
     """Bring this node back as a standby, keeping as much of its data as can be."""
-    copying.rejoin(here, action.source, log)
+    _copied(here, lambda: copying.rejoin(here, action.source, log))
+
+
+def _copied(here: Here, work: Callable[[], None]) -> None:
+    """Copy, unless that has failed for the same reason over and over and is not due yet: `status` tells it."""
+    if not here.copies.due:
+        return
+    try:
+        work()
+    except ClusterError as error:
+        here.copies.failed(error)
+        raise
 
 
 _WORK: dict[type[Any], Callable[[Here, Any], None]] = {

@@ -124,6 +124,7 @@ class Agent:
 
     def once(self) -> list[str]:
         """Look, decide and act now, and return what was done or is waited for; raises ClusterError."""
+        self.here.copies.hurry()
         with self.acting:
             return [act.said(action) for action in self._step()]
 

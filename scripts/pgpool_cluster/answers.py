@@ -168,7 +168,9 @@ class Answers:
         return {**notes, **unreached, self.here.me.name: self._note()}
 
     def _note(self) -> str:
-        return "; ".join(text for text in (self.here.note, self.here.chores) if text)
+        copies = self.here.copies.said if self.here.record.copying else ""
+        told = (copies, self.here.note, self.here.chores)
+        return "; ".join(text for text in told if text)
 
     def _check(self, request: Json, _: Progress) -> Json:
         found = [check.json for check in checks.run(self.here)]

@@ -49,6 +49,7 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
     _refuse_mounts(instance.data)
     _stop_server(here)
     here.remember(copying=source)
+    here.copies.begin(source)
     report(f"copying {source}")
     waldir = _empty(instance, spaces)
     command = [
@@ -108,6 +109,7 @@ def _rewind(here: Here, source: str, report: Report) -> None:
     _look_at_source(here, upstream, checkpoint=True)
     _stop_server(here)
     here.remember(copying=source)
+    here.copies.begin(source)
     report(f"rewinding to where {source} went on")
     (instance.data / "standby.signal").unlink(missing_ok=True)  # the server's own recovery is to end, for pg_rewind
     command = [
@@ -299,6 +301,8 @@ def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> N
     await_streaming(here, source)
     system = int(sql_errors(lambda: here.server.query("SELECT system_identifier FROM pg_control_system()"))[0][0])
     here.remember(system=system, copying="" if member else source)
+    if member:
+        here.copies.end()
     log(f"this node is a standby of {source}")
 
 

@@ -14,6 +14,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import archive, paths, pgpool, wire
 from .cluster import Cluster, Node, Service
+from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
@@ -83,6 +84,7 @@ class Here:
     """What it waits for or refuses to do, with its hint; "" if nothing."""
     chores: str = ""
     """What of its housekeeping fails or is to be told, with a hint; "" if nothing."""
+    copies: Copies = field(default_factory=Copies, repr=False)
     starting: bool = False
     """It is starting its PostgreSQL itself, so the unit may go on."""
     answer: Callable[[Json, Callable[[str], None]], Json] = field(default=_nobody, repr=False)

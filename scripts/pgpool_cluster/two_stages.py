@@ -333,6 +333,7 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
         act.query(here, "SELECT pg_reload_conf()")
         system = int(act.query(here, "SELECT system_identifier FROM pg_control_system()")[0][0])
         here.remember(system=system, copying="", term=max(term, here.record.term))
+        here.copies.end()
         here.awaited = _until(here)
     except ClusterError as error:
         here.promoting = False

@@ -117,6 +117,22 @@ def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster
     cluster.wait_healthy()
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "log", ["", "logging_collector = on\nlog_destination = 'csvlog'\n", "log_destination = 'syslog'\n"]
+)
+def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: Host, pg2: Host, log: str) -> None:
+    conf = "/etc/postgresql/*/main/conf.d/zz-broken.conf"
+    folder = pg2.run("dirname /etc/postgresql/*/main/postgresql.conf")
+    pg2.put(f"{folder}/conf.d/zz-broken.conf", f"{log}shared_preload_libraries = 'nothing_there'\n")
+    assert pg1.attempt("pgpoolctl recover --force pg2", seconds=200).status == 1
+    try:
+        pg1.until("pgpoolctl status | grep -q 'copies of pg1 have failed for the same reason'", 120)
+        assert 'could not access file "nothing_there"' in pg1.attempt("pgpoolctl status").output
+    finally:
+        pg2.run(f"rm {conf}; pgpoolctl converge --once", seconds=200)
+
+
 REFUSALS = {"pg1": "primary", "pg9": "pg9", "'$(touch /run/owned)'": "no node"}
 
 

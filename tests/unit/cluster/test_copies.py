@@ -1,0 +1,126 @@
+"""A copy that fails for the same reason over and over is told in `status`, and leaves the primary alone in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from pgpool_cluster import act, agent, copies, copying, paths
+from pgpool_cluster.actions import Clone, Rejoin
+from pgpool_cluster.answers import Answers
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
+
+CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg2")
+LOW = "PostgreSQL 17/main does not start: recovery aborted because of insufficient parameter settings"
+
+
+class Standby:
+    """pg2, whose copies fail with `reason` once data is there, or before that where there is none to copy."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reason, self.begins, self.tried, self.now, self.laid = LOW, True, 0, 1000.0, "a"
+        self.here = Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7, copying="pg1"))
+        for name in ("clone", "rejoin"):
+            monkeypatch.setattr(copying, name, self._copy)
+        monkeypatch.setattr(copies, "monotonic", lambda: self.now)
+        monkeypatch.setattr(paths, "laid_file", lambda: self.laid)
+
+    def _copy(self, here: Here, source: str, _: Callable[[str], None]) -> None:
+        self.tried += 1
+        if self.begins:
+            here.copies.begin(source)
+        if self.reason:
+            raise OperationError(self.reason, hint="more of it")
+        here.copies.end()
+
+    def run(self, times: int = 1) -> None:
+        for _ in range(times):
+            try:
+                act.perform(self.here, Clone("pg2", "pg1") if self.tried % 2 else Rejoin("pg2", "pg1"))
+            except OperationError:
+                continue
+
+    @property
+    def note(self) -> str:
+        return Answers(self.here, threading.RLock(), lambda: None, lambda: [], lambda: None)._note()
+
+
+@pytest.fixture
+def pg2(monkeypatch: pytest.MonkeyPatch) -> Standby:
+    return Standby(monkeypatch)
+
+
+def test_the_third_copy_waits_and_is_told_with_its_reason(pg2: Standby) -> None:
+    """pg2 and pg3 were copied again every 10 seconds without end, and nothing was told while they were."""
+    pg2.run()
+    assert pg2.note == ""
+    pg2.run(20)
+    assert pg2.tried == 2
+    assert pg2.note.startswith("2 copies of pg1 have failed for the same reason, and it is tried again at ")
+    assert pg2.note.endswith(f": {LOW}; hint: more of it")
+
+
+def test_it_is_tried_more_and_more_rarely_but_without_end(pg2: Standby) -> None:
+    for _ in range(3600):
+        pg2.run()
+        pg2.now += 1
+    assert 14 <= pg2.tried <= 18
+    pg2.now += 300
+    assert "it is tried again now" in pg2.note
+
+
+def test_another_reason_and_another_source_begin_anew(pg2: Standby) -> None:
+    pg2.run(2)
+    pg2.now += 10
+    pg2.reason = "it does not receive from pg1: nothing came within 30 s"
+    pg2.run()
+    assert (pg2.tried, pg2.note) == (3, "")
+    pg2.run()
+    assert (pg2.tried, pg2.note[:8]) == (4, "2 copies")
+    pg2.here.copies.begin("pg3")
+    assert pg2.note == ""
+
+
+def test_numbers_make_no_other_reason(pg2: Standby) -> None:
+    for place in range(3):
+        pg2.reason = f"pg_basebackup: could not write to file of process {place}"
+        pg2.run()
+    assert pg2.tried == 2
+
+
+def test_what_never_began_is_tried_at_once(pg2: Standby) -> None:
+    pg2.begins = False
+    pg2.run(10)
+    assert (pg2.tried, pg2.note) == (10, "")
+
+
+def test_another_cluster_yml_and_an_administrator_are_not_kept_waiting(
+    pg2: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pg2.run(5)
+    assert pg2.tried == 2
+    pg2.laid = "b"
+    pg2.run(5)
+    assert pg2.tried == 3
+
+    def step(_: agent.Agent) -> tuple[Clone, ...]:
+        pg2.run()
+        return ()
+
+    monkeypatch.setattr(agent.Agent, "_step", step)
+    agent.Agent(pg2.here).once()
+    assert pg2.tried == 4
+
+
+def test_a_copy_that_serves_ends_it(pg2: Standby) -> None:
+    pg2.run(2)
+    pg2.now += 10
+    pg2.reason = ""
+    pg2.run()
+    assert (pg2.tried, pg2.note) == (3, "")
