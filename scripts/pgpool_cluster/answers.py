@@ -16,6 +16,7 @@ from . import (
     paths,
     pgpool,
     plain,
+    reach,
     recovery,
     restarts,
     rights,
@@ -164,7 +165,10 @@ class Answers:
     def _notes(self) -> dict[str, str]:
         answers = self.here.peers.ask_all({"do": "note"}, seconds=2.5)
         notes = {name: str(answer.get("note", "")) for name, answer in answers.items()}
-        unreached = {name: peer.problem for name, peer in self.here.peers.peers.items() if name not in notes}
+        unreached = {
+            name: f"{peer.problem}; hint: {reach.fix(peer.problem, name)}" if peer.problem else ""
+            for name, peer in self.here.peers.peers.items() if name not in notes
+        }  # fmt: skip
         return {**notes, **unreached, self.here.me.name: self._note()}
 
     def _note(self) -> str:

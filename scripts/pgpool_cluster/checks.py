@@ -23,6 +23,7 @@ from . import (
     archive,
     certificates,
     copying,
+    doors,
     firewall,
     key_file,
     libpq,
@@ -31,6 +32,7 @@ from . import (
     pgpool,
     plain,
     proof,
+    reach,
     replay,
     restarts,
     server,
@@ -147,9 +149,23 @@ def _files() -> Iterator[Check]:
     cheap = keys.is_cheap(key_file.text().strip())
     fix = "pgpoolctl key generate, and that line on every node: change-the-key.md in the documentation"
     yield Check(name, f"{paths.CLUSTER_KEY} cannot be guessed", not cheap, "words, as cheap as in older packages", fix)
+    yield from _doors(name)
     what = "watchdog and pcp ports are closed for strangers"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
+
+
+def _doors(name: str) -> Iterator[Check]:
+    """Whether other nodes can log in here as postgres; sshd tells its settings to root."""
+    what = "sshd lets the other nodes in as postgres"
+    try:
+        faults = doors.faults(*server.this_node())
+    except ClusterError as error:
+        yield Check(name, what, False, error.message, "systemctl status ssh; sshd -T shows what is wrong")
+        return
+    yield from (Check(name, what, False, fault.why, fault.fix) for fault in faults)
+    if not faults:
+        yield Check(name, what, True)
 
 
 def run(here: Here) -> list[Check]:
@@ -202,8 +218,7 @@ def _peers(here: Here, check: _Say) -> None:
     after = time.time()
     mine = here.look().key
     for name, peer in here.peers.peers.items():
-        fix = f"start {name}; put this node's /etc/pgpool2/cluster.key there; pgpoolctl apply on both"
-        check(f"{name} answers over ssh", name in clocks, peer.problem, fix)
+        check(f"{name} answers over ssh", name in clocks, peer.problem or "no answer", reach.fix(peer.problem, name))
         if name in clocks:
             same = clocks[name].get("key") == mine
             check(f"{name} has this node's cluster.key", same, "it has another one, or it is not laid down yet",

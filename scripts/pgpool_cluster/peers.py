@@ -21,12 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import paths, plain
+from . import paths, plain, reach
 from .cluster import Cluster
 from .errors import ClusterError, ExitStatus, OperationError, ServerError
 
 _BETWEEN_TRIES = 0.3
 _TRY_SECONDS = 8.0
+_QUOTED = 120
+"""Bytes of what is no answer."""
 LINE_BYTES = 1 << 24
 """More than the longest line that a node has to say: its users, of whom there may be tens of thousands."""
 SHORT_LINE_BYTES = 1 << 20
@@ -165,7 +167,7 @@ class _Line:
                 longest = LINE_BYTES if self._long else min(LINE_BYTES, SHORT_LINE_BYTES)
                 if len(text) > longest:
                     raise ValueError(f"a line of more than {longest} bytes")
-                self._hand_on(json.loads(text))
+                self._hand_on(_parsed(text))
 
     def _hand_on(self, line: Json) -> None:
         """Hand an answer to the request that waits for it; raises ValueError for what is none."""
@@ -191,14 +193,20 @@ class _Line:
         with self._writing, contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # it closes what is written to
             _, text = self._process.communicate(timeout=2)
         if self._complaint:
-            return self._complaint
+            return reach.explained([self._complaint])
         lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
         if lines and lines[-1].startswith("hint: "):
             lines.pop()
-        last = lines[-1] if lines else "the connection ended"
-        if "Permission denied" in last or "Host key verification failed" in last:
-            return f"ssh: {last}: another cluster.key is there, or its configuration is not laid down yet"
-        return last
+        return reach.explained(lines)
+
+
+def _parsed(text: bytes) -> Any:  # noqa: ANN401 - JSON
+    """Return the JSON of a line; raises ValueError that quotes the beginning of what is none."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        said = plain.shown(text[:_QUOTED].decode(errors="replace").strip())
+        raise ValueError(f"'{said}'") from error
 
 
 @dataclass(slots=True)
@@ -276,8 +284,7 @@ class Peer:
             self._trying = None
 
     def _out_of_reach(self, reason: str) -> ServerError:
-        hint = f"is {self.name} up, with the same cluster.key?"
-        return ServerError(f"{self.name} is out of reach: {reason}", hint=hint)
+        return ServerError(f"{self.name} is out of reach: {reason}", hint=reach.fix(reason, self.name))
 
     def drop(self, reason: str) -> None:
         """End the connection with all that is under way, as one that has broken for `reason`."""

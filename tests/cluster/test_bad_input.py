@@ -103,6 +103,35 @@ def test_another_key_on_one_node_stops_nothing_and_is_found_by_check(cluster: Cl
     cluster.wait_healthy(60)
 
 
+DOORS = {
+    "login shell": ("chsh -s /usr/sbin/nologin postgres", "chsh -s /bin/bash postgres", "chsh -s /bin/bash postgres"),
+    "AllowUsers": (
+        "echo AllowUsers root >/etc/ssh/sshd_config.d/00-only.conf; systemctl reload ssh", "add postgres to it",
+        "rm /etc/ssh/sshd_config.d/00-only.conf; systemctl reload ssh",
+    ),
+    "locked": (
+        "echo UsePAM no >/etc/ssh/sshd_config.d/00-only.conf; systemctl reload ssh; usermod -L postgres",
+        "usermod -p '*' postgres",
+        "rm /etc/ssh/sshd_config.d/00-only.conf; systemctl reload ssh; usermod -p '*' postgres",
+    ),
+}  # fmt: skip
+
+
+@serves_on
+@pytest.mark.thorough
+@pytest.mark.parametrize("cause", DOORS)
+def test_what_keeps_the_nodes_out_is_named_where_the_edit_belongs(pg1: Host, pg3: Host, cause: str) -> None:
+    shut, fix, mend = DOORS[cause]
+    pg3.run(shut)
+    try:
+        failed = pg3.attempt("pgpoolctl check | grep '^FAIL'").output
+        assert [line for line in failed.splitlines() if "sshd lets the other nodes in" in line and fix in line], failed
+        pg1.run("systemctl restart pgpool2-cluster")
+        pg1.until("pgpoolctl status | grep '^pg3: ' | grep 'on pg3' | grep -qv 'another cluster.key is there'", 30)
+    finally:
+        pg3.run(mend)
+
+
 @serves_on
 def test_a_read_only_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
     pg3.run(f"echo 'pgpool: {{num_init_children: 33}}' >>{YML}; mount -o bind /etc/pgpool2 /etc/pgpool2;"

@@ -1,0 +1,147 @@
+"""What keeps other nodes from logging in as postgres is named on the node where the edit belongs, with the edit."""
+
+from __future__ import annotations
+
+import pwd
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pgpool_cluster import doors, server
+from pgpool_cluster.cluster_file import parse
+
+CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")
+GOOD = """\
+port 22
+listenaddress [::]:22
+listenaddress 0.0.0.0:22
+usepam yes
+strictmodes yes
+pubkeyauthentication yes
+forcecommand none
+chrootdirectory none
+authenticationmethods any
+authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2
+hostcertificate /etc/pgpool2/cluster/ssh_host_ed25519_key-cert.pub
+hostkey /etc/ssh/ssh_host_rsa_key
+hostkey /etc/ssh/ssh_host_ed25519_key
+hostkeyalgorithms ssh-ed25519-cert-v01@openssh.com,ssh-ed25519
+pubkeyacceptedalgorithms ssh-ed25519,rsa-sha2-512
+"""
+
+
+class Machine:
+    """pg1, as root sees it: `sshd` is what sshd -T tells, `shadow` the field of the password and that of the end."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sshd, self.shell, self.shadow = GOOD, "/bin/sh", ("!", "")
+        self._file, home = folder / "shadow", folder / "postgresql"
+        self.keys = home / ".ssh" / "authorized_keys"
+        self.keys.parent.mkdir(parents=True, mode=0o700)
+        self.keys.touch(mode=0o600)
+        home.chmod(0o755)
+        monkeypatch.setattr(doors, "HOME", home)
+        monkeypatch.setattr(doors, "SHADOW", self._file)
+        monkeypatch.setattr(doors, "_groups", lambda: ["postgres", "ssl-cert"])
+        monkeypatch.setattr(server, "run", self._run)
+        uid = self.keys.stat().st_uid
+        monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_shell=self.shell, pw_uid=uid, pw_gid=1))
+
+    def _run(self, words: list[str]) -> str:
+        assert words == ["/usr/sbin/sshd", "-T", "-C",
+                         "user=postgres,host=10.0.0.2,addr=10.0.0.2,laddr=10.0.0.1,lport=22"]  # fmt: skip
+        return self.sshd
+
+    def change(self, line: str) -> None:
+        """Put a line in the place of those with its key."""
+        key = line.partition(" ")[0]
+        kept = [one for one in GOOD.splitlines() if one.partition(" ")[0] != key]
+        self.sshd = "\n".join([*kept, line])
+
+    @property
+    def faults(self) -> list[doors.Fault]:
+        self._file.write_text(f"root:*:1::::::\npostgres:{self.shadow[0]}:1:0:99999:7::{self.shadow[1]}:\n")
+        return doors.faults(CLUSTER, CLUSTER.named("pg1"))
+
+
+@pytest.fixture
+def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_a_machine_as_debian_makes_it_has_no_fault(pg1: Machine) -> None:
+    """Its account is locked, which is no fault where PAM is asked."""
+    assert pg1.faults == []
+
+
+@pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "/bin/nowhere"])
+def test_a_login_shell_that_runs_nothing(shell: str, pg1: Machine) -> None:
+    pg1.shell = shell
+    (found,) = pg1.faults
+    assert shell in found.why
+    assert found.fix == "chsh -s /bin/bash postgres"
+
+
+def test_a_locked_account_where_pam_is_not_asked(pg1: Machine) -> None:
+    pg1.change("usepam no")
+    (found,) = pg1.faults
+    assert "locked, and sshd has UsePAM no" in found.why
+    assert found.fix.startswith("usermod -p '*' postgres")
+    pg1.shadow = ("*", "")
+    assert pg1.faults == []
+
+
+def test_an_account_that_has_ended(pg1: Machine) -> None:
+    pg1.shadow = ("*", "100")
+    (found,) = pg1.faults
+    assert found.fix == "usermod --expiredate '' postgres"
+    pg1.shadow = ("*", "99999")
+    assert pg1.faults == []
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("pubkeyauthentication no", "PubkeyAuthentication yes"),
+        ("authenticationmethods publickey,password", "AuthenticationMethods publickey"),
+        ("authorizedkeysfile /etc/ssh/keys/%u", "AuthorizedKeysFile .ssh/authorized_keys"),
+        ("forcecommand internal-sftp", "ForceCommand none"),
+        ("chrootdirectory /srv", "ChrootDirectory none"),
+        ("hostcertificate none", "HostCertificate /etc/pgpool2/cluster/ssh_host_ed25519_key-cert.pub"),
+        ("hostkey /etc/ssh/ssh_host_rsa_key", "HostKey /etc/ssh/ssh_host_ed25519_key"),
+        ("hostkeyalgorithms rsa-sha2-512", "HostKeyAlgorithms +ssh-ed25519-cert-v01@openssh.com"),
+        ("pubkeyacceptedalgorithms rsa-sha2-512", "PubkeyAcceptedAlgorithms +ssh-ed25519"),
+        ("listenaddress 10.9.0.1:22", "ListenAddress 10.0.0.1:22"),
+        ("listenaddress 0.0.0.0:2222", "ListenAddress 10.0.0.1:22"),
+        ("allowusers admin", "add postgres to it"),
+        ("allowusers postgres@10.1.0.0/16", "add postgres to it"),
+        ("allowgroups wheel", "add postgres to it"),
+        ("denyusers post*", "take postgres out of it"),
+        ("denygroups ssl-cert", "take postgres out of it"),
+    ],
+)
+def test_a_setting_of_sshd(line: str, fix: str, pg1: Machine) -> None:
+    pg1.change(line)
+    (found,) = pg1.faults
+    assert line.split()[1] in found.why
+    assert fix in found.fix
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["allowusers postgres", "allowusers admin postgres@10.0.0.0/24", "allowusers p*@10.0.0.?", "denyusers !postgres *x",
+     "allowgroups wheel ssl-cert", "authorizedkeysfile %h/.ssh/authorized_keys", "listenaddress 10.0.0.1:22",
+     "authenticationmethods publickey password"],
+)  # fmt: skip
+def test_a_setting_that_lets_the_nodes_in(line: str, pg1: Machine) -> None:
+    pg1.change(line)
+    assert pg1.faults == []
+
+
+def test_keys_that_others_can_write(pg1: Machine) -> None:
+    pg1.keys.chmod(0o666)
+    (found,) = pg1.faults
+    assert found.fix.endswith(f"chmod go-w {pg1.keys}")
+    pg1.change("strictmodes no")
+    assert pg1.faults == []
