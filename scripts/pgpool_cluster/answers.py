@@ -13,6 +13,7 @@ from . import (
     act,
     attachment,
     checks,
+    locales,
     paths,
     pgpool,
     plain,
@@ -173,8 +174,17 @@ class Answers:
 
     def _note(self) -> str:
         copies = self.here.copies.said if self.here.record.copying else ""
-        told = (copies, self.here.note, self.here.chores)
+        told = (copies, self.here.note, self.here.chores, self._locked_out())
         return "; ".join(text for text in told if text)
+
+    def _locked_out(self) -> str:
+        """Return what to do where PostgreSQL runs and lets nobody log in for want of a locale; "" elsewhere."""
+        database = self.here.database
+        absent = locales.refused(database.refused) if database is not None else ""
+        if database is None or not absent:
+            return ""
+        reason = f"PostgreSQL lets nobody log in: this machine has no locale {absent}"
+        return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"
 
     def _check(self, request: Json, _: Progress) -> Json:
         found = [check.json for check in checks.run(self.here)]

@@ -27,6 +27,7 @@ from . import (
     firewall,
     key_file,
     libpq,
+    locales,
     logins,
     paths,
     pgpool,
@@ -312,7 +313,12 @@ def _postgresql(here: Here, check: _Say) -> None:
     instance, facts = database.instance, here.look()
     up = facts.postgresql is Postgresql.UP
     fix = _hint(here, f"systemctl start {instance.unit}")
-    check(f"PostgreSQL {instance.name} runs", up, str(facts.postgresql), fix)
+    absent = "" if up else locales.refused(database.refused)
+    if absent:
+        fix = f"{locales.making([absent])}; systemctl restart {instance.unit}"
+        check(f"PostgreSQL {instance.name} lets users log in", False, f"this machine has no locale {absent}", fix)
+    else:
+        check(f"PostgreSQL {instance.name} runs", up, str(facts.postgresql), fix)
     check("it belongs to the cluster", facts.member, "it is no member yet", _hint(here, "pgpoolctl status tells why"))
     usage = shutil.disk_usage(instance.data if instance.data.exists() else "/var/lib")
     free = usage.free / usage.total
@@ -343,6 +349,7 @@ def _postgresql(here: Here, check: _Say) -> None:
           "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden))  # fmt: skip
     check("commits wait for the standbys that they are to wait for", facts.laid, "synchronous_standby_names differ",
           "pgpoolctl apply")  # fmt: skip
+    _sorting(here, check)
     lost = [str(name) for (name,) in act.query(here, _LOST)]
     check("no replication slot has lost its WAL", not lost, ", ".join(lost),
           "; ".join(f"pgpoolctl recover {name}" for name in lost))  # fmt: skip
@@ -385,6 +392,18 @@ def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
               f"after a failover nobody would run {lost.archive}",
               f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart "
               f"{here.server.instance.unit}")  # fmt: skip
+
+
+def _sorting(here: Here, check: _Say) -> None:
+    """Whether indexes of texts are in the order that this machine's C library or ICU has."""
+    names = [str(name) for (name,) in act.query(here, locales.versions(here.server.instance))]
+    shown = ", ".join(names)
+    if here.look().in_recovery:
+        fix = "the Debian release of the primary, here; else REINDEX DATABASE there once both have the new one"
+    else:
+        fix = "; ".join(f'REINDEX DATABASE "{one}"; ALTER DATABASE "{one}" REFRESH COLLATION VERSION' for one in names)
+    check("texts sort here as in the indexes of the databases", not names,
+          f"{shown}: the C library or ICU has another order here, so a query may miss rows", fix)  # fmt: skip
 
 
 def _archive(here: Here, check: _Say) -> None:

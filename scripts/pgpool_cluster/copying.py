@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import adopting, archive, files, libpq, matching, paths, pulse, server_log, units
+from . import adopting, archive, files, libpq, locales, matching, paths, pulse, server_log, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -144,6 +144,7 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
             source = adopting.Source.of(cursor.fetchall())
             adopting.adopt(here, source)
             _check_settings(here, upstream, source)
+            _check_locales(upstream, cursor)
             if checkpoint:
                 cursor.execute("CHECKPOINT")
             cursor.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (here.me.slot,))
@@ -172,6 +173,15 @@ def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None
             f"a copy of {upstream.name} would not start as its standby: {values}",
             hint=f"in {paths.CLUSTER_YML} on every node: {line}; then pgpoolctl apply on every node",
         )
+
+
+def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
+    """Raise OperationError where nobody could log in to a copy, since this machine lacks a locale of the source's."""
+    cursor.execute(locales.NEEDED)
+    absent = locales.missing(str(name) for (name,) in cursor.fetchall())
+    if absent:
+        reason = f"nobody could log in to a copy of {upstream.name}: this machine has no locale {', '.join(absent)}"
+        raise OperationError(reason, hint=f"on this machine: {locales.making(absent)}; it goes on by itself then")
 
 
 def refusal(upstream: Node, role: Role) -> str:

@@ -128,6 +128,8 @@ class Database:
     """What it was when it last answered a look; None if it was down since."""
     _silent_since: float = 0.0
     """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
+    refused: str = ""
+    """Why it let the last look not log in, in its own words; "" once one has logged in."""
     _watch: replay.Watch = field(default_factory=replay.Watch, repr=False)
 
     def __post_init__(self) -> None:
@@ -163,16 +165,18 @@ class Database:
         """
         if not (self.instance.data / "PG_VERSION").exists():
             self._looks.close()
-            self._last, self._silent_since = None, 0.0
+            self._last, self._silent_since, self.refused = None, 0.0, ""
             return replace(facts, postgresql=Postgresql.ABSENT)
         try:
             self._last, self._silent_since = self._asked(facts, cluster, standby_names), 0.0
+            self.refused = ""
         except Unanswered:
             self._looks.close()
             return self._unanswered(facts)
         except psycopg2.Error as error:
             self._looks.close()
             self._last, self._silent_since, self._watch = None, 0.0, replay.Watch()
+            self.refused = str(error).strip()
             return self._from_files(replace(facts, postgresql=self._why_down(error)))
         return self._last
 

@@ -133,6 +133,21 @@ def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: 
         pg2.run(f"rm {conf}; pgpoolctl converge --once", seconds=200)
 
 
+def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    pg1.psql("CREATE DATABASE elsewhere;\nUPDATE pg_database SET datcollate = 'xx_YY.UTF-8', datctype = 'xx_YY.UTF-8' "
+             "WHERE datname = 'elsewhere'")  # fmt: skip
+    try:
+        answer = pg1.attempt("pgpoolctl recover --force pg2", seconds=100)
+        assert answer.status == 1
+        reason, hint = answer.output.splitlines()[-2:]
+        assert "this machine has no locale xx_YY.UTF-8" in reason
+        assert "locale-gen" in hint
+        pg2.psql("SELECT 1")  # it was neither stopped nor emptied
+    finally:
+        pg1.psql("DROP DATABASE elsewhere")
+    pg1.run("pgpoolctl attach pg2 || :")
+
+
 REFUSALS = {"pg1": "primary", "pg9": "pg9", "'$(touch /run/owned)'": "no node"}
 
 

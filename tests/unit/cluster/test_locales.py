@@ -1,0 +1,70 @@
+"""A locale that a node lacks is named, with the commands that make it, before a copy is made that lets nobody in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import copying, locales
+from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.server import Instance
+
+CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg2")
+ENGLISH = """\
+connection to server on socket "/var/run/postgresql/.s.PGSQL.5432" failed: FATAL:  database locale is incompatible \
+with operating system
+DETAIL:  The database was initialized with LC_COLLATE "de_DE.UTF-8",  which is not recognized by setlocale().
+HINT:  Recreate the database with another locale or install the missing locale.
+"""
+SPANISH = """\
+FATAL:  la configuración regional es incompatible con el sistema operativo
+DETALLE:  La base de datos fue inicializada con LC_CTYPE «de_DE.UTF-8», el cual no es reconocido por setlocale().
+"""
+
+
+class _Cursor:
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def execute(self, *_: object) -> None: ...
+
+    def fetchall(self) -> list[tuple[str]]:
+        return [(name,) for name in self.names]
+
+
+def test_a_copy_to_which_nobody_could_log_in_is_refused_before_it_is_made() -> None:
+    """Standbys streamed and stayed `starting`; check said `pgpoolctl apply`."""
+    source = CLUSTER.named("pg1")
+    copying._check_locales(source, _Cursor("C", "C.UTF-8", "POSIX"))
+    with pytest.raises(OperationError, match=r"this machine has no locale xx_YY\.UTF-8") as caught:
+        copying._check_locales(source, _Cursor("C", "xx_YY.UTF-8"))
+    assert "printf '%s\\n' 'xx_YY.UTF-8 UTF-8' >>/etc/locale.gen; locale-gen" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("de_DE.utf8", "'de_DE.UTF-8 UTF-8'"), ("de_DE", "'de_DE ISO-8859-1'"), ("de_DE@euro", "'de_DE@euro ISO-8859-15'"),
+     ("sr_RS.UTF-8@latin", "'sr_RS.UTF-8@latin UTF-8'"), ("ru_RU.KOI8-R", "'ru_RU.KOI8-R KOI8-R'")],
+)  # fmt: skip
+def test_the_line_for_locale_gen(name: str, line: str) -> None:
+    assert line in locales.making([name])
+
+
+@pytest.mark.parametrize("said", [ENGLISH, SPANISH])
+def test_what_a_server_refuses_logins_for_is_known_in_any_language(said: str) -> None:
+    assert locales.refused(said) == "de_DE.UTF-8"
+
+
+@pytest.mark.parametrize("said", ["", "FATAL:  the database system is starting up", "No such file or directory"])
+def test_other_reasons_are_not_about_locales(said: str) -> None:
+    assert locales.refused(said) == ""
+
+
+@pytest.mark.parametrize(("major", "has"), [(13, False), (14, False), (15, True), (18, True)])
+def test_the_version_is_asked_where_the_major_keeps_it(major: int, has: bool) -> None:
+    asked: Any = locales.versions(Instance(PostgresqlCluster(major, "main"), 5432, Path("/srv")))
+    assert ("datcollversion" in asked) is has
