@@ -133,6 +133,7 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     laid = certificates.Laid.here()
     facts = replace(
         facts, laid=laid, certified=record.certified, proven=record.proven,
+        own_database=record.own_database,
         below_home=_is_below_home(facts.data_directory, facts.home),
         own=_own(facts, member=record.system is not None),
         needs=matching.plain(record.needs), libraries=tuple(filter(plain.is_parameter, record.libraries)),

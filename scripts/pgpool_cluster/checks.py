@@ -357,9 +357,7 @@ def _postgresql(here: Here, check: _Say) -> None:
     check("programs can be run in its data directory, as pgpool-II's recovery does", not mount.f_flag & os.ST_NOEXEC,
           "it is mounted noexec", f"mount -o remount,exec the file system of {instance.data}")  # fmt: skip
     if facts.writable and facts.member:
-        check("the cluster's roles have the key's passwords", Roles.rendered().laid(here), "they have others",
-              "pgpoolctl apply, here")  # fmt: skip
-        _faults(check, "pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
+        _roles(here, check)
     rewindable = act.query(
         here, "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
     )[0][0]
@@ -392,6 +390,16 @@ def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
               f"after a failover nobody would run {lost.archive}",
               f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart "
               f"{here.server.instance.unit}")  # fmt: skip
+
+
+def _roles(here: Here, check: _Say) -> None:
+    """Whether the cluster's own roles, and pgpool-II's users, can log in to the primary."""
+    check("the cluster's roles have the key's passwords", Roles.rendered().laid(here), "they have others",
+          "pgpoolctl apply, here")  # fmt: skip
+    own = here.look().own_database
+    check("the cluster's roles have a database of their own", own, "it is missing, or shut to them",
+          "pgpoolctl converge --once makes it; pgpoolctl status tells why not")  # fmt: skip
+    _faults(check, "pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
 
 
 def _sorting(here: Here, check: _Say) -> None:

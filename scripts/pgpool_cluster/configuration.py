@@ -101,6 +101,7 @@ class Server:
     them without end, also those of the applications that were there before the cluster.
     `dropped`: the standbys that its commits do not wait for.
     `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
+    `own_database`: every database node has the roles' own database.
     `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which units are kept out of.
     `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
     `own`: what its other configuration files say. `needs`, `libraries`, `logical`: as in the record.
@@ -123,6 +124,7 @@ class Server:
     needs: Mapping[str, int] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     logical: bool = False
+    own_database: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
             content = stub.render(values, program=program).encode()
             files.append(File(PurePosixPath(server.data_directory) / name, content, "postgres", "postgres", 0o700))
     files += _certificates(cluster, key, node, server)
+    files.append(File(PurePosixPath(paths.DATABASE), f"{_database(server)}\n".encode(), "root", "root", 0o644))
     files.append(_secret(FOLDER / "ssh_key", ssh.user_key(key, node).private_file))
     files.append(File(PurePosixPath(paths.FINGERPRINT), f"{key.fingerprint}\n".encode(), "root", "root", 0o644))
     certificate = ssh.host_certificate(key, node, server.host_key).encode()
@@ -214,6 +217,11 @@ def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: Server)
         own = certificates.server(key, node, server.laid, certified=server.certified == key.fingerprint)
         files.append(_secret(PurePosixPath(paths.SERVER_CERTIFICATE), own))
     return files
+
+
+def _database(server: Server) -> str:
+    """Return the database that the cluster's own roles log in to."""
+    return keys.DATABASE if server.own_database else "postgres"
 
 
 def key_of_roles(sql: str) -> str:
@@ -290,6 +298,7 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "users": [_Peer(peer, ssh.user_key(key, peer).public_line) for peer in cluster.nodes if peer != node],
         "authority": ssh.host_authority(key).public_line,
         "role": Role,
+        "database": _database(server),
         "roles": [role.value for role in Role],
         "logins": [role.value for role in logins(node)],
         "pooled": [role.value for role in pooled(cluster, node)],

@@ -114,7 +114,7 @@ def _rewind(here: Here, source: str, report: Report) -> None:
     (instance.data / "standby.signal").unlink(missing_ok=True)  # the server's own recovery is to end, for pg_rewind
     command = [
         instance.program("pg_rewind"), "--target-pgdata", str(instance.data), "--progress",
-        "--source-server", _dsn(upstream, Role.RECOVERY) + " dbname=postgres",
+        "--source-server", _home(upstream, Role.RECOVERY),
         "--config-file", str(instance.configuration / "postgresql.conf"),
     ]  # fmt: skip
     _run(command, report)
@@ -127,9 +127,9 @@ def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> 
     `checkpoint`: pg_rewind before 16 finds the source's new timeline in its control file only after one (pg_rewind(1)).
     """
     pulse.beat(pulse.PROGRESS_SECONDS)
-    hint = f"psql '{_dsn(upstream, Role.RECOVERY)} dbname=postgres' as postgres shows more"
+    hint = f"psql '{_home(upstream, Role.RECOVERY)}' as postgres shows more"
     try:
-        connection: Any = connect(dsn=_dsn(upstream, Role.RECOVERY) + " dbname=postgres", seconds=_SOURCE_SECONDS)
+        connection: Any = connect(dsn=_home(upstream, Role.RECOVERY), seconds=_SOURCE_SECONDS)
     except psycopg2.Error as error:
         raise OperationError(f"{upstream.name} cannot be copied from: {str(error).strip()}", hint=hint) from error
     try:
@@ -187,7 +187,7 @@ def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psyco
 def refusal(upstream: Node, role: Role) -> str:
     """Return why a node's PostgreSQL does not let this one log in as `role`; "" if it does."""
     try:
-        connect(dsn=_dsn(upstream, role) + " dbname=postgres", seconds=_SOURCE_SECONDS).close()
+        connect(dsn=_home(upstream, role), seconds=_SOURCE_SECONDS).close()
     except psycopg2.Error as error:
         return str(error).strip().splitlines()[-1]
     return ""
@@ -332,6 +332,10 @@ def await_streaming(here: Here, source: str) -> None:
 
 def _dsn(upstream: Node, role: Role) -> str:
     return libpq.conninfo(upstream, role, "pgpoolctl", HOME)
+
+
+def _home(upstream: Node, role: Role) -> str:
+    return f"{_dsn(upstream, role)} dbname={paths.database()}"
 
 
 _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")

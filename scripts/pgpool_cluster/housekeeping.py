@@ -20,6 +20,7 @@ from .cluster import Service
 from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
 from .node import Here, log
+from .own_database import OwnDatabase
 from .proof import Proof
 from .situation import in_service, rightful_primary
 from .synchrony import Synchrony
@@ -47,6 +48,7 @@ class Housekeeping:
     """Chores of others, by what they are for."""
     _synchrony: Synchrony = field(init=False)
     _proof: Proof = field(init=False)
+    _own_database: OwnDatabase = field(init=False)
     _keeper: Keeper = field(default_factory=lambda: Keeper(paths.ARCHIVE))
     _gone: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class Housekeeping:
     def __post_init__(self) -> None:
         self._synchrony = Synchrony(self.here)
         self._proof = Proof(self.here)
+        self._own_database = OwnDatabase(self.here)
 
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
@@ -69,6 +72,7 @@ class Housekeeping:
             "see a recovery through": self._attend,
             "lay down cluster.yml": self._apply,
             "see that servers prove themselves": self._proof.tend,
+            "give the cluster's roles a database": self._give_database,
             "lay down synchronous replication": self._synchrony.tend,
             "take over the users": self._take_users,
             "prune the WAL archive": self._prune,
@@ -143,6 +147,9 @@ class Housekeeping:
         if wanted and time.monotonic() >= self._users_from:
             self._users_from = time.monotonic() + _USERS_SECONDS
             store_users(users_of(self.here, newest.node))
+
+    def _give_database(self, facts: ClusterFacts) -> None:
+        self._own_database.tend(facts, writes=writes(self.here, facts))
 
     def _prune(self, _: ClusterFacts) -> None:
         here = self.here

@@ -58,6 +58,8 @@ class Role(StrEnum):
     CHECK = "pgpool_check"
 
 
+DATABASE = "pgpool_cluster"
+"""The roles' own database: whatever is revoked, limited or renamed elsewhere does not bear on them."""
 PCP_USER = "pgpool_pcp"
 
 

@@ -24,6 +24,8 @@ SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
 """The certificate that this node's PostgreSQL shows, with its private key."""
 ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")
 """The path of what the other servers' certificates are checked with; empty until all have one that can be checked."""
+DATABASE = Path("/etc/pgpool2/cluster/database")
+"""The name of the database that the cluster's own roles log in to."""
 PEERS_NFT = Path("/etc/pgpool2/cluster/peers.nft")
 MEMORY = Path("/etc/pgpool2/cluster/applied.json")
 """What `apply` laid down, for root alone."""
@@ -76,6 +78,14 @@ def root_certificate() -> str:
         return ROOT_CERTIFICATE.read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def database() -> str:
+    """Return the database that the cluster's own roles log in to: `postgres` until every server has one of theirs."""
+    try:
+        return DATABASE.read_text(encoding="ascii").strip() or "postgres"
+    except OSError:
+        return "postgres"
 
 
 def laid_file() -> str:

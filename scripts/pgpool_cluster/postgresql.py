@@ -22,7 +22,7 @@ from .cluster import Cluster
 from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
 from .facts import Lsn, NodeFacts, Postgresql, Switch
-from .key import Role
+from .key import DATABASE, Role
 from .server import HOME, Instance, as_postgres, run
 
 SOCKETS = "/var/run/postgresql"
@@ -42,7 +42,7 @@ _OPTIONS = (
 )
 """Waits for no standby, holds nobody up, and never writes a verifier to a log."""
 
-_LOOK = """
+_LOOK = f"""
 SELECT pg_is_in_recovery(),
        (SELECT system_identifier FROM pg_control_system()),
        greatest((SELECT timeline_id FROM pg_control_checkpoint()),
@@ -55,12 +55,14 @@ SELECT pg_is_in_recovery(),
        coalesce((SELECT status = 'streaming' FROM pg_stat_wal_receiver), false),
        ARRAY(SELECT slot_name::text FROM pg_replication_slots
              WHERE slot_type = 'physical' AND wal_status IS DISTINCT FROM 'lost'),
-       ARRAY(SELECT datname::text FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')
-             ORDER BY datname),
+       ARRAY(SELECT datname::text FROM pg_database
+             WHERE datname NOT IN ('postgres', 'template0', 'template1', '{DATABASE}') ORDER BY datname),
        (SELECT count(*) FROM pg_class c WHERE c.oid >= 16384 AND relkind IN ('r', 'p', 'm') AND NOT EXISTS
               (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')),
        current_setting('synchronous_standby_names'),
-"""
+       EXISTS (SELECT FROM pg_database d, pg_roles r WHERE d.datname = '{DATABASE}' AND r.rolname = '{Role.CHECK}'
+               AND d.datallowconn AND d.datconnlimit = -1 AND has_database_privilege(r.oid, d.oid, 'CONNECT')),
+"""  # noqa: S608 - names of the cluster's own
 _WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
 
@@ -93,7 +95,7 @@ class _Kept:
 
     def _run(self, sql: str, values: Sequence[object], until: float) -> list[tuple[Any, ...]]:
         if self._connection is None:
-            self._connection = _connect(self.port, "postgres", seconds=math.inf, until=until)
+            self._connection = _connect_home(self.port, seconds=math.inf, until=until)
         self._connection.until = until
         with self._connection.cursor() as cursor:
             cursor.execute(sql, values or None)
@@ -112,6 +114,21 @@ def _connect(port: int, database: str, *, seconds: float, until: float = math.in
         host=SOCKETS, port=port, user="postgres", dbname=database, application_name="pgpoolctl", options=_OPTIONS,
         seconds=seconds, until=until,
     )  # fmt: skip
+
+
+def _connect_home(port: int, *, seconds: float, until: float = math.inf) -> Connection:
+    """Connect to the database postgres; to the one of the cluster's own where that is gone or has another name."""
+    try:
+        return _connect(port, "postgres", seconds=seconds, until=until)
+    except Unanswered:
+        raise
+    except psycopg2.Error:
+        own = paths.database()
+        if own == "postgres":
+            raise
+        with contextlib.suppress(psycopg2.Error):
+            return _connect(port, own, seconds=seconds, until=until)
+        raise
 
 
 @dataclass(slots=True)
@@ -141,6 +158,8 @@ class Database:
 
     def connect(self, database: str, *, seconds: float = _SECONDS) -> Any:  # noqa: ANN401 - psycopg2 has no types
         """Open another connection, with autocommit; what it writes waits for no standby. `seconds`: for a statement."""
+        if database == "postgres":
+            return _connect_home(self.instance.port, seconds=seconds)
         return _connect(self.instance.port, database, seconds=seconds)
 
     @contextlib.contextmanager
@@ -202,7 +221,7 @@ class Database:
         except psycopg2.errors.ObjectNotInPrerequisiteState:  # its recovery has ended in this moment
             (row,) = self._looks.query(self._question, (), until - time.monotonic())
         in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables, *rest = row
-        names, *rest = rest
+        names, own_database, *rest = rest
         if in_recovery:
             timeline = max(int(timeline), received_timeline(self.instance.data))
         else:
@@ -224,6 +243,7 @@ class Database:
             slots=frozenset(slots),
             databases=(*databases, *(["postgres"] if tables else [])),
             laid=standby_names in (None, names),
+            own_database=bool(own_database),
         )
 
     @property

@@ -29,6 +29,7 @@ class Record:
     was checked with once, a cluster key's fingerprint or the path of cluster.yml's `ca` (proof.py); "" for nothing.
     `needs`: the values of matching.py's parameters with which its primary was found, where they were too low here;
     `libraries`: what it was found to preload that is installed here; `logical`: its wal_level was logical.
+    `own_database`: every database node has shown that it has the roles' own database (own_database.py).
     """
 
     system: int | None = None
@@ -47,6 +48,7 @@ class Record:
     needs: tuple[tuple[str, int], ...] = ()
     libraries: tuple[str, ...] = ()
     logical: bool = False
+    own_database: bool = False
 
     @classmethod
     def load(cls, path: Path) -> Record:

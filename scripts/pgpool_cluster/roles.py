@@ -53,8 +53,13 @@ def _lay_in(here: Here, name: str, sql: str) -> None:
     with here.server.session(name) as cursor:
         if sql:
             cursor.execute(sql)
-        for extension in EXTENSIONS:
-            _create_extension(here, cursor, extension)
+        create_extensions(here, cursor)
+
+
+def create_extensions(here: Here, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
+    """Create the extensions in the cursor's database; raises OperationError where one that is needed is missing."""
+    for extension in EXTENSIONS:
+        _create_extension(here, cursor, extension)
 
 
 def _create_extension(here: Here, cursor: Any, extension: str) -> None:  # noqa: ANN401 - psycopg2 has no types

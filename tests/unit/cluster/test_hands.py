@@ -30,7 +30,7 @@ OPENS = frozenset(
      "unlink", "rename", "renames", "rmdir", "removedirs", "rmtree", "chmod", "chown", "lchown", "fchown", "fchmod",
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
-BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql"})
+BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql", "server_log"})
 """Modules whose files are the agent's and its hooks', which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",
@@ -55,6 +55,8 @@ ALLOWED = {
     ("server", "facts"): "reads sshd's public host key in /etc/ssh",
     ("pgpool", "of_another_key"): "reads the marker of before-pgpool, which is root's",
     ("pgpool", "listens"): "/proc",
+    ("paths", "database"): "reads a file in /etc/pgpool2/cluster, which is root's",
+    ("doors", "_account"): "reads shadow in /etc, which is root's",
     ("roles", "rendered"): "run by the agent",
     ("checks", "_certificate"): "the same",
 }

@@ -108,7 +108,7 @@ def test_another_primary_is_given_time_of_its_own() -> None:
 
 
 ROW: tuple[object, ...] = (
-    True, SETTINGS, 1, "0/40160B8", "0/40000A0", "host=10.0.0.1", True, ["s"], [], 0, "",
+    True, SETTINGS, 1, "0/40160B8", "0/40000A0", "host=10.0.0.1", True, ["s"], [], 0, "", True,
     False, "0/40160B8", "2026-01-01 00:00:00+00", False, SETTINGS,
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     databases: dict[int, pg.Database] = {}
 
     def look(*, major: int = 15, low: int = 100, **changes: object) -> NodeFacts:
-        names = {"streaming": 6, "paused": 11, "heard": 13}
+        names = {"streaming": 6, "paused": 12, "heard": 14}
         row = list(ROW)
         row[1] = 7000
         for name, value in changes.items():
