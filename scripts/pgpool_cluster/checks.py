@@ -37,6 +37,8 @@ from . import (
     replay,
     restarts,
     server,
+    server_log,
+    turned_away,
     units,
     wal_space,
     wire,
@@ -50,6 +52,7 @@ from .errors import ClusterError
 from .facts import Postgresql
 from .key import Role
 from .node import Here
+from .postgresql import Database
 from .roles import Roles
 from .users import Users
 
@@ -263,8 +266,8 @@ def _others(here: Here, check: _Say) -> None:
             continue
         if Service.POSTGRESQL in node.runs:
             why = copying.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
-            check(f"PostgreSQL of {node.name} lets this node in", not why, why,
-                  f"on {node.name}: pgpoolctl apply; {node.port}/tcp must be open between the nodes")  # fmt: skip
+            major = here.database.instance.name.major if here.database is not None else 0
+            check(f"PostgreSQL of {node.name} lets this node in", not why, why, turned_away.fix(why, node, major))
             if not why:
                 _proves_itself(here, node, check)
         ports = (pgpool.port(here.cluster), WATCHDOG_PORT) if Service.PGPOOL in node.runs else ()
@@ -318,7 +321,7 @@ def _postgresql(here: Here, check: _Say) -> None:
         fix = f"{locales.making([absent])}; systemctl restart {instance.unit}"
         check(f"PostgreSQL {instance.name} lets users log in", False, f"this machine has no locale {absent}", fix)
     else:
-        check(f"PostgreSQL {instance.name} runs", up, str(facts.postgresql), fix)
+        check(f"PostgreSQL {instance.name} runs", up, _not_up(facts.postgresql, database), fix)
     check("it belongs to the cluster", facts.member, "it is no member yet", _hint(here, "pgpoolctl status tells why"))
     usage = shutil.disk_usage(instance.data if instance.data.exists() else "/var/lib")
     free = usage.free / usage.total
@@ -390,6 +393,15 @@ def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
               f"after a failover nobody would run {lost.archive}",
               f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart "
               f"{here.server.instance.unit}")  # fmt: skip
+
+
+def _not_up(state: Postgresql, database: Database) -> str:
+    """Return what a server is that is not up, with its own reason."""
+    if state is Postgresql.UP:
+        return ""
+    said = database.refused.splitlines()[:1] if state is Postgresql.STARTING else []
+    reason = server_log.last_words(database.instance) if state is Postgresql.DOWN else "".join(said)
+    return f"{state}: {reason}" if reason else str(state)
 
 
 def _roles(here: Here, check: _Say) -> None:

@@ -189,7 +189,7 @@ def refusal(upstream: Node, role: Role) -> str:
     try:
         connect(dsn=_home(upstream, role), seconds=_SOURCE_SECONDS).close()
     except psycopg2.Error as error:
-        return str(error).strip().splitlines()[-1]
+        return "; ".join(line.strip() for line in str(error).strip().splitlines())
     return ""
 
 

@@ -58,8 +58,9 @@ def faults(cluster: Cluster, me: Node) -> list[Fault]:
 
 def settings(address: str, own: str) -> Settings:
     """Return sshd's settings for postgres from an address, key to values, as `sshd -T` tells them; ServerError."""
-    at = f"user={USER},host={address},addr={address},laddr={own},lport={_PORT}"
-    said = server.run(["/usr/sbin/sshd", "-T", "-C", at])
+    words = {"user": USER, "host": address, "addr": address, "laddr": own, "lport": _PORT}
+    login = ",".join(f"{name}={value}" for name, value in words.items())
+    said = server.run(["/usr/sbin/sshd", "-T", "-C", login])
     found: Settings = {}
     for line in said.splitlines():
         key, _, value = line.strip().partition(" ")

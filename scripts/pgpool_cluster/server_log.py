@@ -54,16 +54,22 @@ class _Entry:
     last: bool = False
 
 
-@lru_cache
-def words(major: int) -> Words:
-    """Return how PostgreSQL `major` says things, from the catalogs that its package has brought."""
-    catalogs: list[gettext.NullTranslations] = [gettext.NullTranslations()]
+def languages(major: int) -> list[gettext.NullTranslations]:
+    """Return the languages that PostgreSQL `major` speaks, English first."""
+    found: list[gettext.NullTranslations] = [gettext.NullTranslations()]
     for path in sorted(LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
         try:
             with path.open("rb") as stream:
-                catalogs.append(gettext.GNUTranslations(stream))
+                found.append(gettext.GNUTranslations(stream))
         except (OSError, ValueError):  # a damaged one: its language is not known
             continue
+    return found
+
+
+@lru_cache
+def words(major: int) -> Words:
+    """Return how PostgreSQL `major` says things, from the catalogs that its package has brought."""
+    catalogs = languages(major)
 
     def said(*texts: str) -> frozenset[str]:
         return frozenset(catalog.gettext(text).strip(": ") for catalog in catalogs for text in texts)

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pgpool_cluster import server_log
+from pgpool_cluster import checks, server_log
 from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.facts import Postgresql
 from pgpool_cluster.server import Instance
 
 LOW = "recovery aborted because of insufficient parameter settings"
@@ -154,3 +156,15 @@ def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, mo
     assert server_log.fault(machine.instance) == (
         'unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3'
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [(Postgresql.DOWN, f"down: {REASON}"), (Postgresql.STARTING, "starting: no role postgres"),
+     (Postgresql.STOPPED, "stopped"), (Postgresql.UP, "")],
+)  # fmt: skip
+def test_check_tells_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
+    """It said `down`, with `systemctl start` for a fix."""
+    machine.own.write_text(ENGLISH)
+    database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")
+    assert checks._not_up(state, database) == shown

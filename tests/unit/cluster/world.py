@@ -891,6 +891,7 @@ class Server:
     world: World
     host: Host
     instance: Any = field(default_factory=lambda: SimpleNamespace(unit=UNIT, configuration=""))
+    refused: str = ""
 
     @contextmanager
     def session(self, _: str, **__: object) -> Generator[Any]:
