@@ -178,11 +178,14 @@ class Answers:
         return "; ".join(text for text in told if text)
 
     def _locked_out(self) -> str:
-        """Return what to do where PostgreSQL runs and lets nobody log in for want of a locale; "" elsewhere."""
+        """Return why PostgreSQL runs and lets nobody log in, with what to do; "" where that is not so."""
         database = self.here.database
         absent = locales.refused(database.refused) if database is not None else ""
-        if database is None or not absent:
+        if database is None or not (absent or database.shut):
             return ""
+        if not absent:
+            hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
+            return f"PostgreSQL lets the agent not log in: {database.shut}; hint: {hint}"
         reason = f"PostgreSQL lets nobody log in: this machine has no locale {absent}"
         return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"
 

@@ -34,6 +34,8 @@ _LOOK_SECONDS = 1.5
 """So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
 HANGING_SECONDS = 20.0
 """How long a server that does not answer may just be slow."""
+_SHUT = 15.0
+"""Seconds for which a server that has just been started may let nobody log in."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
 _OPTIONS = (
@@ -146,7 +148,8 @@ class Database:
     _silent_since: float = 0.0
     """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
     refused: str = ""
-    """Why it let the last look not log in, in its own words; "" once one has logged in."""
+    """Why it, which runs, let the last look not log in, in its own words; "" once one has, or it does not run."""
+    _refused_since: float = 0.0
     _watch: replay.Watch = field(default_factory=replay.Watch, repr=False)
 
     def __post_init__(self) -> None:
@@ -195,9 +198,19 @@ class Database:
         except psycopg2.Error as error:
             self._looks.close()
             self._last, self._silent_since, self._watch = None, 0.0, replay.Watch()
-            self.refused = str(error).strip()
-            return self._from_files(replace(facts, postgresql=self._why_down(error)))
+            state = self._why_down(error)
+            now = time.monotonic()
+            self._refused_since = self._refused_since if self.refused else now
+            self.refused = str(error).strip() if state is Postgresql.STARTING else ""
+            return self._from_files(replace(facts, postgresql=state))
         return self._last
+
+    @property
+    def shut(self) -> str:
+        """Why it has let nobody log in for longer than a start takes; "" where that is not so."""
+        long = bool(self.refused) and time.monotonic() - self._refused_since > _SHUT
+        lines = [line.strip() for line in self.refused.splitlines() if line.strip()]
+        return "; ".join(lines[:2]) if long else ""
 
     def _unanswered(self, facts: NodeFacts) -> NodeFacts:
         """Return `facts` of a server that hangs: not dead, since it may go on and take writes, and of no use.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from pgpool_cluster import copying, locales
+from pgpool_cluster import postgresql as pg
+from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
+from pgpool_cluster.facts import NodeFacts, Postgresql
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg2")
@@ -68,3 +76,34 @@ def test_other_reasons_are_not_about_locales(said: str) -> None:
 def test_the_version_is_asked_where_the_major_keeps_it(major: int, has: bool) -> None:
     asked: Any = locales.versions(Instance(PostgresqlCluster(major, "main"), 5432, Path("/srv")))
     assert ("datcollversion" in asked) is has
+
+
+def test_a_server_that_lets_nobody_in_is_told_once_a_start_would_be_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed `starting`, without a word, as long as nobody could log in for whatever reason."""
+    now = [100.0]
+    said = ['FATAL:  role "postgres" is not permitted to log in']
+
+    def refuse(*_: object) -> None:
+        raise psycopg2.OperationalError(said[0])
+
+    database = pg.Database(Instance(PostgresqlCluster(17, "main"), 5432, tmp_path))
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    monkeypatch.setattr(pg.Database, "_asked", refuse)
+    monkeypatch.setattr(pg.Database, "_from_files", lambda _, facts: facts)
+    monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.STARTING)
+    monkeypatch.setattr("pgpool_cluster.postgresql.time.monotonic", lambda: now[0])
+    database.look(NodeFacts("pg2"), CLUSTER)
+    assert database.shut == ""
+    now[0] += 20
+    database.look(NodeFacts("pg2"), CLUSTER)
+    here = Here(CLUSTER, CLUSTER.named("pg2"), database, Peers({}), Record(system=7))
+    answers = Answers(here, threading.RLock(), lambda: None, lambda: [], lambda: None)
+    assert answers._note().startswith(f"PostgreSQL lets the agent not log in: {said[0]}; hint: ")
+    said[0] = ENGLISH
+    database.look(NodeFacts("pg2"), CLUSTER)
+    assert answers._note().startswith("PostgreSQL lets nobody log in: this machine has no locale de_DE.UTF-8; hint: ")
+    monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.DOWN)
+    database.look(NodeFacts("pg2"), CLUSTER)
+    assert answers._note() == ""

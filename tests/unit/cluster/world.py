@@ -892,6 +892,7 @@ class Server:
     host: Host
     instance: Any = field(default_factory=lambda: SimpleNamespace(unit=UNIT, configuration=""))
     refused: str = ""
+    shut: str = ""
 
     @contextmanager
     def session(self, _: str, **__: object) -> Generator[Any]:
