@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import keep, libpq, matching, plain, units
+from . import keep, libpq, matching, paths, plain, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -100,7 +100,7 @@ class Lost:
 
 def lost(here: Here, upstream: Node) -> Lost:
     """Return what a failover to this standby would lose; nothing where one of the servers does not answer."""
-    dsn = libpq.conninfo(upstream, Role.RECOVERY, "pgpoolctl", HOME) + " dbname=postgres"
+    dsn = libpq.conninfo(upstream, Role.RECOVERY, "pgpoolctl", HOME) + f" dbname={paths.database()}"
     try:
         connection: Any = connect(dsn=dsn, seconds=_SECONDS)
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import configuration, hands, own, paths, plain, server
+from . import configuration, doors, hands, own, paths, plain, server
 from . import postgresql as pg
 from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
 from .configuration import File
@@ -118,9 +118,9 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
 
 def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Instance | None) -> Seen:
     held = _held() if os.geteuid() == 0 else {}
-    sshd = _sshd(cluster, me) if os.geteuid() == 0 else {}
+    kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:
-        return Seen(held=held, sshd=sshd)
+        return Seen(held=held, kept_out=kept_out)
     said = _asked(instance)
     available = said.get("available") or []
     return Seen(
@@ -134,7 +134,7 @@ def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Ins
         lacking=tuple(name for name in _EXTENSIONS if said and name not in available),
         faults=tuple(filter(None, [pg.fault(instance)])),
         held=held,
-        sshd=sshd,
+        kept_out=kept_out,
         data_bytes=_data_bytes(instance) if said else None,
         free_bytes=shutil.disk_usage(next(one for one in (instance.data, *instance.data.parents) if one.exists())).free,
     )
@@ -168,8 +168,9 @@ def _data_bytes(instance: Instance) -> int | None:
 
 def _psql(instance: Instance, database: str, sql: str, seconds: float) -> str:
     options = f"-c statement_timeout={seconds * 1000:.0f} -c log_min_error_statement=panic"
-    where = f"host=/var/run/postgresql port={instance.port} user=postgres dbname={database} options='{options}'"
-    return server.run([*as_postgres(), instance.program("psql"), "-XAtq", "-w", "-d", where, "-c", sql],
+    database = f"dbname={database} options='{options}'"
+    where = ("-h", pg.SOCKETS, "-p", str(instance.port), "-U", "postgres", "-d", database)
+    return server.run([*as_postgres(), instance.program("psql"), "-XAtq", "-w", *where, "-c", sql],
                       seconds=seconds + 0.5)  # fmt: skip
 
 
@@ -186,18 +187,9 @@ def _held() -> dict[str, str]:
     return {f"{one[2]}/{one[1]}": one[3] for one in found if one and not one[3].startswith("pgpool")}
 
 
-def _sshd(cluster: Cluster, me: Node) -> dict[str, tuple[str, ...]]:
-    """Return what sshd takes for a postgres who comes from another node; {} where it cannot be told."""
-    peer = next((node.address for node in cluster.nodes if node != me), "")
-    if not peer:
-        return {}
-    words = ["/usr/sbin/sshd", "-T", "-C", f"user=postgres,host={peer},addr={peer}"]
+def _kept_out(cluster: Cluster, me: Node) -> tuple[doors.Fault, ...]:
+    """Return what keeps the other nodes from logging in here as postgres; nothing where sshd does not say."""
     try:
-        said = server.run(words, seconds=_SECONDS)
+        return tuple(doors.faults(cluster, me, configured=False))
     except ServerError:
-        return {}
-    found: dict[str, tuple[str, ...]] = {}
-    for line in said.splitlines():
-        name, *values = line.lower().split()
-        found[name] = (*found.get(name, ()), *values)
-    return found
+        return ()

@@ -49,7 +49,7 @@ from .channel import ask
 from .cluster import WATCHDOG_PORT, Node, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
-from .facts import Postgresql
+from .facts import NodeFacts, Postgresql
 from .key import Role
 from .node import Here
 from .postgresql import Database
@@ -366,6 +366,11 @@ def _postgresql(here: Here, check: _Say) -> None:
     )[0][0]
     check("pg_rewind can be used", bool(rewindable), "neither wal_log_hints nor data checksums are on",
           f"systemctl restart {instance.unit}")  # fmt: skip
+    _replication(here, facts, check)
+
+
+def _replication(here: Here, facts: NodeFacts, check: _Say) -> None:
+    """What a primary keeps for its standbys, and whether a standby follows and could take over."""
     if facts.writable and facts.member and here.cluster.mode.streams:
         wanted = {node.slot for node in here.cluster.databases if node != here.me}
         missing = ", ".join(sorted(wanted - facts.slots))

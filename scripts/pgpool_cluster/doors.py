@@ -27,6 +27,8 @@ USER = "postgres"
 SHADOW = Path("/etc/shadow")
 _RELOAD = "then systemctl reload ssh"
 _CERTIFICATE = f"{FOLDER}/ssh_host_ed25519_key-cert.pub"
+_LAID_DOWN = "hostcertificate"
+"""What the cluster's own file in sshd_config.d sets."""
 _CERTIFICATE_TYPE = "ssh-ed25519-cert-v01@openssh.com"
 _KEY_TYPE = "ssh-ed25519"
 _PORT = 22
@@ -45,13 +47,17 @@ class Fault:
     fix: str
 
 
-def faults(cluster: Cluster, me: Node) -> list[Fault]:
-    """Return what keeps the other nodes from this one; raises ServerError where sshd does not tell its settings."""
+def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault]:
+    """Return what keeps the other nodes from this one; raises ServerError where sshd does not tell its settings.
+
+    `configured`: the cluster's configuration of sshd is laid down, so it is looked for as well.
+    """
     found = list(_shell())
     for node in cluster.nodes:
         if node != me:
             said = settings(node.address, me.address)
-            found += [*of_sshd(said, node.address, me.address), *_account(pam=said.get("usepam") == ["yes"])]
+            found += [*of_sshd(said, node.address, me.address, configured=configured)]
+            found += [*_account(pam=said.get("usepam") == ["yes"])]
             found += _modes() if said.get("strictmodes") == ["yes"] else []
     return list(dict.fromkeys(found))
 
@@ -105,8 +111,11 @@ def _modes() -> Iterator[Fault]:
             yield Fault(f"{why}, and sshd has StrictModes yes", f"chown {USER}: {path}; chmod go-w {path}")
 
 
-def of_sshd(said: Settings, address: str, own: str) -> Iterator[Fault]:
-    """Yield what in `said`, as `settings` returned it, keeps postgres from `address` out, each with its edit."""
+def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) -> Iterator[Fault]:
+    """Yield what in `said`, as `settings` returned it, keeps postgres from `address` out, each with its edit.
+
+    `configured`: as of `faults`.
+    """
     places = said.get("listenaddress", [])
     host = f"[{own}]" if ":" in own else own
     if places and not any(place in (f"0.0.0.0:{_PORT}", f"[::]:{_PORT}", f"{host}:{_PORT}") for place in places):
@@ -114,7 +123,7 @@ def of_sshd(said: Settings, address: str, own: str) -> Iterator[Fault]:
         yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{_PORT}", edit)
     for key, good, want in _WANTED:
         values = said.get(key)
-        if values is not None and not good(values):
+        if values is not None and not good(values) and (configured or key != _LAID_DOWN):
             edit = f"{want} for {USER} in sshd's configuration; {_RELOAD}"
             yield Fault(f"sshd has {key} {' '.join(values)}", edit)
     yield from _lists(said, address)
@@ -146,7 +155,7 @@ _WANTED: tuple[tuple[str, Callable[[list[str]], bool], str], ...] = (
     ("forcecommand", _no_command, "ForceCommand none"),
     ("chrootdirectory", _no_command, "ChrootDirectory none"),
     ("refuseconnection", lambda values: values == ["no"], "RefuseConnection no"),
-    ("hostcertificate", lambda values: _CERTIFICATE in values, f"HostCertificate {_CERTIFICATE}"),
+    (_LAID_DOWN, lambda values: _CERTIFICATE in values, f"HostCertificate {_CERTIFICATE}"),
     ("hostkey", lambda values: str(server.HOST_KEY).removesuffix(".pub") in values,
      f"HostKey {str(server.HOST_KEY).removesuffix('.pub')}"),
     ("hostkeyalgorithms", _algorithms(_CERTIFICATE_TYPE), f"HostKeyAlgorithms +{_CERTIFICATE_TYPE}"),

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from . import keep, paths, plain
 from .configuration import MACHINE_TLS
+from .doors import Fault
 from .own import NOTHING, Own
 
 _KEPT = frozenset(
@@ -116,7 +117,7 @@ class Seen:
 
     `own`: its configuration files. `roles`: those of the cluster's that exist. `lacking`: extensions that are not
     installed. `faults`: what PostgreSQL says against its own files. `held`: other programs' ports, with the program.
-    `sshd`: what sshd takes for postgres (sshd -T), word by word.
+    `kept_out`: what keeps other nodes from logging in as postgres (doors.py).
     """
 
     running: bool = False
@@ -129,7 +130,7 @@ class Seen:
     lacking: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
-    sshd: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept_out: tuple[Fault, ...] = ()
     data_bytes: int | None = None
     free_bytes: int | None = None
 
@@ -374,30 +375,8 @@ def _machine(seen: Seen, plan: Plan) -> Iterator[Finding]:
             yield Finding(Kind.MISSING, "ports", what, f"stop {program}, or another port in {plan.file}")
     for name in seen.lacking:
         yield Finding(Kind.MISSING, "extensions", f"{name} is not installed", "apt install postgresql-N-pgpool2")
-    yield from _sshd(seen.sshd)
+    for fault in seen.kept_out:
+        yield Finding(Kind.MISSING, "login over ssh", fault.why, fault.fix)
     if seen.free_bytes is not None:
         size = f"a copy of its data needs {seen.data_bytes >> 20} MB on every other node; " if seen.data_bytes else ""
         yield Finding(Kind.KEPT, "disk", f"{size}{seen.free_bytes >> 20} MB are free here")
-
-
-def _sshd(said: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
-    """Yield what keeps other nodes' postgres from being let in by its key."""
-
-    def missing(what: str, line: str) -> Finding:
-        return Finding(Kind.MISSING, "sshd", what, f"`Match User postgres` with `{line}` in /etc/ssh/sshd_config")
-
-    if not said:
-        return
-    if said.get("pubkeyauthentication", ("yes",)) != ("yes",):
-        yield missing("postgres cannot log in by a key", "PubkeyAuthentication yes")
-    files = said.get("authorizedkeysfile", (".ssh/authorized_keys",))
-    if not any(one.endswith((".ssh/authorized_keys", "%h/.ssh/authorized_keys")) for one in files):
-        yield missing(f"keys are read from {' '.join(files)}", "AuthorizedKeysFile .ssh/authorized_keys")
-    if not _among("postgres", said.get("allowusers", ("*",))) or _among("postgres", said.get("denyusers", ())):
-        yield Finding(Kind.MISSING, "sshd", "postgres is not let in", "postgres among AllowUsers, not among DenyUsers")
-    if not _among("postgres", said.get("allowgroups", ("*",))) or _among("postgres", said.get("denygroups", ())):
-        yield Finding(Kind.MISSING, "sshd", "the group postgres is not let in", "postgres among AllowGroups")
-
-
-def _among(name: str, patterns: Iterable[str]) -> bool:
-    return any(one.split("@")[0] in (name, "*") for one in patterns)

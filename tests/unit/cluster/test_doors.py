@@ -75,6 +75,12 @@ def test_a_machine_as_debian_makes_it_has_no_fault(pg1: Machine) -> None:
     assert pg1.faults == []
 
 
+def test_before_the_installation_the_cluster_s_own_line_is_not_looked_for(pg1: Machine) -> None:
+    pg1.change("hostcertificate none")
+    assert [fault.why for fault in pg1.faults] == ["sshd has hostcertificate none"]
+    assert doors.faults(CLUSTER, CLUSTER.named("pg1"), configured=False) == []
+
+
 @pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "/bin/nowhere"])
 def test_a_login_shell_that_runs_nothing(shell: str, pg1: Machine) -> None:
     pg1.shell = shell

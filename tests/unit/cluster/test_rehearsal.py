@@ -14,6 +14,7 @@ from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
 from pgpool_cluster import act, before, command_line, configuration, paths, server, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
+from pgpool_cluster.doors import Fault
 from pgpool_cluster.errors import OperationError, UsageError
 from pgpool_cluster.own import NOTHING, Own
 from pgpool_cluster.rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
@@ -163,17 +164,10 @@ def test_lines_of_pg_hba_that_get_another_answer_are_named(there: Rule, changed:
     assert "pg_hba.conf" not in told(behind)
 
 
-SSHD = {"pubkeyauthentication": ("yes",), "authorizedkeysfile": (".ssh/authorized_keys", ".ssh/authorized_keys2")}
-
-
-@pytest.mark.parametrize(
-    ("said", "missing"),
-    [({}, False), ({"pubkeyauthentication": ("no",)}, True), ({"authorizedkeysfile": ("/etc/ssh/keys/%u",)}, True),
-     ({"allowusers": ("admin",)}, True), ({"allowusers": ("admin", "postgres@10.0.0.0/24")}, False),
-     ({"denygroups": ("postgres",)}, True), ({"allowgroups": ("ssh",)}, True)],
-)  # fmt: skip
-def test_an_sshd_that_does_not_let_postgres_in_is_named(said: dict[str, tuple[str, ...]], missing: bool) -> None:
-    assert ("sshd" in told(replace(DEBIANS, sshd={**SSHD, **said}), LAID, Kind.MISSING)) is missing
+def test_what_keeps_other_nodes_from_logging_in_is_missing() -> None:
+    shut = Fault("the login shell of postgres is /usr/sbin/nologin", "chsh -s /bin/bash postgres")
+    (found,) = [one for one in findings(replace(DEBIANS, kept_out=(shut,)), LAID) if one.area == "login over ssh"]
+    assert (found.kind, found.what, found.fix) == (Kind.MISSING, shut.why, shut.fix)
 
 
 def test_a_port_of_another_program_and_a_missing_extension_are_named() -> None:
