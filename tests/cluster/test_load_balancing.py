@@ -104,6 +104,56 @@ def test_a_parameter_of_pgpool_in_cluster_yml_wins(cluster: Cluster, pg1: Host) 
     assert answers == {pg1.address}
 
 
+HIDDEN = """
+CREATE TABLE noted (x int);
+CREATE SEQUENCE counted;
+CREATE TABLE guarded AS SELECT 1 AS x;
+CREATE FUNCTION note() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO noted VALUES (1) RETURNING x';
+CREATE FUNCTION note(int, int) RETURNS boolean LANGUAGE sql VOLATILE AS 'INSERT INTO noted VALUES ($1) RETURNING true';
+CREATE OPERATOR ##> (FUNCTION = note, LEFTARG = int, RIGHTARG = int);
+CREATE VIEW noting AS SELECT note();
+CREATE VIEW behind AS SELECT * FROM noting;
+CREATE VIEW operating AS SELECT x ##> 1 FROM balanced;
+CREATE VIEW counting AS SELECT nextval('counted');
+CREATE VIEW numbering AS SELECT txid_current();
+CREATE VIEW locking AS SELECT * FROM balanced FOR UPDATE;
+ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
+CREATE POLICY noted ON guarded USING (note() > 0);
+CREATE VIEW reading AS SELECT inet_server_addr() AS at, x FROM balanced UNION ALL SELECT inet_server_addr(), 0;
+CREATE OPERATOR ##= (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)
+"""
+WRITES = (
+    "SELECT * FROM noting", "TABLE noting", "SELECT 1 WHERE EXISTS (SELECT FROM noting)", "SELECT * FROM behind",
+    "COPY (SELECT * FROM behind) TO STDOUT", "COPY (SELECT note()) TO STDOUT", "WITH n AS (TABLE noting) TABLE n",
+    "SELECT 1 ##> 2", "SELECT * FROM balanced WHERE x ##> 1", "SELECT 1 OPERATOR(public.##>) 2", "TABLE operating",
+    "TABLE counting", "TABLE numbering", "SELECT txid_current()", "SELECT pg_current_xact_id()", "TABLE locking",
+    "SELECT * FROM (SELECT * FROM balanced FOR UPDATE) AS locked", "TABLE guarded",
+    "PREPARE p AS TABLE noting; EXECUTE p", "CREATE TEMP TABLE t (x int); COPY t TO STDOUT",
+    "CREATE TEMP TABLE t (x int); COPY (SELECT * FROM t) TO STDOUT", "CREATE TEMP TABLE t (x int); EXPLAIN TABLE t",
+    "CREATE TEMP TABLE t (x int); PREPARE p AS TABLE t; EXECUTE p",
+)  # fmt: skip
+READS = ("SELECT host(at) FROM reading LIMIT 1", "SELECT host(at) FROM reading WHERE 1 ##= 1 LIMIT 1",
+         "COPY (SELECT host(at) FROM reading LIMIT 1) TO STDOUT")  # fmt: skip
+
+
+def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> None:
+    """The primary gets no reads, so a statement that is taken for one meets a standby, and is refused there."""
+    pg1.psql(f"SET ROLE app;\n{HIDDEN}", database="app")
+    try:
+        with configured(cluster, r"s/^  pg1: \([0-9.]*\)$/  pg1: {address: \1, weight: 0}/"):
+            for statement in WRITES:
+                cluster.ask(statement.replace("; ", ";\n") + ";", at=pg1)
+            before = pg1.psql("SELECT count(*) FROM noted", database="app")
+            for statement in READS:
+                assert cluster.ask(f"{statement};", at=pg1) not in ("", pg1.address), statement
+        assert int(before) >= 8
+    finally:
+        pg1.psql("SET ROLE app;\nDROP TABLE noted, guarded;\nDROP SEQUENCE counted CASCADE;\n"
+                 "DROP FUNCTION note(), note(int, int) CASCADE;\nDROP VIEW numbering, locking, reading;\n"
+                 "DROP OPERATOR ##= (int, int)", database="app")  # fmt: skip
+
+
 @pytest.mark.thorough
 def test_cluster_yml_applied_again_and_again_leaves_no_node_blind(cluster: Cluster) -> None:
     """An agent that read cluster.yml while it was asking its pgpool-II took that for down from then on."""
