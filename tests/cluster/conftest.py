@@ -19,13 +19,14 @@ from pgpool_deb.releases import Release
 from pgpool_deb.roots import Root
 
 NAMES = ("pg1", "pg2", "pg3")
-PATIENCE = 5.0
+PATIENCE = 25.0
+"""Seconds for a cluster to become healthy again after a module: a new one takes a minute."""
 labs: list[Lab] = []
 """The one that is open, for the journals of its hosts where a test fails."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Where it need not be brief: every mode of native replication, and ten recoveries; else the first, and three.
+    """Where it need not be brief: every mode of native replication, and ten recoveries; else the first, and two.
 
     So it is with how often the package is configured: a hundred times, or three.
     """
@@ -35,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_mode" in metafunc.fixturenames and not _parametrizes(metafunc, "any_mode"):
         metafunc.parametrize("any_mode", _modes(metafunc) if brief else (STREAMING, *NATIVE_MODES), scope="module")
     if "recovery" in metafunc.fixturenames:
-        metafunc.parametrize("recovery", range(3 if brief else 10))
+        metafunc.parametrize("recovery", range(2 if brief else 10))
     if "times" in metafunc.fixturenames:
         metafunc.parametrize("times", [3 if brief else 100], scope="module")
 

@@ -100,6 +100,7 @@ def test_with_nothing_configured_it_is_a_cluster_of_one(hosts: tuple[Host, ...])
     assert cluster.ask("SELECT answer FROM kept", at=alone, database="postgres") == "42"
 
 
+@pytest.mark.thorough
 @on_hosts("pg1 pg2")
 def test_databases_that_nobody_else_has_are_never_wiped(hosts: tuple[Host, ...]) -> None:
     pg1, pg2 = hosts

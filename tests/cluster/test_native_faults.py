@@ -55,6 +55,7 @@ def ended(host: Host, name: str) -> int:
     return int(host.run(f"systemctl show -P ExecMainStatus {name}; systemctl stop {name} || :; systemctl reset-failed"))
 
 
+@pytest.mark.thorough
 def test_1_a_client_that_never_leaves_is_sent_away_and_that_is_said(native: Cluster) -> None:
     """One idle session, one with a statement that runs for ever: both are ended when their time is over."""
     pg1, _, pg3 = native.hosts
@@ -84,6 +85,7 @@ CREATE FUNCTION planned() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PER
 """
 
 
+@pytest.mark.thorough
 def test_1_the_same_statement_ends_in_the_same_way_on_all_nodes(native: Cluster) -> None:
     """Cancelled on the main node, it begins on the others; if it is cancelled there at once, they are given up."""
     for host in native.hosts:
@@ -293,6 +295,7 @@ def test_3_a_pgpool_that_joins_has_the_whole_deadtime_for_its_first_heartbeat(na
     native.wait_healthy(30)
 
 
+@pytest.mark.thorough
 def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: Cluster) -> None:
     """PostgreSQL's port is closed between the stages, with ssh open: the kind of recovery of 2008."""
     pg1, pg2, pg3 = native.hosts
@@ -320,6 +323,7 @@ def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: 
     equal(native)
 
 
+@pytest.mark.thorough
 def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) -> None:
     """On the node that is copied: clients write, the recovery works, `check` says what to do."""
     pg1, pg2, pg3 = native.hosts

@@ -68,6 +68,7 @@ def test_5_who_has_missed_writes_stays_out_and_says_so(native: Cluster) -> None:
     equal(native)
 
 
+@pytest.mark.thorough
 def test_6_all_hosts_restarted_in_order(native: Cluster) -> None:
     for host in native.hosts:
         host.run("systemctl stop pgpool2")

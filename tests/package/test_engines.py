@@ -86,6 +86,7 @@ def test_two_builds_in_a_row_make_the_same_files(shop: Shop, by_chroot: Place, n
     assert shop.build(new_cache("again"), "chroot") == by_chroot.cold
 
 
+@pytest.mark.thorough
 def test_both_engines_make_the_same_files(by_chroot: Place, by_docker: Place) -> None:
     assert by_docker.cold == by_chroot.cold
 
