@@ -56,7 +56,7 @@ def load() -> Here:
         raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
     database = None
     if Service.POSTGRESQL in me.runs:
-        database = Database(server.choose_instance(cluster, server.instances(), me))
+        database = Database(server.choose_instance(cluster, server.instances(me.port), me))
     return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD), loaded)
 
 

@@ -35,6 +35,7 @@ SELECT json_build_object(
   'slots', (SELECT json_agg(json_build_array(slot_name, slot_type = 'logical', CASE WHEN pg_is_in_recovery() THEN 0
               ELSE coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint END))
             FROM pg_replication_slots),
+  'home', EXISTS (SELECT FROM pg_database WHERE datname = 'postgres' AND datallowconn),
   'prepared', (SELECT count(*) FROM pg_prepared_xacts),
   'rules', (SELECT json_agg(json_build_array(line_number, type, database, user_name, coalesce(address, ''),
                                              coalesce(netmask, ''), auth_method))
@@ -121,10 +122,12 @@ def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Ins
     kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:
         return Seen(held=held, kept_out=kept_out)
-    said = _asked(instance)
+    said, silent = _asked(instance)
     available = said.get("available") or []
     return Seen(
         running=bool(said),
+        silent=silent,
+        home=bool(said.get("home", True)),
         own=facts.own,
         settings={name: Setting(*map(str, values)) for name, values in (said.get("settings") or {}).items()},
         slots=tuple(Slot(str(name), bool(logical), int(size)) for name, logical, size in said.get("slots") or ()),
@@ -145,16 +148,29 @@ def _rule(values: list[Any]) -> Rule:
     return Rule(int(line), str(kind), tuple(databases or ()), tuple(users or ()), str(address), str(mask), str(method))
 
 
-def _asked(instance: Instance) -> Mapping[str, Any]:
-    """Return what the server says of itself; {} where it does not answer."""
+def _asked(instance: Instance) -> tuple[Mapping[str, Any], str]:
+    """Return what the server says of itself, {} where it does not answer; and why, if it takes connections."""
+    why = ""
     for database in _DATABASES:
         try:
             found = json.loads(_psql(instance, database, _SQL, _SECONDS))
-        except (ClusterError, ValueError):
+        except ClusterError as error:
+            why = why or error.message
+            continue
+        except ValueError:
             continue
         if isinstance(found, dict):
-            return found
-    return {}
+            return found, ""
+    return {}, why if _is_ready(instance) else ""
+
+
+def _is_ready(instance: Instance) -> bool:
+    words = [instance.program("pg_isready"), "-q", "-h", pg.SOCKETS, "-p", str(instance.port), "-t", "1"]
+    try:
+        server.run([*as_postgres(), *words], seconds=_SECONDS)
+    except ServerError:
+        return False
+    return True
 
 
 def _data_bytes(instance: Instance) -> int | None:

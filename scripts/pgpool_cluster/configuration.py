@@ -182,6 +182,7 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - configuration files, no HTML; all values are plain
     )
+    environment.filters["quoted"] = owns.quoted
     files = [
         File(plan.path, environment.get_template(plan.template).render(values).encode(), plan.owner, plan.group,
              plan.mode, plan.share)

@@ -29,12 +29,14 @@ _RELOAD = "then systemctl reload ssh"
 _CERTIFICATE = f"{FOLDER}/ssh_host_ed25519_key-cert.pub"
 _LAID_DOWN = "hostcertificate"
 """What the cluster's own file in sshd_config.d sets."""
+SSHD = Path("/etc/ssh/sshd_config")
+INCLUDED = "/etc/ssh/sshd_config.d/*.conf"
 _CERTIFICATE_TYPE = "ssh-ed25519-cert-v01@openssh.com"
 _KEY_TYPE = "ssh-ed25519"
 _PORT = 22
 _DAY = 86400
-_EXPIRES = 7
-"""Column of shadow(5): days since 1970."""
+_CHANGED, _LONGEST, _EXPIRES = 2, 4, 7
+"""Columns of shadow(5): day of the last change since 1970, days that a password may last, day since 1970."""
 _SILENT_SHELLS = ("nologin", "false", "true", "sync")
 Settings = dict[str, list[str]]
 
@@ -59,7 +61,20 @@ def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault
             found += [*of_sshd(said, node.address, me.address, configured=configured)]
             found += [*_account(pam=said.get("usepam") == ["yes"])]
             found += _modes() if said.get("strictmodes") == ["yes"] else []
+    if not configured:
+        found += _include()
     return list(dict.fromkeys(found))
+
+
+def _include() -> Iterator[Fault]:
+    """Tell whether the file that is going to be laid down would be read."""
+    try:
+        text = SSHD.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if not re.search(rf"(?im)^\s*Include\s.*{re.escape(str(Path(INCLUDED).parent))}/", text):
+        yield Fault(f"{SSHD} does not include {INCLUDED}, where the cluster's host certificate is named",
+                    f"Include {INCLUDED} at the top of {SSHD}")  # fmt: skip
 
 
 def settings(address: str, own: str) -> Settings:
@@ -93,9 +108,15 @@ def _account(*, pam: bool) -> Iterator[Fault]:
     if not pam and len(fields) > 1 and fields[1].startswith("!"):
         why = f"the account {USER} is locked, and sshd has UsePAM no, so it takes no key for it"
         yield Fault(why, f"usermod -p '*' {USER} (no password, not locked), or UsePAM yes in sshd's configuration")
+    today = time.time() // _DAY
     expires = fields[_EXPIRES] if len(fields) > _EXPIRES else ""
-    if expires.isdecimal() and int(expires) <= time.time() // _DAY:
+    if expires.isdecimal() and int(expires) <= today:
         yield Fault(f"the account {USER} has expired", f"usermod --expiredate '' {USER}")
+    changed, longest = (fields[_CHANGED], fields[_LONGEST]) if len(fields) > _LONGEST else ("", "")
+    if pam and changed.isdecimal():
+        aged = longest.isdecimal() and int(changed) + int(longest) < today
+        if int(changed) == 0 or aged:
+            yield Fault(f"the password of {USER} has to be changed, so PAM lets nobody in", f"chage -d -1 -M -1 {USER}")
 
 
 def _modes() -> Iterator[Fault]:
@@ -122,10 +143,13 @@ def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) 
         edit = f"ListenAddress {host}:{_PORT}, besides, in sshd's configuration; then systemctl restart ssh"
         yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{_PORT}", edit)
     for key, good, want in _WANTED:
-        values = said.get(key)
-        if values is not None and not good(values) and (configured or key != _LAID_DOWN):
-            edit = f"{want} for {USER} in sshd's configuration; {_RELOAD}"
-            yield Fault(f"sshd has {key} {' '.join(values)}", edit)
+        values = said.get(key, [] if key == _LAID_DOWN else None)  # sshd -T has no line where there is none
+        if values is None or good(values) or (key == _LAID_DOWN and not configured):
+            continue
+        edit = f"{want} for {USER} in sshd's configuration; {_RELOAD}"
+        if key == _LAID_DOWN:
+            edit = f"Include {INCLUDED} at the top of {SSHD}, which brings {want}; {_RELOAD}"
+        yield Fault(f"sshd has {key} {' '.join(values) or 'none'}", edit)
     yield from _lists(said, address)
 
 

@@ -125,7 +125,7 @@ def _is_ours(name: str) -> bool:
     if name == Record.load(paths.RECORD).upgrading.replace("/", "-"):
         return False
     cluster, me = server.this_node()
-    return server.choose_instance(cluster, server.instances(), me).unit == f"postgresql@{name}.service"
+    return server.choose_instance(cluster, server.instances(me.port), me).unit == f"postgresql@{name}.service"
 
 
 def _upgrade(words: list[str]) -> int:

@@ -6,6 +6,7 @@ cluster's file, and win over it. postgresql.auto.conf is not among the files: wh
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from .errors import ServerError
 
 DROP_IN = "pgpool2-cluster.conf"
 _LINE = re.compile(r"\s*([A-Za-z_][\w.$]*)\s*(?:=\s*|\s)\s*(?:'((?:[^'\\]|''|\\.)*)'|([^\s#']+))\s*(?:#.*)?")
+_ESCAPED = re.compile(r"''|\\([0-7]{1,3}|.)")
+_CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _MOST_DEEP = 10
 """Files that include each other end there, in PostgreSQL as well (CONF_FILE_MAX_DEPTH)."""
 _MOST_FILES = 200
@@ -31,7 +34,9 @@ class Own:
 
     def number(self, name: str) -> int:
         """Return a parameter that is a plain number; 0 where it is not set, or no number."""
-        text = self.values.get(name, "")
+        text = self.values.get(name, "").strip().removeprefix("+")
+        if re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}", text):
+            return int(text, 16)
         return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
 
 
@@ -45,9 +50,22 @@ def lines(text: str) -> list[tuple[str, str]]:
         match = _LINE.fullmatch(line)
         if match:
             quoted = match[2]
-            value = match[3] if quoted is None else re.sub(r"''|\\(.)", lambda one: one[1] or "'", quoted)
+            value = match[3] if quoted is None else _ESCAPED.sub(_unescaped, quoted)
             found.append((match[1].lower(), value))
     return found
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    text = found[1]
+    if text is None:
+        return "'"
+    return chr(int(text, 8) & 0xFF) if text.isdecimal() and text[0] in "01234567" else _CONTROL.get(text, text)
+
+
+def quoted(value: str) -> str:
+    """Return a value as it stands between single quotes in postgresql.conf."""
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return escaped.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path], tuple[str, ...]]) -> Own:
@@ -65,7 +83,7 @@ def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path
     def follow(path: Path, depth: int) -> None:
         nonlocal includes, seen
         seen += 1
-        if path == drop_in:
+        if _plain(path) == drop_in:
             includes = True
             later.clear()
             return
@@ -74,7 +92,7 @@ def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path
             if name in ("include", "include_if_exists"):
                 follow(there, depth + 1)
             elif name == "include_dir":
-                ours = {DROP_IN} if there == drop_in.parent else set()
+                ours = {DROP_IN} if _plain(there) == drop_in.parent else set()
                 for entry in sorted({*names(there), *ours}):
                     if entry.endswith(".conf") and not entry.startswith("."):
                         follow(there / entry, depth + 1)
@@ -84,6 +102,10 @@ def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path
 
     follow(file, 0)
     return Own(values, frozenset(later) if includes else frozenset(), includes)
+
+
+def _plain(path: Path) -> Path:
+    return Path(os.path.normpath(path))
 
 
 def of_server(configuration: Path) -> Own:

@@ -2,9 +2,10 @@
 
 Health checks and the agents log in to a database. In `postgres`, a REVOKE CONNECT, a connection limit or another name
 for it would take every node out of service at once. So the primary's agent makes a database for the roles; where every
-node is a primary, each in service makes its own. Once every database node has shown that it has it, each node lays down
-configuration that goes by it, and that is remembered. Servers of older packages show nothing, so a cluster goes over
-when the last node is upgraded. Where it is dropped, it is made again in the next round.
+node is a primary, each in service makes its own. Once every server has shown that it has it, each node lays down
+configuration that goes by it, and that is remembered. A standby that is away is not waited for: it gets the database
+with all else that it misses. Servers of older packages show nothing, so a cluster goes over when the last node is
+upgraded. Where the database is dropped, it is made again in the next round.
 """
 
 from __future__ import annotations
@@ -60,12 +61,19 @@ class OwnDatabase:
         here = self.here
         if writes and not facts.of(here.me.name).own_database:
             self._make()
-        if not here.record.own_database and all(facts.of(node.name).own_database for node in here.cluster.databases):
+        if not here.record.own_database and self._everywhere(facts):
             here.remember(own_database=True)
             log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
         if here.record.own_database and paths.database() != DATABASE and time.monotonic() >= self._apply_from:
             self._apply_from = time.monotonic() + _BETWEEN
             threading.Thread(target=self._apply, daemon=True).start()
+
+    def _everywhere(self, facts: ClusterFacts) -> bool:
+        """Tell whether it is on every server. Standbys that are away get it with all else that they miss."""
+        found = [facts.of(node.name) for node in self.here.cluster.databases]
+        if self.here.cluster.mode.streams:
+            found = [one for one in found if one.up and one.member]
+        return bool(found) and all(one.own_database for one in found)
 
     def _make(self) -> None:
         """Make it beside everything else; raises what kept the last try from it."""

@@ -434,7 +434,7 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
         except psycopg2.Error as error:
             passed = time.monotonic() - began
             if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
-                wrong = server_log.fault(database.instance)
+                wrong = fault(database.instance)
                 reason = wrong or server_log.last_words(database.instance) or error
                 raise OperationError(
                     f"PostgreSQL {database.instance.name} does not start: {reason}",

@@ -115,12 +115,15 @@ class Rule:
 class Seen:
     """A server and its machine as they are; empty where nothing is known.
 
-    `own`: its configuration files. `roles`: those of the cluster's that exist. `lacking`: extensions that are not
-    installed. `faults`: what PostgreSQL says against its own files. `held`: other programs' ports, with the program.
-    `kept_out`: what keeps other nodes from logging in as postgres (doors.py).
+    `silent`: why a server that takes connections did not let postgres ask. `home`: the database postgres takes
+    connections. `own`: its configuration files. `roles`: those of the cluster's that exist. `lacking`: extensions that
+    are not installed. `faults`: what PostgreSQL says against its own files. `held`: other programs' ports, with the
+    program. `kept_out`: what keeps other nodes from logging in as postgres (doors.py).
     """
 
     running: bool = False
+    silent: str = ""
+    home: bool = True
     own: Own = NOTHING
     settings: Mapping[str, Setting] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
@@ -164,8 +167,8 @@ def written(name: str, value: str, file: str) -> str:
 
 def findings(seen: Seen, plan: Plan) -> list[Finding]:
     """Return all findings, what is refused first."""
-    works = (_included, _faults, _startable, _slots_cut_short, _precious, _parameters, _archive, _rules, _roles,
-             _machine)  # fmt: skip
+    works = (_included, _askable, _faults, _startable, _slots_cut_short, _precious, _parameters, _archive, _rules,
+             _roles, _machine)  # fmt: skip
     found = [one for work in works for one in work(seen, plan)]
     order = list(reversed(Kind))
     return sorted(dict.fromkeys(found), key=lambda one: order.index(one.kind))
@@ -177,6 +180,16 @@ def _included(seen: Seen, plan: Plan) -> Iterator[Finding]:
             Kind.REFUSED, "postgresql.conf", "it does not include conf.d, so the cluster's parameters are not read",
             f"add the line include_dir = 'conf.d' at the end of {plan.folder}/postgresql.conf",
         )  # fmt: skip
+
+
+def _askable(seen: Seen, plan: Plan) -> Iterator[Finding]:
+    """What nobody can be asked about cannot be kept."""
+    if seen.silent:
+        fix = f"local all postgres peer as the first line of {plan.folder}/pg_hba.conf; pg_ctlcluster reload"
+        yield Finding(Kind.REFUSED, "PostgreSQL", f"it runs, and postgres cannot ask it: {seen.silent}", fix)
+    if not seen.home:
+        fix = "CREATE DATABASE postgres, or ALTER DATABASE postgres ALLOW_CONNECTIONS true"
+        yield Finding(Kind.REFUSED, "the database postgres", "it is not there, or takes no connections", fix)
 
 
 def _faults(seen: Seen, _: Plan) -> Iterator[Finding]:
@@ -244,7 +257,10 @@ def _slots_cut_short(seen: Seen, plan: Plan) -> Iterator[Finding]:
 
 def _precious(seen: Seen, plan: Plan) -> Iterator[Finding]:
     """Yield what the server's own files say on purpose, and the cluster's file would take away."""
-    own = {name: value for name, value in seen.own.values.items() if name not in plan.wished}
+    known = {name: value for name, value in seen.own.values.items() if name not in plan.wished}
+    if not plan.streams:
+        yield from _archived_by_alter_system(seen, plan)
+    own = {name: value for name, value in known.items() if name not in seen.own.later}
     names = own.get("synchronous_standby_names", "")
     if names and plan.streams:
         yield Finding(
@@ -259,11 +275,23 @@ def _precious(seen: Seen, plan: Plan) -> Iterator[Finding]:
             Kind.REFUSED, "ssl_cert_file", f"clients that check {certificate} would be shown the cluster's own",
             f"tls: {{certificate: {certificate}, key: {key}, ca: FILE OF ITS AUTHORITY}} in {plan.file}, or remove it",
         )  # fmt: skip
-    if own.get("archive_library") and not plan.streams:
+    if known.get("archive_library") and not plan.streams:
         yield Finding(
-            Kind.REFUSED, "archive_library", f"{own['archive_library']} and the cluster's archive_command exclude "
+            Kind.REFUSED, "archive_library", f"{known['archive_library']} and the cluster's archive_command exclude "
             "each other", "an archive_command in its place, which goes on beside the cluster's",
         )  # fmt: skip
+
+
+def _archived_by_alter_system(seen: Seen, plan: Plan) -> Iterator[Finding]:
+    """Yield what wins over the cluster's archive, which recovery reads."""
+    for name in ("archive_command", "archive_library", "archive_mode", "restore_command"):
+        there = seen.settings.get(name)
+        if there is None or name in plan.wished or not there.value or _stays(seen, name) != "ALTER SYSTEM":
+            continue
+        if name != "archive_mode" or there.value == "off":
+            what = f"{there.value}, by ALTER SYSTEM, would keep the cluster's archive empty"
+            line = f" and {name} = '{there.value}' in {plan.folder}/conf.d/00-archive.conf" if "command" in name else ""
+            yield Finding(Kind.REFUSED, name, what, f"ALTER SYSTEM RESET {name}{line}")
 
 
 def _parameters(seen: Seen, plan: Plan) -> Iterator[Finding]:

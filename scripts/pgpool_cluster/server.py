@@ -125,11 +125,31 @@ def _listed() -> str:
         raise
 
 
-def instances() -> list[Instance]:
-    """Return the PostgreSQL servers of this machine, the newest major first; raises UsageError where no name will do.
+def instances(port: int) -> list[Instance]:
+    """Return the PostgreSQL servers of this machine, the newest major first.
 
-    Raises ServerError where they cannot be listed.
+    Raises UsageError where no name will do, or that of the server with `port`; ServerError where they cannot be listed.
     """
+    found, odd = _listed_well()
+    at_port = [row for row in odd if row[_PORT] == str(port)]
+    if odd and not found:
+        raise _oddly_named(odd[0], found)
+    if at_port and all(one.port != port for one in found):
+        raise _oddly_named(at_port[0], found)
+    return found
+
+
+def _oddly_named(row: Sequence[str], others: Sequence[Instance]) -> UsageError:
+    major, name = row[_VERSION], row[_NAME]
+    new = re.sub(r"[^a-z0-9_-]", "-", name.lower())
+    while f"{major}/{new}" in [str(one.name) for one in others]:
+        new += "2"
+    hint = f"pg_renamecluster {major} {name} {new}: small letters, digits, _ and - are in a name"
+    return UsageError(f"PostgreSQL {major}/{name} has a name that pgpool-II's recovery cannot be given", hint=hint)
+
+
+def _listed_well() -> tuple[list[Instance], list[list[str]]]:
+    """Return the servers, and the rows of pg_lsclusters of those whose names will not do."""
     rows = [line.split() for line in _listed().splitlines()]
     found = [
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
@@ -139,12 +159,8 @@ def instances() -> list[Instance]:
         and plain.is_cluster_name(row[_NAME])
         and re.fullmatch(r"[0-9]{1,5}", row[_PORT])
     ]
-    odd = [(row[_VERSION], row[_NAME]) for row in rows if len(row) > _NAME and not plain.is_cluster_name(row[_NAME])]
-    if odd and not found:
-        major, name = odd[0]
-        hint = f"pg_renamecluster {major} {name} main: small letters, digits, _ and - are in a name"
-        raise UsageError(f"PostgreSQL {major}/{name} has a name that pgpool-II's recovery cannot be given", hint=hint)
-    return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name))
+    odd = [row for row in rows if len(row) > _PORT and not plain.is_cluster_name(row[_NAME])]
+    return sorted(found, key=lambda one: (-one.name.major, one.name.name != "main", one.name.name)), odd
 
 
 def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> Instance:
@@ -180,7 +196,7 @@ def _with_plain_data(instance: Instance) -> Instance:
 
 
 def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
-    found = instances()
+    found = instances(node.port)
     later = next((one for one in found if str(one.name) == upgrading), None)
     return _with_plain_data(later) if later else choose_instance(cluster, found, node)
 

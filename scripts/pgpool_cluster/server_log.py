@@ -6,6 +6,7 @@ which has what goes to syslog, too. Languages: PostgreSQL's own catalogs have th
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gettext
 import json
@@ -95,23 +96,13 @@ def last_words(instance: Instance) -> str:
     return ""
 
 
-def fault(instance: Instance) -> str:
-    """Return what is wrong with the server's configuration files, so that it would not start; "" for nothing."""
-    command = [instance.program("postgres"), "-D", str(instance.configuration), "-C", "port"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    if answer.returncode == 0:
-        return ""
-    said = [line.split(":  ", 1)[-1] for line in answer.stderr.splitlines() if re.search(r"\b(LOG|FATAL):  ", line)]
-    return said[0] if said else ""
-
-
 def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
     """Yield the ends of the logs that there are, each with its file's name."""
     known = words(instance.name.major)
-    found = [(path.stat().st_mtime, path.name, _decoded(_tail(path), known)) for path in _files(instance)]
+    found = []
+    for path in _files(instance):
+        with contextlib.suppress(OSError):  # rotated away in between
+            found.append((path.stat().st_mtime, path.name, _decoded(_tail(path), known)))
     journal = _journal(instance)
     lines = [line for line in journal.splitlines() if re.match(r"\d+\.\d+ ", line)]
     if lines:

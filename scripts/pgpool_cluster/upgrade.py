@@ -30,7 +30,7 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     cluster, me = server.this_node()
     if Service.POSTGRESQL not in me.runs:
         return
-    instance = server.choose_instance(cluster, server.instances(), me)
+    instance = server.choose_instance(cluster, server.instances(me.port), me)
     if instance.name != old:
         return
     if cluster.postgresql is not None:

@@ -121,6 +121,7 @@ ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
 ALTER TABLE guarded FORCE ROW LEVEL SECURITY;
 CREATE POLICY noted ON guarded USING (note() > 0);
 CREATE VIEW reading AS SELECT inet_server_addr() AS at, x FROM balanced UNION ALL SELECT inet_server_addr(), 0;
+CREATE MATERIALIZED VIEW computed AS SELECT random() AS x, inet_server_addr() AS at;
 CREATE OPERATOR ##= (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)
 """
 WRITES = (
@@ -129,12 +130,20 @@ WRITES = (
     "SELECT 1 ##> 2", "SELECT * FROM balanced WHERE x ##> 1", "SELECT 1 OPERATOR(public.##>) 2", "TABLE operating",
     "TABLE counting", "TABLE numbering", "SELECT txid_current()", "SELECT pg_current_xact_id()", "TABLE locking",
     "SELECT * FROM (SELECT * FROM balanced FOR UPDATE) AS locked", "TABLE guarded",
-    "PREPARE p AS TABLE noting; EXECUTE p", "CREATE TEMP TABLE t (x int); COPY t TO STDOUT",
+    "COPY (SELECT * FROM balanced FOR UPDATE) TO STDOUT", "EXPLAIN ANALYZE SELECT * FROM balanced FOR UPDATE",
+    "COPY (WITH d AS (DELETE FROM balanced WHERE x = -1 RETURNING *) TABLE d) TO STDOUT",
+    "SELECT 1 ##> ANY (SELECT 2)", "PREPARE p AS TABLE noting; EXECUTE p",
+    "CREATE TEMP TABLE t (x int); COPY t TO STDOUT",
     "CREATE TEMP TABLE t (x int); COPY (SELECT * FROM t) TO STDOUT", "CREATE TEMP TABLE t (x int); EXPLAIN TABLE t",
     "CREATE TEMP TABLE t (x int); PREPARE p AS TABLE t; EXECUTE p",
 )  # fmt: skip
+PREPARED = """
+pgbench -n -M {protocol} -c 4 -t 3 -f /root/reads.sql \
+    'host=127.0.0.1 port=9999 user=app dbname=app sslmode=require' 2>&1 | grep 'processed: 12/12'
+"""
 READS = ("SELECT host(at) FROM reading LIMIT 1", "SELECT host(at) FROM reading WHERE 1 ##= 1 LIMIT 1",
-         "COPY (SELECT host(at) FROM reading LIMIT 1) TO STDOUT")  # fmt: skip
+         "COPY (SELECT host(at) FROM reading LIMIT 1) TO STDOUT",
+         "SELECT host(inet_server_addr()) FROM computed")  # fmt: skip
 
 
 def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> None:
@@ -147,10 +156,15 @@ def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> 
             before = pg1.psql("SELECT count(*) FROM noted", database="app")
             for statement in READS:
                 assert cluster.ask(f"{statement};", at=pg1) not in ("", pg1.address), statement
+            pg1.put("/root/reads.sql", "".join(f"{one};\n" for one in (*READS[:2], *WRITES[:2])))
+            for protocol in ("simple", "extended", "prepared"):
+                pg1.run(PREPARED.format(protocol=protocol), seconds=60)
+            assert pg1.attempt("journalctl -u pgpool2 --since=-5min | grep -i 'segmentation fault'").output == ""
         assert int(before) >= 8
     finally:
         pg1.psql("SET ROLE app;\nDROP TABLE noted, guarded;\nDROP SEQUENCE counted CASCADE;\n"
                  "DROP FUNCTION note(), note(int, int) CASCADE;\nDROP VIEW numbering, locking, reading;\n"
+                 "DROP MATERIALIZED VIEW computed;\n"
                  "DROP OPERATOR ##= (int, int)", database="app")  # fmt: skip
 
 

@@ -46,6 +46,18 @@ CHANGES = """
 SELECT count(*) > 0
 FROM pg_logical_slot_peek_binary_changes('debezium', NULL, 1, 'proto_version', '1', 'publication_names', 'changes')
 """
+BACK_OUT = {
+    "postgres": """
+SELECT pg_reload_conf();
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name IN ('pg1', 'pg2', 'pg3');
+DROP DATABASE IF EXISTS pgpool_cluster;
+DROP EXTENSION IF EXISTS pgpool_recovery, pgpool_adm;
+DROP OWNED BY pgpool_recovery, pgpool_replication, pgpool_check;
+DROP ROLE pgpool_recovery, pgpool_replication, pgpool_check;
+""",
+    "template1": "DROP EXTENSION IF EXISTS pgpool_recovery, pgpool_adm",
+}
+"""As docs/how-to/put-it-on-running-postgresql.md has it."""
 GAP = "SELECT max(gap) < '60 s' FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM written) AS gaps"
 """No client was kept waiting for longer, the one restart included."""
 OLD = "PGPASSWORD=of-old psql -XAtq 'host={} dbname=postgres user=old sslmode={}' -c 'SELECT count(*) > 0 FROM written'"
@@ -99,7 +111,12 @@ def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[H
     pg1.psql("SELECT pg_switch_wal()")
     pg1.until('[ -n "$(ls /var/tmp/archived)" ]', 30)
     together(lambda host: host.run("apt-get purge -y -q pgpool2-cluster </dev/null", seconds=120), hosts)
+    for database, sql in BACK_OUT.items():
+        pg1.psql(sql, database=database)
     pg1.run("systemctl restart 'postgresql@*-main'")
+    assert pg1.psql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^pgpool_'") == "0"
+    assert pg1.psql("SELECT count(*) FROM pg_database WHERE datname = 'pgpool_cluster'") == "0"
+    assert pg1.psql("SELECT count(*) FROM pg_replication_slots") == "18"
     assert shown(pg1, *TUNED) == TUNED
     assert pg1.run("ls /etc/postgresql/*/main/conf.d") == "00.conf"
     assert pg1.run(OLD.format(pg1.address, "require")) == "t"

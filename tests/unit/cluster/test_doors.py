@@ -36,6 +36,7 @@ class Machine:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sshd, self.shell, self.shadow = GOOD, "/bin/sh", ("!", "")
+        self.aging = "1", "99999"
         self._file, home = folder / "shadow", folder / "postgresql"
         self.keys = home / ".ssh" / "authorized_keys"
         self.keys.parent.mkdir(parents=True, mode=0o700)
@@ -61,7 +62,7 @@ class Machine:
 
     @property
     def faults(self) -> list[doors.Fault]:
-        self._file.write_text(f"root:*:1::::::\npostgres:{self.shadow[0]}:1:0:99999:7::{self.shadow[1]}:\n")
+        self._file.write_text(f"root:*:1::::::\npostgres:{self.shadow[0]}:{self.aging[0]}:0:{self.aging[1]}:7::{self.shadow[1]}:\n")
         return doors.faults(CLUSTER, CLUSTER.named("pg1"))
 
 
@@ -75,10 +76,31 @@ def test_a_machine_as_debian_makes_it_has_no_fault(pg1: Machine) -> None:
     assert pg1.faults == []
 
 
-def test_before_the_installation_the_cluster_s_own_line_is_not_looked_for(pg1: Machine) -> None:
-    pg1.change("hostcertificate none")
-    assert [fault.why for fault in pg1.faults] == ["sshd has hostcertificate none"]
-    assert doors.faults(CLUSTER, CLUSTER.named("pg1"), configured=False) == []
+def test_an_sshd_that_does_not_read_the_clusters_file_is_named(pg1: Machine) -> None:
+    """sshd -T prints no line for a host certificate that is not there, so nothing was said."""
+    pg1.sshd = "\n".join(line for line in GOOD.splitlines() if not line.startswith("hostcertificate"))
+    (found,) = pg1.faults
+    assert found.why == "sshd has hostcertificate none"
+    assert "Include /etc/ssh/sshd_config.d/*.conf" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [("Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n", 0), ("#Include /etc/ssh/sshd_config.d/*\n", 1)],
+)
+def test_before_the_installation_it_is_looked_for_in_the_file(
+    pg1: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, faults: int
+) -> None:
+    (tmp_path / "sshd_config").write_text(text)
+    monkeypatch.setattr(doors, "SSHD", tmp_path / "sshd_config")
+    pg1.sshd = "\n".join(line for line in GOOD.splitlines() if not line.startswith("hostcertificate"))
+    assert len(doors.faults(CLUSTER, CLUSTER.named("pg1"), configured=False)) == faults
+
+
+@pytest.mark.parametrize(("changed", "longest", "named"), [("0", "99999", True), ("1", "30", True), ("1", "", False)])
+def test_a_password_that_has_to_be_changed_is_named(pg1: Machine, changed: str, longest: str, named: bool) -> None:
+    pg1.aging = changed, longest
+    assert any("has to be changed" in fault.why for fault in pg1.faults) is named
 
 
 @pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "/bin/nowhere"])

@@ -38,7 +38,9 @@ def test_lower_ones_become_the_clusters(text: str) -> None:
     assert int(found["max_connections"]) > 100
 
 
-@pytest.mark.parametrize(("own_value", "kept"), [("-1", "-1"), ("900GB", "900GB"), ("1MB", "128MB")])
+@pytest.mark.parametrize(
+    ("own_value", "kept"), [("-1", "-1"), ("900GB", "900GB"), ("100 GB", "100 GB"), ("1MB", "128MB")]
+)
 def test_wal_that_a_slot_may_keep_is_not_cut_short(own_value: str, kept: str) -> None:
     """A subscriber that lags would lose its place at the next checkpoint."""
     assert laid_down(max_slot_wal_keep_size=own_value)["max_slot_wal_keep_size"] == kept
@@ -58,11 +60,14 @@ def test_libraries_of_the_primary_are_preloaded_beside_a_servers_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'"]
+    "command",
+    ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'", r"a\t \\ %p # x"],
 )
 def test_what_archived_before_goes_on_doing_so(command: str) -> None:
-    found = laid_down(NATIVE, archive_mode="on", archive_command=command)["archive_command"].replace("''", "'")
-    assert found == f"/usr/lib/pgpool2-cluster/archive-wal %p %f && ( {command} )"
+    server = replace(SERVER, own=Own({"archive_mode": "on", "archive_command": command}))
+    found = dict(own.lines(text_of(CONF, files(NATIVE, server=server))))["archive_command"]
+    assert found == f"/usr/lib/pgpool2-cluster/archive-wal %p %f && ( {command}\n)"
+    assert keep.held(server.own, {"archive_command": found}).values["archive_command"] == command
     assert "archive_command" not in laid_down(archive_mode="on", archive_command=command)
     assert "&&" not in laid_down(NATIVE, archive_mode="off", archive_command=command)["archive_command"]
 
@@ -87,6 +92,7 @@ def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path)
         "conf.d/.hidden.conf": "work_mem = 1\n",
     }.items():
         (tmp_path / name).write_text(text)
+    assert own.lines(r"archive_command = 'a\tb\\c\047d'") == [("archive_command", "a\tb\\c'd")]
     (tmp_path / "link").write_text("work_mem = 8MB\n")
     (tmp_path / "conf.d" / "linked.conf").symlink_to(tmp_path / "link")
     found = own.of_server(tmp_path)
@@ -98,6 +104,13 @@ def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path)
     assert found.later == {"max_locks_per_transaction", "max_wal_senders"}
     (tmp_path / "postgresql.conf").write_text("include 'postgresql.conf'\nport = 5433\n")
     assert own.of_server(tmp_path) == Own({"port": "5433"}, includes=False)
+    (tmp_path / "postgresql.conf").write_text(f"include_dir '../{tmp_path.name}/conf.d'\n")
+    assert own.of_server(tmp_path).includes
+
+
+@pytest.mark.parametrize(("text", "number"), [("32 ", 32), ("0x20", 32), ("+300", 300), ("5MB", 0), ("-1", 0)])
+def test_numbers_as_postgresql_reads_them(text: str, number: int) -> None:
+    assert Own({"max_connections": text}).number("max_connections") == number
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,13 @@ def test_the_primary_makes_it_and_goes_over_once_every_server_has_it(pg1: Agent)
     assert Record.load(paths.RECORD).own_database
 
 
+def test_a_standby_that_is_away_is_not_waited_for(pg1: Agent) -> None:
+    """Health checks went to a database with a connection limit for as long as a server was missing."""
+    away = seen(*(replace(one, own_database=True) for one in healthy() if one.node != "pg3"))
+    pg1.chore.tend(away, writes=True)
+    assert (pg1.applied, paths.database()) == (1, DATABASE)
+
+
 def test_where_it_was_dropped_it_is_made_again_and_nothing_goes_back(pg1: Agent) -> None:
     pg1.round("pg1", "pg2", "pg3")
     pg1.round()

@@ -114,6 +114,27 @@ def test_archiving_goes_on_or_is_refused() -> None:
     assert told(replace(DEBIANS, own=library), native)["archive_library"].kind is Kind.REFUSED
 
 
+@pytest.mark.parametrize("name", ["archive_command", "archive_library", "restore_command"])
+def test_an_archive_by_alter_system_is_refused_where_the_cluster_has_its_own(name: str) -> None:
+    """It won over the cluster's archive, which stayed empty, and so recovery read nothing from it."""
+    seen = with_settings(**{name: Setting("pgbackrest %p", source="configuration file", file=AUTO)})
+    assert f"ALTER SYSTEM RESET {name}" in told(seen, replace(LAID, streams=False), Kind.REFUSED)[name].fix
+    assert not told(seen, LAID, Kind.REFUSED)
+
+
+def test_a_server_that_nobody_can_ask_is_refused() -> None:
+    """What it holds was not known, so nothing was refused, and its configuration was laid down."""
+    silent = Seen(silent='psql: FATAL:  password authentication failed for user "postgres"')
+    assert "local all postgres peer" in told(silent, LAID, Kind.REFUSED)["PostgreSQL"].fix
+    renamed = replace(DEBIANS, home=False)
+    assert "CREATE DATABASE postgres" in told(renamed, LAID, Kind.REFUSED)["the database postgres"].fix
+
+
+def test_what_stands_behind_include_dir_is_not_taken_away() -> None:
+    own = Own({"synchronous_standby_names": "dr"}, later=frozenset({"synchronous_standby_names"}))
+    assert not told(replace(DEBIANS, own=own), LAID, Kind.REFUSED)
+
+
 @pytest.mark.parametrize(
     ("name", "there", "kind"),
     [("max_connections", Setting("500", context="postmaster", file=AUTO), Kind.KEPT),

@@ -53,7 +53,7 @@ def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.
 17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
 """
     monkeypatch.setattr(server, "run", lambda *_, **__: rows)
-    found = server.instances()
+    found = server.instances(5432)
     assert [str(one.data) for one in found] == ["/srv/my data/main", "/var/lib/postgresql/15/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
     with pytest.raises(UsageError, match="PostgreSQL 17/main has its data in '/srv/my data/main', which is no plain"):
@@ -67,7 +67,7 @@ def test_what_postgres_can_write_into_postgresql_conf_stops_no_command(monkeypat
 17  main 5432 online postgres /srv/it's /var/log/postgresql/postgresql-17-main.log
 """
     monkeypatch.setattr(server, "run", lambda *_, **__: rows)
-    assert [str(one.name) for one in server.instances()] == ["17/main"]
+    assert [str(one.name) for one in server.instances(5432)] == ["17/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
     with pytest.raises(UsageError, match="no plain path"):
         server._instance(cluster, cluster.named("pg1"), "17/main")
@@ -121,7 +121,10 @@ def test_a_server_whose_name_will_not_do_is_named(monkeypatch: pytest.MonkeyPatc
     row = "17  Main 5432 online postgres /var/lib/postgresql/17/Main /var/log/postgresql/postgresql-17-Main.log\n"
     monkeypatch.setattr(server, "run", lambda *_, **__: row)
     with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:
-        server.instances()
+        server.instances(5432)
     assert "pg_renamecluster 17 Main main" in caught.value.hint
     monkeypatch.setattr(server, "run", lambda *_, **__: row + row.replace("Main", "main").replace("5432", "5433"))
-    assert [str(one.name) for one in server.instances()] == ["17/main"]
+    assert [str(one.name) for one in server.instances(5433)] == ["17/main"]
+    with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:
+        server.instances(5432)
+    assert "pg_renamecluster 17 Main main2" in caught.value.hint

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pgpool_cluster import checks, server_log
+from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.facts import Postgresql
 from pgpool_cluster.server import Instance
@@ -153,9 +154,8 @@ def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, mo
         f'{TIME} [9] FATAL:  configuration file "/etc/postgresql.conf" contains errors\n'
     )
     monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 1, "", said))
-    assert server_log.fault(machine.instance) == (
-        'unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3'
-    )
+    reason = 'unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3'
+    assert pg.fault(machine.instance) == reason
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
     monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
-    monkeypatch.setattr(server, "instances", lambda: [Instance(NEW, 5433, tmp_path), Instance(OLD, 5432, tmp_path)])
+    monkeypatch.setattr(server, "instances", lambda _: [Instance(NEW, 5433, tmp_path), Instance(OLD, 5432, tmp_path)])
     monkeypatch.setattr(server, "run", lambda words: done.append(Path(words[0]).name + " " + words[1]))
     monkeypatch.setattr(units, "state", lambda _: UnitState("inactive", "success", was_active=True))
     monkeypatch.setattr(units, "control", lambda verb: done.append(f"{verb} {Record.load(paths.RECORD).upgrading}"))
