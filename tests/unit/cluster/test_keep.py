@@ -61,7 +61,7 @@ def test_libraries_of_the_primary_are_preloaded_beside_a_servers_own() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'", r"a\t \\ %p # x"],
+    ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'", r"a\t \\ %p #"],
 )
 def test_what_archived_before_goes_on_doing_so(command: str) -> None:
     server = replace(SERVER, own=Own({"archive_mode": "on", "archive_command": command}))
