@@ -23,6 +23,8 @@ from .roles import create_extensions
 
 _SECONDS = 600.0
 """For one statement: CREATE DATABASE of PostgreSQL 13 and 14 waits for a checkpoint, which may take minutes."""
+_HALF_DROPPED = (-2,)
+"""datconnlimit of a database whose DROP DATABASE was interrupted: it can only be dropped again."""
 _BETWEEN = 10.0
 """Seconds between two tries to lay down what is remembered."""
 
@@ -35,8 +37,11 @@ def make(here: Here) -> None:
 def _make(here: Here) -> None:
     with here.server.session("postgres", seconds=_SECONDS) as cursor:
         cursor.execute(f"SET statement_timeout = '{_SECONDS:.0f}s'")
-        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
-        if not cursor.fetchall():
+        cursor.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", (DATABASE,))
+        there = cursor.fetchone()
+        if there == _HALF_DROPPED:
+            cursor.execute(f"DROP DATABASE {DATABASE}")
+        if there in (None, _HALF_DROPPED):
             log(f"making the database {DATABASE}, which health checks and agents log in to")
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER postgres TEMPLATE template0")
         cursor.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")

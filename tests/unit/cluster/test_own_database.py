@@ -131,6 +131,15 @@ class _Server:
         yield SimpleNamespace(execute=execute, fetchall=found, fetchone=lambda: next(iter(found()), None))
 
 
+def test_one_that_is_half_dropped_is_dropped_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DROP DATABASE was interrupted: PostgreSQL lets nobody in any more, whatever is granted."""
+    monkeypatch.setattr(own_database, "_HALF_DROPPED", (1,))
+    server: Any = _Server("postgres", DATABASE)
+    own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]
+    dropped = server.sent.index(f"postgres: DROP DATABASE {DATABASE}")
+    assert server.sent[dropped + 1].endswith("TEMPLATE template0")
+
+
 def test_its_rights_come_last_and_are_of_the_roles_alone() -> None:
     server: Any = _Server("postgres")
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]
