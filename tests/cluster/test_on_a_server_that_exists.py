@@ -75,7 +75,7 @@ def tune(host: Host, **parameters: str) -> None:
     """Write parameters into a file of the server's own, and restart it."""
     text = "".join(f"{name} = '{value}'\n" for name, value in parameters.items())
     host.put("/root/00.conf", text)
-    host.run("install -d -o postgres /var/tmp/archived; cp /root/00.conf /etc/postgresql/*/main/conf.d/00.conf")
+    host.run("install -d -o postgres /var/tmp/archived; cp /root/00.conf $(echo /etc/postgresql/*/main/conf.d)/00.conf")
     host.run("systemctl restart 'postgresql@*-main'")
 
 
