@@ -52,6 +52,16 @@ def test_what_comes_out_the_same(made: Cluster, kind: str) -> None:
     assert others == [first] * 2
 
 
+def test_a_failed_transaction_ends_no_session(made: Cluster) -> None:
+    """Nothing can be asked of the catalog in one, so pgpool-II must not try for a relation that it does not know yet."""
+    made.ask("CREATE TABLE unknown_yet (x int)", at=made.hosts[0])
+    sql = "BEGIN;\nSELECT 1/0;\nSELECT * FROM unknown_yet WHERE x = 1;\nROLLBACK;\nSELECT 'still here';"
+    pg1 = made.hosts[0]
+    said = pg1.attempt(through_pgpool(pg1, pg1, sql).replace("ON_ERROR_STOP=1", "ON_ERROR_STOP=0"), seconds=60).output
+    made.ask("DROP TABLE unknown_yet", at=pg1)
+    assert "still here" in said, said
+
+
 @pytest.mark.parametrize("kind", DIFFERENT)
 def test_what_does_not(made: Cluster, kind: str) -> None:
     """It differs, as the page says: should pgpool-II learn it one day, the page has to be mended."""
