@@ -53,7 +53,7 @@ def test_what_comes_out_the_same(made: Cluster, kind: str) -> None:
 
 
 def test_a_failed_transaction_ends_no_session(made: Cluster) -> None:
-    """Nothing can be asked of the catalog in one, so pgpool-II must not try for a relation that it does not know yet."""
+    """The catalog cannot be asked in one, so pgpool-II must not try for a relation that it does not know yet."""
     made.ask("CREATE TABLE unknown_yet (x int)", at=made.hosts[0])
     sql = "BEGIN;\nSELECT 1/0;\nSELECT * FROM unknown_yet WHERE x = 1;\nROLLBACK;\nSELECT 'still here';"
     pg1 = made.hosts[0]
