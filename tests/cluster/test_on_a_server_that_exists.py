@@ -76,7 +76,7 @@ def tune(host: Host, **parameters: str) -> None:
     text = "".join(f"{name} = '{value}'\n" for name, value in parameters.items())
     host.put("/root/00.conf", text)
     host.run("install -d -o postgres /var/tmp/archived; cp /root/00.conf $(echo /etc/postgresql/*/main/conf.d)/00.conf")
-    host.run("systemctl restart 'postgresql@*-main'")
+    host.run("systemctl restart 'postgresql@*-main.service'")
 
 
 def shown(host: Host, *names: str) -> dict[str, str]:
@@ -113,7 +113,7 @@ def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[H
     together(lambda host: host.run("apt-get purge -y -q pgpool2-cluster </dev/null", seconds=120), hosts)
     for database, sql in BACK_OUT.items():
         pg1.psql(sql, database=database)
-    pg1.run("systemctl restart 'postgresql@*-main'")
+    pg1.run("systemctl restart 'postgresql@*-main.service'")
     assert pg1.psql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^pgpool_'") == "0"
     assert pg1.psql("SELECT count(*) FROM pg_database WHERE datname = 'pgpool_cluster'") == "0"
     assert pg1.psql("SELECT count(*) FROM pg_replication_slots") == "18"
