@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -29,6 +30,8 @@ SOCKETS = "/var/run/postgresql"
 _SECONDS = 5.0
 _ALL_SECONDS = 1.0
 """Without a silent host it answers within hundredths of a second."""
+_RESTS_SECONDS = 30.0
+"""pgpool-II logs FATAL for a client that leaves before its answer, so a late question is not put again soon."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
 
@@ -143,17 +146,36 @@ def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
     """Return the state and the role of every database node in pgpool-II's eyes; raises OperationError.
 
     pgpool-II connects to a node that it believes to be up before it answers, and waits for connect_timeout (3 s) where
-    the host is silent. `pcp_node_info -a` adds these times up. Where it is late, each node is asked about by itself,
+    the host is silent. `pcp_node_info -a` adds these times up. Where it was late, each node is asked about by itself,
     all at once.
     """
     nodes = cluster.databases
-    try:
-        lines = pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
-    except OperationError:
+    lines = _all.asked()
+    if lines is None:
         with ThreadPoolExecutor(len(nodes)) as asking:
             lines = list(asking.map(lambda node: _info(cluster, node), nodes))
     found = zip(nodes, map(_belief, lines), strict=False)
     return {node.name: belief for node, belief in found if belief is not None}
+
+
+@dataclass(slots=True)
+class _All:
+    """The one question about all nodes, which rests for a while after an answer that was late."""
+
+    _rests_until: float = -math.inf
+
+    def asked(self) -> list[str] | None:
+        """Return a line a node; None where the answer is late, or was not long ago."""
+        if time.monotonic() < self._rests_until:
+            return None
+        try:
+            return pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
+        except OperationError:
+            self._rests_until = time.monotonic() + _RESTS_SECONDS
+            return None
+
+
+_all = _All()
 
 
 def _info(cluster: Cluster, node: Node) -> str:

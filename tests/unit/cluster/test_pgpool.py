@@ -22,6 +22,7 @@ class Pgpool:
 
     def __init__(self, silent: set[str]) -> None:
         self.silent = silent
+        self.late = 0
 
     def pcp(self, name: str, *words: str, seconds: float = SILENT_SECONDS * 1.7) -> str:
         if name == "pcp_watchdog_info":
@@ -30,6 +31,7 @@ class Pgpool:
         wait = SILENT_SECONDS * len(self.silent.intersection(asked))
         time.sleep(min(wait, seconds))
         if wait > seconds:
+            self.late += 1
             raise OperationError(f"{name} timed out", hint="")
         return "".join(self._line(one) for one in asked)
 
@@ -42,7 +44,11 @@ class Pgpool:
 def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | None:
     monkeypatch.setattr(pgpool, "_ALL_SECONDS", SILENT_SECONDS / 3)
     monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
-    monkeypatch.setattr(pgpool, "pcp", Pgpool(silent).pcp)
+    monkeypatch.setattr(pgpool, "_all", pgpool._All())
+    asked = Pgpool(silent)
+    monkeypatch.setattr(pgpool, "pcp", asked.pcp)
+    assert pgpool.look(CLUSTER) == pgpool.look(CLUSTER)
+    assert asked.late <= 1, "pgpool-II logs a FATAL for each that was late"
     return pgpool.look(CLUSTER)
 
 
