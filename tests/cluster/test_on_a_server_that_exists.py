@@ -14,6 +14,7 @@ from tests.host import Host, together
 pytestmark = pytest.mark.thorough
 
 TUNED = {
+    "listen_addresses": "*",
     "wal_level": "logical",
     "max_replication_slots": "50",
     "max_wal_senders": "65",
