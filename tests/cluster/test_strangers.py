@@ -76,7 +76,9 @@ def test_in_place_of_the_primary(cluster: Cluster) -> None:
         time.sleep(STAYS)
         learnt_nothing(cluster, first)
         assert cluster.ask("SELECT 7", at=second) == "7"
-    cluster.wait_healthy(180)
+    first.until("pgpoolctl status | grep -q 'pgpoolctl recover pg1'", 120)
+    first.run("pgpoolctl recover pg1", seconds=200)
+    cluster.wait_healthy(60)
     assert len(cluster.writable()) == 1
     first.run("pgpoolctl switchover pg1", seconds=120)
     cluster.wait_healthy(60)
