@@ -489,6 +489,13 @@ def test_only_where_no_database_node_could_rebuild_one_does_another_know_that_ro
     assert roles_in(text_of(f"{HOME}/.pgpass", made)) == {Role.CHECK}
 
 
+def test_the_pgpool_of_a_witness_starts_without_a_server_beside_it() -> None:
+    """It ended at its start: recovery commands want a data directory for each node."""
+    found = pgpool_conf(WITNESS, "w", replace(SERVER, data_directory=""))
+    assert found["recovery_1st_stage_command"]
+    assert all(found[f"backend_data_directory{number}"] for number in (0, 1))
+
+
 def test_the_key_of_a_witness_opens_no_wal() -> None:
     keys = text_of(f"{HOME}/.ssh/authorized_keys", files(WITNESS, "pg1")).splitlines()
     assert [re.findall('command="([^"]*)"', line) for line in keys] == [
