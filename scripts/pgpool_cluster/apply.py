@@ -457,7 +457,9 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
         units.ask("try-reload-or-restart", "ssh.service")
-    for unit in dict.fromkeys(filter(None, map(unit_of, changed))):
+    # The certificate lies outside of the server's own folder.
+    read = [*changed, *(Applied.load().files if str(paths.SERVER_CERTIFICATE) in changed else ())]
+    for unit in dict.fromkeys(filter(None, map(unit_of, read))):
         _load_server(unit)
     renewed = renewed or str(paths.HOSTS) in changed
     if renewed and units.state(paths.UNIT).active == "active":

@@ -81,7 +81,7 @@ class Proof:
         if not laid.authorities:
             return
         self._certify(facts)
-        self._prove(facts)
+        self._prove(facts, laid)
         self._lay(laid)
         self._renew(facts)
 
@@ -91,7 +91,7 @@ class Proof:
         if key and here.record.certified != key and facts.same_key(here.cluster, key):
             here.remember(certified=key)
 
-    def _prove(self, facts: ClusterFacts) -> None:
+    def _prove(self, facts: ClusterFacts, laid: Laid) -> None:
         here = self.here
         root = own_authority(here.cluster) or facts.of(here.me.name).key
         if root in ("", here.record.proven) or time.monotonic() < self._from:
@@ -101,7 +101,10 @@ class Proof:
         self._from = time.monotonic() + _BETWEEN
         for node in here.cluster.databases:
             if node.name not in self._shown and facts.of(node.name).up:
-                self._shown |= set() if refused_here(here.cluster, node) else {node.name}
+                if not refused_here(here.cluster, node):
+                    self._shown.add(node.name)
+                elif node == here.me and not own_authority(here.cluster) and laid.of_first:
+                    act.query(here, "SELECT pg_reload_conf()")  # it shows the certificate of before
         if self._shown >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
             log("every server has proved itself by its certificate: from now on each has to")

@@ -10,6 +10,7 @@ import pytest
 from pgpool_cluster import ancestors, apply, command_line, configuration, hands, paths, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
+from pgpool_cluster.memory import Applied
 from pgpool_cluster.users import Users
 
 
@@ -236,6 +237,19 @@ def test_the_agent_is_told_of_addresses_that_changed(
     monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
     apply._load(changed, renewed=False)
     assert len([words for words in asked if "--signal=HUP" in words]) == told
+
+
+def test_a_new_certificate_is_read_by_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside pgpool-II's files, so after a change of the key PostgreSQL showed the old one for ever."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
+    monkeypatch.setattr(units, "booted", lambda: True)
+    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
+    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
+    laid = {"/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf": "x", "/etc/pgpool2/cluster/pcp.conf": "y"}
+    monkeypatch.setattr(Applied, "load", lambda: Applied(laid))
+    apply._load([str(paths.SERVER_CERTIFICATE)], renewed=False)
+    assert asked == [("reload", "postgresql@17-main.service")]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ ALLOWED = {
     ("pgpool", "listens"): "/proc",
     ("paths", "database"): "reads a file in /etc/pgpool2/cluster, which is root's",
     ("doors", "_account"): "reads shadow in /etc, which is root's",
+    ("doors", "_include"): "reads sshd_config in /etc/ssh, which is root's",
     ("roles", "rendered"): "run by the agent",
     ("checks", "_certificate"): "the same",
 }

@@ -96,6 +96,7 @@ class Node2:
     now: float = 0.0
     applied: int = 0
     conninfo: str = ""
+    reloads: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
     def round(self, facts: ClusterFacts, *, seconds: float = 60.0) -> None:
@@ -117,6 +118,7 @@ def pg2(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node2:
         node.done.set()
 
     def query(_: Here, sql: str, *__: object) -> list[tuple[str]]:
+        node.reloads += sql == "SELECT pg_reload_conf()"
         if sql.startswith("ALTER SYSTEM"):
             node.conninfo = sql.partition("'")[2].rstrip("'")
         return [(node.conninfo,)]
@@ -140,6 +142,17 @@ def lay(node: Node2, key: ClusterKey) -> None:
 def facts(*keys: ClusterKey) -> ClusterFacts:
     found = (primary("pg1"), standby("pg2", "pg1"), standby("pg3", "pg1"))
     return seen(*(replace(one, key=key.fingerprint) for one, key in zip(found, keys or (KEY,) * 3, strict=True)))
+
+
+def test_a_server_that_shows_the_certificate_of_before_is_reloaded(wire: Wire, pg2: Node2) -> None:
+    wire.show(STRANGER, "pg2")
+    pg2.round(facts())
+    before = pg2.reloads
+    pg2.round(facts())
+    assert pg2.reloads == before + 1
+    wire.show(KEY, "pg2")
+    pg2.round(facts())
+    assert pg2.reloads == before + 1
 
 
 def test_an_old_node_is_reached_until_it_shows_a_certificate_too(wire: Wire, pg2: Node2) -> None:
