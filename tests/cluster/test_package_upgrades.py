@@ -21,8 +21,8 @@ esac
 """
 """policy-rc.d, which invoke-rc.d asks between the unpacking and the start of the server: as with many packages."""
 RESTART_SECONDS = 60.0
-"""How long clients may be without the primary beside what dpkg itself takes, on a busy machine: a pgpool-II whose health
-checks met the restart searches for a primary for 30 s (search_primary_node_timeout)."""
+"""How long clients may be without the primary beside what dpkg itself takes. A pgpool-II whose health
+checks meet the restart searches for a primary for 30 s (search_primary_node_timeout)."""
 
 
 def upgrade(host: Host, *packages: str) -> None:
