@@ -133,6 +133,7 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
     rebooted.wait_healthy(SECONDS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")
 def test_no_session_waits_for_a_server_that_lost_its_power(rebooted: Cluster) -> None:
     """The primary is back before it is given up: nothing but TCP itself ends the others' connections to it."""
