@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, through_pgpool
 from tests.cluster.images import Images
 from tests.cluster.lab import Lab
 from tests.cluster.load import Ledger, ledger
@@ -71,7 +71,7 @@ def test_2_when_only_the_standby_is_back_it_is_the_primary_with_every_commit(fiv
     pg2.start()
     five.until(lambda status: status.nodes["pg2"].role == "primary", "pg2 is the primary", 90, pg5)
     assert account.lost(pg2) == set()
-    five.ask("INSERT INTO ledger VALUES ('after', 1)", at=pg5)
+    pg5.until(through_pgpool(pg5, pg5, "INSERT INTO ledger VALUES ('after', 1)"), 60)  # once its pgpool-II knows, too
 
 
 def test_3_the_former_primary_returns(five: Cluster, account: Ledger) -> None:
