@@ -178,15 +178,15 @@ class Answers:
         return "; ".join(text for text in told if text)
 
     def _locked_out(self) -> str:
-        """Return why PostgreSQL runs and lets nobody log in, with what to do; "" where that is not so."""
+        """Return why PostgreSQL runs and refuses every login, with what to do; "" where that is not so."""
         database = self.here.database
         absent = locales.refused(database.refused) if database is not None else ""
         if database is None or not (absent or database.shut):
             return ""
         if not absent:
             hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
-            return f"PostgreSQL lets the agent not log in: {database.shut}; hint: {hint}"
-        reason = f"PostgreSQL lets nobody log in: this machine has no locale {absent}"
+            return f"PostgreSQL refuses the agent's login: {database.shut}; hint: {hint}"
+        reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
         return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"
 
     def _check(self, request: Json, _: Progress) -> Json:

@@ -18,6 +18,7 @@ from . import postgresql as pg
 from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
 from .configuration import File
 from .errors import ClusterError, ServerError, UsageError
+from .fault import Fault
 from .key import ClusterKey, Role
 from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
 from .server import Instance, as_postgres
@@ -203,7 +204,7 @@ def _held() -> dict[str, str]:
     return {f"{one[2]}/{one[1]}": one[3] for one in found if one and not one[3].startswith("pgpool")}
 
 
-def _kept_out(cluster: Cluster, me: Node) -> tuple[doors.Fault, ...]:
+def _kept_out(cluster: Cluster, me: Node) -> tuple[Fault, ...]:
     """Return what keeps the other nodes from logging in here as postgres; nothing where sshd does not say."""
     try:
         return tuple(doors.faults(cluster, me, configured=False))

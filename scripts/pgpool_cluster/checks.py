@@ -50,6 +50,7 @@ from .cluster import WATCHDOG_PORT, Node, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
 from .facts import NodeFacts, Postgresql
+from .fault import Fault
 from .key import Role
 from .node import Here
 from .postgresql import Database
@@ -167,9 +168,12 @@ def _doors(name: str) -> Iterator[Check]:
     except ClusterError as error:
         yield Check(name, what, False, error.message, "systemctl status ssh; sshd -T shows what is wrong")
         return
-    yield from (Check(name, what, False, fault.why, fault.fix) for fault in faults)
-    if not faults:
-        yield Check(name, what, True)
+    yield from _of_faults(name, what, faults)
+
+
+def _of_faults(node: str, what: str, faults: Iterable[Fault]) -> list[Check]:
+    """Return a check for each fault, so that each has its own fix; or one that all is well."""
+    return [Check(node, what, False, fault.why, fault.fix) for fault in faults] or [Check(node, what, True)]
 
 
 def run(here: Here) -> list[Check]:
@@ -198,13 +202,9 @@ _Say = Callable[..., None]
 _TWO = 2
 
 
-def _faults(check: _Say, what: str, faults: Iterable[logins.Fault]) -> None:
-    """Tell a line for each fault, so that each has its own fix; or that all is well."""
-    found = list(faults)
-    for fault in found:
-        check(what, False, fault.why, fault.fix)
-    if not found:
-        check(what, True)
+def _say(check: _Say, what: str, faults: Iterable[Fault]) -> None:
+    for one in _of_faults("", what, faults):
+        check(one.what, one.ok, one.why, one.fix)
 
 
 def _reaches(address: str, port: int) -> str:
@@ -395,7 +395,7 @@ def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
           f"systemctl restart {here.server.instance.unit}")  # fmt: skip
     if here.cluster.mode.streams:
         check(f"it archives as {primary.name} does", not lost.archive,
-              f"after a failover nobody would run {lost.archive}",
+              f"after a failover no server would run {lost.archive}",
               f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart "
               f"{here.server.instance.unit}")  # fmt: skip
 
@@ -416,7 +416,7 @@ def _roles(here: Here, check: _Say) -> None:
     own = here.look().own_database
     check("the cluster's roles have a database of their own", own, "it is missing, or shut to them",
           "pgpoolctl converge --once makes it; pgpoolctl status tells why not")  # fmt: skip
-    _faults(check, "pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
+    _say(check, "pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
 
 
 def _sorting(here: Here, check: _Say) -> None:
@@ -457,7 +457,7 @@ def _pgpool(here: Here, check: _Say) -> None:
           "it was started with another one",
           "pgpoolctl apply on the other nodes; it is restarted by itself then")  # fmt: skip
     entries = Users.load(paths.USERS).entries
-    _faults(check, "pgpool-II can read the passwords of its users", logins.unreadable(entries))
+    _say(check, "pgpool-II can read the passwords of its users", logins.unreadable(entries))
     check("the watchdog has its quorum", facts.pgpool.quorum, "too few pgpool-IIs see each other",
           "start pgpool-II on more nodes; 9000/tcp and 9694/udp must be open between them")  # fmt: skip
     for name, belief in facts.pgpool.backends.items():

@@ -18,7 +18,7 @@ _FIRST_SECONDS, _MOST_SECONDS = 10.0, 300.0
 
 @dataclass(slots=True)
 class Copies:
-    """How this node's copies have gone: `begin` and `end` are called by what copies, `failed` by who asked for it."""
+    """How this node's copies have gone: `begin` and `end` are called by the copying, `failed` by its caller."""
 
     source: str = ""
     count: int = 0

@@ -176,11 +176,11 @@ def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None
 
 
 def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Raise OperationError where nobody could log in to a copy, since this machine lacks a locale of the source's."""
+    """Raise OperationError where a copy would refuse every login, since this machine lacks a locale of the source's."""
     cursor.execute(locales.NEEDED)
     absent = locales.missing(str(name) for (name,) in cursor.fetchall())
     if absent:
-        reason = f"nobody could log in to a copy of {upstream.name}: this machine has no locale {', '.join(absent)}"
+        reason = f"a copy of {upstream.name} would refuse every login: this machine has no locale {', '.join(absent)}"
         raise OperationError(reason, hint=f"on this machine: {locales.making(absent)}; it goes on by itself then")
 
 

@@ -1,6 +1,6 @@
 """Whether sshd of this machine lets the other nodes in as postgres: its login shell, its account, sshd's settings.
 
-For root, who may read them. The commands of the other nodes run through the login shell of postgres.
+Only root may read them. The commands of the other nodes run through the login shell of postgres.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from . import server
 from .cluster import Cluster, Node
 from .configuration import FOLDER
+from .fault import Fault
 from .server import HOME
 
 USER = "postgres"
@@ -39,14 +39,6 @@ _CHANGED, _LONGEST, _EXPIRES = 2, 4, 7
 """Columns of shadow(5): day of the last change since 1970, days that a password may last, day since 1970."""
 _SILENT_SHELLS = ("nologin", "false", "true", "sync")
 Settings = dict[str, list[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What keeps other nodes out, and the edit that lets them in."""
-
-    why: str
-    fix: str
 
 
 def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault]:
@@ -116,7 +108,8 @@ def _account(*, pam: bool) -> Iterator[Fault]:
     if pam and changed.isdecimal():
         aged = longest.isdecimal() and int(changed) + int(longest) < today
         if int(changed) == 0 or aged:
-            yield Fault(f"the password of {USER} has to be changed, so PAM lets nobody in", f"chage -d -1 -M -1 {USER}")
+            why = f"the password of {USER} has to be changed, so PAM refuses the login"
+            yield Fault(why, f"chage -d -1 -M -1 {USER}")
 
 
 def _modes() -> Iterator[Fault]:
@@ -217,8 +210,8 @@ def _matches(patterns: Iterable[str], names: list[str], address: str) -> bool:
     for name in names:
         found = False
         for pattern in patterns:
-            refuses, (who, _, where) = pattern.startswith("!"), pattern.removeprefix("!").partition("@")
-            if fnmatchcase(name, who) and (not where or _is_at(address, where)):
+            refuses, (user, _, where) = pattern.startswith("!"), pattern.removeprefix("!").partition("@")
+            if fnmatchcase(name, user) and (not where or _is_at(address, where)):
                 if refuses:
                     return False
                 found = True

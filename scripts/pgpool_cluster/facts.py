@@ -123,7 +123,7 @@ class NodeFacts:
     knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
     `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
     `applied`: its configuration is laid down from the cluster.yml that its agent goes by.
-    `own_database`: its server has the database of the cluster's own roles, who can log in to it.
+    `own_database`: its server has the database of the cluster's own roles, and they can log in to it.
     `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
     `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
     `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them

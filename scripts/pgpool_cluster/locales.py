@@ -65,7 +65,7 @@ def _written(name: str) -> str:
 
 
 def refused(error: str) -> str:
-    """Return the locale for want of which PostgreSQL lets nobody log in; "" where `error` is about something else.
+    """Return the locale for want of which PostgreSQL refuses every login; "" where `error` is about something else.
 
     The words are in the server's language, those of the C library are not.
     """

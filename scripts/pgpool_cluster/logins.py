@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from . import act
+from .fault import Fault
 from .key import LONGEST_ENTRY, LONGEST_PASSWORD
 from .node import Here
 
@@ -16,14 +16,6 @@ FROM pg_authid WHERE rolname = ANY(%s)
 _SCRAM = "SCRAM-SHA-256$"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a user cannot log in, and what to type."""
-
-    why: str
-    fix: str
-
-
 def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
     """Yield the users whose pool_passwd value pgpool-II reads a part of: an older package took longer passwords."""
     for name in sorted(name for name, entry in entries.items() if len(entry) > LONGEST_ENTRY):
@@ -32,7 +24,7 @@ def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield the users whose role on this node's server lets nobody in through pgpool-II; raises OperationError."""
+    """Yield the users whose role on this node's server refuses a login through pgpool-II; raises OperationError."""
     roles = {str(row[0]): row[1:] for row in act.query(here, _ROLES, sorted(entries))}
     for name in sorted(entries):
         if name not in roles:

@@ -11,10 +11,10 @@ upgraded. Where the database is dropped, it is made again in the next round.
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field
 
-from . import paths, units
+from . import paths
+from .applying import Applying
 from .errors import ClusterError
 from .facts import ClusterFacts
 from .key import DATABASE, Role
@@ -25,8 +25,6 @@ _SECONDS = 600.0
 """For one statement: CREATE DATABASE of PostgreSQL 13 and 14 waits for a checkpoint, which may take minutes."""
 _HALF_DROPPED = (-2,)
 """datconnlimit of a database whose DROP DATABASE was interrupted: it can only be dropped again."""
-_BETWEEN = 10.0
-"""Seconds between two tries to lay down what is remembered."""
 
 
 def make(here: Here) -> None:
@@ -59,7 +57,7 @@ class OwnDatabase:
     here: Here
     _making: threading.Thread | None = field(default=None, repr=False)
     _failed: ClusterError | None = None
-    _apply_from: float = float("-inf")
+    _applying: Applying = field(default_factory=lambda: Applying("where health checks log in"), repr=False)
 
     def tend(self, facts: ClusterFacts, *, writes: bool) -> None:
         """Do the next step; called in each round of the agent. `writes`: this node's server makes it. ClusterError."""
@@ -69,9 +67,8 @@ class OwnDatabase:
         if not here.record.own_database and self._everywhere(facts):
             here.remember(own_database=True)
             log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
-        if here.record.own_database and paths.database() != DATABASE and time.monotonic() >= self._apply_from:
-            self._apply_from = time.monotonic() + _BETWEEN
-            threading.Thread(target=self._apply, daemon=True).start()
+        if here.record.own_database and paths.database() != DATABASE:
+            self._applying.ask()
 
     def _everywhere(self, facts: ClusterFacts) -> bool:
         """Tell whether it is on every server. Standbys that are away get it with all else that they miss."""
@@ -95,9 +92,3 @@ class OwnDatabase:
         except ClusterError as error:
             self._failed = error
         self.here.forget_looks()
-
-    def _apply(self) -> None:
-        try:
-            units.control("apply")
-        except ClusterError as error:
-            log(f"cannot lay down where health checks log in: {error.message}")

@@ -35,7 +35,7 @@ _LOOK_SECONDS = 1.5
 HANGING_SECONDS = 20.0
 """How long a server that does not answer may just be slow."""
 _SHUT = 15.0
-"""Seconds for which a server that has just been started may let nobody log in."""
+"""Seconds for which a server that has just been started may refuse every login."""
 _SHUTDOWN_CHECKPOINT = 114
 """Bytes, PostgreSQL 13 to 18."""
 _OPTIONS = (
@@ -207,7 +207,7 @@ class Database:
 
     @property
     def shut(self) -> str:
-        """Why it has let nobody log in for longer than a start takes; "" where that is not so."""
+        """Why it has refused every login for longer than a start takes; "" where that is not so."""
         long = bool(self.refused) and time.monotonic() - self._refused_since > _SHUT
         lines = [line.strip() for line in self.refused.splitlines() if line.strip()]
         return "; ".join(lines[:2]) if long else ""

@@ -13,15 +13,14 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import threading
 import time
 from dataclasses import dataclass, field
 
-from . import act, paths, units
+from . import act, paths
 from . import postgresql as pg
+from .applying import Applying
 from .certificates import Laid
 from .cluster import Cluster, Node, Service
-from .errors import ClusterError
 from .facts import ClusterFacts
 from .libpq import own_authority, root_certificate
 from .node import Here, log
@@ -30,8 +29,6 @@ _SECONDS = 1.0
 """How long a server may take for a handshake."""
 _BETWEEN = 5.0
 """Seconds between two rounds of handshakes."""
-_APPLY_SECONDS = 10.0
-"""Seconds between two tries to lay down what was found out."""
 _SSL_REQUEST = struct.pack(">II", 8, 80877103)
 
 
@@ -71,7 +68,7 @@ class Proof:
     _with: str = ""
     """What it was checked with."""
     _from: float = float("-inf")
-    _apply_from: float = float("-inf")
+    _applying: Applying = field(default_factory=lambda: Applying("what servers prove themselves with"), repr=False)
     _conninfo: str = ""
     """What primary_conninfo is known to be."""
 
@@ -112,10 +109,9 @@ class Proof:
     def _lay(self, laid: Laid) -> None:
         """Have configuration applied where it lags behind what is remembered."""
         if self._is_laid(laid):
-            self._apply_from = float("-inf")
-        elif time.monotonic() >= self._apply_from:
-            self._apply_from = time.monotonic() + _APPLY_SECONDS
-            threading.Thread(target=_apply, daemon=True).start()
+            self._applying.done()
+        else:
+            self._applying.ask()
 
     def _is_laid(self, laid: Laid) -> bool:
         here, key = self.here, paths.laid_fingerprint()
@@ -138,10 +134,3 @@ class Proof:
             act.query(here, f"ALTER SYSTEM SET primary_conninfo = '{wanted}'")
             act.query(here, "SELECT pg_reload_conf()")
         self._conninfo = wanted
-
-
-def _apply() -> None:
-    try:
-        units.control("apply")
-    except ClusterError as error:
-        log(f"cannot lay down what servers prove themselves with: {error.message}")

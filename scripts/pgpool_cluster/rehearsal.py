@@ -23,7 +23,7 @@ from enum import StrEnum
 
 from . import keep, paths, plain
 from .configuration import MACHINE_TLS
-from .doors import Fault
+from .fault import Fault
 from .own import NOTHING, Own
 
 _KEPT = frozenset(
@@ -183,7 +183,7 @@ def _included(seen: Seen, plan: Plan) -> Iterator[Finding]:
 
 
 def _askable(seen: Seen, plan: Plan) -> Iterator[Finding]:
-    """What nobody can be asked about cannot be kept."""
+    """A server that answers no question may hold what has to be kept, so it is refused."""
     if seen.silent:
         fix = f"local all postgres peer as the first line of {plan.folder}/pg_hba.conf; pg_ctlcluster reload"
         yield Finding(Kind.REFUSED, "PostgreSQL", f"it runs, and postgres cannot ask it: {seen.silent}", fix)
@@ -216,7 +216,7 @@ def unstartable(
         what = f"replication slot {', '.join(logical)} needs logical, and it would be {wal_level}"
         yield Finding(Kind.REFUSED, "wal_level", what, written("wal_level", "logical", file))
     if wal_level == "minimal":
-        what = "it would be minimal, with which nobody can replicate"
+        what = "it would be minimal, with which no standby can follow"
         fix = "ALTER SYSTEM RESET wal_level, and no wal_level in a line behind include_dir"
         yield Finding(Kind.REFUSED, "wal_level", what, fix)
     for name, needed, reason in (

@@ -188,7 +188,7 @@ def _json(text: str, known: Words) -> Iterator[_Entry]:
 
 
 def _plain(text: str, known: Words) -> Iterator[_Entry]:
-    """Read a log of lines; a message that says who logs in, as Debian's log_line_prefix does, is a client's."""
+    """Read a log of lines; a message with user@database, as Debian's log_line_prefix writes it, is a client's."""
     bad = re.compile(rf"^(.*?)(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.fatal)))})\s?:\s{{1,2}}(.*)")
     more = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.detail)))})\s?:\s{{1,2}}(.*)")
     lines = text.splitlines()

@@ -210,7 +210,7 @@ def _password(options: argparse.Namespace) -> str:
 
 
 def _refuse_password(password: str) -> None:
-    """Raise UsageError for what nobody could log in with through pgpool-II."""
+    """Raise UsageError for a password that fails at every login through pgpool-II."""
     from . import key  # noqa: PLC0415
 
     if not password:

@@ -10,6 +10,7 @@ import pytest
 
 from pgpool_cluster import doors, server
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.fault import Fault
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")
 GOOD = """\
@@ -61,7 +62,7 @@ class Machine:
         self.sshd = "\n".join([*kept, line])
 
     @property
-    def faults(self) -> list[doors.Fault]:
+    def faults(self) -> list[Fault]:
         self._file.write_text(f"root:*:1::::::\npostgres:{self.shadow[0]}:{self.aging[0]}:0:{self.aging[1]}:7::{self.shadow[1]}:\n")
         return doors.faults(CLUSTER, CLUSTER.named("pg1"))
 

@@ -1,4 +1,4 @@
-"""A locale that a node lacks is named, with the commands that make it, before a copy is made that lets nobody in."""
+"""A locale that a node lacks is named, with the commands that make it, before a copy would refuse every login."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_version_is_asked_where_the_major_keeps_it(major: int, has: bool) ->
 def test_a_server_that_lets_nobody_in_is_told_once_a_start_would_be_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stayed `starting`, without a word, as long as nobody could log in for whatever reason."""
+    """It stayed `starting`, without a word, as long as every login failed, for whatever reason."""
     now = [100.0]
     said = ['FATAL:  role "postgres" is not permitted to log in']
 
@@ -100,10 +100,10 @@ def test_a_server_that_lets_nobody_in_is_told_once_a_start_would_be_over(
     database.look(NodeFacts("pg2"), CLUSTER)
     here = Here(CLUSTER, CLUSTER.named("pg2"), database, Peers({}), Record(system=7))
     answers = Answers(here, threading.RLock(), lambda: None, lambda: [], lambda: None)
-    assert answers._note().startswith(f"PostgreSQL lets the agent not log in: {said[0]}; hint: ")
+    assert answers._note().startswith(f"PostgreSQL refuses the agent's login: {said[0]}; hint: ")
     said[0] = ENGLISH
     database.look(NodeFacts("pg2"), CLUSTER)
-    assert answers._note().startswith("PostgreSQL lets nobody log in: this machine has no locale de_DE.UTF-8; hint: ")
+    assert answers._note().startswith("PostgreSQL refuses every login: this machine has no locale de_DE.UTF-8; hint: ")
     monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.DOWN)
     database.look(NodeFacts("pg2"), CLUSTER)
     assert answers._note() == ""

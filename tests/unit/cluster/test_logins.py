@@ -1,4 +1,4 @@
-"""Users whom pgpool-II could not log in: refused where they are made, and named with their fix where they are there."""
+"""A user whose login through pgpool-II would fail: refused when it is made, and named with its fix when it is there."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, seen
 from tests.unit.cluster.test_configuration import SERVER, VERSIONS, files, pgpool_conf, text_of
 
-from pgpool_cluster import own_database, paths, units
+from pgpool_cluster import applying, own_database, paths, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.configuration import PgpoolVersion
 from pgpool_cluster.connection import Unanswered
@@ -38,7 +38,8 @@ class Agent:
         monkeypatch.setattr(paths, "DATABASE", folder / "database")
         monkeypatch.setattr(units, "control", self._apply)
         monkeypatch.setattr(own_database, "make", self._make)
-        monkeypatch.setattr(own_database, "threading", SimpleNamespace(Thread=_Now))
+        for module in (own_database, applying):
+            monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=_Now))
 
     def _make(self, _: Here) -> None:
         self.made += 1
@@ -132,7 +133,7 @@ class _Server:
 
 
 def test_one_that_is_half_dropped_is_dropped_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DROP DATABASE was interrupted: PostgreSQL lets nobody in any more, whatever is granted."""
+    """DROP DATABASE was interrupted: PostgreSQL refuses every login from then on, whatever is granted."""
     monkeypatch.setattr(own_database, "_HALF_DROPPED", (1,))
     server: Any = _Server("postgres", DATABASE)
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
 from pgpool_cluster import act, before, command_line, configuration, paths, server, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
-from pgpool_cluster.doors import Fault
 from pgpool_cluster.errors import OperationError, UsageError
+from pgpool_cluster.fault import Fault
 from pgpool_cluster.own import NOTHING, Own
 from pgpool_cluster.rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
 
