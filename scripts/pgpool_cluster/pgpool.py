@@ -35,14 +35,23 @@ _RESTS_SECONDS = 30.0
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
 
+class LateError(OperationError):
+    """A pcp command had not ended in time."""
+
+
 def pcp(name: str, *words: str, seconds: float = _SECONDS) -> str:
-    """Run a pcp command of this machine's pgpool-II and return what it prints; raises OperationError."""
+    """Run a pcp command of this machine's pgpool-II and return what it prints.
+
+    Raises LateError where that takes more than `seconds`, and OperationError for what fails at once.
+    """
     command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
     environment = {**os.environ, "PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
     hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False,
                                 stdin=subprocess.DEVNULL)  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise LateError(f"{name}: {error}", hint=hint) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise OperationError(f"{name}: {error}", hint=hint) from error
     text = f"{answer.stderr}{answer.stdout}".strip()
@@ -165,12 +174,12 @@ class _All:
     _rests_until: float = -math.inf
 
     def asked(self) -> list[str] | None:
-        """Return a line a node; None where the answer is late, or was not long ago."""
+        """Return a line a node; None where the answer is late, or was not long ago; raises OperationError."""
         if time.monotonic() < self._rests_until:
             return None
         try:
             return pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
-        except OperationError:
+        except LateError:
             self._rests_until = time.monotonic() + _RESTS_SECONDS
             return None
 

@@ -32,7 +32,7 @@ class Pgpool:
         time.sleep(min(wait, seconds))
         if wait > seconds:
             self.late += 1
-            raise OperationError(f"{name} timed out", hint="")
+            raise pgpool.LateError(f"{name} timed out", hint="")
         return "".join(self._line(one) for one in asked)
 
     def _line(self, name: str) -> str:
@@ -57,3 +57,24 @@ def test_it_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch
     """Two silent hosts kept pcp_node_info -a for longer than its limit: every agent took its pgpool-II for down."""
     found = looked(silent, monkeypatch)
     assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
+
+
+def test_one_that_refuses_at_once_is_asked_one_question_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its configuration is the cluster's, it knows no such user: that is no reason to rest, or to ask more."""
+    questions, answers = [], Pgpool(set())
+    refuses = True
+
+    def pcp(name: str, *words: str, seconds: float = 1) -> str:
+        questions.append((name, *words))
+        if refuses:
+            raise OperationError('FATAL:  authentication failed for user "pgpool_pcp"', hint="")
+        return answers.pcp(name, *words)
+
+    monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
+    monkeypatch.setattr(pgpool, "_all", pgpool._All())
+    monkeypatch.setattr(pgpool, "pcp", pcp)
+    assert pgpool.look(CLUSTER) is None
+    assert questions == [("pcp_node_info", "-a")]
+    refuses = False
+    assert pgpool.look(CLUSTER) is not None
+    assert questions[1:] == [("pcp_node_info", "-a"), ("pcp_watchdog_info", "-v")]
