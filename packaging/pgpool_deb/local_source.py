@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import download, tarball, upstream_version
-from .errors import MachineError, UsageError
+from . import download, git_checkout, tarball, upstream_version
+from .errors import UsageError
+from .git_checkout import GitCheckout
 from .pins import Pins
 from .sources import STATING_FILES, Facts, Report, Source, checked, read_record, write_record
 from .tarball import Entry, Kind
@@ -116,20 +116,22 @@ def _stated_in_tree(root: Path) -> str | None:
 
 def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
     stated = _understood(_stated_in_tree(root), root)
-    commit, date = _head(root)
-    modified = bool(_git(root, "status", "--porcelain", "-z", "--untracked-files=no"))
-    tracked = [name for name in _git(root, "ls-files", "-z").split("\0") if name]
+    with git_checkout.opened(root) as checkout:
+        commit, date = checkout.head()
+        modified = checkout.is_modified()
+        tracked = checkout.tracked()
+        tags = checkout.tags()
+        before_tag = _is_before_tag(checkout, stated, tags)
     names = {name for name in tracked if os.path.lexists(root / name)}
     if not modified and len(names) < len(set(tracked)):
         raise UsageError(f"{root} is a sparse checkout", hint=f"git -C {root} sparse-checkout disable")
     entries = tarball.tree(root, names)
     content = tarball.digest(entries)
-    tags = _tags(root)
     snapshot = Snapshot(
         commit=commit,
         date=date,
         tags=frozenset(tag for tag, tagged in tags.items() if tagged == commit),
-        before_tag=_is_before_tag(root, stated, tags),
+        before_tag=before_tag,
         dirty=content if modified else None,
     )
     version = upstream_version.of_commit(stated, snapshot)
@@ -138,49 +140,10 @@ def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
     return _packed(_Packing(entries, content, version, date, origin), cache, report)
 
 
-def _head(root: Path) -> tuple[str, int]:
-    """Return the checked out commit and its time, in seconds since 1970."""
-    commit, seconds = _git(root, "log", "-1", "--no-show-signature", "--format=%H %ct").split()
-    return commit, int(seconds)
-
-
-def _tags(root: Path) -> dict[str, str]:
-    """Return the commit behind every tag; annotated tags are followed."""
-    lines = _git(root, "for-each-ref", "--format=%(refname:strip=2) %(objectname) %(*objectname)", "refs/tags")
-    words = (line.split() for line in lines.splitlines())
-    return {name: objects[-1] for name, *objects in words}
-
-
-def _is_before_tag(root: Path, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
+def _is_before_tag(checkout: GitCheckout, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
     """Say whether the version that the checkout states was tagged later: the tag exists and is no ancestor."""
     tagged = [commit for tag, commit in tags.items() if upstream_version.parse_tag(tag) == stated]
-    return bool(tagged) and not _git(root, "for-each-ref", "--count=1", "--merged=HEAD", f"--points-at={tagged[0]}")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Return what git prints; the checkout is read only, and the caller's GIT_ variables and language left out."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-        )
-    except FileNotFoundError as error:
-        raise MachineError(
-            "git is missing: it reads the checkout that --source names", hint="apt-get install git"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        said = os.fsdecode(error.stderr).strip().partition("\n")[0] or f"git ended with status {error.returncode}"
-        owner = "dubious ownership" in said
-        raise UsageError(
-            f"{root}: {said}",
-            hint=f"git config --global --add safe.directory {root}" if owner else "is the git checkout whole?",
-        ) from error
-    return os.fsdecode(done.stdout)
+    return bool(tagged) and not checkout.descends_from_tag_of(tagged[0])
 
 
 @dataclass(frozen=True, slots=True)

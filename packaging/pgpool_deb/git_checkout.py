@@ -1,0 +1,151 @@
+"""Reads a git checkout that may be anybody's, and runs nothing that it names.
+
+A repository's configuration can make git run programs while it only reads: core.fsmonitor, filters, an ssh command for
+objects that are missing. So git gets a repository folder of our own: it borrows the checkout's objects, references and
+index, and has a configuration that takes over nothing but a few switches, each with a harmless value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import MachineError, UsageError
+
+_TAKEN_OVER = {
+    "core.autocrlf": "true|false|input",
+    "core.eol": "lf|crlf|native",
+    "core.filemode": "true|false",
+    "core.ignorecase": "true|false",
+    "core.symlinks": "true|false",
+    "extensions.objectformat": "sha1|sha256",
+    "extensions.refstorage": "files|reftable",
+}
+"""What git needs to know to read the checkout as its owner does, and the values that are believed."""
+_OF_CHECKOUT = ("HEAD", "index", "sharedindex.*")
+_OF_REPOSITORY = ("objects", "refs", "packed-refs", "shallow", "reftable")
+_MOST_BYTES = 4096
+"""More than a `.git` file or a `commondir` ever has."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitCheckout:
+    """A checkout at `root`, read by way of a repository folder of our own."""
+
+    root: Path
+    folder: Path
+
+    def git(self, *arguments: str) -> str:
+        """Return what a command of git prints that only reads.
+
+        The caller's GIT_ variables, configuration and language are left out. Raises UsageError where git fails,
+        MachineError where it is missing.
+        """
+        return _git(self.root, {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(self.root)}, *arguments)
+
+    def is_modified(self) -> bool:
+        """Say whether tracked files have uncommitted changes. Submodules are other repositories: they are not asked."""
+        return bool(self.git("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=all"))
+
+    def tracked(self) -> list[str]:
+        """Return the names of the files in the index."""
+        return [name for name in self.git("ls-files", "-z").split("\0") if name]
+
+    def head(self) -> tuple[str, int]:
+        """Return the checked out commit and its time, in seconds since 1970."""
+        commit, seconds = self.git("log", "-1", "--no-show-signature", "--format=%H %ct").split()
+        return commit, int(seconds)
+
+    def tags(self) -> dict[str, str]:
+        """Return the commit behind every tag; annotated tags are followed."""
+        lines = self.git("for-each-ref", "--format=%(refname:strip=2) %(objectname) %(*objectname)", "refs/tags")
+        words = (line.split() for line in lines.splitlines())
+        return {name: objects[-1] for name, *objects in words}
+
+    def descends_from_tag_of(self, commit: str) -> bool:
+        """Say whether a tag on `commit` is an ancestor of what is checked out."""
+        return bool(self.git("for-each-ref", "--count=1", "--merged=HEAD", f"--points-at={commit}"))
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[GitCheckout]:
+    """Yield the checkout at `root`, whose `.git` exists; raises UsageError where that is no repository.
+
+    Nothing is written to the checkout. Raises MachineError where git is missing, OSError where something of the
+    checkout cannot be read.
+    """
+    own = _folder_of_checkout(root)
+    repository = _repository_of(own)
+    with tempfile.TemporaryDirectory(prefix="pgpool-deb-git-") as place:
+        folder = Path(place)
+        for origin, names in ((own, _OF_CHECKOUT), (repository, _OF_REPOSITORY)):
+            for path in (path for name in names for path in origin.glob(name)):
+                (folder / path.name).symlink_to(path)
+        (folder / "HEAD").unlink(missing_ok=True)
+        (folder / "HEAD").write_text(_line(own / "HEAD") + "\n", encoding="utf-8")
+        (folder / "config").write_text(_configuration(root, repository / "config"), encoding="utf-8")
+        yield GitCheckout(root, folder)
+
+
+def _folder_of_checkout(root: Path) -> Path:
+    """Return the checkout's own repository folder: `.git`, or where the file `.git` of a work tree points to."""
+    path = root / ".git"
+    if path.is_dir():
+        return path.resolve()
+    line = _line(path)
+    folder = (root / line.removeprefix("gitdir:").strip()).resolve()
+    if not line.startswith("gitdir:") or not folder.is_dir():
+        raise UsageError(f"{path} names no repository", hint="is the git checkout whole?")
+    return folder
+
+
+def _repository_of(own: Path) -> Path:
+    """Return the folder with the objects; a work tree shares that of its repository."""
+    common = own / "commondir"
+    return (own / _line(common)).resolve() if common.is_file() else own
+
+
+def _line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+        return stream.read(_MOST_BYTES).partition("\n")[0].strip()
+
+
+def _configuration(root: Path, path: Path) -> str:
+    """Return a configuration with what is believed of the one at `path`; git parses it, and follows no include."""
+    listed = _git(root, {}, "config", "--file", str(path), "--no-includes", "--null", "--list") if path.exists() else ""
+    lines = ["[core]", "repositoryformatversion = 1", "bare = false"]
+    for entry in listed.split("\0"):
+        name, _, value = entry.partition("\n")
+        if re.fullmatch(_TAKEN_OVER.get(name, "(?!)"), value):
+            section, _, key = name.partition(".")
+            lines += [f"[{section}]", f"{key} = {value}"]
+    return "\n".join(lines) + "\n"
+
+
+def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_NOSYSTEM": "1"}
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd="/" if not variables else root,
+            env=environment | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
+    except FileNotFoundError as error:
+        raise MachineError(
+            "git is missing: it reads the checkout that --source names", hint="apt-get install git"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        said = os.fsdecode(error.stderr).strip().partition("\n")[0] or f"git ended with status {error.returncode}"
+        raise UsageError(f"{root}: {said}", hint="is the git checkout whole?") from error
+    return os.fsdecode(done.stdout)

@@ -1,0 +1,112 @@
+"""A checkout that somebody else has made is read without running what its configuration names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.unit.repositories import Repository, git
+
+from pgpool_deb.errors import UsageError
+
+Trap = Callable[[Repository, Path], None]
+
+
+def program(place: Path) -> tuple[Path, Path]:
+    """Return a program, and the file that is there once it has been run."""
+    ran, path = place / "ran", place / "trap"
+    path.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    path.chmod(0o755)
+    return path, ran
+
+
+def fsmonitor(repository: Repository, trap: Path) -> None:
+    git(repository.root, "config", "core.fsmonitor", str(trap))
+
+
+def clean_filter(repository: Repository, trap: Path) -> None:
+    (repository.root / ".git" / "info" / "attributes").write_text("* filter=trap\n")
+    git(repository.root, "config", "filter.trap.clean", str(trap))
+    git(repository.root, "config", "filter.trap.process", str(trap))
+    (repository.root / "src" / "main.c").write_text("int changed;\n")
+
+
+def filter_of_the_tree(repository: Repository, trap: Path) -> None:
+    (repository.root / ".gitattributes").write_text("*.c filter=trap\n")
+    repository.commit("4.6.1")
+    git(repository.root, "config", "filter.trap.clean", str(trap))
+    (repository.root / "src" / "main.c").write_text("int changed;\n")
+
+
+def included(repository: Repository, trap: Path) -> None:
+    other = repository.root / ".git" / "other"
+    other.write_text(f"[core]\nfsmonitor = {trap}\n")
+    git(repository.root, "config", "include.path", str(other))
+
+
+def fetching(repository: Repository, trap: Path) -> None:
+    """The commit's tree is missing, and a promise says where to fetch it, by which program."""
+    git(repository.root, "config", "core.repositoryformatversion", "1")
+    git(repository.root, "config", "extensions.partialClone", "origin")
+    git(repository.root, "config", "remote.origin.url", "ssh://example.org/x")
+    git(repository.root, "config", "remote.origin.promisor", "true")
+    git(repository.root, "config", "core.sshCommand", str(trap))
+    tree = git(repository.root, "rev-parse", "HEAD^{tree}")
+    (repository.root / ".git" / "index").unlink()
+    (repository.root / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+
+
+def hooks(repository: Repository, trap: Path) -> None:
+    for name in ("post-index-change", "post-checkout", "reference-transaction"):
+        shutil.copy(trap, repository.root / ".git" / "hooks" / name)
+    (repository.root / "src" / "main.c").touch()
+
+
+def submodule(repository: Repository, trap: Path) -> None:
+    inner = repository.root / "inner"
+    shutil.copytree(repository.root / ".git", inner / ".git")
+    commit = git(repository.root, "rev-parse", "HEAD")
+    git(repository.root, "update-index", "--add", "--cacheinfo", f"160000,{commit},inner")
+    git(repository.root, "commit", "-q", "-m", "inner")
+    git(inner, "config", "core.fsmonitor", str(trap))
+
+
+TRAPS: tuple[Trap, ...] = (fsmonitor, clean_filter, filter_of_the_tree, included, fetching, hooks, submodule)
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_reading_a_checkout_runs_nothing_that_it_names(repository: Repository, tmp_path: Path, trap: Trap) -> None:
+    path, ran = program(tmp_path)
+    repository.commit("4.6.1", "V4_6_1")
+    trap(repository, path)
+    with suppress(UsageError):  # what cannot be read without it is refused
+        repository.source()
+    assert not ran.exists()
+
+
+def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path: Path) -> None:
+    path, ran = program(tmp_path)
+    repository.commit("4.6.1", "V4_6_1")
+    git(repository.root, "worktree", "add", "-q", str(tmp_path / "wt"), "V4_6_1")
+    fsmonitor(repository, path)
+    assert repository.source(tmp_path / "wt").version == "4.6.1"
+    assert not ran.exists()
+
+
+def test_line_ends_are_read_as_the_owner_has_them(repository: Repository) -> None:
+    git(repository.root, "config", "core.autocrlf", "true")
+    (repository.root / "src" / "main.c").write_bytes(b"int main;\r\n")
+    repository.commit("4.6.1", "V4_6_1")
+    (repository.root / "src" / "main.c").touch()
+    assert repository.source().version == "4.6.1"
+
+
+def test_a_checkout_of_sha256_objects_is_read(repository: Repository) -> None:
+    shutil.rmtree(repository.root / ".git")
+    git(repository.root, "init", "-q", "--object-format=sha256")
+    commit = repository.commit("4.6.1", "V4_6_1")
+    assert len(commit) == 64
+    assert repository.source().version == "4.6.1"
