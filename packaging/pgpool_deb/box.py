@@ -1,8 +1,8 @@
 """A box: one entered root in which a package is built, and the engine that provides it.
 
 Every engine gives the same promises: /build holds what was put there and what the commands leave, /cache outlives the
-box, the network is away, the host is called `builder`, and commands run as the user `builder` (uid 1000). So the same
-source gives the same packages with either engine.
+box and is shared by boxes of one release and trust, the network is away, the host is called `builder`, and commands run
+as the user `builder` (uid 1000). So the same source gives the same packages with either engine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from . import namespaces
+from . import compiler_caches, namespaces
 from .cache import Cache
 from .command import Runner
 from .roots import BUILD_USER, ROOT_USER, Root, entering
@@ -68,8 +68,11 @@ class Engine(Protocol):
     def cores(self) -> int:
         """How many jobs of a build it runs at once."""
 
-    def box(self, root: Root, name: str, runner: Runner) -> Box:
-        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+    def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> Box:
+        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first.
+
+        Its /cache is that of `trust` (compiler_caches.py); without one, of boxes of that name alone.
+        """
 
     def forget(self, name: str) -> None:
         """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
@@ -126,12 +129,13 @@ class ChrootEngine:
         """The cores of this machine."""
         return os.cpu_count() or 1
 
-    def box(self, root: Root, name: str, runner: Runner) -> ChrootBox:
+    def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> ChrootBox:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
         self.forget(name)
         place = self.cache.folder("boxes") / name
         (place / "build").mkdir(parents=True)
-        return ChrootBox(root, place, self.cache.folder("compiler", root.release))
+        trust = trust or compiler_caches.trust_in(name)
+        return ChrootBox(root, place, compiler_caches.folder(self.cache, root.release, trust, runner))
 
     def forget(self, name: str) -> None:
         """Remove the box called `name` that an earlier run left, if there is one."""

@@ -20,15 +20,16 @@ import tarfile
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from docker import DockerClient
 from docker.errors import APIError, NotFound
+from docker.models.volumes import Volume
 
-from . import namespaces
+from . import compiler_caches, namespaces
 from .box import in_build
 from .cache import Cache
 from .command import CommandFailed, CommandStalled, Runner
@@ -48,6 +49,11 @@ from .errors import MachineError, UsageError
 from .roots import MAX_AGE_SECONDS, ROOT_USER, Root, entering
 
 IMAGE = "pgpool-deb/root"
+PROVED = "/proved"
+"""Where a box sees what builds of proved releases left."""
+_BEGIN_CACHE = f"""
+[ ! -d {PROVED} ] || [ -e /cache/.begun ] || {{ cp -a --remove-destination {PROVED}/. /cache && : >/cache/.begun; }}
+"""
 LABEL = "pgpool-deb"
 USER = "builder"
 _KEPT = "-failed"
@@ -129,9 +135,15 @@ class DockerBox:
             self.client.api.remove_container(self.container, force=True)
 
     def prepare(self) -> None:
-        """Give /build and /cache to the user who builds."""
-        words = ["install", "-d", "-o", USER, "-g", USER, "/build", "/cache"]
-        job = self.client.api.exec_create(self.container, words, user="root")["Id"]
+        """Give /build and /cache to the user who builds; a /cache that begins is a copy of that of proved releases.
+
+        That user copies: what lies in /cache already is a stranger's.
+        """
+        self._set_up(["install", "-d", "-o", USER, "-g", USER, "/build", "/cache"], "root")
+        self._set_up(["sh", "-c", _BEGIN_CACHE], USER)
+
+    def _set_up(self, words: Sequence[str], user: str) -> None:
+        job = self.client.api.exec_create(self.container, words, user=user)["Id"]
         answer = self.client.api.exec_start(job)
         if (status := self._status(job)) != 0:
             raise MachineError(
@@ -236,23 +248,21 @@ class DockerEngine:
         """End the connections to the engine."""
         self.client.close()
 
-    def box(self, root: Root, name: str, runner: Runner) -> DockerBox:
+    def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> DockerBox:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
         with asking("a box was being made"):
             self._remove_boxes(name)
             image = self._image(root, runner)
-            return self._start(root, name, image)
+            return self._start(root, name, image, trust or compiler_caches.trust_in(name))
 
     def forget(self, name: str) -> None:
         """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
         with asking("a box of an earlier run was being removed"):
             self._remove_boxes(name)
 
-    def _start(self, root: Root, name: str, image: str) -> DockerBox:
-        volume = f"{LABEL}-{root.release}-{self.identity}"
+    def _start(self, root: Root, name: str, image: str, trust: str) -> DockerBox:
         labels = {f"{LABEL}.cache": self.identity}
-        place = {f"{LABEL}.machine": _machine(), f"{LABEL}.path": str(self.cache.path)}
-        self.client.volumes.create(volume, labels={**labels, **place})
+        volumes = self._volumes(root.release, trust)
         title = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{LABEL}-{name}-{self.identity}")
         container: str = self.client.api.create_container(
             image,
@@ -262,9 +272,7 @@ class DockerEngine:
             hostname="builder",
             stdin_open=True,
             labels={**labels, f"{LABEL}.box": name, f"{LABEL}.run": f"{_machine()} {_lifetime(os.getpid())}"},
-            host_config=self.client.api.create_host_config(
-                network_mode="none", init=True, binds={volume: {"bind": "/cache", "mode": "rw"}}
-            ),
+            host_config=self.client.api.create_host_config(network_mode="none", init=True, binds=volumes),
         )["Id"]
         box = DockerBox(self.client, container, title, ExitStack(), self.place)
         try:
@@ -277,6 +285,36 @@ class DockerEngine:
                 box.remove()
             raise
         return box
+
+    def _volumes(self, release: str, trust: str) -> dict[str, Mapping[str, str]]:
+        """Return the volumes of a box: /cache of this trust; for any but proved releases, theirs as /proved to read."""
+        own, proved = self._volume(release, trust), self._volume(release, compiler_caches.PROVED)
+        labels = {f"{LABEL}.cache": self.identity, f"{LABEL}.release": release, f"{LABEL}.trust": trust}
+        place = {f"{LABEL}.machine": _machine(), f"{LABEL}.path": str(self.cache.path)}
+        self.client.volumes.create(own, labels={**labels, **place})
+        found = self.client.volumes.list(filters={"label": f"{LABEL}.cache={self.identity}"})
+        self._forget_volumes(found, release, trust)
+        volumes: dict[str, Mapping[str, str]] = {own: {"bind": "/cache", "mode": "rw"}}
+        if own != proved and any(volume.name == proved for volume in found):
+            volumes[proved] = {"bind": PROVED, "mode": "ro"}
+        return volumes
+
+    def _volume(self, release: str, trust: str) -> str:
+        return f"{LABEL}-{release}-{trust}-{self.identity}"
+
+    def _forget_volumes(self, found: Sequence[Volume], release: str, used: str) -> None:
+        """Remove volumes of other sources, oldest first, and those of versions before, which all sources shared."""
+        shared = [volume for volume in found if f"{LABEL}.trust" not in volume.attrs["Labels"]]
+        others = [
+            volume
+            for volume in found
+            if volume.attrs["Labels"].get(f"{LABEL}.release") == release
+            and volume.attrs["Labels"][f"{LABEL}.trust"] not in (compiler_caches.PROVED, used)
+        ]
+        others.sort(key=lambda volume: str(volume.attrs.get("CreatedAt", "")))
+        for volume in [*shared, *others[: -(compiler_caches.KEPT_OTHERS - 1)]]:
+            with suppress(APIError):  # a kept box still has it
+                volume.remove()
 
     def _image(self, root: Root, runner: Runner) -> str:
         """Return the tag of the image of `root`, imported where the engine does not have it."""

@@ -59,6 +59,8 @@ def _from_tarball(path: Path, cache: Path, report: Report, pins: Pins | None) ->
         date=pin.date if pin else facts.newest,
         origin=f"tarball {path}",
         needs_autoreconf=not facts.has_configure,
+        proved=pin is not None and pin.proved is not None,
+        place="" if pin else str(path),
     )
 
 
@@ -103,7 +105,7 @@ def _from_tree(root: Path, cache: Path, report: Report) -> Source:
         date = max(int(entry.path.lstat().st_mtime) for entry in entries if entry.kind is not Kind.FOLDER)
         write_record(record, {"date": date})
     version = upstream_version.of_local_content(stated, date, content)
-    return _packed(_Packing(entries, content, version, date, f"unpacked tree {root}"), cache, report)
+    return _packed(_Packing(entries, content, version, date, f"unpacked tree {root}", str(root)), cache, report)
 
 
 def _stated_in_tree(root: Path) -> str | None:
@@ -137,7 +139,7 @@ def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
     version = upstream_version.of_commit(stated, snapshot)
     changes = " with uncommitted changes" if modified else ""
     origin = f"git checkout {root} at {commit[:8]}{changes}"
-    return _packed(_Packing(entries, content, version, date, origin), cache, report)
+    return _packed(_Packing(entries, content, version, date, origin, str(root)), cache, report)
 
 
 def _is_before_tag(checkout: GitCheckout, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
@@ -155,6 +157,7 @@ class _Packing:
     version: str
     date: int
     origin: str
+    place: str
 
 
 def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
@@ -183,6 +186,7 @@ def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
         date=packing.date,
         origin=packing.origin,
         needs_autoreconf=all(entry.name != "configure" for entry in packing.entries),
+        place=packing.place,
     )
 
 

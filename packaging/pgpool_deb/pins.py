@@ -52,6 +52,8 @@ class Pin:
     sha256: str
     size: int
     date: int
+    proved: tuple[str, ...] | None = None
+    """Names of the patches with which it passed every level of tests, in their order; None where it has not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Pins:
             date=pin.date,
             origin=f"release {pin.version}, pinned in {self.path.name}",
             needs_autoreconf=not facts.has_configure,
+            proved=pin.proved is not None,
         )
 
     def default_version(
@@ -225,10 +228,12 @@ class _Pin(_Row):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(gt=0)]
     date: date
+    proved: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+$")]] | None = None
 
     def pin(self, version: str) -> Pin:
         noon = datetime(self.date.year, self.date.month, self.date.day, 12, tzinfo=UTC)
-        return Pin(version, self.sha256, self.size, int(noon.timestamp()))
+        proved = None if self.proved is None else tuple(self.proved)
+        return Pin(version, self.sha256, self.size, int(noon.timestamp()), proved)
 
 
 class _Advisory(_Row):

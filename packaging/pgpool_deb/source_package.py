@@ -10,7 +10,7 @@ from pathlib import Path
 
 from debian.deb822 import Deb822
 
-from . import debianize, fingerprint
+from . import compiler_caches, debianize, fingerprint
 from .box import ENVIRONMENT
 from .releases import Release
 from .sources import Source
@@ -52,9 +52,14 @@ class SourcePackage:
         """Names of the binary packages that debian/control promises."""
         return tuple(str(paragraph["Package"]) for paragraph in self._control if "Package" in paragraph)
 
+    @property
+    def trust(self) -> str:
+        """Whose builds may leave compiled files for its build (compiler_caches.py)."""
+        return self.orig.trust if self.orig else compiler_caches.PROVED
+
     def inputs(self, root_packages: Sequence[str]) -> dict[str, str]:
         """Everything that the packages are made from, given the packages of their builder root."""
-        upstream = {"pgpool-II": f"{self.orig.version} ({self.orig.sha256[:12]})"} if self.orig else {}
+        upstream = {"pgpool-II": self.orig.version, "the tarball of pgpool-II": self.orig.sha256} if self.orig else {}
         return {
             **upstream,
             "the build recipe": fingerprint.of_file(RECIPE),

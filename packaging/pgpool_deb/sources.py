@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import atomic, tarball, upstream_version
+from . import atomic, compiler_caches, tarball, upstream_version
 from .errors import ToolkitError
 
 Report = Callable[[str], None]
@@ -36,6 +36,15 @@ class Source:
     date: int
     origin: str
     needs_autoreconf: bool
+    proved: bool = False
+    """It is a pinned release that passed the tests (sources.toml)."""
+    place: str = ""
+    """The path that --source named; "" for a pinned release."""
+
+    @property
+    def trust(self) -> str:
+        """Whose builds may leave compiled files for those of this source (compiler_caches.py)."""
+        return compiler_caches.PROVED if self.proved else compiler_caches.trust_in(self.place or self.sha256)
 
     @property
     def orig_name(self) -> str:

@@ -278,7 +278,7 @@ class _Bench:
         self._enter(Stage.SOURCE)
         with tempfile.TemporaryDirectory(dir=self.shop.cache.folder("boxes"), prefix=".in-") as place:
             self.package.lay_out(Path(place))
-            self.box = engine.box(root, self.package.name, runner)
+            self.box = engine.box(root, self.package.name, runner, self.package.trust)
             self.box.put(Path(place))
         self.box.run(["/build/recipe", "build", self.package.source, str(engine.cores), root.key], runner)
         self._enter(Stage.CHECK)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from debian.deb822 import Changes
 
+from pgpool_deb.compiler_caches import trust_in
 from pgpool_deb.download import sha256_of
 
 CHECKOUT = Path(__file__).parents[2]
@@ -98,10 +99,9 @@ class Desk:
     def dist(self) -> Path:
         return self.project / "dist"
 
-    @property
-    def hold(self) -> Path:
-        """While this file is there, builds of `sleeper` stand still in a Makefile."""
-        return self.cache / "compiler" / RELEASE / "hold"
+    def hold(self, source: Path) -> Path:
+        """While the file of this path is there, builds of the tree `sleeper` stand still in a Makefile."""
+        return self.cache / "compiler" / RELEASE / trust_in(str(source.resolve())) / "cache" / "hold"
 
     def packages(self) -> dict[str, str]:
         """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""

@@ -47,13 +47,16 @@ def sleeper(upstream: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture
-def held(desk: Desk) -> Iterator[Path]:
+def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
     """Nothing of `sleeper` is built yet, and building it stands still until the file is removed."""
     results, aside = desk.cache / "results", desk.cache / "results.aside"
     results.rename(aside)
-    desk.hold.touch()
-    yield desk.hold
-    desk.hold.unlink(missing_ok=True)
+    hold = desk.hold(sleeper)
+    if not hold.parent.exists():
+        shutil.copytree(hold.parents[2] / "proved" / "cache", hold.parent)
+    hold.touch()
+    yield hold
+    hold.unlink(missing_ok=True)
     shutil.rmtree(results, ignore_errors=True)
     aside.rename(results)
 

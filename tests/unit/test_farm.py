@@ -39,7 +39,7 @@ class FakeEngine:
     cores: int = 7
     did: list[str] = field(default_factory=list)
 
-    def box(self, root: Root, name: str, runner: Runner) -> Box:
+    def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> Box:
         return FakeBox(self)
 
     def forget(self, name: str) -> None:

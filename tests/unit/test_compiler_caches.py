@@ -1,0 +1,129 @@
+"""What a build leaves for the next one never crosses from a stranger's source to a pinned release."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.tarballs import quiet
+
+from pgpool_deb import compiler_caches, namespaces, plan
+from pgpool_deb.box import ChrootEngine
+from pgpool_deb.cache import Cache
+from pgpool_deb.command import Runner, Stop
+from pgpool_deb.compiler_caches import PROVED, trust_in
+from pgpool_deb.local_source import from_path
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.roots import Root
+from pgpool_deb.sources import Source
+
+HERE = Project(Path(__file__).parents[2])
+RECIPE = HERE.path / "packaging" / "pgpool_deb" / "recipe"
+PINNED = Source("4.6.1", Path("/p.tar.gz"), "gz", "a" * 64, True, 1_747_310_400, "release 4.6.1", False, proved=True)
+STRANGE = replace(PINNED, pinned=False, proved=False, origin="tarball /x", place="/x")
+ROOT = Root("trixie", "trixie-key", (), ())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    monkeypatch.setattr(namespaces, "as_root", lambda *, confined=False: [])
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "log", Stop(), 60)
+
+
+def cache_of(cache: Cache, runner: Runner, source: Source) -> Path:
+    """The folder that a build of this source sees as /cache."""
+    box = ChrootEngine(cache).box(ROOT, f"trixie-amd64-{source.version}", runner, source.trust)
+    return box.cache
+
+
+def kept_by(tmp_path: Path, place: Path, text: str) -> str:
+    """Run the recipe's own `restore` over a source with one Makefile; returns what the Makefile then says."""
+    tree = tmp_path / "build" / "source"
+    (tree / "debian").mkdir(parents=True, exist_ok=True)
+    (tree / "debian" / "generated-files").write_text("configure Makefile\n")
+    (tree / "debian" / "build.mk").touch()
+    (tree / "configure.ac").touch()
+    (tree / "Makefile").write_text(text)
+    recipe = tmp_path / "recipe"
+    moved = RECIPE.read_text().replace("/cache/kept", f"{place}/kept").replace('"/build/', f'"{tmp_path}/build/')
+    recipe.write_text(moved)
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "dpkg-buildflags").write_text("#!/bin/sh\n")
+    (tools / "dpkg-buildflags").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    for verb in (["restore", "key"], ["keep"]):
+        subprocess.run(["sh", recipe, *verb], cwd=tree, env=env, check=True, capture_output=True)
+    return (tree / "Makefile").read_text()
+
+
+def test_what_a_strangers_build_keeps_is_not_put_back_into_a_pinned_one(
+    cache: Cache, runner: Runner, tmp_path: Path
+) -> None:
+    assert kept_by(tmp_path, cache_of(cache, runner, STRANGE), "evil") == "evil"
+    assert kept_by(tmp_path, cache_of(cache, runner, STRANGE), "fine") == "evil", "the hash is of its inputs alone"
+    assert kept_by(tmp_path, cache_of(cache, runner, PINNED), "fine") == "fine"
+
+
+def test_a_strangers_build_begins_with_what_pinned_ones_left_and_changes_nothing_there(
+    cache: Cache, runner: Runner
+) -> None:
+    (cache_of(cache, runner, PINNED) / "object").write_text("fine")
+    strange = cache_of(cache, runner, STRANGE)
+    assert (strange / "object").read_text() == "fine"
+    (strange / "object").write_text("evil")
+    assert (cache_of(cache, runner, PINNED) / "object").read_text() == "fine"
+    assert (cache_of(cache, runner, STRANGE) / "object").read_text() == "evil"
+    assert (cache_of(cache, runner, replace(STRANGE, place="/y")) / "object").read_text() == "fine"
+
+
+def test_a_copy_that_was_cut_off_is_made_anew(cache: Cache, runner: Runner) -> None:
+    (cache_of(cache, runner, PINNED) / "object").write_text("fine")
+    partial = cache.folder("compiler", "trixie", STRANGE.trust, "partial")
+    (partial / "half").touch()
+    assert sorted(path.name for path in cache_of(cache, runner, STRANGE).iterdir()) == ["object"]
+
+
+def test_few_strangers_are_remembered_and_the_pinned_releases_always(cache: Cache, runner: Runner) -> None:
+    cache.folder("compiler", "trixie", "kept")  # as versions before shared it
+    cache_of(cache, runner, PINNED)
+    for number in range(9):
+        place = cache_of(cache, runner, replace(STRANGE, place=f"/{number}"))
+        os.utime(place.parent, (number, number))
+    left = {path.name for path in (cache.path / "compiler" / "trixie").iterdir()}
+    newest = {trust_in(f"/{number}") for number in range(9 - compiler_caches.KEPT_OTHERS, 9)}
+    assert left == {PROVED, *newest}
+
+
+def test_pinned_releases_that_are_not_proved_stand_alone() -> None:
+    assert PINNED.trust == PROVED
+    assert replace(PINNED, proved=False).trust == trust_in("a" * 64)
+    assert replace(STRANGE, sha256="b" * 64).trust == STRANGE.trust, "who edits and builds goes on with what there is"
+
+
+def test_results_are_apart_by_the_whole_checksum_of_the_tarball() -> None:
+    """Checksums whose first digits agree can be made."""
+    table = ReleaseTable.load(HERE.releases)
+    one = replace(STRANGE, sha256="a" * 12 + "b" * 52)
+    inputs = []
+    for source in (PINNED, one):
+        (cell,) = plan.cells(plan.Request(releases=("trixie",)), table, source, "trixie", HERE)
+        inputs.append(cell.pgpool2.inputs(()))
+    assert inputs[0] != inputs[1]
+
+
+def test_a_tree_is_known_by_its_path(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "configure.ac").write_text("AC_INIT([pgpool-II], [4.6.1])\n")
+    source = from_path(tree, tmp_path / "cache", quiet)
+    assert source.trust == trust_in(str(tree.resolve()))
