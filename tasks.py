@@ -36,6 +36,7 @@ def _end(status: ExitStatus) -> None:
         "explain": "say what would be built and why; build nothing",
         "install": "--no-install: never install missing Debian packages on this machine",
         "stall": "seconds without output after which a step counts as hung",
+        "strict": "fail where one of our patches does not fit, rather than build without it",
     },
 )
 def build_deb(
@@ -51,6 +52,7 @@ def build_deb(
     explain: bool = False,
     install: bool = True,
     stall: int = 600,
+    strict: bool = False,
 ) -> None:
     """Build pgpool-II, its recovery function and the cluster package into .debs, in dist/<release>/."""
     endpoints = plan.parse_endpoints(endpoint)
@@ -65,6 +67,7 @@ def build_deb(
         mirror=mirror,
         install=install,
         stall=float(stall),
+        strict=strict,
     )
     project = Project(HERE)
     _end(building.explain(project, request) if explain else building.run(project, request))

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache as memoised
 
-from . import archive, atomic, engines, machine, plan, report, schedule
+from . import archive, atomic, engines, machine, patches, pgpool2, plan, report, schedule
 from .cache import Cache
 from .command import Stop
 from .display import LiveDisplay, PlainDisplay, display_for
-from .errors import ExitStatus, UsageError
+from .errors import ExitStatus, PackageError, UsageError
 from .farm import Farm
 from .history import History
 from .local_source import from_path
+from .patches import Fit
 from .pins import Pins
 from .plan import Cell, Request
 from .project import Project
@@ -101,12 +102,39 @@ def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]
     table = ReleaseTable.load(project.releases)
     for release in table.select(request.releases, machine_release()):
         plan.majors_of(release, request.majors)
-    source = _source(project, request, cache)
-    return plan.cells(request, table, source, machine_release(), project)
-
-
-def _source(project: Project, request: Request, cache: Cache) -> Source:
     pins = Pins.load(project.sources)
+    source = _source(pins, request, cache)
+    fit = _fit(project, pins, source, request, cache)
+    return plan.cells(request, table, source, machine_release(), project, fit)
+
+
+def _fit(project: Project, pins: Pins, source: Source, request: Request, cache: Cache) -> Fit:
+    """Return which of our patches the source gets; of a proved release all, and what does not fit fails its build.
+
+    Raises PackageError for a patch that does not fit where the request is strict.
+    """
+    chosen = patches.chosen(project.templates(pgpool2.NAME), source.version)
+    proved = pins.proved_with(source.sha256)
+    if proved == tuple(patch.name for patch in chosen):
+        return Fit(proved=True)
+    machine.require(machine.PATCHES, install=request.install, report=say)
+    fit = patches.fit(chosen, source.tarball, source.sha256, cache.folder("sources"))
+    why = "has not passed this project's tests" if proved is None else "was proved with other patches"
+    say(f"warning: pgpool-II {source.version} {why}")
+    for patch in fit.upstream:
+        say(f"{patch.name}.patch is in pgpool-II {source.version} already")
+    if fit.left_out and request.strict:
+        names = ", ".join(patch.name for patch in fit.left_out)
+        raise PackageError(
+            f"patches do not fit pgpool-II {source.version}: {names}",
+            hint="without --strict it is built without them; series.in says which versions a patch is for",
+        )
+    for patch in fit.left_out:
+        say(f"warning: {patch.name}.patch does not fit and is left out: {patch.without}")
+    return fit
+
+
+def _source(pins: Pins, request: Request, cache: Cache) -> Source:
     folder = cache.folder("sources")
     if request.source is not None:
         source = from_path(request.source, folder, say, pins)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -26,6 +27,8 @@ MAINTAINER = "pgpool2-cluster maintainers <maintainers@pgpool2-cluster.example.o
 TEMPLATE_SUFFIX = ".j2"
 SERIES = "patches/series.in"
 PER_MAJOR = "PGVERSION"
+_CHANGELOG_COLUMNS = 78
+"""Longer lines are a warning of lintian's."""
 _ENVIRONMENT = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
 
 
@@ -90,8 +93,12 @@ class File:
         return cls(path.read_bytes(), 0o755 if path.stat().st_mode & 0o111 else 0o644)
 
 
-def render(templates: Path, packaging: Packaging, own_facts: Mapping[str, object]) -> dict[str, File]:
+def render(
+    templates: Path, packaging: Packaging, own_facts: Mapping[str, object], without: Collection[str] = ()
+) -> dict[str, File]:
     """All files of debian/ by their path in it; templates see the packaging's facts and `own_facts`.
+
+    Patches called as in `without` are left out.
 
     The same arguments give the same bytes. Raises `ValueError` where `packaging` holds no major or no change or a line
     of patches/series.in cannot be read, `jinja2.UndefinedError` where a template names what there is not, and
@@ -101,7 +108,8 @@ def render(templates: Path, packaging: Packaging, own_facts: Mapping[str, object
         raise ValueError("a packaging needs at least one PostgreSQL major and one line of change")
     files = dict(_templates(templates, packaging.majors, {**packaging.facts, **own_facts}))
     if SERIES in files:
-        series = selected_patches(files.pop(SERIES).content.decode(), packaging.upstream_version)
+        chosen = selected_patches(files.pop(SERIES).content.decode(), packaging.upstream_version)
+        series = tuple(name for name in chosen if name not in without)
         files["patches/series"] = _text("".join(f"{name}\n" for name in series))
         for name in _unused_patches(files, series):
             del files[name]
@@ -131,9 +139,13 @@ def changelog_of(packaging: Packaging) -> str:
         urgency="medium",
         author=MAINTAINER,
         date=format_datetime(datetime.fromtimestamp(packaging.timestamp, UTC)),
-        changes=["", *(f"  * {change}" for change in packaging.changes), ""],
+        changes=["", *(line for change in packaging.changes for line in _bullet(change)), ""],
     )
     return str(changelog)
+
+
+def _bullet(change: str) -> list[str]:
+    return textwrap.wrap(change, _CHANGELOG_COLUMNS, initial_indent="  * ", subsequent_indent="    ")
 
 
 def control_of(control_in: str, majors: tuple[int, ...]) -> str:

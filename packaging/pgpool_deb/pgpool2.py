@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from debian.debian_support import Version
 
 from . import debianize
-from .debianize import File, Packaging
+from .debianize import SERIES, File, Packaging, selected_patches
+from .patches import EVERY, Fit
 from .releases import Release, Revision
 from .source_package import SourcePackage
 from .sources import Source
 
 NAME = "pgpool2"
+PATCH_LIST = "patches.json"
+"""In debian/, and in /usr/share/pgpool2 of a server, where pgpool2-cluster reads it."""
+NOTIFIES = "notify-ready.patch"
+"""With it, pgpool-II tells systemd when it serves clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +75,48 @@ def build_depends_of(packaging: Packaging) -> tuple[str, ...]:
     return (pg_buildext, *(f"postgresql-server-dev-{major}" for major in packaging.majors))
 
 
-def render(templates: Path, packaging: Packaging) -> dict[str, File]:
-    """debian/ of pgpool2 by path; raises as `debianize.render` does."""
+def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str, File]:
+    """debian/ of pgpool2 by path, with the patches that fit; raises as `debianize.render` does."""
     upstream = Version(packaging.upstream_version)
     facts = {
         "library": library_of(upstream),
         "parameters": parameters_of(upstream),
         "postgresql_build_depends": build_depends_of(packaging),
+        "left_out": fit.left_out,
+        "notifies": NOTIFIES not in fit.names,
     }
-    return debianize.render(templates, packaging, facts)
+    files = debianize.render(templates, packaging, facts, fit.names)
+    files[PATCH_LIST] = File(_patch_list(templates, packaging, fit).encode(), 0o644)
+    return dict(sorted(files.items()))
+
+
+def _patch_list(templates: Path, packaging: Packaging, fit: Fit) -> str:
+    """Return what tells programs which patches the package has (docs/reference/packages.md)."""
+    chosen = selected_patches((templates / SERIES).read_text(encoding="utf-8"), packaging.upstream_version)
+    listed = {
+        "pgpool": packaging.upstream_version,
+        "proved": fit.proved,
+        "patches": [name.removesuffix(".patch") for name in chosen if name not in fit.names],
+        "upstream": [patch.name for patch in fit.upstream],
+        "left_out": {patch.name: patch.without for patch in fit.left_out},
+    }
+    return json.dumps(listed, indent=2) + "\n"
+
+
+def _changes(source: Source, release: Release, fit: Fit) -> tuple[str, ...]:
+    unproved = () if fit.proved else ("This version has not passed the tests of these packages.",)
+    missing = (f"{patch.name}.patch does not fit and is left out: {patch.without}." for patch in fit.left_out)
+    return (f"pgpool-II {source.version} for Debian {release.name}.", *unproved, *missing)
 
 
 def source_package(  # noqa: PLR0913, PLR0917 - all that it is made from
-    name: str, release: Release, source: Source, majors: tuple[int, ...], revision: Revision, templates: Path
+    name: str,
+    release: Release,
+    source: Source,
+    majors: tuple[int, ...],
+    revision: Revision,
+    templates: Path,
+    fit: Fit = EVERY,
 ) -> SourcePackage:
     """Return pgpool2 for a release. Its time is the later one of source and packaging."""
     packaging = Packaging(
@@ -93,14 +128,14 @@ def source_package(  # noqa: PLR0913, PLR0917 - all that it is made from
         distribution=release.distribution,
         majors=majors,
         timestamp=max(revision.timestamp, source.date),
-        changes=(f"pgpool-II {source.version} for Debian {release.name}.",),
+        changes=_changes(source, release, fit),
     )
     return SourcePackage(
         release=release,
         name=name,
         source=NAME,
         debian_version=packaging.debian_version,
-        files={f"debian/{path}": file for path, file in render(templates, packaging).items()},
+        files={f"debian/{path}": file for path, file in render(templates, packaging, fit).items()},
         orig=source,
         tools=("build-essential", "ccache"),
         log="build.log",

@@ -97,6 +97,10 @@ class Pins:
             hint=f"pinned are {known}; any other is built with --source PATH",
         )
 
+    def proved_with(self, sha256: str) -> tuple[str, ...] | None:
+        """Return the patches with which the release of this tarball was proved, None where it is none or was not."""
+        return next((pin.proved for pin in self.pins if pin.sha256 == sha256), None)
+
     def obtain(
         self,
         version: str,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import pgpool2, pgpool2_cluster
 from .errors import MachineError, UsageError
+from .patches import EVERY, Fit
 from .project import Project
 from .releases import Release, ReleaseTable, Revision
 from .source_package import SourcePackage
@@ -35,6 +36,7 @@ class Request:
     mirror: str | None = None
     install: bool = True
     stall: float = 600.0
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class Cell:
     majors: tuple[int, ...]
     packages: tuple[SourcePackage, ...]
     """pgpool2 first, then what else the release gets; each is built independently of the others."""
+    fit: Fit = EVERY
+    """Which of our patches pgpool-II gets."""
 
     @property
     def name(self) -> str:
@@ -109,22 +113,37 @@ def machine_architecture() -> str:
     return answer.stdout.strip()
 
 
-def cells(request: Request, table: ReleaseTable, source: Source, machine: str, project: Project) -> tuple[Cell, ...]:
+def cells(  # noqa: PLR0913, PLR0917 - all that they are made from
+    request: Request,
+    table: ReleaseTable,
+    source: Source,
+    machine: str,
+    project: Project,
+    fit: Fit = EVERY,
+) -> tuple[Cell, ...]:
     """Return the cells of a request, one a release; pure but for the machine's architecture and the checkout's files.
 
     Raises UsageError where a release lacks a major that is asked for, or a file of the checkout cannot be read.
     """
     architecture = machine_architecture()
     releases = table.select(request.releases, machine)
-    return tuple(_cell(release, architecture, request.majors, table.revision, source, project) for release in releases)
+    revision = table.revision
+    return tuple(_cell(release, architecture, request.majors, revision, source, project, fit) for release in releases)
 
 
 def _cell(  # noqa: PLR0913, PLR0917 - all that it is made from
-    release: Release, architecture: str, asked: tuple[int, ...], revision: Revision, source: Source, project: Project
+    release: Release,
+    architecture: str,
+    asked: tuple[int, ...],
+    revision: Revision,
+    source: Source,
+    project: Project,
+    fit: Fit,
 ) -> Cell:
     majors = majors_of(release, asked)
     name = f"{release.name}-{architecture}-{source.version}"
-    packages = [pgpool2.source_package(name, release, source, majors, revision, project.templates(pgpool2.NAME))]
+    templates = project.templates(pgpool2.NAME)
+    packages = [pgpool2.source_package(name, release, source, majors, revision, templates, fit)]
     if release.number >= pgpool2_cluster.OLDEST_RELEASE:
         packages.append(pgpool2_cluster.source_package(release, revision, project))
-    return Cell(release, architecture, source.version, majors, tuple(packages))
+    return Cell(release, architecture, source.version, majors, tuple(packages), fit)

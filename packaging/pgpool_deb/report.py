@@ -30,6 +30,8 @@ def _row(one: CellOutcome, dist: Path) -> dict[str, Any]:
         "pgpool": cell.pgpool,
         "version": cell.pgpool2.debian_version,
         "majors": list(cell.majors),
+        "proved": cell.fit.proved,
+        "left_out": [{"patch": patch.name, "missing": patch.without} for patch in cell.fit.left_out],
         "state": str(one.state),
         "seconds": round(one.seconds, 3),
         "log": str(one.log),

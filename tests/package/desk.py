@@ -135,7 +135,7 @@ def borrow(real: Path, cache: Path) -> None:
 def only_from_mirror(desk: Desk, place: Path, sha256: str | None = None) -> Desk:
     """The desk with one pin, to be had from the mirror alone; with another `sha256` if one is given."""
     text = (desk.project / "packaging" / "sources.toml").read_text()
-    pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:\w.*\n)+', text)
+    pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:[^\n\[#].*\n)+', text)
     assert pin
     row = re.sub(r'sha256 = "\w+"', f'sha256 = "{sha256}"', pin[0]) if sha256 else pin[0]
     path = place / ("wrong.toml" if sha256 else "mirror.toml")

@@ -169,7 +169,7 @@ def test_a_cell_whose_second_package_fails_leaves_dist_as_it_was(desk: Desk) -> 
     rules = "\noverride_dh_install:\n\techo 'error: broken'; false\n"
     with (
         _edited(desk.project / "debian-templates" / "pgpool2-cluster" / "rules", rules),
-        _edited(desk.project / "debian-templates" / "pgpool2" / "README.Debian", "Another one.\n"),
+        _edited(desk.project / "debian-templates" / "pgpool2" / "README.Debian.j2", "Another one.\n"),
     ):
         ended = desk.run(*PINNED)
         ended.failed_cell(1, "package", "^error: broken$", "shell")

@@ -1,0 +1,205 @@
+"""Which of our patches a source gets, and how a package says what it lacks."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from debian.changelog import Changelog
+from tests.unit.test_debianize import TEMPLATES, TRIXIE
+
+from pgpool_deb import build_deb, machine, patches, pgpool2, plan, report
+from pgpool_deb.cache import Cache
+from pgpool_deb.errors import PackageError
+from pgpool_deb.patches import Fit, Patch
+from pgpool_deb.pins import Pins
+from pgpool_deb.plan import Request
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.sources import Source
+from pgpool_deb.workshop import CellOutcome, Outcome, State
+
+HERE = Project(Path(__file__).parents[2])
+SHA256 = "c" * 64
+
+
+def patch(name: str, old: str, new: str, file: str = "src/main.c") -> Patch:
+    hunk = f"@@ -1,3 +1,3 @@\n one\n-{old}\n+{new}\n three\n"
+    text = f"Description: x\nX-Without: w\n---\n--- a/{file}\n+++ b/{file}\n{hunk}"
+    return Patch(name, text, f"no {name}", relied_on=False)
+
+
+def tarball(tmp_path: Path, **files: str) -> Path:
+    path = tmp_path / "pgpool.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in {"src/main.c": "zero\none\ntwo\nthree\n", **files}.items():
+            member = tarfile.TarInfo(f"pgpool-II-4.8/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def names(found: tuple[Patch, ...]) -> list[str]:
+    return [patch.name for patch in found]
+
+
+def test_what_does_not_fit_is_left_out_and_what_upstream_has_is_told_apart(tmp_path: Path) -> None:
+    fits, no_fit = patch("fits", "two", "TWO"), patch("no-fit", "other", "TWO")
+    there = patch("there", "TWO", "two")  # as it is in the tarball, for the one line that it changes
+    follows, gone = patch("follows", "TWO", "2"), patch("gone", "two", "TWO", "src/gone.c")
+    found = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(found.left_out) == ["no-fit", "gone"]
+    assert names(found.upstream) == ["there"]
+    assert not found.proved
+
+
+def test_a_patch_that_needs_one_that_was_left_out_is_left_out_too(tmp_path: Path) -> None:
+    first, second = patch("first", "other", "TWO"), patch("second", "TWO", "2")
+    found = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(found.left_out) == ["first", "second"]
+
+
+def test_there_is_no_fuzz(tmp_path: Path) -> None:
+    text = patch("near", "two", "TWO").text.replace(" three\n", " other\n")
+    found = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(found.left_out) == ["near"]
+
+
+def test_a_source_is_tried_once_for_the_same_patches(tmp_path: Path) -> None:
+    path, one = tarball(tmp_path), patch("one", "2", "TWO")
+    first = patches.fit([one], path, SHA256, tmp_path / "cache")
+    path.unlink()
+    assert patches.fit([one], path, SHA256, tmp_path / "cache") == first
+    with pytest.raises(FileNotFoundError):
+        patches.fit([patch("one", "two", "TWO")], path, SHA256, tmp_path / "cache")
+
+
+def test_a_link_of_a_strangers_tarball_is_not_followed(tmp_path: Path) -> None:
+    path, outside = tmp_path / "pgpool.tar.gz", tmp_path / "outside"
+    outside.write_text("zero\none\ntwo\nthree\n")
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("top/src/main.c")
+        member.type, member.linkname = tarfile.SYMTYPE, str(outside)
+        archive.addfile(member)
+    found = patches.fit([patch("fits", "two", "TWO")], path, SHA256, tmp_path / "cache")
+    assert names(found.left_out) == ["fits"]
+    assert outside.read_text() == "zero\none\ntwo\nthree\n"
+
+
+def test_every_patch_says_what_is_missing_without_it() -> None:
+    for path in (TEMPLATES / "patches").glob("*.patch"):
+        found = Patch.read(path)
+        assert 0 < len(found.without) <= 105
+        assert not found.without.endswith(".")
+        assert found.touches
+
+
+def test_a_patch_that_does_not_say_so_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.patch").write_text("Description: x\n---\n--- a/f\n+++ b/f\n")
+    with pytest.raises(ValueError, match=r"x\.patch: X-Without: is to say"):
+        Patch.read(tmp_path / "x.patch")
+
+
+def test_a_proved_version_names_the_patches_of_the_series() -> None:
+    """Whoever adds a patch proves the version anew, or takes `proved` away."""
+    for pin in Pins.load(HERE.sources).pins:
+        if pin.proved is not None:
+            assert pin.proved == tuple(names(patches.chosen(TEMPLATES, pin.version))), pin.version
+
+
+# --- what a package says
+
+LEFT_OUT = Fit(left_out=tuple(p for p in patches.chosen(TEMPLATES, "4.6.1") if p.name in ("notify-ready", "one-write")))
+
+
+def test_a_package_without_a_patch_says_so_everywhere() -> None:
+    files = pgpool2.render(TEMPLATES, TRIXIE, LEFT_OUT)
+    series = files["patches/series"].content.decode().split()
+    assert "one-write.patch" not in series
+    assert "patches/one-write.patch" not in files
+    listed = json.loads(files["patches.json"].content)
+    assert listed["left_out"].keys() == {"notify-ready", "one-write"}
+    assert listed["patches"] == [name.removesuffix(".patch") for name in series]
+    readme = files["README.Debian"].content.decode()
+    assert "one-write: a simple query is answered with three writes" in readme
+    assert max(map(len, readme.splitlines())) <= 92
+    assert "Type=exec\nTimeout" in files["pgpool2.service"].content.decode()
+    assert b"debian/patches.json" in files["pgpool2.install"].content
+
+
+def test_a_whole_package_lacks_nothing() -> None:
+    files = pgpool2.render(TEMPLATES, TRIXIE, Fit(proved=True))
+    listed = json.loads(files["patches.json"].content)
+    assert (listed["proved"], listed["left_out"], listed["upstream"]) == (True, {}, [])
+    assert "lacks" not in files["README.Debian"].content.decode()
+    assert files["README.Debian"].content.endswith(b"/etc/default/pgpool2.\n")
+    assert "served. With a watchdog, that is once the leader is known.\nType=notify\nTimeout" in (
+        files["pgpool2.service"].content.decode()
+    )
+
+
+def the_cell(source: Source, fit: Fit) -> plan.Cell:
+    table = ReleaseTable.load(HERE.releases)
+    (cell,) = plan.cells(Request(releases=("trixie",)), table, source, "trixie", HERE, fit)
+    return cell
+
+
+SOURCE = Source("4.6.1", Path("/pgpool2.tar.gz"), "gz", SHA256, False, 1_747_310_400, "a tarball", False)
+
+
+def test_changelog_and_summary_name_what_is_left_out() -> None:
+    cell = the_cell(SOURCE, LEFT_OUT)
+    changelog = cell.pgpool2.files["debian/changelog"].content.decode()
+    assert "has not passed the tests" in changelog
+    assert "one-write.patch does not fit and is left out: a simple query" in " ".join(changelog.split())
+    assert max(len(line) for line in changelog.splitlines() if not line.startswith(" --")) <= 80
+    assert Changelog(changelog, strict=True).version == cell.pgpool2.debian_version
+    outcome = Outcome(cell.pgpool2, State.UNCHANGED, 0.0, Path("/log"))
+    (row,) = report.summary([CellOutcome(cell, (outcome,))], Path("/dist"))["cells"]
+    assert row["proved"] is False
+    assert row["left_out"][1] == {
+        "patch": "one-write",
+        "missing": "a simple query is answered with three writes instead of one",
+    }
+
+
+# --- what build-deb says
+
+
+@pytest.fixture
+def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What build-deb makes of a source, and what it prints."""
+    monkeypatch.setattr(machine, "require", lambda *_, **__: None)
+    cache = Cache(tmp_path / "cache")
+
+    def fit(source: Source, *, strict: bool = False) -> tuple[Fit, str]:
+        pins = Pins.load(HERE.sources)
+        found = build_deb._fit(HERE, pins, source, Request(strict=strict), cache)
+        return found, capsys.readouterr().out
+
+    return fit
+
+
+def test_a_proved_release_is_not_tried(fitted: Any) -> None:
+    pin = Pins.load(HERE.sources).named("4.6.1")
+    found, said = fitted(replace(SOURCE, sha256=pin.sha256))
+    assert (found, said) == (Fit(proved=True), "")
+
+
+def test_an_unproved_source_is_told_with_all_that_it_lacks(fitted: Any, tmp_path: Path) -> None:
+    found, said = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
+    lines = said.splitlines()
+    assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
+    assert f"warning: one-write.patch does not fit and is left out: {found.left_out[5].without}" in lines
+    assert len(lines) == 1 + len(found.left_out)
+
+
+def test_strict_makes_it_an_error(fitted: Any, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"^patches do not fit pgpool-II 4\.6\.1: debian-paths, socket") as caught:
+        fitted(replace(SOURCE, tarball=tarball(tmp_path)), strict=True)
+    assert "without --strict" in caught.value.hint
