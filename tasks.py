@@ -170,7 +170,7 @@ def compare_contents(context: Context, release: str | None = None, accept: bool 
 
 @task(
     help={
-        "pgpool": "the upstream release, for example 4.7.4",
+        "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
         "tarball": "its tarball, where no address has it",
         "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
         "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
@@ -180,16 +180,22 @@ def compare_contents(context: Context, release: str | None = None, accept: bool 
 )
 def update(
     context: Context,
-    pgpool: str,
+    pgpool: str | None = None,
     tarball: str | None = None,
     release: str | None = None,
     mirror: str | None = None,
     jobs: int = 0,
     install: bool = True,
 ) -> None:
-    """Pin a new upstream release once it builds and passes its tests, and show what it changes in the packages."""
+    """Pin a new upstream release once it builds and passes its tests; without --pgpool, tell what is new upstream."""
     from pgpool_deb import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
 
+    if pgpool is None:
+        from pgpool_deb import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
+        from pgpool_deb.pins import Pins  # noqa: PLC0415
+
+        _end(watch.run(Pins.load(Project(HERE).sources), building.say))
+        return
     request = updating.Request(
         version=pgpool,
         tarball=Path(tarball) if tarball else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache as memoised
 
 from . import archive, atomic, engines, machine, patches, pgpool2, plan, report, schedule
@@ -105,6 +105,9 @@ def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]
     pins = Pins.load(project.sources)
     source = _source(pins, request, cache)
     fit = _fit(project, pins, source, request, cache)
+    applied = patches.chosen(project.templates(pgpool2.NAME), source.version)
+    lost = fit.left_out
+    _tell_advisories(pins, source, {cve for patch in applied if patch not in lost for cve in patch.mends})
     return plan.cells(request, table, source, machine_release(), project, fit)
 
 
@@ -144,11 +147,20 @@ def _source(pins: Pins, request: Request, cache: Cache) -> Source:
             pins.named(version)
         mirror = archive.find_archive(request.mirror).mirror
         source = pins.obtain(version or pins.default_version(mirror, folder, say), mirror, folder, say)
-    for advisory in pins.advisories(source.version):
-        cves = ", ".join(advisory.cves)
-        known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
-        say(f"warning: {known}: {cves} ({advisory.summary})")
     return source
+
+
+def _tell_advisories(pins: Pins, source: Source, mended: Collection[str]) -> None:
+    """Say what is known to be wrong with the source, but for the CVEs that our patches mend."""
+    for advisory in pins.advisories(source.version):
+        cves = [cve for cve in advisory.cves if cve not in mended]
+        if not cves:
+            continue
+        known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
+        say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
+        if better := pins.mended_in(advisory):
+            unproved = "" if better.proved is not None else ", which has not passed this project's tests"
+            say(f"hint: --pgpool {better.version} builds one without them{unproved}")
 
 
 def _workshop(

@@ -173,17 +173,32 @@ _SERIES_LINE = re.compile(r"(?P<name>[a-z0-9.-]+\.patch)(?P<ranges>(?:\s+\((?:<<
 def selected_patches(series: str, upstream_version: str) -> tuple[str, ...]:
     """The patches of patches/series.in that are for this version, in order; `ValueError` on a line it cannot read."""
     upstream = Version(upstream_version)
-    selected: list[str] = []
+    return tuple(
+        name
+        for name, ranges in _lines(series)
+        if all(_RELATIONS[relation](upstream, Version(version)) for relation, version in ranges)
+    )
+
+
+def ranges_of(series: str) -> dict[str, list[list[tuple[str, str]]]]:
+    """Return the versions that each patch of patches/series.in is for: of each of its lines, the limits (">=", "4.4~").
+
+    Raises ValueError on a line that cannot be read.
+    """
+    found: dict[str, list[list[tuple[str, str]]]] = {}
+    for name, ranges in _lines(series):
+        found.setdefault(name, []).append(ranges)
+    return found
+
+
+def _lines(series: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for line in series.splitlines():
         if not line or line.startswith("#"):
             continue
         match = _SERIES_LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"{SERIES}: not a patch and its versions: {line}")
-        ranges = re.findall(r"\((\S+) (\S+)\)", match["ranges"])
-        if all(_RELATIONS[relation](upstream, Version(version)) for relation, version in ranges):
-            selected.append(match["name"])
-    return tuple(selected)
+        yield match["name"], re.findall(r"\((\S+) (\S+)\)", match["ranges"])
 
 
 def _templates(templates: Path, majors: tuple[int, ...], facts: Mapping[str, object]) -> Iterator[tuple[str, File]]:

@@ -1,7 +1,8 @@
 """Our patches to pgpool-II: what their headers say, and which of them fit a source.
 
-A header is DEP-3 with two fields of our own: `X-Without` says in one line what is missing where the patch is, and
-`X-Relied-On-By: pgpool2-cluster` stands where a cluster relies on what it mends.
+A header is DEP-3 with fields of our own: `X-Without` says in one line what is missing without the patch,
+`X-Relied-On-By: pgpool2-cluster` stands where a cluster relies on what it mends, and `X-Mends` names the CVEs that it
+mends, if any.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from debian.deb822 import Deb822
@@ -35,16 +37,24 @@ class Patch:
     """What is missing without it, in one line."""
     relied_on: bool
     """Whether pgpool2-cluster relies on what it mends."""
+    mends: tuple[str, ...] = ()
+    """The CVEs that are not open where the patch is."""
 
     @classmethod
     def read(cls, path: Path) -> Patch:
         """Read a patch; raises ValueError where its header does not say what is missing without it."""
-        text = path.read_text(encoding="utf-8")
+        return cls._of(path, path.read_text(encoding="utf-8"))
+
+    @classmethod
+    @cache
+    def _of(cls, path: Path, text: str) -> Patch:
+        """Parsed once for all releases."""
         header = Deb822(text.partition("\n---")[0])
         without = header.get("X-Without", "").strip()
         if not without or "\n" in without:
             raise ValueError(f"{path}: X-Without: is to say in one line what is missing without it")
-        return cls(path.stem, text, without, header.get("X-Relied-On-By") == "pgpool2-cluster")
+        mends = tuple(re.findall(r"CVE-[0-9]+-[0-9]+", header.get("X-Mends", "")))
+        return cls(path.stem, text, without, header.get("X-Relied-On-By") == "pgpool2-cluster", mends)
 
     @property
     def touches(self) -> tuple[str, ...]:
@@ -79,13 +89,13 @@ def chosen(templates: Path, upstream_version: str) -> tuple[Patch, ...]:
     return tuple(Patch.read(templates / "patches" / name) for name in selected_patches(series, upstream_version))
 
 
-def fit(patches: Sequence[Patch], tarball: Path, sha256: str, cache: Path) -> Fit:
-    """Return how patches fit a checked tarball, tried one after the other; remembered in `cache`.
+def fit(patches: Sequence[Patch], tarball: Path, sha256: str, folder: Path) -> Fit:
+    """Return how patches fit a checked tarball, tried one after the other; remembered in `folder`.
 
     Of the tarball, only the files that patches name are unpacked, into a folder that is thrown away.
     """
     key = hashlib.sha256("\0".join((sha256, *(f"{patch.name}\0{patch.text}" for patch in patches))).encode())
-    record = cache / "fitted" / f"{key.hexdigest()}.json"
+    record = folder / "fitted" / f"{key.hexdigest()}.json"
     known = read_record(record)
     if not {"left_out", "upstream"} <= known.keys():
         known = _try_all(patches, tarball)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import debianize
+from . import debianize, known_faults
 from .debianize import File, Packaging
 from .errors import UsageError
 from .project import Project
@@ -71,7 +71,9 @@ def source_package(release: Release, revision: Revision, project: Project) -> So
         name=f"{release.name}-{NAME}",
         source=NAME,
         debian_version=packaging.debian_version,
-        files=own_files(project.path) | {f"debian/{path}": file for path, file in debian.items()},
+        files=own_files(project.path)
+        | {known_faults.NAME: File(known_faults.table(project).encode(), 0o644)}
+        | {f"debian/{path}": file for path, file in debian.items()},
         orig=None,
         tools=(),
         log=f"{NAME}.build.log",

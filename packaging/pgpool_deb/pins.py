@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from debian.debian_support import Version
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -64,6 +64,8 @@ class Pins:
     addresses: tuple[str, ...]
     pins: tuple[Pin, ...]
     known: tuple[Advisory, ...]
+    default: str = ""
+    """The version to build where none is named; "" for the newest that was proved."""
 
     @classmethod
     def load(cls, path: Path) -> Pins:
@@ -80,7 +82,7 @@ class Pins:
             place = ".".join(str(part) for part in first["loc"])
             raise UsageError(f"{path}: {place}: {first['msg']}", hint=hint) from error
         pins = sorted((row.pin(version) for version, row in rows.pgpool.items()), key=_by_version, reverse=True)
-        return cls(path, tuple(rows.addresses), tuple(pins), tuple(row.known() for row in rows.advisory))
+        return cls(path, tuple(rows.addresses), tuple(pins), tuple(row.known() for row in rows.advisory), rows.default)
 
     def advisories(self, version: str) -> tuple[Advisory, ...]:
         """Return what is known to be wrong with `version` (pinned, or derived from one)."""
@@ -140,27 +142,58 @@ class Pins:
         ask_again: bool = False,
         patience: download.Patience = _PROBING,
     ) -> str:
-        """Return the newest pinned version whose tarball is in `cache`, or that an address has today.
+        """Return `default` of sources.toml, else the newest proved version that is in `cache` or at an address today.
 
-        That no address has a version is remembered in `cache` for 24 hours, unless `ask_again`; so a run whose
-        default is in the cache asks nobody. Versions that are passed over are reported with the reason. Where no
-        address answers, the newest version in the cache is left; raises MachineError where there is none.
+        Where no pin says that it was proved, all count. That no address has a version is remembered in `cache` for 24
+        hours, unless `ask_again`; so a run whose default is in the cache asks nobody. Versions that are passed over are
+        reported with the reason. Raises MachineError where none can be had, or only one that has advisories which a
+        version that was passed over has not: whoever keeps an address from answering would choose what is built.
         """
+        if self.default:
+            return self.named(self.default).version
         memory = _Absences(cache / "absent.json", ask_again=ask_again)
-        for pin in self.pins:
-            if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
+        candidates = [pin for pin in self.pins if pin.proved is not None] or list(self.pins)
+        passed: dict[str, str] = {}
+        for pin in candidates:
+            why = self._why_not(pin, mirror, cache, memory, patience)
+            if not why:
+                self._refuse_to_fall_back(pin.version, passed)
                 return pin.version
-            addresses = self._addresses(pin, mirror)
-            standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))  # noqa: B023
-            if standing is download.Standing.THERE:
-                return pin.version
-            why = "no address has it today" if standing is download.Standing.ABSENT else "no address answers"
+            passed[pin.version] = why
             report(f"pgpool-II {pin.version} is passed over: {why}")
-        known = ", ".join(pin.version for pin in self.pins)
+        known = ", ".join(pin.version for pin in candidates)
         raise MachineError(
             f"none of the pinned versions can be had ({known}): no address has or answers for their tarballs",
             hint="check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
         )
+
+    def _why_not(self, pin: Pin, mirror: str, cache: Path, memory: _Absences, patience: download.Patience) -> str:
+        """Return why the tarball of a pin cannot be had, "" where it can."""
+        if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
+            return ""
+        addresses = self._addresses(pin, mirror)
+        standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))
+        if standing is download.Standing.THERE:
+            return ""
+        return "no address has it today" if standing is download.Standing.ABSENT else "no address answers"
+
+    def _refuse_to_fall_back(self, version: str, passed: dict[str, str]) -> None:
+        """Raise MachineError where `version` has advisories that one of `passed` (with the reasons) has not."""
+        have = self._cves(version)
+        for newer, why in passed.items():
+            more = [cve for cve in have if cve not in self._cves(newer)]
+            if more:
+                raise MachineError(
+                    f"pgpool-II {newer} cannot be had ({why}), and {version} has {', '.join(more)}, which it has not",
+                    hint=f"name a mirror that has it with --mirror URL; --pgpool {version} builds that all the same",
+                )
+
+    def _cves(self, version: str) -> list[str]:
+        return [cve for advisory in self.advisories(version) for cve in advisory.cves]
+
+    def mended_in(self, advisory: Advisory) -> Pin | None:
+        """Return the newest pin that an advisory does not concern."""
+        return next((pin for pin in self.pins if not advisory.concerns(pin.version)), None)
 
     def _addresses(self, pin: Pin, mirror: str) -> tuple[str, ...]:
         return tuple(address.format(mirror=mirror.rstrip("/"), version=pin.version) for address in self.addresses)
@@ -264,3 +297,4 @@ class _File(_Row):
     addresses: Annotated[list[Annotated[str, AfterValidator(_address)]], Field(min_length=1)]
     pgpool: Annotated[dict[ReleaseNumber, _Pin], Field(min_length=1)]
     advisory: list[_Advisory] = []
+    default: ReleaseNumber | Literal[""] = ""

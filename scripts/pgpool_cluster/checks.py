@@ -24,6 +24,7 @@ from . import (
     certificates,
     copying,
     doors,
+    faults,
     firewall,
     key_file,
     libpq,
@@ -79,19 +80,23 @@ WHERE a.sourcefile LIKE '%/postgresql.auto.conf' AND b.sourcefile LIKE '%/conf.d
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line."""
+    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line.
+
+    A `note` is something to know that is no failure; it has a reason and a fix, too.
+    """
 
     node: str
     what: str
     ok: bool
     why: str = ""
     fix: str = ""
+    note: bool = False
 
     @property
     def json(self) -> Json:
         """The shape in docs/reference/pgpoolctl.md."""
         found: Json = {"node": self.node, "check": self.what, "ok": self.ok}
-        return found if self.ok else {**found, "reason": self.why, "fix": self.fix}
+        return found if self.ok and not self.note else {**found, "reason": self.why, "fix": self.fix}
 
     @classmethod
     def of(cls, values: object) -> Check:
@@ -99,9 +104,12 @@ class Check:
         if not isinstance(values, dict) or "node" not in values or "check" not in values:
             raise ValueError("no check")
         why, fix = str(values.get("reason", "")), str(values.get("fix", ""))
-        return cls(str(values["node"]), str(values["check"]), bool(values["ok"]), why, fix)
+        ok = bool(values["ok"])
+        return cls(str(values["node"]), str(values["check"]), ok, why, fix, note=ok and bool(why))
 
     def __str__(self) -> str:
+        if self.note:
+            return f"note  {self.node}: {self.what}: {self.why}; {self.fix}"
         if self.ok:
             return f"ok    {self.node}: {self.what}"
         return f"FAIL  {self.node}: {self.what}: {self.why}; fix: {self.fix}"
@@ -195,6 +203,26 @@ def run(here: Here) -> list[Check]:
         _archive(here, check)
     if Service.PGPOOL in here.me.runs:
         _pgpool(here, check)
+        found += _faults(here)
+    return found
+
+
+def _faults(here: Here) -> list[Check]:
+    """What is known to be wrong with the pgpool2 that is installed: what the cluster relies on fails, else a note."""
+    installed = faults.installed()
+    if installed is None:
+        return []
+    name, table = here.me.name, faults.table()
+    lacks = faults.missing(installed, table)
+    found = [
+        Check(name, f"pgpool2 {installed.version} has the patch {patch}", False, f"without it, {without}", faults.FIX)
+        for patch, without in lacks
+    ]
+    if not lacks:
+        found.append(Check(name, "pgpool2 has the patches that the cluster relies on", True))
+    for advisory in faults.advisories(installed, table):
+        found.append(Check(name, f"pgpool2 {installed.version} has known advisories", True, advisory,
+                           faults.ADVICE if installed.own else faults.ADVICE_DEBIAN, note=True))  # fmt: skip
     return found
 
 

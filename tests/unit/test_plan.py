@@ -153,6 +153,8 @@ def test_a_file_of_the_checkout_is_an_input_of_its_own_package_alone(
     for name in ("config-templates", "scripts", "debian-templates", "docs", "pyproject.toml"):
         copy = shutil.copytree if (HERE.path / name).is_dir() else shutil.copyfile
         copy(HERE.path / name, tmp_path / name)
+    (tmp_path / "packaging").mkdir()
+    shutil.copyfile(HERE.sources, tmp_path / "packaging" / "sources.toml")
     request = Request(releases=("trixie",))
     (cell,) = plan.cells(request, TABLE, SOURCE, "", Project(tmp_path))
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -277,3 +277,41 @@ def test_with_neither_network_nor_cache_the_environment_failed(asking: Asking, m
     mirror.broken = True
     with pytest.raises(MachineError, match=r"none of the pinned versions can be had \(4\.10\.0, 4\.7\.3"):
         asking()
+
+
+# --- what the default never falls back to
+
+
+def with_proved(asking: Asking, *versions: str) -> Asking:
+    marked = (dataclasses.replace(pin, proved=() if pin.version in versions else None) for pin in asking.pins.pins)
+    return dataclasses.replace(asking, pins=dataclasses.replace(asking.pins, pins=tuple(marked)))
+
+
+def test_the_default_is_the_newest_that_was_proved(asking: Asking) -> None:
+    assert with_proved(asking, "4.6.1", "4.3.5")() == "4.6.1"
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_the_default_never_falls_back_into_an_advisory(
+    asking: Asking, mirror: Mirror, tmp_path: Path, silent: bool
+) -> None:
+    """Else whoever keeps an address from answering chooses which version is built."""
+    asking = with_proved(asking, "4.6.1", "4.3.5")
+    asking.pins.obtain("4.3.5", mirror.uri, asking.cache, quiet)
+    lacks(tmp_path, "4.6.1")
+    mirror.broken = silent
+    with pytest.raises(
+        MachineError, match=r"^pgpool-II 4\.6\.1 cannot be had \(.*\), and 4\.3\.5 has CVE-2026-9999"
+    ) as e:
+        asking()
+    assert "--pgpool 4.3.5 builds that all the same" in e.value.hint
+
+
+def test_the_default_falls_back_where_no_more_is_wrong(asking: Asking, tmp_path: Path) -> None:
+    lacks(tmp_path, "4.10.0")
+    assert with_proved(asking, "4.10.0", "4.7.3")() == "4.7.3"
+
+
+def test_a_default_that_is_named_is_taken(pins: Pins, tmp_path: Path) -> None:
+    text = 'default = "4.3.5"\n' + pins.path.read_text()
+    assert loaded(tmp_path, text).default_version("http://nowhere.invalid", tmp_path / "cache", quiet) == "4.3.5"

@@ -74,6 +74,7 @@ class Tried:
 
     built: list[plan.Request] = field(default_factory=list)
     pins: list[str] = field(default_factory=list)
+    default: str = ""
     tested: list[matrix.Matrix] = field(default_factory=list)
     build: ExitStatus = ExitStatus.GOOD
     state: State = State.PASSED
@@ -82,10 +83,13 @@ class Tried:
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     found = Tried()
+    monkeypatch.setattr(update, "how_to_prove", lambda *_: [])
 
     def build(project: Project, request: plan.Request) -> ExitStatus:
         found.built.append(request)
-        found.pins = [pin.version for pin in Pins.load(project.sources).pins]
+        pins = Pins.load(project.sources)
+        found.pins = [pin.version for pin in pins.pins]
+        found.default = pins.default
         return found.build
 
     def test(self: matrix.Matrix) -> Proof:
@@ -164,14 +168,25 @@ def test_what_changes_in_the_packages_is_told(
     assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in told
 
 
-def test_an_older_branch_is_pinned_and_that_it_was_not_tested_is_told(
-    project: Project, web: Web, tried: Tried, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_branch_is_tested_as_well(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.6.9.tar.gz"] = tarball("4.6.9")
     assert update.run(project, request(web, "4.6.9")) is ExitStatus.GOOD
-    assert tried.tested == []
-    assert "not tested: tests take the newest pinned version, which is 4.7.3" in capsys.readouterr().out
+    assert len(tried.tested) == 1
+    assert tried.default == "4.6.9"
     assert Pins.load(project.sources).pins[0].version == "4.7.3"
+    assert not Pins.load(project.sources).default, "only while it was tried"
+
+
+def test_what_is_pinned_is_not_proved(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
+    assert update.run(project, request(web)) is ExitStatus.GOOD
+    assert tried.built
+    assert Pins.load(project.sources).named("4.8.0").proved is None
+
+
+def test_how_to_call_a_version_proved_is_told() -> None:
+    told = "\n".join(update.how_to_prove(Project(HERE), "4.7.2"))
+    assert 'proved = ["debian-paths", "socket-directories", ' in told
 
 
 def test_a_tarball_that_one_has_is_taken(project: Project, web: Web, tried: Tried, tmp_path: Path) -> None:

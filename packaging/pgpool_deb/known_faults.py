@@ -1,0 +1,49 @@
+"""What pgpool2-cluster knows of faults of pgpool-II: made from sources.toml and patches when it is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from . import pgpool2
+from .debianize import SERIES, ranges_of
+from .errors import UsageError
+from .patches import Patch
+from .pins import Pins
+from .project import Project
+
+NAME = "known-faults.json"
+"""Its name in the source package, and in /usr/share/pgpool2-cluster of a server."""
+
+
+def table(project: Project) -> str:
+    """Return the table as JSON (docs/reference/packages.md). The same checkout gives the same text.
+
+    Raises UsageError where sources.toml or a patch cannot be read.
+    """
+    templates = project.templates(pgpool2.NAME)
+    try:
+        listed = [_patch(templates, *row) for row in ranges_of((templates / SERIES).read_text("utf-8")).items()]
+    except ValueError as error:
+        raise UsageError(str(error), hint="see the patches beside it") from error
+    advisories = [
+        {
+            "cves": list(one.cves),
+            "summary": one.summary,
+            "affects": list(one.affects),
+            "fixed_in": one.fixed_in,
+        }
+        for one in Pins.load(project.path / "packaging" / "sources.toml").known
+    ]
+    return json.dumps({"advisories": advisories, "patches": listed}, indent=1) + "\n"
+
+
+def _patch(templates: Path, name: str, ranges: list[list[tuple[str, str]]]) -> dict[str, object]:
+    patch = Patch.read(templates / "patches" / name)
+    return {
+        "name": patch.name,
+        "without": patch.without,
+        "relied_on": patch.relied_on,
+        "mends": list(patch.mends),
+        "versions": [[list(one) for one in limits] for limits in ranges],
+    }

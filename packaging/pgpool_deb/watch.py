@@ -1,0 +1,93 @@
+"""`./invoke update` without a version: what upstream has released and Debian knows, and sources.toml does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+
+import requests
+
+from . import upstream_version
+from .errors import ExitStatus, MachineError
+from .pins import Pins
+from .sources import Report
+
+UPSTREAM = "https://git.postgresql.org/git/pgpool2.git"
+DEBIAN = "https://security-tracker.debian.org/tracker/source-package/pgpool2"
+_SECONDS = 30
+_CVE = re.compile(r"\bCVE-([0-9]{4})-[0-9]{4,}\b")
+
+Release = tuple[int, ...]
+
+
+def run(pins: Pins, report: Report) -> ExitStatus:
+    """Report what is new, one line each; the status is ENVIRONMENT where somebody could not be asked."""
+    status = ExitStatus.GOOD
+    lines: list[str] = []
+    for find in (_new_releases, _new_advisories):
+        try:
+            lines += find(pins)
+        except MachineError as error:
+            report(f"warning: {error.message}")
+            status = ExitStatus.ENVIRONMENT
+    for line in lines:
+        report(line)
+    if not lines and status is ExitStatus.GOOD:
+        report("sources.toml knows the newest releases and all that Debian's security data name")
+    return status
+
+
+def _new_releases(pins: Pins) -> Iterator[str]:
+    for release in newer(_tagged(), {tuple(map(int, pin.version.split("."))) for pin in pins.pins}):
+        version = ".".join(map(str, release))
+        yield f"pgpool-II {version} is tagged upstream and not pinned: ./invoke update --pgpool {version}"
+
+
+def newer(tagged: Collection[Release], pinned: Collection[Release]) -> list[Release]:
+    """Return the newest release of each branch that is newer than the pins of it; of branches with a pin, or later."""
+    newest = max(pinned)
+    found: dict[Release, Release] = {}
+    for release in sorted(tagged):
+        branch = release[:2]
+        of_branch = [pin for pin in pinned if pin[:2] == branch]
+        if release > max(of_branch, default=newest):
+            found[branch] = release
+    return list(found.values())
+
+
+def _tagged() -> set[Release]:
+    command = ["git", "ls-remote", "--tags", "--refs", UPSTREAM]
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        answer = subprocess.run(
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise MachineError(
+            f"upstream's tags are not known ({UPSTREAM}): {said[-1] if said else error}", hint="check the network"
+        ) from error
+    tags = (upstream_version.parse_tag(line.rpartition("refs/tags/")[2]) for line in answer.stdout.splitlines())
+    return {tag.release for tag in tags if tag is not None and tag.stage is None}
+
+
+def _new_advisories(pins: Pins) -> Iterator[str]:
+    """CVEs that are older than the oldest pin are taken for mended in it."""
+    oldest = min(datetime.fromtimestamp(pin.date, UTC).year for pin in pins.pins)
+    known = {cve for advisory in pins.known for cve in advisory.cves}
+    named = {match[0] for match in _CVE.finditer(_page()) if int(match[1]) >= oldest}
+    for cve in sorted(named - known):
+        yield f"{cve} is in Debian's security data and not in sources.toml: {DEBIAN}"
+
+
+def _page() -> str:
+    try:
+        answer = requests.get(DEBIAN, timeout=_SECONDS)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        said = f"Debian's security data are not known ({DEBIAN}): {error}"
+        raise MachineError(said, hint="check the network") from error
+    return answer.text

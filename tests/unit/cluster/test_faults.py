@@ -1,0 +1,121 @@
+"""`check` names what is known to be wrong with the pgpool2 that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pgpool_cluster import checks, faults
+from pgpool_cluster.checks import Check
+from pgpool_cluster.node import Here
+from pgpool_deb import known_faults, patches
+from pgpool_deb.project import Project
+
+HERE = Project(Path(__file__).parents[3])
+KNOWN: dict[str, Any] = json.loads(known_faults.table(HERE))
+ALL = [patch.name for patch in patches.chosen(HERE.templates("pgpool2"), "4.6.1")]
+Install = Callable[..., list[Check]]
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """What `check` says of a pgpool2 of this version; without `listed`, it is Debian's own."""
+    monkeypatch.setattr(faults, "TABLE", tmp_path / "table")
+    monkeypatch.setattr(faults, "PATCHES", tmp_path / "patches.json")
+
+    def check(status: str, listed: dict[str, Any] | None = None, known: dict[str, Any] = KNOWN) -> list[Check]:
+        (tmp_path / "dpkg-query").write_text(f"#!/bin/sh\nprintf '{status}'\n")
+        (tmp_path / "dpkg-query").chmod(0o755)
+        (tmp_path / "table").write_text(json.dumps(known))
+        if listed is not None:
+            (tmp_path / "patches.json").write_text(json.dumps(listed))
+        here = cast("Here", SimpleNamespace(me=SimpleNamespace(name="pg1")))
+        return checks._faults(here)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert shutil.which("dpkg"), "versions are compared as Debian does"
+    return check
+
+
+def notes(found: list[Check]) -> list[str]:
+    return [str(check) for check in found if check.note]
+
+
+def failed(found: list[Check]) -> list[str]:
+    return [check.what for check in found if not check.ok]
+
+
+def test_our_package_with_all_patches_fails_nothing_and_its_advisories_are_named(checked: Install) -> None:
+    found = checked("installed 4.6.1-50+deb13+1", {"patches": ALL, "upstream": []})
+    assert failed(found) == []
+    (note,) = notes(found)
+    assert note.startswith("note  pg1: pgpool2 4.6.1-50+deb13+1 has known advisories: CVE-2026-92867, ")
+    assert "fixed in 4.7.3; install a newer pgpool2" in note
+    assert "apt changelog" not in note
+
+
+def test_a_patch_that_was_left_out_fails_where_the_cluster_relies_on_it(checked: Install) -> None:
+    there = [name for name in ALL if name not in ("one-recovery", "one-write")]
+    found = checked("installed 4.6.1-50+deb13+1", {"patches": there, "left_out": {"one-recovery": "", "one-write": ""}})
+    assert failed(found) == ["pgpool2 4.6.1-50+deb13+1 has the patch one-recovery"]
+    assert "a second recovery can begin" in next(str(check) for check in found if not check.ok)
+
+
+def test_what_upstream_has_itself_is_not_missed(checked: Install) -> None:
+    there = [name for name in ALL if name != "one-recovery"]
+    found = checked("installed 4.6.1-50+deb13+1", {"patches": there, "upstream": ["one-recovery"]})
+    assert failed(found) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "faulty", "not_concerned"),
+    [("4.6.1-2", "heartbeat-address", ""), ("4.7.2-1+b2", "backend-proof", "heartbeat-address")],
+)
+def test_debians_own_package_is_named_with_what_it_lacks(
+    checked: Install, version: str, faulty: str, not_concerned: str
+) -> None:
+    found = checked(f"installed {version}")
+    assert f"pgpool2 {version} has the patch {faulty}" in failed(found)
+    assert f"pgpool2 {version} has the patch {not_concerned}" not in failed(found)
+    (note,) = notes(found)
+    assert "CVE-2026-92873" in note
+    assert "Debian may have mended them in this revision: apt changelog pgpool2" in note
+
+
+def test_a_version_that_is_mended_has_no_note(checked: Install) -> None:
+    assert notes(checked("installed 4.7.3-1", {"patches": ALL})) == []
+    assert len(notes(checked("installed 4.3.5-1"))) == 2
+
+
+def test_a_cve_that_a_patch_mends_is_not_open(checked: Install) -> None:
+    known = json.loads(json.dumps(KNOWN))
+    known["patches"][0]["mends"] = ["CVE-2026-92867"]
+    (note,) = notes(checked("installed 4.6.1-50", {"patches": ALL}, known))
+    assert "CVE-2026-92867" not in note
+    assert "CVE-2026-92868" in note
+
+
+@pytest.mark.parametrize("status", ["", "config-files 4.6.1-2", "half-configured 4.6.1-2"])
+def test_no_package_is_no_fault(checked: Install, status: str) -> None:
+    assert checked(status) == []
+
+
+def test_a_note_outlives_the_way_to_another_node() -> None:
+    note = Check("pg1", "pgpool2 has known advisories", True, "CVE-1", "upgrade", note=True)
+    assert Check.of(note.json) == note
+    assert note.json["ok"] is True
+    good = Check("pg1", "x", True, "unused", "unused")
+    assert str(Check.of(good.json)) == "ok    pg1: x"
+
+
+def test_the_table_is_in_the_package() -> None:
+    assert any(patch["relied_on"] for patch in KNOWN["patches"])
+    install = HERE.path / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.install"
+    assert f"{known_faults.NAME} usr/share/pgpool2-cluster\n" in install.read_text()
