@@ -88,6 +88,7 @@ def _page() -> str:
         answer = requests.get(DEBIAN, timeout=_SECONDS)
         answer.raise_for_status()
     except requests.RequestException as error:
-        said = f"Debian's security data are not known ({DEBIAN}): {error}"
+        why = str(error).rpartition(": ")[2].rstrip("\"')")
+        said = f"Debian's security data are not known ({DEBIAN}): {why}"
         raise MachineError(said, hint="check the network") from error
     return answer.text

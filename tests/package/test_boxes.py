@@ -21,6 +21,7 @@ from tests.package.processes import eventually, running_anywhere
 from pgpool_deb import archive, box, docker_box, engines, plan
 from pgpool_deb.cache import Cache
 from pgpool_deb.command import CommandFailed, CommandStalled, Runner, Stop, Stopped
+from pgpool_deb.compiler_caches import PROVED
 from pgpool_deb.docker_box import DockerEngine
 from pgpool_deb.errors import MachineError
 from pgpool_deb.releases import Release
@@ -146,6 +147,21 @@ def test_the_cache_of_a_box_outlives_it(engine: box.Engine, root: Root, runner: 
         one = engine.box(root, "keeps", runner)
         one.run(["sh", "-c", script], runner)
         one.remove()
+
+
+def test_the_cache_of_a_strangers_box_begins_as_a_copy_and_never_reaches_proved_ones(
+    engine: box.Engine, root: Root, runner: Runner
+) -> None:
+    def run(name: str, trust: str, script: str) -> None:
+        one = engine.box(root, name, runner, trust)
+        one.run(["sh", "-c", script], runner)
+        one.remove()
+
+    run("ours", PROVED, "echo good >/cache/mark")
+    run("theirs", "stranger", "grep good /cache/mark; echo bad >/cache/mark")
+    run("ours", PROVED, "grep good /cache/mark")
+    run("theirs", "stranger", "grep bad /cache/mark")
+    run("others", "another", "grep good /cache/mark")
 
 
 def test_a_box_never_writes_into_its_root(engine: box.Engine, root: Root, runner: Runner) -> None:
