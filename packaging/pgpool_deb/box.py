@@ -132,7 +132,7 @@ class ChrootEngine:
     def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> ChrootBox:
         """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
         self.forget(name)
-        place = self.cache.folder("boxes") / name
+        place = self.cache.private("boxes") / name
         (place / "build").mkdir(parents=True)
         trust = trust or compiler_caches.trust_in(name)
         return ChrootBox(root, place, compiler_caches.folder(self.cache, root.release, trust, runner))

@@ -43,6 +43,15 @@ class Cache:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def private(self, name: str) -> Path:
+        """Return (and make) a folder that no other user of the machine can enter.
+
+        The user who builds in a box has the number 1000; where root runs the build, that is a person's on the machine.
+        """
+        path = self.folder(name)
+        path.chmod(0o700)
+        return path
+
     @contextmanager
     def locked(self, name: str, report: Callable[[str], None]) -> Iterator[None]:
         """Hold the lock called `name`: two runs at once never touch the same thing; the wait is reported.

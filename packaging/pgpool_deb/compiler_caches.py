@@ -31,6 +31,7 @@ def folder(cache: Cache, release: str, trust: str, runner: Runner) -> Path:
 
     Raises CommandFailed where it cannot be made.
     """
+    cache.private("compiler")
     place = cache.folder("compiler", release, trust)
     os.utime(place)
     found = place / "cache"

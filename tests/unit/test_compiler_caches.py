@@ -86,6 +86,13 @@ def test_a_strangers_build_begins_with_what_pinned_ones_left_and_changes_nothing
     assert (cache_of(cache, runner, replace(STRANGE, place="/y")) / "object").read_text() == "fine"
 
 
+def test_nobody_else_on_the_machine_can_enter_boxes_and_what_they_leave(cache: Cache, runner: Runner) -> None:
+    """Root's builds run as uid 1000, which may be a person."""
+    cache.folder("boxes").chmod(0o755)  # as versions before made it
+    cache_of(cache, runner, PINNED)
+    assert [cache.folder(name).stat().st_mode & 0o777 for name in ("boxes", "compiler")] == [0o700, 0o700]
+
+
 def test_a_copy_that_was_cut_off_is_made_anew(cache: Cache, runner: Runner) -> None:
     (cache_of(cache, runner, PINNED) / "object").write_text("fine")
     partial = cache.folder("compiler", "trixie", STRANGE.trust, "partial")
