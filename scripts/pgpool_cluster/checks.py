@@ -203,11 +203,11 @@ def run(here: Here) -> list[Check]:
         _archive(here, check)
     if Service.PGPOOL in here.me.runs:
         _pgpool(here, check)
-        found += _faults(here)
+        found += _known_faults(here)
     return found
 
 
-def _faults(here: Here) -> list[Check]:
+def _known_faults(here: Here) -> list[Check]:
     """What is known to be wrong with the pgpool2 that is installed: what the cluster relies on fails, else a note."""
     installed = faults.installed()
     if installed is None:

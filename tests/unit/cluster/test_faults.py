@@ -37,7 +37,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         if listed is not None:
             (tmp_path / "patches.json").write_text(json.dumps(listed))
         here = cast("Here", SimpleNamespace(me=SimpleNamespace(name="pg1")))
-        return checks._faults(here)
+        return checks._known_faults(here)
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert shutil.which("dpkg"), "versions are compared as Debian does"
