@@ -21,7 +21,10 @@ IMAGE = "debian:trixie"
 PREPARE = "apt-get update && apt-get install -y --no-install-recommends ca-certificates git python3 python3-venv zstd"
 PROVE = "./invoke matrix --release {release}"
 CACHE = "/var/cache/pgpool-deb"
-"""Engines change the home folder, where it would be otherwise."""
+"""Engines change the home folder, where it would be otherwise. A container's own disk is an overlay, where roots cannot
+be mounted, so this is a volume."""
+GITLAB_CACHE = "$CI_PROJECT_DIR/.pgpool-deb"
+"""GitLab's jobs cannot ask for volumes; the checkout lies on one."""
 CHECKOUT = "actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8"  # v5.0.0
 KEEP = "actions/cache@0400d5f644dc74513175e3cd8d07132dd4860809"  # v4.2.4
 UPLOAD = "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02"  # v4.6.2
@@ -52,7 +55,11 @@ def github(releases: Sequence[str]) -> dict[str, Any]:
             "cell": {
                 "name": names,
                 "runs-on": "ubuntu-24.04",
-                "container": {"image": IMAGE, "options": "--privileged --cgroupns=private"},
+                "container": {
+                    "image": IMAGE,
+                    "volumes": [f"pgpool-deb:{CACHE}"],
+                    "options": "--privileged --cgroupns=private",
+                },
                 "env": {"PGPOOL_DEB_CACHE": CACHE},
                 "timeout-minutes": 120,
                 "strategy": {"fail-fast": False, "matrix": {"release": list(releases)}},
@@ -96,10 +103,10 @@ def gitlab(releases: Sequence[str]) -> dict[str, Any]:
         "timeout": "2 hours",
         "before_script": [
             PREPARE,
-            f"mkdir -p {CACHE}",
-            f"if [ -f cache.tar.zst ]; then tar -C {CACHE} --numeric-owner -xpf cache.tar.zst; fi",
+            'mkdir -p "$PGPOOL_DEB_CACHE"',
+            'if [ -f cache.tar.zst ]; then tar -C "$PGPOOL_DEB_CACHE" --numeric-owner -xpf cache.tar.zst; fi',
         ],
-        "after_script": [f"tar -C {CACHE} --numeric-owner --zstd -cf cache.tar.zst ."],
+        "after_script": ['tar -C "$PGPOOL_DEB_CACHE" --numeric-owner --zstd -cf cache.tar.zst .'],
         "cache": {"key": f"pgpool-deb-{release}", "paths": ["cache.tar.zst"], "when": "always"},
         "artifacts": {
             "name": release,
@@ -111,7 +118,7 @@ def gitlab(releases: Sequence[str]) -> dict[str, Any]:
     }
     script = [PROVE.format(release=release)]
     jobs = {name: {"stage": "test", "variables": {"RELEASE": name}, "script": script.copy()} for name in releases}
-    return {"stages": ["test"], "variables": {"PGPOOL_DEB_CACHE": CACHE}, "default": every, **jobs}
+    return {"stages": ["test"], "variables": {"PGPOOL_DEB_CACHE": GITLAB_CACHE}, "default": every, **jobs}
 
 
 class _Dumper(yaml.SafeDumper):

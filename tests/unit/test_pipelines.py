@@ -68,6 +68,15 @@ def test_what_proves_a_cell_is_the_readmes_command() -> None:
             assert command.split(" --release ")[0] in readme
 
 
+def test_the_cache_lies_on_a_volume_as_a_containers_own_disk_is_an_overlay() -> None:
+    cell = loaded("github")["jobs"]["cell"]
+    assert [volume.split(":")[1] for volume in cell["container"]["volumes"]] == [cell["env"]["PGPOOL_DEB_CACHE"]]
+    cache = loaded("gitlab")["variables"]["PGPOOL_DEB_CACHE"]
+    assert cache.startswith("$CI_PROJECT_DIR/")  # GitLab's runners have a volume for checkouts
+    folder = cache.replace("$CI_PROJECT_DIR", str(HERE)) + "/"
+    assert subprocess.run(["git", "check-ignore", "--quiet", folder], cwd=HERE, check=False).returncode == 0
+
+
 def test_reports_and_packages_are_kept_of_a_run_that_failed_too() -> None:
     (upload,) = [step for step in loaded("github")["jobs"]["cell"]["steps"] if step.get("if")]
     assert upload["if"] == "always()"
