@@ -27,6 +27,10 @@ class Cache:
         """Return the user's cache ($PGPOOL_DEB_CACHE, else pgpool-deb in XDG's cache folder), tagged for backups."""
         chosen = os.environ.get("PGPOOL_DEB_CACHE")
         path = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("pgpool-deb"))
+        if "\n" in str(path):
+            raise MachineError(
+                "the path of the cache folder has a line feed", hint="PGPOOL_DEB_CACHE=/path names another"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "CACHEDIR.TAG").write_text(TAG, encoding="utf-8")

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import atomic, namespaces
+from . import atomic, disk, namespaces
 from .archive import Archive, preferences, proxies
 from .cache import Cache
 from .command import CommandFailed, CommandStalled, Runner
@@ -29,7 +29,12 @@ from .releases import Release
 
 MAX_AGE_SECONDS = 7 * 24 * 3600
 FORGOTTEN_SECONDS = 30 * 24 * 3600
+_BASE_BYTES = 500_000_000
+_LAYER_BYTES = 700_000_000
+"""What a base, and what build dependencies add to it, takes while it is made: lists and packages of apt too."""
 ENTER = Path(__file__).with_name("enter-root")
+AT_PLAIN_PATH = Path(__file__).with_name("at-plain-path")
+PLAIN = "/dev/shm/root"  # noqa: S108 - the script mounts an empty file system there
 ROOT_USER = "0:0"
 BUILD_USER = "1000:1000"
 _INSTALLED = re.compile(r"^Inst (?P<name>\S+) (?:\[\S+\] )?\((?P<version>\S+)")
@@ -91,6 +96,7 @@ class Roots:
         with self.cache.locked(f"root-{release.name}", _report_to(runner)):
             if root := self.current(release, dependencies):
                 return root
+            disk.check_overlays(self.cache.folder("roots"))
             try:
                 base = self._base(release, runner)
                 root = self._extended(release, base, dependencies, runner) if dependencies else base
@@ -111,11 +117,12 @@ class Roots:
         return self._bootstrap(release, path, runner)
 
     def _bootstrap(self, release: Release, path: Path, runner: Runner) -> Root:
+        disk.check_room(self.cache.folder("roots"), _BASE_BYTES, f"the base of {release.name}")
         with self._left_to_nobody() as partial:
             lines = self.archive().sources(release)
             options = _mmdebstrap_options(self.architecture)
-            words = ["mmdebstrap", *options, release.suites[0], str(partial), *lines]
-            runner.run([*namespaces.as_root(), *words])
+            words = ["mmdebstrap", *options, release.suites[0], PLAIN, *lines]
+            runner.run([*namespaces.as_root(), str(AT_PLAIN_PATH), str(partial), *words])
             lists = self._apt(release, "lists")
             script = (
                 'set -eu; rm -rf "$2"; mkdir -p "$2"; cp -a "$1/var/lib/apt/lists/." "$2";'
@@ -143,6 +150,7 @@ class Roots:
             root = Root(release.name, wanted, (*base.layers, layer), _together(base.packages, packages))
             self._write(path, root)
             return root
+        disk.check_room(self.cache.folder("roots"), _LAYER_BYTES, f"what is installed in the root of {release.name}")
         with self._left_to_nobody() as scratch:
             install = ["apt-get", *_APT, "satisfy", *dependencies]
             binds = self.apt_binds(release)
@@ -297,10 +305,10 @@ def entering(root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, s
     The first process of that namespace is a shell that stays root's. The command may become another user, which makes
     the kernel forget that it is to die with its parent (prctl(2), PR_SET_PDEATHSIG): kill -9 would leave it running.
     """
-    lower = ":".join(str(layer) for layer in reversed(root.layers))
-    lines = "\n".join(f"{source} {target}" for source, target in binds)
+    layers = "\n".join(str(layer) for layer in reversed(root.layers))
+    lines = "\n".join(f"{target} {source}" for source, target in binds)
     stay = ["sh", "-c", '"$@"; exit $?', "sh"]
-    return [*stay, str(ENTER), lower, str(scratch), user, "1" if confined else "0", lines]
+    return [*stay, str(ENTER), layers, str(scratch), user, "1" if confined else "0", lines]
 
 
 def root_failure(release: Release, failure: CommandFailed) -> MachineError:

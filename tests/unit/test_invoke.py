@@ -20,8 +20,6 @@ def main(project):
 """
 
 
-
-
 def checkout(path: Path) -> Path:
     """A checkout whose program tells where it is, with an environment as it was just made there."""
     (path / "packaging" / "pgpool_deb").mkdir(parents=True)

@@ -1,0 +1,115 @@
+"""Entering roots whose folders have odd names, and what is asked of a disk before a root is made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb import disk, namespaces
+from pgpool_deb.cache import Cache
+from pgpool_deb.command import Runner
+from pgpool_deb.errors import MachineError
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, ROOT_USER, Root, entering
+
+TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.toml")
+ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
+mounting = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0,
+    reason="mounts, which this user or container may not",
+)
+
+
+def layer(path: Path) -> Path:
+    """A tree that this machine's programs can be run in."""
+    for name in ("proc", "dev", "etc", "usr"):
+        (path / name).mkdir(parents=True)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if Path("/", name).is_symlink():
+            (path / name).symlink_to(f"usr/{name}")
+    return path
+
+
+@mounting
+@pytest.mark.parametrize("name", ODD)
+def test_a_root_below_any_path_is_entered(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    root = Root("sid", "key", (layer(place / "base"), place / "more"), ())
+    (place / "more").mkdir()
+    (place / "more" / "added").touch()
+    (place / "seen").write_text("seen")
+    binds = [(Path("/usr"), "/usr"), (place / "seen", "/etc/seen"), (place / "more", "/folder")]
+    words = [*namespaces.as_root(confined=True), *entering(root, place / "scratch", ROOT_USER, binds, confined=True)]
+    lines: list[str] = []
+    runner = Runner(tmp_path / "log", on_line=lines.append)
+    runner.run([*words, "sh", "-c", "cat /etc/seen; ls /folder /added /proc/self/fd; echo >/made"])
+    assert lines == ["seen/added", "", "/folder:", "added", "", "/proc/self/fd:", "0", "1", "2", "3"]
+    assert (place / "scratch" / "upper" / "made").exists()
+
+
+@mounting
+@pytest.mark.parametrize("name", [*ODD, "shm"])
+def test_a_program_sees_any_folder_at_a_plain_path(tmp_path: Path, name: str) -> None:
+    place = Path(f"/dev/shm/test-{os.getpid()}") if name == "shm" else tmp_path / name  # noqa: S108 - that very place
+    place.mkdir()
+    try:
+        script = f'echo made >{PLAIN}/file; mktemp; ls "$TMPDIR"'
+        words = [*namespaces.as_root(), str(AT_PLAIN_PATH), str(place), "sh", "-c", script]
+        lines: list[str] = []
+        Runner(tmp_path / "log", on_line=lines.append).run(words)
+        assert lines[0].startswith(str(Path(PLAIN).parent))
+        assert "root" in lines[1:]
+        assert (place / "file").read_text() == "made\n"
+    finally:
+        (place / "file").unlink(missing_ok=True)
+        place.rmdir()
+
+
+def test_a_cache_below_a_path_of_two_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "a\nb"))
+    with pytest.raises(MachineError, match="line feed"):
+        Cache.open()
+
+
+# -- what a disk is asked ----------------------------------------------------------------------------------------------
+
+
+@mounting
+def test_this_disk_has_overlays_and_the_try_leaves_nothing(tmp_path: Path) -> None:
+    disk.check_overlays(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+OVERLAY = 'mount -t overlay -o "lowerdir={0}/roots,upperdir={0}/upper,workdir={0}/work" overlay {0}/roots'
+NOEXEC = "mount --bind {0}/roots {0}/roots; mount -o remount,bind,noexec {0}/roots"
+
+
+@mounting
+@pytest.mark.parametrize(
+    ("script", "message", "hint"),
+    [
+        (OVERLAY, "^the cache lies on overlayfs, where roots cannot be mounted: .*/roots\n", "_CACHE=.* volume"),
+        (NOEXEC, "^the cache lies on a file system mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
+        ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
+    ],
+)  # fmt: skip
+def test_a_disk_or_machine_without_overlays_is_told_before_a_root_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str, hint: str
+) -> None:
+    for name in ("roots", "upper", "work"):
+        (tmp_path / name).mkdir()
+    begin = ["sh", "-euc", f'{script.format(tmp_path)}; exec "$@"', "sh"]
+    words = ["unshare", "--mount", "--propagation", "private", *begin]
+    monkeypatch.setattr(namespaces, "as_root", lambda *, confined=False: words)
+    with pytest.raises(MachineError, match=message) as raised:
+        disk.check_overlays(tmp_path / "roots")
+    assert raised.match(hint)
+
+
+def test_a_disk_without_room_is_told_before_a_root_is_begun(tmp_path: Path) -> None:
+    disk.check_room(tmp_path, 1, "a root")
+    with pytest.raises(MachineError, match=r"^a root takes up to 9 000 000 000 MB and [0-9 ]+ MB are free in /"):
+        disk.check_room(tmp_path, 9_000_000_000_000_000, "a root")
