@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from .errors import MachineError, UsageError
 from .releases import ExtraSource, Release
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_URIS = ("http://", "https://", "file:/", "copy:/")
+_PACKAGES = re.compile(r"^'(?P<uri>\S+?)/dists/(?P<suite>\S+?)/main/binary-[^/]+/Packages", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,12 @@ class Archive:
         for extra in release.extra:
             lines += [_extra_line(extra, suite, self.mirror, release) for suite in extra.suites]
         return lines
+
+    def addresses(self, release: Release) -> list[str]:
+        """Return the URIs in `sources`, without doubles."""
+        return list(
+            dict.fromkeys(line.removeprefix("deb ").rpartition("] ")[2].split()[0] for line in self.sources(release))
+        )
 
 
 def preferences(release: Release) -> str:
@@ -68,45 +79,104 @@ def _extra_line(extra: ExtraSource, suite: str, mirror: str, release: Release) -
 def find_archive(mirror: str | None) -> Archive:
     """Return the archive to use: `mirror` where given, else what apt on this machine is configured for.
 
-    Raises UsageError for a mirror that is no URI, MachineError where apt names no Debian archive.
+    Raises UsageError for a mirror that is no URI, MachineError where apt names no Debian archive that can be used.
     """
     if mirror is not None:
-        if not mirror.startswith(("http://", "https://", "file:/", "copy:/")):
+        if not mirror.startswith(_URIS):
             raise UsageError(f"--mirror {mirror} is not a URI", hint="as in sources.list: http://HOST/debian")
         return Archive(mirror.rstrip("/"), None)
-    return parse_index_targets(_index_targets())
-
-
-def proxies() -> list[str]:
-    """Return the proxies of the machine's apt configuration as lines of apt.conf(5)."""
-    answer = subprocess.run(["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=False, timeout=60)
-    return [line for line in answer.stdout.splitlines() if re.match(r"Acquire::(http|https|ftp)::Proxy\b", line)]
+    return parse_index_targets(_index_targets(), _addresses)
 
 
 def _index_targets() -> str:
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(ORIGIN)", "Created-By: Packages"]
+    return _asked("indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(ORIGIN)", "Created-By: Packages")
+
+
+def _addresses() -> str:
+    """Return what apt would ask for, which takes neither lists nor a network."""
+    return _asked("update", "--print-uris")
+
+
+def _asked(*words: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(["apt-get", *words], capture_output=True, text=True, check=True, timeout=60).stdout
     except FileNotFoundError as error:
         raise MachineError("apt-get is not on this machine", hint="this tool runs on Debian") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"apt's configuration cannot be read: {error}", hint="apt-get check") from error
 
 
-def parse_index_targets(answer: str) -> Archive:
+def parse_index_targets(answer: str, addresses: Callable[[], str] = lambda: "") -> Archive:
     """Read lines `URI|suite|origin`; the archive of Debian's own suites wins, `-security` suites name the security one.
 
-    Origin is empty on a machine that never ran `apt-get update`; such lines count as Debian's.
+    Where the lists of apt are gone, the machine's `addresses` are read, the lines of `apt-get update --print-uris`.
+    Raises MachineError where they name no Debian archive, or none that roots can be made from.
     """
-    main: list[str] = []
-    security: list[str] = []
+    debians: list[tuple[str, str]] = []
+    others: set[str] = set()
     for line in answer.splitlines():
         uri, suite, origin = line.rsplit("|", 2)
-        if origin not in ("Debian", "", "$(ORIGIN)"):
+        if origin in ("Debian", "", "$(ORIGIN)"):
+            debians.append((uri.rstrip("/"), suite))
+        else:
+            others.add(uri.rstrip("/"))
+    if all(suite.endswith("-security") for _, suite in debians):
+        debians = _debians(addresses(), others)
+    return Archive(*_first_of_each(debians))
+
+
+def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:
+    """Return (URI, suite) of Debian's archives, which without lists are known by the names of their suites only."""
+    found = [(match["uri"], match["suite"]) for match in _PACKAGES.finditer(addresses) if match["uri"] not in others]
+    suites = {uri: {suite for one, suite in found if one == uri} for uri, _ in found}
+    security = [(uri, suite) for uri, suite in found if suite.endswith("-security")]
+    main = [(uri, suite) for uri, suite in found if "-" not in suite]
+    updated = [(uri, suite) for uri, suite in main if f"{suite}-updates" in suites[uri]]
+    if not updated and len({uri for uri, _ in main}) > 1:
+        raise MachineError(
+            "the lists of apt are gone, and which of its archives is Debian's cannot be told",
+            hint="apt-get update, or name one with --mirror",
+        )
+    return [*(updated or main), *security]
+
+
+def _first_of_each(debians: Iterable[tuple[str, str]]) -> tuple[str, str | None]:
+    """Return the first usable main and security archive of (URI, suite)."""
+    usable: dict[bool, str] = {}
+    unusable = ""
+    for uri, suite in dict.fromkeys(debians):
+        security = suite.endswith("-security")
+        if security in usable:
             continue
-        (security if suite.endswith("-security") else main).append(uri.rstrip("/"))
-    if not main:
+        if plain := _plain(uri):
+            usable[security] = plain
+        elif not security:
+            unusable = unusable or uri
+    if False not in usable and unusable:
+        raise MachineError(f"roots cannot be made from {unusable}", hint="name an archive with --mirror URL")
+    if False not in usable:
         raise MachineError(
             "apt on this machine is configured for no Debian archive", hint="name one with --mirror, or add it for apt"
         )
-    return Archive(main[0], security[0] if security else None)
+    return usable[False], usable.get(True)
+
+
+def _plain(uri: str) -> str | None:
+    """Return an address that is the same inside of a root: the best one of a mirror list; None where there is none."""
+    if uri.startswith(_URIS):
+        return uri.rstrip("/")
+    if not uri.startswith("mirror+file:"):
+        return None
+    path = Path(unquote(urlsplit(uri).path))
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise MachineError(f"apt's list of mirrors cannot be read: {path}", hint="name one with --mirror") from error
+    listed = [row for row in rows if row and row[0].startswith(_URIS)]
+    return min(listed, key=_priority)[0].rstrip("/") if listed else None
+
+
+def _priority(row: Sequence[str]) -> int:
+    """Return the priority in a row of a mirror list (apt-transport-mirror(1)): the lowest is asked first."""
+    given = [word.removeprefix("priority:") for word in row if word.startswith("priority:")]
+    return int(given[0]) if given and given[0].isdecimal() else 2**31

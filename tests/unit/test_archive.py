@@ -53,6 +53,105 @@ def test_a_machine_without_debians_archive_is_told_about_mirror() -> None:
     assert "--mirror" in raised.value.hint
 
 
+class Apt:
+    """The machine's apt with sources of a test's own, and without lists."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        for name in ("parts", "lists/partial", "cache"):
+            (place / name).mkdir(parents=True)
+        lines = (
+            f'Dir::Etc::SourceParts "{place}/parts";\nDir::Etc::SourceList "/dev/null";\n'
+            f'Dir::State::Lists "{place}/lists";\nDir::Cache "{place}/cache";\n'
+        )
+        (place / "apt.conf").write_text(lines)
+
+    def archive(self, *sources: str) -> Archive:
+        """What is found where apt has these stanzas."""
+        for number, source in enumerate(sources):
+            (self.place / "parts" / f"{number}.sources").write_text(source)
+        return find_archive(None)
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
+    made = Apt(tmp_path)
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    return made
+
+
+def stanza(uris: str, suites: str, components: str = "main", types: str = "deb") -> str:
+    return f"Types: {types}\nURIs: {uris}\nSuites: {suites}\nComponents: {components}\n"
+
+
+DEBIANS = stanza("http://mirror.example/debian/", "trixie trixie-updates")
+SECURITY = stanza("http://mirror.example/security", "trixie-security")
+VENDORS = (
+    stanza("http://vendor.example/linux/debian", "trixie", "stable"),
+    stanza("http://other.example/apt", "stable trixie-pgdg"),
+    stanza("http://source.example/debian", "trixie trixie-updates", types="deb-src"),
+)
+
+
+def test_a_machine_whose_lists_were_cleaned_has_its_archive_all_the_same(apt: Apt) -> None:
+    assert apt.archive(*VENDORS, DEBIANS, SECURITY) == BOTH
+
+
+def test_without_lists_one_archive_is_debians_without_updates_too(apt: Apt) -> None:
+    assert apt.archive(stanza("http://mirror.example/debian", "sid")) == replace(BOTH, security=None)
+
+
+def test_without_lists_two_that_look_alike_are_not_guessed_at(apt: Apt) -> None:
+    with pytest.raises(MachineError, match=r"lists of apt are gone, .*\n.*apt-get update, or .*--mirror"):
+        apt.archive(stanza("http://mirror.example/debian", "trixie"), VENDORS[1])
+
+
+def test_an_archive_that_is_known_to_be_another_vendors_is_not_debians() -> None:
+    addresses = "".join(
+        f"'http://{host}/debian/dists/trixie/main/binary-amd64/Packages.xz' {host}_Packages 0 \n"
+        for host in ("vendor.example", "mirror.example")
+    )
+    found = parse_index_targets("http://vendor.example/debian/|trixie|Vendor", lambda: addresses)
+    assert found == replace(BOTH, security=None)
+
+
+def test_of_several_addresses_of_a_stanza_one_is_taken(apt: Apt) -> None:
+    uris = "http://mirror.example/debian http://second.example/debian"
+    found = apt.archive(stanza(uris, "trixie trixie-updates trixie-security"))
+    assert found.mirror in uris.split()
+    assert found.security in uris.split()
+
+
+@pytest.mark.parametrize("slashes", ["/", "///"])
+def test_a_list_of_mirrors_is_its_first_address_by_priority(apt: Apt, tmp_path: Path, slashes: str) -> None:
+    (tmp_path / "list").write_text(
+        "# one a line\n\nftp://no.example/debian\thttp://x\nhttp://last.example/debian\n"
+        "http://second.example/debian\tpriority:2\nhttp://mirror.example/debian/\tpriority:1 type:deb\n"
+    )
+    (tmp_path / "security list").write_text("http://mirror.example/security\nhttp://last.example/security\n")
+    uri = f"mirror+file:{slashes}{str(tmp_path)[1:]}"
+    assert apt.archive(
+        stanza(f"{uri}/list", "trixie trixie-updates"), stanza(f"{uri}/security%20list", "trixie-security")
+    ) == BOTH  # fmt: skip
+
+
+def test_a_list_of_mirrors_that_is_not_there_is_told(apt: Apt) -> None:
+    with pytest.raises(MachineError, match=r"cannot be read: /no/such/list\n.*--mirror"):
+        apt.archive(stanza("mirror+file:///no/such/list", "trixie"))
+
+
+def test_a_disc_that_the_machine_was_installed_from_is_passed_over() -> None:
+    answer = "cdrom://[Debian 13]/|trixie|Debian\nhttp://mirror.example/debian/|trixie|Debian"
+    assert parse_index_targets(answer) == replace(BOTH, security=None)
+
+
+@pytest.mark.parametrize("uri", ["cdrom://[Debian 13]", "mirror+https://lists.example/debian", "tor+http://x.onion"])
+def test_an_archive_that_no_root_can_be_made_from_is_named(uri: str) -> None:
+    with pytest.raises(MachineError) as raised:
+        parse_index_targets(f"{uri}/|trixie|Debian")
+    assert str(raised.value) == f"roots cannot be made from {uri}\nhint: name an archive with --mirror URL"
+
+
 def test_every_suite_is_a_line_signed_by_debians_keyring() -> None:
     lines = BOTH.sources(TABLE.named("trixie"))
     assert lines == [
