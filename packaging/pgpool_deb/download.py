@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from . import web
 from .errors import MachineError
 
 if TYPE_CHECKING:
@@ -218,13 +219,11 @@ def _receive(address: str, wanted: _Wanted, patience: Patience) -> int:
 
 
 def _get(address: str, offset: int, patience: Patience, last: int | None = None) -> requests.Response:
-    import requests  # noqa: PLC0415 - slow to import, seldom needed
-
     # Without "identity" some servers send a .tar.gz as a gzip-encoded .tar: other bytes than the pinned ones.
     headers = {"Accept-Encoding": "identity"}
     if offset or last is not None:
         headers["Range"] = f"bytes={offset}-{'' if last is None else last}"
-    return requests.get(address, headers=headers, stream=True, timeout=(patience.connect, patience.stall))
+    return web.get(address, headers=headers, timeout=(patience.connect, patience.stall))
 
 
 def _offset(response: requests.Response, wanted: _Wanted) -> int:

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import atomic, disk, namespaces
-from .archive import Archive, preferences, proxies
+from . import apt_conf, atomic, disk, namespaces
+from .archive import Archive, preferences
 from .cache import Cache
 from .command import CommandFailed, CommandStalled, Runner
 from .errors import MachineError
@@ -35,6 +35,7 @@ _LAYER_BYTES = 700_000_000
 ENTER = Path(__file__).with_name("enter-root")
 AT_PLAIN_PATH = Path(__file__).with_name("at-plain-path")
 PLAIN = "/dev/shm/root"  # noqa: S108 - the script mounts an empty file system there
+PLAIN_FILE = "/dev/shm/file"  # noqa: S108 - likewise
 ROOT_USER = "0:0"
 BUILD_USER = "1000:1000"
 _INSTALLED = re.compile(r"^Inst (?P<name>\S+) (?:\[\S+\] )?\((?P<version>\S+)")
@@ -120,9 +121,11 @@ class Roots:
         disk.check_room(self.cache.folder("roots"), _BASE_BYTES, f"the base of {release.name}")
         with self._left_to_nobody() as partial:
             lines = self.archive().sources(release)
+            outside = self._apt(release, "outside.conf")
+            _write_private(outside, apt_conf.read(self.archive().addresses(release)).outside)
             options = _mmdebstrap_options(self.architecture)
             words = ["mmdebstrap", *options, release.suites[0], PLAIN, *lines]
-            runner.run([*namespaces.as_root(), str(AT_PLAIN_PATH), str(partial), *words])
+            runner.run([*namespaces.as_root(), str(AT_PLAIN_PATH), str(partial), str(outside), *words])
             lists = self._apt(release, "lists")
             script = (
                 'set -eu; rm -rf "$2"; mkdir -p "$2"; cp -a "$1/var/lib/apt/lists/." "$2";'
@@ -271,7 +274,14 @@ class Roots:
         atomic.write(sources, "\n".join(self.archive().sources(release)) + "\n")
         preferred = self._apt(release, "preferences")
         atomic.write(preferred, preferences(release))
+        machine = self._apt(release, "machine")
+        machine.mkdir(exist_ok=True)
+        conf = apt_conf.read(self.archive().addresses(release))
+        _write_private(machine / "apt.conf", conf.inside)
         return [
+            (machine, apt_conf.FOLDER),
+            (machine / "apt.conf", "/etc/apt/apt.conf.d/zz-machine"),
+            *conf.binds,
             (preferred, "/etc/apt/preferences.d/releases-toml"),
             (lists, "/var/lib/apt/lists"),
             (archives, "/var/cache/apt/archives"),
@@ -306,7 +316,7 @@ def entering(root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, s
     the kernel forget that it is to die with its parent (prctl(2), PR_SET_PDEATHSIG): kill -9 would leave it running.
     """
     layers = "\n".join(str(layer) for layer in reversed(root.layers))
-    lines = "\n".join(f"{target} {source}" for source, target in binds)
+    lines = "\n".join(f"{source}\n{target}" for source, target in binds)
     stay = ["sh", "-c", '"$@"; exit $?', "sh"]
     return [*stay, str(ENTER), layers, str(scratch), user, "1" if confined else "0", lines]
 
@@ -330,14 +340,22 @@ def root_failure(release: Release, failure: CommandFailed) -> MachineError:
 
 def _mmdebstrap_options(architecture: str) -> list[str]:
     build_user = 'chroot "$1" useradd --uid 1000 --user-group --home-dir /build --shell /bin/sh builder'
+    # The root keeps the options, but no password.
+    forget = 'sed -i \'\\,://[^/"]*@,d\' "$1/etc/apt/apt.conf.d/99mmdebstrap"'
     return [
         "--mode=root", "--variant=minbase", "--format=directory", f"--architectures={architecture}",
-        "--skip=cleanup/apt/lists", "--dpkgopt=force-unsafe-io",
+        "--skip=cleanup/apt/lists", "--dpkgopt=force-unsafe-io", f"--aptopt={PLAIN_FILE}",
         '--aptopt=Acquire::Retries "3"', '--aptopt=Acquire::Retries::Delay "false"',
         '--aptopt=Acquire::http::Timeout "30"', '--aptopt=Acquire::Languages "none"',
-        *(f"--aptopt={line}" for line in proxies()),
-        f"--customize-hook={build_user}",
+        f"--customize-hook={build_user}", f"--customize-hook={forget}",
     ]  # fmt: skip
+
+
+def _write_private(path: Path, lines: Iterable[str]) -> None:
+    """Write lines that may hold a proxy's password."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _key(release: Release, architecture: str, packages: Sequence[str]) -> str:

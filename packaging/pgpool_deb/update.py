@@ -20,7 +20,7 @@ from pathlib import Path
 import requests
 from debian.debian_support import Version
 
-from . import archive, atomic, contents, matrix, patches, pgpool2, plan
+from . import archive, atomic, contents, matrix, patches, pgpool2, plan, web
 from . import build_deb as building
 from .build_deb import say
 from .cache import Cache
@@ -170,7 +170,7 @@ def _download(addresses: Sequence[str], place: Path) -> Path:
         part = place / str(number)
         try:
             with (
-                requests.get(address, stream=True, timeout=patience, headers={"Accept-Encoding": "identity"}) as answer,
+                web.get(address, timeout=patience, headers={"Accept-Encoding": "identity"}) as answer,
                 part.open("wb") as stream,
             ):
                 answer.raise_for_status()

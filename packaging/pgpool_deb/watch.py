@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import requests
 
-from . import upstream_version
+from . import upstream_version, web
 from .errors import ExitStatus, MachineError
 from .pins import Pins
 from .sources import Report
@@ -85,10 +85,10 @@ def _new_advisories(pins: Pins) -> Iterator[str]:
 
 def _page() -> str:
     try:
-        answer = requests.get(DEBIAN, timeout=_SECONDS)
-        answer.raise_for_status()
+        with web.get(DEBIAN, timeout=_SECONDS) as answer:
+            answer.raise_for_status()
+            return answer.text
     except requests.RequestException as error:
         why = str(error).rpartition(": ")[2].rstrip("\"')")
         said = f"Debian's security data are not known ({DEBIAN}): {why}"
         raise MachineError(said, hint="check the network") from error
-    return answer.text

@@ -1,11 +1,14 @@
-"""The machine's own mirror, through a relay that breaks where it is told to."""
+"""The machine's own mirror, through a relay that breaks where it is told to, or that speaks TLS."""
 
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -60,12 +63,24 @@ def hang(handler: Handler) -> None:
 class Mirror(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, authority: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.upstream = upstream
+        self.upstream, self.authority = upstream, authority
         self.faults: dict[str, Callable[[Handler], None]] = {}
         self.closing = threading.Event()
         self.uri = f"http://127.0.0.1:{self.server_port}"
+        if authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(authority)
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.uri = self.uri.replace("http", "https", 1)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End TLS as it is to be ended: apt takes anything else for half an answer."""
+        if isinstance(request, ssl.SSLSocket):
+            with suppress(OSError):
+                request.unwrap()
+        super().shutdown_request(request)
 
     def handle_error(self, *args: Any) -> None:
         """A client that hangs up is part of these tests."""

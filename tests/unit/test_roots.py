@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pgpool_deb.cache import Cache
 from pgpool_deb.command import Runner
 from pgpool_deb.errors import MachineError
 from pgpool_deb.releases import ReleaseTable
-from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, ROOT_USER, Root, entering
+from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering
 
 TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.toml")
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
@@ -41,12 +42,12 @@ def test_a_root_below_any_path_is_entered(tmp_path: Path, name: str) -> None:
     (place / "more").mkdir()
     (place / "more" / "added").touch()
     (place / "seen").write_text("seen")
-    binds = [(Path("/usr"), "/usr"), (place / "seen", "/etc/seen"), (place / "more", "/folder")]
+    binds = [(Path("/usr"), "/usr"), (place / "seen", "/etc/seen"), (place / "more", "/a folder/deep")]
     words = [*namespaces.as_root(confined=True), *entering(root, place / "scratch", ROOT_USER, binds, confined=True)]
     lines: list[str] = []
     runner = Runner(tmp_path / "log", on_line=lines.append)
-    runner.run([*words, "sh", "-c", "cat /etc/seen; ls /folder /added /proc/self/fd; echo >/made"])
-    assert lines == ["seen/added", "", "/folder:", "added", "", "/proc/self/fd:", "0", "1", "2", "3"]
+    runner.run([*words, "sh", "-c", "cat /etc/seen; ls '/a folder/deep' /added /proc/self/fd; echo >/made"])
+    assert lines == ["seen/added", "", "/a folder/deep:", "added", "", "/proc/self/fd:", "0", "1", "2", "3"]
     assert (place / "scratch" / "upper" / "made").exists()
 
 
@@ -56,16 +57,17 @@ def test_a_program_sees_any_folder_at_a_plain_path(tmp_path: Path, name: str) ->
     place = Path(f"/dev/shm/test-{os.getpid()}") if name == "shm" else tmp_path / name  # noqa: S108 - that very place
     place.mkdir()
     try:
-        script = f'echo made >{PLAIN}/file; mktemp; ls "$TMPDIR"'
-        words = [*namespaces.as_root(), str(AT_PLAIN_PATH), str(place), "sh", "-c", script]
+        (place / "told").write_text("told\n")
+        script = f"cat {PLAIN_FILE}; echo made >{PLAIN}/file; mktemp; stat -c %a {PLAIN_FILE}"
+        words = [*namespaces.as_root(), str(AT_PLAIN_PATH), str(place), str(place / "told"), "sh", "-c", script]
         lines: list[str] = []
         Runner(tmp_path / "log", on_line=lines.append).run(words)
-        assert lines[0].startswith(str(Path(PLAIN).parent))
-        assert "root" in lines[1:]
+        assert lines[0] == "told"
+        assert lines[1].startswith(str(Path(PLAIN).parent))
+        assert lines[2] == "600"
         assert (place / "file").read_text() == "made\n"
     finally:
-        (place / "file").unlink(missing_ok=True)
-        place.rmdir()
+        shutil.rmtree(place)
 
 
 def test_a_cache_below_a_path_of_two_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+"""Machines that people have: odd paths, a company's authority and proxies between the machine and its archive."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.package.broken_mirror import Mirror
+from tests.package.builds import copy_of
+from tests.package.desk import CHECKOUT, PINNED, Desk
+
+from pgpool_deb import archive, plan
+from pgpool_deb.archive import Archive
+from pgpool_deb.cache import Cache
+from pgpool_deb.command import Runner
+from pgpool_deb.releases import Release
+from pgpool_deb.roots import Roots
+
+ODD = "my cache, a:b größe"
+UPDATE = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A company's certificate for 127.0.0.1, and its key behind it."""
+    path = tmp_path_factory.mktemp("authority") / "company.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=company", "-days", "2"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{path}.key", "-out", str(path)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.key").read_text())
+    return path
+
+
+@pytest.fixture
+def secure(authority: Path) -> Iterator[Mirror]:
+    """The machine's own mirror behind a company's certificate."""
+    server = Mirror(archive.find_archive(None).mirror, authority)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    yield server
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+def asks(uri: str, release: Release, place: Path) -> list[str]:
+    """What apt in the base root of a release says to an archive, with a cache below an odd path."""
+    users = Cache.open()
+    usual = Roots(users, plan.machine_architecture(), lambda: archive.find_archive(None))
+    base = usual.obtain(release, (), Runner(place / "root.log"))
+    store = Roots(Cache(place / ODD), plan.machine_architecture(), lambda: Archive(uri, None))
+    short = replace(release, suites=(release.suites[0] + "-updates",))
+    lines: list[str] = []
+    store.run_in(base, UPDATE, Runner(place / "log", on_line=lines.append), binds=store.apt_binds(short))
+    return lines
+
+
+@pytest.mark.parametrize("way", ["authority", "proxy", "program"])
+def test_apt_in_a_root_goes_the_way_of_the_machines_apt(
+    one_release: Release, secure: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    program = tmp_path / "detect"
+    program.write_text('#!/bin/sh\necho "$1" >>"$0.asked"\necho DIRECT\n')
+    program.chmod(0o755)
+    further = {
+        "authority": "",
+        "proxy": 'Acquire::https::Proxy "http://127.0.0.1:9"; Acquire::https::Proxy::127.0.0.1 "DIRECT";',
+        "program": f'Acquire::https::Proxy "http://127.0.0.1:9"; Acquire::https::Proxy-Auto-Detect "{program}";',
+    }[way]
+    (tmp_path / "apt.conf").write_text(f'Acquire::https::CaInfo "{secure.authority}"; {further}')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    assert any(line.startswith("Get:1 https://127.0.0.1") for line in asks(secure.uri, one_release, tmp_path))
+    assert way != "program" or Path(f"{program}.asked").exists()
+
+
+@pytest.mark.thorough
+def test_a_build_from_nothing_on_an_awkward_machine(place: Path, desk: Desk, secure: Mirror, tmp_path: Path) -> None:
+    """Checkout, cache and TMPDIR below odd paths, and an https mirror of a company's authority."""
+    awkward = place / ODD
+    (awkward / "tmp").mkdir(parents=True)
+    conf = tmp_path / "apt.conf"
+    conf.write_text(f'Acquire::https::CaInfo "{secure.authority}";')
+    there = Desk(copy_of(CHECKOUT, awkward / "a'project"), awkward / "cache")
+    there = there.with_env(APT_CONFIG=conf, TMPDIR=awkward / "tmp")
+    there.run(*PINNED, "--mirror", secure.uri).succeeds("built")
+    built, usual = there.packages(), desk.packages()
+    assert {name: built[name] for name in usual if name.endswith(".deb")} == {
+        name: sha256 for name, sha256 in usual.items() if name.endswith(".deb")
+    }

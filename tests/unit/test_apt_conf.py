@@ -1,0 +1,152 @@
+"""What apt in a root is told of the way to its archives: proxies, certificates and passwords of the machine's apt."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pgpool_deb import apt_conf
+from pgpool_deb.apt_conf import FOLDER, AptConf
+from pgpool_deb.errors import MachineError
+
+MIRROR = "http://mirror.example/debian"
+SECURE = "https://user@secure.example:8443/debian"
+CLEARED = AptConf().inside
+
+
+class Machine:
+    """A machine whose apt has a configuration of its own, and no other."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.etc = place / "etc"
+        self.etc.mkdir()
+        self._conf = place / "apt.conf"
+        monkeypatch.setenv("APT_CONFIG", str(self._conf))
+        for name in ("http_proxy", "https_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        self.said()
+
+    def said(self, *lines: str) -> None:
+        parts = f'Dir::Etc::Parts "/dev/null"; Dir::Etc::Main "/dev/null"; Dir::Etc "{self.etc}/";'
+        self._conf.write_text("\n".join([parts, *lines]))
+
+    def program(self, script: str) -> Path:
+        path = self.etc / "detect proxy"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_a_machine_without_proxies_hands_nothing_on(machine: Machine) -> None:
+    assert apt_conf.read([MIRROR]) == AptConf()
+    assert apt_conf.proxy(f"{MIRROR}/pool/x") is None
+
+
+def test_proxies_of_apts_configuration_are_handed_on(machine: Machine) -> None:
+    lines = ['Acquire::http::Proxy "http://me:secret@proxy.example:3142";', 'Acquire::https::Verify-Peer "false";']
+    machine.said(*lines, 'Acquire::ForceIPv4 "true";', 'Acquire::GzipIndexes "true";', 'APT::Color "x";')
+    found = apt_conf.read([MIRROR])
+    assert found.outside == [*lines, 'Acquire::ForceIPv4 "true";']
+    assert found.inside == [*CLEARED, *found.outside]
+    assert apt_conf.proxy(f"{MIRROR}/pool/x") == "http://me:secret@proxy.example:3142"
+
+
+def test_a_program_that_finds_proxies_is_asked_here_and_not_in_the_root(machine: Machine) -> None:
+    program = machine.program('case $1 in *mirror*) echo "http://found.example:8080 " ;; *) echo DIRECT ;; esac')
+    machine.said(f'Acquire::http::Proxy-Auto-Detect "{program}"; Acquire::http::Proxy "http://general.example";')
+    found = apt_conf.read([MIRROR, "http://other.example/security"])
+    assert found.outside == [
+        'Acquire::http::Proxy "http://general.example";',
+        'Acquire::http::Proxy::mirror.example "http://found.example:8080";',
+        'Acquire::http::Proxy::other.example "DIRECT";',
+    ]
+    assert apt_conf.proxy(f"{MIRROR}/pool") == "http://found.example:8080"
+    assert apt_conf.proxy("http://other.example/pool") is None
+
+
+def test_a_program_that_is_not_there_is_told(machine: Machine) -> None:
+    machine.said('Acquire::http::ProxyAutoDetect "/no/such";')
+    with pytest.raises(MachineError, match=r"program to find a proxy cannot be run: .*/no/such.*\nhint: apt-config"):
+        apt_conf.read([MIRROR])
+
+
+def test_proxies_of_the_environment_reach_the_root_unless_apts_are_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.example:8080")
+    monkeypatch.setenv("no_proxy", "localhost,.inner.example")
+    addresses = [MIRROR, "http://a.inner.example/debian"]
+    assert apt_conf.read(addresses).outside == [
+        'Acquire::http::Proxy::mirror.example "http://proxy.example:8080";',
+        'Acquire::http::Proxy::a.inner.example "DIRECT";',
+    ]
+    machine.said('Acquire::http::Proxy "http://apts.example";')
+    assert apt_conf.read([MIRROR]).outside == ['Acquire::http::Proxy "http://apts.example";']
+
+
+def test_a_secure_mirror_is_checked_by_the_machines_own_certificates(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "all.crt"
+    bundle.touch()
+    monkeypatch.setattr(apt_conf, "CERTIFICATES", bundle)
+    found = apt_conf.read([MIRROR, SECURE])
+    assert found.outside == []
+    assert found.inside == [*CLEARED, f'Acquire::https::CaInfo "{FOLDER}/ca-certificates.crt";']
+    assert found.binds == [(bundle, f"{FOLDER}/ca-certificates.crt")]
+    bundle.unlink()
+    apt_conf.read([MIRROR])
+    with pytest.raises(MachineError, match=r"is https, .*no certificates .*\nhint: apt-get install ca-certificates"):
+        apt_conf.read([SECURE])
+
+
+def test_certificates_that_apt_is_told_of_are_seen_inside(machine: Machine) -> None:
+    company, key = machine.etc / "company.pem", machine.etc / "key.pem"
+    machine.said(f'Acquire::https::CAInfo "{company}"; Acquire::https::secure.example::SslKey "{key}";')
+    found = apt_conf.read([SECURE])
+    assert found.outside == [
+        f'Acquire::https::CAInfo "{company}";',
+        f'Acquire::https::secure.example::SslKey "{key}";',
+    ]
+    assert [path for path, _ in found.binds] == [company, key]
+    for (path, target), line in zip(found.binds, found.inside[2:], strict=True):
+        assert line == found.outside[found.binds.index((path, target))].replace(str(path), target)
+
+
+def test_passwords_of_archives_are_seen_inside(machine: Machine) -> None:
+    (machine.etc / "auth.conf.d").mkdir()
+    for name in ("auth.conf", "auth.conf.d/company.conf", "auth.conf.d/ignored.old"):
+        (machine.etc / name).write_text("machine mirror.example login me password secret\n")
+    found = apt_conf.read([MIRROR])
+    assert not any("secret" in line for line in found.inside)
+    assert found.binds == [
+        (machine.etc / "auth.conf", f"{FOLDER}/auth.conf"),
+        (machine.etc / "auth.conf.d/company.conf", f"{FOLDER}/auth.conf.d/company.conf"),
+    ]
+    for lines, place in ((found.outside, machine.etc), (found.inside[2:], Path(FOLDER))):
+        assert lines == [f'Dir::Etc::netrc "{place}/auth.conf";', f'Dir::Etc::netrcparts "{place}/auth.conf.d/";']
+
+
+def test_an_archive_in_a_folder_is_seen_inside(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "my mirror").mkdir()
+    found = apt_conf.read([f"file://{tmp_path}/my%20mirror", "copy:/no/such"])
+    assert found.binds == [(tmp_path / "my mirror", str(tmp_path / "my mirror"))]
+
+
+def test_apt_reads_what_is_written(machine: Machine, tmp_path: Path) -> None:
+    machine.said('Acquire::http::Proxy "http://proxy.example:3142";')
+    inside = "\n".join(['Acquire::http::Proxy::stale.example "x";', *apt_conf.read([MIRROR]).inside])
+    (tmp_path / "inside").write_text(inside)
+    environment = {**os.environ, "APT_CONFIG": str(tmp_path / "inside")}
+    command = ["apt-config", "-o", "Dir::Etc::Parts=/dev/null", "dump", "Acquire::http"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert 'Acquire::http::Proxy "http://proxy.example:3142";' in answer
+    assert "stale" not in answer

@@ -1,0 +1,142 @@
+"""Requests as the machine makes them: proxies and certificates of the environment, else of apt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
+from typing import Any
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pgpool_deb import web
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+
+class Server(ThreadingHTTPServer):
+    """Answers everything with `status`, as a server and as a proxy."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status = 200
+        self.asked: list[str] = []
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *args: Any) -> None:
+        """A client that does not like the certificate is part of these tests."""
+
+
+def served(server: Server) -> Iterator[Server]:
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    serving.start()
+    yield server
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Server]:
+    yield from served(Server())
+
+
+@pytest.fixture
+def direct() -> Iterator[Server]:
+    yield from served(Server())
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The whole configuration of apt."""
+    path = tmp_path / "apt.conf"
+    path.touch()
+    monkeypatch.setenv("APT_CONFIG", str(path))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return path
+
+
+def status_of(address: str) -> int:
+    with web.get(address, timeout=5) as answer:
+        return answer.status_code
+
+
+def test_apts_proxy_is_the_way_to_a_mirror_where_the_environment_names_none(
+    conf: Path, proxy: Server, direct: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
+    assert status_of("http://mirror.invalid/pool/x") == 200
+    assert proxy.asked == ["http://mirror.invalid/pool/x"]
+    monkeypatch.setenv("http_proxy", direct.uri)
+    assert status_of("http://mirror.invalid/pool/y") == 200
+    assert direct.asked == ["http://mirror.invalid/pool/y"]
+
+
+def test_a_proxy_for_packages_alone_is_passed_by(conf: Path, proxy: Server, direct: Server) -> None:
+    conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
+    proxy.status = 403
+    assert status_of(f"{direct.uri}/x") == 200
+    assert (len(proxy.asked), direct.asked) == (1, ["/x"])
+
+
+def test_what_a_proxy_refuses_and_nothing_else_reaches_is_refused(conf: Path, proxy: Server) -> None:
+    conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
+    proxy.status = 404
+    assert status_of("http://mirror.invalid/x") == 404
+
+
+def test_a_proxy_that_is_gone_is_passed_by(conf: Path, direct: Server) -> None:
+    conf.write_text('Acquire::http::Proxy "http://127.0.0.1:9";')
+    assert status_of(f"{direct.uri}/x") == 200
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority, and its key behind it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "company")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "company.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
+def test_a_companys_authority_that_apt_knows_is_enough(conf: Path, direct: Server, authority: Path) -> None:
+    context = SSLContext(PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority)
+    direct.socket = context.wrap_socket(direct.socket, server_side=True)
+    address = f"{direct.uri.replace('http', 'https')}/x"
+    with pytest.raises(requests.exceptions.SSLError):
+        status_of(address)
+    conf.write_text(f'Acquire::https::CaInfo "{authority}";')
+    assert status_of(address) == 200
