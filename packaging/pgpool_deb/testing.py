@@ -84,7 +84,8 @@ def run(project: Project, request: Request) -> ExitStatus:
     command = pytest_command(project, request, releases, report)
     status = subprocess.run(command, cwd=project.path, check=False).returncode
     if report.exists():
-        split_report(report, request.levels, project.dist)
+        for line in split_report(report, request.levels, project.dist):
+            say(line)
     return exit_status(status)
 
 
@@ -101,8 +102,9 @@ def pytest_command(project: Project, request: Request, releases: Sequence[Releas
     return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
 
 
-def split_report(report: Path, levels: Sequence[str], dist: Path) -> None:
-    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level."""
+def split_report(report: Path, levels: Sequence[str], dist: Path) -> list[str]:
+    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level; return a line a level with its time."""
+    lines = []
     whole = ET.parse(report).getroot()  # noqa: S314 - written by our own pytest
     for level in levels:
         root = deepcopy(whole)
@@ -111,8 +113,14 @@ def split_report(report: Path, levels: Sequence[str], dist: Path) -> None:
                 if not f"{case.get('classname', '')}.{case.get('name')}".lstrip(".").startswith(f"tests.{level}."):
                     suite.remove(case)
             _count(suite)
+            lines.append(f"{level}: {suite.get('tests')} tests, {_minutes(float(suite.get('time', '0')))}")
         ET.ElementTree(root).write(dist / f"test-{level}.xml", encoding="utf-8", xml_declaration=True)
     report.unlink()
+    return lines
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
 def _count(suite: ET.Element) -> None:

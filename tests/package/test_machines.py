@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.authority import company
 from tests.package.broken_mirror import Mirror
 from tests.package.builds import copy_of
 from tests.package.desk import CHECKOUT, PINNED, Desk
@@ -24,21 +24,10 @@ ODD = "my cache, a:b größe"
 UPDATE = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A company's certificate for 127.0.0.1, and its key behind it."""
-    path = tmp_path_factory.mktemp("authority") / "company.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=company", "-days", "2"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{path}.key", "-out", str(path)]
-    subprocess.run([*command, *names], check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.key").read_text())
-    return path
-
-
 @pytest.fixture
-def secure(authority: Path) -> Iterator[Mirror]:
+def secure(tmp_path: Path) -> Iterator[Mirror]:
     """The machine's own mirror behind a company's certificate."""
-    server = Mirror(archive.find_archive(None).mirror, authority)
+    server = Mirror(archive.find_archive(None).mirror, company(tmp_path / "company.pem"))
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     serving.start()
     yield server
