@@ -15,7 +15,8 @@ from pathlib import Path
 
 from docker.errors import DockerException
 
-from pgpool_deb import machine
+from pgpool_deb import disk, machine
+from pgpool_deb.cache import Cache
 from pgpool_deb.docker_endpoint import connected
 from pgpool_deb.errors import MachineError
 
@@ -141,7 +142,7 @@ def running(*, install: bool) -> Iterator[Daemon]:
     if os.geteuid() != 0:
         raise MachineError("a docker daemon can only be started as root", hint="start one: sudo systemctl start docker")
     machine.require(machine.DOCKER, install=install, report=print)
-    place = Path(tempfile.mkdtemp(prefix="pgpool-deb-test-", dir="/var/lib"))  # a socket's path must be short
+    place = Path(tempfile.mkdtemp(prefix="pgpool-deb-test-", dir=_disk()))
     place.chmod(0o711)
     daemon = Daemon(place)
     try:
@@ -149,3 +150,13 @@ def running(*, install: bool) -> Iterator[Daemon]:
         yield daemon
     finally:
         daemon.remove()
+
+
+def _disk() -> Path:
+    """A folder with a short path, as sockets want, that overlays can lie on: a container's own disk has none."""
+    usual = Path("/var/lib")
+    try:
+        disk.check_overlays(usual)
+    except MachineError:
+        return Cache.open().path
+    return usual
