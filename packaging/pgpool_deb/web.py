@@ -38,7 +38,8 @@ def get(
             address, headers=dict(headers or {}), stream=True, timeout=timeout, verify=bundle, proxies=proxies
         )
 
-    proxy = None if requests.utils.get_environ_proxies(address) else apt_conf.proxy(address)
+    named = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
+    proxy = None if named else apt_conf.proxy(address)
     refused = None
     if proxy is not None and proxy.startswith(("http://", "https://")):
         with suppress(requests.ConnectionError):
