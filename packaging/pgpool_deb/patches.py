@@ -22,8 +22,12 @@ from debian.deb822 import Deb822
 from .debianize import SERIES, selected_patches
 from .sources import read_record, write_record
 
-_OPTIONS = ("-s", "-t", "-F", "0", "-p1", "-u", "-V", "never", "-E", "--reject-file=-")
+_OPTIONS = ("-s", "-F", "0", "-p1", "-u", "-V", "never", "-E", "--reject-file=-")
 """As dpkg-source calls patch(1): lines may have moved, but they must be the same."""
+_FORWARD, _REVERSE = ("-t", "-N"), ("-f", "--reverse")
+"""With -t, patch(1) would ignore --reverse where the first hunk is not there, apply it forward, and report success."""
+_METHOD = "forward -t -N, reverse -f"
+"""Part of the key of what is remembered: another way of trying is asked anew."""
 _TOUCHED = re.compile(r"^(?:---|\+\+\+) [^/\s]+/(\S+)", re.MULTILINE)
 
 
@@ -94,7 +98,7 @@ def fit(patches: Sequence[Patch], tarball: Path, sha256: str, folder: Path) -> F
 
     Of the tarball, only the files that patches name are unpacked, into a folder that is thrown away.
     """
-    key = hashlib.sha256("\0".join((sha256, *(f"{patch.name}\0{patch.text}" for patch in patches))).encode())
+    key = hashlib.sha256("\0".join((_METHOD, sha256, *(f"{patch.name}\0{patch.text}" for patch in patches))).encode())
     record = folder / "fitted" / f"{key.hexdigest()}.json"
     known = read_record(record)
     if not {"left_out", "upstream"} <= known.keys():
@@ -110,10 +114,10 @@ def _try_all(patches: Sequence[Patch], tarball: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"left_out": [], "upstream": []}
     contents = _contents(tarball, {name for patch in patches for name in patch.touches})
     for patch in patches:
-        applied = _applied(patch, contents)
+        applied = _applied(patch, contents, _FORWARD)
         if applied is not None:
             contents |= applied
-        elif _applied(patch, contents, "--reverse") is not None:
+        elif _applied(patch, contents, _REVERSE) is not None:
             found["upstream"].append(patch.name)
         else:
             found["left_out"].append(patch.name)
@@ -132,7 +136,7 @@ def _contents(tarball: Path, names: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def _applied(patch: Patch, contents: dict[str, bytes], *options: str) -> dict[str, bytes] | None:
+def _applied(patch: Patch, contents: dict[str, bytes], options: Sequence[str]) -> dict[str, bytes] | None:
     """Return the files that the patch changes as they are then, None where it does not fit."""
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-patch-") as place:
         for name in patch.touches:
@@ -140,7 +144,7 @@ def _applied(patch: Patch, contents: dict[str, bytes], *options: str) -> dict[st
                 path = Path(place, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(contents[name])
-        command = ["patch", *_OPTIONS, *(options or ("-N",)), "-d", place]
+        command = ["patch", *_OPTIONS, *options, "-d", place]
         if subprocess.run(command, input=patch.text.encode(), capture_output=True, check=False).returncode != 0:
             return None
         return {name: path.read_bytes() for name in patch.touches if (path := Path(place, name)).is_file()}

@@ -64,6 +64,18 @@ def test_a_patch_that_needs_one_that_was_left_out_is_left_out_too(tmp_path: Path
     assert names(found.left_out) == ["first", "second"]
 
 
+@pytest.mark.parametrize("taken", [("src/main.c",), ("src/other.c",)])
+def test_a_patch_that_upstream_took_half_of_is_left_out(tmp_path: Path, taken: tuple[str, ...]) -> None:
+    halves = {name: patch("half", "two", "TWO", name).text for name in ("src/main.c", "src/other.c")}
+    whole = Patch("half", "".join(halves.values()), "w", relied_on=False)
+    there = {name: f"zero\none\n{'TWO' if name in taken else 'two'}\nthree\n" for name in halves}
+    found = patches.fit([whole], tarball(tmp_path, **there), SHA256, tmp_path / "cache")
+    assert names(found.left_out) == ["half"]
+    everything = dict.fromkeys(halves, "zero\none\nTWO\nthree\n")
+    found = patches.fit([whole], tarball(tmp_path, **everything), "d" * 64, tmp_path / "cache")
+    assert names(found.upstream) == ["half"]
+
+
 def test_there_is_no_fuzz(tmp_path: Path) -> None:
     text = patch("near", "two", "TWO").text.replace(" three\n", " other\n")
     found = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
