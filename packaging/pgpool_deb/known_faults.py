@@ -30,8 +30,8 @@ def table(project: Project) -> str:
         {
             "cves": list(one.cves),
             "summary": one.summary,
-            "affects": list(one.affects),
             "fixed_in": one.fixed_in,
+            "backports": list(one.backports),
         }
         for one in Pins.load(project.path / "packaging" / "sources.toml").known
     ]

@@ -26,21 +26,19 @@ _PROBING = download.Patience(connect=3.0, stall=5.0, tries=1)
 
 @dataclass(frozen=True, slots=True)
 class Advisory:
-    """What is known to be wrong with some pinned versions, and the version that mended it."""
+    """What is known to be wrong with versions before `fixed_in`, but for those of branches that were mended, too."""
 
     cves: tuple[str, ...]
     summary: str
-    affects: tuple[str, ...]
     fixed_in: str
+    backports: tuple[str, ...] = ()
+    """The first mended release of each older branch that was mended."""
 
     def concerns(self, version: str) -> bool:
-        """Say whether `version`, pinned or derived, is known to be affected.
-
-        It is when its release is listed, or when it is an earlier one of the branch that `fixed_in` belongs to.
-        """
-        branch = self.fixed_in.rpartition(".")[0] + "."
-        return _release_of(version) in self.affects or (
-            version.startswith(branch) and Version(version) < Version(self.fixed_in)
+        """Say whether `version`, pinned or not, is affected as far as is known."""
+        return Version(version) < Version(self.fixed_in) and not any(
+            version.startswith(f"{backport.rpartition('.')[0]}.") and Version(version) >= Version(backport)
+            for backport in self.backports
         )
 
 
@@ -203,11 +201,6 @@ def _by_version(pin: Pin) -> Version:
     return Version(pin.version)
 
 
-def _release_of(version: str) -> str:
-    """Return the release that a derived version (4.6.1+git…, 4.6.1+local…) begins with."""
-    return version.partition("+")[0].partition("~")[0]
-
-
 def _pinned_path(pin: Pin, cache: Path) -> Path:
     return cache / f"pgpool2_{pin.version}.orig.tar.gz"
 
@@ -276,11 +269,11 @@ class _Pin(_Row):
 class _Advisory(_Row):
     cves: Annotated[list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]], Field(min_length=1)]
     summary: Name
-    affects: Annotated[list[ReleaseNumber], Field(min_length=1)]
     fixed_in: ReleaseNumber
+    backports: list[ReleaseNumber] = []
 
     def known(self) -> Advisory:
-        return Advisory(tuple(self.cves), self.summary, tuple(self.affects), self.fixed_in)
+        return Advisory(tuple(self.cves), self.summary, self.fixed_in, tuple(self.backports))
 
 
 def _address(address: str) -> str:

@@ -79,10 +79,11 @@ def advisories(found: Installed, known: Json) -> list[str]:
 
 
 def _concerns(advisory: Json, upstream: str) -> bool:
-    """Tell whether a release is listed, or is an earlier one of the branch that was mended."""
-    release, fixed = upstream.partition("+")[0].partition("~")[0], advisory["fixed_in"]
-    earlier = upstream.startswith(fixed.rpartition(".")[0] + ".") and _compares(upstream, "<<", fixed)
-    return release in advisory["affects"] or earlier
+    """Tell whether a version is before the one that was mended, and its branch was not mended by itself."""
+    return _compares(upstream, "<<", advisory["fixed_in"]) and not any(
+        upstream.startswith(f"{backport.rpartition('.')[0]}.") and _compares(upstream, ">=", backport)
+        for backport in advisory["backports"]
+    )
 
 
 def _is_for(versions: Sequence[Sequence[Sequence[str]]], upstream: str) -> bool:

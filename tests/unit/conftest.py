@@ -25,7 +25,7 @@ def pins(tmp_path: Path) -> Pins:
         data = release(pooled(tmp_path, version), version).read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         rows.append(f'[pgpool."{version}"]\nsha256 = "{sha256}"\nsize = {len(data)}\ndate = 2025-06-01')
-    rows.append('[[advisory]]\ncves = ["CVE-2026-9999"]\nsummary = "s"\naffects = ["4.3.5"]\nfixed_in = "4.7.3"')
+    rows.append('[[advisory]]\ncves = ["CVE-2026-9999"]\nsummary = "s"\nfixed_in = "4.7.3"\nbackports = ["4.6.1"]')
     return loaded(tmp_path, "\n".join(rows))
 
 

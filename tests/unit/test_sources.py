@@ -85,8 +85,8 @@ date = 2025-06-01
 [[advisory]]
 cves = ["CVE-2026-9999"]
 summary = "s"
-affects = ["4.6.1"]
 fixed_in = "4.7.3"
+backports = ["4.6.6"]
 """
 
 
@@ -107,6 +107,7 @@ fixed_in = "4.7.3"
         ("{mirror}/{version}", "{mirror}/{version", "addresses.0"),
         ("CVE-2026-9999", "9999", "advisory.0.cves.0"),
         ("fixed_in", "mended_in", "advisory.0.fixed_in"),
+        ('"4.6.6"', '"4.6"', "advisory.0.backports.0"),
         ("[[advisory]]", "[[advisories]]", "advisories"),
     ],
 )
@@ -130,15 +131,22 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("4.3.5", True),
         ("4.3.5+git20250601.0a1b2c3d", True),
         ("4.3.5+local20250601.0a1b2c3d", True),
+        ("4.3.7", True),
+        ("4.4.2", True),
+        ("4.5.2", True),
+        ("4.6.0", True),
+        ("4.6.1~rc1", True),
         ("4.7.2", True),
         ("4.7.0~rc1", True),
+        ("4.7.3~rc1", True),
         ("4.7.3", False),
         ("4.7.3+git20250601.0a1b2c3d", False),
         ("4.10.0", False),
         ("4.6.1", False),
+        ("4.6.2", False),
     ],
 )
-def test_advisories_concern_what_is_listed_and_earlier_ones_of_the_mended_branch(
+def test_advisories_concern_all_before_the_mended_release_but_for_mended_branches(
     pins: Pins, version: str, affected: bool
 ) -> None:
     assert bool(pins.advisories(version)) == affected

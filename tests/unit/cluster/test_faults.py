@@ -94,6 +94,20 @@ def test_a_version_that_is_mended_has_no_note(checked: Install) -> None:
     assert len(notes(checked("installed 4.3.5-1"))) == 2
 
 
+@pytest.mark.parametrize("version", ["4.3.7-1", "4.4.2-1", "4.5.2-1", "4.6.2-1", "4.6.3-1.pgdg13+1", "4.6.5-1"])
+def test_releases_that_nobody_pinned_are_named_too(checked: Install, version: str) -> None:
+    assert "CVE-2026-92867" in notes(checked(f"installed {version}"))[-1]
+
+
+def test_a_branch_that_was_mended_by_itself_has_no_note(checked: Install) -> None:
+    known = json.loads(json.dumps(KNOWN))
+    for advisory in known["advisories"]:
+        advisory["backports"] = ["4.6.6"]
+    assert len(notes(checked("installed 4.6.5-1", known=known))) == 1
+    assert notes(checked("installed 4.6.6-1", known=known)) == []
+    assert len(notes(checked("installed 4.5.9-1", known=known))) == 2
+
+
 def test_a_cve_that_a_patch_mends_is_not_open(checked: Install) -> None:
     known = json.loads(json.dumps(KNOWN))
     known["patches"][0]["mends"] = ["CVE-2026-92867"]
