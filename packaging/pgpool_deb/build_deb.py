@@ -16,7 +16,7 @@ from .errors import ExitStatus, PackageError, UsageError
 from .farm import Farm
 from .history import History
 from .local_source import from_path
-from .patches import Fit
+from .patches import UNTRIED, Fit
 from .pins import Pins
 from .plan import Cell, Request
 from .project import Project
@@ -25,6 +25,8 @@ from .results import Dist, Results
 from .roots import Roots
 from .sources import Source
 from .workshop import INTERRUPTED, Outcome, State, Workshop
+
+_UNTRIED = "not known: patch is missing, which finds out which of our patches fit (apt-get install patch)"
 
 
 def say(text: str) -> None:
@@ -65,14 +67,16 @@ def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
 def explain(project: Project, request: Request) -> ExitStatus:
     """Print, package by package, whether it would be built and why; builds nothing.
 
-    The source is looked for as in a build: a pinned tarball is downloaded, a tree of --source is packed.
+    The source is looked for as in a build: a pinned tarball is downloaded, a tree of --source is packed. Nothing is
+    installed: without patch(1), it is not known what a source that is not proved would be built with.
     """
     cache = Cache.open()
-    cells = _cells(project, request, cache)
+    cells = _cells(project, request, cache, explaining=True)
     history = History.load(cache.path / "history.json")
     workshop = _workshop(project, request, cache, PlainDisplay(history), Stop())
-    for package in (package for cell in cells for package in cell.packages):
-        for line in workshop.explain(package):
+    for package, fit in ((package, cell.fit) for cell in cells for package in cell.packages):
+        untried = not fit.tried and package.source == pgpool2.NAME
+        for line in [_UNTRIED] if untried else workshop.explain(package):
             say(f"{package.name}: {line}")
     return ExitStatus.GOOD
 
@@ -89,7 +93,7 @@ def shell(name: str) -> None:
     os.execvp(words[0], words)  # noqa: S606 - the words are our own
 
 
-def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]:
+def _cells(project: Project, request: Request, cache: Cache, *, explaining: bool = False) -> tuple[Cell, ...]:
     if request.engine not in plan.ENGINES:
         raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
     if request.endpoints and request.engine == "chroot":
@@ -104,26 +108,31 @@ def _cells(project: Project, request: Request, cache: Cache) -> tuple[Cell, ...]
         plan.majors_of(release, request.majors)
     pins = Pins.load(project.sources)
     source = _source(pins, request, cache)
-    fit = _fit(project, pins, source, request, cache)
-    applied = patches.chosen(project.templates(pgpool2.NAME), source.version)
+    fit = _fit(project, pins, source, request, cache, explaining=explaining)
+    applied = patches.chosen(project.templates(pgpool2.NAME), source.version) if fit.tried else ()
     lost = fit.left_out
     _tell_advisories(pins, source, {cve for patch in applied if patch not in lost for cve in patch.mends})
     return plan.cells(request, table, source, machine_release(), project, fit)
 
 
-def _fit(project: Project, pins: Pins, source: Source, request: Request, cache: Cache) -> Fit:
+def _fit(  # noqa: PLR0913 - all that it depends on
+    project: Project, pins: Pins, source: Source, request: Request, cache: Cache, *, explaining: bool = False
+) -> Fit:
     """Return which of our patches the source gets; of a proved release all, and what does not fit fails its build.
 
+    Installs patch(1) where it is missing, unless the build is only explained.
     Raises PackageError for a patch that does not fit where the request is strict.
     """
     chosen = patches.chosen(project.templates(pgpool2.NAME), source.version)
     proved = pins.proved_with(source.sha256)
     if proved == tuple(patch.name for patch in chosen):
         return Fit(proved=True)
-    machine.require(machine.PATCHES, install=request.install, report=say)
-    fit = patches.fit(chosen, source.tarball, source.sha256, cache.folder("sources"))
     why = "has not passed this project's tests" if proved is None else "was proved with other patches"
     say(f"warning: pgpool-II {source.version} {why}")
+    if explaining and not all(tool.there() for tool in machine.PATCHES):
+        return UNTRIED
+    machine.require(machine.PATCHES, install=request.install, report=say)
+    fit = patches.fit(chosen, source.tarball, source.sha256, cache.folder("sources"))
     for patch in fit.upstream:
         say(f"{patch.name}.patch is in pgpool-II {source.version} already")
     if fit.left_out and request.strict:
@@ -160,7 +169,7 @@ def _tell_advisories(pins: Pins, source: Source, mended: Collection[str]) -> Non
         say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
         if better := pins.mended_in(advisory):
             unproved = "" if better.proved is not None else ", which has not passed this project's tests"
-            say(f"hint: --pgpool {better.version} builds one without them{unproved}")
+            say(f"hint: where an address has it, --pgpool {better.version} builds one without them{unproved}")
 
 
 def _workshop(

@@ -76,6 +76,8 @@ class Fit:
     """They do not fit, so what they mend is missing."""
     upstream: tuple[Patch, ...] = ()
     """The source has their changes already."""
+    tried: bool = True
+    """False where nothing was tried: all of them are taken to fit."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -85,6 +87,8 @@ class Fit:
 
 EVERY = Fit()
 """All patches that are for a version, which is not said to be proved."""
+UNTRIED = Fit(tried=False)
+"""What is known of a source on a machine without patch(1)."""
 
 
 def chosen(templates: Path, upstream_version: str) -> tuple[Patch, ...]:

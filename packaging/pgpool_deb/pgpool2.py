@@ -83,7 +83,7 @@ def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str,
         "parameters": parameters_of(upstream),
         "postgresql_build_depends": build_depends_of(packaging),
         "left_out": fit.left_out,
-        "notifies": NOTIFIES not in fit.names,
+        "notifies": all(f"{patch.name}.patch" != NOTIFIES for patch in fit.left_out),
     }
     files = debianize.render(templates, packaging, facts, fit.names)
     files[PATCH_LIST] = File(_patch_list(templates, packaging, fit).encode(), 0o644)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 from debian.changelog import Changelog
+from tests.unit.tarballs import release
 from tests.unit.test_debianize import TEMPLATES, TRIXIE
 
 from pgpool_deb import build_deb, machine, patches, pgpool2, plan, report
 from pgpool_deb.cache import Cache
-from pgpool_deb.errors import PackageError
+from pgpool_deb.errors import ExitStatus, PackageError
 from pgpool_deb.patches import Fit, Patch
 from pgpool_deb.pins import Pins
 from pgpool_deb.plan import Request
@@ -144,6 +146,11 @@ def test_a_package_without_a_patch_says_so_everywhere() -> None:
     assert b"debian/patches.json" in files["pgpool2.install"].content
 
 
+def test_a_package_whose_source_has_the_patch_itself_tells_systemd() -> None:
+    there = Fit(upstream=LEFT_OUT.left_out)
+    assert "Type=notify\nTimeout" in pgpool2.render(TEMPLATES, TRIXIE, there)["pgpool2.service"].content.decode()
+
+
 def test_a_whole_package_lacks_nothing() -> None:
     files = pgpool2.render(TEMPLATES, TRIXIE, Fit(proved=True))
     listed = json.loads(files["patches.json"].content)
@@ -209,6 +216,18 @@ def test_an_unproved_source_is_told_with_all_that_it_lacks(fitted: Any, tmp_path
     assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
     assert f"warning: one-write.patch does not fit and is left out: {found.left_out[5].without}" in lines
     assert len(lines) == 1 + len(found.left_out)
+
+
+def test_explaining_installs_nothing_and_says_what_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(machine.Tool, "there", lambda _: False)
+    source = release(tmp_path / "pgpool.tar.gz", "4.6.1")
+    assert build_deb.explain(HERE, Request(releases=("trixie",), source=source)) is ExitStatus.GOOD
+    said = capsys.readouterr().out
+    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", said, re.MULTILINE)
+    assert "\ntrixie-pgpool2-cluster: will be built" in said
 
 
 def test_strict_makes_it_an_error(fitted: Any, tmp_path: Path) -> None:
