@@ -30,6 +30,7 @@ _TAKEN_OVER = {
 """What git needs to know to read the checkout as its owner does, and the values that are believed."""
 _OF_CHECKOUT = ("HEAD", "index", "sharedindex.*")
 _OF_REPOSITORY = ("objects", "refs", "packed-refs", "shallow", "reftable")
+_MOST_SECONDS = 600
 _MOST_BYTES = 4096
 """More than a `.git` file or a `commondir` ever has."""
 
@@ -77,7 +78,8 @@ class GitCheckout:
 def opened(root: Path) -> Iterator[GitCheckout]:
     """Yield the checkout at `root`, whose `.git` exists; raises UsageError where that is no repository.
 
-    Nothing is written to the checkout. Raises MachineError where git is missing, OSError where something of the
+    Nothing is written to the checkout. A repository in which git would read a pipe or a device is refused: that may
+    never end. Raises MachineError where git is missing, OSError where something of the
     checkout cannot be read.
     """
     own = _folder_of_checkout(root)
@@ -86,6 +88,7 @@ def opened(root: Path) -> Iterator[GitCheckout]:
         folder = Path(place)
         for origin, names in ((own, _OF_CHECKOUT), (repository, _OF_REPOSITORY)):
             for path in (path for name in names for path in origin.glob(name)):
+                _refuse_endless(path)
                 (folder / path.name).symlink_to(path)
         (folder / "HEAD").unlink(missing_ok=True)
         (folder / "HEAD").write_text(_line(own / "HEAD") + "\n", encoding="utf-8")
@@ -111,14 +114,26 @@ def _repository_of(own: Path) -> Path:
     return (own / _line(common)).resolve() if common.is_file() else own
 
 
+def _refuse_endless(path: Path) -> None:
+    """Raise UsageError where `path`, or what is below it, is neither a regular file nor a folder."""
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for one in (path, *below):
+        if not one.is_file() and not one.is_dir():
+            raise UsageError(f"{one} is no regular file", hint="is the git checkout whole?")
+
+
 def _line(path: Path) -> str:
+    _refuse_endless(path)
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:
         return stream.read(_MOST_BYTES).partition("\n")[0].strip()
 
 
 def _configuration(root: Path, path: Path) -> str:
     """Return a configuration with what is believed of the one at `path`; git parses it, and follows no include."""
-    listed = _git(root, {}, "config", "--file", str(path), "--no-includes", "--null", "--list") if path.exists() else ""
+    listed = ""
+    if path.exists():
+        _refuse_endless(path)
+        listed = _git(root, {}, "config", "--file", str(path), "--no-includes", "--null", "--list")
     lines = ["[core]", "repositoryformatversion = 1", "bare = false"]
     for entry in listed.split("\0"):
         name, _, value = entry.partition("\n")
@@ -140,10 +155,15 @@ def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
+            timeout=_MOST_SECONDS,
         )
     except FileNotFoundError as error:
         raise MachineError(
             "git is missing: it reads the checkout that --source names", hint="apt-get install git"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"{root}: git has not ended after {_MOST_SECONDS} seconds", hint="is a pipe in place of one of its files?"
         ) from error
     except subprocess.CalledProcessError as error:
         said = os.fsdecode(error.stderr).strip().partition("\n")[0] or f"git ended with status {error.returncode}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.unit.repositories import Repository, git
 
+from pgpool_deb import git_checkout
 from pgpool_deb.errors import UsageError
 
 Trap = Callable[[Repository, Path], None]
@@ -94,6 +97,32 @@ def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path:
     fsmonitor(repository, path)
     assert repository.source(tmp_path / "wt").version == "4.6.1"
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["HEAD", "config", "index", "packed-refs", "refs/tags/V4_6_1", ""])
+def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
+    repository.commit("4.6.1", "V4_6_1")
+    path = repository.root / ".git" / name
+    if not name:
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    end = threading.Timer(10, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
+    end.start()
+    try:
+        with pytest.raises(UsageError, match="is no regular file"):
+            repository.source()
+    finally:
+        end.cancel()
+
+
+def test_git_has_not_for_ever(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.commit("4.6.1", "V4_6_1")
+    (repository.root / "src" / "main.c").touch()
+    os.mkfifo(repository.root / ".gitattributes")
+    monkeypatch.setattr(git_checkout, "_MOST_SECONDS", 2)
+    with pytest.raises(UsageError, match="git has not ended after 2 seconds"):
+        repository.source()
 
 
 def test_line_ends_are_read_as_the_owner_has_them(repository: Repository) -> None:
