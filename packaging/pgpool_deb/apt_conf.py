@@ -24,6 +24,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _OPTION = re.compile(r'^(\S+) "(.+)";$', re.MULTILINE)
 _HANDED_ON = re.compile(r"Acquire::((http|https|ftp)::.+|ForceIPv[46])", re.IGNORECASE)
 _DETECT = ("proxy-auto-detect", "proxyautodetect")
+_NO = ("no", "false", "without", "off", "disable", "0")
 _FILES = ("cainfo", "sslcert", "sslkey", "crlfile", "issuercert")
 
 
@@ -52,13 +53,21 @@ class AptConf:
 def read(addresses: Iterable[str]) -> AptConf:
     """Return what apt in a root needs to reach `addresses`, which are URIs of archives.
 
-    Raises MachineError where one is https and the machine has no certificates to check it by.
+    Files that are named and not there are left out where no address uses them, as apt then misses nothing.
+    Raises MachineError where one is https and a file that apt is told of is missing, or the machine has no certificates
+    to check it by.
     """
     hosts = [urlsplit(address) for address in dict.fromkeys(addresses)]
     conf, options = AptConf(), _options()
     for number, (option, value) in enumerate(_handed_on(options)):
         if option.lower().rpartition("::")[2] in _FILES:
-            conf.add_file(option, Path(value), f"{FOLDER}/{number}.pem")
+            if Path(value).exists():
+                conf.add_file(option, Path(value), f"{FOLDER}/{number}.pem")
+            elif _is_used(option, hosts):
+                raise MachineError(
+                    f"apt's option {option} names a file that is not there: {value}",
+                    hint="apt-config dump | grep -i https shows it",
+                )
         else:
             conf.add(option, value)
     for option, value in dict(_proxies(hosts, options)).items():
@@ -82,8 +91,9 @@ def proxy(address: str) -> str | None:
 
 
 def certificates() -> str | None:
-    """Return the file of certificates that the machine's apt is told to check https by, None where it is told none."""
-    return next((value for option, value in _options().items() if option.lower() == "acquire::https::cainfo"), None)
+    """Return the file of certificates that the machine's apt is told to check https by, None where there is none."""
+    named = (value for option, value in _options().items() if option.lower() == "acquire::https::cainfo")
+    return next((value for value in named if Path(value).exists()), None)
 
 
 def _options() -> dict[str, str]:
@@ -102,6 +112,12 @@ def _handed_on(options: dict[str, str]) -> Iterator[tuple[str, str]]:
     for option, value in options.items():
         if _HANDED_ON.fullmatch(option) and option.lower().rpartition("::")[2] not in _DETECT:
             yield option, value
+
+
+def _is_used(option: str, hosts: Iterable[SplitResult]) -> bool:
+    """Tell whether an option with a file counts for one of the hosts."""
+    of = option.lower().rpartition("::")[0]
+    return any(of in {"acquire::https", f"acquire::https::{host.hostname}"} for host in hosts if host.scheme == "https")
 
 
 def _proxies(hosts: Iterable[SplitResult], options: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -143,16 +159,26 @@ def _is_listed(host: str, domains: str) -> bool:
 
 def _add_certificates(conf: AptConf, hosts: Iterable[SplitResult], options: dict[str, str]) -> None:
     """A root has none of its own: those of the machine are Debian's and its administrators'."""
-    given = {option.lower() for option in options}
-    secure = next((host for host in hosts if host.scheme == "https"), None)
-    if secure is None or "acquire::https::cainfo" in given:
+    given = {option.lower(): value for option, value in options.items()}
+    secure = [host for host in hosts if host.scheme == "https" and not _is_settled(host.hostname or "", given)]
+    if not secure:
         return
     if not CERTIFICATES.exists():
         raise MachineError(
-            f"{secure.geturl()} is https, and this machine has no certificates to check it by",
+            f"{secure[0].geturl()} is https, and this machine has no certificates to check it by",
             hint="apt-get install ca-certificates",
         )
     conf.add_file("Acquire::https::CaInfo", CERTIFICATES, f"{FOLDER}/ca-certificates.crt", outside=False)
+
+
+def _is_settled(host: str, options: dict[str, str]) -> bool:
+    """Tell whether apt's options say by which certificates a host is checked, or that it is not checked.
+
+    What is said of the host counts before what is said of all.
+    """
+    of_host, of_all = f"acquire::https::{host}", "acquire::https"
+    verify = options.get(f"{of_host}::verify-peer", options.get(f"{of_all}::verify-peer", ""))
+    return verify.lower() in _NO or bool({f"{of_host}::cainfo", f"{of_all}::cainfo"} & options.keys())
 
 
 def _add_passwords(conf: AptConf) -> None:

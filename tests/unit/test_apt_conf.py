@@ -108,8 +108,42 @@ def test_a_secure_mirror_is_checked_by_the_machines_own_certificates(
         apt_conf.read([SECURE])
 
 
+@pytest.mark.parametrize(
+    "option",
+    ['Acquire::https::Verify-Peer "false"', 'Acquire::https::secure.example::Verify-Peer "0"']
+    + [f'Acquire::https::{name}CaInfo "/etc/hostname"' for name in ("", "secure.example::")],
+)
+def test_an_archive_that_apt_checks_otherwise_needs_no_certificates_of_the_machine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(apt_conf, "CERTIFICATES", Path("/no/such"))
+    machine.said(f"{option};")
+    assert len(apt_conf.read([SECURE]).outside) == 1
+
+
+def test_each_secure_host_is_asked_for_by_itself(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt_conf, "CERTIFICATES", Path("/no/such"))
+    machine.said('Acquire::https::secure.example::CaInfo "/etc/hostname";')
+    with pytest.raises(MachineError, match=r"^https://other\.example/debian is https, .*no certificates"):
+        apt_conf.read([SECURE, "https://other.example/debian"])
+
+
+@pytest.mark.parametrize("name", ["CaInfo", "SslCert", "other.example::CrlFile"])
+def test_a_file_that_is_not_there_is_missed_only_where_it_counts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(apt_conf, "CERTIFICATES", Path("/etc/hostname"))
+    machine.said(f'Acquire::https::{name} "/no/such.pem";')
+    assert apt_conf.read([MIRROR]) == AptConf()
+    assert apt_conf.certificates() is None
+    with pytest.raises(MachineError, match=r"Acquire::https::\S+ names a file that is not there: /no/such\.pem\nhint"):
+        apt_conf.read([MIRROR, "https://other.example/debian"])
+
+
 def test_certificates_that_apt_is_told_of_are_seen_inside(machine: Machine) -> None:
     company, key = machine.etc / "company.pem", machine.etc / "key.pem"
+    for path in (company, key):
+        path.touch()
     machine.said(f'Acquire::https::CAInfo "{company}"; Acquire::https::secure.example::SslKey "{key}";')
     found = apt_conf.read([SECURE])
     assert found.outside == [
