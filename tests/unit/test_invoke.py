@@ -27,9 +27,15 @@ def checkout(path: Path) -> Path:
         shutil.copy2(HERE / name, path / name)
     (path / "packaging" / "pgpool_deb" / "program.py").write_text(PROGRAM)
     (path / "requirements.lock").write_text("")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path / ".venv")], check=True)
-    (path / ".venv" / ".made-from.lock").write_text("")
+    make_environment(path / ".venv")
     return path
+
+
+def make_environment(venv: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (venv / ".made-from.lock").write_text("")
+    (packages,) = venv.glob("lib/python*/site-packages")
+    (packages / "invoke.py").touch()
 
 
 def said(command: str, *arguments: str | Path, **environment: str) -> list[str]:
@@ -67,6 +73,62 @@ def test_a_copy_is_not_the_first_checkout(tmp_path: Path) -> None:
     assert said('"$1/invoke"', copy)[0] == str(copy)
     assert said('. "$1/.venv/bin/activate"; invoke', copy)[:2] == [str(copy), str(copy / ".venv")]
     assert said('. "$1/.venv/bin/activate"; invoke', first)[:2] == [str(first), str(first / ".venv")]
+
+
+def test_an_earlier_checkout_runs_the_environments_own_command(tmp_path: Path) -> None:
+    """It ends in `exec .venv/bin/invoke`, and has no start.py."""
+    place = checkout(tmp_path / "a place")
+    said('"$1/invoke"', place)
+    (place / "packaging" / "start.py").unlink()
+    (place / "invoke").write_text('#!/bin/sh\nexec "$(dirname "$0")/.venv/bin/invoke" "$@"\n')
+    assert said('timeout 20 "$1/invoke" build "a  b"', place)[0] == str(place)
+    assert said('cd "$1/packaging"; timeout 20 ../.venv/bin/invoke build "a  b"', place)[2:] == ["build", "a  b"]
+
+
+def test_a_link_to_the_checkouts_command_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    place = checkout(tmp_path / "place")
+    (place / ".venv" / "bin" / "invoke").symlink_to("../../invoke")
+    (place / ".venv" / ".settled-at").write_text(f"{place / '.venv'}\n")
+    said('"$1/invoke"', place)
+    assert (place / "invoke").read_bytes() == (HERE / "invoke").read_bytes()
+    assert not (place / ".venv" / "bin" / "invoke").is_symlink()
+
+
+def test_an_environment_may_lie_elsewhere(tmp_path: Path) -> None:
+    place, venv = checkout(tmp_path / "place"), tmp_path / "elsewhere" / "venv"
+    shutil.rmtree(place / ".venv")
+    make_environment(venv)
+    (place / ".venv").symlink_to(venv)
+    assert said('"$1/invoke"', place)[0] == str(place)
+    assert said('. "$1/bin/activate"; invoke', venv)[0] == str(place)
+    again = tmp_path / "again"
+    place.rename(again)
+    assert said('"$1/invoke"', again)[0] == str(again)
+    assert said('. "$1/bin/activate"; invoke', venv)[0] == str(again)
+
+
+def test_python_may_be_told_not_to_look_beside_the_program(tmp_path: Path) -> None:
+    place = checkout(tmp_path / "place")
+    assert said('"$1/invoke"', place, PYTHONSAFEPATH="1")[0] == str(place)
+
+
+def test_an_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
+    place = checkout(tmp_path / "place")
+    (lib,) = (place / ".venv" / "lib").glob("python*")
+    lib.rename(lib.with_name("python3.1"))
+    answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
+    assert answer.stderr.startswith("Making the Python environment in .venv"), answer.stderr
+
+
+def test_a_checkout_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+    place = checkout(tmp_path / "place")
+    shutil.rmtree(place / ".venv")
+    (place / ".venv.lock").mkdir()  # root could write into a folder that is only marked
+    answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
+    assert answer.returncode == ExitStatus.ENVIRONMENT
+    message, hint = answer.stderr.splitlines()
+    assert message.endswith(f"nothing can be written here: {place}")
+    assert hint.startswith("hint: copy the checkout")
 
 
 def test_no_environment_is_made_below_a_colon_and_a_line_says_so(tmp_path: Path) -> None:
