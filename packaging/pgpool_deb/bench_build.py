@@ -18,7 +18,7 @@ from pathlib import Path
 
 from debian.deb822 import Dsc
 
-from . import archive, download, namespaces, pgpool2, plan
+from . import archive, compiler_caches, download, namespaces, pgpool2, plan
 from .bench import Row, publish
 from .box import ChrootEngine
 from .build_deb import say
@@ -166,7 +166,7 @@ class BuildBench:
         options = ("--release", RELEASE, "--source", str(tree))
         cold, touched, theirs = [], [], []
         for turn in range(self.pairs):
-            namespaces.remove(self.scratch / "compiler")
+            namespaces.remove(self.scratch / compiler_caches.NAME)
             for dsc in self.scratch.glob("results/*/pgpool2_*.dsc"):  # the cluster package has no peer at Debian
                 shutil.rmtree(dsc.parent)
             cold.append(self._invoke("--release", RELEASE, "--pgpool", VERSION))

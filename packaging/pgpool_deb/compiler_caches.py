@@ -17,6 +17,10 @@ from .command import Runner
 
 PROVED = "proved"
 """The trust of proved releases, and of what is this checkout's own."""
+NAME = "compilers"
+"""The folder of the cache that holds them all."""
+_BEFORE = "compiler"
+"""Its name in versions before, whose folders all sources shared; a plain user's may belong to a subordinate id."""
 KEPT_OTHERS = 5
 """How many folders of other sources are kept for a release: those used last."""
 
@@ -31,12 +35,13 @@ def folder(cache: Cache, release: str, trust: str, runner: Runner) -> Path:
 
     Raises CommandFailed where it cannot be made.
     """
-    cache.private("compiler")
-    place = cache.folder("compiler", release, trust)
+    namespaces.remove(cache.path / _BEFORE)
+    cache.private(NAME)
+    place = cache.folder(NAME, release, trust)
     os.utime(place)
     found = place / "cache"
     if not found.exists():
-        _begin(found, cache.path / "compiler" / release / PROVED / "cache", runner)
+        _begin(found, cache.path / NAME / release / PROVED / "cache", runner)
     _forget_others(place)
     return found
 
@@ -52,9 +57,7 @@ def _begin(found: Path, proved: Path, runner: Runner) -> None:
 
 
 def _forget_others(used: Path) -> None:
-    """Remove the folders used longest ago, and what versions before left, that all sources shared."""
+    """Remove the folders used longest ago."""
     others = [path for path in used.parent.iterdir() if path.name not in (PROVED, used.name)]
-    shared = [path for path in others if path.name in ("ccache", "kept")]
-    by_use = sorted((path for path in others if path not in shared), key=lambda path: path.stat().st_mtime)
-    for path in [*shared, *by_use[: -(KEPT_OTHERS - 1)]]:
+    for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -(KEPT_OTHERS - 1)]:
         namespaces.remove(path)

@@ -48,7 +48,7 @@ def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
     """The desk with a cache that has no root."""
     cache = place / "rootless"
     cache.mkdir()
-    for name in ("compiler", "sources"):
+    for name in ("compilers", "sources"):
         (cache / name).symlink_to(desk.cache / name)
     yield replace(desk, cache=cache)
     subprocess.run(["rm", "-rf", "--one-file-system", str(cache)], check=True)

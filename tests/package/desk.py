@@ -12,6 +12,7 @@ from pathlib import Path
 
 from debian.deb822 import Changes
 
+from pgpool_deb import compiler_caches
 from pgpool_deb.compiler_caches import trust_in
 from pgpool_deb.download import sha256_of
 
@@ -101,7 +102,7 @@ class Desk:
 
     def hold(self, source: Path) -> Path:
         """While the file of this path is there, builds of the tree `sleeper` stand still in a Makefile."""
-        return self.cache / "compiler" / RELEASE / trust_in(str(source.resolve())) / "cache" / "hold"
+        return self.cache / compiler_caches.NAME / RELEASE / trust_in(str(source.resolve())) / "cache" / "hold"
 
     def packages(self) -> dict[str, str]:
         """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""
@@ -124,9 +125,10 @@ def borrow(real: Path, cache: Path) -> None:
             (cache / "roots" / path.name).symlink_to(path)
         else:
             shutil.copy(path, cache / "roots")
-    if (real / "compiler" / RELEASE).is_dir():
-        (cache / "compiler").mkdir()
-        subprocess.run(["cp", "-a", real / "compiler" / RELEASE, cache / "compiler"], check=True)
+    compiled = real / compiler_caches.NAME / RELEASE
+    if compiled.is_dir():
+        (cache / compiler_caches.NAME).mkdir()
+        subprocess.run(["cp", "-a", compiled, cache / compiler_caches.NAME], check=True)
     if (real / "sources" / TARBALL).is_file():
         (cache / "sources").mkdir()
         shutil.copy(real / "sources" / TARBALL, cache / "sources")

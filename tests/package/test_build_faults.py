@@ -250,7 +250,7 @@ def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, .
 def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
     before = desk.packages()
     small = replace(only_from_mirror(desk, place), cache=place / "small")
-    with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compiler")) as resize:
+    with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compilers")) as resize:
         small.run(*PINNED, "--mirror", mirror.uri).complains(
             3, f"file system {small.cache} is full: {TARBALL} needs", "free|space"
         )
@@ -270,7 +270,7 @@ def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path
 def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: str) -> None:
     before = desk.packages()
     small = replace(desk, cache=place / "small")
-    with _cache_on_small_disk(desk, small.cache, size, ("roots", "apt", "sources", "compiler")) as resize:
+    with _cache_on_small_disk(desk, small.cache, size, ("roots", "apt", "sources", "compilers")) as resize:
         small.run(*PINNED).failed_cell(3, r"\w+", "^no space left on the device", "free some space")
         assert desk.packages() == before
         if size == "40m":

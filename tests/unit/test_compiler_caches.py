@@ -90,23 +90,35 @@ def test_nobody_else_on_the_machine_can_enter_boxes_and_what_they_leave(cache: C
     """Root's builds run as uid 1000, which may be a person."""
     cache.folder("boxes").chmod(0o755)  # as versions before made it
     cache_of(cache, runner, PINNED)
-    assert [cache.folder(name).stat().st_mode & 0o777 for name in ("boxes", "compiler")] == [0o700, 0o700]
+    assert [cache.folder(name).stat().st_mode & 0o777 for name in ("boxes", "compilers")] == [0o700, 0o700]
 
 
 def test_a_copy_that_was_cut_off_is_made_anew(cache: Cache, runner: Runner) -> None:
     (cache_of(cache, runner, PINNED) / "object").write_text("fine")
-    partial = cache.folder("compiler", "trixie", STRANGE.trust, "partial")
+    partial = cache.folder("compilers", "trixie", STRANGE.trust, "partial")
     (partial / "half").touch()
     assert sorted(path.name for path in cache_of(cache, runner, STRANGE).iterdir()) == ["object"]
 
 
+def test_what_versions_before_shared_is_removed_and_never_written_to(
+    cache: Cache, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There `compiler/RELEASE` belongs to a subordinate id of the user."""
+    cache.folder("compiler", "trixie", "kept")
+    removed: list[Path] = []
+    monkeypatch.setattr(namespaces, "remove", removed.append)
+    place = cache_of(cache, runner, PINNED)
+    assert cache.path / "compiler" in removed
+    assert not place.is_relative_to(cache.path / "compiler")
+    assert [path.name for path in (cache.path / "compiler" / "trixie").iterdir()] == ["kept"]
+
+
 def test_few_strangers_are_remembered_and_the_pinned_releases_always(cache: Cache, runner: Runner) -> None:
-    cache.folder("compiler", "trixie", "kept")  # as versions before shared it
     cache_of(cache, runner, PINNED)
     for number in range(9):
         place = cache_of(cache, runner, replace(STRANGE, place=f"/{number}"))
         os.utime(place.parent, (number, number))
-    left = {path.name for path in (cache.path / "compiler" / "trixie").iterdir()}
+    left = {path.name for path in (cache.path / "compilers" / "trixie").iterdir()}
     newest = {trust_in(f"/{number}") for number in range(9 - compiler_caches.KEPT_OTHERS, 9)}
     assert left == {PROVED, *newest}
 
