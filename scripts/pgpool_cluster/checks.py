@@ -24,9 +24,9 @@ from . import (
     certificates,
     copying,
     doors,
-    faults,
     firewall,
     key_file,
+    known_faults,
     libpq,
     locales,
     logins,
@@ -209,20 +209,20 @@ def run(here: Here) -> list[Check]:
 
 def _known_faults(here: Here) -> list[Check]:
     """What is known to be wrong with the pgpool2 that is installed: what the cluster relies on fails, else a note."""
-    installed = faults.installed()
+    installed = known_faults.installed()
     if installed is None:
         return []
-    name, table = here.me.name, faults.table()
-    lacks = faults.missing(installed, table)
+    name, version, table = here.me.name, installed.version, known_faults.table()
+    lacks = known_faults.missing(installed, table)
     found = [
-        Check(name, f"pgpool2 {installed.version} has the patch {patch}", False, f"without it, {without}", faults.FIX)
+        Check(name, f"pgpool2 {version} has the patch {patch}", False, f"without it, {without}", known_faults.FIX)
         for patch, without in lacks
     ]
     if not lacks:
         found.append(Check(name, "pgpool2 has the patches that the cluster relies on", True))
-    for advisory in faults.advisories(installed, table):
-        found.append(Check(name, f"pgpool2 {installed.version} has known advisories", True, advisory,
-                           faults.ADVICE if installed.own else faults.ADVICE_DEBIAN, note=True))  # fmt: skip
+    for advisory in known_faults.advisories(installed, table):
+        found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory,
+                           known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN, note=True))  # fmt: skip
     return found
 
 

@@ -58,7 +58,7 @@ ALLOWED = {
     ("paths", "database"): "reads a file in /etc/pgpool2/cluster, which is root's",
     ("doors", "_account"): "reads shadow in /etc, which is root's",
     ("doors", "_include"): "reads sshd_config in /etc/ssh, which is root's",
-    ("faults", "_read"): "reads what packages have in /usr/share, which is root's",
+    ("known_faults", "_read"): "reads what packages have in /usr/share, which is root's",
     ("roles", "rendered"): "run by the agent",
     ("checks", "_certificate"): "the same",
 }

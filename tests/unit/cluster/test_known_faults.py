@@ -12,14 +12,15 @@ from typing import Any, cast
 
 import pytest
 
-from pgpool_cluster import checks, faults
+from pgpool_cluster import checks, known_faults
 from pgpool_cluster.checks import Check
 from pgpool_cluster.node import Here
-from pgpool_deb import known_faults, patches
+from pgpool_deb import known_faults as made
+from pgpool_deb import patches
 from pgpool_deb.project import Project
 
 HERE = Project(Path(__file__).parents[3])
-KNOWN: dict[str, Any] = json.loads(known_faults.table(HERE))
+KNOWN: dict[str, Any] = json.loads(made.table(HERE))
 ALL = [patch.name for patch in patches.chosen(HERE.templates("pgpool2"), "4.6.1")]
 Install = Callable[..., list[Check]]
 
@@ -27,8 +28,8 @@ Install = Callable[..., list[Check]]
 @pytest.fixture
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """What `check` says of a pgpool2 of this version; without `listed`, it is Debian's own."""
-    monkeypatch.setattr(faults, "TABLE", tmp_path / "table")
-    monkeypatch.setattr(faults, "PATCHES", tmp_path / "patches.json")
+    monkeypatch.setattr(known_faults, "TABLE", tmp_path / "table")
+    monkeypatch.setattr(known_faults, "PATCHES", tmp_path / "patches.json")
 
     def check(status: str, listed: dict[str, Any] | None = None, known: dict[str, Any] = KNOWN) -> list[Check]:
         (tmp_path / "dpkg-query").write_text(f"#!/bin/sh\nprintf '{status}'\n")
@@ -132,4 +133,4 @@ def test_a_note_outlives_the_way_to_another_node() -> None:
 def test_the_table_is_in_the_package() -> None:
     assert any(patch["relied_on"] for patch in KNOWN["patches"])
     install = HERE.path / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.install"
-    assert f"{known_faults.NAME} usr/share/pgpool2-cluster\n" in install.read_text()
+    assert f"{made.NAME} usr/share/pgpool2-cluster\n" in install.read_text()
