@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ PATCHES = (Tool("patch", "patch", "it finds out which of our patches fit a versi
 LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
 
 
+_LOCK_SECONDS = 300.0
+"""How long another apt is waited for, which installs upgrades at a machine's first boot, for example."""
+_LOCK_PAUSE = 2.0
+
+
 def for_roots() -> tuple[Tool, ...]:
     """Return what making roots takes for this user."""
     return ROOTS if os.geteuid() == 0 else ROOTS + USER_ROOTS
@@ -59,9 +65,9 @@ def require(tools: Sequence[Tool], *, install: bool, report: Callable[[str], Non
     prefix = _as_root(names[0], by_hand)
     for tool in missing:
         report(f"installing {tool.package} with apt: {tool.why}")
-    _apt([*prefix, "apt-get", "update", "-q"], by_hand)
+    _apt([*prefix, "apt-get", "update", "-q"], by_hand, report)
     _apt([*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q",
-          "--no-install-recommends", *names], by_hand)  # fmt: skip
+          "--no-install-recommends", *names], by_hand, report)  # fmt: skip
     absent = [tool for tool in missing if not tool.there()]
     if absent:
         raise MachineError(f"{absent[0].package} was installed but {absent[0].shown_by} is not there", hint=by_hand)
@@ -77,8 +83,20 @@ def _as_root(package: str, by_hand: str) -> list[str]:
     return ["sudo"]
 
 
-def _apt(command: Sequence[str], by_hand: str) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if answer.returncode != 0:
+def _apt(command: Sequence[str], by_hand: str, report: Callable[[str], None]) -> None:
+    """Run apt-get; while another one works on this machine, as at its first boot, it is tried again."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    waits = False
+    while True:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+                                env={**os.environ, "LC_ALL": "C.UTF-8"})  # fmt: skip
+        if answer.returncode == 0:
+            return
         lines = [line for line in answer.stderr.splitlines() if line.startswith("E:")] or answer.stderr.splitlines()
-        raise MachineError(f"apt failed: {lines[0] if lines else answer.returncode}", hint=f"{by_hand} shows the whole")
+        said = lines[0] if lines else str(answer.returncode)
+        if "Could not get lock" not in said or time.monotonic() > deadline:
+            raise MachineError(f"apt failed: {said}", hint=f"{by_hand} shows the whole")
+        if not waits:
+            report(f"waiting for another apt: {said.removeprefix('E: ')}")
+        waits = True
+        time.sleep(_LOCK_PAUSE)

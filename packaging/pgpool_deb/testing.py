@@ -1,4 +1,4 @@
-"""`./invoke test`: the tests of one or more levels, for one or more releases, in one run of pytest.
+"""`./invoke test`: the tests of one or more levels, for one or more releases, in a run of pytest for each lane.
 
 Levels are the folders of tests/, cheapest first. What a level needs on this machine is installed first; everything
 else (roots, packages) is made by the tests' fixtures through the same code as `./invoke build-deb`.
@@ -6,10 +6,12 @@ else (roots, packages) is made by the tests' fixtures through the same code as `
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,12 @@ from .releases import Release, ReleaseTable
 LEVELS = ("unit", "package", "install", "cluster")
 ON_REQUEST = ("upstream",)
 """Levels that run only where they are named."""
+LANES = (("unit", "package"), ("install", "cluster", "upstream"))
+"""Levels of a lane run one after the other, the lanes side by side: the second waits for its hosts most of the time.
+
+The first gets the processor time that the second leaves, as the stories of the second have deadlines.
+"""
+_NICE = 10
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 MACHINE_FAILED = 83
 """What tests/conftest.py makes pytest exit with when a MachineError kept a test from running."""
@@ -74,24 +82,74 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
 
 
 def run(project: Project, request: Request) -> ExitStatus:
-    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status."""
+    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status: that of the worst lane."""
     releases = releases_of(request, ReleaseTable.load(project.releases))
     machine.require(tools_of(request.levels), install=request.install, report=say)
     project.dist.mkdir(exist_ok=True)
-    report = project.dist / ".test.xml"
-    report.unlink(missing_ok=True)
     say(f"testing {', '.join(request.levels)} for {', '.join(release.name for release in releases)}")
-    command = pytest_command(project, request, releases, report)
-    status = subprocess.run(command, cwd=project.path, check=False).returncode
-    if report.exists():
-        for line in split_report(report, request.levels, project.dist):
-            say(line)
-    return exit_status(status)
+    lanes = lanes_of(request.levels)
+    found: list[Lane] = []
+    for number, levels in enumerate(lanes):
+        report = project.dist / f".test-{number}.xml"
+        report.unlink(missing_ok=True)
+        command = pytest_command(project, request, levels, releases, report)
+        found.append(Lane(levels, command, report, project.dist / f"test-{'-'.join(levels)}.log"))
+    statuses = _run_all(project, found)
+    for lane in found:
+        if lane.report.exists():
+            for line in split_report(lane.report, lane.levels, project.dist):
+                say(line)
+    return max(map(exit_status, statuses))
 
 
-def pytest_command(project: Project, request: Request, releases: Sequence[Release], report: Path) -> list[str]:
-    """Return the pytest run; each level begins when the cheaper ones have ended."""
-    folders = [str(path) for level in request.levels if (path := project.path / "tests" / level).is_dir()]
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One run of pytest. `output`: where its output goes while another lane has the screen."""
+
+    levels: tuple[str, ...]
+    command: list[str]
+    report: Path
+    output: Path
+
+
+def lanes_of(levels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the lanes that these levels make, without empty ones, each cheapest first."""
+    lanes = (tuple(level for level in lane if level in levels) for lane in LANES)
+    return tuple(lane for lane in lanes if lane)
+
+
+def _run_all(project: Project, lanes: Sequence[Lane]) -> list[int]:
+    """Run the lanes side by side and return their statuses. The last one has the screen; the others' output follows."""
+    *others, last = lanes
+    with contextlib.ExitStack() as stack:
+        beside = [stack.enter_context(_beside(project, lane)) for lane in others]
+        own = subprocess.run(last.command, cwd=project.path, check=False).returncode
+        statuses = [process.wait() for process in beside]
+    for lane in others:
+        say(lane.output.read_text(encoding="utf-8", errors="replace").rstrip())
+    return [*statuses, own]
+
+
+@contextlib.contextmanager
+def _beside(project: Project, lane: Lane) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a lane whose output goes to its file; where this program is interrupted, the lane ends as well."""
+    say(f"{' and '.join(lane.levels)} beside the other levels: tail -f {lane.output.relative_to(project.path)}")
+    with lane.output.open("wb") as stream:
+        process = subprocess.Popen(["nice", "-n", str(_NICE), *lane.command], cwd=project.path,
+                                   stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+
+
+def pytest_command(
+    project: Project, request: Request, levels: Sequence[str], releases: Sequence[Release], report: Path
+) -> list[str]:
+    """Return the pytest run of a lane; each level begins when the cheaper ones of its lane have ended."""
+    folders = [str(path) for level in levels if (path := project.path / "tests" / level).is_dir()]
     options = ["--continue-on-collection-errors", "--durations=15", "--durations-min=5", f"--junit-xml={report}"]
     if not os.environ.get("CI") and sys.stdout.isatty():
         options.append("-v")

@@ -221,8 +221,8 @@ def _known_faults(here: Here) -> list[Check]:
     if not lacks:
         found.append(Check(name, "pgpool2 has the patches that the cluster relies on", True))
     for advisory in known_faults.advisories(installed, table):
-        found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory,
-                           known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN, note=True))  # fmt: skip
+        advice = known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN
+        found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory, advice, note=True))
     return found
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from pgpool_deb.errors import UsageError
-from pgpool_deb.testing import parse_levels, split_report
+from pgpool_deb import machine, testing
+from pgpool_deb.errors import ExitStatus, UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.testing import Request, lanes_of, parse_levels, split_report
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,92 @@ def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
         "package: 1 tests, 60 min 5 s",
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"test-unit.xml", "test-package.xml"}
+
+
+@pytest.mark.parametrize(
+    ("levels", "lanes"),
+    [
+        (("unit", "package", "install", "cluster"), (("unit", "package"), ("install", "cluster"))),
+        (("package", "cluster"), (("package",), ("cluster",))),
+        (("cluster",), (("cluster",),)),
+    ],
+)
+def test_levels_are_run_in_lanes(levels: tuple[str, ...], lanes: tuple[tuple[str, ...], ...]) -> None:
+    assert lanes_of(levels) == lanes
+
+
+MEETS = """
+import pathlib, time
+def test_it(request):
+    place = pathlib.Path(__file__).parents[1]
+    (place / "{own}-runs").touch()
+    end = time.monotonic() + 30
+    while not (place / "{other}-runs").exists():
+        assert time.monotonic() < end, "the other level does not run"
+        time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A checkout whose levels package and cluster each have a test that waits for the other's."""
+    here = Path(__file__).parents[2]
+    for own, other in (("package", "cluster"), ("cluster", "package")):
+        folder = tmp_path / "tests" / own
+        folder.mkdir(parents=True)
+        (folder / f"test_{own}.py").write_text(MEETS.format(own=own, other=other))
+    (tmp_path / "packaging").mkdir()
+    shutil.copy(here / "packaging" / "releases.toml", tmp_path / "packaging")
+    (tmp_path / "tests" / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        '    parser.addoption("--releases")\n'
+        '    parser.addoption("--brief", action="store_true")\n'
+    )
+    monkeypatch.setattr(machine, "require", lambda *_, **__: None)
+    return Project(tmp_path)
+
+
+def test_lanes_run_side_by_side_and_each_level_is_reported(
+    checkout: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.GOOD
+    said = capfd.readouterr()
+    text = said.out + said.err
+    assert text.count("1 passed") == 2
+    assert "package: 1 tests" in text
+    assert "cluster: 1 tests" in text
+    written = {path.name for path in checkout.dist.iterdir()}
+    assert written == {"test-package.xml", "test-cluster.xml", "test-package.log"}
+
+
+def test_a_failure_in_the_lane_beside_is_one_of_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    with (checkout.path / "tests" / "package" / "test_package.py").open("a") as stream:
+        stream.write("    assert request is None, 'it fails'\n")
+    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.FAILED
+    said = capfd.readouterr()
+    assert "it fails" in said.out + said.err
+
+
+def test_the_lane_beside_ends_where_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        end = time.monotonic() + 30
+        while not (checkout.path / "tests" / "package-runs").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        testing.run(checkout, Request(("package", "cluster")))
+    assert not _running(checkout)
+
+
+def _running(checkout: Project) -> list[str]:
+    wanted = str(checkout.path).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if wanted in path.read_bytes() and sys.executable.encode() in path.read_bytes():
+                found.append(str(path))
+        except OSError:
+            continue
+    return found

@@ -102,3 +102,26 @@ def test_what_is_missing_is_installed_after_saying_what_and_why(bin_folder: Path
         with pytest.raises(MachineError, match=f"^{message}\nhint: apt-get install brewer"):
             machine.require((BREWER,), install=True, report=said.append)
     assert said == ["installing brewer with apt: it brews"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does: without sudo")
+@pytest.mark.parametrize("seconds", [300.0, 0.0])
+def test_another_apt_is_waited_for_with_a_line_and_an_end(
+    bin_folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    held = "Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
+    script(bin_folder / "env", 'shift; exec "$@"')
+    script(bin_folder / "apt-get", f"""
+echo >>{bin_folder}/calls
+[ "$(/usr/bin/wc -l <{bin_folder}/calls)" -gt 2 ] || {{ echo "E: {held}" >&2; exit 100; }}
+[ "$1" != install ] || /usr/bin/install -m 755 /bin/true {bin_folder}/no-such-brewer
+""")  # fmt: skip
+    monkeypatch.setattr(machine, "_LOCK_PAUSE", 0.01)
+    monkeypatch.setattr(machine, "_LOCK_SECONDS", seconds)
+    said: list[str] = []
+    if seconds:
+        machine.require((BREWER,), install=True, report=said.append)
+        assert said[1:] == [f"waiting for another apt: {held}"]
+    else:
+        with pytest.raises(MachineError, match="Could not get lock"):
+            machine.require((BREWER,), install=True, report=said.append)
