@@ -453,7 +453,7 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
         units.ask("--no-block", "restart", paths.UNIT)  # what it sees is settled when it starts
     # With another key the agent restarts pgpool-II, once most nodes have it: until then the others would refuse it.
     rekeyed = pgpool.of_another_key(paths.laid_fingerprint())
-    if not rekeyed and paths.SERVE.exists() and units.state(paths.PGPOOL_UNIT).active == "active":
+    if not rekeyed and paths.SERVE.exists():
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
         units.ask("try-reload-or-restart", "ssh.service")
@@ -479,9 +479,10 @@ def _load_server(unit: str) -> None:
 
 def _load_pgpool(changed: Sequence[str]) -> None:
     if UNIT_FILE in changed:
-        units.ask("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
+        if units.state(paths.PGPOOL_UNIT).active == "active":
+            units.ask("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
     elif any(path.startswith(str(FOLDER)) and not path.endswith("roles.sql") for path in changed):
-        units.ask("reload", paths.PGPOOL_UNIT)
+        units.reload(paths.PGPOOL_UNIT)  # while it waits for the watchdog, it has read its configuration
 
 
 def withdraw() -> None:

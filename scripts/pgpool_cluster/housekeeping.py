@@ -15,6 +15,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from . import act, paths, two_stages, units, wal_space
 from .actions import CreateSlots
 from .answers import store_users, users_of
+from .applying import Applying
 from .archive import Keeper
 from .cluster import Service
 from .errors import ClusterError
@@ -62,8 +63,9 @@ class Housekeeping:
 
     def __post_init__(self) -> None:
         self._synchrony = Synchrony(self.here)
-        self._proof = Proof(self.here)
-        self._own_database = OwnDatabase(self.here)
+        applying = Applying()
+        self._proof = Proof(self.here, applying)
+        self._own_database = OwnDatabase(self.here, applying)
 
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""

@@ -55,9 +55,9 @@ class OwnDatabase:
     """One node's part in it. What it keeps in memory may be lost at any time."""
 
     here: Here
+    applying: Applying = field(default_factory=Applying, repr=False)
     _making: threading.Thread | None = field(default=None, repr=False)
     _failed: ClusterError | None = None
-    _applying: Applying = field(default_factory=lambda: Applying("where health checks log in"), repr=False)
 
     def tend(self, facts: ClusterFacts, *, writes: bool) -> None:
         """Do the next step; called in each round of the agent. `writes`: this node's server makes it. ClusterError."""
@@ -68,7 +68,7 @@ class OwnDatabase:
             here.remember(own_database=True)
             log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
         if here.record.own_database and paths.database() != DATABASE:
-            self._applying.ask()
+            self.applying.ask("where health checks log in")
 
     def _everywhere(self, facts: ClusterFacts) -> bool:
         """Tell whether it is on every server. Standbys that are away get it with all else that they miss."""

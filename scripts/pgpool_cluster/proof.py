@@ -58,17 +58,20 @@ def refused_here(cluster: Cluster, node: Node) -> str:
     return refused(node, file=ca) if ca else refused(node, pem=Laid.here().first)
 
 
+_WHAT = "what servers prove themselves with"
+
+
 @dataclass(slots=True)
 class Proof:
     """One node's part in it. What it keeps in memory alone may be lost at any time."""
 
     here: Here
+    applying: Applying = field(default_factory=Applying, repr=False)
     _shown: set[str] = field(default_factory=set)
     """The nodes that have shown a good certificate."""
     _with: str = ""
     """What it was checked with."""
     _from: float = float("-inf")
-    _applying: Applying = field(default_factory=lambda: Applying("what servers prove themselves with"), repr=False)
     _conninfo: str = ""
     """What primary_conninfo is known to be."""
 
@@ -109,9 +112,9 @@ class Proof:
     def _lay(self, laid: Laid) -> None:
         """Have configuration applied where it lags behind what is remembered."""
         if self._is_laid(laid):
-            self._applying.done()
+            self.applying.done(_WHAT)
         else:
-            self._applying.ask()
+            self.applying.ask(_WHAT)
 
     def _is_laid(self, laid: Laid) -> bool:
         here, key = self.here, paths.laid_fingerprint()

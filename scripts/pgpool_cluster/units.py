@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,8 @@ _UPGRADE_SECONDS = 300.0
 """How long a unit that dpkg has stopped may stay so before it counts as stopped for good."""
 _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
+_CATCHES_SECONDS = 5.0
+"""How long a main process may take from its start until it catches SIGHUP: pgpool-II takes hundredths of a second."""
 _TRIES = 3
 _TOLD = 40
 """Lines of what failed that the journal gets."""
@@ -39,6 +42,8 @@ class UnitState:
     """Since it has been what it is."""
     queued: bool = False
     """systemd is going to start or stop it: in a restart it is inactive for a moment."""
+    main: int = 0
+    """Process id of its main process; 0 while there is none."""
 
     @property
     def moving(self) -> bool:
@@ -57,7 +62,7 @@ class UnitState:
 
 def state(unit: str) -> UnitState:
     """Return what systemd says about `unit`; one it does not know is inactive. Raises ServerError without systemd."""
-    names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,Job"
+    names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,Job,MainPID"
     try:
         command = ["systemctl", "show", "--property", names, "--", unit]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -70,6 +75,7 @@ def state(unit: str) -> UnitState:
         int(values.get("ActiveEnterTimestampMonotonic") or 0) > 0,
         time.monotonic() - int(values.get("StateChangeTimestampMonotonic") or 0) / 1e6,
         int(values.get("Job") or 0) > 0,
+        int(values.get("MainPID") or 0),
     )
 
 
@@ -111,6 +117,36 @@ def ask(*words: str) -> None:
         said = str(error)
     if said:
         print(f"systemctl {' '.join(words)}: {said}", flush=True)
+
+
+def reload(unit: str) -> None:
+    """Have a unit read its configuration again, also one that is still starting and has read it already.
+
+    systemd reloads no unit that is on its way up. Its main process gets the SIGHUP then, once it catches that signal;
+    one that there is not yet reads what is laid down when it starts.
+    """
+    end = time.monotonic() + _CATCHES_SECONDS
+    while time.monotonic() < end:
+        now = state(unit)
+        if now.active == "active":
+            ask("reload", unit)
+            return
+        if not now.moving or now.main == 0:
+            return
+        if now.active == "activating" and _catches(now.main, signal.SIGHUP):
+            ask("kill", "--signal=HUP", "--kill-whom=main", unit)
+            return
+        time.sleep(0.05)
+
+
+def _catches(process: int, number: signal.Signals) -> bool:
+    """Tell whether a process has a handler for a signal, without which SIGHUP would end it (proc(5), SigCgt)."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", text, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def last_words(unit: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, seen
 from tests.unit.cluster.test_configuration import SERVER, VERSIONS, files, pgpool_conf, text_of
+from tests.unit.cluster.threads import AT_ONCE
 
 from pgpool_cluster import applying, own_database, paths, units
 from pgpool_cluster import postgresql as pg
@@ -39,7 +40,8 @@ class Agent:
         monkeypatch.setattr(units, "control", self._apply)
         monkeypatch.setattr(own_database, "make", self._make)
         for module in (own_database, applying):
-            monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=_Now))
+            monkeypatch.setattr(module, "threading", AT_ONCE)
+        monkeypatch.setattr(applying, "_GATHER", 0)
 
     def _make(self, _: Here) -> None:
         self.made += 1
@@ -53,16 +55,6 @@ class Agent:
 
     def round(self, *having: str) -> None:
         self.chore.tend(having_it(*having), writes=True)
-
-
-class _Now:
-    """A thread that has ended when it is started."""
-
-    def __init__(self, target: Callable[[], None], **_: object) -> None:
-        self.start = target
-
-    def is_alive(self) -> bool:
-        return False
 
 
 def having_it(*names: str) -> ClusterFacts:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from tests.unit.cluster.nodes import primary, seen, standby
+from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import act, certificates, paths, proof, units
+from pgpool_cluster import act, applying, certificates, paths, proof, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.certificates import NOTHING, Laid
 from pgpool_cluster.cluster import Cluster, Tls
@@ -110,6 +111,8 @@ def pg2(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node2:
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     here = Here(wire.cluster, wire.cluster.named("pg2"), None, Peers({}), Record())
     node = Node2(here, proof.Proof(here))
+    monkeypatch.setattr(applying, "_GATHER", 0)
+    monkeypatch.setattr(applying, "threading", AT_ONCE)
     monkeypatch.setattr(time, "monotonic", lambda: node.now)
 
     def control(verb: str) -> None:

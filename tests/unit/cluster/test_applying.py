@@ -1,0 +1,92 @@
+"""What several chores ask for at the same time is laid down by one `apply`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pgpool_cluster import applying, units
+from pgpool_cluster.applying import Applying
+from pgpool_cluster.errors import OperationError
+
+
+class Root:
+    """Root's `apply`: it ends when it may, and fails if it is to."""
+
+    def __init__(self) -> None:
+        self.begun, self.fails = 0, False
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def control(self, verb: str) -> None:
+        assert verb == "apply"
+        self.begun += 1
+        assert self.may_end.wait(10)
+        if self.fails:
+            raise OperationError("no space left", hint="df")
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Root:
+    made = Root()
+    monkeypatch.setattr(units, "control", made.control)
+    monkeypatch.setattr(applying, "_GATHER", 0.05)
+    return made
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_what_is_asked_for_at_the_same_time_is_one_apply(root: Root) -> None:
+    """A founding had three on each node, of a second of processor time each."""
+    asked = Applying()
+    for what in ("a database", "a certificate", "a database"):
+        asked.ask(what)
+    until(lambda: root.begun == 1)
+    time.sleep(0.2)
+    assert root.begun == 1
+
+
+def test_what_is_asked_for_meanwhile_is_laid_down_by_one_more(root: Root) -> None:
+    """The first one may have read too early what the second is for."""
+    asked = Applying()
+    root.may_end.clear()
+    asked.ask("a database")
+    until(lambda: root.begun == 1)
+    asked.ask("a certificate")
+    time.sleep(0.1)
+    assert root.begun == 1
+    root.may_end.set()
+    until(lambda: root.begun == 2)
+
+
+def test_the_same_reason_rests_for_ten_seconds_unless_it_was_done(root: Root) -> None:
+    asked = Applying()
+    asked.ask("a database")
+    until(lambda: root.begun == 1)
+    asked.ask("a database")
+    time.sleep(0.2)
+    assert root.begun == 1
+    asked.done("a database")
+    asked.ask("a database")
+    until(lambda: root.begun == 2)
+
+
+def test_a_failure_is_in_the_journal_and_ends_nothing(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Applying()
+    root.fails = True
+    asked.ask("a database")
+    asked.ask("a certificate")
+    until(lambda: root.begun == 1)
+    until(lambda: "cannot lay down a database and a certificate: no space left" in "".join(capsys.readouterr()))
+    root.fails = False
+    asked.done("a certificate")
+    asked.ask("a certificate")
+    until(lambda: root.begun == 2)

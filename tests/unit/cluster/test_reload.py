@@ -1,0 +1,56 @@
+"""A unit reads its configuration again, also while it is still starting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pgpool_cluster import units
+from pgpool_cluster.units import UnitState
+
+CATCHES = """
+import signal, sys, time
+time.sleep({late})
+signal.signal(signal.SIGHUP, lambda *_: (print("reloaded", flush=True), sys.exit(0)))
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize("late", [0, 0.3])
+def test_a_program_that_is_still_starting_reads_again_once_it_catches_the_signal(
+    late: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pgpool-II waits for its watchdog for seconds, and did not read what was laid down meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CATCHES.format(late=late)], stdout=subprocess.PIPE, text=True
+    ) as program:
+        starting = UnitState("activating", "success", was_active=False, main=program.pid)
+        monkeypatch.setattr(units, "state", lambda _: starting)
+        monkeypatch.setattr(units, "ask", lambda *_: os.kill(program.pid, signal.SIGHUP))
+        units.reload("pgpool2.service")
+        assert program.communicate(timeout=10)[0] == "reloaded\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "asked"),
+    [
+        ([UnitState("active", "success", was_active=True, main=7)], [("reload", "pgpool2.service")]),
+        ([UnitState("reloading", "success", was_active=True, main=7),
+          UnitState("active", "success", was_active=True, main=7)], [("reload", "pgpool2.service")]),
+        ([UnitState("activating", "success", was_active=False)], []),
+        ([UnitState("inactive", "success", was_active=True)], []),
+        ([UnitState("failed", "exit-code", was_active=True)], []),
+    ],
+)  # fmt: skip
+def test_what_runs_is_reloaded_and_what_does_not_reads_by_itself(
+    states: list[UnitState], asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(units, "state", lambda _: states.pop(0) if len(states) > 1 else states[0])
+    monkeypatch.setattr(units, "ask", lambda *words: told.append(words))
+    units.reload("pgpool2.service")
+    assert told == asked
