@@ -364,3 +364,26 @@ def test_6_after_a_failover_no_second_recovery_begins_beside_the_first(native: C
     pg1.run("systemctl stop recovering; systemctl reset-failed || :")
     pg1.run("pgpoolctl recover pg2", seconds=200)
     equal(native)
+
+
+HALFWAY = "(echo 'BEGIN;'; sleep 6; echo 'SELECT 1;'; sleep 60) | {psql}"
+BEGUN = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' AND state = 'idle in transaction'"
+
+
+@pytest.mark.thorough
+def test_7_a_session_that_ends_while_it_takes_its_snapshot_holds_up_no_other(native: Cluster) -> None:
+    """Its process left a counter incremented, and every later commit through this pgpool-II waited forever."""
+    if native.mode != "snapshot_isolation":
+        pytest.skip("only snapshot isolation counts sessions that take a snapshot")
+    pg1, _, pg3 = native.hosts
+    pg1.put("/root/halfway.sh", HALFWAY.format(psql=through_pgpool(pg1, pg1, "").partition("<<")[0]))
+    pg1.run("systemd-run -q --collect --unit=halfway -E HOME=/root sh /root/halfway.sh")
+    pid = pg3.until(f'runuser -u postgres -- psql -XAtqc "{BEGUN}" | grep .', 20)
+    pg3.run(f"kill -STOP {pid}")
+    try:
+        time.sleep(8)
+        pg1.run("pkill -QUIT -f '^pgpool: app app '")
+    finally:
+        pg3.run(f"kill -CONT {pid}")
+    pg1.run(through_pgpool(pg1, pg1, "INSERT INTO ledger VALUES ('after the session', 1)"), seconds=20)
+    equal(native)

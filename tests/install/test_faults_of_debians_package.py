@@ -121,8 +121,36 @@ def test_7_the_unit_is_hardened(system: Chroot) -> None:
     assert float(exposure.split(":")[1].split()[0]) <= 4.0, exposure
 
 
+def test_7_compiled_defaults_call_no_sudo(system: Chroot, packages: Built) -> None:
+    names = ("if_up_cmd", "if_down_cmd", "arping_cmd")
+    shown = "\n".join(f"as_postgres psql -XAtq -p 9999 -c 'PGPOOL SHOW {name}' postgres" for name in names)
+    answer = with_pgpool(system, packages.majors[-1], shown, conf=LEAST_CONF, before=LEAST)
+    assert "/sbin/ip addr add" in answer.output, answer.output
+    assert "/usr/bin/arping" in answer.output
+    assert "sudo" not in answer.output
+
+
 def test_10_the_description_is_of_this_pgpool(system: Chroot) -> None:
     text = system.run("dpkg-query -W -f '${Description}\\n' '*pgpool*'").lower()
     assert "pgpool-ii" in text
     assert "parallel query" not in text
     assert "version 3" not in text
+
+
+QUERIES = 100
+WRITES = f"""
+writes() {{
+    cat $(grep -lx pgpool /proc/[0-9]*/comm | sed 's/comm$/io/') | awk '/^syscw/ {{ sum += $2 }} END {{ print sum }}'
+}}
+yes 'SELECT 1;' | head -n {QUERIES} >/tmp/queries.sql
+before=$(writes)
+as_postgres psql -XAtq -p 9999 -f /tmp/queries.sql postgres >/dev/null
+echo "writes: $(($(writes) - before))"
+"""
+
+
+def test_a_simple_query_is_answered_with_one_write(system: Chroot, packages: Built) -> None:
+    """Another write sends it to PostgreSQL. Upstream's answer takes three, which wake the client three times."""
+    answer = with_pgpool(system, packages.majors[-1], WRITES)
+    (told,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
+    assert QUERIES * 1.5 < int(told.split()[1]) < QUERIES * 3, answer.output

@@ -77,7 +77,11 @@ def test_what_upstream_has_itself_is_not_missed(checked: Install) -> None:
 
 @pytest.mark.parametrize(
     ("version", "faulty", "not_concerned"),
-    [("4.6.1-2", "heartbeat-address", ""), ("4.7.2-1+b2", "backend-proof", "heartbeat-address")],
+    [
+        ("4.6.1-2", "heartbeat-address", ""),
+        ("4.6.3-1", "backend-proof", "heartbeat-address"),
+        ("4.7.2-1+b2", "backend-proof", "heartbeat-address"),
+    ],
 )
 def test_debians_own_package_is_named_with_what_it_lacks(
     checked: Install, version: str, faulty: str, not_concerned: str
