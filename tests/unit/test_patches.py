@@ -113,10 +113,62 @@ def test_every_patch_says_what_is_missing_without_it() -> None:
         assert found.touches
 
 
-def test_a_patch_that_does_not_say_so_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "x.patch").write_text("Description: x\n---\n--- a/f\n+++ b/f\n")
-    with pytest.raises(ValueError, match=r"x\.patch: X-Without: is to say"):
+FIELDS = {
+    "Description": "Mend it",
+    "X-Without": "it is broken",
+    "X-Tested-By": "tests/cluster/test_x.py::test_y,\n tests/install/test_x.py::test_z",
+    "Forwarded": "no",
+    "Last-Update": "2026-11-29",
+}
+WRONG = [
+    ("Description", None),
+    ("X-Without", None),
+    ("X-Without", "two\n lines"),
+    ("X-Tested-By", None),
+    ("X-Tested-By", "a test"),
+    ("X-Tested-By", "none"),
+    ("Forwarded", None),
+    ("Forwarded", "perhaps"),
+    ("Last-Update", "yesterday"),
+]
+
+
+def header(fields: dict[str, str | None]) -> str:
+    lines = "".join(f"{name}: {value}\n" for name, value in fields.items() if value is not None)
+    return f"{lines}---\n--- a/f\n+++ b/f\n@@ -1 +1,2 @@\n-one\n+two\n+three\n"
+
+
+def test_a_header_is_read(tmp_path: Path) -> None:
+    folded = "Mend it\n It was\n broken.\n .\n To see it: look."
+    (tmp_path / "x.patch").write_text(header({**FIELDS, "Description": folded}))
+    found = Patch.read(tmp_path / "x.patch")
+    assert (found.title, found.forwarded, found.updated) == ("Mend it", "no", "2026-11-29")
+    assert found.description == "Mend it\n\nIt was\nbroken.\n\nTo see it: look."
+    assert found.tests == ("tests/cluster/test_x.py::test_y", "tests/install/test_x.py::test_z")
+    assert found.size == (2, 1)
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_header_that_lacks_a_field_is_an_error(tmp_path: Path, field: str, value: str | None) -> None:
+    (tmp_path / "x.patch").write_text(header({**FIELDS, field: value}))
+    with pytest.raises(ValueError, match=rf"x\.patch: {field}: is to "):
         Patch.read(tmp_path / "x.patch")
+
+
+def test_every_patch_tells_upstreams_reader_what_a_mail_needs() -> None:
+    for path in (TEMPLATES / "patches").glob("*.patch"):
+        found = Patch.read(path)
+        assert len(found.title) <= 72, path
+        assert not found.title.endswith("."), path
+        assert "\n\nTo see it: " in found.description, path
+        assert max(map(len, found.description.splitlines())) <= 79, path
+
+
+def test_tests_that_patches_name_are_there() -> None:
+    for path in (TEMPLATES / "patches").glob("*.patch"):
+        for test in Patch.read(path).tests:
+            file, _, name = test.partition("::")
+            assert f"\ndef {name}(" in (HERE.path / file).read_text(), (path, test)
 
 
 def test_a_proved_version_names_the_patches_of_the_series() -> None:
