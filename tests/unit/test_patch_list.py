@@ -1,0 +1,60 @@
+"""docs/reference/patches.md: it is what the headers and series.in say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pgpool_deb import patch_list, pgpool2
+from pgpool_deb.patch_list import Row
+from pgpool_deb.patches import Patch
+from pgpool_deb.project import Project
+
+HERE = Project(Path(__file__).parents[2])
+TEXT = "Description: Mend it\n---\n--- a/f\n+++ b/f\n@@ -1 +1,2 @@\n-one\n+two\n+three\n"
+TEST = "tests/cluster/test_x.py::test_y"
+
+
+def line(patch: Patch, *ranges: list[tuple[str, str]]) -> list[str]:
+    """Return the cells of a patch in the table."""
+    (found,) = [row for row in patch_list.render([Row(patch, ranges)]).splitlines() if row.startswith("| [mend]")]
+    return [cell.strip() for cell in found.strip("|").split(" | ")]
+
+
+def test_the_page_that_is_kept_is_the_one_that_is_written() -> None:
+    kept = (HERE.path / patch_list.PLACE).read_text(encoding="utf-8")
+    written = patch_list.render(patch_list.rows(HERE.templates(pgpool2.NAME)))
+    assert kept == written, f"{patch_list.PLACE} is not what the patches say: {patch_list.COMMAND} writes it anew"
+
+
+def test_a_patch_is_listed_with_its_reason_size_and_tests() -> None:
+    patch = Patch("mend", TEXT, "it is broken", relied_on=True, tested_by=TEST)
+    assert line(patch, []) == [
+        "[mend](../../debian-templates/pgpool2/patches/mend.patch)",
+        "all",
+        "it is broken",
+        "+2 −1",
+        "yes",
+        "no",
+        "[test_y](../../tests/cluster/test_x.py)",
+    ]
+    assert "1 patches, +2 −1 lines." in patch_list.render([Row(patch, [[]])])
+
+
+def test_every_range_of_versions_is_named() -> None:
+    patch = Patch("mend", TEXT, "w", relied_on=False)
+    cells = line(patch, [("<<", "4.3.17")], [(">=", "4.4~"), ("<<", "4.4.14")])
+    assert cells[1] == "before 4.3.17; from 4.4, before 4.4.14"
+
+
+def test_what_upstream_knows_is_told_apart() -> None:
+    theirs = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed", origin="upstream, https://x/commit/1")
+    sent = Patch("mend", TEXT, "w", relied_on=False, forwarded="https://x/issues/2")
+    ours = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed")
+    assert line(theirs, [])[5] == "[upstream's](https://x/commit/1)"
+    assert line(sent, [])[5] == "[yes](https://x/issues/2)"
+    assert line(ours, [])[5] == "not needed"
+
+
+def test_a_patch_without_a_test_says_why() -> None:
+    patch = Patch("mend", TEXT, "w", relied_on=False, tested_by="none: nobody has that")
+    assert line(patch, [])[6] == "none: nobody has that"
