@@ -169,6 +169,20 @@ def compare_contents(context: Context, release: str | None = None, accept: bool 
 
 
 @task(
+    name="patches",
+    help={
+        "pgpool": "the pinned version that mails are made for (default: the newest whose tarball is in the cache)",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    },
+)
+def write_patches(context: Context, pgpool: str | None = None, install: bool = True) -> None:
+    """List our patches in docs/reference/patches.md, and write those upstream could use as mails in dist/upstream."""
+    from pgpool_deb import patch_mails  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(patch_mails.run(Project(HERE), pgpool, install=install, report=building.say))
+
+
+@task(
     help={
         "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
         "tarball": "its tarball, where no address has it",

@@ -37,6 +37,7 @@ ROOTS = (
 USER_ROOTS = (Tool("uidmap", "newuidmap", "a plain user makes roots in a user namespace"),)
 DOCKER = (Tool("docker.io", "dockerd", "tests boot Debian hosts as containers"),)
 PATCHES = (Tool("patch", "patch", "it finds out which of our patches fit a version that is not proved"),)
+MAILS = (*PATCHES, Tool("git", "git", "it writes patches as mails"))
 LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
 
 

@@ -97,6 +97,11 @@ class Pins:
             hint=f"pinned are {known}; any other is built with --source PATH",
         )
 
+    def at_hand(self, cache: Path) -> Pin | None:
+        """Return the newest pin whose verified tarball is in `cache`."""
+        there = (pin for pin in self.pins if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size))
+        return next(there, None)
+
     def proved_with(self, sha256: str) -> tuple[str, ...] | None:
         """Return the patches with which the release of this tarball was proved, None where it is none or was not."""
         return next((pin.proved for pin in self.pins if pin.sha256 == sha256), None)
