@@ -23,7 +23,6 @@ BUILD = ("build-deb", "--release", RELEASE, "--engine", "chroot")
 PINNED = (*BUILD, "--pgpool", VERSION)
 TARBALL = f"pgpool2_{VERSION}.orig.tar.gz"
 POOL = f"/pool/main/p/pgpool2/{TARBALL}"
-MAIN = 'import sys; from pgpool_deb.program import main; main("{}")'
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class Desk:
     env: dict[str, str] = field(default_factory=dict)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(self.project / "packaging")}
+        main = self.project / "packaging" / "start.py"
         return subprocess.Popen(
             # a shell starts what it puts in the background with SIGINT ignored, CI's may be such a one
-            ["env", "--default-signal=INT", sys.executable, "-c", MAIN.format(self.project), *arguments],
-            env={**environment, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
+            ["env", "--default-signal=INT", sys.executable, str(main), *arguments],
+            env={**os.environ, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
