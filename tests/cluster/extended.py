@@ -1,0 +1,152 @@
+"""A client of the extended query protocol, by libpq as it is: psql sends simple queries only.
+
+Runs on a host, as `extended.py CONNINFO STORY...`; prints a line for each story, and ends after 20 s whatever happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+libpq = ctypes.CDLL("libpq.so.5")
+CONNECTION_OK, COPY_OUT, COPY_IN = 0, 3, 4
+for function in ("PQconnectdb", "PQexec", "PQexecParams", "PQprepare", "PQexecPrepared"):
+    getattr(libpq, function).restype = ctypes.c_void_p
+for function in ("PQdescribePrepared", "PQdescribePortal", "PQgetResult"):
+    getattr(libpq, function).restype = ctypes.c_void_p
+for function in ("PQerrorMessage", "PQresStatus", "PQgetvalue", "PQcmdTuples", "PQresultErrorMessage"):
+    getattr(libpq, function).restype = ctypes.c_char_p
+
+
+class Connection:
+    """A connection to pgpool-II."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._libpq = ctypes.c_void_p(libpq.PQconnectdb(conninfo.encode()))
+        if libpq.PQstatus(self._libpq) != CONNECTION_OK:
+            sys.exit(self._error())
+
+    def _error(self) -> str:
+        return str(libpq.PQerrorMessage(self._libpq).decode()).strip()
+
+    def result(self, got: int | None) -> str:
+        """Tell what a statement came to: its first value, its number of rows, or the first line of its error."""
+        result = ctypes.c_void_p(got)
+        status = libpq.PQresultStatus(result)
+        if status in (COPY_IN, COPY_OUT):
+            return str(libpq.PQresStatus(status).decode())
+        error = libpq.PQresultErrorMessage(result).decode().strip()
+        if error:
+            return str(error.splitlines()[0])
+        if libpq.PQntuples(result):
+            return str(libpq.PQgetvalue(result, 0, 0).decode())
+        return str(libpq.PQcmdTuples(result).decode()) or "done"
+
+    def simple(self, sql: str) -> str:
+        """Run statements by the simple protocol."""
+        return self.result(libpq.PQexec(self._libpq, sql.encode()))
+
+    def extended(self, sql: str) -> str:
+        """Run a statement by the extended protocol, not named."""
+        return self.result(libpq.PQexecParams(self._libpq, sql.encode(), 0, None, None, None, None, 0))
+
+    def prepared(self, sql: str, name: str = "named") -> str:
+        """Prepare a statement and run it."""
+        made = self.result(libpq.PQprepare(self._libpq, name.encode(), sql.encode(), 0, None))
+        return made if made != "done" else self.again(name)
+
+    def again(self, name: str) -> str:
+        """Run a statement that is prepared."""
+        return self.result(libpq.PQexecPrepared(self._libpq, name.encode(), 0, None, None, None, 0))
+
+    def describe(self, name: str, kind: str = "Prepared") -> str:
+        """Ask for the description of a prepared statement or of a portal."""
+        return self.result(getattr(libpq, f"PQdescribe{kind}")(self._libpq, name.encode()))
+
+    def rest(self) -> list[str]:
+        """Return what else there is of the statement that runs."""
+        found = []
+        while got := libpq.PQgetResult(self._libpq):
+            found.append(self.result(got))
+        return found
+
+    def put(self, data: bytes) -> None:
+        """Send rows of a COPY."""
+        if libpq.PQputCopyData(self._libpq, data, len(data)) != 1:
+            sys.exit(self._error())
+
+    def end(self, error: bytes | None = None) -> list[str]:
+        """End a COPY, with an error of the client where there is one, and return what it came to."""
+        if libpq.PQputCopyEnd(self._libpq, error) != 1:
+            sys.exit(self._error())
+        return self.rest()
+
+    def all_rows(self) -> bytes:
+        """Take the rows of a COPY ... TO STDOUT."""
+        rows, buffer = b"", ctypes.c_char_p()
+        while (length := libpq.PQgetCopyData(self._libpq, ctypes.byref(buffer), 0)) > 0:
+            rows += ctypes.string_at(buffer, length)
+        return rows
+
+
+def copy(connection: Connection) -> str:
+    """Put rows in, twice; then wrong ones, those of a client that gives up, and rows within a transaction."""
+    copy_in, count = "COPY copied FROM STDIN", "/*NO LOAD BALANCE*/ SELECT count(*) FROM copied"
+    said = [connection.extended("COPY missing FROM STDIN")]
+    for rows in (b"1\n", b"2\n" * 100000, b"wrong\n", b"", None):
+        said.append(connection.extended(copy_in))
+        if rows:
+            connection.put(rows)
+        said += connection.end(b"enough" if rows is None else None)
+    said.append(connection.extended(count))
+    for sql in ("BEGIN", copy_in):
+        said.append(connection.extended(sql))
+    connection.put(b"3\n")
+    said += [*connection.end(), connection.prepared(count), connection.extended("COMMIT")]
+    return "; ".join([*said, connection.simple(count)])
+
+
+def copy_out(connection: Connection) -> str:
+    """Take rows out, twice."""
+    said = []
+    for _ in range(2):
+        said.append(connection.extended("COPY (SELECT generate_series(1, 3)) TO STDOUT"))
+        said += [str(connection.all_rows().split()), *connection.rest()]
+    return "; ".join([*said, connection.extended("SELECT 7")])
+
+
+def abandon(connection: Connection) -> str:
+    """End in the middle of a COPY, without a word."""
+    connection.extended("COPY copied FROM STDIN")
+    connection.put(b"4\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def describe(connection: Connection) -> str:
+    """Ask for what is not there, and go on; within a transaction, too."""
+    said = [connection.describe("unknown"), connection.describe("unknown", "Portal"), connection.extended("SELECT 7")]
+    said += [connection.simple("BEGIN"), connection.describe("unknown"), connection.extended("SELECT 7")]
+    said += [connection.simple("ROLLBACK"), connection.again("unknown"), connection.prepared("SELECT 8")]
+    return "; ".join([*said, connection.describe("named"), connection.again("named")])
+
+
+def discard(connection: Connection) -> str:
+    """Discard all by the extended protocol, and go on; what was prepared is gone."""
+    said = [connection.prepared("SELECT 7"), connection.prepared("DISCARD ALL", "discard"), connection.again("named")]
+    said += [connection.extended("DISCARD ALL"), connection.extended("SELECT 8"), connection.prepared("SELECT 9")]
+    said += [connection.again("named"), connection.extended("DEALLOCATE ALL"), connection.simple("SELECT 1")]
+    return "; ".join(said)
+
+
+STORIES: dict[str, Callable[[Connection], str]] = {
+    story.__name__: story for story in (copy, copy_out, abandon, describe, discard)
+}
+
+if __name__ == "__main__":
+    signal.alarm(20)
+    for told in sys.argv[2:]:
+        print(STORIES[told](Connection(sys.argv[1])), flush=True)

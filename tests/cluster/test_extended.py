@@ -1,0 +1,44 @@
+"""Clients of the extended query protocol are served by pgpool-II as by PostgreSQL, also where they err or break off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cluster.cluster import APP, Cluster
+from tests.cluster.conftest import Standing
+
+CLIENT = "/srv/extended.py"
+SAID = {
+    "copy": 'ERROR:  relation "missing" does not exist; PGRES_COPY_IN; 1; PGRES_COPY_IN; 100000; PGRES_COPY_IN; '
+    'ERROR:  invalid input syntax for type integer: "wrong"; PGRES_COPY_IN; 0; PGRES_COPY_IN; '
+    "ERROR:  COPY from stdin failed: enough; 100001; done; PGRES_COPY_IN; 1; 100002; done; 100002",
+    "copy_out": "PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; 7",
+}
+
+
+@pytest.fixture(scope="module")
+def served(any_mode: str, standing: Standing) -> Cluster:
+    """A cluster with the client on its first host, and an empty table."""
+    cluster = standing.well(any_mode)
+    first = cluster.hosts[0]
+    first.put(CLIENT, Path(__file__).with_name("extended.py").read_text(encoding="utf-8"))
+    cluster.ask("DROP TABLE IF EXISTS copied;\nCREATE TABLE copied (x int)", at=first)
+    return cluster
+
+
+def client(cluster: Cluster, story: str) -> str:
+    """Return the shell command that has the client tell a story."""
+    where = f"host={cluster.hosts[0].address} port=9999 user={APP} dbname={APP} sslmode=require"
+    return f"HOME=/root python3 {CLIENT} '{where}' {story}"
+
+
+@pytest.mark.parametrize("story", SAID)
+def test_it_is_answered_as_by_postgresql(served: Cluster, story: str) -> None:
+    assert served.hosts[0].run(client(served, story), seconds=30) == SAID[story]
+
+
+def test_a_copy_whose_client_has_gone_keeps_no_locks(served: Cluster) -> None:
+    first = served.hosts[0]
+    first.attempt(client(served, "abandon"), seconds=30)
+    served.ask("SET lock_timeout = '5s';\nDROP TABLE copied", at=first)
