@@ -9,11 +9,16 @@ from tests.cluster.cluster import APP, Cluster
 from tests.cluster.conftest import Standing
 
 CLIENT = "/srv/extended.py"
+UNKNOWN = 'ERROR:  prepared statement "{}" does not exist'
 SAID = {
     "copy": 'ERROR:  relation "missing" does not exist; PGRES_COPY_IN; 1; PGRES_COPY_IN; 100000; PGRES_COPY_IN; '
     'ERROR:  invalid input syntax for type integer: "wrong"; PGRES_COPY_IN; 0; PGRES_COPY_IN; '
     "ERROR:  COPY from stdin failed: enough; 100001; done; PGRES_COPY_IN; 1; 100002; done; 100002",
     "copy_out": "PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; 7",
+    "describe": f'{UNKNOWN.format("unknown")}; ERROR:  portal "unknown" does not exist; 7; done; '
+    f"{UNKNOWN.format('unknown')}; ERROR:  current transaction is aborted, commands ignored until end of transaction "
+    f"block; done; {UNKNOWN.format('unknown')}; 8; done; 8",
+    "discard": f"7; done; {UNKNOWN.format('named')}; done; 8; 9; 9; done; 1",
 }
 
 
