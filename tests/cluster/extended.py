@@ -1,4 +1,4 @@
-"""A client of the extended query protocol, by libpq as it is: psql sends simple queries only.
+"""A client that uses libpq as it is: psql sends simple queries only, and never says what a cancel came to.
 
 Runs on a host, as `extended.py CONNINFO STORY...`; prints a line for each story, and ends after 20 s whatever happens.
 """
@@ -9,13 +9,15 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 libpq = ctypes.CDLL("libpq.so.5")
 CONNECTION_OK, COPY_OUT, COPY_IN = 0, 3, 4
 for function in ("PQconnectdb", "PQexec", "PQexecParams", "PQprepare", "PQexecPrepared"):
     getattr(libpq, function).restype = ctypes.c_void_p
-for function in ("PQdescribePrepared", "PQdescribePortal", "PQgetResult"):
+for function in ("PQdescribePrepared", "PQdescribePortal", "PQgetResult", "PQgetCancel"):
     getattr(libpq, function).restype = ctypes.c_void_p
 for function in ("PQerrorMessage", "PQresStatus", "PQgetvalue", "PQcmdTuples", "PQresultErrorMessage"):
     getattr(libpq, function).restype = ctypes.c_char_p
@@ -84,6 +86,18 @@ class Connection:
             sys.exit(self._error())
         return self.rest()
 
+    def cancel(self) -> str:
+        """Cancel the statement that runs, over TLS where libpq can (17 and newer); return what went wrong."""
+        if not hasattr(libpq, "PQcancelBlocking"):
+            error = ctypes.create_string_buffer(256)
+            libpq.PQcancel(ctypes.c_void_p(libpq.PQgetCancel(self._libpq)), error, len(error))
+            return str(error.value.decode())
+        libpq.PQcancelCreate.restype = ctypes.c_void_p
+        libpq.PQcancelErrorMessage.restype = ctypes.c_char_p
+        request = ctypes.c_void_p(libpq.PQcancelCreate(self._libpq))
+        libpq.PQcancelBlocking(request)
+        return str(libpq.PQcancelErrorMessage(request).decode()).strip()
+
     def all_rows(self) -> bytes:
         """Take the rows of a COPY ... TO STDOUT."""
         rows, buffer = b"", ctypes.c_char_p()
@@ -142,8 +156,25 @@ def discard(connection: Connection) -> str:
     return "; ".join(said)
 
 
+def cancel(connection: Connection) -> str:
+    """Cancel a statement, and tell what that came to, and after how many seconds."""
+    said = []
+
+    def asks() -> None:
+        time.sleep(1)
+        begun = time.monotonic()
+        said.append(connection.cancel() or "no error")
+        said.append(str(int(time.monotonic() - begun)))
+
+    asking = threading.Thread(target=asks)
+    asking.start()
+    canceled = connection.simple("/*NO LOAD BALANCE*/ SELECT pg_sleep(15)")
+    asking.join()
+    return "; ".join([canceled, *said])
+
+
 STORIES: dict[str, Callable[[Connection], str]] = {
-    story.__name__: story for story in (copy, copy_out, abandon, describe, discard)
+    story.__name__: story for story in (copy, copy_out, abandon, describe, discard, cancel)
 }
 
 if __name__ == "__main__":

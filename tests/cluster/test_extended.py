@@ -43,6 +43,15 @@ def test_it_is_answered_as_by_postgresql(served: Cluster, story: str) -> None:
     assert served.hosts[0].run(client(served, story), seconds=30) == SAID[story]
 
 
+def test_a_cancel_ends_at_once_and_in_order(cluster: Cluster) -> None:
+    """libpq waits for the end of the connection that it asks by, with TLS from version 17 on."""
+    cluster.hosts[0].put(CLIENT, Path(__file__).with_name("extended.py").read_text(encoding="utf-8"))
+    said = cluster.hosts[0].run(client(cluster, "cancel"), seconds=30)
+    canceled, error, seconds = said.split("; ")
+    assert (canceled, error) == ("ERROR:  canceling statement due to user request", "no error")
+    assert int(seconds) < 2
+
+
 def test_a_copy_whose_client_has_gone_keeps_no_locks(served: Cluster) -> None:
     first = served.hosts[0]
     first.attempt(client(served, "abandon"), seconds=30)
