@@ -1,0 +1,64 @@
+"""A client that logs in by hand, with packets that no library sends.
+
+Runs on a host, as `login.py ADDRESS USER DATABASE STORY [PASSWORD]`; prints what comes back.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import sys
+
+SSL_REQUEST = struct.pack(">II", 8, 80877103)
+PROTOCOL = struct.pack(">I", 196608)
+
+
+def encrypted(address: str) -> socket.socket:
+    """Connect to pgpool-II with TLS."""
+    plain = socket.create_connection((address, 9999), 10)
+    plain.sendall(SSL_REQUEST)
+    if plain.recv(1) != b"S":
+        sys.exit("no TLS")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(plain)
+
+
+def start(connection: socket.socket, options: bytes) -> None:
+    """Send a start-up packet."""
+    connection.sendall(struct.pack(">I", len(options) + 8) + PROTOCOL + options)
+
+
+def answer(connection: socket.socket) -> str:
+    """Return the kind of the first message that comes, or `end`."""
+    return connection.recv(4096)[:1].decode() or "end"
+
+
+def password(address: str, user: str, database: str) -> str:
+    """Give a password, or the first letter of it, without a NUL behind it; return the kinds of the answers."""
+    connection = encrypted(address)
+    start(connection, f"user\0{user}\0database\0{database}\0\0".encode())
+    asked = answer(connection)
+    given = sys.argv[5].encode()
+    connection.sendall(b"p" + struct.pack(">I", len(given) + 4) + given)
+    return asked + answer(connection)
+
+
+def not_terminated(address: str, user: str, database: str) -> str:
+    """Send options that do not end within the start-up packet, and tell whether they were found wrong."""
+    connection = encrypted(address)
+    start(connection, f"user\0{user}\0database\0{database}\0zz\0".encode() + b"y" * 9000)
+    return "refused" if b"invalid layout" in connection.recv(4096) else "taken"
+
+
+def direct_tls(address: str, *_: str) -> str:
+    """Begin with TLS at once, as sslnegotiation=direct does."""
+    connection = socket.create_connection((address, 9999), 10)
+    connection.sendall(bytes.fromhex("160301020001") + bytes(511))
+    return "end" if not connection.recv(4096) else "answered"
+
+
+if __name__ == "__main__":
+    stories = {"password": password, "not_terminated": not_terminated, "direct_tls": direct_tls}
+    print(stories[sys.argv[4]](*sys.argv[1:4]))

@@ -1,0 +1,45 @@
+"""Log-ins by hand, with packets that no library sends, are refused by pgpool-II."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cluster.cluster import APP, APP_PASSWORD, Cluster
+from tests.host import Host
+
+CLIENT = "/srv/login.py"
+HBA = "/etc/pgpool2/cluster/pool_hba.conf"
+
+
+@pytest.fixture(scope="module")
+def asks(cluster: Cluster, pg1: Host) -> Iterator[Host]:
+    """A host with the client, whose pgpool-II asks for passwords in clear text."""
+    pg1.put(CLIENT, Path(__file__).with_name("login.py").read_text(encoding="utf-8"))
+    line = f"hostssl all {APP} all password"
+    pg1.run(f"cp -p {HBA} /root/hba; sed -i '1i {line}' {HBA}; systemctl reload pgpool2; sleep 2")
+    yield pg1
+    pg1.run(f"cp -p /root/hba {HBA}; systemctl reload pgpool2")
+
+
+def login(host: Host, story: str, password: str = "") -> str:
+    """Return what a log-in by hand comes to."""
+    return host.run(f"python3 {CLIENT} {host.address} {APP} {APP} {story} '{password}'", seconds=30)
+
+
+def test_the_first_letter_of_a_password_is_not_enough(asks: Host) -> None:
+    assert login(asks, "password", APP_PASSWORD[0]) == "RE"
+
+
+def test_the_whole_password_is(asks: Host) -> None:
+    assert login(asks, "password", APP_PASSWORD) == "RR"
+
+
+def test_options_that_do_not_end_are_refused(asks: Host) -> None:
+    assert login(asks, "not_terminated") == "refused"
+
+
+def test_a_client_that_begins_with_tls_is_named_in_the_log(asks: Host) -> None:
+    assert login(asks, "direct_tls") == "end"
+    asks.until("journalctl -u pgpool2 | grep -q 'a client begins with TLS, which Pgpool-II does not support'", 5)
