@@ -60,5 +60,5 @@ def direct_tls(address: str, *_: str) -> str:
 
 
 if __name__ == "__main__":
-    stories = {"password": password, "not_terminated": not_terminated, "direct_tls": direct_tls}
-    print(stories[sys.argv[4]](*sys.argv[1:4]))
+    told = next(story for story in (password, not_terminated, direct_tls) if story.__name__ == sys.argv[4])
+    print(told(*sys.argv[1:4]))
