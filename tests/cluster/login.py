@@ -52,6 +52,21 @@ def not_terminated(address: str, user: str, database: str) -> str:
     return "refused" if b"invalid layout" in connection.recv(4096) else "taken"
 
 
+def failed_handshake(address: str, user: str, database: str) -> str:
+    """Ask for TLS, break its handshake off, and go on in the clear; return the kind of the answer."""
+    connection = socket.create_connection((address, 9999), 10)
+    connection.sendall(SSL_REQUEST)
+    connection.recv(1)
+    connection.sendall(bytes.fromhex("15030100020228"))
+    try:
+        start(connection, f"user\0{user}\0database\0{database}\0\0".encode())
+        while (said := answer(connection)) == "\x15":
+            pass  # an alert
+    except OSError:
+        return "end"
+    return said
+
+
 def direct_tls(address: str, *_: str) -> str:
     """Begin with TLS at once, as sslnegotiation=direct does."""
     connection = socket.create_connection((address, 9999), 10)
@@ -60,5 +75,7 @@ def direct_tls(address: str, *_: str) -> str:
 
 
 if __name__ == "__main__":
-    told = next(story for story in (password, not_terminated, direct_tls) if story.__name__ == sys.argv[4])
+    told = next(
+        story for story in (password, not_terminated, failed_handshake, direct_tls) if story.__name__ == sys.argv[4]
+    )
     print(told(*sys.argv[1:4]))

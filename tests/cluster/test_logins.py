@@ -40,6 +40,11 @@ def test_options_that_do_not_end_are_refused(asks: Host) -> None:
     assert login(asks, "not_terminated") == "refused"
 
 
+def test_a_handshake_that_fails_ends_the_connection(asks: Host) -> None:
+    """It is not followed by a log-in in the clear."""
+    assert login(asks, "failed_handshake") == "end"
+
+
 def test_a_client_that_begins_with_tls_is_named_in_the_log(asks: Host) -> None:
     assert login(asks, "direct_tls") == "end"
     asks.until("journalctl -u pgpool2 | grep -q 'a client begins with TLS, which Pgpool-II does not support'", 5)
