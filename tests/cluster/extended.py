@@ -8,16 +8,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-libpq = ctypes.CDLL("libpq.so.5")
+libpq, libssl = ctypes.CDLL("libpq.so.5"), ctypes.CDLL("libssl.so.3")
 CONNECTION_OK, COPY_OUT, COPY_IN = 0, 3, 4
 for function in ("PQconnectdb", "PQexec", "PQexecParams", "PQprepare", "PQexecPrepared"):
     getattr(libpq, function).restype = ctypes.c_void_p
-for function in ("PQdescribePrepared", "PQdescribePortal", "PQgetResult", "PQgetCancel"):
+for function in ("PQdescribePrepared", "PQdescribePortal", "PQgetResult", "PQgetCancel", "PQsslStruct"):
     getattr(libpq, function).restype = ctypes.c_void_p
 for function in ("PQerrorMessage", "PQresStatus", "PQgetvalue", "PQcmdTuples", "PQresultErrorMessage"):
     getattr(libpq, function).restype = ctypes.c_char_p
@@ -86,6 +87,23 @@ class Connection:
             sys.exit(self._error())
         return self.rest()
 
+    def at_once(self, *messages: tuple[str, bytes]) -> str:
+        """Send messages by one write, past libpq, and return the kinds of those that come, up to ReadyForQuery."""
+        tls = ctypes.c_void_p(libpq.PQsslStruct(self._libpq, b"OpenSSL"))
+        os.set_blocking(libpq.PQsocket(self._libpq), True)
+        sent = b"".join(kind.encode() + struct.pack(">I", len(body) + 4) + body for kind, body in messages)
+        libssl.SSL_write(tls, sent, len(sent))
+        buffer, came, kinds = ctypes.create_string_buffer(4096), b"", ""
+        while not kinds.endswith("Z"):
+            if (length := libssl.SSL_read(tls, buffer, len(buffer))) <= 0:
+                return f"{kinds} end"
+            came += buffer.raw[:length]
+            while len(came) > 4 and len(came) > (size := struct.unpack(">I", came[1:5])[0]):
+                kinds += chr(came[0])
+                came = came[size + 1 :]
+        os.set_blocking(libpq.PQsocket(self._libpq), False)
+        return kinds
+
     def cancel(self) -> str:
         """Cancel the statement that runs, over TLS where libpq can (17 and newer); return what went wrong."""
         if not hasattr(libpq, "PQcancelBlocking"):
@@ -124,11 +142,26 @@ def copy(connection: Connection) -> str:
 
 
 def copy_out(connection: Connection) -> str:
-    """Take rows out, twice."""
+    """Take rows out, twice; then those of a statement that fails, and of one that is canceled."""
     said = []
-    for _ in range(2):
-        said.append(connection.extended("COPY (SELECT generate_series(1, 3)) TO STDOUT"))
-        said += [str(connection.all_rows().split()), *connection.rest()]
+    for rows in (*["generate_series(1, 3)"] * 2, "1 / (2 - x) FROM generate_series(1, 3) x", "pg_sleep(15)"):
+        if "sleep" in rows:
+            threading.Timer(1, connection.cancel).start()
+        said.append(connection.extended(f"COPY (SELECT {rows}) TO STDOUT"))
+        said += [str(connection.all_rows().split()), *connection.rest(), connection.extended("SELECT 7")]
+    return "; ".join(said)
+
+
+def copy_at_once(connection: Connection) -> str:
+    """Put rows in without waiting for the answer; where there is no table, too, and where a statement before fails."""
+
+    def statement(sql: str) -> list[tuple[str, bytes]]:
+        return [("P", b"\0" + sql.encode() + bytes(3)), ("B", bytes(8)), ("E", bytes(5))]
+
+    rows, said = [("d", b"8\n"), ("d", b"9\n"), ("c", b"")], []
+    for table in ("copied", "missing", "copied"):
+        said.append(connection.at_once(*statement(f"COPY {table} FROM STDIN"), *rows, ("S", b"")))
+    said.append(connection.at_once(*statement("SELECT 1 / 0"), *statement("COPY copied FROM STDIN"), ("S", b"")))
     return "; ".join([*said, connection.extended("SELECT 7")])
 
 
@@ -149,8 +182,10 @@ def describe(connection: Connection) -> str:
 
 
 def discard(connection: Connection) -> str:
-    """Discard all by the extended protocol, and go on; what was prepared is gone."""
-    said = [connection.prepared("SELECT 7"), connection.prepared("DISCARD ALL", "discard"), connection.again("named")]
+    """Discard plans, which keeps what was prepared; then all by the extended protocol, and go on without it."""
+    said = [connection.prepared("SELECT 7"), connection.simple("DISCARD PLANS"), connection.again("named")]
+    said += [connection.prepared("DISCARD PLANS", "plans"), connection.describe("named"), connection.again("named")]
+    said += [connection.prepared("DISCARD ALL", "discard"), connection.again("named")]
     said += [connection.extended("DISCARD ALL"), connection.extended("SELECT 8"), connection.prepared("SELECT 9")]
     said += [connection.again("named"), connection.extended("DEALLOCATE ALL"), connection.simple("SELECT 1")]
     return "; ".join(said)
@@ -174,7 +209,7 @@ def cancel(connection: Connection) -> str:
 
 
 STORIES: dict[str, Callable[[Connection], str]] = {
-    story.__name__: story for story in (copy, copy_out, abandon, describe, discard, cancel)
+    story.__name__: story for story in (copy, copy_out, copy_at_once, abandon, describe, discard, cancel)
 }
 
 if __name__ == "__main__":

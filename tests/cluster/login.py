@@ -45,6 +45,25 @@ def password(address: str, user: str, database: str) -> str:
     return asked + answer(connection)
 
 
+def two_gigabytes(address: str, _: str, database: str) -> str:
+    """Log in as somebody whose password is asked for LDAP, by a packet that is said to have 2 GB."""
+    connection = encrypted(address)
+    start(connection, f"user\0nobody\0database\0{database}\0\0".encode())
+    asked = answer(connection)
+    connection.sendall(b"p" + struct.pack(">I", 0x7FFFFFFF) + b"x" * 100)
+    return asked + answer(connection)
+
+
+def short_response(address: str, user: str, database: str) -> str:
+    """Choose SCRAM, and say that more follows than does; return the error."""
+    connection = encrypted(address)
+    start(connection, f"user\0{user}\0database\0{database}\0\0".encode())
+    answer(connection)
+    response = b"SCRAM-SHA-256\0" + struct.pack(">I", 100) + b"n,,n=,r=x"
+    connection.sendall(b"p" + struct.pack(">I", len(response) + 4) + response)
+    return "refused" if b"malformed SASLInitialResponse" in connection.recv(4096) else "taken"
+
+
 def not_terminated(address: str, user: str, database: str) -> str:
     """Send options that do not end within the start-up packet, and tell whether they were found wrong."""
     connection = encrypted(address)
@@ -76,6 +95,8 @@ def direct_tls(address: str, *_: str) -> str:
 
 if __name__ == "__main__":
     told = next(
-        story for story in (password, not_terminated, failed_handshake, direct_tls) if story.__name__ == sys.argv[4]
+        story
+        for story in (password, two_gigabytes, short_response, not_terminated, failed_handshake, direct_tls)
+        if story.__name__ == sys.argv[4]
     )
     print(told(*sys.argv[1:4]))

@@ -14,11 +14,14 @@ SAID = {
     "copy": 'ERROR:  relation "missing" does not exist; PGRES_COPY_IN; 1; PGRES_COPY_IN; 100000; PGRES_COPY_IN; '
     'ERROR:  invalid input syntax for type integer: "wrong"; PGRES_COPY_IN; 0; PGRES_COPY_IN; '
     "ERROR:  COPY from stdin failed: enough; 100001; done; PGRES_COPY_IN; 1; 100002; done; 100002",
-    "copy_out": "PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; 7",
+    "copy_out": "PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; 7; PGRES_COPY_OUT; [b'1', b'2', b'3']; 3; 7; "
+    "PGRES_COPY_OUT; [b'1']; ERROR:  division by zero; 7; "
+    "PGRES_COPY_OUT; []; ERROR:  canceling statement due to user request; 7",
+    "copy_at_once": "12GCZ; 12EZ; 12GCZ; 1EZ; 7",
     "describe": f'{UNKNOWN.format("unknown")}; ERROR:  portal "unknown" does not exist; 7; done; '
     f"{UNKNOWN.format('unknown')}; ERROR:  current transaction is aborted, commands ignored until end of transaction "
     f"block; done; {UNKNOWN.format('unknown')}; 8; done; 8",
-    "discard": f"7; done; {UNKNOWN.format('named')}; done; 8; 9; 9; done; 1",
+    "discard": f"7; done; 7; done; done; 7; done; {UNKNOWN.format('named')}; done; 8; 9; 9; done; 1",
 }
 
 
@@ -41,6 +44,7 @@ def client(cluster: Cluster, story: str) -> str:
 @pytest.mark.parametrize("story", SAID)
 def test_it_is_answered_as_by_postgresql(served: Cluster, story: str) -> None:
     assert served.hosts[0].run(client(served, story), seconds=30) == SAID[story]
+    assert "down" not in {node.pgpool for node in served.status().nodes.values()}
 
 
 def test_a_cancel_ends_at_once_and_in_order(cluster: Cluster) -> None:

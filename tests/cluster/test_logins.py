@@ -15,10 +15,10 @@ HBA = "/etc/pgpool2/cluster/pool_hba.conf"
 
 @pytest.fixture(scope="module")
 def asks(cluster: Cluster, pg1: Host) -> Iterator[Host]:
-    """A host with the client, whose pgpool-II asks for passwords in clear text."""
+    """A host with the client, whose pgpool-II asks for passwords in clear text; those of nobody are asked of LDAP."""
     pg1.put(CLIENT, Path(__file__).with_name("login.py").read_text(encoding="utf-8"))
-    line = f"hostssl all {APP} all password"
-    pg1.run(f"cp -p {HBA} /root/hba; sed -i '1i {line}' {HBA}; systemctl reload pgpool2; sleep 2")
+    lines = rf"hostssl all {APP} all password\nhostssl all nobody all ldap ldapserver=127.0.0.1 ldapprefix=cn="
+    pg1.run(f"cp -p {HBA} /root/hba; sed -i '1i {lines}' {HBA}; systemctl reload pgpool2; sleep 2")
     yield pg1
     pg1.run(f"cp -p /root/hba {HBA}; systemctl reload pgpool2")
 
@@ -34,6 +34,16 @@ def test_the_first_letter_of_a_password_is_not_enough(asks: Host) -> None:
 
 def test_the_whole_password_is(asks: Host) -> None:
     assert login(asks, "password", APP_PASSWORD) == "RR"
+
+
+def test_a_password_packet_of_2_gb_is_refused(asks: Host) -> None:
+    """The process that reads it for LDAP lives on to say so."""
+    assert login(asks, "two_gigabytes") == "RE"
+
+
+def test_a_response_is_as_long_as_it_says(pg2: Host) -> None:
+    pg2.put(CLIENT, Path(__file__).with_name("login.py").read_text(encoding="utf-8"))
+    assert login(pg2, "short_response") == "refused"
 
 
 def test_options_that_do_not_end_are_refused(asks: Host) -> None:
