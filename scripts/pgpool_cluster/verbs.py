@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import plain, status
+from . import plain
 from .channel import ask, notify
 from .errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 
@@ -40,6 +40,8 @@ def _asked(request: dict[str, object], *, seconds: float) -> dict[str, Any]:
 
 
 def _status(options: argparse.Namespace) -> ExitStatus:
+    from . import status  # noqa: PLC0415
+
     found = _asked({"do": "status"}, seconds=_LOOKING)
     print(json.dumps(found, indent=2) if options.json else "\n".join(status.lines(found)))
     return ExitStatus.GOOD if found["healthy"] else ExitStatus.FAILED
