@@ -59,6 +59,7 @@ ALLOWED = {
     ("doors", "_account"): "reads shadow in /etc, which is root's",
     ("doors", "_include"): "reads sshd_config in /etc/ssh, which is root's",
     ("known_faults", "_read"): "reads what packages have in /usr/share, which is root's",
+    ("units", "_catches"): "reads /proc, which is the kernel's",
     ("roles", "rendered"): "run by the agent",
     ("checks", "_certificate"): "the same",
 }
