@@ -135,8 +135,8 @@ def _beside(project: Project, lane: Lane) -> Iterator[subprocess.Popen[bytes]]:
     """Run a lane whose output goes to its file; where this program is interrupted, the lane ends as well."""
     say(f"{' and '.join(lane.levels)} beside the other levels: tail -f {lane.output.relative_to(project.path)}")
     with lane.output.open("wb") as stream:
-        # A session of its own: the terminal's Ctrl-C does not reach it, so it is told once, below. A shell starts what it
-        # puts in the background with SIGINT ignored.
+        # A session of its own: the terminal's Ctrl-C does not reach it, so it is told once, below. A shell starts what
+        # it puts in the background with SIGINT ignored.
         beside = ["nice", "-n", str(_NICE), "env", "--default-signal=INT"]
         process = subprocess.Popen([*beside, *lane.command], cwd=project.path, start_new_session=True,
                                    stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)  # fmt: skip

@@ -25,7 +25,7 @@ _UPGRADE_SECONDS = 300.0
 _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
 _CATCHES_SECONDS = 5.0
-"""How long a main process may take from its start until it catches SIGHUP: pgpool-II takes hundredths of a second."""
+"""How long a main process may take from its start until it catches SIGHUP: pgpool-II takes tenths of a second."""
 _TRIES = 3
 _TOLD = 40
 """Lines of what failed that the journal gets."""
@@ -122,20 +122,22 @@ def ask(*words: str) -> None:
 def reload(unit: str) -> None:
     """Have a unit read its configuration again, also one that is still starting and has read it already.
 
-    systemd reloads no unit that is on its way up. Its main process gets the SIGHUP then, once it catches that signal;
-    one that there is not yet reads what is laid down when it starts.
+    Its main process gets no SIGHUP before it catches that signal: it would end, and systemd takes that for a clean end.
+    A unit of Type=simple, as Debian's own pgpool2.service, is active before that. systemd reloads no unit that is on
+    its way up: its main process is told directly. One that there is not yet reads what is laid down when it starts.
     """
     end = time.monotonic() + _CATCHES_SECONDS
     while time.monotonic() < end:
         now = state(unit)
-        if now.active == "active":
-            ask("reload", unit)
+        if now.main == 0 or not (now.moving or now.active == "active"):
             return
-        if not now.moving or now.main == 0:
-            return
-        if now.active == "activating" and _catches(now.main, signal.SIGHUP):
-            ask("kill", "--signal=HUP", "--kill-whom=main", unit)
-            return
+        if _catches(now.main, signal.SIGHUP):
+            if now.active == "active":
+                ask("reload", unit)
+                return
+            if now.active == "activating":
+                ask("kill", "--signal=HUP", "--kill-whom=main", unit)
+                return
         time.sleep(0.05)
 
 

@@ -50,7 +50,9 @@ while os.waitpid(pid, os.WNOHANG) == (0, 0):
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\\0")
-            if process.stat().st_uid == postgres and any(word.endswith(b"pg_lsclusters") for word in words):
+            # between setuid(2) and exec(2) it has root's environment still, which is root's to read
+            owner = (process / "environ").stat().st_uid
+            if owner == postgres and any(word.endswith(b"pg_lsclusters") for word in words):
                 number = (process / "stat").read_text().rpartition(")")[2].split()[4]
                 seen.add(f"terminal {number} secret {b'hush' in (process / 'environ').read_bytes()}")
         except OSError:

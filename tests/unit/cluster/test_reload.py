@@ -21,15 +21,16 @@ time.sleep(20)
 
 
 @pytest.mark.parametrize("late", [0, 0.3])
-def test_a_program_that_is_still_starting_reads_again_once_it_catches_the_signal(
-    late: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("active", ["activating", "active"])
+def test_a_program_that_has_just_started_reads_again_once_it_catches_the_signal(
+    active: str, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pgpool-II waits for its watchdog for seconds, and did not read what was laid down meanwhile."""
+    """pgpool-II waits for its watchdog for seconds, and did not read what was laid down meanwhile; Debian's ended."""
     with subprocess.Popen(
         [sys.executable, "-c", CATCHES.format(late=late)], stdout=subprocess.PIPE, text=True
     ) as program:
-        starting = UnitState("activating", "success", was_active=False, main=program.pid)
-        monkeypatch.setattr(units, "state", lambda _: starting)
+        now = UnitState(active, "success", was_active=False, main=program.pid)
+        monkeypatch.setattr(units, "state", lambda _: now)
         monkeypatch.setattr(units, "ask", lambda *_: os.kill(program.pid, signal.SIGHUP))
         units.reload("pgpool2.service")
         assert program.communicate(timeout=10)[0] == "reloaded\n"
@@ -41,6 +42,7 @@ def test_a_program_that_is_still_starting_reads_again_once_it_catches_the_signal
         ([UnitState("active", "success", was_active=True, main=7)], [("reload", "pgpool2.service")]),
         ([UnitState("reloading", "success", was_active=True, main=7),
           UnitState("active", "success", was_active=True, main=7)], [("reload", "pgpool2.service")]),
+        ([UnitState("active", "success", was_active=True)], []),
         ([UnitState("activating", "success", was_active=False)], []),
         ([UnitState("inactive", "success", was_active=True)], []),
         ([UnitState("failed", "exit-code", was_active=True)], []),
@@ -50,6 +52,7 @@ def test_what_runs_is_reloaded_and_what_does_not_reads_by_itself(
     states: list[UnitState], asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(units, "_catches", lambda *_: True)
     monkeypatch.setattr(units, "state", lambda _: states.pop(0) if len(states) > 1 else states[0])
     monkeypatch.setattr(units, "ask", lambda *words: told.append(words))
     units.reload("pgpool2.service")
