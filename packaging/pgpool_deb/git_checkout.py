@@ -79,8 +79,7 @@ def opened(root: Path) -> Iterator[GitCheckout]:
     """Yield the checkout at `root`, whose `.git` exists; raises UsageError where that is no repository.
 
     Nothing is written to the checkout. A repository in which git would read a pipe or a device is refused: that may
-    never end. Raises MachineError where git is missing, OSError where something of the
-    checkout cannot be read.
+    never end. Raises MachineError where git is missing, OSError where something of the checkout cannot be read.
     """
     own = _folder_of_checkout(root)
     repository = _repository_of(own)

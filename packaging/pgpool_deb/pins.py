@@ -148,9 +148,9 @@ class Pins:
         """Return `default` of sources.toml, else the newest proved version that is in `cache` or at an address today.
 
         Where no pin says that it was proved, all count. That no address has a version is remembered in `cache` for 24
-        hours, unless `ask_again`; so a run whose default is in the cache asks nobody. Versions that are passed over are
-        reported with the reason. Raises MachineError where none can be had, or only one that has advisories which a
-        version that was passed over has not: whoever keeps an address from answering would choose what is built.
+        hours, unless `ask_again`; so a run whose default is in the cache asks no address. Versions that are passed over
+        are reported with the reason. Raises MachineError where none can be had, or only one that has advisories which a
+        version that was passed over has not: to keep an address from answering would be to choose what is built.
         """
         if self.default:
             return self.named(self.default).version

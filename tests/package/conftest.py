@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.package.builds import copy_of
 from tests.package.caches import CacheMaker, sweep
 from tests.package.desk import CHECKOUT, PINNED, Desk, borrow
 from tests.package.processes import mounts_below
+from tests.serving import serving
 
 from pgpool_deb import archive
 from pgpool_deb.cache import Cache
@@ -57,14 +57,9 @@ def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
     """The machine's own mirror, through a relay that breaks where `faults` says."""
-    server = Mirror(archive.find_archive(None).mirror)
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    with serving(Mirror(archive.find_archive(None).mirror)) as server:
+        yield server
+        server.closing.set()
 
 
 @pytest.fixture(scope="module")

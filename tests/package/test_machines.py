@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from tests.authority import company
 from tests.package.broken_mirror import Mirror
 from tests.package.builds import copy_of
 from tests.package.desk import CHECKOUT, PINNED, Desk
+from tests.serving import serving
 
 from pgpool_deb import archive, plan
 from pgpool_deb.archive import Archive
@@ -25,15 +26,12 @@ UPDATE = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
 
 
 @pytest.fixture
-def secure(tmp_path: Path) -> Iterator[Mirror]:
-    """The machine's own mirror behind a company's certificate."""
-    server = Mirror(archive.find_archive(None).mirror, company(tmp_path / "company.pem"))
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    serving.start()
-    yield server
-    server.shutdown()
-    serving.join()
-    server.server_close()
+def secure() -> Iterator[Mirror]:
+    """The machine's own mirror behind a company's certificate, which apt's user can read; not so below tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="company-") as place:
+        Path(place).chmod(0o755)
+        with serving(Mirror(archive.find_archive(None).mirror, company(Path(place, "company.pem")))) as server:
+            yield server
 
 
 def asks(uri: str, release: Release, place: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving import serving
 from tests.unit.misbehaving_server import (
     CONTENT,
     HALF,
@@ -47,11 +48,9 @@ QUICK = Patience(connect=1, stall=0.3, tries=3, pause=0.01)
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(Server()) as server:
         yield server
         server.patience_over.set()
-        server.shutdown()
 
 
 @dataclass

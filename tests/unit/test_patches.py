@@ -172,7 +172,7 @@ def test_tests_that_patches_name_are_there() -> None:
 
 
 def test_a_proved_version_names_the_patches_of_the_series() -> None:
-    """Whoever adds a patch proves the version anew, or takes `proved` away."""
+    """With another patch, the version is proved anew, or `proved` goes."""
     for pin in Pins.load(HERE.sources).pins:
         if pin.proved is not None:
             assert pin.proved == tuple(names(patches.chosen(TEMPLATES, pin.version))), pin.version

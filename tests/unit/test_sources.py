@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from debian.debian_support import Version
+from tests.serving import serving
 from tests.unit.tarballs import CHECKOUT, DAY, QUICK, loaded, pooled, quiet, release
 
 from pgpool_deb.errors import MachineError, UsageError
@@ -51,10 +51,8 @@ class Pool(BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Mirror(tmp_path / "pool") as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(Mirror(tmp_path / "pool")) as server:
         yield server
-        server.shutdown()
 
 
 # --- sources.toml
@@ -303,7 +301,7 @@ def test_the_default_is_the_newest_that_was_proved(asking: Asking) -> None:
 def test_the_default_never_falls_back_into_an_advisory(
     asking: Asking, mirror: Mirror, tmp_path: Path, silent: bool
 ) -> None:
-    """Else whoever keeps an address from answering chooses which version is built."""
+    """Else a stranger that keeps an address from answering chooses which version is built."""
     asking = with_proved(asking, "4.6.1", "4.3.5")
     asking.pins.obtain("4.3.5", mirror.uri, asking.cache, quiet)
     lacks(tmp_path, "4.6.1")

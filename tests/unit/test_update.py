@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.serving import serving
 
 from pgpool_deb import build_deb as building
 from pgpool_deb import matrix, plan, update
@@ -62,10 +62,8 @@ def web() -> Iterator[Web]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found.host = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield found
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield found
 
 
 @dataclass

@@ -1,12 +1,12 @@
-"""`./invoke update` tells what upstream and Debian have that sources.toml does not know, and whom it could not ask."""
+"""`./invoke update` tells what upstream and Debian have that sources.toml does not know, and which did not answer."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from tests.serving import serving
 from tests.unit.repositories import Repository
 
 from pgpool_deb import watch
@@ -37,11 +37,9 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     monkeypatch.setattr(watch, "DEBIAN", f"http://127.0.0.1:{server.server_address[1]}/pgpool2")
-    yield
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield
 
 
 def told(pins: Pins) -> tuple[ExitStatus, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 from tests.authority import company
+from tests.serving import serving
 
 from pgpool_deb import web
 
@@ -42,23 +42,16 @@ class Server(ThreadingHTTPServer):
         """A client that does not like the certificate is part of these tests."""
 
 
-def served(server: Server) -> Iterator[Server]:
-    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    serving.start()
-    yield server
-    server.shutdown()
-    serving.join()
-    server.server_close()
-
-
 @pytest.fixture
 def proxy() -> Iterator[Server]:
-    yield from served(Server())
+    with serving(Server()) as server:
+        yield server
 
 
 @pytest.fixture
 def direct() -> Iterator[Server]:
-    yield from served(Server())
+    with serving(Server()) as server:
+        yield server
 
 
 @pytest.fixture
