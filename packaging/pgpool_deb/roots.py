@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from . import apt_conf, atomic, disk, namespaces
@@ -330,6 +331,9 @@ def root_failure(release: Release, failure: CommandFailed) -> MachineError:
     errors = [line for line in failure.lines if re.match(r"(E|Err|W|mount|unshare)\b:?", line)] or failure.lines
     first = errors[0] if errors else str(failure)
     line = next((line for line in errors if line.startswith("E: ") and "apt-get" not in line), first)
+    if "does not have a Release file" in line:  # apt says why in the line below that of the file
+        below = (two for one, two in pairwise(failure.lines) if one.startswith("Err:") and two.startswith(" "))
+        line = next(below, line).strip()
     hint = "is the mirror reachable? another one: --mirror URL"
     if any("No space left" in line for line in failure.lines):
         line, hint = "no space left on the device", "free some space, or move the cache with PGPOOL_DEB_CACHE=/path"

@@ -139,6 +139,7 @@ def reload(unit: str) -> None:
                 ask("kill", "--signal=HUP", "--kill-whom=main", unit)
                 return
         time.sleep(0.05)
+    print(f"{unit} has not read its configuration again: it takes no SIGHUP; hint: systemctl reload {unit}", flush=True)
 
 
 def _catches(process: int, number: signal.Signals) -> bool:

@@ -11,10 +11,10 @@ import pytest
 
 from pgpool_deb import disk, namespaces
 from pgpool_deb.cache import Cache
-from pgpool_deb.command import Runner
+from pgpool_deb.command import CommandFailed, Runner
 from pgpool_deb.errors import MachineError
 from pgpool_deb.releases import ReleaseTable
-from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering
+from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering, root_failure
 
 TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.toml")
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
@@ -115,3 +115,17 @@ def test_a_disk_without_room_is_told_before_a_root_is_begun(tmp_path: Path) -> N
     disk.check_room(tmp_path, 1, "a root")
     with pytest.raises(MachineError, match=r"^a root takes up to 9 000 000 000 MB and [0-9 ]+ MB are free in /"):
         disk.check_room(tmp_path, 9_000_000_000_000_000, "a root")
+
+
+def test_why_apt_cannot_read_an_archive_is_told_and_not_what_follows_from_it() -> None:
+    reason = "Could not load certificates from /root/company.pem (CaInfo option): Error while reading file."
+    lines = (
+        "Ign:1 https://mirror.example trixie InRelease",
+        "Err:2 https://mirror.example trixie Release",
+        f"  {reason}",
+        "E: The repository 'https://mirror.example trixie Release' does not have a Release file.",
+    )
+    told = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
+    assert told.endswith(f"not made: {reason}")
+    bare = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines[:1] + lines[3:])).message
+    assert bare.endswith("does not have a Release file.")

@@ -57,3 +57,14 @@ def test_what_runs_is_reloaded_and_what_does_not_reads_by_itself(
     monkeypatch.setattr(units, "ask", lambda *words: told.append(words))
     units.reload("pgpool2.service")
     assert told == asked
+
+
+def test_a_program_that_takes_no_sighup_is_left_alone_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(units, "_CATCHES_SECONDS", 0.1)
+    monkeypatch.setattr(units, "_catches", lambda *_: False)
+    monkeypatch.setattr(units, "state", lambda _: UnitState("active", "success", was_active=True, main=7))
+    monkeypatch.setattr(units, "ask", lambda *_: pytest.fail("it would end"))
+    units.reload("pgpool2.service")
+    assert "hint: systemctl reload pgpool2.service" in capsys.readouterr().out
