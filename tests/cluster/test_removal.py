@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from tests.cluster.cluster import INSTALL, Cluster
+from tests.cluster.earlier import DEBIANS, OURS
 from tests.cluster.images import Images
 from tests.cluster.lab import Lab
 from tests.host import Host
 
-DEBIANS = "apt-get install -y -q --allow-downgrades $(ls /var/cache/apt/archives/*pgpool2_*.deb) </dev/null"
-OURS = "apt-get install -y -q pgpool2 'postgresql-*-pgpool2' pgpool2-cluster </dev/null"
 PURGE = "apt-get purge -y -q '*pgpool*' </dev/null"
 BOOKKEEPING = (
     r"^/(proc|sys|dev|run|tmp|root|var/(cache|log/(journal|apt|dpkg.log|postgresql/postgresql|alternatives)"

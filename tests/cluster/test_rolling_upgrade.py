@@ -8,16 +8,14 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.cluster.cluster import APP, APP_PASSWORD, Cluster
+from tests.cluster.earlier import INSTALL_FROM, built_by, install
 from tests.cluster.images import PACKAGES, Images
 from tests.cluster.lab import Lab
 from tests.cluster.load import Ledger, accounted, ledger
-from tests.host import Host, together
-from tests.package.builds import started
-from tests.package.caches import over_users_roots
+from tests.host import Host
 
 from pgpool_deb.project import Project
 from pgpool_deb.releases import Release
@@ -25,12 +23,6 @@ from pgpool_deb.releases import Release
 pytestmark = pytest.mark.thorough
 OLD = "21297de5c126a2ae0cc43460a40d40965054da0e"
 """Before nodes proved themselves by certificates, and before postgres' files were laid down by postgres."""
-OLD_PACKAGES = "/srv/old"
-INSTALL_FROM = (
-    "apt-get install -y -q --reinstall --allow-downgrades "
-    "$(ls {folder}/*.deb | grep -vE -- '-dbgsym_|postgresql-[0-9]+-pgpool2_') "
-    "{folder}/postgresql-$(ls /etc/postgresql)-pgpool2_*.deb </dev/null"
-)
 AWAY_SECONDS = 60.0
 
 
@@ -44,19 +36,7 @@ def old_packages(project: Project, release: Release, tmp_path_factory: pytest.Te
     checkout = place / "checkout"
     with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as tar:
         tar.extractall(checkout, filter="data")
-    (place / "cache").mkdir()
-    with started(checkout, over_users_roots(place / "cache"), "--release", release.name) as process:
-        output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return packed(checkout / "dist" / release.name)
-
-
-def packed(folder: Path) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        for file in folder.glob("*.deb"):
-            tar.add(file, f"{Path(OLD_PACKAGES).name}/{file.name}")
-    return made.getvalue()
+    return built_by(checkout, place / "cache", release)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +44,7 @@ def old(room: Lab, of_release: Images, old_packages: bytes) -> Iterator[Cluster]
     """A healthy cluster of three nodes with the old packages."""
     cluster = Cluster.of(room.boot(of_release.prepared, "pg1", "pg2", "pg3"))
     cluster.seed()
-    for host in cluster.hosts:
-        host.container.put_archive(str(Path(OLD_PACKAGES).parent), old_packages)
-    together(lambda host: host.run(INSTALL_FROM.format(folder=OLD_PACKAGES)), cluster.hosts)
+    install(cluster.hosts, old_packages)
     cluster.wait_healthy()
     cluster.add_app()
     yield cluster
