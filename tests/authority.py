@@ -14,16 +14,44 @@ from cryptography.x509.oid import NameOID
 
 def company(path: Path) -> Path:
     """Write a certificate for 127.0.0.1 that is its own authority, and its key behind it; return the path."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "company")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
+    key, name = _key(), _name("company")
+    here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = _begun(name, key, name).add_extension(here, critical=False).sign(key, hashes.SHA256())
+    path.write_text(_pem(made) + _secret(key), encoding="ascii")
     return path
+
+
+def clients(*common_names: str) -> tuple[str, list[str]]:
+    """Return the certificate of an authority, and one that it gave for each name with the key behind it, as PEM."""
+    key, name = _key(), _name("authority of clients")
+    ca = x509.BasicConstraints(ca=True, path_length=0)
+    authority = _begun(name, key, name).add_extension(ca, critical=True).sign(key, hashes.SHA256())
+
+    def given(common_name: str) -> str:
+        own = _key()
+        return _pem(_begun(_name(common_name), own, name).sign(key, hashes.SHA256())) + _secret(own)
+
+    return _pem(authority), [given(common_name) for common_name in common_names]
+
+
+def _key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _begun(subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    serial = x509.random_serial_number()
+    return x509.CertificateBuilder(issuer, subject, key.public_key(), serial, now, now + timedelta(days=1))
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _secret(key: ec.EllipticCurvePrivateKey) -> str:
+    pkcs8, clear = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, pkcs8, clear).decode()

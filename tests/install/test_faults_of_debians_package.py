@@ -9,6 +9,7 @@ import configparser
 from collections.abc import Callable
 
 import pytest
+from tests.authority import clients
 from tests.built import Built
 from tests.chroot import Chroot
 from tests.install.daemon import with_pgpool
@@ -154,3 +155,59 @@ def test_a_simple_query_is_answered_with_one_write(system: Chroot, packages: Bui
     answer = with_pgpool(system, packages.majors[-1], WRITES)
     (told,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
     assert QUERIES * 1.5 < int(told.split()[1]) < QUERIES * 3, answer.output
+
+
+LEAVES = """
+cpu() { awk '{ print $14 + $15 }' "${served%/*}/stat"; }
+echo 'SELECT pg_sleep(5)' >/tmp/sleep.sql
+as_postgres pgbench -n -M extended -t 1 -f /tmp/sleep.sql -h /var/run/postgresql -p 9999 postgres >/dev/null &
+until served=$(grep -ls '[p]gpool: postgres postgres .*SELECT' /proc/[0-9]*/cmdline) || ! kill -0 $!; do sleep 0.1; done
+kill -KILL $(grep -lsx pgbench /proc/[0-9]*/comm | cut -d / -f 3)
+before=$(cpu)
+sleep 2
+echo "CPU time: $((($(cpu) - before) * 1000 / $(getconf CLK_TCK))) ms"
+"""
+"""pgbench speaks the extended protocol with every PostgreSQL; psql learned it in 16."""
+
+
+def test_a_client_that_leaves_during_a_query_costs_no_cpu_time(system: Chroot, packages: Built) -> None:
+    """With one backend, upstream's process asks without a pause, until the query ends, whether the client sent more."""
+    answer = with_pgpool(system, packages.majors[-1], LEAVES)
+    (told,) = (line for line in answer.output.splitlines() if line.startswith("CPU time: "))
+    assert int(told.split()[2]) < 200, answer.output
+
+
+HBA = "/etc/pgpool2/pool_hba.conf"
+TRUSTED = "/etc/pgpool2/clients.pem"
+CERTIFICATES_CONF = "/etc/pgpool2/certificates.conf"
+CERTIFICATES = f"""
+{LEAST}
+cp {LEAST_CONF} {CERTIFICATES_CONF}
+cat >>{CERTIFICATES_CONF} <<'CONF'
+enable_pool_hba = on
+ssl = on
+ssl_cert = '/etc/ssl/certs/ssl-cert-snakeoil.pem'
+ssl_key = '/etc/ssl/private/ssl-cert-snakeoil.key'
+ssl_ca_cert = '{TRUSTED}'
+CONF
+cp -p {HBA} /root
+sed -i '1i hostssl all postgres 127.0.0.1/32 cert' {HBA}
+"""
+SHOWN = f"""
+for pem in /root/client-*.pem; do
+    where="host=127.0.0.1 port=9999 user=postgres dbname=postgres sslmode=require sslcert=$pem sslkey=$pem"
+    psql -XAtq -c 'SELECT 40 + 2' "$where" || echo refused
+done
+cp -p /root/pool_hba.conf {HBA}
+"""
+
+
+def test_a_client_certificate_is_for_one_name(system: Chroot, packages: Built) -> None:
+    """For upstream, one for "Postgres" is as good as one for "postgres", and so is what has that before a NUL."""
+    authority, given = clients("postgres", "Postgres", "postgres\0x")
+    files = {TRUSTED: authority, **{f"/root/client-{number}.pem": pem for number, pem in enumerate(given)}}
+    put = "".join(f"cat >{path} <<'PEM'\n{pem}PEM\n" for path, pem in files.items())
+    before = f"{CERTIFICATES}{put}chmod 600 /root/client-*.pem\n"
+    answer = with_pgpool(system, packages.majors[-1], SHOWN, conf=CERTIFICATES_CONF, before=before)
+    assert [line for line in answer.output.splitlines() if line in ("42", "refused")] == ["42", "refused", "refused"]
+    assert answer.output.count("CERT authentication failed") == 2, answer.output
