@@ -272,7 +272,9 @@ class DockerEngine:
             hostname="builder",
             stdin_open=True,
             labels={**labels, f"{LABEL}.box": name, f"{LABEL}.run": f"{_machine()} {_lifetime(os.getpid())}"},
-            host_config=self.client.api.create_host_config(network_mode="none", init=True, binds=volumes),
+            host_config=self.client.api.create_host_config(
+                network_mode="none", init=True, binds=volumes, security_opt=["no-new-privileges"]
+            ),
         )["Id"]
         box = DockerBox(self.client, container, title, ExitStack(), self.place)
         try:

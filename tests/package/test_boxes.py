@@ -115,6 +115,12 @@ def test_a_box_has_no_network(made: box.Box, runner: Runner) -> None:
     assert [line.split(":")[0].strip() for line in devices] == ["lo"]
 
 
+def test_no_set_user_id_program_makes_a_build_root(made: box.Box, runner: Runner) -> None:
+    assert said(made, "grep NoNewPrivs /proc/self/status; stat -c %A $(command -v su)", runner.log) == [
+        "NoNewPrivs:\t1", "-rwsr-xr-x",
+    ]  # fmt: skip
+
+
 def test_a_command_that_fails_tells_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:
     with pytest.raises(CommandFailed) as raised:
         made.run(["sh", "-c", "echo first; echo last >&2; exit 7"], runner)

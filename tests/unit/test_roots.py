@@ -14,7 +14,7 @@ from pgpool_deb.cache import Cache
 from pgpool_deb.command import CommandFailed, Runner
 from pgpool_deb.errors import MachineError
 from pgpool_deb.releases import ReleaseTable
-from pgpool_deb.roots import AT_PLAIN_PATH, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering, root_failure
+from pgpool_deb.roots import AT_PLAIN_PATH, BUILD_USER, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering, root_failure
 
 TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.toml")
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
@@ -49,6 +49,34 @@ def test_a_root_below_any_path_is_entered(tmp_path: Path, name: str) -> None:
     runner.run([*words, "sh", "-c", "cat /etc/seen; ls '/a folder/deep' /added /proc/self/fd; echo >/made"])
     assert lines == ["seen/added", "", "/a folder/deep:", "added", "", "/proc/self/fd:", "0", "1", "2", "3"]
     assert (place / "scratch" / "upper" / "made").exists()
+
+
+@mounting
+@pytest.mark.parametrize("allowed", [True, False])
+def test_no_program_makes_the_build_user_root_and_it_is_alone_in_a_user_namespace_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """A set-user-ID shell is what a stranger's build would leave, or find."""
+    root = Root("sid", "key", (layer(tmp_path / "base"),), ())
+    shell = tmp_path / "base" / "shell"
+    shutil.copyfile("/bin/sh", shell)
+    shell.chmod(0o4755)
+    if not allowed:
+        refusing = tmp_path / "unshare"
+        refusing.write_text('#!/bin/sh\nif [ "$1" = --user ]; then exit 1; fi\nexec /usr/bin/unshare "$@"\n')
+        refusing.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    inside = entering(root, tmp_path / "scratch", BUILD_USER, [(Path("/usr"), "/usr")], confined=True)
+    script = "cat /proc/self/uid_map; grep NoNewPrivs /proc/self/status; stat -c %u /shell; /shell -p -c 'id -u; id -G'"
+    lines: list[str] = []
+    Runner(tmp_path / "log", on_line=lines.append).run(
+        [*namespaces.as_root(confined=True), *inside, "sh", "-c", script]
+    )
+    mapped, privileges, owner, *user = (line.split() for line in lines)
+    assert mapped == (["1000", "1000", "1"] if allowed else ["0", "0", "4294967295"])
+    assert privileges[-1] == "1"
+    assert owner == ["65534" if allowed else "0"]
+    assert user == [["1000"], ["1000"]]
 
 
 @mounting
