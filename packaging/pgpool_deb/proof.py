@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -53,11 +54,12 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """All stages of one cell."""
+    """All stages of one cell; `files` are those that were built, by name with their SHA-256."""
 
     cell: str
     release: str
     stages: tuple[StageResult, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -133,6 +135,7 @@ class Proof:
                     "release": cell.release,
                     "seconds": round(cell.seconds, 1),
                     "stages": [_stage(one) for one in cell.stages],
+                    "files": dict(cell.files),
                 }
                 for cell in self.cells
             ],
