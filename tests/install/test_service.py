@@ -133,6 +133,73 @@ def test_a_server_that_falls_silent_is_given_up(host: Host, hang: str) -> None:
     assert host.until(ASK, 10) == "42"
 
 
+TRIED = """
+mkdir -p /root/untried /etc/systemd/system/pgpool2.service.d
+cp -p /etc/pgpool2/pgpool.conf /etc/pgpool2/pcp.conf /root/untried
+cat >>/etc/pgpool2/pgpool.conf <<'CONF'
+backend_hostname1 = '/var/run/postgresql'
+backend_port1 = 5432
+backend_weight1 = 0
+failover_on_backend_error = off
+num_init_children = 4
+authentication_timeout = 3
+recovery_password = 'of-recovery'
+wd_authkey = 'of-watchdog'
+CONF
+echo "tester:$(printf of-pcp | md5sum | cut -d ' ' -f 1)" >>/etc/pgpool2/pcp.conf
+echo '*:*:tester:of-pcp' >/root/pcppass
+chmod 600 /root/pcppass
+printf '[Service]\\nEnvironment=MALLOC_PERTURB_=165\\n' >/etc/systemd/system/pgpool2.service.d/perturb.conf
+systemctl daemon-reload
+systemctl reset-failed pgpool2
+systemctl restart pgpool2
+"""
+"""The C library overwrites what is freed: whatever is used after that is noticed. Both nodes are the same server."""
+TRIED_NO_LONGER = """
+cp -p /root/untried/* /etc/pgpool2
+rm -r /etc/systemd/system/pgpool2.service.d/perturb.conf /root/untried /root/pcppass
+systemctl daemon-reload
+systemctl stop pgpool2
+rm -f /var/log/postgresql/pgpool_status
+systemctl reset-failed pgpool2
+systemctl start pgpool2
+"""
+PCP = "PCPPASSFILE=/root/pcppass timeout 10 pcp_{} -h 127.0.0.1 -p 9898 -U tester -w"
+TO_PCP = "timeout 10 bash -c 'exec 3<>/dev/tcp/127.0.0.1/9898; {}cat <&3' | tr -d '\\0'; echo \"\n${{PIPESTATUS[0]}}\""
+CRASHED = f"journalctl -q {SINCE_START} | grep -F 'terminated by segmentation fault'"
+LEAVING = """
+SELECT format('CREATE TEMP TABLE t%s (x int PRIMARY KEY, y text)', i) FROM generate_series(1, 1000) AS i \\gexec
+PREPARE one AS SELECT 1;
+PREPARE two AS SELECT 2;
+EXECUTE one;
+\\! psql -XAtq -p 5432 -f /srv/end.sql postgres; sleep 0.1
+"""
+END = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'leaving' AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.fixture(scope="module")
+def tried(host: Host) -> Iterator[Host]:
+    """A host whose pgpool-II has two nodes, a user of PCP, and secrets in its configuration."""
+    host.run(TRIED)
+    host.until(ASK, 20)
+    yield host
+    host.run(TRIED_NO_LONGER)
+    host.until(ASK, 20)
+
+
+def test_a_session_that_the_server_ends_crashes_nothing(tried: Host) -> None:
+    """It has prepared statements, and leaves while the server, which has said why it ends, still drops its tables."""
+    tried.put("/srv/leaving.sql", LEAVING)
+    tried.put("/srv/end.sql", END)
+    psql = "runuser -u postgres -- env PGAPPNAME=leaving psql -XAtq -h /var/run/postgresql -p 9999"
+    tried.attempt(f"{psql} -f /srv/leaving.sql postgres", seconds=60)
+    tried.until(f"journalctl -q {SINCE_START} | grep -F 'was shutdown by administrative command'", 10)
+    assert tried.until(ASK, 10) == "42"
+    assert tried.attempt(f"sleep 3; {CRASHED}").status == 1
+
+
 def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
     host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
     assert host.attempt("systemctl reset-failed pgpool2; systemctl restart pgpool2").status != 0
