@@ -200,6 +200,19 @@ def test_a_session_that_the_server_ends_crashes_nothing(tried: Host) -> None:
     assert tried.attempt(f"sleep 3; {CRASHED}").status == 1
 
 
+def to_pcp(host: Host, packets: str) -> tuple[str, int]:
+    """Send bytes, as printf has them, to the PCP port: the answer, and 0 or, where the connection stays open, 124."""
+    host.put("/srv/to-pcp.sh", TO_PCP.format(f'printf "{packets}" >&3; ' if packets else ""))
+    *answer, status = host.run("bash /srv/to-pcp.sh").splitlines()
+    return "\n".join(answer), int(status)
+
+
+def test_a_pcp_packet_without_a_content_crashes_nothing(tried: Host) -> None:
+    answer, _ = to_pcp(tried, r"M\0\0\0\4R\0\0\0\4")
+    assert "invalid PCP packet" in answer
+    assert tried.attempt(f"sleep 1; {CRASHED}").status == 1
+
+
 def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
     host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
     assert host.attempt("systemctl reset-failed pgpool2; systemctl restart pgpool2").status != 0
