@@ -213,6 +213,18 @@ def test_a_pcp_packet_without_a_content_crashes_nothing(tried: Host) -> None:
     assert tried.attempt(f"sleep 1; {CRASHED}").status == 1
 
 
+def test_a_node_that_is_down_is_not_promoted(tried: Host) -> None:
+    tried.run(f"{PCP.format('detach_node')} -n 1")
+    tried.until(f"{PCP.format('node_info')} -n 1 | grep -w down", 20)
+    try:
+        for way in ("", "--gracefully"):
+            answer = tried.attempt(f"{PCP.format('promote_node')} -n 1 {way}")
+            assert "node id 1 is not up" in answer.output
+            assert answer.status not in (0, 124)
+    finally:
+        tried.run(f"{PCP.format('attach_node')} -n 1")
+
+
 def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
     host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
     assert host.attempt("systemctl reset-failed pgpool2; systemctl restart pgpool2").status != 0
