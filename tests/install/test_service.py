@@ -213,6 +213,13 @@ def test_a_pcp_packet_without_a_content_crashes_nothing(tried: Host) -> None:
     assert tried.attempt(f"sleep 1; {CRASHED}").status == 1
 
 
+def test_a_pcp_client_that_does_not_log_in_is_sent_away(tried: Host) -> None:
+    """authentication_timeout is 3 s, the client would wait for 10 s."""
+    assert to_pcp(tried, "") == ("", 0)
+    assert to_pcp(tried, r"R\0\0\0\5") == ("", 0)
+    assert tried.run(f"{PCP.format('node_count')}") == "2"
+
+
 def test_a_node_that_is_down_is_not_promoted(tried: Host) -> None:
     tried.run(f"{PCP.format('detach_node')} -n 1")
     tried.until(f"{PCP.format('node_info')} -n 1 | grep -w down", 20)
