@@ -232,6 +232,18 @@ def test_a_node_that_is_down_is_not_promoted(tried: Host) -> None:
         tried.run(f"{PCP.format('attach_node')} -n 1")
 
 
+def test_no_secret_of_the_configuration_is_shown_or_logged(tried: Host) -> None:
+    shown = tried.run("runuser -u postgres -- psql -XAt -h /var/run/postgresql -p 9999 -c 'PGPOOL SHOW ALL' postgres")
+    assert "wd_authkey|*****|" in shown
+    assert "of-watchdog" not in shown
+    assert "of-recovery" not in shown
+    tried.run("echo 'log_min_messages = debug5' >>/etc/pgpool2/pgpool.conf; systemctl reload pgpool2; sleep 2")
+    tried.run("systemctl reload pgpool2")
+    tried.until(f"journalctl -q {SINCE_START} | grep -F 'key: \"wd_authkey\"'", 10)
+    tried.run("sed -i '/^log_min_messages = debug5/d' /etc/pgpool2/pgpool.conf; systemctl reload pgpool2")
+    assert tried.attempt(f"journalctl -q {SINCE_START} | grep -E 'of-(watchdog|recovery)'").status == 1
+
+
 def test_a_start_without_a_backend_is_reported_as_a_failure(host: Host) -> None:
     host.run("cp -p /etc/pgpool2/pgpool.conf /root; sed -i 's/^backend_/#&/' /etc/pgpool2/pgpool.conf")
     assert host.attempt("systemctl reset-failed pgpool2; systemctl restart pgpool2").status != 0
