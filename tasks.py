@@ -185,6 +185,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 @task(
     help={
         "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
+        "proved": "a pinned release that the matrix has passed: it is proved, with today's patches",
         "tarball": "its tarball, where no address has it",
         "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
         "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
@@ -195,6 +196,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 def update(
     context: Context,
     pgpool: str | None = None,
+    proved: str | None = None,
     tarball: str | None = None,
     release: str | None = None,
     mirror: str | None = None,
@@ -204,6 +206,9 @@ def update(
     """Pin a new upstream release once it builds and passes its tests; without --pgpool, tell what is new upstream."""
     from pgpool_deb import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
 
+    if proved is not None:
+        _end(updating.prove(Project(HERE), proved))
+        return
     if pgpool is None:
         from pgpool_deb import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
         from pgpool_deb.pins import Pins  # noqa: PLC0415

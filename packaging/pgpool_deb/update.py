@@ -2,6 +2,8 @@
 
 Its tarball is trusted on first sight, so every address that has it must send the same. Until all is well the pin
 stands in a file of its own; sources.toml, the changelog and the kept contents are written in the end, or not at all.
+
+`./invoke update --proved V` then notes that the matrix has passed on every release: the newest such pin is the default.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from .download import PATIENCE, sha256_of
 from .errors import ExitStatus, MachineError, UsageError
 from .pins import Pins
 from .project import Project
+from .proof import State
 from .releases import ReleaseTable, machine_release
 from .sources import checked
 
@@ -88,7 +92,7 @@ def run(project: Project, request: Request) -> ExitStatus:
     atomic.write(changes, noted(changes.read_text(encoding="utf-8"), found))
     atomic.write(project.sources, sources)
     say(f"pgpool-II {found.version} is pinned; git diff shows it")
-    for line in how_to_prove(project, found.version):
+    for line in how_to_prove(found.version):
         say(line)
     return ExitStatus.GOOD
 
@@ -115,11 +119,70 @@ def _try(project: Project, request: Request, found: Found, releases: Sequence[st
     return proof.exit_status
 
 
-def how_to_prove(project: Project, version: str) -> list[str]:
-    """Return what to write into sources.toml once a pinned version has passed everything."""
-    names = [patch.name for patch in patches.chosen(project.templates(pgpool2.NAME), version)]
-    title = f"It is not proved yet: the default stays. After ./invoke matrix and ./invoke test, add to {version} there:"
-    return [title, f"proved = {json.dumps(names)}"]
+def how_to_prove(version: str) -> list[str]:
+    """Return what makes a pinned version the default."""
+    return [
+        "It is not proved yet, and the default stays. To prove it:",
+        f"  build it by default:  default = {json.dumps(version)}, the first line of packaging/sources.toml",
+        "  try everything:       ./invoke test --all && ./invoke matrix",
+        f"  take the line out:    ./invoke update --proved {version}",
+    ]
+
+
+def prove(project: Project, version: str) -> ExitStatus:
+    """Note in sources.toml that a version is proved, with today's patches; its `default` goes.
+
+    A version that was proved with other patches is proved no more. Raises UsageError where the last matrix did not try
+    the version on every release and in every stage, or something failed.
+    """
+    text = project.sources.read_text(encoding="utf-8")
+    pins = Pins.load(project.sources)
+    pins.named(version)
+    lacking = _unproved(project, version)
+    if lacking:
+        raise UsageError(f"pgpool-II {version} is not proved: {lacking}", hint="./invoke matrix tries every release")
+    templates = project.templates(pgpool2.NAME)
+    for pin in pins.pins:
+        names = tuple(patch.name for patch in patches.chosen(templates, pin.version))
+        if pin.version == version:
+            text = with_proof(text, version, names)
+        elif pin.proved is not None and pin.proved != names:
+            text = with_proof(text, pin.version, ())
+            say(f"pgpool-II {pin.version} was proved with other patches: it counts as not proved")
+    text = re.sub(r"(?m)^default = .*\n\n?", "", text)
+    atomic.write(project.sources, text)
+    say(f"pgpool-II {version} is proved; git diff shows it")
+    return ExitStatus.GOOD
+
+
+def _unproved(project: Project, version: str) -> str:
+    """Return what the last matrix has not shown of a version, "" where it has shown everything."""
+    try:
+        cells = json.loads((project.dist / "report" / "report.json").read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return "there is no report of a matrix"
+    tried = {cell["release"]: cell for cell in cells if cell["cell"].endswith(f"-{version}")}
+    for release in ReleaseTable.load(project.releases).releases:
+        if release.name not in tried:
+            return f"the last matrix did not try it on {release.name}"
+        states = {stage["stage"]: stage["state"] for stage in tried[release.name]["stages"]}
+        for stage in ("build", *(stage.name for stage in matrix.STAGES if not stage.on_request)):
+            if states.get(stage) not in (State.PASSED, State.LEFT_OUT):
+                return f"{stage} on {release.name}: {states.get(stage, 'was not tried')}"
+    return ""
+
+
+def with_proof(text: str, version: str, names: Sequence[str]) -> str:
+    """Return sources.toml with the patches that a pinned version was proved with; without names, with none."""
+    title = f'[pgpool."{version}"]\n'
+    begin = text.index(title) + len(title)
+    end = text.find("\n[", begin) + 1 or len(text)
+    block = re.sub(r"(?ms)^proved = \[.*?^\]\n|^proved = \[.*?\]\n", "", text[begin:end])
+    if names:
+        listed = textwrap.fill(", ".join(json.dumps(name) for name in names), 118, initial_indent="    ",
+                               subsequent_indent="    ", break_on_hyphens=False)  # fmt: skip
+        block = f"{block.rstrip()}\nproved = [\n{listed},\n]\n\n"
+    return f"{text[:begin]}{block}{text[end:]}"
 
 
 def changed(project: Project, release: str, version: str) -> list[str]:
@@ -206,13 +269,17 @@ def _trial(sources: str) -> Iterator[None]:
 
 
 def pinned(text: str, found: Found) -> str:
-    """Return sources.toml with the pin behind the last one; as it is where it has it already."""
+    """Return sources.toml with the pin, before those of later versions; as it is where it has it already."""
     if found.pin in text:
         return text
-    place = text.find("[[advisory]]")
-    if place < 0:
+    later = [
+        match.start()
+        for match in re.finditer(r'^\[pgpool\."([0-9.]+)"\]|^\[\[advisory\]\]', text, re.MULTILINE)
+        if match[1] is None or Version(match[1]) > Version(found.version)
+    ]
+    if not later:
         return f"{text.rstrip()}\n\n{found.pin}"
-    return f"{text[:place]}{found.pin}\n{text[place:]}"
+    return f"{text[: later[0]]}{found.pin}\n{text[later[0] :]}"
 
 
 def noted(text: str, found: Found) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,14 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from debian.debian_support import Version
 from tests.serving import serving
 
 from pgpool_deb import build_deb as building
-from pgpool_deb import matrix, plan, update
+from pgpool_deb import matrix, patches, plan, update
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.proof import CellResult, Proof, StageResult, State
+from pgpool_deb.releases import ReleaseTable
 
 HERE = Path(__file__).parents[2]
 
@@ -81,7 +86,6 @@ class Tried:
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     found = Tried()
-    monkeypatch.setattr(update, "how_to_prove", lambda *_: [])
 
     def build(project: Project, request: plan.Request) -> ExitStatus:
         found.built.append(request)
@@ -183,8 +187,7 @@ def test_what_is_pinned_is_not_proved(project: Project, web: Web, tried: Tried) 
 
 
 def test_how_to_call_a_version_proved_is_told() -> None:
-    told = "\n".join(update.how_to_prove(Project(HERE), "4.7.2"))
-    assert 'proved = ["debian-paths", "socket-directories", ' in told
+    assert "./invoke update --proved 4.7.2" in "\n".join(update.how_to_prove("4.7.2"))
 
 
 def test_a_tarball_that_one_has_is_taken(project: Project, web: Web, tried: Tried, tmp_path: Path) -> None:
@@ -236,3 +239,65 @@ def test_a_pinned_version_with_another_sum_is_refused(project: Project, web: Web
 def test_what_is_no_release_is_told(project: Project, web: Web, version: str) -> None:
     with pytest.raises(UsageError, match="is no release of pgpool-II"):
         update.run(project, request(web, version))
+
+
+# -- proved ------------------------------------------------------------------------------------------------------------
+
+
+def report(project: Project, version: str, **changed: str) -> None:
+    """Have a matrix try a version on every release; `changed` are other states by their stages."""
+    stages = {"build": "passed", **{one.name: "passed" for one in matrix.STAGES if not one.on_request}, **changed}
+    cells = [
+        {"release": release.name, "cell": f"{release.name}-amd64-{version}",
+         "stages": [{"stage": name, "state": state} for name, state in stages.items()]}
+        for release in ReleaseTable.load(project.releases).releases
+    ]  # fmt: skip
+    (project.dist / "report").mkdir(parents=True, exist_ok=True)
+    (project.dist / "report" / "report.json").write_text(json.dumps({"cells": cells}))
+
+
+@pytest.fixture
+def pinned(project: Project) -> Project:
+    """A checkout that has the patches, and builds 4.6.1 by default until it is proved."""
+    shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
+    text = project.sources.read_text()
+    project.sources.write_text(f'default = "4.6.1"\n\n{text}')
+    return project
+
+
+def test_a_version_that_passed_everything_is_proved_with_todays_patches(pinned: Project) -> None:
+    text = pinned.sources.read_text().replace('"debian-paths", ', "")
+    pinned.sources.write_text(text)
+    report(pinned, "4.6.1", **{"dist-upgrade": "left out"})
+    assert update.prove(pinned, "4.6.1") is ExitStatus.GOOD
+    pins = Pins.load(pinned.sources)
+    names = tuple(patch.name for patch in patches.chosen(pinned.templates("pgpool2"), "4.6.1"))
+    assert (pins.default, pins.named("4.6.1").proved) == ("", names)
+    assert [pin.version for pin in pins.pins if pin.proved is not None] == ["4.6.1"], "4.7.2 had other patches"
+    again = pinned.sources.read_text()
+    assert update.prove(pinned, "4.6.1") is ExitStatus.GOOD
+    assert pinned.sources.read_text() == again
+    assert max(map(len, again.splitlines())) <= max(120, *map(len, text.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("version", "changed", "reason"),
+    [
+        ("4.6.1", {"cluster": "failed"}, "cluster on bookworm: failed"),
+        ("4.3.5", {}, "the last matrix did not try it on bookworm"),
+        ("4.9.9", {}, "4.9.9"),
+    ],
+)
+def test_a_version_that_did_not_is_not(pinned: Project, version: str, changed: dict[str, str], reason: str) -> None:
+    report(pinned, "4.6.1", **changed)
+    before = checkout(pinned)
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        update.prove(pinned, version)
+    assert checkout(pinned) == before
+
+
+def test_a_new_pin_stands_before_those_of_later_versions(project: Project, web: Web, tried: Tried) -> None:
+    web.files["/upstream/4.6.2.tar.gz"] = tarball("4.6.2")
+    assert update.run(project, request(web, "4.6.2")) is ExitStatus.GOOD
+    versions = re.findall(r'^\[pgpool\."(.*)"\]', project.sources.read_text(), re.MULTILINE)
+    assert versions == sorted(versions, key=Version)

@@ -63,7 +63,9 @@ class Machine:
 
     @property
     def faults(self) -> list[Fault]:
-        self._file.write_text(f"root:*:1::::::\npostgres:{self.shadow[0]}:{self.aging[0]}:0:{self.aging[1]}:7::{self.shadow[1]}:\n")
+        self._file.write_text(
+            f"root:*:1::::::\npostgres:{self.shadow[0]}:{self.aging[0]}:0:{self.aging[1]}:7::{self.shadow[1]}:\n"
+        )
         return doors.faults(CLUSTER, CLUSTER.named("pg1"))
 
 
