@@ -83,8 +83,11 @@ def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
                     secured.sendall(b"R" + struct.pack(">II", 8, 3))
                     told.append(secured.recv(4096))
 
-    threading.Thread(target=serve, daemon=True).start()
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
     yield listener.getsockname()[1], told
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
     listener.close()
 
 

@@ -81,10 +81,13 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     for number, name in enumerate(NAMES):
         made.listeners[name] = socket.create_server((f"127.0.0.{number + 1}", 0))
     made.show(KEY)
-    for name in NAMES:
-        threading.Thread(target=made.serve, args=(name,), daemon=True).start()
+    threads = [threading.Thread(target=made.serve, args=(name,), daemon=True) for name in NAMES]
+    for thread in threads:
+        thread.start()
     yield made
-    for listener in made.listeners.values():
+    for listener, thread in zip(made.listeners.values(), threads, strict=True):
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()  # one that still accepts may do so on the next test's socket, which gets the same number
         listener.close()
 
 
