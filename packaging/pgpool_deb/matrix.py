@@ -171,7 +171,8 @@ class Matrix:
         failures = () if good else (Failure(str(told.get("stage")), str(told.get("error"))),)
         state = State.PASSED if good else State.FAILED
         result = StageResult(BUILD, state, told["seconds"], 1, 0, failures, f"logs/{log.name}", again)
-        return CellResult(name, release.name, (result,), {file["name"]: file["sha256"] for file in told.get("files", ())})
+        files = {str(file["name"]): str(file["sha256"]) for file in told.get("files", ())}
+        return CellResult(name, release.name, (result,), files)
 
     def _prove(self, cells: Sequence[CellResult]) -> dict[tuple[str, str], StageResult]:
         """Try all stages of all cells that were built, at most `jobs` at once."""
