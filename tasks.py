@@ -75,7 +75,7 @@ def build_deb(
 
 @task(
     help={
-        "what": "build or cluster",
+        "what": "build, cluster or repository",
         "release": "the Debian release of a cluster's hosts (default: this machine's, else stable)",
         "pairs": "how often each side of a comparison is run; the medians are compared",
         "mode": "of a cluster: streaming_replication or native_replication",
@@ -224,3 +224,94 @@ def update(
         install=install,
     )
     _end(updating.run(Project(HERE), request))
+
+
+@task(
+    help={
+        "to": "the folder of the repository; it is made where it is missing",
+        "suite": "testing or stable",
+        "release": "Debian releases, joined by commas (default: all that dist/ has packages of)",
+        "key": "a fingerprint of your gpg keyring, or a file with a secret key (default: one made on first use)",
+        "url": "where clients find the folder, remembered (default: its file: address)",
+        "unproved": "publish what no matrix has proved, and say so to clients",
+        "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    }
+)
+def publish(
+    context: Context,
+    to: str,
+    suite: str = "testing",
+    release: str | None = None,
+    key: str | None = None,
+    url: str | None = None,
+    unproved: bool = False,
+    renew: bool = False,
+    install: bool = True,
+) -> None:
+    """Publish what dist/ holds, and a matrix proved, in a signed repository that apt reads."""
+    from pgpool_deb.repository import publish as publishing  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    request = publishing.Request(Path(to), suite, plan.parse_releases(release), key, url, unproved, renew, install)
+    _end(publishing.run(Project(HERE), request, building.say))
+
+
+@task(
+    name="promote",
+    help={
+        "in": "the folder of the repository",
+        "release": "Debian releases, joined by commas (default: all that have a testing suite)",
+        "key": "as in publish",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    },
+)
+def promote(
+    context: Context, in_: str, release: str | None = None, key: str | None = None, install: bool = True
+) -> None:
+    """Take what a release's testing suite has into its stable one, byte for byte."""
+    from pgpool_deb.repository import promote as promoting  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    request = promoting.Request(Path(in_), plan.parse_releases(release), key, install)
+    _end(promoting.run(Project(HERE), request, building.say))
+
+
+@task(
+    help={
+        "in": "the folder of the repository",
+        "older": "drop snapshots that are older than so many days, too (default: keep all)",
+        "yes": "remove what otherwise is only told",
+    }
+)
+def prune(context: Context, in_: str, older: int = 0, yes: bool = False) -> None:
+    """Tell which files of a repository neither a suite nor a kept snapshot names; --yes removes them."""
+    from pgpool_deb.repository import prune as pruning  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(pruning.run(pruning.Request(Path(in_), older or None, yes), building.say))
+
+
+@task(
+    name="check-repository",
+    help={
+        "where": "the folder or the URL of the repository",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    },
+)
+def check_repository(context: Context, where: str, install: bool = True) -> None:
+    """Look at a repository as apt does: signatures, hashes, validity, and every file that is named."""
+    from pgpool_deb.repository import check  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(check.run(where, building.say, install=install))
+
+
+@task(
+    help={
+        "what": "a .deb beside its .buildinfo and source package, or a folder of them",
+        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
+        "install": "--no-install: never install missing Debian packages on this machine",
+    }
+)
+def verify(context: Context, what: str, mirror: str | None = None, install: bool = True) -> None:
+    """Build packages again from their published sources, and compare them byte by byte."""
+    from pgpool_deb import rebuild  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(rebuild.run(Project(HERE), Path(what), mirror=mirror, install=install))

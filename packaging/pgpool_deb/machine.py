@@ -38,6 +38,12 @@ USER_ROOTS = (Tool("uidmap", "newuidmap", "a plain user makes roots in a user na
 DOCKER = (Tool("docker.io", "dockerd", "tests boot Debian hosts as containers"),)
 PATCHES = (Tool("patch", "patch", "it finds out which of our patches fit a version that is not proved"),)
 MAILS = (*PATCHES, Tool("git", "git", "it writes patches as mails"))
+REPOSITORIES = (
+    Tool("apt-utils", "apt-ftparchive", "it makes a repository's indexes"),
+    Tool("gnupg", "gpg", "it signs a repository"),
+    Tool("gpgv", "gpgv", "it checks a repository's signatures"),
+)
+KILLERS = (Tool("strace", "strace", "tests kill a publish at its system calls"),)
 LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
 
 

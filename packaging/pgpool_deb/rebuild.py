@@ -1,0 +1,261 @@
+"""`./invoke verify`: packages are built again from their published sources, and compared byte by byte.
+
+What was published says how it was made: a .buildinfo names the source package, the versions of all that was installed,
+the path and the environment. The rebuild has none of our caches, and none of our files but those of the source package.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from debian.arfile import ArFile
+from debian.deb822 import BuildInfo, Dsc
+
+from . import archive, engines, machine
+from .build_deb import say
+from .cache import Cache
+from .command import CommandFailed, Runner
+from .download import sha256_of
+from .errors import ExitStatus, PackageError, UsageError
+from .plan import machine_architecture
+from .project import Project
+from .releases import Release, ReleaseTable
+from .roots import Roots
+
+_SCRIPT = """
+set -eu
+mkdir -p {parent}
+dpkg-source --no-check -x {dsc} {path} >/dev/null
+cd {path}
+env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build {environment} \\
+    dpkg-buildpackage --build=full --no-pre-clean --ignore-builtin-builddeps \\
+    --unsigned-source --unsigned-changes --jobs={jobs}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a .buildinfo says. `sums` are SHA-256 by file names, `installed` is `name=version` of packages."""
+
+    path: Path
+    source: str
+    version: str
+    build_path: str
+    environment: Mapping[str, str]
+    installed: frozenset[str]
+    sums: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a .buildinfo; raises UsageError for one that says too little, or names a path that is not its own."""
+        try:
+            found = BuildInfo(path.read_text(encoding="utf-8"))
+            sums = {str(row["name"]): str(row["sha256"]) for row in found["Checksums-Sha256"]}
+            source = str(found["Source"]).partition(" ")[0]
+            build_path = str(found.get("Build-Path", f"/build/{source}"))
+            installed = frozenset(_installed(str(found["Installed-Build-Depends"])))
+            environment = dict(_assignments(str(found.get("Environment", ""))))
+            version = str(found["Version"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{path} cannot be read as a .buildinfo: {error}", hint="is it whole?") from error
+        named = [*sums, source]
+        if any("/" in name or name.startswith(".") for name in named) or PurePosixPath(build_path).parts[:2] != (
+            "/",
+            "build",
+        ):
+            raise UsageError(
+                f"{path} names paths that no build of ours has", hint="packages of this project are verified"
+            )
+        return cls(path, source, version, build_path, environment, installed, sums)
+
+    @property
+    def dsc(self) -> Path:
+        """Its source package, which lies beside it."""
+        return self.path.with_name(next(name for name in self.sums if name.endswith(".dsc")))
+
+
+def run(project: Project, where: Path, *, mirror: str | None = None, install: bool = True) -> ExitStatus:
+    """Verify a .deb, or all that the .buildinfos of a folder name; FAILED where a byte differs, with one line each.
+
+    Raises UsageError for what cannot be verified, MachineError where the machine fails.
+    """
+    found = records(where)
+    machine.require(machine.for_roots(), install=install, report=say)
+    table = ReleaseTable.load(project.releases)
+    cache = Cache.open()
+    roots = Roots(cache, machine_architecture(), lambda: archive.find_archive(mirror))
+    different = 0
+    for record in found:
+        release = release_of(record, table)
+        say(f"{record.source} {record.version}: built again for {release.name}")
+        with tempfile.TemporaryDirectory(dir=cache.folder("boxes"), prefix=".verify-") as place:
+            for line in _rebuilt(record, release, cache, roots, Path(place)):
+                say(line)
+            for name in sorted(name for name in record.sums if name.endswith(".deb")):
+                if where.is_file() and name != where.name:
+                    continue
+                line = compared(record, record.path.with_name(name), Path(place) / name)
+                different += not line.endswith("the same bytes")
+                say(f"{name}: {line}")
+    return ExitStatus.FAILED if different else ExitStatus.GOOD
+
+
+def records(where: Path) -> list[Record]:
+    """Return what the .buildinfos of a folder say, or the one beside a .deb that names it; raises UsageError."""
+    if where.is_dir():
+        found = [Record.read(path) for path in sorted(where.rglob("*.buildinfo")) if path.is_file()]
+        hint = "./invoke verify takes a .deb, dist/RELEASE, or the pool of a repository"
+    else:
+        beside = [Record.read(path) for path in sorted(where.parent.glob("*.buildinfo"))] if where.is_file() else []
+        found = [record for record in beside if where.name in record.sums]
+        hint = "the .buildinfo that names it has to lie beside it, as in the pool of a repository"
+    if not found:
+        raise UsageError(f"{where}: there is no .buildinfo", hint=hint)
+    for record in found:
+        lacking = [name for name in record.sums if name.endswith(".dsc") and not record.path.with_name(name).is_file()]
+        if lacking or not any(name.endswith(".dsc") for name in record.sums):
+            name = lacking[0] if lacking else "a .dsc"
+            raise UsageError(f"{record.path} names {name}, which is not beside it", hint="get the source package, too")
+    return found
+
+
+def release_of(record: Record, table: ReleaseTable) -> Release:
+    """Return the release that a version of ours is for; raises UsageError where it is not ours."""
+    for release in table.releases:
+        if record.version.endswith(f"+{release.suffix}"):
+            return release
+    raise UsageError(
+        f"{record.source} {record.version} is for no release that is known", hint="versions end in +debN+M"
+    )
+
+
+def _rebuilt(record: Record, release: Release, cache: Cache, roots: Roots, out: Path) -> Iterator[str]:
+    """Build the source package anew, its .debs into `out`; yields what differs in what is installed."""
+    sources = _checked_sources(record)
+    with record.dsc.open(encoding="utf-8") as handle:
+        wanted = Dsc(handle)["Build-Depends"].replace("\n", " ").split(",")
+    log = cache.folder("logs") / f"verify-{record.source}-{release.name}.log"
+    log.unlink(missing_ok=True)
+    runner = Runner(log)
+    dependencies = ("build-essential", *(word.strip() for word in wanted if word.strip()))
+    root = roots.obtain(release, dependencies, runner)
+    there = set(root.packages)
+    moved = sorted(one for one in record.installed if one not in there)
+    if moved:
+        some = ", ".join(moved[:5]) + (", …" if len(moved) > 5 else "")
+        yield f"the archive has moved on; of what was installed then, {len(moved)} packages are not there: {some}"
+    engine = engines.find_engine("chroot", cache)
+    box = engine.box(root, f"verify-{record.source}-{release.name}", runner)
+    try:
+        with tempfile.TemporaryDirectory(dir=cache.folder("boxes"), prefix=".in-") as place:
+            for path in sources:
+                shutil.copyfile(path, Path(place) / path.name)
+            box.put(Path(place))
+        script = _SCRIPT.format(
+            parent=shlex.quote(str(PurePosixPath(record.build_path).parent)),
+            path=shlex.quote(record.build_path),
+            dsc=shlex.quote(record.dsc.name),
+            environment=shlex.join(f"{name}={value}" for name, value in record.environment.items()),
+            jobs=engine.cores,
+        )
+        box.run(["sh", "-c", script], runner)
+        box.get(out)
+    except CommandFailed as failure:
+        reason = next((line for line in reversed(failure.lines) if line.strip()), str(failure))
+        raise PackageError(
+            f"{record.source} {record.version} does not build: {reason}", hint=f"read {log}"
+        ) from failure
+    finally:
+        box.remove()
+
+
+def _checked_sources(record: Record) -> list[Path]:
+    """Return the files of the source package, each as the .buildinfo and the .dsc say; raises UsageError."""
+    with record.dsc.open(encoding="utf-8") as handle:
+        rows = Dsc(handle)["Checksums-Sha256"]
+    sums = {record.dsc.name: record.sums[record.dsc.name], **{str(row["name"]): str(row["sha256"]) for row in rows}}
+    for name, sha256 in sums.items():
+        path = record.path.with_name(name)
+        if "/" in name or not path.is_file() or sha256_of(path) != sha256:
+            raise UsageError(
+                f"{path} is missing, or not what the .buildinfo was made with", hint="get the source package anew"
+            )
+    return [record.path.with_name(name) for name in sums]
+
+
+def compared(record: Record, published: Path, again: Path) -> str:
+    """Return `the same bytes`, or in one line which part, file and byte of two .debs is the first to differ."""
+    if not again.is_file():
+        return "the rebuild made no such package"
+    if published.is_file() and sha256_of(published) != record.sums[published.name]:
+        return "is not what the .buildinfo says"
+    if sha256_of(again) == record.sums[again.name]:
+        return "the same bytes"
+    if not published.is_file():
+        return f"SHA-256 {sha256_of(again)}, published was {record.sums[again.name]}"
+    return first_difference(published, again)
+
+
+def first_difference(one: Path, other: Path) -> str:
+    """Return where two .debs differ first: the file in them, and the byte in that."""
+    with one.open("rb") as first, other.open("rb") as second:
+        parts, others = (ArFile(fileobj=stream) for stream in (first, second))
+        if parts.getnames() != others.getnames():
+            return f"parts {parts.getnames()}, rebuilt {others.getnames()}"
+        for name in parts.getnames():
+            data, again = parts.getmember(name).read(), others.getmember(name).read()
+            if data == again:
+                continue
+            if ".tar" not in name:
+                return f"{name}: byte {_byte(data, again)}"
+            return _in_tar(name, data, again)
+    return "differs between its parts"
+
+
+def _in_tar(name: str, data: bytes, again: bytes) -> str:
+    with tarfile.open(fileobj=io.BytesIO(data)) as one, tarfile.open(fileobj=io.BytesIO(again)) as other:
+        members, others = one.getmembers(), other.getmembers()
+        for first, second in zip(members, others, strict=False):
+            if first.name != second.name:
+                return f"{name}: {first.name}, rebuilt {second.name}"
+            if first.get_info() != second.get_info():
+                return f"{name}: {first.name}: another size, time, mode or owner"
+            if first.isfile():
+                contents = [_read(tar, member) for tar, member in ((one, first), (other, second))]
+                if contents[0] != contents[1]:
+                    return f"{name}: {first.name}: byte {_byte(*contents)}"
+        if len(members) != len(others):
+            return f"{name}: {len(members)} files, rebuilt {len(others)}"
+    return f"{name}: packed differently, with the same files"
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    return stream.read() if stream is not None else b""
+
+
+def _byte(one: bytes, other: bytes) -> int:
+    """Return the offset of the first byte that differs."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, pair in pairs if pair[0] != pair[1]), min(len(one), len(other)))
+
+
+def _installed(text: str) -> Iterator[str]:
+    for word in text.replace("\n", " ").split(","):
+        name, _, version = word.strip().partition(" (= ")
+        if version:
+            yield f"{name.partition(':')[0]}={version.removesuffix(')')}"
+
+
+def _assignments(text: str) -> Iterator[tuple[str, str]]:
+    for word in shlex.split(text):
+        name, _, value = word.partition("=")
+        if name.isidentifier():
+            yield name, value

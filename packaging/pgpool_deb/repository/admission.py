@@ -1,0 +1,132 @@
+"""Which packages may be published: whole, ours, of their release, not older than what is there, and proved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from debian.deb822 import Changes
+from debian.debian_support import Version
+
+from pgpool_deb.download import sha256_of
+from pgpool_deb.errors import UsageError
+from pgpool_deb.releases import Release
+
+from .stanzas import PoolFile
+
+SOURCES = ("pgpool2", "pgpool2-cluster")
+STAGES = ("build", "quality", "debian", "install", "cluster", "dist-upgrade")
+"""Those of a matrix that all have to be tried."""
+_AGAIN = "./invoke build-deb builds it anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What one .changes names, itself included; `files` by their paths in `folder`."""
+
+    folder: Path
+    source: str
+    version: str
+    files: tuple[PoolFile, ...]
+
+    @property
+    def buildinfo(self) -> PoolFile:
+        """The record of how it was built."""
+        return next(file for file in self.files if file.path.endswith(".buildinfo"))
+
+    @property
+    def title(self) -> str:
+        """The name and version, as messages have it."""
+        return f"{self.source} {self.version}"
+
+
+def uploads(folder: Path, release: Release) -> tuple[Upload, ...]:
+    """Return what the .changes files of dist/<release>/ name; raises UsageError for what is foreign or not whole."""
+    found = sorted(folder.glob("*.changes"))
+    if not found:
+        raise UsageError(f"{folder} holds no packages", hint=f"./invoke build-deb --release {release.name} builds them")
+    return tuple(_upload(path, release) for path in found)
+
+
+def _upload(path: Path, release: Release) -> Upload:
+    try:
+        changes = Changes(path.read_text(encoding="utf-8"))
+        source, version = str(changes["Source"]), str(changes["Version"])
+        rows = [(row["name"], row["sha256"], int(row["size"])) for row in changes["Checksums-Sha256"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} cannot be read as a .changes: {error}", hint=_AGAIN) from error
+    if source not in SOURCES:
+        raise UsageError(f"{path}: {source} is not of this project", hint=f"only {', '.join(SOURCES)} are published")
+    if f"+deb{release.number}+" not in f"{version}+":
+        raise UsageError(
+            f"{path}: {version} is not for {release.name}", hint=f"its versions end in +deb{release.number}+N"
+        )
+    files = []
+    for name, sha256, size in rows:
+        if "/" in name or name.startswith("."):
+            raise UsageError(f"{path} names {name!r}, which is no file beside it", hint=_AGAIN)
+        there = path.with_name(name)
+        if there.is_symlink() or not there.is_file() or there.stat().st_size != size:
+            raise UsageError(f"{there} is missing or not whole", hint=_AGAIN)
+        files.append(PoolFile(f"{pool_folder(source)}/{name}", sha256, size))
+    if not any(name.endswith(".buildinfo") for name, _, _ in rows):
+        raise UsageError(f"{path} names no .buildinfo: nobody could build it again", hint=_AGAIN)
+    own = PoolFile(f"{pool_folder(source)}/{path.name}", sha256_of(path), path.stat().st_size)
+    return Upload(path.parent, source, version, (*files, own))
+
+
+def pool_folder(source: str) -> str:
+    """Return the folder of a source package's files, as Debian's pool has it."""
+    letter = source[:4] if source.startswith("lib") else source[:1]
+    return f"pool/main/{letter}/{source}"
+
+
+def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str) -> None:
+    """Raise UsageError where a .deb is older than the newest of its name in the suite; its file's name has both."""
+    for file in new:
+        if not file.path.endswith(".deb"):
+            continue
+        package, version = Path(file.path).name.split("_")[:2]
+        before = newest.get(package)
+        if before is not None and Version(version) < Version(before):
+            raise UsageError(
+                f"{package} {version} is older than {before}, which {suite} has",
+                hint="clients would not take it; every published version stays installable by its number",
+            )
+
+
+def refuse_damaged(path: Path, file: PoolFile) -> None:
+    """Raise UsageError where a file is not what its .changes says."""
+    if sha256_of(path) != file.sha256:
+        raise UsageError(f"{path} is damaged: its SHA-256 is another than its .changes says", hint=_AGAIN)
+
+
+def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[str]:
+    """Return which of the packages the last matrix has not proved, each with the reason.
+
+    The proof is of the very bytes: the report names the .debs that were tried, and every stage has passed or had
+    nothing to try.
+    """
+    try:
+        told = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [f"{one.title}: there is no report of a matrix" for one in uploads]
+    cells = [cell for cell in told.get("cells", []) if cell.get("release") == release.name]
+    if not cells:
+        return [f"{one.title}: the last matrix did not try {release.name}" for one in uploads]
+    bad = [stage["stage"] for cell in cells for stage in cell["stages"] if stage["state"] in ("failed", "broken")]
+    if bad:
+        return [f"{one.title}: {', '.join(bad)} failed" for one in uploads]
+    lacking = [
+        stage for stage in STAGES if any(stage not in {one["stage"] for one in cell["stages"]} for cell in cells)
+    ]
+    if lacking:
+        return [f"{one.title}: the last matrix left out {', '.join(lacking)}" for one in uploads]
+    tried = {sha256 for cell in cells for sha256 in cell.get("files", {}).values()}
+    return [
+        f"{one.title}: the last matrix tried other packages"
+        for one in uploads
+        if not all(file.sha256 in tried for file in one.files if file.path.endswith(".deb"))
+    ]

@@ -1,0 +1,68 @@
+"""Stanzas of new packages, by apt-ftparchive(1), and indexes as they are compressed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgpool_deb.errors import MachineError
+
+from .stanzas import PoolFile, Stanza, parsed
+
+_OPTIONS = [
+    word
+    for name in ("MD5", "SHA1", "SHA512")
+    for word in ("-o", f"APT::FTPArchive::{name}=false")
+]  # fmt: skip
+
+
+def stanzas(repository: Path, files: Iterable[PoolFile]) -> tuple[tuple[Stanza, ...], tuple[Stanza, ...]]:
+    """Return the stanzas of the .debs and of the .dscs among files of the pool.
+
+    Raises MachineError where apt-ftparchive fails.
+    """
+    with _pool_of(repository, files) as place:
+        return parsed(_run(place, [*_OPTIONS, "packages", "pool"])), parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
+
+
+def contents(repository: Path, files: Iterable[PoolFile]) -> str:
+    """Return the lines of Contents of the .debs among files of the pool; raises MachineError as `stanzas` does."""
+    with _pool_of(repository, files) as place:
+        return _run(place, ["contents", "pool"])
+
+
+@contextmanager
+def _pool_of(repository: Path, files: Iterable[PoolFile]) -> Iterator[str]:
+    """Yield a folder whose pool/ has these files alone."""
+    with tempfile.TemporaryDirectory(prefix=".partial-index-", dir=repository) as place:
+        for file in files:
+            target = Path(place, file.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(repository / file.path, target)
+        yield place
+
+
+def compressed(text: str) -> bytes:
+    """Return the text as GNU gzip packs it: its bytes are the same on every release of Debian."""
+    answer = subprocess.run(["gzip", "-6n"], input=text.encode(), capture_output=True, check=True)
+    return answer.stdout
+
+
+def _run(place: str, words: Sequence[str]) -> str:
+    command = ["apt-ftparchive", "-q", *words]
+    # without the machine's configuration of apt, and in one language
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "APT_CONFIG": "/dev/null"}
+    try:
+        answer = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise MachineError("apt-ftparchive is missing", hint="apt-get install apt-utils") from error
+    if answer.returncode != 0:
+        said = answer.stderr.strip().splitlines()
+        raise MachineError(
+            f"apt-ftparchive failed: {said[-1] if said else answer.returncode}", hint="is a .deb damaged?"
+        )
+    return answer.stdout

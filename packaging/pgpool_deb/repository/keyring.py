@@ -1,0 +1,111 @@
+"""What a client needs to trust a repository: the key, and where it is, as files and as a package of each suite."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pgpool_deb.debianize import MAINTAINER
+from pgpool_deb.download import sha256_of
+
+from . import indexer
+from .signing import Key
+from .stanzas import PoolFile, merged_contents
+from .suites import Suite
+from .tree import Repository
+
+NAME = "pgpool-deb-archive-keyring"
+SOURCES = "/etc/apt/sources.list.d/pgpool-deb.sources"
+CONTROL = """Package: {name}
+Version: {version}
+Architecture: all
+Maintainer: {maintainer}
+Section: misc
+Priority: optional
+Multi-Arch: foreign
+Description: key and apt source of the packages of pgpool-II
+ Holds the key that the repository of pgpool-II is signed with, and the file in
+ /etc/apt/sources.list.d that names the repository. With it, apt upgrades take
+ over a new key before the old one ends.
+"""
+
+
+def sources(url: str, suite: str) -> str:
+    """Return the .sources of a suite, for /etc/apt/sources.list.d."""
+    return (
+        f"Types: deb deb-src\nURIs: {url}\nSuites: {suite}\nComponents: main\n"
+        f"Signed-By: /usr/share/keyrings/{NAME}.gpg\n"
+    )
+
+
+def lines(url: str, suite: str, key: bytes) -> list[str]:
+    """Return what an administrator pastes to have apt trust and read a suite, and to install a cluster from it.
+
+    apt-helper is in apt itself: a server that knows nothing has neither curl nor wget. It fetches as root, as apt's own
+    user cannot write to where the files go, and would say so.
+    """
+    fetch = f"/usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file {url}/keyring"
+    return [
+        f"{fetch}/{NAME}.gpg /usr/share/keyrings/{NAME}.gpg SHA256:{hashlib.sha256(key).hexdigest()}",
+        f"{fetch}/{suite}.sources {SOURCES}",
+        f"apt-get update && apt-get install {NAME} pgpool2-cluster",
+    ]
+
+
+def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: int) -> None:
+    """Have a suite offer its keyring package, a new version where the key or the place changed.
+
+    `number` is the release's: versions rise with it, and those of a testing suite are below the stable one's.
+    """
+    text = sources(repository.url, suite.name)
+    held = hashlib.sha256(key.public() + text.encode()).hexdigest()
+    if held == suite.keyring:
+        return
+    testing = "" if suite.name == suite.release else "~testing"
+    version = f"{datetime.fromtimestamp(moment, UTC):%Y.%m.%d.%H%M%S}+deb{number}{testing}"
+    with tempfile.TemporaryDirectory() as place:
+        path = _package(Path(place), version, text, key.public(), moment)
+        file = PoolFile(f"pool/main/p/{NAME}/{path.name}", sha256_of(path), path.stat().st_size)
+        repository.admit([(path, file)])
+    packages, _ = indexer.stanzas(repository.path, [file])
+    suite.grow(packages, ())
+    for architecture in suite.architectures:
+        lines = indexer.contents(repository.path, [file])
+        suite.contents[architecture] = merged_contents(suite.contents.get(architecture, ""), lines)
+    suite.keyring = held
+
+
+def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> Path:
+    """Make the package; its bytes depend on nothing else."""
+    tree = place / "tree"
+    files = {
+        "DEBIAN/control": CONTROL.format(name=NAME, version=version, maintainer=MAINTAINER).encode(),
+        "DEBIAN/conffiles": f"{SOURCES}\n".encode(),
+        f"usr/share/keyrings/{NAME}.gpg": key,
+        SOURCES.removeprefix("/"): text.encode(),
+    }
+    for path, data in files.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes(data)
+        (tree / path).chmod(0o644)
+    for folder in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    made = place / f"{NAME}_{version}_all.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "SOURCE_DATE_EPOCH": str(moment)})
+    return made
+
+
+def lay_down(state: Path, url: str, key: Key, suites: Collection[str]) -> None:
+    """Write keyring/ of a state: the public key, the .sources of each suite, and their names."""
+    folder = state / "keyring"
+    folder.mkdir()
+    (folder / f"{NAME}.gpg").write_bytes(key.public())
+    (folder / "suites").write_text("".join(f"{suite}\n" for suite in suites), encoding="utf-8")
+    for suite in suites:
+        (folder / f"{suite}.sources").write_text(sources(url, suite), encoding="utf-8")

@@ -1,0 +1,52 @@
+"""index.html of a repository: its suites, what is in them, how to add them, and the key. It has no script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from pgpool_deb.pins import Advisory
+
+from . import keyring, stanzas
+from .signing import Key
+from .suites import Row, Summary
+from .tree import named
+
+TEMPLATE = Path(__file__).with_name("index.html.j2")
+
+
+def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequence[Advisory]) -> str:
+    """Return the page; `known` are the advisories that sources.toml has."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        url=url,
+        date=datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        state=named(moment),
+        keyring=keyring.NAME,
+        fingerprints=[" ".join(re.findall(".{4}", one)) for one in key.fingerprints],
+        suites=[
+            {
+                "name": suite.name,
+                "release": suite.release,
+                "description": stanzas.described(suite.release, suite.name, suite.unproved),
+                "lines": keyring.lines(url, suite.name, key.public()),
+                "sources": [_row(one, known) for one in reversed(suite.rows)],
+            }
+            for suite in suites
+        ],
+    )
+
+
+def _row(row: Row, known: Sequence[Advisory]) -> dict[str, str]:
+    upstream = row.version.partition("-")[0]
+    open_in = [cve for one in known if one.concerns(upstream) for cve in one.cves] if row.source == "pgpool2" else []
+    return {
+        "name": row.source,
+        "version": row.version,
+        "majors": ", ".join(map(str, row.majors)),
+        "advisories": ", ".join(open_in),
+    }

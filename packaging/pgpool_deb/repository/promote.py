@@ -1,0 +1,64 @@
+"""`./invoke promote`: what a release's testing suite has goes into its stable one, byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgpool_deb import machine
+from pgpool_deb.errors import ExitStatus, UsageError
+from pgpool_deb.project import Project
+
+from . import admission, keyring, signing, stanzas, states, suites
+from .states import Report
+from .tree import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of `./invoke promote`, parsed; no releases mean all that have a testing suite."""
+
+    place: Path
+    releases: tuple[str, ...] = ()
+    key: str | None = None
+    install: bool = True
+
+
+def run(project: Project, request: Request, report: Report) -> ExitStatus:
+    """Promote; raises UsageError where a suite is missing, or holds what was not proved."""
+    machine.require(machine.REPOSITORIES, install=request.install, report=report)
+    repository = Repository.open(request.place)
+    with (
+        repository.locked(report),
+        signing.key(request.key, moment := states.moment_after(repository.state), report) as key,
+    ):
+        states.warn(key, moment, report)
+        before = repository.state
+        tested = {name: release for name, release in suites.named(before).items() if name != release}
+        chosen = request.releases or tuple(tested.values())
+        absent = [release for release in chosen if release not in tested.values()]
+        if absent or not chosen:
+            what = f"{absent[0]} has no testing suite" if absent else "no release has a testing suite"
+            raise UsageError(f"{repository.path}: {what}", hint="./invoke publish --suite testing fills one")
+        changed = []
+        for name, release in tested.items():
+            if release not in chosen:
+                continue
+            testing = suites.verified(before, name, release, key)
+            if testing.unproved:
+                hint = "./invoke matrix proves it, and publish then says so"
+                raise UsageError(f"{name}: {testing.unproved[0]} was not proved", hint=hint)
+            stable = suites.verified(before, release, release, key)
+            known = {one.place for one in stable.packages}
+            # a suite's keyring package names that suite
+            new = [one for one in testing.packages if one.place not in known and one.package != keyring.NAME]
+            admission.refuse_older((file for one in new for file in one.files), stable.newest, release)
+            sources = {one.place for one in stable.sources}
+            stable.grow(new, [one for one in testing.sources if one.place not in sources])
+            for architecture, lines in testing.contents.items():
+                stable.contents[architecture] = stanzas.merged_contents(stable.contents.get(architecture, ""), lines)
+            changed.append(stable)
+            for one in new:
+                report(f"{release}: {one.package} {one.version}")
+        states.write(project, repository, changed, key, moment)
+    return ExitStatus.GOOD

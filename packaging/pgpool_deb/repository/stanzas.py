@@ -1,0 +1,135 @@
+"""The texts of a suite's indexes, as apt reads them: Packages, Sources, Contents and Release. Pure.
+
+An index is merged rather than made anew: what a publish costs grows with what is new. Stanzas are sorted by the path
+of their file, and the lines of Contents by theirs, so an index depends on what is in it and not on the order of
+publishing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_TIME = "%a, %d %b %Y %H:%M:%S UTC"
+_ASKED = re.compile(r"^(Package|Version|Architecture|Filename|Directory): (.*)$", re.MULTILINE)
+_OF_FILE = re.compile(r"^(Filename|SHA256|Size): (.*)$", re.MULTILINE)
+_DSC = re.compile(r"^ .* (\S+\.dsc)$", re.MULTILINE)
+_CHECKSUM = re.compile(r"^ ([0-9a-f]{64}) +(\d+) +(\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFile:
+    """A file that an index names: its path below the repository, SHA-256 and size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stanza:
+    """A paragraph of Packages or Sources, without the empty line behind it, and what is often asked of it.
+
+    `place` is what it is sorted by and known by: the path of its .deb or .dsc.
+    """
+
+    text: str
+    package: str
+    version: str
+    architecture: str
+    place: str
+
+    @classmethod
+    def parse(cls, text: str) -> Stanza:
+        """Return the stanza of this text."""
+        found = dict(_ASKED.findall(text))
+        place = found.get("Filename") or f"{found.get('Directory', '')}/{_DSC.search(text)[1]}"  # type: ignore[index]
+        return cls(text, found["Package"], found["Version"], found.get("Architecture", ""), place)
+
+    @property
+    def files(self) -> tuple[PoolFile, ...]:
+        """The files that it names: the .deb, or all files of a source package."""
+        found = dict(_OF_FILE.findall(self.text))
+        if "Filename" in found:
+            return (PoolFile(found["Filename"], found["SHA256"], int(found["Size"])),)
+        sums = self.text.partition("\nChecksums-Sha256:")[2]
+        listed = re.split(r"\n(?! )", sums, maxsplit=1)[0] + "\n"
+        folder = self.place.rpartition("/")[0]
+        return tuple(
+            PoolFile(f"{folder}/{name}", sha256, int(size)) for sha256, size, name in _CHECKSUM.findall(listed)
+        )
+
+
+def parsed(index: str) -> tuple[Stanza, ...]:
+    """Return the stanzas of an index."""
+    return tuple(Stanza.parse(text) for text in index.strip("\n").split("\n\n") if text)
+
+
+def merged(*indexes: Iterable[Stanza]) -> tuple[Stanza, ...]:
+    """Return all stanzas in their order, each once; of two of the same place the later counts."""
+    found = {stanza.place: stanza for index in indexes for stanza in index}
+    return tuple(found[place] for place in sorted(found))
+
+
+def written(stanzas: Iterable[Stanza]) -> str:
+    """Return the text of an index."""
+    return "".join(f"{stanza.text}\n\n" for stanza in stanzas)
+
+
+def merged_contents(*texts: str) -> str:
+    """Return a Contents index with the paths of all; each line names its packages in their order, each once."""
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        for line in text.splitlines():
+            path, _, packages = line.rpartition(" ") if " " in line else line.rpartition("\t")
+            found.setdefault(path.strip(), set()).update(packages.strip().split(","))
+    return "".join(f"{path} {','.join(sorted(found[path]))}\n" for path in sorted(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What Release says of a suite beside its indexes; times in seconds since 1970."""
+
+    suite: str
+    description: str
+    architectures: tuple[str, ...]
+    date: int
+    valid_until: int
+    origin: str = "pgpool-deb"
+
+    def text(self, indexes: Mapping[str, bytes]) -> str:
+        """Return the text of Release; `indexes` by their paths below the suite's folder."""
+        lines = [
+            f"Origin: {self.origin}", f"Label: {self.origin}", f"Suite: {self.suite}", f"Codename: {self.suite}",
+            f"Date: {_rfc(self.date)}", f"Valid-Until: {_rfc(self.valid_until)}", "Acquire-By-Hash: yes",
+            f"Architectures: {' '.join(self.architectures)}", "Components: main", f"Description: {self.description}",
+            "SHA256:",
+        ]  # fmt: skip
+        sums = [f" {hashlib.sha256(data).hexdigest()} {len(data)} {path}" for path, data in sorted(indexes.items())]
+        return "\n".join([*lines, *sums]) + "\n"
+
+
+def described(release: str, suite: str, unproved: Sequence[str]) -> str:
+    """Return the description of a suite, which names what was published without a proof."""
+    title = "tested" if suite == release else "to be tested"
+    said = f"; not proved: {', '.join(unproved)}" if unproved else ""
+    return f"pgpool-II for Debian {release}, {title}{said}"
+
+
+def listed(release: str) -> dict[str, PoolFile]:
+    """Return the indexes that a Release text names, by their paths below the suite's folder."""
+    sums = release.partition("\nSHA256:")[2]
+    return {path: PoolFile(path, sha256, int(size)) for sha256, size, path in _CHECKSUM.findall(sums)}
+
+
+def valid_until(release: str) -> int:
+    """Return until when apt takes a Release text for current, in seconds since 1970; 0 where it does not say."""
+    found = re.search(r"^Valid-Until: (.*)$", release, re.MULTILINE)
+    return int(datetime.strptime(found[1], _TIME).replace(tzinfo=UTC).timestamp()) if found else 0
+
+
+def _rfc(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime(_TIME)

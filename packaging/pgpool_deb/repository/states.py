@@ -1,0 +1,70 @@
+"""Writing a new state of a repository: its time, the suites that changed, and those that stay as they were."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pgpool_deb.errors import UsageError
+from pgpool_deb.pins import Pins
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable
+
+from . import keyring, page, suites
+from .signing import Key
+from .suites import Suite
+from .tree import Repository, moment_of
+
+_WARNED_DAYS = 60
+_SAME_SECOND = 60
+"""Publishes in one second get the seconds after it; a clock that is further behind is wrong."""
+Report = Callable[[str], None]
+
+
+def write(project: Project, repository: Repository, changed: Sequence[Suite], key: Key, moment: int) -> None:
+    """Have clients see these suites as they are now, and all others as before; those that end soon are signed anew."""
+    before = repository.state
+    table = ReleaseTable.load(project.releases)
+    for suite in changed:
+        keyring.offer(repository, suite, table.named(suite.release).number, key, moment)
+    with repository.writing(moment) as state:
+        for suite in changed:
+            suites.write(state, suite, key, moment)
+        for name, release in suites.named(before).items():
+            if before is None or name in {suite.name for suite in changed}:
+                continue
+            if suites.days_left(before, name, moment) < suites.RENEWED_DAYS:
+                suites.write(state, suites.verified(before, name, release, key), key, moment)
+            else:
+                suites.keep(before, state, name)
+        suites.link_by_hash(repository, state, moment)
+        told = suites.summaries(state)
+        keyring.lay_down(state, repository.url, key, [one.name for one in told])
+        text = page.html(repository.url, told, key, moment, Pins.load(project.sources).known)
+        (state / "index.html").write_text(text, encoding="utf-8")
+
+
+def moment_after(before: Path | None) -> int:
+    """Return the time of a new state: $SOURCE_DATE_EPOCH, else now; raises UsageError for a wrong clock."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is not None and not given.isdecimal():
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", hint="it takes seconds since 1970")
+    moment = int(given) if given is not None else int(time.time())
+    if before is None or moment > moment_of(before):
+        return moment
+    if given is None and moment_of(before) - moment < _SAME_SECOND:
+        return moment_of(before) + 1
+    raise UsageError(
+        f"the time {moment} is not later than that of the state that clients have, {before.name}",
+        hint="set the clock (or SOURCE_DATE_EPOCH): apt refuses a state that is older than the one it has",
+    )
+
+
+def warn(key: Key, moment: int, report: Report) -> None:
+    """Say so where the key ends within 60 days."""
+    left = key.days_left(moment)
+    if left is not None and left < _WARNED_DAYS:
+        report(f"warning: the key {key.fingerprints[0]} signs for {left} days yet")
+        report("hint: docs/how-to/publish-a-repository.md: a new subkey")

@@ -1,0 +1,267 @@
+"""Suites of a state: reading them from the state before, and writing their indexes and signatures beside it."""
+
+from __future__ import annotations
+
+import bisect
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from debian.debian_support import Version
+
+from pgpool_deb.errors import UsageError
+
+from . import signing, stanzas
+from .indexer import compressed
+from .signing import Key
+from .stanzas import PoolFile, Stanza
+from .tree import Repository, moment_of
+
+VALID_DAYS = 30
+"""For how long apt takes a state for current."""
+RENEWED_DAYS = 20
+"""With fewer days left, a suite is signed anew by any publish."""
+BY_HASH_SECONDS = 24 * 3600
+BY_HASH_STATES = 3
+"""How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
+_DAY = 24 * 3600
+_SUMMARY = "suite.json"
+_SERVER_MODULE = re.compile(r"postgresql-(\d+)-pgpool2")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A version of a source package in a suite, and the PostgreSQL majors that it has modules for."""
+
+    source: str
+    version: str
+    majors: tuple[int, ...]
+
+    @property
+    def order(self) -> tuple[str, Version]:
+        """What rows are sorted by."""
+        return self.source, Version(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is told of a suite; kept beside its indexes, which need not be read for it. `rows` are in their order."""
+
+    name: str
+    release: str
+    unproved: tuple[str, ...]
+    rows: tuple[Row, ...]
+    newest: dict[str, str]
+    keyring: str
+
+
+@dataclass(slots=True)
+class Suite:
+    """What a suite holds; `contents` by architecture, `unproved` titles of packages that no matrix has proved."""
+
+    name: str
+    release: str
+    packages: tuple[Stanza, ...] = ()
+    sources: tuple[Stanza, ...] = ()
+    contents: dict[str, str] = field(default_factory=dict)
+    unproved: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    newest: dict[str, str] = field(default_factory=dict)
+    """The newest version of each package, by its name."""
+    keyring: str = ""
+    """What the newest keyring package in it holds, as a hash."""
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architectures that it has packages of, besides `all`."""
+        found = {stanza.architecture for stanza in self.packages} - {"all"}
+        return tuple(sorted(found)) or ("amd64",)
+
+    @property
+    def files(self) -> tuple[PoolFile, ...]:
+        """All files that its indexes name."""
+        return tuple(file for stanza in (*self.packages, *self.sources) for file in stanza.files)
+
+    def grow(self, packages: Iterable[Stanza], sources: Iterable[Stanza]) -> None:
+        """Add packages that the suite has not; what that costs depends on their number alone, but for the merging."""
+        packages, sources = tuple(packages), tuple(sources)
+        self.packages = stanzas.merged(self.packages, packages)
+        self.sources = stanzas.merged(self.sources, sources)
+        rows = list(self.rows)
+        for source in sources:
+            modules = (_SERVER_MODULE.fullmatch(one.package) for one in packages if one.version == source.version)
+            majors = tuple(sorted(int(module[1]) for module in modules if module))
+            bisect.insort(rows, Row(source.package, source.version, majors), key=lambda row: row.order)
+        self.rows = tuple(rows)
+        for one in packages:
+            before = self.newest.get(one.package)
+            if before is None or Version(before) < Version(one.version):
+                self.newest[one.package] = one.version
+
+    def indexes(self) -> dict[str, str]:
+        """Return the texts of its indexes by their paths, uncompressed ones."""
+        found = {"main/source/Sources": stanzas.written(self.sources)}
+        for architecture in self.architectures:
+            own = (one for one in self.packages if one.architecture in (architecture, "all"))
+            found[f"main/binary-{architecture}/Packages"] = stanzas.written(own)
+            found[f"main/Contents-{architecture}"] = self.contents.get(architecture, "")
+        return found
+
+
+def named(state: Path | None) -> dict[str, str]:
+    """Return the suites of a state by their names, each with its release."""
+    return {one.name: one.release for one in summaries(state)}
+
+
+def summaries(state: Path | None) -> tuple[Summary, ...]:
+    """Return what is told of the suites of a state; raises UsageError where one cannot be read."""
+    if state is None:
+        return ()
+    return tuple(_summary(path.parent) for path in sorted(state.glob(f"dists/*/{_SUMMARY}")))
+
+
+def files_named(state: Path) -> set[str]:
+    """Return the paths of all files that the suites of a state name; raises UsageError where one is damaged."""
+    return {file.path for name, release in named(state).items() for file in read(state, name, release).files}
+
+
+def verified(state: Path | None, name: str, release: str, key: Key) -> Suite:
+    """Return a suite as a state has it, an empty one where it has none.
+
+    Raises UsageError where it is damaged, or its InRelease is not signed by the key.
+    """
+    if state is not None and (state / "dists" / name).is_dir():
+        _verify(state, name, key)
+    return read(state, name, release)
+
+
+def days_left(state: Path, name: str, moment: int) -> int:
+    """Return for how many whole days apt takes a suite for current yet."""
+    found = stanzas.valid_until((state / "dists" / name / "Release").read_text(encoding="utf-8"))
+    return (found - moment) // _DAY
+
+
+def read(state: Path | None, name: str, release: str) -> Suite:
+    """Return a suite as a state has it, an empty one where it has none; raises UsageError where it is damaged."""
+    suite = Suite(name, release)
+    folder = state / "dists" / name if state is not None else None
+    if folder is None or not folder.is_dir():
+        return suite
+    listed = _listed(folder)
+    texts = {
+        path.removesuffix(".gz"): _index(folder, path, file) for path, file in listed.items() if path.endswith(".gz")
+    }
+    for path, text in texts.items():
+        if path.endswith("/Packages"):
+            suite.packages = stanzas.merged(suite.packages, stanzas.parsed(text))
+        elif path.endswith("/Sources"):
+            suite.sources = stanzas.parsed(text)
+        else:
+            suite.contents[path.partition("Contents-")[2]] = text
+    summary = _summary(folder)
+    suite.unproved, suite.rows, suite.newest = summary.unproved, summary.rows, summary.newest
+    suite.keyring = summary.keyring
+    return suite
+
+
+def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
+    """Write a suite's indexes, Release, InRelease and Release.gpg below a new state."""
+    folder = state / "dists" / suite.name
+    named: dict[str, bytes] = {}
+    for path, text in suite.indexes().items():
+        named[path] = text.encode()
+        named[f"{path}.gz"] = compressed(text)
+        _write(folder / f"{path}.gz", named[f"{path}.gz"])
+    rows = [[row.source, row.version, list(row.majors)] for row in suite.rows]
+    newest = dict(sorted(suite.newest.items()))
+    summary = {
+        "release": suite.release,
+        "unproved": list(suite.unproved),
+        "rows": rows,
+        "newest": newest,
+        "keyring": suite.keyring,
+    }
+    _write(folder / _SUMMARY, (json.dumps(summary) + "\n").encode())
+    _sign(folder, suite, named, key, moment)
+
+
+def _sign(folder: Path, suite: Suite, named: Mapping[str, bytes], key: Key, moment: int) -> None:
+    description = stanzas.described(suite.release, suite.name, suite.unproved)
+    valid_until = moment + VALID_DAYS * _DAY
+    text = stanzas.Release(suite.name, description, suite.architectures, moment, valid_until).text(named)
+    _write(folder / "Release", text.encode())
+    _write(folder / "Release.gpg", key.signature(text, moment).encode())
+    _write(folder / "InRelease", key.clearsigned(text, moment).encode())
+
+
+def keep(before: Path, state: Path, name: str) -> None:
+    """Have a suite in a new state as it was in the state before, by hard links."""
+    for path in (before / "dists" / name).rglob("*"):
+        if path.is_file() and "by-hash" not in path.parts:
+            target = state / path.relative_to(before)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+
+
+def link_by_hash(repository: Repository, state: Path, moment: int) -> None:
+    """Give a new state its by-hash folders: its own indexes, and those that clients may still ask for."""
+    for folder in (state / "dists").iterdir():
+        _link(folder, folder)
+    states = repository.states
+    young = [one for one in states if moment - moment_of(one) < BY_HASH_SECONDS]
+    for before in {*young, *states[-BY_HASH_STATES + 1 :]}:
+        for folder in (before / "dists").iterdir():
+            _link(folder, state / "dists" / folder.name)
+
+
+def _link(origin: Path, target: Path) -> None:
+    for path, file in _listed(origin).items():
+        if path.endswith(".gz"):
+            place = target / Path(path).parent / "by-hash" / "SHA256" / file.sha256
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                os.link(origin / path, place)
+
+
+def _verify(state: Path, name: str, key: Key) -> None:
+    """Raise UsageError where a suite's InRelease is not signed by this key, or Release says something else."""
+    path = state / "dists" / name / "InRelease"
+    text = signing.verified(path.read_bytes(), key.public()) if path.is_file() else None
+    if text is None or text != path.with_name("Release").read_text(encoding="utf-8"):
+        hint = "it was signed with another key, or changed since: --key names that key, snapshot/ has the states before"
+        raise UsageError(f"{path} is not signed by this key", hint=hint)
+
+
+def _listed(folder: Path) -> dict[str, PoolFile]:
+    return stanzas.listed((folder / "Release").read_text(encoding="utf-8"))
+
+
+def _summary(folder: Path) -> Summary:
+    path = folder / _SUMMARY
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(Row(str(name), str(version), tuple(map(int, majors))) for name, version, majors in found["rows"])
+        newest = {str(name): str(version) for name, version in found["newest"].items()}
+        unproved = tuple(map(str, found["unproved"]))
+        return Summary(folder.name, str(found["release"]), unproved, rows, newest, str(found["keyring"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged", hint="the state before, below snapshot/, has its like") from error
+
+
+def _index(folder: Path, path: str, file: PoolFile) -> str:
+    data = (folder / path).read_bytes() if (folder / path).is_file() else b""
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise UsageError(
+            f"{folder / path} is damaged", hint="its like lies below by-hash/ and snapshot/: copy that there"
+        )
+    return gzip.decompress(data).decode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

@@ -1,0 +1,124 @@
+"""apt on a clean root and a repository of ours: what it trusts, installs, and refuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.built import Built
+from tests.chroot import Chroot
+
+from pgpool_deb.project import Project
+from pgpool_deb.repository import keyring, publish
+from pgpool_deb.repository.tree import Repository
+from pgpool_deb.roots import Root
+
+PLACE = "/srv/repository"
+URL = f"file://{PLACE}"
+OFFLINE = "find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec mv {} {}.off ';'"
+"""The archive's lists stay, and its packages are below /var/cache/apt."""
+UPDATE = "apt-get update -o APT::Get::List-Cleanup=0"
+
+
+@pytest.fixture(scope="module")
+def repository(project: Project, packages: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """A repository of the packages, published to testing two hours ago and to stable now."""
+    place = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(place / "data"))
+        for suite, age in (("testing", 7200), ("stable", 60)):
+            patch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - age))
+            request = publish.Request(
+                place / "repository", suite, (packages.release.name,), url=URL, unproved=True, install=True
+            )
+            publish.run(project, request, print)
+        yield Repository.open(place / "repository")
+
+
+@pytest.fixture
+def system(server: Root, on: Callable[[Root], Chroot], repository: Repository, tmp_path: Path) -> Chroot:
+    """A system that sees a copy of the repository, and has its source from the lines to paste."""
+    copy = tmp_path / "repository"
+    shutil.copytree(repository.path, copy, symlinks=True)
+    chroot = on(server)
+    chroot.binds = (*chroot.binds, (copy, PLACE))
+    return chroot
+
+
+def pasted(chroot: Chroot, repository: Repository, suite: str) -> str:
+    """Paste the first two of the three lines, and return what apt-get update says of all sources."""
+    key = (repository.path / "keyring" / f"{keyring.NAME}.gpg").read_bytes()
+    *setup, _ = keyring.lines(URL, suite, key)
+    script = "\n".join([OFFLINE, *setup, f"{UPDATE} --audit 2>&1 || {UPDATE} 2>&1"])
+    return chroot.run(script)
+
+
+def test_apt_takes_it_and_has_nothing_to_say(system: Chroot, repository: Repository, packages: Built) -> None:
+    said = pasted(system, repository, packages.release.name)
+    assert [
+        line for line in said.splitlines() if line.startswith(("W:", "E:", "N:", "Warning", "Notice", "Audit", "Error"))
+    ] == []
+    policy = system.run("apt-cache policy pgpool2")
+    assert f"Candidate: {packages.debian_version}" in policy
+    answer = system.attempt(f"apt-get install -y -q pgpool2 {keyring.NAME} </dev/null")
+    assert (answer.status, answer.questions) == (0, []), answer.output
+    assert system.run("dpkg-query -W -f '${Version}' pgpool2") == packages.debian_version
+
+
+def test_a_state_of_the_past_is_a_repository_too(system: Chroot, repository: Repository, packages: Built) -> None:
+    first, _ = repository.states
+    pasted(system, repository, packages.release.name)
+    there, suite = f"{URL}/snapshot/{first.name}", f"{packages.release.name}-testing"
+    change = f"s,^URIs: .*,URIs: {there},; s,^Suites: .*,Suites: {suite},"
+    system.run(f"sed -i '{change}' /etc/apt/sources.list.d/pgpool-deb.sources; {UPDATE}")
+    system.run(f"apt-get install -y -q pgpool2={packages.debian_version}")
+
+
+def flipped(path: Path) -> None:
+    """Change one byte in the middle of a file, which is no hard link any more."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("InRelease", "BADSIG|manipulated|is not signed"),
+        ("main/binary-*/**/*", "Hash Sum mismatch"),
+    ],
+)
+def test_a_changed_index_is_refused_with_the_reason(
+    system: Chroot, repository: Repository, packages: Built, what: str, reason: str
+) -> None:
+    suite = packages.release.name
+    for path in (system.binds[-1][0] / "dists" / suite).glob(what):
+        if path.is_file():  # by its name, and by its hash
+            flipped(path)
+    key = (repository.path / "keyring" / f"{keyring.NAME}.gpg").read_bytes()
+    setup = keyring.lines(URL, suite, key)[:2]
+    answer = system.attempt("\n".join([OFFLINE, *setup, f"{UPDATE} 2>&1"]))
+    assert answer.status != 0, answer.output
+    assert re.search(reason, answer.output), answer.output
+
+
+def test_a_changed_package_is_refused_with_the_reason(system: Chroot, repository: Repository, packages: Built) -> None:
+    pasted(system, repository, packages.release.name)
+    (deb,) = (system.binds[-1][0] / "pool").rglob(f"pgpool2_{packages.debian_version}_*.deb")
+    flipped(deb)
+    answer = system.attempt("apt-get install -y -q pgpool2 2>&1")
+    assert answer.status != 0
+    assert "Hash Sum mismatch" in answer.output, answer.output
+
+
+def test_a_key_that_another_hash_was_named_for_is_refused(system: Chroot, packages: Built) -> None:
+    fetch, *_ = keyring.lines(URL, packages.release.name, b"another key")
+    answer = system.attempt(f"{fetch} 2>&1")
+    assert answer.status != 0
+    assert "Hash Sum mismatch" in answer.output, answer.output
+    system.run(f"test ! -e /usr/share/keyrings/{keyring.NAME}.gpg")

@@ -1,0 +1,67 @@
+"""A checkout with small packages in its dist/, a key made for the session, and what publishes them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.repository.packages import upload
+
+from pgpool_deb.errors import ExitStatus
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish, signing
+
+FIRST = int(time.time()) - 2 * 86400
+"""The time of the first state."""
+V1, V2 = "4.7.2-50+deb13+1", "4.7.2-51+deb13+1"
+Publisher = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that has the key, made before the first state."""
+    place = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(place))
+        with signing.key(None, FIRST - 1, print):
+            return place
+
+
+@pytest.fixture(autouse=True)
+def own(data_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_DATA_HOME", str(data_home))
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    yield
+    subprocess.run(
+        ["gpgconf", "--homedir", str(data_home / "pgpool-deb/archive-key/gnupg"), "--kill", "all"], check=False
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Project:
+    """A checkout with the real table of releases and a dist/ of its own, with packages of trixie."""
+    shutil.copytree(Path(__file__).parents[3] / "packaging", tmp_path / "checkout" / "packaging",
+                    ignore=lambda folder, names: [name for name in names if not name.endswith(".toml")])  # fmt: skip
+    made = Project(tmp_path / "checkout")
+    upload(made.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"))
+    upload(made.dist / "trixie", "0.2.0+deb13+1", source="pgpool2-cluster")
+    return made
+
+
+@pytest.fixture
+def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    """Publishes what dist/ holds, unproved, and returns the lines that were said."""
+    count = iter(range(1000))
+
+    def run(**options: object) -> list[str]:
+        lines: list[str] = []
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + next(count)))
+        request = publish.Request(tmp_path / "repo", **{"unproved": True, "install": False, **options})  # type: ignore[arg-type]
+        assert publish.run(checkout, request, lines.append) is ExitStatus.GOOD
+        return lines
+
+    return run

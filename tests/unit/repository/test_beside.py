@@ -1,0 +1,79 @@
+"""Clients that run apt while something is published see one whole state each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tests.serving import serving
+from tests.unit.repository.apt import Apt
+from tests.unit.repository.packages import upload
+
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish
+
+PACKAGING = str(Path(__file__).parents[3] / "packaging")
+PUBLISH = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {PACKAGING!r})
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish
+publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unproved=True, install=False), print)
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder, and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("publishes", "clients", "runs"),
+    [pytest.param(4, 2, 3, id="few"), pytest.param(200, 8, 250, marks=pytest.mark.thorough, id="many")],
+)
+def test_clients_beside_publishes_see_whole_states(
+    checkout: Project, tmp_path: Path, publishes: int, clients: int, runs: int
+) -> None:
+    """Each client updates over HTTP and fetches the newest package, again and again; every publish adds a version."""
+    repo = tmp_path / "repo"
+    publish.run(checkout, publish.Request(repo, unproved=True, install=False), print)
+    ended = threading.Event()
+    seen: Counter[str] = Counter()
+
+    def client(number: int) -> int:
+        apt = Apt.new(tmp_path / f"client-{number}", repo, url)
+        done = 0
+        while done < runs or not ended.is_set():
+            newest = max(apt.versions("pgpool2"))
+            deb = apt.download("pgpool2")
+            assert newest in str(deb).replace("%3a", ":"), (newest, deb)
+            deb.unlink()
+            seen[newest] += 1
+            done += 1
+        return done
+
+    handler = partial(Quiet, directory=str(repo))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server, ThreadPoolExecutor(clients) as pool:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        working = [pool.submit(client, number) for number in range(clients)]
+        try:
+            for number in range(publishes):
+                upload(checkout.dist / "trixie", f"4.7.2-{51 + number}+deb13+1")
+                command = [sys.executable, "-c", PUBLISH, str(checkout.path), str(repo)]
+                subprocess.run(command, check=True, capture_output=True)
+        finally:
+            ended.set()
+        total = sum(one.result() for one in working)
+    print(f"{total} runs of apt beside {publishes} publishes saw {len(seen)} states, and no error")
+    assert total >= clients * runs
+    assert len(seen) > 1

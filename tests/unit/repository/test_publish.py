@@ -1,0 +1,416 @@
+"""Publishing small packages: what is in the tree, what stays, and what is refused with one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
+from tests.unit.repository.packages import deb, sha256, upload
+
+from pgpool_deb.errors import ExitStatus, MachineError, ToolkitError, UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas, suites
+from pgpool_deb.repository.admission import STAGES
+from pgpool_deb.repository.tree import Repository
+
+
+def proved(checkout: Project, *names: str) -> None:
+    """Have a matrix prove what dist/ holds of trixie, or the files of these names alone."""
+    files = {
+        path.name: sha256(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
+    }
+    stages = [{"stage": stage, "state": "passed"} for stage in STAGES]
+    (checkout.dist / "report").mkdir(exist_ok=True)
+    report = {"cells": [{"release": "trixie", "cell": "trixie-amd64-4.7.2", "stages": stages, "files": files}]}
+    (checkout.dist / "report" / "report.json").write_text(json.dumps(report))
+
+
+def versions(repo: Path, suite: str) -> list[tuple[str, str]]:
+    state = Repository.open(repo).state
+    return [(one.package, one.version) for one in suites.read(state, suite, "trixie").packages]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a tree by their paths, links with where they lead."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = str(path.readlink()).encode()
+        elif path.is_file() and path.name != ".lock":
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+# -- what is in it -----------------------------------------------------------------------------------------------------
+
+
+def test_every_file_that_a_changes_names_is_published_and_checked(published: Publisher, tmp_path: Path) -> None:
+    said = published()
+    assert said[-1].startswith("trixie-testing: 4 packages, 2 sources")
+    lines: list[str] = []
+    assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
+    names = {path.name for path in (tmp_path / "repo" / "pool").rglob("*") if path.is_file()}
+    assert {
+        f"pgpool2_{V1}_amd64.deb",
+        f"pgpool2_{V1}.dsc",
+        f"pgpool2_{V1}_amd64.buildinfo",
+        f"pgpool2_{V1}_amd64.changes",
+    } <= names
+
+
+def test_what_packages_were_made_from_is_signed_and_beside_them(
+    published: Publisher, checkout: Project, data_home: Path, tmp_path: Path
+) -> None:
+    published()
+    folder = tmp_path / "repo/pool/main/p/pgpool2"
+    path = folder / f"pgpool2_{V1}_amd64.intoto.json"
+    told = json.loads(path.read_text())
+    assert (told["_type"], told["predicateType"]) == (
+        "https://in-toto.io/Statement/v1",
+        "https://slsa.dev/provenance/v1",
+    )
+    for subject in told["subject"]:
+        assert subject["digest"]["sha256"] == sha256(folder / subject["name"])
+    made_from = {one.get("name"): one for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert {f"pgpool2_{V1}.dsc", f"pgpool2_{V1}.tar.xz", "debian/patches/one.patch"} <= set(made_from)
+    keyring_file = tmp_path / "repo/keyring" / f"{keyring.NAME}.gpg"
+    subprocess.run(["gpgv", "--keyring", str(keyring_file), f"{path}.asc", str(path)], check=True, capture_output=True)
+
+
+def test_the_same_packages_key_and_time_give_the_same_tree(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(url="http://example.org/pgpool")
+    first = tree(tmp_path / "repo")
+    (tmp_path / "repo").rename(tmp_path / "before")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST))
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    request = publish.Request(tmp_path / "repo", url="http://example.org/pgpool", unproved=True, install=False)
+    publish.run(checkout, request, print)
+    assert tree(tmp_path / "repo") == first
+
+
+def test_every_version_stays_and_every_state_can_be_looked_at(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    upload(checkout.dist / "trixie", V2)
+    published()
+    assert {("pgpool2", V1), ("pgpool2", V2)} <= set(versions(tmp_path / "repo", "trixie-testing"))
+    old, new = Repository.open(tmp_path / "repo").states
+    assert ("pgpool2", V2) not in {
+        (one.package, one.version) for one in suites.read(old, "trixie-testing", "trixie").packages
+    }
+    assert (old / "pool" / "main/p/pgpool2" / f"pgpool2_{V1}_amd64.deb").is_file()
+    assert new == Repository.open(tmp_path / "repo").state
+
+
+def test_indexes_of_the_state_before_stay_under_their_hashes(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    (before,) = (tmp_path / "repo/dists/trixie-testing/main/binary-amd64/by-hash/SHA256").iterdir()
+    upload(checkout.dist / "trixie", V2)
+    published()
+    names = [path.name for path in (tmp_path / "repo/dists/trixie-testing/main/binary-amd64/by-hash/SHA256").iterdir()]
+    assert before.name in names
+    assert len(names) == 2
+
+
+def test_what_did_not_change_is_a_hard_link(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    upload(checkout.dist / "bookworm", V1.replace("deb13", "deb12"))
+    published(releases=("bookworm",))
+    old, new = (state / "dists/trixie-testing/InRelease" for state in Repository.open(tmp_path / "repo").states)
+    assert old.samefile(new)
+
+
+def test_a_renewal_publishes_nothing_and_signs_everything_anew(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    before = stanzas.valid_until((tmp_path / "repo/dists/trixie-testing/Release").read_text())
+    upload(checkout.dist / "trixie", V2)
+    published(renew=True)
+    assert stanzas.valid_until((tmp_path / "repo/dists/trixie-testing/Release").read_text()) == before + 1
+    assert ("pgpool2", V2) not in versions(tmp_path / "repo", "trixie-testing")
+
+
+# -- proofs ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_no_matrix_proved_is_refused_or_said_to_clients(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"there is no report of a matrix\nhint: ./invoke matrix --release trixie"):
+        published(unproved=False)
+    assert not (tmp_path / "repo").exists()
+    published()
+    release = (tmp_path / "repo/dists/trixie-testing/Release").read_text()
+    assert f"not proved: pgpool2 {V1}, pgpool2-cluster 0.2.0+deb13+1" in release
+    proved(checkout)
+    published(unproved=False)
+    assert "not proved" not in (tmp_path / "repo/dists/trixie-testing/Release").read_text()
+
+
+def test_a_proof_is_of_the_very_bytes_and_of_every_stage(published: Publisher, checkout: Project) -> None:
+    proved(checkout, f"pgpool2_{V1}_amd64.deb")
+    with pytest.raises(UsageError, match="the last matrix tried other packages"):
+        published(unproved=False)
+    proved(checkout)
+    report = checkout.dist / "report" / "report.json"
+    told = json.loads(report.read_text())
+    report.write_text(json.dumps({"cells": [{**told["cells"][0], "stages": told["cells"][0]["stages"][:1]}]}))
+    with pytest.raises(UsageError, match="the last matrix left out"):
+        published(unproved=False)
+    told["cells"][0]["stages"][1]["state"] = "failed"
+    report.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="quality failed"):
+        published(unproved=False)
+
+
+def test_promotion_takes_what_was_proved_byte_for_byte(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
+    with pytest.raises(UsageError, match="was not proved"):
+        promote.run(checkout, promote.Request(tmp_path / "repo", install=False), print)
+    proved(checkout)
+    published(unproved=False)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
+    assert promote.run(checkout, promote.Request(tmp_path / "repo", install=False), print) is ExitStatus.GOOD
+    stable, testing = (
+        [one for one in versions(tmp_path / "repo", suite) if one[0] != keyring.NAME]
+        for suite in ("trixie", "trixie-testing")
+    )
+    assert stable == testing
+    ((_, own),) = (one for one in versions(tmp_path / "repo", "trixie") if one[0] == keyring.NAME)
+    assert not own.endswith("~testing")
+    assert Repository.open(tmp_path / "repo").url == f"file://{tmp_path / 'repo'}"
+
+
+# -- what is refused, and the repository stays as it was ---------------------------------------------------------------
+
+
+def foreign(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "1.0+deb13+1", source="nginx")
+
+
+def of_another_release(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "4.7.3-50+deb12+1")
+
+
+def damaged(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}_amd64.deb")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def cut_short(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}_amd64.deb")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def missing(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}.dsc").unlink()
+
+
+def older(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "4.6.1-50+deb13+1")
+
+
+def other_bytes(checkout: Project, _: Path) -> None:
+    shutil.rmtree(checkout.dist / "trixie")
+    upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="other\n")
+
+
+def outside(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2)
+    path.write_text(path.read_text().replace(f" pgpool2_{V2}.dsc", " ../../secret"))
+
+
+def pool_elsewhere(_: Project, repo: Path) -> None:
+    (repo / "pool").rename(repo.parent / "elsewhere")
+    (repo / "pool").symlink_to(repo.parent / "elsewhere")
+
+
+def pointer_elsewhere(_: Project, repo: Path) -> None:
+    (repo / "current").unlink()
+    (repo / "current").symlink_to("/tmp")  # noqa: S108
+
+
+def changed_index(_: Project, repo: Path) -> None:
+    path = repo / "dists/trixie-testing/main/binary-amd64/Packages.gz"
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def unsigned(_: Project, repo: Path) -> None:
+    path = repo / "dists/trixie-testing/InRelease"
+    path.write_text(path.read_text().replace("Origin: pgpool-deb", "Origin: someone-else"))
+
+
+def no_mark(_: Project, repo: Path) -> None:
+    (repo / "repository.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (foreign, "nginx is not of this project"),
+        (of_another_release, "is not for trixie"),
+        (damaged, "is damaged"),
+        (cut_short, "is missing or not whole"),
+        (missing, "is missing or not whole"),
+        (older, "is older than 4.7.2-50.deb13.1, which trixie-testing has"),
+        (other_bytes, "is published already, with other bytes"),
+        (outside, "which is no file beside it"),
+        (pool_elsewhere, "pool is a symbolic link"),
+        (pointer_elsewhere, "leads out of the repository"),
+        (changed_index, "Packages.gz is damaged"),
+        (unsigned, "is not signed by this key"),
+        (no_mark, "is damaged"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_bad_input_is_refused_in_one_line_and_the_repository_is_as_it_was(
+    published: Publisher, checkout: Project, tmp_path: Path, harm: Callable[[Project, Path], None], message: str
+) -> None:
+    published()
+    harm(checkout, tmp_path / "repo")
+    before = tree(tmp_path / "repo")
+    with pytest.raises(ToolkitError, match=message) as raised:
+        published()
+    assert len(str(raised.value).splitlines()) == 2
+    assert tree(tmp_path / "repo") == before
+
+
+def test_a_file_that_no_state_names_gives_way(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    """A publish that was killed left it, and the package was built again since."""
+    published()
+    upload(checkout.dist / "trixie", V2)
+    left = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V2}_amd64.deb"
+    left.write_bytes(b"of another build")
+    published()
+    assert sha256(left) == sha256(checkout.dist / "trixie" / left.name)
+
+
+def test_the_first_record_of_a_build_stays(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    place = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V1}_amd64.changes"
+    before = place.read_bytes()
+    changes = checkout.dist / "trixie" / place.name
+    changes.write_text(f"Date: today\n{changes.read_text()}")
+    published()
+    assert place.read_bytes() == before
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(published: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "letters").write_text("dear")
+    with pytest.raises(UsageError, match="holds other things"):
+        published()
+    assert [path.name for path in (tmp_path / "repo").iterdir()] == ["letters"]
+
+
+def test_a_clock_that_is_behind_is_refused(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST - 1))
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    with pytest.raises(UsageError, match="is not later than that of the state that clients have"):
+        publish.run(checkout, request, print)
+
+
+def test_a_key_that_is_not_there_is_said(published: Publisher) -> None:
+    with pytest.raises(UsageError, match="there is no secret key 0123456789ABCDEF"):
+        published(key="0123456789ABCDEF")
+    with pytest.raises(UsageError, match="neither a key's fingerprint nor a file"):
+        published(key="/no/such/file")
+
+
+def test_two_publishes_at_once_wait_for_each_other(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    repository, lines = Repository.open(tmp_path / "repo"), list[str]()
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    with repository.locked(lines.append):
+        other = threading.Thread(target=publish.run, args=(checkout, request, lines.append))
+        other.start()
+        end = time.monotonic() + 60
+        while not any(line.startswith("waiting for the run with process id") for line in lines):
+            assert time.monotonic() < end, lines
+            time.sleep(0.05)
+        assert len(repository.states) == 1
+    other.join(120)
+    assert len(repository.states) == 2
+
+
+# -- prune -------------------------------------------------------------------------------------------------------------
+
+
+def test_prune_tells_and_removes_only_what_nothing_names(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    upload(checkout.dist / "trixie", V2)
+    published()
+    stray = deb(tmp_path / "repo/pool/main/p/pgpool2", "stray", "1")
+    before = tree(tmp_path / "repo")
+    lines: list[str] = []
+    prune.run(prune.Request(tmp_path / "repo"), lines.append)
+    assert lines[0] == f"{stray.relative_to(tmp_path / 'repo')}: would be removed"
+    assert tree(tmp_path / "repo") == before
+    prune.run(prune.Request(tmp_path / "repo", older=1, yes=True), lines.append)
+    repository = Repository.open(tmp_path / "repo")
+    assert [repository.state] == list(repository.states)
+    assert not stray.exists()
+    assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
+    assert {("pgpool2", V1), ("pgpool2", V2)} <= set(versions(tmp_path / "repo", "trixie-testing"))
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_told_once_and_its_primary_part_is_not_where_it_signs(
+    checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    lines: list[str] = []
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    publish.run(checkout, request, lines.append)
+    folder = tmp_path / "data/pgpool-deb/archive-key"
+    assert "A KEY WAS MADE" in "\n".join(lines)
+    assert str(folder / "primary-key.asc") in "\n".join(lines)
+    assert (folder.stat().st_mode & 0o777, (folder / "primary-key.asc").stat().st_mode & 0o777) == (0o700, 0o600)
+    (short := tmp_path.parent / "short").symlink_to(
+        folder / "gnupg"
+    )  # the paths of gpg's sockets have 108 bytes at most
+    command = ["gpg", "--homedir", str(short), "--list-secret-keys"]
+    assert "sec#" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    subprocess.run(["gpgconf", "--homedir", str(short), "--kill", "all"], check=True)
+
+
+def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home: Path, tmp_path: Path) -> None:
+    published()
+    home = data_home / "pgpool-deb/archive-key/gnupg"
+    fingerprint = (home.parent / "made").read_text().strip()
+    secret = subprocess.run(
+        ["gpg", "--homedir", str(home), "--batch", "--armor", "--export-secret-subkeys", fingerprint],
+        capture_output=True,
+        check=True,
+    )
+    (tmp_path / "secret.asc").write_bytes(secret.stdout)
+    published(key=str(tmp_path / "secret.asc"))
+    (tmp_path / "secret.asc").write_text("nothing")
+    with pytest.raises(MachineError, match="gpg failed"):
+        published(key=str(tmp_path / "secret.asc"))

@@ -1,0 +1,96 @@
+"""What a rebuild is compared by, and what cannot be verified."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.repository.packages import deb, sha256
+
+from pgpool_deb import rebuild
+from pgpool_deb.errors import UsageError
+from pgpool_deb.releases import ReleaseTable
+
+INFO = """Format: 1.0
+Source: pgpool2
+Version: 4.7.2-50+deb13+1
+Checksums-Sha256:
+ {dsc} 3 pgpool2_1.dsc
+ {deb} 4 pgpool2_1_amd64.deb
+Build-Path: {path}
+Installed-Build-Depends:
+ bash (= 5.2-1),
+ libc6:amd64 (= 2.41-12)
+Environment:
+ LC_ALL="C.UTF-8"
+ SOURCE_DATE_EPOCH="1795348800"
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder with a .deb, its .buildinfo and its .dsc."""
+    made = deb(tmp_path, "pgpool2", "1")
+    (tmp_path / "pgpool2_1.dsc").write_text("abc")
+    info = INFO.format(dsc=sha256(tmp_path / "pgpool2_1.dsc"), deb=sha256(made), path="/build/pgpool2")
+    (tmp_path / "pgpool2_1_amd64.buildinfo").write_text(info)
+    return tmp_path
+
+
+def test_a_buildinfo_says_how_a_package_was_made(published: Path) -> None:
+    (record,) = rebuild.records(published / "pgpool2_1_amd64.deb")
+    assert record.installed == {"bash=5.2-1", "libc6=2.41-12"}
+    assert record.environment == {"LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "1795348800"}
+    assert rebuild.release_of(record, ReleaseTable.load(Path("packaging/releases.toml"))).name == "trixie"
+    assert rebuild.records(published) == [record]
+
+
+def no_source(folder: Path) -> None:
+    (folder / "pgpool2_1.dsc").unlink()
+
+
+def no_record(folder: Path) -> None:
+    (folder / "pgpool2_1_amd64.buildinfo").unlink()
+
+
+def path_outside(folder: Path) -> None:
+    info = folder / "pgpool2_1_amd64.buildinfo"
+    info.write_text(info.read_text().replace("/build/pgpool2", "/root"))
+
+
+def name_outside(folder: Path) -> None:
+    info = folder / "pgpool2_1_amd64.buildinfo"
+    info.write_text(info.read_text().replace(" pgpool2_1.dsc", " ../pgpool2_1.dsc"))
+
+
+def nothing_said(folder: Path) -> None:
+    (folder / "pgpool2_1_amd64.buildinfo").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (no_source, "names pgpool2_1.dsc, which is not beside it"),
+        (no_record, "there is no .buildinfo"),
+        (path_outside, "names paths that no build of ours has"),
+        (name_outside, "names paths that no build of ours has"),
+        (nothing_said, "cannot be read as a .buildinfo"),
+    ],
+)
+def test_what_cannot_be_verified_is_told(published: Path, harm: Callable[[Path], None], message: str) -> None:
+    harm(published)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        rebuild.records(published)
+
+
+def test_the_first_difference_is_told_by_file_and_byte(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    again = deb(tmp_path / "again", "pgpool2", "1", text="as Built\n")
+    assert rebuild.first_difference(published / "pgpool2_1_amd64.deb", again) == (
+        "data.tar: ./usr/share/pgpool2: byte 3"
+    )
+    (record,) = rebuild.records(published)
+    assert rebuild.compared(record, published / again.name, published / again.name) == "the same bytes"
+    assert rebuild.compared(record, published / again.name, tmp_path / "none") == "the rebuild made no such package"
