@@ -17,7 +17,7 @@ from .errors import ExitStatus, PackageError, UsageError
 from .project import Project
 from .releases import ReleaseTable, machine_release
 
-BENCHES = ("build", "cluster")
+BENCHES = ("build", "cluster", "repository")
 STREAMING = "streaming_replication"
 CLUSTERS = {STREAMING: "bench_cluster.py", "native_replication": "bench_native.py"}
 """What measures a cluster, by its mode."""
@@ -33,8 +33,22 @@ def run(  # noqa: PLR0913 - the options of the task
         raise UsageError(f"--pairs {pairs} compares nothing", hint="at least 1")
     if what == "cluster":
         return _cluster(project, pairs, releases, mode)
-    _build(project, pairs, scratch)
+    if what == "repository":
+        _repository(project, pairs, scratch)
+    else:
+        _build(project, pairs, scratch)
     return ExitStatus.GOOD
+
+
+def _repository(project: Project, pairs: int, scratch: Path | None) -> None:
+    from .bench_repository import RepositoryBench  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
+    try:
+        RepositoryBench(project, place.resolve() / "repository", pairs).run()
+    finally:
+        if scratch is None:
+            namespaces.remove(place)
 
 
 def _cluster(project: Project, pairs: int, releases: str | None, mode: str) -> ExitStatus:
