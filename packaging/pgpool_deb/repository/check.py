@@ -136,6 +136,8 @@ def run(where: str, report: Report, *, install: bool = True) -> ExitStatus:
         place = Address(where.rstrip("/"))
     else:
         place = Folder(Path(where.removeprefix("file://")).absolute())
+    if place.read(f"keyring/{NAME}.gpg") is None:
+        raise UsageError(f"{where} has no keyring/{NAME}.gpg", hint="it is no repository of ours, or not whole")
     return Check(place, report).run()
 
 
@@ -150,9 +152,7 @@ class Check:
 
     def run(self) -> ExitStatus:
         """Check everything, and say how much that was."""
-        key = self.place.read(f"keyring/{NAME}.gpg")
-        if key is None:
-            raise UsageError(f"there is no keyring/{NAME}.gpg", hint="this is no repository of ours, or not whole")
+        key = self.place.read(f"keyring/{NAME}.gpg") or b""
         self._key(key)
         names = self.place.suites()
         packages = {name: self._suite(name, key) for name in names}
