@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -43,8 +43,11 @@ class Place(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return a small file below it, None where it is missing; raises MachineError."""
 
-    def sum(self, path: str) -> tuple[str, int] | None:
-        """Return SHA-256 and size of a file below it, None where it is missing; raises MachineError."""
+    def sum(self, path: str, size: int) -> tuple[str, int] | None:
+        """Return SHA-256 and size of a file below it, None where it is missing; raises MachineError.
+
+        No more than `size` bytes and a block are read.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Folder:
             raise UsageError(f"{place} leads out of the repository", hint="remove the symbolic link")
         return place.read_bytes() if place.is_file() else None
 
-    def sum(self, path: str) -> tuple[str, int] | None:
+    def sum(self, path: str, size: int) -> tuple[str, int] | None:
         """Return SHA-256 and size of a file."""
         place = self.path / path
         if self.path.resolve() not in place.resolve().parents:
@@ -100,16 +103,18 @@ class Address:
                 raise MachineError(f"{self.url}/{path} does not end", hint="this is no index of ours")
         return bytes(data)
 
-    def sum(self, path: str) -> tuple[str, int] | None:
-        """Return SHA-256 and size of the body of an answer."""
+    def sum(self, path: str, size: int) -> tuple[str, int] | None:
+        """Return SHA-256 and size of the body of an answer, as far as it is read."""
         blocks = self._blocks(path)
         if blocks is None:
             return None
-        found, size = hashlib.sha256(), 0
+        found, read = hashlib.sha256(), 0
         for block in blocks:
             found.update(block)
-            size += len(block)
-        return found.hexdigest(), size
+            read += len(block)
+            if read > size:
+                break
+        return found.hexdigest(), read
 
     def _blocks(self, path: str) -> Iterator[bytes] | None:
         try:
@@ -136,9 +141,10 @@ def run(where: str, report: Report, *, install: bool = True) -> ExitStatus:
         place = Address(where.rstrip("/"))
     else:
         place = Folder(Path(where.removeprefix("file://")).absolute())
-    if place.read(f"keyring/{NAME}.gpg") is None:
+    key = place.read(f"keyring/{NAME}.gpg")
+    if key is None:
         raise UsageError(f"{where} has no keyring/{NAME}.gpg", hint="it is no repository of ours, or not whole")
-    return Check(place, report).run()
+    return Check(place, key, report).run()
 
 
 @dataclass(slots=True)
@@ -146,16 +152,16 @@ class Check:
     """One run over a repository."""
 
     place: Place
+    key: bytes
     report: Report
     faults: int = 0
     files: dict[str, PoolFile] = field(default_factory=dict)
 
     def run(self) -> ExitStatus:
         """Check everything, and say how much that was."""
-        key = self.place.read(f"keyring/{NAME}.gpg") or b""
-        self._key(key)
+        self._key()
         names = self.place.suites()
-        packages = {name: self._suite(name, key) for name in names}
+        packages = {name: self._suite(name) for name in names}
         for file in self.files.values():
             self._same(file.path, file)
         self._versions(packages)
@@ -166,10 +172,10 @@ class Check:
         self.faults += 1
         self.report(f"fault: {line}")
 
-    def _key(self, key: bytes) -> None:
+    def _key(self) -> None:
         words = ["gpg", "--batch", "--with-colons", "--show-keys", "--no-keyring"]
         with tempfile.TemporaryDirectory() as home:
-            answer = subprocess.run([*words, "--homedir", home], input=key, capture_output=True, check=False)
+            answer = subprocess.run([*words, "--homedir", home], input=self.key, capture_output=True, check=False)
         rows = [line.split(":") for line in answer.stdout.decode(errors="replace").splitlines()]
         ends = [int(row[6]) if row[6] else None for row in rows if row[0] in ("pub", "sub") and "s" in row[11]]
         if not ends:
@@ -181,11 +187,11 @@ class Check:
             elif left < _KEY_DAYS:
                 self.report(f"warning: the key signs for {left} days yet")
 
-    def _suite(self, name: str, key: bytes) -> tuple[Stanza, ...]:
+    def _suite(self, name: str) -> tuple[Stanza, ...]:
         """Check a suite's Release and indexes, and return its packages; all its files are looked at later."""
         folder = f"dists/{name}"
         signed = self.place.read(f"{folder}/InRelease")
-        text = verified(signed, key) if signed is not None else None
+        text = verified(signed, self.key) if signed is not None else None
         if text is None:
             self._fault(
                 f"{name}: InRelease is {'missing' if signed is None else 'not signed by the key of the keyring'}"
@@ -202,7 +208,9 @@ class Check:
             self._same(f"{folder}/{path}", file)
             if (index := self._same(f"{folder}/{parent}/by-hash/SHA256/{file.sha256}", file)) is None:
                 continue
-            lines = gzip.decompress(index).decode(errors="replace")
+            if (lines := _unpacked(index)) is None:
+                self._fault(f"{folder}/{path} is no gzip file, or too large")
+                continue
             if "/Contents-" in path:
                 self._owners(name, lines)
                 continue
@@ -215,7 +223,7 @@ class Check:
     def _same(self, path: str, file: PoolFile) -> bytes | None:
         """Return a small file that is as its index says; otherwise say what is wrong with it."""
         if path.startswith("pool/"):
-            found = self.place.sum(path)
+            found = self.place.sum(path, file.size)
             data = b""
         else:
             data = self.place.read(path) or b""
@@ -246,7 +254,7 @@ class Check:
         for first, second in pairwise(sorted(packages, key=_number(packages))):
             if first.partition("-")[1:] != second.partition("-")[1:]:
                 continue
-            newest = {name: _newest(packages[name]) for name in (first, second)}
+            newest = {name: stanzas.newest(packages[name]) for name in (first, second)}
             for package, version in newest[first].items():
                 later = newest[second].get(package)
                 if later is not None and Version(later) < Version(version):
@@ -263,10 +271,11 @@ def _number(packages: dict[str, tuple[Stanza, ...]]) -> Callable[[str], tuple[st
     return key
 
 
-def _newest(packages: tuple[Stanza, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for stanza in packages:
-        before = found.get(stanza.package)
-        if before is None or Version(before) < Version(stanza.version):
-            found[stanza.package] = stanza.version
-    return found
+def _unpacked(index: bytes) -> str | None:
+    """Return what a gzip file holds, None where it is none, or holds more than 256 MB."""
+    packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        data = packed.decompress(index, _LARGEST_INDEX)
+    except zlib.error:
+        return None
+    return data.decode(errors="replace") if packed.eof else None

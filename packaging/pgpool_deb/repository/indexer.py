@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pgpool_deb.errors import MachineError
 
-from .stanzas import PoolFile, Stanza, parsed
+from .stanzas import Indexed, PoolFile, parsed
 
 _OPTIONS = [
     word
@@ -20,19 +20,19 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-def stanzas(repository: Path, files: Iterable[PoolFile]) -> tuple[tuple[Stanza, ...], tuple[Stanza, ...]]:
-    """Return the stanzas of the .debs and of the .dscs among files of the pool.
+def index(repository: Path, files: Iterable[PoolFile], architectures: Collection[str] = ()) -> Indexed:
+    """Return what apt-ftparchive says of these files of the pool, for their architectures and the ones named.
 
-    Raises MachineError where apt-ftparchive fails.
+    Raises MachineError where it fails.
     """
     with _pool_of(repository, files) as place:
-        return parsed(_run(place, [*_OPTIONS, "packages", "pool"])), parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
-
-
-def contents(repository: Path, files: Iterable[PoolFile]) -> str:
-    """Return the lines of Contents of the .debs among files of the pool; raises MachineError as `stanzas` does."""
-    with _pool_of(repository, files) as place:
-        return _run(place, ["contents", "pool"])
+        packages = parsed(_run(place, [*_OPTIONS, "packages", "pool"]))
+        found = {stanza.architecture for stanza in packages} | set(architectures)
+        return Indexed(
+            packages,
+            parsed(_run(place, [*_OPTIONS, "sources", "pool"])),
+            {name: _run(place, ["--arch", name, "contents", "pool"]) for name in sorted(found - {"all"}) or ["amd64"]},
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pgpool_deb.download import sha256_of
 
 from . import indexer
 from .signing import Key
-from .stanzas import PoolFile, merged_contents
+from .stanzas import PoolFile
 from .suites import Suite
 from .tree import Repository
 
@@ -63,20 +63,16 @@ def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: i
     `number` is the release's: versions rise with it, and those of a testing suite are below the stable one's.
     """
     text = sources(repository.url, suite.name)
-    held = hashlib.sha256(key.public() + text.encode()).hexdigest()
+    held = hashlib.sha256(key.public + text.encode()).hexdigest()
     if held == suite.keyring:
         return
     testing = "" if suite.name == suite.release else "~testing"
     version = f"{datetime.fromtimestamp(moment, UTC):%Y.%m.%d.%H%M%S}+deb{number}{testing}"
     with tempfile.TemporaryDirectory() as place:
-        path = _package(Path(place), version, text, key.public(), moment)
+        path = _package(Path(place), version, text, key.public, moment)
         file = PoolFile(f"pool/main/p/{NAME}/{path.name}", sha256_of(path), path.stat().st_size)
         repository.admit([(path, file)])
-    packages, _ = indexer.stanzas(repository.path, [file])
-    suite.grow(packages, ())
-    for architecture in suite.architectures:
-        lines = indexer.contents(repository.path, [file])
-        suite.contents[architecture] = merged_contents(suite.contents.get(architecture, ""), lines)
+    suite.grow(indexer.index(repository.path, [file], suite.architectures))
     suite.keyring = held
 
 
@@ -105,7 +101,7 @@ def lay_down(state: Path, url: str, key: Key, suites: Collection[str]) -> None:
     """Write keyring/ of a state: the public key, the .sources of each suite, and their names."""
     folder = state / "keyring"
     folder.mkdir()
-    (folder / f"{NAME}.gpg").write_bytes(key.public())
+    (folder / f"{NAME}.gpg").write_bytes(key.public)
     (folder / "suites").write_text("".join(f"{suite}\n" for suite in suites), encoding="utf-8")
     for suite in suites:
         (folder / f"{suite}.sources").write_text(sources(url, suite), encoding="utf-8")

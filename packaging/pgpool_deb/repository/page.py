@@ -33,7 +33,7 @@ def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequ
                 "name": suite.name,
                 "release": suite.release,
                 "description": stanzas.described(suite.release, suite.name, suite.unproved),
-                "lines": keyring.lines(url, suite.name, key.public()),
+                "lines": keyring.lines(url, suite.name, key.public),
                 "sources": [_row(one, known) for one in reversed(suite.rows)],
             }
             for suite in suites

@@ -9,7 +9,8 @@ from pgpool_deb import machine
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
 
-from . import admission, keyring, signing, stanzas, states, suites
+from . import admission, keyring, states, suites
+from .stanzas import Indexed
 from .states import Report
 from .tree import Repository
 
@@ -28,11 +29,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     """Promote; raises UsageError where a suite is missing, or holds what was not proved."""
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
     repository = Repository.open(request.place)
-    with (
-        repository.locked(report),
-        signing.key(request.key, moment := states.moment_after(repository.state), report) as key,
-    ):
-        states.warn(key, moment, report)
+    with states.session(repository, request.key, report) as (key, moment):
         before = repository.state
         tested = {name: release for name, release in suites.named(before).items() if name != release}
         chosen = request.releases or tuple(tested.values())
@@ -54,9 +51,8 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             new = [one for one in testing.packages if one.place not in known and one.package != keyring.NAME]
             admission.refuse_older((file for one in new for file in one.files), stable.newest, release)
             sources = {one.place for one in stable.sources}
-            stable.grow(new, [one for one in testing.sources if one.place not in sources])
-            for architecture, lines in testing.contents.items():
-                stable.contents[architecture] = stanzas.merged_contents(stable.contents.get(architecture, ""), lines)
+            added = tuple(one for one in testing.sources if one.place not in sources)
+            stable.grow(Indexed(tuple(new), added, testing.contents))
             changed.append(stable)
             for one in new:
                 report(f"{release}: {one.package} {one.version}")

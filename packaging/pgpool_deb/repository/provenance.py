@@ -1,4 +1,4 @@
-"""What a source package's binaries were made from, by whom and how: an in-toto statement with SLSA's provenance.
+"""What a source package's binaries were made from, where and how: an in-toto statement with SLSA's provenance.
 
 The statement (in-toto 1, SLSA provenance 1) is written from what was published beside it, so anybody can check it: the
 .buildinfo names the toolchain, the .dsc upstream's tarball and our files, and the latter hold the patches.
@@ -16,6 +16,7 @@ from typing import Any
 
 from debian.deb822 import BuildInfo
 
+from pgpool_deb.download import sha256_of
 from pgpool_deb.pins import Pins
 from pgpool_deb.rebuild import Record
 
@@ -51,7 +52,7 @@ def statement(record: Record, files: Sequence[PoolFile], release: str, pins: Pin
             "runDetails": {
                 "builder": {"id": f"urn:pgpool-deb:builder:{info['Build-Origin']}".lower()},
                 "metadata": {"finishedOn": parsedate_to_datetime(str(info["Build-Date"])).isoformat()},
-                "byproducts": [_digest(record.path.name, by_name[record.path.name].sha256)],
+                "byproducts": [_digest(record.path.name, sha256_of(record.path))],
             },
         },
     }

@@ -15,10 +15,10 @@ from pgpool_deb.project import Project
 from pgpool_deb.rebuild import Record
 from pgpool_deb.releases import Release, ReleaseTable
 
-from . import admission, indexer, provenance, signing, stanzas, states, suites
+from . import admission, indexer, provenance, states, suites
 from .admission import Upload
 from .signing import Key
-from .stanzas import PoolFile
+from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import Suite
 from .tree import Found, Repository
@@ -53,11 +53,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     uploads = {release: admission.uploads(project.dist / release.name, release) for release in chosen}
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
-    with (
-        repository.locked(report),
-        signing.key(request.key, moment := states.moment_after(repository.state), report) as key,
-    ):
-        states.warn(key, moment, report)
+    with states.session(repository, request.key, report) as (key, moment):
         pins = Pins.load(project.sources)
         changed = []
         for release, those in uploads.items():
@@ -73,13 +69,9 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
 
 def _renew(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.open(request.to)
-    with (
-        repository.locked(report),
-        signing.key(request.key, moment := states.moment_after(repository.state), report) as key,
-    ):
-        states.warn(key, moment, report)
-        found = [suites.verified(repository.state, name, release, key)
-                 for name, release in suites.named(repository.state).items()]  # fmt: skip
+    with states.session(repository, request.key, report) as (key, moment):
+        state = repository.state
+        found = [suites.verified(state, name, release, key) for name, release in suites.named(state).items()]
         states.write(project, repository, found, key, moment)
     report(f"{len(found)} suites were signed anew, for {suites.VALID_DAYS} days")
     return ExitStatus.GOOD
@@ -128,20 +120,16 @@ def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpr
         admission.refuse_damaged(origin, file)
     repository.admit(absent)
     parts = [file for path, file in files.items() if not path.endswith((".changes", ".buildinfo"))]
-    packages, sources = indexer.stanzas(repository.path, parts) if new else ((), ())
-    packages = tuple(one for one in packages if one.place not in known)
-    sources = tuple(one for one in sources if one.place not in known)
-    suite.grow(packages, sources)
-    for architecture in suite.architectures:
-        own = {one.place for one in packages if one.architecture in (architecture, "all")}
-        lines = indexer.contents(repository.path, [file for file in new if file.path in own]) if own else ""
-        suite.contents[architecture] = stanzas.merged_contents(suite.contents.get(architecture, ""), lines)
+    if new:
+        found = indexer.index(repository.path, parts, suite.architectures)
+        packages = tuple(one for one in found.packages if one.place not in known)
+        suite.grow(Indexed(packages, tuple(one for one in found.sources if one.place not in known), found.contents))
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
     return suite
 
 
-def _attest(  # noqa: PLR0913, PLR0917 - who says it, of what, and when
+def _attest(  # noqa: PLR0913, PLR0917 - a statement, its subject, its signature and its time
     repository: Repository, upload: Upload, release: Release, key: Key, moment: int, pins: Pins
 ) -> None:
     """Publish beside an upload what it was made from, signed; what is there already stays."""

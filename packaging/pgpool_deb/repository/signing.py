@@ -29,12 +29,14 @@ _DAY = 86400
 class Key:
     """What signs: one key, or while clients go over from one to another, both.
 
-    `home` is gpg's folder with them, None for the user's own; `fingerprints` are those of the primary keys. `expires`
-    is when the first of them ends to sign, in seconds since 1970; None where none does.
+    `home` is gpg's folder with them, None for the user's own; `fingerprints` are those of the primary keys. `public`
+    has the public keys as apt's Signed-By takes them, without other people's signatures. `expires` is when the first
+    key ends to sign, in seconds since 1970; None where none does.
     """
 
     home: Path | None
     fingerprints: tuple[str, ...]
+    public: bytes
     expires: int | None
 
     def clearsigned(self, text: str, moment: int) -> str:
@@ -44,10 +46,6 @@ class Key:
     def signature(self, text: str, moment: int) -> str:
         """Return Release.gpg: the signature alone, armored. Raises MachineError."""
         return _gpg(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
-
-    def public(self) -> bytes:
-        """Return the public key as apt's Signed-By takes it, without other people's signatures."""
-        return _gpg(self.home, ["--export-options", "export-minimal", "--export", *self.fingerprints])
 
     def days_left(self, moment: int) -> int | None:
         """Return for how many whole days it can sign yet."""
@@ -146,7 +144,8 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
             raise UsageError(f"the key {name} {why}", hint="docs/how-to/publish-a-repository.md: a new subkey")
         if all(row[6] for row in lasting):
             ends.append(max(int(row[6]) for row in lasting))
-    return Key(home, tuple(fingerprints), min(ends, default=None))
+    public = _gpg(home, ["--export-options", "export-minimal", "--export", *fingerprints])
+    return Key(home, tuple(fingerprints), public, min(ends, default=None))
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from debian.debian_support import Version
 
 _TIME = "%a, %d %b %Y %H:%M:%S UTC"
 _ASKED = re.compile(r"^(Package|Version|Architecture|Filename|Directory): (.*)$", re.MULTILINE)
@@ -63,6 +65,15 @@ class Stanza:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What is said of some files of the pool: stanzas of .debs and of .dscs, and lines of Contents by architecture."""
+
+    packages: tuple[Stanza, ...] = ()
+    sources: tuple[Stanza, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+
 def parsed(index: str) -> tuple[Stanza, ...]:
     """Return the stanzas of an index."""
     return tuple(Stanza.parse(text) for text in index.strip("\n").split("\n\n") if text)
@@ -72,6 +83,16 @@ def merged(*indexes: Iterable[Stanza]) -> tuple[Stanza, ...]:
     """Return all stanzas in their order, each once; of two of the same place the later counts."""
     found = {stanza.place: stanza for index in indexes for stanza in index}
     return tuple(found[place] for place in sorted(found))
+
+
+def newest(stanzas: Iterable[Stanza], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the newest version of each package by its name, those of `before` included."""
+    found = dict(before or {})
+    for stanza in stanzas:
+        known = found.get(stanza.package)
+        if known is None or Version(known) < Version(stanza.version):
+            found[stanza.package] = stanza.version
+    return found
 
 
 def written(stanzas: Iterable[Stanza]) -> str:

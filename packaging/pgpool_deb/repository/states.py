@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pgpool_deb.errors import UsageError
@@ -12,7 +13,7 @@ from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 
-from . import keyring, page, suites
+from . import keyring, page, signing, suites
 from .signing import Key
 from .suites import Suite
 from .tree import Repository, moment_of
@@ -21,6 +22,22 @@ _WARNED_DAYS = 60
 _SAME_SECOND = 60
 """Publishes in one second get the seconds after it; a clock that is further behind is wrong."""
 Report = Callable[[str], None]
+
+
+@contextmanager
+def session(repository: Repository, chosen: str | None, report: Report) -> Iterator[tuple[Key, int]]:
+    """Hold the repository's lock, and yield the key that signs and the time of the state that is to be written.
+
+    Says so where the key ends within 60 days. Raises UsageError for a wrong clock or key.
+    """
+    with repository.locked(report):
+        moment = moment_after(repository.state)
+        with signing.key(chosen, moment, report) as key:
+            left = key.days_left(moment)
+            if left is not None and left < _WARNED_DAYS:
+                report(f"warning: the key {key.fingerprints[0]} signs for {left} days yet")
+                report("hint: docs/how-to/publish-a-repository.md: a new subkey")
+            yield key, moment
 
 
 def write(project: Project, repository: Repository, changed: Sequence[Suite], key: Key, moment: int) -> None:
@@ -60,11 +77,3 @@ def moment_after(before: Path | None) -> int:
         f"the time {moment} is not later than that of the state that clients have, {before.name}",
         hint="set the clock (or SOURCE_DATE_EPOCH): apt refuses a state that is older than the one it has",
     )
-
-
-def warn(key: Key, moment: int, report: Report) -> None:
-    """Say so where the key ends within 60 days."""
-    left = key.days_left(moment)
-    if left is not None and left < _WARNED_DAYS:
-        report(f"warning: the key {key.fingerprints[0]} signs for {left} days yet")
-        report("hint: docs/how-to/publish-a-repository.md: a new subkey")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pgpool_deb.errors import UsageError
 from . import signing, stanzas
 from .indexer import compressed
 from .signing import Key
-from .stanzas import PoolFile, Stanza
+from .stanzas import Indexed, PoolFile, Stanza
 from .tree import Repository, moment_of
 
 VALID_DAYS = 30
@@ -87,21 +87,20 @@ class Suite:
         """All files that its indexes name."""
         return tuple(file for stanza in (*self.packages, *self.sources) for file in stanza.files)
 
-    def grow(self, packages: Iterable[Stanza], sources: Iterable[Stanza]) -> None:
+    def grow(self, added: Indexed) -> None:
         """Add packages that the suite has not; what that costs depends on their number alone, but for the merging."""
-        packages, sources = tuple(packages), tuple(sources)
-        self.packages = stanzas.merged(self.packages, packages)
-        self.sources = stanzas.merged(self.sources, sources)
+        self.packages = stanzas.merged(self.packages, added.packages)
+        self.sources = stanzas.merged(self.sources, added.sources)
+        for architecture, lines in added.contents.items():
+            there = self.contents.get(architecture, "")
+            self.contents[architecture] = stanzas.merged_contents(there, lines)
         rows = list(self.rows)
-        for source in sources:
-            modules = (_SERVER_MODULE.fullmatch(one.package) for one in packages if one.version == source.version)
+        for source in added.sources:
+            modules = (_SERVER_MODULE.fullmatch(one.package) for one in added.packages if one.version == source.version)
             majors = tuple(sorted(int(module[1]) for module in modules if module))
             bisect.insort(rows, Row(source.package, source.version, majors), key=lambda row: row.order)
         self.rows = tuple(rows)
-        for one in packages:
-            before = self.newest.get(one.package)
-            if before is None or Version(before) < Version(one.version):
-                self.newest[one.package] = one.version
+        self.newest = stanzas.newest(added.packages, self.newest)
 
     def indexes(self) -> dict[str, str]:
         """Return the texts of its indexes by their paths, uncompressed ones."""
@@ -153,16 +152,14 @@ def read(state: Path | None, name: str, release: str) -> Suite:
     if folder is None or not folder.is_dir():
         return suite
     listed = _listed(folder)
-    texts = {
-        path.removesuffix(".gz"): _index(folder, path, file) for path, file in listed.items() if path.endswith(".gz")
-    }
-    for path, text in texts.items():
-        if path.endswith("/Packages"):
-            suite.packages = stanzas.merged(suite.packages, stanzas.parsed(text))
-        elif path.endswith("/Sources"):
-            suite.sources = stanzas.parsed(text)
-        else:
-            suite.contents[path.partition("Contents-")[2]] = text
+    for path, file in listed.items():
+        if path.endswith("/Packages.gz"):
+            suite.packages = stanzas.merged(suite.packages, stanzas.parsed(_index(folder, path, file)))
+        elif path.endswith("/Sources.gz"):
+            suite.sources = stanzas.parsed(_index(folder, path, file))
+        elif path.endswith(".gz"):
+            suite.contents[path.partition("Contents-")[2].removesuffix(".gz")] = _index(folder, path, file)
+    _checked(folder, _SUMMARY, listed[_SUMMARY])
     summary = _summary(folder)
     suite.unproved, suite.rows, suite.newest = summary.unproved, summary.rows, summary.newest
     suite.keyring = summary.keyring
@@ -186,7 +183,8 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
         "newest": newest,
         "keyring": suite.keyring,
     }
-    _write(folder / _SUMMARY, (json.dumps(summary) + "\n").encode())
+    named[_SUMMARY] = (json.dumps(summary) + "\n").encode()  # it is signed, too
+    _write(folder / _SUMMARY, named[_SUMMARY])
     _sign(folder, suite, named, key, moment)
 
 
@@ -231,7 +229,7 @@ def _link(origin: Path, target: Path) -> None:
 def _verify(state: Path, name: str, key: Key) -> None:
     """Raise UsageError where a suite's InRelease is not signed by this key, or Release says something else."""
     path = state / "dists" / name / "InRelease"
-    text = signing.verified(path.read_bytes(), key.public()) if path.is_file() else None
+    text = signing.verified(path.read_bytes(), key.public) if path.is_file() else None
     if text is None or text != path.with_name("Release").read_text(encoding="utf-8"):
         hint = "it was signed with another key, or changed since: --key names that key, snapshot/ has the states before"
         raise UsageError(f"{path} is not signed by this key", hint=hint)
@@ -254,12 +252,15 @@ def _summary(folder: Path) -> Summary:
 
 
 def _index(folder: Path, path: str, file: PoolFile) -> str:
+    return gzip.decompress(_checked(folder, path, file)).decode()
+
+
+def _checked(folder: Path, path: str, file: PoolFile) -> bytes:
+    """Return a file of a suite that is as its Release says; raises UsageError where it is not."""
     data = (folder / path).read_bytes() if (folder / path).is_file() else b""
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise UsageError(
-            f"{folder / path} is damaged", hint="its like lies below by-hash/ and snapshot/: copy that there"
-        )
-    return gzip.decompress(data).decode()
+        raise UsageError(f"{folder / path} is damaged", hint="the state before, below snapshot/, has its like")
+    return data
 
 
 def _write(path: Path, data: bytes) -> None:
