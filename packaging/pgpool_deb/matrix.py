@@ -53,6 +53,10 @@ STAGES = (
 )
 
 
+PROOF = (BUILD, *(stage.name for stage in STAGES if not stage.on_request))
+"""The stages that prove a cell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The options of `./invoke matrix`, parsed; no releases mean all of them, no stages all but those on request."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -179,6 +179,19 @@ def _stage(one: StageResult) -> dict[str, Any]:
         "log": one.log,
         "again": one.again,
     }
+
+
+def lacking(cell: Mapping[str, Any], stages: Iterable[str]) -> str:
+    """Return which of the stages a cell of report.json has not passed, the first with its state; "" where none.
+
+    A stage in which there was nothing to try has passed.
+    """
+    states = {str(stage["stage"]): str(stage["state"]) for stage in cell["stages"]}
+    for stage in stages:
+        state = states.get(stage, "not tried")
+        if state not in (State.PASSED, State.LEFT_OUT):
+            return f"{stage} {state}"
+    return ""
 
 
 def read_junit(text: str) -> tuple[int, int, tuple[Failure, ...]]:

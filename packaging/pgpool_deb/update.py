@@ -31,7 +31,7 @@ from .download import PATIENCE, sha256_of
 from .errors import ExitStatus, MachineError, UsageError
 from .pins import Pins
 from .project import Project
-from .proof import State
+from .proof import lacking
 from .releases import ReleaseTable, machine_release
 from .sources import checked
 
@@ -138,9 +138,8 @@ def prove(project: Project, version: str) -> ExitStatus:
     text = project.sources.read_text(encoding="utf-8")
     pins = Pins.load(project.sources)
     pins.named(version)
-    lacking = _unproved(project, version)
-    if lacking:
-        raise UsageError(f"pgpool-II {version} is not proved: {lacking}", hint="./invoke matrix tries every release")
+    if why := _unproved(project, version):
+        raise UsageError(f"pgpool-II {version} is not proved: {why}", hint="./invoke matrix tries every release")
     templates = project.templates(pgpool2.NAME)
     for pin in pins.pins:
         names = tuple(patch.name for patch in patches.chosen(templates, pin.version))
@@ -165,10 +164,8 @@ def _unproved(project: Project, version: str) -> str:
     for release in ReleaseTable.load(project.releases).releases:
         if release.name not in tried:
             return f"the last matrix did not try it on {release.name}"
-        states = {stage["stage"]: stage["state"] for stage in tried[release.name]["stages"]}
-        for stage in ("build", *(stage.name for stage in matrix.STAGES if not stage.on_request)):
-            if states.get(stage) not in (State.PASSED, State.LEFT_OUT):
-                return f"{stage} on {release.name}: {states.get(stage, 'was not tried')}"
+        if what := lacking(tried[release.name], matrix.PROOF):
+            return f"{release.name}: {what}"
     return ""
 
 

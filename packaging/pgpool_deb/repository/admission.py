@@ -10,15 +10,15 @@ from pathlib import Path
 from debian.deb822 import Changes
 from debian.debian_support import Version
 
+from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import UsageError
+from pgpool_deb.proof import lacking
 from pgpool_deb.releases import Release
 
 from .stanzas import PoolFile
 
 SOURCES = ("pgpool2", "pgpool2-cluster")
-STAGES = ("build", "quality", "debian", "install", "cluster", "dist-upgrade")
-"""Those of a matrix that all have to be tried."""
 _AGAIN = "./invoke build-deb builds it anew"
 
 
@@ -72,7 +72,7 @@ def _upload(path: Path, release: Release) -> Upload:
             raise UsageError(f"{there} is missing or not whole", hint=_AGAIN)
         files.append(PoolFile(f"{pool_folder(source)}/{name}", sha256, size))
     if not any(name.endswith(".buildinfo") for name, _, _ in rows):
-        raise UsageError(f"{path} names no .buildinfo: nobody could build it again", hint=_AGAIN)
+        raise UsageError(f"{path} names no .buildinfo: it could not be built again", hint=_AGAIN)
     own = PoolFile(f"{pool_folder(source)}/{path.name}", sha256_of(path), path.stat().st_size)
     return Upload(path.parent, source, version, (*files, own))
 
@@ -116,14 +116,9 @@ def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[
     cells = [cell for cell in told.get("cells", []) if cell.get("release") == release.name]
     if not cells:
         return [f"{one.title}: the last matrix did not try {release.name}" for one in uploads]
-    bad = [stage["stage"] for cell in cells for stage in cell["stages"] if stage["state"] in ("failed", "broken")]
-    if bad:
-        return [f"{one.title}: {', '.join(bad)} failed" for one in uploads]
-    lacking = [
-        stage for stage in STAGES if any(stage not in {one["stage"] for one in cell["stages"]} for cell in cells)
-    ]
-    if lacking:
-        return [f"{one.title}: the last matrix left out {', '.join(lacking)}" for one in uploads]
+    for cell in cells:
+        if what := lacking(cell, matrix.PROOF):
+            return [f"{one.title}: {what} in the last matrix" for one in uploads]
     tried = {sha256 for cell in cells for sha256 in cell.get("files", {}).values()}
     return [
         f"{one.title}: the last matrix tried other packages"

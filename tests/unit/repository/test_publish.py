@@ -14,10 +14,10 @@ import pytest
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
 from tests.unit.repository.packages import deb, sha256, upload
 
+from pgpool_deb import matrix
 from pgpool_deb.errors import ExitStatus, MachineError, ToolkitError, UsageError
 from pgpool_deb.project import Project
 from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas, suites
-from pgpool_deb.repository.admission import STAGES
 from pgpool_deb.repository.tree import Repository
 
 
@@ -26,7 +26,7 @@ def proved(checkout: Project, *names: str) -> None:
     files = {
         path.name: sha256(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
     }
-    stages = [{"stage": stage, "state": "passed"} for stage in STAGES]
+    stages = [{"stage": stage, "state": "passed"} for stage in matrix.PROOF]
     (checkout.dist / "report").mkdir(exist_ok=True)
     report = {"cells": [{"release": "trixie", "cell": "trixie-amd64-4.7.2", "stages": stages, "files": files}]}
     (checkout.dist / "report" / "report.json").write_text(json.dumps(report))
@@ -168,7 +168,7 @@ def test_a_proof_is_of_the_very_bytes_and_of_every_stage(published: Publisher, c
     report = checkout.dist / "report" / "report.json"
     told = json.loads(report.read_text())
     report.write_text(json.dumps({"cells": [{**told["cells"][0], "stages": told["cells"][0]["stages"][:1]}]}))
-    with pytest.raises(UsageError, match="the last matrix left out"):
+    with pytest.raises(UsageError, match="quality not tried in the last matrix"):
         published(unproved=False)
     told["cells"][0]["stages"][1]["state"] = "failed"
     report.write_text(json.dumps(told))
