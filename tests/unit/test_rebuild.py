@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.repository.packages import deb, sha256
 
 from pgpool_deb import rebuild
+from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import UsageError
 from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.small_packages import deb
 
 INFO = """Format: 1.0
 Source: pgpool2
@@ -34,7 +35,7 @@ def published(tmp_path: Path) -> Path:
     """A folder with a .deb, its .buildinfo and its .dsc."""
     made = deb(tmp_path, "pgpool2", "1")
     (tmp_path / "pgpool2_1.dsc").write_text("abc")
-    info = INFO.format(dsc=sha256(tmp_path / "pgpool2_1.dsc"), deb=sha256(made), path="/build/pgpool2")
+    info = INFO.format(dsc=sha256_of(tmp_path / "pgpool2_1.dsc"), deb=sha256_of(made), path="/build/pgpool2")
     (tmp_path / "pgpool2_1_amd64.buildinfo").write_text(info)
     return tmp_path
 
@@ -89,7 +90,7 @@ def test_the_first_difference_is_told_by_file_and_byte(published: Path, tmp_path
     (tmp_path / "again").mkdir()
     again = deb(tmp_path / "again", "pgpool2", "1", text="as Built\n")
     assert rebuild.first_difference(published / "pgpool2_1_amd64.deb", again) == (
-        "data.tar: ./usr/share/pgpool2: byte 3"
+        "data.tar: ./usr/share/pgpool2/text: byte 3"
     )
     (record,) = rebuild.records(published)
     assert rebuild.compared(record, published / again.name, published / again.name) == "the same bytes"

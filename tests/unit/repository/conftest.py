@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.repository.packages import upload
 
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
 from pgpool_deb.repository import publish, signing
+from pgpool_deb.small_packages import upload
 
 FIRST = int(time.time()) - 2 * 86400
 """The time of the first state."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tests.serving import serving
 from tests.unit.repository.apt import Apt
-from tests.unit.repository.packages import upload
 
 from pgpool_deb.project import Project
 from pgpool_deb.repository import publish
+from pgpool_deb.small_packages import upload
 
 PACKAGING = str(Path(__file__).parents[3] / "packaging")
 PUBLISH = f"""

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, V1, V2
-from tests.unit.repository.packages import upload
 
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
 from pgpool_deb.repository import check, publish
+from pgpool_deb.small_packages import upload
 
 CHANGING = (
     "openat", "write", "rename", "renameat2", "link", "linkat", "symlink", "symlinkat", "mkdir", "mkdirat", "unlink",

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
-from tests.unit.repository.packages import deb, sha256, upload
 
 from pgpool_deb import matrix
+from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, MachineError, ToolkitError, UsageError
 from pgpool_deb.project import Project
 from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas, suites
 from pgpool_deb.repository.tree import Repository
+from pgpool_deb.small_packages import deb, upload
 
 
 def proved(checkout: Project, *names: str) -> None:
     """Have a matrix prove what dist/ holds of trixie, or the files of these names alone."""
     files = {
-        path.name: sha256(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
+        path.name: sha256_of(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
     }
     stages = [{"stage": stage, "state": "passed"} for stage in matrix.PROOF]
     (checkout.dist / "report").mkdir(exist_ok=True)
@@ -77,7 +78,7 @@ def test_what_packages_were_made_from_is_signed_and_beside_them(
         "https://slsa.dev/provenance/v1",
     )
     for subject in told["subject"]:
-        assert subject["digest"]["sha256"] == sha256(folder / subject["name"])
+        assert subject["digest"]["sha256"] == sha256_of(folder / subject["name"])
     made_from = {one.get("name"): one for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]}
     assert {f"pgpool2_{V1}.dsc", f"pgpool2_{V1}.tar.xz", "debian/patches/one.patch"} <= set(made_from)
     keyring_file = tmp_path / "repo/keyring" / f"{keyring.NAME}.gpg"
@@ -298,7 +299,7 @@ def test_a_file_that_no_state_names_gives_way(published: Publisher, checkout: Pr
     left = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V2}_amd64.deb"
     left.write_bytes(b"of another build")
     published()
-    assert sha256(left) == sha256(checkout.dist / "trixie" / left.name)
+    assert sha256_of(left) == sha256_of(checkout.dist / "trixie" / left.name)
 
 
 def test_the_first_record_of_a_build_stays(published: Publisher, checkout: Project, tmp_path: Path) -> None:
