@@ -197,7 +197,7 @@ def main(kind: str, seconds: float, seed: int) -> int:
             reached = time.monotonic()
         except ConnectionRefusedError:
             if time.monotonic() > reached + GONE_SECONDS:
-                print(f"{kind}: nobody answers after {sent} messages of seed {seed}")
+                print(f"{kind}: pgpool-II does not answer after {sent} messages of seed {seed}")
                 return 1
             time.sleep(0.1)
         except OSError:

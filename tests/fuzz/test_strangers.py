@@ -1,4 +1,4 @@
-"""Whoever can reach pgpool-II without a password neither crashes it nor fills its memory: ten minutes of odd messages.
+"""A stranger without a password neither crashes pgpool-II nor fills its memory: ten minutes of odd messages.
 
 pgpool-II is built anew from the source package of dist/, with AddressSanitizer and with the checks of its own memory
 contexts. It has no PostgreSQL: whatever comes before authentication needs none.

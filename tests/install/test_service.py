@@ -229,7 +229,7 @@ def test_a_node_that_is_down_is_not_promoted(tried: Host) -> None:
         for way in ("", "--gracefully"):
             answer = tried.attempt(f"{PCP.format('promote_node')} -n 1 {way}")
             assert "node id 1 is not up" in answer.output
-            assert answer.status != 124, "it waited for a failover that nobody had begun"
+            assert answer.status != 124, "it waited for a failover that had not begun"
     finally:
         tried.run(f"{PCP.format('attach_node')} -n 1")
 

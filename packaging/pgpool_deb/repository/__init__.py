@@ -1,1 +1,1 @@
-"""The signed repository that `./invoke publish` makes: what apt reads, what stays, and who signed it."""
+"""The signed repository that `./invoke publish` makes: what apt reads, what stays, and the signatures."""

@@ -25,6 +25,7 @@ from .keyring import NAME
 from .signing import verified
 from .stanzas import PoolFile, Stanza
 from .states import Report
+from .suites import SUMMARY
 
 _DAY = 24 * 3600
 _KEY_DAYS = 60
@@ -202,6 +203,8 @@ class Check:
             self._fault(f"{name}: Release says something else than InRelease")
         packages: tuple[Stanza, ...] = ()
         for path, file in stanzas.listed(text).items():
+            if path == SUMMARY:
+                self._same(f"{folder}/{path}", file)
             if not path.endswith(".gz"):
                 continue
             parent = path.rpartition("/")[0]

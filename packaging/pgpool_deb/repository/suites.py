@@ -30,7 +30,7 @@ BY_HASH_SECONDS = 24 * 3600
 BY_HASH_STATES = 3
 """How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
 _DAY = 24 * 3600
-_SUMMARY = "suite.json"
+SUMMARY = "suite.json"
 _SERVER_MODULE = re.compile(r"postgresql-(\d+)-pgpool2")
 
 
@@ -121,7 +121,7 @@ def summaries(state: Path | None) -> tuple[Summary, ...]:
     """Return what is told of the suites of a state; raises UsageError where one cannot be read."""
     if state is None:
         return ()
-    return tuple(_summary(path.parent) for path in sorted(state.glob(f"dists/*/{_SUMMARY}")))
+    return tuple(_summary(path.parent) for path in sorted(state.glob(f"dists/*/{SUMMARY}")))
 
 
 def files_named(state: Path) -> set[str]:
@@ -159,7 +159,7 @@ def read(state: Path | None, name: str, release: str) -> Suite:
             suite.sources = stanzas.parsed(_index(folder, path, file))
         elif path.endswith(".gz"):
             suite.contents[path.partition("Contents-")[2].removesuffix(".gz")] = _index(folder, path, file)
-    _checked(folder, _SUMMARY, listed[_SUMMARY])
+    _checked(folder, SUMMARY, listed[SUMMARY])
     summary = _summary(folder)
     suite.unproved, suite.rows, suite.newest = summary.unproved, summary.rows, summary.newest
     suite.keyring = summary.keyring
@@ -183,8 +183,8 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
         "newest": newest,
         "keyring": suite.keyring,
     }
-    named[_SUMMARY] = (json.dumps(summary) + "\n").encode()  # it is signed, too
-    _write(folder / _SUMMARY, named[_SUMMARY])
+    named[SUMMARY] = (json.dumps(summary) + "\n").encode()  # it is signed, too
+    _write(folder / SUMMARY, named[SUMMARY])
     _sign(folder, suite, named, key, moment)
 
 
@@ -240,7 +240,7 @@ def _listed(folder: Path) -> dict[str, PoolFile]:
 
 
 def _summary(folder: Path) -> Summary:
-    path = folder / _SUMMARY
+    path = folder / SUMMARY
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = tuple(Row(str(name), str(version), tuple(map(int, majors))) for name, version, majors in found["rows"])

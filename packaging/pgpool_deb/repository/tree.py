@@ -7,8 +7,9 @@
     dists, index.html, keyring symbolic links through `current`
     repository.json            what the repository is: `format` and `url`
 
-A state is written beside, below .partial-PID/, and gets its name when it is whole. Then `current` is replaced. Whoever
-kills the writer finds the old or the new state, and at most files that no index names, which the next writer removes.
+A state is written beside, below .partial-PID/, and gets its name when it is whole. Then `current` is replaced. A writer
+that is killed leaves the old or the new state, and at most files that no index names: half files are swept by the next
+writer, whole ones give way to others of their name, and `prune` removes them.
 """
 
 from __future__ import annotations

@@ -65,3 +65,14 @@ def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return lines
 
     return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a tree by their paths, links with where they lead."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = str(path.readlink()).encode()
+        elif path.is_file() and path.name != ".lock":
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found

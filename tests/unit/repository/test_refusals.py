@@ -1,0 +1,183 @@
+"""What may not be published is refused with one line and a hint, and the repository is as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, tree
+
+from pgpool_deb.download import sha256_of
+from pgpool_deb.errors import ToolkitError, UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish
+from pgpool_deb.repository.tree import Repository
+from pgpool_deb.small_packages import upload
+
+# -- what is refused, and the repository stays as it was ---------------------------------------------------------------
+
+
+def foreign(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "1.0+deb13+1", source="nginx")
+
+
+def of_another_release(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "4.7.3-50+deb12+1")
+
+
+def damaged(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}_amd64.deb")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def cut_short(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}_amd64.deb")
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def missing(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", V2).with_name(f"pgpool2_{V2}.dsc").unlink()
+
+
+def older(checkout: Project, _: Path) -> None:
+    upload(checkout.dist / "trixie", "4.6.1-50+deb13+1")
+
+
+def other_bytes(checkout: Project, _: Path) -> None:
+    shutil.rmtree(checkout.dist / "trixie")
+    upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="other\n")
+
+
+def outside(checkout: Project, _: Path) -> None:
+    path = upload(checkout.dist / "trixie", V2)
+    path.write_text(path.read_text().replace(f" pgpool2_{V2}.dsc", " ../../secret"))
+
+
+def pool_elsewhere(_: Project, repo: Path) -> None:
+    (repo / "pool").rename(repo.parent / "elsewhere")
+    (repo / "pool").symlink_to(repo.parent / "elsewhere")
+
+
+def pointer_elsewhere(_: Project, repo: Path) -> None:
+    (repo / "current").unlink()
+    (repo / "current").symlink_to("/tmp")  # noqa: S108
+
+
+def changed_index(_: Project, repo: Path) -> None:
+    path = repo / "dists/trixie-testing/main/binary-amd64/Packages.gz"
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def proved_by_hand(_: Project, repo: Path) -> None:
+    path = repo / "dists/trixie-testing/suite.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "unproved": []}))
+
+
+def unsigned(_: Project, repo: Path) -> None:
+    path = repo / "dists/trixie-testing/InRelease"
+    path.write_text(path.read_text().replace("Origin: pgpool-deb", "Origin: someone-else"))
+
+
+def no_mark(_: Project, repo: Path) -> None:
+    (repo / "repository.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (foreign, "nginx is not of this project"),
+        (of_another_release, "is not for trixie"),
+        (damaged, "is damaged"),
+        (cut_short, "is missing or not whole"),
+        (missing, "is missing or not whole"),
+        (older, "is older than 4.7.2-50.deb13.1, which trixie-testing has"),
+        (other_bytes, "is published already, with other bytes"),
+        (outside, "which is no file beside it"),
+        (pool_elsewhere, "pool is a symbolic link"),
+        (pointer_elsewhere, "leads out of the repository"),
+        (changed_index, "Packages.gz is damaged"),
+        (proved_by_hand, "suite.json is damaged"),
+        (unsigned, "is not signed by this key"),
+        (no_mark, "is damaged"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_bad_input_is_refused_in_one_line_and_the_repository_is_as_it_was(
+    published: Publisher, checkout: Project, tmp_path: Path, harm: Callable[[Project, Path], None], message: str
+) -> None:
+    published()
+    harm(checkout, tmp_path / "repo")
+    before = tree(tmp_path / "repo")
+    with pytest.raises(ToolkitError, match=message) as raised:
+        published()
+    assert len(str(raised.value).splitlines()) == 2
+    assert tree(tmp_path / "repo") == before
+
+
+def test_a_file_that_no_state_names_gives_way(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    """A publish that was killed left it, and the package was built again since."""
+    published()
+    upload(checkout.dist / "trixie", V2)
+    left = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V2}_amd64.deb"
+    left.write_bytes(b"of another build")
+    published()
+    assert sha256_of(left) == sha256_of(checkout.dist / "trixie" / left.name)
+
+
+def test_the_first_record_of_a_build_stays(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    place = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V1}_amd64.changes"
+    before = place.read_bytes()
+    changes = checkout.dist / "trixie" / place.name
+    changes.write_text(f"Date: today\n{changes.read_text()}")
+    published()
+    assert place.read_bytes() == before
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(published: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "letters").write_text("dear")
+    with pytest.raises(UsageError, match="holds other things"):
+        published()
+    assert [path.name for path in (tmp_path / "repo").iterdir()] == ["letters"]
+
+
+def test_a_clock_that_is_behind_is_refused(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST - 1))
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    with pytest.raises(UsageError, match="is not later than that of the state that clients have"):
+        publish.run(checkout, request, print)
+
+
+def test_a_key_that_is_not_there_is_said(published: Publisher) -> None:
+    with pytest.raises(UsageError, match="there is no secret key 0123456789ABCDEF"):
+        published(key="0123456789ABCDEF")
+    with pytest.raises(UsageError, match="neither a key's fingerprint nor a file"):
+        published(key="/no/such/file")
+
+
+def test_two_publishes_at_once_wait_for_each_other(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    repository, lines = Repository.open(tmp_path / "repo"), list[str]()
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    with repository.locked(lines.append):
+        other = threading.Thread(target=publish.run, args=(checkout, request, lines.append))
+        other.start()
+        end = time.monotonic() + 60
+        while not any(line.startswith("waiting for the run with process id") for line in lines):
+            assert time.monotonic() < end, lines
+            time.sleep(0.05)
+        assert len(repository.states) == 1
+    other.join(120)
+    assert len(repository.states) == 2
