@@ -13,7 +13,7 @@ from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas, suites
+from pgpool_deb.repository import check, keyring, promote, prune, publish, signing, stanzas, suites
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import deb, upload
 
@@ -242,3 +242,28 @@ def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home
     (tmp_path / "secret.asc").write_text("nothing")
     with pytest.raises(MachineError, match="gpg failed"):
         published(key=str(tmp_path / "secret.asc"))
+
+
+def test_while_two_keys_sign_clients_of_either_are_served(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keyring package of the new state has both; a client that knows one key takes the state for good."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    published()
+    old = (tmp_path / "repo/keyring" / f"{keyring.NAME}.gpg").read_bytes()
+    folder = tmp_path / "data/pgpool-deb/archive-key"
+    (short := tmp_path.parent / "two").symlink_to(folder / "gnupg")  # gpg's sockets have short paths
+    gpg = ["gpg", "--homedir", str(short), "--batch", "--passphrase", "", "--faked-system-time", f"{FIRST}!"]
+    subprocess.run([*gpg, "--quick-generate-key", "new", "ed25519", "sign"], check=True, capture_output=True)
+    rows = subprocess.run([*gpg, "--with-colons", "--list-keys", "new"], check=True, capture_output=True, text=True)
+    fingerprint = next(line.split(":")[9] for line in rows.stdout.splitlines() if line.startswith("fpr:"))
+    with (folder / "made").open("a") as made:
+        made.write(f"{fingerprint}\n")
+    new = subprocess.run([*gpg, "--export", fingerprint], check=True, capture_output=True).stdout
+    published()
+    signed = (tmp_path / "repo/dists/trixie-testing/InRelease").read_bytes()
+    assert signing.verified(signed, old)
+    assert signing.verified(signed, new)
+    assert not signing.verified(signed.replace(b"Origin: pgpool-deb", b"Origin: else"), old + new)
+    assert len([one for one in versions(tmp_path / "repo", "trixie-testing") if one[0] == keyring.NAME]) == 2
+    subprocess.run(["gpgconf", "--homedir", str(short), "--kill", "all"], check=True)
