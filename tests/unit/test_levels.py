@@ -53,7 +53,7 @@ def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("levels", "lanes"),
     [
-        (("unit", "package", "install", "cluster"), (("unit", "package"), ("install", "cluster"))),
+        (("unit", "package", "install", "cluster"), (("unit", "package", "install"), ("cluster",))),
         (("package", "cluster"), (("package",), ("cluster",))),
         (("cluster",), (("cluster",),)),
     ],

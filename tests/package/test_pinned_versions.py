@@ -1,0 +1,36 @@
+"""Every pinned version builds with the patches that series.in picks for it.
+
+That a patch applies does not prove it: a hunk may fit in another place, and fail only when it is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.package.builds import copy_of, started
+
+from pgpool_deb.cache import Cache
+from pgpool_deb.errors import ExitStatus
+from pgpool_deb.pins import Pins
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable, machine_release
+
+SOURCES = Path("packaging", "sources.toml")
+OTHERS = [pin.version for pin in Pins.load(SOURCES).pins if pin.proved is None]
+NOT_SERVED = "could not be downloaded: "
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("version", OTHERS)
+def test_a_pinned_version_compiles_with_all_of_its_patches(version: str, project: Project, tmp_path: Path) -> None:
+    (release,) = ReleaseTable.load(project.releases).select([], machine_release())
+    checkout = copy_of(project.path, tmp_path / "checkout")
+    with started(checkout, Cache.open(), "--release", release.name, "--pgpool", version, "--strict") as process:
+        output, _ = process.communicate()
+    if process.returncode == ExitStatus.ENVIRONMENT and NOT_SERVED in output:
+        pytest.skip(f"no address that this machine reaches serves pgpool-II {version}")
+    assert process.returncode == ExitStatus.GOOD, output
+    (cell,) = json.loads((checkout / "dist" / "summary.json").read_text(encoding="utf-8"))["cells"]
+    assert (cell["state"], cell["left_out"]) == ("built", [])
