@@ -1,4 +1,4 @@
-"""`./invoke verify`: packages are built again from their published sources, and compared byte by byte.
+"""`./invoke verify`: where packages are from, link by link, and whether they come out of it again, byte by byte.
 
 What was published says how it was made: a .buildinfo names the source package, the versions of all that was installed,
 the path and the environment. The rebuild has none of our caches, and none of our files but those of the source package.
@@ -11,12 +11,11 @@ import shlex
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from debian.arfile import ArFile
-from debian.deb822 import BuildInfo, Dsc
+from debian.deb822 import Dsc
 
 from . import archive, engines, machine
 from .build_deb import say
@@ -24,10 +23,13 @@ from .cache import Cache
 from .command import CommandFailed, Runner
 from .download import sha256_of
 from .errors import ExitStatus, PackageError, UsageError
+from .pins import Pins
 from .plan import machine_architecture
 from .project import Project
+from .record import Record
 from .releases import Release, ReleaseTable
 from .roots import Roots
+from .walk import Link, links
 
 _SCRIPT = """
 set -eu
@@ -40,71 +42,53 @@ env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build {environment} \\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a .buildinfo says. `sums` are SHA-256 by file names, `installed` is `name=version` of packages."""
-
-    path: Path
-    source: str
-    version: str
-    build_path: str
-    environment: Mapping[str, str]
-    installed: frozenset[str]
-    sums: Mapping[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> Record:
-        """Read a .buildinfo; raises UsageError for one that says too little, or names a path that is not its own."""
-        try:
-            found = BuildInfo(path.read_text(encoding="utf-8"))
-            sums = {str(row["name"]): str(row["sha256"]) for row in found["Checksums-Sha256"]}
-            source = str(found["Source"]).partition(" ")[0]
-            build_path = str(found.get("Build-Path", f"/build/{source}"))
-            installed = frozenset(_installed(str(found["Installed-Build-Depends"])))
-            environment = dict(_assignments(str(found.get("Environment", ""))))
-            version = str(found["Version"])
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{path} cannot be read as a .buildinfo: {error}", hint="is it whole?") from error
-        named = [*sums, source]
-        if any("/" in name or name.startswith(".") for name in named) or PurePosixPath(build_path).parts[:2] != (
-            "/",
-            "build",
-        ):
-            raise UsageError(
-                f"{path} names paths that no build of ours has", hint="packages of this project are verified"
-            )
-        return cls(path, source, version, build_path, environment, installed, sums)
-
-    @property
-    def dsc(self) -> Path:
-        """Its source package, which lies beside it."""
-        return self.path.with_name(next(name for name in self.sums if name.endswith(".dsc")))
-
-
 def run(project: Project, where: Path, *, mirror: str | None = None, install: bool = True) -> ExitStatus:
-    """Verify a .deb, or all that the .buildinfos of a folder name; FAILED where a byte differs, with one line each.
+    """Verify a .deb, or all that the .buildinfos of a folder name; FAILED where a byte differs or a link does not hold.
 
-    Raises UsageError for what cannot be verified, MachineError where the machine fails.
+    First all walk from the .debs to upstream's tarball; what has lost its source is not built again. Raises UsageError
+    for what cannot be verified, MachineError where the machine fails.
     """
     found = records(where)
-    machine.require(machine.for_roots(), install=install, report=say)
     table = ReleaseTable.load(project.releases)
+    pins = Pins.load(project.sources)
+    different = 0
+    whole = []
+    for record in found:
+        release_of(record, table)
+        broken = walked(record, _debs(record, where), pins)
+        different += len(broken)
+        if not any(link.of_source for link in broken):
+            whole.append(record)
+    if whole:
+        machine.require(machine.for_roots(), install=install, report=say)
     cache = Cache.open()
     roots = Roots(cache, machine_architecture(), lambda: archive.find_archive(mirror))
-    different = 0
-    for record in found:
+    for record in whole:
         release = release_of(record, table)
         say(f"{record.source} {record.version}: built again for {release.name}")
         with tempfile.TemporaryDirectory(dir=cache.folder("boxes"), prefix=".verify-") as place:
             for line in _rebuilt(record, release, cache, roots, Path(place)):
                 say(line)
-            for name in sorted(name for name in record.sums if name.endswith(".deb")):
-                if where.is_file() and name != where.name:
-                    continue
+            for name in _debs(record, where):
                 line = compared(record, record.path.with_name(name), Path(place) / name)
                 different += not line.endswith("the same bytes")
                 say(f"{name}: {line}")
     return ExitStatus.FAILED if different else ExitStatus.GOOD
+
+
+def walked(record: Record, debs: Sequence[str], pins: Pins) -> list[Link]:
+    """Say each link from .debs to upstream's tarball, and return those that do not hold."""
+    say(f"{record.source} {record.version}: from .deb to upstream")
+    found = list(links(record, debs, pins))
+    for link in found:
+        say(f"  {link.text}" if link.holds else f"fault: {link.text}")
+    return [link for link in found if not link.holds]
+
+
+def _debs(record: Record, where: Path) -> list[str]:
+    """Return the .debs that are asked for: all of a folder, or one."""
+    named = sorted(name for name in record.sums if name.endswith(".deb"))
+    return named if where.is_dir() else [name for name in named if name == where.name]
 
 
 def records(where: Path) -> list[Record]:
@@ -245,17 +229,3 @@ def _byte(one: bytes, other: bytes) -> int:
     """Return the offset of the first byte that differs."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((number for number, pair in pairs if pair[0] != pair[1]), min(len(one), len(other)))
-
-
-def _installed(text: str) -> Iterator[str]:
-    for word in text.replace("\n", " ").split(","):
-        name, _, version = word.strip().partition(" (= ")
-        if version:
-            yield f"{name.partition(':')[0]}={version.removesuffix(')')}"
-
-
-def _assignments(text: str) -> Iterator[tuple[str, str]]:
-    for word in shlex.split(text):
-        name, _, value = word.partition("=")
-        if name.isidentifier():
-            yield name, value

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 _CONTROL = """Package: {package}
 Version: {version}
@@ -22,7 +23,7 @@ Depends: libc6 (>= 2.36), libpq5 (>= 15), {package}-common | other
 Description: one of many
  It is here to be indexed, with a text as long as many have, and a few files.
 """
-_DSC = """Format: 3.0 (native)
+_DSC = """Format: 3.0 ({format})
 Source: {source}
 Binary: {source}
 Architecture: any
@@ -30,7 +31,19 @@ Version: {version}
 Maintainer: A Test <test@example.org>
 Checksums-Sha256:
 {sha256}Files:
- {md5} {size} {name}
+{md5}"""
+_COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2026 A Test
+License: PostgreSQL and small
+
+Files: src/parser/*
+Copyright: 1984 Another
+License: GPL-3+ with Bison exception
+
+License: small
+ Do as you like.
 """
 _BUILDINFO = """Format: 1.0
 Source: {source}
@@ -70,24 +83,40 @@ def deb(folder: Path, package: str, version: str, *, source: str = "pgpool2", te
     return path
 
 
-def upload(
-    folder: Path, version: str, *, source: str = "pgpool2", binaries: tuple[str, ...] = (), text: str = ""
+def upload(  # noqa: PLR0913 - what a package is made of
+    folder: Path,
+    version: str,
+    *,
+    source: str = "pgpool2",
+    binaries: tuple[str, ...] = (),
+    text: str = "",
+    upstream: bool = False,
 ) -> Path:
-    """Write what the build of a source package leaves, and return its .changes; other `text`, other bytes."""
+    """Write what the build of a source package leaves, and return its .changes; other `text`, other bytes.
+
+    With `upstream` its sources are upstream's tarball and ours, else one of both.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tar = folder / f"{source}_{version}.tar.xz"
-    tar.write_bytes(_tar({"debian/patches/one.patch": b"a patch", "debian/rules": f"{version}{text}".encode()}))
+    files = {
+        "debian/copyright": _COPYRIGHT.encode(),
+        "debian/patches/one.patch": b"a patch",
+        "debian/rules": f"{version}{text}".encode(),
+    }
+    tars = [folder / f"{source}_{version}.{'debian.' if upstream else ''}tar.xz"]
+    tars[0].write_bytes(_tar(files))
+    if upstream:
+        tars.insert(0, folder / f"{source}_{version.partition('-')[0]}.orig.tar.gz")
+        tars[0].write_bytes(_tar({"pgpool-II/src/main.c": b"int main;"}))
     dsc = folder / f"{source}_{version}.dsc"
-    md5 = hashlib.md5(tar.read_bytes()).hexdigest()  # noqa: S324 - a field of the format
-    own = _DSC.format(
-        source=source, version=version, sha256=_sums(tar), md5=md5, size=tar.stat().st_size, name=tar.name
-    )
+    md5 = "".join(_row(hashlib.md5, tar) for tar in tars)  # a field of the format
+    kind = "quilt" if upstream else "native"
+    own = _DSC.format(format=kind, source=source, version=version, sha256=_sums(*tars), md5=md5)
     dsc.write_text(own, encoding="utf-8")
     debs = [deb(folder, name, version, source=source, text=text or version) for name in binaries or (source,)]
     info = folder / f"{source}_{version}_amd64.buildinfo"
     info.write_text(_BUILDINFO.format(source=source, version=version, sums=_sums(dsc, *debs)), encoding="utf-8")
     changes = folder / f"{source}_{version}_amd64.changes"
-    sums = _sums(dsc, tar, info, *debs)
+    sums = _sums(dsc, *tars, info, *debs)
     changes.write_text(
         f"Format: 1.8\nSource: {source}\nVersion: {version}\nChecksums-Sha256:\n{sums}", encoding="utf-8"
     )
@@ -95,8 +124,12 @@ def upload(
 
 
 def _sums(*files: Path) -> str:
-    rows = ((hashlib.sha256(data := file.read_bytes()).hexdigest(), len(data), file.name) for file in files)
-    return "".join(f" {sha256} {size} {name}\n" for sha256, size, name in rows)
+    return "".join(_row(hashlib.sha256, file) for file in files)
+
+
+def _row(algorithm: Callable[[bytes], Any], file: Path) -> str:
+    data = file.read_bytes()
+    return f" {algorithm(data).hexdigest()} {len(data)} {file.name}\n"
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

@@ -37,6 +37,11 @@ class Upload:
         return next(file for file in self.files if file.path.endswith(".buildinfo"))
 
     @property
+    def statement(self) -> str:
+        """Where the pool has the statement about what it was made from; with `.asc`, the statement's signature."""
+        return f"{self.buildinfo.path.removesuffix('.buildinfo')}.intoto.json"
+
+    @property
     def title(self) -> str:
         """The name and version, as messages have it."""
         return f"{self.source} {self.version}"

@@ -1,24 +1,21 @@
 """What a source package's binaries were made from, where and how: an in-toto statement with SLSA's provenance.
 
 The statement (in-toto 1, SLSA provenance 1) is written from what was published beside it, so anybody can check it: the
-.buildinfo names the toolchain, the .dsc upstream's tarball and our files, and the latter hold the patches.
+.buildinfo names the toolchain, the .dsc upstream's tarball and our files, and the latter hold the patches. What else is
+published of the build, and is not signed itself, is among its byproducts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from debian.deb822 import BuildInfo
-
 from pgpool_deb.download import sha256_of
+from pgpool_deb.origin import Origin
 from pgpool_deb.pins import Pins
-from pgpool_deb.rebuild import Record
+from pgpool_deb.record import Record
 
 from .stanzas import PoolFile
 
@@ -26,15 +23,13 @@ TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:pgpool-deb:dpkg-buildpackage:1"
 """`externalParameters`: the source package and the release; `internalParameters`: the path and the environment."""
-SUFFIX = ".intoto.json"
-_PATCHES = "debian/patches/"
 
 
-def statement(record: Record, files: Sequence[PoolFile], release: str, pins: Pins) -> dict[str, Any]:
-    """Return the statement about the .debs of a build; `files` are all of the upload, beside the .buildinfo."""
-    by_name = {Path(file.path).name: file for file in files}
-    info = BuildInfo(record.path.read_text(encoding="utf-8"))
-    architecture = str(info["Build-Architecture"])
+def statement(record: Record, release: str, pins: Pins, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
+    """Return the statement about the .debs of a build; `more` are the files that describe them.
+
+    Raises UsageError where the source package beside the .buildinfo cannot be read.
+    """
     return {
         "_type": TYPE,
         "subject": [_digest(name, sha256) for name, sha256 in sorted(record.sums.items()) if name.endswith(".deb")],
@@ -45,14 +40,17 @@ def statement(record: Record, files: Sequence[PoolFile], release: str, pins: Pin
                 "externalParameters": {"source": record.dsc.name, "release": release},
                 "internalParameters": {"path": record.build_path, "environment": dict(record.environment)},
                 "resolvedDependencies": [
-                    *_sources(by_name, record, pins),
-                    *_toolchain(record.installed, architecture, release),
+                    *_sources(record, pins),
+                    *_toolchain(record.installed, record.architecture, release),
                 ],
             },
             "runDetails": {
-                "builder": {"id": f"urn:pgpool-deb:builder:{info['Build-Origin']}".lower()},
-                "metadata": {"finishedOn": parsedate_to_datetime(str(info["Build-Date"])).isoformat()},
-                "byproducts": [_digest(record.path.name, sha256_of(record.path))],
+                "builder": {"id": f"urn:pgpool-deb:builder:{record.origin}".lower()},
+                "metadata": {"finishedOn": record.built.isoformat()} if record.built else {},
+                "byproducts": [
+                    _digest(record.path.name, sha256_of(record.path)),
+                    *(_digest(Path(file.path).name, file.sha256) for file in more),
+                ],
             },
         },
     }
@@ -67,23 +65,14 @@ def _digest(name: str, sha256: str, **more: str) -> dict[str, Any]:
     return {"name": name, "digest": {"sha256": sha256}, **more}
 
 
-def _sources(by_name: Mapping[str, PoolFile], record: Record, pins: Pins) -> list[dict[str, Any]]:
+def _sources(record: Record, pins: Pins) -> list[dict[str, Any]]:
     """Return the source package, upstream's tarball with where it is from, and each patch."""
+    origin = Origin.read(record.dsc)
     found = [_digest(record.dsc.name, record.sums[record.dsc.name])]
-    pinned = {pin.sha256: pin.version for pin in pins.pins}
-    for name, file in sorted(by_name.items()):
-        if ".orig.tar." in name:
-            version = pinned.get(file.sha256)
-            upstream = next((one for one in pins.addresses if version and "{mirror}" not in one), "")
-            more = {"uri": upstream.format(version=version)} if upstream else {}
-            found.append(_digest(name, file.sha256, **more))
-        elif ".tar." in name:
-            found.append(_digest(name, file.sha256))
-            with tarfile.open(record.path.with_name(name)) as tar:
-                for member in tar.getmembers():
-                    stream = tar.extractfile(member) if member.name.startswith(_PATCHES) and member.isfile() else None
-                    if stream is not None and member.name.endswith(".patch"):
-                        found.append(_digest(member.name, hashlib.sha256(stream.read()).hexdigest()))
+    for archive in origin.archives:
+        address = origin.address(pins) if archive == origin.upstream else ""
+        found.append(_digest(archive.name, archive.sha256, **({"uri": address} if address else {})))
+    found += [_digest(patch.path, patch.sha256) for patch in origin.debian().patches]
     return found
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgpool_deb import machine
-from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
-from pgpool_deb.rebuild import Record
 from pgpool_deb.releases import Release, ReleaseTable
 
-from . import admission, indexer, provenance, states, suites
+from . import admission, indexer, states, suites
 from .admission import Upload
-from .signing import Key
 from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import Suite
@@ -60,7 +56,10 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             suite = suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
             changed.append(_grown(repository, suite, those, unproved[release]))
             for upload in those:
-                _attest(repository, upload, release, key, moment, pins)
+                if not (repository.path / f"{upload.statement}.asc").exists():
+                    from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
+
+                    attest(repository, upload, release, key, moment, pins)
         states.write(project, repository, changed, key, moment)
     for suite in changed:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
@@ -127,25 +126,6 @@ def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpr
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
     return suite
-
-
-def _attest(  # noqa: PLR0913, PLR0917 - a statement, its subject, its signature and its time
-    repository: Repository, upload: Upload, release: Release, key: Key, moment: int, pins: Pins
-) -> None:
-    """Publish beside an upload what it was made from, signed; what is there already stays."""
-    folder = admission.pool_folder(upload.source)
-    name = f"{Path(upload.buildinfo.path).stem}{provenance.SUFFIX}"
-    if (repository.path / folder / f"{name}.asc").exists():
-        return
-    record = Record.read(repository.path / upload.buildinfo.path)
-    text = provenance.text(provenance.statement(record, upload.files, release.name, pins))
-    with tempfile.TemporaryDirectory() as place:
-        made = []
-        for file, content in ((name, text), (f"{name}.asc", key.signature(text, moment))):
-            path = Path(place, file)
-            path.write_text(content, encoding="utf-8")
-            made.append((path, PoolFile(f"{folder}/{file}", sha256_of(path), path.stat().st_size)))
-        repository.admit(made)
 
 
 def _published(repository: Repository, file: PoolFile) -> bool:

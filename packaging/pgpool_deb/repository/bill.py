@@ -1,0 +1,155 @@
+"""Bills of materials: what a .deb is, what it needs, and what it was built from, as CycloneDX and SPDX tell it.
+
+A bill is made of what is published beside the .deb, so it is the same wherever and whenever it is made.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from debian.deb822 import Deb822, PkgRelation
+from debian.debfile import DebFile
+from packageurl import PackageURL
+
+from pgpool_deb.errors import UsageError
+from pgpool_deb.origin import Archive, Debian, Origin
+from pgpool_deb.pins import Pins
+from pgpool_deb.record import Record
+
+from .licences import Licences, declared
+from .stanzas import PoolFile
+
+AUTHOR = "pgpool-deb"
+"""The tool that made a document, and the vendor in the package URLs of our packages."""
+_NEEDED = ("Pre-Depends", "Depends")
+_USEFUL = ("Recommends", "Suggests")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A package that a .deb declares to need, or to be more useful with.
+
+    `clause` is what debian/control says, alternatives included; `purl` has a version for a package of the same build.
+    """
+
+    name: str
+    field: str
+    clause: str
+    purl: PackageURL
+
+    @property
+    def needed(self) -> bool:
+        """Whether the package cannot be installed without it, or without an alternative to it."""
+        return self.field in _NEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The source package that .debs were built from; `address` is where upstream has its tarball, "" if not known."""
+
+    name: str
+    version: str
+    dsc: Archive
+    purl: PackageURL
+    origin: Origin
+    debian: Debian
+    address: str
+    licences: Licences
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What is told of one .deb; `built` is when the build ended, the time of the documents, too."""
+
+    name: str
+    version: str
+    file: Archive
+    purl: PackageURL
+    maintainer: str
+    summary: str
+    homepage: str
+    dependencies: tuple[Dependency, ...]
+    source: Source
+    buildinfo: Archive
+    built: datetime
+
+    @property
+    def identity(self) -> uuid.UUID:
+        """What tells these documents from all others: it follows from the .deb and the record of its build."""
+        return uuid.uuid5(uuid.NAMESPACE_OID, f"{self.file.sha256} {self.buildinfo.sha256}")
+
+    @property
+    def stem(self) -> str:
+        """The name of its file without the suffix, which its documents have, too."""
+        return self.file.name.removesuffix(".deb")
+
+
+def bills(record: Record, files: Iterable[PoolFile], release: str, pins: Pins) -> Iterator[Bill]:
+    """Yield a bill for each .deb of an upload; all of its files lie beside the .buildinfo of the record.
+
+    Raises UsageError where the source package or a .deb cannot be read.
+    """
+    if record.built is None:
+        raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
+    sums = {Path(file.path).name: file.sha256 for file in files}
+    buildinfo = Archive(record.path.name, sums[record.path.name])
+    controls = {name: _control(record.path.with_name(name)) for name in sorted(sums) if name.endswith(".deb")}
+    siblings = {one["Package"]: _purl(one, release) for one in controls.values()}
+    source = _source(record, release, pins)
+    for name, control in controls.items():
+        yield Bill(
+            name=control["Package"],
+            version=control["Version"],
+            file=Archive(name, sums[name]),
+            purl=siblings[control["Package"]],
+            maintainer=control.get("Maintainer", ""),
+            summary=control.get("Description", "").partition("\n")[0],
+            homepage=control.get("Homepage", ""),
+            dependencies=tuple(_dependencies(control, siblings, release)),
+            source=source,
+            buildinfo=buildinfo,
+            built=record.built,
+        )
+
+
+def _control(path: Path) -> Deb822:
+    with DebFile(path) as deb:
+        return deb.debcontrol()
+
+
+def _source(record: Record, release: str, pins: Pins) -> Source:
+    origin = Origin.read(record.dsc)
+    debian = origin.debian()
+    return Source(
+        name=record.source,
+        version=record.version,
+        dsc=Archive(record.dsc.name, record.sums[record.dsc.name]),
+        purl=PackageURL("deb", AUTHOR, record.source, record.version, {"arch": "source", "distro": release}),
+        origin=origin,
+        debian=debian,
+        address=origin.address(pins),
+        licences=declared(debian.copyright),
+    )
+
+
+def _purl(control: Mapping[str, str], release: str) -> PackageURL:
+    return PackageURL(
+        "deb", AUTHOR, control["Package"], control["Version"], {"arch": control["Architecture"], "distro": release}
+    )
+
+
+def _dependencies(control: Mapping[str, str], siblings: Mapping[str, PackageURL], release: str) -> Iterator[Dependency]:
+    """Yield each package that is named, once: with the field that binds most."""
+    seen: set[str] = set()
+    for field in (*_NEEDED, *_USEFUL):
+        for clause in PkgRelation.parse_relations(control[field]) if field in control else ():
+            for one in clause:
+                name = str(one["name"])
+                if name and name not in seen:
+                    seen.add(name)
+                    purl = siblings.get(name) or PackageURL("deb", "debian", name, qualifiers={"distro": release})
+                    yield Dependency(name, field, PkgRelation.str([clause]), purl)

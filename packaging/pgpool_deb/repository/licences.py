@@ -1,0 +1,88 @@
+"""The licences of a debian/copyright as SPDX has them, and who holds the rights.
+
+debian/copyright is about the source package: what it says is declared of every package that is built from it. A licence
+that SPDX has no name for becomes a `LicenseRef-…`, with its text.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from boolean import Expression
+from debian.copyright import Copyright, Error
+from spdx_tools.common.spdx_licensing import spdx_licensing
+
+_GNU = re.compile(r"(?P<name>A?GPL|LGPL)-(?P<major>\d)(?P<minor>\.\d)?(?:\.0)?(?P<later>\+?)")
+_EXCEPTIONS = {
+    "Bison exception": "Bison-exception-2.2",
+    "Autoconf exception": "Autoconf-exception-generic",
+    "Libtool exception": "Libtool-exception",
+}
+_JOINED = re.compile(r"\s+(and|or)\s+")
+_NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Licences:
+    """What a debian/copyright declares: one expression, None where it declares nothing that can be read.
+
+    `texts` are those of licences that SPDX does not know, by their `LicenseRef-…`; `holders` are as they are written.
+    """
+
+    expression: Expression | None
+    texts: tuple[tuple[str, str], ...]
+    holders: tuple[str, ...]
+
+
+@lru_cache(maxsize=16)
+def declared(text: str) -> Licences:
+    """Return what a debian/copyright declares, in an order that depends on nothing but its text."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = Copyright(text.splitlines(keepends=True), strict=False)
+    except (Error, ValueError):
+        return Licences(None, (), ())
+    # the library's types are those of its descriptors, not of what they give
+    stanzas: list[Any] = list(found.all_files_paragraphs())
+    licences: list[Any] = list(found.all_license_paragraphs())
+    texts = {one.license.synopsis: one.license.text for one in licences}
+    terms: dict[str, None] = {}
+    holders: dict[str, None] = {}
+    unknown: dict[str, str] = {}
+    for paragraph in stanzas:
+        holders |= dict.fromkeys(line.strip() for line in (paragraph.copyright or "").splitlines() if line.strip())
+        if paragraph.license is None:
+            continue
+        term = "".join(_terms(paragraph.license.synopsis, texts, paragraph.license.text, unknown))
+        terms[f"({term})"] = None
+    expression = spdx_licensing.parse(" AND ".join(terms)).simplify() if terms else None
+    return Licences(expression, tuple(sorted(unknown.items())), tuple(holders))
+
+
+def _terms(names: str, texts: dict[str, str], own: str, unknown: dict[str, str]) -> Iterator[str]:
+    """Yield the parts of an SPDX expression; what SPDX does not know is put into `unknown`, with its text."""
+    for word in _JOINED.split(names):
+        if word in ("and", "or"):
+            yield f" {word.upper()} "
+        elif (known := _known(word)) is not None:
+            yield known
+        else:
+            reference = f"LicenseRef-{_NOT_OF_A_NAME.sub('-', word)}"
+            unknown[reference] = texts.get(word) or own or word
+            yield reference
+
+
+def _known(name: str) -> str | None:
+    """Return SPDX' name of a licence of debian/copyright, None where it has none."""
+    base, _, exception = name.partition(" with ")
+    if gnu := _GNU.fullmatch(base):
+        base = f"{gnu['name']}-{gnu['major']}{gnu['minor'] or '.0'}-{'or-later' if gnu['later'] else 'only'}"
+    found = spdx_licensing.known_symbols_lowercase.get(base.lower())
+    if found is None or (exception and exception not in _EXCEPTIONS):
+        return None
+    return f"{found} WITH {_EXCEPTIONS[exception]}" if exception else str(found)

@@ -1,0 +1,121 @@
+"""The walk from a .deb to upstream's tarball: each link is a SHA-256 that one published file says of the next.
+
+    .deb <- .buildinfo -> .dsc -> upstream's tarball = its pin in sources.toml
+                               -> the archive with debian/ -> each patch of its series
+
+Where the signed statement lies beside the .buildinfo, it has to say the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from .download import sha256_of
+from .errors import UsageError
+from .origin import Archive, Debian, Origin
+from .pins import Pins
+from .record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step of the walk, in one line; `of_source` tells that without it there is nothing to build again from."""
+
+    text: str
+    holds: bool = True
+    of_source: bool = False
+
+
+def links(record: Record, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
+    """Yield the links from these .debs to where they are from; all are walked, also behind one that does not hold."""
+    for name in debs:
+        if record.path.with_name(name).is_file():
+            yield _file(record, Archive(name, record.sums[name]), record.path.name)
+        else:
+            yield Link(f"{name} {record.sums[name]}: so {record.path.name} says, it is not here")
+    dsc = Archive(record.dsc.name, record.sums[record.dsc.name])
+    yield _file(record, dsc, record.path.name, of_source=True)
+    known = {name: record.sums[name] for name in (*debs, dsc.name)}
+    try:
+        origin = Origin.read(record.dsc)
+        for archive in origin.archives:
+            yield _file(record, archive, dsc.name, of_source=True)
+        known |= {one.name: one.sha256 for one in origin.archives}
+        yield _upstream(origin, pins)
+        debian = origin.debian()
+    except UsageError as error:
+        yield Link(error.message, holds=False, of_source=True)
+        return
+    yield from _patches(origin, debian)
+    known |= {one.path: one.sha256 for one in debian.patches}
+    yield from _statement(record, known)
+
+
+def _file(record: Record, said: Archive, by: str, *, of_source: bool = False) -> Link:
+    path = record.path.with_name(said.name)
+    if not path.is_file():
+        return Link(f"{said.name} is missing; {by} names it", holds=False, of_source=of_source)
+    found = sha256_of(path)
+    if found != said.sha256:
+        text = f"{said.name} {found}: {by} says {said.sha256}"
+        return Link(text, holds=False, of_source=of_source)
+    return Link(f"{said.name} {found}: as {by} says", of_source=of_source)
+
+
+def _upstream(origin: Origin, pins: Pins) -> Link:
+    """Return the link from the tarball to upstream's release, by the pin of its version."""
+    tarball, pin = origin.upstream, origin.pin(pins)
+    if tarball is None:
+        return Link(f"{origin.packaging.name} is all of the source: it is this project's own, there is no upstream")
+    if pin is None:
+        text = f"{tarball.name}: no release {origin.upstream_version} of pgpool-II is pinned in {pins.path.name}"
+        return Link(text, holds=False)
+    if pin.sha256 != tarball.sha256:
+        text = f"{tarball.name} {tarball.sha256}: {pins.path.name} pins {pin.sha256} for {pin.version}"
+        return Link(text, holds=False)
+    day = datetime.fromtimestamp(pin.date, UTC).date().isoformat()
+    where = origin.address(pins)
+    return Link(
+        f"{tarball.name} is upstream's release {pin.version} of {day}, as pinned" + (f"; {where}" if where else "")
+    )
+
+
+def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
+    for patch in debian.patches:
+        if patch.sha256:
+            yield Link(f"{patch.path} {patch.sha256}: in {origin.packaging.name}")
+        else:
+            yield Link(f"{patch.path} is not in {origin.packaging.name}, whose series names it", holds=False)
+
+
+def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
+    """Yield whether the statement says the same, and whether the documents are those that it names."""
+    path = record.path.with_name(f"{record.path.stem}.intoto.json")
+    if not path.is_file():
+        return
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        rows = [*told["subject"], *told["predicate"]["buildDefinition"]["resolvedDependencies"]]
+        said = _digests(rows)
+        beside = _digests(told["predicate"]["runDetails"]["byproducts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Link(f"{path.name} cannot be read as a statement: {error}", holds=False)
+        return
+    different = [name for name, sha256 in known.items() if said.get(name) != sha256]
+    if different:
+        yield Link(f"{path.name} says something else of {different[0]}", holds=False)
+    else:
+        yield Link(f"{path.name} says the same of all these")
+    for name, sha256 in beside.items():
+        if "/" in name or not record.path.with_name(name).is_file():
+            yield Link(f"{name} is missing; {path.name} names it", holds=False)
+        else:
+            yield _file(record, Archive(name, sha256), path.name)
+
+
+def _digests(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["name"]: row["digest"]["sha256"] for row in rows if "name" in row}

@@ -1,0 +1,234 @@
+"""Bills of materials: what they say, that the formats' own validators take them, and that they are always the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+from tests.unit.repository.conftest import V1, Publisher
+from tests.unit.tarballs import loaded
+
+from pgpool_deb.download import sha256_of
+from pgpool_deb.errors import UsageError
+from pgpool_deb.pins import Pins
+from pgpool_deb.project import Project
+from pgpool_deb.record import Record
+from pgpool_deb.repository import cyclonedx_bill, spdx_bill
+from pgpool_deb.repository.bill import Bill, bills
+from pgpool_deb.repository.licences import declared
+from pgpool_deb.repository.stanzas import PoolFile
+from pgpool_deb.small_packages import upload
+
+PACKAGING = Path(__file__).parents[3] / "packaging"
+ORIG = "pgpool2_4.7.2.orig.tar.gz"
+EXPRESSION = "GPL-3.0-or-later WITH Bison-exception-2.2 AND LicenseRef-small AND PostgreSQL"
+
+
+def bills_of(folder: Path, pins: Pins) -> list[Bill]:
+    (path,) = folder.glob("*.buildinfo")
+    record = Record.read(path)
+    files = [PoolFile(name, sha256, 0) for name, sha256 in {**record.sums, path.name: sha256_of(path)}.items()]
+    return list(bills(record, files, "trixie", pins))
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    upload(tmp_path / "built", V1, binaries=("pgpool2", "pgpool2-common"), upstream=True)
+    return tmp_path / "built"
+
+
+@pytest.fixture
+def pinned(built: Path, tmp_path: Path) -> Pins:
+    """Upstream's tarball of the package is pinned."""
+    tarball = built / ORIG
+    row = f'[pgpool."4.7.2"]\nsha256 = "{sha256_of(tarball)}"\nsize = {tarball.stat().st_size}\ndate = 2026-06-04'
+    return loaded(tmp_path, f'addresses = ["https://example.org/{{version}}.tar.gz"]\n{row}')
+
+
+@pytest.fixture
+def cyclonedx(built: Path, pinned: Pins) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cyclonedx_bill.text(bills_of(built, pinned)[-1]))
+    return found
+
+
+@pytest.fixture
+def spdx(built: Path, pinned: Pins) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(spdx_bill.text(bills_of(built, pinned)[-1]))
+    return found
+
+
+def test_the_validators_of_the_formats_take_the_documents(built: Path, pinned: Pins) -> None:
+    for bill in bills_of(built, pinned):
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx_bill.text(bill)) is None
+        document = JsonLikeDictParser().parse(json.loads(spdx_bill.text(bill)))  # type: ignore[no-untyped-call]
+        assert validate_full_spdx_document(document) == []
+
+
+def test_the_validators_would_find_something(built: Path, pinned: Pins) -> None:
+    bill = bills_of(built, pinned)[0]
+    bad = cyclonedx_bill.text(bill).replace('"type": "application"', '"type": "a program"', 1)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bad) is not None
+    document = spdx_bill.document(bill)
+    document.creation_info.document_namespace = "nowhere"
+    assert validate_full_spdx_document(document)
+
+
+def test_cyclonedx_leads_from_the_deb_to_upstreams_tarball(cyclonedx: dict[str, Any], built: Path) -> None:
+    about = cyclonedx["metadata"]["component"]
+    assert (about["name"], about["version"], about["supplier"]["name"]) == ("pgpool2", V1, "A Test")
+    assert about["hashes"] == [{"alg": "SHA-256", "content": sha256_of(built / f"pgpool2_{V1}_amd64.deb")}]
+    assert about["licenses"] == [{"acknowledgement": "declared", "expression": EXPRESSION}]
+    (source,) = about["pedigree"]["ancestors"]
+    assert source["hashes"][0]["content"] == sha256_of(built / f"pgpool2_{V1}.dsc")
+    assert {one["name"]: one["hashes"][0]["content"] for one in source["components"]} == {
+        name: sha256_of(built / name) for name in (ORIG, f"pgpool2_{V1}.debian.tar.xz")
+    }
+    (patch,) = source["pedigree"]["patches"]
+    assert patch["diff"]["url"] == f"pgpool2_{V1}.debian.tar.xz#debian/patches/one.patch"
+    (upstream,) = source["pedigree"]["ancestors"]
+    assert upstream["version"] == "4.7.2"
+    assert upstream["hashes"][0]["content"] == sha256_of(built / ORIG)
+    assert upstream["externalReferences"][0]["url"] == "https://example.org/4.7.2.tar.gz"
+
+
+def test_cyclonedx_has_what_is_declared_to_be_needed(cyclonedx: dict[str, Any]) -> None:
+    found = {one["name"]: (one["scope"], one["purl"], one["properties"][0]) for one in cyclonedx["components"]}
+    assert set(found) == {"libc6", "libpq5", "pgpool2-common", "other"}
+    clause = {"name": "pgpool-deb:Depends", "value": "libc6 (>= 2.36)"}
+    assert found["libc6"] == ("required", "pkg:deb/debian/libc6?distro=trixie", clause)
+    assert found["pgpool2-common"][1].startswith("pkg:deb/pgpool-deb/pgpool2-common@4.7.2-50%2Bdeb13%2B1?arch=amd64")
+    assert found["other"][2]["value"] == "pgpool2-common | other"
+
+
+def test_spdx_leads_from_the_deb_to_upstreams_tarball(spdx: dict[str, Any], built: Path) -> None:
+    packages = {one["SPDXID"]: one for one in spdx["packages"]}
+    about, upstream = packages["SPDXRef-Package"], packages["SPDXRef-Upstream"]
+    assert about["supplier"] == "Organization: A Test (test@example.org)"
+    assert about["licenseDeclared"] == EXPRESSION
+    assert about["copyrightText"] == "2026 A Test\n1984 Another"
+    assert about["checksums"][0]["checksumValue"] == sha256_of(built / f"pgpool2_{V1}_amd64.deb")
+    assert upstream["downloadLocation"] == "https://example.org/4.7.2.tar.gz"
+    assert upstream["checksums"][0]["checksumValue"] == sha256_of(built / ORIG)
+    assert spdx["hasExtractedLicensingInfos"][0]["extractedText"] == "Do as you like."
+    assert spdx["files"][0]["fileName"] == "./debian/patches/one.patch"
+    found = {
+        (one["spdxElementId"].removeprefix("SPDXRef-"), one["relationshipType"], one["relatedSpdxElement"][8:])
+        for one in spdx["relationships"]
+    }
+    assert {
+        ("DOCUMENT", "DESCRIBES", "Package"),
+        ("Package", "GENERATED_FROM", "Source"),
+        ("Package", "GENERATED_FROM", "Upstream"),
+        ("Source", "DESCENDANT_OF", "Upstream"),
+        ("Patch-0", "PATCH_APPLIED", "Upstream"),
+        ("Package", "DEPENDS_ON", "Dependency-0"),
+    } <= found
+
+
+PRINTED = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from pathlib import Path
+from pgpool_deb.pins import Pins
+from pgpool_deb.repository import cyclonedx_bill, spdx_bill
+from tests.unit.repository.test_bills import bills_of
+for bill in bills_of(Path(sys.argv[3]), Pins.load(Path(sys.argv[4]))):
+    print(cyclonedx_bill.text(bill), spdx_bill.text(bill))
+"""
+
+
+def test_the_same_package_has_the_same_documents_in_every_process(built: Path, pinned: Pins) -> None:
+    words = [sys.executable, "-c", PRINTED, str(PACKAGING), str(PACKAGING.parent), str(built), str(pinned.path)]
+    seeds = [{"PYTHONHASHSEED": "1", "TZ": "Pacific/Auckland"}, {"PYTHONHASHSEED": "2", "TZ": "UTC"}]
+    one, other = (subprocess.run(words, env=seed, capture_output=True, check=True).stdout for seed in seeds)
+    assert one == other
+    assert b"2026-11-30T01:48:13" in one
+
+
+def test_another_build_has_documents_of_another_identity(built: Path, pinned: Pins) -> None:
+    first, second = bills_of(built, pinned)
+    (info,) = built.glob("*.buildinfo")
+    info.write_text(info.read_text().replace("01:48:13", "01:48:14"))
+    assert len({first.identity, second.identity, bills_of(built, pinned)[0].identity}) == 3
+
+
+def test_what_is_not_upstreams_pinned_tarball_has_no_address(built: Path, tmp_path: Path) -> None:
+    text = (
+        f'addresses = ["https://example.org/x"]\n[pgpool."4.7.2"]\nsha256 = "{"0" * 64}"\nsize = 1\ndate = 2026-06-04'
+    )
+    pins = loaded(tmp_path, text)
+    assert "https://example.org" not in spdx_bill.text(bills_of(built, pins)[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "expression"),
+    [
+        ("GPL-2+", "GPL-2.0-or-later"),
+        ("LGPL-2.1", "LGPL-2.1-only"),
+        ("BSD-3-clause or X11", "BSD-3-Clause OR X11"),
+        ("GPL-2+ with Autoconf exception", "GPL-2.0-or-later WITH Autoconf-exception-generic"),
+        ("GPL-2+ with strange exception", "LicenseRef-GPL-2-with-strange-exception"),
+        ("ours (1)", "LicenseRef-ours-1-"),
+    ],
+)
+def test_licences_get_the_names_that_spdx_has(names: str, expression: str) -> None:
+    head = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+    found = declared(f"{head}Files: *\nCopyright: 2026 A\nLicense: {names}\n It may be used.\n")
+    assert str(found.expression) == expression
+    assert [text for _, text in found.texts] == (["It may be used."] if "LicenseRef" in expression else [])
+
+
+@pytest.mark.parametrize("text", ["", "All rights reserved.\n", "Format: nothing\nFiles *\n"])
+def test_a_copyright_that_no_machine_reads_declares_nothing(text: str) -> None:
+    assert declared(text).expression is None
+
+
+def test_a_damaged_source_package_has_no_bill(built: Path, pinned: Pins) -> None:
+    (built / f"pgpool2_{V1}.debian.tar.xz").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        bills_of(built, pinned)
+
+
+def test_documents_of_every_deb_are_in_the_pool_and_the_signed_statement_names_them(
+    published: Publisher, tmp_path: Path
+) -> None:
+    published()
+    folder = tmp_path / "repo/pool/main/p/pgpool2"
+    told = json.loads((folder / f"pgpool2_{V1}_amd64.intoto.json").read_text())
+    named = {one["name"]: one["digest"]["sha256"] for one in told["predicate"]["runDetails"]["byproducts"]}
+    expected = {
+        f"{package}_{V1}_amd64{suffix}"
+        for package in ("pgpool2", "libpgpool-dev")
+        for suffix in (".cdx.json", ".spdx.json")
+    }
+    assert set(named) == {*expected, f"pgpool2_{V1}_amd64.buildinfo"}
+    assert all(sha256_of(folder / name) == sha256 for name, sha256 in named.items())
+    cluster = tmp_path / "repo/pool/main/p/pgpool2-cluster"
+    assert len([path for path in cluster.iterdir() if path.name.endswith((".cdx.json", ".spdx.json"))]) == 2
+
+
+def test_a_publish_without_new_packages_loads_no_library_of_the_formats(
+    published: Publisher, tmp_path: Path, checkout: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    program = f"""
+import sys
+sys.path.insert(0, {str(PACKAGING)!r})
+from pathlib import Path
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish
+request = publish.Request(Path({str(tmp_path / "repo")!r}), unproved=True, install=False)
+publish.run(Project(Path({str(checkout.path)!r})), request, lambda line: None)
+print({{"cyclonedx", "spdx_tools", "license_expression"}} & set(sys.modules))
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout == "set()\n"
