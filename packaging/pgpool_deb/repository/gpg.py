@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pgpool_deb.errors import MachineError
@@ -14,6 +15,7 @@ from pgpool_deb.errors import MachineError
 _RSA = frozenset({"1", "3"})
 _CURVES = frozenset({"19", "22"})
 _RSA_BITS = 2048
+_PARTS = ("pub", "sub", "sec", "ssb")
 Row = Sequence[str]
 
 
@@ -34,20 +36,23 @@ class Listed:
         return next(row[9] for row in self.rows if row[0] == "grp")
 
     @property
-    def signing(self) -> tuple[Row, ...]:
-        """The primary key and subkeys that sign, and whose secret part, where secret keys are listed, is here."""
-        parts = (row for row in self.rows if row[0] in ("pub", "sub", "sec", "ssb"))
-        return tuple(row for row in parts if "s" in row[11] and row[14] != "#")
+    def signing(self) -> dict[str, Row]:
+        """The primary key and subkeys that sign, by their fingerprints.
 
-    def lasting(self, moment: int) -> tuple[Row, ...]:
+        Those that were revoked are not among them, nor, where secret keys are listed, those whose secret is not here.
+        """
+        parts = ((row, after[9]) for row, after in pairwise(self.rows) if row[0] in _PARTS and after[0] == "fpr")
+        return {name: row for row, name in parts if "s" in row[11] and row[14] != "#" and row[1] != "r"}
+
+    def lasting(self, moment: int) -> dict[str, Row]:
         """Return those that sign at this time."""
         whole = _lasts(self.rows[0], moment)
-        return tuple(row for row in self.signing if whole and _lasts(row, moment))
+        return {name: row for name, row in self.signing.items() if whole and _lasts(row, moment)}
 
     @property
     def end(self) -> int | None:
         """When it ends to sign: with its primary key, or with the last of what signs; None where it never does."""
-        whole, parts = _end(self.rows[0]), [_end(row) for row in self.signing]
+        whole, parts = _end(self.rows[0]), [_end(row) for row in self.signing.values()]
         last = None if None in parts else max((one for one in parts if one is not None), default=0)
         return min((one for one in (whole, last) if one is not None), default=None)
 

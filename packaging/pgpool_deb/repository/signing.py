@@ -27,12 +27,14 @@ class Key:
 
     `home` is gpg's folder with them, None for the user's own. `public` has the public keys as apt's Signed-By takes
     them, without other people's signatures. `ends` is when each ends to sign, by the fingerprint of its primary key, in
-    seconds since 1970; None where it never does.
+    seconds since 1970; None where it never does. `parts` are the fingerprints of what makes signatures: every subkey
+    that signs, so that a client whose keyring has the older one alone is served while both last.
     """
 
     home: Path | None
     public: bytes
     ends: Mapping[str, int | None]
+    parts: tuple[str, ...]
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ class Key:
         return gpg.run(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
 
     def _signing(self, moment: int) -> list[str]:
-        users = [word for fingerprint in self.fingerprints for word in ("--local-user", fingerprint)]
+        users = [word for fingerprint in self.parts for word in ("--local-user", f"{fingerprint}!")]
         words = ["--digest-algo", "SHA512", "--no-emit-version", "--no-comments"]
         return ["--faked-system-time", f"{moment}!", *users, *words]
 
@@ -84,6 +86,7 @@ def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: 
 def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     """Return the keys of these identifiers; raises UsageError where one is not there, or cannot sign at this time."""
     ends: dict[str, int | None] = {}
+    parts: list[str] = []
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
             hint = "--key takes a fingerprint of your gpg keyring, or a file with a secret key"
@@ -97,13 +100,14 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
             able = bool(found.signing)
             why = "does not sign at this time: it has expired, or is younger" if able else "has no part here that signs"
             raise UsageError(f"the key {name} {why}", hint="docs/how-to/publish-a-repository.md: a new subkey")
-        for row in (found.rows[0], *lasting):
+        for row in (found.rows[0], *lasting.values()):
             if what := gpg.refused_by_apt(row):
                 hint = "apt takes RSA of 2048 bits and more, and Ed25519: docs/how-to/publish-a-repository.md, The key"
                 raise UsageError(f"the key {name} is {what}, which apt refuses", hint=hint)
         ends[found.fingerprint] = found.end
+        parts += lasting
     public = gpg.run(home, ["--export-options", "export-minimal", "--export", *ends])
-    return Key(home, public, ends)
+    return Key(home, public, ends, tuple(parts))
 
 
 @contextmanager

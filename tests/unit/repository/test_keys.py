@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, Publisher, tree, versions
 from tests.unit.repository.keys import gnupg, output, secret_key
 
@@ -24,6 +28,13 @@ def inrelease(tmp_path: Path, suite: str = "trixie-testing") -> Path:
 
 def public_key(tmp_path: Path) -> Path:
     return tmp_path / "repo/keyring" / f"{keyring.NAME}.gpg"
+
+
+def signatures(tmp_path: Path) -> int:
+    path = tmp_path / "repo/dists/trixie-testing/Release.gpg"
+    return output("gpg", "--homedir", str(tmp_path), "--batch", "--list-packets", str(path)).count(
+        b":signature packet:"
+    )
 
 
 def verifies(tmp_path: Path, key: Path) -> None:
@@ -135,7 +146,9 @@ def test_a_key_that_sequoia_made_signs_for_both_verifiers(
     request = publish.Request(tmp_path / "repo", key=str(key), unproved=True, install=False)
     publish.run(checkout, request, print)
     verifies(tmp_path, public_key(tmp_path))
-    (tmp_path / "plain.pgp").write_bytes(output("gpg", "--batch", "--dearmor", "--output", "-", str(certificate)))
+    (tmp_path / "plain.pgp").write_bytes(
+        output("gpg", "--homedir", str(tmp_path), "--dearmor", "--output", "-", str(certificate))
+    )
     verifies(tmp_path, tmp_path / "plain.pgp")
     lines: list[str] = []
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
@@ -196,6 +209,49 @@ def test_another_key_signs_every_suite_and_offers_itself_in_each(
     published(key=str(new), releases=("bookworm",))
     lines: list[str] = []
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
+
+
+def documented(heading: str) -> str:
+    """The first block of commands below a heading of the how-to."""
+    page = Path(__file__).parents[3] / "docs/how-to/publish-a-repository.md"
+    text = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    lines = itertools.dropwhile(lambda line: not line.startswith("    "), text.splitlines())
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("    "), lines))
+
+
+def test_a_new_subkey_signs_beside_the_old_one_while_that_lasts(
+    checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made by the documented commands; a client of before takes the state, and the keyring package."""
+    monkeypatch.delenv("XDG_DATA_HOME")
+    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    with tempfile.TemporaryDirectory() as home:  # the paths of gpg's sockets have 108 bytes at most
+        monkeypatch.setenv("HOME", home)
+        publish.run(checkout, request, print)
+        apt = Apt.new(tmp_path / "apt", tmp_path / "repo")
+        apt.versions("pgpool2")
+        output("sh", "-euxc", documented("A new subkey"))
+        publish.run(checkout, request, print)
+        with gnupg(Path(home, ".local/share/pgpool-deb/archive-key/gnupg")) as command:
+            (found,) = gpg.secret_keys(Path(command[2]))
+        assert (found.rows[0][14], len(found.signing)) == ("#", 2)
+    assert len(apt.versions(keyring.NAME)) == 2
+    assert signatures(tmp_path) == 2
+
+
+def test_a_subkey_that_was_revoked_signs_nothing(published: Publisher, tmp_path: Path) -> None:
+    with gnupg(tmp_path / "gnupg") as command:
+        output(*command, "--quick-generate-key", "old", "ed25519", "cert")
+        fingerprint = gpg.secret_keys(Path(command[2]))[0].fingerprint
+        for _ in range(2):
+            output(*command, "--quick-add-key", fingerprint, "ed25519", "sign")
+        typed = "key 1\nrevkey\ny\n0\n\ny\nsave\n"
+        edit = [*command, "--pinentry-mode", "loopback", "--no-batch", "--no-tty", "--command-fd", "0"]
+        subprocess.run([*edit, "--edit-key", fingerprint], input=typed.encode(), check=True, capture_output=True)
+        (tmp_path / "old.asc").write_bytes(output(*command, "--armor", "--export-secret-keys"))
+    published(key=str(tmp_path / "old.asc"))
+    assert signatures(tmp_path) == 1
+    verifies(tmp_path, public_key(tmp_path))
 
 
 # -- keys that end -----------------------------------------------------------------------------------------------------
