@@ -231,10 +231,12 @@ def update(
         "to": "the folder of the repository; it is made where it is missing",
         "suite": "testing or stable",
         "release": "Debian releases, joined by commas (default: all that dist/ has packages of)",
-        "key": "a fingerprint of your gpg keyring, or a file with a secret key (default: one made on first use)",
+        "key": "fingerprints of your gpg keyring, or files with a secret key (default: one made on first use)",
         "url": "where clients find the folder, remembered (default: its file: address)",
         "unproved": "publish what no matrix has proved, and say so to clients",
         "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
+        "archive": "publish nothing, sign these releases, which are past their end, without one",
+        "key-type": "what the key is made of on first use: ed25519 (default) or rsa4096",
         "install": "--no-install: never install missing Debian packages on this machine",
     }
 )
@@ -247,12 +249,25 @@ def publish(
     url: str | None = None,
     unproved: bool = False,
     renew: bool = False,
+    archive: str | None = None,
+    key_type: str | None = None,
     install: bool = True,
 ) -> None:
     """Publish what dist/ holds, and a matrix proved, in a signed repository that apt reads."""
     from pgpool_deb.repository import publish as publishing  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = publishing.Request(Path(to), suite, plan.parse_releases(release), key, url, unproved, renew, install)
+    request = publishing.Request(
+        to=Path(to),
+        suite=suite,
+        releases=plan.parse_releases(release),
+        key=key,
+        url=url,
+        unproved=unproved,
+        renew=renew,
+        archive=plan.parse_releases(archive),
+        key_type=key_type,
+        install=install,
+    )
     _end(publishing.run(Project(HERE), request, building.say))
 
 

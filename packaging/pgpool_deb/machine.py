@@ -44,7 +44,12 @@ REPOSITORIES = (
     Tool("gpgv", "gpgv", "it checks a repository's signatures"),
 )
 KILLERS = (Tool("strace", "strace", "tests kill a publish at its system calls"),)
+SEQUOIA = (
+    Tool("sq", "sq", "tests sign a repository with keys that it makes"),
+    Tool("sqv", "sqv", "tests check a repository's signatures with it, as apt does since trixie"),
+)
 LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
+UNIT_TESTS = (*LINTERS, *REPOSITORIES, *KILLERS, *SEQUOIA)
 
 
 _LOCK_SECONDS = 300.0

@@ -77,9 +77,7 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
     """Return what tests of these levels need on this machine besides the Python environment."""
     wanted: list[machine.Tool] = []
     for level in levels:
-        wanted += (
-            (*machine.LINTERS, *machine.REPOSITORIES, *machine.KILLERS) if level == "unit" else machine.for_roots()
-        )
+        wanted += machine.UNIT_TESTS if level == "unit" else machine.for_roots()
         wanted += machine.REPOSITORIES if level == "install" else ()
     return tuple(dict.fromkeys(wanted))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.built import Built
 from tests.chroot import Chroot
 from tests.clean_root import DEBIANS
+from tests.install.repositories import Client, seen_from
 
 from pgpool_deb.releases import Release
 from pgpool_deb.roots import Root
@@ -25,3 +27,9 @@ def server(release: Release, clean: Root, packages: Built, systems: Path) -> Roo
     chroot = Chroot(clean, systems / f"server-{release.name}")
     chroot.run(SERVER.format(major=packages.majors[-1], debians=DEBIANS))
     return chroot.frozen()
+
+
+@pytest.fixture
+def client(clean: Root, on: Callable[[Root], Chroot]) -> Client:
+    """Makes clean systems, each of which sees a repository's folder as it is at any time."""
+    return lambda repository: seen_from(on(clean), repository.path)

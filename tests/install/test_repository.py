@@ -11,17 +11,12 @@ from pathlib import Path
 import pytest
 from tests.built import Built
 from tests.chroot import Chroot
+from tests.install.repositories import OFFLINE, UPDATE, URL, complaints, lines, pasted, seen_from
 
 from pgpool_deb.project import Project
 from pgpool_deb.repository import keyring, publish
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.roots import Root
-
-PLACE = "/srv/repository"
-URL = f"file://{PLACE}"
-OFFLINE = "find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec mv {} {}.off ';'"
-"""The archive's lists stay, and its packages are below /var/cache/apt."""
-UPDATE = "apt-get update -o APT::Get::List-Cleanup=0"
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +39,11 @@ def system(server: Root, on: Callable[[Root], Chroot], repository: Repository, t
     """A system that sees a copy of the repository, and has its source from the lines to paste."""
     copy = tmp_path / "repository"
     shutil.copytree(repository.path, copy, symlinks=True)
-    chroot = on(server)
-    chroot.binds = (*chroot.binds, (copy, PLACE))
-    return chroot
-
-
-def pasted(chroot: Chroot, repository: Repository, suite: str) -> str:
-    """Paste the first two of the three lines, and return what apt-get update says of all sources."""
-    key = (repository.path / "keyring" / f"{keyring.NAME}.gpg").read_bytes()
-    *setup, _ = keyring.lines(URL, suite, key)
-    script = "\n".join([OFFLINE, *setup, f"{UPDATE} --audit 2>&1 || {UPDATE} 2>&1"])
-    return chroot.run(script)
+    return seen_from(on(server), copy)
 
 
 def test_apt_takes_it_and_has_nothing_to_say(system: Chroot, repository: Repository, packages: Built) -> None:
-    said = pasted(system, repository, packages.release.name)
-    assert [
-        line for line in said.splitlines() if line.startswith(("W:", "E:", "N:", "Warning", "Notice", "Audit", "Error"))
-    ] == []
+    assert complaints(pasted(system, repository, packages.release.name)) == []
     policy = system.run("apt-cache policy pgpool2")
     assert f"Candidate: {packages.debian_version}" in policy
     answer = system.attempt(f"apt-get install -y -q pgpool2 {keyring.NAME} </dev/null")
@@ -100,8 +82,7 @@ def test_a_changed_index_is_refused_with_the_reason(
     for path in (system.binds[-1][0] / "dists" / suite).glob(what):
         if path.is_file():  # by its name, and by its hash
             flipped(path)
-    key = (repository.path / "keyring" / f"{keyring.NAME}.gpg").read_bytes()
-    setup = keyring.lines(URL, suite, key)[:2]
+    setup = lines(repository, suite)[:2]
     answer = system.attempt("\n".join([OFFLINE, *setup, f"{UPDATE} 2>&1"]))
     assert answer.status != 0, answer.output
     assert re.search(reason, answer.output), answer.output

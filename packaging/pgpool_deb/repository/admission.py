@@ -17,6 +17,7 @@ from pgpool_deb.proof import lacking
 from pgpool_deb.releases import Release
 
 from .stanzas import PoolFile
+from .suites import Suite
 
 SOURCES = ("pgpool2", "pgpool2-cluster")
 _AGAIN = "./invoke build-deb builds it anew"
@@ -100,6 +101,15 @@ def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str)
                 f"{package} {version} is older than {before}, which {suite} has",
                 hint="clients would not take it; every published version stays installable by its number",
             )
+
+
+def refuse_archived(suite: Suite) -> None:
+    """Raise UsageError for a suite whose release is past its end."""
+    if suite.archived:
+        raise UsageError(
+            f"{suite.name} is archived: its release is past its end, and nothing is added",
+            hint="--release names the others; what it has stays installable",
+        )
 
 
 def refuse_damaged(path: Path, file: PoolFile) -> None:

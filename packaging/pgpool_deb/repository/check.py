@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-import subprocess
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,15 +19,13 @@ from debian.debian_support import Version
 from pgpool_deb import machine, web
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 
-from . import stanzas
+from . import gpg, signing, stanzas
 from .keyring import NAME
-from .signing import verified
 from .stanzas import PoolFile, Stanza
 from .states import Report
 from .suites import SUMMARY
 
 _DAY = 24 * 3600
-_KEY_DAYS = 60
 _SUITE_DAYS = 10
 _TIMEOUT = 30.0
 _BLOCK = 1 << 20
@@ -174,31 +171,26 @@ class Check:
         self.report(f"fault: {line}")
 
     def _key(self) -> None:
-        words = ["gpg", "--batch", "--with-colons", "--show-keys", "--no-keyring"]
-        with tempfile.TemporaryDirectory() as home:
-            answer = subprocess.run([*words, "--homedir", home], input=self.key, capture_output=True, check=False)
-        rows = [line.split(":") for line in answer.stdout.decode(errors="replace").splitlines()]
-        ends = [int(row[6]) if row[6] else None for row in rows if row[0] in ("pub", "sub") and "s" in row[11]]
+        ends = {one.fingerprint: one.end for one in gpg.public_keys(self.key) if one.signing}
         if not ends:
             self._fault("no key of the keyring signs")
-        elif None not in ends:
-            left = (max(end for end in ends if end is not None) - int(time.time())) // _DAY
+        for fingerprint, left in signing.ending(ends, int(time.time())).items():
             if left < 0:
-                self._fault("the key has expired")
-            elif left < _KEY_DAYS:
-                self.report(f"warning: the key signs for {left} days yet")
+                self._fault(f"the key {fingerprint} has expired")
+            else:
+                self.report(f"warning: the key {fingerprint} signs for {left} days yet")
 
     def _suite(self, name: str) -> tuple[Stanza, ...]:
         """Check a suite's Release and indexes, and return its packages; all its files are looked at later."""
         folder = f"dists/{name}"
         signed = self.place.read(f"{folder}/InRelease")
-        text = verified(signed, self.key) if signed is not None else None
+        text = gpg.verified(signed, self.key) if signed is not None else None
         if text is None:
             self._fault(
                 f"{name}: InRelease is {'missing' if signed is None else 'not signed by the key of the keyring'}"
             )
             return ()
-        self._times(name, text)
+        self._times(name, text, archived=self._archived(folder))
         if self.place.read(f"{folder}/Release") != text.encode():
             self._fault(f"{name}: Release says something else than InRelease")
         packages: tuple[Stanza, ...] = ()
@@ -239,8 +231,20 @@ class Check:
             return data
         return None
 
-    def _times(self, name: str, release: str) -> None:
-        left = stanzas.valid_until(release) - int(time.time())
+    def _archived(self, folder: str) -> bool:
+        """Tell whether a suite says that its release is past its end; that what says so is signed is seen later."""
+        try:
+            return json.loads(self.place.read(f"{folder}/{SUMMARY}") or b"{}").get("archived", False) is True
+        except (ValueError, AttributeError):
+            return False
+
+    def _times(self, name: str, release: str, *, archived: bool) -> None:
+        end = stanzas.valid_until(release)
+        if end is None:
+            if not archived:
+                self._fault(f"{name}: it has no Valid-Until: who holds it back from clients is not found out")
+            return
+        left = end - int(time.time())
         if left < 0:
             self._fault(f"{name}: apt refuses it since {-left // _DAY} days: Valid-Until has passed")
         elif left < _SUITE_DAYS * _DAY:

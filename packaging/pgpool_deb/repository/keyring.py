@@ -97,6 +97,12 @@ def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> P
     return made
 
 
+def held(state: Path) -> bytes | None:
+    """Return the public key of a state, None where it has none."""
+    path = state / "keyring" / f"{NAME}.gpg"
+    return path.read_bytes() if path.is_file() else None
+
+
 def lay_down(state: Path, url: str, key: Key, suites: Collection[str]) -> None:
     """Write keyring/ of a state: the public key, the .sources of each suite, and their names."""
     folder = state / "keyring"

@@ -32,7 +32,8 @@ def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequ
             {
                 "name": suite.name,
                 "release": suite.release,
-                "description": stanzas.described(suite.release, suite.name, suite.unproved),
+                "description": stanzas.described(suite.release, suite.name, suite.unproved, archived=suite.archived),
+                "archived": suite.archived,
                 "lines": keyring.lines(url, suite.name, key.public),
                 "sources": [_row(one, known) for one in reversed(suite.rows)],
             }

@@ -31,8 +31,9 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.open(request.place)
     with states.session(repository, request.key, report) as (key, moment):
         before = repository.state
-        tested = {name: release for name, release in suites.named(before).items() if name != release}
-        chosen = request.releases or tuple(tested.values())
+        tested = {one.name: one.release for one in suites.summaries(before) if one.name != one.release}
+        archived = {one.release for one in suites.summaries(before) if one.archived}
+        chosen = request.releases or tuple(release for release in tested.values() if release not in archived)
         absent = [release for release in chosen if release not in tested.values()]
         if absent or not chosen:
             what = f"{absent[0]} has no testing suite" if absent else "no release has a testing suite"
@@ -42,6 +43,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             if release not in chosen:
                 continue
             testing = suites.verified(before, name, release, key)
+            admission.refuse_archived(testing)
             if testing.unproved:
                 hint = "./invoke matrix proves it, and publish then says so"
                 raise UsageError(f"{name}: {testing.unproved[0]} was not proved", hint=hint)

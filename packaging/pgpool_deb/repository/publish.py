@@ -10,10 +10,11 @@ from pgpool_deb import machine
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable
+from pgpool_deb.releases import Release, ReleaseTable, State
 
 from . import admission, indexer, states, suites
 from .admission import Upload
+from .own_key import KeyType
 from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import Suite
@@ -35,6 +36,10 @@ class Request:
     unproved: bool = False
     renew: bool = False
     """Publish nothing: sign every suite anew, as of now."""
+    archive: tuple[str, ...] = ()
+    """Publish nothing: sign the suites of these releases, which are past their end, for the last time."""
+    key_type: str | None = None
+    """What the project's own key is made of, on first use."""
     install: bool = True
 
 
@@ -42,19 +47,28 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     """Publish; raises UsageError for what may not be published, MachineError where the machine fails."""
     if request.suite not in (TESTING, STABLE):
         raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
+    wanted = KeyType.parse(request.key_type) if request.key_type is not None else None
+    if request.archive and (request.renew or request.releases):
+        raise UsageError("--archive publishes nothing, and renews nothing", hint="leave out --renew and --release")
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
+    if request.archive:
+        return _archive(project, request, report)
     if request.renew:
         return _renew(project, request, report)
     chosen = _releases(project, request)
     uploads = {release: admission.uploads(project.dist / release.name, release) for release in chosen}
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
-    with states.session(repository, request.key, report) as (key, moment):
+    with states.session(repository, request.key, report, wanted) as (key, moment):
         pins = Pins.load(project.sources)
-        changed = []
-        for release, those in uploads.items():
-            suite = suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
-            changed.append(_grown(repository, suite, those, unproved[release]))
+        changed = [
+            suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
+            for release in uploads
+        ]
+        for suite in changed:
+            admission.refuse_archived(suite)
+        for suite, (release, those) in zip(changed, uploads.items(), strict=True):
+            _grow(repository, suite, those, unproved[release])
             for upload in those:
                 if not (repository.path / f"{upload.statement}.asc").exists():
                     from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
@@ -63,6 +77,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
         states.write(project, repository, changed, key, moment)
     for suite in changed:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
+    _remind(project, repository, report)
     return ExitStatus.GOOD
 
 
@@ -70,10 +85,42 @@ def _renew(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.open(request.to)
     with states.session(repository, request.key, report) as (key, moment):
         state = repository.state
-        found = [suites.verified(state, name, release, key) for name, release in suites.named(state).items()]
+        living = [one for one in suites.summaries(state) if not one.archived]
+        found = [suites.verified(state, one.name, one.release, key) for one in living]
         states.write(project, repository, found, key, moment)
     report(f"{len(found)} suites were signed anew, for {suites.VALID_DAYS} days")
+    _remind(project, repository, report)
     return ExitStatus.GOOD
+
+
+def _archive(project: Project, request: Request, report: Report) -> ExitStatus:
+    """Sign the suites of releases past their end without Valid-Until; they take no packages any more."""
+    table = ReleaseTable.load(project.releases)
+    for name in request.archive:
+        if (state := table.named(name).state) is not State.ARCHIVED:
+            hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
+            raise UsageError(f"{name} is {state}, not past its end", hint=hint)
+    repository = Repository.open(request.to)
+    with states.session(repository, request.key, report) as (key, moment):
+        before = repository.state
+        names = {name: release for name, release in suites.named(before).items() if release in request.archive}
+        if absent := [name for name in request.archive if name not in names.values()]:
+            raise UsageError(f"{repository.path}: {absent[0]} has no suite", hint="dists/ has a folder for each suite")
+        found = [suites.verified(before, name, release, key) for name, release in names.items()]
+        for suite in found:
+            suite.archived = True
+        states.write(project, repository, found, key, moment)
+    for suite in found:
+        report(f"{suite.name}: archived: it stays, signed without an end, and takes no packages any more")
+    return ExitStatus.GOOD
+
+
+def _remind(project: Project, repository: Repository, report: Report) -> None:
+    """Say which suites are of releases past their end."""
+    past = {one.name for one in ReleaseTable.load(project.releases).releases if one.state is State.ARCHIVED}
+    for name in sorted({one.release for one in suites.summaries(repository.state) if not one.archived} & past):
+        report(f"warning: {name} is past its end")
+        report(f"hint: ./invoke publish --to {repository.path} --archive {name}")
 
 
 def suite_name(release: str, suite: str) -> str:
@@ -107,7 +154,7 @@ def _unproved(
     return found
 
 
-def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> Suite:
+def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
     """Put the files of uploads into the pool, and their stanzas into the suite."""
     files = {file.path: file for upload in uploads for file in upload.files}
     known = {file.path for file in suite.files}
@@ -125,7 +172,6 @@ def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpr
         suite.grow(Indexed(packages, tuple(one for one in found.sources if one.place not in known), found.contents))
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
-    return suite
 
 
 def _published(repository: Repository, file: PoolFile) -> bool:

@@ -1,27 +1,23 @@
-"""Keys and signatures, through gpg(1)."""
+"""Keys that sign a repository: the project's own, those of the user's keyring, and those of files."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
-import platformdirs
+from pgpool_deb.errors import UsageError
 
-from pgpool_deb import atomic
-from pgpool_deb.errors import MachineError, UsageError
+from . import gpg, own_key
+from .own_key import KeyType
 
+WARNED_DAYS = 60
+"""With fewer days left, a key's end is told."""
 _FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{16,40}")
-_USER = "pgpool-deb archive"
-PRIMARY_YEARS = "10y"
-SUBKEY_YEARS = "3y"
 _DAY = 86400
 
 
@@ -29,182 +25,103 @@ _DAY = 86400
 class Key:
     """What signs: one key, or while clients go over from one to another, both.
 
-    `home` is gpg's folder with them, None for the user's own; `fingerprints` are those of the primary keys. `public`
-    has the public keys as apt's Signed-By takes them, without other people's signatures. `expires` is when the first
-    key ends to sign, in seconds since 1970; None where none does.
+    `home` is gpg's folder with them, None for the user's own. `public` has the public keys as apt's Signed-By takes
+    them, without other people's signatures. `ends` is when each ends to sign, by the fingerprint of its primary key, in
+    seconds since 1970; None where it never does. `parts` are the fingerprints of what makes signatures: every subkey
+    that signs, so that a client whose keyring has the older one alone is served while both last.
     """
 
     home: Path | None
-    fingerprints: tuple[str, ...]
     public: bytes
-    expires: int | None
+    ends: Mapping[str, int | None]
+    parts: tuple[str, ...]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints of the primary keys."""
+        return tuple(self.ends)
 
     def clearsigned(self, text: str, moment: int) -> str:
         """Return InRelease: the text with its signature of this time. Raises MachineError."""
-        return _gpg(self.home, [*self._signing(moment), "--clearsign"], text.encode()).decode()
+        return gpg.run(self.home, [*self._signing(moment), "--clearsign"], text.encode()).decode()
 
     def signature(self, text: str, moment: int) -> str:
         """Return Release.gpg: the signature alone, armored. Raises MachineError."""
-        return _gpg(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
-
-    def days_left(self, moment: int) -> int | None:
-        """Return for how many whole days it can sign yet."""
-        return None if self.expires is None else (self.expires - moment) // _DAY
+        return gpg.run(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
 
     def _signing(self, moment: int) -> list[str]:
-        users = [word for fingerprint in self.fingerprints for word in ("--local-user", fingerprint)]
+        users = [word for fingerprint in self.parts for word in ("--local-user", f"{fingerprint}!")]
         words = ["--digest-algo", "SHA512", "--no-emit-version", "--no-comments"]
         return ["--faked-system-time", f"{moment}!", *users, *words]
 
 
-@contextmanager
-def key(chosen: str | None, moment: int, report: Callable[[str], None]) -> Iterator[Key]:
-    """Yield the key that was chosen: a file, fingerprints in the user's keyring (by commas), or the project's own.
+def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:
+    """Return the keys that end within 60 days, by their fingerprints: for how many whole days they sign yet."""
+    left = {name: (end - moment) // _DAY for name, end in ends.items() if end is not None}
+    return {name: days for name, days in left.items() if days < WARNED_DAYS}
 
-    The last is made on first use, as of `moment`. Raises UsageError for a key that cannot sign then, MachineError where
-    gpg fails.
+
+@contextmanager
+def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: KeyType | None = None) -> Iterator[Key]:
+    """Yield the key that was chosen: files, fingerprints in the user's keyring (by commas), or the project's own.
+
+    The last is made on first use, of the type that is wanted, as of `moment`. Raises UsageError for a key that cannot
+    sign then or that apt refuses, MachineError where gpg fails.
     """
     if chosen is None:
-        with _at_short_path(_own(moment, report)) as folder:
-            yield _found(folder / "gnupg", (folder / "made").read_text(encoding="ascii").split(), moment)
-    elif Path(chosen).is_file():
-        with _imported(Path(chosen), moment) as found:
+        folder = own_key.obtained(wanted, moment, report)
+        with gpg.at_short_path(folder) as place:
+            yield _found(place / "gnupg", own_key.fingerprints(folder), moment)
+        return
+    if wanted is not None:
+        raise UsageError("--key-type is of a key that is made, and --key names one", hint="leave one of them out")
+    files = [Path(chosen)] if Path(chosen).is_file() else [Path(name) for name in chosen.split(",")]
+    if all(file.is_file() for file in files):
+        with _imported(files, moment) as found:
             yield found
     else:
         yield _found(None, chosen.split(","), moment)
 
 
-def _own(moment: int, report: Callable[[str], None]) -> Path:
-    """Return the folder of the project's own key, made where there is none."""
-    folder = Path(platformdirs.user_data_dir("pgpool-deb")) / "archive-key"
-    if not (folder / "made").exists():
-        shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left: no signature is of it
-        (folder / "gnupg").mkdir(parents=True, mode=0o700)
-        folder.chmod(0o700)
-        with _at_short_path(folder) as place:
-            fingerprint = _make(place / "gnupg", place / "primary-key.asc", moment)
-        atomic.write(folder / "made", f"{fingerprint}\n")
-        for line in _told(folder, fingerprint):
-            report(line)
-    return folder
-
-
-@contextmanager
-def _at_short_path(folder: Path) -> Iterator[Path]:
-    """Yield another path of a folder: gpg's agent has its sockets in there, whose paths have 108 bytes at most."""
-    with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-") as place:
-        link = Path(place, "key")
-        link.symlink_to(folder)
-        try:
-            yield link
-        finally:
-            _end_agent(link / "gnupg")
-
-
-def _make(home: Path, primary: Path, moment: int) -> str:
-    """Make a key whose primary key is in a file of its own, and whose subkey signs; return its fingerprint."""
-    at = ["--faked-system-time", f"{moment}!", "--passphrase", ""]
-    _gpg(home, [*at, "--quick-generate-key", _USER, "ed25519", "cert", PRIMARY_YEARS])
-    (fingerprint,) = _fingerprints(_listed(home, None))[:1]
-    _gpg(home, [*at, "--quick-add-key", fingerprint, "ed25519", "sign", SUBKEY_YEARS])
-    with os.fdopen(os.open(primary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(_gpg(home, ["--passphrase", "", "--armor", "--export-secret-keys", fingerprint]))
-    grip = next(row[9] for row in _listed(home, fingerprint) if row[0] == "grp")
-    (home / "private-keys-v1.d" / f"{grip}.key").unlink()
-    return fingerprint
-
-
-def _told(folder: Path, fingerprint: str) -> list[str]:
-    return [
-        "A KEY WAS MADE that signs repositories of this machine's user.",
-        f"  fingerprint  {fingerprint}",
-        f"  {folder / 'gnupg'} has the subkey that signs, without a passphrase. It stays on this machine.",
-        f"  {folder / 'primary-key.asc'} is the primary key. Copy it to two places that are not on a network,",
-        "  then remove it here: it makes the next subkey, and a new key's clients know it by the old one's signature.",
-        "  Without it the repository ends with its subkey, and every client has to be told of another key by hand.",
-    ]
-
-
 def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     """Return the keys of these identifiers; raises UsageError where one is not there, or cannot sign at this time."""
-    fingerprints: list[str] = []
-    ends: list[int] = []
+    ends: dict[str, int | None] = {}
+    parts: list[str] = []
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
             hint = "--key takes a fingerprint of your gpg keyring, or a file with a secret key"
             raise UsageError(f"{name!r} is neither a key's fingerprint nor a file", hint=hint)
-        rows = _listed(home, name)
-        if not _fingerprints(rows):
+        listed = gpg.secret_keys(home, name)
+        if not listed:
             raise UsageError(f"there is no secret key {name}", hint="gpg --list-secret-keys shows those that there are")
-        fingerprints.append(_fingerprints(rows)[0])
-        able = [row for row in rows if row[0] in ("sec", "ssb") and "s" in row[11] and row[14] != "#"]
-        lasting = [row for row in able if int(row[5]) <= moment and not (row[6] and int(row[6]) <= moment)]
+        found = listed[0]
+        lasting = found.lasting(moment)
         if not lasting:
+            able = bool(found.signing)
             why = "does not sign at this time: it has expired, or is younger" if able else "has no part here that signs"
             raise UsageError(f"the key {name} {why}", hint="docs/how-to/publish-a-repository.md: a new subkey")
-        if all(row[6] for row in lasting):
-            ends.append(max(int(row[6]) for row in lasting))
-    public = _gpg(home, ["--export-options", "export-minimal", "--export", *fingerprints])
-    return Key(home, tuple(fingerprints), public, min(ends, default=None))
+        for row in (found.rows[0], *lasting.values()):
+            if what := gpg.refused_by_apt(row):
+                hint = "apt takes RSA of 2048 bits and more, and Ed25519: docs/how-to/publish-a-repository.md, The key"
+                raise UsageError(f"the key {name} is {what}, which apt refuses", hint=hint)
+        ends[found.fingerprint] = found.end
+        parts += lasting
+    public = gpg.run(home, ["--export-options", "export-minimal", "--export", *ends])
+    return Key(home, public, ends, tuple(parts))
 
 
 @contextmanager
-def _imported(file: Path, moment: int) -> Iterator[Key]:
-    """Yield the key of a file, in a folder of memory that goes with the block: it never lies on a disk."""
+def _imported(files: Sequence[Path], moment: int) -> Iterator[Key]:
+    """Yield the keys of files, in a folder of memory that goes with the block: they never lie on a disk."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder of this process below it
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-", dir=memory) as place:
         home = Path(place)
         try:
-            _gpg(home, ["--import", str(file.absolute())])
-            fingerprints = _fingerprints(_listed(home, None))
-            if len(fingerprints) != 1:
-                raise UsageError(f"{file} holds {len(fingerprints)} secret keys", hint="gpg --export-secret-subkeys ID")
-            yield _found(home, fingerprints, moment)
+            for number, file in enumerate(files, start=1):
+                gpg.run(home, ["--import", str(file.absolute())])
+                count = len(gpg.secret_keys(home)) - number + 1
+                if count != 1:
+                    raise UsageError(f"{file} holds {count} secret keys", hint="gpg --export-secret-subkeys ID")
+            yield _found(home, [one.fingerprint for one in gpg.secret_keys(home)], moment)
         finally:
-            _end_agent(home)
-
-
-def _end_agent(home: Path) -> None:
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], capture_output=True, check=False)
-
-
-def _listed(home: Path | None, name: str | None) -> list[list[str]]:
-    """Return gpg's rows of secret keys, by colons."""
-    words = ["--with-colons", "--with-keygrip", "--list-secret-keys", *([name] if name else [])]
-    answer = subprocess.run(_command(home, words), capture_output=True, text=True, check=False)
-    return [line.split(":") for line in answer.stdout.splitlines()]
-
-
-def _fingerprints(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the fingerprints of the primary keys among the rows."""
-    return [after[9] for row, after in pairwise(rows) if row[0] == "sec" and after[0] == "fpr"]
-
-
-def _command(home: Path | None, words: Sequence[str]) -> list[str]:
-    own = ["--homedir", str(home)] if home is not None else []
-    return ["gpg", "--batch", "--yes", "--no-tty", "--quiet", *own, *words]
-
-
-def _gpg(home: Path | None, words: Sequence[str], given: bytes = b"") -> bytes:
-    """Return what gpg writes; raises MachineError with its last line where it fails."""
-    answer = subprocess.run(_command(home, words), input=given, capture_output=True, check=False)
-    if answer.returncode != 0:
-        said = answer.stderr.decode(errors="replace").strip().splitlines()
-        raise MachineError(f"gpg failed: {said[-1] if said else answer.returncode}", hint="gpg --list-secret-keys")
-    return answer.stdout
-
-
-def verified(signed: bytes, keyring: bytes) -> str | None:
-    """Return what a clear signature of one of the keyring's keys covers, None where there is none.
-
-    As apt has it, a second signature may be of a key that is not known, but none may be wrong.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        trusted, message = Path(folder, "keyring.gpg"), Path(folder, "InRelease")
-        trusted.write_bytes(keyring)
-        message.write_bytes(signed)
-        words = ["gpgv", "--keyring", str(trusted), "--status-fd", "2", "--output", "-", str(message)]
-        answer = subprocess.run(words, capture_output=True, check=False)
-    told = answer.stderr.decode(errors="replace")
-    good = "[GNUPG:] VALIDSIG " in told and "[GNUPG:] BADSIG " not in told
-    return answer.stdout.decode(errors="replace") if good else None
+            gpg.end_agent(home)

@@ -118,14 +118,16 @@ class Release:
     description: str
     architectures: tuple[str, ...]
     date: int
-    valid_until: int
+    valid_until: int | None
+    """None: apt takes it for current for ever."""
     origin: str = "pgpool-deb"
 
     def text(self, indexes: Mapping[str, bytes]) -> str:
         """Return the text of Release; `indexes` by their paths below the suite's folder."""
         lines = [
             f"Origin: {self.origin}", f"Label: {self.origin}", f"Suite: {self.suite}", f"Codename: {self.suite}",
-            f"Date: {_rfc(self.date)}", f"Valid-Until: {_rfc(self.valid_until)}", "Acquire-By-Hash: yes",
+            f"Date: {_rfc(self.date)}",
+            *([] if self.valid_until is None else [f"Valid-Until: {_rfc(self.valid_until)}"]), "Acquire-By-Hash: yes",
             f"Architectures: {' '.join(self.architectures)}", "Components: main", f"Description: {self.description}",
             "SHA256:",
         ]  # fmt: skip
@@ -133,9 +135,11 @@ class Release:
         return "\n".join([*lines, *sums]) + "\n"
 
 
-def described(release: str, suite: str, unproved: Sequence[str]) -> str:
+def described(release: str, suite: str, unproved: Sequence[str], *, archived: bool = False) -> str:
     """Return the description of a suite, which names what was published without a proof."""
     title = "tested" if suite == release else "to be tested"
+    if archived:
+        title = "archived: the release is past its end, and nothing is added"
     said = f"; not proved: {', '.join(unproved)}" if unproved else ""
     return f"pgpool-II for Debian {release}, {title}{said}"
 
@@ -146,10 +150,10 @@ def listed(release: str) -> dict[str, PoolFile]:
     return {path: PoolFile(path, sha256, int(size)) for sha256, size, path in _CHECKSUM.findall(sums)}
 
 
-def valid_until(release: str) -> int:
-    """Return until when apt takes a Release text for current, in seconds since 1970; 0 where it does not say."""
+def valid_until(release: str) -> int | None:
+    """Return until when apt takes a Release text for current, in seconds since 1970; None where it does not say."""
     found = re.search(r"^Valid-Until: (.*)$", release, re.MULTILINE)
-    return int(datetime.strptime(found[1], _TIME).replace(tzinfo=UTC).timestamp()) if found else 0
+    return int(datetime.strptime(found[1], _TIME).replace(tzinfo=UTC).timestamp()) if found else None
 
 
 def _rfc(moment: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,36 +14,42 @@ from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 
 from . import keyring, page, signing, suites
+from .own_key import KeyType
 from .signing import Key
 from .suites import Suite
 from .tree import Repository, moment_of
 
-_WARNED_DAYS = 60
 _SAME_SECOND = 60
 """Publishes in one second get the seconds after it; a clock that is further behind is wrong."""
 Report = Callable[[str], None]
 
 
 @contextmanager
-def session(repository: Repository, chosen: str | None, report: Report) -> Iterator[tuple[Key, int]]:
+def session(
+    repository: Repository, chosen: str | None, report: Report, wanted: KeyType | None = None
+) -> Iterator[tuple[Key, int]]:
     """Hold the repository's lock, and yield the key that signs and the time of the state that is to be written.
 
-    Says so where the key ends within 60 days. Raises UsageError for a wrong clock or key.
+    Says so where a key ends within 60 days; `wanted` is what the project's own is made of on first use. Raises
+    UsageError for a wrong clock or key.
     """
     with repository.locked(report):
         moment = moment_after(repository.state)
-        with signing.key(chosen, moment, report) as key:
-            left = key.days_left(moment)
-            if left is not None and left < _WARNED_DAYS:
-                report(f"warning: the key {key.fingerprints[0]} signs for {left} days yet")
+        with signing.key(chosen, moment, report, wanted) as key:
+            for fingerprint, left in signing.ending(key.ends, moment).items():
+                report(f"warning: the key {fingerprint} signs for {left} days yet")
                 report("hint: docs/how-to/publish-a-repository.md: a new subkey")
             yield key, moment
 
 
 def write(project: Project, repository: Repository, changed: Sequence[Suite], key: Key, moment: int) -> None:
-    """Have clients see these suites as they are now, and all others as before; those that end soon are signed anew."""
+    """Have clients see these suites as they are now, and all others as before.
+
+    Those that end soon are signed anew; where the key is another than before, all are, and offer it to their clients.
+    """
     before = repository.state
     table = ReleaseTable.load(project.releases)
+    changed = [*changed, *_of_another_key(before, {suite.name for suite in changed}, key)]
     for suite in changed:
         keyring.offer(repository, suite, table.named(suite.release).number, key, moment)
     with repository.writing(moment) as state:
@@ -52,7 +58,7 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
         for name, release in suites.named(before).items():
             if before is None or name in {suite.name for suite in changed}:
                 continue
-            if suites.days_left(before, name, moment) < suites.RENEWED_DAYS:
+            if suites.ends_soon(before, name, moment):
                 suites.write(state, suites.verified(before, name, release, key), key, moment)
             else:
                 suites.keep(before, state, name)
@@ -61,6 +67,14 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
         keyring.lay_down(state, repository.url, key, [one.name for one in told])
         text = page.html(repository.url, told, key, moment, Pins.load(project.sources).known)
         (state / "index.html").write_text(text, encoding="utf-8")
+
+
+def _of_another_key(before: Path | None, changed: Collection[str], key: Key) -> list[Suite]:
+    """Return the suites that have not changed, where clients were told of another key than this."""
+    if before is None or keyring.held(before) == key.public:
+        return []
+    others = {name: release for name, release in suites.named(before).items() if name not in changed}
+    return [suites.verified(before, name, release, key) for name, release in others.items()]
 
 
 def moment_after(before: Path | None) -> int:

@@ -16,7 +16,7 @@ from debian.debian_support import Version
 
 from pgpool_deb.errors import UsageError
 
-from . import signing, stanzas
+from . import gpg, stanzas
 from .indexer import compressed
 from .signing import Key
 from .stanzas import Indexed, PoolFile, Stanza
@@ -58,6 +58,7 @@ class Summary:
     rows: tuple[Row, ...]
     newest: dict[str, str]
     keyring: str
+    archived: bool
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Suite:
     """The newest version of each package, by its name."""
     keyring: str = ""
     """What the newest keyring package in it holds, as a hash."""
+    archived: bool = False
+    """Its release is past its end: nothing is added, and apt takes it for current for ever."""
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -139,10 +142,10 @@ def verified(state: Path | None, name: str, release: str, key: Key) -> Suite:
     return read(state, name, release)
 
 
-def days_left(state: Path, name: str, moment: int) -> int:
-    """Return for how many whole days apt takes a suite for current yet."""
+def ends_soon(state: Path, name: str, moment: int) -> bool:
+    """Tell whether apt takes a suite for current for less than 20 days yet."""
     found = stanzas.valid_until((state / "dists" / name / "Release").read_text(encoding="utf-8"))
-    return (found - moment) // _DAY
+    return found is not None and (found - moment) // _DAY < RENEWED_DAYS
 
 
 def read(state: Path | None, name: str, release: str) -> Suite:
@@ -162,7 +165,7 @@ def read(state: Path | None, name: str, release: str) -> Suite:
     _checked(folder, SUMMARY, listed[SUMMARY])
     summary = _summary(folder)
     suite.unproved, suite.rows, suite.newest = summary.unproved, summary.rows, summary.newest
-    suite.keyring = summary.keyring
+    suite.keyring, suite.archived = summary.keyring, summary.archived
     return suite
 
 
@@ -182,6 +185,7 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
         "rows": rows,
         "newest": newest,
         "keyring": suite.keyring,
+        **({"archived": True} if suite.archived else {}),
     }
     named[SUMMARY] = (json.dumps(summary) + "\n").encode()  # it is signed, too
     _write(folder / SUMMARY, named[SUMMARY])
@@ -189,8 +193,8 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
 
 
 def _sign(folder: Path, suite: Suite, named: Mapping[str, bytes], key: Key, moment: int) -> None:
-    description = stanzas.described(suite.release, suite.name, suite.unproved)
-    valid_until = moment + VALID_DAYS * _DAY
+    description = stanzas.described(suite.release, suite.name, suite.unproved, archived=suite.archived)
+    valid_until = None if suite.archived else moment + VALID_DAYS * _DAY
     text = stanzas.Release(suite.name, description, suite.architectures, moment, valid_until).text(named)
     _write(folder / "Release", text.encode())
     _write(folder / "Release.gpg", key.signature(text, moment).encode())
@@ -229,7 +233,7 @@ def _link(origin: Path, target: Path) -> None:
 def _verify(state: Path, name: str, key: Key) -> None:
     """Raise UsageError where a suite's InRelease is not signed by this key, or Release says something else."""
     path = state / "dists" / name / "InRelease"
-    text = signing.verified(path.read_bytes(), key.public) if path.is_file() else None
+    text = gpg.verified(path.read_bytes(), key.public) if path.is_file() else None
     if text is None or text != path.with_name("Release").read_text(encoding="utf-8"):
         hint = "it was signed with another key, or changed since: --key names that key, snapshot/ has the states before"
         raise UsageError(f"{path} is not signed by this key", hint=hint)
@@ -246,7 +250,8 @@ def _summary(folder: Path) -> Summary:
         rows = tuple(Row(str(name), str(version), tuple(map(int, majors))) for name, version, majors in found["rows"])
         newest = {str(name): str(version) for name, version in found["newest"].items()}
         unproved = tuple(map(str, found["unproved"]))
-        return Summary(folder.name, str(found["release"]), unproved, rows, newest, str(found["keyring"]))
+        archived = found.get("archived", False) is True
+        return Summary(folder.name, str(found["release"]), unproved, rows, newest, str(found["keyring"]), archived)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged", hint="the state before, below snapshot/, has its like") from error
 

@@ -12,7 +12,8 @@ import pytest
 
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
-from pgpool_deb.repository import publish, signing
+from pgpool_deb.repository import publish, signing, suites
+from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
 
 FIRST = int(time.time()) - 2 * 86400
@@ -76,3 +77,9 @@ def tree(folder: Path) -> dict[str, bytes]:
         elif path.is_file() and path.name != ".lock":
             found[str(path.relative_to(folder))] = path.read_bytes()
     return found
+
+
+def versions(repo: Path, suite: str) -> list[tuple[str, str]]:
+    """The packages of a suite of trixie, with their versions."""
+    state = Repository.open(repo).state
+    return [(one.package, one.version) for one in suites.read(state, suite, "trixie").packages]

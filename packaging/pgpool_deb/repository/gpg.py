@@ -1,0 +1,150 @@
+"""Calls of gpg(1) and gpgv(1), and the keys that gpg lists."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from pgpool_deb.errors import MachineError
+
+_RSA = frozenset({"1", "3"})
+_CURVES = frozenset({"19", "22"})
+_RSA_BITS = 2048
+_PARTS = ("pub", "sub", "sec", "ssb")
+Row = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A primary key with its subkeys, as `--with-colons` lists them: GnuPG's doc/DETAILS has the fields."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The primary key's fingerprint."""
+        return next(row[9] for row in self.rows if row[0] == "fpr")
+
+    @property
+    def grip(self) -> str:
+        """The name under which gpg's agent has the primary key."""
+        return next(row[9] for row in self.rows if row[0] == "grp")
+
+    @property
+    def signing(self) -> dict[str, Row]:
+        """The primary key and subkeys that sign, by their fingerprints.
+
+        Those that were revoked are not among them, nor, where secret keys are listed, those whose secret is not here.
+        """
+        parts = ((row, after[9]) for row, after in pairwise(self.rows) if row[0] in _PARTS and after[0] == "fpr")
+        return {name: row for row, name in parts if "s" in row[11] and row[14] != "#" and row[1] != "r"}
+
+    def lasting(self, moment: int) -> dict[str, Row]:
+        """Return those that sign at this time."""
+        whole = _lasts(self.rows[0], moment)
+        return {name: row for name, row in self.signing.items() if whole and _lasts(row, moment)}
+
+    @property
+    def end(self) -> int | None:
+        """When it ends to sign: with its primary key, or with the last of what signs; None where it never does."""
+        whole, parts = _end(self.rows[0]), [_end(row) for row in self.signing.values()]
+        last = None if None in parts else max((one for one in parts if one is not None), default=0)
+        return min((one for one in (whole, last) if one is not None), default=None)
+
+
+def refused_by_apt(row: Row) -> str | None:
+    """Return what an algorithm is that apt takes no signature of, None where apt takes it."""
+    bits, algorithm = int(row[2] or 0), row[3]
+    if algorithm in _RSA:
+        return f"RSA of {bits} bits" if bits < _RSA_BITS else None
+    return None if algorithm in _CURVES else "neither RSA nor on an elliptic curve"
+
+
+def _lasts(row: Row, moment: int) -> bool:
+    end = _end(row)
+    return int(row[5]) <= moment and (end is None or moment < end)
+
+
+def _end(row: Row) -> int | None:
+    return int(row[6]) if row[6] else None
+
+
+def run(home: Path | None, words: Sequence[str], given: bytes = b"") -> bytes:
+    """Return what gpg writes, with this folder or the user's own; raises MachineError with its last line."""
+    answer = subprocess.run(_command(home, words), input=given, capture_output=True, check=False)
+    if answer.returncode != 0:
+        said = answer.stderr.decode(errors="replace").strip().splitlines()
+        raise MachineError(f"gpg failed: {said[-1] if said else answer.returncode}", hint="gpg --list-secret-keys")
+    return answer.stdout
+
+
+def secret_keys(home: Path | None, name: str | None = None) -> list[Listed]:
+    """Return the secret keys of this name, or all; none where there is none."""
+    words = ["--with-colons", "--with-keygrip", "--list-secret-keys", *([name] if name else [])]
+    answer = subprocess.run(_command(home, words), capture_output=True, text=True, check=False)
+    return list(_grouped(answer.stdout.splitlines()))
+
+
+def public_keys(keyring: bytes) -> list[Listed]:
+    """Return the keys that a keyring's bytes hold; none where they are no keyring."""
+    with tempfile.TemporaryDirectory() as home:
+        words = ["--no-keyring", "--with-colons", "--show-keys"]
+        answer = subprocess.run(_command(Path(home), words), input=keyring, capture_output=True, check=False)
+    return list(_grouped(answer.stdout.decode(errors="replace").splitlines()))
+
+
+def _grouped(lines: Iterable[str]) -> Iterator[Listed]:
+    rows: list[Row] = []
+    for line in lines:
+        row = line.split(":")
+        if row[0] in ("pub", "sec"):
+            if rows:
+                yield Listed(tuple(rows))
+            rows = []
+        if rows or row[0] in ("pub", "sec"):
+            rows.append(row)
+    if rows:
+        yield Listed(tuple(rows))
+
+
+def end_agent(home: Path) -> None:
+    """End what gpg started for a folder."""
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], capture_output=True, check=False)
+
+
+@contextmanager
+def at_short_path(folder: Path) -> Iterator[Path]:
+    """Yield another path of a folder: gpg's agent has its sockets in there, whose paths have 108 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-") as place:
+        link = Path(place, "key")
+        link.symlink_to(folder)
+        try:
+            yield link
+        finally:
+            end_agent(link / "gnupg")
+
+
+def _command(home: Path | None, words: Sequence[str]) -> list[str]:
+    own = ["--homedir", str(home)] if home is not None else []
+    return ["gpg", "--batch", "--yes", "--no-tty", "--quiet", *own, *words]
+
+
+def verified(signed: bytes, keyring: bytes) -> str | None:
+    """Return what a clear signature of one of the keyring's keys covers, None where there is none.
+
+    As apt has it, a second signature may be of a key that is not known, but none may be wrong.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trusted, message = Path(folder, "keyring.gpg"), Path(folder, "InRelease")
+        trusted.write_bytes(keyring)
+        message.write_bytes(signed)
+        words = ["gpgv", "--keyring", str(trusted), "--status-fd", "2", "--output", "-", str(message)]
+        answer = subprocess.run(words, capture_output=True, check=False)
+    told = answer.stderr.decode(errors="replace")
+    good = "[GNUPG:] VALIDSIG " in told and "[GNUPG:] BADSIG " not in told
+    return answer.stdout.decode(errors="replace") if good else None

@@ -1,0 +1,95 @@
+"""The project's own key: made on first use, its primary key apart from the subkey that signs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+import platformdirs
+
+from pgpool_deb import atomic
+from pgpool_deb.errors import UsageError
+
+from . import gpg
+
+_USER = "pgpool-deb archive"
+PRIMARY_YEARS = "10y"
+SUBKEY_YEARS = "3y"
+
+
+class KeyType(StrEnum):
+    """What a key is made of; the values are gpg's names."""
+
+    ED25519 = "ed25519"
+    RSA4096 = "rsa4096"
+
+    @classmethod
+    def parse(cls, name: str) -> KeyType:
+        """Return the type of this name; raises UsageError that lists those that there are."""
+        try:
+            return cls(name)
+        except ValueError as error:
+            raise UsageError(f"there is no key type {name!r}", hint=f"--key-type {' or '.join(cls)}") from error
+
+
+def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None]) -> Path:
+    """Return the folder of the key: gnupg/ with what signs, and `made` with the fingerprints of the primary keys.
+
+    Where there is none it is made, of the type that is wanted (Ed25519 by default), as of `moment`. Raises UsageError
+    where there is one of another type, MachineError where gpg fails.
+    """
+    folder = Path(platformdirs.user_data_dir("pgpool-deb")) / "archive-key"
+    if (folder / "made").exists():
+        if wanted is not None:
+            _refuse_another_type(folder, wanted)
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left: no signature is of it
+    (folder / "gnupg").mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    with gpg.at_short_path(folder) as place:
+        fingerprint = _make(place / "gnupg", place / "primary-key.asc", wanted or KeyType.ED25519, moment)
+    atomic.write(folder / "made", f"{fingerprint}\n")
+    for line in _told(folder, fingerprint):
+        report(line)
+    return folder
+
+
+def fingerprints(folder: Path) -> list[str]:
+    """Return the fingerprints of the primary keys that sign: one, or while clients go over to another, both."""
+    return (folder / "made").read_text(encoding="ascii").split()
+
+
+def _refuse_another_type(folder: Path, wanted: KeyType) -> None:
+    newest = fingerprints(folder)[-1]
+    with gpg.at_short_path(folder) as place:
+        rows = [one.rows[0] for one in gpg.secret_keys(place / "gnupg", newest)]
+    found = {f"rsa{row[2]}" if row[3] == "1" else row[16] for row in rows}
+    if wanted not in found:
+        hint = "docs/how-to/publish-a-repository.md, Another key: clients go over from one to the other"
+        raise UsageError(f"there is a key already, {newest}: it is {' '.join(found)}, not {wanted}", hint=hint)
+
+
+def _make(home: Path, primary: Path, made_of: KeyType, moment: int) -> str:
+    """Make a key whose primary key is in a file of its own, and whose subkey signs; return its fingerprint."""
+    at = ["--faked-system-time", f"{moment}!", "--passphrase", ""]
+    gpg.run(home, [*at, "--quick-generate-key", _USER, made_of, "cert", PRIMARY_YEARS])
+    fingerprint = gpg.secret_keys(home)[0].fingerprint
+    gpg.run(home, [*at, "--quick-add-key", fingerprint, made_of, "sign", SUBKEY_YEARS])
+    with os.fdopen(os.open(primary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(gpg.run(home, ["--passphrase", "", "--armor", "--export-secret-keys", fingerprint]))
+    (home / "private-keys-v1.d" / f"{gpg.secret_keys(home, fingerprint)[0].grip}.key").unlink()
+    return fingerprint
+
+
+def _told(folder: Path, fingerprint: str) -> list[str]:
+    return [
+        "A KEY WAS MADE that signs repositories of this machine's user.",
+        f"  fingerprint  {fingerprint}",
+        f"  {folder / 'gnupg'} has the subkey that signs, without a passphrase. It stays on this machine.",
+        f"  {folder / 'primary-key.asc'} is the primary key. Copy it to two places that are not on a network,",
+        "  then remove it here: it makes the next subkey, and a new key's clients know it by the old one's signature.",
+        "  Without it the repository ends with its subkey, and every client has to be told of another key by hand.",
+    ]

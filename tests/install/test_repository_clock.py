@@ -1,0 +1,95 @@
+"""A server's clock and a repository's: what apt takes, and refuses with the reason.
+
+apt compares the times of a Release file with its clock. A state of tomorrow is what a clock finds that is a day behind,
+and one of 31 days ago what a clock finds that is a day past Valid-Until.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.built import Built
+from tests.install.repositories import OFFLINE, UPDATE, URL, Client, complaints, lines, pasted
+from tests.unit.repository.keys import gnupg, output
+
+from pgpool_deb.project import Project
+from pgpool_deb.releases import State
+from pgpool_deb.repository import publish, suites
+from pgpool_deb.repository.tree import Repository
+
+DAY = 86400
+Published = Callable[..., Repository]
+
+
+@pytest.fixture
+def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
+    """Publishes the packages as of so many seconds ago, signed with a key that is older than all."""
+    with gnupg(tmp_path / "gnupg", int(time.time()) - 400 * DAY) as command:
+        output(*command, "--quick-generate-key", "archive", "ed25519", "sign", "never")
+        (tmp_path / "key.asc").write_bytes(output(*command, "--armor", "--export-secret-keys"))
+
+    def run(age: int, **options: object) -> Repository:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - age))
+        words = {"suite": "stable", "releases": (packages.release.name,), "url": URL, "unproved": True, **options}
+        request = publish.Request(tmp_path / "repository", key=str(tmp_path / "key.asc"), **words)  # type: ignore[arg-type]
+        publish.run(project, request, print)
+        return Repository.open(tmp_path / "repository")
+
+    return run
+
+
+def test_a_clock_that_is_a_day_ahead_is_no_fault(client: Client, packages: Built, published: Published) -> None:
+    repository = published(DAY)
+    system = client(repository)
+    assert complaints(pasted(system, repository, packages.release.name)) == []
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"),
+    [
+        pytest.param(-DAY, "is not valid yet|(?i:not live until)", id="a day behind"),
+        pytest.param((suites.VALID_DAYS + 1) * DAY, "expired|is not valid anymore", id="a day past the end"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_refused_with_the_reason(
+    client: Client, packages: Built, published: Published, age: int, reason: str
+) -> None:
+    repository = published(age)
+    system = client(repository)
+    *setup, _ = lines(repository, packages.release.name)
+    answer = system.attempt("\n".join([OFFLINE, *setup, f"{UPDATE} 2>&1"]))
+    assert answer.status != 0, answer.output
+    assert re.search(reason, answer.output), answer.output
+    assert system.run("apt-cache policy pgpool2 | grep -F /srv/repository || true") == ""
+
+
+@pytest.fixture
+def past_its_end(
+    project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Has the table of releases say that the release is past its end."""
+
+    def change() -> None:
+        table, row = project.releases.read_text(encoding="utf-8"), f"[release.{packages.release.name}]\n"
+        head, rest = table.split(row)
+        archived = rest.replace(f'state = "{packages.release.state}"', f'state = "{State.ARCHIVED}"', 1)
+        (tmp_path / "releases.toml").write_text(f"{head}{row}{archived}", encoding="utf-8")
+        monkeypatch.setenv("PGPOOL_DEB_RELEASES", str(tmp_path / "releases.toml"))
+
+    return change
+
+
+def test_a_suite_past_its_end_is_taken_after_a_year(
+    client: Client, packages: Built, published: Published, past_its_end: Callable[[], None]
+) -> None:
+    suite = packages.release.name
+    published(390 * DAY)
+    past_its_end()
+    repository = published(389 * DAY, releases=(), archive=(suite,))
+    system = client(repository)
+    assert complaints(pasted(system, repository, suite)) == []
+    assert packages.debian_version in system.run("apt-cache policy pgpool2")
