@@ -25,6 +25,7 @@ from .tree import Found, Repository
 
 TESTING = "testing"
 STABLE = "stable"
+_RECORDS = (".changes", ".buildinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Request:
     unproved: bool = False
     renew: bool = False
     """Publish nothing: sign every suite anew, as of now."""
+    new: bool = False
+    """Publish only versions that are not published yet; one that was built again with other bytes is passed over."""
     install: bool = True
 
 
@@ -56,11 +59,17 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     with states.session(repository, request.key, report) as (key, moment):
         pins = Pins.load(project.sources)
         changed = []
-        for release, those in uploads.items():
+        for release, built in uploads.items():
             suite = suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
+            those = _new(repository, suite, built, unproved[release], report) if request.new else built
+            if not those:
+                continue
             changed.append(_grown(repository, suite, those, unproved[release]))
             for upload in those:
                 _attest(repository, upload, release, key, moment, pins)
+        if not changed:
+            report(f"nothing is new: {repository.path} is as it was")
+            return ExitStatus.GOOD
         states.write(project, repository, changed, key, moment)
     for suite in changed:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
@@ -108,6 +117,31 @@ def _unproved(
     return found
 
 
+def _new(
+    repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str], report: Report
+) -> tuple[Upload, ...]:
+    """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
+    found = []
+    proved = set(suite.unproved) - set(unproved)
+    known = {file.path for file in suite.files}
+    for upload in uploads:
+        if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
+            report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
+            report("hint: to publish a change, raise `revision` in packaging/releases.toml or the project's version")
+        elif upload.title in proved or any(
+            file.path.endswith((".deb", ".dsc")) and file.path not in known for file in upload.files
+        ):
+            found.append(upload)
+    return tuple(found)
+
+
+def _published_as_other(repository: Repository, file: PoolFile) -> bool:
+    """Tell whether a file is published with other bytes; records of a build do not count, as the first one stays."""
+    if file.path.endswith(_RECORDS) or repository.find(file) is not Found.OTHER:
+        return False
+    return any(file.path in suites.files_named(state) for state in reversed(repository.states))
+
+
 def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> Suite:
     """Put the files of uploads into the pool, and their stanzas into the suite."""
     files = {file.path: file for upload in uploads for file in upload.files}
@@ -119,7 +153,7 @@ def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpr
     for origin, file in absent:
         admission.refuse_damaged(origin, file)
     repository.admit(absent)
-    parts = [file for path, file in files.items() if not path.endswith((".changes", ".buildinfo"))]
+    parts = [file for path, file in files.items() if not path.endswith(_RECORDS)]
     if new:
         found = indexer.index(repository.path, parts, suite.architectures)
         packages = tuple(one for one in found.packages if one.place not in known)
@@ -156,7 +190,7 @@ def _published(repository: Repository, file: PoolFile) -> bool:
     """
     found = repository.find(file)
     if found is Found.OTHER:
-        record = file.path.endswith((".changes", ".buildinfo"))
+        record = file.path.endswith(_RECORDS)
         path = f"{file.path.rpartition('_')[0]}.dsc" if record else file.path
         if any(path in suites.files_named(state) for state in reversed(repository.states)):
             if record:

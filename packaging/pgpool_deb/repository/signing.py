@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 import shutil
@@ -23,6 +25,8 @@ _USER = "pgpool-deb archive"
 PRIMARY_YEARS = "10y"
 SUBKEY_YEARS = "3y"
 _DAY = 86400
+_VARIABLE = "env:"
+_ARMOR = b"-----BEGIN PGP "
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,21 @@ class Key:
 
 @contextmanager
 def key(chosen: str | None, moment: int, report: Callable[[str], None]) -> Iterator[Key]:
-    """Yield the key that was chosen: a file, fingerprints in the user's keyring (by commas), or the project's own.
+    """Yield the key that was chosen.
 
-    The last is made on first use, as of `moment`. Raises UsageError for a key that cannot sign then, MachineError where
-    gpg fails.
+    That is a file, a variable of the environment (`env:NAME`), fingerprints in the user's keyring (by commas), or the
+    project's own, which is made on first use, as of `moment`. Raises UsageError for a key that cannot sign then,
+    MachineError where gpg fails.
     """
     if chosen is None:
         with _at_short_path(_own(moment, report)) as folder:
             yield _found(folder / "gnupg", (folder / "made").read_text(encoding="ascii").split(), moment)
+    elif chosen.startswith(_VARIABLE):
+        name = chosen.removeprefix(_VARIABLE)
+        with _imported(f"${name}", _taken(name), moment) as found:
+            yield found
     elif Path(chosen).is_file():
-        with _imported(Path(chosen), moment) as found:
+        with _imported(chosen, Path(chosen).read_bytes(), moment) as found:
             yield found
     else:
         yield _found(None, chosen.split(","), moment)
@@ -131,7 +140,7 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     ends: list[int] = []
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
-            hint = "--key takes a fingerprint of your gpg keyring, or a file with a secret key"
+            hint = "--key takes a fingerprint of your gpg keyring, a file with a secret key, or env:NAME"
             raise UsageError(f"{name!r} is neither a key's fingerprint nor a file", hint=hint)
         rows = _listed(home, name)
         if not _fingerprints(rows):
@@ -148,17 +157,38 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     return Key(home, tuple(fingerprints), public, min(ends, default=None))
 
 
+def _taken(name: str) -> bytes:
+    """Take the key out of a variable of the environment, so that no program that is started later inherits it.
+
+    It is armored, or the exported bytes in base64: some platforms hide a secret in logs only where it is one line.
+    """
+    text = os.environ.pop(name, "").strip().encode()
+    if not text:
+        raise UsageError(f"${name} is not set: no key to sign with", hint="--key env:NAME takes the key from $NAME")
+    if text.startswith(_ARMOR):
+        return text + b"\n"
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        hint = "gpg --armor --export-secret-subkeys ID, or without --armor, through base64 -w0"
+        raise UsageError(f"${name} holds no key", hint=hint) from error
+
+
 @contextmanager
-def _imported(file: Path, moment: int) -> Iterator[Key]:
-    """Yield the key of a file, in a folder of memory that goes with the block: it never lies on a disk."""
+def _imported(origin: str, exported: bytes, moment: int) -> Iterator[Key]:
+    """Yield the key that was exported to `origin`, in a folder of memory that goes with the block.
+
+    It never lies on a disk.
+    """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder of this process below it
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-", dir=memory) as place:
         home = Path(place)
         try:
-            _gpg(home, ["--import", str(file.absolute())])
+            _gpg(home, ["--import"], exported)
             fingerprints = _fingerprints(_listed(home, None))
             if len(fingerprints) != 1:
-                raise UsageError(f"{file} holds {len(fingerprints)} secret keys", hint="gpg --export-secret-subkeys ID")
+                hint = "gpg --export-secret-subkeys ID"
+                raise UsageError(f"{origin} holds {len(fingerprints)} secret keys", hint=hint)
             yield _found(home, fingerprints, moment)
         finally:
             _end_agent(home)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,6 +29,14 @@ def proved(checkout: Project, *names: str) -> None:
     (checkout.dist / "report").mkdir(exist_ok=True)
     report = {"cells": [{"release": "trixie", "cell": "trixie-amd64-4.7.2", "stages": stages, "files": files}]}
     (checkout.dist / "report" / "report.json").write_text(json.dumps(report))
+
+
+def exported(data_home: Path, *options: str) -> bytes:
+    """Return the subkey that signs, as gpg exports it."""
+    home = data_home / "pgpool-deb/archive-key/gnupg"
+    fingerprint = (home.parent / "made").read_text().strip()
+    words = ["gpg", "--homedir", str(home), "--batch", *options, "--export-secret-subkeys", fingerprint]
+    return subprocess.run(words, capture_output=True, check=True).stdout
 
 
 def versions(repo: Path, suite: str) -> list[tuple[str, str]]:
@@ -230,18 +240,55 @@ def test_the_key_is_told_once_and_its_primary_part_is_not_where_it_signs(
 
 def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home: Path, tmp_path: Path) -> None:
     published()
-    home = data_home / "pgpool-deb/archive-key/gnupg"
-    fingerprint = (home.parent / "made").read_text().strip()
-    secret = subprocess.run(
-        ["gpg", "--homedir", str(home), "--batch", "--armor", "--export-secret-subkeys", fingerprint],
-        capture_output=True,
-        check=True,
-    )
-    (tmp_path / "secret.asc").write_bytes(secret.stdout)
+    (tmp_path / "secret.asc").write_bytes(exported(data_home, "--armor"))
     published(key=str(tmp_path / "secret.asc"))
     (tmp_path / "secret.asc").write_text("nothing")
     with pytest.raises(MachineError, match="gpg failed"):
         published(key=str(tmp_path / "secret.asc"))
+
+
+@pytest.mark.parametrize("form", ["armored", "base64 in one line"])
+def test_a_key_in_the_environment_signs_and_no_program_inherits_it(
+    form: str, published: Publisher, data_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpg and its agent are started afterwards, in an environment that has it no more."""
+    armored = form == "armored"
+    secret = exported(data_home, "--armor") if armored else base64.b64encode(exported(data_home))
+    monkeypatch.setenv("ARCHIVE_KEY", secret.decode())
+    published(key="env:ARCHIVE_KEY")
+    assert "ARCHIVE_KEY" not in os.environ
+    assert check.run(str(tmp_path / "repo"), print, install=False) is ExitStatus.GOOD
+    with pytest.raises(UsageError, match=r"\$ARCHIVE_KEY is not set"):
+        published(key="env:ARCHIVE_KEY")
+    monkeypatch.setenv("ARCHIVE_KEY", "a sentence")
+    with pytest.raises(UsageError, match=r"\$ARCHIVE_KEY holds no key"):
+        published(key="env:ARCHIVE_KEY")
+
+
+def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    assert published(new=True)[-1] == f"nothing is new: {tmp_path / 'repo'} is as it was"
+    assert len(Repository.open(tmp_path / "repo").states) == 1
+    before = tree(tmp_path / "repo" / "pool")
+    upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="with another compiler")
+    said = published(new=True)
+    assert [line for line in said if line.startswith(f"pgpool2 {V1} is published already, and stays as it is: ")]
+    assert said[-1].startswith("nothing is new")
+    upload(checkout.dist / "trixie", "0.2.1+deb13+1", source="pgpool2-cluster")
+    published(new=True)
+    after = tree(tmp_path / "repo" / "pool")
+    assert {name for name in after if "pgpool2/" in name} == {name for name in before if "pgpool2/" in name}
+    assert ("pgpool2-cluster", "0.2.1+deb13+1") in versions(tmp_path / "repo", "trixie-testing")
+
+
+def test_what_is_proved_later_is_new(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    proved(checkout)
+    published(new=True, unproved=False)
+    release = (tmp_path / "repo/dists/trixie-testing/Release").read_text()
+    assert "not proved" not in release
 
 
 def test_while_two_keys_sign_clients_of_either_are_served(
