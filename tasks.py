@@ -143,6 +143,14 @@ def run_matrix(
     _end(matrix.run(Project(HERE), request))
 
 
+@task(name="gather", help={"where": "a folder with one folder for each run: its dist/report and dist/RELEASE"})
+def gather_runs(context: Context, where: str) -> None:
+    """Make one dist/ of what runs of the matrix on several machines left, as if it had been one."""
+    from pgpool_deb import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(gather.run(Project(HERE), Path(where), building.say))
+
+
 @task(name="ci", help={"engine": "github or gitlab"})
 def write_pipeline(context: Context, engine: str) -> None:
     """Write the pipeline of a CI engine into this checkout: one job for each release of releases.toml."""
@@ -231,9 +239,10 @@ def update(
         "to": "the folder of the repository; it is made where it is missing",
         "suite": "testing or stable",
         "release": "Debian releases, joined by commas (default: all that dist/ has packages of)",
-        "key": "a fingerprint of your gpg keyring, or a file with a secret key (default: one made on first use)",
+        "key": "a fingerprint of your gpg keyring, a file with a secret key, or env:NAME (default: made on first use)",
         "url": "where clients find the folder, remembered (default: its file: address)",
         "unproved": "publish what no matrix has proved, and say so to clients",
+        "new": "only versions that are not published yet; one that was built again with other bytes is passed over",
         "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
         "install": "--no-install: never install missing Debian packages on this machine",
     }
@@ -247,12 +256,15 @@ def publish(
     url: str | None = None,
     unproved: bool = False,
     renew: bool = False,
+    new: bool = False,
     install: bool = True,
 ) -> None:
     """Publish what dist/ holds, and a matrix proved, in a signed repository that apt reads."""
     from pgpool_deb.repository import publish as publishing  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = publishing.Request(Path(to), suite, plan.parse_releases(release), key, url, unproved, renew, install)
+    request = publishing.Request(
+        Path(to), suite, plan.parse_releases(release), key, url, unproved, renew, new=new, install=install
+    )
     _end(publishing.run(Project(HERE), request, building.say))
 
 
