@@ -193,6 +193,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 @task(
     help={
         "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
+        "open": "commit what is new on a branch of its own, ready to be pushed",
         "proved": "a pinned release that the matrix has passed: it is proved, with today's patches",
         "tarball": "its tarball, where no address has it",
         "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
@@ -204,6 +205,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 def update(
     context: Context,
     pgpool: str | None = None,
+    open: bool = False,  # noqa: A002
     proved: str | None = None,
     tarball: str | None = None,
     release: str | None = None,
@@ -217,21 +219,26 @@ def update(
     if proved is not None:
         _end(updating.prove(Project(HERE), proved))
         return
-    if pgpool is None:
+    if pgpool is None and not open:
         from pgpool_deb import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
         from pgpool_deb.pins import Pins  # noqa: PLC0415
 
         _end(watch.run(Pins.load(Project(HERE).sources), building.say))
         return
     request = updating.Request(
-        version=pgpool,
+        version=pgpool or "",
         tarball=Path(tarball) if tarball else None,
         releases=plan.parse_releases(release),
         mirror=mirror,
         jobs=jobs or os.cpu_count() or 1,
         install=install,
     )
-    _end(updating.run(Project(HERE), request))
+    if open:
+        from pgpool_deb import opening  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+        _end(opening.run(Project(HERE), request, building.say))
+    else:
+        _end(updating.run(Project(HERE), request))
 
 
 @task(
