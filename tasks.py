@@ -249,7 +249,7 @@ def update(
         "key": "a fingerprint of your gpg keyring, a file with a secret key, or env:NAME (default: made on first use)",
         "url": "where clients find the folder, remembered (default: its file: address)",
         "unproved": "publish what no matrix has proved, and say so to clients",
-        "new": "only versions that are not published yet; one that was built again with other bytes is passed over",
+        "new": "only what is proved and not published yet, as a pipeline does; the rest is passed over",
         "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
         "install": "--no-install: never install missing Debian packages on this machine",
     }

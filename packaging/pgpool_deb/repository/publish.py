@@ -41,7 +41,7 @@ class Request:
     renew: bool = False
     """Publish nothing: sign every suite anew, as of now."""
     new: bool = False
-    """Publish only versions that are not published yet; one that was built again with other bytes is passed over."""
+    """Publish only what is proved and not published yet; a version that was built again stays as it was published."""
     install: bool = True
 
 
@@ -59,7 +59,8 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     with states.session(repository, request.key, report) as (key, moment):
         pins = Pins.load(project.sources)
         changed = []
-        for release, built in uploads.items():
+        for release in unproved:
+            built = uploads[release]
             suite = suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
             those = _new(repository, suite, built, unproved[release], report) if request.new else built
             if not those:
@@ -102,10 +103,16 @@ def _releases(project: Project, request: Request) -> tuple[Release, ...]:
 def _unproved(
     project: Project, uploads: dict[Release, tuple[Upload, ...]], request: Request, report: Report
 ) -> dict[Release, list[str]]:
-    """Return the titles of what is published without a proof; raises UsageError unless that is wanted."""
+    """Return the releases to publish, with the titles of what has no proof; raises UsageError unless that is wanted.
+
+    Where only what is new is wanted, a release with anything unproved is passed over.
+    """
     found: dict[Release, list[str]] = {}
     for release, those in uploads.items():
         lacking = admission.unproved(those, release, project.dist / "report" / "report.json")
+        if lacking and request.new and not request.unproved:
+            report(f"{release.name}: passed over: {lacking[0]}")
+            continue
         if lacking and not request.unproved:
             hint = (
                 f"./invoke matrix --release {release.name} proves it; --unproved publishes it, and says so to clients"

@@ -283,6 +283,16 @@ def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
     assert ("pgpool2-cluster", "0.2.1+deb13+1") in versions(tmp_path / "repo", "trixie-testing")
 
 
+def test_a_pipeline_passes_over_a_release_that_is_not_proved(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    proved(checkout)
+    upload(checkout.dist / "bookworm", "4.7.2-50+deb12+1")
+    said = published(new=True, unproved=False)
+    assert said[0].startswith("bookworm: passed over: pgpool2 4.7.2-50+deb12+1: the last matrix did not try bookworm")
+    assert list(suites.named(Repository.open(tmp_path / "repo").state)) == ["trixie-testing"]
+
+
 def test_what_is_proved_later_is_new(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     proved(checkout)
