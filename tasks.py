@@ -143,6 +143,14 @@ def run_matrix(
     _end(matrix.run(Project(HERE), request))
 
 
+@task(name="gather", help={"where": "a folder with one folder for each run: its dist/report and dist/RELEASE"})
+def gather_runs(context: Context, where: str) -> None:
+    """Make one dist/ of what runs of the matrix on several machines left, as if it had been one."""
+    from pgpool_deb import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(gather.run(Project(HERE), Path(where), building.say))
+
+
 @task(name="ci", help={"engine": "github or gitlab"})
 def write_pipeline(context: Context, engine: str) -> None:
     """Write the pipeline of a CI engine into this checkout: one job for each release of releases.toml."""
@@ -185,6 +193,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 @task(
     help={
         "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
+        "open": "commit what is new on a branch of its own, ready to be pushed",
         "proved": "a pinned release that the matrix has passed: it is proved, with today's patches",
         "tarball": "its tarball, where no address has it",
         "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
@@ -196,6 +205,7 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 def update(
     context: Context,
     pgpool: str | None = None,
+    open: bool = False,  # noqa: A002
     proved: str | None = None,
     tarball: str | None = None,
     release: str | None = None,
@@ -209,21 +219,26 @@ def update(
     if proved is not None:
         _end(updating.prove(Project(HERE), proved))
         return
-    if pgpool is None:
+    if pgpool is None and not open:
         from pgpool_deb import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
         from pgpool_deb.pins import Pins  # noqa: PLC0415
 
         _end(watch.run(Pins.load(Project(HERE).sources), building.say))
         return
     request = updating.Request(
-        version=pgpool,
+        version=pgpool or "",
         tarball=Path(tarball) if tarball else None,
         releases=plan.parse_releases(release),
         mirror=mirror,
         jobs=jobs or os.cpu_count() or 1,
         install=install,
     )
-    _end(updating.run(Project(HERE), request))
+    if open:
+        from pgpool_deb import opening  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+        _end(opening.run(Project(HERE), request, building.say))
+    else:
+        _end(updating.run(Project(HERE), request))
 
 
 @task(
@@ -231,9 +246,10 @@ def update(
         "to": "the folder of the repository; it is made where it is missing",
         "suite": "testing or stable",
         "release": "Debian releases, joined by commas (default: all that dist/ has packages of)",
-        "key": "fingerprints of your gpg keyring, or files with a secret key (default: one made on first use)",
+        "key": "fingerprints of your gpg keyring, files with a secret key, env:NAME (default: one made on first use)",
         "url": "where clients find the folder, remembered (default: its file: address)",
         "unproved": "publish what no matrix has proved, and say so to clients",
+        "new": "only what is proved and not published yet, as a pipeline does; the rest is passed over",
         "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
         "archive": "publish nothing, sign these releases, which are past their end, without one",
         "key-type": "what the key is made of on first use: ed25519 (default) or rsa4096",
@@ -249,6 +265,7 @@ def publish(
     url: str | None = None,
     unproved: bool = False,
     renew: bool = False,
+    new: bool = False,
     archive: str | None = None,
     key_type: str | None = None,
     install: bool = True,
@@ -264,6 +281,7 @@ def publish(
         url=url,
         unproved=unproved,
         renew=renew,
+        new=new,
         archive=plan.parse_releases(archive),
         key_type=key_type,
         install=install,

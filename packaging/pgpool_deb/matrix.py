@@ -133,10 +133,7 @@ class Matrix:
         written = datetime.now(UTC).isoformat(timespec="seconds")
         proof = Proof(written, _machine(), time.monotonic() - began, cells)
         proof = replace(proof, worse=proof.since(before), before=str(before.get("written", "")))
-        atomic.write(self.place / "report.json", json.dumps(proof.as_json(), indent=2) + "\n")
-        atomic.write(self.place / "junit.xml", proof.junit())
-        atomic.write(self.place / "table.md", page.table(proof))
-        atomic.write(self.place / "index.html", page.html(proof))
+        write(self.place, proof)
         return proof
 
     def _before(self) -> dict[str, Any]:
@@ -239,6 +236,14 @@ class Matrix:
     @property
     def _refusal(self) -> list[str]:
         return [] if self.request.install else ["--no-install"]
+
+
+def write(place: Path, proof: Proof) -> None:
+    """Write a report, but for its logs."""
+    atomic.write(place / "report.json", json.dumps(proof.as_json(), indent=2) + "\n")
+    atomic.write(place / "junit.xml", proof.junit())
+    atomic.write(place / "table.md", page.table(proof))
+    atomic.write(place / "index.html", page.html(proof))
 
 
 def _machine() -> str:

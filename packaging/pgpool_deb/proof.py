@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -121,6 +121,18 @@ class Proof:
                     found.append(Worse(cell.cell, one.stage, f"{one.state}, and had passed"))
         return tuple(found)
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Proof:
+        """Return the run whose `as_json` this is; raises KeyError, TypeError or ValueError where it is none."""
+        return cls(
+            str(told["written"]),
+            str(told["machine"]),
+            float(told["seconds"]),
+            tuple(_cell(cell) for cell in told["cells"]),
+            tuple(Worse(one["cell"], one["stage"], one["what"]) for one in told["worse"]),
+            str(told["before"]),
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return dist/report/report.json (docs/reference/matrix.md); keys are only ever added."""
         return {
@@ -179,6 +191,49 @@ def _stage(one: StageResult) -> dict[str, Any]:
         "log": one.log,
         "again": one.again,
     }
+
+
+def _cell(told: Mapping[str, Any]) -> CellResult:
+    files = {str(name): str(sha256) for name, sha256 in told["files"].items()}
+    stages = tuple(
+        StageResult(
+            str(one["stage"]),
+            State(one["state"]),
+            float(one["seconds"]),
+            int(one["tests"]),
+            int(one["skipped"]),
+            tuple(Failure(failure["test"], failure["reason"]) for failure in one["failures"]),
+            str(one["log"]),
+            str(one["again"]),
+        )
+        for one in told["stages"]
+    )
+    return CellResult(str(told["cell"]), str(told["release"]), stages, files)
+
+
+def merged(proofs: Mapping[str, Proof]) -> Proof:
+    """Return one run of several that were made side by side, each by the name of a folder of logs/ that has its logs.
+
+    It ended with the last of them and took as long as the longest. Raises ValueError without any, or where two of them
+    have a cell in common: neither is the proof then.
+    """
+    cells = [_with_logs_in(name, cell) for name, proof in proofs.items() for cell in proof.cells]
+    names = [cell.cell for cell in cells]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two reports have {', '.join(sorted(twice))}")
+    return Proof(
+        max(proof.written for proof in proofs.values()),
+        "; ".join(dict.fromkeys(proof.machine for proof in proofs.values())),
+        max(proof.seconds for proof in proofs.values()),
+        tuple(cells),
+        tuple(one for proof in proofs.values() for one in proof.worse),
+        max(proof.before for proof in proofs.values()),
+    )
+
+
+def _with_logs_in(folder: str, cell: CellResult) -> CellResult:
+    stages = tuple(replace(one, log=one.log.replace("logs/", f"logs/{folder}/", 1)) for one in cell.stages)
+    return replace(cell, stages=stages)
 
 
 def lacking(cell: Mapping[str, Any], stages: Iterable[str]) -> str:

@@ -281,7 +281,11 @@ def pinned(text: str, found: Found) -> str:
 
 def noted(text: str, found: Found) -> str:
     """Return the changelog with a line for the release, first among what is new."""
-    line = f"- pgpool-II {found.version}, of {found.date}, is pinned.\n"
+    return added(text, f"- pgpool-II {found.version}, of {found.date}, is pinned.\n")
+
+
+def added(text: str, line: str) -> str:
+    """Return the changelog with a line, first among what is new; as it is where it has it already."""
     title = "### Added\n\n"
     if line in text:
         return text

@@ -41,9 +41,14 @@ def run(pins: Pins, report: Report) -> ExitStatus:
 
 
 def _new_releases(pins: Pins) -> Iterator[str]:
-    for release in newer(_tagged(), {tuple(map(int, pin.version.split("."))) for pin in pins.pins}):
-        version = ".".join(map(str, release))
+    for version in new_releases(pins):
         yield f"pgpool-II {version} is tagged upstream and not pinned: ./invoke update --pgpool {version}"
+
+
+def new_releases(pins: Pins) -> list[str]:
+    """Return the releases that upstream has tagged and sources.toml does not know; raises MachineError."""
+    pinned = {tuple(map(int, pin.version.split("."))) for pin in pins.pins}
+    return [".".join(map(str, release)) for release in newer(_tagged(), pinned)]
 
 
 def newer(tagged: Collection[Release], pinned: Collection[Release]) -> list[Release]:
@@ -75,20 +80,28 @@ def _tagged() -> set[Release]:
 
 
 def _new_advisories(pins: Pins) -> Iterator[str]:
-    """CVEs that are older than the oldest pin are taken for mended in it."""
-    oldest = min(datetime.fromtimestamp(pin.date, UTC).year for pin in pins.pins)
-    known = {cve for advisory in pins.known for cve in advisory.cves}
-    named = {match[0] for match in _CVE.finditer(_page()) if int(match[1]) >= oldest}
-    for cve in sorted(named - known):
+    for cve in new_cves(pins):
         yield f"{cve} is in Debian's security data and not in sources.toml: {DEBIAN}"
 
 
-def _page() -> str:
+def new_cves(pins: Pins) -> list[str]:
+    """Return the CVEs that Debian names and sources.toml does not; raises MachineError.
+
+    Those that are older than the oldest pin are taken for mended in it.
+    """
+    oldest = min(datetime.fromtimestamp(pin.date, UTC).year for pin in pins.pins)
+    known = {cve for advisory in pins.known for cve in advisory.cves}
+    named = {match[0] for match in _CVE.finditer(page(DEBIAN)) if int(match[1]) >= oldest}
+    return sorted(named - known)
+
+
+def page(address: str) -> str:
+    """Return a page of Debian's security data; raises MachineError."""
     try:
-        with web.get(DEBIAN, timeout=_SECONDS) as answer:
+        with web.get(address, timeout=_SECONDS) as answer:
             answer.raise_for_status()
             return answer.text
     except requests.RequestException as error:
         why = str(error).rpartition(": ")[2].rstrip("\"')")
-        said = f"Debian's security data are not known ({DEBIAN}): {why}"
+        said = f"Debian's security data are not known ({address}): {why}"
         raise MachineError(said, hint="check the network") from error

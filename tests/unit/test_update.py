@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from debian.debian_support import Version
 from tests.serving import serving
+from tests.unit.repositories import Repository, git
 
 from pgpool_deb import build_deb as building
-from pgpool_deb import matrix, patches, plan, update
+from pgpool_deb import matrix, opening, patches, plan, update, watch
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
@@ -301,3 +302,129 @@ def test_a_new_pin_stands_before_those_of_later_versions(project: Project, web: 
     assert update.run(project, request(web, "4.6.2")) is ExitStatus.GOOD
     versions = re.findall(r'^\[pgpool\."(.*)"\]', project.sources.read_text(), re.MULTILINE)
     assert versions == sorted(versions, key=Version)
+
+
+# -- open --------------------------------------------------------------------------------------------------------------
+
+TRACKER = """
+<table><tr><td><b>Name</b></td><td>{cve}</td></tr>
+<tr><td><b>Description</b></td><td>A "quoted" fault in Pgpool-II &amp; others\x7f. It has a second sentence.</td></tr>
+</table>
+<p>The information below is based on the following data on fixed versions.</p>
+<table><tr><th>Package</th><th>Type</th><th>Release</th><th>Fixed Version</th><th>Urgency</th></tr>
+<tr><td><a href="/other">other</a></td><td>source</td><td>(unstable)</td><td>9.9.9-1</td></tr>
+<tr><td><a href="/pgpool2">pgpool2</a></td><td>source</td><td>(unstable)</td><td>{fixed}</td></tr>
+</table>"""
+CVE = "CVE-2026-99001"
+
+
+@pytest.fixture
+def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A checkout under git, for which upstream has tagged 4.8.0; Debian knows of nothing new."""
+    assert tried
+    shutil.copy(HERE / "pyproject.toml", project.path)
+    shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
+    upstream = Repository(tmp_path / "upstream", tmp_path / "none")
+    for place in (upstream.root, project.path):
+        place.mkdir(exist_ok=True)
+        git(place, "init", "-q")
+    upstream.commit("4.8.0", "V4_8_0", "V4_7_3")
+    for name in ("user.name", "user.email"):
+        git(project.path, "config", name, "test@example.org")
+    git(project.path, "add", ".")
+    git(project.path, "commit", "-q", "-m", "before")
+    web.files |= {"/upstream/4.8.0.tar.gz": tarball("4.8.0"), "/tracker/source-package/pgpool2": b"none"}
+    monkeypatch.setattr(watch, "UPSTREAM", str(upstream.root))
+    monkeypatch.setattr(watch, "DEBIAN", f"{web.host}/tracker/source-package/pgpool2")
+    return project
+
+
+def opening_says(project: Project, web: Web) -> tuple[ExitStatus, list[str]]:
+    lines: list[str] = []
+    wanted = update.Request("", mirror=f"{web.host}/debian")
+    return opening.run(project, wanted, lines.append), lines
+
+
+def branch(project: Project) -> str:
+    return git(project.path, "branch", "--show-current")
+
+
+def test_a_new_tag_becomes_a_commit_on_a_branch_that_builds_it(opened: Project, web: Web, tried: Tried) -> None:
+    main = branch(opened)
+    assert opening_says(opened, web)[0] is ExitStatus.GOOD
+    assert branch(opened) == "update/4.8.0"
+    assert git(opened.path, "status", "--porcelain", "--untracked-files=no") == ""
+    assert git(opened.path, "rev-list", "--count", f"{main}..HEAD") == "1"
+    pins = Pins.load(opened.sources)
+    assert (pins.default, pins.named("4.8.0").proved) == ("4.8.0", None)
+    kept = [path.name for path in (opened.path / "packaging" / "contents").glob("*-4.8.0.txt")]
+    releases = [release.name for release in ReleaseTable.load(opened.releases).releases]
+    assert sorted(kept) == sorted(f"{name}-4.8.0.txt" for name in releases), "the matrix compares with it everywhere"
+    assert tried.built[0].releases == tuple(releases)
+
+
+def test_the_branch_is_proved_as_a_matrix_of_it_is(opened: Project, web: Web) -> None:
+    opening_says(opened, web)
+    report(opened, "4.8.0")
+    assert update.prove(opened, "4.8.0") is ExitStatus.GOOD
+    pins = Pins.load(opened.sources)
+    assert (pins.default, bool(pins.named("4.8.0").proved)) == ("", True)
+
+
+def test_what_is_open_is_not_opened_again(opened: Project, web: Web, tried: Tried) -> None:
+    main = branch(opened)
+    opening_says(opened, web)
+    git(opened.path, "switch", "-q", main)
+    git(opened.path, "update-ref", "refs/remotes/origin/update/4.8.0", "update/4.8.0")
+    git(opened.path, "branch", "-D", "update/4.8.0")
+    assert opening_says(opened, web) == (ExitStatus.GOOD, ["there is nothing new that is not open already"])
+    assert (branch(opened), len(tried.built)) == (main, 1)
+
+
+def test_a_release_that_does_not_build_is_not_opened(opened: Project, web: Web, tried: Tried) -> None:
+    tried.build = ExitStatus.FAILED
+    main = branch(opened)
+    assert opening_says(opened, web)[0] is ExitStatus.FAILED
+    assert (branch(opened), git(opened.path, "status", "--porcelain", "--untracked-files=no")) == (main, "")
+
+
+def test_what_debian_knows_goes_first_and_the_cluster_package_gets_a_version(
+    opened: Project, web: Web, tried: Tried
+) -> None:
+    web.files["/tracker/source-package/pgpool2"] = CVE.encode()
+    web.files[f"/tracker/{CVE}"] = TRACKER.format(cve=CVE, fixed="4.8.0-1").encode()
+    before = opened.version
+    assert opening_says(opened, web)[0] is ExitStatus.GOOD
+    assert branch(opened) == f"update/{CVE}"
+    known = Pins.load(opened.sources).known[-1]
+    assert (known.cves, known.fixed_in) == ((CVE,), "4.8.0")
+    assert known.summary == 'A "quoted" fault in Pgpool-II & others'
+    assert Version(opened.version) > Version(before)
+    assert tried.built == []
+    git(opened.path, "switch", "-q", "-")
+    assert opening_says(opened, web)[0] is ExitStatus.GOOD
+    assert branch(opened) == "update/4.8.0", "the next run takes the next change"
+
+
+@pytest.mark.parametrize("fixed", ["(unfixed)", "4.8.0-2", "1:4.8-1", "<script>"])
+def test_where_debian_does_not_say_who_mended_it_a_person_is_asked(fixed: str, opened: Project, web: Web) -> None:
+    web.files["/tracker/source-package/pgpool2"] = CVE.encode()
+    web.files[f"/tracker/{CVE}"] = TRACKER.format(cve=CVE, fixed=fixed).encode()
+    _, lines = opening_says(opened, web)
+    assert lines[0].startswith(f"warning: {CVE}: Debian names no release of upstream's that mended it")
+    assert branch(opened) == "update/4.8.0"
+
+
+def test_nothing_is_opened_from_a_checkout_with_changes(opened: Project, web: Web) -> None:
+    (opened.path / "CHANGELOG.md").write_text("mine")
+    with pytest.raises(UsageError, match="the checkout has changes"):
+        opening_says(opened, web)
+
+
+def test_where_upstream_is_silent_that_is_the_status(
+    opened: Project, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "UPSTREAM", "/no-such-repository")
+    status, lines = opening_says(opened, web)
+    assert status is ExitStatus.ENVIRONMENT
+    assert lines[0].startswith("warning: upstream's tags are not known")

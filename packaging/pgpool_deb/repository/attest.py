@@ -7,7 +7,10 @@ packages it has. Loading this module loads the libraries of the formats, which t
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pgpool_deb.pins import Pins
@@ -25,31 +28,41 @@ DOCUMENTS = {".cdx.json": cyclonedx_bill.text, ".spdx.json": spdx_bill.text}
 """What makes the text of a document about a .deb, by what its name has in place of `.deb`."""
 
 
-def attest(  # noqa: PLR0913, PLR0917 - statements, their subject, their signature and its time
-    repository: Repository, upload: Upload, release: Release, key: Key, moment: int, pins: Pins
+def attest(  # noqa: PLR0913, PLR0917 - statements, their subjects, their signatures and their time
+    repository: Repository, uploads: Sequence[Upload], release: Release, key: Key, moment: int, pins: Pins
 ) -> None:
-    """Publish what there is to say about an upload whose files are in the pool; the signature comes last.
+    """Publish what there is to say about uploads whose files are in the pool; signatures come last.
 
     Raises UsageError where a .deb or the source package cannot be read.
     """
-    record = Record.read(repository.path / upload.buildinfo.path)
+    documents: dict[str, str] = {}
+    statements: dict[str, str] = {}
+    for upload in uploads:
+        record = Record.read(repository.path / upload.buildinfo.path)
+        made = _documents(record, upload, release, pins)
+        files = [_file(path, text) for path, text in made.items()]
+        statements[upload.statement] = provenance.text(provenance.statement(record, release.name, pins, files))
+        documents |= made
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a gpg of its own
+        signed = pool.map(lambda text: key.signature(text, moment), statements.values())
+        signatures = {f"{path}.asc": text for path, text in zip(statements, signed, strict=True)}
+    with tempfile.TemporaryDirectory() as place:
+        written = []
+        for number, (path, text) in enumerate((documents | statements | signatures).items()):
+            origin = Path(place, str(number))
+            origin.write_text(text, encoding="utf-8")
+            written.append((origin, _file(path, text)))
+        repository.admit(written)
+
+
+def _documents(record: Record, upload: Upload, release: Release, pins: Pins) -> dict[str, str]:
+    """Return the documents about the .debs of an upload, by their paths in the pool."""
     folder = Path(upload.statement).parent
-    texts = {
+    return {
         str(folder / f"{bill.stem}{suffix}"): made(bill)
         for bill in bills(record, upload.files, release.name, pins)
         for suffix, made in DOCUMENTS.items()
     }
-    documents = [_file(path, text) for path, text in texts.items()]
-    statement = provenance.text(provenance.statement(record, release.name, pins, documents))
-    texts[upload.statement] = statement
-    texts[f"{upload.statement}.asc"] = key.signature(statement, moment)
-    with tempfile.TemporaryDirectory() as place:
-        made = []
-        for number, (path, text) in enumerate(texts.items()):
-            origin = Path(place, str(number))
-            origin.write_text(text, encoding="utf-8")
-            made.append((origin, _file(path, text)))
-        repository.admit(made)
 
 
 def _file(path: str, text: str) -> PoolFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pgpool_deb.releases import Release, ReleaseTable, State
 from . import admission, indexer, states, suites
 from .admission import Upload
 from .own_key import KeyType
+from .signing import Key
 from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import Suite
@@ -22,6 +23,7 @@ from .tree import Found, Repository
 
 TESTING = "testing"
 STABLE = "stable"
+_RECORDS = (".changes", ".buildinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Request:
     """Publish nothing: sign the suites of these releases, which are past their end, for the last time."""
     key_type: str | None = None
     """What the project's own key is made of, on first use."""
+    new: bool = False
+    """Publish only what is proved and not published yet; a version that was built again stays as it was published."""
     install: bool = True
 
 
@@ -61,21 +65,19 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.begin(request.to, request.url)
     with states.session(repository, request.key, report, wanted) as (key, moment):
         pins = Pins.load(project.sources)
-        changed = [
-            suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
-            for release in uploads
-        ]
-        for suite in changed:
-            admission.refuse_archived(suite)
-        for suite, (release, those) in zip(changed, uploads.items(), strict=True):
-            _grow(repository, suite, those, unproved[release])
-            for upload in those:
-                if not (repository.path / f"{upload.statement}.asc").exists():
-                    from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
-
-                    attest(repository, upload, release, key, moment, pins)
-        states.write(project, repository, changed, key, moment)
-    for suite in changed:
+        grown = []
+        for release, suite in _suites(repository, request, unproved, key).items():
+            built = uploads[release]
+            those = _new(repository, suite, built, unproved[release], report) if request.new else built
+            if those:
+                _grow(repository, suite, those, unproved[release])
+                grown.append(suite)
+                _attest(repository, those, release, key, moment, pins)
+        if not grown:
+            report(f"nothing is new: {repository.path} is as it was")
+            return ExitStatus.GOOD
+        states.write(project, repository, grown, key, moment)
+    for suite in grown:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
     _remind(project, repository, report)
     return ExitStatus.GOOD
@@ -139,10 +141,16 @@ def _releases(project: Project, request: Request) -> tuple[Release, ...]:
 def _unproved(
     project: Project, uploads: dict[Release, tuple[Upload, ...]], request: Request, report: Report
 ) -> dict[Release, list[str]]:
-    """Return the titles of what is published without a proof; raises UsageError unless that is wanted."""
+    """Return the releases to publish, with the titles of what has no proof; raises UsageError unless that is wanted.
+
+    Where only what is new is wanted, a release with anything unproved is passed over.
+    """
     found: dict[Release, list[str]] = {}
     for release, those in uploads.items():
         lacking = admission.unproved(those, release, project.dist / "report" / "report.json")
+        if lacking and request.new and not request.unproved:
+            report(f"{release.name}: passed over: {lacking[0]}")
+            continue
         if lacking and not request.unproved:
             hint = (
                 f"./invoke matrix --release {release.name} proves it; --unproved publishes it, and says so to clients"
@@ -152,6 +160,53 @@ def _unproved(
             report(f"{release.name}: not proved: {line}")
         found[release] = [line.partition(":")[0] for line in lacking]
     return found
+
+
+def _new(
+    repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str], report: Report
+) -> tuple[Upload, ...]:
+    """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
+    found = []
+    proved = set(suite.unproved) - set(unproved)
+    known = {file.path for file in suite.files}
+    for upload in uploads:
+        if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
+            report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
+            report("hint: to publish a change, raise `revision` in packaging/releases.toml or the project's version")
+        elif upload.title in proved or any(
+            file.path.endswith((".deb", ".dsc")) and file.path not in known for file in upload.files
+        ):
+            found.append(upload)
+    return tuple(found)
+
+
+def _published_as_other(repository: Repository, file: PoolFile) -> bool:
+    """Tell whether a file is published with other bytes; records of a build do not count, as the first one stays."""
+    if file.path.endswith(_RECORDS) or repository.find(file) is not Found.OTHER:
+        return False
+    return any(file.path in suites.files_named(state) for state in reversed(repository.states))
+
+
+def _suites(repository: Repository, request: Request, releases: Iterable[Release], key: Key) -> dict[Release, Suite]:
+    """Return the suites of releases as they are now; raises UsageError where one takes no more packages."""
+    found = {
+        release: suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
+        for release in releases
+    }
+    for suite in found.values():
+        admission.refuse_archived(suite)
+    return found
+
+
+def _attest(  # noqa: PLR0913, PLR0917 - statements, their subjects, their signatures and their time
+    repository: Repository, uploads: Sequence[Upload], release: Release, key: Key, moment: int, pins: Pins
+) -> None:
+    """Publish beside uploads what they were made from; what is there already stays."""
+    new = [one for one in uploads if not (repository.path / f"{one.statement}.asc").exists()]
+    if new:
+        from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
+
+        attest(repository, new, release, key, moment, pins)
 
 
 def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
@@ -165,7 +220,7 @@ def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpro
     for origin, file in absent:
         admission.refuse_damaged(origin, file)
     repository.admit(absent)
-    parts = [file for path, file in files.items() if not path.endswith((".changes", ".buildinfo"))]
+    parts = [file for path, file in files.items() if not path.endswith(_RECORDS)]
     if new:
         found = indexer.index(repository.path, parts, suite.architectures)
         packages = tuple(one for one in found.packages if one.place not in known)
@@ -182,7 +237,7 @@ def _published(repository: Repository, file: PoolFile) -> bool:
     """
     found = repository.find(file)
     if found is Found.OTHER:
-        record = file.path.endswith((".changes", ".buildinfo"))
+        record = file.path.endswith(_RECORDS)
         path = f"{file.path.rpartition('_')[0]}.dsc" if record else file.path
         if any(path in suites.files_named(state) for state in reversed(repository.states)):
             if record:

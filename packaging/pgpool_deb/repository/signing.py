@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import re
 import tempfile
@@ -19,6 +21,8 @@ WARNED_DAYS = 60
 """With fewer days left, a key's end is told."""
 _FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{16,40}")
 _DAY = 86400
+_VARIABLE = "env:"
+_ARMOR = b"-----BEGIN PGP "
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,11 @@ def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:
 
 @contextmanager
 def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: KeyType | None = None) -> Iterator[Key]:
-    """Yield the key that was chosen: files, fingerprints in the user's keyring (by commas), or the project's own.
+    """Yield the key that was chosen.
 
-    The last is made on first use, of the type that is wanted, as of `moment`. Raises UsageError for a key that cannot
-    sign then or that apt refuses, MachineError where gpg fails.
+    That is, by commas, files, variables of the environment (`env:NAME`), or fingerprints in the user's keyring; where
+    none is chosen, the project's own, which is made on first use, of the type that is wanted, as of `moment`. Raises
+    UsageError for a key that cannot sign then or that apt refuses, MachineError where gpg fails.
     """
     if chosen is None:
         folder = own_key.obtained(wanted, moment, report)
@@ -75,9 +80,9 @@ def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: 
         return
     if wanted is not None:
         raise UsageError("--key-type is of a key that is made, and --key names one", hint="leave one of them out")
-    files = [Path(chosen)] if Path(chosen).is_file() else [Path(name) for name in chosen.split(",")]
-    if all(file.is_file() for file in files):
-        with _imported(files, moment) as found:
+    names = [chosen] if Path(chosen).is_file() else chosen.split(",")
+    if all(name.startswith(_VARIABLE) or Path(name).is_file() for name in names):
+        with _imported({name: _exported(name) for name in names}, moment) as found:
             yield found
     else:
         yield _found(None, chosen.split(","), moment)
@@ -89,7 +94,7 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     parts: list[str] = []
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
-            hint = "--key takes a fingerprint of your gpg keyring, or a file with a secret key"
+            hint = "--key takes a fingerprint of your gpg keyring, a file with a secret key, or env:NAME"
             raise UsageError(f"{name!r} is neither a key's fingerprint nor a file", hint=hint)
         listed = gpg.secret_keys(home, name)
         if not listed:
@@ -110,18 +115,43 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     return Key(home, public, ends, tuple(parts))
 
 
+def _exported(name: str) -> bytes:
+    """Return what a file or a variable of the environment holds."""
+    return _taken(name.removeprefix(_VARIABLE)) if name.startswith(_VARIABLE) else Path(name).read_bytes()
+
+
+def _taken(name: str) -> bytes:
+    """Take the key out of a variable of the environment, so that no program that is started later inherits it.
+
+    It is armored, or the exported bytes in base64: some platforms hide a secret in logs only where it is one line.
+    """
+    text = os.environ.pop(name, "").strip().encode()
+    if not text:
+        raise UsageError(f"${name} is not set: no key to sign with", hint="--key env:NAME takes the key from $NAME")
+    if text.startswith(_ARMOR):
+        return text + b"\n"
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        hint = "gpg --armor --export-secret-subkeys ID, or without --armor, through base64 -w0"
+        raise UsageError(f"${name} holds no key", hint=hint) from error
+
+
 @contextmanager
-def _imported(files: Sequence[Path], moment: int) -> Iterator[Key]:
-    """Yield the keys of files, in a folder of memory that goes with the block: they never lie on a disk."""
+def _imported(exported: Mapping[str, bytes], moment: int) -> Iterator[Key]:
+    """Yield the keys that were exported to these places, in a folder of memory that goes with the block.
+
+    They never lie on a disk.
+    """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder of this process below it
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-", dir=memory) as place:
         home = Path(place)
         try:
-            for number, file in enumerate(files, start=1):
-                gpg.run(home, ["--import", str(file.absolute())])
+            for number, (origin, data) in enumerate(exported.items(), start=1):
+                gpg.run(home, ["--import"], data)
                 count = len(gpg.secret_keys(home)) - number + 1
                 if count != 1:
-                    raise UsageError(f"{file} holds {count} secret keys", hint="gpg --export-secret-subkeys ID")
+                    raise UsageError(f"{origin} holds {count} secret keys", hint="gpg --export-secret-subkeys ID")
             yield _found(home, [one.fingerprint for one in gpg.secret_keys(home)], moment)
         finally:
             gpg.end_agent(home)

@@ -16,8 +16,8 @@ from pgpool_deb.repository import publish, signing, suites
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
 
-FIRST = int(time.time()) - 2 * 86400
-"""The time of the first state."""
+FIRST = (int(time.time()) // 3600 - 48) * 3600
+"""The time of the first state; a full hour, as pytest imports this module a second time, perhaps a second later."""
 V1, V2 = "4.7.2-50+deb13+1", "4.7.2-51+deb13+1"
 Publisher = Callable[..., list[str]]
 

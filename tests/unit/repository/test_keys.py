@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -46,6 +48,13 @@ def verifies(tmp_path: Path, key: Path) -> None:
 
 
 # -- the project's own -------------------------------------------------------------------------------------------------
+
+
+def exported(data_home: Path, *options: str) -> bytes:
+    """Return the subkey that signs, as gpg exports it."""
+    home = data_home / "pgpool-deb/archive-key/gnupg"
+    with gnupg(home) as command:
+        return output(*command, *options, "--export-secret-subkeys", (home.parent / "made").read_text().strip())
 
 
 def test_the_key_is_told_once_and_its_primary_part_is_not_where_it_signs(
@@ -99,11 +108,7 @@ def test_a_type_is_of_a_key_that_is_made_now(published: Publisher, tmp_path: Pat
 
 def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home: Path, tmp_path: Path) -> None:
     published()
-    home = data_home / "pgpool-deb/archive-key/gnupg"
-    fingerprint = (home.parent / "made").read_text().strip()
-    with gnupg(home) as command:
-        secret = output(*command, "--armor", "--export-secret-subkeys", fingerprint)
-    (tmp_path / "secret.asc").write_bytes(secret)
+    (tmp_path / "secret.asc").write_bytes(exported(data_home, "--armor"))
     published(key=str(tmp_path / "secret.asc"))
     (tmp_path / "secret.asc").write_text("nothing")
     with pytest.raises(MachineError, match="gpg failed"):
@@ -318,3 +323,21 @@ def test_a_key_that_has_expired_signs_nothing(
     with pytest.raises(UsageError, match=r"does not sign at this time: it has expired, or is younger\nhint: "):
         publish.run(checkout, publish.Request(tmp_path / "repo", key=key, unproved=True, install=False), print)
     assert tree(tmp_path / "repo") == before
+
+
+@pytest.mark.parametrize("form", ["armored", "base64 in one line"])
+def test_a_key_in_the_environment_signs_and_no_program_inherits_it(
+    form: str, published: Publisher, data_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpg and its agent are started afterwards, in an environment that has it no more."""
+    armored = form == "armored"
+    secret = exported(data_home, "--armor") if armored else base64.b64encode(exported(data_home))
+    monkeypatch.setenv("ARCHIVE_KEY", secret.decode())
+    published(key="env:ARCHIVE_KEY")
+    assert "ARCHIVE_KEY" not in os.environ
+    assert check.run(str(tmp_path / "repo"), print, install=False) is ExitStatus.GOOD
+    with pytest.raises(UsageError, match=r"\$ARCHIVE_KEY is not set"):
+        published(key="env:ARCHIVE_KEY")
+    monkeypatch.setenv("ARCHIVE_KEY", "a sentence")
+    with pytest.raises(UsageError, match=r"\$ARCHIVE_KEY holds no key"):
+        published(key="env:ARCHIVE_KEY")

@@ -199,3 +199,42 @@ def test_prune_tells_and_removes_only_what_nothing_names(
     assert not stray.exists()
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
     assert {("pgpool2", V1), ("pgpool2", V2)} <= set(versions(tmp_path / "repo", "trixie-testing"))
+
+
+# -- as a pipeline does ------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    published()
+    assert published(new=True)[-1] == f"nothing is new: {tmp_path / 'repo'} is as it was"
+    assert len(Repository.open(tmp_path / "repo").states) == 1
+    before = tree(tmp_path / "repo" / "pool")
+    upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="with another compiler")
+    said = published(new=True)
+    assert [line for line in said if line.startswith(f"pgpool2 {V1} is published already, and stays as it is: ")]
+    assert said[-1].startswith("nothing is new")
+    upload(checkout.dist / "trixie", "0.2.1+deb13+1", source="pgpool2-cluster")
+    published(new=True)
+    after = tree(tmp_path / "repo" / "pool")
+    assert {name for name in after if "pgpool2/" in name} == {name for name in before if "pgpool2/" in name}
+    assert ("pgpool2-cluster", "0.2.1+deb13+1") in versions(tmp_path / "repo", "trixie-testing")
+
+
+def test_a_pipeline_passes_over_a_release_that_is_not_proved(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    proved(checkout)
+    upload(checkout.dist / "bookworm", "4.7.2-50+deb12+1")
+    said = published(new=True, unproved=False)
+    assert said[0].startswith("bookworm: passed over: pgpool2 4.7.2-50+deb12+1: the last matrix did not try bookworm")
+    assert list(suites.named(Repository.open(tmp_path / "repo").state)) == ["trixie-testing"]
+
+
+def test_what_is_proved_later_is_new(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    proved(checkout)
+    published(new=True, unproved=False)
+    release = (tmp_path / "repo/dists/trixie-testing/Release").read_text()
+    assert "not proved" not in release

@@ -1,0 +1,117 @@
+"""`./invoke update --open`: what is new becomes a commit on a branch of its own, for a pipeline to push.
+
+A run opens one change: first what Debian knows of faults, which takes no build, else the newest release of upstream
+that builds and passes its tests. A branch that is there already, here or on `origin` as it was fetched last, is open.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import atomic, debians_tracker, update, watch
+from .errors import ExitStatus, MachineError, UsageError
+from .pins import Advisory, Pins
+from .project import Project
+from .releases import ReleaseTable
+from .sources import Report
+
+PREFIX = "update/"
+_VERSION = re.compile(r'(?m)^(version = "[0-9]+\.[0-9]+\.)([0-9]+)"')
+
+
+def run(project: Project, request: update.Request, report: Report) -> ExitStatus:
+    """Open a change, or say that nothing is new; without releases, a new one of upstream is tried on all.
+
+    The status is that of what was tried, or ENVIRONMENT where upstream or Debian could not be asked. Raises UsageError
+    where the checkout has changes that are not committed.
+    """
+    if _git(project, "status", "--porcelain", "--untracked-files=no"):
+        raise UsageError("the checkout has changes: what would be committed is not known", hint="commit or stash them")
+    pins = Pins.load(project.sources)
+    status = ExitStatus.GOOD
+    for step in (_advisories, _release):
+        try:
+            opened = step(project, pins, request, report)
+        except MachineError as error:
+            report(f"warning: {error.message}")
+            status = ExitStatus.ENVIRONMENT
+        else:
+            if opened is not None:
+                return opened
+    if status is ExitStatus.GOOD:
+        report("there is nothing new that is not open already")
+    return status
+
+
+def _advisories(project: Project, pins: Pins, _request: update.Request, report: Report) -> ExitStatus | None:
+    """Note what Debian knows; the cluster package brings it along, so its version rises."""
+    found: list[Advisory] = []
+    for cve in watch.new_cves(pins):
+        if _is_open(project, f"{PREFIX}{cve}"):
+            report(f"{cve} is open already: {PREFIX}{cve}")
+            continue
+        address = f"{watch.DEBIAN.rpartition('/source-package/')[0]}/{cve}"
+        known = debians_tracker.advisory(cve, watch.page(address))
+        if known is None:
+            report(f"warning: {cve}: Debian names no release of upstream's that mended it: see {address}")
+        else:
+            found.append(known)
+    if not found:
+        return None
+    names = [known.cves[0] for known in found]
+    blocks = "\n".join(map(debians_tracker.block, found))
+    _edit(project.sources, lambda text: f"{text.rstrip()}\n\n{blocks}")
+    _edit(project.path / "pyproject.toml", raised)
+    line = f"- {', '.join(names)} {'is' if len(names) == 1 else 'are'} known to `pgpoolctl check`.\n"
+    _edit(project.path / "CHANGELOG.md", lambda text: update.added(text, line))
+    _commit(project, f"{PREFIX}{names[-1]}", f"Note {names[0]}{' and others' if names[1:] else ''}", blocks, report)
+    return ExitStatus.GOOD
+
+
+def _release(project: Project, pins: Pins, request: update.Request, report: Report) -> ExitStatus | None:
+    """Pin the newest release that is not open; it is built by default until it is proved."""
+    new = [version for version in reversed(watch.new_releases(pins)) if not _is_open(project, f"{PREFIX}{version}")]
+    if not new:
+        return None
+    every = tuple(release.name for release in ReleaseTable.load(project.releases).releases)
+    status = update.run(project, replace(request, version=new[0], releases=request.releases or every))
+    if status is ExitStatus.GOOD:
+        _edit(project.sources, lambda text: f'default = "{new[0]}"\n\n{text}')
+        body = f"It is built by default until ./invoke update --proved {new[0]}.\n"
+        _commit(project, f"{PREFIX}{new[0]}", f"Pin pgpool-II {new[0]}", body, report)
+    return status
+
+
+def raised(text: str) -> str:
+    """Return pyproject.toml with the project's next version."""
+    return _VERSION.sub(lambda match: f'{match[1]}{int(match[2]) + 1}"', text, count=1)
+
+
+def _edit(path: Path, edited: Callable[[str], str]) -> None:
+    atomic.write(path, edited(path.read_text(encoding="utf-8")))
+
+
+def _is_open(project: Project, branch: str) -> bool:
+    places = (f"refs/heads/{branch}", f"refs/remotes/origin/{branch}")
+    return bool(_git(project, "for-each-ref", *places))
+
+
+def _commit(project: Project, branch: str, subject: str, body: str, report: Report) -> None:
+    _git(project, "switch", "--quiet", "--create", branch)
+    _git(project, "add", "--", "packaging", "pyproject.toml", "CHANGELOG.md")
+    _git(project, "commit", "--quiet", "--message", subject, "--message", body)
+    report(f"{subject}: on the branch {branch}")
+
+
+def _git(project: Project, *words: str) -> str:
+    """Return what git prints; raises MachineError with its last line where it fails."""
+    answer = subprocess.run(["git", *words], cwd=project.path, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        said = answer.stderr.strip().splitlines()
+        hint = "is this a git checkout of yours, with user.name and user.email set?"
+        raise MachineError(f"git {words[0]} failed: {said[-1] if said else answer.returncode}", hint=hint)
+    return answer.stdout

@@ -1,0 +1,99 @@
+"""Runs of the matrix on several machines become one: packages, report and logs, and nothing of half a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.reports import run_of
+
+from pgpool_deb import gather
+from pgpool_deb.errors import ExitStatus, UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.proof import Proof, State
+from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.repository import admission
+
+V = {"bookworm": "4.7.2-50+deb12+1", "trixie": "4.7.2-50+deb13+1"}
+HERE = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """What two cells left."""
+    for name, version in V.items():
+        run_of(tmp_path / "cells" / name, name, version)
+    return tmp_path / "cells"
+
+
+def gathered(cells: Path) -> tuple[Project, ExitStatus]:
+    project = Project(cells.parent / "checkout")
+    project.path.mkdir(exist_ok=True)
+    return project, gather.run(project, cells, print)
+
+
+def test_what_was_proved_apart_is_proved_together(cells: Path) -> None:
+    project, status = gathered(cells)
+    assert status is ExitStatus.GOOD
+    told = json.loads((project.dist / "report" / "report.json").read_text())
+    assert [cell["release"] for cell in told["cells"]] == list(V)
+    table = ReleaseTable.load(Project(HERE).releases)
+    for name in V:
+        release = table.named(name)
+        those = admission.uploads(project.dist / name, release)
+        assert admission.unproved(those, release, project.dist / "report" / "report.json") == []
+    for cell in told["cells"]:
+        assert all((project.dist / "report" / stage["log"]).is_file() for stage in cell["stages"])
+    assert "trixie" in (project.dist / "report" / "index.html").read_text()
+
+
+def test_what_was_in_dist_before_is_replaced(cells: Path) -> None:
+    project, _ = gathered(cells)
+    (project.dist / "trixie" / "left.deb").touch()
+    (project.dist / "report" / "logs" / "left").mkdir()
+    gathered(cells)
+    assert not (project.dist / "trixie" / "left.deb").exists()
+    assert sorted(path.name for path in (project.dist / "report" / "logs").iterdir()) == list(V)
+    assert sorted(path.name for path in project.dist.iterdir()) == ["bookworm", "report", "trixie"]
+
+
+def test_a_cell_that_failed_is_told_and_decides(cells: Path) -> None:
+    run_of(cells / "trixie", "trixie", V["trixie"], State.FAILED)
+    assert gathered(cells)[1] is ExitStatus.FAILED
+
+
+def test_other_bytes_than_were_tried_are_refused_and_dist_stays(cells: Path) -> None:
+    project, _ = gathered(cells)
+    (deb,) = (cells / "trixie" / "trixie").glob("*.deb")
+    deb.write_bytes(b"another")
+    before = sorted(project.dist.rglob("*"))
+    with pytest.raises(UsageError, match="is missing, or not the file that was tried"):
+        gathered(cells)
+    assert sorted(project.dist.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "No such file"), ("{}", "is damaged"), ("[1", "is damaged")])
+def test_a_run_without_a_whole_report_is_refused(content: str | None, says: str, cells: Path) -> None:
+    path = cells / "trixie" / "report" / "report.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=says):
+        gathered(cells)
+
+
+def test_two_reports_of_one_cell_are_no_proof(cells: Path) -> None:
+    run_of(cells / "trixie-again", "trixie", V["trixie"])
+    with pytest.raises(UsageError, match="two reports have trixie"):
+        gathered(cells)
+
+
+def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no folder of a run"):
+        gathered(tmp_path / "nothing")
+
+
+def test_a_report_that_is_read_back_is_the_same(cells: Path) -> None:
+    told = json.loads((cells / "trixie" / "report" / "report.json").read_text())
+    assert Proof.from_json(told).as_json() == told
