@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pgpool_deb.pins import Pins
@@ -25,31 +26,38 @@ DOCUMENTS = {".cdx.json": cyclonedx_bill.text, ".spdx.json": spdx_bill.text}
 """What makes the text of a document about a .deb, by what its name has in place of `.deb`."""
 
 
-def attest(  # noqa: PLR0913, PLR0917 - statements, their subject, their signature and its time
-    repository: Repository, upload: Upload, release: Release, key: Key, moment: int, pins: Pins
+def attest(
+    repository: Repository, uploads: Sequence[tuple[Release, Upload]], key: Key, moment: int, pins: Pins
 ) -> None:
-    """Publish what there is to say about an upload whose files are in the pool; the signature comes last.
+    """Publish what there is to say about uploads whose files are in the pool; of each the signature comes last.
 
-    Raises UsageError where a .deb or the source package cannot be read.
+    Raises UsageError where a .deb or a source package cannot be read.
     """
+    with tempfile.TemporaryDirectory() as place:
+        made: list[tuple[Path, PoolFile]] = []
+        for release, upload in uploads:
+            for path, text in _texts(repository, upload, release, key, moment, pins):
+                origin = Path(place, str(len(made)))
+                origin.write_text(text, encoding="utf-8")
+                made.append((origin, _file(path, text)))
+        repository.admit(made)
+
+
+def _texts(  # noqa: PLR0913, PLR0917 - statements, their subject, their signature and its time
+    repository: Repository, upload: Upload, release: Release, key: Key, moment: int, pins: Pins
+) -> Iterator[tuple[str, str]]:
+    """Yield paths in the pool and texts: of the documents, then of the statement, and its signature."""
     record = Record.read(repository.path / upload.buildinfo.path)
     folder = Path(upload.statement).parent
-    texts = {
-        str(folder / f"{bill.stem}{suffix}"): made(bill)
-        for bill in bills(record, upload.files, release.name, pins)
-        for suffix, made in DOCUMENTS.items()
-    }
-    documents = [_file(path, text) for path, text in texts.items()]
+    documents = []
+    for bill in bills(record, upload.files, release.name, pins):
+        for suffix, written in DOCUMENTS.items():
+            path, text = str(folder / f"{bill.stem}{suffix}"), written(bill)
+            documents.append(_file(path, text))
+            yield path, text
     statement = provenance.text(provenance.statement(record, release.name, pins, documents))
-    texts[upload.statement] = statement
-    texts[f"{upload.statement}.asc"] = key.signature(statement, moment)
-    with tempfile.TemporaryDirectory() as place:
-        made = []
-        for number, (path, text) in enumerate(texts.items()):
-            origin = Path(place, str(number))
-            origin.write_text(text, encoding="utf-8")
-            made.append((origin, _file(path, text)))
-        repository.admit(made)
+    yield upload.statement, statement
+    yield f"{upload.statement}.asc", key.signature(statement, moment)
 
 
 def _file(path: str, text: str) -> PoolFile:

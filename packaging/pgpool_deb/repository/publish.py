@@ -50,16 +50,15 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
     with states.session(repository, request.key, report) as (key, moment):
-        pins = Pins.load(project.sources)
         changed = []
         for release, those in uploads.items():
             suite = suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
             changed.append(_grown(repository, suite, those, unproved[release]))
-            for upload in those:
-                if not (repository.path / f"{upload.statement}.asc").exists():
-                    from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
+        new = [(release, one) for release, those in uploads.items() for one in those if not _told(repository, one)]
+        if new:
+            from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
 
-                    attest(repository, upload, release, key, moment, pins)
+            attest(repository, new, key, moment, Pins.load(project.sources))
         states.write(project, repository, changed, key, moment)
     for suite in changed:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
@@ -126,6 +125,11 @@ def _grown(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpr
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
     return suite
+
+
+def _told(repository: Repository, upload: Upload) -> bool:
+    """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
+    return (repository.path / f"{upload.statement}.asc").exists()
 
 
 def _published(repository: Repository, file: PoolFile) -> bool:
