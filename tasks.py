@@ -344,7 +344,7 @@ def check_repository(context: Context, where: str, install: bool = True) -> None
     }
 )
 def verify(context: Context, what: str, mirror: str | None = None, install: bool = True) -> None:
-    """Build packages again from their published sources, and compare them byte by byte."""
+    """Tell where packages are from, link by link; build them again from their sources, and compare every byte."""
     from pgpool_deb import rebuild  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(rebuild.run(Project(HERE), Path(what), mirror=mirror, install=install))

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from .download import sha256_of
@@ -93,7 +94,7 @@ def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
 
 
 def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
-    """Yield whether the statement says the same, and whether the documents are those that it names."""
+    """Yield whether the statement says the same, and whether documents of the .debs that are here are as it says."""
     path = record.path.with_name(f"{record.path.stem}.intoto.json")
     if not path.is_file():
         return
@@ -110,10 +111,9 @@ def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
         yield Link(f"{path.name} says something else of {different[0]}", holds=False)
     else:
         yield Link(f"{path.name} says the same of all these")
+    stems = tuple(f"{Path(name).stem}." for name in (record.path.name, *known) if name.endswith((".buildinfo", ".deb")))
     for name, sha256 in beside.items():
-        if "/" in name or not record.path.with_name(name).is_file():
-            yield Link(f"{name} is missing; {path.name} names it", holds=False)
-        else:
+        if name.startswith(stems) and "/" not in name and record.path.with_name(name).is_file():
             yield _file(record, Archive(name, sha256), path.name)
 
 

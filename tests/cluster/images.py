@@ -42,6 +42,7 @@ echo 'ssh-keygen -q -A' >{FIRST_BOOT}
 mkdir -p /var/log/journal
 {INDEXED.format(place=PACKAGES, origin="/dist")}
 echo 'deb [trusted=yes] file:{PACKAGES} ./' >/etc/apt/sources.list.d/built.list
+printf 'Package: *\\nPin: origin ""\\nPin-Priority: 990\\n' >/etc/apt/preferences.d/built
 apt-get update -q -o Dir::Etc::sourcelist=sources.list.d/built.list -o Dir::Etc::sourceparts=- \\
     -o APT::Get::List-Cleanup=0
 """

@@ -61,6 +61,12 @@ def test_each_link_is_told_with_its_sum(folder: Path) -> None:
     assert "intoto.json says the same of all these" in told
 
 
+def test_documents_that_were_not_fetched_are_no_fault(folder: Path) -> None:
+    other_document(folder)
+    (folder / f"{STEM}_amd64.cdx.json").unlink()
+    assert all(link.holds for link in walked(folder, pins_of(folder)))
+
+
 def changed(name: str) -> Callable[[Path], None]:
     def harm(folder: Path) -> None:
         path = folder / name

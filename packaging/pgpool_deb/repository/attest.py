@@ -28,31 +28,31 @@ DOCUMENTS = {".cdx.json": cyclonedx_bill.text, ".spdx.json": spdx_bill.text}
 """What makes the text of a document about a .deb, by what its name has in place of `.deb`."""
 
 
-def attest(  # noqa: PLR0913, PLR0917 - statements, their subjects, their signatures and their time
-    repository: Repository, uploads: Sequence[Upload], release: Release, key: Key, moment: int, pins: Pins
+def attest(
+    repository: Repository, uploads: Sequence[tuple[Release, Upload]], key: Key, moment: int, pins: Pins
 ) -> None:
     """Publish what there is to say about uploads whose files are in the pool; signatures come last.
 
-    Raises UsageError where a .deb or the source package cannot be read.
+    Raises UsageError where a .deb or a source package cannot be read.
     """
-    documents: dict[str, str] = {}
-    statements: dict[str, str] = {}
-    for upload in uploads:
-        record = Record.read(repository.path / upload.buildinfo.path)
-        made = _documents(record, upload, release, pins)
-        files = [_file(path, text) for path, text in made.items()]
-        statements[upload.statement] = provenance.text(provenance.statement(record, release.name, pins, files))
-        documents |= made
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a gpg of its own
-        signed = pool.map(lambda text: key.signature(text, moment), statements.values())
-        signatures = {f"{path}.asc": text for path, text in zip(statements, signed, strict=True)}
+    texts: dict[str, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a gpg signs while the next documents are made
+        signatures = {}
+        for release, upload in uploads:
+            record = Record.read(repository.path / upload.buildinfo.path)
+            documents = _documents(record, upload, release, pins)
+            files = [_file(path, text) for path, text in documents.items()]
+            statement = provenance.text(provenance.statement(record, release.name, pins, files))
+            texts |= documents | {upload.statement: statement}
+            signatures[f"{upload.statement}.asc"] = pool.submit(key.signature, statement, moment)
+        texts |= {path: signed.result() for path, signed in signatures.items()}
     with tempfile.TemporaryDirectory() as place:
-        written = []
-        for number, (path, text) in enumerate((documents | statements | signatures).items()):
+        made = []
+        for number, (path, text) in enumerate(texts.items()):
             origin = Path(place, str(number))
             origin.write_text(text, encoding="utf-8")
-            written.append((origin, _file(path, text)))
-        repository.admit(written)
+            made.append((origin, _file(path, text)))
+        repository.admit(made)
 
 
 def _documents(record: Record, upload: Upload, release: Release, pins: Pins) -> dict[str, str]:

@@ -33,6 +33,8 @@ Description: key and apt source of the packages of pgpool-II
  /etc/apt/sources.list.d that names the repository. With it, apt upgrades take
  over a new key before the old one ends.
 """
+LICENSE = Path(__file__).parents[3] / "LICENSE"
+"""Of the package's files as of all of this project."""
 
 
 def sources(url: str, suite: str) -> str:
@@ -83,6 +85,7 @@ def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> P
         "DEBIAN/control": CONTROL.format(name=NAME, version=version, maintainer=MAINTAINER).encode(),
         "DEBIAN/conffiles": f"{SOURCES}\n".encode(),
         f"usr/share/keyrings/{NAME}.gpg": key,
+        f"usr/share/doc/{NAME}/copyright": LICENSE.read_bytes(),
         SOURCES.removeprefix("/"): text.encode(),
     }
     for path, data in files.items():

@@ -48,7 +48,7 @@ def declared(text: str) -> Licences:
     except (Error, ValueError):
         return Licences(None, (), ())
     # the library's types are those of its descriptors, not of what they give
-    stanzas: list[Any] = list(found.all_files_paragraphs())
+    stanzas: list[Any] = [found.header, *found.all_files_paragraphs()]
     licences: list[Any] = list(found.all_license_paragraphs())
     texts = {one.license.synopsis: one.license.text for one in licences}
     terms: dict[str, None] = {}

@@ -68,5 +68,5 @@ def _old(repository: Repository, older: int | None) -> list[Path]:
 
 
 def _record_of(path: Path, kept: set[str]) -> bool:
-    """Tell whether a file is the .changes, .buildinfo or statement of a source package that is kept."""
+    """Tell whether a file is the .changes, .buildinfo, statement or a document of a package that is kept."""
     return path.suffix in (".changes", ".buildinfo", ".json", ".asc") and path.name.rpartition("_")[0] in kept

@@ -64,18 +64,22 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
     with states.session(repository, request.key, report, wanted) as (key, moment):
-        pins = Pins.load(project.sources)
-        grown = []
+        grown: list[Suite] = []
+        new: list[tuple[Release, Upload]] = []
         for release, suite in _suites(repository, request, unproved, key).items():
             built = uploads[release]
             those = _new(repository, suite, built, unproved[release], report) if request.new else built
             if those:
                 _grow(repository, suite, those, unproved[release])
                 grown.append(suite)
-                _attest(repository, those, release, key, moment, pins)
+                new += [(release, upload) for upload in those if not _told(repository, upload)]
         if not grown:
             report(f"nothing is new: {repository.path} is as it was")
             return ExitStatus.GOOD
+        if new:
+            from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
+
+            attest(repository, new, key, moment, Pins.load(project.sources))
         states.write(project, repository, grown, key, moment)
     for suite in grown:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
@@ -198,17 +202,6 @@ def _suites(repository: Repository, request: Request, releases: Iterable[Release
     return found
 
 
-def _attest(  # noqa: PLR0913, PLR0917 - statements, their subjects, their signatures and their time
-    repository: Repository, uploads: Sequence[Upload], release: Release, key: Key, moment: int, pins: Pins
-) -> None:
-    """Publish beside uploads what they were made from; what is there already stays."""
-    new = [one for one in uploads if not (repository.path / f"{one.statement}.asc").exists()]
-    if new:
-        from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
-
-        attest(repository, new, release, key, moment, pins)
-
-
 def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
     """Put the files of uploads into the pool, and their stanzas into the suite."""
     files = {file.path: file for upload in uploads for file in upload.files}
@@ -227,6 +220,11 @@ def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unpro
         suite.grow(Indexed(packages, tuple(one for one in found.sources if one.place not in known), found.contents))
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
+
+
+def _told(repository: Repository, upload: Upload) -> bool:
+    """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
+    return (repository.path / f"{upload.statement}.asc").exists()
 
 
 def _published(repository: Repository, file: PoolFile) -> bool:

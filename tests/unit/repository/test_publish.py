@@ -65,6 +65,13 @@ def test_what_packages_were_made_from_is_signed_and_beside_them(
     subprocess.run(["gpgv", "--keyring", str(keyring_file), f"{path}.asc", str(path)], check=True, capture_output=True)
 
 
+def test_the_keyring_package_says_what_it_is_under(published: Publisher, tmp_path: Path) -> None:
+    published()
+    (package,) = (tmp_path / "repo/pool/main/p" / keyring.NAME).glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", package, tmp_path / "out"], check=True)
+    assert (tmp_path / "out/usr/share/doc" / keyring.NAME / "copyright").read_bytes() == keyring.LICENSE.read_bytes()
+
+
 def test_the_same_packages_key_and_time_give_the_same_tree(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
