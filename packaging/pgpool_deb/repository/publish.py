@@ -46,12 +46,17 @@ class Request:
     """What the project's own key is made of, on first use."""
     install: bool = True
 
+    @property
+    def wanted(self) -> KeyType | None:
+        """`key_type`, parsed; raises UsageError where there is no such type."""
+        return KeyType.parse(self.key_type) if self.key_type is not None else None
+
 
 def run(project: Project, request: Request, report: Report) -> ExitStatus:
     """Publish; raises UsageError for what may not be published, MachineError where the machine fails."""
     if request.suite not in (TESTING, STABLE):
         raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
-    wanted = KeyType.parse(request.key_type) if request.key_type is not None else None
+    wanted = request.wanted
     if request.archive and (request.renew or request.releases):
         raise UsageError("--archive publishes nothing, and renews nothing", hint="leave out --renew and --release")
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
@@ -69,8 +74,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
             for release in uploads
         ]
-        for suite in changed:
-            admission.refuse_archived(suite)
+        admission.refuse_archived(suites.summaries(repository.state), [release.name for release in uploads])
         for suite, (release, those) in zip(changed, uploads.items(), strict=True):
             _grow(repository, suite, those, unproved[release])
             for upload in those:
@@ -84,7 +88,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
 
 def _renew(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.open(request.to)
-    with states.session(repository, request.key, report) as (key, moment):
+    with states.session(repository, request.key, report, request.wanted) as (key, moment):
         state = repository.state
         living = [one for one in suites.summaries(state) if not one.archived]
         found = [suites.verified(state, one.name, one.release, key) for one in living]
@@ -102,7 +106,7 @@ def _archive(project: Project, request: Request, report: Report) -> ExitStatus:
             hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
             raise UsageError(f"{name} is {state}, not past its end", hint=hint)
     repository = Repository.open(request.to)
-    with states.session(repository, request.key, report) as (key, moment):
+    with states.session(repository, request.key, report, request.wanted) as (key, moment):
         before = repository.state
         names = {name: release for name, release in suites.named(before).items() if release in request.archive}
         if absent := [name for name in request.archive if name not in names.values()]:
