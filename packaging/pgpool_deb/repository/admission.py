@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pgpool_deb.proof import lacking
 from pgpool_deb.releases import Release
 
 from .stanzas import PoolFile
-from .suites import Suite
+from .suites import Summary
 
 SOURCES = ("pgpool2", "pgpool2-cluster")
 _AGAIN = "./invoke build-deb builds it anew"
@@ -103,13 +103,14 @@ def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str)
             )
 
 
-def refuse_archived(suite: Suite) -> None:
-    """Raise UsageError for a suite whose release is past its end."""
-    if suite.archived:
-        raise UsageError(
-            f"{suite.name} is archived: its release is past its end, and nothing is added",
-            hint="--release names the others; what it has stays installable",
-        )
+def refuse_archived(told: Iterable[Summary], releases: Collection[str]) -> None:
+    """Raise UsageError where a suite of one of these releases is archived."""
+    for suite in told:
+        if suite.archived and suite.release in releases:
+            raise UsageError(
+                f"{suite.name} is archived: its release is past its end, and nothing is added",
+                hint="--release names the others; what it has stays installable",
+            )
 
 
 def refuse_damaged(path: Path, file: PoolFile) -> None:

@@ -242,7 +242,7 @@ class Check:
         end = stanzas.valid_until(release)
         if end is None:
             if not archived:
-                self._fault(f"{name}: it has no Valid-Until: who holds it back from clients is not found out")
+                self._fault(f"{name}: it has no Valid-Until: apt cannot tell an old state from the newest")
             return
         left = end - int(time.time())
         if left < 0:

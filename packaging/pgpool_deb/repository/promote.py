@@ -38,12 +38,12 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
         if absent or not chosen:
             what = f"{absent[0]} has no testing suite" if absent else "no release has a testing suite"
             raise UsageError(f"{repository.path}: {what}", hint="./invoke publish --suite testing fills one")
+        admission.refuse_archived(suites.summaries(before), chosen)
         changed = []
         for name, release in tested.items():
             if release not in chosen:
                 continue
             testing = suites.verified(before, name, release, key)
-            admission.refuse_archived(testing)
             if testing.unproved:
                 hint = "./invoke matrix proves it, and publish then says so"
                 raise UsageError(f"{name}: {testing.unproved[0]} was not proved", hint=hint)

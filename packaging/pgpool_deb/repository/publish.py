@@ -46,12 +46,17 @@ class Request:
     """Publish only what is proved and not published yet; a version that was built again stays as it was published."""
     install: bool = True
 
+    @property
+    def wanted(self) -> KeyType | None:
+        """`key_type`, parsed; raises UsageError where there is no such type."""
+        return KeyType.parse(self.key_type) if self.key_type is not None else None
+
 
 def run(project: Project, request: Request, report: Report) -> ExitStatus:
     """Publish; raises UsageError for what may not be published, MachineError where the machine fails."""
     if request.suite not in (TESTING, STABLE):
         raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
-    wanted = KeyType.parse(request.key_type) if request.key_type is not None else None
+    wanted = request.wanted
     if request.archive and (request.renew or request.releases):
         raise UsageError("--archive publishes nothing, and renews nothing", hint="leave out --renew and --release")
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
@@ -64,6 +69,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
     with states.session(repository, request.key, report, wanted) as (key, moment):
+        admission.refuse_archived(suites.summaries(repository.state), [release.name for release in unproved])
         grown: list[Suite] = []
         new: list[tuple[Release, Upload]] = []
         for release, suite in _suites(repository, request, unproved, key).items():
@@ -89,7 +95,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
 
 def _renew(project: Project, request: Request, report: Report) -> ExitStatus:
     repository = Repository.open(request.to)
-    with states.session(repository, request.key, report) as (key, moment):
+    with states.session(repository, request.key, report, request.wanted) as (key, moment):
         state = repository.state
         living = [one for one in suites.summaries(state) if not one.archived]
         found = [suites.verified(state, one.name, one.release, key) for one in living]
@@ -107,7 +113,7 @@ def _archive(project: Project, request: Request, report: Report) -> ExitStatus:
             hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
             raise UsageError(f"{name} is {state}, not past its end", hint=hint)
     repository = Repository.open(request.to)
-    with states.session(repository, request.key, report) as (key, moment):
+    with states.session(repository, request.key, report, request.wanted) as (key, moment):
         before = repository.state
         names = {name: release for name, release in suites.named(before).items() if release in request.archive}
         if absent := [name for name in request.archive if name not in names.values()]:
@@ -192,14 +198,11 @@ def _published_as_other(repository: Repository, file: PoolFile) -> bool:
 
 
 def _suites(repository: Repository, request: Request, releases: Iterable[Release], key: Key) -> dict[Release, Suite]:
-    """Return the suites of releases as they are now; raises UsageError where one takes no more packages."""
-    found = {
+    """Return the suites of releases as they are now; raises UsageError where one is damaged."""
+    return {
         release: suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
         for release in releases
     }
-    for suite in found.values():
-        admission.refuse_archived(suite)
-    return found
 
 
 def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:

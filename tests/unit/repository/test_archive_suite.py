@@ -82,11 +82,20 @@ def test_nothing_is_added(archived: Path, published: Publisher, checkout: Projec
     assert tree(archived) != before
 
 
+def test_a_release_gets_no_other_suite_then(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    past_its_end(checkout)
+    published(archive=("trixie",))
+    with pytest.raises(UsageError, match="trixie-testing is archived"):
+        published(suite="stable")
+    assert [path.name for path in (tmp_path / "repo/dists").iterdir()] == ["trixie-testing"]
+
+
 def test_promotion_leaves_it_out_and_refuses_it_by_name(
     archived: Path, published: Publisher, checkout: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
-    with pytest.raises(UsageError, match="trixie-testing is archived"):
+    with pytest.raises(UsageError, match="trixie is archived"):
         promote.run(checkout, promote.Request(archived, ("trixie",), install=False), print)
     with pytest.raises(UsageError, match=r"bookworm-testing: pgpool2 .* was not proved"):
         promote.run(checkout, promote.Request(archived, install=False), print)
