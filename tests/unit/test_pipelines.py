@@ -1,8 +1,9 @@
-"""Pipelines for CI engines: valid by the engines' own schemas, one job a cell, the README's commands and no more."""
+"""Pipelines for CI engines: valid by the engines' own schemas, one job a cell, secrets only where they are needed."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pgpool_deb import pipeline_steps as steps
 from pgpool_deb import pipelines
 from pgpool_deb.errors import UsageError
 from pgpool_deb.project import Project
@@ -52,20 +54,103 @@ def test_there_is_a_job_for_every_release_and_one_that_fails_stops_no_other() ->
     assert [name for name in loaded("gitlab") if name in RELEASES] == RELEASES
 
 
-def test_every_action_is_pinned_by_commit_and_the_token_may_only_read() -> None:
-    workflow = loaded("github")
-    used = [step["uses"] for step in workflow["jobs"]["cell"]["steps"] if "uses" in step]
-    assert used
+def test_every_action_is_pinned_by_commit() -> None:
+    used = {step["uses"] for job in loaded("github")["jobs"].values() for step in job["steps"] if "uses" in step}
+    assert len(used) > 1
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
+
+
+def test_the_token_may_write_where_something_is_pushed_alone() -> None:
+    workflow = loaded("github")
     assert workflow["permissions"] == {"contents": "read"}
+    for name, job in workflow["jobs"].items():
+        pushes = any("git push" in run or "push --quiet" in run for run in runs(job))
+        assert (job.get("permissions", {}).get("contents") == "write") == pushes, name
+        assert not (pushes and "--privileged" in str(job)), f"{name} builds what others wrote"
+        checkouts = [step for step in job["steps"] if "checkout" in step.get("uses", "")]
+        assert all(step["with"] == {"persist-credentials": False} for step in checkouts)
+
+
+def runs(job: dict[str, Any]) -> list[str]:
+    """The scripts of a job of either engine."""
+    if "steps" in job:
+        return [step["run"] for step in job["steps"] if "run" in step]
+    return [*job.get("before_script", []), *job.get("script", []), *job.get("after_script", [])]
+
+
+def jobs(engine: str) -> dict[str, dict[str, Any]]:
+    found = loaded(engine)
+    if engine == "github":
+        return dict(found["jobs"])
+    return {name: job for name, job in found.items() if isinstance(job, dict) and ("script" in job or "extends" in job)}
+
+
+@pytest.mark.parametrize("engine", pipelines.ENGINES)
+def test_the_key_is_named_in_no_job_but_those_that_sign(engine: str) -> None:
+    named = {name for name, job in jobs(engine).items() if steps.KEY in str(job)}
+    assert named == {"publish", "promote", "renew"}
+    for name in named:
+        environment = jobs(engine)[name]["environment"]
+        told = environment if isinstance(environment, str) else environment["name"]
+        assert told == ("packages-stable" if name == "promote" else "packages-testing"), "its protection is set there"
+
+
+def test_on_github_the_key_is_in_the_environment_of_one_step() -> None:
+    for job in (loaded("github")["jobs"][name] for name in ("publish", "promote", "renew")):
+        assert steps.KEY not in str(job["env"])
+        (step,) = [step for step in job["steps"] if steps.KEY in str(step)]
+        assert step["run"].startswith("./invoke ")
+        assert "--no-install" in step["run"]
+        assert len(step["run"].splitlines()) == 1
+
+
+def test_on_gitlab_no_program_has_the_key_before_the_one_that_signs() -> None:
+    for name in ("publish", "promote", "renew"):
+        first, *others = runs(jobs("gitlab")[name])
+        assert first == f"archive_key=${steps.KEY}; unset {steps.KEY}"
+        (sign,) = [script for script in others if "archive_key" in script]
+        assert sign.startswith(f'{steps.KEY}="$archive_key" ./invoke ')
+        assert sign.endswith("unset archive_key\n")
+
+
+@pytest.mark.parametrize("engine", pipelines.ENGINES)
+def test_what_changes_the_repository_runs_one_at_a_time_and_to_its_end(engine: str) -> None:
+    for name in ("publish", "promote", "renew"):
+        job = jobs(engine)[name]
+        if engine == "github":
+            assert job["concurrency"] == {"group": "packages-repository", "cancel-in-progress": False}
+        else:
+            assert job["resource_group"] == "packages-repository"
+
+
+def test_only_the_default_branch_is_published_and_promoting_is_by_hand() -> None:
+    github, gitlab = jobs("github"), jobs("gitlab")
+    for name in ("publish", "promote", "renew"):
+        assert "github.ref_name == github.event.repository.default_branch" in github[name]["if"]
+    assert "inputs.task == 'promote'" in github["promote"]["if"]
+    for name in ("publish", "promote"):
+        (rule,) = [rule for rule in gitlab[name]["rules"] if rule.get("when") != "never"]
+        assert "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH" in rule["if"]
+    assert [rule["when"] for rule in gitlab["promote"]["rules"]] == ["never", "manual"]
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("engine", pipelines.ENGINES)
+def test_shellcheck_finds_nothing_in_what_jobs_run(engine: str) -> None:
+    for name, job in jobs(engine).items():
+        scripts = runs(job) if engine == "github" else ["\n".join(runs(job))]
+        for script in scripts:
+            plain = "set -e\n" + re.sub(r"\$\{\{.*?\}\}", "filled-in", script)  # as both engines run it
+            command = ["shellcheck", "--shell=sh", "--severity=warning", "-"]
+            answer = subprocess.run(command, input=plain, capture_output=True, text=True, check=False)
+            assert answer.returncode == 0, f"{name}: {answer.stdout}"
 
 
 def test_what_proves_a_cell_is_the_readmes_command() -> None:
     readme = (HERE / "README.md").read_text()
-    steps = [step["run"] for step in loaded("github")["jobs"]["cell"]["steps"] if "run" in step]
-    for command in (*steps, *loaded("gitlab")["trixie"]["script"]):
-        if command != pipelines.PREPARE:
-            assert command.split(" --release ")[0] in readme
+    for script in (*runs(jobs("github")["cell"]), *jobs("gitlab")[".cell"]["script"]):
+        if script != steps.PREPARE:
+            assert script.split(" --release ")[0] in readme
 
 
 def test_the_cache_lies_on_a_volume_as_a_containers_own_disk_is_an_overlay() -> None:
@@ -81,7 +166,7 @@ def test_reports_and_packages_are_kept_of_a_run_that_failed_too() -> None:
     (upload,) = [step for step in loaded("github")["jobs"]["cell"]["steps"] if step.get("if")]
     assert upload["if"] == "always()"
     assert "dist/report" in upload["with"]["path"].split()
-    assert loaded("gitlab")["default"]["artifacts"]["when"] == "always"
+    assert loaded("gitlab")[".cell"]["artifacts"]["when"] == "always"
 
 
 def test_a_file_of_somebody_elses_is_left_alone_and_our_own_is_written_anew(tmp_path: Path) -> None:
