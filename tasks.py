@@ -104,7 +104,7 @@ def shell(context: Context, cell: str) -> None:
 @task(
     name="test",
     help={
-        "level": "unit, package, install, cluster (default: all of these), upstream, fuzz; joined by commas",
+        "level": "unit, package, install, cluster (default: all of these), upstream, fuzz, reproducible; by commas",
         "release": "Debian releases, joined by commas (default: this machine's and stable)",
         "all": "every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",

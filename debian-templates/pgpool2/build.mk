@@ -59,7 +59,10 @@ config.status: configure
 
 # gram.h: a checkout of upstream's git lacks the files that Bison makes, and src/libs
 # includes one.
+# pool_config.c: the tarball has the one that flex made before our patches, and which
+# of it and the patched pool_config.l is newer is a matter of the builder's clock.
 library: config.status
+	rm -f src/config/pool_config.c
 	$(MAKE) -C src/parser gram.h
 	$(MAKE) -C src/libs
 

@@ -75,6 +75,6 @@ def source_package(release: Release, revision: Revision, project: Project) -> So
         | {known_faults.NAME: File(known_faults.table(project).encode(), 0o644)}
         | {f"debian/{path}": file for path, file in debian.items()},
         orig=None,
-        tools=(),
+        tools=("build-essential",),
         log=f"{NAME}.build.log",
     )

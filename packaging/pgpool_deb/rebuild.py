@@ -6,21 +6,19 @@ the path and the environment. The rebuild has none of our caches, and none of ou
 
 from __future__ import annotations
 
-import io
 import shlex
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from debian.arfile import ArFile
 from debian.deb822 import Dsc
 
 from . import archive, engines, machine
 from .build_deb import say
 from .cache import Cache
 from .command import CommandFailed, Runner
+from .deb_differences import described, first_difference
 from .download import sha256_of
 from .errors import ExitStatus, PackageError, UsageError
 from .pins import Pins
@@ -31,14 +29,14 @@ from .releases import Release, ReleaseTable
 from .roots import Roots
 from .walk import Link, links
 
+SAME = "the same bytes"
 _SCRIPT = """
 set -eu
 mkdir -p {parent}
 dpkg-source --no-check -x {dsc} {path} >/dev/null
 cd {path}
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build {environment} \\
-    dpkg-buildpackage --build=full --no-pre-clean --ignore-builtin-builddeps \\
-    --unsigned-source --unsigned-changes --jobs={jobs}
+    dpkg-buildpackage --build=full --no-pre-clean --unsigned-source --unsigned-changes --jobs={jobs}
 """
 
 
@@ -70,9 +68,12 @@ def run(project: Project, where: Path, *, mirror: str | None = None, install: bo
             for line in _rebuilt(record, release, cache, roots, Path(place)):
                 say(line)
             for name in _debs(record, where):
-                line = compared(record, record.path.with_name(name), Path(place) / name)
-                different += not line.endswith("the same bytes")
+                published, again = record.path.with_name(name), Path(place) / name
+                line = compared(record, published, again)
                 say(f"{name}: {line}")
+                if line != SAME:
+                    different += 1
+                    _describe(published, again, cache.folder("logs") / f"verify-{name}.txt")
     return ExitStatus.FAILED if different else ExitStatus.GOOD
 
 
@@ -89,6 +90,16 @@ def _debs(record: Record, where: Path) -> list[str]:
     """Return the .debs that are asked for: all of a folder, or one."""
     named = sorted(name for name in record.sums if name.endswith(".deb"))
     return named if where.is_dir() else [name for name in named if name == where.name]
+
+
+def _describe(published: Path, again: Path, report: Path) -> None:
+    """Say where diffoscope's words on two .debs are, or how to get them; nothing where there are no two to compare."""
+    if not (published.is_file() and again.is_file()):
+        return
+    if described(published, again, report):
+        say(f"the whole difference: {report}")
+    else:
+        say("hint: with diffoscope, verify tells the whole difference: apt-get install diffoscope-minimal")
 
 
 def records(where: Path) -> list[Record]:
@@ -181,51 +192,7 @@ def compared(record: Record, published: Path, again: Path) -> str:
     if published.is_file() and sha256_of(published) != record.sums[published.name]:
         return "is not what the .buildinfo says"
     if sha256_of(again) == record.sums[again.name]:
-        return "the same bytes"
+        return SAME
     if not published.is_file():
         return f"SHA-256 {sha256_of(again)}, published was {record.sums[again.name]}"
     return first_difference(published, again)
-
-
-def first_difference(one: Path, other: Path) -> str:
-    """Return where two .debs differ first: the file in them, and the byte in that."""
-    with one.open("rb") as first, other.open("rb") as second:
-        parts, others = (ArFile(fileobj=stream) for stream in (first, second))
-        if parts.getnames() != others.getnames():
-            return f"parts {parts.getnames()}, rebuilt {others.getnames()}"
-        for name in parts.getnames():
-            data, again = parts.getmember(name).read(), others.getmember(name).read()
-            if data == again:
-                continue
-            if ".tar" not in name:
-                return f"{name}: byte {_byte(data, again)}"
-            return _in_tar(name, data, again)
-    return "differs between its parts"
-
-
-def _in_tar(name: str, data: bytes, again: bytes) -> str:
-    with tarfile.open(fileobj=io.BytesIO(data)) as one, tarfile.open(fileobj=io.BytesIO(again)) as other:
-        members, others = one.getmembers(), other.getmembers()
-        for first, second in zip(members, others, strict=False):
-            if first.name != second.name:
-                return f"{name}: {first.name}, rebuilt {second.name}"
-            if first.get_info() != second.get_info():
-                return f"{name}: {first.name}: another size, time, mode or owner"
-            if first.isfile():
-                contents = [_read(tar, member) for tar, member in ((one, first), (other, second))]
-                if contents[0] != contents[1]:
-                    return f"{name}: {first.name}: byte {_byte(*contents)}"
-        if len(members) != len(others):
-            return f"{name}: {len(members)} files, rebuilt {len(others)}"
-    return f"{name}: packed differently, with the same files"
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    return stream.read() if stream is not None else b""
-
-
-def _byte(one: bytes, other: bytes) -> int:
-    """Return the offset of the first byte that differs."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((number for number, pair in pairs if pair[0] != pair[1]), min(len(one), len(other)))

@@ -24,9 +24,9 @@ from .project import Project
 from .releases import Release, ReleaseTable
 
 LEVELS = ("unit", "package", "install", "cluster")
-ON_REQUEST = ("upstream", "fuzz")
+ON_REQUEST = ("upstream", "fuzz", "reproducible")
 """Levels that run only where they are named."""
-LANES = (("unit", "package", "install"), ("cluster", "upstream", "fuzz"))
+LANES = (("unit", "package", "install"), ("cluster", "upstream", "fuzz", "reproducible"))
 """Levels of a lane run one after the other, the lanes side by side: the second waits for its hosts most of the time.
 
 The first gets the processor time that the second leaves, as the stories of the second have deadlines.

@@ -23,6 +23,7 @@ from pgpool_deb.testing import Request, lanes_of, parse_levels, split_report
         ("install, unit", ("unit", "install")),
         ("upstream", ("upstream",)),
         ("upstream,package", ("package", "upstream")),
+        ("reproducible,fuzz", ("fuzz", "reproducible")),
     ],
 )
 def test_levels_are_read_from_the_command_line(text: str | None, levels: tuple[str, ...]) -> None:
@@ -56,6 +57,7 @@ def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
         (("unit", "package", "install", "cluster"), (("unit", "package", "install"), ("cluster",))),
         (("package", "cluster"), (("package",), ("cluster",))),
         (("cluster",), (("cluster",),)),
+        (("unit", "reproducible"), (("unit",), ("reproducible",))),
     ],
 )
 def test_levels_are_run_in_lanes(levels: tuple[str, ...], lanes: tuple[tuple[str, ...], ...]) -> None:

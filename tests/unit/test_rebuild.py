@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb import rebuild
+from pgpool_deb import deb_differences, rebuild
 from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import UsageError
+from pgpool_deb.errors import MachineError, UsageError
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.small_packages import deb
 
@@ -89,9 +89,31 @@ def test_what_cannot_be_verified_is_told(published: Path, harm: Callable[[Path],
 def test_the_first_difference_is_told_by_file_and_byte(published: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     again = deb(tmp_path / "again", "pgpool2", "1", text="as Built\n")
-    assert rebuild.first_difference(published / "pgpool2_1_amd64.deb", again) == (
+    assert deb_differences.first_difference(published / "pgpool2_1_amd64.deb", again) == (
         "data.tar: ./usr/share/pgpool2/text: byte 3"
     )
     (record,) = rebuild.records(published)
     assert rebuild.compared(record, published / again.name, published / again.name) == "the same bytes"
     assert rebuild.compared(record, published / again.name, tmp_path / "none") == "the rebuild made no such package"
+
+
+def test_diffoscope_tells_the_whole_where_it_is_installed(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is the one that it is told to write, a difference is no failure, and anything else is one."""
+    programs, report = tmp_path / "programs", tmp_path / "report"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(deb_differences, "DIFFOSCOPE", "diffoscope-of-this-test")
+    one = published / "pgpool2_1_amd64.deb"
+    assert not deb_differences.described(one, one, report)
+    program = programs / "diffoscope-of-this-test"
+    program.write_text(
+        '#!/bin/sh\nfor word; do case $word in --text=*) echo differs >"${word#*=}" ;; esac; done\nexit 1\n'
+    )
+    program.chmod(0o755)
+    assert deb_differences.described(one, one, report)
+    assert report.read_text() == "differs\n"
+    program.write_text("#!/bin/sh\necho 'no such file' >&2\nexit 2\n")
+    with pytest.raises(MachineError, match="diffoscope failed: no such file"):
+        deb_differences.described(one, one, report)
