@@ -54,11 +54,12 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of this checkout's Python environment, which `./invoke` settles where it finds it."""
     place = tmp_path_factory.mktemp("environment") / "venv"
     shutil.copytree(HERE / ".venv", place, symlinks=True)
-    return place
+    yield place
+    shutil.rmtree(place)
 
 
 @dataclass
