@@ -326,14 +326,15 @@ def prune(context: Context, in_: str, older: int = 0, yes: bool = False) -> None
     name="check-repository",
     help={
         "where": "the folder or the URL of the repository",
+        "trial": "in clean roots, have apt install, upgrade and remove every package, too; takes minutes",
         "install": "--no-install: never install missing Debian packages on this machine",
     },
 )
-def check_repository(context: Context, where: str, install: bool = True) -> None:
+def check_repository(context: Context, where: str, trial: bool = False, install: bool = True) -> None:
     """Look at a repository as apt does: signatures, hashes, validity, and every file that is named."""
     from pgpool_deb.repository import check  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    _end(check.run(where, building.say, install=install))
+    _end(check.run(where, building.say, project=Project(HERE) if trial else None, install=install))
 
 
 @task(

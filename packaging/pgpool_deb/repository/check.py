@@ -7,7 +7,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,12 +18,15 @@ from debian.debian_support import Version
 
 from pgpool_deb import machine, web
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable, State
 
 from . import gpg, signing, stanzas
 from .keyring import NAME
 from .stanzas import PoolFile, Stanza
 from .states import Report
-from .suites import SUMMARY
+from .suites import SUMMARY, TESTING
+from .trial import Trials, offered
 
 _DAY = 24 * 3600
 _SUITE_DAYS = 10
@@ -126,23 +129,31 @@ class Address:
         return answer.iter_content(_BLOCK)
 
 
-def run(where: str, report: Report, *, install: bool = True) -> ExitStatus:
+def run(where: str, report: Report, *, project: Project | None = None, install: bool = True) -> ExitStatus:
     """Check a repository and say what is wrong with it: FAILED where something is, with one line each.
 
     Checked are every suite's signature, validity, indexes (by name and by hash) and every file that they name, the
-    key's end, the order of versions across releases, and that no two packages own a path. Raises UsageError and
-    MachineError where that cannot be looked at.
+    key's end, the order of versions across releases, and that no two packages own a path. With a `project`, every
+    suite of a release of its table is tried, too (trial.py). Raises UsageError and MachineError where that cannot be
+    looked at.
     """
     machine.require(machine.REPOSITORIES, install=install, report=report)
     place: Place
     if "://" in where and not where.startswith("file://"):
-        place = Address(where.rstrip("/"))
+        where = where.rstrip("/")
+        place = Address(where)
     else:
-        place = Folder(Path(where.removeprefix("file://")).absolute())
+        where = str(Path(where.removeprefix("file://")).absolute())
+        place = Folder(Path(where))
     key = place.read(f"keyring/{NAME}.gpg")
     if key is None:
         raise UsageError(f"{where} has no keyring/{NAME}.gpg", hint="it is no repository of ours, or not whole")
-    return Check(place, key, report).run()
+    check = Check(place, key, report)
+    packages = check.suites()
+    if project is not None:
+        machine.require(machine.for_roots(), install=install, report=report)
+        check.tried(where, packages, project)
+    return check.end()
 
 
 @dataclass(slots=True)
@@ -153,17 +164,39 @@ class Check:
     key: bytes
     report: Report
     faults: int = 0
+    found: int = 0
+    """How many suites there are."""
     files: dict[str, PoolFile] = field(default_factory=dict)
 
-    def run(self) -> ExitStatus:
-        """Check everything, and say how much that was."""
+    def suites(self) -> dict[str, tuple[Stanza, ...]]:
+        """Check all that can be read, and return the packages of each suite."""
         self._key()
-        names = self.place.suites()
-        packages = {name: self._suite(name) for name in names}
+        packages = {name: self._suite(name) for name in self.place.suites()}
         for file in self.files.values():
             self._same(file.path, file)
         self._versions(packages)
-        self.report(f"{len(names)} suites, {len(self.files)} files, {self.faults} faults")
+        self.found = len(packages)
+        return packages
+
+    def tried(self, where: str, packages: Mapping[str, Sequence[Stanza]], project: Project) -> None:
+        """Have apt install, upgrade and remove what each suite offers; says which suite is of no release of ours."""
+        table = ReleaseTable.load(project.releases)
+        releases = {release.name: release for release in table.releases if release.state is not State.ARCHIVED}
+        trials = Trials.begin(where, self.key)
+        for suite, own in packages.items():
+            release = releases.get(suite.removesuffix(f"-{TESTING}"))
+            if release is None:
+                self.report(f"{suite}: not tried: no release of {project.releases.name} that is not archived")
+                continue
+            offer = offered(own)
+            if failure := trials.failure(suite, release, offer):
+                self._fault(f"{suite}: {failure}")
+            else:
+                self.report(f"{suite}: {len(offer.newest)} packages install and go, {len(offer.before)} upgrade")
+
+    def end(self) -> ExitStatus:
+        """Say how much was checked, and return the exit status."""
+        self.report(f"{self.found} suites, {len(self.files)} files, {self.faults} faults")
         return ExitStatus.FAILED if self.faults else ExitStatus.GOOD
 
     def _fault(self, line: str) -> None:

@@ -18,10 +18,9 @@ from .own_key import KeyType
 from .signing import Key
 from .stanzas import Indexed, PoolFile
 from .states import Report
-from .suites import Suite
+from .suites import TESTING, Suite
 from .tree import Found, Repository
 
-TESTING = "testing"
 STABLE = "stable"
 _RECORDS = (".changes", ".buildinfo")
 

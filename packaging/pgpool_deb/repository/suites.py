@@ -31,6 +31,8 @@ BY_HASH_STATES = 3
 """How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
 _DAY = 24 * 3600
 SUMMARY = "suite.json"
+TESTING = "testing"
+"""What the name of a suite for packages that are yet to be tried ends in."""
 _SERVER_MODULE = re.compile(r"postgresql-(\d+)-pgpool2")
 
 

@@ -1,0 +1,141 @@
+"""Trials of a suite: in a clean root of its release, apt installs, upgrades and removes everything that it offers.
+
+The root has Debian's archive and this repository, and nothing else, so a package that needs something from elsewhere,
+or overwrites a file of one of Debian's, fails here before it fails on a server.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from debian.debian_support import Version
+
+from pgpool_deb import archive
+from pgpool_deb.cache import Cache
+from pgpool_deb.command import CommandFailed, Runner
+from pgpool_deb.plan import machine_architecture
+from pgpool_deb.releases import Release
+from pgpool_deb.roots import Roots
+
+from .keyring import NAME, sources
+from .stanzas import Stanza
+
+PLACE = "/srv/repository"
+"""Where the root sees a repository that is a folder."""
+_SHARED = ("/var/lib/apt/lists", "/var/cache/apt/archives")
+"""What roots share with each other; a trial reads lists of its own."""
+_DEBUG = "-dbgsym"
+_SCRIPT = """
+printf '127.0.0.1 localhost\\n127.0.1.1 trial\\n' >/etc/hosts
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+apt='apt-get -y -q -o Acquire::Retries=3 -o Dpkg::Use-Pty=0'
+echo 'STEP apt reads the suite'
+$apt update
+{steps}
+echo 'STEP nothing is left'
+dpkg --audit
+dpkg-query -W -f '${{db:Status-Abbrev}}${{binary:Package}}\\n' {names} 2>/dev/null | grep -v '^un' && exit 1 || true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a suite offers: for each package the newest version, and the one before where there is one."""
+
+    newest: Mapping[str, str]
+    before: Mapping[str, str]
+
+
+def offered(stanzas: Iterable[Stanza]) -> Offer:
+    """Return what is to be tried of a suite; symbols for debuggers are not, as they only add files of their own."""
+    newest: dict[str, str] = {}
+    before: dict[str, str] = {}
+    ordered = sorted(stanzas, key=lambda one: one.package)
+    for package, group in groupby(ordered, key=lambda one: one.package):
+        versions = sorted({one.version for one in group}, key=Version)
+        if not package.endswith(_DEBUG):
+            newest[package] = versions[-1]
+            if len(versions) > 1:
+                before[package] = versions[-2]
+    return Offer(newest, before)
+
+
+def script(offer: Offer) -> str:
+    """Return the shell commands of a trial, each step announced by a line that begins with STEP."""
+    steps = []
+    if offer.before:
+        steps += ["echo 'STEP the version before is installed'", f"$apt install {_pinned(offer.before)}"]
+    word = "upgraded to" if offer.before else "installed"
+    steps += [f"echo 'STEP the newest version is {word}'", f"$apt install {_pinned(offer.newest)}"]
+    names = " ".join(offer.newest)
+    steps += ["echo 'STEP everything is purged'", f"$apt purge {names}"]
+    return _SCRIPT.format(steps="\n".join(steps), names=names)
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Trials of a repository: `where` is its URL or the path of its folder, `key` has its public keys."""
+
+    where: str
+    key: bytes
+    cache: Cache
+    roots: Roots
+
+    @classmethod
+    def begin(cls, where: str, key: bytes) -> Trials:
+        """Return trials in roots of the cache."""
+        cache = Cache.open()
+        return cls(where, key, cache, Roots(cache, machine_architecture(), lambda: archive.find_archive(None)))
+
+    def failure(self, suite: str, release: Release, offer: Offer) -> str | None:
+        """Try what a suite offers; return the step that failed with apt's reason, None where none did.
+
+        Raises MachineError where the root cannot be made.
+        """
+        log = self.cache.folder("logs") / f"trial-{suite}.log"
+        lines: list[str] = []
+        runner = Runner(log)
+        root = self.roots.obtain(release, (), runner)
+        with tempfile.TemporaryDirectory(prefix="pgpool-deb-trial-") as folder:
+            place = Path(folder)
+            (place / "key").write_bytes(self.key)
+            local = "://" not in self.where
+            text = sources(f"file://{PLACE}" if local else self.where, suite)
+            (place / "sources").write_text(text, encoding="utf-8")
+            binds = [one for one in self.roots.apt_binds(release) if one[1] not in _SHARED]
+            binds += [
+                (place / "key", f"/usr/share/keyrings/{NAME}.gpg"),
+                (place / "sources", "/etc/apt/sources.list.d/trial.sources"),
+                *([(Path(self.where), PLACE)] if local else []),
+            ]
+            runner.on_line = lines.append
+            try:
+                self.roots.run_in(root, ["sh", "-euc", script(offer)], runner, binds=binds)
+            except CommandFailed:
+                return f"{_step(lines)}: {_reason(lines)} (the log: {log})"
+        return None
+
+
+def _pinned(versions: Mapping[str, str]) -> str:
+    return " ".join(f"{package}={version}" for package, version in versions.items())
+
+
+def _step(lines: Iterable[str]) -> str:
+    """Return the step that the output ends in."""
+    return next((line.removeprefix("STEP ") for line in reversed([*lines]) if line.startswith("STEP ")), "the root")
+
+
+def _reason(lines: Iterable[str]) -> str:
+    """Return what apt or dpkg says of why it failed, the first of its lines in the last step."""
+    found: list[str] = []
+    for line in lines:
+        if line.startswith("STEP "):
+            found = []
+        elif line.startswith(("E: ", "dpkg: error", " trying to overwrite", "Depends: ")):
+            found.append(line.removeprefix("E: ").strip())
+    return found[0] if found else "it failed"

@@ -1,0 +1,49 @@
+"""`check-repository --trial`: apt tries what a repository offers, in a root that it reaches the archive from."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.built import Built
+
+from pgpool_deb.errors import ExitStatus
+from pgpool_deb.project import Project
+from pgpool_deb.repository import check, publish
+from pgpool_deb.small_packages import upload
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a repository is to be, signed by a key of its own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - 60))
+    return tmp_path / "repository"
+
+
+def test_what_was_built_installs_and_goes(project: Project, packages: Built, place: Path) -> None:
+    name = packages.release.name
+    publish.run(project, publish.Request(place, releases=(name,), unproved=True), print)
+    lines: list[str] = []
+    assert check.run(str(place), lines.append, project=project) is ExitStatus.GOOD, lines
+    assert any(line.startswith(f"{name}-testing: ") and "install and go" in line for line in lines)
+
+
+def test_what_does_not_install_is_a_fault_with_apts_reason(
+    project: Project, packages: Built, place: Path, tmp_path: Path
+) -> None:
+    checkout = Project(tmp_path / "checkout")
+    (checkout.path / "packaging").mkdir(parents=True)
+    for name in ("releases.toml", "sources.toml"):
+        (checkout.path / "packaging" / name).write_bytes((project.path / "packaging" / name).read_bytes())
+    release = packages.release
+    upload(checkout.dist / release.name, f"9.9.9-50+deb{release.number}+1")
+    publish.run(checkout, publish.Request(place, releases=(release.name,), unproved=True), print)
+    lines: list[str] = []
+    assert check.run(str(place), lines.append, project=project) is ExitStatus.FAILED
+    (fault,) = [line for line in lines if line.startswith("fault: ")]
+    assert f"{release.name}-testing: the newest version is installed: " in fault
+    assert "pgpool2 : Depends: " in fault
