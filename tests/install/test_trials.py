@@ -46,4 +46,4 @@ def test_what_does_not_install_is_a_fault_with_apts_reason(
     assert check.run(str(place), lines.append, project=project) is ExitStatus.FAILED
     (fault,) = [line for line in lines if line.startswith("fault: ")]
     assert f"{release.name}-testing: the newest version is installed: " in fault
-    assert "pgpool2 : Depends: " in fault
+    assert "pgpool2 : Depends: pgpool2-common but it is not installable" in fault

@@ -6,6 +6,7 @@ or overwrites a file of one of Debian's, fails here before it fails on a server.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pgpool_deb.plan import machine_architecture
 from pgpool_deb.releases import Release
 from pgpool_deb.roots import Roots
 
-from .keyring import NAME, sources
+from .keyring import NAME, SOURCES, sources
 from .stanzas import Stanza
 
 PLACE = "/srv/repository"
@@ -29,11 +30,15 @@ PLACE = "/srv/repository"
 _SHARED = ("/var/lib/apt/lists", "/var/cache/apt/archives")
 """What roots share with each other; a trial reads lists of its own."""
 _DEBUG = "-dbgsym"
+_REASON = re.compile(r"E: |dpkg: error |\s+trying to overwrite |\s*\S+ : (Pre-)?Depends: ")
+"""How lines begin in which apt and dpkg say what is wrong."""
 _SCRIPT = """
 printf '127.0.0.1 localhost\\n127.0.1.1 trial\\n' >/etc/hosts
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
-apt='apt-get -y -q -o Acquire::Retries=3 -o Dpkg::Use-Pty=0'
+cp /trial/key /usr/share/keyrings/{keyring}.gpg
+cp /trial/sources {list}
+apt='apt-get -y -q -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold'
 echo 'STEP apt reads the suite'
 $apt update
 {steps}
@@ -74,7 +79,7 @@ def script(offer: Offer) -> str:
     steps += [f"echo 'STEP the newest version is {word}'", f"$apt install {_pinned(offer.newest)}"]
     names = " ".join(offer.newest)
     steps += ["echo 'STEP everything is purged'", f"$apt purge {names}"]
-    return _SCRIPT.format(steps="\n".join(steps), names=names)
+    return _SCRIPT.format(steps="\n".join(steps), names=names, keyring=NAME, list=SOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +113,7 @@ class Trials:
             text = sources(f"file://{PLACE}" if local else self.where, suite)
             (place / "sources").write_text(text, encoding="utf-8")
             binds = [one for one in self.roots.apt_binds(release) if one[1] not in _SHARED]
-            binds += [
-                (place / "key", f"/usr/share/keyrings/{NAME}.gpg"),
-                (place / "sources", "/etc/apt/sources.list.d/trial.sources"),
-                *([(Path(self.where), PLACE)] if local else []),
-            ]
+            binds += [(place, "/trial"), *([(Path(self.where), PLACE)] if local else [])]
             runner.on_line = lines.append
             try:
                 self.roots.run_in(root, ["sh", "-euc", script(offer)], runner, binds=binds)
@@ -136,6 +137,6 @@ def _reason(lines: Iterable[str]) -> str:
     for line in lines:
         if line.startswith("STEP "):
             found = []
-        elif line.startswith(("E: ", "dpkg: error", " trying to overwrite", "Depends: ")):
+        elif _REASON.match(line):
             found.append(line.removeprefix("E: ").strip())
     return found[0] if found else "it failed"
