@@ -71,6 +71,7 @@ cat >/srv/own-root <<'END'
 cd "$1"
 mkdir -p sys
 mount --rbind /sys sys
+mount -t tmpfs -o mode=1777 tmpfs tmp
 : >dev/console
 mount --bind /dev/console dev/console
 exec unshare --mount sh -euc 'pivot_root . mnt; exec chroot . sh -eu /srv/become-stranger'
@@ -83,7 +84,7 @@ echo 127.0.0.1 localhost builder >/etc/hosts
 chroot /proc/1/root sh -eu '{root}/srv/own-root' '{root}'
 """
 """debrebuild and sbuild run as a plain user makes user namespaces, and the kernel makes none in a chroot: so the system
-gets a root directory of its own."""
+gets a root directory of its own. /tmp is in memory, as in a Debian from trixie on."""
 STAND_IN = """
 grep -ohE '[a-z]+[.]debian[.](org|net)' "$(command -v debootsnap)" | sort -u | sed 's/^/127.0.0.1 /' >>/etc/hosts
 python3 /srv/past.py /past {suite} {time} >/tmp/past.log 2>&1 &
