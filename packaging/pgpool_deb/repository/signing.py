@@ -7,6 +7,7 @@ import binascii
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,9 +55,20 @@ class Key:
         return gpg.run(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
 
     def _signing(self, moment: int) -> list[str]:
+        _leave(moment)
         users = [word for fingerprint in self.parts for word in ("--local-user", f"{fingerprint}!")]
         words = ["--digest-algo", "SHA512", "--no-emit-version", "--no-comments"]
         return ["--faked-system-time", f"{moment}!", *users, *words]
+
+
+def _leave(moment: int) -> None:
+    """Wait while it is this second, or the one before it.
+
+    gpg does not stop its clock at a time that is the present one when it starts (gnupg_set_time in common/gettime.c):
+    a signature that is finished a second later would have that second in it, and other bytes.
+    """
+    while moment - 1 <= time.time() < moment + 1:
+        time.sleep(0.05)
 
 
 def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:
@@ -82,7 +94,7 @@ def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: 
         raise UsageError("--key-type is of a key that is made, and --key names one", hint="leave one of them out")
     names = [chosen] if Path(chosen).is_file() else chosen.split(",")
     if all(name.startswith(_VARIABLE) or Path(name).is_file() for name in names):
-        with _imported({name: _exported(name) for name in names}, moment) as found:
+        with _imported([(name, _exported(name)) for name in names], moment) as found:
             yield found
     else:
         yield _found(None, chosen.split(","), moment)
@@ -138,8 +150,8 @@ def _taken(name: str) -> bytes:
 
 
 @contextmanager
-def _imported(exported: Mapping[str, bytes], moment: int) -> Iterator[Key]:
-    """Yield the keys that were exported to these places, in a folder of memory that goes with the block.
+def _imported(exported: Sequence[tuple[str, bytes]], moment: int) -> Iterator[Key]:
+    """Yield the keys that these places hold as exported, in a folder of memory that goes with the block.
 
     They never lie on a disk.
     """
@@ -147,7 +159,7 @@ def _imported(exported: Mapping[str, bytes], moment: int) -> Iterator[Key]:
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-", dir=memory) as place:
         home = Path(place)
         try:
-            for number, (origin, data) in enumerate(exported.items(), start=1):
+            for number, (origin, data) in enumerate(exported, start=1):
                 gpg.run(home, ["--import"], data)
                 count = len(gpg.secret_keys(home)) - number + 1
                 if count != 1:

@@ -78,11 +78,14 @@ def _of_another_key(before: Path | None, changed: Collection[str], key: Key) -> 
 
 
 def moment_after(before: Path | None) -> int:
-    """Return the time of a new state: $SOURCE_DATE_EPOCH, else now; raises UsageError for a wrong clock."""
+    """Return the time of a new state: $SOURCE_DATE_EPOCH, else the second that has just passed, as keys sign for it.
+
+    Raises UsageError for a wrong clock.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is not None and not given.isdecimal():
         raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", hint="it takes seconds since 1970")
-    moment = int(given) if given is not None else int(time.time())
+    moment = int(given) if given is not None else int(time.time()) - 1
     if before is None or moment > moment_of(before):
         return moment
     if given is None and moment_of(before) - moment < _SAME_SECOND:

@@ -19,7 +19,7 @@ from tests.unit.repository.keys import gnupg, output, secret_key
 
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.repository import check, gpg, keyring, publish
+from pgpool_deb.repository import check, gpg, keyring, publish, signing
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
 
@@ -161,6 +161,17 @@ def test_a_key_that_sequoia_made_signs_for_both_verifiers(
     shutil.rmtree(tmp_path / "repo")
     publish.run(checkout, request, print)
     assert tree(tmp_path / "repo") == first
+
+
+def test_a_signature_has_the_time_of_the_state_also_where_that_is_the_present_second(tmp_path: Path) -> None:
+    """A slow signature would end in the next second; the state's time is what counts."""
+    with signing.key(None, FIRST, print) as key:
+        for wait in (0.9, 0.94, 0.97, 0.98, 0.99):
+            time.sleep((wait - time.time()) % 1)
+            moment = int(time.time())
+            (tmp_path / "signed").write_text(key.signature("text\n", moment))
+            packets = output("gpg", "--homedir", str(tmp_path), "--list-packets", str(tmp_path / "signed")).decode()
+            assert f"created {moment}," in packets
 
 
 # -- two at once -------------------------------------------------------------------------------------------------------
