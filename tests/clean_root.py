@@ -17,13 +17,34 @@ from pgpool_deb.roots import Root
 SERVERS = "systemd systemd-sysv dbus openssh-server iproute2 iputils-ping iputils-arping nftables"
 """What a Debian server has, whatever it serves."""
 DEBIANS = "apt-cache search --names-only '^(pgpool2|libpgpool-dev|postgresql-[0-9]+-pgpool2)$' | cut -d ' ' -f 1"
+INDEX = """
+cd {place}
+for deb in *.deb; do
+    dpkg-deb -f "$deb"
+    echo "Filename: ./$deb"
+    echo "Size: $(stat -c %s "$deb")"
+    echo "SHA256: $(sha256sum "$deb" | cut -d ' ' -f 1)"
+    echo
+done >Packages
+"""
+"""Makes the folder {place} an apt source with the .debs in it."""
+ALONE = f"""
+{INDEX.format(place="/var/cache/apt/archives")}
+find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec mv {{}} {{}}.off ';'
+echo 'deb [trusted=yes] file:/var/cache/apt/archives ./' >/etc/apt/sources.list.d/debian.list
+"""
+"""Makes what was fetched of Debian all that there is of it: `apt-get update` needs no network."""
+YES = """
+echo 'APT::Get { Assume-Yes "true"; allow-downgrades "true"; };' >/etc/apt/apt.conf.d/90-yes
+"""
+"""The administrator answers every question of apt with yes."""
 FETCH = """
 printf '127.0.0.1 localhost\\n::1 localhost\\n127.0.1.1 builder\\n' >/etc/hosts
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 fetch='apt-get -q -y -o Acquire::Retries=3 -o Acquire::http::Timeout=30'
 $fetch update
-$fetch install --download-only /dist/*.deb postgresql-{major} postgresql {servers}
+$fetch install --download-only /dist/*.deb postgresql-{major} postgresql {servers} unattended-upgrades
 $fetch install --download-only $({debians})
 """
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import BaseServer
 from typing import TypeVar
 
 Served = TypeVar("Served", bound=BaseServer)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder, and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
 
 
 @contextmanager
@@ -22,3 +32,11 @@ def serving(server: Served) -> Iterator[Served]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def web(folder: Path) -> Iterator[str]:
+    """Serve a folder over HTTP on this machine's loopback while the block runs; yields its address."""
+    handler = partial(_Quiet, directory=str(folder))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -55,8 +55,8 @@ mkdir /tmp/source
 tar -C /tmp/source --strip-components=1 -xf /tarball/{{tarball}}
 cp /tmp/source/src/sample/*.sample* {PREFIX}/etc
 cp -r /tmp/source/src/test/regression /srv/regression
-# The one change: memory_leak gives pgpool-II a second to start, where its two siblings wait for it; all three look for its
-# process by the title "wait for connection request" before it may have it, and find their own grep.
+# The one change: memory_leak gives pgpool-II a second to start, where its two siblings wait for it; all three look for
+# its process by the title "wait for connection request" before it may have it, and find their own grep.
 sed -i 's/^\\tsleep 1$/\\twait_for_pgpool_startup/; s/^\\tfoo=`ps x/\\tsleep 2\\n&/' \\
     /srv/regression/tests/*.memory_leak*/test.sh
 rm -r /tmp/source

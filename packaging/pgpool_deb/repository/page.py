@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,10 +36,22 @@ def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequ
                 "archived": suite.archived,
                 "lines": keyring.lines(url, suite.name, key.public),
                 "sources": [_row(one, known) for one in reversed(suite.rows)],
+                "older": older(suite.newest),
             }
             for suite in suites
         ],
     )
+
+
+def older(newest: Mapping[str, str]) -> str:
+    """Return the command that installs an older pgpool2 of a suite; `newest` are the versions by package.
+
+    It depends on the library of its own build, and apt takes an older one only where it is named. Empty where the suite
+    has no pgpool2.
+    """
+    libraries = (name for name in sorted(newest) if re.fullmatch(r"libpgpool\w*\d", name))
+    names = [name for name in ("pgpool2", *libraries) if newest.get(name) == newest.get("pgpool2")]
+    return " ".join(["apt install", *(f"{name}=VERSION" for name in names)]) if "pgpool2" in newest else ""
 
 
 def _row(row: Row, known: Sequence[Advisory]) -> dict[str, str]:
