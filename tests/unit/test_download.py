@@ -42,7 +42,7 @@ from pgpool_deb.download import Patience, Standing, fetch, probe
 from pgpool_deb.errors import ExitStatus, MachineError
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(connect=1, stall=0.3, tries=3, pause=0.01)
+QUICK = Patience(connect=1, stall=0.6, tries=3, pause=0.01)
 
 
 @pytest.fixture

@@ -247,6 +247,7 @@ def test_a_new_subkey_signs_beside_the_old_one_while_that_lasts(
         apt = Apt.new(tmp_path / "apt", tmp_path / "repo")
         apt.versions("pgpool2")
         output("sh", "-euxc", documented("A new subkey"))
+        time.sleep(1)  # a state has the time of the second before it is made, and the subkey is younger in its first
         publish.run(checkout, request, print)
         with gnupg(Path(home, ".local/share/pgpool-deb/archive-key/gnupg")) as command:
             (found,) = gpg.secret_keys(Path(command[2]))
