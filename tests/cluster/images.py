@@ -15,24 +15,16 @@ import docker
 from docker.errors import ImageNotFound
 from tests.built import Built
 from tests.chroot import Chroot
-from tests.clean_root import SERVERS
+from tests.clean_root import INDEX, SERVERS
 from tests.host import FIRST_BOOT, LABEL, imported, own
 
 from pgpool_deb.roots import Root
 
 PACKAGES = "/srv/packages"
-INDEXED = """
-mkdir -p {place}
-find {origin} -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {place} {{}} +
-cd {place}
-for deb in *.deb; do
-    dpkg-deb -f "$deb"
-    echo "Filename: ./$deb"
-    echo "Size: $(stat -c %s "$deb")"
-    echo "SHA256: $(sha256sum "$deb" | cut -d ' ' -f 1)"
-    echo
-done >Packages
-"""
+INDEXED = f"""
+mkdir -p {{place}}
+find {{origin}} -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {{place}} {{{{}}}} +
+{INDEX}"""
 """Makes {place} an apt source with the packages of the folder {origin}."""
 BARE = f"""
 apt-get install -y -q {SERVERS}
@@ -77,24 +69,26 @@ def images(engine: docker.DockerClient, clean: Root, packages: Built, place: Pat
     file = chroot.packed(place / "image")
     with imported(engine, f"{release}-bare", file) as bare:
         chroot.remove()
-        prepared = _prepared(engine, bare, own(f"{release}-prepared"), major)
-        try:
+        script = PREPARED.format(major=major, dependencies=f"$({DEPENDENCIES})")
+        with derived(engine, bare, f"{release}-prepared", script) as prepared:
             yield Images(bare, prepared, major)
-        finally:
-            with suppress(ImageNotFound):
-                engine.images.remove(prepared)
 
 
-def _prepared(engine: docker.DockerClient, bare: str, tag: str, major: int) -> str:
-    """Install in a container of the bare image and keep it as another."""
-    script = PREPARED.format(major=major, dependencies=f"$({DEPENDENCIES})")
-    container = engine.containers.create(bare, ["sh", "-euxc", script], network_mode="none", labels=[LABEL])
+@contextmanager
+def derived(engine: docker.DockerClient, origin: str, name: str, script: str) -> Iterator[str]:
+    """Run a script in a container of an image, and keep it as another image, which goes in the end."""
+    tag = own(name)
+    container = engine.containers.create(origin, ["sh", "-euxc", script], network_mode="none", labels=[LABEL])
     try:
         container.start()
         status = container.wait(timeout=600)["StatusCode"]
         lines = container.logs(tail=20).decode(errors="replace")
-        assert status == 0, f"the prepared image was not made:\n{lines}"
+        assert status == 0, f"the image {name} was not made:\n{lines}"
         container.commit(repository=LABEL, tag=tag)
     finally:
         container.remove(force=True, v=True)
-    return f"{LABEL}:{tag}"
+    try:
+        yield f"{LABEL}:{tag}"
+    finally:
+        with suppress(ImageNotFound):
+            engine.images.remove(f"{LABEL}:{tag}")

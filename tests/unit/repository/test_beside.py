@@ -7,12 +7,10 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-from tests.serving import serving
+from debian.debian_support import Version
+from tests.serving import web
 from tests.unit.repository.apt import Apt
 
 from pgpool_deb.project import Project
@@ -30,20 +28,11 @@ publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unpro
 """
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder, and logs nothing."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+PUBLISHES, CLIENTS, RUNS = 4, 2, 3
+"""tests/install/test_apt_beside_publishes.py has many, with apt of each release."""
 
 
-@pytest.mark.parametrize(
-    ("publishes", "clients", "runs"),
-    [pytest.param(4, 2, 3, id="few"), pytest.param(200, 8, 250, marks=pytest.mark.thorough, id="many")],
-)
-def test_clients_beside_publishes_see_whole_states(
-    checkout: Project, tmp_path: Path, publishes: int, clients: int, runs: int
-) -> None:
+def test_clients_beside_publishes_see_whole_states(checkout: Project, tmp_path: Path) -> None:
     """Each client updates over HTTP and fetches the newest package, again and again; every publish adds a version."""
     repo = tmp_path / "repo"
     publish.run(checkout, publish.Request(repo, unproved=True, install=False), print)
@@ -53,8 +42,8 @@ def test_clients_beside_publishes_see_whole_states(
     def client(number: int) -> int:
         apt = Apt.new(tmp_path / f"client-{number}", repo, url)
         done = 0
-        while done < runs or not ended.is_set():
-            newest = max(apt.versions("pgpool2"))
+        while done < RUNS or not ended.is_set():
+            newest = max(apt.versions("pgpool2"), key=Version)
             deb = apt.download("pgpool2")
             assert newest in str(deb).replace("%3a", ":"), (newest, deb)
             deb.unlink()
@@ -62,18 +51,16 @@ def test_clients_beside_publishes_see_whole_states(
             done += 1
         return done
 
-    handler = partial(Quiet, directory=str(repo))
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server, ThreadPoolExecutor(clients) as pool:
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        working = [pool.submit(client, number) for number in range(clients)]
+    with web(repo) as url, ThreadPoolExecutor(CLIENTS) as pool:
+        working = [pool.submit(client, number) for number in range(CLIENTS)]
         try:
-            for number in range(publishes):
+            for number in range(PUBLISHES):
                 upload(checkout.dist / "trixie", f"4.7.2-{51 + number}+deb13+1")
                 command = [sys.executable, "-c", PUBLISH, str(checkout.path), str(repo)]
                 subprocess.run(command, check=True, capture_output=True)
         finally:
             ended.set()
         total = sum(one.result() for one in working)
-    print(f"{total} runs of apt beside {publishes} publishes saw {len(seen)} states, and no error")
-    assert total >= clients * runs
+    print(f"{total} runs of apt beside {PUBLISHES} publishes saw {len(seen)} states, and no error")
+    assert total >= CLIENTS * RUNS
     assert len(seen) > 1

@@ -9,6 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,10 @@ from pgpool_deb.small_packages import upload
 
 CHANGING = (
     "openat", "write", "rename", "renameat2", "link", "linkat", "symlink", "symlinkat", "mkdir", "mkdirat", "unlink",
-    "unlinkat", "rmdir", "fsync", "chmod", "fchmod", "fchmodat", "sendfile", "copy_file_range",
+    "unlinkat", "rmdir", "fsync", "chmod", "fchmod", "fchmodat", "sendfile", "copy_file_range", "ftruncate", "clone",
+    "clone3", "vfork", "wait4",
 )  # fmt: skip
-"""System calls that change what others see of a file system, or begin to."""
+"""System calls that change what others see of a file system, or begin to; those of programs that it starts included."""
 PACKAGING = str(Path(__file__).parents[3] / "packaging")
 PROGRAM = """
 import sys
@@ -38,6 +42,8 @@ publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unpro
 EVERY = 40
 """Where the tests are brief, every so many calls one is tried."""
 BEGINS = ">>> begins"
+ALL = "all"
+"""strace's word for every system call."""
 
 
 def publishing(checkout: Path, repository: Path, *strace: str) -> list[str]:
@@ -45,7 +51,7 @@ def publishing(checkout: Path, repository: Path, *strace: str) -> list[str]:
     return ["strace", "-qq", "-o", f"{repository}.trace", *strace, *program]
 
 
-def calls(trace: str) -> list[tuple[str, int]]:
+def changing(trace: str) -> list[tuple[str, int]]:
     """Return the calls of a publish that change something: their names, and which of that name each is."""
     found, count, begun = [], Counter[str](), False
     for line in trace.splitlines():
@@ -58,43 +64,95 @@ def calls(trace: str) -> list[tuple[str, int]]:
     return found
 
 
+def every(trace: str) -> list[tuple[str, int]]:
+    """Return each call of a publish by its number."""
+    called = [line for line in trace.splitlines() if not line.startswith(("---", "+++"))]
+    first = next(number for number, line in enumerate(called, 1) if BEGINS in line)
+    return [(ALL, number) for number in range(first + 1, len(called) + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Kills publishes, of one repository at a time, with a copy of the key: others do the same beside it."""
+
+    place: Path
+    checkout: Path
+    before: Path
+
+    @classmethod
+    def new(cls, place: Path, checkout: Path, before: Path, data: Path) -> Worker:
+        shutil.copytree(data, place / "data", ignore=shutil.ignore_patterns("S.*"))  # gpg's sockets
+        return cls(place, checkout, before)
+
+    @property
+    def repo(self) -> Path:
+        return self.place / "repo"
+
+    def run(self, second: int, *strace: str) -> int:
+        """Publish as of a second after the first state, and return the status."""
+        own = {"SOURCE_DATE_EPOCH": str(FIRST + second), "XDG_DATA_HOME": str(self.place / "data")}
+        command = publishing(self.checkout, self.repo, *strace)
+        return subprocess.run(command, env={**os.environ, **own}, capture_output=True, check=False).returncode
+
+    def trace(self, calls: str) -> str:
+        """Return what strace says of a publish that nothing happens to."""
+        shutil.copytree(self.before, self.repo, symlinks=True)
+        assert self.run(1, "-e", f"trace={calls}") == 0
+        shutil.rmtree(self.repo)
+        return Path(f"{self.repo}.trace").read_text(encoding="utf-8", errors="replace")
+
+    def killed(self, name: str, number: int) -> str:
+        """Kill a publish at a call, and look at what is left; returns which state clients are given."""
+        shutil.copytree(self.before, self.repo, symlinks=True)
+        ended = self.run(1, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}") == 0
+        found = self.versions()
+        assert found in ({V1}, {V1, V2}), (name, number)
+        lines: list[str] = []
+        assert check.run(str(self.repo), lines.append, install=False) is ExitStatus.GOOD, (name, number, lines)
+        assert self.run(2, "-e", "trace=none") == 0, (name, number)
+        assert self.versions() == {V1, V2}, (name, number)
+        assert not [path for path in self.repo.rglob("*") if path.name.startswith(".partial")], (name, number)
+        shutil.rmtree(self.repo)
+        return "ended" if ended else "new" if V2 in found else "old"
+
+    def versions(self) -> set[str]:
+        return Apt.new(self.place / "apt", self.repo).versions("pgpool2")
+
+
 def test_a_publish_that_is_killed_at_any_call_leaves_one_whole_state(
     checkout: Project,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
+    data_home: Path,
 ) -> None:
     """Each time apt reads what is left, and the next publish does what the killed one could not."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST))
-    before, repo = tmp_path / "before", tmp_path / "repo"
-    publish.run(checkout, publish.Request(repo, unproved=True, install=False), print)
-    repo.rename(before)
+    before = tmp_path / "before"
+    publish.run(checkout, publish.Request(before, unproved=True, install=False), print)
     upload(checkout.dist / "trixie", V2)
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 1))
-
-    def run(*strace: str) -> int:
-        shutil.rmtree(repo, ignore_errors=True)
-        shutil.copytree(before, repo, symlinks=True)
-        return subprocess.run(publishing(checkout.path, repo, *strace), capture_output=True, check=False).returncode
-
-    assert run("-e", f"trace={','.join(CHANGING)}") == 0
-    tried = calls(Path(f"{repo}.trace").read_text(encoding="utf-8", errors="replace"))
+    workers = [
+        Worker.new(tmp_path / f"worker-{number}", checkout.path, before, data_home)
+        for number in range(os.cpu_count() or 1)
+    ]
+    if request.config.getoption("--every-call"):
+        tried = every(workers[0].trace(ALL))
+    else:
+        tried = changing(workers[0].trace(",".join(f"?{name}" for name in CHANGING)))
     if request.config.getoption("--brief"):
         tried = tried[::EVERY]
     seen: Counter[str] = Counter()
-    for name, number in tried:
-        assert run("-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}") != 0, (name, number)
-        found = Apt.new(tmp_path / "apt", repo).versions("pgpool2")
-        assert found in ({V1}, {V1, V2}), (name, number)
-        seen["new" if V2 in found else "old"] += 1
-        lines: list[str] = []
-        assert check.run(str(repo), lines.append, install=False) is ExitStatus.GOOD, (name, number, lines)
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 2))
-    publish.run(checkout, publish.Request(repo, unproved=True, install=False), print)
-    assert Apt.new(tmp_path / "apt", repo).versions("pgpool2") == {V1, V2}
-    assert not [path for path in repo.rglob("*") if path.name.startswith(".partial")]
+    with ThreadPoolExecutor(len(workers)) as pool:
+        for states in pool.map(work, workers, (tried[number :: len(workers)] for number in range(len(workers)))):
+            seen += states
     print(f"killed at {len(tried)} calls: {seen['old']} times the old state was there, {seen['new']} times the new one")
     assert seen["old"]
+    assert seen["ended"] < 20, "the number of calls differs a little from run to run"
+
+
+def work(worker: Worker, calls: Sequence[tuple[str, int]]) -> Counter[str]:
+    """Return how often each state was left."""
+    return Counter(worker.killed(name, number) for name, number in calls)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
