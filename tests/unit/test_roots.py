@@ -167,7 +167,7 @@ def test_packages_that_could_not_be_written_are_refused_before_anything_is_built
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], check=True)
     try:
         with pytest.raises(
-            MachineError, match="^packages cannot be written to .*/dist: Read-only file system\n.*ls -ld"
+            MachineError, match=r"^packages cannot be written to .*/dist: Read-only file system\n.*ls -ld"
         ):
             disk.check_writable(tmp_path / "dist", "packages")
     finally:
