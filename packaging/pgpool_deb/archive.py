@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from . import web
 from .errors import MachineError, UsageError
 from .releases import ExtraSource, Release
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _URIS = ("http://", "https://", "file:/", "copy:/")
+_ANSWER_SECONDS = 5.0
 _PACKAGES = re.compile(r"^'(?P<uri>\S+?)/dists/(?P<suite>\S+?)/main/binary-[^/]+/Packages", re.MULTILINE)
 
 
@@ -85,7 +87,7 @@ def find_archive(mirror: str | None) -> Archive:
         if not mirror.startswith(_URIS):
             raise UsageError(f"--mirror {mirror} is not a URI", hint="as in sources.list: http://HOST/debian")
         return Archive(mirror.rstrip("/"), None)
-    return parse_index_targets(_index_targets(), _addresses)
+    return parse_index_targets(_index_targets(), _addresses, _answers)
 
 
 def _index_targets() -> str:
@@ -97,6 +99,19 @@ def _addresses() -> str:
     return _asked("update", "--print-uris")
 
 
+def _answers(uri: str, suite: str) -> bool:
+    """Say whether an archive has the suite. One that takes too long has not."""
+    import requests  # noqa: PLC0415 - slow to import, seldom needed
+
+    if not uri.startswith(("http://", "https://")):
+        return Path(unquote(urlsplit(uri).path), "dists", suite).is_dir()
+    try:
+        with web.get(f"{uri}/dists/{suite}/InRelease", timeout=_ANSWER_SECONDS) as response:
+            return response.ok
+    except requests.RequestException:
+        return False
+
+
 def _asked(*words: str) -> str:
     try:
         return subprocess.run(["apt-get", *words], capture_output=True, text=True, check=True, timeout=60).stdout
@@ -106,10 +121,15 @@ def _asked(*words: str) -> str:
         raise MachineError(f"apt's configuration cannot be read: {error}", hint="apt-get check") from error
 
 
-def parse_index_targets(answer: str, addresses: Callable[[], str] = lambda: "") -> Archive:
+def parse_index_targets(
+    answer: str,
+    addresses: Callable[[], str] = lambda: "",
+    answers: Callable[[str, str], bool] = lambda _uri, _suite: True,
+) -> Archive:
     """Read lines `URI|suite|origin`; the archive of Debian's own suites wins, `-security` suites name the security one.
 
     Where the lists of apt are gone, the machine's `addresses` are read, the lines of `apt-get update --print-uris`.
+    Of several archives the first that `answers` for its suite is taken, and the first where none does.
     Raises MachineError where they name no Debian archive, or none that roots can be made from.
     """
     debians: list[tuple[str, str]] = []
@@ -122,7 +142,7 @@ def parse_index_targets(answer: str, addresses: Callable[[], str] = lambda: "") 
             others.add(uri.rstrip("/"))
     if all(suite.endswith("-security") for _, suite in debians):
         debians = _debians(addresses(), others)
-    return Archive(*_first_of_each(debians))
+    return Archive(*_first_of_each(debians, answers))
 
 
 def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:
@@ -140,40 +160,47 @@ def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:
     return [*(updated or main), *security]
 
 
-def _first_of_each(debians: Iterable[tuple[str, str]]) -> tuple[str, str | None]:
+def _first_of_each(debians: Iterable[tuple[str, str]], answers: Callable[[str, str], bool]) -> tuple[str, str | None]:
     """Return the first usable main and security archive of (URI, suite)."""
-    usable: dict[bool, str] = {}
+    usable: dict[bool, dict[str, str]] = {False: {}, True: {}}
     unusable = ""
     for uri, suite in dict.fromkeys(debians):
         security = suite.endswith("-security")
-        if security in usable:
-            continue
-        if plain := _plain(uri):
-            usable[security] = plain
-        elif not security:
+        plain = _plain(uri)
+        for address in plain:
+            usable[security].setdefault(address, suite)
+        if not plain and not security:
             unusable = unusable or uri
-    if False not in usable and unusable:
+    if not usable[False] and unusable:
         raise MachineError(f"roots cannot be made from {unusable}", hint="name an archive with --mirror URL")
-    if False not in usable:
+    if not usable[False]:
         raise MachineError(
             "apt on this machine is configured for no Debian archive", hint="name one with --mirror, or add it for apt"
         )
-    return usable[False], usable.get(True)
+    return _first_answering(usable[False], answers), _first_answering(usable[True], answers) if usable[True] else None
 
 
-def _plain(uri: str) -> str | None:
-    """Return an address that is the same inside of a root: the best one of a mirror list; None where there is none."""
+def _first_answering(suites: Mapping[str, str], answers: Callable[[str, str], bool]) -> str:
+    """Return the first address that answers for its suite. A single one is not asked."""
+    first, *others = suites
+    if not others:
+        return first
+    return next((address for address, suite in suites.items() if answers(address, suite)), first)
+
+
+def _plain(uri: str) -> list[str]:
+    """Return the addresses that are the same inside of a root: those of a mirror list by priority, else the one."""
     if uri.startswith(_URIS):
-        return uri.rstrip("/")
+        return [uri.rstrip("/")]
     if not uri.startswith("mirror+file:"):
-        return None
+        return []
     path = Path(unquote(urlsplit(uri).path))
     try:
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
         raise MachineError(f"apt's list of mirrors cannot be read: {path}", hint="name one with --mirror") from error
     listed = [row for row in rows if row and row[0].startswith(_URIS)]
-    return min(listed, key=_priority)[0].rstrip("/") if listed else None
+    return [row[0].rstrip("/") for row in sorted(listed, key=_priority)]
 
 
 def _priority(row: Sequence[str]) -> int:

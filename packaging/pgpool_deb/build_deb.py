@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from functools import cache as memoised
 
-from . import archive, atomic, engines, machine, patches, pgpool2, plan, report, schedule
+from . import archive, atomic, disk, engines, machine, patches, pgpool2, plan, report, schedule
 from .cache import Cache
 from .command import Stop
 from .display import LiveDisplay, PlainDisplay, display_for
@@ -42,6 +42,7 @@ def run(project: Project, request: Request) -> ExitStatus:
 
 
 def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
+    disk.check_writable(project.dist, "packages")
     cells = _cells(project, request, cache)
     history = History.load(cache.path / "history.json")
     stop = Stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -38,6 +39,18 @@ def _asked(*command: str) -> tuple[int, list[str]]:
     return answer.returncode, answer.stdout.splitlines()
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Make `folder` and a file in it, which goes again; raises MachineError where `what` cannot be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise MachineError(
+            f"{what} cannot be written to {folder}: {error.strerror or error}",
+            hint=f"let this user write there (ls -ld {shlex.quote(str(folder))}), or work in a checkout of your own",
+        ) from error
+
+
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Raise MachineError where fewer than `needed` bytes are free for `what`."""
     free = shutil.disk_usage(folder).free
@@ -54,10 +67,10 @@ def _no_overlays(folder: Path, reason: str) -> MachineError:
     if reason.endswith("/program: Permission denied"):
         return MachineError(f"the cache lies on a file system mounted noexec: {folder}", hint=ANOTHER)
     kind = "".join(_asked("stat", "--file-system", "--format=%T", str(folder))[1])
-    if reason.startswith("unshare: ") or kind in _GOOD:
+    if reason.startswith(("unshare: ", "machine: ")) or kind in _GOOD:
         return MachineError(
-            f"this machine forbids the mounts that roots are made with: {reason}",
-            hint="a container wants --privileged; a virtual machine needs nothing",
+            f"this machine forbids the mounts that roots are made with: {reason.removeprefix('machine: ')}",
+            hint="a container needs --privileged, also for a plain user; a virtual machine needs nothing",
         )
     return MachineError(
         f"the cache lies on {kind}, where roots cannot be mounted: {folder}",

@@ -57,6 +57,7 @@ _BEGIN_CACHE = f"""
 LABEL = "pgpool-deb"
 USER = "builder"
 _KEPT = "-failed"
+_LISTINGS = 3
 _POLL_SECONDS = 0.2
 _SIGNALLED = 128
 
@@ -152,12 +153,19 @@ class DockerBox:
             )
 
     def _listing(self) -> list[str]:
-        words = ["find", "/build", "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-printf", r"%f\0"]
-        job = self.client.api.exec_create(self.container, words, user=USER, stderr=False)["Id"]
-        names = self.client.api.exec_start(job).decode("utf-8", "replace")
-        if self._status(job) != 0:
-            raise went_away("the packages were looked for")
-        return [name for name in names.split("\0") if name]
+        """Return the names of all regular files directly in /build.
+
+        The list ends with "/", because an engine under load drops output without an error (moby issue 27289).
+        """
+        find = r"find /build -mindepth 1 -maxdepth 1 -type f -printf '%f\0' && printf '/\0'"
+        for _ in range(_LISTINGS):
+            job = self.client.api.exec_create(self.container, ["sh", "-c", find], user=USER, stderr=False)["Id"]
+            listing = self.client.api.exec_start(job).decode("utf-8", "replace")
+            if self._status(job) != 0:
+                break
+            if listing.endswith("/\0"):
+                return listing.split("\0")[:-2]
+        raise went_away("the packages were looked for")
 
     def _until_silent(
         self, argv: Sequence[str], chunks: Chunks, runner: Runner, tail: Iterable[str]

@@ -27,6 +27,8 @@ _CHUNK = 16384
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _MOST_TRIES = 50
+CERTIFICATE_REFUSED = "its certificate is not accepted"
+"""The reason of an address whose authority this machine does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,14 @@ class Standing(Enum):
     THERE = "there"
     ABSENT = "absent"
     SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an address answered; `reason` says in a few words why the file is not there, "" where it is."""
+
+    standing: Standing
+    reason: str = ""
 
 
 class _Refused(Exception):  # noqa: N818 - an answer of one address; `fetch` makes the error of them all
@@ -270,6 +280,7 @@ def _reason(error: Exception) -> str:
     """Return an error of requests or urllib3 in a few words; theirs name objects and repeat the address."""
     text = repr(error)
     reasons = {
+        "ProxyError": "the proxy that this machine names for it does not let it through",
         "NameResolutionError": "its host name is not known here",
         "ConnectTimeout": "no connection in time",
         "ReadTimeout": "stopped sending",
@@ -278,37 +289,42 @@ def _reason(error: Exception) -> str:
         "Connection reset": "the connection was reset",
         "RemoteDisconnected": "the connection was closed without an answer",
         "TooManyRedirects": "too many redirects",
-        "SSLError": "its certificate is not accepted",
+        "SSLError": CERTIFICATE_REFUSED,
         "InvalidURL": "not a valid address",
     }
     return next((words for sign, words in reasons.items() if sign in text), type(error).__name__)
 
 
-def probe(address: str, size: int, patience: Patience) -> Standing:
+def probe(address: str, size: int, patience: Patience) -> Probe:
     """Ask whether `address` has a file of `size` bytes, without downloading it (a GET of its first byte)."""
     import requests  # noqa: PLC0415 - slow to import, seldom needed
     import urllib3  # noqa: PLC0415 - slow to import, seldom needed
 
     if address.startswith("file:"):
         path = _local_path(address)
-        return Standing.THERE if path.is_file() and path.stat().st_size == size else Standing.ABSENT
+        there = path.is_file() and path.stat().st_size == size
+        return Probe(Standing.THERE) if there else Probe(Standing.ABSENT, "no such file of that size")
     try:
         with _get(address, 0, patience, last=0) as response:
-            return _standing(response, size)
-    except (requests.RequestException, urllib3.exceptions.HTTPError):
-        return Standing.SILENT
+            return _probed(response, size)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        return Probe(Standing.SILENT, _reason(error))
 
 
-def _standing(response: requests.Response, size: int) -> Standing:
+def _probed(response: requests.Response, size: int) -> Probe:
+    status = f"{response.status_code} {response.reason or ''}".rstrip()
     if response.status_code in _TEMPORARY:
-        return Standing.SILENT
+        return Probe(Standing.SILENT, status)
     if response.status_code == 206:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
     else:
         # A page that says "no such file" with status 200 has another length than the file.
         total = response.headers.get("Content-Length", "*")
-    good = response.status_code in (200, 206) and total in (str(size), "*")
-    return Standing.THERE if good else Standing.ABSENT
+    if response.status_code not in (200, 206):
+        return Probe(Standing.ABSENT, status)
+    if total not in (str(size), "*"):
+        return Probe(Standing.ABSENT, f"another file, of {total} bytes")
+    return Probe(Standing.THERE)
 
 
 def _local_path(address: str) -> Path:

@@ -18,6 +18,7 @@ from . import download, tarball
 from .errors import MachineError, UsageError
 from .sources import Report, Source, checked, read_record, write_record
 
+_INSTALL_CERTIFICATES = "apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE name your authority's file; "
 ASK_AGAIN_SECONDS = 24 * 3600
 """How long an address's answer that it does not have a version is believed."""
 
@@ -165,9 +166,13 @@ class Pins:
             passed[pin.version] = why
             report(f"pgpool-II {pin.version} is passed over: {why}")
         known = ", ".join(pin.version for pin in candidates)
+        secure = any(download.CERTIFICATE_REFUSED in why for why in passed.values())
+        first = (
+            "apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE name your authority's file; " if secure else ""
+        )
         raise MachineError(
             f"none of the pinned versions can be had ({known}): no address has or answers for their tarballs",
-            hint="check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
+            hint=f"{first}check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
         )
 
     def _why_not(self, pin: Pin, mirror: str, cache: Path, memory: _Absences, patience: download.Patience) -> str:
@@ -175,10 +180,13 @@ class Pins:
         if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
             return ""
         addresses = self._addresses(pin, mirror)
-        standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))
+        reasons: list[str] = []
+        standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience, reasons))
         if standing is download.Standing.THERE:
             return ""
-        return "no address has it today" if standing is download.Standing.ABSENT else "no address answers"
+        if standing is download.Standing.ABSENT:
+            return "no address has it today"
+        return f"no address answers ({'; '.join(reasons)})"
 
     def _refuse_to_fall_back(self, version: str, passed: dict[str, str]) -> None:
         """Raise MachineError where `version` has advisories that one of `passed` (with the reasons) has not."""
@@ -210,13 +218,18 @@ def _pinned_path(pin: Pin, cache: Path) -> Path:
     return cache / f"pgpool2_{pin.version}.orig.tar.gz"
 
 
-def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience) -> download.Standing:
-    """Return THERE when an address has the file, ABSENT when one says it has not, SILENT when none answers."""
+def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience, reasons: list[str]) -> download.Standing:
+    """Return THERE when an address has the file, ABSENT when one says it has not, SILENT when none answers.
+
+    `reasons` gets why the file is not to be had from each address that was asked.
+    """
     answers = []
     for address in addresses:
-        answers.append(download.probe(address, size, patience))
-        if answers[-1] is download.Standing.THERE:
+        answer = download.probe(address, size, patience)
+        answers.append(answer.standing)
+        if answer.standing is download.Standing.THERE:
             break
+        reasons.append(f"{address}: {answer.reason}")
     order = (download.Standing.THERE, download.Standing.ABSENT, download.Standing.SILENT)
     return next((standing for standing in order if standing in answers), download.Standing.SILENT)
 

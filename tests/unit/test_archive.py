@@ -122,6 +122,38 @@ def test_of_several_addresses_of_a_stanza_one_is_taken(apt: Apt) -> None:
     assert found.security in uris.split()
 
 
+TWO = "http://dead.example/debian|trixie|Debian\nhttp://mirror.example/debian/|trixie|Debian\n"
+
+
+@pytest.mark.parametrize(
+    ("alive", "mirror"),
+    [({"mirror"}, "mirror"), ({"dead", "mirror"}, "dead"), (set[str](), "dead")],
+    ids=["second", "both", "none"],
+)
+def test_of_several_addresses_the_first_that_answers_is_taken(alive: set[str], mirror: str) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answers(uri: str, suite: str) -> bool:
+        asked.append((uri, suite))
+        return any(name in uri for name in alive)
+
+    assert parse_index_targets(TWO, answers=answers).mirror == f"http://{mirror}.example/debian"
+    assert asked[0] == ("http://dead.example/debian", "trixie")
+
+
+def test_a_single_address_is_not_asked() -> None:
+    def never(uri: str, suite: str) -> bool:
+        raise AssertionError((uri, suite))
+
+    assert parse_index_targets(TWO.splitlines()[1], answers=never).mirror == "http://mirror.example/debian"
+
+
+def test_an_archive_in_a_folder_that_is_gone_is_passed_over(apt: Apt, tmp_path: Path) -> None:
+    (tmp_path / "there/dists/trixie").mkdir(parents=True)
+    uris = f"file:{tmp_path}/gone file:{tmp_path}/there"
+    assert apt.archive(stanza(uris, "trixie trixie-updates")).mirror == f"file:{tmp_path}/there"
+
+
 @pytest.mark.parametrize("slashes", ["/", "///"])
 def test_a_list_of_mirrors_is_its_first_address_by_priority(apt: Apt, tmp_path: Path, slashes: str) -> None:
     (tmp_path / "list").write_text(

@@ -11,13 +11,16 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pgpool_deb import box, engines
 from pgpool_deb.cache import Cache
-from pgpool_deb.docker_box import DockerEngine
+from pgpool_deb.docker_box import DockerBox, DockerEngine
 from pgpool_deb.docker_transfer import checked_names, unpack_file
 from pgpool_deb.errors import ExitStatus, MachineError
 
@@ -172,3 +175,26 @@ def test_a_transfer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
     half = list(tarred(member("a.deb", size=70_000)))[:50]
     with pytest.raises(MachineError, match="broke off"):
         unpack_file(half, "a.deb", tmp_path / "a.deb")
+
+
+def box_whose_engine_answers(*answers: bytes) -> DockerBox:
+    """Return a box; each answer is the output of one command, which succeeds."""
+    left = iter(answers)
+    api: Any = SimpleNamespace(
+        exec_create=lambda *_, **__: {"Id": "1"},
+        exec_start=lambda _: next(left),
+        exec_inspect=lambda _: {"ExitCode": 0, "Running": False},
+    )
+    client: Any = SimpleNamespace(api=api)
+    return DockerBox(client, "1", "one", ExitStack())
+
+
+def test_packages_whose_names_the_engine_drops_are_looked_for_again(tmp_path: Path) -> None:
+    box = box_whose_engine_answers(b"", b"a.deb\0b.d", b"/\0")
+    box.get(tmp_path)
+
+
+def test_packages_whose_names_never_arrive_are_no_empty_build(tmp_path: Path) -> None:
+    box = box_whose_engine_answers(b"", b"a.deb\0", b"")
+    with pytest.raises(MachineError, match="while the packages were looked for"):
+        box.get(tmp_path)

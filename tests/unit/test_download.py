@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import signal
 import socket
@@ -37,8 +36,7 @@ from tests.unit.misbehaving_server import (
     wrong_range,
 )
 
-from pgpool_deb import download
-from pgpool_deb.download import Patience, Standing, fetch, probe
+from pgpool_deb.download import Patience, Probe, Standing, fetch, probe
 from pgpool_deb.errors import ExitStatus, MachineError
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -283,37 +281,36 @@ def test_a_local_mirror_serves_too(tmp_path: Path, fetching: Fetching) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "standing"),
+    ("answer", "expected"),
     [
-        (whole, Standing.THERE),
-        (ignoring_ranges, Standing.THERE),
-        (status(404), Standing.ABSENT),
-        (status(403), Standing.ABSENT),
-        (content(b"<html>no such file</html>"), Standing.ABSENT),
-        (status(500), Standing.SILENT),
-        (never_answering, Standing.SILENT),
+        (whole, Probe(Standing.THERE)),
+        (ignoring_ranges, Probe(Standing.THERE)),
+        (status(404), Probe(Standing.ABSENT, "404 Not Found")),
+        (status(403), Probe(Standing.ABSENT, "403 Forbidden")),
+        (content(b"<html>no such file</html>"), Probe(Standing.ABSENT, "another file, of 25 bytes")),
+        (status(500), Probe(Standing.SILENT, "500 Internal Server Error")),
+        (never_answering, Probe(Standing.SILENT, "stopped sending")),
     ],
 )
-def test_a_probe_tells_absent_from_silent(server: Server, answer: Answer, standing: Standing) -> None:
-    assert probe(server.at("/file", answer), len(CONTENT), QUICK) is standing
+def test_a_probe_distinguishes_absent_from_silent(server: Server, answer: Answer, expected: Probe) -> None:
+    assert probe(server.at("/file", answer), len(CONTENT), QUICK) == expected
 
 
-def test_a_probe_of_nobody_is_silence() -> None:
-    assert probe(unused_address(), 1, QUICK) is Standing.SILENT
+def test_a_probe_without_a_server_is_silence() -> None:
+    assert probe(unused_address(), 1, QUICK) == Probe(Standing.SILENT, "connection refused")
+
+
+def test_a_probe_names_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", unused_address().rpartition("/")[0])
+    monkeypatch.delenv("no_proxy", raising=False)
+    answer = probe("http://mirror.invalid/file", 1, QUICK)
+    assert answer.standing is Standing.SILENT
+    assert "proxy" in answer.reason
 
 
 def test_a_probe_of_a_local_mirror(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
-    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) is Standing.THERE
-    assert probe(f"file:{tmp_path}/file", 1, QUICK) is Standing.ABSENT
-    assert probe(f"file:{tmp_path}/none", 1, QUICK) is Standing.ABSENT
-
-
-def test_verified_means_size_and_sum(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    assert not download.is_verified(path, SHA256, len(CONTENT))
-    path.write_bytes(CONTENT)
-    assert download.is_verified(path, SHA256, len(CONTENT))
-    assert not download.is_verified(path, SHA256, len(CONTENT) - 1)
-    os.truncate(path, HALF)
-    assert not download.is_verified(path, SHA256, len(CONTENT))
+    absent = Probe(Standing.ABSENT, "no such file of that size")
+    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) == Probe(Standing.THERE)
+    assert probe(f"file:{tmp_path}/file", 1, QUICK) == absent
+    assert probe(f"file:{tmp_path}/none", 1, QUICK) == absent

@@ -115,6 +115,8 @@ def test_this_disk_has_overlays_and_the_try_leaves_nothing(tmp_path: Path) -> No
 
 OVERLAY = 'mount -t overlay -o "lowerdir={0}/roots,upperdir={0}/upper,workdir={0}/work" overlay {0}/roots'
 NOEXEC = "mount --bind {0}/roots {0}/roots; mount -o remount,bind,noexec {0}/roots"
+MASKED = 'mount --bind /dev/null /proc/interrupts; set -- unshare --user --map-root-user --mount --pid --fork "$@"'
+"""A container's /proc, and a plain user's namespace in it: the kernel refuses another /proc, which would show more."""
 
 
 @mounting
@@ -123,6 +125,7 @@ NOEXEC = "mount --bind {0}/roots {0}/roots; mount -o remount,bind,noexec {0}/roo
     [
         (OVERLAY, "^the cache lies on overlayfs, where roots cannot be mounted: .*/roots\n", "_CACHE=.* volume"),
         (NOEXEC, "^the cache lies on a file system mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
+        (MASKED, "forbids the mounts that roots are made with: .*proc", "--privileged, also for a plain user"),
         ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
     ],
 )  # fmt: skip
@@ -157,3 +160,17 @@ def test_why_apt_cannot_read_an_archive_is_told_and_not_what_follows_from_it() -
     assert told.endswith(f"not made: {reason}")
     bare = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines[:1] + lines[3:])).message
     assert bare.endswith("does not have a Release file.")
+
+
+@mounting
+def test_packages_that_could_not_be_written_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], check=True)
+    try:
+        with pytest.raises(
+            MachineError, match=r"^packages cannot be written to .*/dist: Read-only file system\n.*ls -ld"
+        ):
+            disk.check_writable(tmp_path / "dist", "packages")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    disk.check_writable(tmp_path / "dist", "packages")
+    assert list((tmp_path / "dist").iterdir()) == []

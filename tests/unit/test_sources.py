@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,8 @@ from debian.debian_support import Version
 from tests.serving import serving
 from tests.unit.tarballs import CHECKOUT, DAY, QUICK, loaded, pooled, quiet, release
 
+from pgpool_deb import download
+from pgpool_deb.download import Probe, Standing
 from pgpool_deb.errors import MachineError, UsageError
 from pgpool_deb.pins import Pins
 
@@ -274,7 +277,9 @@ def test_without_a_network_the_newest_in_the_cache_is_left(asking: Asking, mirro
     asking.pins.obtain("4.6.1", mirror.uri, asking.cache, quiet)
     mirror.broken = True
     assert asking() == "4.6.1"
-    assert "no address answers" in asking.lines[0]
+    assert re.fullmatch(
+        r"pgpool-II 4\.10\.0 is passed over: no address answers \(http\S+/pgpool2_4\.10\.0\S+: 503.*\)", asking.lines[0]
+    )
     mirror.broken = False
     assert asking() == "4.10.0"  # silence is not remembered
 
@@ -321,3 +326,13 @@ def test_the_default_falls_back_where_no_more_is_wrong(asking: Asking, tmp_path:
 def test_a_default_that_is_named_is_taken(pins: Pins, tmp_path: Path) -> None:
     text = 'default = "4.3.5"\n' + pins.path.read_text()
     assert loaded(tmp_path, text).default_version("http://nowhere.invalid", tmp_path / "cache", quiet) == "4.3.5"
+
+
+def test_a_mirror_whose_authority_is_unknown_is_named_with_the_package_to_install(
+    asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgpool_deb.download.probe", lambda *_: Probe(Standing.SILENT, download.CERTIFICATE_REFUSED))
+    with pytest.raises(MachineError) as failure:
+        asking()
+    assert "its certificate is not accepted" in asking.lines[0]
+    assert (failure.value.hint or "").startswith("apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE")
