@@ -1,4 +1,4 @@
-"""A host without the cluster key answers in a node's place: it is given nothing, and the cluster gets over it."""
+"""A host without the cluster key answers in a node's place: it is given nothing, and the cluster gets over it (S2)."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_the_root_of_pgpool2_has_the_compiler_cache_and_what_debian_control_asks
     assert all(line.strip() == line != "" for line in dependencies)
 
 
-def test_a_cell_has_the_documented_packages() -> None:
+def test_a_cell_promises_the_packages_that_design_fixes() -> None:
     cell = cells_of(Request(releases=("trixie",)))[0]
     assert {"pgpool2", "libpgpool-dev", "postgresql-17-pgpool2"} < set(cell.pgpool2.binaries)
     assert cell.packages[1].binaries == ("pgpool2-cluster",)

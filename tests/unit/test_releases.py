@@ -37,7 +37,7 @@ def test_one_more_row_is_all_that_another_release_takes(tmp_path: Path) -> None:
     assert bullseye.check_valid_until
 
 
-def test_our_versions_sort_as_documented() -> None:
+def test_our_versions_sort_as_the_design_promises() -> None:
     """Above Debian's own of the same upstream version, below its next one, and rising from release to release."""
     whole = ReleaseTable.load(REAL)
     ours = [f"4.6.1-{whole.revision.of(release)}" for release in sorted(whole.releases, key=lambda r: r.number)]
