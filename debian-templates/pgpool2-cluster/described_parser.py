@@ -1,4 +1,4 @@
-"""pgpoolctl's parser, with what only its manual page says."""
+"""pgpoolctl's parser, with the text that only the manual page has."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from pgpool_cluster import command_line
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser as argparse-manpage takes it, of whatever version."""
+    """Return the parser in the form that every version of argparse-manpage accepts."""
     described = command_line.parser()
-    described.man_short_description = "look after a node of a PostgreSQL cluster behind pgpool-II"  # type: ignore[attr-defined]
+    described.man_short_description = "manage a node of a PostgreSQL cluster behind pgpool-II"  # type: ignore[attr-defined]
     return described

@@ -1,26 +1,26 @@
-# What is built, as one graph: debian/rules runs it with as many jobs as allowed, so
+# The whole build as one graph: debian/rules runs it with as many jobs as allowed, so
 # that no core waits for configure, for the manual or for a single big parser.
 #
-# config.status and the stamps in build-doc/ are not made again when they are newer
-# than what they are made from: a builder may restore them from an earlier build of
-# the same source (debian/generated-files).
+# config.status and the stamps in build-doc/ are not rebuilt if they are newer than
+# their prerequisites: a builder may restore them from an earlier build of the same
+# source (debian/generated-files).
 
-# Here, not in debian/rules: make reads that once for each override, and would ask
+# Here, not in debian/rules: make reads debian/rules once per override, and would call
 # dpkg-buildflags each time.
 
 include /usr/share/dpkg/architecture.mk
-# The old LDAP functions are called, but not always with their prototypes asked for.
+# pgpool-II calls the old LDAP functions, but does not always request their prototypes.
 export DEB_CPPFLAGS_MAINT_APPEND = -DLDAP_DEPRECATED=1
-# config.h has it from 4.7 on only; SCRAM needs it.
+# Only config.h of 4.7 and later defines it; SCRAM needs it.
 ifeq ($(DEB_HOST_ARCH_ENDIAN),big)
 DEB_CPPFLAGS_MAINT_APPEND += -DWORDS_BIGENDIAN=1
 endif
-# Until 4.6 a header defines bool, which is a keyword in C23, GCC's default from 15 on.
+# Up to 4.6, a header defines bool, which is a keyword in C23, GCC's default from 15 on.
 export DEB_CFLAGS_MAINT_APPEND = -std=gnu17
 DPKG_EXPORT_BUILDFLAGS = 1
 include /usr/share/dpkg/buildflags.mk
 
-# Said aloud although Debian's compiler does it anyway: blhc --all looks for it.
+# Explicit, although it is the default of Debian's compiler: blhc --all checks for it.
 # libtool keeps both away from shared libraries.
 PIE_COMPILE := -fPIE
 PIE_LINK := -pie
@@ -57,10 +57,10 @@ config.status: configure
 	    --with-pam \
 	    || { cat config.log; exit 1; }
 
-# gram.h: a checkout of upstream's git lacks the files that Bison makes, and src/libs
+# gram.h: a checkout of upstream's git lacks the files that Bison generates, and src/libs
 # includes one.
-# pool_config.c: the tarball has the one that flex made before our patches, and which
-# of it and the patched pool_config.l is newer is a matter of the builder's clock.
+# pool_config.c: the tarball has a version that flex generated without our patches. Whether
+# it is newer than the patched pool_config.l depends on the builder's clock.
 library: config.status
 	rm -f src/config/pool_config.c
 	$(MAKE) -C src/parser gram.h
@@ -72,10 +72,10 @@ daemon: library
 # ---- the manual ----------------------------------------------------------------
 
 # Upstream's steps (doc/src/sgml/Makefile.am) in a copy of their sources: the pages
-# that the tarball brings along are neither used nor overwritten, nobody waits for
-# configure, and HTML and manual pages are made side by side.
+# in the tarball are neither used nor overwritten, the manual does not wait for
+# configure, and HTML and manual pages are built in parallel.
 
-# Upstream's own name of the version, whatever a package of a checkout is called.
+# Upstream's own version, independent of the package version of a checkout.
 MANUAL_VERSION := $(shell sed -n 's/^AC_INIT(\[*pgpool-II\]*, *\[*\([^],)]*\).*/\1/p' configure.ac)
 DOC_SOURCES := $(wildcard doc/src/sgml/*.* doc/src/sgml/ref/*.* doc/src/figures/*.gif)
 JADE := openjade -wall -wno-unused-param -wno-empty -wfully-tagged \
@@ -99,7 +99,7 @@ build-doc/source-stamp: $(DOC_SOURCES) debian/build.mk
 	: > build-doc/bookindex.sgml
 	touch $@
 
-# Every page says when it was made: dropped, so that the same source gives the same page.
+# Drop the creation time from each page, so that the same source gives the same page.
 build-doc/html-stamp: build-doc/source-stamp
 	cp doc/src/figures/*.gif doc/src/sgml/stylesheet.css build-doc/html
 	cd build-doc && $(JADE) -V html-index pgpool.sgml
@@ -120,7 +120,7 @@ build-doc/man-stamp: build-doc/source-stamp debian/sgml2xml debian/tidy-man
 
 # src/pgN/MODULE is as deep as src/sql/MODULE, so upstream's relative paths hold, and
 # so does one from either to the sources: no build path gets into the bitcode.
-# One C file each: pg_buildext's own make needs no part in the job server.
+# Each module is one C file, so pg_buildext's own make does not need the job server.
 define module
 modules: src/pg$(1)/$(2)/built
 src/pg$(1)/$(2)/built: src/sql/$(2)/Makefile

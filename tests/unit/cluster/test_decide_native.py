@@ -155,14 +155,14 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "N1: while the others boot, its pgpool-II does not wait for a node that is to be rebuilt",
+        "while the others boot, its pgpool-II does not wait for a node that is to be rebuilt",
         (replace(measure("pg1"), pgpool=None), crashed(primary("pg2")), crashed(primary("pg3"))),
         {"pg1": ["StartPgpool"], "pg2": ["Wait", "StartPgpool"], "pg3": ["Wait", "StartPgpool"]},
         NATIVE,
         BOOTING,
     ),
     Situation(
-        "N1: the others are rebuilt from it",
+        "the others are rebuilt from it",
         (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), crashed(primary("pg2")), crashed(primary("pg3"))),
         {"pg1": [], "pg2": ["Rebuild", "StartPgpool"], "pg3": ["Rebuild", "StartPgpool"]},
         NATIVE,

@@ -393,13 +393,13 @@ ALL = 0
 
 
 SEEN: dict[str, tuple[Mode, int, list[Told], tuple[int, ...]]] = {
-    "N1: a power cut of all, booted pg3, pg1, pg2": (NATIVE, 3, [write(ALL), cut(ALL)], (2, 0, 1)),
-    "N1 in snapshot isolation": (Mode.SNAPSHOT_ISOLATION, 3, [write(ALL), cut(ALL)], (2, 0, 1)),
-    "N1 with one out of service": (
+    "a power cut of all, booted pg3, pg1, pg2": (NATIVE, 3, [write(ALL), cut(ALL)], (2, 0, 1)),
+    "a power cut in snapshot isolation": (Mode.SNAPSHOT_ISOLATION, 3, [write(ALL), cut(ALL)], (2, 0, 1)),
+    "a power cut with one out of service": (
         NATIVE, 3, [write(ALL), cut(0b010), check(1), write(ALL), boot(1, False), turns(True), cut(ALL)], (2, 0, 1),
     ),
-    "N1 with a pgpool-II that runs, without a quorum": (NATIVE, 2, [crash(1), cut(0b01), turns(True)], (0, 1)),
-    "N2: recover of the main node": (NATIVE, 3, [write(ALL), command("recover", 0), write(ALL), cut(ALL)], (0, 1, 2)),
+    "a power cut with a pgpool-II that runs, without a quorum": (NATIVE, 2, [crash(1), cut(0b01), turns(True)], (0, 1)),
+    "a recover of the main node": (NATIVE, 3, [write(ALL), command("recover", 0), write(ALL), cut(ALL)], (0, 1, 2)),
     "power goes between a claim and the promotion": (STREAMING, 3, [stop(0), cut_in_step(1, 4, ALL)], (0, 1, 2)),
     "a minority went on writing": (NATIVE, 3, [shut_down(0b110), write(ALL), shut_down(ALL)], (0, 1, 2)),
     "a crashed node starts before one that ended in order": (
