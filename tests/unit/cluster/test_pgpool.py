@@ -53,13 +53,13 @@ def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | N
 
 
 @pytest.mark.parametrize("silent", [set(), {"pg1"}, {"pg1", "pg2"}, set(NODES) - {"pg3"}], ids=len)
-def test_it_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_view_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two silent hosts kept pcp_node_info -a for longer than its limit: every agent took its pgpool-II for down."""
     found = looked(silent, monkeypatch)
     assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
 
 
-def test_one_that_refuses_at_once_is_asked_one_question_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusing_pgpool_gets_one_query_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its configuration is the cluster's, it knows no such user: that is no reason to rest, or to ask more."""
     questions, answers = [], Pgpool(set())
     refuses = True

@@ -40,7 +40,7 @@ def heard(systemd: socket.socket) -> set[str]:
     return found[-1]
 
 
-def test_it_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> None:
+def test_the_watchdog_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> None:
     with pulse.feeding():
         pulse.beat()
         assert heard(systemd) == {"WATCHDOG=1"}
@@ -52,7 +52,9 @@ def test_it_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> N
     assert heard(systemd) == set()
 
 
-def test_a_copy_that_says_how_far_it_is_feeds_it(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_reports_progress_feeds_the_watchdog(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 30.0)
     with pulse.feeding():
         pulse.beat(0.0)
@@ -61,7 +63,7 @@ def test_a_copy_that_says_how_far_it_is_feeds_it(systemd: socket.socket, monkeyp
         assert heard(systemd) == {"WATCHDOG=1"}
 
 
-def test_where_systemd_wants_no_word_none_is_said(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_watchdog_nothing_is_sent(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_USEC")
     with pulse.feeding():
         assert heard(systemd) == set()

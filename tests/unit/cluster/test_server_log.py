@@ -81,12 +81,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_in_the_file_that_debian_has(machine: Machine) -> None:
+def test_found_in_debians_log_file(machine: Machine) -> None:
     machine.own.write_text(ENGLISH)
     assert machine.said == REASON
 
 
-def test_in_a_file_of_the_collector(machine: Machine) -> None:
+def test_found_in_a_file_of_the_collector(machine: Machine) -> None:
     """All that Debian's own file had was `redirecting log output`."""
     machine.own.write_text(f"{TIME} [3885] LOG:  redirecting log output to logging collector process\n")
     os.utime(machine.own, (1, 1))
@@ -94,12 +94,12 @@ def test_in_a_file_of_the_collector(machine: Machine) -> None:
     assert machine.said == REASON
 
 
-def test_in_a_csv_file_and_not_what_a_client_was_told(machine: Machine) -> None:
+def test_found_in_a_csv_file_without_messages_to_clients(machine: Machine) -> None:
     machine.collects("csvlog", "postgresql-Sun.csv", CSV)
     assert machine.said == REASON
 
 
-def test_in_a_json_file(machine: Machine) -> None:
+def test_found_in_a_json_file(machine: Machine) -> None:
     lines = [
         {"error_severity": "FATAL", "message": LOW, "detail": MAX, "backend_type": "startup"},
         {"error_severity": "FATAL", "message": "no", "user": "app"},
@@ -109,7 +109,7 @@ def test_in_a_json_file(machine: Machine) -> None:
     assert machine.said == REASON
 
 
-def test_in_the_journal_where_syslog_is_the_destination(machine: Machine) -> None:
+def test_found_in_the_journal_if_syslog_is_the_destination(machine: Machine) -> None:
     machine.own.write_text(f"{TIME} [1] LOG:  ending log output to stderr\n")
     os.utime(machine.own, (1, 1))
     machine.journal = (
@@ -120,7 +120,9 @@ def test_in_the_journal_where_syslog_is_the_destination(machine: Machine) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "euc_jp"])
-def test_in_another_language(encoding: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_found_in_another_language(
+    encoding: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     catalog = tmp_path / "locales" / "ja" / "LC_MESSAGES" / "postgres-17.mo"
     catalog.parent.mkdir(parents=True)
     catalog.touch()
@@ -133,7 +135,7 @@ def test_in_another_language(encoding: str, machine: Machine, monkeypatch: pytes
     assert machine.said == "設定が足りません: max_connections = 40"
 
 
-def test_not_what_a_run_before_ended_with_nor_what_a_client_was_told(machine: Machine) -> None:
+def test_neither_an_earlier_run_nor_a_message_to_a_client_counts(machine: Machine) -> None:
     """A standby that did not receive was told with the reason of days ago."""
     machine.own.write_text(
         f"{ENGLISH}{TIME} [4000] LOG:  starting PostgreSQL 17.6 (Debian 17.6-1)\n"
@@ -143,11 +145,13 @@ def test_not_what_a_run_before_ended_with_nor_what_a_client_was_told(machine: Ma
     assert machine.said == ""
 
 
-def test_nothing_is_told_where_there_is_no_log(machine: Machine) -> None:
+def test_without_a_log_there_is_no_reason(machine: Machine) -> None:
     assert machine.said == ""
 
 
-def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_configuration_is_reported_with_its_line(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log said `configuration file "…" contains errors`, in whichever language, and not which."""
     said = (
         f'{TIME} [9] LOG:  unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3\n'
@@ -163,7 +167,7 @@ def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, mo
     [(Postgresql.DOWN, f"down: {REASON}"), (Postgresql.STARTING, "starting: no role postgres"),
      (Postgresql.STOPPED, "stopped"), (Postgresql.UP, "")],
 )  # fmt: skip
-def test_check_tells_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
+def test_check_reports_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
     """It said `down`, with `systemctl start` for a fix."""
     machine.own.write_text(ENGLISH)
     database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")

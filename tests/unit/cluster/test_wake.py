@@ -8,7 +8,7 @@ import time
 from pgpool_cluster.wake import Wake
 
 
-def test_a_signal_in_any_moment_of_a_pause_ends_it() -> None:
+def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:
     """threading.Event.set() in a handler waits for ever where the interrupted thread is inside of the same event."""
     wake = Wake()
     before = signal.signal(signal.SIGALRM, lambda *_: wake.set())
