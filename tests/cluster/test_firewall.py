@@ -35,7 +35,7 @@ def test_they_are_loaded_again_within_a_minute_where_somebody_flushes_them(nftab
     assert nftables.attempt(f"{LOADED} 2>&1").status != 0
     assert "closed for strangers" in nftables.attempt("pgpoolctl check | grep ^FAIL").output
     nftables.until(LOADED, MINUTE_SECONDS)
-    assert "are loaded again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
+    assert "loaded it again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
 
 
 def test_they_are_there_before_pgpool_starts(pg1: Host) -> None:

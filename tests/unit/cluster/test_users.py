@@ -61,7 +61,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return applied
 
 
-def test_two_changes_at_once_both_hold(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_simultaneous_changes_both_take_effect(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both took the same number, and the second list was dropped; both said that all went well."""
     primary = Primary(monkeypatch, Others())
     threads = [threading.Thread(target=primary.set, args=(name,)) for name in ("app", "report")]
@@ -74,7 +74,7 @@ def test_two_changes_at_once_both_hold(stored: list[int], monkeypatch: pytest.Mo
     assert primary.said == []
 
 
-def test_a_list_that_is_not_kept_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_is_not_kept_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another primary's change, or another key's, came in between."""
     primary = Primary(monkeypatch, Others())
     monkeypatch.setattr(act, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
@@ -91,7 +91,7 @@ def test_a_node_that_keeps_another_list_is_named(stored: list[int], monkeypatch:
     assert [line.split()[0] for line in primary.said] == ["pg3"]
 
 
-def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> None:
+def test_no_change_is_lost_when_apply_rewrites_the_list(stored: list[int]) -> None:
     with changing(paths.USERS):
         storing = threading.Thread(target=answers.store_users, args=(Users(6, {"app": "e"}, "m"),))
         storing.start()
@@ -102,7 +102,7 @@ def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> N
     assert stored == [6]
 
 
-def test_a_node_that_hears_of_a_list_twice_answers_once_it_is_laid_down(
+def test_a_node_that_gets_a_list_twice_answers_once_it_is_applied(
     stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent fetched the list by itself just before it was told: it said that it had it, and pgpool-II had not."""
@@ -126,15 +126,15 @@ def test_a_node_that_hears_of_a_list_twice_answers_once_it_is_laid_down(
     fetching.join()
 
 
-def test_a_list_that_stays_locked_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
-    with changing(paths.USERS), pytest.raises(ServerError, match="is being changed"):
+    with changing(paths.USERS), pytest.raises(ServerError, match="another program is changing"):
         answers.store_users(Users(6, {"app": "e"}, "m"))
     assert stored == []
 
 
 @pytest.mark.parametrize("verb", ["role", "user"])
-def test_a_name_that_could_end_its_quotes_never_reaches_sql(
+def test_a_name_that_could_close_its_quotes_never_reaches_sql(
     verb: str, stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`role` comes from another node: it was put between quotes as it came."""
@@ -150,7 +150,7 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
 @pytest.mark.parametrize(
     "users", [Users(10**12, {"app": "e"}, "m"), Users(-1, {}, "m"), Users(6, {"pgpool_recovery": "e"}, "m")]
 )
-def test_a_list_that_no_command_can_have_made_is_not_kept(users: Users, stored: list[int]) -> None:
+def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, stored: list[int]) -> None:
     """A witness could have replaced a role's password in every pool_passwd, or put the number out of reach."""
     with pytest.raises(OperationError, match="no command can have made"):
         answers.store_users(users)
@@ -160,7 +160,7 @@ def test_a_list_that_no_command_can_have_made_is_not_kept(users: Users, stored: 
 
 @pytest.mark.parametrize("said", [{}, {"serial": 9}, {"serial": "x", "entries": {}, "mark": ""},
                                   {"serial": 9, "entries": [], "mark": ""}])  # fmt: skip
-def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_sends_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     here = Primary(monkeypatch, Others()).answers.here
     monkeypatch.setattr(Others, "ask", lambda *_, **__: said)
     with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
@@ -168,7 +168,7 @@ def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch
 
 
 @pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
-def test_a_node_that_tells_no_checks_is_one_that_fails(said: dict[str, object]) -> None:
+def test_a_node_that_sends_no_checks_fails(said: dict[str, object]) -> None:
     (found,) = checks.told("pg2", said)
     assert (found["node"], found["ok"]) == ("pg2", False)
     assert checks.told("pg2", {"checks": [found]}) == [found]
