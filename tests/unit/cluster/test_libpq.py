@@ -41,9 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-def test_while_a_server_may_have_no_certificate_of_ours_no_password_leaves_all_the_same(
-    root: Path, content: str | None
-) -> None:
+def test_no_password_leaves_even_while_a_server_may_lack_our_certificate(root: Path, content: str | None) -> None:
     if content is not None:
         root.write_text(content)
     for connection in every_connection():
@@ -52,7 +50,7 @@ def test_while_a_server_may_have_no_certificate_of_ours_no_password_leaves_all_t
         assert "sslrootcert" not in connection
 
 
-def test_afterwards_the_certificate_and_the_name_in_it_are_checked(root: Path) -> None:
+def test_afterwards_the_certificate_and_its_name_are_verified(root: Path) -> None:
     root.write_text("/etc/pgpool2/cluster/authorities/3442880f.0\n")
     for connection in every_connection():
         assert connection["sslmode"] == "verify-full"
@@ -92,7 +90,7 @@ def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
 
 
 @pytest.mark.parametrize("verified", [False, True])
-def test_a_host_in_a_nodes_place_is_told_no_password(
+def test_an_impostor_host_gets_no_password(
     root: Path, stranger: tuple[int, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool
 ) -> None:
     port, told = stranger
@@ -113,7 +111,7 @@ def test_a_host_in_a_nodes_place_is_told_no_password(
     assert len(told) == (0 if verified else len(connections)), "a login began at a server that had not proved itself"
 
 
-def test_nothing_else_says_how_a_server_proves_itself() -> None:
+def test_no_other_module_sets_the_verification_parameters() -> None:
     """Another place would be forgotten when this one changes."""
     mine = {Path(libpq.__file__).name}
     for module in (ROOT / "scripts" / "pgpool_cluster").glob("*.py"):
