@@ -1,8 +1,8 @@
-"""What a node does for which asker: any node, only those with a database, or only programs on the node itself.
+"""Access rights: which requests a node accepts from any node, from database nodes, or only from its own programs.
 
-A witness, a node that runs pgpool-II only, looks, and tells what its pgpool-II has found. It changes nothing on a
-database node by its word: where its pgpool-II leads and a node is to take over, the database node that is asked
-decides by its own facts.
+A witness, which runs pgpool-II but no PostgreSQL, can read facts and report what its pgpool-II has found. It cannot
+change a database node on its own authority: if its pgpool-II leads and a node has to take over, the database node that
+it asks decides by its own facts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import OperationError
 
 
 class Asker(Enum):
-    """The kinds of askers."""
+    """The groups of programs that send requests."""
 
     ANYBODY = "any node"
     DATABASES = "nodes that run PostgreSQL"
@@ -24,9 +24,9 @@ class Asker(Enum):
 _BY_ASKER = {
     Asker.ANYBODY: (
         "look", "note", "check", "clock", "standing", "silent", "watch", "users",
-        # it may be asked; what comes of it follows from the facts of the node that is asked
+        # The node that receives one of these decides by its own facts.
         "promote", "follow", "go-on",
-        # whether clients are sent to a node is pgpool-II's, on whichever node it leads
+        # The leading pgpool-II, on whichever node, controls which nodes clients reach.
         "hold",
     ),
     Asker.DATABASES: (
@@ -36,21 +36,21 @@ _BY_ASKER = {
     Asker.HERE: ("status", "converge", "waiting", "failover", "may-start", "first-stage", "second-stage"),
 }  # fmt: skip
 MAY_ASK = {verb: asker for asker, verbs in _BY_ASKER.items() for verb in verbs}
-"""Every request that an agent answers, by its `do`."""
+"""Who may send each request, by its `do`."""
 
 
 def is_database(cluster: Cluster, peer: str) -> bool:
-    """Tell whether `peer` is a program on this node ("") or a node that runs PostgreSQL."""
+    """Return whether `peer` is a program on this node ("") or a node that runs PostgreSQL."""
     return peer in ("", *(node.name for node in cluster.databases))
 
 
 def refuse(cluster: Cluster, verb: str, peer: str) -> None:
-    """Raise OperationError where `peer`, a node's name or "" for this one, may not ask for `verb`."""
+    """Raise OperationError if `peer`, a node's name or "" for this node, may not ask for `verb`."""
     asker = MAY_ASK.get(verb, Asker.HERE)
     if not peer or asker is Asker.ANYBODY or (asker is Asker.DATABASES and is_database(cluster, peer)):
         return
     if asker is Asker.HERE:
         reason = f"only programs on the node itself may ask for {verb!r}, and {peer} did"
-        raise OperationError(reason, hint="the nodes have different versions")
-    hint = "the same command on a node that runs PostgreSQL"
-    raise OperationError(f"{peer} runs no PostgreSQL, so it may not ask for {verb!r}", hint=hint)
+        raise OperationError(reason, hint="the nodes may have different versions: upgrade all of them")
+    hint = "run the same command on a node that runs PostgreSQL"
+    raise OperationError(f"{peer} does not run PostgreSQL, so it may not ask for {verb!r}", hint=hint)

@@ -289,7 +289,7 @@ SITUATIONS = [
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.story)
-def test_each_node_does_what_its_situation_asks_for(situation: Situation) -> None:
+def test_each_node_does_what_its_situation_requires(situation: Situation) -> None:
     assert situation.done == situation.wanted
 
 
@@ -312,7 +312,7 @@ def test_waiting_for_recovery_names_the_command() -> None:
     assert waiting.hint == "pgpoolctl recover pg1"
 
 
-def test_where_no_node_serves_it_names_a_command_that_works_without_one() -> None:
+def test_without_a_serving_node_the_hint_names_a_command_that_works() -> None:
     """`pgpoolctl recover` needs a primary; the one that may have taken its place may be gone for good."""
     nodes = (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3"))
     [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes))
@@ -353,9 +353,9 @@ def test_the_stale_node_is_detached_and_not_the_right_one() -> None:
         pytest.param((Dismiss("pg2", 2),), (Dismiss("pg2", 2),), (Dismiss("pg2", 2),), id="on both"),
     ],
 )
-def test_what_takes_a_node_away_is_decided_on_two_looks(first: Actions, second: Actions, left: Actions) -> None:
+def test_taking_a_node_away_is_decided_twice(first: Actions, second: Actions, left: Actions) -> None:
     assert confirmed(first, lambda: second) == left
 
 
-def test_nothing_else_waits_for_a_second_look() -> None:
+def test_no_other_action_needs_a_second_decision() -> None:
     assert confirmed((Attach("pg3"),), lambda: pytest.fail("it looked again")) == (Attach("pg3"),)

@@ -156,7 +156,7 @@ def test_data_that_may_be_the_only_copy_is_never_replaced(nodes: tuple[NodeFacts
 
 @in_any_situation
 @given(any_nodes)
-def test_actions_are_for_the_node_that_was_asked(nodes: tuple[NodeFacts, ...]) -> None:
+def test_actions_are_for_the_node_that_decides(nodes: tuple[NodeFacts, ...]) -> None:
     for name, actions in decided(seen(*nodes)).items():
         assert all(action.node == name or isinstance(action, Attach | Detach) for action in actions)
 
@@ -234,7 +234,7 @@ CHANGES_NOTHING = (Wait, AwaitRecovery, Refuse)
 
 @in_any_situation
 @given(any_nodes)
-def test_it_comes_to_rest(nodes: tuple[NodeFacts, ...]) -> None:
+def test_the_cluster_comes_to_rest(nodes: tuple[NodeFacts, ...]) -> None:
     """Round after round, each node acting on what it sees, until nothing is left to change: soon, and one primary."""
     facts = seen(*nodes)
     for _ in range(12):

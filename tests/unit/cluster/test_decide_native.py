@@ -267,5 +267,5 @@ SITUATIONS = [
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.story)
-def test_each_node_does_what_its_situation_asks_for(situation: Situation) -> None:
+def test_each_node_does_what_its_situation_requires(situation: Situation) -> None:
     assert situation.done == situation.wanted

@@ -413,14 +413,14 @@ SEEN: dict[str, tuple[Mode, int, list[Told], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("seen", SEEN)
-def test_what_was_seen_ends_well(seen: str) -> None:
+def test_earlier_failures_end_well(seen: str) -> None:
     mode, count, story, boots = SEEN[seen]
     told(World.healthy(make_cluster(mode, count)), story, boots, ORDERS[0])
 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("place", range(3))
-def test_recover_of_a_node_that_needs_none_changes_nothing(mode: Mode, place: int) -> None:
+def test_recovering_a_healthy_node_changes_nothing(mode: Mode, place: int) -> None:
     world = World.healthy(make_cluster(mode, 3))
     with at_work(world):
         before = world.state()
@@ -430,7 +430,7 @@ def test_recover_of_a_node_that_needs_none_changes_nothing(mode: Mode, place: in
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("cut_off", [0, 0b010, 0b001], ids=["all", "the target", "the main node"])
-def test_power_goes_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> None:
+def test_power_may_fail_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> None:
     """Also right after the copy has become a primary, before pgpool-II attached it."""
     for effects, boots in itertools.product(range(16), [(0, 1, 2), (2, 0, 1)]):
         lost = [write(ALL), cut(0b010), check(1), write(ALL), boot(1, False), turns(True)]
@@ -441,7 +441,7 @@ def test_power_goes_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> Non
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("failed", [0, 1])
-def test_power_goes_at_any_moment_of_a_failover(mode: Mode, count: int, failed: int) -> None:
+def test_power_may_fail_at_any_moment_of_a_failover(mode: Mode, count: int, failed: int) -> None:
     """Between a term that is told and who leads or serves in it, too."""
     for effects, lost in itertools.product(range(10), (ALL, 0b01, 0b10)):
         told(World.healthy(make_cluster(mode, count)),
@@ -450,7 +450,7 @@ def test_power_goes_at_any_moment_of_a_failover(mode: Mode, count: int, failed: 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("ends", [(CRASHED,) * 3, (CRASHED, IN_ORDER, IN_ORDER), (IN_ORDER, CRASHED, OUT)], ids=str)
-def test_power_goes_again_while_nodes_start(mode: Mode, ends: tuple[str, ...]) -> None:
+def test_power_may_fail_again_while_nodes_start(mode: Mode, ends: tuple[str, ...]) -> None:
     for effects, place in itertools.product(range(6), range(3)):
         begin = [boot(one, False) for one in range(3)]
         told(ended(mode, ends), [*begin, cut_in_step(place, effects, ALL)], ORDERS[0], ORDERS[0])
