@@ -1,4 +1,4 @@
-"""From host names in cluster.yml to the addresses that every node has for every node."""
+"""Host names in cluster.yml resolve to the same addresses on every node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgpool_cluster.errors import UsageError
 NAMES = "nodes:\n  pg1: pg1.lan\n  pg2: pg2.lan\n  pg3: pg3.lan\n"
 EVERYWHERE = {f"pg{number}.lan": (f"10.0.0.{number}",) for number in (1, 2, 3)}
 DEBIAN = {**EVERYWHERE, "pg1.lan": ("127.0.1.1",)}
-"""On pg1 itself, as Debian's installer leaves /etc/hosts."""
+"""The answers on pg1 itself with the /etc/hosts of Debian's installer."""
 SIX = {f"pg{number}.lan": (f"fd00::{number}",) for number in (1, 2, 3)}
 
 
@@ -28,7 +28,7 @@ def address(text: str) -> plain.Address:
 
 
 def machine(*own: str) -> Machine:
-    """A machine with these addresses, from the first of the right family of which it reaches everybody."""
+    """A machine with these addresses; it reaches all others from the first one of the right family."""
     mine = [address(text) for text in own]
     return Machine(lambda one: one in mine, lambda to: next((one for one in mine if one.version == to.version), None))
 
@@ -44,7 +44,7 @@ def settled(
     me: str = "pg1",
     before: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return the nodes' addresses as the machine `me` finds them."""
+    """Return the nodes' addresses as the machine `me` resolves them."""
     cluster = cluster_of(text)
     answers = {name: tuple(map(address, texts)) for name, texts in found.items()}
     made = settle(cluster, cluster.named(me), answers, before or {}, machine(*own))
@@ -57,7 +57,7 @@ def test_every_node_resolves_names_to_the_same_addresses(me: str) -> None:
 
 
 def test_debians_127_0_1_1_does_not_hide_a_node_from_itself() -> None:
-    """The others see it at the address from which it reaches them."""
+    """The others see it at the address that it uses to reach them."""
     assert settled(DEBIAN, "10.0.0.1") == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 

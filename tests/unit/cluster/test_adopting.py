@@ -1,4 +1,4 @@
-"""A standby takes over what it needs of a tuned primary, before it is copied."""
+"""A standby adopts the settings that it needs from a tuned primary before it is copied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TUNED = [("max_worker_processes", "32", "/etc/postgresql/17/main/conf.d/00.conf"
 
 
 class Standby:
-    """A node that is about to be copied, with Debian's values."""
+    """A node with Debian's values that is about to be copied."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "lib").mkdir()
@@ -47,7 +47,7 @@ def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_higher_values_of_the_primary_are_applied_once(standby: Any) -> None:
-    """Standbys with Debian's values waited for an administrator: a copy would not have started."""
+    """Standbys with Debian's values used to wait for an administrator, because a copy would not have started."""
     for _ in range(2):
         adopting.adopt(standby, adopting.Source.of(TUNED))
         assert standby.record.needs == (("max_worker_processes", 32),)
@@ -74,7 +74,7 @@ def test_nothing_is_adopted_from_a_primary_with_the_same_values(standby: Any) ->
 
 
 def test_libraries_that_are_installed_here_are_adopted(standby: Any) -> None:
-    """After a failover, pg_stat_statements was gone."""
+    """pg_stat_statements used to be lost after a failover."""
     adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "pg_stat_statements,timescaledb", "")]))
     assert standby.record.libraries == ("pg_stat_statements",)
     assert adopting.missing(standby.server.instance, ["pg_stat_statements", "timescaledb"]) == ["timescaledb"]
@@ -88,7 +88,7 @@ def test_a_missing_library_set_by_alter_system_is_refused_before_the_copy(standb
 
 
 def test_check_reports_what_a_failover_would_lose() -> None:
-    """check said nothing of libraries and an archive that only the primary had."""
+    """check used to ignore libraries and an archive that only the primary had."""
     primary = ("pg_stat_statements, auto_explain", "on", "pgbackrest archive-push %p")
     plain = ("auto_explain", "off", "(disabled)")
     assert adopting.Lost.of(primary, plain) == adopting.Lost(("pg_stat_statements",), "pgbackrest archive-push %p")

@@ -1,4 +1,4 @@
-"""Files on the disk: what apply writes, keeps and takes back."""
+"""The files that apply writes, keeps and removes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgpool_cluster.users import Users
 
 
 class Disk:
-    """A folder in place of /etc, and the files that are to be in it."""
+    """A folder in place of /etc, and the rendered files for it."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -100,7 +100,7 @@ def test_users_come_and_go_and_an_administrators_own_lines_stay(disk: Disk) -> N
 
 
 def test_roles_that_a_node_no_longer_has_leave_pool_passwd(disk: Disk) -> None:
-    """A witness had the superuser's password before."""
+    """A witness used to have the superuser's password."""
     disk.passwd.write_text("pgpool_recovery:AESr\npgpool_replication:AESp\npgpool_check:AESold\napp:AESapp\n")
     disk.apply()
     assert disk.passwd.read_text() == "pgpool_check:AESx\napp:AESapp\n"
@@ -124,7 +124,7 @@ def test_text_that_postgres_wrote_into_a_file_cannot_control_a_terminal(
 
 
 def test_a_data_directory_of_root_gets_no_stub_of_postgres(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """postgres says in postgresql.conf where its data is."""
+    """postgres can change data_directory in postgresql.conf."""
     stub = File(PurePosixPath(disk.place / "recovery_1st_stage"), b"#!/bin/sh\n", "me", "me", 0o700)
     monkeypatch.setattr(apply, "wanted", lambda: ((stub,), Users()))
     assert "not written to a folder of root" in apply.plan().refused[0].message
@@ -186,7 +186,7 @@ def test_withdraw_keeps_archived_wal_and_says_that_a_restart_is_needed(
 
 
 def test_nothing_is_requested_from_a_system_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a chroot, or where an image is made: there may be no systemctl at all."""
+    """A chroot or an image build may not even have systemctl."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(units, "booted", lambda: False)
     apply._load([apply.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
@@ -197,7 +197,7 @@ def test_nothing_is_requested_from_a_system_without_systemd(monkeypatch: pytest.
 
 
 def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
-    """`apply` wrote back the list that it had read before, so a user that was made meanwhile was lost."""
+    """`apply` used to write back the list that it had read earlier, so a user created in between was lost."""
     disk.users = Users(3, {"app": "AESa"}, "m")
     planned = apply.plan()
     disk.users = Users(4, {"app": "AESa", "report": "AESr"}, "m")
@@ -240,7 +240,7 @@ def test_the_agent_is_notified_of_changed_addresses(
 
 
 def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies beside pgpool-II's files, so after a change of the key PostgreSQL showed the old one for ever."""
+    """It lies beside pgpool-II's files; after a key change, PostgreSQL used to present the old one for ever."""
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "booted", lambda: True)
@@ -263,7 +263,7 @@ def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytes
 def test_a_server_that_is_still_starting_for_systemd_is_reloaded(
     active: str, reloads: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copied standby serves before pg_ctlcluster has noticed: what was laid down in between was never read."""
+    """A copied standby serves before pg_ctlcluster notices; files written in between used to be ignored."""
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "booted", lambda: True)

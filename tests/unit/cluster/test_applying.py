@@ -1,4 +1,4 @@
-"""What several chores ask for at the same time is laid down by one `apply`."""
+"""Chores that request an `apply` at the same time share one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgpool_cluster.errors import OperationError
 
 
 class Root:
-    """Root's `apply`: it ends when it may, and fails if it is to."""
+    """A stand-in for root's `apply` whose end and failure the test controls."""
 
     def __init__(self) -> None:
         self.begun, self.fails = 0, False
@@ -45,7 +45,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_simultaneous_requests_share_one_apply(root: Root) -> None:
-    """A founding had three on each node, of a second of processor time each."""
+    """A new cluster used to run three on each node, each with a second of processor time."""
     asked = Applying()
     for what in ("a database", "a certificate", "a database"):
         asked.ask(what)
@@ -55,7 +55,7 @@ def test_simultaneous_requests_share_one_apply(root: Root) -> None:
 
 
 def test_a_request_during_an_apply_causes_one_more(root: Root) -> None:
-    """The first one may have read too early what the second is for."""
+    """The first one may have read its input before the second request."""
     asked = Applying()
     root.may_end.clear()
     asked.ask("a database")

@@ -1,4 +1,4 @@
-"""The WAL archive: whole files or none, nothing written over, nothing removed that somebody needs."""
+"""The WAL archive holds whole files or none, overwrites none, and deletes none that is still needed."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_other_arguments_are_refused(words: list[str]) -> None:
 
 
 def kept(name: str, hours: float) -> Stored:
-    """A file that came so many hours ago, at hour 100."""
+    """A file that was stored so many hours before hour 100."""
     return Stored(Path(name), name, 1, 100 - hours)
 
 

@@ -1,4 +1,4 @@
-"""The nodes' authority and certificates, checked as OpenSSL and libpq check them."""
+"""The nodes' authority and certificates pass the checks of OpenSSL and libpq."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def laid(key: ClusterKey = KEY, node: Node = FOUR, before: Laid = NOTHING) -> La
 
 
 def verified(tmp_path: Path, pem: str, roots: str, *options: str) -> bool:
-    """Whether `openssl verify` takes a certificate for a TLS server's."""
+    """Return whether `openssl verify` accepts a certificate for a TLS server."""
     (tmp_path / "server.pem").write_text(pem)
     (tmp_path / "roots.pem").write_text(roots)
     command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(tmp_path / "roots.pem")]
@@ -77,7 +77,7 @@ def test_another_cluster_is_another_authority(tmp_path: Path) -> None:
 
 
 def test_the_authority_is_the_same_on_every_node(tmp_path: Path) -> None:
-    """Each signs it anew, with other random numbers."""
+    """Each node signs it separately, with different random numbers."""
     assert verified(tmp_path, laid(node=FOUR).server, laid(node=SIX).authorities)
 
 
@@ -125,7 +125,7 @@ def test_during_a_key_change_the_old_certificate_is_presented_and_both_are_trust
 
 
 def test_openssl_finds_the_authority_in_its_folder(tmp_path: Path) -> None:
-    """pgpool-II has a folder, since it would ask its clients for certificates if it had a file."""
+    """pgpool-II uses a folder, because with a file it would request certificates from its clients."""
     here = laid(OTHER, before=laid())
     folder = tmp_path / "authorities"
     folder.mkdir()
@@ -154,7 +154,7 @@ def test_a_secret_is_not_shown() -> None:
 
 
 def garbled(pem: str, kind: str, chance: random.Random) -> str:
-    """A PEM with one other byte."""
+    """Return a PEM text with one byte changed."""
     data = bytearray(base64.b64decode("".join(pem.strip().splitlines()[1:-1])))
     data[chance.randrange(len(data))] = chance.randrange(256)
     return f"-----BEGIN {kind}-----\n{base64.encodebytes(data).decode()}-----END {kind}-----\n"
@@ -162,7 +162,7 @@ def garbled(pem: str, kind: str, chance: random.Random) -> str:
 
 @pytest.mark.filterwarnings("ignore")
 def test_any_content_of_the_certificate_file_is_replaced_and_stops_no_apply() -> None:
-    """server.pem is postgres' own: root reads it with each `apply`."""
+    """postgres owns server.pem, and root reads it in each `apply`."""
     good, chance = laid(), random.Random(1)
     certificate, secret = certificates._split(good.server)[0], certificates._CERTIFICATE.sub("", good.server)
     for _ in range(400):

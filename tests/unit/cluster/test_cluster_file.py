@@ -1,4 +1,4 @@
-"""cluster.yml: what is understood, and what the administrator is told about the rest."""
+"""cluster.yml: the accepted keys and values, and the messages about all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes with another cluster.yml have no vote, and every node says so (finding D8)."""
+"""Nodes with another cluster.yml have no vote, and every node reports that (finding D8)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_node_with_another_file_does_not_count_for_a_majority() -> None:
 
 
 def test_two_files_do_not_both_find_a_majority() -> None:
-    """Two nodes appended at once: three nodes have the old file, and two the new one."""
+    """Two nodes are appended at once: three nodes have the old file, and two have the new one."""
     nodes = ", ".join(f"pg{number}: 10.0.0.{number}" for number in range(1, 6))
     old, new = make_cluster(), parse(f"nodes: {{{nodes}}}", "cluster.yml", "pg1")
     first = seen(*of_file(old.fingerprint, *healthy()[:1]), *of_file(new.fingerprint, *healthy()[1:]))

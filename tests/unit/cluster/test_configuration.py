@@ -1,4 +1,4 @@
-"""The files that are laid down on a server."""
+"""The configuration files that `apply` writes on a server."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def text_of(path: str, made: dict[str, File]) -> str:
 
 
 def laid_by(made: dict[str, File]) -> Laid:
-    """The certificates that lie on a node with these files."""
+    """Return the certificates on a node with these files."""
     return Laid(text_of(str(paths.AUTHORITIES), made), text_of(str(paths.SERVER_CERTIFICATE), made))
 
 
 def settings_of(text: str) -> dict[str, str]:
-    """Parameter to value of a pgpool.conf or postgresql.conf: the last line wins, as it does for both programs."""
+    """Return the parameters of a pgpool.conf or postgresql.conf; the last line wins, as in both programs."""
     found = {}
     for line in text.splitlines():
         match = re.fullmatch(r"(\w+) = (?:'(.*)'|(\S+))", line)
@@ -121,7 +121,7 @@ def test_nobody_but_root_and_postgres_can_read_a_secret() -> None:
 
 
 def test_files_that_must_be_private_are_private() -> None:
-    """libpq and ssh refuse them otherwise, pgpool-II warns."""
+    """Otherwise libpq and ssh refuse them, and pgpool-II warns."""
     made = files()
     for name in (".pgpass", ".pcppass", ".pgpoolkey"):
         assert (made[f"/var/lib/postgresql/{name}"].mode, made[f"/var/lib/postgresql/{name}"].owner) == (
@@ -174,7 +174,7 @@ def test_no_rule_lets_anybody_in_without_a_password() -> None:
 
 
 def test_a_role_with_an_md5_password_can_still_log_in_from_a_node() -> None:
-    """It was refused over TLS: scram-sha-256 takes no older password, and md5 takes both."""
+    """It used to be refused over TLS: scram-sha-256 accepts no md5 password, whereas md5 accepts both."""
     rules = text_of("/etc/postgresql/17/main/pg_hba.conf", files()).splitlines()
     assert [line.split()[-1] for line in rules if line.split()[1:3] == ["all", "all"]] == ["md5"] * 3
 
@@ -193,7 +193,7 @@ def test_a_broken_session_causes_no_failover_and_health_is_checked() -> None:
 
 
 def test_the_failover_program_gets_numbers_only() -> None:
-    """pgpool-II puts host names into a shell without quoting them."""
+    """pgpool-II passes host names to a shell without quotes."""
     assert set(re.findall(r"%(.)", pgpool_conf()["failover_command"])) <= set("dmMP")
 
 
@@ -287,7 +287,7 @@ def test_a_cluster_of_ipv6_addresses_is_one_in_every_file() -> None:
 
 
 def test_host_names_become_addresses_in_every_file() -> None:
-    """sshd, pg_hba.conf, nft and the watchdog compare addresses."""
+    """sshd, pg_hba.conf, nft and the watchdog compare addresses, not names."""
     plainly = files()
     server = replace(SERVER, laid=laid_by(plainly))
     named = files("nodes: {pg1: pg1.lan, pg2: pg2.lan, pg3: pg3.lan}\n", server=server)
@@ -298,7 +298,7 @@ def test_host_names_become_addresses_in_every_file() -> None:
 
 
 def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
-    """pg_hba.conf and authorized_keys let in the nodes' own addresses."""
+    """pg_hba.conf and authorized_keys admit only the nodes' own addresses."""
     six = pgpool_conf(f"{SIX}virtual_ip: fd00::50/64\n")
     assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
     assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
@@ -307,7 +307,7 @@ def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
     assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
     assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
     elsewhere = pgpool_conf(f"{THREE}virtual_ip: 10.9.0.50/24\n")
-    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # clients there are reached by its route
+    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # its route leads to the clients there
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_host_keys_are_verified() -> None:
 
 @pytest.mark.parametrize("name", STUBS)
 def test_stubs_in_the_data_directory_belong_to_postgres(name: str) -> None:
-    """One that postgres cannot write makes pg_rewind fail half-way."""
+    """pg_rewind fails half-way at a file that postgres cannot write."""
     stub = files()[f"/var/lib/postgresql/17/main/{name}"]
     assert (stub.owner, stub.group, stub.mode) == ("postgres", "postgres", 0o700)
     assert stub.content.startswith(b"#!/bin/sh\n")
@@ -369,7 +369,7 @@ def test_users_of_the_administrator_stay_in_pool_passwd() -> None:
 
 
 def test_roles_of_a_key_that_most_nodes_lack_are_not_used_yet() -> None:
-    """`apply` may write them between a look at the nodes and the laying down: they are judged by their own key."""
+    """`apply` may rewrite roles.sql after the agent has collected facts, so the key in the file itself decides."""
     key = key_of_roles(text_of(f"{FOLDER}/roles.sql", files()))
     cluster = cluster_of()
     before = ClusterFacts({node.name: NodeFacts(node.name, key="0123456789abcdef") for node in cluster.nodes})
@@ -405,7 +405,7 @@ GB = 2**30
      (50 * GB, 8192, 512), (64 * GB, 16384, 512), (10_000 * GB, 16384, 512)],
 )  # fmt: skip
 def test_wal_for_an_absent_node_takes_at_most_a_quarter_of_the_primarys_disk(disk: int, slots: int, wal: int) -> None:
-    """It was 16 GB on any disk: on one of 20 GB the primary stopped with PANIC, then the next one."""
+    """The limit used to be 16 GB on any disk; with a disk of 20 GB, one primary after the other stopped with PANIC."""
     server = replace(SERVER, wal_disk_bytes=disk)
     made = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(server=server)))
     assert made["max_slot_wal_keep_size"].strip("'") == f"{slots}MB"
@@ -420,7 +420,7 @@ TLS = f"{THREE}tls: {{certificate: /etc/ssl/db.pem, key: /etc/ssl/db.key, ca: {C
 
 @pytest.mark.parametrize("proven", ["", KEY.fingerprint, "of-another-key", CA])
 def test_backends_are_verified_once_all_can_be(proven: str) -> None:
-    """Until then, one that has not been upgraded yet is reached; a change of the key does not go back on it."""
+    """Before that, nodes of an older package stay reachable. A key change does not revert the verification."""
     server = replace(SERVER, proven=proven)
     made = files(server=server)
     verified = proven not in ("", CA)
@@ -465,7 +465,7 @@ def roles_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_witness_knows_the_password_of_no_role_that_could_change_anything(mode: str) -> None:
-    """Its postgres user could log in as a superuser everywhere."""
+    """Otherwise its postgres user could log in as a superuser everywhere."""
     made = files(f"{WITNESS}mode: {mode}\n", "w")
     for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
         assert roles_in(text_of(path, made)) == {Role.CHECK}
@@ -490,7 +490,7 @@ def test_another_node_knows_the_recovery_role_only_if_no_database_node_can_rebui
 
 
 def test_the_pgpool_of_a_witness_starts_without_a_server_beside_it() -> None:
-    """It ended at its start: recovery commands want a data directory for each node."""
+    """It used to exit at its start, because recovery commands need a data directory for each node."""
     found = pgpool_conf(WITNESS, "w", replace(SERVER, data_directory=""))
     assert found["recovery_1st_stage_command"]
     assert all(found[f"backend_data_directory{number}"] for number in (0, 1))
@@ -504,7 +504,7 @@ def test_the_key_of_a_witness_opens_no_wal() -> None:
 
 
 def test_units_can_see_home_if_postgresql_is_there() -> None:
-    """ProtectHome=yes made a PGDATA below /home look as if it were gone."""
+    """With ProtectHome=yes, a PGDATA below /home looked as if it were missing."""
     there = files(server=replace(SERVER, below_home=True))
     for unit in ("pgpool2-cluster", "pgpool2-cluster-control@", "pgpool2"):
         assert "\nProtectHome=no\n" in text_of(f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf", there)

@@ -1,4 +1,4 @@
-"""A copy that fails for the same reason over and over is told in `status`, and leaves the primary alone in between."""
+"""`status` shows a copy that keeps failing for the same reason, and retries spare the primary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW = "PostgreSQL 17/main does not start: recovery aborted because of insufficie
 
 
 class Standby:
-    """pg2, whose copies fail with `reason` once data is there, or before that where there is none to copy."""
+    """pg2, whose copies fail with `reason`, after they have begun or, without a source, before that."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reason, self.begins, self.tried, self.now, self.laid = LOW, True, 0, 1000.0, "a"
@@ -57,7 +57,7 @@ def pg2(monkeypatch: pytest.MonkeyPatch) -> Standby:
 
 
 def test_the_third_copy_waits_and_status_shows_the_reason(pg2: Standby) -> None:
-    """pg2 and pg3 were copied again every 10 seconds without end, and nothing was told while they were."""
+    """pg2 and pg3 used to be copied again every 10 seconds without end, and status said nothing about it."""
     pg2.run()
     assert pg2.note == ""
     pg2.run(20)

@@ -1,4 +1,4 @@
-"""What a copy looks at before it removes anything."""
+"""The checks of a copy before it deletes anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgpool_cluster.errors import ServerError
 
 
 def test_two_tablespaces_share_the_space_of_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fits by itself, and both together do not."""
+    """Each of them fits alone, but both together do not."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
     copying._check_space({tmp_path / "one": 60 << 20})
     with pytest.raises(ServerError, match="the copy needs 120 MB, and 100 MB are free"):

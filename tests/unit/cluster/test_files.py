@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what a crash leaves, and two who write at once, keep nobody from writing."""
+"""Files are whole or missing; neither leftovers of a crash nor concurrent writers block a write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgpool_cluster.record import Record
 
 
 def test_leftovers_of_a_power_cut_do_not_block_a_new_term(tmp_path: Path) -> None:
-    """The next boot may give the agent the same process id."""
+    """After a reboot, the agent may get the same process id."""
     record = tmp_path / "record.json"
     (tmp_path / f".record.json.{os.getpid()}.partial").write_text("half")
     for term in (1, 2):

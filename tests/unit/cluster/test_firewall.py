@@ -1,4 +1,4 @@
-"""The rules that keep strangers out come back by themselves, whatever takes them away."""
+"""The packet filter is restored automatically, whatever has removed it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST = ["/usr/sbin/nft", "list", "table", "inet", "pgpool2_cluster"]
 
 
 class Nft:
-    """In place of nft: the table is there or not."""
+    """A stand-in for nft, with or without the table."""
 
     def __init__(self) -> None:
         self.loaded = False
@@ -70,7 +70,7 @@ def test_the_firewall_request_takes_no_argument(request_: str, nft: Nft) -> None
 def test_the_agent_asks_root_to_check_the_rules_once_a_minute(
     node: str, asks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pgpool-II's ports were open to everybody from a reload of nftables until pgpool-II was restarted."""
+    """After a reload of nftables, pgpool-II's ports used to be open to all until pgpool-II was restarted."""
     cluster = parse("nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, runs: [postgresql]}}", "cluster.yml", "pg1")
     asked: list[str] = []
     now = [100.0]

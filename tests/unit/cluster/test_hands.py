@@ -1,4 +1,4 @@
-"""Root and postgres are two people: which of them touches a file, and what comes of odd things in its place."""
+"""Root or postgres touches a file, depending on its folder; odd files in its place do no harm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql", "server_log"})
-"""Modules whose files are the agent's and its hooks', which run as postgres."""
+"""Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",
     ("files", "write"): "the same",
@@ -66,13 +66,13 @@ ALLOWED = {
 
 
 def intruder(path: Path) -> str:
-    """As it is now: a test changes folders."""
+    """Clear the cache of folders, which the tests change."""
     ancestors.forget()
     return ancestors.intruder(path)
 
 
 def opening(module: Path) -> Iterator[tuple[str, str]]:
-    """The functions of a module that open, make, rename or delete a file themselves."""
+    """Return the functions of a module that open, create, rename or delete a file directly."""
     tree = ast.parse(module.read_text())
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
@@ -102,7 +102,7 @@ def test_code_that_runs_as_root_opens_and_deletes_only_through_hands() -> None:
 
 
 def test_code_that_runs_as_root_writes_with_a_check() -> None:
-    """files.write checks nothing: it is for processes with no more rights than the folder's owner."""
+    """files.write checks nothing; only processes without more rights than the folder's owner may use it."""
     for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
         assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
 
@@ -120,7 +120,7 @@ def test_a_folder_that_others_can_write_to_is_not_roots(tmp_path: Path, mode: in
 
 
 def test_an_access_control_list_on_a_folder_of_root_counts(tmp_path: Path) -> None:
-    """Its mask is where the group's rights are: the group is root's, and others may write all the same."""
+    """Its mask replaces the group's mode bits, so other users can write although the group is root."""
     none, nobody = 0xFFFFFFFF, 65534
     entries = ((1, 7, none), (2, 7, nobody), (4, 5, none), (16, 7, none), (32, 5, none))
     own = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
@@ -209,7 +209,7 @@ def test_a_users_list_that_would_add_lines_to_pool_passwd_is_ignored() -> None:
             Users.of({"serial": 1, "entries": {name: entry}, "mark": "m"})
 
 
-# As root, with a folder of another user's.
+# As root, with a folder of another user
 
 
 def other() -> pwd.struct_passwd:
@@ -221,7 +221,7 @@ def other() -> pwd.struct_passwd:
 
 
 class Server:
-    """root's /etc/pgpool2/cluster and cron.hourly, and postgres' home, below a folder that all may enter."""
+    """/etc/pgpool2/cluster and cron.hourly of root, and the home of postgres, below a folder that all can enter."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.postgres = place, other()
@@ -252,11 +252,11 @@ class Server:
         return (0, 0, file.mode) if file.owner == "root" else (self.postgres.pw_uid, self.postgres.pw_gid, file.mode)
 
     def apply(self) -> list[str]:
-        """Lay down, and return what was refused."""
+        """Run `apply` and return what it refused."""
         return [error.message for error in apply.carry_out(apply.plan())]
 
     def sums(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Whatever is root's and none of apply's business."""
+        """Files of root that `apply` must not touch."""
         found = {}
         for path in (self.secret, *self.cron.iterdir()):
             status = path.lstat()
@@ -268,7 +268,7 @@ class Server:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    place = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    place = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     place.chmod(0o755)
     ancestors.forget()
     found = Server(place)
@@ -422,7 +422,7 @@ def test_the_processes_of_one_owner_share_a_time_limit(machine: Server, monkeypa
 
 
 def test_a_link_of_postgres_behind_a_link_of_root_is_not_followed(machine: Server) -> None:
-    """A disk for the archive may be behind root's link, in a folder that postgres can change."""
+    """A link of root may lead to a disk for the archive in a folder that postgres can change."""
     (machine.home / "disk").symlink_to(machine.cron)
     (machine.etc / "archive").symlink_to(machine.home / "disk")
     with pytest.raises(ServerError, match=r"home/disk"):
@@ -450,7 +450,7 @@ def test_a_program_that_root_runs_as_postgres_gets_no_environment_of_root(monkey
 
 
 def test_a_program_that_root_runs_as_postgres_gets_no_terminal_of_root() -> None:
-    """Others of postgres' can trace it, and have it type into a terminal that is its own."""
+    """Other processes of postgres can trace it, and make it type into its terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         said = server.run(["sh", "-c", "(: </dev/tty) 2>/dev/null && echo terminal || echo none"])
@@ -461,7 +461,7 @@ def test_a_program_that_root_runs_as_postgres_gets_no_terminal_of_root() -> None
         os.close(terminal)
 
 
-# What "edited by hand" means where root remembers nothing.
+# The meaning of "edited by hand" without a memory of root
 
 
 def test_after_an_upgrade_an_edited_file_stays_and_no_other_counts_as_edited(machine: Server) -> None:

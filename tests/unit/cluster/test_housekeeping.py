@@ -1,4 +1,4 @@
-"""A chore that fails keeps neither another one nor a decision from its turn (finding D1)."""
+"""A failed chore stops neither another chore nor a decision (finding D1)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOST = seen(
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What pg2's agent and failover_command do when pg1 is lost and no session with it can be ended."""
+    """Records what pg2's agent and failover_command do if pg1 is lost and ending sessions with it fails."""
     done: list[str] = []
 
     def hang_up(_: Cluster, node: Node) -> None:
@@ -48,7 +48,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def pg2(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(paths, "USERS", paths.STATE / "nowhere")
-    monkeypatch.setattr(housekeeping.Housekeeping, "_keep_rules", lambda *_: None)  # test_firewall.py has it
+    monkeypatch.setattr(housekeeping.Housekeeping, "_keep_rules", lambda *_: None)  # covered by test_firewall.py
     return Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7000, term=1))
 
 
@@ -81,7 +81,7 @@ def test_a_primary_that_was_just_there_may_be_restarting_its_agent(
 def test_pgpool_gets_one_attach_request_and_the_next_only_later(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It queues what it is told while it searches for a primary: ten attachments came when the node was down again."""
+    """It queues requests while it searches for a primary: ten used to take effect when the node was down again."""
     program = agent.Agent(pg2)
     followed = replace(standby("pg2", "pg1"), pgpool=pgpool("pg3"))
     there = seen(primary("pg1"), followed, standby("pg3", "pg1"))
@@ -125,7 +125,7 @@ def test_each_chore_fails_alone_and_is_reported(pg2: Here, monkeypatch: pytest.M
 def test_a_failed_apply_is_retried_until_the_files_match_cluster_yml(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D4: as at the start of the agent, whose ExecStartPre may fail."""
+    """D4: this also covers the start of the agent, whose ExecStartPre= may fail."""
     laid, asked = ["old"], list(done)
 
     def control(verb: str, _: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What a server was tuned to before it came into the cluster, and keeps."""
+"""A server keeps its tuning from before it joined the cluster."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NATIVE = f"mode: native_replication\n{THREE}"
 
 
 def laid_down(text: str = THREE, *, needs: str = "", **values: str) -> dict[str, str]:
-    """The cluster's parameters on a server whose own files say this; `needs`: worker processes of its primary."""
+    """Return the cluster's parameters for a server with these own files; `needs`: worker processes of its primary."""
     found = {"max_worker_processes": int(needs or 0), "max_locks_per_transaction": 64, "max_prepared_transactions": 50}
     server = replace(SERVER, own=Own(values), needs=found if needs else {})
     return settings_of(text_of(CONF, files(text, server=server)))
 
 
 def test_higher_values_and_logical_replication_are_kept() -> None:
-    """PostgreSQL did not start again: a logical slot existed, and wal_level was replica."""
+    """PostgreSQL used not to restart if a logical slot existed, because wal_level became replica."""
     tuned = {"wal_level": "logical", "max_wal_senders": "65", "max_replication_slots": "50", "max_connections": "900"}
     found = laid_down(**tuned)
     assert {name: found[name] for name in tuned} == tuned
@@ -42,7 +42,7 @@ def test_lower_values_are_replaced_by_the_clusters(text: str) -> None:
     ("own_value", "kept"), [("-1", "-1"), ("900GB", "900GB"), ("100 GB", "100 GB"), ("1MB", "128MB")]
 )
 def test_a_larger_max_slot_wal_keep_size_is_kept(own_value: str, kept: str) -> None:
-    """A subscriber that lags would lose its place at the next checkpoint."""
+    """Otherwise the slot of a lagging subscriber would become invalid at the next checkpoint."""
     assert laid_down(max_slot_wal_keep_size=own_value)["max_slot_wal_keep_size"] == kept
 
 
@@ -73,7 +73,7 @@ def test_an_existing_archive_command_continues_to_run(command: str) -> None:
 
 
 def test_a_member_gets_no_higher_values_than_it_joined_with() -> None:
-    """Its standbys have no more: their replay would stop. Nor does a command run again that has not for long."""
+    """Its standbys have no higher values, so their replay would stop. An inactive archive_command stays inactive."""
     mine = Own({"max_connections": "900", "max_wal_senders": "20", "archive_mode": "on", "archive_command": "true"})
     older = {"max_connections": "404", "archive_command": "archive-wal %p %f"}
     assert keep.held(mine, older).values == {"max_connections": "404", "max_wal_senders": "20", "archive_mode": "on"}
@@ -82,7 +82,7 @@ def test_a_member_gets_no_higher_values_than_it_joined_with() -> None:
 
 
 def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
-    """The cluster's own file is left out; what stands behind its place wins over it."""
+    """The cluster's own file is not read; lines after its include override it."""
     (tmp_path / "conf.d").mkdir()
     for name, text in {
         "postgresql.conf": "wal_level = replica # x\nWork_Mem '4MB'\ninclude_dir = 'conf.d'\nmax_wal_senders 5\n",

@@ -1,4 +1,4 @@
-"""cluster.key: the credentials that follow from it, checked against the programs that will read them."""
+"""The credentials derived from cluster.key, checked with the programs that use them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PG2 = Node(1, "pg2", "10.0.0.2", 5432, 1.0, frozenset(Service))
 
 
 def credentials(key: ClusterKey) -> list[str]:
-    """Every secret and every fingerprint of a cluster."""
+    """Return every secret and every fingerprint of a cluster."""
     return [
         *(key.password(role) for role in Role),
         *(key.scram_verifier(role, "same") for role in Role),
@@ -60,7 +60,7 @@ def test_equal_keys_give_equal_credentials_and_other_keys_none_of_them() -> None
 
 
 def test_derived_credentials_stay_the_same_in_later_versions() -> None:
-    """Other values here would change every password of the clusters that exist."""
+    """Other values here would change every password of existing clusters."""
     assert KEY.fingerprint == "2381a3415557b925"
     assert KEY.password(Role.REPLICATION) == "5LbnUkGX2nGpsG5KeGCqCU2PuqU_N7c08YsUB6Y98d4"
 
@@ -106,7 +106,7 @@ def test_repr_does_not_show_a_key() -> None:
 
 
 def test_a_scram_verifier_agrees_with_rfc_7677() -> None:
-    """RFC 7677, section 3: the server signature of its example follows from our server key."""
+    """Our server key gives the server signature in the example of RFC 7677, section 3."""
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
     verifier = scram_verifier("pencil", salt, 4096)
     assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
@@ -158,15 +158,15 @@ def test_users_passwords_are_re_encrypted_for_a_new_key() -> None:
     assert pool_passwd_entry_again("md5abc", "old key", "new key") == "md5abc"
 
 
-# Words of an administrator's own
+# An administrator's own words
 
 SIX_WORDS = "correct horse battery staple violin anchor"
 IN_USE = "ebb427fe190900e1"
-"""The fingerprint that SIX_WORDS have given since the first version."""
+"""The fingerprint of SIX_WORDS since the first version."""
 
 
 def test_each_guess_at_words_costs_128_mb() -> None:
-    """A host that reaches port 22 could test guesses offline at 0.1 s each: the host certificate has the authority."""
+    """The host certificate contains the authority, so a host that reaches port 22 could test guesses offline."""
     expected = hashlib.scrypt(SIX_WORDS.encode(), salt=b"pgpool2-cluster 2", n=2**17, r=8, p=1, dklen=32, maxmem=2**28)
     assert parse(f"{WORDS}{SIX_WORDS}", "cluster.key") == ClusterKey(expected)
     assert parse(f"{WORDS} {SIX_WORDS}\n", "cluster.key") == ClusterKey(expected)

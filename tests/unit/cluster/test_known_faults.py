@@ -1,4 +1,4 @@
-"""`check` names what is known to be wrong with the pgpool2 that is installed."""
+"""`check` reports the known faults of the installed pgpool2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Install = Callable[..., list[Check]]
 
 @pytest.fixture
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """What `check` says of a pgpool2 of this version; without `listed`, it is Debian's own."""
+    """Return the output of `check` for this version of pgpool2; without `listed`, it is Debian's own."""
     monkeypatch.setattr(known_faults, "TABLE", tmp_path / "table")
     monkeypatch.setattr(known_faults, "PATCHES", tmp_path / "patches.json")
 

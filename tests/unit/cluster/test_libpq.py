@@ -1,4 +1,4 @@
-"""How this node logs in to another one: the server has to prove itself."""
+"""When this node logs in to another one, the server has to authenticate itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_afterwards_the_certificate_and_its_name_are_verified(root: Path) -> Non
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """A host in pg1's place: its port, and what it was told after it had asked for a password in clear text."""
+    """An impostor of pg1: its port, and what it received after it had requested a clear-text password."""
     (tmp_path / "stranger.pem").write_text(certificates.server(OTHER, CLUSTER.nodes[0], NOTHING, certified=True))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "stranger.pem")
@@ -112,7 +112,7 @@ def test_an_impostor_host_gets_no_password(
 
 
 def test_no_other_module_sets_the_verification_parameters() -> None:
-    """Another place would be forgotten when this one changes."""
+    """A second place would be missed in a change of this one."""
     mine = {Path(libpq.__file__).name}
     for module in (ROOT / "scripts" / "pgpool_cluster").glob("*.py"):
         text = module.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A locale that a node lacks is named, with the commands that make it, before a copy would refuse every login."""
+"""A missing locale is reported, with the commands to generate it, before a copy would refuse every login."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Cursor:
 
 
 def test_a_copy_that_would_refuse_every_login_is_refused_in_advance() -> None:
-    """Standbys streamed and stayed `starting`; check said `pgpoolctl apply`."""
+    """Such standbys used to stream and stay `starting`, and check suggested `pgpoolctl apply`."""
     source = CLUSTER.named("pg1")
     copying._check_locales(source, _Cursor("C", "C.UTF-8", "POSIX"))
     with pytest.raises(OperationError, match=r"this machine has no locale xx_YY\.UTF-8") as caught:
@@ -81,7 +81,7 @@ def test_the_collation_version_is_queried_where_the_major_stores_it(major: int, 
 def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stayed `starting`, without a word, as long as every login failed, for whatever reason."""
+    """It used to stay `starting` without a message for as long as every login failed."""
     now = [100.0]
     said = ['FATAL:  role "postgres" is not permitted to log in']
 

@@ -1,4 +1,4 @@
-"""A user whose login through pgpool-II would fail: refused when it is made, and named with its fix when it is there."""
+"""A user whose login through pgpool-II would fail is refused at creation, and reported with a fix if it exists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_longest_password_is_the_longest_that_pgpool_reads() -> None:
      ("café", "beyond ASCII"), ("a\tb", "control character")],
 )  # fmt: skip
 def test_an_unusable_password_is_refused(password: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token of 200 characters was accepted, and its user was shut out."""
+    """A token of 200 characters used to be accepted, and its user could not log in."""
     with pytest.raises(UsageError, match=reason):
         typed(monkeypatch, password)
 

@@ -1,4 +1,4 @@
-"""The neighbour advertisement that tells where an IPv6 address has moved."""
+"""The neighbour advertisement that announces the move of an IPv6 address."""
 
 from __future__ import annotations
 

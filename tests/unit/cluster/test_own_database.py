@@ -1,4 +1,4 @@
-"""The cluster's roles log in to a database of their own, once every server has it; until then to `postgres`."""
+"""The cluster's roles log in to their own database once every server has it, and until then to `postgres`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pgpool_cluster.record import Record
 
 
 class Agent:
-    """pg1's agent, the primary's: `made` and `applied` count what it did."""
+    """The agent of pg1, the primary; `made` and `applied` count its actions."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made, self.applied, self.fails = 0, 0, ""
@@ -67,7 +67,7 @@ def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
 
 
 def test_the_primary_creates_it_and_switches_once_every_server_has_it(pg1: Agent) -> None:
-    """A REVOKE CONNECT on `postgres` took every node out of service within seconds."""
+    """A REVOKE CONNECT on `postgres` used to take every node out of service within seconds."""
     pg1.round()
     assert (pg1.made, pg1.applied, paths.database()) == (1, 0, "postgres")
     pg1.round("pg1", "pg2")  # pg3 has an older package, or has not replayed it yet
@@ -80,7 +80,7 @@ def test_the_primary_creates_it_and_switches_once_every_server_has_it(pg1: Agent
 
 
 def test_a_standby_that_is_away_is_not_waited_for(pg1: Agent) -> None:
-    """Health checks went to a database with a connection limit for as long as a server was missing."""
+    """Health checks used to stay on a database with a connection limit for as long as a server was missing."""
     away = seen(*(replace(one, own_database=True) for one in healthy() if one.node != "pg3"))
     pg1.chore.tend(away, writes=True)
     assert (pg1.applied, paths.database()) == (1, DATABASE)
@@ -106,7 +106,7 @@ def test_a_failure_to_create_it_is_reported_and_retried(pg1: Agent) -> None:
 
 
 class _Server:
-    """A server in place of `Database`, with the statements that it was sent."""
+    """A stand-in for `Database` that records statements."""
 
     def __init__(self, *databases: str) -> None:
         self.databases, self.sent = list(databases), list[str]()
@@ -125,7 +125,7 @@ class _Server:
 
 
 def test_a_half_dropped_database_is_dropped_and_created_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DROP DATABASE was interrupted: PostgreSQL refuses every login from then on, whatever is granted."""
+    """After an interrupted DROP DATABASE, PostgreSQL refuses every login to it, whatever is granted."""
     monkeypatch.setattr(own_database, "_HALF_DROPPED", (1,))
     server: Any = _Server("postgres", DATABASE)
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A server that dpkg stops for an upgrade of its package is on its way up; one that a person stops is not."""
+"""A server that dpkg has stopped for an upgrade counts as starting; one that an administrator stopped does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOPPED = UnitState("inactive", "success", was_active=True, seconds=20)
 
 
 def programs(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str]) -> list[list[str]]:
-    """Have programs end with these statuses and outputs, one after the other; returns what was run."""
+    """Make programs return these statuses and outputs in turn; return the commands that were run."""
     ran: list[list[str]] = []
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -68,7 +68,7 @@ def test_the_state_of_a_server_that_is_not_running(
 def test_a_server_that_dpkg_does_not_restart_counts_as_stopped(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """postinst starts only what starts by itself (start.conf)."""
+    """postinst starts only servers with automatic start (start.conf)."""
     monkeypatch.setattr(units, "state", lambda _: STOPPED)
     monkeypatch.setattr("pgpool_cluster.postgresql._starts_by_itself", lambda _: False)
     programs(monkeypatch, (0, "install unpacked\n"))

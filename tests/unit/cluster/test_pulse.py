@@ -1,4 +1,4 @@
-"""The unit's watchdog is fed while the agent's loop goes round, or a copy that holds it makes progress."""
+"""The unit's watchdog is fed while the agent's loop runs, or a copy within the loop makes progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIT = Path(__file__).resolve().parents[3] / "debian-templates" / "pgpool2-clust
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What the agent says to systemd, which wants to hear of it every 80 ms."""
+    """The socket to systemd, whose watchdog expects a message every 80 ms."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.setblocking(False)
@@ -28,7 +28,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 def heard(systemd: socket.socket) -> set[str]:
-    """Return what is said for a moment; what was said before is forgotten."""
+    """Return the messages of the next moment; earlier ones are discarded."""
     found: list[set[str]] = []
     for _ in range(2):
         found.append(set())

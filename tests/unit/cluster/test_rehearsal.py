@@ -1,4 +1,4 @@
-"""What an installation would do to a server as it is."""
+"""The prediction of what an installation would do to an existing server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AUTO = "/var/lib/postgresql/17/main/postgresql.auto.conf"
 
 
 def told(seen: Seen, plan: Plan = LAID, *kinds: Kind) -> dict[str, Finding]:
-    """The findings of some kinds, all where none is named, by their areas."""
+    """Return the findings of these kinds, or of all kinds if none is given, by area."""
     return {one.area: one for one in findings(seen, plan) if not kinds or one.kind in kinds}
 
 
@@ -76,7 +76,7 @@ def test_existing_values_change_nothing() -> None:
 def test_values_that_would_stop_postgresql_from_starting_are_refused(
     slots: tuple[Slot, ...], prepared: int, line: str
 ) -> None:
-    """A production server was down: its own FATAL stood in the journal, and no word of the line to write."""
+    """A production server went down; the journal had only its FATAL message, and not the line to write."""
     plan = replace(LAID, parameters={**LAID.parameters, "max_prepared_transactions": "2"})
     prepares = {"max_prepared_transactions": Setting("2", context="postmaster")}
     seen = replace(with_settings(**prepares), slots=slots, prepared=prepared)
@@ -95,7 +95,7 @@ def test_a_lagging_slot_stays_valid() -> None:
     seen = replace(DEBIANS, slots=(replace(LOGICAL, held=2**31),))
     plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
     assert "max_slot_wal_keep_size: -1" in told(seen, plan, Kind.REFUSED)["max_slot_wal_keep_size"].fix
-    assert not told(seen, replace(plan, slots=frozenset({"debezium"})), Kind.REFUSED)  # left by a cluster of before
+    assert not told(seen, replace(plan, slots=frozenset({"debezium"})), Kind.REFUSED)  # left by an earlier cluster
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_archiving_continues_or_the_installation_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["archive_command", "archive_library", "restore_command"])
 def test_an_archive_by_alter_system_is_refused_if_the_cluster_archives(name: str) -> None:
-    """It won over the cluster's archive, which stayed empty, and so recovery read nothing from it."""
+    """It used to override the cluster's archive, which stayed empty, so that recovery found nothing in it."""
     seen = with_settings(**{name: Setting("pgbackrest %p", source="configuration file", file=AUTO)})
     assert f"ALTER SYSTEM RESET {name}" in told(seen, replace(LAID, streams=False), Kind.REFUSED)[name].fix
     assert not told(seen, LAID, Kind.REFUSED)
 
 
 def test_a_server_that_cannot_be_queried_is_refused() -> None:
-    """What it holds was not known, so nothing was refused, and its configuration was laid down."""
+    """Its content was unknown, so nothing was refused, and `apply` wrote its configuration."""
     silent = Seen(silent='psql: FATAL:  password authentication failed for user "postgres"')
     assert "local all postgres peer" in told(silent, LAID, Kind.REFUSED)["PostgreSQL"].fix
     renamed = replace(DEBIANS, home=False)
@@ -205,7 +205,7 @@ def test_a_server_that_does_not_run_is_judged_by_its_files() -> None:
     assert list(told(seen, LAID, Kind.REFUSED)) == ["synchronous_standby_names"]
 
 
-# The edge.
+# The input and output
 
 ANSWER = {
     "settings": {name: [one.value, one.unit, one.context, one.source, one.file] for name, one in SETTINGS.items()},
@@ -222,7 +222,7 @@ ANSWER = {
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A machine with a logical slot, on which nothing is laid down; `file` is added to its cluster.yml."""
+    """A machine with a logical slot before the first `apply`; `file` is appended to its cluster.yml."""
     found = SimpleNamespace(file="", ran=[], answer=ANSWER)
 
     def run(words: list[str], **_: object) -> str:
@@ -287,7 +287,7 @@ def test_the_installation_proceeds_on_a_server_that_does_not_answer(machine: Any
 
 
 def test_a_restart_that_would_fail_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration was not tested before a running production server was stopped for it."""
+    """A running production server used to be stopped without a test of its new configuration."""
     answers: dict[str, list[Any]] = {"pg_settings": [("wal_level",)], "pg_replication_slots": [("debezium", True)]}
 
     def query(_: object, sql: str, *__: object) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A unit reads its configuration again, also while it is still starting."""
+"""A unit is reloaded even while it is still starting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ time.sleep(20)
 def test_a_starting_program_is_reloaded_once_it_handles_the_signal(
     active: str, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pgpool-II waits for its watchdog for seconds, and did not read what was laid down meanwhile; Debian's ended."""
+    """pgpool-II waits seconds for its watchdog, and ignored files written meanwhile; Debian's pgpool-II exited."""
     with subprocess.Popen(
         [sys.executable, "-c", CATCHES.format(late=late)], stdout=subprocess.PIPE, text=True
     ) as program:

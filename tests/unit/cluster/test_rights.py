@@ -1,4 +1,4 @@
-"""What each kind of node may ask for: a witness looks, and changes nothing by its word; no term is out of reach."""
+"""Access rights of each kind of node: a witness can read but change nothing, and no term is out of reach."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Two databases and a witness, whose pgpool-II leads; pg1 is the primary."""
+    """Two database nodes and a witness, whose pgpool-II leads; pg1 is the primary."""
     with at_work(led_by_witness(STREAMS)) as found:
         yield found
 
@@ -49,7 +49,7 @@ def led_by_witness(mode: Mode, count: int = 2) -> World:
 
 
 def asked(world: World, name: str, request: Json, *, peer: str) -> Json:
-    """What node `peer` gets of node `name`."""
+    """Return the answer of node `name` to node `peer`."""
     return world.on(name, {**request, "from": peer})
 
 
@@ -161,7 +161,7 @@ def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.
 
 @pytest.mark.parametrize("term", [10**6, 10**6 + 10_000])
 def test_a_cluster_whose_term_was_driven_up_continues_by_itself(term: int) -> None:
-    """A node that was broken into told all others a term that no node leads in."""
+    """A compromised node sent all others a term in which no node leads."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as world:
         world.write()
         for name in world.hosts:
@@ -183,12 +183,12 @@ def test_a_node_that_claims_an_absurd_term_is_not_believed() -> None:
     assert wire.decode(wire.encode(NodeFacts("pg1", term=5000))).term == 5000
 
 
-# Which node asks
+# The identity of the requesting node
 
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
-    """The requests that an agent gets."""
+    """The requests that an agent receives."""
     found: list[Json] = []
 
     def answer(request: Json, _: Callable[[str], None]) -> Json:

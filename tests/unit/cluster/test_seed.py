@@ -1,4 +1,4 @@
-"""debconf's answers become cluster.yml."""
+"""debconf's answers are turned into cluster.yml."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ DEBIAN = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
 
 @pytest.mark.parametrize(("status", "applied"), [(0, True), (2, False)])
 def test_debconf_forgets_the_key_even_if_the_answers_are_wrong(tmp_path: Path, status: int, applied: bool) -> None:
-    """It stayed in passwords.dat until somebody ran dpkg-reconfigure."""
+    """It used to stay in passwords.dat until the next dpkg-reconfigure."""
     program = tmp_path / "pgpoolctl"
     program.write_text(f'#!/bin/sh\necho "ran $1"\n[ "$1" != seed ] || exit {status}\n')
     program.chmod(0o755)

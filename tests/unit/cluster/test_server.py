@@ -1,4 +1,4 @@
-"""Which of a machine's PostgreSQL servers is the cluster's."""
+"""The selection of the cluster's server among a machine's PostgreSQL servers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_named_server_that_does_not_fit_is_reported(text: str, found: list[tup
 
 
 def test_a_data_directory_unusable_for_recovery_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pgpool-II's recovery function gives it to a shell without quotes."""
+    """pgpool-II's recovery function passes it to a shell without quotes."""
     rows = """\
 15  main 5433 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
@@ -74,7 +74,7 @@ def test_no_content_of_postgresql_conf_stops_a_command(monkeypatch: pytest.Monke
 
 
 def test_a_folder_that_root_cannot_enter_stops_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """postgres may have mounted something there that is for postgres alone (FUSE)."""
+    """postgres may have mounted a file system there that only postgres can access (FUSE)."""
     stat = os.stat
 
     def refusing(path: str | Path | int, **options: Any) -> os.stat_result:
@@ -100,7 +100,7 @@ def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkey
     monkeypatch.setattr(server, "run", lambda *_, **__: listed)
     cluster = parse(VIRTUAL, "cluster.yml", "pg1")
     assert server._interface(cluster, cluster.named("pg3")) == "eth1"
-    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II that would take it
+    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II to use the address
     with pytest.raises(UsageError, match=r"cluster.yml:2: no interface of this machine has the address of pg1, "):
         server._interface(cluster, cluster.named("pg1"))
 
@@ -117,7 +117,7 @@ def test_an_ipv4_only_watchdog_is_refused_with_the_line(minor: int) -> None:
 
 
 def test_a_server_with_an_unsuitable_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine had no PostgreSQL server, it was said, with the hint to create one."""
+    """The message used to be that this machine had no PostgreSQL server, with a hint to create one."""
     row = "17  Main 5432 online postgres /var/lib/postgresql/17/Main /var/log/postgresql/postgresql-17-Main.log\n"
     monkeypatch.setattr(server, "run", lambda *_, **__: row)
     with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:

@@ -1,4 +1,4 @@
-"""The reason that a PostgreSQL server gives is found wherever its log goes, in whichever language it is."""
+"""The reason why a PostgreSQL server ended is found wherever its log goes and in any language."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Catalog(gettext.NullTranslations):
 
 
 class Machine:
-    """A server's places for its log; `journal` is what the unit said."""
+    """A server's possible log files; `journal` is the output of its unit."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.journal = ""
@@ -87,7 +87,7 @@ def test_found_in_debians_log_file(machine: Machine) -> None:
 
 
 def test_found_in_a_file_of_the_collector(machine: Machine) -> None:
-    """All that Debian's own file had was `redirecting log output`."""
+    """Debian's own file then has only `redirecting log output`."""
     machine.own.write_text(f"{TIME} [3885] LOG:  redirecting log output to logging collector process\n")
     os.utime(machine.own, (1, 1))
     machine.collects("stderr", "postgresql-Sun.log", ENGLISH)
@@ -136,7 +136,7 @@ def test_found_in_another_language(
 
 
 def test_neither_an_earlier_run_nor_a_message_to_a_client_counts(machine: Machine) -> None:
-    """A standby that did not receive was told with the reason of days ago."""
+    """A standby that did not receive used to be reported with a reason from days ago."""
     machine.own.write_text(
         f"{ENGLISH}{TIME} [4000] LOG:  starting PostgreSQL 17.6 (Debian 17.6-1)\n"
         f"{TIME} [4001] FATAL:  the database system is starting up\n"
@@ -152,7 +152,7 @@ def test_without_a_log_there_is_no_reason(machine: Machine) -> None:
 def test_an_error_in_the_configuration_is_reported_with_its_line(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log said `configuration file "…" contains errors`, in whichever language, and not which."""
+    """The log says `configuration file "…" contains errors`, in any language, but not which errors."""
     said = (
         f'{TIME} [9] LOG:  unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3\n'
         f'{TIME} [9] FATAL:  configuration file "/etc/postgresql.conf" contains errors\n'
@@ -168,7 +168,7 @@ def test_an_error_in_the_configuration_is_reported_with_its_line(
      (Postgresql.STOPPED, "stopped"), (Postgresql.UP, "")],
 )  # fmt: skip
 def test_check_reports_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
-    """It said `down`, with `systemctl start` for a fix."""
+    """It used to report `down`, with `systemctl start` as the fix."""
     machine.own.write_text(ENGLISH)
     database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")
     assert checks._not_up(state, database) == shown

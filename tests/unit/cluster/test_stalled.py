@@ -1,4 +1,4 @@
-"""A standby that is connected and does not move: it takes no reads, and is not healthy, whatever the reason."""
+"""A connected standby that makes no progress gets no reads and is not healthy, whatever the reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pgpool_cluster.recovery import refuse_needless
 from pgpool_cluster.replay import PAUSED, Seen, Watch
 from pgpool_cluster.server import Instance
 
-# What a standby says of itself
+# A standby's report about itself
 
 SETTINGS = {
     "max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 16, "max_prepared_transactions": 0,
@@ -45,10 +45,10 @@ BEHIND = replace(CAUGHT_UP, sent=Lsn(100_400), received=Lsn(100_400))
 
 
 def after(one: Seen, seconds: float) -> tuple[bool, str]:
-    """Return whether a standby hears and why it is stalled, after it was `one` for so many seconds."""
+    """Return whether a standby hears and why it is stalled, after its report was `one` for so many seconds."""
     watch, began = Watch(), 1000.0
     watch.stalled(one, began)
-    if one.connected and one.heard is not None:  # a message a moment ago
+    if one.connected and one.heard is not None:  # a message arrived a moment ago
         one = replace(one, heard="later")
     watch.stalled(one, began + seconds - 0.5)
     return watch.hears(one, began + seconds), watch.stalled(one, began + seconds)
@@ -59,11 +59,11 @@ def after(one: Seen, seconds: float) -> tuple[bool, str]:
     [
         (CAUGHT_UP, 3600, None),
         (BEHIND, 9.9, 10.5),
-        (replace(BEHIND, received=AT), 9.9, 10.5),  # known to be sent, and not written yet
+        (replace(BEHIND, received=AT), 9.9, 10.5),  # known to be sent but not written yet
         (replace(BEHIND, conflict=True), 39.9, 40.5),
         (replace(BEHIND, conflict=True, settings={**SETTINGS, "max_standby_streaming_delay": -1}), 39.9, 40.5),
         (replace(BEHIND, settings={**SETTINGS, "recovery_min_apply_delay": 60000}), 69.9, 70.5),
-        (replace(BEHIND, sent=Lsn(8192 * 20), received=Lsn(8192 * 20)), 29.9, 30.5),  # half a record, perhaps
+        (replace(BEHIND, sent=Lsn(8192 * 20), received=Lsn(8192 * 20)), 29.9, 30.5),  # possibly an incomplete record
         (replace(CAUGHT_UP, connected=False, heard=None, sent=None), 29.9, 30.5),
         (replace(CAUGHT_UP, paused=True), None, 0.5),
     ],
@@ -90,7 +90,7 @@ def test_wal_after_an_idle_hour_gets_the_full_time() -> None:
 
 @pytest.mark.parametrize(("timeout", "limit"), [(10000, 15.0), (60000, 90.0), (1000, 15.0), (0, None)])
 def test_a_walreceiver_streams_while_it_hears_from_the_primary(timeout: int, limit: float | None) -> None:
-    """One that is stopped says `streaming` for ever; an idle primary is asked for a message within the timeout."""
+    """A stopped one reports `streaming` for ever; an idle primary has to send a message within the timeout."""
     one, watch = replace(CAUGHT_UP, settings={**SETTINGS, "wal_receiver_timeout": timeout}), Watch()
     assert watch.hears(one, 0.0)
     assert watch.hears(one, (limit or 1e6) - 0.1)
@@ -115,7 +115,7 @@ ROW: tuple[object, ...] = (
 
 @pytest.fixture
 def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Look at a server in place of which a row answers."""
+    """Collect facts from a stand-in that answers with a row."""
     (tmp_path / "PG_VERSION").write_text("15\n")
     (tmp_path / "pg_wal").mkdir()
     asked: list[str] = []
@@ -182,14 +182,14 @@ def test_a_standby_that_a_parameter_keeps_from_starting_names_the_fix(
     assert "postgresql_conf: {max_connections: 60}" in pg._start_hint(instance)
 
 
-# What is decided
+# Decisions
 
 STILL = "it has not replayed anything of what it received for 10 s"
 LOW = {"settings": {"max_connections": 100}, "needs": {"max_connections": 404}}
 
 
 def with_stalled(reason: str = PAUSED, *down: str, **changes: object) -> tuple[NodeFacts, ...]:
-    """A healthy cluster but for pg2, which does not replay; pg1's pgpool-II leads."""
+    """A healthy cluster except for pg2, which does not replay; pg1's pgpool-II leads."""
     first, second, third = healthy()
     first = replace(first, pgpool=pgpool(*down))
     return first, replace(second, stalled=reason, **changes), third  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ LOST = orphaned(standby("pg2", "pg1", at=2000)), orphaned(standby("pg3", "pg1", 
 
 
 def test_the_most_advanced_standby_takes_over_even_if_its_replay_is_paused() -> None:
-    """A promotion ends the pause and replays to the end; the other one may lack a commit."""
+    """Its promotion ends the pause and replays all WAL; the other standby may lack a commit."""
     facts = seen(away("pg1"), replace(LOST[0], stalled=PAUSED), LOST[1])
     assert failover(CLUSTER, CLUSTER.named("pg1"), facts)[0] == Promote("pg2", 2)
 
@@ -272,7 +272,7 @@ class _Lock:
     def __exit__(self, *_: object) -> None: ...
 
 
-# What is told
+# Reports
 
 
 @pytest.mark.parametrize("reason", [PAUSED, STILL])
@@ -305,7 +305,7 @@ def test_a_switchover_to_a_node_that_the_others_could_not_follow_is_refused() ->
     primary_, target = switchover.choose(CLUSTER, cluster_with(pg1=404, pg2=404, pg3=404), "pg2")
     assert (primary_.node, target.node) == ("pg1", "pg2")
     assert switchover.choose(CLUSTER, cluster_with(pg1=404, pg2=100, pg3=404), "pg2")[1].node == "pg2"
-    assert switchover.choose(CLUSTER, seen(*healthy()), "pg2")[1].node == "pg2"  # an older node says nothing of it
+    assert switchover.choose(CLUSTER, seen(*healthy()), "pg2")[1].node == "pg2"  # an older node does not report it
 
 
 def test_a_switchover_to_a_node_that_does_not_replay_is_refused() -> None:
@@ -314,7 +314,7 @@ def test_a_switchover_to_a_node_that_does_not_replay_is_refused() -> None:
 
 
 def test_a_switchover_is_refused_where_the_present_primary_would_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its configured value counts: it is started again."""
+    """Its configured value counts, because it will be restarted."""
     target = replace(healthy()[1], settings={"max_connections": 404})
     monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 100})
     monkeypatch.setattr(pg, "stop", lambda _: pytest.fail("it was stopped"))

@@ -1,4 +1,4 @@
-"""What `pgpoolctl status` tells of given facts."""
+"""The report of `pgpoolctl status` for given facts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_unreachable_node_is_shown_as_such_with_its_note() -> None:
 
 
 def test_a_leader_without_a_quorum_is_not_believed() -> None:
-    """After a cut it says for seconds that all others are down."""
+    """After a network split, it claims for seconds that all others are down."""
     cut_off = PgpoolFacts(WatchdogState.LEADER, False, {**UP, "pg2": BackendState.DOWN}, "pg1")
     leading = PgpoolFacts(WatchdogState.LEADER, True, {**UP, "pg1": BackendState.DOWN}, "pg2")
     found = status.report(CLUSTER, facts(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
@@ -112,7 +112,7 @@ def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
 
 
 def test_the_cluster_is_not_healthy_before_every_node_applies_synchronous_replication() -> None:
-    """`wait` returned, and a second later the cluster was not healthy: a node had learnt that standbys had come."""
+    """A second after `wait` returned, the cluster used to be unhealthy: a node had learnt of connected standbys."""
     of_now: dict[str, object] = {"file": CLUSTER.fingerprint, "standbys_came": True}
     assert status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3=of_now))
     assert not status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3={**of_now, "standbys_came": False}))

@@ -1,4 +1,4 @@
-"""The primary says which standbys its commits wait for, and which ones a failover may do without."""
+"""The primary decides which standbys commits wait for, and which ones a failover does not need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LED = Record(system=7000, term=1, led=1, standbys_came=True)
 NOBODY: frozenset[str] = frozenset()
 
 
-# Whom commits wait for
+# The standbys that commits wait for
 
 
 def test_a_standby_that_is_away_for_long_is_dropped_while_another_one_receives() -> None:
@@ -83,7 +83,7 @@ def test_a_setting_of_the_administrators_own_is_left_alone() -> None:
     assert not own.names_standbys
 
 
-# A node takes note
+# Recording an excuse
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -> None:
     assert here.note_excuse(Excuse(1, 2, ("pg3",)))
-    assert here.note_excuse(Excuse(1, 2, ("pg3",)))  # told again, since few had noted it
+    assert here.note_excuse(Excuse(1, 2, ("pg3",)))  # sent again, since few had recorded it
     assert not here.note_excuse(Excuse(1, 2, ()))
     assert not here.note_excuse(Excuse(1, 1, ()))
     here.note_term(2)
@@ -105,7 +105,7 @@ def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[dict[str, Any]]:
-    """Let the only other node that answers, pg2, say this to each kind of request; return the requests."""
+    """Make pg2, the only other node, answer each kind of request like this; return the requests."""
     asked: list[dict[str, Any]] = []
 
     def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def test_without_a_majority_that_records_that_there_is_no_new_primary(
     assert here.record.led == 1
 
 
-# What is to be is laid down
+# Applying the intended list
 
 
 class Clock:
@@ -192,7 +192,7 @@ def test_apply_is_requested_again_until_the_server_runs_with_the_intended_list(
 
 
 def test_a_node_learns_from_another_that_standbys_have_connected(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was copied while too few received, and takes over, must not acknowledge commits by itself."""
+    """A standby that was copied while too few received, and takes over, must not acknowledge commits alone."""
     monkeypatch.setattr(units, "control", lambda *_: None)
     here.remember(standbys_came=False)
     first, second, _ = healthy()
@@ -211,7 +211,7 @@ def test_a_cluster_whose_commits_do_not_wait_as_they_should_is_not_healthy() -> 
     assert "pgpoolctl apply, on pg2" in report(CLUSTER, facts, {})["notes"]["pg2"]
 
 
-# Whole clusters (world.py); a promotion without an acknowledged write is an error there
+# Whole clusters (world.py), where a promotion without an acknowledged write is an error
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Each reason why a server turns a node away has its own fix; one for all was `pgpoolctl apply`."""
+"""Each reason for a refused login has its own fix; the only one used to be `pgpoolctl apply`."""
 
 from __future__ import annotations
 

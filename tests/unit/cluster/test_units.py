@@ -1,4 +1,4 @@
-"""What root does for the postgres user: connections with a node's services are ended, and no others."""
+"""Requests of the postgres user to root: only connections with a node's services are killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pg_upgradecluster asks before it copies a server of the cluster; what it came to is seen when the agent starts."""
+"""pg_upgradecluster runs a hook before it copies a server of the cluster; the agent detects the result at its start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD, NEW = PostgresqlCluster(15, "main"), PostgresqlCluster(17, "main")
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked of systemd and of programs on pg1, whose 15/main serves and whose agent is stopped."""
+    """Records requests to systemd and programs on pg1, whose 15/main serves and whose agent is stopped."""
     done: list[str] = []
     (tmp_path / "cluster.yml").write_text(NODES)
     (tmp_path / "postmaster.pid").touch()
@@ -43,7 +43,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_both_servers_get_what_they_need(asked: list[str]) -> None:
-    """The old one is to wait for no standby, since none receives; then all is for the new one."""
+    """The old server must not wait for standbys, since none receives; after that, the new server is configured."""
     upgrade.begin(OLD, NEW)
     assert asked == ["apply ", "pg_ctl reload", "apply 17/main"]
     assert Record.load(paths.RECORD) == PRIMARY.with_changes(standbys_came=False, upgrading="17/main")

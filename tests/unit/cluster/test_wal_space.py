@@ -1,4 +1,4 @@
-"""A node that is away, and the disk of the primary that keeps its WAL."""
+"""WAL that the primary keeps for an absent node, and the free space on its disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GB = 2**30
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, used: int, rows: list[tuple[str, int]]) -> wal_space.Held | None:
-    """Look at a disk of 100 GB."""
+    """Check a disk of 100 GB."""
     disk = SimpleNamespace(total=100 * GB, used=used * GB, free=(100 - used) * GB)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     monkeypatch.setattr(Database, "query", lambda *_: rows)
