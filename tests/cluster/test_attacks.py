@@ -1,4 +1,4 @@
-"""An intruder who is postgres on a host tries to have root's programs read, write or delete root's files."""
+"""An intruder with the rights of postgres tries to make root's programs read, write or delete root's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUMS = f"""
 find {ROOTS} -xdev -printf '%p %U:%G %m %y %l\\n' | sort
 find {ROOTS} -xdev -type f -exec sha256sum {{}} + | sort -k 2
 """
-"""Owner, mode and content of what is root's, and of whatever came to lie beside it."""
+"""Owner, mode and content of root's files, and of new files beside them."""
 CONF = "/etc/postgresql/$(ls /etc/postgresql)/main"
 STATE = "/var/lib/pgpool2-cluster"
 HOME = "/var/lib/postgresql"
@@ -29,7 +29,7 @@ PATHS = {
     f"{STATE}/users.json": "/etc/shadow",
     "/run/pgpool2-cluster/key-of-pgpool": "/etc/shadow",
 }
-"""What postgres can put something else in the place of, and the file or folder of root's that it is after."""
+"""The paths that postgres can replace, each with the file or folder of root that is the target."""
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as asking:
@@ -60,7 +60,7 @@ while os.waitpid(pid, os.WNOHANG) == (0, 0):
     time.sleep(0.02)
 print(*seen)
 """
-"""What a program that root runs as postgres has of root's, whose terminal and environment are made for it here."""
+"""Reports what a program that root runs as postgres has of root's terminal and environment, both prepared here."""
 TRIGGERS = {
     "control socket": "runuser -u postgres -- python3 /srv/ask.py apply",
     "agent": "systemctl restart pgpool2-cluster",
@@ -70,7 +70,7 @@ TRIGGERS = {
 BRIEFLY = ("control socket", "agent", "pgpool-II")
 KINDS = {
     "link": "ln -s {target} {path}",
-    "hard link": "ln {target} {path} 2>/dev/null || cp /dev/null {path}",  # fs.protected_hardlinks forbids the first
+    "hard link": "ln {target} {path} 2>/dev/null || cp /dev/null {path}",  # fs.protected_hardlinks may forbid the link
     "FIFO": "mkfifo {path}",
 }
 RACE = f"""
@@ -90,7 +90,7 @@ def as_postgres(host: Host, script: str) -> str:
 
 
 def attack(host: Host, kind: str) -> str:
-    """Put odd things into all places of postgres'; return the script that takes them out again."""
+    """Put odd files into all paths of postgres; return the script that removes them."""
     put: list[str] = []
     back: list[str] = []
     for path, target in PATHS.items():
@@ -104,7 +104,7 @@ def attack(host: Host, kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def attacked(cluster: Cluster, pg3: Host) -> Iterator[Host]:
-    """A standby on which somebody is postgres."""
+    """A standby with an intruder who is postgres."""
     pg3.put("/srv/ask.py", ASK)
     pg3.run("mkdir -p /etc/cron.hourly")
     yield pg3
@@ -144,7 +144,7 @@ def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("text", ["no certificate", "-----BEGIN CERTIFICATE-----\n" * 2300])
 def test_whatever_postgres_writes_into_its_certificate_keeps_no_apply_from_ending(attacked: Host, text: str) -> None:
-    """As with every file of the cluster's own that was edited, the right one is laid down beside it."""
+    """As with every edited file of the cluster, `apply` writes the right one beside it."""
     certificate = "/etc/pgpool2/cluster/server.pem"
     attacked.put("/srv/server.pem", text)
     as_postgres(attacked, f"cp -p {certificate} {HOME}/server.pem; cat /srv/server.pem >{certificate}")
@@ -158,10 +158,10 @@ def test_whatever_postgres_writes_into_its_certificate_keeps_no_apply_from_endin
 
 
 def test_what_root_runs_as_postgres_has_neither_roots_terminal_nor_its_environment(attacked: Host) -> None:
-    """Others of postgres' can trace it, have it type into its terminal, and read its environment."""
+    """Other processes of postgres can trace it, make it type into its terminal, and read its environment."""
     place = f"{CONF}/conf.d/pgpool2-cluster.conf"
     attacked.put("/srv/look_at.py", LOOK_AT)
-    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")  # it is waited for, and so can be looked at
+    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")  # it blocks here, so that it can be examined
     try:
         assert attacked.run("python3 /srv/look_at.py", seconds=30) == "terminal 0 secret False"
     finally:

@@ -1,4 +1,4 @@
-"""What is wrong is said in one line with its place and a hint; dpkg succeeds, and what runs goes on running."""
+"""A fault is reported in one line with its place and a hint; dpkg succeeds, and the services keep running."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAULTS = {
     "not UTF-8": (f"{GOOD}# caf\udce9\n", f"{YML}:", "UTF-8"),
 }
 BRIEFLY = ("a tab", "an address for a shell", "not this machine", "not UTF-8")
-"""What is tried where no release was named: one of each kind; the words of the others are of tests/unit, too."""
+"""The faults for a run without a named release, one of each kind; tests/unit covers the messages of the others."""
 MAIN = "systemctl show -P MainPID pgpool2 'postgresql@*'"
 
 
@@ -38,7 +38,7 @@ serves_on = pytest.mark.usefixtures("nothing_stops")
 
 @pytest.fixture
 def nothing_stops(cluster: Cluster, pg3: Host) -> Iterator[None]:
-    """Whatever is wrong on pg3, it serves on; and once that is mended, all is well with no further command."""
+    """pg3 keeps serving with any fault, and once that is fixed, the cluster is healthy without a further command."""
     before = pg3.run(MAIN)
     pg3.run(f"cp -p {YML} {KEY} /root")
     yield
@@ -50,7 +50,7 @@ def nothing_stops(cluster: Cluster, pg3: Host) -> Iterator[None]:
 
 
 def two_lines(host: Host, command: str, *status: int) -> tuple[str, str]:
-    """Run what has to fail with one line and a hint, and return both."""
+    """Run a command that has to fail with one line and a hint, and return both."""
     answer = host.attempt(f"{command} 2>&1 >/dev/null")
     assert answer.status in status, answer.output
     lines = answer.output.splitlines()
@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
 
 @pytest.fixture(scope="module")
 def alone(room: Lab, of_release: Images) -> Iterator[Host]:
-    """A host with a PostgreSQL that is to become a cluster of one, and cannot."""
+    """A host with PostgreSQL that should become a cluster of one, but cannot."""
     (booted,) = room.boot(of_release.prepared, "alone")
     yield booted
     room.remove((booted,))

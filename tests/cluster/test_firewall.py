@@ -1,4 +1,4 @@
-"""The rules for watchdog and pcp come back by themselves, whatever takes them away."""
+"""The packet filter for watchdog and pcp is restored automatically, whatever has removed it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MINUTE_SECONDS = 75.0
 
 @pytest.fixture
 def nftables(pg1: Host) -> Iterator[Host]:
-    """A host whose nftables.conf is Debian's: it begins with `flush ruleset`."""
+    """A host with Debian's nftables.conf, which starts with `flush ruleset`."""
     pg1.run("grep -q '^flush ruleset' /etc/nftables.conf; systemctl start nftables")
     pg1.until(LOADED, MINUTE_SECONDS)
     yield pg1

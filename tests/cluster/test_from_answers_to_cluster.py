@@ -1,4 +1,4 @@
-"""From debconf's answers, or files that any tool put there first, to a cluster: `apt install` is all that is typed."""
+"""From debconf's answers, or files that any tool has written, to a cluster with `apt install` as the only command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("pg1", "pg2", "pg3")
 
 @pytest.fixture(scope="module")
 def installed(room: Lab, of_release: Images) -> Iterator[Cluster]:
-    """Three servers on which the package was installed at once; one had no trace of PostgreSQL before."""
+    """Three servers on which the package was installed in parallel; one had no PostgreSQL before."""
     hosts = (*room.boot(of_release.bare, NAMES[0]), *room.boot(of_release.prepared, *NAMES[1:]))
     cluster = Cluster.of(hosts)
     cluster.seed()
@@ -26,7 +26,7 @@ def installed(room: Lab, of_release: Images) -> Iterator[Cluster]:
 
 @pytest.fixture
 def hosts(room: Lab, of_release: Images, request: pytest.FixtureRequest) -> Iterator[tuple[Host, ...]]:
-    """New hosts with PostgreSQL and pgpool-II, by the names that the test is marked with."""
+    """New hosts with PostgreSQL and pgpool-II, with the names in the test's mark."""
     booted = room.boot(of_release.prepared, *str(request.param).split())
     yield booted
     room.remove(booted)
@@ -71,7 +71,7 @@ def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster)
 @pytest.mark.thorough
 @on_hosts("pg1 pg2 pg3")
 def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
-    """The first node's data is kept, although it is neither the first nor the last to be installed."""
+    """The first node's data is kept, although it is installed neither first nor last."""
     cluster = Cluster.of(hosts)
     pg1, pg2, pg3 = hosts
     pg1.psql("CREATE DATABASE legacy")

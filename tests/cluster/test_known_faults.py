@@ -1,4 +1,4 @@
-"""`check` on hosts names what is known to be wrong with the pgpool2 that is installed."""
+"""`check` on hosts reports the known faults of the installed pgpool2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATCHES = "/usr/share/pgpool2/patches.json"
 
 @pytest.fixture
 def lacking(pg1: Host) -> Iterator[Host]:
-    """A host whose pgpool2 says that it lacks a patch."""
+    """A host whose pgpool2 reports a missing patch."""
     pg1.run(f"cp {PATCHES} /root/patches.json; sed -i '/\"one-recovery\"/d' {PATCHES}")
     yield pg1
     pg1.run(f"cat /root/patches.json >{PATCHES}; rm /root/patches.json")

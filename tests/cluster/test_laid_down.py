@@ -1,4 +1,4 @@
-"""What is laid down on a server: complete, with the right owners, encrypted on every wire, and no secret in sight."""
+"""The files on a server are complete with the right owners, all connections encrypted, and secrets hidden."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ done >/run/reconfigure.log
 
 @pytest.fixture(scope="module")
 def secrets(cluster: Cluster) -> dict[str, str]:
-    """All that follows from cluster.key and must not be seen; every host has it in PATTERNS, for root only."""
+    """All secrets derived from cluster.key; every host has them in PATTERNS, readable only by root."""
     key = keys.parse(cluster.key, "cluster.key")
     passwords = {role.value: key.password(role) for role in keys.Role}
     found = {
@@ -64,7 +64,7 @@ def secrets(cluster: Cluster) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def reconfigured(cluster: Cluster, pg3: Host, times: int) -> Iterator[str]:
-    """Configures pg3 as often while the other tests of this module run; the files as they were before."""
+    """Configure pg3 repeatedly while the other tests of this module run; return its files from before."""
     before = pg3.run(CONFIGURATION)
     pg3.put("/root/reconfigure.sh", RECONFIGURE.format(times=times))
     pg3.run("systemd-run -q --unit=reconfigure sh /root/reconfigure.sh")
@@ -74,7 +74,7 @@ def reconfigured(cluster: Cluster, pg3: Host, times: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def watched(cluster: Cluster, secrets: dict[str, str], reconfigured: str) -> dict[str, str]:
-    """Lines with a secret on some process's command line, by host, while all was done that handles secrets."""
+    """Command lines with a secret, by host, during all operations that handle secrets."""
     for host in cluster.hosts:
         host.put("/root/watch.sh", WATCH)
         host.run("rm -f /run/watch.end; systemd-run -q --unit=watch sh /root/watch.sh")
@@ -158,7 +158,7 @@ def test_clients_from_elsewhere_come_with_tls_or_not_at_all(cluster: Cluster, pg
 
 
 def test_pgpool_and_standbys_come_to_postgresql_with_tls(cluster: Cluster, pg1: Host, pg2: Host) -> None:
-    """Sessions stay open in pgpool-II's pool, so those of a query before are still there."""
+    """Sessions stay open in pgpool-II's pool, so those of an earlier query still exist."""
     cluster.ask("CREATE TABLE IF NOT EXISTS tls (x int)", at=pg1, through=pg2)
     sessions = pg1.psql(
         "SELECT ssl, usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE client_addr IS NOT NULL"
@@ -172,7 +172,7 @@ def test_pgpool_and_standbys_come_to_postgresql_with_tls(cluster: Cluster, pg1: 
     ("unit", "most"), [("pgpool2", 4.0), ("pgpool2-cluster", 1.8), ("pgpool2-cluster-control@0", 6.7)]
 )
 def test_a_unit_is_exposed_no_more_than_it_was(pg1: Host, unit: str, most: float) -> None:
-    """`most`: what systemd-analyze said of the units of 21297de, of pgpool2 what is asked of it."""
+    """`most`: the exposure by systemd-analyze of the units in 21297de; for pgpool2, the required value."""
     exposure = pg1.run(f"systemd-analyze security --no-pager {unit}.service | tail -n 1")
     assert float(exposure.split(":")[1].split()[0]) <= most, exposure
 

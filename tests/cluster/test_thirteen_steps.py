@@ -1,4 +1,4 @@
-"""The thirteen steps of 2008, each with the same end state today, and no step done by hand (docs/how-to)."""
+"""The thirteen steps of 2008: each end state is reached today without manual steps (docs/how-to)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_2_every_write_goes_to_every_node_through_every_pgpool(native: Cluster) 
 
 
 def test_3_a_node_is_rebuilt_while_clients_write(native: Cluster, recovery: int) -> None:
-    """Another node each time; its disk is replaced, while two sessions write and read and a third keeps account."""
+    """A different node each time gets a new disk while two sessions write and read, and a third keeps the account."""
     target = native.hosts[-1 - recovery % 3]
     at, through = native.others(target)
     target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")

@@ -1,4 +1,4 @@
-"""A later version keeps what an administrator has edited, asks nothing, and interrupts nobody."""
+"""A later version keeps an administrator's edits, asks no questions, and interrupts no client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAIN = "systemctl show -P MainPID 'postgresql@*'"
 
 @pytest.fixture(scope="module")
 def edited(cluster: Cluster, pg3: Host) -> str:
-    """pg3 with edits in every file that is not the cluster's alone, and in one that is."""
+    """pg3 with edits in every shared file, and in one file of the cluster alone."""
     major = pg3.run("ls /etc/postgresql")
     pg3.run(EDIT.format(major=major))
     return pg3.run(EDITED)
@@ -44,7 +44,7 @@ def edited(cluster: Cluster, pg3: Host) -> str:
 
 @pytest.fixture(scope="module")
 def upgraded(cluster: Cluster, pg3: Host, edited: str) -> tuple[Answer, str, str]:
-    """How the upgrade went, and the main process of PostgreSQL before and after it."""
+    """The result of the upgrade, and the main process of PostgreSQL before and after it."""
     assert edited
     pg3.run(LATER)
     before = pg3.run(MAIN)

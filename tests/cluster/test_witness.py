@@ -1,4 +1,4 @@
-"""Two databases and a witness: its pgpool-II can lead, and its postgres user can do nothing to the others."""
+"""Two databases and a witness, whose pgpool-II can lead but whose postgres user has no power over the others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def witness(pair: Cluster) -> Host:
 
 
 def said(witness: Host, request: dict[str, object], node: str) -> dict[str, object]:
-    """What the agent of a node answers to the witness's postgres user."""
+    """Return the answer of a node's agent to the witness's postgres user."""
     line = json.dumps({**request, "from": "pg1", "id": 1})
     ssh = f"{AS_POSTGRES} ssh -F /etc/pgpool2/cluster/ssh_config {node} agent"
     answer = witness.run(f"{{ echo '{line}'; sleep 8; }} | timeout 20 {ssh} | grep -v progress | head -n 1")

@@ -1,4 +1,4 @@
-"""The faults of Debian's own pgpool2 (the numbers are those of PGPOOL-FACTS) that ours does not have.
+"""Faults of Debian's own pgpool2 that ours does not have; the numbers are those of PGPOOL-FACTS.
 
 Number 5's conffile prompts are in test_upgrade.py, number 8 (lintian, blhc) is in tests/package/test_quality.py.
 """
@@ -37,7 +37,7 @@ def system(server: Root, on: Callable[[Root], Chroot], packages: Built) -> Chroo
 
 
 def parameters(system: Chroot) -> dict[str, str]:
-    """What the installed pgpool.conf sets."""
+    """Return the parameters in the installed pgpool.conf."""
     lines = system.run(f"sed -n \"s/^\\([a-z_0-9]*\\) *= *\\('[^']*'\\|[^ #]*\\).*/\\1=\\2/p\" {CONF}").splitlines()
     return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
@@ -151,7 +151,7 @@ echo "writes: $(($(writes) - before))"
 
 
 def test_a_simple_query_is_answered_with_one_write(system: Chroot, packages: Built) -> None:
-    """Another write sends it to PostgreSQL. Upstream's answer takes three, which wake the client three times."""
+    """A second write goes to PostgreSQL. Upstream uses three for the answer, which wake the client three times."""
     answer = with_pgpool(system, packages.majors[-1], WRITES)
     (told,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
     assert QUERIES * 1.5 < int(told.split()[1]) < QUERIES * 3, answer.output
@@ -167,11 +167,11 @@ before=$(cpu)
 sleep 2
 echo "CPU time: $((($(cpu) - before) * 1000 / $(getconf CLK_TCK))) ms"
 """
-"""pgbench speaks the extended protocol with every PostgreSQL; psql learned it in 16."""
+"""pgbench supports the extended protocol in every PostgreSQL, psql only since 16."""
 
 
 def test_a_client_that_leaves_during_a_query_costs_no_cpu_time(system: Chroot, packages: Built) -> None:
-    """With one backend, upstream's process asks without a pause, until the query ends, whether the client sent more."""
+    """With one backend, upstream's process polls the client continuously until the query ends."""
     answer = with_pgpool(system, packages.majors[-1], LEAVES)
     (told,) = (line for line in answer.output.splitlines() if line.startswith("CPU time: "))
     assert int(told.split()[2]) < 200, answer.output
@@ -203,7 +203,7 @@ cp -p /root/pool_hba.conf {HBA}
 
 
 def test_a_client_certificate_is_for_one_name(system: Chroot, packages: Built) -> None:
-    """For upstream, one for "Postgres" is as good as one for "postgres", and so is what has that before a NUL."""
+    """Upstream accepts a certificate for "Postgres" as one for "postgres", and one with a NUL after that name."""
     authority, given = clients("postgres", "Postgres", "postgres\0x")
     files = {TRUSTED: authority, **{f"/root/client-{number}.pem": pem for number, pem in enumerate(given)}}
     put = "".join(f"cat >{path} <<'PEM'\n{pem}PEM\n" for path, pem in files.items())

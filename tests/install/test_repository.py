@@ -1,4 +1,4 @@
-"""apt on a clean root and a repository of ours: what it trusts, installs, and refuses."""
+"""apt on a clean root with our repository: what it trusts, installs and refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def repository(project: Project, packages: Built, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def system(server: Root, on: Callable[[Root], Chroot], repository: Repository, tmp_path: Path) -> Chroot:
-    """A system that sees a copy of the repository, and has its source from the lines to paste."""
+    """A system that sees a copy of the repository, with the source from the lines to paste."""
     copy = tmp_path / "repository"
     shutil.copytree(repository.path, copy, symlinks=True)
     return seen_from(on(server), copy)
@@ -61,7 +61,7 @@ def test_a_state_of_the_past_is_a_repository_too(system: Chroot, repository: Rep
 
 
 def flipped(path: Path) -> None:
-    """Change one byte in the middle of a file, which is no hard link any more."""
+    """Change one byte in the middle of a file, after breaking its hard link."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()
@@ -80,7 +80,7 @@ def test_a_changed_index_is_refused_with_the_reason(
 ) -> None:
     suite = packages.release.name
     for path in (system.binds[-1][0] / "dists" / suite).glob(what):
-        if path.is_file():  # by its name, and by its hash
+        if path.is_file():  # each index exists by name and by hash
             flipped(path)
     setup = lines(repository, suite)[:2]
     answer = system.attempt("\n".join([OFFLINE, *setup, f"{UPDATE} 2>&1"]))

@@ -1,7 +1,7 @@
-"""A server's clock and a repository's: what apt takes, and refuses with the reason.
+"""A server's clock and a repository's: what apt accepts, or refuses with a reason.
 
-apt compares the times of a Release file with its clock. A state of tomorrow is what a clock finds that is a day behind,
-and one of 31 days ago what a clock finds that is a day past Valid-Until.
+apt compares the times in a Release file with its clock. A state from tomorrow stands for a clock that is a day behind,
+and one from 31 days ago for a clock that is a day past Valid-Until.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Published = Callable[..., Repository]
 
 @pytest.fixture
 def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
-    """Publishes the packages as of so many seconds ago, signed with a key that is older than all."""
+    """Publishes the packages with a time so many seconds ago, signed with a key that is older than all of them."""
     with gnupg(tmp_path / "gnupg", int(time.time()) - 400 * DAY) as command:
         output(*command, "--quick-generate-key", "archive", "ed25519", "sign", "never")
         (tmp_path / "key.asc").write_bytes(output(*command, "--armor", "--export-secret-keys"))
@@ -71,7 +71,7 @@ def test_a_clock_that_is_wrong_is_refused_with_the_reason(
 def past_its_end(
     project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], None]:
-    """Has the table of releases say that the release is past its end."""
+    """Makes the table of releases say that the release has reached its end of life."""
 
     def change() -> None:
         table, row = project.releases.read_text(encoding="utf-8"), f"[release.{packages.release.name}]\n"

@@ -1,4 +1,4 @@
-"""`check-repository --trial`: apt tries what a repository offers, in a root that it reaches the archive from."""
+"""`check-repository --trial`: apt tests a repository's packages in a root that can reach Debian's archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a repository is to be, signed by a key of its own."""
+    """A place for a repository, signed with its own key."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - 60))
     return tmp_path / "repository"
