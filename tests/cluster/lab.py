@@ -31,7 +31,7 @@ class Lab:
     def boot(self, image: str, *names: str, domain: str = "") -> tuple[Host, ...]:
         """Boot new hosts in parallel, and wait until they are up.
 
-        With a `domain`, every host resolves all names in it, and its own to 127.0.1.1, as Debian's installer sets it up.
+        With a `domain`, every host resolves all names in it, but its own to 127.0.1.1, like after Debian's installer.
         """
         places = {name: self.address() for name in names}
         known = {f"{name}.{domain}": address for name, address in places.items() if domain}

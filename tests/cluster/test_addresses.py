@@ -145,7 +145,7 @@ def bring_it_back(story: Story) -> None:
     every_precondition_is_met(cluster)
 
 
-def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story) -> None:
+def test_1_ipv6_the_cluster_is_healthy_and_check_passes(story: Story) -> None:
     cluster = story.cluster
     status = cluster.status()
     assert status.healthy
@@ -153,7 +153,7 @@ def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story)
     every_precondition_is_met(cluster)
 
 
-def test_2_ipv6_nodes_are_reached_from_their_own_addresses(story: Story) -> None:
+def test_2_ipv6_nodes_connect_from_their_own_addresses(story: Story) -> None:
     """This includes the node with the virtual address, because the others admit only the nodes' own addresses."""
     pg1 = story.cluster.hosts[0]
     led_by(story.cluster, pg1)
@@ -181,14 +181,14 @@ def test_4_ipv6_the_former_primary_returns(story: Story, account: Ledger) -> Non
 
 
 @pytest.mark.smoke
-def test_1_names_a_cluster_is_healthy_and_every_precondition_is_met(named: Story) -> None:
+def test_1_names_the_cluster_is_healthy_and_check_passes(named: Story) -> None:
     status = named.cluster.status()
     assert status.healthy
     assert [node.address for node in status.nodes.values()] == [f"{name}.{DOMAIN}" for name in NAMES]
     every_precondition_is_met(named.cluster)
 
 
-def test_2_names_a_name_server_that_is_silent_at_boot_changes_nothing(named: Story) -> None:
+def test_2_names_a_silent_name_server_at_boot_changes_nothing(named: Story) -> None:
     pg3 = named.cluster.hosts[2]
     laid = pg3.run("cat /etc/pgpool2/cluster/hosts")
     pg3.run(f"grep -v {DOMAIN} /etc/hosts >/root/hosts; cat /root/hosts >/etc/hosts; systemctl restart pgpool2-cluster")

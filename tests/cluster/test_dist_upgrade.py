@@ -132,14 +132,14 @@ def test_2_every_server_has_the_next_release_and_our_packages_for_it(upgraded: U
         assert host.run(VERSION) == f"{upgraded.after.release.name} {upgraded.after.debian_version}"
 
 
-def test_3_the_postgresql_that_was_in_use_goes_on(upgraded: Upgraded) -> None:
+def test_3_the_postgresql_in_use_stays_in_use(upgraded: Upgraded) -> None:
     """The next release's own server exists beside it, but does not serve yet."""
     for host in upgraded.cluster.hosts:
         assert host.psql(SERVES) == f"{upgraded.before.majors[-1]}|5432"
     assert upgraded.cluster.writable() == ["pg1"]
 
 
-def test_4_clients_wrote_on_and_nothing_is_lost(upgraded: Upgraded) -> None:
+def test_4_clients_kept_writing_and_nothing_is_lost(upgraded: Upgraded) -> None:
     assert upgraded.account.acknowledged
     assert upgraded.account.lost(upgraded.cluster.hosts[0]) == set()
     assert len(set(upgraded.cluster.checksums().values())) == 1
@@ -163,7 +163,7 @@ def on_the_next_major(upgraded: Upgraded) -> dict[str, Answer]:
     return said
 
 
-def test_6_a_standby_is_not_upgraded_on_its_own(on_the_next_major: dict[str, Answer]) -> None:
+def test_6_a_standby_is_not_upgraded_alone(on_the_next_major: dict[str, Answer]) -> None:
     answer = on_the_next_major["pg2"]
     assert answer.status != 0
     assert "pg2 is not the primary" in answer.output
@@ -181,7 +181,7 @@ def test_7_the_cluster_follows_pg_upgradecluster(upgraded: Upgraded, on_the_next
     assert len(set(upgraded.cluster.checksums().values())) == 1
 
 
-def test_8_they_boot_into_it_too(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
+def test_8_the_servers_boot_into_it_too(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
     assert on_the_next_major
     together(Host.reboot, upgraded.cluster.hosts)
     upgraded.cluster.wait_healthy(120)

@@ -59,7 +59,7 @@ def running(request: pytest.FixtureRequest, room: Lab, of_release: Images, packa
     room.remove(hosts)
 
 
-def test_no_write_fails_that_another_node_takes(running: Cluster, packages: Built) -> None:
+def test_no_write_through_another_node_fails(running: Cluster, packages: Built) -> None:
     """Standbys first; clients of the upgraded node see its pgpool-II restart."""
     primary = running.primary() if running.mode == STREAMING else running.hosts[0]
     for host in (*running.others(primary), primary):

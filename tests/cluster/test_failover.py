@@ -85,7 +85,7 @@ def test_3_the_most_advanced_standby_takes_over_not_the_lowest_id(cluster: Clust
     assert cluster.writable(*cluster.hosts[1:]) == ["pg3"]
 
 
-def test_4_no_acknowledged_row_is_lost_and_writes_go_on(account: Ledger, pg3: Host) -> None:
+def test_4_no_acknowledged_row_is_lost_and_writes_continue(account: Ledger, pg3: Host) -> None:
     print(f"the longest time without an acknowledged write: {account.longest_gap:.1f} s")
     assert account.lost(pg3) == set()
     assert account.longest_gap < FAILOVER_SECONDS, account.errors
@@ -136,7 +136,7 @@ def test_8_a_lost_pgpool_status_never_makes_it_the_primary(cluster: Cluster, pg1
     assert cluster.writable() == ["pg3"]
 
 
-def test_9_it_waits_for_recover_and_says_so(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+def test_9_the_former_primary_waits_for_recover_and_says_so(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     status = cluster.status(pg3)
     assert not status.healthy
     assert status.nodes["pg1"].pgpool == "down"

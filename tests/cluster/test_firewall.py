@@ -23,14 +23,14 @@ def nftables(pg1: Host) -> Iterator[Host]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("verb", ["reload", "restart"])
-def test_they_are_loaded_again_with_nftables(nftables: Host, verb: str) -> None:
+def test_the_rules_are_reloaded_with_nftables(nftables: Host, verb: str) -> None:
     nftables.run(f"systemctl is-active {UNIT} || systemctl start {UNIT}")
     nftables.run(f"systemctl {verb} nftables")
     nftables.until(LOADED, 3)
 
 
 @pytest.mark.thorough
-def test_they_are_loaded_again_within_a_minute_where_somebody_flushes_them(nftables: Host) -> None:
+def test_flushed_rules_are_reloaded_within_a_minute(nftables: Host) -> None:
     nftables.run("nft flush ruleset")
     assert nftables.attempt(f"{LOADED} 2>&1").status != 0
     assert "closed for strangers" in nftables.attempt("pgpoolctl check | grep ^FAIL").output
@@ -38,7 +38,7 @@ def test_they_are_loaded_again_within_a_minute_where_somebody_flushes_them(nftab
     assert "loaded it again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
 
 
-def test_they_are_there_before_pgpool_starts(pg1: Host) -> None:
+def test_the_rules_are_loaded_before_pgpool_starts(pg1: Host) -> None:
     assert pg1.run(f"systemctl show -P Before {UNIT}").split().count("pgpool2.service") == 1
     pg1.run(f"systemctl is-active {UNIT}; {LOADED}")
     exposure = pg1.run(f"systemd-analyze security --no-pager {UNIT} | tail -n 1")

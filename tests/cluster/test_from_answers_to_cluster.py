@@ -51,14 +51,14 @@ def test_three_servers_installed_at_once_are_a_healthy_cluster(installed: Cluste
 
 
 @pytest.mark.smoke
-def test_every_precondition_is_met_on_every_node(installed: Cluster) -> None:
+def test_check_passes_on_every_node(installed: Cluster) -> None:
     for host in installed.hosts:
         answer = host.attempt("pgpoolctl check")
         assert answer.status == 0, answer.output
 
 
 @pytest.mark.smoke
-def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster) -> None:
+def test_a_write_through_any_pgpool_is_on_every_node(installed: Cluster) -> None:
     installed.add_app()
     installed.ask("CREATE TABLE written (through text)", at=installed.hosts[0])
     for host in installed.hosts:
@@ -70,7 +70,7 @@ def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster)
 
 @pytest.mark.thorough
 @on_hosts("pg1 pg2 pg3")
-def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
+def test_files_written_in_advance_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
     """The first node's data is kept, although it is installed neither first nor last."""
     cluster = Cluster.of(hosts)
     pg1, pg2, pg3 = hosts
@@ -88,7 +88,7 @@ def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host,
 
 
 @on_hosts("alone")
-def test_with_nothing_configured_it_is_a_cluster_of_one(hosts: tuple[Host, ...]) -> None:
+def test_without_configuration_the_server_is_a_cluster_of_one(hosts: tuple[Host, ...]) -> None:
     (alone,) = hosts
     cluster = Cluster.of(hosts)
     alone.psql("CREATE TABLE kept AS SELECT 42 AS answer")
@@ -102,7 +102,7 @@ def test_with_nothing_configured_it_is_a_cluster_of_one(hosts: tuple[Host, ...])
 
 @pytest.mark.thorough
 @on_hosts("pg1 pg2")
-def test_databases_that_nobody_else_has_are_never_wiped(hosts: tuple[Host, ...]) -> None:
+def test_databases_that_no_other_node_has_are_never_deleted(hosts: tuple[Host, ...]) -> None:
     pg1, pg2 = hosts
     cluster = Cluster.of(hosts)
     pg2.psql("CREATE DATABASE precious")

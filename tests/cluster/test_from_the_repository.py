@@ -159,7 +159,7 @@ def test_1_the_lines_alone_make_a_healthy_cluster(bought: Cluster, shop: Shop) -
     assert bought.writable() == ["pg1"]
 
 
-def test_2_rows_that_are_written_through_any_node_are_on_all(bought: Cluster) -> None:
+def test_2_rows_written_through_any_node_are_on_all(bought: Cluster) -> None:
     bought.add_app()
     bought.ask("CREATE TABLE written (through text)", at=bought.hosts[0])
     for host in bought.hosts:
@@ -169,7 +169,7 @@ def test_2_rows_that_are_written_through_any_node_are_on_all(bought: Cluster) ->
     assert rows.split() == [host.name for host in bought.hosts]
 
 
-def test_3_every_node_is_upgraded_and_clients_of_the_others_see_nothing(bought: Cluster, shop: Shop) -> None:
+def test_3_every_node_is_upgraded_without_failures_on_the_others(bought: Cluster, shop: Shop) -> None:
     """The primary comes last, as in the how-to."""
     shop.publisher.publish(rebuilt(shop.packages.folder, shop.publisher.place / "later"), "stable")
     shop.serve()
@@ -179,7 +179,7 @@ def test_3_every_node_is_upgraded_and_clients_of_the_others_see_nothing(bought: 
     assert bought.writable() == ["pg1"]
 
 
-def test_4_the_version_before_is_installed_again(bought: Cluster, shop: Shop) -> None:
+def test_4_the_earlier_version_is_installed_again(bought: Cluster, shop: Shop) -> None:
     host = bought.hosts[2]
     command = shop.publisher.older(shop.suite, shop.packages.debian_version)
     while_clients_write(bought, host, "older", f"{command} </dev/null")

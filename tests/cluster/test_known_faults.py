@@ -18,12 +18,12 @@ def lacking(pg1: Host) -> Iterator[Host]:
     pg1.run(f"cat /root/patches.json >{PATCHES}; rm /root/patches.json")
 
 
-def test_our_own_package_lacks_nothing_and_its_advisories_are_no_failure(pg1: Host) -> None:
+def test_our_package_lacks_nothing_and_its_advisories_cause_no_failure(pg1: Host) -> None:
     said = pg1.attempt("pgpoolctl check", seconds=60).output
     assert "ok    pg1: pgpool2 has the patches that the cluster relies on" in said
     assert "FAIL  pg1: pgpool2" not in said
 
 
-def test_a_patch_that_is_not_there_fails(lacking: Host) -> None:
+def test_a_missing_patch_fails(lacking: Host) -> None:
     said = lacking.attempt("pgpoolctl check", seconds=60).output
     assert "has the patch one-recovery: without it, after a failover, a second recovery can begin" in said

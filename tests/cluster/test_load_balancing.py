@@ -46,7 +46,7 @@ def test_reads_are_spread_over_all_nodes(cluster: Cluster, pg1: Host, pg2: Host)
     assert min(answers.values()) >= SESSIONS / 20, answers  # fails by chance once in 175,000 runs
 
 
-def test_writes_go_to_the_primary_through_whichever_pgpool(cluster: Cluster, pg1: Host) -> None:
+def test_writes_go_to_the_primary_through_any_pgpool(cluster: Cluster, pg1: Host) -> None:
     for through in cluster.hosts:
         where = cluster.ask(
             "INSERT INTO balanced VALUES (1) RETURNING host(inet_server_addr())", at=pg1, through=through
@@ -54,7 +54,7 @@ def test_writes_go_to_the_primary_through_whichever_pgpool(cluster: Cluster, pg1
         assert where == pg1.address, through
 
 
-def test_in_a_transaction_what_was_written_is_read(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_transaction_reads_its_own_writes(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     for number in range(10):
         script = f"BEGIN; INSERT INTO balanced VALUES (100 + {number}); {WHERE}; COMMIT;"  # noqa: S608
         assert cluster.ask(script.replace("; ", ";\n"), at=pg1, through=pg2).split() == [pg1.address]
@@ -169,7 +169,7 @@ def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> 
 
 
 @pytest.mark.thorough
-def test_cluster_yml_applied_again_and_again_leaves_no_node_blind(cluster: Cluster) -> None:
+def test_repeated_applies_leave_no_node_blind(cluster: Cluster) -> None:
     """An agent that read cluster.yml while it queried its pgpool-II used to report that as down from then on."""
     for _ in range(6):
         with configured(cluster, r"s/^  pg2: \([0-9.]*\)$/  pg2: {address: \1, weight: 0}/"):

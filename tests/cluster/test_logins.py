@@ -32,7 +32,7 @@ def test_the_first_letter_of_a_password_is_not_enough(asks: Host) -> None:
     assert login(asks, "password", APP_PASSWORD[0]) == "RE"
 
 
-def test_the_whole_password_is(asks: Host) -> None:
+def test_the_whole_password_is_enough(asks: Host) -> None:
     assert login(asks, "password", APP_PASSWORD) == "RR"
 
 

@@ -56,7 +56,7 @@ def ended(host: Host, name: str) -> int:
 
 
 @pytest.mark.thorough
-def test_1_a_client_that_never_leaves_is_sent_away_and_that_is_said(native: Cluster) -> None:
+def test_1_a_client_that_never_leaves_is_disconnected_and_logged(native: Cluster) -> None:
     """An idle session and one with an endless statement are both ended when their time is over."""
     pg1, _, pg3 = native.hosts
     pg3.run(STOP)
@@ -100,7 +100,7 @@ def test_1_the_same_statement_ends_in_the_same_way_on_all_nodes(native: Cluster)
     native.ask("DROP FUNCTION planned()", at=pg1)
 
 
-def test_1_what_the_main_node_has_written_is_let_finish_on_the_others(native: Cluster) -> None:
+def test_1_a_statement_finished_on_the_main_node_may_finish_on_the_others(native: Cluster) -> None:
     """It takes ten seconds on the main node and as long on the others; the drain begins when the first is done."""
     pg1, pg2, pg3 = native.hosts
     native.ask("CREATE TABLE IF NOT EXISTS slow (number int)", at=pg1)
@@ -296,7 +296,7 @@ def test_3_a_pgpool_that_joins_has_the_whole_deadtime_for_its_first_heartbeat(na
 
 
 @pytest.mark.thorough
-def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: Cluster) -> None:
+def test_4_wal_that_cannot_be_streamed_comes_from_the_sources_archive(native: Cluster) -> None:
     """Between the stages, PostgreSQL's port is closed and ssh stays open, as in a recovery of 2008."""
     pg1, pg2, pg3 = native.hosts
     led_elsewhere(native, pg3)
@@ -324,7 +324,7 @@ def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: 
 
 
 @pytest.mark.thorough
-def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) -> None:
+def test_5_a_full_archive_blocks_no_client_and_is_reported(native: Cluster) -> None:
     """On the source of the copy: clients write, the recovery works, and `check` names the fix."""
     pg1, pg2, pg3 = native.hosts
     pg1.run(f"mount -t tmpfs -o size=20m,uid=postgres,mode=700 full {ARCHIVE}")

@@ -45,7 +45,7 @@ def rows(cluster: Cluster, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", SAME)
-def test_what_comes_out_the_same(made: Cluster, kind: str) -> None:
+def test_statements_that_give_equal_data(made: Cluster, kind: str) -> None:
     made.ask(SAME[kind].format(kind=kind), at=made.hosts[0])
     first, *others = rows(made, kind)
     assert first
@@ -63,13 +63,13 @@ def test_a_failed_transaction_ends_no_session(made: Cluster) -> None:
 
 
 @pytest.mark.parametrize("kind", DIFFERENT)
-def test_what_does_not(made: Cluster, kind: str) -> None:
+def test_statements_that_give_different_data(made: Cluster, kind: str) -> None:
     """The data differs, as the page says. If pgpool-II supports this one day, the page has to be corrected."""
     made.ask(DIFFERENT[kind].format(kind=kind), at=made.hosts[0])
     assert len(set(rows(made, kind))) == 3
 
 
-def test_sequences_come_in_one_order_through_every_pgpool(made: Cluster) -> None:
+def test_sequences_advance_in_one_order_through_every_pgpool(made: Cluster) -> None:
     """insert_lock."""
 
     def insert(host: Host) -> None:
@@ -91,12 +91,12 @@ def test_large_objects_get_other_numbers(made: Cluster) -> None:
     assert len(set(newest)) > 1
 
 
-def test_a_password_is_the_same_where_pgpoolctl_set_it(made: Cluster) -> None:
+def test_a_password_set_by_pgpoolctl_is_equal_on_all_nodes(made: Cluster) -> None:
     verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{APP}'"  # noqa: S608
     assert len({host.psql(verifier) for host in made.hosts}) == 1
 
 
-def test_nobody_comes_past_pgpool(made: Cluster) -> None:
+def test_no_client_can_bypass_pgpool(made: Cluster) -> None:
     """The address is in the clients' network but belongs to no node."""
     pg1, pg2, _ = made.hosts
     other = pg1.address.rpartition(".")[0] + ".251"
@@ -110,7 +110,7 @@ def test_nobody_comes_past_pgpool(made: Cluster) -> None:
     assert f'no pg_hba.conf entry for host "{other}"' in answer.output
 
 
-def test_z_a_node_on_which_another_number_of_rows_is_changed_is_out(made: Cluster) -> None:
+def test_z_a_node_with_a_different_row_count_is_detached(made: Cluster) -> None:
     pg1, _, pg3 = made.hosts
     made.ask("INSERT INTO made (kind) VALUES ('one')", at=pg1)
     pg3.psql("DELETE FROM made WHERE kind = 'one'", database=APP)

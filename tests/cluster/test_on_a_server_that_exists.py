@@ -86,7 +86,7 @@ def shown(host: Host, *names: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("hosts", ["pg1 pg2 pg3"], indirect=True)
-def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[Host, ...]) -> None:
+def test_a_tuned_server_keeps_serving_and_its_standbys_match_it(hosts: tuple[Host, ...]) -> None:
     """It used not to restart (wal_level), and its standbys waited for an administrator (max_worker_processes)."""
     pg1, pg2, _ = hosts
     cluster = Cluster.of(hosts)
@@ -124,7 +124,7 @@ def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[H
 
 
 @pytest.mark.parametrize("hosts", ["alone"], indirect=True)
-def test_what_cannot_be_kept_is_refused_before_the_first_change(hosts: tuple[Host, ...]) -> None:
+def test_settings_that_cannot_be_kept_are_refused_before_any_change(hosts: tuple[Host, ...]) -> None:
     (alone,) = hosts
     cluster = Cluster.of(hosts)
     tune(alone, wal_level="logical", synchronous_standby_names="dr")

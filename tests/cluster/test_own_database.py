@@ -33,7 +33,7 @@ def gone_over(cluster: Cluster) -> Iterator[None]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("harm", HARM)
-def test_the_service_goes_on(cluster: Cluster, pg1: Host, pg2: Host, harm: str) -> None:
+def test_the_service_continues(cluster: Cluster, pg1: Host, pg2: Host, harm: str) -> None:
     """After three attempts of a health check, which take some seconds, all nodes used to be detached."""
     do, undo = HARM[harm]
     pg1.psql(do, database="template1")
@@ -51,12 +51,12 @@ def test_the_service_goes_on(cluster: Cluster, pg1: Host, pg2: Host, harm: str) 
 
 
 @pytest.mark.thorough
-def test_it_is_made_again_where_it_was_dropped(cluster: Cluster, pg1: Host) -> None:
+def test_a_dropped_database_is_created_again(cluster: Cluster, pg1: Host) -> None:
     pg1.psql(f"DROP DATABASE {OWN} WITH (FORCE)")
     pg1.until(f"runuser -u postgres -- psql -XAtlF: | grep -q ^{OWN}:", 30)
     cluster.wait_healthy(60)
     assert pg1.psql("SELECT has_database_privilege('pgpool_check', 'pgpool_cluster', 'CONNECT')") == "t"
 
 
-def test_nobody_else_gets_in(pg1: Host) -> None:
+def test_no_other_role_can_connect(pg1: Host) -> None:
     assert pg1.psql(f"SELECT has_database_privilege('app', '{OWN}', 'CONNECT')") == "f"

@@ -72,7 +72,7 @@ def slow(pg1: Host) -> Iterator[None]:
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("slow")
-def test_2_an_upgrade_that_takes_longer_than_a_failover_is_none(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+def test_2_an_upgrade_longer_than_a_failover_causes_none(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     account = nobody_took_over(cluster, pg3, pg3, "slow", lambda: upgrade(pg1, POSTGRESQL))
     assert SLOW_SECONDS < account.longest_gap < SLOW_SECONDS + RESTART_SECONDS, account.errors
 
@@ -107,7 +107,7 @@ def test_5_all_nodes_are_upgraded_at_once(cluster: Cluster, pg3: Host, upgraded:
 
 
 @pytest.mark.thorough
-def test_6_a_server_that_an_administrator_stops_is_replaced_as_ever(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_6_a_primary_stopped_by_an_administrator_is_replaced(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     """An upgrade of another package does not delay that."""
     pg1.run("systemctl stop 'postgresql@*'")
     cluster.until(lambda status: any(node.role == "primary" and node.name != "pg1" for node in status.nodes.values()),

@@ -54,7 +54,7 @@ def account(five: Cluster) -> Ledger:
     return written
 
 
-def test_1_no_other_node_takes_over_however_long_both_are_gone(five: Cluster, account: Ledger) -> None:
+def test_1_no_other_node_takes_over_however_long_both_are_away(five: Cluster, account: Ledger) -> None:
     left = five.others(*(five.named(name) for name in RACK))
     end = time.monotonic() + GIVEN_UP_SECONDS
     while time.monotonic() < end:
@@ -66,7 +66,7 @@ def test_1_no_other_node_takes_over_however_long_both_are_gone(five: Cluster, ac
     assert account.acknowledged
 
 
-def test_2_when_only_the_standby_is_back_it_is_the_primary_with_every_commit(five: Cluster, account: Ledger) -> None:
+def test_2_if_only_the_standby_returns_it_becomes_the_primary_with_every_commit(five: Cluster, account: Ledger) -> None:
     pg2, pg5 = five.named("pg2"), five.named("pg5")
     pg2.start()
     five.until(lambda status: status.nodes["pg2"].role == "primary", "pg2 is the primary", 90, pg5)

@@ -76,7 +76,7 @@ def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
 
 
 @pytest.mark.thorough
-def test_all_together_in_order(rebooted: Cluster) -> None:
+def test_all_together_after_a_clean_shutdown(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
     well_again(rebooted)
@@ -104,7 +104,7 @@ def test_in_another_order_after_a_power_cut(rebooted: Cluster, order: str) -> No
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("order", ["pg3 pg1 pg2", "pg1 pg2 pg3"])
-def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) -> None:
+def test_a_power_cut_while_a_node_is_out_of_service(rebooted: Cluster, order: str) -> None:
     """It still waits; `status` names the command, which works. The others serve."""
     pg1, _, pg3 = rebooted.hosts
     pg3.run(STOP)

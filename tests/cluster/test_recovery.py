@@ -39,14 +39,14 @@ def given_up(cluster: Cluster, name: str) -> None:
     cluster.until(lambda status: status.nodes[name].pgpool == "down", f"pgpool-II gives {name} up", 60)
 
 
-def test_a_node_that_was_stopped_is_started_and_catches_up(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_stopped_node_is_started_and_catches_up(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     pg2.run(STOP)
     given_up(cluster, "pg2")
     cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
     assert "%" not in pg1.run("pgpoolctl recover pg2", seconds=120), "it was copied although it needed not be"
 
 
-def test_a_server_that_systemd_takes_for_starting_is_stopped_at_once(pg2: Host) -> None:
+def test_a_server_that_is_still_starting_for_systemd_is_stopped_at_once(pg2: Host) -> None:
     """It serves sessions while pg_ctlcluster still watches it; the stop does not wait for the sessions to end."""
     pg2.run(STOP)
     pg2.run("systemctl start --no-block postgresql")
@@ -57,7 +57,9 @@ def test_a_server_that_systemd_takes_for_starting_is_stopped_at_once(pg2: Host) 
     pg2.run("systemctl start postgresql")
 
 
-def test_it_is_recovered_under_writes_and_no_client_notices(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
+def test_a_node_is_recovered_under_writes_without_a_failed_transaction(
+    cluster: Cluster, pg1: Host, pg2: Host, pg3: Host
+) -> None:
     """After a disk replacement, data directory and tablespace are gone; no client has a failed transaction."""
     pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
     given_up(cluster, "pg2")
@@ -97,7 +99,7 @@ def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3:
     pg3.until("systemctl is-active 'postgresql@*'", 30)
 
 
-def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_failed_recovery_says_why_and_can_be_repeated(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     """An incomplete copy is never started, not even by a reboot."""
     pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
     given_up(cluster, "pg2")
@@ -121,7 +123,7 @@ def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster
 @pytest.mark.parametrize(
     "log", ["", "logging_collector = on\nlog_destination = 'csvlog'\n", "log_destination = 'syslog'\n"]
 )
-def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: Host, pg2: Host, log: str) -> None:
+def test_a_repeatedly_failing_copy_is_reported_with_the_servers_reason(pg1: Host, pg2: Host, log: str) -> None:
     conf = "/etc/postgresql/*/main/conf.d/zz-broken.conf"
     folder = pg2.run("dirname /etc/postgresql/*/main/postgresql.conf")
     pg2.put(f"{folder}/conf.d/zz-broken.conf", f"{log}shared_preload_libraries = 'nothing_there'\n")
@@ -133,7 +135,7 @@ def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: 
         pg2.run(f"rm {conf}; pgpoolctl converge --once", seconds=200)
 
 
-def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_copy_that_would_lack_a_locale_is_refused(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     pg1.psql("CREATE DATABASE elsewhere;\nUPDATE pg_database SET datcollate = 'xx_YY.UTF-8', datctype = 'xx_YY.UTF-8' "
              "WHERE datname = 'elsewhere'")  # fmt: skip
     try:
@@ -151,7 +153,7 @@ def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Clu
 REFUSALS = {"pg1": "primary", "pg9": "pg9", "'$(touch /run/owned)'": "no node"}
 
 
-def test_it_refuses_what_would_lose_data_or_makes_no_sense(pg1: Host, pg2: Host) -> None:
+def test_recover_refuses_requests_that_lose_data_or_make_no_sense(pg1: Host, pg2: Host) -> None:
     for at in (pg1, pg2):
         for name, because in REFUSALS.items():
             answer = at.attempt(f"pgpoolctl recover {name}")
@@ -162,7 +164,7 @@ def test_it_refuses_what_would_lose_data_or_makes_no_sense(pg1: Host, pg2: Host)
         at.run("[ ! -e /run/owned ]")
 
 
-def test_it_refuses_the_last_good_node(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
+def test_recover_refuses_the_last_good_node(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
     for host in (pg2, pg3):
         host.run(STOP)
         given_up(cluster, host.name)

@@ -74,12 +74,12 @@ def story(host: Host) -> dict[str, str]:
     return found
 
 
-def test_it_works_on_top_of_debians_own_pgpool2_and_of_ours(story: dict[str, str]) -> None:
+def test_the_package_works_on_top_of_debians_own_pgpool2_and_of_ours(story: dict[str, str]) -> None:
     assert "-50+" not in story["version"], "this was not Debian's"
     assert (story["over Debian's"], story["over ours"]) == ("1", "2")
 
 
-def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: dict[str, str]) -> None:
+def test_a_removed_package_stops_and_a_reinstalled_one_serves_as_before(story: dict[str, str]) -> None:
     left = story["removed"].partition("\nunits\n")[2].splitlines()
     units = [line for line in left if "pgpool2" in line and (" active " in line or " activating " in line)]
     assert units == []
@@ -90,7 +90,7 @@ def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: 
     assert story["again"] == "3"
 
 
-def test_the_agent_ends_first_and_the_firewall_last(story: dict[str, str]) -> None:
+def test_the_agent_stops_first_and_the_firewall_last(story: dict[str, str]) -> None:
     """The agent would restart pgpool-II and rewrite deleted files; no port may be open without its rules."""
     ended = [unit for unit in story["order"].splitlines() if "pgpool2" in unit and "@" not in unit]
     assert ended == [
@@ -109,7 +109,7 @@ def test_the_purge_leaves_nothing_behind(story: dict[str, str]) -> None:
     assert "\n".join(sorted(set(before) - set(purged))) == ""
 
 
-def test_postgresql_goes_on_with_its_data(host: Host, story: dict[str, str]) -> None:
+def test_postgresql_keeps_running_with_its_data(host: Host, story: dict[str, str]) -> None:
     assert story
     assert host.psql("SELECT answer FROM kept") == "42"
     host.run("systemctl restart postgresql")

@@ -118,7 +118,7 @@ def test_3_an_upgraded_node_takes_over_from_the_last_old_one(old: Cluster) -> No
 
 
 @pytest.mark.usefixtures("account")
-def test_4_all_are_upgraded_and_every_server_proves_itself(old: Cluster) -> None:
+def test_4_all_are_upgraded_and_every_server_is_verified(old: Cluster) -> None:
     for host in old.hosts:
         host.until("grep -q 'sslmode *= *verify-full' /etc/pgpool2/cluster/pg_service.conf", 120)
     fails_over(old, old.primary())

@@ -43,7 +43,7 @@ def well_again(cluster: Cluster) -> None:
 
 
 @pytest.mark.smoke
-def test_replay_that_is_paused_is_not_healthy_and_gets_no_reads_until_it_goes_on(
+def test_paused_replay_is_not_healthy_and_gets_no_reads_until_it_resumes(
     cluster: Cluster, pg1: Host, pg2: Host
 ) -> None:
     pg2.psql("SELECT pg_wal_replay_pause()")
@@ -59,9 +59,7 @@ def test_replay_that_is_paused_is_not_healthy_and_gets_no_reads_until_it_goes_on
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("process", ["walreceiver", "startup"])
-def test_a_process_that_is_stuck_gets_its_standby_no_reads(
-    cluster: Cluster, pg1: Host, pg2: Host, process: str
-) -> None:
+def test_a_standby_with_a_stuck_process_gets_no_reads(cluster: Cluster, pg1: Host, pg2: Host, process: str) -> None:
     """A walreceiver reports `streaming` for ever if it, or the startup process, is stopped."""
     pg2.signal("STOP", process)
     try:
@@ -74,7 +72,7 @@ def test_a_process_that_is_stuck_gets_its_standby_no_reads(
 
 
 @pytest.mark.thorough
-def test_a_query_that_holds_replay_up_as_long_as_postgresql_lets_it_is_not_cut(
+def test_a_query_that_delays_replay_within_postgresqls_limit_is_not_cancelled(
     cluster: Cluster, pg1: Host, pg2: Host
 ) -> None:
     """max_standby_streaming_delay is the time that an administrator allows for a report."""
@@ -146,9 +144,7 @@ def test_a_switchover_in_the_middle_of_a_change_of_max_connections(
 
 
 @pytest.mark.thorough
-def test_a_primary_that_is_restarted_too_early_leaves_no_wrong_reads(
-    cluster: Cluster, pg1: Host, pg2: Host, pg3: Host
-) -> None:
+def test_a_primary_restarted_too_early_causes_no_wrong_reads(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
     with connections(cluster, 50) as wanted:
         pg1.run("pgpoolctl apply")
         restarted(cluster, pg1)

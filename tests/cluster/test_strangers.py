@@ -84,7 +84,7 @@ def test_in_place_of_the_primary(cluster: Cluster) -> None:
     cluster.wait_healthy(60)
 
 
-def test_a_server_that_shows_another_certificate_is_named(cluster: Cluster) -> None:
+def test_a_server_with_another_certificate_is_reported(cluster: Cluster) -> None:
     """For example an administrator's own; `check` reports it with a fix."""
     _, second, _ = cluster.hosts
     snakeoil = {"cert": "/etc/ssl/certs/ssl-cert-snakeoil.pem", "key": "/etc/ssl/private/ssl-cert-snakeoil.key"}

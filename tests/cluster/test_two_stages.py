@@ -55,7 +55,7 @@ def test_4_plain_pcp_recovery_node_does_it_too(native: Cluster) -> None:
     equal(native)
 
 
-def test_5_who_has_missed_writes_stays_out_and_says_so(native: Cluster) -> None:
+def test_5_a_node_that_missed_writes_stays_detached_and_says_so(native: Cluster) -> None:
     pg1, _, pg3 = native.hosts
     pg3.kill()
     given_up(native, "pg3")

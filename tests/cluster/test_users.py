@@ -99,7 +99,7 @@ def test_a_removed_user_cannot_log_in_any_more(cluster: Cluster, pg1: Host, pg3:
 
 
 @pytest.mark.thorough
-def test_the_longest_password_works_and_an_md5_one_is_named(pg1: Host, pg2: Host) -> None:
+def test_the_longest_password_works_and_an_md5_one_is_reported(pg1: Host, pg2: Host) -> None:
     longest = "x" * keys.LONGEST_PASSWORD
     set_password(pg2, "carol", longest)
     try:
@@ -124,7 +124,7 @@ def test_the_longest_password_works_and_an_md5_one_is_named(pg1: Host, pg2: Host
         ("printf %080d 1 | pgpoolctl user set carol --password-stdin", 2),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_two_lines(pg1: Host, command: str, status: int) -> None:
+def test_impossible_requests_are_refused_in_two_lines(pg1: Host, command: str, status: int) -> None:
     answer = pg1.attempt(command)
     assert answer.status == status, answer.output
     _, hint = answer.output.splitlines()

@@ -71,16 +71,16 @@ def test_the_key_is_nowhere_but_in_its_file(life: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["reconfigured", "upgraded"])
-def test_nothing_changes_where_nothing_is_new(life: dict[str, str], moment: str) -> None:
+def test_without_news_nothing_changes(life: dict[str, str], moment: str) -> None:
     assert life[moment] == life["installed"]
 
 
-def test_the_command_and_the_hooks_are_there(life: dict[str, str]) -> None:
+def test_the_command_and_the_hooks_exist(life: dict[str, str]) -> None:
     assert life["commands"].startswith("usage: pgpoolctl")
     assert "/usr/bin/pgpoolctl -> ../share/pgpool2-cluster/pgpoolctl" in life["commands"]
 
 
-def test_the_removal_keeps_what_says_which_cluster_it_is(life: dict[str, str]) -> None:
+def test_the_removal_keeps_cluster_yml_and_the_key(life: dict[str, str]) -> None:
     left = set(life["removed"].splitlines()) - set(life["before"].splitlines())
     assert {"/etc/pgpool2/cluster.yml", "/etc/pgpool2/cluster.key"} <= left
     conffile = "/etc/postgresql-common/pg_upgradecluster.d/pgpool2-cluster"  # dpkg keeps this conffile until the purge
@@ -94,7 +94,7 @@ def test_the_purge_leaves_nothing_behind(life: dict[str, str]) -> None:
     assert life["left in debconf"] == ""
 
 
-def test_answers_that_make_no_cluster_are_told_and_leave_no_half_configured_package(
+def test_invalid_answers_are_reported_and_leave_no_half_configured_package(
     server: Root, on: Callable[[Root], Chroot], packages: Built
 ) -> None:
     system = on(server)
@@ -106,7 +106,7 @@ def test_answers_that_make_no_cluster_are_told_and_leave_no_half_configured_pack
     assert system.run(f"grep -rlF {KEY} /var/cache/debconf || :") == ""
 
 
-def test_it_is_content_with_debians_own_pgpool2(server: Root, on: Callable[[Root], Chroot], packages: Built) -> None:
+def test_it_accepts_debians_own_pgpool2(server: Root, on: Callable[[Root], Chroot], packages: Built) -> None:
     system = on(server)
     system.run(DEBIANS)
     debians = system.run("dpkg-query -W -f '${Version}' pgpool2")

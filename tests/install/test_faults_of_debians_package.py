@@ -82,7 +82,7 @@ def test_4_pgpool_starts_where_there_is_no_ipv6(system: Chroot, packages: Built)
 
 
 @pytest.mark.parametrize("name", ["pgpool.conf", "pcp.conf", "pool_passwd"])
-def test_5_nobody_else_can_read_what_may_hold_credentials(system: Chroot, name: str) -> None:
+def test_5_no_other_user_can_read_files_that_may_hold_credentials(system: Chroot, name: str) -> None:
     mode, owners = system.run(f"stat -c '%a %U:%G' /etc/pgpool2/{name}").split()
     assert (int(mode, 8) & 0o007, owners.endswith(":postgres")) == (0, True)
     assert system.attempt(f"setpriv --reuid nobody --regid nogroup --clear-groups cat /etc/pgpool2/{name}").status != 0
@@ -98,7 +98,7 @@ def test_5_the_daemons_user_can_add_to_pool_passwd(system: Chroot) -> None:
     assert [entry[:7] for entry in sorted(entries)] == ["alice:A", "bob:md5"]
 
 
-def test_6_node_status_outlives_a_reboot(system: Chroot, packages: Built) -> None:
+def test_6_node_status_survives_a_reboot(system: Chroot, packages: Built) -> None:
     settings = parameters(system)
     assert settings.get("work_dir", settings.get("logdir")) == "/var/log/postgresql"
     answer = with_pgpool(system, packages.majors[-1], "ask -p 9999 >/dev/null")
@@ -131,7 +131,7 @@ def test_7_compiled_defaults_call_no_sudo(system: Chroot, packages: Built) -> No
     assert "sudo" not in answer.output
 
 
-def test_10_the_description_is_of_this_pgpool(system: Chroot) -> None:
+def test_10_the_description_matches_this_pgpool(system: Chroot) -> None:
     text = system.run("dpkg-query -W -f '${Description}\\n' '*pgpool*'").lower()
     assert "pgpool-ii" in text
     assert "parallel query" not in text

@@ -83,7 +83,7 @@ def test_an_installation_is_completed(
 
 
 @pytest.mark.parametrize("moment", ["status: pgpool2: unpacked", "status: pgpool2: half-configured"])
-def test_an_upgrade_is_completed_and_keeps_what_was_edited(
+def test_an_upgrade_is_completed_and_keeps_edits(
     ready: Root, on: Callable[[Root], Chroot], packages: Built, moment: str
 ) -> None:
     system = on(ready)

@@ -151,9 +151,7 @@ def test_the_three_lines_of_the_page_are_all_that_a_server_needs(
     assert complaints(system.run(AUDITED, network=True)) == []
 
 
-def test_nothing_is_left_of_the_repository_where_its_package_is_purged(
-    customer: Root, on: Callable[[Root], Chroot]
-) -> None:
+def test_purging_the_repositorys_package_leaves_nothing_behind(customer: Root, on: Callable[[Root], Chroot]) -> None:
     system = on(customer)
     system.run(
         f"apt-get purge {keyring.NAME}; test ! -e {keyring.SOURCES}; test ! -e /usr/share/keyrings/{keyring.NAME}.gpg"
@@ -173,7 +171,7 @@ def test_an_older_version_is_installed_by_the_command_of_the_page(
     assert system.run(VERSION) == shop.later
 
 
-def test_an_older_version_is_installed_where_there_was_none(
+def test_an_older_version_is_installed_on_a_new_server(
     stranger: Root, on: Callable[[Root], Chroot], shop: Shop
 ) -> None:
     system = on(stranger)
@@ -190,9 +188,7 @@ def test_a_server_sees_a_state_of_an_hour_ago(stranger: Root, on: Callable[[Root
     assert shop.later not in system.run("apt-cache madison pgpool2")
 
 
-def test_a_state_that_is_no_longer_current_is_seen_where_that_is_wanted(
-    stranger: Root, on: Callable[[Root], Chroot], shop: Shop
-) -> None:
+def test_an_expired_state_is_accepted_on_request(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> None:
     system = on(stranger)
     answer = system.attempt(f"exec 2>&1\n{shop.fetch}\n{shop.at(shop.old)}\napt-get update", network=True)
     assert "expired" in answer.output
@@ -204,7 +200,7 @@ def test_a_state_that_is_no_longer_current_is_seen_where_that_is_wanted(
 # -- unattended-upgrades -----------------------------------------------------------------------------------------------
 
 
-def test_unattended_upgrades_take_a_later_version_once_they_are_told_to(
+def test_unattended_upgrades_install_a_later_version_once_configured(
     dated: Root, on: Callable[[Root], Chroot], project: Project, shop: Shop
 ) -> None:
     system = on(dated)
@@ -222,7 +218,7 @@ def test_unattended_upgrades_take_a_later_version_once_they_are_told_to(
 # -- from here only, and from Debian again -----------------------------------------------------------------------------
 
 
-def test_with_the_pin_pgpool_is_taken_from_here_also_where_debian_has_a_newer_one(
+def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(
     reader: Chroot, project: Project, shop: Shop
 ) -> None:
     reader.run(NEWER)

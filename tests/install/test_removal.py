@@ -52,7 +52,7 @@ def test_a_removed_package_leaves_its_configuration_and_nothing_else(life: dict[
     assert life["kept"] == life["edited"]
 
 
-def test_installed_again_it_asks_nothing_and_finds_its_configuration(life: dict[str, str]) -> None:
+def test_a_reinstalled_package_asks_nothing_and_finds_its_configuration(life: dict[str, str]) -> None:
     assert life["again"] == life["edited"]
 
 

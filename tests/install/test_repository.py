@@ -42,7 +42,7 @@ def system(server: Root, on: Callable[[Root], Chroot], repository: Repository, t
     return seen_from(on(server), copy)
 
 
-def test_apt_takes_it_and_has_nothing_to_say(system: Chroot, repository: Repository, packages: Built) -> None:
+def test_apt_accepts_the_repository_without_complaints(system: Chroot, repository: Repository, packages: Built) -> None:
     assert complaints(pasted(system, repository, packages.release.name)) == []
     policy = system.run("apt-cache policy pgpool2")
     assert f"Candidate: {packages.debian_version}" in policy
@@ -97,7 +97,7 @@ def test_a_changed_package_is_refused_with_the_reason(system: Chroot, repository
     assert "Hash Sum mismatch" in answer.output, answer.output
 
 
-def test_a_key_that_another_hash_was_named_for_is_refused(system: Chroot, packages: Built) -> None:
+def test_a_key_with_another_hash_than_announced_is_refused(system: Chroot, packages: Built) -> None:
     fetch, *_ = keyring.lines(URL, packages.release.name, b"another key")
     answer = system.attempt(f"{fetch} 2>&1")
     assert answer.status != 0

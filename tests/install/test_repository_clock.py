@@ -42,7 +42,7 @@ def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: py
     return run
 
 
-def test_a_clock_that_is_a_day_ahead_is_no_fault(client: Client, packages: Built, published: Published) -> None:
+def test_a_clock_that_is_a_day_ahead_is_accepted(client: Client, packages: Built, published: Published) -> None:
     repository = published(DAY)
     system = client(repository)
     assert complaints(pasted(system, repository, packages.release.name)) == []
@@ -55,7 +55,7 @@ def test_a_clock_that_is_a_day_ahead_is_no_fault(client: Client, packages: Built
         pytest.param((suites.VALID_DAYS + 1) * DAY, "expired|is not valid anymore", id="a day past the end"),
     ],
 )
-def test_a_clock_that_is_wrong_is_refused_with_the_reason(
+def test_a_wrong_clock_is_refused_with_the_reason(
     client: Client, packages: Built, published: Published, age: int, reason: str
 ) -> None:
     repository = published(age)
@@ -83,7 +83,7 @@ def past_its_end(
     return change
 
 
-def test_a_suite_past_its_end_is_taken_after_a_year(
+def test_a_suite_past_its_end_of_life_is_accepted_after_a_year(
     client: Client, packages: Built, published: Published, past_its_end: Callable[[], None]
 ) -> None:
     suite = packages.release.name

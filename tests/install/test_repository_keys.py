@@ -74,7 +74,7 @@ def another_subkey(place: Path) -> list[tuple[Path, ...]]:
 
 
 @pytest.mark.parametrize("stages", [another_key, another_subkey])
-def test_a_client_of_the_old_key_goes_over_to_the_new_one(
+def test_a_client_of_the_old_key_moves_to_the_new_one(
     client: Client, packages: Built, signed: Signer, tmp_path: Path, stages: Callable[[Path], list[tuple[Path, ...]]]
 ) -> None:
     """`apt upgrade` suffices while both keys sign; a client that missed that is refused; the line to paste helps."""
@@ -104,9 +104,7 @@ def test_a_client_of_the_old_key_goes_over_to_the_new_one(
 
 
 @pytest.mark.parametrize("made_of", ["rsa4096", "rsa2048"])
-def test_apt_finds_no_fault_with_a_key_of_rsa(
-    client: Client, packages: Built, signed: Signer, tmp_path: Path, made_of: str
-) -> None:
+def test_apt_accepts_an_rsa_key(client: Client, packages: Built, signed: Signer, tmp_path: Path, made_of: str) -> None:
     repository = signed(secret_key(tmp_path, "rsa", made_of))
     system = client(repository)
     assert complaints(pasted(system, repository, packages.release.name)) == []

@@ -39,12 +39,12 @@ def logged(host: Host, words: str) -> None:
     host.until(f"journalctl --no-pager -u pgpool2 | grep -F '{words}' || {{ journalctl --no-pager -n 50; false; }}", 20)
 
 
-def test_it_runs_once_it_is_installed(host: Host) -> None:
+def test_pgpool_runs_after_the_installation(host: Host) -> None:
     assert host.run("systemctl is-active pgpool2; systemctl is-enabled pgpool2").split() == ["active", "enabled"]
     assert host.run(ASK) == "42"
 
 
-def test_it_has_the_watchdogs_capabilities_and_no_others(host: Host) -> None:
+def test_the_service_has_only_the_watchdogs_capabilities(host: Host) -> None:
     status = host.run(f"grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/$({MAIN})/status")
     net_admin_and_raw = f"{1 << 12 | 1 << 13:016x}"
     fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
@@ -53,12 +53,12 @@ def test_it_has_the_watchdogs_capabilities_and_no_others(host: Host) -> None:
     assert fields["Uid"][1] == host.run("id -u postgres")
 
 
-def test_it_is_hardened(host: Host) -> None:
+def test_the_service_is_hardened(host: Host) -> None:
     exposure = host.run("systemd-analyze security --no-pager pgpool2.service | tail -n 1")
     assert float(exposure.split(":")[1].split()[0]) <= 4.0, exposure
 
 
-def test_it_comes_back_when_it_is_killed(host: Host) -> None:
+def test_pgpool_restarts_after_a_kill(host: Host) -> None:
     before = host.run(MAIN)
     host.run("systemctl kill --kill-whom=main --signal=KILL pgpool2")
     host.until(f'main=$({MAIN}); [ "$main" != 0 ] && [ "$main" != {before} ] && systemctl is-active pgpool2', 15)
@@ -75,7 +75,7 @@ def test_the_log_is_in_the_journal(host: Host) -> None:
     logged(host, "pgpool-II successfully started")
 
 
-def test_it_serves_again_after_a_reboot(host: Host) -> None:
+def test_pgpool_serves_again_after_a_reboot(host: Host) -> None:
     host.reboot()
     host.until("systemctl is-active pgpool2", 30)
     assert host.until(ASK, 10) == "42"

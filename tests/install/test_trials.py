@@ -24,7 +24,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "repository"
 
 
-def test_what_was_built_installs_and_goes(project: Project, packages: Built, place: Path) -> None:
+def test_built_packages_install_and_can_be_removed(project: Project, packages: Built, place: Path) -> None:
     name = packages.release.name
     publish.run(project, publish.Request(place, releases=(name,), unproved=True), print)
     lines: list[str] = []
@@ -32,7 +32,7 @@ def test_what_was_built_installs_and_goes(project: Project, packages: Built, pla
     assert any(line.startswith(f"{name}-testing: ") and "install and go" in line for line in lines)
 
 
-def test_what_does_not_install_is_a_fault_with_apts_reason(
+def test_a_failed_installation_is_a_fault_with_apts_reason(
     project: Project, packages: Built, place: Path, tmp_path: Path
 ) -> None:
     checkout = Project(tmp_path / "checkout")

@@ -69,7 +69,7 @@ def test_over_debians_own_and_back_with_nothing_edited(
     assert system.run("find / -xdev -path /var/cache -prune -o -path /dist -prune -o -name '*pgpool*' -print") == ""
 
 
-def test_a_later_version_with_other_defaults_keeps_what_was_edited(
+def test_a_later_version_with_other_defaults_keeps_edits(
     server: Root, on: Callable[[Root], Chroot], packages: Built
 ) -> None:
     system = on(server)

@@ -340,7 +340,7 @@ def test_a_hard_link_keeps_its_other_name_untouched(machine: Server) -> None:
     assert machine.sums() == before
 
 
-def test_a_race_of_links_wins_nothing(machine: Server) -> None:
+def test_racing_with_links_gains_nothing(machine: Server) -> None:
     before = machine.sums()
     pid = os.fork()
     if pid == 0:
