@@ -55,10 +55,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How full an archive is.
+    """How full an archive is: `bytes` on the disk, `used` the share of that disk that is taken, by whatever.
 
-    `bytes`: size of the archive on disk. `used`: the fraction of that disk that is occupied, by any files.
-    `oldest`, `newest`: the first and the last WAL file by position, "" if there is none.
+    `oldest` and `newest`: the first and the last WAL file by position, "" if there is none.
     """
 
     files: int

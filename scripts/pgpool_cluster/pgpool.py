@@ -121,10 +121,7 @@ def leads(cluster: Cluster) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A pgpool-II's place in the watchdog.
-
-    `serves`: it accepts clients. `standbys`: the nodes that it sees as standbys in the watchdog.
-    """
+    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
 
     serves: bool
     state: WatchdogState
@@ -137,10 +134,10 @@ class Standing:
             state = WatchdogState(values["state"])
             return cls(bool(values["serves"]), state, frozenset(map(str, values["standbys"])))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not the standing of a pgpool-II: {error}") from error
+            raise ValueError(f"no standing of a pgpool-II: {error}") from error
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON for another node."""
+        """Return it for the way to another node."""
         return {"serves": self.serves, "state": self.state, "standbys": sorted(self.standbys)}
 
 

@@ -24,9 +24,9 @@ class Asker(Enum):
 _BY_ASKER = {
     Asker.ANYBODY: (
         "look", "note", "check", "clock", "standing", "silent", "watch", "users",
-        # The node that receives one of these decides by its own facts.
+        # it may be asked; what comes of it follows from the facts of the node that is asked
         "promote", "follow", "go-on",
-        # The leading pgpool-II, on whichever node, controls which nodes clients reach.
+        # whether clients are sent to a node is pgpool-II's, on whichever node it leads
         "hold",
     ),
     Asker.DATABASES: (
@@ -36,7 +36,7 @@ _BY_ASKER = {
     Asker.HERE: ("status", "converge", "waiting", "failover", "may-start", "first-stage", "second-stage"),
 }  # fmt: skip
 MAY_ASK = {verb: asker for asker, verbs in _BY_ASKER.items() for verb in verbs}
-"""Who may send each request, by its `do`."""
+"""Every request that an agent answers, by its `do`."""
 
 
 def is_database(cluster: Cluster, peer: str) -> bool:
@@ -45,12 +45,12 @@ def is_database(cluster: Cluster, peer: str) -> bool:
 
 
 def refuse(cluster: Cluster, verb: str, peer: str) -> None:
-    """Raise OperationError if `peer`, a node's name or "" for this node, may not ask for `verb`."""
+    """Raise OperationError where `peer`, a node's name or "" for this one, may not ask for `verb`."""
     asker = MAY_ASK.get(verb, Asker.HERE)
     if not peer or asker is Asker.ANYBODY or (asker is Asker.DATABASES and is_database(cluster, peer)):
         return
     if asker is Asker.HERE:
         reason = f"only programs on the node itself may ask for {verb!r}, and {peer} did"
-        raise OperationError(reason, hint="the nodes may have different versions: upgrade all of them")
-    hint = "run the same command on a node that runs PostgreSQL"
-    raise OperationError(f"{peer} does not run PostgreSQL, so it may not ask for {verb!r}", hint=hint)
+        raise OperationError(reason, hint="the nodes have different versions")
+    hint = "the same command on a node that runs PostgreSQL"
+    raise OperationError(f"{peer} runs no PostgreSQL, so it may not ask for {verb!r}", hint=hint)

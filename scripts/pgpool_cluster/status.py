@@ -166,10 +166,16 @@ def _pgpool(cluster: Cluster, found: NodeFacts) -> Json:
 
 
 def lines(status: Json) -> list[str]:
-    """Return a status as lines of text for people."""
+    """Return a status as text for people."""
     head = ("node", "role", "postgresql", "pgpool", "lag", "timeline", "address")
-    keys = ("name", "role", "postgresql", "pgpool", "lag_bytes", "timeline", "address")
-    rows = [tuple("-" if node[key] is None else str(node[key]) for key in keys) for node in status["nodes"]]
+    rows = [
+        (
+            node["name"], node["role"], node["postgresql"], node["pgpool"],
+            "-" if node["lag_bytes"] is None else str(node["lag_bytes"]),
+            "-" if node["timeline"] is None else str(node["timeline"]), node["address"],
+        )
+        for node in status["nodes"]
+    ]  # fmt: skip
     text = [f"cluster {status['cluster']}, {status['mode']}: {'healthy' if status['healthy'] else 'NOT healthy'}"]
     text += ["", *_table([head, *rows]), ""]
     pools = [(one["name"], one["state"], "virtual address" if one["virtual_ip"] else "") for one in status["pgpools"]]

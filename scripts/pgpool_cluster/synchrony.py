@@ -121,8 +121,10 @@ def announce(here: Here, excuse: Excuse) -> list[str]:
     """Send an excuse to every node; return the nodes, including this one, that have recorded it as the latest."""
     if not here.note_excuse(excuse):
         return []
-    names, file = list(excuse.names), here.cluster.fingerprint
-    request = {"do": "excuse", "term": excuse.term, "serial": excuse.serial, "names": names, "file": file}
+    request = {
+        "do": "excuse", "term": excuse.term, "serial": excuse.serial, "names": list(excuse.names),
+        "file": here.cluster.fingerprint,
+    }  # fmt: skip
     answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
     return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
 

@@ -49,11 +49,11 @@ def led_by_witness(mode: Mode, count: int = 2) -> World:
 
 
 def asked(world: World, name: str, request: Json, *, peer: str) -> Json:
-    """Return the answer of node `name` to node `peer`."""
+    """What node `peer` gets of node `name`."""
     return world.on(name, {**request, "from": peer})
 
 
-def test_every_request_has_one_line_in_the_table_of_rights() -> None:
+def test_every_request_has_one_line_about_its_askers() -> None:
     known = Answers._known(Answers(None, None, print, list, print))  # type: ignore[arg-type]
     assert set(known) == set(rights.MAY_ASK)
 
@@ -139,12 +139,12 @@ def test_a_node_is_rebuilt_through_a_pgpool_that_may_log_in_as_a_superuser(monke
 def test_an_implausible_term_is_not_recorded(term: object, world: World) -> None:
     excuse = {"do": "excuse", "serial": 1, "names": [], "file": world.cluster.fingerprint}
     for request in ({"do": "term"}, {"do": "promote", "excuse": [0, 0]}, excuse):
-        with pytest.raises(UsageError, match="no cluster can have reached the term"):
+        with pytest.raises(UsageError, match="no cluster can have come to the term"):
             asked(world, "pg2", {**request, "term": term}, peer="pg1")
     assert world.hosts["pg2"].record.term == 1
 
 
-def test_a_node_that_was_away_for_long_records_a_much_higher_term(world: World) -> None:
+def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) -> None:
     assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1")["taken"] is True
 
 
@@ -188,7 +188,7 @@ def test_a_node_that_claims_an_absurd_term_is_not_believed() -> None:
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
-    """The requests that an agent receives."""
+    """The requests that an agent gets."""
     found: list[Json] = []
 
     def answer(request: Json, _: Callable[[str], None]) -> Json:
@@ -200,7 +200,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json
         yield found
 
 
-def test_only_the_forced_command_identifies_the_requesting_node(heard: list[Json]) -> None:
+def test_the_forced_command_says_which_node_asks_and_no_request_does(heard: list[Json]) -> None:
     program = (
         "from pathlib import Path; from pgpool_cluster import channel, paths; "
         f"paths.AGENT = Path({str(paths.AGENT)!r}); channel.bridge('pg2.example-1')"

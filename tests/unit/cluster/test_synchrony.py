@@ -105,7 +105,7 @@ def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[dict[str, Any]]:
-    """Make pg2, the only other node, answer each kind of request like this; return the requests."""
+    """Let the only other node that answers, pg2, say this to each kind of request; return the requests."""
     asked: list[dict[str, Any]] = []
 
     def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, Any]:
@@ -132,9 +132,7 @@ def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch:
     assert asked[-1] == {"do": "excuse", "term": 2, "serial": 0, "names": [], "file": CLUSTER.fingerprint}
 
 
-def test_without_a_majority_that_records_that_there_is_no_new_primary(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
         act.claim(here, 2)

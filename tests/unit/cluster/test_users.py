@@ -134,7 +134,7 @@ def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: py
 
 
 @pytest.mark.parametrize("verb", ["role", "user"])
-def test_a_name_that_could_close_its_quotes_never_reaches_sql(
+def test_a_name_that_could_end_its_quotes_never_reaches_sql(
     verb: str, stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`role` comes from another node, and used to be quoted without a check."""
@@ -160,7 +160,7 @@ def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, store
 
 @pytest.mark.parametrize("said", [{}, {"serial": 9}, {"serial": "x", "entries": {}, "mark": ""},
                                   {"serial": 9, "entries": [], "mark": ""}])  # fmt: skip
-def test_a_node_that_sends_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     here = Primary(monkeypatch, Others()).answers.here
     monkeypatch.setattr(Others, "ask", lambda *_, **__: said)
     with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
@@ -168,7 +168,7 @@ def test_a_node_that_sends_no_list_is_named(said: dict[str, object], monkeypatch
 
 
 @pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
-def test_a_node_that_sends_no_checks_fails(said: dict[str, object]) -> None:
+def test_a_node_that_tells_no_checks_is_one_that_fails(said: dict[str, object]) -> None:
     (found,) = checks.told("pg2", said)
     assert (found["node"], found["ok"]) == ("pg2", False)
     assert checks.told("pg2", {"checks": [found]}) == [found]
