@@ -50,7 +50,7 @@ from .memory import Applied, unit_of
 from .record import Record
 from .users import Users, changing
 
-UNIT_FILE = "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf"
+UNIT_FILE = str(configuration.PGPOOL_DROP_IN)
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
 _LOCK = paths.ROOTS_RUN / "apply.lock"
 _LOCK_SECONDS = 30.0

@@ -46,12 +46,14 @@ STUBS = {
 """Files in the data directory, where pgpool_recovery looks for them, and the programs that they start."""
 
 
+PGPOOL_DROP_IN = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
+_SSHD_CONF = PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf")
 DROP_INS = tuple(
     f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf"
     for unit in ("pgpool2-cluster", "pgpool2-cluster-control@")
 )
 """Drop-ins for our own units if they have to see /home."""
-IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf", str(paths.AUTHORITIES))
+IN_ROOTS_FOLDERS = (str(_SSHD_CONF), str(paths.AUTHORITIES))
 """Files owned by root that are rendered outside of FOLDER, besides pgpool-II's drop-in."""
 IN_OTHERS_FOLDERS = frozenset(
     {"pgpool2-cluster.conf", "pg_hba.conf", ".pgpass", ".pcppass", ".pgpoolkey", "authorized_keys", *STUBS}
@@ -247,12 +249,11 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
         _Plan("hosts.j2", PurePosixPath(paths.HOSTS), "root", "root", 0o644),
         _Plan("known_hosts.j2", FOLDER / "known_hosts", "root", "root", 0o644),
         _Plan("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
-        _Plan("sshd.conf.j2", PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf"), "root", "root", 0o644),
+        _Plan("sshd.conf.j2", _SSHD_CONF, "root", "root", 0o644),
     ]
     if server.below_home:
         plans += [_Plan("home.conf.j2", PurePosixPath(name), "root", "root", 0o644) for name in DROP_INS]
     if Service.PGPOOL in node.runs:
-        unit = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
         plans += [
             _Plan("pgpool.conf.j2", FOLDER / "pgpool.conf", "root", "postgres", 0o640),
             _Plan("pool_hba.conf.j2", FOLDER / "pool_hba.conf", "root", "postgres", 0o640),
@@ -261,7 +262,7 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
             _Plan("pcppass.j2", home / ".pcppass", "postgres", "postgres", 0o600, Share.BLOCK),
             _Plan("pg_service.conf.j2", FOLDER / "pg_service.conf", "root", "root", 0o644),
             _Plan("peers.nft.j2", FOLDER / "peers.nft", "root", "root", 0o644),
-            _Plan("pgpool2.service.j2", unit, "root", "root", 0o644),
+            _Plan("pgpool2.service.j2", PGPOOL_DROP_IN, "root", "root", 0o644),
         ]
     if Service.POSTGRESQL in node.runs:
         etc = PurePosixPath("/etc/postgresql") / str(server.postgresql.major) / server.postgresql.name
