@@ -36,10 +36,10 @@ KEYS = (
 NODE_KEYS = ("address", "port", "weight", "runs")
 TLS_KEYS = ("certificate", "key", "ca")
 ARCHIVE_KEYS = ("compress", "keep_hours", "timeout")
-LONGEST_KEPT = 8760
-"""Hours of a year."""
-LONGEST_TIMEOUT = 86400
-"""Seconds of a day."""
+LONGEST_KEEP_HOURS = 8760
+"""One year."""
+LONGEST_TIMEOUT_SECONDS = 86400
+"""One day."""
 FORBIDDEN_PGPOOL = {
     "wd_authkey": "it follows from cluster.key",
     "backend_clustering_mode": "it follows from mode",
@@ -329,8 +329,8 @@ def _archive(entry: Entry | None, mode: Mode) -> Archive:
 
     return Archive(
         compress=_truth(keys["compress"], "compress") if "compress" in keys else default.compress,
-        keep_hours=number("keep_hours", default.keep_hours, LONGEST_KEPT),
-        timeout=number("timeout", default.timeout, LONGEST_TIMEOUT),
+        keep_hours=number("keep_hours", default.keep_hours, LONGEST_KEEP_HOURS),
+        timeout=number("timeout", default.timeout, LONGEST_TIMEOUT_SECONDS),
     )
 
 

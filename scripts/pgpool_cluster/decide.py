@@ -254,7 +254,7 @@ def _keep(situation: Situation) -> Actions:
         f"to keep them, put {situation.name} first in cluster.yml before the cluster begins, or pg_dump them; to give "
         f"them up, drop them; then it joins by itself"
     )
-    return (Refuse(situation.name, f"it holds databases that nobody else has: {names}", hint),)
+    return (Refuse(situation.name, f"it holds databases that no other node has: {names}", hint),)
 
 
 def _serve(situation: Situation) -> Actions:

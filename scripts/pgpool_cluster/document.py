@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore] # python3-yaml has no 
 
 from .errors import UsageError
 
-GREATEST_SIZE = 1 << 20
+LONGEST_TEXT = 1 << 20
 """Limit in characters; a cluster.yml with 128 nodes has less than a hundredth of that."""
 DEEPEST_NESTING = 10
 """Limit of nested brackets and indentations; cluster.yml needs four."""
@@ -92,7 +92,7 @@ def parse(text: str, file: str) -> Mapping:
 
 
 def _refuse_tabs_and_excess(text: str, file: str) -> None:
-    if len(text) > GREATEST_SIZE:
+    if len(text) > LONGEST_TEXT:
         raise Place(file, 1).error("the file is larger than 1 MB", hint="is it the right file?")
     for number, line in enumerate(text.split("\n"), start=1):
         if "\t" in line.split("#", 1)[0]:

@@ -201,8 +201,8 @@ def _cost(line: str, file: str) -> tuple[_Cost, str]:
         words = line.removeprefix(WORDS).strip()
         _refuse(words, file)
         if _is_guessed(words):
-            hint = f"{_ENOUGH} random words, six are better; or: {HINT}"
-            raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_ENOUGH} words", hint=hint)
+            hint = f"{_LEAST_WORDS} random words, six are better; or: {HINT}"
+            raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_LEAST_WORDS} words", hint=hint)
         return _SECOND, words
     if line.startswith(_OURS) and not line.startswith(_WORDS_1):
         raise UsageError(f"{file}:1: this package does not know this kind of cluster key", hint=HINT)
@@ -217,17 +217,17 @@ def _refuse(words: str, file: str) -> None:
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
 
 
-_ENOUGH = 5
+_LEAST_WORDS = 5
 """Minimum number of different words."""
-_LONG, _KINDS = 32, 10
+_LEAST_LENGTH, _LEAST_DIFFERENT = 32, 10
 """Minimum length, and number of different characters, of a line that is one random word."""
 
 
 def _is_guessed(words: str) -> bool:
     """Return whether a line is neither five different words nor a long random one, as from `openssl rand -hex 32`."""
     if len(set(words.split())) > 1:
-        return len({word for word in words.split() if len(word) > 2}) < _ENOUGH
-    return len(words) < _LONG or len(set(words)) < _KINDS
+        return len({word for word in words.split() if len(word) > 2}) < _LEAST_WORDS
+    return len(words) < _LEAST_LENGTH or len(set(words)) < _LEAST_DIFFERENT
 
 
 def scram_verifier(password: str, salt: bytes, iterations: int) -> str:

@@ -68,7 +68,7 @@ class OwnDatabase:
             here.remember(own_database=True)
             log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
         if here.record.own_database and paths.database() != DATABASE:
-            self.applying.ask("where health checks log in")
+            self.applying.ask("the database for health checks")
 
     def _everywhere(self, facts: ClusterFacts) -> bool:
         """Return whether every server has it; standbys that are away do not count, because replication brings it."""

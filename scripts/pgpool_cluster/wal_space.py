@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from .node import Here, sql_errors
 
-TOLD = 0.8
+_REPORTED_FRACTION = 0.8
 """Used fraction of the disk from which the slot that keeps the most WAL is reported."""
-GIVEN_UP = 0.95
+_GIVEN_UP_FRACTION = 0.95
 """Used fraction of the disk from which a slot is given up: its node needs a new copy, but a full disk stops a primary.
 """
-_LEAST_BYTES = 64 * 2**20
+_LEAST_REPORTED_BYTES = 64 * 2**20
 _HELD = """
 SELECT slot_name::text, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
 FROM pg_replication_slots
@@ -44,13 +44,14 @@ class Held:
     def hint(self) -> str:
         """What the administrator can do."""
         if self.ours:
-            return f"bring {self.slot} back or free space; at {GIVEN_UP:.0%} its slot is given up: pgpoolctl recover"
+            limit = f"{_GIVEN_UP_FRACTION:.0%}"
+            return f"bring {self.slot} back or free space; at {limit} its slot is given up: pgpoolctl recover"
         return f"let its subscriber catch up, or SELECT pg_drop_replication_slot('{self.slot}')"
 
     @property
     def given_up(self) -> bool:
         """Whether to give the slot up, so that its node needs a new copy but the primary's disk does not fill up."""
-        return self.ours and self.used >= GIVEN_UP
+        return self.ours and self.used >= _GIVEN_UP_FRACTION
 
 
 def held(here: Here) -> Held | None:
@@ -60,10 +61,10 @@ def held(here: Here) -> Held | None:
     """
     usage = shutil.disk_usage(os.path.realpath(here.server.instance.data / "pg_wal"))
     used = 1 - usage.free / usage.total
-    if used < TOLD:
+    if used < _REPORTED_FRACTION:
         return None
     rows = sql_errors(lambda: here.server.query(_HELD))
-    if not rows or int(rows[0][1]) < _LEAST_BYTES:
+    if not rows or int(rows[0][1]) < _LEAST_REPORTED_BYTES:
         return None
     slot, size = str(rows[0][0]), int(rows[0][1])
     return Held(slot, size, used, slot in {node.slot for node in here.cluster.databases})

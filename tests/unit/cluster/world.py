@@ -186,7 +186,7 @@ class Wires:
         return self.reach(name, {**request, "from": self.me})
 
     def reach(self, name: str, request: Json) -> Json:
-        """Send a request to an agent from a program on its host, such as the one that the ssh key starts."""
+        """Have a program on a host ask its agent: what the ssh key starts, or what PostgreSQL does there."""
         if not self.world.hosts[name].on:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         try:
@@ -726,7 +726,7 @@ class World:
             self.stack.pop()
 
     def on(self, name: str, request: Json) -> Json:
-        """Send a request to an agent."""
+        """Ask an agent."""
         here = self.hosts[name].here
         if here is None:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
