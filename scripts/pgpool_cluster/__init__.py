@@ -1,6 +1,6 @@
-"""What turns PostgreSQL servers and pgpool-II into one working cluster; runs on the servers.
+"""The software that runs on the servers and turns PostgreSQL and pgpool-II into one cluster.
 
-Reading order: cluster.py (what a cluster is), key.py (its secrets), configuration.py (its files), facts.py and
-decide.py (what is to be done). Only what Debian's oldest supported release ships is imported: Python 3.11, PyYAML,
+Reading order: cluster.py (the cluster's definition), key.py (its secrets), configuration.py (its files), facts.py and
+decide.py (its decisions). The package imports only what Debian's oldest supported release ships: Python 3.11, PyYAML,
 Jinja2, cryptography.
 """

@@ -1,7 +1,7 @@
-"""What a standby takes over of its primary's configuration, before it is copied: without it, the copy would not start.
+"""Adopt the settings of the primary that a new standby needs: without them, the copy would not start.
 
-Its own configuration is in /etc, where no copy comes. `apply` lays down what the record has (keep.py), and the values
-stay when the node becomes the primary.
+A base backup does not include /etc, so the standby keeps its own configuration files. This module stores the adopted
+values in the record; `apply` renders them from there (keep.py). They stay when the node becomes the primary.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from .node import Here, log
 from .server import HOME, Instance
 
 LIBRARIES = "shared_preload_libraries"
-_SECONDS = 5.0
+_QUERY_SECONDS = 5.0
 SLOTS, LEVEL = "max_replication_slots", "wal_level"
 NAMES = (*matching.CONTROL, SLOTS, LEVEL, LIBRARIES)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The settings of a server that is copied, but for the numbers that come along with its data.
+    """The settings of the server that is being copied.
 
-    `comes_along`: so do its libraries. `logical`: subscribers read of it, and go on doing so after a failover.
+    `needs`: numeric parameters set outside of postgresql.auto.conf, which the copy does not include.
+    `libraries`: shared_preload_libraries; `comes_along`: postgresql.auto.conf sets them, so the copy includes them.
+    `logical`: wal_level is logical, which subscribers need after a failover as well.
     """
 
     needs: Mapping[str, int]
@@ -42,18 +44,18 @@ class Source:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, str, str]]) -> Source:
-        """Read rows of pg_settings: name, value, file. What ALTER SYSTEM has set comes along with a copy."""
-        found = {name: (value, file.endswith("postgresql.auto.conf")) for name, value, file in rows}
-        preload, along = found.pop(LIBRARIES, ("", False))
-        level, _ = found.pop(LEVEL, ("", False))
-        needs = {name: int(value) for name, (value, comes) in found.items() if not comes}
-        return cls(needs, tuple(keep.libraries(preload)), along, level == "logical")
+        """Read rows of pg_settings: name, value, file. The copy includes the settings made by ALTER SYSTEM."""
+        settings = {name: (value, file.endswith("postgresql.auto.conf")) for name, value, file in rows}
+        preload, comes_along = settings.pop(LIBRARIES, ("", False))
+        level, _ = settings.pop(LEVEL, ("", False))
+        needs = {name: int(value) for name, (value, comes) in settings.items() if not comes}
+        return cls(needs, tuple(keep.libraries(preload)), comes_along, level == "logical")
 
 
 def adopt(here: Here, source: Source) -> None:
-    """Have laid down what this node lacks of its source's settings; raises OperationError where a copy cannot start.
+    """Record and apply the settings of `source` that this node lacks; raises OperationError if a copy cannot start.
 
-    A library that is not installed here is left out: `check` names it.
+    A library that is not installed here is left out, and `check` reports it.
     """
     instance = here.server.instance
     lacking = missing(instance, source.libraries)
@@ -71,11 +73,11 @@ def adopt(here: Here, source: Source) -> None:
     here.remember(needs=adopted.needs, libraries=libraries, logical=logical)
     level = ["wal_level = logical"] if logical else []
     values = ", ".join([*(f"{name} = {value}" for name, value in needs.items()), *libraries, *level])
-    log(f"taking over from the primary: {values}")
+    log(f"adopting from the primary: {values}")
     try:
         units.control("apply")
     except ClusterError as error:
-        log(f"it could not be laid down: {error}")
+        log(f"cannot apply the adopted settings: {error}")
 
 
 _OF_ITSELF = """
@@ -85,7 +87,7 @@ SELECT current_setting('shared_preload_libraries'), current_setting('archive_mod
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What a failover to a standby would lose: libraries that only the primary preloads, and the archive."""
+    """What a failover to a standby would lose: libraries that only the primary preloads, and its WAL archiving."""
 
     libraries: tuple[str, ...] = ()
     archive: str = ""
@@ -99,10 +101,10 @@ class Lost:
 
 
 def lost(here: Here, upstream: Node) -> Lost:
-    """Return what a failover to this standby would lose; nothing where one of the servers does not answer."""
+    """Return what a failover to this standby would lose; nothing if one of the servers does not answer."""
     dsn = libpq.conninfo(upstream, Role.RECOVERY, "pgpoolctl", HOME) + f" dbname={paths.database()}"
     try:
-        connection: Any = connect(dsn=dsn, seconds=_SECONDS)
+        connection: Any = connect(dsn=dsn, seconds=_QUERY_SECONDS)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_OF_ITSELF)
@@ -116,21 +118,22 @@ def lost(here: Here, upstream: Node) -> Lost:
 
 
 def _lower(instance: Instance, source: Source) -> dict[str, int]:
-    """Return the source's values of the parameters that would be lower here."""
+    """Return the source's values for the parameters that are lower here."""
     low = matching.lower(pg.configured(instance, without_alter_system=True), source.needs)
-    found = {name: least for name, (_, least) in low.items()}
+    raised = {name: least for name, (_, least) in low.items()}
     slots = pg.setting(instance, SLOTS, without_alter_system=True)
     if slots.isdigit() and int(slots) < source.needs.get(SLOTS, 0):
-        found[SLOTS] = source.needs[SLOTS]
-    return found
+        raised[SLOTS] = source.needs[SLOTS]
+    return raised
 
 
 def missing(instance: Instance, libraries: Iterable[str]) -> list[str]:
-    """Return the libraries that are not installed for a server; one with a path of its own is not looked for."""
+    """Return the libraries that are not installed for a server; a library given with a path is not checked."""
     folder = Path(instance.program("postgres")).parents[1] / "lib"
     return [name for name in libraries if "/" not in name and not (folder / f"{name.removesuffix('.so')}.so").exists()]
 
 
 def _not_installed(names: list[str], why: str) -> OperationError:
     text = ", ".join(names)
-    return OperationError(f"{text} is not installed here; {why}", hint=f"apt install the package of {text} here")
+    hint = f"apt install the package that contains {text} here"
+    return OperationError(f"{text} is not installed here; {why}", hint=hint)

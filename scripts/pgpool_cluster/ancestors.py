@@ -1,4 +1,4 @@
-"""Where root may touch a file: below folders that belong to root, and in which no other user may write."""
+"""Decide where root may touch a file: only below folders that root owns and no other user can write to."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _LOOSE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def intruder(path: Path) -> str:
-    """Return which ancestor of a path somebody else than root owns or may write in, and "" for none.
+    """Return which ancestor of a path a user other than root owns or can write to, "" if there is none.
 
-    A folder is looked at once by a command: no other user can change what is root's alone.
+    The result is cached for the life of the process: no other user can change a folder that only root can write to.
     """
     return _intruder(path.absolute().parent)
 
 
 def forget() -> None:
-    """Look at every folder again: one has just been made."""
+    """Clear the cache, because a folder has just been created."""
     _intruder.cache_clear()
 
 
 @functools.cache
 def _intruder(folder: Path) -> str:
-    """Return which part of an absolute path to a folder, itself among them, is not root's alone.
+    """Return which part of an absolute path, the folder itself included, another user than root controls.
 
-    Symbolic links of root's are followed. A folder like /tmp, where only owners rename and delete (the sticky bit), may
-    be an ancestor of the folder. An ancestor that does not exist is one that only root can make.
+    Symbolic links owned by root are followed. A sticky folder such as /tmp, in which only owners rename and delete, may
+    be an ancestor but not the folder itself. An ancestor that does not exist is safe if only root can create it.
     """
     trusted = {0, os.getuid()}
     here, ahead = Path("/"), _steps(folder)
@@ -40,7 +40,7 @@ def _intruder(folder: Path) -> str:
         try:
             found = here.lstat()
         except FileNotFoundError:
-            return f"others may make {here}" if shared else ""
+            return f"other users can create {here}" if shared else ""
         except OSError as error:
             return f"{here}: {error.strerror}"
         if found.st_uid not in trusted:
@@ -53,7 +53,7 @@ def _intruder(folder: Path) -> str:
             continue
         shared = is_shared(found) or bool(found.st_mode & stat.S_IWGRP and _has_list(here))
         if shared and not (found.st_mode & stat.S_ISVTX and ahead):
-            return f"{here} may be written in by others"
+            return f"other users can write to {here}"
         if not ahead:
             return ""
         step = ahead.pop()
@@ -65,13 +65,13 @@ def _steps(folder: Path) -> list[str]:
 
 
 def is_shared(found: os.stat_result) -> bool:
-    """Tell whether more than a folder's owner, and root's group, may write in it by its mode."""
+    """Return whether a folder's mode lets anyone but its owner, or the group root, write to it."""
     others = _LOOSE if found.st_gid != 0 else stat.S_IWOTH
     return bool(found.st_mode & others)
 
 
 def _has_list(folder: Path) -> bool:
-    """Tell whether a folder has an access control list, by which more than owner and group may write (acl(5))."""
+    """Return whether a folder has an access control list, which can let further users write to it (acl(5))."""
     with contextlib.suppress(OSError):
         return "system.posix_acl_access" in os.listxattr(folder, follow_symlinks=False)
     return False

@@ -1,10 +1,10 @@
-"""`pgpoolctl apply`: what configuration.py renders, compared with the disk, laid down, and loaded by who reads it.
+"""`pgpoolctl apply`: compare what configuration.py renders with the disk, write the changes, reload the services.
 
-A file of the cluster's own that an administrator has edited stays as it is; the rendered one is put beside it, with
-`.new` at its end. What was written is remembered by its hash (paths.MEMORY), where only root can write.
+If an administrator has edited one of the cluster's own files, `apply` keeps it and writes the rendered file beside it
+as `.new`. It records a hash of every file it writes (paths.MEMORY), where only root can write.
 
-What lies in folders of postgres is read and written by a process that is postgres (hands.py). A file that cannot be
-laid down, or in whose place something else lies, is refused: it is told, and the others are laid down.
+A process that runs as postgres reads and writes the files in folders of postgres (hands.py). A file that cannot be
+written, or whose place is taken by something other than a plain file, is refused and reported; the others are written.
 """
 
 from __future__ import annotations
@@ -44,61 +44,64 @@ from . import key as keys
 from .cluster import Service
 from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
-from .files import Found, OddFileError
+from .files import OddFileError, PlainFile
 from .key import ClusterKey, Role
 from .memory import Applied, unit_of
 from .record import Record
 from .users import Users, changing
 
-UNIT_FILE = "/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf"
+UNIT_FILE = str(configuration.PGPOOL_DROP_IN)
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
 _LOCK = paths.ROOTS_RUN / "apply.lock"
 _LOCK_SECONDS = 30.0
-"""How long another `apply` is waited for: less than the agent's unit gives it."""
+"""How long to wait for another `apply`; shorter than the start timeout of the agent's unit."""
 POOL_KEY = server.HOME / ".pgpoolkey"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file that is not as it is to be. `edited`: by hand, so `file` goes beside it. str() is one line about it."""
+    """A file that differs from its rendered version; str() gives one line about it.
+
+    `edited`: an administrator has edited it, so the rendered version goes beside it.
+    `strange`: its content may be an administrator's, so it is kept beside the new file as `.old`.
+    """
 
     file: File
     before: bytes | None
     after: bytes
     edited: bool = False
     strange: bool = False
-    """What is there may be an administrator's, so it is kept beside, with `.old` at its end."""
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of the file."""
         return Path(self.file.path)
 
     @property
     def target(self) -> Path:
-        """Where `after` goes."""
+        """The path that `after` is written to."""
         return self.path.with_name(f"{self.path.name}.new") if self.edited else self.path
 
     def __str__(self) -> str:
         if self.edited:
-            return f"{self.path}: edited by hand, so it is kept; the rendered one is {self.target}"
-        kept = f"; what was there is {self.old}" if self.strange else ""
+            return f"{self.path}: edited by hand, so it is kept; the rendered file is {self.target}"
+        kept = f"; the previous file is {self.old}" if self.strange else ""
         return f"{self.path}: {'new' if self.before is None else 'changed'}{kept}"
 
     @property
     def old(self) -> Path:
-        """Where what was there is kept, if it is `strange`."""
+        """The path that keeps the previous content of a `strange` file."""
         return self.path.with_name(f"{self.path.name}.old")
 
     @property
     def diff(self) -> str:
-        """A unified diff; of files that are secrets, only that they differ."""
+        """A unified diff; for a file that holds secrets, only one line saying that it differs."""
         if self.file.mode & 0o077 == 0 or self.path.name in ("pcp.conf", "roles.sql"):
-            return f"{self}: it holds secrets, which are not shown\n"
+            return f"{self}: it holds secrets, so no diff is shown\n"
         texts = ((text or b"").decode(errors="replace") for text in (self.before, self.after))
         old, new = (_SECRET_LINE.sub(r"\1…", text) for text in texts)
-        found = list(difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(self.path), str(self.target)))
-        return plain.shown("".join(found)) or f"{self}: owner, mode or a secret\n"
+        lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(self.path), str(self.target))
+        return plain.shown("".join(lines)) or f"{self}: owner, mode or a secret\n"
 
 
 def read_key() -> ClusterKey:
@@ -108,10 +111,11 @@ def read_key() -> ClusterKey:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be on this node, and what of it is not yet: `files` and `users` whole, `changes` by path.
+    """The intended state of this node and the changes that lead there.
 
-    `edited`: files that an administrator has edited, whether or not the rendered one lies beside them already.
-    `odd`: files that cannot be laid down, which keeps no other from being laid down; `refused` says why.
+    `files`, `users`: the complete intended state. `changes`: the files that differ from it.
+    `edited`: files that an administrator has edited, even if the rendered version already lies beside them.
+    `odd`: files that cannot be written, for the reasons in `refused`; they do not stop the others.
     """
 
     files: tuple[File, ...]
@@ -123,7 +127,7 @@ class Plan:
 
 
 def wanted() -> tuple[tuple[File, ...], Users]:
-    """Return all files as they are to be on this node, and the users among them; raises ClusterError."""
+    """Return the rendered files of this node, and the users that they include; raises ClusterError."""
     cluster, me, notes = server.this_node_looked_up()
     print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     key = read_key()
@@ -132,13 +136,17 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     facts = server.facts(cluster, me, standbys_came=came, dropped=dropped, upgrading=record.upgrading)
     laid = certificates.Laid.here()
     facts = replace(
-        facts, laid=laid, certified=record.certified, proven=record.proven,
+        facts,
+        laid=laid,
+        certified=record.certified,
+        proven=record.proven,
         own_database=record.own_database,
         below_home=_is_below_home(facts.data_directory, facts.home),
         own=_own(facts, member=record.system is not None),
-        needs=matching.plain(record.needs), libraries=tuple(filter(plain.is_parameter, record.libraries)),
+        needs=matching.plain(record.needs),
+        libraries=tuple(filter(plain.is_parameter, record.libraries)),
         logical=record.logical,
-    )  # fmt: skip
+    )
     kept = pgpool.of_another_key(key.fingerprint)
     users = _encrypted_with(Users.load(paths.USERS), pool_key(key))
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
@@ -150,21 +158,24 @@ def wanted() -> tuple[tuple[File, ...], Users]:
 
 
 def _own(facts: configuration.Server, *, member: bool) -> own.Own:
-    """Return what counts of the server's own files."""
+    """Return the settings from the server's own files that the cluster honours."""
     there = _content(configuration.drop_in(facts.postgresql)) if member else None
     return facts.own if there is None else keep.held(facts.own, dict(own.lines(there.decode(errors="replace"))))
 
 
 def _is_below_home(data: str, home: str) -> bool:
-    """Tell whether units that ProtectHome= keeps out of /home would miss PostgreSQL's data, or postgres' home."""
-    found = [os.path.realpath(home)]
+    """Return whether ProtectHome= would hide PostgreSQL's data, or the home of postgres, from our units."""
+    used = [os.path.realpath(home)]
     if data:
-        found += [*hands.places(Path(data)), *hands.places(Path(data, "pg_tblspc"))]
-    return any(place.startswith(("/home/", "/root/", "/run/user/")) for place in found)
+        used += [*hands.places(Path(data)), *hands.places(Path(data, "pg_tblspc"))]
+    return any(place.startswith(("/home/", "/root/", "/run/user/")) for place in used)
 
 
 def pool_key(key: ClusterKey) -> str:
-    """Return what pool_passwd is encrypted with: a pgpool-II that runs with another key has read that one, for good."""
+    """Return the key that pool_passwd must be encrypted with.
+
+    A running pgpool-II reads .pgpoolkey only at start-up, so the old key applies until it restarts.
+    """
     return _laid_pool_key() if pgpool.of_another_key(key.fingerprint) else key.pool_key
 
 
@@ -175,7 +186,7 @@ def _laid_pool_key() -> str:
 
 
 def _encrypted_with(users: Users, wanted: str) -> Users:
-    """Return the users with entries that this pool key reads: after a change, .pgpoolkey is still the old one."""
+    """Return the users with entries encrypted for `wanted`; after a key change, .pgpoolkey still holds the old key."""
     old = _laid_pool_key()
     if not old or old == wanted:
         return replace(users, mark=keys.mark(wanted))
@@ -184,7 +195,7 @@ def _encrypted_with(users: Users, wanted: str) -> Users:
 
 
 def _kept(file: File) -> File:
-    """Return a file as the pgpool-II that runs with another key needs it: that key, and the roles' entries as laid."""
+    """Return a file as a pgpool-II that still runs with the old key needs it: old .pgpoolkey, old role entries."""
     there = _content(Path(file.path)) or b""
     if Path(file.path) == POOL_KEY:
         return replace(file, content=there)
@@ -196,7 +207,7 @@ def _kept(file: File) -> File:
 
 
 def before_pgpool() -> None:
-    """Lay down what waited for pgpool-II to end, where a key was applied that it did not run with; it starts then."""
+    """ExecStartPre= of pgpool2: apply changes deferred because pgpool-II was running with the previous cluster key."""
     _mark("")
     laid = paths.laid_fingerprint()
     key = read_key()
@@ -206,9 +217,9 @@ def before_pgpool() -> None:
 
 
 def take_over_marker() -> None:
-    """Keep the mark of a pgpool-II that a version before has started: it lay in a folder of postgres.
+    """Move the key mark of a running pgpool-II from where an older package kept it, a folder of postgres.
 
-    Without it, the agent would not know that this pgpool-II has to be restarted for another key.
+    Without the mark, the agent would not know that a new key requires a restart of this pgpool-II.
     """
     old = paths.OLD_KEY_OF_PGPOOL
     if not os.path.lexists(old):
@@ -221,7 +232,7 @@ def take_over_marker() -> None:
 
 
 def _mark(key: str) -> None:
-    """Note the fingerprint of the key that pgpool-II starts with, "" for none yet; it starts without a note, too."""
+    """Record the fingerprint of the key that pgpool-II starts with, "" to clear it; an error is only reported."""
     marker = paths.KEY_OF_PGPOOL
     try:
         hands.make_folder(marker.parent, 0o755)
@@ -241,13 +252,13 @@ def _with_users(file: File, users: Users) -> File:
 
 
 def plan() -> Plan:
-    """Return what is to be here and is not yet; raises ClusterError, and has changed nothing then."""
+    """Compare the rendered files with the disk and return the changes; changes nothing. Raises ClusterError."""
     if os.geteuid() != 0:
         raise ServerError("pgpoolctl apply writes below /etc", hint="run it as root")
     applied = Applied.load()
     claimed = Applied() if applied.files else _claimed()
     rendered, users = wanted()
-    # Of the roles, those that this node is to know come back.
+    # The rendered file adds back the roles that this node may know.
     gone = {*applied.users, *claimed.users, *Role} - set(users.entries)
     changes: list[Change] = []
     edited: list[Path] = []
@@ -276,23 +287,24 @@ def _change(file: File, applied: Applied, claimed: Applied, gone: set[str]) -> C
     if there and before == after and (there.uid, there.gid, there.mode) == _owner(file):
         return None
     differs = file.share is Share.WHOLE and before not in (None, after)
-    # postgres' word may have a file left alone, but none replaced: what is replaced is kept then.
+    # Only postgres vouches for a claimed hash. It can make us keep a file, or replace one while keeping `.old`.
     remembered = claimed.files.get(str(path)) if known is None else known
     edited = differs and remembered not in (None, _hash(before or b""))
     return Change(file, before, after, edited, strange=differs and not edited and known is None)
 
 
-def _there(file: File, *, replaceable: bool) -> Found | None:
-    """Return what lies in a file's place; raises OddFileError for no plain file, unless it is simply replaced."""
+def _there(file: File, *, replaceable: bool) -> PlainFile | None:
+    """Return the file on disk; raises OddFileError if it is not a plain file, unless `apply` may simply replace it."""
     path = Path(file.path)
     uid, _, _ = _owner(file)
     why = ancestors.intruder(path) if uid == 0 else ""
     if why:
-        raise ServerError(f"{path} is root's, and is not written: {why}", hint="chown root, chmod go-w, that folder")
-    # postgresql.conf, which names the folder, is postgres'
+        hint = "chown root and chmod go-w that folder"
+        raise ServerError(f"{path} belongs to root and is not written: {why}", hint=hint)
+    # postgres owns postgresql.conf, and could name any folder there.
     if path.name in configuration.STUBS and not ancestors.intruder(path):
-        hint = f"data_directory in postgresql.conf; chown -R postgres: {path.parent}, if the data is there"
-        raise ServerError(f"{path} is postgres', and is not written in a folder of root's", hint=hint)
+        hint = f"correct data_directory in postgresql.conf, or chown -R postgres: {path.parent} if the data is there"
+        raise ServerError(f"{path} belongs to postgres and is not written to a folder of root", hint=hint)
     try:
         return hands.read(path, uid)
     except OddFileError:
@@ -302,7 +314,7 @@ def _there(file: File, *, replaceable: bool) -> Found | None:
 
 
 def _content(path: Path, file: File | None = None) -> bytes | None:
-    """Return what is in a file, None where there is none; raises ServerError."""
+    """Return the content of a file, None if there is none; raises ServerError."""
     found = hands.read(path, _owner(file)[0] if file else None)
     return found.content if found else None
 
@@ -319,15 +331,15 @@ def _owner(file: File) -> tuple[int, int, int]:
 
 
 def tell(refused: Iterable[ServerError]) -> None:
-    """Name what was not laid down, one line each: the journal has it where a unit runs this."""
+    """Print one line for each file that was not written; under a unit, the journal receives it."""
     for error in refused:
         print(plain.shown(f"pgpoolctl: {error.message}; hint: {error.hint}"), file=sys.stderr, flush=True)
 
 
 def carry_out(planned: Plan) -> tuple[ServerError, ...]:
-    """Write the files, have them loaded, and return why some were not; raises ClusterError where nothing could be done.
+    """Write the files, reload the services, and return the errors of files that could not be written.
 
-    Nothing that runs is stopped, but that pgpool-II is restarted for another unit.
+    Raises ClusterError if nothing could be done. No service is stopped; a changed unit file restarts pgpool-II.
     """
     with _locked():
         _make_folders()
@@ -346,9 +358,9 @@ def carry_out(planned: Plan) -> tuple[ServerError, ...]:
 
 
 def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
-    """Write what differs; return what was written, and why the rest was not.
+    """Write the changes; return those that were written, and the errors of the others.
 
-    What fails in a folder of root's is the machine's fault, as a full disk is: nothing else is tried then.
+    An error in a folder of root, such as a full disk, concerns the whole machine, so the first one ends the loop.
     """
     laid, refused = [], list(planned.refused)
     for change in planned.changes:
@@ -384,9 +396,9 @@ def _write(change: Change) -> None:
 
 
 def _with_users_of_now(planned: Plan) -> Plan:
-    """Return the plan, made again if the users have changed since, and keep its users, encrypted for this key.
+    """Save the plan's users, encrypted for this key; if the user list has changed since, make a new plan first.
 
-    The agent may store another list at any time, and has it laid down after that.
+    The agent may store another list at any time, and requests an `apply` afterwards.
     """
     with changing(paths.USERS):
         known = Users.load(paths.USERS)
@@ -399,7 +411,7 @@ def _with_users_of_now(planned: Plan) -> Plan:
 
 
 def _remembered(planned: Plan, laid: Sequence[Change], applied: Applied) -> dict[str, str]:
-    """Return the hashes of what this program laid down; of a file that is edited or refused, the hash from before."""
+    """Return the hashes of all files written; an edited or refused file keeps its earlier hash."""
     left = {str(change.path) for change in planned.changes} - {str(change.path) for change in laid}
     left |= {str(path) for path in (*planned.edited, *planned.odd)}
     hashes = {str(file.path): _hash(file.content) for file in planned.files}
@@ -408,14 +420,14 @@ def _remembered(planned: Plan, laid: Sequence[Change], applied: Applied) -> dict
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """Keep another `apply` out; raises ServerError where one goes on for 30 s. Only root can open the lock."""
+    """Hold the lock that only root can open; raises ServerError if another `apply` holds it for _LOCK_SECONDS."""
     hands.make_folder(_LOCK.parent, 0o755)
     why = ancestors.intruder(_LOCK)
     if why:
-        raise ServerError(f"{_LOCK} is no lock of root's: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
+        raise ServerError(f"{_LOCK} is no safe lock: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
     handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        why = f"another pgpoolctl apply has not ended for {_LOCK_SECONDS:g} s"
+        why = f"another pgpoolctl apply has been running for {_LOCK_SECONDS:g} s"
         files.lock(handle, _LOCK, why, seconds=_LOCK_SECONDS)
         yield
     finally:
@@ -436,12 +448,12 @@ def _make_folders() -> None:
 
 
 def _make_archive(uid: int, gid: int) -> None:
-    """It is postgres' alone, also where an administrator has mounted a disk there."""
+    """Create the archive folder for postgres alone, or make it so if an administrator has mounted a disk there."""
     hands.make_folder(paths.ARCHIVE, 0o700, (uid, gid), again=True)
 
 
 def _load(changed: Sequence[str], *, renewed: bool) -> None:
-    """Tell those who read the changed files; who does not run is left alone."""
+    """Reload the services that read the changed files, if they are running."""
     if not units.booted():
         return
     drop_ins = [path for path in changed if path in configuration.DROP_INS]
@@ -450,14 +462,14 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
     if str(paths.PEERS_NFT) in changed:
         units.ask("reload-or-restart", paths.FIREWALL_UNIT)
     if drop_ins and units.state(paths.UNIT).active == "active":
-        units.ask("--no-block", "restart", paths.UNIT)  # what it sees is settled when it starts
-    # With another key the agent restarts pgpool-II, once most nodes have it: until then the others would refuse it.
+        units.ask("--no-block", "restart", paths.UNIT)  # a unit's view of the file system is fixed when it starts
+    # After a key change the agent restarts pgpool-II, once most nodes have the key: until then they would refuse it.
     rekeyed = pgpool.of_another_key(paths.laid_fingerprint())
     if not rekeyed and paths.SERVE.exists():
         _load_pgpool(changed)
     if any("/etc/ssh/" in path or path.endswith("-cert.pub") for path in changed):
         units.ask("try-reload-or-restart", "ssh.service")
-    # The certificate lies outside of the server's own folder.
+    # The certificate lies outside of the server's own folder, so a new one concerns every server.
     read = [*changed, *(Applied.load().files if str(paths.SERVER_CERTIFICATE) in changed else ())]
     for unit in dict.fromkeys(filter(None, map(unit_of, read))):
         _load_server(unit)
@@ -467,26 +479,27 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
 
 
 def _load_server(unit: str) -> None:
-    """Have a server read its configuration, also one that already runs while systemd still waits for pg_ctlcluster."""
+    """Reload a server's configuration, even while it is running and systemd still waits for pg_ctlcluster."""
     active = units.state(unit).active
     if active == "active":
         units.ask("reload", unit)
     elif active == "activating":
-        instance = unit.removeprefix("postgresql@").removesuffix(".service")  # ExecReload of the unit, by hand
-        with contextlib.suppress(ServerError):  # it does not run yet, and reads the files when it does
+        instance = unit.removeprefix("postgresql@").removesuffix(".service")  # what ExecReload= of the unit runs
+        with contextlib.suppress(ServerError):  # a server that is not running yet reads the files when it starts
             server.run(["/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", instance, "reload"])
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:
     if UNIT_FILE in changed:
         if units.state(paths.PGPOOL_UNIT).active == "active":
-            units.ask("--no-block", "restart", paths.PGPOOL_UNIT)  # it is up when the watchdog has a leader
+            # The restart completes only when the watchdog has a leader.
+            units.ask("--no-block", "restart", paths.PGPOOL_UNIT)
     elif any(path.startswith(str(FOLDER)) and not path.endswith("roles.sql") for path in changed):
-        units.reload(paths.PGPOOL_UNIT)  # while it waits for the watchdog, it has read its configuration
+        units.reload(paths.PGPOOL_UNIT)  # a starting pgpool-II has read its configuration before it waits for a leader
 
 
 def withdraw() -> None:
-    """Take back what was laid down; cluster.yml, cluster.key, pool_passwd, this node's memory and archived WAL stay."""
+    """Remove the written files; cluster.yml, cluster.key, pool_passwd, this node's record and archived WAL stay."""
     applied = Applied.load()
     laid = [name for name in (applied.files or _claimed().files) if could_be_ours(Path(name))]
     archiving = [name for name in laid if b"\narchive_mode = on" in _seen(name)]
@@ -500,13 +513,13 @@ def withdraw() -> None:
             hands.remove(path)
     drop_ins = (Path(name).parent for name in (UNIT_FILE, *configuration.DROP_INS))
     for folder in (*drop_ins, paths.AUTHORITIES.parent, paths.ARCHIVE):
-        hands.remove_folder(folder)  # it stays where something is in it
+        hands.remove_folder(folder)  # keeps a folder that is not empty
     units.ask("daemon-reload")
     units.ask("try-reload-or-restart", "ssh.service")
     _load([name for name in laid if name.startswith("/etc/postgresql/")], renewed=False)
     for name in archiving:
         unit = unit_of(name)
-        print(f"{unit} keeps all its WAL until it is restarted, as its archive is gone: systemctl restart {unit}")
+        print(f"{unit} keeps all its WAL until it restarts, because its archive is gone: systemctl restart {unit}")
 
 
 def _seen(name: str) -> bytes:
@@ -516,21 +529,21 @@ def _seen(name: str) -> bytes:
 
 
 def _claimed() -> Applied:
-    """Return what a version before wrote into postgres' folder, as far as `apply` can have laid it down at all.
+    """Return the hashes that an older package kept in a folder of postgres, limited to files that `apply` can write.
 
-    It is postgres' word: at most a reason to leave a file alone.
+    postgres could have changed them, so they only ever justify leaving a file alone.
     """
-    found = Applied.claimed()
-    return replace(found, files={name: said for name, said in found.files.items() if could_be_ours(Path(name))})
+    claimed = Applied.claimed()
+    return replace(claimed, files={name: said for name, said in claimed.files.items() if could_be_ours(Path(name))})
 
 
 def could_be_ours(path: Path) -> bool:
-    """Tell whether this is a file that `apply` lays down on some server, and so one that may be taken back.
+    """Return whether `apply` writes this file on some server, so that `withdraw` may delete it.
 
-    What a memory names is no reason to delete it: a file of root's has to be one of those that are rendered.
+    The recorded paths alone do not justify a deletion: a file in a folder of root must be one that is rendered.
     """
     if ancestors.intruder(path):
-        return path.name in configuration.IN_OTHERS_FOLDERS  # it is postgres that deletes it
+        return path.name in configuration.IN_OTHERS_FOLDERS  # a process of postgres deletes it
     rendered = (*configuration.IN_ROOTS_FOLDERS, *configuration.DROP_INS, UNIT_FILE)
     return str(path.parent) == str(FOLDER) or str(path) in rendered
 

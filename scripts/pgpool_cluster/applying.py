@@ -1,4 +1,4 @@
-"""Laying down what a node has come to know: one `apply` after the other, beside everything else."""
+"""Run `apply` in a background thread when the agent has learned something new; one `apply` at a time."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from . import units
 from .errors import ClusterError
 from .node import log
 
-_BETWEEN = 10.0
-"""Seconds between two tries for the same reason."""
-_GATHER = 1.0
-"""Seconds in which further reasons join: at a founding a node learns several things at nearly the same time."""
+_RETRY_PAUSE_SECONDS = 10.0
+"""Pause between two tries for the same reason."""
+_GATHER_SECONDS = 1.0
+"""Wait for further reasons before the first `apply`: a new cluster's node learns several things at nearly once."""
 
 
 @dataclass(slots=True)
 class Applying:
-    """Has root lay down what lags behind, for several chores: what they ask for at the same time is one `apply`."""
+    """Asks root to run `apply` on behalf of several chores; requests made at the same time share one `apply`."""
 
-    _from: dict[str, float] = field(default_factory=dict)
-    """When, by the monotonic clock, an `apply` may be asked for again, by what it is for."""
-    _wanted: list[str] = field(default_factory=list)
-    _goes_on: bool = False
+    _next_try: dict[str, float] = field(default_factory=dict)
+    """Earliest time of the next `apply` for each reason, by the monotonic clock."""
+    _pending: list[str] = field(default_factory=list)
+    _running: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def ask(self, what: str) -> None:
-        """Have configuration applied, unless that was asked for within the last ten seconds; returns at once.
+        """Request an `apply` and return at once; a second request for `what` within ten seconds is ignored.
 
-        `what`: what lags behind, for the journal where it fails.
+        `what` names the outdated part of the configuration in the journal if `apply` fails.
         """
         with self._lock:
-            if time.monotonic() < self._from.get(what, float("-inf")):
+            if time.monotonic() < self._next_try.get(what, float("-inf")):
                 return
-            self._from[what] = time.monotonic() + _BETWEEN
-            self._wanted.append(what)
-            if self._goes_on:
+            self._next_try[what] = time.monotonic() + _RETRY_PAUSE_SECONDS
+            self._pending.append(what)
+            if self._running:
                 return
-            self._goes_on = True
+            self._running = True
         threading.Thread(target=self._work, daemon=True).start()
 
     def done(self, what: str) -> None:
-        """Note that it does not lag behind: the next time is asked for at once."""
+        """Note that `what` is up to date, so that the next request for it takes effect at once."""
         with self._lock:
-            self._from.pop(what, None)
+            self._next_try.pop(what, None)
 
     def _work(self) -> None:
-        time.sleep(_GATHER)
+        time.sleep(_GATHER_SECONDS)
         while reasons := self._taken():
             try:
                 units.control("apply")
             except ClusterError as error:
-                log(f"cannot lay down {' and '.join(reasons)}: {error.message}")
+                log(f"cannot apply {' and '.join(reasons)}: {error.message}")
 
     def _taken(self) -> list[str]:
-        """Return what is wanted and take it off; where that is nothing, the work has ended."""
+        """Take all pending reasons; an empty list marks the worker thread as finished."""
         with self._lock:
-            reasons, self._wanted = self._wanted, []
-            self._goes_on = bool(reasons)
+            reasons, self._pending = self._pending, []
+            self._running = bool(reasons)
             return reasons

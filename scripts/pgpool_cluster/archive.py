@@ -1,6 +1,7 @@
-"""The WAL archive of a node: files go in whole, come out whole, and leave when nobody needs them any more.
+"""The WAL archive of a node: store and restore whole files, and prune those that no recovery needs any more.
 
-PostgreSQL starts this for every WAL file (archive_command, restore_command), so it needs the standard library only.
+PostgreSQL starts this program for every WAL file (archive_command, restore_command), so it imports the standard
+library only.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from .record import Record
 COMPRESSED = ".gz"
 PRUNE_SECONDS = 600.0
 STOP = 200
-"""Exit status that ends a recovery with an error: PostgreSQL takes one up to 125 for the end of the archive
+"""Exit status that aborts a recovery: PostgreSQL treats 1 to 125 as the end of the archive
 (src/backend/access/transam/xlogarchive.c, 15 to 18)."""
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _NAME = re.compile(r"[0-9A-F]{24}(?:\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history")
-_CHUNK = 1 << 17
-_NOTHING = bytes(_CHUNK)
-_LEVEL = 1
+_CHUNK_BYTES = 1 << 17
+_ZEROS = bytes(_CHUNK_BYTES)
+_COMPRESSION_LEVEL = 1
 _SEGMENT_SIZES = frozenset(1 << power for power in range(20, 31))
-"""Bytes that a WAL file can have (initdb --wal-segsize)."""
+"""Possible sizes of a WAL file in bytes (initdb --wal-segsize)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file of the archive: `name` is PostgreSQL's, `time` when it came, in seconds of the epoch."""
+    """A file in the archive under PostgreSQL's `name`; `time` is when it was stored, in seconds since the epoch."""
 
     path: Path
     name: str
@@ -48,7 +49,7 @@ class Stored:
 
     @property
     def position(self) -> str:
-        """What orders WAL files of all timelines, as pg_archivecleanup(1) does; "" of a history file."""
+        """Sort key of WAL files across timelines, as in pg_archivecleanup(1); "" for a history file."""
         return self.name[8:24] if _SEGMENT.match(self.name) else ""
 
 
@@ -72,16 +73,20 @@ def run(words: list[str]) -> int:
     if verb == "store" and len(rest) in (2, 3) and rest[:-2] in ([], ["--compress"]):
         source, name = Path(rest[-2]), rest[-1]
         if source.name != name:
-            raise UsageError(f"{source} is not called {name}", hint="archive_command ends in %p %f")
+            raise UsageError(f"{source} is not called {name}", hint="end archive_command with %p %f")
         store(source, paths.ARCHIVE, compress=len(rest) == 3)
         return ExitStatus.GOOD
     if verb == "restore" and len(rest) == 2:
         return _restore_or_stop(*rest)
-    raise UsageError("no such use of the archive", hint="archive-wal [--compress] %p %f, restore-wal %f %p")
+    raise UsageError("wrong arguments", hint="archive-wal [--compress] %p %f, restore-wal %f %p")
 
 
 def _restore_or_stop(name: str, target: str) -> int:
-    """Only what is really not there may look like the end of the archive: recovery would end there, and be content."""
+    """Restore a file, and exit with 1 only if it is missing.
+
+    PostgreSQL treats 1 as the end of the archive. For any other error it would finish recovery early, so the exit
+    status is STOP.
+    """
     try:
         return _restored(name, Path(target))
     except ClusterError as error:
@@ -92,22 +97,22 @@ def _restore_or_stop(name: str, target: str) -> int:
 
 
 def _restored(name: str, target: Path) -> int:
-    found = restore(name, paths.ARCHIVE, target) or fetch(name, source_of_copy(), target)
-    return ExitStatus.GOOD if found else ExitStatus.FAILED
+    restored = restore(name, paths.ARCHIVE, target) or fetch(name, source_of_copy(), target)
+    return ExitStatus.GOOD if restored else ExitStatus.FAILED
 
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a WAL file", hint="PostgreSQL gives it as %f")
+        raise UsageError(f"{name!r} is not the name of a WAL file", hint="PostgreSQL passes the name as %f")
     return name
 
 
 def store(source: Path, folder: Path, *, compress: bool) -> None:
-    """Put a WAL file into the archive, on the disk for good when this returns.
+    """Put a WAL file into the archive; it is durable when this returns.
 
-    Under its name there is the whole file or none, also after a crash or a power loss. One that is there already stays:
-    with the same contents that is success, also if it is compressed and was not to be, or the other way round. Raises
-    OperationError where it differs, ServerError where it cannot be read or written.
+    The archive holds the whole file or none under its name, even after a crash or a power loss. A file that is already
+    archived is never replaced: the same content counts as success, whether compressed or not. Raises OperationError if
+    the content differs, ServerError if a file cannot be read or written.
     """
     name = _checked(source.name)
     target = folder / (name + COMPRESSED if compress else name)
@@ -121,27 +126,28 @@ def store(source: Path, folder: Path, *, compress: bool) -> None:
         elif _same(there, reader):
             _sync(there)
         else:
-            hint = "it is of another history of this server: move it away, and archiving goes on by itself"
-            raise OperationError(f"{there} is there already, and {source} differs from it", hint=hint)
+            hint = "it belongs to another history of this server: move it away, and archiving continues by itself"
+            raise OperationError(f"{there} already exists, and {source} differs from it", hint=hint)
         files.sync_folder(folder)
 
 
 @contextlib.contextmanager
 def _explained(written: Path) -> Iterator[None]:
-    """What the system says against it becomes a ServerError; a write says no path, so it is `written`'s."""
+    """Turn an OSError into a ServerError; the error of a failed write names no path, so it gets `written`."""
     try:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or written
-        hint = f"it needs space, and postgres as its owner; df {written} shows how full it is"
+        hint = f"free space if df {written} shows a full disk; otherwise make postgres its owner"
         raise ServerError(f"{where}: {error.strerror or error}", hint=hint) from error
 
 
 @contextlib.contextmanager
 def _partial(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Open an empty file beside `target` that is gone afterwards, unless it was renamed; one of a crash is used again.
+    """Open an empty, locked file beside `target`, and delete it afterwards unless it was renamed.
 
-    It is locked: after a crash of the postmaster an archive_command of before can still be at work.
+    A file left by a crash is reused. The lock matters because an earlier archive_command can survive a crash of the
+    postmaster.
     """
     partial = target.with_name(f".{target.name}.tmp")
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -152,7 +158,7 @@ def _partial(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         except (BlockingIOError, FileNotFoundError):
             own = False
         if not own:
-            raise OperationError(f"{target.name} is just being copied", hint="PostgreSQL tries again by itself")
+            raise OperationError(f"another process is copying {target.name}", hint="PostgreSQL retries by itself")
         try:
             stream.truncate(0)
             yield partial, stream
@@ -162,9 +168,9 @@ def _partial(target: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def _copy_sparse(reader: IO[bytes], writer: IO[bytes]) -> None:
-    """Copy all but the zeros: what archive_timeout has switched early is mostly these, and takes no space then."""
+    """Copy and leave holes for zeros: a file that archive_timeout switched early is mostly zeros."""
     for chunk in _chunks(reader):
-        if chunk == _NOTHING[: len(chunk)]:
+        if chunk == _ZEROS[: len(chunk)]:
             writer.seek(len(chunk), os.SEEK_CUR)
         else:
             writer.write(chunk)
@@ -172,18 +178,18 @@ def _copy_sparse(reader: IO[bytes], writer: IO[bytes]) -> None:
 
 
 def _chunks(reader: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    return iter(lambda: reader.read(_CHUNK), b"")
+    return iter(lambda: reader.read(_CHUNK_BYTES), b"")
 
 
 def _compress(reader: IO[bytes], writer: IO[bytes]) -> None:
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=writer, mtime=0) as packed:
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=_COMPRESSION_LEVEL, fileobj=writer, mtime=0) as packed:
         for chunk in _chunks(reader):
             packed.write(chunk)
 
 
 def _find(name: str, folder: Path) -> Path | None:
-    found = (folder / name, folder / f"{name}{COMPRESSED}")
-    return next((path for path in found if path.exists()), None)
+    candidates = (folder / name, folder / f"{name}{COMPRESSED}")
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
@@ -197,8 +203,8 @@ def _same(there: Path, reader: IO[bytes]) -> bool:
     try:
         with _open(there) as other:
             while True:
-                chunk = reader.read(_CHUNK)
-                if chunk != other.read(_CHUNK):
+                chunk = reader.read(_CHUNK_BYTES)
+                if chunk != other.read(_CHUNK_BYTES):
                     return False
                 if not chunk:
                     return True
@@ -212,34 +218,34 @@ def _sync(path: Path) -> None:
 
 
 def restore(name: str, folder: Path, target: Path) -> bool:
-    """Copy a file of the archive to `target`, which then is whole; False if the archive does not have it.
+    """Copy a file from the archive to `target`; returns False if the archive does not have it.
 
-    What is at `target` until then is not touched. It need not outlive a power loss: PostgreSQL sees to that. Raises
-    OperationError for a damaged file, ServerError where there is no archive or something cannot be read or written.
+    `target` is replaced at once, when the copy is whole. The copy is not synced to disk; PostgreSQL does that. Raises
+    OperationError for a damaged file, ServerError if there is no archive or a file cannot be read or written.
     """
     _checked(name)
     with _explained(target.parent):
         there = _find(name, folder)
         if there is None:
             if not folder.is_dir():
-                raise ServerError(f"there is no archive {folder}", hint="pgpoolctl apply makes it")
+                raise ServerError(f"there is no archive {folder}", hint="run pgpoolctl apply, which creates it")
             return False
         with _partial(target) as (partial, writer):
             _unpack(there, writer)
             if _SEGMENT.fullmatch(name) and writer.tell() not in _SEGMENT_SIZES:
-                raise _damaged(there, f"{writer.tell()} bytes are no whole WAL file")
+                raise _damaged(there, f"{writer.tell()} bytes is not the size of a WAL file")
             writer.flush()
             partial.rename(target)
     return True
 
 
 def source_of_copy() -> str:
-    """Return the node that this one is being copied from, "" if none."""
+    """Return the node that this node is being copied from, "" if none."""
     return Record.load(paths.RECORD).copying
 
 
 def fetch(name: str, source: str, target: Path) -> bool:
-    """Copy a file of another node's archive to `target`, over ssh; False if it has none, or is out of reach."""
+    """Copy a file from another node's archive to `target` over ssh; False if it is missing or the node unreachable."""
     _checked(name)
     if not plain.is_host_name(source):
         return False
@@ -255,7 +261,7 @@ def fetch(name: str, source: str, target: Path) -> bool:
 
 
 def send(name: str, folder: Path, writer: IO[bytes]) -> bool:
-    """Write a file of this node's archive to `writer`, unpacked; False if it is not there. Raises as `restore`."""
+    """Write a file from this node's archive to `writer`, unpacked; False if it is missing. Raises as `restore`."""
     there = _find(_checked(name), folder)
     if there is not None:
         _unpack(there, writer)
@@ -273,33 +279,32 @@ def _unpack(there: Path, writer: IO[bytes]) -> None:
 
 
 def _damaged(path: Path, reason: str) -> OperationError:
-    hint = "nothing can be recovered beyond it from here: take a new copy, with pgpoolctl recover"
+    hint = "recovery cannot continue past this file: take a new copy with pgpoolctl recover"
     return OperationError(f"{path} is damaged: {reason}", hint=hint)
 
 
 def expendable(stored: Iterable[Stored], *, before: float, keep_from: str = "") -> list[Stored]:
-    """Return what nobody needs any more, the oldest WAL first.
+    """Return the files that can be deleted, the oldest WAL first.
 
-    Stays: what came at or after `before`; WAL from the file `keep_from` on, on any timeline, where a recovery needs
-    that; and all history files: they are small, and show a recovery its way from one timeline to another.
+    Kept are files stored at or after `before`; WAL from the file `keep_from` on, on any timeline, which a running
+    recovery needs; and all history files, which are small and lead a recovery from one timeline to the next.
     """
     first = _checked(keep_from)[8:24] if keep_from else ""
-    gone = [
-        one for one in stored if one.position and one.time < before and not (first and one.position >= first)
-    ]  # fmt: skip
-    return sorted(gone, key=lambda one: (one.position, one.name))
+    old = [file for file in stored if file.position and file.time < before]
+    gone = [file for file in old if not (first and file.position >= first)]
+    return sorted(gone, key=lambda file: (file.position, file.name))
 
 
 def prune(folder: Path, *, keep_hours: float, keep_from: str = "") -> tuple[str, ...]:
-    """Remove what is expendable, and what crashes left behind, and return the names; raises ClusterError.
+    """Delete expendable files and leftovers of crashes, and return their names; raises ClusterError.
 
-    `keep_from` names the first WAL file that a running recovery needs, "" if none runs.
+    `keep_from` is the first WAL file that a running recovery needs, "" if none is running.
     """
     before = time.time() - keep_hours * 3600
     with _explained(folder):
         stored, partials = _listed(folder)
-        gone = [one.path for one in expendable(stored, before=before, keep_from=keep_from)]
-        gone += [one.path for one in partials if one.time < before]
+        gone = [file.path for file in expendable(stored, before=before, keep_from=keep_from)]
+        gone += [file.path for file in partials if file.time < before]
         for path in gone:
             path.unlink(missing_ok=True)
     return tuple(path.name for path in gone)
@@ -307,44 +312,45 @@ def prune(folder: Path, *, keep_hours: float, keep_from: str = "") -> tuple[str,
 
 @dataclass(slots=True)
 class Keeper:
-    """Prunes an archive from time to time; `due` is when it is next, in seconds of time.monotonic()."""
+    """Prunes an archive periodically; `due` is the time of the next run, by time.monotonic()."""
 
     folder: Path
     due: float = 0.0
 
     def tend(self, *, keep_hours: float, keep_from: str = "") -> None:
-        """Prune, at most once in PRUNE_SECONDS, also where that fails; raises ClusterError."""
+        """Prune at most once per PRUNE_SECONDS, even after a failure; raises ClusterError."""
         if time.monotonic() >= self.due:
             self.due = time.monotonic() + PRUNE_SECONDS
             prune(self.folder, keep_hours=keep_hours, keep_from=keep_from)
 
 
 def clear(folder: Path) -> None:
-    """Empty the archive of a node whose data were replaced by a copy: it tells of what is gone. Raises ClusterError.
+    """Empty the archive of a node whose data was replaced by a copy; raises ClusterError.
 
-    It would get in the way, too: the node writes files of the same names again, and none is ever written over.
+    The archive describes a history that no longer exists. Its files would also block archiving: the node writes files
+    with the same names again, and `store` never replaces one.
     """
     with _explained(folder):
-        for one in [file for group in _listed(folder) for file in group]:
-            one.path.unlink(missing_ok=True)
+        for file in [file for group in _listed(folder) for file in group]:
+            file.path.unlink(missing_ok=True)
         files.sync_folder(folder)
 
 
 def usage(folder: Path) -> Usage | None:
-    """Return how full the archive is; None where there is none, or it cannot be looked at."""
+    """Return how full the archive is; None if it does not exist or cannot be read."""
     try:
         stored, partials = _listed(folder)
         disk = os.statvfs(folder)
     except OSError:
         return None
-    segments = sorted((one for one in stored if one.position), key=lambda one: (one.position, one.name))
+    segments = sorted((file for file in stored if file.position), key=lambda file: (file.position, file.name))
     ends = (segments[0].name, segments[-1].name) if segments else ("", "")
-    size = sum(one.bytes for one in [*stored, *partials])
+    size = sum(file.bytes for file in [*stored, *partials])
     return Usage(len(stored), size, 1 - disk.f_bavail / disk.f_blocks, *ends)
 
 
 def _listed(folder: Path) -> tuple[list[Stored], list[Stored]]:
-    """Return the archive's files and the unfinished ones; whatever else lies there is somebody else's."""
+    """Return the archive's files and the unfinished ones; other files in the folder are ignored."""
     whole: list[Stored] = []
     partial: list[Stored] = []
     with os.scandir(folder) as entries:
@@ -354,6 +360,6 @@ def _listed(folder: Path) -> tuple[list[Stored], list[Stored]]:
             if _NAME.fullmatch(name):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    one = Stored(Path(entry.path), name, status.st_blocks * 512, status.st_mtime)
-                    (partial if unfinished else whole).append(one)
+                    file = Stored(Path(entry.path), name, status.st_blocks * 512, status.st_mtime)
+                    (partial if unfinished else whole).append(file)
     return whole, partial

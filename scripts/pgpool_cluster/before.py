@@ -1,6 +1,6 @@
-"""`pgpoolctl check --before`: looks at the server as it is, and compares it with what is laid down (rehearsal.py).
+"""`pgpoolctl check --before`: examine the server and compare it with what `apply` would write (rehearsal.py).
 
-Nothing is written. PostgreSQL is asked by psql, as postgres, since root can be asked to rehearse as well as the agent.
+Nothing is written. psql runs the queries as postgres, because both root and the agent can start a rehearsal.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .errors import ClusterError, ServerError, UsageError
 from .fault import Fault
 from .key import ClusterKey, Role
 from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
-from .server import Instance, as_postgres
+from .server import SOCKETS, Instance, as_postgres
 
 HEARTBEAT_PORT = 9694
-_SECONDS = 2.0
-_SIZE_SECONDS = 1.0
+_QUERY_SECONDS = 2.0
+_SIZE_QUERY_SECONDS = 1.0
 _DATABASES = ("postgres", "template1")
-"""Where it is asked: an administrator may have renamed or closed the first."""
+"""Databases to try in turn: an administrator may have renamed or closed the first."""
 _EXTENSIONS = ("pgpool_recovery",)
 _SQL = """
 SELECT json_build_object(
@@ -44,46 +44,46 @@ SELECT json_build_object(
   'roles', (SELECT json_agg(rolname) FROM pg_roles),
   'available', (SELECT json_agg(name) FROM pg_available_extensions))
 """
-_MADE = {
+_ROLE_PURPOSES = {
     Role.RECOVERY: "a superuser",
     Role.REPLICATION: "for replication",
     Role.CHECK: "for health checks",
 }
 _NO_KEY = ClusterKey(bytes(32))
-"""A rehearsal shows no secret, so it needs none."""
+"""A rehearsal shows no secret, so any key will do."""
 
 
 def explain() -> None:
-    """Raise UsageError where it is a refusal that keeps this node without configuration; ClusterError as `rehearse`."""
-    if _may_ask():
+    """Raise UsageError if a refusal keeps this node without configuration; raises ClusterError as `rehearse` does."""
+    if _may_query():
         raise_refused(rehearse())
 
 
-def _may_ask() -> bool:
+def _may_query() -> bool:
     return os.geteuid() in (0, hands.postgres())
 
 
 def rehearse() -> list[Finding]:
-    """Return what the installation would do on this server; raises ClusterError where that cannot be told."""
-    if not _may_ask():
-        raise ServerError("pgpoolctl check --before asks PostgreSQL as postgres", hint="run it as root")
+    """Return what the installation would do on this server; raises ClusterError if that cannot be determined."""
+    if not _may_query():
+        raise ServerError("pgpoolctl check --before queries PostgreSQL as postgres", hint="run it as root")
     cluster, me, _ = server.this_node_looked_up()
     facts = server.facts(cluster, me, standbys_came=False)
     return _findings(cluster, me, facts, configuration.render(cluster, _NO_KEY, me, facts, paths.templates()))
 
 
 def refuse(cluster: Cluster, me: Node, facts: configuration.Server, rendered: Iterable[File]) -> None:
-    """Raise UsageError where a first installation would take something away; later ones are not looked at."""
+    """Raise UsageError if a first installation would take something away; later ones are not checked."""
     if not paths.FINGERPRINT.exists():
         raise_refused(_findings(cluster, me, facts, rendered))
 
 
 def raise_refused(found: Iterable[Finding]) -> None:
-    """Raise UsageError with all that is refused; does nothing where nothing is."""
-    refused = [one for one in found if one.kind is Kind.REFUSED]
+    """Raise UsageError that names every refused finding; returns if there is none."""
+    refused = [finding for finding in found if finding.kind is Kind.REFUSED]
     if refused:
-        reasons = "; ".join(f"{one.area}: {one.what}" for one in refused)
-        fixes = "; ".join(dict.fromkeys(one.fix for one in refused))
+        reasons = "; ".join(f"{finding.area}: {finding.what}" for finding in refused)
+        fixes = "; ".join(dict.fromkeys(finding.fix for finding in refused))
         raise UsageError(f"nothing is changed on this server: {reasons}", hint=f"{fixes}; then pgpoolctl apply")
 
 
@@ -106,13 +106,13 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
     return Plan(
         dict(own.lines(text)),
-        wished=frozenset(one.name.lower() for one in cluster.postgresql_conf),
+        wished=frozenset(parameter.name.lower() for parameter in cluster.postgresql_conf),
         streams=cluster.mode.streams,
         own_certificate=cluster.tls is not None and cluster.tls.ca is not None,
         ports=ports,
         nodes=tuple(node.address for node in cluster.pgpools if plain.address(node.address) is not None),
         slots=frozenset(node.slot for node in cluster.databases),
-        roles={role.value: what for role, what in _MADE.items()},
+        roles={role.value: what for role, what in _ROLE_PURPOSES.items()},
         folder=str(instance.configuration),
         file=str(paths.CLUSTER_YML),
     )
@@ -123,7 +123,7 @@ def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Ins
     kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:
         return Seen(held=held, kept_out=kept_out)
-    said, silent = _asked(instance)
+    said, silent = _queried(instance)
     available = said.get("available") or []
     return Seen(
         running=bool(said),
@@ -140,8 +140,13 @@ def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Ins
         held=held,
         kept_out=kept_out,
         data_bytes=_data_bytes(instance) if said else None,
-        free_bytes=shutil.disk_usage(next(one for one in (instance.data, *instance.data.parents) if one.exists())).free,
+        free_bytes=_free_bytes(instance.data),
     )
+
+
+def _free_bytes(folder: Path) -> int:
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(nearest).free
 
 
 def _rule(values: list[Any]) -> Rule:
@@ -149,12 +154,12 @@ def _rule(values: list[Any]) -> Rule:
     return Rule(int(line), str(kind), tuple(databases or ()), tuple(users or ()), str(address), str(mask), str(method))
 
 
-def _asked(instance: Instance) -> tuple[Mapping[str, Any], str]:
-    """Return what the server says of itself, {} where it does not answer; and why, if it takes connections."""
+def _queried(instance: Instance) -> tuple[Mapping[str, Any], str]:
+    """Return the result of _SQL, {} if the server does not answer; then, if it accepts connections, the reason why."""
     why = ""
     for database in _DATABASES:
         try:
-            found = json.loads(_psql(instance, database, _SQL, _SECONDS))
+            found = json.loads(_psql(instance, database, _SQL, _QUERY_SECONDS))
         except ClusterError as error:
             why = why or error.message
             continue
@@ -166,19 +171,19 @@ def _asked(instance: Instance) -> tuple[Mapping[str, Any], str]:
 
 
 def _is_ready(instance: Instance) -> bool:
-    words = [instance.program("pg_isready"), "-q", "-h", pg.SOCKETS, "-p", str(instance.port), "-t", "1"]
+    words = [instance.program("pg_isready"), "-q", "-h", SOCKETS, "-p", str(instance.port), "-t", "1"]
     try:
-        server.run([*as_postgres(), *words], seconds=_SECONDS)
+        server.run([*as_postgres(), *words], seconds=_QUERY_SECONDS)
     except ServerError:
         return False
     return True
 
 
 def _data_bytes(instance: Instance) -> int | None:
-    """Return the bytes of all tablespaces; None where counting them takes too long."""
+    """Return the size of all tablespaces in bytes; None if summing it up takes too long."""
+    sql = "SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace"
     try:
-        said = _psql(instance, "postgres", "SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace", _SIZE_SECONDS)
-        return int(said)
+        return int(_psql(instance, "postgres", sql, _SIZE_QUERY_SECONDS))
     except (ClusterError, ValueError):
         return None
 
@@ -186,26 +191,26 @@ def _data_bytes(instance: Instance) -> int | None:
 def _psql(instance: Instance, database: str, sql: str, seconds: float) -> str:
     options = f"-c statement_timeout={seconds * 1000:.0f} -c log_min_error_statement=panic"
     database = f"dbname={database} options='{options}'"
-    where = ("-h", pg.SOCKETS, "-p", str(instance.port), "-U", "postgres", "-d", database)
-    return server.run([*as_postgres(), instance.program("psql"), "-XAtq", "-w", *where, "-c", sql],
-                      seconds=seconds + 0.5)  # fmt: skip
+    where = ("-h", SOCKETS, "-p", str(instance.port), "-U", "postgres", "-d", database)
+    command = [*as_postgres(), instance.program("psql"), "-XAtq", "-w", *where, "-c", sql]
+    return server.run(command, seconds=seconds + 0.5)
 
 
 _LISTENING = re.compile(r'(tcp|udp)\s.*?:(\d+)\s+\S+\s+users:\(\("([^"]+)"')
 
 
 def _held() -> dict[str, str]:
-    """Return the ports that programs other than pgpool-II listen on, `9999/tcp`, each with the program."""
+    """Return the ports that programs other than pgpool-II listen on, such as `9999/tcp`, with the program's name."""
     try:
-        said = server.run(["ss", "-Hlntup"], seconds=_SECONDS)
+        output = server.run(["ss", "-Hlntup"], seconds=_QUERY_SECONDS)
     except ServerError:
         return {}
-    found = (_LISTENING.match(line) for line in said.splitlines())
-    return {f"{one[2]}/{one[1]}": one[3] for one in found if one and not one[3].startswith("pgpool")}
+    matches = (_LISTENING.match(line) for line in output.splitlines())
+    return {f"{match[2]}/{match[1]}": match[3] for match in matches if match and not match[3].startswith("pgpool")}
 
 
 def _kept_out(cluster: Cluster, me: Node) -> tuple[Fault, ...]:
-    """Return what keeps the other nodes from logging in here as postgres; nothing where sshd does not say."""
+    """Return what keeps the other nodes from logging in here as postgres; nothing if sshd -T fails."""
     try:
         return tuple(doors.faults(cluster, me, configured=False))
     except ServerError:

@@ -1,10 +1,10 @@
-"""TLS between the nodes: an authority that follows from the cluster key, and the certificate that it gives each node.
+"""TLS between the nodes: a certificate authority derived from the cluster key, and one certificate for each node.
 
-Keys are ECDSA P-256 and follow from the cluster key, so every node can check every other one, and a node that is
-installed anew is known at once. Signatures hold random numbers: a certificate that lies on the node already and still
-fits is kept, so that equal input gives equal bytes. None ends: they end with the cluster key, as the ssh ones do.
+All keys are ECDSA P-256 keys derived from the cluster key. Every node can verify every other one, including a node
+that was just reinstalled. Signatures contain random numbers, so a certificate that still fits is kept: equal input
+gives equal bytes. Certificates do not expire; a new cluster key replaces them, as it does the ssh certificates.
 
-ECDSA and not ed25519, which `ssh` has: channel binding (RFC 5929) is not defined for ed25519 certificates.
+`ssh` uses ed25519 keys. TLS cannot: channel binding (RFC 5929) is not defined for ed25519 certificates.
 """
 
 from __future__ import annotations
@@ -40,51 +40,51 @@ from .errors import ServerError
 from .key import ClusterKey
 
 SUBJECT = "pgpool2-cluster authority"
-"""Of every authority: OpenSSL finds them in a folder by a hash of this name, which paths.AUTHORITIES has."""
-_FROM = datetime(2000, 1, 1)  # UTC; a machine's clock may be years behind when it boots
-_TO = datetime(9999, 12, 31, 23, 59, 59)  # UTC; RFC 5280's "no end"
-_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Subject of every authority. OpenSSL looks up a file by the hash of this name, which paths.AUTHORITIES contains."""
+_NOT_BEFORE = datetime(2000, 1, 1)  # UTC; a machine's clock may be years behind when it boots
+_NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59)  # UTC; "no expiration date" in RFC 5280
+_CURVE_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _SEED_BYTES = 48
-"""So much more than the order's 32 that no private key is likelier than another."""
+"""Exceeds the 32 bytes of the curve's order by enough to make all private keys practically equally likely."""
 LEAST_DAYS = 14
-"""What a certificate has to be good for, or it is to be replaced."""
+"""Minimum remaining validity; a certificate with less must be replaced."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+\n-----END CERTIFICATE-----\n?")
-"""Without a dash within it: a text that is full of beginnings is searched once, and not once for each of them."""
-_LONGEST = 2**16
-"""Characters of what lies on this node; a certificate with its key has some 1000."""
+"""The body excludes dashes: a text with many BEGIN lines is then searched in linear time."""
+_LONGEST_PEM_BYTES = 2**16
+"""Limit for a file on this node; a certificate with its key has about 1000 bytes."""
 _NO_CERTIFICATE = (ValueError, TypeError, AttributeError, UnsupportedAlgorithm, x509.InvalidVersion)
-"""What cryptography raises, at once or when it is asked for a part, for what is no certificate or key of ours."""
+"""Exceptions that cryptography raises, on load or on access, for bytes that are not a certificate or key of ours."""
 _CURVE = ec.SECP256R1()
 X509 = Any
-"""A certificate, a key, a name or a builder of cryptography, which is not on build machines."""
+"""A certificate, key, name or builder of cryptography; build machines have no types for that package."""
 
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """What lies on this node, as PEM; "" for what does not. `server` holds a certificate and its private key."""
+    """The PEM files on this node, "" for a missing one; `server` contains a certificate and its private key."""
 
     authorities: str = ""
     server: str = field(default="", repr=False)
 
     @classmethod
     def here(cls) -> Laid:
-        """Read it."""
+        """Read this node's files."""
         return cls(_read(paths.AUTHORITIES), _read(paths.SERVER_CERTIFICATE))
 
     @property
     def of_first(self) -> bool:
-        """Whether the certificate is of the authority that comes first, which is that of the laid-down key."""
+        """Whether the first authority, that of the applied key, has signed the server certificate."""
         first = _split(self.authorities)[:1]
         return bool(first) and _signed(self.server, first[0])
 
     @property
     def first(self) -> str:
-        """The authority of the laid-down key."""
+        """The authority of the applied key."""
         return next(iter(_split(self.authorities)), "")
 
     @property
     def count(self) -> int:
-        """How many authorities are trusted: two while the key is being changed."""
+        """The number of trusted authorities: two during a key change."""
         return len(_split(self.authorities))
 
 
@@ -92,7 +92,7 @@ NOTHING = Laid()
 
 
 def authorities(key: ClusterKey, laid: Laid, *, alone: bool) -> str:
-    """Return the authorities that are trusted: that of `key` first, and then, unless `alone`, the laid ones."""
+    """Return the authorities to trust: first that of `key`, then, unless `alone`, the ones already on this node."""
     own = _public(_authority(key).public_key())
     there = {_public(found.public_key()): pem for pem in _split(laid.authorities) if (found := _load(pem)) is not None}
     first = there.pop(own, "") or _self_signed(key)
@@ -102,8 +102,8 @@ def authorities(key: ClusterKey, laid: Laid, *, alone: bool) -> str:
 def server(key: ClusterKey, node: Node, laid: Laid, *, certified: bool) -> str:
     """Return the node's certificate with its private key.
 
-    Unless `certified`, which says that most nodes have `key`, one of another authority that was laid is kept: nodes
-    without that key could not check the new one.
+    `certified` means that most nodes have `key`. Before that, a certificate signed by an older trusted authority is
+    kept, because nodes without `key` could not verify a new one.
     """
     others = [] if certified else _split(laid.authorities)
     for issuer in [_self_signed(key), *others]:
@@ -113,29 +113,29 @@ def server(key: ClusterKey, node: Node, laid: Laid, *, certified: bool) -> str:
 
 
 def faults(pem: str, roots: str, node: Node) -> str:
-    """Return why other nodes would not take a certificate for `node`'s, "" if they do; `roots` are PEM, too."""
+    """Return why other nodes would reject a certificate as that of `node`, "" if they accept it; `roots` is PEM too."""
     found = _load(pem)
     if found is None:
         return "there is none"
     if not any(_signed(pem, root) for root in _split(roots)):
-        return "it is not of the authority that the nodes trust"
+        return "no authority that the nodes trust has signed it"
     if node.ip not in _addresses(found):
         return f"it does not name {node.address}"
     left = (ends(found) - datetime.now(UTC)).days
-    return f"it ends in {left} days" if left < LEAST_DAYS else ""
+    return f"it expires in {left} days" if left < LEAST_DAYS else ""
 
 
 def ends(found: X509) -> datetime:
-    """Return when a certificate, as cryptography has it, ends."""
+    """Return when a certificate, a cryptography object, expires."""
     end: datetime = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=UTC)
     return end
 
 
 def _read(path: Path) -> str:
-    """Return a file's text, "" for none; server.pem is postgres' own, so what is in it may be anything."""
+    """Return a file's text, "" if there is none; postgres owns server.pem, so its content may be anything."""
     with contextlib.suppress(ServerError):
         found = files.read(path)
-        if found and len(found.content) <= _LONGEST:
+        if found and len(found.content) <= _LONGEST_PEM_BYTES:
             return found.content.decode("ascii", errors="replace")
     return ""
 
@@ -145,7 +145,7 @@ def _split(pem: str) -> list[str]:
 
 
 def _load(pem: str) -> X509:
-    """Return the first certificate of a text, None if there is none that can be read."""
+    """Return the first certificate in a text, None if there is none or it is not readable."""
     for text in _split(pem)[:1]:
         with contextlib.suppress(*_NO_CERTIFICATE):
             return x509.load_pem_x509_certificate(text.encode("ascii", "replace"))
@@ -154,7 +154,7 @@ def _load(pem: str) -> X509:
 
 def _private(key: ClusterKey, purpose: str) -> X509:
     seed = int.from_bytes(key.derive(purpose, _SEED_BYTES), "big")
-    return ec.derive_private_key(seed % (_ORDER - 1) + 1, _CURVE)
+    return ec.derive_private_key(seed % (_CURVE_ORDER - 1) + 1, _CURVE)
 
 
 def _authority(key: ClusterKey) -> X509:
@@ -165,16 +165,26 @@ def _public(public: X509) -> bytes:
     return bytes(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
+def _usage(*, authority: bool) -> X509:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _self_signed(key: ClusterKey) -> str:
     private = _authority(key)
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
     builder = (
-        _begun(_name(SUBJECT), private.public_key())
+        _builder(_name(SUBJECT), private.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(_usage(authority=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
     )
     return _signed_text(builder, private)
@@ -184,15 +194,11 @@ def _issued(key: ClusterKey, node: Node) -> str:
     issuer, private = _authority(key), _private(key, f"tls server {node.name}")
     dns, ips = _wanted_names(node)
     names = [*(x509.DNSName(name) for name in sorted(dns)), *(x509.IPAddress(ip) for ip in sorted(ips, key=str))]
-    usage = x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
     builder = (
-        _begun(_name(node.name), private.public_key())
+        _builder(_name(node.name), private.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        # servers only: no node's certificate logs a client in anywhere
+        .add_extension(_usage(authority=False), critical=True)
+        # for servers only, so that no node's certificate can authenticate a client
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
@@ -206,15 +212,15 @@ def _name(text: str) -> X509:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _begun(subject: X509, public: X509) -> X509:
+def _builder(subject: X509, public: X509) -> X509:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(_name(SUBJECT))
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_FROM)
-        .not_valid_after(_TO)
+        .not_valid_before(_NOT_BEFORE)
+        .not_valid_after(_NOT_AFTER)
     )
 
 
@@ -224,7 +230,7 @@ def _signed_text(builder: X509, private: X509) -> str:
 
 
 def _signed(pem: str, issuer: str) -> bool:
-    """Tell whether an authority of this kind has signed a certificate; both are PEM."""
+    """Return whether the authority `issuer` has signed the certificate `pem`; both are PEM."""
     found, authority = _load(pem), _load(issuer)
     if found is None or authority is None:
         return False

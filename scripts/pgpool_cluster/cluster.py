@@ -1,7 +1,7 @@
-"""What a cluster is: cluster.yml, understood and checked.
+"""The cluster as cluster.yml describes it, parsed and validated.
 
-`cluster_file.parse` makes a `Cluster`; nobody else does. Everything in it is plain (plain.py), so it can be written
-into configuration files as it stands.
+Only `cluster_file.parse` creates a `Cluster`. All its strings are plain (plain.py), so configuration files can contain
+them without quoting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import UsageError
 
 
 class Mode(StrEnum):
-    """How the nodes' data is kept equal; pgpool-II's names (backend_clustering_mode)."""
+    """How the nodes' data is kept equal, by pgpool-II's names (backend_clustering_mode)."""
 
     STREAMING_REPLICATION = "streaming_replication"
     NATIVE_REPLICATION = "native_replication"
@@ -25,12 +25,12 @@ class Mode(StrEnum):
 
     @property
     def streams(self) -> bool:
-        """Whether one primary feeds standbys; in the other modes every node is a primary of its own."""
+        """Whether standbys stream from one primary; in the other modes every node is a primary."""
         return self is Mode.STREAMING_REPLICATION
 
 
 class Service(StrEnum):
-    """What a node runs."""
+    """A service that a node can run."""
 
     POSTGRESQL = "postgresql"
     PGPOOL = "pgpool"
@@ -49,10 +49,12 @@ class PostgresqlCluster:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One server. `id` is its place in cluster.yml from 0 on; pgpool-II counts its backends itself (`backend`).
+    """One server of the cluster.
 
-    `host` is the host name that cluster.yml gives for its address, "" where it gives the address itself. `address` is
-    then what that name was found to be (addresses.py), and the name until it was; `line` is where cluster.yml has it.
+    `id`: its position in cluster.yml, from 0; pgpool-II numbers its backends separately (`Cluster.backend`).
+    `host`: the host name that cluster.yml gives in place of an address, "" if it gives an address.
+    `address`: the IP address, or the host name until that is resolved (addresses.py).
+    `line`: its line in cluster.yml.
     """
 
     id: int
@@ -66,12 +68,12 @@ class Node:
 
     @property
     def written(self) -> str:
-        """What cluster.yml says where the address is: the address, or a host name."""
+        """The address as cluster.yml gives it: an IP address or a host name."""
         return self.host or self.address
 
     @property
     def slot(self) -> str:
-        """The replication slot that keeps WAL for this node: slot names have no hyphen and no dot."""
+        """The name of the replication slot for this node; slot names cannot contain hyphens or dots."""
         return self.name.replace("-", "_").replace(".", "_")
 
     @property
@@ -81,12 +83,12 @@ class Node:
 
     @property
     def ip(self) -> plain.Address:
-        """Its address; raises UsageError where it is a host name that was not looked up yet."""
-        found = plain.address(self.address)
-        if found is None:
+        """Its IP address; raises UsageError if it is a host name that has not been resolved yet."""
+        address = plain.address(self.address)
+        if address is None:
             reason = f"{self.host}, the address of {self.name}, was not looked up yet"
-            raise UsageError(reason, hint="pgpoolctl apply says why")
-        return found
+            raise UsageError(reason, hint="pgpoolctl apply reports why")
+        return address
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """How WAL is archived in the modes that do not stream: kept for `keep_hours`, complete to the last `timeout` s."""
+    """How nodes archive WAL in the modes without streaming.
+
+    `keep_hours`: how long files are kept. `timeout`: PostgreSQL's archive_timeout in seconds.
+    """
 
     compress: bool = False
     keep_hours: int = 24
@@ -109,20 +114,20 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One line for a configuration file; the value as PostgreSQL or pgpool-II would take it between quotes."""
+    """One line of a configuration file; `value` is what goes between the quotes."""
 
     name: str
     value: str
 
 
 DRAIN_SECONDS = 3
-"""What the template gives client_idle_limit_in_recovery: new clients wait for as long, so it is short."""
+"""The template's client_idle_limit_in_recovery; short, because new clients have to wait that long."""
 _START_SECONDS = 300
-"""Seconds in which a recovered standby's server must have come up."""
-_OUT_OF_REACH = 27
-"""Seconds that a pgpool-II which is to let its sessions end may be out of reach."""
-_POOL = {"num_init_children": 32, "max_pool": 4}
-"""With pgpool-II's defaults."""
+"""Time limit for a recovered standby to start."""
+_UNREACHABLE_SECONDS = 27
+"""How long a pgpool-II that has to drain its sessions may be unreachable."""
+_POOL_DEFAULTS = {"num_init_children": 32, "max_pool": 4}
+"""pgpool-II's defaults."""
 POOL_PORT = 9999
 PCP_PORT = 9898
 WATCHDOG_PORT = 9000
@@ -130,7 +135,7 @@ WATCHDOG_PORT = 9000
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The whole of cluster.yml. Nodes are in the file's order; `postgresql` None means the machine's newest."""
+    """The whole of cluster.yml. Nodes keep the file's order; `postgresql` is None for the newest on the machine."""
 
     name: str
     mode: Mode
@@ -146,18 +151,18 @@ class Cluster:
 
     @property
     def fingerprint(self) -> str:
-        """What tells whether two nodes have the same cluster.yml, as far as it bears on decisions: 16 characters."""
+        """16 characters that are equal on two nodes whose cluster.yml agree in everything that affects decisions."""
         nodes = [[node.name, node.written, node.port, sorted(node.runs)] for node in self.nodes]
         text = json.dumps([self.mode, self.synchronous, nodes])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def archives(self, node: Node) -> bool:
-        """Tell whether the node's PostgreSQL archives its WAL: where one streams, replication slots keep it instead."""
+        """Return whether the node's PostgreSQL archives WAL; with streaming, replication slots keep it instead."""
         return not self.mode.streams and Service.POSTGRESQL in node.runs
 
     @property
     def databases(self) -> tuple[Node, ...]:
-        """The nodes that run PostgreSQL; the first of them is the one whose data founds the cluster."""
+        """The nodes that run PostgreSQL; a new cluster starts with the data of the first one."""
         return tuple(node for node in self.nodes if Service.POSTGRESQL in node.runs)
 
     @property
@@ -173,44 +178,44 @@ class Cluster:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The TCP ports of the cluster's own services, on whichever node; not sshd's, which others use as well."""
+        """The TCP ports of the cluster's services on any node; without the port of sshd, which has other users too."""
         servers = (node.port for node in self.databases)
         return tuple(sorted({*servers, self.pool_port, PCP_PORT, WATCHDOG_PORT}))
 
     @property
     def pooled(self) -> int:
-        """How many connections to each PostgreSQL all pgpool-IIs together may keep: num_init_children × max_pool."""
+        """Limit of connections from all pgpool-IIs to one PostgreSQL: num_init_children × max_pool per pgpool-II."""
         chosen = {parameter.name: parameter.value for parameter in self.pgpool}
         most = 1
-        for name, default in _POOL.items():
+        for name, default in _POOL_DEFAULTS.items():
             value = chosen.get(name, "")
             most *= int(value) if value.isdecimal() else default
         return most * len(self.pgpools)
 
     @property
     def drain_seconds(self) -> float:
-        """How long sessions may go on once a second stage wants to begin: pgpool-II's client_idle_limit_in_recovery."""
-        chosen = [one.value for one in self.pgpool if one.name == "client_idle_limit_in_recovery"]
+        """How long sessions may continue before a second stage begins: pgpool-II's client_idle_limit_in_recovery."""
+        chosen = [line.value for line in self.pgpool if line.name == "client_idle_limit_in_recovery"]
         limit = chosen[-1] if chosen else ""
         return max(0.0, float(limit)) if limit.lstrip("-").isdecimal() else DRAIN_SECONDS
 
     @property
     def recovery_timeout(self) -> int:
-        """How long, in seconds, pgpool-II waits for sessions to end, and for a recovered server to come up."""
-        chosen = [one.value for one in self.pgpool if one.name == "recovery_timeout" and one.value.isdecimal()]
+        """How long, in seconds, pgpool-II waits for sessions to end and for a recovered server to start."""
+        chosen = [line.value for line in self.pgpool if line.name == "recovery_timeout" and line.value.isdecimal()]
         if chosen:
             return int(chosen[-1])
-        return _START_SECONDS if self.mode.streams else int(self.drain_seconds) + _OUT_OF_REACH
+        return _START_SECONDS if self.mode.streams else int(self.drain_seconds) + _UNREACHABLE_SECONDS
 
     @property
     def names_standbys(self) -> bool:
-        """Whether synchronous_standby_names is the cluster's to say; cluster.yml may have it under postgresql_conf."""
-        return self.mode.streams and all(one.name != "synchronous_standby_names" for one in self.postgresql_conf)
+        """Whether the cluster sets synchronous_standby_names; it does not if cluster.yml's postgresql_conf does."""
+        return self.mode.streams and all(line.name != "synchronous_standby_names" for line in self.postgresql_conf)
 
     def standby_names(self, *, came: bool, dropped: Collection[str] = ()) -> str:
-        """Return synchronous_standby_names, the same on each node that has seen the same `dropped`.
+        """Return synchronous_standby_names, the same on every node that has the same `dropped`.
 
-        `came`: as many standbys as `synchronous` asks for have been there once; until then commits wait for nobody.
+        `came`: the `synchronous` number of standbys has been connected once; until then no commit waits for a standby.
         """
         if not (came and self.synchronous):
             return ""
@@ -219,11 +224,11 @@ class Cluster:
 
     @property
     def majority(self) -> int:
-        """How many nodes must be seen before anything is decided that another part of the cluster could contradict."""
+        """How many nodes must be in sight for a decision that another part of the cluster could contradict."""
         return len(self.nodes) // 2 + 1
 
     def named(self, name: str) -> Node:
-        """Return the node called `name`; raises UsageError that lists the known ones."""
+        """Return the node called `name`; raises UsageError that lists the nodes."""
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -238,9 +243,9 @@ class Cluster:
 
 
 def own_node(cluster: Cluster, host_names: Iterable[str], file: str) -> Node:
-    """Return the node that this machine is, given its host names; raises UsageError if the file has none of them.
+    """Return this machine's node by its host names; raises UsageError if no node has one of them.
 
-    A full name matches before its first label does, so `pg1` and `pg1.example.org` both find a node called `pg1`.
+    Full names are tried before their first labels, so both `pg1` and `pg1.example.org` find a node called `pg1`.
     """
     names = [name.lower() for name in host_names]
     for name in [*names, *(name.split(".", 1)[0] for name in names)]:
@@ -250,5 +255,5 @@ def own_node(cluster: Cluster, host_names: Iterable[str], file: str) -> Node:
     known = ", ".join(node.name for node in cluster.nodes)
     raise UsageError(
         f"{file}: no node is called {names[0] if names else 'like this machine'}, which is this machine's host name",
-        hint=f"the nodes are {known}: put this machine there, or change its name with hostnamectl",
+        hint=f"the nodes are {known}: add this machine, or change its name with hostnamectl",
     )

@@ -1,6 +1,6 @@
-"""From the text of cluster.yml to a `Cluster`.
+"""Parse the text of cluster.yml into a `Cluster`.
 
-What is wrong comes back as one `UsageError`: FILE:LINE, the reason, and a hint. The first fault ends the reading.
+The first fault ends the parsing with a `UsageError`: FILE:LINE, the reason, and a hint.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ MOST_NODES = 128
 """pgpool-II's MAX_NUM_BACKENDS and MAX_WATCHDOG_NUM, 4.3 to 4.7."""
 
 KEYS = (
-    "name", "mode", "postgresql", "nodes", "clients", "virtual_ip", "tls", "synchronous", "pgpool", "postgresql_conf",
+    "name",
+    "mode",
+    "postgresql",
+    "nodes",
+    "clients",
+    "virtual_ip",
+    "tls",
+    "synchronous",
+    "pgpool",
+    "postgresql_conf",
     "archive",
-)  # fmt: skip
+)
 NODE_KEYS = ("address", "port", "weight", "runs")
 TLS_KEYS = ("certificate", "key", "ca")
 ARCHIVE_KEYS = ("compress", "keep_hours", "timeout")
-LONGEST_KEPT = 8760
-"""Hours of a year."""
-LONGEST_TIMEOUT = 86400
-"""Seconds of a day."""
+LONGEST_KEEP_HOURS = 8760
+"""One year."""
+LONGEST_TIMEOUT_SECONDS = 86400
+"""One day."""
 FORBIDDEN_PGPOOL = {
     "wd_authkey": "it follows from cluster.key",
     "backend_clustering_mode": "it follows from mode",
@@ -39,18 +48,18 @@ FORBIDDEN_PGPOOL = {
 
 
 def load(path: Path, host_name: str) -> Cluster:
-    """Read cluster.yml; raises UsageError for what is wrong in it, ServerError if it cannot be read."""
+    """Read cluster.yml; raises UsageError for a fault in it, ServerError if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ServerError(f"{path}: {error.strerror}", hint="pgpoolctl runs as root") from error
+        raise ServerError(f"{path}: {error.strerror}", hint="run pgpoolctl as root") from error
     except UnicodeDecodeError as error:
         raise document.Place(str(path), 1).error("not UTF-8 text", hint="save it as UTF-8") from error
     return parse(text, str(path), host_name)
 
 
 def parse(text: str, file: str, host_name: str) -> Cluster:
-    """Return the cluster that `text` describes; without `nodes:` it is one node, `host_name` at 127.0.0.1."""
+    """Return the cluster that `text` describes; without `nodes:` it has one node, `host_name` at 127.0.0.1."""
     root = document.parse(text, file)
     keys = _known(root, KEYS)
     mode = _mode(keys.get("mode"))
@@ -72,12 +81,12 @@ def parse(text: str, file: str, host_name: str) -> Cluster:
 
 
 def _known(mapping: Mapping, known: Iterable[str]) -> dict[str, Entry]:
-    """Return the entries by key, those without a value left out; refuses keys outside `known`."""
+    """Return the entries by key without those that have no value; raises UsageError for a key outside `known`."""
     names = list(known)
     for entry in mapping.entries:
         if entry.key not in names:
             near = difflib.get_close_matches(entry.key, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+            hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(names)}"
             raise entry.place.error(f"unknown key {entry.key!r}", hint=hint)
     return {
         entry.key: entry for entry in mapping.entries if not (isinstance(entry.value, Scalar) and entry.value.empty)
@@ -86,7 +95,7 @@ def _known(mapping: Mapping, known: Iterable[str]) -> dict[str, Entry]:
 
 def _scalar(value: Value, what: str, example: str) -> Scalar:
     if not isinstance(value, Scalar) or value.empty:
-        raise value.place.error(f"{what} is one word, not a list or keys", hint=f"for example: {example}")
+        raise value.place.error(f"{what} must be one word, not a list or keys", hint=f"for example: {example}")
     return value
 
 
@@ -98,7 +107,7 @@ def _mapping(value: Value, what: str, example: str) -> Mapping:
 
 def _words(value: Value, what: str, example: str) -> list[Scalar]:
     if not isinstance(value, Sequence):
-        raise value.place.error(f"{what} is a list", hint=f"for example: {example}")
+        raise value.place.error(f"{what} must be a list", hint=f"for example: {example}")
     return [_scalar(item, what, example) for item in value.items]
 
 
@@ -107,7 +116,8 @@ def _word(entry: Entry | None, good: Callable[[str], bool], what: str, example: 
         return None
     scalar = _scalar(entry.value, what, example)
     if not good(scalar.text):
-        raise scalar.place.error(f"{what} {scalar.text!r} is not plain", hint=f"for example: {example}")
+        reason = f"{what} {scalar.text!r} has characters that are not allowed"
+        raise scalar.place.error(reason, hint=f"for example: {example}")
     return scalar.text
 
 
@@ -134,7 +144,7 @@ def _postgresql(entry: Entry | None) -> PostgresqlCluster | None:
     major, _, name = scalar.text.partition("/")
     if not re.fullmatch(r"[1-9][0-9]", major) or not plain.is_cluster_name(name or "main"):
         hint = "as pg_lsclusters shows it: 17/main"
-        raise scalar.place.error(f"postgresql {scalar.text!r} is no version with a cluster's name", hint=hint)
+        raise scalar.place.error(f"postgresql {scalar.text!r} is not a version with a cluster name", hint=hint)
     return PostgresqlCluster(int(major), name or "main")
 
 
@@ -153,13 +163,13 @@ def _nodes(entry: Entry | None, host_name: str) -> tuple[Node, ...]:
 
 def _node(number: int, entry: Entry) -> Node:
     if not plain.is_host_name(entry.key):
-        hint = "a node is called by its host name: lower-case letters, digits, hyphens, dots"
-        raise entry.place.error(f"node name {entry.key!r} is no host name", hint=hint)
+        hint = "use the node's host name: lower-case letters, digits, hyphens, dots"
+        raise entry.place.error(f"node name {entry.key!r} is not a host name", hint=hint)
     if len(entry.key) > plain.LONGEST_NODE_NAME:
         raise entry.place.error(
-            f"node name {entry.key!r} has {len(entry.key)} characters, and PostgreSQL's names of slots and standbys "
-            f"at most {plain.LONGEST_NODE_NAME}",
-            hint=f"up to the first dot is enough, here and in hostnamectl: {entry.key.split('.', 1)[0]}",
+            f"node name {entry.key!r} has {len(entry.key)} characters; PostgreSQL's slots and standbys allow at most "
+            f"{plain.LONGEST_NODE_NAME}",
+            hint=f"shorten it to the first dot, here and with hostnamectl: {entry.key.split('.', 1)[0]}",
         )
     line = entry.place.line
     if isinstance(entry.value, Scalar):
@@ -182,14 +192,14 @@ def _node(number: int, entry: Entry) -> Node:
 
 
 def _address(scalar: Scalar) -> tuple[str, str]:
-    """Return the address, and the host name that is to be looked up for it, "" if it is an address."""
+    """Return the address and the host name to resolve; the host name is "" if `scalar` is an IP address."""
     found = plain.address(scalar.text)
     if found is not None and plain.is_of_a_host(found):
         return str(found), ""
     if found is None and plain.is_host_name(scalar.text):
         return scalar.text, scalar.text
     raise scalar.place.error(
-        f"{scalar.text!r} is no address and no host name", hint="for example: 10.0.0.1, fd00::1 or pg1.example.org"
+        f"{scalar.text!r} is not an address or a host name", hint="for example: 10.0.0.1, fd00::1 or pg1.example.org"
     )
 
 
@@ -198,7 +208,7 @@ def _weight(entry: Entry | None) -> float:
         return 1.0
     scalar = _scalar(entry.value, "weight", "1")
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", scalar.text):
-        raise scalar.place.error(f"weight is {scalar.text!r}", hint="a number from 0 on, relative to the other nodes'")
+        raise scalar.place.error(f"weight is {scalar.text!r}", hint="a number from 0, relative to the other nodes")
     return float(scalar.text)
 
 
@@ -216,7 +226,7 @@ def _runs(entry: Entry | None) -> frozenset[Service]:
 
 
 def _refuse_doubles(nodes: tuple[Node, ...], mapping: Mapping) -> None:
-    hint = "every node is a server of its own, and its name differs in more than hyphens and dots"
+    hint = "every node needs an address of its own, and a name that differs in more than hyphens and dots"
     seen: dict[tuple[str, str], str] = {}
     for node, entry in zip(nodes, mapping.entries, strict=True):
         for what, value in (("address", node.address), ("slot name", node.slot)):
@@ -226,20 +236,23 @@ def _refuse_doubles(nodes: tuple[Node, ...], mapping: Mapping) -> None:
 
 
 def _refuse_two_families(nodes: tuple[Node, ...], mapping: Mapping) -> None:
-    """A node is known by the address that its connections come from, which is of the family of the one they go to."""
+    """Raise UsageError if the nodes mix IPv4 and IPv6.
+
+    Nodes identify each other by source address, which has the same family as the destination.
+    """
     known = [node for node in nodes if not node.host]
     for node in known:
         if node.ip.version != known[0].ip.version:
             raise mapping.entries[node.id].place.error(
                 f"{node.name} has an IPv{node.ip.version} address, {known[0].name} an IPv{known[0].ip.version} address",
-                hint="all nodes of one family; clients and virtual_ip may be of the other",
+                hint="use one family for all nodes; clients and virtual_ip may use the other",
             )
 
 
 def _check_runs(nodes: tuple[Node, ...], root: Mapping) -> None:
     for service in Service:
         if not any(service in node.runs for node in nodes):
-            raise root.place.error(f"no node runs {service}", hint=f"at least one node has runs: [{service}]")
+            raise root.place.error(f"no node runs {service}", hint=f"at least one node needs runs: [{service}]")
 
 
 def _clients(entry: Entry | None, nodes: tuple[Node, ...]) -> tuple[plain.Network, ...]:
@@ -254,7 +267,7 @@ def _network(scalar: Scalar) -> plain.Network:
         loose = ipaddress.ip_network(scalar.text, strict=False)
     except ValueError as error:
         hint = "a network in CIDR notation, for example: 10.0.0.0/24"
-        raise scalar.place.error(f"{scalar.text!r} is no network", hint=hint) from error
+        raise scalar.place.error(f"{scalar.text!r} is not a network", hint=hint) from error
     if str(loose.network_address) != str(ipaddress.ip_address(scalar.text.split("/")[0])):
         raise scalar.place.error(f"{scalar.text!r} has bits beyond its mask", hint=f"the network is {loose}")
     return loose
@@ -267,14 +280,14 @@ def _virtual_ip(entry: Entry | None, nodes: tuple[Node, ...]) -> plain.Interface
     address, _, mask = scalar.text.partition("/")
     found = plain.address(address)
     if found is None or not re.fullmatch(r"[0-9]{1,3}", mask) or not 1 <= int(mask) <= found.max_prefixlen:
-        hint = "an address with its network's length: 10.0.0.50/24"
-        raise scalar.place.error(f"virtual_ip {scalar.text!r} is no address with a length", hint=hint)
+        hint = "an address with the prefix length of its network: 10.0.0.50/24"
+        raise scalar.place.error(f"virtual_ip {scalar.text!r} is not an address with a prefix length", hint=hint)
     if not plain.is_of_a_host(found):
-        hint = "one of the network that clients come from: 10.0.0.50/24 or fd00::50/64"
-        raise scalar.place.error(f"virtual_ip {scalar.text!r} cannot be reached by clients", hint=hint)
+        hint = "choose an address in the clients' network: 10.0.0.50/24 or fd00::50/64"
+        raise scalar.place.error(f"clients cannot reach virtual_ip {scalar.text!r}", hint=hint)
     for node in nodes:
         if node.address == str(found):
-            raise scalar.place.error(f"virtual_ip is the address of {node.name}", hint="take one that nobody has")
+            raise scalar.place.error(f"virtual_ip is the address of {node.name}", hint="choose an unused address")
     return ipaddress.ip_interface(scalar.text)
 
 
@@ -316,8 +329,8 @@ def _archive(entry: Entry | None, mode: Mode) -> Archive:
 
     return Archive(
         compress=_truth(keys["compress"], "compress") if "compress" in keys else default.compress,
-        keep_hours=number("keep_hours", default.keep_hours, LONGEST_KEPT),
-        timeout=number("timeout", default.timeout, LONGEST_TIMEOUT),
+        keep_hours=number("keep_hours", default.keep_hours, LONGEST_KEEP_HOURS),
+        timeout=number("timeout", default.timeout, LONGEST_TIMEOUT_SECONDS),
     )
 
 
@@ -334,10 +347,10 @@ def _parameters(entry: Entry | None, what: str, check: Callable[[Entry], None]) 
     found = []
     for item in _mapping(entry.value, what, f"{what}: {{name: value}}").entries:
         if not plain.is_parameter(item.key):
-            raise item.place.error(f"{item.key!r} is no parameter's name", hint="letters, digits and underscores")
+            raise item.place.error(f"{item.key!r} is not a parameter name", hint="letters, digits and underscores")
         check(item)
         if not isinstance(item.value, Scalar) or not plain.is_one_line(item.value.text):
-            raise item.place.error(f"{item.key} needs one value on one line", hint="quote a value that has commas")
+            raise item.place.error(f"{item.key} needs one value on one line", hint="quote a value that contains commas")
         found.append(Parameter(item.key, item.value.text))
     return tuple(found)
 
@@ -346,5 +359,5 @@ def _check_pgpool(entry: Entry) -> None:
     if entry.key in FORBIDDEN_PGPOOL:
         raise entry.place.error(f"{entry.key} cannot be set here", hint=FORBIDDEN_PGPOOL[entry.key])
     if isinstance(entry.value, Scalar) and "'" in entry.value.text:
-        hint = "pgpool.conf has no way to write an apostrophe inside a value"
-        raise entry.value.place.error(f"{entry.key} has an apostrophe in it", hint=hint)
+        hint = "pgpool.conf has no syntax for an apostrophe inside a value"
+        raise entry.value.place.error(f"{entry.key} contains an apostrophe", hint=hint)

@@ -1,11 +1,11 @@
-"""Every file that a node needs, rendered from `Cluster`, `ClusterKey` and facts of this server.
+"""Render every file that a node needs from `Cluster`, `ClusterKey` and facts about this server.
 
-Pure: equal input gives equal bytes, once the certificates that it makes are part of the input; nothing is read but the
-templates, nothing is written. Files that others write in, too, are rendered as the cluster's part of them; `merged`
-puts that part into what is there.
+Pure: it reads only the templates and writes nothing. Equal input gives equal bytes, once the certificates it makes are
+part of the input. Of a file that other programs also write to, it renders only the cluster's part; `merged` inserts
+that part into the existing file.
 
-pgpool-II gets a folder of its own, whose pgpool.conf begins with `include` of the packaged one (pgpool-II has it since
-4.3; a later line wins): nothing that pgpool2 owns is edited, so no upgrade of it asks anything.
+pgpool-II gets its own folder, whose pgpool.conf starts with an `include` of the packaged one (supported since 4.3; a
+later line wins). No file that the package pgpool2 owns is edited, so its upgrades ask no questions.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _LEAST_CONNECTIONS = 100
 _LEAST_SLOTS_KEEP_MB, _MOST_SLOTS_KEEP_MB = 128, 16 * 1024
 _WAL_KEEP_MB = 512
 _OWN_CONNECTIONS = 20
-"""For superusers, health checks, agents and administrators, beside those that pgpool-II keeps for clients."""
+"""Connections for superusers, health checks, agents and administrators, beyond those of pgpool-II for clients."""
 PROGRAMS = PurePosixPath("/usr/lib/pgpool2-cluster")
 MACHINE_TLS = Tls("/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key", None)
-"""What ssl-cert makes for every Debian machine; the postgres user is in its group."""
+"""The certificate that ssl-cert creates on every Debian machine; the postgres user is in its group."""
 
 BEGIN = "# BEGIN pgpool2-cluster: written by pgpoolctl apply"
 END = "# END pgpool2-cluster"
@@ -43,35 +43,37 @@ STUBS = {
     "recovery_2nd_stage": "recovery-2nd-stage",
     "pgpool_remote_start": "pgpool-remote-start",
 }
-"""Names in the data directory, where pgpool_recovery looks for them, and the programs behind them."""
+"""Files in the data directory, where pgpool_recovery looks for them, and the programs that they start."""
 
 
+PGPOOL_DROP_IN = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
+_SSHD_CONF = PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf")
 DROP_INS = tuple(
     f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf"
     for unit in ("pgpool2-cluster", "pgpool2-cluster-control@")
 )
-"""For our own units, where they have to see /home."""
-IN_ROOTS_FOLDERS = ("/etc/ssh/sshd_config.d/pgpool2-cluster.conf", str(paths.AUTHORITIES))
-"""Files of root's that are rendered outside of FOLDER, beside pgpool-II's unit."""
+"""Drop-ins for our own units if they have to see /home."""
+IN_ROOTS_FOLDERS = (str(_SSHD_CONF), str(paths.AUTHORITIES))
+"""Files owned by root that are rendered outside of FOLDER, besides pgpool-II's drop-in."""
 IN_OTHERS_FOLDERS = frozenset(
     {"pgpool2-cluster.conf", "pg_hba.conf", ".pgpass", ".pcppass", ".pgpoolkey", "authorized_keys", *STUBS}
 )
-"""Names of the files in postgres' folders: its home, its servers' configuration and their data."""
+"""Names of the files in folders of postgres: its home, its servers' configuration and their data."""
 
 
 class Share(StrEnum):
-    """How much of a file is the cluster's."""
+    """How much of a file belongs to the cluster."""
 
     WHOLE = "whole"
     BLOCK = "block"
-    """A block between two comments at the top, where the first match wins."""
+    """A block between two comments at the top; in these files the first match wins."""
     ENTRIES = "entries"
-    """The lines of some names, as in pool_passwd, where other names are users'."""
+    """The lines that start with certain names, as in pool_passwd; lines with other names belong to users."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file, or the cluster's share of it, as it is to be; repr() shows no content."""
+    """The intended content, owner and mode of a file or of the cluster's part of it; repr() shows no content."""
 
     path: PurePosixPath
     content: bytes
@@ -86,7 +88,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PgpoolVersion:
-    """Version of pgpool-II without its patch level, which renames nothing: 4.6."""
+    """A version of pgpool-II without its patch level, such as 4.6; patch levels rename no parameter."""
 
     major: int
     minor: int
@@ -94,17 +96,17 @@ class PgpoolVersion:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Facts of the machine that configuration is rendered for.
+    """Facts about the machine that the configuration is rendered for.
 
-    `interface` is the one that has the node's address; `host_key` the text of ssh_host_ed25519_key.pub.
-    `standbys_came`: as many standbys as `synchronous` asks for have been there once. Until then a commit would wait for
-    them without end, also those of the applications that were there before the cluster.
-    `dropped`: the standbys that its commits do not wait for.
-    `laid`: the certificates that are here. `certified`, `proven`: as in the record (record.py).
+    `interface`: the interface with the node's address. `host_key`: the text of ssh_host_ed25519_key.pub.
+    `standbys_came`: the `synchronous` number of standbys has been connected once. Before that, waiting for them would
+    block every commit for ever, including those of applications older than the cluster.
+    `dropped`: the standbys that commits do not wait for.
+    `laid`: the certificates on this node. `certified`, `proven`: as in the record (record.py).
     `own_database`: every database node has the roles' own database.
-    `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which units are kept out of.
-    `wal_disk_bytes`: size of the file system that has pg_wal, however full it is; 0 where there is no PostgreSQL.
-    `own`: what its other configuration files say. `needs`, `libraries`, `logical`: as in the record.
+    `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which ProtectHome= hides.
+    `wal_disk_bytes`: total size of the file system that holds pg_wal; 0 without PostgreSQL.
+    `own`: parameters from the server's other configuration files. `needs`, `libraries`, `logical`: as in the record.
     """
 
     postgresql: PostgresqlCluster
@@ -129,7 +131,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class ParameterNames:
-    """What pgpool-II calls things in one version; an empty name means that it has no such parameter."""
+    """The names of parameters in one version of pgpool-II; a name is empty if the version has no such parameter."""
 
     sockets: str
     state: str
@@ -161,7 +163,7 @@ class _Peer:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A template with where its result goes."""
+    """A template, and the path, owner and mode of the file rendered from it."""
 
     template: str
     path: PurePosixPath
@@ -172,7 +174,7 @@ class _Plan:
 
 
 def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templates: Path) -> tuple[File, ...]:
-    """Return the files of `node`, sorted by path: those of pgpool-II, of PostgreSQL, or both, as it runs them."""
+    """Return the files of `node`, sorted by path: for pgpool-II, for PostgreSQL, or for both, whatever it runs."""
     values = _values(cluster, key, node, server)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
@@ -180,14 +182,13 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - configuration files, no HTML; all values are plain
+        autoescape=False,  # noqa: S701 - these are configuration files, not HTML, and all values are plain
     )
     environment.filters["quoted"] = owns.quoted
-    files = [
-        File(plan.path, environment.get_template(plan.template).render(values).encode(), plan.owner, plan.group,
-             plan.mode, plan.share)
-        for plan in _plans(node, server)
-    ]  # fmt: skip
+    files = []
+    for plan in _plans(node, server):
+        content = environment.get_template(plan.template).render(values).encode()
+        files.append(File(plan.path, content, plan.owner, plan.group, plan.mode, plan.share))
     if Service.PGPOOL in node.runs:
         number = f"{cluster.pgpools.index(node)}\n".encode()
         files.append(File(FOLDER / "pgpool_node_id", number, "root", "root", 0o644))
@@ -207,7 +208,7 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: Server, templa
 
 
 def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> list[File]:
-    """Return what the nodes prove themselves with, and what they are checked with."""
+    """Return the node's TLS certificate, and the files with which it verifies those of other nodes."""
     trusted = certificates.authorities(key, server.laid, alone=server.proven == key.fingerprint)
     root = f"{libpq.root_certificate(cluster, server.proven)}\n"
     files = [
@@ -236,7 +237,7 @@ def _secret(path: PurePosixPath, text: str) -> File:
 
 
 def drop_in(postgresql: PostgresqlCluster) -> Path:
-    """Return the path of the cluster's parameters among the files of a PostgreSQL."""
+    """Return the path of the cluster's file in the conf.d of a PostgreSQL cluster."""
     return Path("/etc/postgresql", str(postgresql.major), postgresql.name, "conf.d", owns.DROP_IN)
 
 
@@ -248,12 +249,11 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
         _Plan("hosts.j2", PurePosixPath(paths.HOSTS), "root", "root", 0o644),
         _Plan("known_hosts.j2", FOLDER / "known_hosts", "root", "root", 0o644),
         _Plan("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
-        _Plan("sshd.conf.j2", PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf"), "root", "root", 0o644),
+        _Plan("sshd.conf.j2", _SSHD_CONF, "root", "root", 0o644),
     ]
     if server.below_home:
         plans += [_Plan("home.conf.j2", PurePosixPath(name), "root", "root", 0o644) for name in DROP_INS]
     if Service.PGPOOL in node.runs:
-        unit = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
         plans += [
             _Plan("pgpool.conf.j2", FOLDER / "pgpool.conf", "root", "postgres", 0o640),
             _Plan("pool_hba.conf.j2", FOLDER / "pool_hba.conf", "root", "postgres", 0o640),
@@ -262,7 +262,7 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
             _Plan("pcppass.j2", home / ".pcppass", "postgres", "postgres", 0o600, Share.BLOCK),
             _Plan("pg_service.conf.j2", FOLDER / "pg_service.conf", "root", "root", 0o644),
             _Plan("peers.nft.j2", FOLDER / "peers.nft", "root", "root", 0o644),
-            _Plan("pgpool2.service.j2", unit, "root", "root", 0o644),
+            _Plan("pgpool2.service.j2", PGPOOL_DROP_IN, "root", "root", 0o644),
         ]
     if Service.POSTGRESQL in node.runs:
         etc = PurePosixPath("/etc/postgresql") / str(server.postgresql.major) / server.postgresql.name
@@ -275,7 +275,7 @@ def _plans(node: Node, server: Server) -> list[_Plan]:
 
 
 def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> dict[str, object]:
-    """Return what the templates may name."""
+    """Return the variables that templates can use."""
     return {
         "cluster": cluster,
         "key": key,
@@ -319,20 +319,20 @@ def _kept(cluster: Cluster, server: Server) -> keeping.Kept:
 
 
 def _slots(cluster: Cluster) -> int:
-    """Return how many replication slots the cluster may need; 0 where PostgreSQL's own number is enough."""
+    """Return how many replication slots the cluster may need; 0 if PostgreSQL's default is enough."""
     return max(16, 2 * len(cluster.databases)) if cluster.mode.streams else 0
 
 
 def _served(cluster: Cluster) -> Tls:
-    """Return what PostgreSQL shows: pgpool-II checks it with `ca` where cluster.yml has one, so it is of that then."""
+    """Return PostgreSQL's certificate files: those in cluster.yml if it has a `ca`, which pgpool-II verifies."""
     own = str(paths.SERVER_CERTIFICATE)
     return cluster.tls if cluster.tls is not None and cluster.tls.ca is not None else Tls(own, own, None)
 
 
 def logins(node: Node) -> tuple[Role, ...]:
-    """Return the roles that this node's own programs log in with: without PostgreSQL, none that could change anything.
+    """Return the roles that this node's own programs log in with.
 
-    No node learns a superuser's password for its pgpool-II alone.
+    A node without PostgreSQL gets only the role for health checks: pgpool-II alone never needs a superuser's password.
     """
     return tuple(Role) if Service.POSTGRESQL in node.runs else (Role.CHECK,)
 
@@ -340,8 +340,9 @@ def logins(node: Node) -> tuple[Role, ...]:
 def pooled(cluster: Cluster, node: Node) -> tuple[Role, ...]:
     """Return the roles that this node's pgpool-II logs in with.
 
-    In the modes with a second stage pgpool-II itself calls the recovery function, which is for superusers only: that of
-    a database node does (two_stages.py), so a pgpool-II elsewhere knows that role only where no database node runs one.
+    In the modes with a second stage, pgpool-II itself calls the recovery function, which only superusers can execute.
+    A pgpool-II on a database node does so (two_stages.py). A pgpool-II elsewhere gets that role only if no database
+    node runs pgpool-II.
     """
     alone = not cluster.mode.streams and not any(Service.PGPOOL in database.runs for database in cluster.databases)
     return (*logins(node), *((Role.RECOVERY,) if alone and Role.RECOVERY not in logins(node) else ()))
@@ -350,14 +351,14 @@ def pooled(cluster: Cluster, node: Node) -> tuple[Role, ...]:
 def slots_keep_mb(disk_bytes: int) -> int:
     """Return how many MB of WAL slots may keep on a disk of this size: a quarter of it, from 128 MB to 16 GB.
 
-    It is a power of two, so that a file system whose size changes a little, as ZFS' does, changes no configuration.
+    The result is a power of two, so that small changes of the file system's size, as on ZFS, change no configuration.
     """
     quarter = disk_bytes // 4 // 2**20
     return min(_MOST_SLOTS_KEEP_MB, max(_LEAST_SLOTS_KEEP_MB, 2 ** (quarter.bit_length() - 1) if quarter else 0))
 
 
 def _listen(cluster: Cluster) -> str:
-    """Return listen_addresses: pgpool-II 4.3 takes one word, and ends where IPv6 is off and `*` wants it."""
+    """Return listen_addresses: pgpool-II 4.3 accepts one word, and `*` makes it exit if IPv6 is disabled."""
     versions = {node.ip.version for node in cluster.nodes} | {client.version for client in cluster.clients}
     if cluster.virtual_ip is not None:
         versions.add(cluster.virtual_ip.version)
@@ -365,12 +366,12 @@ def _listen(cluster: Cluster) -> str:
 
 
 def _clients(cluster: Cluster) -> list[str]:
-    """Return the address column of pool_hba.conf: the nodes always, since pgpool-IIs ask each other."""
+    """Return the address column of pool_hba.conf; it always has the nodes, whose pgpool-IIs connect to each other."""
     return list(dict.fromkeys([*(node.hosts for node in cluster.nodes), *map(str, cluster.clients)]))
 
 
 def _pgpool_hosts(cluster: Cluster) -> list[str]:
-    """Return where a pgpool-II's connections come from."""
+    """Return the source addresses of connections from a pgpool-II."""
     hosts = [node.hosts for node in cluster.pgpools]
     if cluster.virtual_ip is not None:
         hosts.append(f"{cluster.virtual_ip.ip}/{cluster.virtual_ip.max_prefixlen}")
@@ -378,9 +379,9 @@ def _pgpool_hosts(cluster: Cluster) -> list[str]:
 
 
 def _among_nodes(cluster: Cluster) -> bool:
-    """Tell whether the virtual address is in a network of nodes: they have a way there, and must keep it.
+    """Return whether the virtual address is in a network of nodes, for which each node already has a route.
 
-    A route that came with the address would have it as its source, and the other nodes let in the nodes' own only.
+    A second route, added with the address, would use the virtual address as source, which the other nodes reject.
     """
     virtual = cluster.virtual_ip
     return virtual is not None and any(node.ip in virtual.network for node in cluster.nodes)
@@ -391,7 +392,7 @@ def _nft_match(node: Node) -> str:
 
 
 def merged(existing: str, file: File) -> str:
-    """Return the whole text of a file in which `existing` is there and the cluster's share is to be as in `file`."""
+    """Return the text of a file whose text is `existing`, with the cluster's part replaced by that of `file`."""
     if file.share is Share.WHOLE:
         return file.content.decode()
     if file.share is Share.BLOCK:
@@ -400,7 +401,7 @@ def merged(existing: str, file: File) -> str:
 
 
 def without_block(existing: str) -> str:
-    """Return `existing` without the cluster's block; all other bytes stay. A block without its end is left alone."""
+    """Return `existing` without the cluster's block and otherwise unchanged; a block without an end is not removed."""
     begin = existing.find(BEGIN + "\n")
     end = existing.find(END + "\n", begin)
     if begin < 0 or end < 0:
@@ -409,7 +410,7 @@ def without_block(existing: str) -> str:
 
 
 def without_entries(existing: str, names: Iterable[str]) -> str:
-    """Return the lines of `existing` that are not of one of `names`."""
+    """Return the lines of `existing` that do not start with one of `names` and a colon."""
     gone = set(names)
     return "".join(line for line in existing.splitlines(keepends=True) if line.split(":", 1)[0] not in gone)
 

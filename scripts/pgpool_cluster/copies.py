@@ -1,6 +1,7 @@
-"""Copies that fail again and again for one reason: told in `status`, and tried more and more rarely.
+"""Back off when copies keep failing for the same reason, and report that in `status`.
 
-Each of them reads all of the primary, and ends where the one before did. The first two follow each other at once.
+Every copy reads the whole primary, only to fail like the one before. The second copy follows at once; after that, the
+pause doubles each time.
 """
 
 from __future__ import annotations
@@ -12,62 +13,65 @@ from time import localtime, monotonic, strftime, time
 from . import paths
 from .errors import ClusterError
 
-_TWICE = 2
-_FIRST_SECONDS, _MOST_SECONDS = 10.0, 300.0
+_BACK_OFF_FROM = 2
+"""Number of failures for the same reason after which copies pause."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 10.0, 300.0
 
 
 @dataclass(slots=True)
 class Copies:
-    """How this node's copies have gone: `begin` and `end` are called by the copying, `failed` by its caller."""
+    """The results of this node's copies: copying.py calls `begin` and `end`, and its caller calls `failed`."""
 
     source: str = ""
     count: int = 0
-    """How many have failed for the same reason, one after the other."""
+    """The number of consecutive failures for the same reason."""
     _kind: str = ""
     _reason: str = ""
     _hint: str = ""
     _laid: str = ""
     _next: float = 0.0
-    """When, by the monotonic clock, the next one is due."""
+    """When the next copy is due, by the monotonic clock."""
     _at: str = ""
     _under_way: bool = False
 
     def begin(self, source: str) -> None:
-        """Note that this node's data is being replaced by what `source` has."""
+        """Note that a copy of `source` is replacing this node's data."""
         if source != self.source:
             self.count = 0
         self.source, self._under_way = source, True
 
     def end(self) -> None:
-        """Note that the copy serves."""
+        """Note that the copy has succeeded."""
         self.count, self._under_way = 0, False
 
     def failed(self, error: ClusterError) -> None:
-        """Note why a copy came to nothing; where none had begun, as no source answered, it is no copy that failed."""
+        """Note why a copy failed; an error before `begin`, such as an unreachable source, does not count."""
         if not self._under_way:
             return
         kind = re.sub(r"\d+", "#", error.message)
         self.count = self.count + 1 if kind == self._kind else 1
         self._kind, self._reason, self._hint, self._under_way = kind, error.message, error.hint, False
         self._laid = paths.laid_file()
-        wait = min(_MOST_SECONDS, _FIRST_SECONDS * 2 ** (self.count - _TWICE)) if self.count >= _TWICE else 0.0
-        self._next = monotonic() + wait
-        self._at = strftime("%H:%M:%S", localtime(time() + wait))
+        pause = 0.0
+        if self.count >= _BACK_OFF_FROM:
+            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.count - _BACK_OFF_FROM))
+        self._next = monotonic() + pause
+        self._at = strftime("%H:%M:%S", localtime(time() + pause))
 
     def hurry(self) -> None:
-        """Let the next one be due now."""
+        """Make the next copy due now."""
         self._next = 0.0
 
     @property
     def due(self) -> bool:
-        """Whether the next copy may begin: its time has come, or another cluster.yml was laid down since."""
-        return self.count < _TWICE or monotonic() >= self._next or paths.laid_file() != self._laid
+        """Whether the next copy may begin: the pause is over, or another cluster.yml has been applied since."""
+        return self.count < _BACK_OFF_FROM or monotonic() >= self._next or paths.laid_file() != self._laid
 
     @property
     def said(self) -> str:
-        """What an administrator is to know of it, with a hint; "" while no copy has failed twice for one reason."""
-        if self.count < _TWICE:
+        """A message with a hint for the administrator; "" until two copies have failed for the same reason."""
+        if self.count < _BACK_OFF_FROM:
             return ""
-        now = "is tried again now" if self._under_way or self.due else f"is tried again at {self._at}"
-        times = f"{self.count} copies of {self.source} have failed for the same reason, and it {now}"
+        retry = "is tried again now" if self._under_way or self.due else f"is tried again at {self._at}"
+        times = f"{self.count} copies of {self.source} have failed for the same reason, and it {retry}"
         return f"{times}: {self._reason}; hint: {self._hint}"

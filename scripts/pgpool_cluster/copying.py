@@ -1,7 +1,7 @@
-"""Making this node a standby of another one: by a base backup, or by pg_rewind where that is enough.
+"""Make this node a standby of another one: by pg_rewind if possible, otherwise by a base backup.
 
-The record says `copying` from before the first file is touched until the standby runs: whoever looks in between, after
-whatever crash, knows that the data directory is not to be trusted, and begins again with a base backup.
+The record has `copying` from before the first file changes until the standby is running. After a crash in between, the
+agent sees that the data directory is incomplete, and starts again with a base backup.
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ from .server import HOME, Instance
 
 Report = Callable[[str], None]
 _SOURCE_SECONDS = 1800.0
-"""How long the source may take for a statement: its checkpoint, the sizes of its tablespaces."""
+"""Time limit for a statement on the source, such as CHECKPOINT or the size of its tablespaces."""
 _STREAM_SECONDS = 30.0
-_WRITE_SECONDS = 0.3
-_REWINDS_ITSELF = 15
-"""The first major whose pg_rewind ends a crashed server's recovery with a configuration file outside of its data."""
+"""Time limit for a new standby to start streaming."""
+_SYNC_PAUSE_SECONDS = 0.3
+_FIRST_REWINDING_MAJOR = 15
+"""The first major whose pg_rewind can recover a crashed server with a configuration file outside of its data."""
 
 
 def clone(here: Here, source: str, report: Report, *, member: bool = True) -> None:
-    """Replace this node's data by a copy of `source`'s, and start it as its standby, which makes it a `member`.
+    """Replace this node's data with a copy of `source`, and start it as a standby of `source`.
 
-    Nothing is removed before the source has answered and the copy is known to fit on the disk.
+    `member`: the node is then a member of the cluster. Nothing is deleted before the source has answered and the copy
+    is known to fit on the disk.
     """
     database, upstream = here.server, here.cluster.named(source)
     instance = database.instance
-    spaces = _look_at_source(here, upstream)
+    spaces = _prepare_source(here, upstream)
     _refuse_mounts(instance.data)
     _stop_server(here)
     here.remember(copying=source)
@@ -53,10 +55,13 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
     report(f"copying {source}")
     waldir = _empty(instance, spaces)
     command = [
-        instance.program("pg_basebackup"), "--pgdata", str(instance.data), "--dbname", _dsn(upstream, Role.REPLICATION),
-        "--checkpoint=fast", "--wal-method=stream", f"--slot={here.me.slot}", "--progress", "--no-password",
-        "--no-sync", *([f"--waldir={waldir}"] if waldir else []),
-    ]  # fmt: skip
+        instance.program("pg_basebackup"),
+        f"--pgdata={instance.data}",
+        f"--dbname={_dsn(upstream, Role.REPLICATION)}",
+        f"--slot={here.me.slot}",
+        *("--checkpoint=fast", "--wal-method=stream", "--progress", "--no-password", "--no-sync"),
+        *([f"--waldir={waldir}"] if waldir else []),
+    ]
     with _writing_through(instance.data):
         _run(command, report)
     _begin(here, source, report, member=member)
@@ -64,15 +69,15 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
 
 @contextlib.contextmanager
 def _writing_through(data: Path) -> Iterator[None]:
-    """Have the kernel write what is copied while it is copied.
+    """Sync the copied files to disk while the copy is running.
 
-    PostgreSQL writes all through before it starts to recover a copy (SyncDataDirectory() in StartupXLOG(), 13 to 18),
-    so pg_basebackup need not do so at its end, too; here, little is left for that.
+    PostgreSQL syncs the whole data directory before it recovers a copy (SyncDataDirectory() in StartupXLOG(), 13 to
+    18), so pg_basebackup runs with --no-sync. Syncing during the copy leaves PostgreSQL little to do.
     """
     ended = threading.Event()
 
     def work() -> None:
-        while not ended.wait(_WRITE_SECONDS):
+        while not ended.wait(_SYNC_PAUSE_SECONDS):
             subprocess.run(["sync", "--file-system", str(data)], check=False, capture_output=True)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -85,7 +90,7 @@ def _writing_through(data: Path) -> Iterator[None]:
 
 
 def rejoin(here: Here, source: str, report: Report) -> None:
-    """Bring this node back as a standby of `source`, by pg_rewind where that is enough, else by a base backup."""
+    """Bring this node back as a standby of `source`: by pg_rewind if possible, otherwise by a base backup."""
     if _rewindable(here):
         try:
             _rewind(here, source, report)
@@ -100,36 +105,40 @@ def _rewindable(here: Here) -> bool:
     control = pg.control_data(here.server.instance)
     system = int(control.get("Database system identifier", "0"))
     whole = not here.record.copying and system == here.record.system
-    return whole and here.server.instance.name.major >= _REWINDS_ITSELF
+    return whole and here.server.instance.name.major >= _FIRST_REWINDING_MAJOR
 
 
 def _rewind(here: Here, source: str, report: Report) -> None:
     database, upstream = here.server, here.cluster.named(source)
     instance = database.instance
-    _look_at_source(here, upstream, checkpoint=True)
+    _prepare_source(here, upstream, checkpoint=True)
     _stop_server(here)
     here.remember(copying=source)
     here.copies.begin(source)
-    report(f"rewinding to where {source} went on")
-    (instance.data / "standby.signal").unlink(missing_ok=True)  # the server's own recovery is to end, for pg_rewind
+    report(f"rewinding to where {source} continued")
+    (instance.data / "standby.signal").unlink(missing_ok=True)  # pg_rewind needs crash recovery, which ends
     command = [
-        instance.program("pg_rewind"), "--target-pgdata", str(instance.data), "--progress",
-        "--source-server", _home(upstream, Role.RECOVERY),
-        "--config-file", str(instance.configuration / "postgresql.conf"),
-    ]  # fmt: skip
+        instance.program("pg_rewind"),
+        f"--target-pgdata={instance.data}",
+        f"--source-server={_own_database_dsn(upstream, Role.RECOVERY)}",
+        f"--config-file={instance.configuration / 'postgresql.conf'}",
+        "--progress",
+    ]
     _run(command, report)
     _begin(here, source, report)
 
 
-def _look_at_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> dict[Path, int]:
-    """Return the source's tablespaces with their sizes in bytes; raises OperationError if it cannot be copied from.
+def _prepare_source(here: Here, upstream: Node, *, checkpoint: bool = False) -> dict[Path, int]:
+    """Check that a copy of the source would work, create its slot, and return its tablespaces with sizes in bytes.
 
-    `checkpoint`: pg_rewind before 16 finds the source's new timeline in its control file only after one (pg_rewind(1)).
+    `checkpoint`: before 16, pg_rewind finds the source's new timeline in the control file only after a checkpoint
+    (pg_rewind(1)). Raises ClusterError if the source cannot be copied.
     """
     pulse.beat(pulse.PROGRESS_SECONDS)
-    hint = f"psql '{_home(upstream, Role.RECOVERY)}' as postgres shows more"
+    dsn = _own_database_dsn(upstream, Role.RECOVERY)
+    hint = f"psql '{dsn}' as postgres shows more"
     try:
-        connection: Any = connect(dsn=_home(upstream, Role.RECOVERY), seconds=_SOURCE_SECONDS)
+        connection: Any = connect(dsn=dsn, seconds=_SOURCE_SECONDS)
     except psycopg2.Error as error:
         raise OperationError(f"{upstream.name} cannot be copied from: {str(error).strip()}", hint=hint) from error
     try:
@@ -164,7 +173,7 @@ _SETTINGS = "SELECT name, setting, coalesce(sourcefile, '') FROM pg_settings WHE
 
 
 def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None:
-    """Raise OperationError where a copy would not start, since a parameter is lower here than on the source."""
+    """Raise OperationError if a copy would not start because a parameter is lower here than on the source."""
     low = matching.lower(pg.configured(here.server.instance, without_alter_system=True), source.needs)
     if low:
         values = ", ".join(f"{name} = {least} there, {has} here" for name, (has, least) in low.items())
@@ -176,18 +185,18 @@ def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None
 
 
 def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Raise OperationError where a copy would refuse every login, since this machine lacks a locale of the source's."""
+    """Raise OperationError if a copy would refuse every login because this machine lacks a locale of the source."""
     cursor.execute(locales.NEEDED)
     absent = locales.missing(str(name) for (name,) in cursor.fetchall())
     if absent:
         reason = f"a copy of {upstream.name} would refuse every login: this machine has no locale {', '.join(absent)}"
-        raise OperationError(reason, hint=f"on this machine: {locales.making(absent)}; it goes on by itself then")
+        raise OperationError(reason, hint=f"on this machine: {locales.making(absent)}; then it goes on by itself")
 
 
 def refusal(upstream: Node, role: Role) -> str:
-    """Return why a node's PostgreSQL does not let this one log in as `role`; "" if it does."""
+    """Return why another node's PostgreSQL refuses this node's login as `role`; "" if the login works."""
     try:
-        connect(dsn=_home(upstream, role), seconds=_SOURCE_SECONDS).close()
+        connect(dsn=_own_database_dsn(upstream, role), seconds=_SOURCE_SECONDS).close()
     except psycopg2.Error as error:
         return "; ".join(line.strip() for line in str(error).strip().splitlines())
     return ""
@@ -201,7 +210,7 @@ def _summed(cursor: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - psycopg2 ha
 
 
 def _check_space(sizes: dict[Path, int]) -> None:
-    """Raise ServerError where a copy would not fit beside what is removed for it, disk by disk."""
+    """Raise ServerError if a copy would not fit on one of the disks, after the old data there is deleted."""
     disks: dict[int, list[Path]] = {}
     for place in sizes:
         disks.setdefault(_there(place).stat().st_dev, []).append(place)
@@ -215,18 +224,18 @@ def _check_space(sizes: dict[Path, int]) -> None:
 
 
 def _there(place: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
+    """Return the folder, or its nearest ancestor that exists."""
     return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
 def _refuse_mounts(data: Path) -> None:
-    """Raise ServerError, before anything is removed, for what cannot be removed: a mount point, or its lost+found."""
+    """Raise ServerError, before anything is deleted, for a mount point or a lost+found, which cannot be deleted."""
     wal = data / "pg_wal"
     folders = [data, *([wal.resolve()] if wal.is_symlink() else [])]
     for folder in (folder for folder in folders if folder.is_dir()):
         for entry in folder.iterdir():
             if entry.name == "lost+found":
-                hint = f"make a folder below {folder} the data directory, or pg_wal a link to one"
+                hint = f"use a folder below {folder} as the data directory, or make pg_wal a link to one"
                 raise ServerError(f"{folder} is a file system's top folder, with {entry.name} in it", hint=hint)
             if entry.is_mount():
                 hint = f"umount {entry}; mount that disk elsewhere and make {entry} a symbolic link to a folder on it"
@@ -262,7 +271,7 @@ def _stop_unit(here: Here) -> None:
 
 
 def _empty(instance: Instance, spaces: dict[Path, int]) -> str:
-    """Empty the data directory and what a tablespace would get; return where WAL is if that is another disk."""
+    """Empty the data directory and the tablespaces; return the target of pg_wal if that is a link, otherwise ""."""
     pulse.beat(pulse.PROGRESS_SECONDS)
     data = instance.data
     wal = data / "pg_wal"
@@ -288,7 +297,7 @@ def _empty(instance: Instance, spaces: dict[Path, int]) -> str:
 
 
 def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> None:
-    """Start what was copied as a standby of `source`, and wait until it streams."""
+    """Start the copy as a standby of `source`, and wait until it streams."""
     instance = here.server.instance
     if here.cluster.archives(here.me):
         archive.clear(paths.ARCHIVE)
@@ -298,10 +307,10 @@ def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> N
         stream.write(f"primary_conninfo = '{text}'\n")
         if not here.cluster.mode.streams:
             stream.write(f"primary_slot_name = '{here.me.slot}'\n")
-            stream.write("restore_command = ''\n")  # it would be asked for what nobody has, at half a second each
+            stream.write("restore_command = ''\n")  # each request for a file that no node has would take half a second
         stream.flush()
         os.fsync(stream.fileno())
-    files.sync_folder(instance.data)  # all else is written through by pg_rewind, or by PostgreSQL at its start
+    files.sync_folder(instance.data)  # pg_rewind, or PostgreSQL at its start, syncs everything else
     report("starting it as a standby")
     here.starting = True
     try:
@@ -317,11 +326,11 @@ def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> N
 
 
 def await_streaming(here: Here, source: str) -> None:
-    """Wait until this node's standby receives from `source`; raises OperationError with the server's own reason."""
+    """Wait until this node's standby streams from `source`; raises OperationError with the server's own reason."""
     deadline = time.monotonic() + _STREAM_SECONDS
     while time.monotonic() < deadline:
         here.forget_looks()
-        with contextlib.suppress(OperationError):  # it has much to write, and may be slow
+        with contextlib.suppress(OperationError):  # a server that has much to write may answer late
             facts = here.look()
             if facts.standby and facts.streaming and facts.follows == source:
                 return
@@ -334,7 +343,7 @@ def _dsn(upstream: Node, role: Role) -> str:
     return libpq.conninfo(upstream, role, "pgpoolctl", HOME)
 
 
-def _home(upstream: Node, role: Role) -> str:
+def _own_database_dsn(upstream: Node, role: Role) -> str:
     return f"{_dsn(upstream, role)} dbname={paths.database()}"
 
 
@@ -342,28 +351,33 @@ _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")
 
 
 def _run(command: Sequence[str], report: Report) -> None:
-    """Run a program of PostgreSQL and report how far it is; raises OperationError with its own reason."""
+    """Run a program of PostgreSQL and report its progress; raises OperationError with its own reason."""
     name = Path(command[0]).name
-    reason, said = "", ""
+    reason, reported = "", ""
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "LC_ALL": "C"}, cwd="/",
-    ) as process:  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "LC_ALL": "C"},
+        cwd="/",
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - for the type checker
         pulse.beat(pulse.PROGRESS_SECONDS)
-        for line in process.stdout:  # text mode reads \r as an end of line
+        for line in process.stdout:  # text mode treats \r as an end of line
             pulse.beat(pulse.PROGRESS_SECONDS)
             match = _PROGRESS.match(line)
             if match:
-                if _in_words(match) != said:
-                    said = _in_words(match)
-                    report(said)
+                if _in_words(match) != reported:
+                    reported = _in_words(match)
+                    report(reported)
             elif line.strip():
                 log(f"{name}: {line.strip()}")
                 reason = line.strip()
     if process.returncode != 0:
         why = reason.split(": error: ")[-1] or f"exit status {process.returncode}"
-        raise OperationError(f"{name}: {why}", hint="the same command begins it again")
+        raise OperationError(f"{name}: {why}", hint="run the same command again")
 
 
 def _in_words(match: re.Match[str]) -> str:

@@ -1,11 +1,11 @@
-"""Facts in, actions out: what a node has to do so that the cluster is as cluster.yml wants it.
+"""Facts in, actions out: decide what a node has to do to bring the cluster into the state that cluster.yml describes.
 
-`decide` serves first install, boot, the time after a failover and the return of a failed node; `failover` answers
-pgpool-II's failover_command. Both are pure. docs/explanation/decide.md has the rules in words. For any facts:
+`decide` covers the first installation, boot, the time after a failover and the return of a failed node. `failover`
+answers pgpool-II's failover_command. Both are pure; docs/explanation/decide.md explains the rules. For any facts:
 
-- no action makes a node writable while another one that is seen is writable, or without a majority of nodes in sight;
-- data is only replaced on a node that is no member and holds no database, or that holds half a copy;
-- deciding again after the actions asks for nothing that changes anything.
+- no action makes a node writable while another node in sight is writable, or without a majority of nodes in sight;
+- data is replaced only on a node that is not a member and holds no database, or whose copy is incomplete;
+- deciding again after the actions gives no action that changes anything.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from .situation import (
 
 
 def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | None = None) -> Actions:
-    """Return what node `me` is to do, in order; () if all is well.
+    """Return the actions for node `me`, in order; () if nothing needs to change.
 
-    `facts` are as `me` sees them, its own among them. Actions concern `me`; only Attach and Detach, which the leading
-    pgpool-II's node is given, name others.
+    `facts` are the facts that `me` has collected, including its own. Actions concern `me`, except Attach and Detach,
+    which the leading pgpool-II's node carries out for other nodes.
     """
     primary = rightful_primary(cluster, facts)
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
@@ -64,33 +64,34 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
 
 
 def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
-    """Return the actions without those that take a node away from clients, unless `again` decides them, too.
+    """Return the actions, but keep those that take a node away from clients only if `again` decides them as well.
 
-    The nodes hear of a new term one after the other, so one look may find some that know it and some that do not.
+    The nodes learn of a new term one after the other, so the facts may mix nodes that know it with nodes that do not.
     """
-    if not any(isinstance(action, _DEAR) for action in actions):
+    if not any(isinstance(action, _CONFIRMED_TWICE) for action in actions):
         return actions
     second = again()
-    return tuple(action for action in actions if action in second or not isinstance(action, _DEAR))
+    return tuple(action for action in actions if action in second or not isinstance(action, _CONFIRMED_TWICE))
 
 
-_DEAR = (Begin, Detach, Dismiss, GiveUpPlace, Stop)
-"""Actions that take a node away from clients, or its place from a node."""
+_CONFIRMED_TWICE = (Begin, Detach, Dismiss, GiveUpPlace, Stop)
+"""Actions that take a node away from clients, or out of service."""
 
 
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
-    """Return the standby that has received most, by timeline and WAL position; of equals the first in cluster.yml.
+    """Return the standby that has received the most WAL, by timeline and position.
 
-    pgpool-II would take the lowest id; with quorum commit only the most advanced one has every acknowledged commit,
-    whether or not it has replayed it. Of equals one that replays goes before one that does not.
+    pgpool-II would choose the lowest id. With quorum commit, only the most advanced standby is certain to have every
+    acknowledged commit, replayed or not. Among equals, a standby that replays is preferred, then the first in
+    cluster.yml.
     """
     standbys = [member for member in facts.members(cluster) if _counts(member)]
-    # of equals, max() takes the first
-    return max(standbys, key=lambda one: (rank(one), not one.needs, not one.stalled), default=None)
+    # Among equals, max() returns the first.
+    return max(standbys, key=lambda member: (rank(member), not member.needs, not member.stalled), default=None)
 
 
 def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
-    """Return what to do about `failed`, which pgpool-II gave up; () if it was no primary."""
+    """Return the actions after pgpool-II has given up `failed`; () if it was not a primary."""
     if not cluster.mode.streams:
         return native.dismissal(cluster, facts, failed.name)
     primary = rightful_primary(cluster, facts)
@@ -102,18 +103,18 @@ def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
 
 
 def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
-    """Return how a standby takes the place of `failed`, or why none does."""
+    """Return the actions that promote a standby in place of `failed`, or the reason why none is promoted."""
     writable = [member.node for member in facts.members(cluster) if member.writable]
     if writable:
         return (Wait(writable[0], "it still takes writes; it has to stop first"),)
     best = choose_new_primary(cluster, facts)
     if best is None or best.needs:
-        return (_nobody(best, failed),)
+        return (_no_promotion(best, failed),)
     if not facts.majority(cluster):
         return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
     missing = _missing_standbys(cluster, facts, failed)
     if 0 < cluster.synchronous <= len(missing):
-        reason = f"a commit may be on {', '.join(missing)} alone, in sight as no standby and not excused by the primary"
+        reason = f"a commit may be on {', '.join(missing)} alone: not in sight as a standby, nor excused by the primary"
         hint = (
             f"bring it back, and the failover goes on by itself; to give up what no other node has: "
             f"pgpoolctl switchover --accept-loss {best.node}"
@@ -126,10 +127,10 @@ def _promotion(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     return (Promote(best.node, latest_term(cluster, facts) + 1, facts.excuse.place), *follows)
 
 
-def _nobody(best: NodeFacts | None, failed: str) -> Refuse:
-    """Return why nobody is promoted: not the most advanced standby either, where its server would end by it.
+def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
+    """Return why no standby is promoted: there is none, or promotion would crash the most advanced one.
 
-    Another one may lack a commit that this one has received.
+    Another standby may lack a commit that the most advanced one has received.
     """
     if best is None:
         return Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node")
@@ -137,9 +138,9 @@ def _nobody(best: NodeFacts | None, failed: str) -> Refuse:
 
 
 def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
-    """Return those that may have a commit and are in sight as no standby, but for those that the primary has excused.
+    """Return the nodes that may have a commit but are not in sight as a standby, without those the primary has excused.
 
-    That pgpool-II has given one up tells nothing of the commits that it was the only one to acknowledge.
+    A node that pgpool-II has given up may still be the only one that acknowledged a commit.
     """
     excused = facts.excuse.names
     others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]
@@ -147,7 +148,7 @@ def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> lis
 
 
 def _counts(member: NodeFacts) -> bool:
-    """Tell whether a standby is known to have all that it ever received, and how much that is."""
+    """Return whether a member is a standby with complete data and a known WAL position."""
     whole = member.member and member.standby and not member.half_copied
     return whole and member.timeline is not None and member.position is not None
 
@@ -164,7 +165,7 @@ def _database(situation: Situation) -> Actions:
     if mine.postgresql is Postgresql.ABSENT:
         return situation.await_recovery("its data directory is gone")
     if mine.postgresql is Postgresql.HANGING and _replaced(situation):
-        return (Stop(situation.name, "it hangs, and another primary took its place: it must not go on taking writes"),)
+        return (Stop(situation.name, "it hangs, and another primary took its place: it must take no more writes"),)
     if mine.postgresql in _NOT_NOW:
         return situation.wait(_NOT_NOW[mine.postgresql])
     return _streaming(situation) if situation.cluster.mode.streams else native.replica(situation)
@@ -173,12 +174,12 @@ def _database(situation: Situation) -> Actions:
 _NOT_NOW = {
     Postgresql.STOPPED: "an administrator stopped its PostgreSQL: systemctl start postgresql",
     Postgresql.STARTING: "its PostgreSQL is starting, or does not answer for a moment",
-    Postgresql.HANGING: "its PostgreSQL runs, but answers nobody: dmesg, and ps for states D and T, show why",
+    Postgresql.HANGING: "its PostgreSQL runs but does not answer: dmesg, and ps for states D and T, show why",
 }
 
 
 def _replaced(situation: Situation) -> bool:
-    """Tell whether another node became the primary in place of this one, which was it."""
+    """Return whether this node was the primary and another node has taken its place."""
     primary, mine = situation.primary, situation.mine
     was = situation.cluster.mode.streams and not mine.standby_signal and mine.led < situation.latest
     return was and primary is not None and primary is not mine
@@ -196,12 +197,12 @@ def _finish_copy(situation: Situation) -> Actions:
         return native.rebuild(situation)
     source = situation.source
     if source is None:
-        return situation.wait("half a copy is there, and no node to copy from is in sight")
+        return situation.wait("its copy is incomplete, and no node to copy from is in sight")
     return (Clone(situation.name, source.node),)
 
 
 def _join(situation: Situation) -> Actions:
-    """Return how a node that is no member becomes one of a cluster that exists."""
+    """Return how a node joins an existing cluster."""
     mine, source = situation.mine, situation.source
     if mine.postgresql is not Postgresql.ABSENT:
         if mine.databases is None:
@@ -216,7 +217,7 @@ def _join(situation: Situation) -> Actions:
 
 
 def _begin(situation: Situation) -> Actions:
-    """Return how a cluster begins: its first node keeps what it has, the others wait for it."""
+    """Return how a new cluster begins: the first node keeps its data, and the others wait for it."""
     mine, first = situation.mine, situation.cluster.databases[0]
     if situation.me == first:
         return _found(situation)
@@ -228,20 +229,20 @@ def _begin(situation: Situation) -> Actions:
 def _found(situation: Situation) -> Actions:
     mine = situation.mine
     if mine.postgresql is Postgresql.ABSENT:
-        hint = "pg_createcluster makes one, or install postgresql"
+        hint = "create one with pg_createcluster, or install postgresql"
         return (Refuse(situation.name, "it has no PostgreSQL cluster to begin with", hint),)
     if not mine.up:
         return _look_inside(situation)
     if mine.in_recovery:
         hint = "promote it, or put another node first in cluster.yml"
-        return (Refuse(situation.name, "its PostgreSQL is a standby of something else", hint),)
+        return (Refuse(situation.name, "its PostgreSQL is a standby of a server outside the cluster", hint),)
     if not situation.majority:
         return situation.wait("too few nodes answer to know that there is no cluster yet")
     return (Found(situation.name),)
 
 
 def _look_inside(situation: Situation) -> Actions:
-    """Start a PostgreSQL of its own, which nobody else knows, to see what it holds."""
+    """Start a PostgreSQL that is not part of the cluster, to see which databases it holds."""
     if situation.mine.postgresql is Postgresql.DOWN:
         return (Start(situation.name),)
     return situation.wait("its PostgreSQL is not running, so what it holds is unknown: systemctl start postgresql")
@@ -253,11 +254,11 @@ def _keep(situation: Situation) -> Actions:
         f"to keep them, put {situation.name} first in cluster.yml before the cluster begins, or pg_dump them; to give "
         f"them up, drop them; then it joins by itself"
     )
-    return (Refuse(situation.name, f"it holds databases that nobody else has: {names}", hint),)
+    return (Refuse(situation.name, f"it holds databases that no other node has: {names}", hint),)
 
 
 def _serve(situation: Situation) -> Actions:
-    """A writable node: it goes on if it is the right one, else it stops before more writes are lost."""
+    """Decide for a writable node: the rightful primary continues, any other node stops before more writes are lost."""
     mine, primary = situation.mine, situation.primary
     if mine.timeline is None:
         return situation.wait("its timeline is unknown")
@@ -276,7 +277,7 @@ def _serve(situation: Situation) -> Actions:
 
 
 def _stand_by(situation: Situation) -> Actions:
-    """A running standby: it follows the primary, or takes its place."""
+    """Decide for a running standby: it follows the primary, or takes its place."""
     mine, primary = situation.mine, situation.primary
     if primary is None:
         return _succeed(situation)
@@ -293,11 +294,11 @@ def _stand_by(situation: Situation) -> Actions:
 
 
 def _succeed(situation: Situation) -> Actions:
-    """No primary in sight: promote, where pgpool-II's failover came to nothing and this is the node to take over."""
+    """Decide without a primary in sight: promote this node if it should take over and pgpool-II's failover failed."""
     mine, latest = situation.mine, situation.latest
     leaders = [other for other in situation.others if other.led >= latest and not other.standby_signal]
-    # Its promotion was decided, and cut off after it had taken the term.
-    interrupted = any(one.standby and one.led >= latest for one in (mine, *situation.others))
+    # A promotion was interrupted after the standby had claimed its term.
+    interrupted = any(member.standby and member.led >= latest for member in (mine, *situation.others))
     if any(not _gone(situation, leader) for leader in leaders):
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
     if not leaders and not interrupted and not _given_up(situation, mine.follows):
@@ -311,9 +312,9 @@ def _succeed(situation: Situation) -> Actions:
 
 
 def _gone(situation: Situation, leader: NodeFacts) -> bool:
-    """Tell whether another may take the place of a primary that answers: it is not coming back by itself.
+    """Return whether a reachable former primary will not come back by itself, so that another node may take its place.
 
-    One that hangs may just be slow, unless pgpool-II has given it up, too.
+    A server that hangs may just be slow, unless pgpool-II has given it up as well.
     """
     if leader.postgresql is Postgresql.HANGING:
         return _given_up(situation, leader.node)
@@ -333,11 +334,11 @@ def _boot_standby(situation: Situation) -> Actions:
 
 
 def _boot_primary(situation: Situation) -> Actions:
-    """A server that was a primary when it ended: it may be one again only if nobody took its place."""
+    """Decide for a stopped server that was a primary: it may be one again only if no other node took its place."""
     primary = situation.primary
     if primary is not None:
         if situation.policy.automatic_return or contains(primary, situation.mine):
-            return (Rejoin(situation.name, primary.node),)  # stopped in order, as at a reboot: nothing can be lost
+            return (Rejoin(situation.name, primary.node),)  # after a clean shutdown, as at a reboot, nothing is lost
         return situation.await_recovery(f"{primary.node} became the primary while it was away")
     if not situation.majority:
         return situation.wait("too few nodes answer to know whether another one took its place")
@@ -345,28 +346,28 @@ def _boot_primary(situation: Situation) -> Actions:
 
 
 def _claim(situation: Situation) -> Actions:
-    """With a majority in sight and no primary: start as the primary, unless another node's claim is better.
+    """With a majority in sight and no primary, start as the primary unless another node has a better claim.
 
-    A standby may be about to take its place: both need a term of their own, which only one of them can get.
+    A standby may be about to take over at the same time: both need the next term, and only one of them can claim it.
     """
     mine = situation.mine
     if any(other.promoting for other in situation.others):
         return situation.wait("another node is being promoted")
-    if mine.led < situation.latest and not _nobody_led_later(situation):
+    if mine.led < situation.latest and not _later_terms_unused(situation):
         return situation.await_recovery("a later primary was promoted while it was away")
     if any(_goes_before(other, mine) for other in situation.others):
         return situation.await_recovery("another node has a later state of the data")
     return (Resume(situation.name, situation.latest + 1),)
 
 
-def _nobody_led_later(situation: Situation) -> bool:
-    """Tell whether a later term was claimed in vain: all nodes are in sight, and none has led in one after this one."""
-    found = [situation.facts.of(node.name) for node in situation.cluster.databases]
-    return all(one.reachable and one.led <= situation.mine.led for one in found)
+def _later_terms_unused(situation: Situation) -> bool:
+    """Return whether all nodes are in sight and none has led in a later term than this one."""
+    members = [situation.facts.of(node.name) for node in situation.cluster.databases]
+    return all(member.reachable and member.led <= situation.mine.led for member in members)
 
 
 def _goes_before(other: NodeFacts, mine: NodeFacts) -> bool:
-    """Tell whether `other` rules out that `mine` comes up as the primary."""
+    """Return whether `other` prevents `mine` from starting as the primary."""
     if (other.timeline or 0) != (mine.timeline or 0):
         return (other.timeline or 0) > (mine.timeline or 0)
     if other.standby or other.standby_signal:
@@ -382,7 +383,7 @@ def _order(member: NodeFacts) -> tuple[int, str]:
 
 
 def _pooler(situation: Situation) -> Actions:
-    """Start pgpool-II once there is something to serve; the leader then keeps its view right."""
+    """Decide for pgpool-II: start it once there is a database to serve; the leader then attaches and detaches nodes."""
     pgpool = situation.mine.pgpool
     serving = situation.primary is not None
     if pgpool is None and serving and not situation.cluster.mode.streams:
@@ -397,33 +398,33 @@ def _pooler(situation: Situation) -> Actions:
     detached: list[Action] = []
     attached: list[Action] = []
     for node in situation.cluster.databases:
-        found, believed = situation.facts.of(node.name), pgpool.backends.get(node.name)
-        wrong = _wrong(situation, found)
-        if believed is BackendState.UP and wrong:
-            detached.append(Detach(node.name, wrong))
-        if believed in (BackendState.DOWN, BackendState.UNUSED) and _right(situation, found):
+        member, believed = situation.facts.of(node.name), pgpool.backends.get(node.name)
+        unfit = _unfit(situation, member)
+        if believed is BackendState.UP and unfit:
+            detached.append(Detach(node.name, unfit))
+        if believed in (BackendState.DOWN, BackendState.UNUSED) and _fit(situation, member):
             attached.append(Attach(node.name))
     return (*detached, *attached)
 
 
-def _right(situation: Situation, found: NodeFacts) -> bool:
-    """Tell whether clients may be sent to the node: the primary, or a standby that receives from it and replays."""
+def _fit(situation: Situation, member: NodeFacts) -> bool:
+    """Return whether a node may serve clients: the primary, or a standby that streams from it and replays."""
     primary = situation.primary
-    if primary is None or not found.member or found.half_copied or not found.up:
+    if primary is None or not member.member or member.half_copied or not member.up:
         return False
-    if found.held and found is not primary:
+    if member.held and member is not primary:
         return False
-    receives = found.standby and found.streaming and found.follows == primary.node
-    return found is primary or (receives and not found.stalled)
+    receives = member.standby and member.streaming and member.follows == primary.node
+    return member is primary or (receives and not member.stalled)
 
 
-def _wrong(situation: Situation, found: NodeFacts) -> str:
-    """Return why clients must not be sent to a node that answers; empty if they may."""
+def _unfit(situation: Situation, member: NodeFacts) -> str:
+    """Return why a node whose server is up must not serve clients; "" if it may."""
     primary = situation.primary
-    if primary is None or not found.up or found is primary or _right(situation, found):
+    if primary is None or not member.up or member is primary or _fit(situation, member):
         return ""
-    if found.writable:
-        return f"it takes writes, and {primary.node} is the primary"
-    if contains(primary, found) is False:
+    if member.writable:
+        return f"it takes writes, but {primary.node} is the primary"
+    if contains(primary, member) is False:
         return f"its data has diverged from that of {primary.node}"
-    return found.stalled if found.follows == primary.node else ""
+    return member.stalled if member.follows == primary.node else ""

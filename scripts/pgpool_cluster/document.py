@@ -1,7 +1,7 @@
-"""YAML as a tree that remembers its lines.
+"""Parse YAML into a tree that keeps line numbers.
 
-Scalars stay as written: `on`, `0x10` and `1:30` mean what the reader of a key says, not what YAML 1.1 makes of them.
-Only plain YAML is taken: no tag, no anchor, no second document, no key twice.
+Scalars stay as written: the code that reads a key interprets `on`, `0x10` or `1:30`, not YAML 1.1. Only plain YAML is
+accepted: no tags, anchors, further documents or duplicate keys.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import yaml  # type: ignore[import-untyped,unused-ignore] # python3-yaml has no 
 
 from .errors import UsageError
 
-GREATEST_SIZE = 1 << 20
-"""Characters; a cluster.yml of 128 nodes has less than a hundredth of it."""
+LONGEST_TEXT = 1 << 20
+"""Limit in characters; a cluster.yml with 128 nodes has less than a hundredth of that."""
 DEEPEST_NESTING = 10
-"""Brackets and indentations; cluster.yml needs four."""
+"""Limit of nested brackets and indentations; cluster.yml needs four."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something is written; `str()` is the FILE:LINE that begins an error message."""
+    """A position in a file; `str()` is the FILE:LINE that starts an error message."""
 
     file: str
     line: int
@@ -29,13 +29,13 @@ class Place:
         return f"{self.file}:{self.line}"
 
     def error(self, reason: str, *, hint: str) -> UsageError:
-        """Return the error for what stands here."""
+        """Return an error at this position."""
         return UsageError(f"{self}: {reason}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One value, as written; `quoted` or not."""
+    """One value as written, without its quotes; `quoted` says whether it had any."""
 
     place: Place
     text: str
@@ -43,7 +43,7 @@ class Scalar:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is there, which YAML calls null."""
+        """Whether the value is empty, which YAML calls null."""
         return not self.quoted and self.text in ("", "~", "null")
 
 
@@ -57,7 +57,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key of a mapping with its value."""
+    """A key of a mapping and its value."""
 
     place: Place
     key: str
@@ -66,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Keys with values, in the order of the file."""
+    """Keys and values, in the order of the file."""
 
     place: Place
     entries: tuple[Entry, ...]
@@ -76,7 +76,7 @@ Value = Scalar | Sequence | Mapping
 
 
 def parse(text: str, file: str) -> Mapping:
-    """Return the mapping that `text` holds; raises UsageError with file and line for everything else."""
+    """Return the mapping that `text` contains; raises UsageError with file and line for everything else."""
     _refuse_tabs_and_excess(text, file)
     try:
         _refuse_what_is_not_plain(text, file)
@@ -87,16 +87,16 @@ def parse(text: str, file: str) -> Mapping:
         return Mapping(Place(file, 1), ())
     tree = _value(root, file)
     if not isinstance(tree, Mapping):
-        raise tree.place.error("no keys here", hint="the file is made of lines such as `name: main`")
+        raise tree.place.error("no keys here", hint="the file consists of lines such as `name: main`")
     return tree
 
 
 def _refuse_tabs_and_excess(text: str, file: str) -> None:
-    if len(text) > GREATEST_SIZE:
+    if len(text) > LONGEST_TEXT:
         raise Place(file, 1).error("the file is larger than 1 MB", hint="is it the right file?")
     for number, line in enumerate(text.split("\n"), start=1):
         if "\t" in line.split("#", 1)[0]:
-            raise Place(file, number).error("a tab", hint="YAML indents with spaces: replace the tab by spaces")
+            raise Place(file, number).error("a tab", hint="YAML indents with spaces: replace the tab with spaces")
 
 
 def _refuse_what_is_not_plain(text: str, file: str) -> None:
@@ -104,13 +104,13 @@ def _refuse_what_is_not_plain(text: str, file: str) -> None:
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         place = Place(file, int(token.start_mark.line) + 1)
         if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
-            raise place.error("anchors (&), aliases (*) and tags (!) are not used here", hint="quote the value")
+            raise place.error("anchors (&), aliases (*) and tags (!) are not supported", hint="quote the value")
         depth += isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken)
         depth -= isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken)
         depth += isinstance(token, yaml.BlockSequenceStartToken | yaml.BlockMappingStartToken)
         depth -= isinstance(token, yaml.BlockEndToken)
         if depth > DEEPEST_NESTING:
-            raise place.error("nested too deeply", hint="look for a bracket that is not closed")
+            raise place.error("nested too deeply", hint="look for an unclosed bracket")
 
 
 def _syntax_error(error: yaml.YAMLError, file: str) -> UsageError:
@@ -134,9 +134,9 @@ def _entries(node: yaml.Node, file: str, place: Place) -> list[Entry]:
     for key_node, value_node in node.value:
         key = _value(key_node, file)
         if not isinstance(key, Scalar):
-            raise place.error("a key that is no word", hint="a key is one word before a colon")
+            raise place.error("a key that is not a word", hint="a key is one word before a colon")
         if key.text in seen:
             first = seen[key.text].place.line
-            raise key.place.error(f"{key.text} is there twice, first in line {first}", hint="keep one of the two")
+            raise key.place.error(f"{key.text} appears twice, first in line {first}", hint="keep one of the two")
         seen[key.text] = Entry(key.place, key.text, _value(value_node, file))
     return list(seen.values())

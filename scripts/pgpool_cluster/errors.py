@@ -1,7 +1,7 @@
-"""The one tree of errors: what went wrong, what to do next, and the exit status that follows.
+"""The exceptions of this package: a message, a hint on what to do next, and an exit status.
 
-Every error that an administrator can meet is a `ClusterError`. `pgpoolctl` prints `message` on the first line and
-`hint: …` on the second and exits with `exit_status`.
+Every error that an administrator can see is a `ClusterError`. `pgpoolctl` prints `message` on the first line and
+`hint: …` on the second, and exits with `exit_status`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """Exit status of `pgpoolctl`, the same classes as on the build machine."""
+    """The exit statuses of `pgpoolctl`, with the same meaning as on the build machine."""
 
     GOOD = 0
     FAILED = 1
@@ -19,7 +19,7 @@ class ExitStatus(IntEnum):
 
 
 class ClusterError(Exception):
-    """An error with one line for the administrator and one hint; never raised itself, only its subclasses."""
+    """An error with a one-line message and a hint; only its subclasses are raised."""
 
     exit_status: ExitStatus = ExitStatus.FAILED
 
@@ -33,7 +33,7 @@ class ClusterError(Exception):
 
 
 class OperationError(ClusterError):
-    """Something that was asked for did not come about (exit status 1)."""
+    """A requested operation failed (exit status 1)."""
 
     exit_status = ExitStatus.FAILED
 
@@ -45,6 +45,6 @@ class UsageError(ClusterError):
 
 
 class ServerError(ClusterError):
-    """The server, its disk, its network or a program it lacks is to blame (exit status 3)."""
+    """The cause is the server: its disk, its network or a missing program (exit status 3)."""
 
     exit_status = ExitStatus.ENVIRONMENT

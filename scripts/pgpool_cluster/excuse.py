@@ -1,4 +1,4 @@
-"""What a primary tells all nodes of its standbys (synchrony.py)."""
+"""The excuse that a primary sends to all nodes about its standbys (synchrony.py)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Excuse:
-    """A primary's word on standbys: what it acknowledged is on enough others, so a failover may do without `names`.
+    """A primary's statement that a failover does not need the standbys `names`.
 
-    Of two, the one of the later term counts, in one term the one with the later serial: a primary that comes into
-    `term` begins with serial 0.
+    Every acknowledged commit is on enough other nodes. Between two excuses, the later term counts, and within a term
+    the later serial. A primary starts each term with serial 0.
     """
 
     term: int
@@ -19,9 +19,9 @@ class Excuse:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Its place among all, the latest being the one that counts."""
+        """Sort key among all excuses; the greatest one counts."""
         return self.term, self.serial
 
 
 NO_EXCUSE = Excuse(0, 0, ())
-"""What a node knows that no primary has told anything."""
+"""The value on a node that has never received an excuse."""

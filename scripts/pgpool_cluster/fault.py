@@ -1,4 +1,4 @@
-"""A fault that `check` and a rehearsal name: one shape for whatever looks for faults."""
+"""A fault as `check` and a rehearsal report it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and the edit or the command that mends it."""
+    """A description of what is wrong, and the edit or command that fixes it."""
 
     why: str
     fix: str

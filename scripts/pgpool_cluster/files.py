@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Read and write files atomically: a reader sees the whole file or none."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from .errors import ServerError
 
 _PARTIAL = ".partial"
-_LEFT = 60.0
-"""Seconds after which a file that is still partial was left by a crash or a power cut."""
+_LEFTOVER_SECONDS = 60.0
+"""Age at which a partial file counts as the leftover of a crash or a power cut."""
 LARGEST = 8 * 2**20
-"""Bytes of a file that `read` takes."""
+"""The largest file, in bytes, that `read` accepts."""
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-_HINT = "put that right, then run pgpoolctl apply"
+_HINT = "correct that, then run pgpoolctl apply"
 
 
 class OddFileError(ServerError):
-    """There is something else where a plain file is expected."""
+    """A path that should hold a plain file holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PlainFile:
     """A plain file: its content, owner and mode."""
 
     content: bytes
@@ -36,7 +36,7 @@ class Found:
     mode: int
 
     def __repr__(self) -> str:
-        return f"Found({len(self.content)} bytes, {self.uid}:{self.gid} {self.mode:04o})"
+        return f"PlainFile({len(self.content)} bytes, {self.uid}:{self.gid} {self.mode:04o})"
 
     @property
     def text(self) -> str:
@@ -44,22 +44,22 @@ class Found:
         return self.content.decode("utf-8")
 
 
-def read(path: Path) -> Found | None:
-    """Return a plain file of at most LARGEST bytes, None where there is none; never waits.
+def read(path: Path) -> PlainFile | None:
+    """Return a plain file of at most LARGEST bytes, None if there is none; never blocks.
 
-    Raises OddFileError for a symbolic link, a FIFO or whatever is no plain file, and for one that is too large;
-    ServerError where it cannot be read.
+    Raises OddFileError for a symbolic link, a FIFO or anything else that is not a plain file, and for a file that is
+    too large; ServerError if it cannot be read.
     """
     try:
         kind = stat.S_IFMT(path.lstat().st_mode)
         if kind != stat.S_IFREG:
             hint = f"rm {path}; pgpoolctl apply"
-            raise OddFileError(f"{path} is {_KINDS.get(kind, 'a device')}, no plain file", hint=hint)
+            raise OddFileError(f"{path} is {_KINDS.get(kind, 'a device')}, not a plain file", hint=hint)
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as stream:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise OddFileError(f"{path} is no plain file", hint=f"rm {path}; pgpoolctl apply")
+                raise OddFileError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply")
             content = stream.read(LARGEST + 1)
     except FileNotFoundError:
         return None
@@ -68,13 +68,13 @@ def read(path: Path) -> Found | None:
         raise ServerError(f"{path}: {error.strerror}", hint=hint) from error
     if len(content) > LARGEST:
         raise OddFileError(f"{path} is larger than {LARGEST // 2**20} MB", hint=f"make it smaller; {_HINT}")
-    return Found(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)
+    return PlainFile(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)
 
 
 def kind(path: Path) -> int:
-    """Return the type of what a path leads to (stat(2), S_IFMT); 0 where there is nothing that can be looked at.
+    """Return the file type of a path, links followed (S_IFMT in stat(2)); 0 if there is nothing or it is inaccessible.
 
-    Root may be kept out, too: by a file system that another user has mounted (FUSE).
+    Even root has no access to a file system that another user has mounted (FUSE).
     """
     with contextlib.suppress(OSError):
         return stat.S_IFMT(path.stat().st_mode)
@@ -82,7 +82,7 @@ def kind(path: Path) -> int:
 
 
 def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
-    """Take the lock (flock(2)) of what is open as `path`; raises ServerError(why) if others hold it for `seconds`."""
+    """Lock an open file (flock(2)); raises ServerError(why) if another process holds the lock for `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -97,7 +97,7 @@ def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
-    """Put `content` at `path`, which never has half of it, also after a power loss; `owner` is (uid, gid).
+    """Write `content` to `path` atomically and durably, even across a power loss; `owner` is (uid, gid).
 
     A symbolic link at `path` is replaced, not followed. Raises ServerError.
     """
@@ -118,21 +118,21 @@ def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] 
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        hint = "free some space, or make it writable, then run the same command again"
+        hint = "free space, or make it writable, then run the same command again"
         raise ServerError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `write` has left unfinished in a folder, so that it does not fill up over the years."""
+    """Delete leftovers of interrupted `write` calls in a folder, which would otherwise accumulate over the years."""
     with contextlib.suppress(OSError):
         for partial in folder.glob(f".*{_PARTIAL}"):
             with contextlib.suppress(OSError):
-                if time.time() - partial.lstat().st_mtime > _LEFT:
+                if time.time() - partial.lstat().st_mtime > _LEFTOVER_SECONDS:
                     partial.unlink()
 
 
 def sync_folder(path: Path) -> None:
-    """Let a folder's entries outlive a power loss."""
+    """Sync a folder, so that its entries survive a power loss."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
-"""The rules that keep strangers out of watchdog, heartbeat and pcp: a table of our own in nftables.
+"""The packet filter for watchdog, heartbeat and pcp: an nftables table of our own that admits only the nodes.
 
-Debian's nftables.conf begins with `flush ruleset`, so a reload of nftables takes them away; our unit is reloaded with
-it. Nothing tells of rules that are flushed otherwise: so the agent has root look once a minute. Few imports: it is a
-program of its own each time.
+Debian's nftables.conf starts with `flush ruleset`, so a reload of nftables deletes the table; systemd reloads our unit
+with it. Other flushes go unnoticed, so the agent asks root once a minute to check the table. This module has few
+imports, because each check starts a new process.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ TABLE = ("inet", "pgpool2_cluster")
 
 
 def missing() -> bool:
-    """Tell whether the rules are not loaded; only root may ask."""
+    """Return whether the rules are not loaded; only root can ask nft."""
     return _nft("list", "table", *TABLE) != ""
 
 
 def keep() -> str:
-    """Load the rules where they are gone, as root; return `done`, or why that failed."""
+    """As root, load the rules if they are missing; return `done`, or why that failed."""
     if not paths.PEERS_NFT.exists() or not missing():
         return "done"
     if why := _nft("-f", str(paths.PEERS_NFT)):
         return why
-    print("the rules for watchdog and pcp were gone, and are loaded again", file=sys.stderr, flush=True)
+    print("the packet filter for watchdog and pcp was gone; loaded it again", file=sys.stderr, flush=True)
     return "done"
 
 
 def remove() -> None:
-    """Take the rules away, as root; nothing happens where they are not loaded."""
+    """As root, delete the rules if they are loaded."""
     _nft("delete", "table", *TABLE)
 
 
 def _nft(*words: str) -> str:
-    """Run nft and return what it says against it; "" where it does what it is told."""
+    """Run nft and return its error; "" on success."""
+    command, nothing = [_NFT, *words], subprocess.DEVNULL
     try:
-        answer = subprocess.run([_NFT, *words], capture_output=True, text=True, check=False, timeout=30,
-                                stdin=subprocess.DEVNULL)  # fmt: skip
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, stdin=nothing)
     except (OSError, subprocess.SubprocessError) as error:
         return f"nft: {error}"
-    said = answer.stderr.strip().splitlines()
-    return "" if answer.returncode == 0 else f"nft: {said[-1] if said else answer.returncode}"
+    errors = answer.stderr.strip().splitlines()
+    return "" if answer.returncode == 0 else f"nft: {errors[-1] if errors else answer.returncode}"

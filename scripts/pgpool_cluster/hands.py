@@ -1,11 +1,12 @@
-"""Root and postgres are two people: root touches a file only where no other user can put anything in its way.
+"""File operations with the right user: root touches a file only where no other user can interfere.
 
-That is where every ancestor is root's alone (ancestors.py). Everywhere else a process that *is* the owner does the
-work: it can touch nothing that the owner could not touch anyway. It is forked, does not run another program, and
-changes its user for good, so no other process of that user may trace it (prctl(2), PR_SET_DUMPABLE). Root takes its
-answers as the owner's word: bounded, typed, and written back only where the owner writes.
+These are the places whose every ancestor belongs to root alone (ancestors.py). Everywhere else, a helper process that
+runs as the owner does the work, so it can touch only what the owner could touch anyway. The helper is forked, runs no
+other program, and changes its user permanently, so other processes of that user cannot trace it (prctl(2),
+PR_SET_DUMPABLE). Root treats its answers as untrusted: their size and types are checked, and they are written only
+where the owner can write.
 
-A process that is not root does everything itself, with the rights it has.
+A process that does not run as root does everything itself, with the rights it has.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ from typing import Any
 from . import files
 from .ancestors import MOST_LINKS, forget, intruder, is_shared
 from .errors import ServerError
-from .files import Found, OddFileError
+from .files import OddFileError, PlainFile
 
 Json = dict[str, Any]
-_SECONDS = 30.0
-"""How long the owner's process may take for an answer."""
-_SECONDS_IN_ALL = 60.0
-"""How long one command waits for the processes of one owner, and the owner can stop them."""
-_LONGEST = 2 * files.LARGEST
-"""Bytes of a request or an answer: a file in base64, and some words."""
+_ANSWER_SECONDS = 30.0
+"""Time limit for one answer of the owner's process."""
+_TOTAL_SECONDS = 60.0
+"""How long one command waits in total for the processes of one owner, who could stop them."""
+_LONGEST_LINE_BYTES = 2 * files.LARGEST
+"""Limit for a request or an answer: a file in base64, and a few words."""
 
 
 def postgres() -> int:
-    """Return the uid of the postgres user; raises ServerError where there is none."""
+    """Return the uid of the postgres user; raises ServerError if there is none."""
     try:
         return pwd.getpwnam("postgres").pw_uid
     except KeyError as error:
         raise ServerError("there is no user postgres", hint="apt install postgresql-common") from error
 
 
-def read(path: Path, owner: int | None = None) -> Found | None:
-    """Return a plain file, as files.read does, None for none; raises OddFileError, or ServerError.
+def read(path: Path, owner: int | None = None) -> PlainFile | None:
+    """Return a plain file as files.read does, None if there is none; raises OddFileError or ServerError.
 
-    `owner`: whose process reads it where root must not; None for postgres.
+    `owner`: the user whose process reads the file if root must not; None for postgres.
     """
     answer = _done({"do": "read", "path": _absolute(path)}, owner)
     return _found(path, answer.get("found"))
 
 
 def write(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Put a whole file at `path`, as files.write does, or raise ServerError; `owner` is (uid, gid), None for root."""
+    """Write a file as files.write does; raises ServerError. `owner` is (uid, gid), None for root."""
     uid, gid = owner or (0, 0)
     text = base64.b64encode(content).decode("ascii")
     give = [uid, gid] if owner else None
@@ -66,14 +67,14 @@ def write(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None =
 
 
 def remove(path: Path, owner: int | None = None) -> None:
-    """Delete a file, a link or the like; one that is not there is no error. Raises ServerError."""
+    """Delete a file, a link or the like if it exists. Raises ServerError."""
     _done({"do": "remove", "path": _absolute(path)}, owner)
 
 
 def make_folder(path: Path, mode: int, owner: tuple[int, int] = (0, 0), *, again: bool = False) -> None:
-    """Make a folder that does not exist; its ancestors get mode 0755. Raises ServerError.
+    """Create a folder unless it exists; new ancestors get mode 0755. Raises ServerError.
 
-    `again`: a folder that exists gets this owner and mode, too.
+    `again`: a folder that already exists gets this owner and mode as well.
     """
     if owner == (0, 0) and _is_shared(path.parent):
         _make_among_others(path)
@@ -85,7 +86,7 @@ def make_folder(path: Path, mode: int, owner: tuple[int, int] = (0, 0), *, again
 
 
 def _past_roots_links(path: Path) -> Path:
-    """Return what links that only root can have made lead to; another user's link ends the way."""
+    """Follow the links that only root can have created; stop at another user's link."""
     for _ in range(MOST_LINKS):
         if intruder(path) or not path.is_symlink():
             break
@@ -94,7 +95,7 @@ def _past_roots_links(path: Path) -> Path:
 
 
 def _is_shared(folder: Path) -> bool:
-    """Tell whether all may write in a folder of root's, but rename and delete only what is theirs, as in /tmp."""
+    """Return whether a folder belongs to root and all users can write to it, with the sticky bit set, as /tmp."""
     try:
         found = folder.lstat()
     except OSError:
@@ -103,27 +104,27 @@ def _is_shared(folder: Path) -> bool:
 
 
 def _make_among_others(path: Path) -> None:
-    """Make a folder of root's in a shared one, as /run is in some containers: mkdir(2) takes nothing that is there."""
+    """Create a folder of root in a shared one, as /run is in some containers; mkdir(2) never adopts an existing one."""
     with _explained(path), contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o755)
     forget()
     if why := intruder(path / "file"):
-        raise ServerError(f"{path} is to be root's alone: {why}", hint=f"rm -r {path}")
+        raise ServerError(f"{path} must belong to root alone: {why}", hint=f"rm -r {path}")
 
 
 def remove_folder(path: Path, owner: int | None = None) -> None:
-    """Delete a folder that is empty; any other stays, without an error."""
+    """Delete a folder if it is empty; otherwise do nothing."""
     _done({"do": "remove-folder", "path": _absolute(path)}, owner)
 
 
 def places(path: Path, owner: int | None = None) -> tuple[str, ...]:
-    """Return where a path and what the links in it point to really are; a folder that cannot be read has none."""
+    """Return the real path of a folder and of every link in it; an unreadable folder has no links."""
     found = _done({"do": "places", "path": _absolute(path)}, owner).get("places")
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def names(path: Path, owner: int | None = None) -> tuple[str, ...]:
-    """Return the names in a folder, in their order; one that cannot be read has none."""
+    """Return the sorted names in a folder; an unreadable folder has none."""
     found = _done({"do": "names", "path": _absolute(path)}, owner).get("names")
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
@@ -132,27 +133,27 @@ def _absolute(path: Path) -> str:
     return str(path.absolute())
 
 
-def _found(path: Path, values: object) -> Found | None:
+def _found(path: Path, values: object) -> PlainFile | None:
     if values is None:
         return None
     try:
         assert isinstance(values, dict)  # noqa: S101 - an AssertionError is caught below
         numbers = [values[name] for name in ("uid", "gid", "mode")]
         assert all(isinstance(number, int) for number in numbers)  # noqa: S101
-        return Found(base64.b64decode(values["content"], validate=True), *numbers)
+        return PlainFile(base64.b64decode(values["content"], validate=True), *numbers)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ServerError(f"{path}: its owner's process gave no file", hint="pgpoolctl apply tries again") from error
+        raise ServerError(f"{path}: its owner's process returned no file", hint="run pgpoolctl apply again") from error
 
 
 def _done(request: Json, owner: int | None) -> Json:
-    """Have a request carried out by the process that may; raises what it raises."""
+    """Carry a request out in this process or in the owner's; raises what it raises."""
     path = Path(request["path"])
     why = intruder(path) if os.getuid() == 0 else ""
     if not why:
         return perform(request)
     uid = postgres() if owner is None else owner
     if uid == 0:
-        raise ServerError(f"{path}: root writes nothing there: {why}", hint="chown root, and chmod go-w, that folder")
+        raise ServerError(f"{path}: root does not write there: {why}", hint="chown root and chmod go-w that folder")
     answer = _process(uid).ask(request)
     if "message" in answer:
         kind = OddFileError if answer.get("odd") is True else ServerError
@@ -160,14 +161,14 @@ def _done(request: Json, owner: int | None) -> Json:
     return answer
 
 
-# What is done, by root or by the owner's process: pure of whose hand it is.
+# The operations, which both root and the owner's process carry out
 
 
 def perform(request: Json) -> Json:
-    """Carry one request out with the rights of this process; raises ServerError."""
+    """Carry out one request with the rights of this process; raises ServerError."""
     work = _WORK.get(str(request["do"]))
     if work is None:
-        raise ServerError(f"{request['do']!r} is nothing that is done to a file", hint="reinstall pgpool2-cluster")
+        raise ServerError(f"{request['do']!r} is not a file operation", hint="reinstall pgpool2-cluster")
     return work(Path(request["path"]), request)
 
 
@@ -236,7 +237,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ServerError(f"{path}: {error.strerror}", hint="put that right, then run pgpoolctl apply") from error
+        raise ServerError(f"{path}: {error.strerror}", hint="correct that, then run pgpoolctl apply") from error
 
 
 _WORK: dict[str, Callable[[Path, Json], Json]] = {
@@ -250,25 +251,24 @@ _WORK: dict[str, Callable[[Path, Json], Json]] = {
 }
 
 
-# The owner's process.
+# The owner's process
 
 
 @dataclass(slots=True)
 class _Process:
-    """A process of another user's that carries requests out, one a line."""
+    """A process of another user that carries out requests, one per line."""
 
     pid: int
     line: socket.socket
     uid: int
 
     def ask(self, request: Json) -> Json:
-        """Have one request carried out; raises ServerError where the process says nothing, or nonsense."""
+        """Send one request and return the answer; raises ServerError if there is none, or an invalid one."""
         began = time.monotonic()
         try:
-            self.line.settimeout(min(_SECONDS, _left(self.uid)))
+            self.line.settimeout(min(_ANSWER_SECONDS, _left(self.uid)))
             self.line.sendall(json.dumps(request).encode() + b"\n")
-            said = _received(self.line)
-            answer = json.loads(said)
+            answer = json.loads(_received(self.line))
         except (OSError, ValueError) as error:
             self.end()
             why = f"{request['path']}: its owner's process does not answer: {error}"
@@ -276,11 +276,12 @@ class _Process:
         finally:
             _spent[self.uid] = _spent.get(self.uid, 0.0) + time.monotonic() - began
         if not isinstance(answer, dict):
-            raise ServerError(f"{request['path']}: its owner's process talks nonsense", hint="run it again")
+            why = f"{request['path']}: its owner's process sent an invalid answer"
+            raise ServerError(why, hint="run the same command again")
         return answer
 
     def end(self) -> None:
-        """End the process."""
+        """Kill the process."""
         _processes.clear()
         self.line.close()
         with contextlib.suppress(OSError):
@@ -289,15 +290,15 @@ class _Process:
 
 
 _processes: dict[int, _Process] = {}
-"""By uid: one is enough for all that a command does."""
+"""Processes by uid; a command needs at most one for each."""
 _spent: dict[int, float] = {}
-"""Seconds that this command has waited for the processes of a uid."""
+"""Seconds that this command has waited for processes, by uid."""
 
 
 def _left(uid: int) -> float:
-    left = _SECONDS_IN_ALL - _spent.get(uid, 0.0)
+    left = _TOTAL_SECONDS - _spent.get(uid, 0.0)
     if left <= 0:
-        raise TimeoutError(f"no patience is left after {_SECONDS_IN_ALL:g} s")
+        raise TimeoutError(f"its answers have taken {_TOTAL_SECONDS:g} s in total")
     return left
 
 
@@ -329,13 +330,14 @@ def _forked(uid: int) -> _Process:
 
 
 def _become(entry: pwd.struct_passwd, keep: int) -> None:
-    """Become somebody else for good, without anything that root has open: locks and terminals among it.
+    """Change to another user permanently, and close everything that root has open, including locks and terminals.
 
-    It has root's memory, so it leaves no core: some programs that take cores give them to the user of the process.
+    The process has a copy of root's memory, so it must not dump core: some crash handlers give the user of the process
+    access to its core.
     """
     os.setsid()
-    limit = min(1, abs(resource.getrlimit(resource.RLIMIT_CORE)[1]))  # -1: there is no limit
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))  # a byte is none, for programs that take cores, too
+    limit = min(1, abs(resource.getrlimit(resource.RLIMIT_CORE)[1]))  # -1 means unlimited
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))  # with a limit of 1, crash handlers get no core either
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nothing, standard)
@@ -351,10 +353,10 @@ def _become(entry: pwd.struct_passwd, keep: int) -> None:
 
 
 def _serve(line: socket.socket) -> None:
-    while said := _received(line):
+    while request := _received(line):
         answer: Json
         try:
-            answer = perform(json.loads(said))
+            answer = perform(json.loads(request))
         except ServerError as error:
             answer = {"message": error.message, "hint": error.hint, "odd": isinstance(error, OddFileError)}
         except Exception as error:
@@ -363,13 +365,13 @@ def _serve(line: socket.socket) -> None:
 
 
 def _received(line: socket.socket) -> bytes:
-    """Return one line, "" where the other end is gone; raises ValueError for one that is too long."""
+    """Return one line, b"" if the other end is closed; raises ValueError if the line is too long."""
     parts: list[bytes] = []
     size = 0
     while not parts or not parts[-1].endswith(b"\n"):
         part = line.recv(2**16)
         size += len(part)
-        if size > _LONGEST:
+        if size > _LONGEST_LINE_BYTES:
             raise ValueError("too many bytes")
         if not part:
             return b""

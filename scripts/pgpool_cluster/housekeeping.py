@@ -1,7 +1,7 @@
-"""What an agent sees to beside its decisions: users, the WAL archive, sessions with nodes that are gone, and so on.
+"""The agent's chores besides its decisions: users, the WAL archive, sessions with unreachable nodes, and so on.
 
-Each chore fails by itself: none keeps another one, or a decision, from its turn. What fails is tried again in the next
-round, and is told in `status` and, once until it changes, in the journal.
+A failed chore stops neither the other chores nor the decisions. It is retried in the next round. `status` shows the
+failure, and the journal logs it once until it changes.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from .users import Users
 from .vigil import Vigil
 
 Chore = Callable[[ClusterFacts], None]
-_APPLY_SECONDS = 10.0
-"""Seconds between two tries to lay configuration down."""
-_USERS_SECONDS = 5.0
-"""Seconds between two tries to take users over: the list is long, and may be no list."""
-_RULES_SECONDS = 60.0
-"""Seconds between two looks of root's at the firewall's rules."""
-_DISK_SECONDS = 60.0
-"""Seconds between two looks at the room that is left for WAL."""
+_APPLY_PAUSE_SECONDS = 10.0
+"""Pause between two tries to apply the configuration."""
+_USERS_PAUSE_SECONDS = 5.0
+"""Pause between two tries to fetch the users: the list is long, and may be invalid."""
+_RULES_PAUSE_SECONDS = 60.0
+"""Pause between two checks of the packet filter by root."""
+_DISK_PAUSE_SECONDS = 60.0
+"""Pause between two checks of the free space for WAL."""
 
 
 @dataclass(slots=True)
 class Housekeeping:
-    """One node's chores, and what they remember from round to round."""
+    """One node's chores and their state between rounds."""
 
     here: Here
     vigil: Vigil
     more: Mapping[str, Chore] = field(default_factory=dict)
-    """Chores of others, by what they are for."""
+    """Further chores from the caller, by their descriptions."""
     _synchrony: Synchrony = field(init=False)
     _proof: Proof = field(init=False)
     _own_database: OwnDatabase = field(init=False)
@@ -55,9 +55,9 @@ class Housekeeping:
     _failed: dict[str, str] = field(default_factory=dict)
     _apply_from: float = float("-inf")
     _applied: ClusterError | None = None
-    """Why the last try to lay cluster.yml down came to nothing."""
+    """The error of the last try to apply cluster.yml."""
     _disk: str = ""
-    _disk_looked: float = float("-inf")
+    _disk_checked: float = float("-inf")
     _rules_from: float = float("-inf")
     _users_from: float = float("-inf")
 
@@ -68,18 +68,18 @@ class Housekeeping:
         self._own_database = OwnDatabase(self.here, applying)
 
     def keep(self, facts: ClusterFacts) -> str:
-        """Do every chore once, and return in one line what failed or is to be told; "" for nothing. Never raises."""
+        """Do every chore once, and return one line with failures and warnings; "" if there are none. Never raises."""
         chores: dict[str, Chore] = {
-            "end sessions with nodes that are gone": self._hang_up,
-            "see a recovery through": self._attend,
-            "lay down cluster.yml": self._apply,
-            "see that servers prove themselves": self._proof.tend,
-            "give the cluster's roles a database": self._give_database,
-            "lay down synchronous replication": self._synchrony.tend,
-            "take over the users": self._take_users,
+            "end sessions with unreachable nodes": self._hang_up,
+            "attend to a recovery": self._attend,
+            "apply cluster.yml": self._apply,
+            "verify the servers' certificates": self._proof.tend,
+            "create the database of the cluster's roles": self._give_database,
+            "apply synchronous replication": self._synchrony.tend,
+            "fetch the users": self._take_users,
             "prune the WAL archive": self._prune,
-            "look after the room for WAL": self._look_after_disk,
-            "keep strangers out of watchdog and pcp": self._keep_rules,
+            "check the free space for WAL": self._look_after_disk,
+            "protect watchdog and pcp by the packet filter": self._keep_rules,
             **self.more,
         }
         for name, chore in chores.items():
@@ -105,28 +105,24 @@ class Housekeeping:
             self._failed.pop(name, None)
 
     def _hang_up(self, facts: ClusterFacts) -> None:
-        """End this host's connections to nodes that are gone, once each: they would wait for ever."""
+        """Kill TCP connections to nodes that are down, once per outage; sessions blocked on them would never return."""
         here = self.here
-        believed = here.look().pgpool
-        gone = {
-            node.name: node
-            for node in here.cluster.databases
-            if believed is not None and believed.backends.get(node.name) is BackendState.DOWN
-            and not facts.of(node.name).reachable
-        }  # fmt: skip
-        fresh = [node for name, node in gone.items() if name not in self._gone]
-        self._gone = set(gone)  # first: one that cannot be hung up on is not tried again in each round
+        pool = here.look().pgpool
+        down = [name for name, state in pool.backends.items() if state is BackendState.DOWN] if pool else []
+        gone = [node for node in here.cluster.databases if node.name in down and not facts.of(node.name).reachable]
+        fresh = [node for node in gone if node.name not in self._gone]
+        self._gone = {node.name for node in gone}  # set this first, so that a failure is not retried in each round
         for node in fresh:
-            log(f"{node.name} is gone: sessions with it are ended")
+            log(f"{node.name} is unreachable: ending sessions with it")
             units.hang_up(here.cluster, node)
 
     def _apply(self, _: ClusterFacts) -> None:
-        """Have cluster.yml laid down again where that failed, as at the start of the agent."""
+        """Retry to apply cluster.yml if that has failed, as it may at the start of the agent."""
         if self.here.loaded in ("", paths.laid_file()):
             self._applied = None
             return
         if time.monotonic() >= self._apply_from:
-            self._apply_from = time.monotonic() + _APPLY_SECONDS
+            self._apply_from = time.monotonic() + _APPLY_PAUSE_SECONDS
             try:
                 units.control("apply")
             except ClusterError as error:
@@ -144,10 +140,10 @@ class Housekeeping:
         self.vigil.tend(facts)
 
     def _take_users(self, facts: ClusterFacts) -> None:
-        newest = max(facts.nodes.values(), key=lambda found: found.users)
-        wanted = newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name
-        if wanted and time.monotonic() >= self._users_from:
-            self._users_from = time.monotonic() + _USERS_SECONDS
+        newest = max(facts.nodes.values(), key=lambda node: node.users)
+        stale = newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name
+        if stale and time.monotonic() >= self._users_from:
+            self._users_from = time.monotonic() + _USERS_PAUSE_SECONDS
             store_users(users_of(self.here, newest.node))
 
     def _give_database(self, facts: ClusterFacts) -> None:
@@ -159,30 +155,30 @@ class Housekeeping:
             self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
 
     def _keep_rules(self, _: ClusterFacts) -> None:
-        """Have root look whether the firewall's rules are still loaded: only root can."""
+        """Ask root to reload the packet filter if it is gone; only root can check that."""
         if Service.PGPOOL in self.here.me.runs and time.monotonic() >= self._rules_from:
             units.control("firewall")
-            self._rules_from = time.monotonic() + _RULES_SECONDS
+            self._rules_from = time.monotonic() + _RULES_PAUSE_SECONDS
 
     def _look_after_disk(self, facts: ClusterFacts) -> None:
-        """Name the slot that fills the primary's disk, and give it up before PostgreSQL stops for want of room."""
+        """Report the slot that fills the primary's disk, and give it up before the full disk stops PostgreSQL."""
         here = self.here
         if not here.cluster.mode.streams or not writes(self.here, facts):
             self._disk = ""
             return
-        if time.monotonic() - self._disk_looked < _DISK_SECONDS:
+        if time.monotonic() - self._disk_checked < _DISK_PAUSE_SECONDS:
             return
-        self._disk_looked = time.monotonic()
+        self._disk_checked = time.monotonic()
         held = wal_space.held(here)
         self._disk = f"{held}; hint: {held.hint}" if held else ""
         if held is not None and held.given_up:
-            log(f"{held}: it is given up")
+            log(f"{held}: giving it up")
             act.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
 
 
 def writes(here: Here, facts: ClusterFacts) -> bool:
-    """Tell whether this node is the primary, or one in service where every node is a primary."""
+    """Return whether this node is the primary or, if every node is a primary, in service."""
     if not here.cluster.mode.streams:
-        return here.me.name in [found.node for found in in_service(here.cluster, facts)]
+        return here.me.name in [member.node for member in in_service(here.cluster, facts)]
     primary = rightful_primary(here.cluster, facts)
     return primary is not None and primary.node == here.me.name

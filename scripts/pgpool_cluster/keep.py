@@ -1,4 +1,4 @@
-"""What is kept of a server that was tuned before it came into the cluster: the higher of two values. Pure."""
+"""Keep the tuning of a server from before it joined the cluster: the higher of two values wins. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULTS = {
     "max_prepared_transactions": 0,
     "max_locks_per_transaction": 64,
 }
-"""PostgreSQL's own values, 13 to 18, of the parameters that a standby must match."""
+"""PostgreSQL's defaults, 13 to 18, for the parameters that a standby must match."""
 _SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 _TIMES = {"us": 0.001, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
 _QUANTITY = re.compile(r"(-?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)")
@@ -24,7 +24,10 @@ _QUANTITY = re.compile(r"(-?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Values for the cluster's file, at least the cluster's own; `more`: parameters of which it has none itself."""
+    """Values for the cluster's file, at least as high as the cluster needs.
+
+    `more`: parameters for which the cluster itself needs no value.
+    """
 
     wal_level: str
     max_connections: int
@@ -34,12 +37,12 @@ class Kept:
     wal_keep_size: str
     more: Mapping[str, str]
     archiver: str = ""
-    """The command that archived before, and goes on doing so."""
+    """The server's own archive_command, which continues to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Least:
-    """What the cluster itself needs, sizes in MB."""
+    """The values that the cluster itself needs; sizes in MB."""
 
     connections: int
     slots: int
@@ -50,10 +53,10 @@ class Least:
 def kept(
     own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[str] = (), *, logical: bool = False
 ) -> Kept:
-    """Return what the cluster's file says of the parameters that a server may need higher.
+    """Return the values in the cluster's file for the parameters that a server may need higher.
 
-    `needs`: what a copy of the primary was found to need; `libraries`: what its shared_preload_libraries are to have;
-    `logical`: its wal_level.
+    `needs`: minimum values for a copy of the primary. `libraries`: what shared_preload_libraries must contain.
+    `logical`: wal_level must be logical.
     """
 
     def highest(name: str, ours: int) -> int:
@@ -66,7 +69,7 @@ def kept(
         for name, value in needs.items()
         if name in DEFAULTS and name not in ours and value > (own.number(name) or DEFAULTS[name])
     }
-    if missing := [one for one in libraries if one not in preloaded(own)]:
+    if missing := [name for name in libraries if name not in preloaded(own)]:
         more["shared_preload_libraries"] = ", ".join([*preloaded(own), *missing])
     return Kept(
         wal_level="logical" if logical or own.values.get("wal_level", "").lower() == "logical" else "replica",
@@ -81,10 +84,10 @@ def kept(
 
 
 def held(own: Own, laid: Mapping[str, str]) -> Own:
-    """Return what counts of a member's own files: no more than its cluster's file, which is `laid`, has kept of them.
+    """Return the own settings of a member, limited to what the cluster's file `laid` has kept of them.
 
-    A primary of an older package that suddenly had more than its standbys would stop their replay, and a command that
-    has archived nothing for long may fail.
+    An older package may have kept less. If its primary suddenly had higher values than the standbys, replay would stop
+    there; and an archive_command that has been inactive for long may fail.
     """
     values = dict(own.values)
     for name in matching.CONTROL:
@@ -96,7 +99,7 @@ def held(own: Own, laid: Mapping[str, str]) -> Own:
 
 
 def preloaded(own: Own) -> list[str]:
-    """Return the libraries that a server's own files have it preload."""
+    """Return the libraries that a server preloads according to its own files."""
     return libraries(own.values.get("shared_preload_libraries", ""))
 
 
@@ -106,22 +109,22 @@ def libraries(text: str) -> list[str]:
 
 
 def archiver(own: Own) -> str:
-    """Return the command that archives this server's WAL; "" where none does, or a library."""
+    """Return the command that archives this server's WAL; "" if there is none, or if a library does that."""
     on = own.values.get("archive_mode", "off").lower() in ("always", "on", "true", "yes", "1")
     return own.values.get("archive_command", "") if on else ""
 
 
 def _larger(own: Own, name: str, ours_mb: int) -> str:
-    """Return the larger of two sizes, the server's own as it is written; -1 is without a limit."""
+    """Return the larger of two sizes; the server's own keeps its spelling, and -1 means unlimited."""
     text = own.values.get(name, "")
     found = quantity(text, "MB")
     return text if found is not None and (found < 0 or found > ours_mb * 2**20) else f"{ours_mb}MB"
 
 
 def quantity(text: str, unit: str) -> float | None:
-    """Return a size in bytes, a time in milliseconds, or a plain number; None for what is none of these.
+    """Return a size in bytes, a time in milliseconds, or a plain number; None for any other text.
 
-    `unit`: that of a number without one, as pg_settings has it: `8kB`, `MB`, `ms`, or "".
+    `unit`: the unit of a number that has none, in the notation of pg_settings: `8kB`, `MB`, `ms`, or "".
     """
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:

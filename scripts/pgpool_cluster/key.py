@@ -1,8 +1,9 @@
-"""cluster.key: the one secret, and every credential that follows from it.
+"""cluster.key: the one secret, and every credential derived from it.
 
-A credential is HKDF-SHA256 (RFC 5869) of the key, with what it is for as `info`: nodes that hold the same key agree
-without talking, and a credential that leaks tells nothing about the key or another one. docs/explanation/cluster-key.md
-has the labels; changing one changes a password in every cluster there is, hence the version in them.
+A credential is HKDF-SHA256 (RFC 5869) of the key, with its purpose as `info`. Nodes with the same key derive the same
+credentials without communication, and a leaked credential reveals nothing about the key or the others.
+docs/explanation/cluster-key.md lists the labels. Changing a label changes a password in every existing cluster, so the
+labels contain a version.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # type: ignore[import-
 from .errors import UsageError
 
 KEY_BYTES = 32
-_LETTERS = 43  # of 32 bytes in base64 without padding
+_LETTERS = 43  # 32 bytes in base64 without padding
 SHORTEST = 12
-"""Characters of a key that `generate` did not make."""
+"""Minimum length of a key that `generate` has not made."""
 _OURS = "pgpool2-cluster-"
 PREFIX = "pgpool2-cluster-key-1:"
 WORDS = "pgpool2-cluster-words-2:"
-"""Begins a line of an administrator's own words.
+"""Starts a line with an administrator's own words.
 
-They have the same salt in every cluster: the line is all that a node has when debconf's answer is taken. The cluster's
-name would not do. It is `main` nearly everywhere, and another name would be another key.
+Words have the same salt in every cluster, because a node has only this line when it processes debconf's answer. The
+cluster's name is no alternative: it is `main` nearly everywhere, and renaming a cluster would change its key.
 """
 _WORDS_1 = "pgpool2-cluster-words-1:"
-"""The same in the way of older packages, whose lines did not say it."""
+"""Starts a line with words in the format of older packages, which did not write a prefix."""
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's own (SCRAM_SHA_256_DEFAULT_ITERATIONS)
 _SCRAM_SALT_BYTES = 16
 LONGEST_PASSWORD = 79
-"""Characters of a user's password: pgpool-II 4.3 to 4.7 read 128 of a pool_passwd value (MAX_TOKEN_LEN), which is `AES`
-and base64 of whole blocks of 16 bytes. A password of 80 has 131.
+"""Maximum length of a user's password. pgpool-II 4.3 to 4.7 read 128 characters of a pool_passwd value
+(MAX_TOKEN_LEN), which is `AES` and the base64 of whole blocks of 16 bytes: 131 characters for a password of 80.
 """
 LONGEST_ENTRY = 128
-HINT = "`pgpoolctl key generate` prints a new one; the same line goes to every node"
+HINT = "`pgpoolctl key generate` prints a new one; put the same line on every node"
 
 
 class Role(StrEnum):
-    """The database roles that the cluster itself logs in with."""
+    """The database roles that the cluster itself uses to log in."""
 
     RECOVERY = "pgpool_recovery"
     REPLICATION = "pgpool_replication"
@@ -59,18 +60,18 @@ class Role(StrEnum):
 
 
 DATABASE = "pgpool_cluster"
-"""The roles' own database: whatever is revoked, limited or renamed elsewhere does not bear on them."""
+"""The roles' own database; a REVOKE, a connection limit or a rename in other databases does not affect them."""
 PCP_USER = "pgpool_pcp"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterKey:
-    """The secret of a cluster; not shown by repr()."""
+    """The secret of a cluster; repr() does not show it."""
 
     secret: bytes = field(repr=False)
 
     def derive(self, purpose: str, length: int = 32) -> bytes:
-        """Return `length` bytes (at most 8160) that only `purpose` yields."""
+        """Return `length` bytes (at most 8160) derived for `purpose` alone."""
         info = f"pgpool2-cluster 1 {purpose}".encode()
         return bytes(HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(self.secret))
 
@@ -90,26 +91,26 @@ class ClusterKey:
 
     @property
     def pool_key(self) -> str:
-        """What pool_passwd is encrypted with (.pgpoolkey): 43 characters."""
+        """The key in .pgpoolkey that encrypts pool_passwd: 43 characters."""
         return _letters(self.derive("pool_passwd"))
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that are equal on nodes with the same key and say nothing else about it."""
+        """16 hexadecimal digits that are equal on nodes with the same key and reveal nothing else about it."""
         return self.derive("fingerprint", 8).hex()
 
     def scram_verifier(self, role: str, password: str) -> str:
-        """Return what pg_authid stores for `role`; the salt follows from key and role, so all nodes get the same."""
+        """Return the value in pg_authid for `role`; the salt is derived from key and role, so all nodes agree."""
         salt = self.derive(f"scram salt {role}", _SCRAM_SALT_BYTES)
         return scram_verifier(password, salt, _SCRAM_ITERATIONS)
 
     def pool_passwd_entry(self, password: str) -> str:
-        """Return the value of a pool_passwd line, what `pg_enc` writes."""
+        """Return the value of a pool_passwd line, as `pg_enc` writes it."""
         return pool_passwd_entry(password, self.pool_key)
 
 
 def mark(pool_key: str) -> str:
-    """Return 16 hexadecimal digits that tell one pool key from another and say nothing else about it."""
+    """Return 16 hexadecimal digits that distinguish pool keys and reveal nothing else about them."""
     return hmac.digest(pool_key.encode("ascii", "replace"), b"mark", "sha256")[:8].hex()
 
 
@@ -119,10 +120,10 @@ def generate() -> str:
 
 
 def parse(text: str, file: str, *, laid: str = "") -> ClusterKey:
-    """Return the key that the file's text holds; raises UsageError, which never quotes the text.
+    """Return the key in the file's text; raises UsageError, which never quotes the text.
 
-    `laid`: fingerprint of the key that is in use here. Words that do not say how the key follows from them are taken in
-    the way of older packages where they give that one, and are refused elsewhere. For words it takes 0.3 s and 128 MB.
+    `laid`: fingerprint of the key in use here. Words without a prefix are read in the format of older packages, but
+    only if they give that key; otherwise they are refused. Deriving a key from words takes 0.3 s and 128 MB.
     """
     line = one_line(text, file)
     if not is_words(line):
@@ -131,14 +132,14 @@ def parse(text: str, file: str, *, laid: str = "") -> ClusterKey:
     found = ClusterKey(cost.derive(words))
     if not line.startswith(_OURS) and found.fingerprint != laid:
         raise UsageError(
-            f"{file}:1: words do not say how the key follows from them",
-            hint=f"{WORDS} before them in a new cluster, {_WORDS_1} where other nodes have them bare; or: {HINT}",
+            f"{file}:1: the words have no prefix that says how to derive the key",
+            hint=f"put {WORDS} before them in a new cluster, {_WORDS_1} if other nodes have no prefix; or: {HINT}",
         )
     return found
 
 
 def one_line(text: str, file: str) -> str:
-    """Return the line that a key is; raises UsageError where there is not one."""
+    """Return the single line of the text; raises UsageError for more or fewer lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) != 1:
         raise UsageError(f"{file}: {len(lines)} lines instead of one", hint=HINT)
@@ -146,7 +147,7 @@ def one_line(text: str, file: str) -> str:
 
 
 def for_file(answer: str, file: str) -> str:
-    """Return the line of cluster.key that an administrator's answer becomes; raises UsageError for a bad one."""
+    """Return the line of cluster.key for an administrator's answer; raises UsageError for an invalid answer."""
     line = one_line(answer, file)
     if not is_words(line):
         _random(line, file)
@@ -158,19 +159,19 @@ def for_file(answer: str, file: str) -> str:
 
 
 def is_words(line: str) -> bool:
-    """Tell whether a line is an administrator's own words, and not a random key."""
+    """Return whether a line has an administrator's own words rather than a random key."""
     return not line.startswith(PREFIX)
 
 
 def is_cheap(line: str) -> bool:
-    """Tell whether a key follows from words as in older packages, so that guessing takes less than it could."""
+    """Return whether a line has words in the format of older packages, which makes guessing cheaper than necessary."""
     return is_words(line) and not line.startswith(WORDS)
 
 
 def _random(line: str, file: str) -> bytes:
     letters = line.removeprefix(PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_-]*", letters):
-        raise UsageError(f"{file}:1: the cluster key has characters that none has", hint=HINT)
+        raise UsageError(f"{file}:1: the cluster key has characters that no key has", hint=HINT)
     secret = base64.urlsafe_b64decode(letters + "=") if len(letters) == _LETTERS else b""
     if _letters(secret) != letters:
         reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_LETTERS})"
@@ -180,7 +181,7 @@ def _random(line: str, file: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """How a key follows from words, which may be weak: scrypt (RFC 7914) with `n`, r = 8, p = 1."""
+    """How to derive a key from words, which may be weak: scrypt (RFC 7914) with `n`, r = 8, p = 1."""
 
     salt: bytes
     n: int
@@ -195,16 +196,16 @@ _SECOND = _Cost(b"pgpool2-cluster 2", 1 << 17)
 
 
 def _cost(line: str, file: str) -> tuple[_Cost, str]:
-    """Return how the key follows from a line, with the words in it; raises UsageError where they will not do."""
+    """Return how to derive the key from a line, and the words in the line; raises UsageError for unsuitable words."""
     if line.startswith(WORDS):
         words = line.removeprefix(WORDS).strip()
         _refuse(words, file)
         if _is_guessed(words):
-            hint = f"{_ENOUGH} random words, six are better; or: {HINT}"
-            raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_ENOUGH} words", hint=hint)
+            hint = f"{_LEAST_WORDS} random words, six are better; or: {HINT}"
+            raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_LEAST_WORDS} words", hint=hint)
         return _SECOND, words
     if line.startswith(_OURS) and not line.startswith(_WORDS_1):
-        raise UsageError(f"{file}:1: a cluster key of a kind that this package does not know", hint=HINT)
+        raise UsageError(f"{file}:1: this package does not know this kind of cluster key", hint=HINT)
     words = line.removeprefix(_WORDS_1).strip()
     _refuse(words, file)
     return _FIRST, words
@@ -216,15 +217,17 @@ def _refuse(words: str, file: str) -> None:
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
 
 
-_ENOUGH = 5
-_LONG, _KINDS = 32, 10
+_LEAST_WORDS = 5
+"""Minimum number of different words."""
+_LEAST_LENGTH, _LEAST_DIFFERENT = 32, 10
+"""Minimum length, and number of different characters, of a line that is one random word."""
 
 
 def _is_guessed(words: str) -> bool:
-    """Tell whether a line is neither five different words nor a long random one, as `openssl rand -hex 32` prints."""
+    """Return whether a line is neither five different words nor a long random one, as from `openssl rand -hex 32`."""
     if len(set(words.split())) > 1:
-        return len({word for word in words.split() if len(word) > 2}) < _ENOUGH
-    return len(words) < _LONG or len(set(words)) < _KINDS
+        return len({word for word in words.split() if len(word) > 2}) < _LEAST_WORDS
+    return len(words) < _LEAST_LENGTH or len(set(words)) < _LEAST_DIFFERENT
 
 
 def scram_verifier(password: str, salt: bytes, iterations: int) -> str:
@@ -239,8 +242,8 @@ def scram_verifier(password: str, salt: bytes, iterations: int) -> str:
 def pool_passwd_entry(password: str, pool_key: str) -> str:
     """Return `AES…` as pg_enc of pgpool-II 4.3 to 4.7 does: AES-256-CBC (src/utils/ssl_utils.c).
 
-    Its key and initialisation vector come from EVP_BytesToKey with SHA-1, one round, no salt: equal passwords give
-    equal entries. That is pgpool-II's format; the file is a secret therefore.
+    pgpool-II derives key and initialisation vector with EVP_BytesToKey: SHA-1, one round, no salt. Equal passwords
+    therefore give equal entries, and the file must be kept secret.
     """
     encryptor = _cipher(pool_key).encryptor()
     padder = padding.PKCS7(128).padder()
@@ -258,7 +261,7 @@ def _cipher(pool_key: str) -> Any:  # noqa: ANN401 - cryptography is not on buil
 
 
 def pool_passwd_entry_again(entry: str, old: str, new: str) -> str:
-    """Return a pool_passwd value that `old` encrypted, encrypted with `new`; one that `old` cannot read stays."""
+    """Re-encrypt a pool_passwd value from the key `old` to `new`; return it unchanged if `old` cannot decrypt it."""
     try:
         decryptor = _cipher(old).decryptor()
         padded = decryptor.update(base64.b64decode(entry.removeprefix("AES"), validate=True)) + decryptor.finalize()
@@ -270,7 +273,7 @@ def pool_passwd_entry_again(entry: str, old: str, new: str) -> str:
 
 
 def pcp_conf_entry(password: str) -> str:
-    """Return what pcp.conf stores for a password, as pg_md5 prints it: pgpool-II knows nothing better there."""
+    """Return the value in pcp.conf for a password, as pg_md5 prints it; pgpool-II supports only MD5 there."""
     return hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()
 
 

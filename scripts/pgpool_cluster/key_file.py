@@ -1,7 +1,8 @@
-"""cluster.key as it lies on the disk, and what was derived from it where that is dear.
+"""Read cluster.key from disk, and cache the key that was derived from words.
 
-Words take 0.3 s and 128 MB to become a key (key.py). So what they became is kept beside the configuration, for root
-alone, and is good for as long as the line stays. A line of an older package, which does not say how, is known by it.
+Deriving a key from words takes 0.3 s and 128 MB (key.py), so the result is kept beside the configuration, readable
+only by root, for as long as the line does not change. The cache also identifies a line of an older package, which has
+no prefix.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .key import ClusterKey
 
 
 def text() -> str:
-    """Return what cluster.key holds; raises ServerError."""
+    """Return the text of cluster.key; raises ServerError."""
     try:
         return paths.CLUSTER_KEY.read_text(encoding="ascii", errors="replace")
     except PermissionError as error:
@@ -45,7 +46,7 @@ def _mark(line: str) -> str:
 
 
 def _kept(line: str) -> ClusterKey | None:
-    """Return what was derived from this very line, by root; None if nothing was."""
+    """Return the cached key of exactly this line; None if there is none."""
     with contextlib.suppress(OSError, ValueError):
         mark, secret = paths.DERIVED_KEY.read_text(encoding="ascii").split()
         if mark == _mark(line):
@@ -54,7 +55,7 @@ def _kept(line: str) -> ClusterKey | None:
 
 
 def _keep(line: str, key: ClusterKey) -> None:
-    """Keep it where that is possible: it is derived again otherwise."""
+    """Cache the key if possible; otherwise it is derived again next time."""
     if os.geteuid() == 0:
         with contextlib.suppress(ClusterError):
             hands.make_folder(paths.DERIVED_KEY.parent, 0o755)

@@ -1,7 +1,7 @@
-"""What is known to be wrong with the pgpool-II that is installed on this server, our package or Debian's own.
+"""Known faults of the pgpool-II that is installed on this server, be it our package or Debian's own.
 
-known-faults.json was made when this package was built; patches.json comes with pgpool2 and says which of our patches it
-has. Debian's own package has no such file, and none of them.
+known-faults.json is created when this package is built. patches.json comes with our pgpool2 and lists the patches that
+it contains. Debian's own package has neither that file nor the patches.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _RELATIONS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 FIX = "install the pgpool2 that is built together with this pgpool2-cluster"
 ADVICE = "install a newer pgpool2, or keep strangers away from 9999/tcp, 9000/tcp and 9694/udp"
-ADVICE_DEBIAN = f"{ADVICE}. Debian may have mended them in this revision: apt changelog {_PACKAGE}"
+ADVICE_DEBIAN = f"{ADVICE}. Debian may have fixed them in this revision: apt changelog {_PACKAGE}"
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """The pgpool2 that is installed: its Debian `version`, whether it is our package, and which patches it has."""
+    """The installed pgpool2: its Debian `version`, whether it is our package, and its patches."""
 
     version: str
     own: bool = False
     patches: frozenset[str] = frozenset()
-    """Names of the patches that it has, or whose change is upstream's in it."""
+    """Names of the patches that it contains, including those that upstream has merged."""
 
     @property
     def upstream(self) -> str:
-        """Upstream's version, without epoch and revision."""
+        """The upstream version, without epoch and revision."""
         return self.version.rpartition(":")[2].rpartition("-")[0] or self.version
 
 
 def installed() -> Installed | None:
-    """Return the installed pgpool2; None where there is none, or dpkg does not tell now."""
+    """Return the installed pgpool2; None if there is none, or dpkg-query fails."""
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", _PACKAGE]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
@@ -54,12 +54,12 @@ def installed() -> Installed | None:
 
 
 def table() -> Json:
-    """Return the table that this package was built with; an empty one in a checkout."""
+    """Return the table that this package was built with; in a checkout, it is empty."""
     return _read(TABLE)
 
 
 def missing(found: Installed, known: Json) -> list[tuple[str, str]]:
-    """Return each patch that the cluster relies on and that is not there, with what is missing without it, in order."""
+    """Return each missing patch that the cluster relies on, and what does not work without it, in order."""
     return [
         (patch["name"], patch["without"])
         for patch in known.get("patches", ())
@@ -68,18 +68,18 @@ def missing(found: Installed, known: Json) -> list[tuple[str, str]]:
 
 
 def advisories(found: Installed, known: Json) -> list[str]:
-    """Return what is known to be open, one line an advisory: CVEs, what they are, the version that mends them."""
-    mended = {cve for patch in known.get("patches", ()) if patch["name"] in found.patches for cve in patch["mends"]}
+    """Return one line for each open advisory: its CVEs, a summary, and the version that fixes it."""
+    fixed = {cve for patch in known.get("patches", ()) if patch["name"] in found.patches for cve in patch["mends"]}
     lines = []
     for advisory in known.get("advisories", ()):
-        cves = [cve for cve in advisory["cves"] if cve not in mended]
+        cves = [cve for cve in advisory["cves"] if cve not in fixed]
         if cves and _concerns(advisory, found.upstream):
             lines.append(f"{', '.join(cves)} ({advisory['summary']}), fixed in {advisory['fixed_in']}")
     return lines
 
 
 def _concerns(advisory: Json, upstream: str) -> bool:
-    """Tell whether a version is before the one that was mended, and its branch was not mended by itself."""
+    """Return whether a version is older than the fixed one, and its own branch has no backport of the fix."""
     return _compares(upstream, "<<", advisory["fixed_in"]) and not any(
         upstream.startswith(f"{backport.rpartition('.')[0]}.") and _compares(upstream, ">=", backport)
         for backport in advisory["backports"]
@@ -87,7 +87,7 @@ def _concerns(advisory: Json, upstream: str) -> bool:
 
 
 def _is_for(versions: Sequence[Sequence[Sequence[str]]], upstream: str) -> bool:
-    """Tell whether a version is within all limits of one of the lines of series.in."""
+    """Return whether a version satisfies all limits of one of the lines of series.in."""
     return any(all(_compares(upstream, relation, limit) for relation, limit in limits) for limits in versions)
 
 

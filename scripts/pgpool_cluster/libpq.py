@@ -1,9 +1,9 @@
-"""How libpq connects to another node: the one place that says how the server has to prove itself.
+"""Connection strings for other nodes: the one place that defines how a server must authenticate itself.
 
-`channel_binding=require` has libpq send nothing but SCRAM-SHA-256-PLUS, which the cluster's own servers alone can
-answer: no password goes to a host that asks for it in clear text, with whatever certificate. Every libpq since 13 has
-it, so `require_auth` (16) adds nothing. Once every server of the cluster has a certificate that can be checked,
-`sslmode=verify-full` comes to it, and a host without the cluster key does not even see the start of a login.
+With `channel_binding=require`, libpq uses only SCRAM-SHA-256-PLUS, which only the cluster's own servers can answer. A
+host that requests a clear-text password gets none, whatever its certificate. Every libpq since 13 supports this, so
+`require_auth` (16) adds nothing. Once every server of the cluster has a certificate that can be verified, the nodes
+also use `sslmode=verify-full`, and a host without the cluster key does not even see the start of a login.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .cluster import Cluster, Node
 
 
 def own_authority(cluster: Cluster) -> str:
-    """Return the path of cluster.yml's `ca`, which signs all servers' certificates where it is given; "" if not."""
+    """Return the path of cluster.yml's `ca`, which then signs all servers' certificates; "" if it is not given."""
     return cluster.tls.ca or "" if cluster.tls is not None else ""
 
 
 def root_certificate(cluster: Cluster, proven: str) -> str:
-    """Return the path of what servers are checked with, "" while one of them may have nothing that can be checked.
+    """Return the path of the root certificate for servers, "" while a server may lack a certificate to verify.
 
-    `proven`: what every server's certificate was checked with once (record.py).
+    `proven`: the authority with which every server's certificate has been verified once (record.py).
     """
     ca = own_authority(cluster)
     if ca:
@@ -31,14 +31,14 @@ def root_certificate(cluster: Cluster, proven: str) -> str:
 
 
 def proof() -> dict[str, str]:
-    """Return the parameters by which the server has to prove itself, as they are laid down on this node now."""
+    """Return the parameters that make the server authenticate itself, by this node's applied configuration."""
     root = paths.root_certificate()
     verified = {"sslmode": "verify-full", "sslrootcert": root} if root else {"sslmode": "require"}
     return {**verified, "channel_binding": "require"}
 
 
 def conninfo(upstream: Node, user: str, application_name: str, home: Path) -> str:
-    """Return how `user` connects to a node's PostgreSQL; the password is in `home`. No value needs quotes."""
+    """Return the conninfo of `user` for a node's PostgreSQL, without quotes; .pgpass in `home` has the password."""
     words = {
         "host": upstream.address,
         "port": str(upstream.port),

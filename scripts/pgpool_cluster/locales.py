@@ -1,4 +1,4 @@
-"""The locales that a cluster's databases need on every node, and whether they sort there as they did."""
+"""Check the locales that the cluster's databases need on every node, and whether their sort order has changed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SELECT DISTINCT d.datname FROM pg_database d JOIN pg_collation c
   ON c.collprovider = 'c' AND lower(replace(c.collcollate, '-', '')) = lower(replace(d.datcollate, '-', ''))
 WHERE d.datallowconn AND c.collversion <> pg_collation_actual_version(c.oid) ORDER BY 1
 """
-_SINCE = 15
-"""The first major that keeps a version with each database."""
+_FIRST_VERSIONED_MAJOR = 15
+"""The first major that stores a collation version for each database."""
 
 
 def missing(names: Iterable[str]) -> list[str]:
     """Return those of `names` that this machine does not have.
 
-    A program of its own is asked: one that runs goes by the locales that there were when it first looked.
+    A new process checks them, because a running one knows only the locales that existed when it first used one.
     """
     words = [sys.executable, "-I", "-c", _ASK, *dict.fromkeys(names)]
     try:
@@ -45,10 +45,10 @@ def missing(names: Iterable[str]) -> list[str]:
 
 
 def making(names: Iterable[str]) -> str:
-    """Return the commands that make locales on a Debian machine."""
+    """Return the commands that generate locales on a Debian machine."""
     lines = [f"{_written(name)} {_charset(name)}" for name in names]
-    wanted = " ".join(f"'{line}'" for line in lines)
-    return f"apt install locales; printf '%s\\n' {wanted} >>/etc/locale.gen; locale-gen"
+    quoted = " ".join(f"'{line}'" for line in lines)
+    return f"apt install locales; printf '%s\\n' {quoted} >>/etc/locale.gen; locale-gen"
 
 
 def _charset(name: str) -> str:
@@ -59,20 +59,20 @@ def _charset(name: str) -> str:
 
 
 def _written(name: str) -> str:
-    """Return a locale's name as /etc/locale.gen has it: `de_DE.UTF-8` for de_DE.utf8."""
+    """Return a locale's name in the notation of /etc/locale.gen: `de_DE.UTF-8` for de_DE.utf8."""
     base, dot, rest = name.partition(".")
     return f"{base}.{_charset(name)}{''.join(rest.partition('@')[1:])}" if dot else name
 
 
 def refused(error: str) -> str:
-    """Return the locale for want of which PostgreSQL refuses every login; "" where `error` is about something else.
+    """Return the missing locale because of which PostgreSQL refuses every login; "" if `error` has another cause.
 
-    The words are in the server's language, those of the C library are not.
+    The message is in the server's language, except for the names of the C library.
     """
     match = re.search(r'LC_(?:COLLATE|CTYPE)\W+"?([A-Za-z_]+(?:\.[\w-]+)?(?:@\w+)?)"?.*setlocale\(\)', error, re.DOTALL)
     return match[1] if match else ""
 
 
 def versions(instance: Instance) -> str:
-    """Return the SQL that lists the databases whose order of texts has changed under them."""
-    return _OF_DATABASES if instance.name.major >= _SINCE else _OF_LIBC
+    """Return the SQL that lists the databases whose collation version has changed since their indexes were built."""
+    return _OF_DATABASES if instance.name.major >= _FIRST_VERSIONED_MAJOR else _OF_LIBC

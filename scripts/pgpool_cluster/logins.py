@@ -1,4 +1,4 @@
-"""Whether the users that pgpool-II knows can log in: what is wrong with one, and the command that mends it."""
+"""Check that the users in pool_passwd can log in; each fault names the command that fixes it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SCRAM = "SCRAM-SHA-256$"
 
 
 def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield the users whose pool_passwd value pgpool-II reads a part of: an older package took longer passwords."""
+    """Yield the users whose pool_passwd value pgpool-II truncates: an older package accepted longer passwords."""
     for name in sorted(name for name, entry in entries.items() if len(entry) > LONGEST_ENTRY):
         reason = f"the password of {name} is longer than the {LONGEST_PASSWORD} characters that pgpool-II reads"
         yield Fault(reason, f"pgpoolctl user set {name}")
 
 
 def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield the users whose role on this node's server refuses a login through pgpool-II; raises OperationError."""
+    """Yield the users that this node's server would refuse to log in through pgpool-II; raises OperationError."""
     roles = {str(row[0]): row[1:] for row in act.query(here, _ROLES, sorted(entries))}
     for name in sorted(entries):
         if name not in roles:
@@ -36,7 +36,7 @@ def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
         if expired:
             yield Fault(f"the password of {name} has expired", f"ALTER ROLE \"{name}\" VALID UNTIL 'infinity'")
         if password.startswith("md5"):
-            reason = f"{name} has an md5 password in PostgreSQL, and pgpool-II logs in by SCRAM"
+            reason = f"{name} has an md5 password in PostgreSQL, but pgpool-II logs in with SCRAM"
             yield Fault(reason, f"pgpoolctl user set {name}")
         elif password != _SCRAM:
             yield Fault(f"{name} has no password in PostgreSQL", f"pgpoolctl user set {name}")

@@ -1,4 +1,4 @@
-"""What `apply` remembers of what it laid down: root's own word on what is the cluster's on this server."""
+"""The memory of `apply`: the files it has written. Only root can change it, so root can rely on it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .errors import ServerError
 
 _HASH = re.compile(r"[0-9a-f]{64}|")
 _PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[!-.0-~ ]+)+")
-"""An absolute path of printable ASCII, without steps back."""
+"""An absolute path of printable ASCII, without `.` or `..`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was laid down last: path to SHA-256, the users in pool_passwd, and the hash of cluster.yml."""
+    """What `apply` wrote last: SHA-256 by path, the users in pool_passwd, and the hash of cluster.yml."""
 
     files: dict[str, str] = field(default_factory=dict)
     users: tuple[str, ...] = ()
@@ -27,12 +27,12 @@ class Applied:
 
     @classmethod
     def load(cls) -> Applied:
-        """Read the memory; one that is not there or damaged is empty."""
+        """Read the memory; it is empty if the file is missing or damaged."""
         return cls._read(paths.MEMORY, os.getuid())
 
     @classmethod
     def claimed(cls) -> Applied:
-        """Read what a version before wrote into a folder of postgres': postgres may say there what it likes."""
+        """Read the memory of an older package in a folder of postgres, where postgres may have changed it."""
         return cls._read(paths.OLD_MEMORY, None)
 
     @classmethod
@@ -42,9 +42,9 @@ class Applied:
             if found is None:
                 return cls()
             values = json.loads(found.text)
-            said = dict(values["files"]).items()
-            known = {name: its for name, its in said if _PATH.fullmatch(name) and _HASH.fullmatch(its)}
-            return cls(known, tuple(map(str, values["users"])), str(values["cluster"]))
+            hashes = dict(values["files"]).items()
+            valid = {name: digest for name, digest in hashes if _PATH.fullmatch(name) and _HASH.fullmatch(digest)}
+            return cls(valid, tuple(map(str, values["users"])), str(values["cluster"]))
         except (ServerError, ValueError, KeyError, TypeError, RecursionError):
             return cls()
 
@@ -57,11 +57,11 @@ class Applied:
 
     @property
     def units(self) -> frozenset[str]:
-        """The PostgreSQL servers that configuration was laid down for, as systemd calls them: one, or none."""
+        """The systemd units of the PostgreSQL servers with files from `apply`: one, or none."""
         return frozenset(filter(None, map(unit_of, self.files)))
 
 
 def unit_of(path: str) -> str:
-    """Return the unit of the server that a file below /etc/postgresql belongs to; "" for another file."""
+    """Return the systemd unit of the server to which a file below /etc/postgresql belongs; "" for another file."""
     match = re.fullmatch(r"/etc/postgresql/(\d+)/([^/]+)/.*", path)
     return f"postgresql@{match[1]}-{match[2]}.service" if match else ""

@@ -1,4 +1,4 @@
-"""`decide` where every node is a primary: a node that missed a write stays out until pgpool-II has rebuilt it."""
+"""Decisions for native replication: a node that missed a write stays detached until online recovery."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .situation import Actions, Policy, Situation, in_service, latest_term, lead
 
 
 def replica(situation: Situation) -> Actions:
-    """A node of native replication: once others took writes without it, its data is old.
+    """Decide for a member in native replication; once the others have accepted writes without it, its data is stale.
 
-    pgpool-II acknowledges a write when every node in service has it, and the nodes note in a new term that a node is
-    out of service before pgpool-II goes on without it. So all nodes that ended in the same term have every acknowledged
-    write; after a crash they may differ by writes that no client was told of, and one of them is the measure. Where few
-    nodes answered no term could be told: then the node that clients wrote to stands apart, and is the measure.
+    pgpool-II acknowledges a write when every node in service has it. Before pgpool-II continues without a node, the
+    others record a new term. So all nodes that stopped in the same term have every acknowledged write. After a crash
+    they may differ by unacknowledged writes, and one node becomes the reference. Without a majority, no term can be
+    recorded; then the node to which clients wrote stands apart, and becomes the reference.
     """
     mine = situation.mine
     if mine.led < situation.service:
@@ -43,7 +43,7 @@ def replica(situation: Situation) -> Actions:
 
 
 def _together_again(situation: Situation, comrades: list[NodeFacts]) -> Actions:
-    """A node that stood apart sees most nodes again: those that its pgpool-II went on without are to be rebuilt."""
+    """Decide for a node that stood apart and sees a majority again: the nodes its pgpool-II detached are rebuilt."""
     view = situation.mine.pgpool
     without = tuple(one.node for one in comrades if view is None or view.backends.get(one.node) is not BackendState.UP)
     return (Begin(situation.name, situation.latest + 1, without),)
@@ -59,22 +59,22 @@ def _out_of_service(situation: Situation) -> Actions:
 
 
 def _ended_with_the_others(situation: Situation) -> bool:
-    """Tell whether this node was in service when all servers ended, and only came back later than the others."""
+    """Return whether this node was in service when all servers stopped, and merely started later than the others."""
     serving = in_service(situation.cluster, situation.facts)
     return any(0 < other.restart <= situation.mine.led for other in serving)
 
 
 def _return(situation: Situation, comrades: list[NodeFacts]) -> Actions:
-    """A node of native replication that is down, like `comrades` perhaps, which were in service as long as it was.
+    """Decide for a node that is down; `comrades`, which may be down as well, were in service as long as it was.
 
-    Nodes that ended in order are equal and start; a node that crashed is rebuilt from one that runs. Where all crashed,
-    the first one in cluster.yml is the measure.
+    Nodes that shut down cleanly are equal, and start. A crashed node is rebuilt from a running one. If all have
+    crashed, the first one in cluster.yml is the reference.
     """
     mine = situation.mine
     if any(other.up for other in comrades) and not mine.apart:
         apart = [other.node for other in comrades if other.up and other.apart]
         if apart:
-            return situation.wait(f"{apart[0]} begins a term first, as clients may have written to it alone")
+            return situation.wait(f"{apart[0]} begins a term first, because clients may have written to it alone")
         equal = _claim(situation, mine)[0] is _Claim.EQUAL
         return (Start(situation.name),) if equal else (GiveUpPlace(situation.name),)
     able = [other for other in comrades if other.up or other.postgresql in (Postgresql.DOWN, Postgresql.STARTING)]
@@ -92,7 +92,7 @@ def _return(situation: Situation, comrades: list[NodeFacts]) -> Actions:
 
 
 class _Claim(IntEnum):
-    """How good the data of a node is among those in service; the lower, the better."""
+    """The quality of a node's data among the nodes in service; lower is better."""
 
     APART = 0
     EQUAL = 1
@@ -100,9 +100,9 @@ class _Claim(IntEnum):
 
 
 _REASONS = {
-    _Claim.APART: "as clients may have written to it alone",
-    _Claim.EQUAL: "as it ended in order and this node did not",
-    _Claim.CRASHED: "as none ended in order",
+    _Claim.APART: "because clients may have written to it alone",
+    _Claim.EQUAL: "because it shut down cleanly and this node did not",
+    _Claim.CRASHED: "because no node shut down cleanly",
 }
 
 
@@ -116,29 +116,29 @@ def _place(situation: Situation, name: str) -> int:
 
 
 def rebuild(situation: Situation) -> Actions:
-    """Return how a node of native replication is brought in: by pgpool-II, which holds clients back meanwhile."""
+    """Return how a node is brought into service: by pgpool-II's online recovery, which holds clients back meanwhile."""
     if situation.source is None:
         return _without_source(situation)
     leading = leading_pgpools(situation.cluster, situation.facts)
     serving = [one.node for one in in_service(situation.cluster, situation.facts)]
     if not any(pgpool.backends.get(name) is BackendState.UP for pgpool in leading for name in serving):
-        return situation.wait("no pgpool-II leads that sees a node to copy from")
+        return situation.wait("no leading pgpool-II sees a node to copy from")
     return (Rebuild(situation.name),)
 
 
 def _without_source(situation: Situation) -> Actions:
-    """No node in service is in sight: one may come, or an administrator has to say which data counts."""
+    """Decide without a node in service: wait for one to come, or let an administrator choose the data that counts."""
     nodes = situation.cluster.databases
     coming = [node.name for node in nodes if not situation.facts.of(node.name).reachable]
     coming += [one.node for one in situation.others if _serves(situation, one) and not one.up]
     if coming or situation.mine.half_copied or not situation.mine.member:
         return situation.wait("no node to copy from is in sight")
-    hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data is to count, {situation.name} perhaps"
+    hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data should count, perhaps {situation.name}"
     return (Refuse(situation.name, "no node has every write", hint),)
 
 
 def start_pgpool(situation: Situation) -> Actions:
-    """Return how this node's pgpool-II starts: never past a node that may take itself for one with every write."""
+    """Return how this node's pgpool-II starts: not while another node may wrongly believe that it has every write."""
     start = (StartPgpool(situation.name),)
     if _is_served(situation):
         return start
@@ -150,11 +150,11 @@ def start_pgpool(situation: Situation) -> Actions:
 
 
 _TWO = 2
-"""Of two nodes either may go on alone."""
+"""In a cluster of two nodes, either may continue alone."""
 
 
 def _is_served(situation: Situation) -> bool:
-    """Tell whether a pgpool-II in sight sends clients to a node in service: a term has begun without the others."""
+    """Return whether a pgpool-II in sight routes clients to a node in service: a term has begun without the others."""
     serving = [one.node for one in in_service(situation.cluster, situation.facts)]
     views = [situation.facts.of(node.name).pgpool for node in situation.cluster.pgpools]
     return any(view and view.backends.get(name) is BackendState.UP for view in views for name in serving)
@@ -166,25 +166,26 @@ def _begin(situation: Situation) -> Actions:
 
 
 def beginning(cluster: Cluster, me: Node, facts: ClusterFacts) -> Actions:
-    """Return how `me`, a node in service, begins a term for a pgpool-II elsewhere that serves without other nodes."""
+    """Return how `me`, a node in service, begins a term because a pgpool-II elsewhere serves without other nodes."""
     situation = Situation(cluster, me, facts, facts.of(me.name), None, Policy())
     return _begin(situation) if situation.mine in in_service(cluster, facts) else ()
 
 
 def _away(situation: Situation) -> list[str]:
-    """Return the nodes that are not in service, but may remember that they are."""
+    """Return the nodes that are not in service but may believe that they are."""
     serving = in_service(situation.cluster, situation.facts)
-    found = [situation.facts.of(node.name) for node in situation.cluster.databases]
-    return [one.node for one in found if one not in serving and (not one.reachable or _serves(situation, one))]
+    members = [situation.facts.of(node.name) for node in situation.cluster.databases]
+    out = [member for member in members if member not in serving]
+    return [member.node for member in out if not member.reachable or _serves(situation, member)]
 
 
 def _late(situation: Situation) -> list[str]:
-    """Return the nodes whose data is good, that are not up yet, and that pgpool-II waits for at its start."""
+    """Return the nodes with good data that are not up yet and for which pgpool-II's start waits."""
     return _away(situation) if situation.policy.patient else []
 
 
 def apart(situation: Situation, pgpool: PgpoolFacts) -> Actions:
-    """Return what a node in service notes while its pgpool-II serves without nodes that could not be told."""
+    """Return StandApart for a node in service whose pgpool-II serves without nodes that could not record a term."""
     if situation.mine.apart or not goes_apart(situation.cluster, situation.me, situation.facts):
         return ()
     if pgpool.backends.get(situation.name) is not BackendState.UP:
@@ -194,16 +195,16 @@ def apart(situation: Situation, pgpool: PgpoolFacts) -> Actions:
 
 
 def goes_apart(cluster: Cluster, me: Node, facts: ClusterFacts) -> bool:
-    """Tell whether clients that write to this node, one in service, may write to it alone: few nodes answer."""
+    """Return whether clients may be writing to this node alone: it is in service, and no majority answers."""
     few = not facts.majority(cluster) and len(cluster.nodes) > _TWO
     return not cluster.mode.streams and few and facts.of(me.name) in in_service(cluster, facts)
 
 
 def beliefs(situation: Situation, pgpool: PgpoolFacts) -> Actions:
-    """Return what makes the leading pgpool-II's view of native replication and the nodes' own agree.
+    """Return the actions that make the leading pgpool-II's view agree with that of the nodes.
 
-    A node that it has given up missed what it wrote to the others. Where it sees none of those in service, as after it
-    was cut off from them, what it wrote went to none of them: then they are right.
+    A node that pgpool-II has given up has missed the writes to the others. If pgpool-II sees no node in service, for
+    example after it was cut off from them, none of them has its writes, and the nodes' own view is right.
     """
     seen = [situation.facts.of(node.name) for node in situation.cluster.databases]
     up = {name for name, state in pgpool.backends.items() if state is BackendState.UP}
@@ -219,14 +220,15 @@ def beliefs(situation: Situation, pgpool: PgpoolFacts) -> Actions:
 
 
 def _serves(situation: Situation, one: NodeFacts) -> bool:
-    """Tell whether a node, up or not, has every write, by its own account."""
+    """Return whether a node, up or not, has every write according to its own record."""
     return one.reachable and one.member and one.led >= situation.service and not one.half_copied
 
 
 def dismissal(cluster: Cluster, facts: ClusterFacts, name: str) -> Actions:
-    """Return how a node is taken out of service; never the last one, and never by the few that see few others.
+    """Return how a node is taken out of service; never the last one, and never by a minority of the nodes.
 
-    Where these were cut off, the others dismiss them: if both did, no node would be left. Of two nodes either may.
+    A minority that is cut off is itself dismissed by the others. If both sides dismissed each other, no node would be
+    left. In a cluster of two nodes, either may dismiss the other.
     """
     if not facts.majority(cluster) and len(cluster.nodes) > 2:
         return ()

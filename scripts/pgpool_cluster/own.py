@@ -1,7 +1,7 @@
-"""What a server's own configuration files say, the cluster's file left out: what it was tuned to, and goes on needing.
+"""The parameters in a server's own configuration files, without the cluster's file: its tuning, which it still needs.
 
-The last line of a parameter wins, as it does for PostgreSQL; `later` are those that stand behind the place of the
-cluster's file, and win over it. postgresql.auto.conf is not among the files: what ALTER SYSTEM sets wins by itself.
+As in PostgreSQL, the last line of a parameter wins. `later` names the parameters that are set after the include of the
+cluster's file and so override it. postgresql.auto.conf is not read, because ALTER SYSTEM overrides all files anyway.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ DROP_IN = "pgpool2-cluster.conf"
 _LINE = re.compile(r"\s*([A-Za-z_][\w.$]*)\s*(?:=\s*|\s)\s*(?:'((?:[^'\\]|''|\\.)*)'|([^\s#']+))\s*(?:#.*)?")
 _ESCAPED = re.compile(r"''|\\([0-7]{1,3}|.)")
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_MOST_DEEP = 10
-"""Files that include each other end there, in PostgreSQL as well (CONF_FILE_MAX_DEPTH)."""
+_DEEPEST_INCLUDE = 10
+"""Depth at which includes stop, as in PostgreSQL (CONF_FILE_MAX_DEPTH)."""
 _MOST_FILES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The parameters of a server's own files, by their names in lower case; `includes`: the cluster's file is read."""
+    """The parameters in a server's own files by lower-case name; `includes`: they include the cluster's file."""
 
     values: Mapping[str, str] = field(default_factory=dict)
     later: frozenset[str] = frozenset()
     includes: bool = True
 
     def number(self, name: str) -> int:
-        """Return a parameter that is a plain number; 0 where it is not set, or no number."""
+        """Return a parameter as a number; 0 if it is not set or not a plain number."""
         text = self.values.get(name, "").strip().removeprefix("+")
         if re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}", text):
             return int(text, 16)
@@ -44,7 +44,7 @@ NOTHING = Own()
 
 
 def lines(text: str) -> list[tuple[str, str]]:
-    """Return the parameters and directives of one file, in its order, as PostgreSQL's guc-file.l reads them."""
+    """Return the parameters and directives of one file, in order, as PostgreSQL's guc-file.l reads them."""
     found = []
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
@@ -63,16 +63,16 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a value as it stands between single quotes in postgresql.conf."""
+    """Return a value escaped for single quotes in postgresql.conf."""
     escaped = value.replace("\\", "\\\\").replace("'", "''")
     return escaped.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path], tuple[str, ...]]) -> Own:
-    """Return what a postgresql.conf and the files that it includes say.
+    """Return the parameters in a postgresql.conf and the files it includes.
 
-    `read` returns a file's text, None for none; `names` the entries of a folder. The cluster's file in conf.d, which
-    need not exist yet, marks its place.
+    `read` returns a file's text or None, `names` the entries of a folder. The cluster's file in conf.d is not read, and
+    need not exist yet; its position decides which parameters are `later`.
     """
     drop_in = file.parent / "conf.d" / DROP_IN
     values: dict[str, str] = {}
@@ -87,7 +87,7 @@ def gather(file: Path, read: Callable[[Path], str | None], names: Callable[[Path
             includes = True
             later.clear()
             return
-        for name, value in lines(read(path) or "") if depth < _MOST_DEEP and seen < _MOST_FILES else ():
+        for name, value in lines(read(path) or "") if depth < _DEEPEST_INCLUDE and seen < _MOST_FILES else ():
             there = path.parent / value
             if name in ("include", "include_if_exists"):
                 follow(there, depth + 1)
@@ -109,7 +109,7 @@ def _plain(path: Path) -> Path:
 
 
 def of_server(configuration: Path) -> Own:
-    """Return what the files of a server say, read as postgres; a file that cannot be read says nothing."""
+    """Return the parameters in the files of a server, read as postgres; an unreadable file counts as empty."""
 
     def read(path: Path) -> str | None:
         try:

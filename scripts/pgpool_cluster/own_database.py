@@ -1,11 +1,11 @@
-"""The database of the cluster's own roles: on every server, and theirs alone.
+"""The database of the cluster's own roles, which exists on every server and which no other role can use.
 
-Health checks and the agents log in to a database. In `postgres`, a REVOKE CONNECT, a connection limit or another name
-for it would take every node out of service at once. So the primary's agent makes a database for the roles; where every
-node is a primary, each in service makes its own. Once every server has shown that it has it, each node lays down
-configuration that goes by it, and that is remembered. A standby that is away is not waited for: it gets the database
-with all else that it misses. Servers of older packages show nothing, so a cluster goes over when the last node is
-upgraded. Where the database is dropped, it is made again in the next round.
+Health checks and agents have to log in to some database. If they used `postgres`, a REVOKE CONNECT, a connection limit
+or a rename there would take every node out of service at once. So the primary's agent creates a database for the
+roles; if every node is a primary, each node in service creates its own. Once every server has reported that it has the
+database, each node applies a configuration that uses it, and remembers that. The nodes do not wait for a standby that
+is away, because replication brings the database. Servers of older packages do not report the database, so the cluster
+changes over when the last node is upgraded. If the database is dropped, the next round creates it again.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .key import DATABASE, Role
 from .node import Here, log, sql_errors
 from .roles import create_extensions
 
-_SECONDS = 600.0
-"""For one statement: CREATE DATABASE of PostgreSQL 13 and 14 waits for a checkpoint, which may take minutes."""
+_STATEMENT_SECONDS = 600.0
+"""Time limit for a statement: CREATE DATABASE in PostgreSQL 13 and 14 waits for a checkpoint, possibly for minutes."""
 _HALF_DROPPED = (-2,)
 """datconnlimit of a database whose DROP DATABASE was interrupted: it can only be dropped again."""
 
 
 def make(here: Here) -> None:
-    """Make the database on this node's server, as far as it is not there; its rights come last. OperationError."""
+    """Create the database on this node's server unless it exists; set its rights last. Raises OperationError."""
     sql_errors(lambda: _make(here))
 
 
 def _make(here: Here) -> None:
-    with here.server.session("postgres", seconds=_SECONDS) as cursor:
-        cursor.execute(f"SET statement_timeout = '{_SECONDS:.0f}s'")
+    with here.server.session("postgres", seconds=_STATEMENT_SECONDS) as cursor:
+        cursor.execute(f"SET statement_timeout = '{_STATEMENT_SECONDS:.0f}s'")
         cursor.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", (DATABASE,))
         there = cursor.fetchone()
         if there == _HALF_DROPPED:
             cursor.execute(f"DROP DATABASE {DATABASE}")
         if there in (None, _HALF_DROPPED):
-            log(f"making the database {DATABASE}, which health checks and agents log in to")
+            log(f"creating the database {DATABASE}, which health checks and agents log in to")
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER postgres TEMPLATE template0")
         cursor.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")
     with here.server.session(DATABASE) as cursor:
@@ -52,7 +52,7 @@ def _make(here: Here) -> None:
 
 @dataclass(slots=True)
 class OwnDatabase:
-    """One node's part in it. What it keeps in memory may be lost at any time."""
+    """One node's part in creating the database; its state in memory may be lost at any time."""
 
     here: Here
     applying: Applying = field(default_factory=Applying, repr=False)
@@ -60,7 +60,7 @@ class OwnDatabase:
     _failed: ClusterError | None = None
 
     def tend(self, facts: ClusterFacts, *, writes: bool) -> None:
-        """Do the next step; called in each round of the agent. `writes`: this node's server makes it. ClusterError."""
+        """Do the next step; the agent calls this in each round. `writes`: this node creates it. Raises ClusterError."""
         here = self.here
         if writes and not facts.of(here.me.name).own_database:
             self._make()
@@ -68,17 +68,17 @@ class OwnDatabase:
             here.remember(own_database=True)
             log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
         if here.record.own_database and paths.database() != DATABASE:
-            self.applying.ask("where health checks log in")
+            self.applying.ask("the database for health checks")
 
     def _everywhere(self, facts: ClusterFacts) -> bool:
-        """Tell whether it is on every server. Standbys that are away get it with all else that they miss."""
-        found = [facts.of(node.name) for node in self.here.cluster.databases]
+        """Return whether every server has it; standbys that are away do not count, because replication brings it."""
+        nodes = [facts.of(node.name) for node in self.here.cluster.databases]
         if self.here.cluster.mode.streams:
-            found = [one for one in found if one.up and one.member]
-        return bool(found) and all(one.own_database for one in found)
+            nodes = [node for node in nodes if node.up and node.member]
+        return bool(nodes) and all(node.own_database for node in nodes)
 
     def _make(self) -> None:
-        """Make it beside everything else; raises what kept the last try from it."""
+        """Create it in a background thread; raises the error of the previous try."""
         if self._making is None or not self._making.is_alive():
             failed, self._failed = self._failed, None
             self._making = threading.Thread(target=self._work, daemon=True)

@@ -1,13 +1,12 @@
-"""The pgpool-II of this node, asked through its pcp commands.
+"""Query and control this node's pgpool-II through its pcp commands.
 
-pcp_node_info prints pgpool's own belief and what is really there side by side: columns are taken, not words. The exit
-status of pcp commands is not to be trusted (pcp_recovery_node is 0 on failure), so their text is read.
+pcp_node_info prints pgpool-II's own view and the actual state side by side, so the code reads columns by position. The
+exit status of pcp commands is unreliable (pcp_recovery_node exits with 0 on failure), so the code reads their text.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -24,32 +23,33 @@ from .cluster import PCP_PORT, Cluster, Node
 from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, WatchdogState
 from .key import PCP_USER
-from .server import HOME, run
+from .server import HOME, SOCKETS, interface_of, run
 
-SOCKETS = "/var/run/postgresql"
-_SECONDS = 5.0
+_COMMAND_SECONDS = 5.0
 _ALL_SECONDS = 1.0
-"""Without a silent host it answers within hundredths of a second."""
+"""Time limit for `pcp_node_info -a`, which answers within hundredths of a second unless a host is silent."""
 _RESTS_SECONDS = 30.0
-"""pgpool-II logs FATAL for a client that leaves before its answer, so a late question is not put again soon."""
+"""Pause after a late answer: pgpool-II logs FATAL for each client that disconnects before its answer."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
 
 class LateError(OperationError):
-    """A pcp command had not ended in time."""
+    """A pcp command has exceeded its time limit."""
 
 
-def pcp(name: str, *words: str, seconds: float = _SECONDS) -> str:
-    """Run a pcp command of this machine's pgpool-II and return what it prints.
+def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
+    """Run a pcp command for this machine's pgpool-II and return its output.
 
-    Raises LateError where that takes more than `seconds`, and OperationError for what fails at once.
+    Raises LateError after `seconds`, and OperationError if the command fails.
     """
     command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
     environment = {**os.environ, "PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
     hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
+    nothing = subprocess.DEVNULL
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False,
-                                stdin=subprocess.DEVNULL)  # fmt: skip
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, env=environment, check=False, stdin=nothing
+        )
     except subprocess.TimeoutExpired as error:
         raise LateError(f"{name}: {error}", hint=hint) from error
     except (OSError, subprocess.SubprocessError) as error:
@@ -62,7 +62,7 @@ def pcp(name: str, *words: str, seconds: float = _SECONDS) -> str:
 
 
 def look(cluster: Cluster) -> PgpoolFacts | None:
-    """Return what this node's pgpool-II believes; None where none runs, or it does not serve clients and pcp yet."""
+    """Return the view of this node's pgpool-II; None if it is not running, or does not serve clients and pcp yet."""
     if not listens(port(cluster)):
         return None
     try:
@@ -75,7 +75,7 @@ def look(cluster: Cluster) -> PgpoolFacts | None:
 
 
 def of_another_key(key: str) -> bool:
-    """Tell whether the pgpool-II that runs was started with another cluster key than the one with this fingerprint."""
+    """Return whether the running pgpool-II was started with a cluster key other than the one with this fingerprint."""
     try:
         own = paths.KEY_OF_PGPOOL.read_text(encoding="ascii").strip()
     except OSError:
@@ -89,12 +89,12 @@ def port(cluster: Cluster) -> int:
 
 
 def listens(number: int, *, anybody: bool = False) -> bool:
-    """Tell whether a program of this user (postgres, as pgpool-II is), or of anybody, listens on a TCP port."""
-    wanted, own = f":{number:04X}", str(os.getuid())
+    """Return whether a program listens on a TCP port: one of this user (postgres, like pgpool-II), or of any user."""
+    suffix, own = f":{number:04X}", str(os.getuid())
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
             rows = [line.split() for line in Path(table).read_text(encoding="ascii").splitlines()[1:]]
-            if any(row[1].endswith(wanted) and row[3] == "0A" and (anybody or row[7] == own) for row in rows):
+            if any(row[1].endswith(suffix) and row[3] == "0A" and (anybody or row[7] == own) for row in rows):
                 return True
     return False
 
@@ -104,13 +104,13 @@ STATUS = paths.STATE / "pgpool_status"
 
 
 def write_status(cluster: Cluster, up: Collection[str]) -> None:
-    """Tell the pgpool-II that starts next which database nodes are up (pgpool_status: a word a line, by id)."""
+    """Write pgpool_status, one word per line by id, which tells pgpool-II at its next start which nodes are up."""
     words = ["up" if node.name in up else "down" for node in cluster.databases]
     files.write(STATUS, "".join(f"{word}\n" for word in words).encode(), 0o644)
 
 
 def leads(cluster: Cluster) -> bool:
-    """Tell whether the pgpool-II of this node leads, or is the only one; asks no other node."""
+    """Return whether this node's pgpool-II leads, or is the only one; contacts no other node."""
     if len(cluster.pgpools) == 1:
         return True
     try:
@@ -142,7 +142,7 @@ class Standing:
 
 
 def standing(cluster: Cluster) -> Standing:
-    """Ask this node's pgpool-II now; OTHER where it does not answer."""
+    """Query this node's pgpool-II now; its state is OTHER if it does not answer."""
     serves = listens(port(cluster))
     try:
         state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=2))
@@ -152,29 +152,29 @@ def standing(cluster: Cluster) -> Standing:
 
 
 def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
-    """Return the state and the role of every database node in pgpool-II's eyes; raises OperationError.
+    """Return the state and the role of every database node in pgpool-II's view; raises OperationError.
 
-    pgpool-II connects to a node that it believes to be up before it answers, and waits for connect_timeout (3 s) where
-    the host is silent. `pcp_node_info -a` adds these times up. Where it was late, each node is asked about by itself,
-    all at once.
+    Before pgpool-II answers, it connects to each node that it believes to be up, and waits up to connect_timeout (3 s)
+    for a silent host. `pcp_node_info -a` does that one node after the other. If it is late, this function queries all
+    nodes separately and in parallel.
     """
     nodes = cluster.databases
-    lines = _all.asked()
+    lines = _all.query()
     if lines is None:
-        with ThreadPoolExecutor(len(nodes)) as asking:
-            lines = list(asking.map(lambda node: _info(cluster, node), nodes))
-    found = zip(nodes, map(_belief, lines), strict=False)
-    return {node.name: belief for node, belief in found if belief is not None}
+        with ThreadPoolExecutor(len(nodes)) as workers:
+            lines = list(workers.map(lambda node: _info(cluster, node), nodes))
+    pairs = zip(nodes, map(_belief, lines), strict=False)
+    return {node.name: belief for node, belief in pairs if belief is not None}
 
 
 @dataclass(slots=True)
 class _All:
-    """The one question about all nodes, which rests for a while after an answer that was late."""
+    """The query for all nodes at once, which pauses after a late answer."""
 
     _rests_until: float = -math.inf
 
-    def asked(self) -> list[str] | None:
-        """Return a line a node; None where the answer is late, or was not long ago; raises OperationError."""
+    def query(self) -> list[str] | None:
+        """Return one line per node; None if the answer is late or was late recently; raises OperationError."""
         if time.monotonic() < self._rests_until:
             return None
         try:
@@ -194,16 +194,16 @@ def _info(cluster: Cluster, node: Node) -> str:
 def _belief(line: str) -> tuple[BackendState, str] | None:
     """Read a line of pcp_node_info: hostname port status weight status-name actual-status role actual-role, and more.
 
-    None for a line that is shorter.
+    Returns None for a shorter line.
     """
     words = line.split()
     return (_BELIEFS.get(words[4], BackendState.UNUSED), words[6]) if len(words) > 6 else None
 
 
 def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
-    """Read pcp_watchdog_info -v, labels with values: the state of the node that is asked, which comes first.
+    """Read the labels and values of pcp_watchdog_info -v.
 
-    And whether there is a quorum, and the addresses of all standbys.
+    Returns the state of the queried node, which comes first, whether there is a quorum, and the standbys' addresses.
     """
     values: dict[str, str] = {}
     standbys, address = set(), ""
@@ -220,9 +220,9 @@ def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
 
 
 def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
-    """Tell pgpool-II that a database node is up, and `wait` until it believes so; raises OperationError."""
+    """Attach a database node, and with `wait`, wait until pgpool-II shows it as up; raises OperationError."""
     pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + _COMMAND_SECONDS
     while wait and (_belief(_info(cluster, node)) or ("",))[0] is not BackendState.UP:
         if time.monotonic() > deadline:
             raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
@@ -230,23 +230,23 @@ def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
 
 
 DOWN_ALREADY = "is not valid for failover"
-"""What `detach` fails with where pgpool-II has given the node up (4.3 to 4.7)."""
+"""Part of the error of `detach` if pgpool-II has already given the node up (4.3 to 4.7)."""
 
 
 def detach(cluster: Cluster, node: Node) -> None:
-    """Tell pgpool-II that a database node is down; raises OperationError."""
+    """Detach a database node; raises OperationError."""
     pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=10)
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
-    """Tell this node's watchdog what became of another, before its lifecheck does (wd_cli(8)); raises ServerError."""
+    """Report another node to this node's watchdog as alive or dead, ahead of its lifecheck (wd_cli(8)).
+
+    Raises ServerError.
+    """
     words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
     run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
 
 
 def has_address(interface: plain.Interface | None) -> bool:
-    """Tell whether this machine has the cluster's virtual address now."""
-    if interface is None:
-        return False
-    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
-    return any(entry.get("local") == str(interface.ip) for link in listed for entry in link.get("addr_info", []))
+    """Return whether this machine has the cluster's virtual address now; raises ServerError."""
+    return interface is not None and interface_of(str(interface.ip)) != ""

@@ -1,4 +1,4 @@
-"""The PostgreSQL server of a node: what it is, asked of itself or, where it is down, of its data directory."""
+"""Collect facts about a node's PostgreSQL server, from the server or, if it is down, from its data directory."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ from .connection import Connection, Unanswered, connect
 from .errors import OperationError, ServerError
 from .facts import Lsn, NodeFacts, Postgresql, Switch
 from .key import DATABASE, Role
-from .server import HOME, Instance, as_postgres, run
+from .server import HOME, SOCKETS, Instance, as_postgres, run
 
-SOCKETS = "/var/run/postgresql"
-_STARTING = 2.0
-"""Seconds after which systemd has begun what it was asked for."""
-_SECONDS = 15.0
-"""Longer than statement_timeout, which ends a statement that takes long on a server that works."""
+_UNIT_START_SECONDS = 2.0
+"""Time after which systemd has started a requested job."""
+_STATEMENT_SECONDS = 15.0
+"""Time limit for a statement; longer than statement_timeout, which a working server enforces itself."""
 _LOOK_SECONDS = 1.5
-"""So that an answer about a server that hangs reaches other nodes before they take this one for unreachable."""
+"""Time limit for collecting facts; short, so that other nodes hear of a hanging server before they drop this node."""
 HANGING_SECONDS = 20.0
-"""How long a server that does not answer may just be slow."""
-_SHUT = 15.0
-"""Seconds for which a server that has just been started may refuse every login."""
-_SHUTDOWN_CHECKPOINT = 114
-"""Bytes, PostgreSQL 13 to 18."""
+"""How long a server that does not answer counts as slow rather than hanging."""
+_REFUSAL_SECONDS = 15.0
+"""How long a server may refuse every login after its start."""
+_SHUTDOWN_CHECKPOINT_BYTES = 114
+"""Length of the record, PostgreSQL 13 to 18."""
 _OPTIONS = (
     "-c statement_timeout=10s -c synchronous_commit=local -c lock_timeout=5s"
     " -c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic"
 )
-"""Waits for no standby, holds nobody up, and never writes a verifier to a log."""
+"""These sessions wait for no standby, hold no lock for long, and never write a verifier to a log."""
 
 _LOOK = f"""
 SELECT pg_is_in_recovery(),
@@ -64,23 +63,23 @@ SELECT pg_is_in_recovery(),
        current_setting('synchronous_standby_names'),
        EXISTS (SELECT FROM pg_database d, pg_roles r WHERE d.datname = '{DATABASE}' AND r.rolname = '{Role.CHECK}'
                AND d.datallowconn AND d.datconnlimit = -1 AND has_database_privilege(r.oid, d.oid, 'CONNECT')),
-"""  # noqa: S608 - names of the cluster's own
+"""  # noqa: S608 - the names are constants of this package
 _WRITABLE_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 
 
 @dataclass(slots=True)
 class _Kept:
-    """One connection as the postgres role over the server's socket, kept, and made again when it broke."""
+    """A persistent connection as the role postgres over the server's socket, reopened when it breaks."""
 
     port: int
     _connection: Connection | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def query(self, sql: str, values: Sequence[object], seconds: float) -> list[tuple[Any, ...]]:
-        """Run one statement; raises psycopg2.Error, Unanswered where it has no answer after `seconds` in all."""
+        """Run one statement; raises psycopg2.Error, and Unanswered after `seconds` in total."""
         until = time.monotonic() + seconds
         if not self._lock.acquire(timeout=seconds):
-            raise Unanswered(f"another statement has taken more than {seconds:g} s")
+            raise Unanswered(f"another statement took more than {seconds:g} s")
         try:
             fresh = self._connection is None
             try:
@@ -113,13 +112,19 @@ class _Kept:
 
 def _connect(port: int, database: str, *, seconds: float, until: float = math.inf) -> Connection:
     return connect(
-        host=SOCKETS, port=port, user="postgres", dbname=database, application_name="pgpoolctl", options=_OPTIONS,
-        seconds=seconds, until=until,
-    )  # fmt: skip
+        host=SOCKETS,
+        port=port,
+        user="postgres",
+        dbname=database,
+        application_name="pgpoolctl",
+        options=_OPTIONS,
+        seconds=seconds,
+        until=until,
+    )
 
 
 def _connect_home(port: int, *, seconds: float, until: float = math.inf) -> Connection:
-    """Connect to the database postgres; to the one of the cluster's own where that is gone or has another name."""
+    """Connect to the database postgres, or to the cluster's own if an administrator has dropped or renamed that."""
     try:
         return _connect(port, "postgres", seconds=seconds, until=until)
     except Unanswered:
@@ -135,39 +140,42 @@ def _connect_home(port: int, *, seconds: float, until: float = math.inf) -> Conn
 
 @dataclass(slots=True)
 class Database:
-    """The server of a node. Looks have a connection of their own, so that none waits for a statement that takes long.
+    """The server of a node.
 
-    Whatever the server does, nothing here waits for it without an end.
+    A separate connection collects facts, so that these never wait for a long statement. Every wait has a deadline,
+    whatever the server does.
     """
 
     instance: Instance
     _statements: _Kept = field(init=False, repr=False)
     _looks: _Kept = field(init=False, repr=False)
     _last: NodeFacts | None = field(default=None, repr=False)
-    """What it was when it last answered a look; None if it was down since."""
+    """The facts from its last answer; None if it has been down since."""
     _silent_since: float = 0.0
-    """When it first gave no answer to a look, by the monotonic clock; 0 while it gives them."""
+    """When it stopped answering, by the monotonic clock; 0 while it answers."""
     refused: str = ""
-    """Why it, which runs, let the last look not log in, in its own words; "" once one has, or it does not run."""
+    """The server's own reason for refusing the last login; "" if it accepted the login, or is not running."""
     _refused_since: float = 0.0
     _watch: replay.Watch = field(default_factory=replay.Watch, repr=False)
 
     def __post_init__(self) -> None:
         self._statements, self._looks = _Kept(self.instance.port), _Kept(self.instance.port)
 
-    def query(self, sql: str, values: Sequence[object] = (), *, seconds: float = _SECONDS) -> list[tuple[Any, ...]]:
-        """Run one statement with autocommit and return its rows; raises psycopg2.Error, also after `seconds`."""
+    def query(
+        self, sql: str, values: Sequence[object] = (), *, seconds: float = _STATEMENT_SECONDS
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement with autocommit and return its rows; raises psycopg2.Error, if need be after `seconds`."""
         return self._statements.query(sql, values, seconds)
 
-    def connect(self, database: str, *, seconds: float = _SECONDS) -> Any:  # noqa: ANN401 - psycopg2 has no types
-        """Open another connection, with autocommit; what it writes waits for no standby. `seconds`: for a statement."""
+    def connect(self, database: str, *, seconds: float = _STATEMENT_SECONDS) -> Any:  # noqa: ANN401 - psycopg2 has no types
+        """Open another connection with autocommit, whose commits wait for no standby; `seconds` limits a statement."""
         if database == "postgres":
             return _connect_home(self.instance.port, seconds=seconds)
         return _connect(self.instance.port, database, seconds=seconds)
 
     @contextlib.contextmanager
-    def session(self, database: str, *, seconds: float = _SECONDS) -> Iterator[Any]:
-        """A cursor in another database, for as long as it is needed; `seconds` bound each statement."""
+    def session(self, database: str, *, seconds: float = _STATEMENT_SECONDS) -> Iterator[Any]:
+        """Yield a cursor in another database, and close the connection afterwards; a statement may take `seconds`."""
         connection = self.connect(database, seconds=seconds)
         try:
             with connection.cursor() as cursor:
@@ -176,14 +184,14 @@ class Database:
             connection.close()
 
     def close(self) -> None:
-        """Give the connections up; the next query opens one."""
+        """Close the connections; the next query opens a new one."""
         self._statements.close()
         self._looks.close()
 
     def look(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None = None) -> NodeFacts:
-        """Return `facts` with what this server is, never raising for a server that is down.
+        """Return `facts` completed with those of this server; a server that is down raises no error.
 
-        `standby_names`: what synchronous_standby_names is to be; None where that is nobody's business here.
+        `standby_names`: the intended value of synchronous_standby_names, None if the cluster does not set it.
         """
         if not (self.instance.data / "PG_VERSION").exists():
             self._looks.close()
@@ -207,15 +215,15 @@ class Database:
 
     @property
     def shut(self) -> str:
-        """Why it has refused every login for longer than a start takes; "" where that is not so."""
-        long = bool(self.refused) and time.monotonic() - self._refused_since > _SHUT
+        """Why it has refused every login for longer than a start takes; "" if it has not."""
+        long = bool(self.refused) and time.monotonic() - self._refused_since > _REFUSAL_SECONDS
         lines = [line.strip() for line in self.refused.splitlines() if line.strip()]
         return "; ".join(lines[:2]) if long else ""
 
     def _unanswered(self, facts: NodeFacts) -> NodeFacts:
-        """Return `facts` of a server that hangs: not dead, since it may go on and take writes, and of no use.
+        """Return `facts` for a server that hangs: useless, but not dead, since it may resume and take writes.
 
-        Its place in the history is that of the last look: its files are perhaps what hangs.
+        Its timeline is that of its last answer, because its file system may be the cause of the hang.
         """
         now = time.monotonic()
         self._silent_since = self._silent_since or now
@@ -231,7 +239,7 @@ class Database:
         until = time.monotonic() + _LOOK_SECONDS
         try:
             (row,) = self._looks.query(self._question, (), _LOOK_SECONDS)
-        except psycopg2.errors.ObjectNotInPrerequisiteState:  # its recovery has ended in this moment
+        except psycopg2.errors.ObjectNotInPrerequisiteState:  # its recovery has just ended
             (row,) = self._looks.query(self._question, (), until - time.monotonic())
         in_recovery, system, timeline, position, replayed, conninfo, streaming, slots, databases, tables, *rest = row
         names, own_database, *rest = rest
@@ -264,7 +272,7 @@ class Database:
         return _LOOK + replay.columns(self.instance.name.major)
 
     def _moving_on(self, facts: NodeFacts, seen: replay.Seen, *, in_recovery: bool) -> NodeFacts:
-        """Return `facts`, which have its positions, with whether it moves and the settings that matter for that."""
+        """Return `facts`, which have its positions, completed with its progress and the settings that affect that."""
         facts = replace(facts, settings={name: seen.settings[name] for name in matching.CONTROL})
         if not in_recovery:
             self._watch = replay.Watch()
@@ -278,7 +286,7 @@ class Database:
         return replace(facts, stalled=replay.too_low(facts) or facts.stalled)
 
     def _moving(self) -> bool:
-        """Tell whether systemd is just starting or stopping it."""
+        """Return whether systemd is starting or stopping the server."""
         try:
             return units.state(self.instance.unit).moving
         except ServerError:
@@ -318,7 +326,7 @@ class Database:
 
 
 def control_data(instance: Instance) -> dict[str, str]:
-    """Return what pg_controldata prints, label to value; {} where there is no control file that it can read."""
+    """Return the labels and values of pg_controldata; {} if it cannot read the control file."""
     words = [instance.program("pg_controldata"), "-D", str(instance.data)]
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, env={"LC_ALL": "C"})
@@ -329,21 +337,21 @@ def control_data(instance: Instance) -> dict[str, str]:
 
 
 def configured(instance: Instance, *, without_alter_system: bool = False) -> dict[str, int]:
-    """Return the values that the server would start with, of the parameters that a standby must match (matching.py).
+    """Return the values with which the server would start, for the parameters that a standby must match (matching.py).
 
-    `without_alter_system`: postgresql.auto.conf left out, which a copy brings along. {} where its files have faults.
+    `without_alter_system`: ignore postgresql.auto.conf, which a copy replaces. Returns {} if the files have errors.
     """
-    found = {}
+    values = {}
     for name in matching.CONTROL:
         value = setting(instance, name, without_alter_system=without_alter_system)
         if not value.isdigit():
             return {}
-        found[name] = int(value)
-    return found
+        values[name] = int(value)
+    return values
 
 
 def setting(instance: Instance, name: str, *, without_alter_system: bool = False) -> str:
-    """Return the value of a parameter that the server would start with; "" where its files have faults."""
+    """Return the value of a parameter with which the server would start; "" if its files have errors."""
     words = [instance.program("postgres"), "-D", str(instance.configuration)]
     words += ["-c", "data_directory=/nonexistent"] if without_alter_system else []
     try:
@@ -354,36 +362,48 @@ def setting(instance: Instance, name: str, *, without_alter_system: bool = False
 
 
 def fault(instance: Instance) -> str:
-    """Return what PostgreSQL says against its configuration files; "" if it would start with them, or says nothing."""
+    """Return PostgreSQL's first error in its configuration files; "" if it would start with them, or prints none."""
     words = [*as_postgres(), instance.program("postgres"), "-D", str(instance.configuration), "-C", "wal_level"]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"},
-                                stdin=subprocess.DEVNULL, start_new_session=True, errors="replace")  # fmt: skip
+        answer = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            errors="replace",
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
-    said = re.findall(r"(?:LOG|FATAL):\s+(.+)", answer.stderr)
-    return str(said[0]) if answer.returncode != 0 and said else ""
+    errors = re.findall(r"(?:LOG|FATAL):\s+(.+)", answer.stderr)
+    return str(errors[0]) if answer.returncode != 0 and errors else ""
 
 
 def _record_length(instance: Instance, timeline: int, start: Lsn) -> int:
-    """Return the length of the record at `start`; that of a shutdown checkpoint where pg_waldump cannot tell."""
+    """Return the length of the record at `start`; the length of a shutdown checkpoint if pg_waldump fails."""
     words = [
-        instance.program("pg_waldump"), "--path", str(instance.data / "pg_wal"), "--timeline", str(timeline),
-        "--start", str(start), "--limit", "1",
-    ]  # fmt: skip
+        instance.program("pg_waldump"),
+        f"--path={instance.data / 'pg_wal'}",
+        f"--timeline={timeline}",
+        f"--start={start}",
+        "--limit=1",
+    ]
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
     except (OSError, subprocess.SubprocessError):
-        return _SHUTDOWN_CHECKPOINT
+        return _SHUTDOWN_CHECKPOINT_BYTES
     match = re.search(r"len \(rec/tot\):\s*\d+/\s*(\d+)", answer.stdout)
-    return int(match[1]) if match else _SHUTDOWN_CHECKPOINT
+    return int(match[1]) if match else _SHUTDOWN_CHECKPOINT_BYTES
 
 
 def received_timeline(data: Path) -> int:
-    """Return the latest timeline of which a standby has any WAL, from the names of its segments; 0 where it has none.
+    """Return the latest timeline of which a standby has WAL, from the names of its segments; 0 if it has none.
 
-    The server tells it (pg_stat_wal_receiver) while it receives, and in its control file after the next restartpoint,
-    minutes later: not where the primary is lost soon after it was promoted.
+    The server reports this timeline only while it receives (pg_stat_wal_receiver), and in its control file only after
+    the next restartpoint, minutes later. Neither helps if a primary is lost soon after its promotion.
     """
     with os.scandir(data / "pg_wal") as entries:
         names = [entry.name for entry in entries]
@@ -396,8 +416,8 @@ def history(data: Path, timeline: int) -> tuple[Switch, ...]:
         text = (data / "pg_wal" / f"{timeline:08X}.history").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    found = re.findall(r"^(\d+)\t([0-9A-F]+/[0-9A-F]+)", text, re.MULTILINE)
-    return tuple(Switch(int(number), Lsn.parse(lsn)) for number, lsn in found)
+    switches = re.findall(r"^(\d+)\t([0-9A-F]+/[0-9A-F]+)", text, re.MULTILINE)
+    return tuple(Switch(int(number), Lsn.parse(lsn)) for number, lsn in switches)
 
 
 def conninfo(cluster: Cluster, node: str, primary: str) -> str:
@@ -414,7 +434,7 @@ def _followed(text: str, cluster: Cluster) -> str | None:
 
 
 def _starts_by_itself(instance: Instance) -> bool:
-    """Tell whether start.conf lets the server start at boot (pg_createcluster(1))."""
+    """Return whether start.conf lets the server start at boot (pg_createcluster(1))."""
     try:
         lines = (instance.configuration / "start.conf").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -433,12 +453,12 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
             database.query("SELECT 1")
         except psycopg2.Error as error:
             passed = time.monotonic() - began
-            if passed > seconds or (passed > _STARTING and _given_up(database.instance)):
+            if passed > seconds or (passed > _UNIT_START_SECONDS and _given_up(database.instance)):
                 wrong = fault(database.instance)
                 reason = wrong or server_log.last_words(database.instance) or error
                 raise OperationError(
                     f"PostgreSQL {database.instance.name} does not start: {reason}",
-                    hint="mend that line; it is started again then" if wrong else _start_hint(database.instance),
+                    hint="correct that line; then it is started again" if wrong else _start_hint(database.instance),
                 ) from error
             time.sleep(0.1)
         else:
@@ -446,22 +466,22 @@ def start(database: Database, *, seconds: float = 60.0) -> None:
 
 
 def _start_hint(instance: Instance) -> str:
-    """Return what lets a server start: a standby has to have as much of some parameters as its primary had."""
+    """Return a hint for a server that does not start; a standby may have lower parameters than its primary had."""
     low = matching.lower(configured(instance), matching.needed(control_data(instance)))
     if low and (instance.data / "standby.signal").exists():
         return matching.raising("this node", {name: least for name, (_, least) in low.items()})
-    return f"journalctl -u {instance.unit} and its log (pg_lsclusters names it) have the rest"
+    return f"journalctl -u {instance.unit} and its log (pg_lsclusters names it) show more"
 
 
 def stop(database: Database) -> None:
-    """Stop this node's server, also one that was started behind systemd's back; raises OperationError."""
+    """Stop this node's server, even if it was not started by systemd; raises OperationError."""
     instance = database.instance
     paths.STOPPED.touch()
     database.close()
     units.control("stop", instance.unit)
     if (instance.data / "postmaster.pid").exists() and not units.state(instance.unit).moving:
         words = ["pg_ctlcluster", "--skip-systemctl-redirect", "--mode", "fast", str(instance.name.major)]
-        with contextlib.suppress(ServerError):  # a stale file of a server that crashed
+        with contextlib.suppress(ServerError):  # the file may be a leftover of a crash
             run([*words, instance.name.name, "stop"], seconds=120)
 
 

@@ -1,11 +1,11 @@
-"""When the other servers are asked for a certificate that can be checked, and when a new authority takes over.
+"""Decide when this node requires verified certificates from other servers, and when a new authority takes over.
 
-A server of an older package shows the machine's own certificate, which no other node can check. So this node makes a
-TLS connection to every database node, and only once each has shown a good certificate does it insist on one: libpq by
-`verify-full`, pgpool-II by its folder of authorities. That is remembered, and never goes back.
+A server of an older package presents the machine's own certificate, which no other node can verify. So this node opens
+a TLS connection to every database node. Once each has presented a valid certificate, this node requires one: libpq by
+`verify-full`, pgpool-II by its folder of authorities. It records that decision and never reverts it.
 
-A new cluster key comes with a new authority. Until most nodes have that key, each shows the certificate of the old one;
-the old one is trusted until every database node has shown a certificate of the new one.
+A new cluster key brings a new authority. Until most nodes have that key, each node presents its old certificate. The
+old authority stays trusted until every database node has presented a certificate of the new one.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .facts import ClusterFacts
 from .libpq import own_authority, root_certificate
 from .node import Here, log
 
-_SECONDS = 1.0
-"""How long a server may take for a handshake."""
-_BETWEEN = 5.0
-"""Seconds between two rounds of handshakes."""
+_HANDSHAKE_SECONDS = 1.0
+"""Time limit for a TLS handshake."""
+_ROUND_PAUSE_SECONDS = 5.0
+"""Pause between two rounds of handshakes."""
 _SSL_REQUEST = struct.pack(">II", 8, 80877103)
 
 
 def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> str:
-    """Return why a server's certificate is not what it is to be, "" if it is.
+    """Return why a server's certificate is invalid, "" if it is valid.
 
-    `file` or `pem` has the authorities that may sign it.
+    `file` or `pem` contains the authorities that may have signed it.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cafile=file, cadata=pem)
-        with socket.create_connection((node.address, node.port), timeout=_SECONDS) as plain:
+        with socket.create_connection((node.address, node.port), timeout=_HANDSHAKE_SECONDS) as plain:
             plain.sendall(_SSL_REQUEST)
             if plain.recv(1) != b"S":
-                return "it speaks no TLS"
+                return "it does not support TLS"
             context.wrap_socket(plain, server_hostname=node.address).close()
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not the cluster's: {error.verify_message}"
@@ -53,30 +53,30 @@ def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> s
 
 
 def refused_here(cluster: Cluster, node: Node) -> str:
-    """Return why a server has not proved itself to this node, as it will have to; "" if it has."""
+    """Return why a server's certificate does not satisfy this node; "" if it does."""
     ca = own_authority(cluster)
     return refused(node, file=ca) if ca else refused(node, pem=Laid.here().first)
 
 
-_WHAT = "what servers prove themselves with"
+_WHAT = "the verification of servers"
 
 
 @dataclass(slots=True)
 class Proof:
-    """One node's part in it. What it keeps in memory alone may be lost at any time."""
+    """One node's part in the verification; its state in memory may be lost at any time."""
 
     here: Here
     applying: Applying = field(default_factory=Applying, repr=False)
-    _shown: set[str] = field(default_factory=set)
-    """The nodes that have shown a good certificate."""
-    _with: str = ""
-    """What it was checked with."""
-    _from: float = float("-inf")
+    _verified: set[str] = field(default_factory=set)
+    """The nodes that have presented a valid certificate."""
+    _root: str = ""
+    """The authority with which these were verified."""
+    _next_round: float = float("-inf")
     _conninfo: str = ""
-    """What primary_conninfo is known to be."""
+    """The last known value of primary_conninfo."""
 
     def tend(self, facts: ClusterFacts) -> None:
-        """Do the next step; called in each round of the agent. Raises ClusterError."""
+        """Do the next step; the agent calls this in each round. Raises ClusterError."""
         laid = Laid.here()
         if not laid.authorities:
             return
@@ -86,7 +86,7 @@ class Proof:
         self._renew(facts)
 
     def _certify(self, facts: ClusterFacts) -> None:
-        """Note that most nodes have this node's key: from then on it shows a certificate of that key's authority."""
+        """Record that most nodes have this node's key; from then on its certificate is from that key's authority."""
         here, key = self.here, facts.of(self.here.me.name).key
         if key and here.record.certified != key and facts.same_key(here.cluster, key):
             here.remember(certified=key)
@@ -94,23 +94,23 @@ class Proof:
     def _prove(self, facts: ClusterFacts, laid: Laid) -> None:
         here = self.here
         root = own_authority(here.cluster) or facts.of(here.me.name).key
-        if root in ("", here.record.proven) or time.monotonic() < self._from:
+        if root in ("", here.record.proven) or time.monotonic() < self._next_round:
             return
-        if self._with != root:
-            self._shown, self._with = set(), root
-        self._from = time.monotonic() + _BETWEEN
+        if self._root != root:
+            self._verified, self._root = set(), root
+        self._next_round = time.monotonic() + _ROUND_PAUSE_SECONDS
         for node in here.cluster.databases:
-            if node.name not in self._shown and facts.of(node.name).up:
+            if node.name not in self._verified and facts.of(node.name).up:
                 if not refused_here(here.cluster, node):
-                    self._shown.add(node.name)
+                    self._verified.add(node.name)
                 elif node == here.me and not own_authority(here.cluster) and laid.of_first:
-                    act.query(here, "SELECT pg_reload_conf()")  # it shows the certificate of before
-        if self._shown >= {node.name for node in here.cluster.databases}:
+                    act.query(here, "SELECT pg_reload_conf()")  # the server still presents its old certificate
+        if self._verified >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
-            log("every server has proved itself by its certificate: from now on each has to")
+            log("every server has presented a valid certificate: from now on each has to")
 
     def _lay(self, laid: Laid) -> None:
-        """Have configuration applied where it lags behind what is remembered."""
+        """Request an `apply` if the configuration is behind the record."""
         if self._is_laid(laid):
             self.applying.done(_WHAT)
         else:
@@ -125,15 +125,15 @@ class Proof:
         return here.record.certified != key or Service.POSTGRESQL not in here.me.runs or laid.of_first
 
     def _renew(self, facts: ClusterFacts) -> None:
-        """Have a standby receive in the way that is laid down now: an older package said less, or less was known."""
+        """Update a standby's primary_conninfo if an older package, or an earlier state of this node, has set it."""
         here, mine = self.here, facts.of(self.here.me.name)
         if not here.cluster.mode.streams or not mine.standby or mine.follows is None or not facts.of(mine.follows).up:
             return
-        wanted = pg.conninfo(here.cluster, mine.node, mine.follows)
-        if wanted == self._conninfo:
+        conninfo = pg.conninfo(here.cluster, mine.node, mine.follows)
+        if conninfo == self._conninfo:
             return
-        (found,) = act.query(here, "SELECT current_setting('primary_conninfo')")[0]
-        if found != wanted:
-            act.query(here, f"ALTER SYSTEM SET primary_conninfo = '{wanted}'")
+        (current,) = act.query(here, "SELECT current_setting('primary_conninfo')")[0]
+        if current != conninfo:
+            act.query(here, f"ALTER SYSTEM SET primary_conninfo = '{conninfo}'")
             act.query(here, "SELECT pg_reload_conf()")
-        self._conninfo = wanted
+        self._conninfo = conninfo

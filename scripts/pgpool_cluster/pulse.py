@@ -1,7 +1,8 @@
-"""Word to systemd's watchdog (WatchdogSec= of the unit) that the agent lives.
+"""Feed systemd's watchdog (WatchdogSec= of the unit) while the agent makes progress.
 
-It lives while its loop goes round, or while what holds the loop makes progress: a copy holds it for hours. Else the
-loop is stuck, though other threads may answer: then nothing is said any more, and systemd starts the agent anew.
+The agent makes progress while its loop runs, or while a long operation in the loop does: a copy can take hours.
+Otherwise the loop is stuck, even if other threads still answer. Then this module stops feeding the watchdog, and
+systemd restarts the agent.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from collections.abc import Iterator
 from .channel import notify
 
 ROUND_SECONDS = 900.0
-"""More than a round of the loop can take: all that it waits for has an end."""
+"""Longer than one round of the loop can take, since all its waits have deadlines."""
 PROGRESS_SECONDS = 1800.0
-"""How long a copy may be without a sign of progress: a checkpoint of its source, an old data directory's removal."""
+"""How long a copy may show no progress, as during a checkpoint of its source or the deletion of the old data."""
 _good_until = [0.0]
 
 
 def beat(seconds: float = ROUND_SECONDS) -> None:
-    """Say that the loop, or what holds it, has come here, and will come to the next `beat` within `seconds`."""
+    """Report progress, and promise the next `beat` within `seconds`."""
     _good_until[0] = time.monotonic() + seconds
 
 
 @contextlib.contextmanager
 def feeding() -> Iterator[None]:
-    """Feed the watchdog for as long as the block runs and beats come; nothing happens where systemd wants none."""
-    wanted = os.environ.get("WATCHDOG_USEC", "")
+    """Feed the watchdog while the block runs and beats arrive in time; does nothing without WatchdogSec=."""
+    interval = os.environ.get("WATCHDOG_USEC", "")
     over = threading.Event()
     beat()
 
     def feed() -> None:
-        while not over.wait(int(wanted) / 4e6):
+        while not over.wait(int(interval) / 4e6):
             if time.monotonic() < _good_until[0]:
                 notify("WATCHDOG=1")
 
-    if wanted.isdecimal():
-        faulthandler.enable()  # at its end, by SIGABRT, the journal has where every thread was
+    if interval.isdecimal():
+        faulthandler.enable()  # systemd ends a stuck agent with SIGABRT; this logs the stack of every thread
         threading.Thread(target=feed, daemon=True).start()
     try:
         yield

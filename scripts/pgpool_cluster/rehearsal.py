@@ -1,16 +1,16 @@
-"""What an installation would do to a server as it is, told before anything is changed. Pure; before.py has the edge.
+"""Predict what an installation would do to an existing server, before it changes anything. Pure; before.py has the I/O.
 
-1. In: the server as it is (`Seen`) and what is laid down on it (`Plan`). Out: findings, each of one kind.
-2. kept: a value of the server's that is higher than the cluster's, or wins over it, and what goes on as before.
-3. changed, restart: a parameter with its old and new value, a pg_hba line with another answer, a role that is made.
-4. missing: what the cluster needs and the machine has not; nothing is lost, so the installation goes on and says so.
-5. refused: what would be lost, or would keep PostgreSQL from starting again; `fix` is the line to write.
-6. `apply` lays nothing down on a new node while anything is refused, and the agent says it; `check --before` says all.
-7. A parameter that cluster.yml names under postgresql_conf is the administrator's word, and refused only where
+1. Input: the server's current state (`Seen`) and the cluster's configuration for it (`Plan`). Output: findings.
+2. kept: a value of the server that is higher than the cluster's or overrides it, and everything that stays the same.
+3. changed, restart: a parameter with its old and new value, a pg_hba line that loses its effect, a new role.
+4. missing: something the cluster needs and the machine lacks. Nothing is lost, so the installation proceeds.
+5. refused: something would be lost, or PostgreSQL would not start again; `fix` is the line to write.
+6. While anything is refused, `apply` writes nothing on a new node, and the agent says so. `check --before` shows all.
+7. A parameter that cluster.yml sets under postgresql_conf is the administrator's decision. It is refused only if
    PostgreSQL would not start with it.
-8. A server that does not run is judged by its files alone: less is known then, and nothing is guessed.
-9. The higher of two values is taken where configuration is rendered (keep.py), so a rehearsal sees it as kept.
-10. `unstartable` is asked once more before the one restart, with the values that the server would then start with.
+8. A server that is not running is judged by its files alone: less is known then, and nothing is guessed.
+9. Rendering uses the higher of two values (keep.py), so a rehearsal sees that value as kept.
+10. `unstartable` runs again before the one restart, with the values that the server would then start with.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ from .fault import Fault
 from .own import NOTHING, Own
 
 _KEPT = frozenset(
-    ("wal_level", "max_connections", "max_wal_senders", "max_replication_slots", "max_slot_wal_keep_size",
-     "wal_keep_size", "archive_command", "archive_mode")
-)  # fmt: skip
-"""Parameters whose own value is worth a word where it is kept."""
+    (
+        "wal_level",
+        "max_connections",
+        "max_wal_senders",
+        "max_replication_slots",
+        "max_slot_wal_keep_size",
+        "wal_keep_size",
+        "archive_command",
+        "archive_mode",
+    )
+)
+"""Parameters that a rehearsal mentions if the server's own value is kept."""
 _VITAL = ("listen_addresses", "ssl", "hot_standby", "max_wal_senders", "max_replication_slots", "primary_slot_name")
-"""Without the cluster's value, or a higher one, no standby can follow."""
+"""Parameters that need the cluster's value, or a higher one; otherwise no standby can follow."""
 _PASSWORDS = ("scram-sha-256", "md5", "password")
 _OVERRIDES = ("command line", "environment variable", "override")
 _AUTO = "postgresql.auto.conf"
@@ -40,7 +48,7 @@ _HOST_TYPES = ("host", "hostssl")
 
 
 class Kind(StrEnum):
-    """What becomes of something."""
+    """What happens to a part of the server."""
 
     KEPT = "kept"
     CHANGED = "changed"
@@ -51,7 +59,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of a rehearsal; `fix`: what to write or type. str() is the line."""
+    """One line of a rehearsal, given by str(); `fix`: what to write or type."""
 
     kind: Kind
     area: str
@@ -60,14 +68,14 @@ class Finding:
 
     @property
     def lost(self) -> bool:
-        """Whether a rehearsal fails for it."""
+        """Whether it makes a rehearsal fail."""
         return self.kind in (Kind.MISSING, Kind.REFUSED)
 
     @property
     def json(self) -> dict[str, str]:
-        """The shape in docs/reference/pgpoolctl.md."""
-        found = {"kind": str(self.kind), "area": self.area, "what": self.what}
-        return {**found, "fix": self.fix} if self.fix else found
+        """The format in docs/reference/pgpoolctl.md."""
+        values = {"kind": str(self.kind), "area": self.area, "what": self.what}
+        return {**values, "fix": self.fix} if self.fix else values
 
     def __str__(self) -> str:
         return f"{self.kind:<8} {self.area}: {self.what}" + (f"; fix: {self.fix}" if self.fix else "")
@@ -75,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A parameter of the running server, as pg_settings has it."""
+    """A parameter of the running server, from pg_settings."""
 
     value: str
     unit: str = ""
@@ -86,7 +94,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A replication slot, with the bytes of WAL that it holds back."""
+    """A replication slot; `held`: how many bytes of WAL it keeps."""
 
     name: str
     logical: bool
@@ -95,7 +103,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line of pg_hba.conf, as pg_hba_file_rules has it."""
+    """A line of pg_hba.conf, from pg_hba_file_rules."""
 
     line: int
     type: str
@@ -113,11 +121,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A server and its machine as they are; empty where nothing is known.
+    """The current state of a server and its machine; unknown values are empty.
 
-    `silent`: why a server that takes connections did not let postgres ask. `home`: the database postgres takes
-    connections. `own`: its configuration files. `roles`: those of the cluster's that exist. `lacking`: extensions that
-    are not installed. `faults`: what PostgreSQL says against its own files. `held`: other programs' ports, with the
+    `silent`: why a running server did not answer queries of postgres. `home`: the database postgres accepts
+    connections. `own`: its configuration files. `roles`: the existing roles. `lacking`: extensions that are not
+    installed. `faults`: PostgreSQL's errors in its own files. `held`: ports in use by other programs, with the
     program. `kept_out`: what keeps other nodes from logging in as postgres (doors.py).
     """
 
@@ -140,11 +148,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is laid down: the cluster's `parameters`, of which cluster.yml itself names the `wished` ones.
+    """The configuration that `apply` would write.
 
-    `ports`: `9999/tcp` with what it is for. `nodes`: addresses whose TLS connections the cluster's lines of pg_hba.conf
-    answer. `slots`: those of the cluster's nodes, whose limit that is. `roles`: what is made of which role. `folder`:
-    that of the server's configuration.
+    `parameters`: those in the cluster's file; `wished`: the ones among them that cluster.yml itself sets. `ports`: the
+    cluster's ports, such as `9999/tcp`, with their purpose. `nodes`: addresses whose TLS connections match the
+    cluster's lines in pg_hba.conf. `slots`: slots of the cluster's nodes, which may be limited. `roles`: the cluster's
+    roles with their purpose. `folder`: the server's configuration folder.
     """
 
     parameters: Mapping[str, str]
@@ -166,30 +175,40 @@ def written(name: str, value: str, file: str) -> str:
 
 
 def findings(seen: Seen, plan: Plan) -> list[Finding]:
-    """Return all findings, what is refused first."""
-    works = (_included, _askable, _faults, _startable, _slots_cut_short, _precious, _parameters, _archive, _rules,
-             _roles, _machine)  # fmt: skip
-    found = [one for work in works for one in work(seen, plan)]
+    """Return all findings, the refused ones first."""
+    subjects = (
+        _included,
+        _readable,
+        _faults,
+        _startable,
+        _slots_cut_short,
+        _precious,
+        _parameters,
+        _archive,
+        _rules,
+        _roles,
+        _machine,
+    )
+    every = [finding for subject in subjects for finding in subject(seen, plan)]
     order = list(reversed(Kind))
-    return sorted(dict.fromkeys(found), key=lambda one: order.index(one.kind))
+    return sorted(dict.fromkeys(every), key=lambda finding: order.index(finding.kind))
 
 
 def _included(seen: Seen, plan: Plan) -> Iterator[Finding]:
     if not seen.own.includes:
-        yield Finding(
-            Kind.REFUSED, "postgresql.conf", "it does not include conf.d, so the cluster's parameters are not read",
-            f"add the line include_dir = 'conf.d' at the end of {plan.folder}/postgresql.conf",
-        )  # fmt: skip
+        what = "it does not include conf.d, so the cluster's parameters are not read"
+        fix = f"add the line include_dir = 'conf.d' at the end of {plan.folder}/postgresql.conf"
+        yield Finding(Kind.REFUSED, "postgresql.conf", what, fix)
 
 
-def _askable(seen: Seen, plan: Plan) -> Iterator[Finding]:
-    """A server that answers no question may hold what has to be kept, so it is refused."""
+def _readable(seen: Seen, plan: Plan) -> Iterator[Finding]:
+    """Refuse a server that answers no queries, because it may have settings that must be kept."""
     if seen.silent:
         fix = f"local all postgres peer as the first line of {plan.folder}/pg_hba.conf; pg_ctlcluster reload"
-        yield Finding(Kind.REFUSED, "PostgreSQL", f"it runs, and postgres cannot ask it: {seen.silent}", fix)
+        yield Finding(Kind.REFUSED, "PostgreSQL", f"it is running, but postgres cannot query it: {seen.silent}", fix)
     if not seen.home:
         fix = "CREATE DATABASE postgres, or ALTER DATABASE postgres ALLOW_CONNECTIONS true"
-        yield Finding(Kind.REFUSED, "the database postgres", "it is not there, or takes no connections", fix)
+        yield Finding(Kind.REFUSED, "the database postgres", "it does not exist, or accepts no connections", fix)
 
 
 def _faults(seen: Seen, _: Plan) -> Iterator[Finding]:
@@ -203,21 +222,21 @@ def _startable(seen: Seen, plan: Plan) -> Iterator[Finding]:
 
 
 STARTING = ("wal_level", "max_replication_slots", "max_prepared_transactions")
-"""The parameters that `unstartable` judges."""
+"""The parameters that `unstartable` checks."""
 
 
 def unstartable(
     values: Mapping[str, str], slots: Sequence[Slot], prepared: int, file: str = str(paths.CLUSTER_YML)
 ) -> Iterator[Finding]:
-    """Yield what keeps a server from starting with these values; a parameter that is not among them is not judged."""
+    """Yield what would keep a server from starting with these values; other parameters are not checked."""
     wal_level = values.get("wal_level", "")
     logical = [slot.name for slot in slots if slot.logical]
     if logical and wal_level and wal_level != "logical":
         what = f"replication slot {', '.join(logical)} needs logical, and it would be {wal_level}"
         yield Finding(Kind.REFUSED, "wal_level", what, written("wal_level", "logical", file))
     if wal_level == "minimal":
-        what = "it would be minimal, with which no standby can follow"
-        fix = "ALTER SYSTEM RESET wal_level, and no wal_level in a line behind include_dir"
+        what = "it would be minimal, and no standby could follow"
+        fix = "ALTER SYSTEM RESET wal_level, and no wal_level in a line after include_dir"
         yield Finding(Kind.REFUSED, "wal_level", what, fix)
     for name, needed, reason in (
         ("max_replication_slots", len(slots), "replication slots exist"),
@@ -230,20 +249,20 @@ def unstartable(
 
 
 def _values(seen: Seen, plan: Plan) -> dict[str, str]:
-    """Return the values that the server would start with: what stays, and what is laid down."""
+    """Return the values that the server would start with: those that stay, and those that `apply` writes."""
     now = {name: setting.value for name, setting in seen.settings.items()}
     laid = {name: value for name, value in plan.parameters.items() if not _stays(seen, name)}
     return {**seen.own.values, **now, **laid}
 
 
 def _stays(seen: Seen, name: str) -> str:
-    """Return what sets a parameter in a place that wins over the cluster's file; "" if nothing does."""
+    """Return what sets a parameter so that it overrides the cluster's file; "" if nothing does."""
     there = seen.settings.get(name)
     if there is not None and there.file.endswith(_AUTO):
         return "ALTER SYSTEM"
     if there is not None and there.source in _OVERRIDES:
         return f"the {there.source}"
-    return "a line behind include_dir" if name in seen.own.later else ""
+    return "a line after include_dir" if name in seen.own.later else ""
 
 
 def _slots_cut_short(seen: Seen, plan: Plan) -> Iterator[Finding]:
@@ -251,39 +270,37 @@ def _slots_cut_short(seen: Seen, plan: Plan) -> Iterator[Finding]:
     most = keep.quantity(_values(seen, plan).get(name, ""), "MB")
     for slot in seen.slots:
         if most is not None and 0 <= most < slot.held and slot.name not in plan.slots:
-            what = f"replication slot {slot.name} holds back {slot.held >> 20} MB, and would lose its place"
-            yield Finding(Kind.REFUSED, name, what, f"{written(name, '-1', plan.file)}, or let the slot be read")
+            what = f"replication slot {slot.name} keeps {slot.held >> 20} MB, and would become invalid"
+            fix = f"{written(name, '-1', plan.file)}, or let its subscriber catch up"
+            yield Finding(Kind.REFUSED, name, what, fix)
 
 
 def _precious(seen: Seen, plan: Plan) -> Iterator[Finding]:
-    """Yield what the server's own files say on purpose, and the cluster's file would take away."""
+    """Yield deliberate settings in the server's own files that the cluster's file would override."""
     known = {name: value for name, value in seen.own.values.items() if name not in plan.wished}
     if not plan.streams:
         yield from _archived_by_alter_system(seen, plan)
     own = {name: value for name, value in known.items() if name not in seen.own.later}
     names = own.get("synchronous_standby_names", "")
     if names and plan.streams:
-        yield Finding(
-            Kind.REFUSED, "synchronous_standby_names", f"commits wait for {names}, and would no longer",
-            f"remove it, as `synchronous` in {plan.file} has the nodes waited for, or "
-            f"{written('synchronous_standby_names', names, plan.file)}",
-        )  # fmt: skip
+        line = written("synchronous_standby_names", names, plan.file)
+        fix = f"remove it, since `synchronous` in {plan.file} makes commits wait for the nodes, or {line}"
+        what = f"commits wait for {names}, and no longer would"
+        yield Finding(Kind.REFUSED, "synchronous_standby_names", what, fix)
     certificate = own.get("ssl_cert_file", MACHINE_TLS.certificate)
     if certificate != MACHINE_TLS.certificate and not plan.own_certificate:
         key = own.get("ssl_key_file", "KEY")
-        yield Finding(
-            Kind.REFUSED, "ssl_cert_file", f"clients that check {certificate} would be shown the cluster's own",
-            f"tls: {{certificate: {certificate}, key: {key}, ca: FILE OF ITS AUTHORITY}} in {plan.file}, or remove it",
-        )  # fmt: skip
+        what = f"clients that verify {certificate} would get the cluster's own certificate"
+        tls = f"tls: {{certificate: {certificate}, key: {key}, ca: FILE OF ITS AUTHORITY}}"
+        yield Finding(Kind.REFUSED, "ssl_cert_file", what, f"{tls} in {plan.file}, or remove it")
     if known.get("archive_library") and not plan.streams:
-        yield Finding(
-            Kind.REFUSED, "archive_library", f"{known['archive_library']} and the cluster's archive_command exclude "
-            "each other", "an archive_command in its place, which goes on beside the cluster's",
-        )  # fmt: skip
+        what = f"{known['archive_library']} and the cluster's archive_command exclude each other"
+        fix = "an archive_command in its place, which runs after the cluster's"
+        yield Finding(Kind.REFUSED, "archive_library", what, fix)
 
 
 def _archived_by_alter_system(seen: Seen, plan: Plan) -> Iterator[Finding]:
-    """Yield what wins over the cluster's archive, which recovery reads."""
+    """Yield settings by ALTER SYSTEM that override the cluster's archive, which recovery reads."""
     for name in ("archive_command", "archive_library", "archive_mode", "restore_command"):
         there = seen.settings.get(name)
         if there is None or name in plan.wished or not there.value or _stays(seen, name) != "ALTER SYSTEM":
@@ -299,7 +316,7 @@ def _parameters(seen: Seen, plan: Plan) -> Iterator[Finding]:
         there = seen.settings.get(name.lower())
         if there is None:
             if seen.settings and name in plan.wished and "." not in name:
-                what = "this PostgreSQL knows no such parameter, and would not start with it"
+                what = "this PostgreSQL has no such parameter, and would not start with it"
                 yield Finding(Kind.REFUSED, name, what, f"remove it from postgresql_conf: in {plan.file}")
             continue
         by = _stays(seen, name)
@@ -322,12 +339,12 @@ def _is_own(seen: Seen, name: str, new: str) -> bool:
 
 
 def _overridden(name: str, there: Setting, new: str, by: str, plan: Plan) -> Finding:
-    higher = keep.quantity(there.value, there.unit), keep.quantity(new, there.unit)
-    enough = None not in higher and (higher[0] or 0) >= (higher[1] or 0)
+    own, ours = keep.quantity(there.value, there.unit), keep.quantity(new, there.unit)
+    enough = own is not None and ours is not None and own >= ours
     if name not in _VITAL or enough:
         return Finding(Kind.KEPT, name, f"{_shown(there)}, by {by}; the cluster's would be {new}")
     fix = f"ALTER SYSTEM RESET {name}" if by == "ALTER SYSTEM" else f"remove it from {plan.folder}"
-    return Finding(Kind.MISSING, name, f"{_shown(there)} by {by}, and the cluster needs {new}", fix)
+    return Finding(Kind.MISSING, name, f"{_shown(there)} by {by}, but the cluster needs {new}", fix)
 
 
 def _shown(there: Setting) -> str:
@@ -357,7 +374,7 @@ def _archive(seen: Seen, plan: Plan) -> Iterator[Finding]:
 
 
 def _rules(seen: Seen, plan: Plan) -> Iterator[Finding]:
-    """Yield the lines of pg_hba.conf that the cluster's lines at the top answer in place of."""
+    """Yield the lines of pg_hba.conf that lose their effect to the cluster's lines at the top."""
     for node in plan.nodes:
         for rule in seen.rules:
             if rule.type not in _HOST_TYPES or not _covers(rule, node):
@@ -370,7 +387,7 @@ def _rules(seen: Seen, plan: Plan) -> Iterator[Finding]:
     for rule in seen.rules:
         if rule.type == "local" and {"all", "postgres"} & set(rule.users):
             if rule.method != "peer":
-                what = f"{rule}: the role postgres is known by its system user in its place (peer)"
+                what = f"{rule}: the role postgres is authenticated by its system user in its place (peer)"
                 yield Finding(Kind.CHANGED, "pg_hba.conf", what)
             break
 
@@ -386,14 +403,14 @@ def _covers(rule: Rule, node: str) -> bool:
 
 
 def _prefix(mask: str) -> str:
-    """Return a mask as ip_network takes it: one of IPv6 as a number of bits."""
+    """Return a mask in the format of ip_network, which accepts an IPv6 mask only as a number of bits."""
     return str(int(ipaddress.ip_address(mask)).bit_count()) if ":" in mask else mask
 
 
 def _roles(seen: Seen, plan: Plan) -> Iterator[Finding]:
     for name, what in plan.roles.items():
         is_there = name in seen.roles
-        yield Finding(Kind.CHANGED, "roles", f"{name}, {what}, {'gets another password' if is_there else 'is made'}")
+        yield Finding(Kind.CHANGED, "roles", f"{name}, {what}, {'gets another password' if is_there else 'is created'}")
 
 
 def _machine(seen: Seen, plan: Plan) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""Whether a standby moves: it hears from its primary, and replays what it receives. Pure, but for what it remembers.
+"""Detect a stalled standby: it no longer hears from its primary, or no longer replays what it receives.
 
-A walreceiver that is stopped goes on saying that it streams, and replay that is paused goes on receiving. So what
-counts is that something changes, by the monotonic clock of the node itself.
+A stopped walreceiver still reports that it streams, and a standby with paused replay still receives. So this module
+checks that positions and times change, by the node's own monotonic clock. Pure, except for the state in `Watch`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from .facts import Lsn, NodeFacts
 
 PAUSED = "its replay is paused"
 STILL_SECONDS = 10.0
-"""How long replay may stand still while there is WAL to replay."""
+"""How long replay may make no progress while there is WAL to replay."""
 APART_SECONDS = 30.0
-"""How long a standby may be without a connection to its primary, which may just be restarting."""
+"""How long a standby may be disconnected from its primary, which may just be restarting."""
 _HALF_RECORD_SECONDS = 30.0
-"""A primary may have sent WAL up to the end of a page, in the middle of a record; its background writer logs something
-every 15 s, and the rest goes with that."""
-_PAGE = 8192
-_PINGS = 1.5
-"""times wal_receiver_timeout: an idle primary is asked for a sign of life after half of it, and the walreceiver ends
-after all of it."""
-_LEAST_SILENCE = 15.0
-_DEFAULT_DELAY = 30.0
+"""The same as STILL_SECONDS if the WAL ends at a page boundary, possibly within a record. The primary's background
+writer logs something every 15 s, which brings the rest of the record."""
+_PAGE_BYTES = 8192
+_TIMEOUT_FACTOR = 1.5
+"""Limit of silence as a multiple of wal_receiver_timeout: the walreceiver requests a reply from an idle primary after
+half that time, and exits after all of it."""
+_LEAST_SILENCE_SECONDS = 15.0
+_DEFAULT_DELAY_SECONDS = 30.0
+"""Used in place of an unlimited max_standby_streaming_delay."""
 
 _TIMES = ("max_standby_streaming_delay", "recovery_min_apply_delay", "wal_receiver_timeout")
 _NAMES = ", ".join(f"'{name}'" for name in (*matching.CONTROL, *_TIMES))
@@ -41,17 +42,17 @@ COLUMNS = f"""
 
 
 def columns(major: int) -> str:
-    """Return what a look asks a server of this major version for; `seen` takes the values."""
+    """Return the columns to query from a server of this major version; `seen` takes their values."""
     paused = "pg_get_wal_replay_pause_state() <> 'not paused'" if major > 13 else "pg_is_wal_replay_paused()"
     return COLUMNS.format(paused=paused)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a standby says of itself. `heard`: the time of the last message from the primary, as text.
+    """A standby's report about itself.
 
-    `sent`: the end of the primary's WAL as it was told. `conflict`: replay waits for a client's query. `settings`:
-    integers, of times in ms.
+    `heard`: the time of the last message from the primary, as text. `sent`: the end of the primary's WAL in that
+    message. `conflict`: replay is waiting for a client's query. `settings`: integers; times are in ms.
     """
 
     paused: bool
@@ -66,7 +67,7 @@ class Seen:
 
     @property
     def end(self) -> Lsn | None:
-        """The end of the WAL that there is to replay, as far as the standby knows."""
+        """The end of the WAL to replay, as far as the standby knows."""
         known = [place for place in (self.sent, self.received) if place is not None]
         return max(known, default=None)
 
@@ -78,7 +79,7 @@ def seen(paused: Any, sent: Any, heard: Any, conflict: Any, settings: Any) -> Se
 
 @dataclass(slots=True)
 class _Since:
-    """How long something has been the same."""
+    """Measures how long a value has been unchanged."""
 
     value: object = None
     began: float | None = None
@@ -91,18 +92,18 @@ class _Since:
 
 @dataclass(slots=True)
 class Watch:
-    """What is remembered of a standby from look to look."""
+    """The history of a standby's reports."""
 
     _still: _Since = field(default_factory=_Since)
     _silent: _Since = field(default_factory=_Since)
     _apart: _Since = field(default_factory=_Since)
 
     def hears(self, one: Seen, now: float) -> bool:
-        """Tell whether messages come from the primary; an idle one is asked for them (_PINGS)."""
+        """Return whether messages arrive from the primary; an idle one has to send some (_TIMEOUT_FACTOR)."""
         return one.connected and self._silent.unchanged((one.primary, one.heard), now) <= _most_silence(one)
 
     def stalled(self, one: Seen, now: float) -> str:
-        """Return why the standby does not move, in a few words; "" if it does. `now`: seconds, monotonic."""
+        """Return in a few words why the standby is stalled; "" if it is not. `now`: seconds of the monotonic clock."""
         hears = self.hears(one, now)
         apart = self._apart.unchanged((one.primary, one.connected), now)
         pending = None not in (one.replayed, one.end) and one.end > one.replayed  # type: ignore[operator]
@@ -119,26 +120,26 @@ class Watch:
 
 def _most_silence(one: Seen) -> float:
     timeout = one.settings.get("wal_receiver_timeout", 0) / 1000
-    return max(_LEAST_SILENCE, _PINGS * timeout) if timeout else float("inf")
+    return max(_LEAST_SILENCE_SECONDS, _TIMEOUT_FACTOR * timeout) if timeout else float("inf")
 
 
 def _most_still(one: Seen) -> float:
-    """Return for how long replay may stand still, in seconds: PostgreSQL itself bounds some of its waits."""
+    """Return how many seconds replay may make no progress; PostgreSQL's own settings allow some waits."""
     limit = STILL_SECONDS + max(0.0, one.settings.get("recovery_min_apply_delay", 0) / 1000)
     if one.conflict:
         delay = one.settings.get("max_standby_streaming_delay", -1) / 1000
-        return limit + (delay if delay >= 0 else _DEFAULT_DELAY)
-    return max(limit, _HALF_RECORD_SECONDS) if one.end is not None and one.end.bytes % _PAGE == 0 else limit
+        return limit + (delay if delay >= 0 else _DEFAULT_DELAY_SECONDS)
+    return max(limit, _HALF_RECORD_SECONDS) if one.end is not None and one.end.bytes % _PAGE_BYTES == 0 else limit
 
 
 def too_low(found: NodeFacts) -> str:
-    """Return which parameters keep a standby from replaying, with both values; "" if none does."""
+    """Return the parameters that stop a standby's replay, each with its value and the required one; "" if none does."""
     low = matching.lower(found.settings, found.needs)
     return ", ".join(f"{name} is {has} on {found.node}, and {least} is needed" for name, (has, least) in low.items())
 
 
 def hint(found: NodeFacts) -> str:
-    """Return what to do about a standby that is stalled."""
+    """Return what to do about a stalled standby."""
     if found.needs:
         return matching.raising(found.node, found.needs)
     if found.stalled == PAUSED:

@@ -1,4 +1,4 @@
-"""What of this node's configuration waits for a restart of PostgreSQL, and in which order the nodes are restarted."""
+"""Find the parameters that need a restart of PostgreSQL, and the order in which to restart the nodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WHERE pending_restart
    OR (context = 'postmaster' AND name IN (SELECT name FROM pg_file_settings WHERE error IS NOT NULL))
 ORDER BY name
 """
-"""Those that a reload has found, and those that the next one will."""
+"""The parameters that a reload has marked as pending, and those that the next reload will mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Parameters that a restart would change; `changes`: of those that a standby must match, from and to."""
+    """Parameters that a restart would change; `changes`: old and new values of those that a standby must match."""
 
     names: tuple[str, ...]
     changes: dict[str, tuple[int, int]]
@@ -31,7 +31,7 @@ class Waiting:
 
     @property
     def fix(self) -> str:
-        """What to type, and on which node first."""
+        """The command, and the order of nodes."""
         others = tuple(name for name in self.names if name not in self.changes)
         order = matching.order(self.changes, others) if self.streams else "node by node"
         return f"systemctl restart {self.unit}; {order}"
@@ -39,11 +39,11 @@ class Waiting:
     def __str__(self) -> str:
         values = {name: f" ({old} to {new})" for name, (old, new) in self.changes.items()}
         names = ", ".join(f"{name}{values.get(name, '')}" for name in self.names)
-        return f"PostgreSQL is to be restarted for {names}: {self.fix}"
+        return f"PostgreSQL needs a restart for {names}: {self.fix}"
 
 
 def waiting(here: Here) -> Waiting:
-    """Return what waits for a restart of this node's server; raises OperationError where it does not answer."""
+    """Return the parameters that need a restart of this node's server; raises OperationError if it does not answer."""
     instance = here.server.instance
     running = here.look().settings
     configured = pg.configured(instance)

@@ -1,8 +1,8 @@
-"""What a node does for which asker: any node, only those with a database, or only programs on the node itself.
+"""Access rights: which requests a node accepts from any node, from database nodes, or only from its own programs.
 
-A witness, a node that runs pgpool-II only, looks, and tells what its pgpool-II has found. It changes nothing on a
-database node by its word: where its pgpool-II leads and a node is to take over, the database node that is asked
-decides by its own facts.
+A witness, which runs pgpool-II but no PostgreSQL, can read facts and report what its pgpool-II has found. It cannot
+change a database node on its own authority: if its pgpool-II leads and a node has to take over, the database node that
+it asks decides by its own facts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import OperationError
 
 
 class Asker(Enum):
-    """The kinds of askers."""
+    """The groups of programs that send requests."""
 
     ANYBODY = "any node"
     DATABASES = "nodes that run PostgreSQL"
@@ -40,7 +40,7 @@ MAY_ASK = {verb: asker for asker, verbs in _BY_ASKER.items() for verb in verbs}
 
 
 def is_database(cluster: Cluster, peer: str) -> bool:
-    """Tell whether `peer` is a program on this node ("") or a node that runs PostgreSQL."""
+    """Return whether `peer` is a program on this node ("") or a node that runs PostgreSQL."""
     return peer in ("", *(node.name for node in cluster.databases))
 
 

@@ -1,6 +1,6 @@
-"""`pgpoolctl seed`: debconf's answers become cluster.yml and cluster.key, where these files do not exist yet.
+"""`pgpoolctl seed`: create cluster.yml and cluster.key from debconf's answers, unless the files exist.
 
-Answers come on standard input, one `name=value` a line, as postinst has them from debconf.
+postinst passes the answers on standard input, one `name=value` per line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMES = ("nodes", "mode", "clients", "virtual-ip", "synchronous", "key")
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Write the two files from the answers on standard input; raises ClusterError, and has written neither then."""
+    """Write the two files from the answers on standard input; raises ClusterError before it has written either."""
     del words
     answers = _answers(sys.stdin.read())
     hands.make_folder(paths.CLUSTER_YML.parent, 0o755)
@@ -41,7 +41,7 @@ def _answers(text: str) -> dict[str, str]:
 
 
 def cluster_yml(answers: dict[str, str]) -> str:
-    """Return the file that the answers describe; raises UsageError for a list of nodes that cannot be read."""
+    """Return the file that the answers describe; raises UsageError for an invalid list of nodes."""
     lines = [HEADER, f"mode: {answers.get('mode', 'streaming_replication')}\n"]
     if "nodes" in answers:
         lines.append("nodes:\n")
@@ -49,7 +49,7 @@ def cluster_yml(answers: dict[str, str]) -> str:
             name, separator, address = word.partition("=")
             if not separator or not name or not address:
                 hint = "names with addresses: pg1=10.0.0.1 pg2=10.0.0.2 pg3=10.0.0.3"
-                raise UsageError(f"pgpool2-cluster/nodes: {word!r} is no NAME=ADDRESS", hint=hint)
+                raise UsageError(f"pgpool2-cluster/nodes: {word!r} is not NAME=ADDRESS", hint=hint)
             lines.append(f"  {_quoted(name)}: {_quoted(address)}\n")
     if "clients" in answers:
         words = ", ".join(_quoted(word) for word in answers["clients"].replace(",", " ").split())
@@ -72,12 +72,12 @@ def _check(text: str) -> None:
     try:
         cluster_file.parse(text, "the answers", server.host_name())
     except ClusterError as error:
-        hint = f"{error.hint}; dpkg-reconfigure pgpool2-cluster asks again"
+        hint = f"{error.hint}; dpkg-reconfigure pgpool2-cluster repeats the questions"
         raise UsageError(f"no cluster.yml was written: {error.message}", hint=hint) from error
 
 
 def _key(answers: dict[str, str], *, alone: bool) -> str:
-    """Return the key of the answers, or a new one for a cluster of one node, or "" where one has to be put there."""
+    """Return the key from the answers, a new one for a single node, or "" if an administrator has to provide one."""
     if "key" in answers:
         return key.for_file(answers["key"], "pgpool2-cluster/key")
     return key.generate() if alone and not os.path.lexists(paths.CLUSTER_KEY) else ""

@@ -1,4 +1,4 @@
-"""What this machine is: its host name, its PostgreSQL, its pgpool-II, its addresses."""
+"""Facts about this machine: its host name, its PostgreSQL servers, its pgpool-II, its addresses."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from .errors import ServerError, UsageError
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
-"""Columns of pg_lsclusters(1); its JSON needs a package that is not always there. `_DATA` may have spaces in it."""
+"""Columns of pg_lsclusters(1), whose JSON output needs an optional package. `_DATA` may contain spaces."""
 CONFIGURATION = Path("/etc/postgresql")
 _LIST_SECONDS = 10.0
 HOME = Path("/var/lib/postgresql")
+SOCKETS = "/var/run/postgresql"
+"""The folder of the Unix sockets of PostgreSQL and pgpool-II."""
 _SIX = 6
-_SPEAKS_IPV6 = PgpoolVersion(4, 6)
-"""src/watchdog/watchdog.c and wd_heartbeat.c: getaddrinfo() since 4.6.0, AF_INET before."""
+_FIRST_WITH_IPV6 = PgpoolVersion(4, 6)
+"""The watchdog calls getaddrinfo() since 4.6.0; before that, it used AF_INET (watchdog.c and wd_heartbeat.c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A PostgreSQL server as postgresql-common made it."""
+    """A PostgreSQL server that postgresql-common manages."""
 
     name: PostgresqlCluster
     port: int
@@ -45,37 +47,37 @@ class Instance:
 
     @property
     def package(self) -> str:
-        """The Debian package whose upgrade stops it and starts it again."""
+        """The Debian package whose upgrade restarts it."""
         return f"postgresql-{self.name.major}"
 
     @property
     def configuration(self) -> Path:
-        """Its folder in /etc."""
+        """Its configuration folder in /etc."""
         return CONFIGURATION / str(self.name.major) / self.name.name
 
     def program(self, name: str) -> str:
-        """Return the path of one of its own programs."""
+        """Return the path of one of its programs."""
         return f"/usr/lib/postgresql/{self.name.major}/bin/{name}"
 
 
 def host_name() -> str:
-    """Return this machine's name in lower case, as the kernel has it."""
+    """Return this machine's host name from the kernel, in lower case."""
     return socket.gethostname().lower()
 
 
 def this_node() -> tuple[Cluster, Node]:
-    """Return the cluster as cluster.yml describes it, and the node of it that this machine is; raises ClusterError.
+    """Return the cluster in cluster.yml, and this machine's node; raises ClusterError.
 
-    Host names have the addresses that were laid down, and none before the first time: nobody is asked.
+    Host names get the addresses that `apply` wrote last, or none before the first time. No name server is queried.
     """
     cluster = addresses.placed(cluster_file.load(paths.CLUSTER_YML, host_name()), addresses.laid())
     return cluster, own_node(cluster, [host_name()], str(paths.CLUSTER_YML))
 
 
 def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
-    """Return the same with host names as they are now, for at most 10 s, and notes on those that are not found.
+    """Return the cluster and this machine's node with host names resolved now, within 10 s; raises ClusterError.
 
-    Raises ClusterError.
+    The third value has notes on the names that did not resolve.
     """
     cluster = cluster_file.load(paths.CLUSTER_YML, host_name())
     me = own_node(cluster, [host_name()], str(paths.CLUSTER_YML))
@@ -85,29 +87,38 @@ def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
 
 
 def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
-    """Return what a short program prints; raises ServerError with its last line.
+    """Run a short program and return its output; raises ServerError with its last line.
 
-    It has a session of its own: a program of postgres', which others of postgres' can trace, would have root's terminal
-    otherwise, and could type there (TIOCSTI).
+    The program gets its own session. Otherwise a program that runs as postgres, which other processes of postgres can
+    trace, would share root's terminal and could type there (TIOCSTI).
     """
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False,
-                                stdin=subprocess.DEVNULL, start_new_session=True, errors="replace")  # fmt: skip
+        answer = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            errors="replace",
+        )
     except FileNotFoundError as error:
         hint = "apt install --reinstall pgpool2-cluster"
         raise ServerError(f"{words[0]} is not on this machine", hint=hint) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{words[0]}: {error}", hint="run it by hand to see more") from error
     if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout).strip().splitlines()
-        raise ServerError(f"{words[0]}: {said[-1] if said else answer.returncode}", hint="run it by hand to see more")
+        lines = (answer.stderr or answer.stdout).strip().splitlines()
+        reason = lines[-1] if lines else answer.returncode
+        raise ServerError(f"{words[0]}: {reason}", hint="run it by hand to see more")
     return answer.stdout or answer.stderr
 
 
 def as_postgres() -> list[str]:
-    """Return the words that go before a command which reads postgres' files: as root it would follow any link there.
+    """Return the command prefix that runs a program as postgres; as root, it would follow any link in postgres' files.
 
-    It gets nothing of root's environment, which others of postgres' could read.
+    The program gets no environment of root, which other processes of postgres could read.
     """
     if os.getuid() != 0:
         return []
@@ -115,22 +126,23 @@ def as_postgres() -> list[str]:
 
 
 def _listed() -> str:
-    """Return what pg_lsclusters prints; it waits for ever for a FIFO among the files that it reads: that is named."""
+    """Return the output of pg_lsclusters; if it blocks on a FIFO among its files, the error names that FIFO."""
     try:
         return run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
     except ServerError as error:
         odd = ["find", str(CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
         for path in run([*as_postgres(), *odd]).splitlines():
-            raise ServerError(f"{path} is no plain file", hint=f"rm {path}; pgpoolctl apply") from error
+            raise ServerError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply") from error
         raise
 
 
 def instances(port: int) -> list[Instance]:
     """Return the PostgreSQL servers of this machine, the newest major first.
 
-    Raises UsageError where no name will do, or that of the server with `port`; ServerError where they cannot be listed.
+    Raises UsageError if no server has a suitable name, or the one with `port` does not; ServerError if pg_lsclusters
+    fails.
     """
-    found, odd = _listed_well()
+    found, odd = _parsed_list()
     at_port = [row for row in odd if row[_PORT] == str(port)]
     if odd and not found:
         raise _oddly_named(odd[0], found)
@@ -144,12 +156,12 @@ def _oddly_named(row: Sequence[str], others: Sequence[Instance]) -> UsageError:
     new = re.sub(r"[^a-z0-9_-]", "-", name.lower())
     while f"{major}/{new}" in [str(one.name) for one in others]:
         new += "2"
-    hint = f"pg_renamecluster {major} {name} {new}: small letters, digits, _ and - are in a name"
-    return UsageError(f"PostgreSQL {major}/{name} has a name that pgpool-II's recovery cannot be given", hint=hint)
+    hint = f"pg_renamecluster {major} {name} {new}: use lower-case letters, digits, _ and -"
+    return UsageError(f"PostgreSQL {major}/{name} has a name that pgpool-II's recovery cannot handle", hint=hint)
 
 
-def _listed_well() -> tuple[list[Instance], list[list[str]]]:
-    """Return the servers, and the rows of pg_lsclusters of those whose names will not do."""
+def _parsed_list() -> tuple[list[Instance], list[list[str]]]:
+    """Return the servers, and the rows of pg_lsclusters with unsuitable names."""
     rows = [line.split() for line in _listed().splitlines()]
     found = [
         Instance(PostgresqlCluster(int(row[_VERSION]), row[_NAME]), int(row[_PORT]), Path(" ".join(row[_DATA:_LOG])))
@@ -164,21 +176,21 @@ def _listed_well() -> tuple[list[Instance], list[list[str]]]:
 
 
 def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> Instance:
-    """Return the server that is the node's; raises UsageError where there is none or it has another port.
+    """Return the node's server; raises UsageError if there is none or it has another port.
 
-    Where cluster.yml names none it is the one with the node's port: a new major release of Debian brings a server of
-    its own beside the one that is in use, and pg_upgradecluster hands the port over.
+    If cluster.yml names no server, it is the one with the node's port: a new Debian release installs a second server
+    beside the one in use, and pg_upgradecluster moves the port.
     """
     wanted = cluster.postgresql
     shown = ", ".join(str(one.name) for one in found)
     if not found:
         installed = sorted((int(path.name) for path in Path("/usr/lib/postgresql").glob("[1-9][0-9]")), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
-        raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; it goes on by itself then")
+        raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; then it goes on by itself")
     suitable = sorted(found, key=lambda one: one.port != node.port)
     instance = next((one for one in suitable if wanted is None or one.name == wanted), None)
     if instance is None:
-        hint = f"pg_lsclusters shows {shown}: put that into cluster.yml, or make the other with pg_createcluster"
+        hint = f"pg_lsclusters shows {shown}: write that into cluster.yml, or create the other with pg_createcluster"
         raise UsageError(f"{paths.CLUSTER_YML}: this machine has no PostgreSQL {wanted}", hint=hint)
     if instance.port != node.port:
         hint = f"{node.name}: {{address: {node.written}, port: {instance.port}}} in cluster.yml, or change its port"
@@ -190,7 +202,7 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
 def _with_plain_data(instance: Instance) -> Instance:
     if not plain.is_path(str(instance.data)):
         hint = "move it to a path of letters, digits and ._+@-, and set data_directory: pgpool-II's recovery needs that"
-        reason = f"PostgreSQL {instance.name} has its data in '{instance.data}', which is no plain path"
+        reason = f"PostgreSQL {instance.name} has its data in '{instance.data}', which is not a plain path"
         raise UsageError(reason, hint=hint)
     return instance
 
@@ -202,16 +214,16 @@ def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
 
 
 def pgpool_version() -> PgpoolVersion:
-    """Return the version of the pgpool-II that is installed; raises ServerError."""
+    """Return the version of the installed pgpool-II; raises ServerError."""
     text = run(["/usr/sbin/pgpool", "--version"])
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
-        raise ServerError(f"pgpool --version says {text.strip()!r}", hint="apt install pgpool2")
+        raise ServerError(f"pgpool --version prints {text.strip()!r}", hint="apt install pgpool2")
     return PgpoolVersion(int(match[1]), int(match[2]))
 
 
 def interface_of(address: str) -> str:
-    """Return the network interface that has `address`; "" if none has it."""
+    """Return the network interface that has `address`, "" if none has it; raises ServerError."""
     listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
     for link in listed:
         if any(str(entry.get("local")) == address for entry in link.get("addr_info", [])):
@@ -220,22 +232,22 @@ def interface_of(address: str) -> str:
 
 
 def _interface(cluster: Cluster, node: Node) -> str:
-    """Return the interface for the virtual address, "" where there is to be none here; raises UsageError."""
+    """Return the interface for the virtual address, "" if this node does not need one; raises UsageError."""
     if cluster.virtual_ip is None or node not in cluster.pgpools or len(cluster.pgpools) == 1:
         return ""
     found = interface_of(node.address)
     if not found:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
-            f"no interface of this machine has the address of {node.name}, {node.address}, so virtual_ip has no place",
-            hint="ip address shows what it has; correct the one or the other, then pgpoolctl apply",
+            f"no interface of this machine has the address of {node.name}, {node.address}, so none can take virtual_ip",
+            hint="ip address lists its addresses; correct one or the other, then run pgpoolctl apply",
         )
     return found
 
 
 def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
-    """Raise UsageError where pgpool-IIs that speak IPv4 only to each other are to watch nodes with IPv6 addresses."""
+    """Raise UsageError if a node has an IPv6 address and the watchdog of this pgpool-II supports only IPv4."""
     node = next((node for node in cluster.pgpools if node.ip.version == _SIX), None)
-    if node is not None and len(cluster.pgpools) > 1 and version < _SPEAKS_IPV6:
+    if node is not None and len(cluster.pgpools) > 1 and version < _FIRST_WITH_IPV6:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
             f"{node.name} has an IPv6 address; the watchdog of pgpool-II {version.major}.{version.minor} needs IPv4",
             hint="apt install pgpool2 4.6 or later on every node, or give the nodes IPv4 addresses",
@@ -245,9 +257,9 @@ def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
 def facts(
     cluster: Cluster, node: Node, *, standbys_came: bool, dropped: tuple[str, ...] = (), upgrading: str = ""
 ) -> Server:
-    """Return what configuration is rendered for; raises UsageError or ServerError with what is missing.
+    """Return the facts for rendering the configuration; raises UsageError or ServerError if something is missing.
 
-    `upgrading`: the PostgreSQL that is about to take the place of the node's own.
+    `upgrading`: the new PostgreSQL server during a major upgrade, "" otherwise.
     """
     instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
     if not HOST_KEY.exists():
@@ -270,6 +282,6 @@ def facts(
 
 
 def size_of_disk(path: Path) -> int:
-    """Return the size in bytes of the file system that `path` is on, or will be where it does not exist yet."""
+    """Return the size in bytes of the file system of `path`, or of its nearest existing ancestor."""
     there = next(folder for folder in (path, *path.parents) if files.kind(folder))
     return shutil.disk_usage(there).total

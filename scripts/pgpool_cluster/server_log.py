@@ -1,7 +1,7 @@
-"""What a PostgreSQL server said before it ended: wherever its log goes, and in whichever language it writes it.
+"""Find the last words of a PostgreSQL server, wherever its log goes and in whichever language it is.
 
-Places: the file that pg_ctlcluster starts it with, the logging collector's files (text, CSV or JSON), and the journal,
-which has what goes to syslog, too. Languages: PostgreSQL's own catalogs have the words.
+The log may be the file of pg_ctlcluster, a file of the logging collector (text, CSV or JSON), or the journal, which
+also has the messages to syslog. The words of each language come from PostgreSQL's own message catalogs.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ LOCALES = Path("/usr/share/locale")
 _TAIL_BYTES = 65536
 _JOURNAL_LINES = 300
 _PASSING = (
-    "the database system is starting up", "the database system is shutting down",
-    "the database system is in recovery mode", "the database system is not yet accepting connections",
-    "the database system is not accepting connections", "terminating connection due to administrator command",
+    "the database system is starting up",
+    "the database system is shutting down",
+    "the database system is in recovery mode",
+    "the database system is not yet accepting connections",
+    "the database system is not accepting connections",
+    "terminating connection due to administrator command",
     "terminating walreceiver process due to administrator command",
-)  # fmt: skip
-"""What no server ends for."""
+)
+"""FATAL messages that do not explain why a server ended."""
 _ENCODINGS = ("euc_jp", "euc_kr", "gb18030", "koi8_r", "iso8859_5", "iso8859_2", "iso8859_1")
-"""Of logs that are not UTF-8: the first in which there are words that PostgreSQL says."""
+"""Encodings for logs that are not UTF-8; the first one in which PostgreSQL's words appear is used."""
 _CSV_USER, _CSV_SEVERITY, _CSV_MESSAGE, _CSV_DETAIL = 1, 11, 13, 14
 """Columns of csvlog, 13 to 18."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How a server of some major says things, in all of its languages; texts with %s in them become patterns."""
+    """The words of one major version in all its languages; texts with %s become patterns."""
 
     fatal: frozenset[str]
     detail: frozenset[str]
@@ -48,7 +51,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A message; `last`: the server ended with it, perhaps."""
+    """A message in a log; `last`: it may be the reason why the server ended."""
 
     message: str
     detail: str = ""
@@ -56,20 +59,20 @@ class _Entry:
 
 
 def languages(major: int) -> list[gettext.NullTranslations]:
-    """Return the languages that PostgreSQL `major` speaks, English first."""
+    """Return the message catalogs of PostgreSQL `major`, English first."""
     found: list[gettext.NullTranslations] = [gettext.NullTranslations()]
     for path in sorted(LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
         try:
             with path.open("rb") as stream:
                 found.append(gettext.GNUTranslations(stream))
-        except (OSError, ValueError):  # a damaged one: its language is not known
+        except (OSError, ValueError):  # ignore a damaged catalog
             continue
     return found
 
 
 @lru_cache
 def words(major: int) -> Words:
-    """Return how PostgreSQL `major` says things, from the catalogs that its package has brought."""
+    """Return the words of PostgreSQL `major`, from the catalogs in its package."""
     catalogs = languages(major)
 
     def said(*texts: str) -> frozenset[str]:
@@ -82,26 +85,27 @@ def words(major: int) -> Words:
 
 
 def last_words(instance: Instance) -> str:
-    """Return what the server's present or latest run ended with, with its details; "" if it tells nothing."""
+    """Return the final error of the server's current or latest run, with its detail; "" if the log has none."""
     known = words(instance.name.major)
     for name, text in _newest_first(instance):
         entries = list(_entries(name, text, known))
-        began = max((place for place, one in enumerate(entries) if known.starting.search(one.message)), default=None)
+        starts = (index for index, entry in enumerate(entries) if known.starting.search(entry.message))
+        began = max(starts, default=None)
         run = entries if began is None else entries[began + 1 :]
-        found = [one for one in run if one.last and not known.passing.search(one.message)]
-        if found:
-            return f"{found[-1].message}: {found[-1].detail}" if found[-1].detail else found[-1].message
+        errors = [entry for entry in run if entry.last and not known.passing.search(entry.message)]
+        if errors:
+            return f"{errors[-1].message}: {errors[-1].detail}" if errors[-1].detail else errors[-1].message
         if began is not None:
             return ""
     return ""
 
 
 def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
-    """Yield the ends of the logs that there are, each with its file's name."""
+    """Yield the tail of each log with the name of its file, the newest first."""
     known = words(instance.name.major)
     found = []
     for path in _files(instance):
-        with contextlib.suppress(OSError):  # rotated away in between
+        with contextlib.suppress(OSError):  # it may just have been rotated
             found.append((path.stat().st_mtime, path.name, _decoded(_tail(path), known)))
     journal = _journal(instance)
     lines = [line for line in journal.splitlines() if re.match(r"\d+\.\d+ ", line)]
@@ -112,7 +116,7 @@ def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
 
 
 def _files(instance: Instance) -> list[Path]:
-    """Return the files that have the log, as far as they are there: pg_ctlcluster's, and the collector's."""
+    """Return the existing log files of pg_ctlcluster and of the logging collector."""
     own = LOGS / f"postgresql-{instance.name.major}-{instance.name.name}.log"
     found = [instance.configuration / "log", own]
     try:
@@ -135,12 +139,10 @@ def _tail(path: Path) -> bytes:
 
 
 def _journal(instance: Instance) -> str:
-    command = ["journalctl", "--quiet", "--no-pager", "--boot", "--output=short-unix", f"--lines={_JOURNAL_LINES}"]
+    options = ("--quiet", "--no-pager", "--boot", "--output=short-unix", f"--lines={_JOURNAL_LINES}")
+    command = ["journalctl", *options, f"--unit={instance.unit}"]
     try:
-        answer = subprocess.run(
-            [*command, f"--unit={instance.unit}"], capture_output=True, timeout=10, check=False, text=True,
-            errors="replace",
-        )  # fmt: skip
+        answer = subprocess.run(command, capture_output=True, timeout=10, check=False, text=True, errors="replace")
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout
@@ -172,7 +174,7 @@ def _csv(text: str, known: Words) -> Iterator[_Entry]:
             if len(row) > _CSV_DETAIL:
                 last = row[_CSV_SEVERITY] in known.fatal and not row[_CSV_USER]
                 yield _Entry(row[_CSV_MESSAGE], row[_CSV_DETAIL], last)
-    except csv.Error:  # half a record at its end
+    except csv.Error:  # the last record is incomplete
         return
 
 
@@ -188,7 +190,7 @@ def _json(text: str, known: Words) -> Iterator[_Entry]:
 
 
 def _plain(text: str, known: Words) -> Iterator[_Entry]:
-    """Read a log of lines; a message with user@database, as Debian's log_line_prefix writes it, is a client's."""
+    """Read a plain-text log; a message with user@database, from Debian's log_line_prefix, belongs to a client."""
     bad = re.compile(rf"^(.*?)(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.fatal)))})\s?:\s{{1,2}}(.*)")
     more = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.detail)))})\s?:\s{{1,2}}(.*)")
     lines = text.splitlines()

@@ -1,4 +1,4 @@
-"""Work that many ask for at once: one run at a time, in a thread of its own, whose result all of them share."""
+"""Share the result of work among concurrent callers: it runs once at a time, in its own thread."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """The result of `work`, good for `kept` seconds.
+    """The result of `work`, valid for `kept` seconds.
 
-    A run that takes more than `limit` seconds is of no use to anybody. It may hang for ever, in the kernel for example:
-    nobody waits for it, and no other one begins beside it.
+    The result of a run that takes more than `limit` seconds is discarded. Such a run may hang for ever, for example in
+    the kernel: no caller waits for it any longer, but no second run starts beside it either.
     """
 
     def __init__(self, work: Callable[[], T], *, kept: float, limit: float) -> None:
         self._work, self._kept, self._limit = work, kept, limit
         self._changed = threading.Condition()
         self._forgotten = 0
-        """How often `forget` was called."""
+        """The number of calls of `forget`."""
         self._running = 0.0
-        """When the run that is under way began; 0 if none is."""
+        """When the current run began; 0 if there is none."""
         self._found: Callable[[], T] | None = None
-        """Returns or raises what the last run came to, while that can be of use."""
+        """Returns the result of the last run or raises its error; None if it is unusable."""
         self._knows = -1
-        """What `_forgotten` was when that run began."""
+        """The value of `_forgotten` when that run began."""
         self._ended = self._until = 0.0
-        """When that run ended, and until when its result is good for those who ask later."""
+        """When that run ended, and until when its result is valid for later callers."""
 
     def forget(self) -> None:
-        """Whoever asks from now on gets the result of a run that begins from now on."""
+        """Invalidate the result: from now on, callers get the result of a run that begins after this call."""
         with self._changed:
             self._forgotten += 1
 
     def prepare(self) -> None:
-        """Begin a run, if the next `get` would have to; it can go on while something else is done."""
+        """Begin a run in the background if the next `get` would have to begin one."""
         with self._changed:
             if self._good(self._forgotten, time.monotonic()) is None and not self._running:
                 self._begin()
 
     def get(self) -> T:
-        """Return the result, or raise what `work` raised; TimeoutError where a run takes too long."""
+        """Return the result, or raise the error of `work`; raises TimeoutError if a run takes too long."""
         with self._changed:
             asked, wanted = time.monotonic(), self._forgotten
             while (found := self._good(wanted, asked)) is None:
@@ -80,7 +80,7 @@ class Shared(Generic[T]):
 
 
 def _tried(work: Callable[[], T]) -> tuple[Callable[[], T], bool]:
-    """Return what gives the result of `work` or raises its error, and whether it has a result."""
+    """Run `work`; return a function that returns its result or raises its error, and whether it succeeded."""
     try:
         value = work()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a node sees, and what follows from it whatever the mode: who is in service, who is the rightful primary."""
+"""Conclusions from the facts that hold in every mode: the nodes in service, the rightful primary, the latest term."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Actions = tuple[Action, ...]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may be done without being asked. `automatic_return`: a former primary rejoins by itself.
+    """Options for decisions.
 
-    `patient`: nodes that are out of sight may just be booting, so pgpool-II does not give them up yet.
-    `lately`: nodes that took writes a moment ago. Where one is out of sight, its agent may just be restarting.
+    `automatic_return`: a former primary rejoins without an administrator.
+    `patient`: nodes out of sight may still be booting, so pgpool-II does not give them up yet.
+    `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
     """
 
     automatic_return: bool = False
@@ -26,7 +27,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One node's view: the facts, with what follows from them."""
+    """One node's view: the facts and the conclusions from them."""
 
     cluster: Cluster
     me: Node
@@ -57,29 +58,29 @@ class Situation:
 
     @property
     def service(self) -> int:
-        """The term that nodes in service are in, where every node is a primary."""
+        """The term of the nodes in service, if every node is a primary."""
         return service_term(self.cluster, self.facts)
 
     @property
     def source(self) -> NodeFacts | None:
-        """The node that a new one is copied from."""
+        """The node from which this one would be copied."""
         return self.primary if self.primary is not self.mine else None
 
     def wait(self, reason: str) -> Actions:
-        """Return the action of a node that something else has to happen for first."""
+        """Return the action of a node that has to wait for something else."""
         return (Wait(self.name, reason),)
 
     def await_recovery(self, reason: str) -> Actions:
-        """Return the action of a node that an administrator has to recover."""
+        """Return the action of a node that waits for an administrator to recover it."""
         return (AwaitRecovery(self.name, reason, self.source is not None),)
 
 
 def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
-    """Return the writable member that the others follow; None if there is none in sight.
+    """Return the writable member that the others should follow; None if there is none in sight.
 
-    Where all are primaries, it is the one that the others would be copied from: the first in service.
-    It leads in the latest term that any member knows. Where nobody in sight does, a node that was promoted by hand
-    counts: the only one on the highest timeline, unless one out of sight may be the primary.
+    With streaming, that node leads in the latest term that any member knows. If no node in sight does, a node that was
+    promoted by hand counts: the only one on the highest timeline, unless a node out of sight may be the primary. If
+    every node is a primary, it is the first one in service, from which the others would be copied.
     """
     members = facts.members(cluster)
     latest = latest_term(cluster, facts)
@@ -93,40 +94,41 @@ def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
 
 def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
-    """Return the writable member that is the only one on the highest timeline; None if there is none."""
+    """Return the writable member that is alone on the highest timeline; None if there is none."""
     members = facts.members(cluster)
-    return next((one for one in members if one.writable and one.timeline and _alone_on_top(one, members)), None)
+    writable = (member for member in members if member.writable and member.timeline)
+    return next((member for member in writable if _alone_on_top(member, members)), None)
 
 
 def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
-    """Return the database nodes that are out of sight, but that no pgpool-II whose word counts has given up.
+    """Return the database nodes that are out of sight and that a leading pgpool-II has not given up.
 
-    Where no such pgpool-II is in sight, these are all that are out of sight.
+    If no leading pgpool-II is in sight, these are all nodes out of sight.
     """
     away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
     leading = leading_pgpools(cluster, facts)
     if not leading:
         return tuple(away)
-    return tuple(name for name in away if any(one.backends.get(name) is not BackendState.DOWN for one in leading))
+    return tuple(name for name in away if any(pool.backends.get(name) is not BackendState.DOWN for pool in leading))
 
 
 def in_service(cluster: Cluster, facts: ClusterFacts) -> tuple[NodeFacts, ...]:
-    """Return the nodes of native replication that have every write: up, and never given up since they were copied."""
+    """Return the nodes of native replication that have every write: up, and never detached since they were copied."""
     term = service_term(cluster, facts)
     members = facts.members(cluster)
     return tuple(member for member in members if member.writable and member.led >= term and not member.half_copied)
 
 
 def latest_term(cluster: Cluster, facts: ClusterFacts) -> int:
-    """Return the latest term that any member in sight knows; there is none before 1."""
+    """Return the latest term that any member in sight knows, at least 1."""
     return max((member.term for member in facts.members(cluster)), default=1) or 1
 
 
 def service_term(cluster: Cluster, facts: ClusterFacts) -> int:
-    """Return the term that a node of native replication must have led in to have every write.
+    """Return the term in which a node of native replication must have led to have every write.
 
-    That is the latest term, unless all database nodes are in sight and none has led in it: then it came to nothing, as
-    where the power was cut while it was claimed.
+    That is the latest term, unless all database nodes are in sight and none has led in it: then it never took effect,
+    for example because of a power cut while it was being claimed.
     """
     if any(not facts.of(node.name).reachable for node in cluster.databases):
         return latest_term(cluster, facts)
@@ -134,7 +136,7 @@ def service_term(cluster: Cluster, facts: ClusterFacts) -> int:
 
 
 def rank(member: NodeFacts) -> tuple[int, int, int]:
-    """Return what is greater for the better claim: the term where it leads, the timeline, the position."""
+    """Return the sort key of a node's claim, greater for a better one: term if it leads, timeline, position."""
     return member.led if member.writable else 0, member.timeline or 0, member.position.bytes if member.position else 0
 
 
@@ -143,20 +145,20 @@ def _alone_on_top(one: NodeFacts, members: tuple[NodeFacts, ...]) -> bool:
 
 
 def leading_pgpools(cluster: Cluster, facts: ClusterFacts) -> list[PgpoolFacts]:
-    """Return the running pgpool-IIs whose word counts: the leader with its quorum, or one without a watchdog."""
+    """Return the views of leading pgpool-IIs: the watchdog leader with a quorum, or a pgpool-II without a watchdog."""
     return list(_leading(cluster, facts).values())
 
 
 def leading_node(cluster: Cluster, facts: ClusterFacts) -> str:
-    """Return the node of the first of them; "" if there is none in sight."""
+    """Return the node of the first leading pgpool-II; "" if there is none in sight."""
     return next(iter(_leading(cluster, facts)), "")
 
 
 def _leading(cluster: Cluster, facts: ClusterFacts) -> dict[str, PgpoolFacts]:
-    found = [facts.of(node.name) for node in cluster.pgpools]
-    return {one.node: one.pgpool for one in found if one.reachable and one.pgpool is not None and leads(one.pgpool)}
+    nodes = [facts.of(node.name) for node in cluster.pgpools]
+    return {node.node: node.pgpool for node in nodes if node.reachable and node.pgpool and leads(node.pgpool)}
 
 
 def leads(pgpool: PgpoolFacts) -> bool:
-    """Tell whether this pgpool-II's word counts: it leads with a quorum, or is alone."""
+    """Return whether this pgpool-II leads with a quorum, or is the only one."""
     return pgpool.watchdog is WatchdogState.ALONE or (pgpool.watchdog is WatchdogState.LEADER and pgpool.quorum)

@@ -1,8 +1,9 @@
-"""ssh between the postgres users: keys and certificates that follow from the cluster key.
+"""ssh between the postgres users: keys and certificates derived from the cluster key.
 
-Every node has a user key of its own, and all nodes know all public halves. A server proves itself by its ordinary
-ed25519 host key plus a certificate for it, signed by an authority that all nodes can derive: nobody has to accept a
-host key, and none is changed. Formats: PROTOCOL.key and PROTOCOL.certkeys of OpenSSH. Equal input gives equal bytes.
+Every node has its own user key, and knows the public keys of all others. A server authenticates itself with its
+ordinary ed25519 host key and a certificate for that key. All nodes can derive the authority that signs the
+certificates, so no one has to accept a host key, and no host key changes. OpenSSH's PROTOCOL.key and PROTOCOL.certkeys
+define the formats. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _BLOCK = 8
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An ed25519 key pair from a seed of 32 bytes; the seed is not shown by repr()."""
+    """An ed25519 key pair from a seed of 32 bytes; repr() does not show the seed."""
 
     seed: bytes = field(repr=False)
     comment: str
@@ -50,16 +51,16 @@ class KeyPair:
 
     @property
     def blob(self) -> bytes:
-        """The public key as it goes over the wire."""
+        """The public key in its wire format."""
         return _text(_TYPE) + _string(self.public)
 
     def sign(self, data: bytes) -> bytes:
-        """Return the signature of `data` as it goes over the wire."""
+        """Return the signature of `data` in its wire format."""
         return _text(_TYPE) + _string(bytes(Ed25519PrivateKey.from_private_bytes(self.seed).sign(data)))
 
     @property
     def private_file(self) -> str:
-        """The private key file, unencrypted, as ssh-keygen writes it; its check number follows from the public key."""
+        """The unencrypted private key file, as ssh-keygen writes it; its check number comes from the public key."""
         check = self.public[:4]
         private = check + check + self.blob + _string(self.seed + self.public) + _text(self.comment)
         private += bytes(range(1, 1 + -len(private) % _BLOCK))
@@ -80,10 +81,10 @@ def host_authority(key: ClusterKey) -> KeyPair:
 
 
 def host_certificate(key: ClusterKey, node: Node, host_key: str) -> str:
-    """Return the line of a certificate file for `node`'s ed25519 host key, given as in ssh_host_ed25519_key.pub.
+    """Return the line of a certificate file for `node`'s host key, given as in ssh_host_ed25519_key.pub.
 
-    It is valid for the node's name and address, without end: it ends with the cluster key. Raises UsageError for what
-    is no ed25519 public key.
+    The certificate is valid for the node's name and address, and does not expire; a new cluster key replaces it. Raises
+    UsageError if `host_key` is not an ed25519 public key.
     """
     public = _public_of(host_key)
     principals = b"".join(_text(name) for name in dict.fromkeys((node.name, node.address)))
@@ -110,8 +111,8 @@ def _public_of(line: str) -> bytes:
     except (IndexError, ValueError):
         blob = b""
     if words[:1] != [_TYPE] or not blob.startswith(prefix) or len(blob) != len(prefix) + 32:
-        hint = "ssh-keygen -A makes /etc/ssh/ssh_host_ed25519_key"
-        raise UsageError("this machine's ssh host key is no ed25519 public key", hint=hint)
+        hint = "ssh-keygen -A creates /etc/ssh/ssh_host_ed25519_key"
+        raise UsageError("this machine's ssh host key is not an ed25519 public key", hint=hint)
     return blob[len(prefix) :]
 
 

@@ -1,4 +1,4 @@
-"""What `pgpoolctl status` tells: the cluster as all nodes' facts have it. Pure."""
+"""The report of `pgpoolctl status`: the state of the cluster according to the facts of all nodes. Pure."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
         for node in cluster.databases
         if cluster.mode.streams and (found := facts.of(node.name)).standby and found.stalled
     }
-    told = {name: note for name, note in notes.items() if note}
-    every = dict(sorted({**held, **stalled, **told}.items()))
+    messages = {name: note for name, note in notes.items() if note}
+    every = dict(sorted({**held, **stalled, **messages}.items()))
     for node in cluster.databases:
         one = facts.of(node.name)
         if one.up and not one.laid:
@@ -50,13 +50,13 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
 
 def _not_laid(name: str) -> str:
     return (
-        f"its PostgreSQL runs with other synchronous_standby_names than it is to have, so commits do not wait as "
-        f"they should; hint: pgpoolctl apply, on {name}, lays them down or says why not; pgpoolctl check"
+        f"its PostgreSQL runs with the wrong synchronous_standby_names, so commits do not wait as they should; "
+        f"hint: pgpoolctl apply, on {name}, writes the right ones or says why not; pgpoolctl check"
     )
 
 
 def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
-    """Return what node `name`, whose cluster.yml is `cluster`, says of nodes that have another one."""
+    """Return the note of node `name`, whose cluster.yml is `cluster`, about nodes with a different cluster.yml."""
     others = ", ".join(facts.differing(cluster))
     if not others:
         return []
@@ -65,12 +65,12 @@ def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Tell whether every node is in its place and as cluster.yml says, and every pgpool-II knows it."""
+    """Return whether every node has its role and its configuration, and every pgpool-II knows that."""
     return _laid_down(cluster, facts) and _in_place(cluster, facts) and _known(cluster, facts)
 
 
 def _laid_down(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Tell whether all nodes in sight have the same cluster.yml, and their configuration is that."""
+    """Return whether all nodes in sight have the same cluster.yml and have applied it."""
     return not facts.differing(cluster) and all(facts.of(node.name).applied for node in cluster.nodes)
 
 
@@ -79,10 +79,10 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     if any(not found.up or not found.member or found.half_copied for found in members):
         return False
     primary = rightful_primary(cluster, facts)
-    # A node that does not know yet that standbys have come is about to lay synchronous replication down.
+    # A node that does not know yet that standbys have connected has yet to apply synchronous replication.
     waited_for = cluster.synchronous > 0 and cluster.names_standbys
-    told = all(found.standbys_came or not found.file for found in members) or not waited_for
-    if primary is None or not told or not all(found.laid for found in members):
+    known = all(found.standbys_came or not found.file for found in members) or not waited_for
+    if primary is None or not known or not all(found.laid for found in members):
         return False
     if not cluster.mode.streams:
         return len(in_service(cluster, facts)) == len(members)
@@ -90,7 +90,7 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _known(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Tell whether every pgpool-II runs and sends clients to every node, and exactly one leads with its quorum."""
+    """Return whether every pgpool-II is running and uses every node, and exactly one leads with a quorum."""
     names = [node.name for node in cluster.databases]
     views = [facts.of(node.name).pgpool for node in cluster.pgpools]
     if not all(view and all(view.backends.get(name) is BackendState.UP for name in names) for view in views):
@@ -143,9 +143,9 @@ def _archive(found: NodeFacts) -> Json | None:
 
 
 def _belief(cluster: Cluster, facts: ClusterFacts, name: str) -> str:
-    """Return what the leading pgpool-II believes of a node; where none leads, what any does.
+    """Return the leading pgpool-II's state of a node, or that of any pgpool-II if none leads.
 
-    One that was cut off says for seconds that it leads, too, and that all others are down: it has no quorum.
+    A pgpool-II that was cut off claims for some seconds that it leads and that all others are down, but has no quorum.
     """
     views = [view for node in cluster.pgpools if (view := facts.of(node.name).pgpool) is not None]
     views.sort(key=lambda view: (not leads(view), view.watchdog not in LEADING))

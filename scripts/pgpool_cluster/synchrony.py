@@ -1,11 +1,11 @@
-"""Which standbys a commit waits for, and which ones a failover may do without: the primary says both.
+"""Manage the standbys that commits wait for, and those that a failover does not need; the primary decides both.
 
-A commit is on `synchronous` of the standbys that synchronous_standby_names lists. So a standby can take over only while
-fewer than that many listed ones are missing (decide.py). One that is away, or that an administrator keeps out of use,
-would hold every failover up. The primary therefore *drops* it from the list. Once no commit can wait for it any more,
-and enough of the others have all that was ever acknowledged, the primary *excuses* it: it tells all nodes that a
-failover may do without it. More than half of the nodes must have noted that an excuse is over before the standby is
-listed again. docs/explanation/load-balancing-and-consistency.md has the rule in words.
+Every commit is on `synchronous` of the standbys listed in synchronous_standby_names. So a standby can take over only
+while fewer listed standbys than that are missing (decide.py). A standby that is away, or that an administrator keeps
+out of use, would block every failover. The primary therefore *drops* it from the list. Once no commit can wait for that
+standby any more, and enough of the others have every acknowledged commit, the primary *excuses* it: it tells all nodes
+that a failover does not need it. Before the primary lists the standby again, more than half of the nodes must have
+recorded that the excuse is over. docs/explanation/load-balancing-and-consistency.md explains the rule.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .record import Record
 from .situation import rightful_primary
 
 AWAY_SECONDS = 10.0
-"""How long a standby may stop receiving, as for a restart, before commits no longer wait for it."""
-_READ_SECONDS = 2.0
-"""Seconds after which every walsender has read the configuration that a session has read."""
-_BETWEEN_TRIES = 10.0
+"""How long a standby may stop receiving, for example for a restart, before commits no longer wait for it."""
+_RELOAD_SECONDS = 2.0
+"""Time after which every walsender has read a configuration that one session has already read."""
+_RETRY_PAUSE_SECONDS = 10.0
 _QUERY_SECONDS = 2.0
-_LITTLE = 16 << 20
-"""Bytes that a standby may lag when commits begin to wait for it."""
+_MOST_LAG_BYTES = 16 << 20
+"""How far a standby may lag when commits begin to wait for it."""
 _SENDERS = "SELECT application_name, flush_lsn::text, sync_priority FROM pg_stat_replication WHERE state = 'streaming'"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What the primary knows of a standby that receives: how far it has flushed, and whether commits wait for it."""
+    """A connected standby from the primary's view: how far it has flushed, and whether commits wait for it."""
 
     flushed: Lsn | None
     listed: bool
@@ -45,14 +45,14 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Senders:
-    """The end of what the primary has flushed, and its standbys by name."""
+    """The position up to which the primary has flushed, and its connected standbys by name."""
 
     end: Lsn
     standbys: Mapping[str, Sender]
 
 
 def ask_senders(here: Here) -> Senders:
-    """Ask this node's server, a primary, for its standbys; raises OperationError."""
+    """Query this node's server, a primary, for its standbys; raises OperationError."""
 
     def ask() -> Senders:
         query = here.server.query
@@ -68,7 +68,7 @@ def _receives(found: NodeFacts, primary: str) -> bool:
 
 
 def _usable(cluster: Cluster, primary: str, facts: ClusterFacts, dropped: tuple[str, ...]) -> int:
-    """Return how many listed standbys receive now, and are to be used."""
+    """Return how many listed standbys receive WAL now and are not held."""
     listed = (facts.of(node.name) for node in cluster.databases if node.name not in (primary, *dropped))
     return sum(_receives(found, primary) and not found.held for found in listed)
 
@@ -76,48 +76,49 @@ def _usable(cluster: Cluster, primary: str, facts: ClusterFacts, dropped: tuple[
 def to_drop(
     cluster: Cluster, primary: str, facts: ClusterFacts, dropped: tuple[str, ...], away: frozenset[str]
 ) -> tuple[str, ...]:
-    """Return the listed standbys that commits are no longer to wait for; none where that would stop all commits.
+    """Return the listed standbys to drop; none if too few would remain for commits to continue.
 
-    `away`: those that have not received for AWAY_SECONDS.
+    `away`: the standbys that have not received for AWAY_SECONDS.
     """
     if _usable(cluster, primary, facts, dropped) < cluster.synchronous:
         return ()
     listed = (facts.of(node.name) for node in cluster.databases if node.name not in (primary, *dropped))
-    return tuple(one.node for one in listed if one.held or one.half_copied or one.node in away)
+    return tuple(node.node for node in listed if node.held or node.half_copied or node.node in away)
 
 
 def to_list(cluster: Cluster, primary: NodeFacts, facts: ClusterFacts, dropped: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the dropped standbys that commits are to wait for again, and names that cluster.yml has no more.
+    """Return the dropped standbys to list again, and dropped names that cluster.yml no longer has.
 
-    A held one is among them where commits would otherwise wait for standbys that do not receive.
+    A held standby is listed again only if commits would otherwise wait for standbys that do not receive.
     """
     few = _usable(cluster, primary.node, facts, dropped) < cluster.synchronous
     known = {node.name for node in cluster.databases}
-    found = [facts.of(name) for name in dropped]
-    return tuple(one.node for one in found if one.node not in known or (_near(primary, one) and (few or not one.held)))
+    nodes = [facts.of(name) for name in dropped]
+    ready = [node.node for node in nodes if _near(primary, node) and (few or not node.held)]
+    return tuple(name for name in dropped if name not in known or name in ready)
 
 
 def _near(primary: NodeFacts, found: NodeFacts) -> bool:
     if not _receives(found, primary.node) or found.position is None or primary.position is None:
         return False
-    return primary.position.bytes - found.position.bytes <= _LITTLE
+    return primary.position.bytes - found.position.bytes <= _MOST_LAG_BYTES
 
 
 def have_all(cluster: Cluster, primary: str, dropped: tuple[str, ...], senders: Senders, end: Lsn) -> bool:
-    """Tell whether enough listed standbys have flushed all up to `end`, so that none of the dropped ones is needed."""
+    """Return whether enough listed standbys have flushed everything up to `end`, so that no dropped one is needed."""
     names = {node.name for node in cluster.databases} - {primary, *dropped}
     flushed = (sender.flushed for name, sender in senders.standbys.items() if name in names)
     return sum(at is not None and at >= end for at in flushed) >= cluster.synchronous
 
 
 def kept(record: Record) -> tuple[str, ...]:
-    """Return the standbys that a primary may go on to excuse in another term: it has not listed them since."""
+    """Return the standbys that a primary may still excuse in its next term, since it has not listed them again."""
     own = record.led > 0 and record.excuse.term == record.led
     return tuple(name for name in record.excuse.names if name in record.dropped) if own else ()
 
 
 def announce(here: Here, excuse: Excuse) -> list[str]:
-    """Tell every node an excuse and return those, this one included, that have noted it and know none later."""
+    """Send an excuse to every node; return the nodes, including this one, that have recorded it as the latest."""
     if not here.note_excuse(excuse):
         return []
     request = {
@@ -130,34 +131,34 @@ def announce(here: Here, excuse: Excuse) -> list[str]:
 
 @dataclass(slots=True)
 class Synchrony:
-    """One node's part in it. What it keeps in memory alone may be lost at any time: then it takes its time again."""
+    """One node's part in this; its state in memory may be lost at any time, which only delays the next step."""
 
     here: Here
     _away: dict[str, float] = field(default_factory=dict)
-    """Since when standbys have not received from this node, by the monotonic clock."""
+    """Since when each standby has not received from this node, by the monotonic clock."""
     _of: tuple[int, tuple[str, ...]] = (0, ())
-    """The term, and the dropped standbys, that what follows is about."""
+    """The term and the dropped standbys to which the next two fields apply."""
     _since: float | None = None
-    """Since when the server has run without the dropped ones."""
+    """Since when the server has been running without the dropped standbys in its list."""
     _end: Lsn | None = None
-    """What others must have flushed before the dropped ones are excused."""
+    """The position that others must have flushed before the dropped standbys are excused."""
     _held: Excuse | None = None
-    """The latest one that a majority has noted."""
+    """The latest excuse that a majority has recorded."""
     _asked: float = float("-inf")
-    """When configuration was last asked for to be applied."""
+    """When `apply` was last requested."""
     _applying: bool = False
     _failure: ClusterError | None = None
 
     @property
     def goes_on(self) -> tuple[object, ...]:
-        """What a later step builds on, beside the record."""
+        """The state, besides the record, on which later steps depend."""
         lasting = self._since is not None
         return tuple(sorted(self._away)), self._of, lasting, self._end, self._held, self._failure is None
 
     def tend(self, facts: ClusterFacts) -> None:
-        """Do the next step; called in each round of the agent. Raises ClusterError, also why the last `apply` failed.
+        """Do the next step; the agent calls this in each round. Raises ClusterError, also if the last `apply` failed.
 
-        No step waits for anything but a query or an answer of the other nodes, each with its limit.
+        A step waits only for queries and for answers of other nodes, each with a time limit.
         """
         here = self.here
         if not here.cluster.mode.streams or here.database is None or here.record.system is None:
@@ -175,19 +176,19 @@ class Synchrony:
         if primary is not None and not here.record.standbys_came and self._came(facts):
             here.remember(standbys_came=True)
             return
-        said = here.cluster.names_standbys and here.cluster.synchronous and here.record.standbys_came
-        if primary is mine and said and here.record.led == here.record.term:
+        synchronous = here.cluster.names_standbys and here.cluster.synchronous and here.record.standbys_came
+        if primary is mine and synchronous and here.record.led == here.record.term:
             self._lead(mine, facts)
             return
         self._away.clear()
         if primary is not mine and mine.standby and here.record.dropped:
-            here.remember(dropped=())  # so that its list is whole if it takes over
+            here.remember(dropped=())  # so that its list is complete if it takes over
 
     def _came(self, facts: ClusterFacts) -> bool:
-        """Tell whether as many standbys as are asked for receive, or another node knows that they have."""
-        members = [one for one in facts.members(self.here.cluster) if one.system == self.here.record.system]
-        receiving = sum(one.standby and one.streaming for one in members)
-        known = any(one.standbys_came and not one.half_copied for one in members)
+        """Return whether the `synchronous` number of standbys receives, or another node knows that it once did."""
+        members = [member for member in facts.members(self.here.cluster) if member.system == self.here.record.system]
+        receiving = sum(member.standby and member.streaming for member in members)
+        known = any(member.standbys_came and not member.half_copied for member in members)
         return self.here.cluster.synchronous > 0 and (known or receiving >= self.here.cluster.synchronous)
 
     # The primary
@@ -218,12 +219,12 @@ class Synchrony:
 
     @property
     def _excuse(self) -> Excuse:
-        """What this primary has said last."""
+        """The last excuse of this primary."""
         record = self.here.record
         return record.excuse if record.excuse.term == record.led else Excuse(record.led, 0, ())
 
     def _announce(self, excuse: Excuse) -> bool:
-        """Tell an excuse to all nodes, again until a majority has noted it; True if it has."""
+        """Send an excuse to all nodes unless a majority has already recorded it; return whether a majority has."""
         if self._held != excuse and len(announce(self.here, excuse)) >= self.here.cluster.majority:
             self._held = excuse
         return self._held == excuse
@@ -238,27 +239,27 @@ class Synchrony:
             self.here.remember(dropped=tuple(name for name in self.here.record.dropped if name not in back))
 
     def _find_excuse(self, mine: NodeFacts) -> None:
-        """Excuse the dropped ones, once no commit can wait for them and others have all that was acknowledged."""
+        """Excuse the dropped standbys once no commit can wait for them and others have every acknowledged commit."""
         here, dropped = self.here, self.here.record.dropped
         senders = ask_senders(here) if mine.laid else None
         if senders is None or any(name in dropped and sender.listed for name, sender in senders.standbys.items()):
             self._since = self._end = None
             return
         self._since = time.monotonic() if self._since is None else self._since
-        if time.monotonic() - self._since < _READ_SECONDS:
+        if time.monotonic() - self._since < _RELOAD_SECONDS:
             return
         self._end = self._end or senders.end
         if have_all(here.cluster, here.me.name, dropped, senders, self._end):
-            log(f"a failover may do without {', '.join(dropped)}")
+            log(f"a failover no longer needs {', '.join(dropped)}")
             self._announce(Excuse(self._excuse.term, self._excuse.serial + 1, dropped))
 
     # Configuration
 
     def _lay(self, mine: NodeFacts, *, changed: bool) -> None:
-        """Have configuration applied where the server runs without what is to be; raises what came of it last."""
+        """Request an `apply` if the server runs with another list than intended; raises the error of the last one."""
         if mine.laid and not changed:
             self._failure = None
-        elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _BETWEEN_TRIES):
+        elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _RETRY_PAUSE_SECONDS):
             self._applying, self._asked, failure = True, time.monotonic(), self._failure
             threading.Thread(target=self._apply, daemon=True).start()
             if failure is not None:
@@ -269,13 +270,13 @@ class Synchrony:
     def _apply(self) -> None:
         try:
             units.control("apply")
-            # A server that has just begun to answer is no active unit yet, so `apply` has not reloaded it.
+            # `apply` does not reload a server that has just begun to answer, because its unit is not active yet.
             sql_errors(lambda: self.here.server.query("SELECT pg_reload_conf()", seconds=_QUERY_SECONDS))
             self._failure = None
         except ClusterError as error:
             self._failure = error
-        except Exception as error:  # told where housekeeping tells all else
-            self._failure = OperationError(f"apply: {error}", hint="pgpoolctl apply, here")
+        except Exception as error:  # housekeeping reports it like any other failure
+            self._failure = OperationError(f"apply: {error}", hint="run pgpoolctl apply on this node")
         finally:
             self._applying = False
             self.here.forget_looks()

@@ -1,10 +1,10 @@
-"""Which terms are believed: a node that tells an absurd one must not drive the number out of the others' reach.
+"""Plausible terms: a node that claims an absurd term must not exhaust the numbers for all others.
 
-A promotion takes seconds, so an honest cluster's term grows by less than one a second from 1 on. A node that was
-away for long meets a much higher one than its own, and no other node may be left to vouch for it. So what a node
-knows is no measure, and the time is: a million, and one more for each second since 2026. A node that lies up to that
-bound costs the next promotion a second, since the bound has moved by then. A clock that is far behind still lets a
-million through.
+A promotion takes seconds, so an honest cluster's term grows from 1 by less than one per second. A node that was away
+for long may meet a much higher term than its own, with no other node to confirm it. So the limit depends on the time,
+not on what a node knows: one million, plus one for each second since 2026. A node that lies up to this limit delays the
+next promotion by a second, because the limit has risen by then. With a clock that is far behind, terms up to a million
+are still accepted.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import time
 
 from .errors import UsageError
 
-_ALWAYS = 1_000_000
-_SINCE = 1_767_225_600
-"""2026-01-01 00:00 UTC."""
+_BASE_TERM = 1_000_000
+_BASE_SECONDS = 1_767_225_600
+"""2026-01-01 00:00 UTC, in seconds since the epoch."""
 
 
 def highest() -> int:
-    """Return the highest term that is believed at this moment."""
-    return _ALWAYS + max(0, int(time.time()) - _SINCE)
+    """Return the highest term that is plausible now."""
+    return _BASE_TERM + max(0, int(time.time()) - _BASE_SECONDS)
 
 
 def plausible(term: object) -> bool:
-    """Tell whether `term` is a number that a cluster can have come to, 0 included: no term yet."""
+    """Return whether `term` is a number that a cluster can have reached; 0 means that there is no term yet."""
     return type(term) is int and 0 <= term <= highest()
 
 
 def checked(term: object) -> int:
-    """Return a term that another node tells; raises UsageError for what is none."""
+    """Return a term received from another node; raises UsageError if it is not a plausible term."""
     if type(term) is int and 0 < term <= highest():
         return term
     shown = str(term)[:30] if isinstance(term, str | float) or (type(term) is int and abs(term) < 10**20) else "that"

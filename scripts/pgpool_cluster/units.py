@@ -1,4 +1,4 @@
-"""systemd's view of a unit, and the socket through which the postgres user starts and stops two kinds of them."""
+"""Query systemd for the state of units, and start and stop them through root's control socket."""
 
 from __future__ import annotations
 
@@ -19,49 +19,50 @@ _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
     r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply|firewall"
 )
-_SECONDS = 300.0
+_CONTROL_SECONDS = 300.0
+"""Time limit for a request to the control socket."""
 _UPGRADE_SECONDS = 300.0
-"""How long a unit that dpkg has stopped may stay so before it counts as stopped for good."""
+"""How long dpkg may keep a unit stopped before it counts as stopped permanently."""
 _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
 _CATCHES_SECONDS = 5.0
-"""How long a main process may take from its start until it catches SIGHUP: pgpool-II takes tenths of a second."""
-_TRIES = 3
-_TOLD = 40
-"""Lines of what failed that the journal gets."""
+"""How long a main process may take to install its SIGHUP handler; pgpool-II takes tenths of a second."""
+_DPKG_TRIES = 3
+_LOGGED_LINES = 40
+"""How many lines of a failed command's output go to the journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """ActiveState and Result of systemctl(1) show; `was_active`: since the machine started."""
+    """ActiveState and Result from systemctl(1) show; `was_active`: it has been active since boot."""
 
     active: str
     result: str
     was_active: bool
     seconds: float = 0.0
-    """Since it has been what it is."""
+    """Time since its state last changed."""
     queued: bool = False
-    """systemd is going to start or stop it: in a restart it is inactive for a moment."""
+    """systemd has a job for it; a unit that restarts is inactive for a moment."""
     main: int = 0
-    """Process id of its main process; 0 while there is none."""
+    """Process id of its main process; 0 if there is none."""
 
     @property
     def moving(self) -> bool:
-        """Whether it is on its way up or down."""
+        """Whether it is starting, stopping or reloading."""
         return self.queued or self.active in ("activating", "deactivating", "reloading")
 
     def restarts_with(self, package: str) -> bool:
-        """Tell whether an upgrade of its package has stopped it, so that dpkg starts it again; good for 5 minutes.
+        """Return whether an upgrade of its package has stopped it within 5 minutes, so that dpkg will restart it.
 
-        postgresql-N's prerm stops the server and its postinst starts it, with the unpacking of all packages of the
-        run in between. An upgrade that was broken off leaves the package half-way for good, hence the limit.
+        postgresql-N's prerm stops the server and its postinst starts it; in between, dpkg unpacks all packages of the
+        run. An interrupted upgrade leaves the package half-way indefinitely, hence the limit.
         """
         stopped = self.active in ("inactive", "failed") and self.was_active
         return stopped and self.seconds < _UPGRADE_SECONDS and being_upgraded(package)
 
 
 def state(unit: str) -> UnitState:
-    """Return what systemd says about `unit`; one it does not know is inactive. Raises ServerError without systemd."""
+    """Return the state of `unit`; an unknown unit is inactive. Raises ServerError without systemd."""
     names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,Job,MainPID"
     try:
         command = ["systemctl", "show", "--property", names, "--", unit]
@@ -80,54 +81,52 @@ def state(unit: str) -> UnitState:
 
 
 def being_upgraded(package: str) -> bool:
-    """Tell whether dpkg has begun to upgrade a package and has not configured it yet; False for one it removes.
+    """Return whether dpkg has begun to upgrade a package and has not configured it yet; False during a removal.
 
-    dpkg writes the state down before it runs prerm and after postinst. Any user may read it, while dpkg's locks tell
-    only root who holds them.
+    dpkg records the state before prerm and after postinst. Any user can read it, whereas only root can see who holds
+    dpkg's locks.
     """
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Want} ${db:Status-Status}\n", package]
-    for _ in range(_TRIES):
+    for _ in range(_DPKG_TRIES):
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.SubprocessError):
             return False
         if answer.returncode <= 1:
             words = (line.split() for line in answer.stdout.splitlines())
-            return any(wanted in ("install", "hold") and is_now in _HALF_WAY for wanted, is_now in words)
-        time.sleep(0.05)  # dpkg was just merging its journal (/var/lib/dpkg/updates) while it was read
+            return any(want in ("install", "hold") and status in _HALF_WAY for want, status in words)
+        time.sleep(0.05)  # dpkg was merging its journal (/var/lib/dpkg/updates) at that moment
     return False
 
 
 def booted() -> bool:
-    """Tell whether systemd runs this system (sd_booted(3)): not in a chroot, or where an image is made."""
+    """Return whether systemd is running this system (sd_booted(3)); it is not in a chroot or during an image build."""
     return Path("/run/systemd/system").is_dir()
 
 
 def ask(*words: str) -> None:
-    """Ask systemd for something that is no condition of what follows; what it says against it is shown.
-
-    Where it does not run there is nobody to ask, and nothing that would have to know.
-    """
+    """Run a best-effort systemctl command; a failure is printed, not raised. Does nothing without systemd."""
     if not booted():
         return
     try:
         answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
-        said = answer.stderr.strip() if answer.returncode != 0 else ""
+        failure = answer.stderr.strip() if answer.returncode != 0 else ""
     except subprocess.TimeoutExpired as error:
-        said = str(error)
-    if said:
-        print(f"systemctl {' '.join(words)}: {said}", flush=True)
+        failure = str(error)
+    if failure:
+        print(f"systemctl {' '.join(words)}: {failure}", flush=True)
 
 
 def reload(unit: str) -> None:
-    """Have a unit read its configuration again, also one that is still starting and has read it already.
+    """Reload a unit's configuration, even while the unit is starting and may have read the old configuration.
 
-    Its main process gets no SIGHUP before it catches that signal: it would end, and systemd takes that for a clean end.
-    A unit of Type=simple, as Debian's own pgpool2.service, is active before that. systemd reloads no unit that is on
-    its way up: its main process is told directly. One that there is not yet reads what is laid down when it starts.
+    Before the main process has a handler for SIGHUP, the signal would kill it, and systemd would treat that as a clean
+    exit. A unit of Type=simple, such as Debian's own pgpool2.service, is active before then, so this function waits for
+    the handler. systemd does not reload a unit that is starting; its main process gets the signal directly. A unit
+    without a main process needs no reload, because it reads the files when it starts.
     """
-    end = time.monotonic() + _CATCHES_SECONDS
-    while time.monotonic() < end:
+    deadline = time.monotonic() + _CATCHES_SECONDS
+    while time.monotonic() < deadline:
         now = state(unit)
         if now.main == 0 or not (now.moving or now.active == "active"):
             return
@@ -139,11 +138,11 @@ def reload(unit: str) -> None:
                 ask("kill", "--signal=HUP", "--kill-whom=main", unit)
                 return
         time.sleep(0.05)
-    print(f"{unit} has not read its configuration again: it takes no SIGHUP; hint: systemctl reload {unit}", flush=True)
+    print(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}", flush=True)
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
-    """Tell whether a process has a handler for a signal, without which SIGHUP would end it (proc(5), SigCgt)."""
+    """Return whether a process has a handler for a signal, without which SIGHUP would kill it (SigCgt in proc(5))."""
     try:
         text = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -153,7 +152,7 @@ def _catches(process: int, number: signal.Signals) -> bool:
 
 
 def last_words(unit: str) -> str:
-    """Return what a unit's present or latest run died of; "" for nothing, or if the journal is not for this user."""
+    """Return the fatal error of a unit's current or latest run; "" if there is none, or the journal is unreadable."""
     show = ["systemctl", "show", "--property=InvocationID", "--value", "--", unit]
     journal = ["journalctl", "--quiet", "--no-pager", "--boot", "--output=cat", "--lines=100"]
     try:
@@ -172,15 +171,15 @@ def last_words(unit: str) -> str:
 
 
 def control(verb: str, unit: str = "") -> None:
-    """Have a unit started, stopped, restarted or reloaded, or configuration applied; raises OperationError.
+    """Ask root to start, stop, restart or reload a unit, or to apply the configuration; raises ClusterError.
 
-    `firewall`: have the rules loaded that are gone (firewall.py).
+    The verb `firewall` reloads a missing packet filter (firewall.py).
     """
     words = f"{verb} {unit}".strip()
-    hint = "systemctl status pgpool2-cluster-control.socket shows whether it listens"
+    hint = "systemctl status pgpool2-cluster-control.socket shows whether it is listening"
     try:
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(_SECONDS)
+            asking.settimeout(_CONTROL_SECONDS)
             asking.connect(str(paths.CONTROL))
             asking.sendall(words.encode() + b"\n")
             asking.shutdown(socket.SHUT_WR)
@@ -189,42 +188,43 @@ def control(verb: str, unit: str = "") -> None:
     except OSError as error:
         raise ServerError(f"{words}: {error.strerror or error}", hint=hint) from error
     if answer != "done":
-        said = answer.splitlines() or ["no answer"]
-        reason = "; ".join(said[-2:] if said[-1].startswith("hint: ") else said[-1:])
-        raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} has the rest")
+        lines = answer.splitlines() or ["no answer"]
+        reason = "; ".join(lines[-2:] if lines[-1].startswith("hint: ") else lines[-1:])
+        raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} shows more")
 
 
 def hang_up(cluster: Cluster, node: Node) -> None:
-    """End this host's connections with another node's PostgreSQL and pgpool-II, both ways; raises ClusterError.
+    """Kill this host's TCP connections with another node's PostgreSQL and pgpool-II, in both directions.
 
-    Who waits for a host that is gone would wait until TCP gives up. Nothing but the cluster's own ports is touched.
+    Otherwise, programs that wait for an unreachable host wait until TCP gives up. Connections on other ports than the
+    cluster's are not affected. Raises ClusterError.
     """
     control("hang-up", " ".join([node.address, *map(str, cluster.ports)]))
 
 
 def _hang_up(address: str, *ports: str) -> list[str]:
-    """Return the ss(8) command: an IPv6 address needs brackets; `dport` is the other host's port, `sport` ours."""
+    """Return the ss(8) command. IPv6 addresses need brackets; `dport` is the other host's port, `sport` ours."""
     host = f"[{address}]" if ":" in address else address
     either = " or ".join(f"dport = :{port} or sport = :{port}" for port in ports)
     return ["ss", "--kill", "--tcp", f"dst {host} and ( {either} )"]
 
 
 def _refusal(request: str) -> str:
-    """Return why root does not do it, "" if it does: what is ended is what root's own cluster.yml names."""
+    """Return why root refuses a request, "" if it does not; cluster.yml defines which connections may be killed."""
     if not _ALLOWED.fullmatch(request):
         return (
-            "refused: only postgresql@V-NAME and pgpool2 are started, stopped, restarted and reloaded here, and "
-            "connections with a node's address and ports ended"
+            "refused: this socket only starts, stops, restarts and reloads postgresql@V-NAME and pgpool2, and kills "
+            "connections with a node's address and ports"
         )
     verb, *words = request.split(" ")
     if verb in ("start", "stop", "restart", "reload") and words != [paths.PGPOOL_UNIT]:
-        from .memory import Applied  # noqa: PLC0415 - root's own word on which server is the cluster's
+        from .memory import Applied  # noqa: PLC0415 - only root can change this list of the cluster's servers
 
         ours = Applied.load().units
-        return "" if words[0] in ours else f"refused: pgpoolctl apply has laid nothing down for {words[0]}"
+        return "" if words[0] in ours else f"refused: pgpoolctl apply has written no configuration for {words[0]}"
     if verb != "hang-up":
         return ""
-    from . import server  # noqa: PLC0415 - starting a unit needs no cluster.yml
+    from . import server  # noqa: PLC0415 - starting a unit does not need cluster.yml
 
     try:
         cluster, me = server.this_node()
@@ -235,7 +235,7 @@ def _refusal(request: str) -> str:
     if found is None or str(found) not in [node.address for node in cluster.nodes if node != me]:
         return f"refused: no other node has the address {address}"
     others = [port for port in ports if int(port) not in cluster.ports]
-    return f"refused: {others[0]} is no port of the cluster" if others else ""
+    return f"refused: {others[0]} is not a port of the cluster" if others else ""
 
 
 def _command(request: str) -> list[str]:
@@ -245,31 +245,37 @@ def _command(request: str) -> list[str]:
     if verb == "hang-up":
         return _hang_up(*rest.split(" "))
     if rest == paths.PGPOOL_UNIT:
-        # It is up when the watchdog has a leader, which may take others that are not up yet. An administrator who is
-        # stopping it goes first.
+        # Do not wait: pgpool-II is up only when the watchdog has a leader, which may need nodes that are not up yet.
+        # Mode fail: an administrator's stop takes precedence.
         return ["systemctl", "--no-block", "--job-mode=fail", verb, rest]
-    # pg_ctlcluster looks for its server every two seconds; whoever starts it here asks the server itself.
+    # Do not wait for a start: pg_ctlcluster checks its server every two seconds, and the caller queries it directly.
     return ["systemctl", *(["--no-block"] if verb == "start" else []), verb, rest]
 
 
 def serve_control(request: str) -> str:
-    """Do what the postgres user asks for, as root, and return `done` or what systemctl said."""
+    """Carry out a request of the postgres user as root; return `done` or the output of systemctl."""
     refused = _refusal(request)
     if refused:
-        print(f"{refused}; asked for was {request!a}", file=sys.stderr, flush=True)
+        print(f"{refused}; the request was {request!a}", file=sys.stderr, flush=True)
         return refused
     if request == "firewall":
-        from . import firewall  # noqa: PLC0415 - starting a unit needs no rules
+        from . import firewall  # noqa: PLC0415 - starting a unit does not need it
 
         return firewall.keep()
-    words = _command(request)
     try:
-        answer = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-                                stdin=subprocess.DEVNULL, timeout=_SECONDS)  # fmt: skip
+        answer = subprocess.run(
+            _command(request),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=_CONTROL_SECONDS,
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     if answer.returncode == 0:
         return "done"
-    said = answer.stdout.strip() or f"exit status {answer.returncode}"
-    print("\n".join([f"{request} failed", *said.splitlines()[-_TOLD:]]), file=sys.stderr, flush=True)
-    return said
+    output = answer.stdout.strip() or f"exit status {answer.returncode}"
+    print("\n".join([f"{request} failed", *output.splitlines()[-_LOGGED_LINES:]]), file=sys.stderr, flush=True)
+    return output

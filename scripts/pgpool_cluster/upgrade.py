@@ -1,8 +1,8 @@
-"""A new major version of PostgreSQL by pg_upgradecluster(1), which makes a server beside the one that is in use.
+"""Upgrade to a new major version of PostgreSQL with pg_upgradecluster(1), which creates a server beside the old one.
 
-It runs pg_upgradecluster.d/pgpool2-cluster before it copies the data. What is laid down then is for the new server, so
-that it starts as the cluster's; in the end it gets the old one's port, and the agent knows by that what happened.
-docs/how-to/upgrade-postgresql.md has the whole procedure.
+pg_upgradecluster runs pg_upgradecluster.d/pgpool2-cluster before it copies the data. From then on, `apply` configures
+the new server, so that it starts as part of the cluster. At the end it gets the old server's port, from which the agent
+recognizes the upgrade. docs/how-to/upgrade-postgresql.md has the whole procedure.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian has the whole procedure"
 
 
 def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
-    """Prepare the upgrade of `old` to `new`; raises ClusterError, and so ends it, where the cluster would break.
+    """Prepare the upgrade of `old` to `new`; raises ClusterError, to abort it, if the upgrade would break the cluster.
 
-    A server that is not the cluster's is none of its business.
+    Does nothing for a server that does not belong to the cluster.
     """
     record = Record.load(paths.RECORD)
     if record.system is None or not paths.CLUSTER_YML.exists():
@@ -34,10 +34,10 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     if instance.name != old:
         return
     if cluster.postgresql is not None:
-        hint = f"take `postgresql: {cluster.postgresql}` out of {paths.CLUSTER_YML}: the port says which one it is"
+        hint = f"remove `postgresql: {cluster.postgresql}` from {paths.CLUSTER_YML}: the port identifies the server"
         raise OperationError(f"cluster.yml names PostgreSQL {old}", hint=hint)
     if record.copying or record.led < record.term:
-        hint = f"upgrade the primary, and let this node be copied from it: {_GUIDE}"
+        hint = f"upgrade the primary, then let it be copied to this node: {_GUIDE}"
         raise OperationError(f"{me.name} is not the primary", hint=hint)
     if units.state(paths.UNIT).active not in ("inactive", "failed"):
         hint = f"on every node: systemctl stop pgpool2-cluster pgpool2; {_GUIDE}"
@@ -48,33 +48,33 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     record = record.with_changes(standbys_came=False)
     record.save(paths.RECORD)
     units.control("apply")
-    if (instance.data / "postmaster.pid").exists():  # it is written in, too, and no standby receives that any more
+    if (instance.data / "postmaster.pid").exists():  # the upgrade writes to it, and no standby is left to acknowledge
         server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
     record.with_changes(upgrading=str(new)).save(paths.RECORD)
     units.control("apply")
 
 
 def extension_of(name: PostgresqlCluster) -> Path:
-    """Return the file of the extension pgpool_recovery, by which postgresql-N-pgpool2 is known to be installed."""
+    """Return the control file of the extension pgpool_recovery, which shows that postgresql-N-pgpool2 is installed."""
     return Path(f"/usr/share/postgresql/{name.major}/extension/pgpool_recovery.control")
 
 
 def finish(here: Here) -> None:
-    """Take note, when the agent starts, that the server was upgraded: it is another one now, and its data counts.
+    """Record at the start of the agent that the server was upgraded: from now on, the new server's data counts.
 
-    An upgrade that came to nothing is forgotten. Raises ServerError where the new data cannot be read.
+    An upgrade that failed is cleared from the record. Raises ServerError if the new data cannot be read.
     """
     if not here.record.upgrading:
         return
     instance = here.server.instance
     if here.record.upgrading != str(instance.name):
-        log(f"PostgreSQL was not upgraded to {here.record.upgrading}: {instance.name} goes on")
+        log(f"PostgreSQL was not upgraded to {here.record.upgrading}: {instance.name} stays in use")
         here.remember(upgrading="")
     else:
         system = pg.control_data(instance).get("Database system identifier", "")
         if not system.isdecimal():
             hint = f"pg_controldata {instance.data} shows why"
             raise ServerError(f"{instance.data} cannot be read after the upgrade", hint=hint)
-        log(f"PostgreSQL was upgraded to {instance.name}: its data is the cluster's")
+        log(f"PostgreSQL was upgraded to {instance.name}: the cluster now uses its data")
         here.remember(upgrading="", system=int(system))
     units.control("apply")

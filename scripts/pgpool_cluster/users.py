@@ -1,6 +1,6 @@
-"""The users of the cluster's databases: who can log in through pgpool-II, the same on every node.
+"""The users that can log in through pgpool-II; the list is the same on every node.
 
-A change has a number; a node that was away takes the list of one that knows a later change, if it can read it.
+Each change increases a serial number. A node that was away fetches the list from a node with a later change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .errors import ServerError
 
 _LOCK_SECONDS = 10.0
 _ENTRY = re.compile(r"[ -9;-~]{1,4096}")
-"""A value of pool_passwd: printable, on one line, without the colon."""
+"""A value in pool_passwd: printable characters on one line, without a colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Names with their pool_passwd values, as of change number `serial`, encrypted with the pool key of this mark."""
+    """Users and their pool_passwd values after change `serial`, encrypted with the pool key that has this `mark`."""
 
     serial: int = 0
     entries: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -31,7 +31,7 @@ class Users:
 
     @classmethod
     def load(cls, path: Path) -> Users:
-        """Read the list; one that is not there, or cannot be read, is empty and older than any other."""
+        """Read the list; a missing or unreadable list counts as empty and older than any other."""
         try:
             found = hands.read(path)
             return cls.of(json.loads(found.text)) if found else cls()
@@ -40,7 +40,7 @@ class Users:
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Users:
-        """Return the list that `json` gave; raises KeyError, TypeError or ValueError for anything else."""
+        """Return the list from the output of `json`; raises KeyError, TypeError or ValueError for anything else."""
         entries = values["entries"]
         if not isinstance(entries, dict):
             raise TypeError("entries")
@@ -51,7 +51,7 @@ class Users:
 
     @property
     def json(self) -> dict[str, object]:
-        """What `of` takes."""
+        """The list in the format that `of` reads."""
         return {"serial": self.serial, "entries": dict(self.entries), "mark": self.mark}
 
     def save(self, path: Path, owner: tuple[int, int] | None = None) -> None:
@@ -63,7 +63,7 @@ class Users:
             hands.write(path, content, 0o600, owner)
 
     def with_entry(self, name: str, entry: str | None) -> Users:
-        """Return the list after one more change: `name` with another value, or without one."""
+        """Return the list after one more change: `name` has this entry or, for None, is removed."""
         entries = {known: value for known, value in self.entries.items() if known != name}
         if entry is not None:
             entries[name] = entry
@@ -72,13 +72,13 @@ class Users:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Keep other programs from changing the list meanwhile; raises ServerError if one of them does so for 10 s.
+    """Lock the list, which both the agent and `apply` write; raises ServerError if the lock is held for 10 s.
 
-    The agent and `apply` both write it. The lock is on the folder: root makes no file in one that is postgres'.
+    The lock is on the folder, because root creates no file in a folder of postgres.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        why = f"{path} is being changed by another program"
+        why = f"another program is changing {path}"
         files.lock(folder, path.parent, why, seconds=_LOCK_SECONDS)
         yield
     finally:

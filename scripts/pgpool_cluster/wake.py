@@ -1,4 +1,4 @@
-"""The end of a pause."""
+"""A pause that another thread or a signal handler can end."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import queue
 
 
 class Wake:
-    """Ends a pause; also from a signal handler, which would wait for itself in a threading.Event that is in use."""
+    """An interruptible pause. A signal handler can end it, too; with threading.Event, it could deadlock."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
-        """End the pause that goes on, or the next."""
+        """End the current pause, or the next one if there is none."""
         self._calls.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Pause for `seconds`, or until somebody ends that."""
+        """Pause for `seconds`, or until `set` is called."""
         with contextlib.suppress(queue.Empty):
             self._calls.get(timeout=seconds)
             while True:

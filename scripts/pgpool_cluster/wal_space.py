@@ -1,7 +1,7 @@
-"""WAL that replication slots keep for nodes that are away, and the room that is left for it.
+"""Watch the WAL that replication slots keep for absent nodes, and the free disk space.
 
-A slot keeps WAL, and with hot_standby_feedback dead rows as well, until its node is back. The parameter
-max_slot_wal_keep_size bounds that by the size of the disk; what else fills the disk is seen here only.
+A slot keeps WAL, and with hot_standby_feedback also dead rows, until its node is back. max_slot_wal_keep_size limits
+that according to the size of the disk. Only this module notices if other files fill the disk.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from .node import Here, sql_errors
 
-TOLD = 0.8
-"""The share of the disk that may be taken before the slot that keeps most is named."""
-GIVEN_UP = 0.95
-"""The share from which a slot is given up: its node is copied anew, while a primary with a full disk stops."""
-_LEAST_BYTES = 64 * 2**20
+_REPORTED_FRACTION = 0.8
+"""Used fraction of the disk from which the slot that keeps the most WAL is reported."""
+_GIVEN_UP_FRACTION = 0.95
+"""Used fraction of the disk from which a slot is given up: its node needs a new copy, but a full disk stops a primary.
+"""
+_LEAST_REPORTED_BYTES = 64 * 2**20
 _HELD = """
 SELECT slot_name::text, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
 FROM pg_replication_slots
@@ -27,13 +28,13 @@ ORDER BY 2 DESC LIMIT 1
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The slot of a node that is away and for which most WAL is kept, and how full the disk is. str() is one line."""
+    """The inactive slot that keeps the most WAL, and the used fraction of the disk; str() gives one line about it."""
 
     slot: str
     bytes: int
     used: float
     ours: bool
-    """It is the slot of a node of the cluster."""
+    """Whether the slot belongs to a node of the cluster."""
 
     def __str__(self) -> str:
         size = f"{self.bytes / 2**30:.1f} GB"
@@ -41,28 +42,29 @@ class Held:
 
     @property
     def hint(self) -> str:
-        """What to type."""
+        """What the administrator can do."""
         if self.ours:
-            return f"bring {self.slot} back or free space; at {GIVEN_UP:.0%} its slot is given up: pgpoolctl recover"
-        return f"let it be read, or SELECT pg_drop_replication_slot('{self.slot}')"
+            limit = f"{_GIVEN_UP_FRACTION:.0%}"
+            return f"bring {self.slot} back or free space; at {limit} its slot is given up: pgpoolctl recover"
+        return f"let its subscriber catch up, or SELECT pg_drop_replication_slot('{self.slot}')"
 
     @property
     def given_up(self) -> bool:
-        """Whether it is better that this node is copied anew than that the primary's disk fills."""
-        return self.ours and self.used >= GIVEN_UP
+        """Whether to give the slot up, so that its node needs a new copy but the primary's disk does not fill up."""
+        return self.ours and self.used >= _GIVEN_UP_FRACTION
 
 
 def held(here: Here) -> Held | None:
-    """Return what a slot holds back on this primary's disk once that is 80 % full; None where nothing is to be told.
+    """Return the slot that keeps the most WAL on this primary if the disk is 80 % full; None if there is no problem.
 
-    Raises OperationError where PostgreSQL does not say.
+    Raises OperationError if PostgreSQL does not answer.
     """
     usage = shutil.disk_usage(os.path.realpath(here.server.instance.data / "pg_wal"))
     used = 1 - usage.free / usage.total
-    if used < TOLD:
+    if used < _REPORTED_FRACTION:
         return None
     rows = sql_errors(lambda: here.server.query(_HELD))
-    if not rows or int(rows[0][1]) < _LEAST_BYTES:
+    if not rows or int(rows[0][1]) < _LEAST_REPORTED_BYTES:
         return None
     slot, size = str(rows[0][0]), int(rows[0][1])
     return Held(slot, size, used, slot in {node.slot for node in here.cluster.databases})

@@ -1,4 +1,4 @@
-"""`pgpoolctl withdraw`, for the package's removal: pgpool-II ends, and what was laid down is taken back."""
+"""`pgpoolctl withdraw`, for the removal of the package: stop pgpool-II and delete the files that `apply` wrote."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .errors import ExitStatus, ServerError
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Stop the agent, then pgpool-II, which runs with the configuration that goes, and take the configuration back."""
+    """Stop the agent and then pgpool-II, which uses the configuration, and delete the configuration."""
     del words
     if paths.MEMORY.exists() or paths.OLD_MEMORY.exists():
-        units.ask("stop", paths.UNIT)  # it would start pgpool-II again; prerm has stopped it already
+        units.ask("stop", paths.UNIT)  # prerm should have stopped the agent, which would restart pgpool-II
         units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
             with contextlib.suppress(ServerError):

@@ -1,4 +1,4 @@
-"""`./invoke bench cluster`: how fast a cluster comes up, is rebuilt, and answers. pytest runs it, for its fixtures."""
+"""`./invoke bench cluster`: how fast a cluster starts, recovers and answers. pytest runs it to use its fixtures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pgpool_deb.bench import Row, publish
 from pgpool_deb.project import Project
 
 SCALE = 70
-"""pgbench's -s for about 1 GB."""
+"""Value of pgbench's -s for about 1 GB."""
 SETTLING = 12.0
-"""Seconds after which every pgpool-II that was restarted has all its checks at work."""
+"""Seconds after which all checks of a restarted pgpool-II are active."""
 STOCK_PORT = 9990
 STOCK = f"""
 install -d -o postgres /var/lib/postgresql/stock
@@ -82,12 +82,12 @@ systemd-run -q --unit=plain --uid=postgres -E PGPOOLKEYFILE=/var/lib/postgresql/
     -f /var/lib/postgresql/plain/pgpool.conf -a /etc/pgpool2/cluster/pool_hba.conf
 """
 SLICES = 5
-"""How many short runs make one of `--pairs`: other guests of a machine come and go, so sides take turns often."""
+"""Short runs per pair of `--pairs`; the sides alternate often, because the load by other guests varies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One cluster that is measured; `pairs` runs of each side of a comparison."""
+    """The cluster to measure; `pairs`: number of runs for each side of a comparison."""
 
     cluster: Cluster
     pairs: int
@@ -162,13 +162,13 @@ class Bench:
         return {name: statistics.median(rates) for name, rates in found.items()}
 
     def look(self) -> float:
-        """Return the milliseconds of CPU that a look at itself costs an agent, what it uses when idle taken off."""
+        """Return the processor time, in ms, that an agent needs to collect its own facts, without its idle use."""
         idle, seconds = self._agent_uses("sleep 20")
         used, asked_for = self._agent_uses(f"/usr/bin/python3 -c '{ASKS}'")
         return (used - idle / seconds * asked_for) / LOOKS * 1000
 
     def _agent_uses(self, meanwhile: str) -> tuple[float, float]:
-        """Return the seconds of CPU that the source's agent uses while a command runs, and how long that takes."""
+        """Return the source agent's processor time during a command, and the command's duration, in seconds."""
         cpu = "systemctl show -P CPUUsageNSec pgpool2-cluster"
         began = time.monotonic()
         before, after = self.source.run(f"{cpu}; {meanwhile} >/dev/null; {cpu}").split()
@@ -196,7 +196,7 @@ class Bench:
         return written.longest_gap
 
     def power_cut(self) -> float:
-        """Return seconds from the moment that all hosts have power again to healthy."""
+        """Return the seconds from the moment that all hosts have power again until the cluster is healthy."""
         together(Host.kill, self.cluster.hosts)
         return timed(self._power)
 
@@ -206,19 +206,19 @@ class Bench:
 
 
 def where(host: str, port: int) -> str:
-    """Return pgbench's and psql's connection as the application's user."""
+    """Return the connection string of the application's user for pgbench and psql."""
     return f"'host={host} port={port} user={APP} dbname=bench sslmode=prefer'"
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the wall seconds that `work` takes."""
+    """Return how many seconds `work` takes."""
     began = time.monotonic()
     work()
     return time.monotonic() - began
 
 
 def tps(output: str) -> float:
-    """Return the rate that pgbench tells, connecting left out."""
+    """Return the rate that pgbench reports without connection times."""
     found = re.search(r"tps = ([0-9.]+) \(without initial connection time\)", output)
     assert found, output
     return float(found[1])
@@ -226,7 +226,7 @@ def tps(output: str) -> float:
 
 @pytest.fixture
 def hosts(room: Lab, of_release: Images) -> Iterator[tuple[Host, ...]]:
-    """Three hosts with all but the cluster package."""
+    """Three hosts with everything except the cluster package."""
     booted = room.boot(of_release.prepared, "pg1", "pg2", "pg3")
     yield booted
     room.remove(booted)

@@ -1,4 +1,4 @@
-"""`./invoke bench cluster --mode native_replication`: how long a recovery holds clients, and what writing costs."""
+"""`./invoke bench cluster --mode native_replication`: how long a recovery blocks clients, and the cost of writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cluster(room: Lab, of_release: Images) -> Iterator[Cluster]:
 def held(cluster: Cluster) -> list[float]:
     """Return, for each recovery, the longest time without an acknowledged write, in seconds.
 
-    The writer has a session for every row, so the last one ends at once: the rest is what the second stage takes.
+    The writer uses one session per row, so its last session ends at once, and the second stage takes the rest.
     """
     pg1, _, pg3 = cluster.hosts
     found = []

@@ -1,4 +1,4 @@
-"""A cluster of hosts, seen from outside: what an administrator types, and what is really on each node."""
+"""A cluster of hosts from the outside: the administrator's commands, and the actual state of each node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEALTHY_SECONDS = 120.0
 STREAMING = "streaming_replication"
 INSTALL = "apt-get install -y -q pgpool2-cluster </dev/null"
 PCP = "runuser -u postgres -- /usr/sbin/{} -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
-"""A pcp command, with its name to be put in, on a host of the cluster."""
+"""A pcp command on a host of the cluster, with a placeholder for its name."""
 DATA = "/var/lib/postgresql/$(ls /var/lib/postgresql)/main"
 
 
@@ -47,7 +47,7 @@ class PgpoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `pgpoolctl status --json` prints."""
+    """The output of `pgpoolctl status --json`."""
 
     cluster: str
     mode: str
@@ -58,7 +58,7 @@ class Status:
 
     @classmethod
     def parse(cls, text: str) -> Status:
-        """Read the output; keys that are not known here are left out, since the shape may grow."""
+        """Read the output; unknown keys are ignored, since the format may grow."""
         found = json.loads(text)
         nodes = [NodeStatus(**{name: row[name] for name in NodeStatus.__dataclass_fields__}) for row in found["nodes"]]
         pgpools = [
@@ -74,7 +74,7 @@ class Status:
 class Cluster:
     """Hosts with the same answers; `key` is the line of cluster.key.
 
-    `virtual_ip` is an answer, too; with a `domain`, nodes are given by host names in it.
+    `virtual_ip` is one of the answers. With a `domain`, the answers have host names in place of addresses.
     """
 
     hosts: tuple[Host, ...]
@@ -85,7 +85,7 @@ class Cluster:
 
     @classmethod
     def of(cls, hosts: Iterable[Host], mode: str = STREAMING) -> Cluster:
-        """Return a cluster of these hosts, in this order, with a new key; nothing is done to them."""
+        """Return a cluster of these hosts, in this order, with a new key, without changing them."""
         return cls(tuple(hosts), keys.generate(), mode)
 
     def named(self, name: str) -> Host:
@@ -97,7 +97,7 @@ class Cluster:
 
     @property
     def answers(self) -> str:
-        """What debconf-set-selections is given, the same on every host."""
+        """The input of debconf-set-selections, the same on every host."""
         given = {host.name: f"{host.name}.{self.domain}" if self.domain else host.address for host in self.hosts}
         nodes = " ".join(f"{name}={address}" for name, address in given.items())
         lines = {
@@ -112,7 +112,7 @@ class Cluster:
 
     @property
     def cluster_yml(self) -> str:
-        """What cluster.yml may say, written by any tool."""
+        """A cluster.yml that any tool could have written."""
         nodes = ", ".join(f"{host.name}: {host.address}" for host in self.hosts)
         return f"nodes: {{{nodes}}}\nclients: [{self.network}]\n"
 
@@ -123,18 +123,18 @@ class Cluster:
         return str(ipaddress.ip_network(f"{address}/{64 if ':' in address else 24}", strict=False))
 
     def seed(self, *hosts: Host) -> None:
-        """Give hosts the answers, all of them where none is named."""
+        """Give the answers to these hosts, or to all if none is named."""
         together(lambda host: host.run(f"debconf-set-selections <<'END'\n{self.answers}END"), hosts or self.hosts)
 
     def deploy(self) -> None:
-        """Install on all hosts at once, wait until the cluster is healthy, and make the user `app`."""
+        """Install on all hosts in parallel, wait until the cluster is healthy, and create the user `app`."""
         self.seed()
         together(lambda host: host.run(INSTALL), self.hosts)
         self.wait_healthy()
         self.add_app()
 
     def add_app(self) -> None:
-        """Make the database user of applications and a database of its own; every host's root can log in as it."""
+        """Create the applications' database user and its database; root on every host can log in as that user."""
         self.hosts[0].run(f"echo {APP_PASSWORD} | pgpoolctl user set {APP} --password-stdin")
         create = f"CREATE DATABASE {APP} OWNER {APP}"
         for host in self.hosts if self.mode != STREAMING else self.hosts[:1]:
@@ -142,10 +142,10 @@ class Cluster:
         self.replayed()
         together(lambda host: host.put("/root/.pgpass", f"*:9999:*:{APP}:{APP_PASSWORD}\n", mode=0o600), self.hosts)
 
-    # as pgpoolctl sees it
+    # the state according to pgpoolctl
 
     def status(self, host: Host | None = None) -> Status:
-        """Ask one host, the first where none is named."""
+        """Run `pgpoolctl status` on one host, by default the first."""
         answer = (host or self.hosts[0]).attempt("pgpoolctl status --json 2>/root/status.err", seconds=60)
         try:
             return Status.parse(answer.output)
@@ -154,7 +154,7 @@ class Cluster:
             raise AssertionError(f"status --json: {answer.status}, {answer.output!r}, {said!r}") from error
 
     def wait_healthy(self, seconds: float = HEALTHY_SECONDS, *hosts: Host) -> None:
-        """Wait until hosts (all where none is named) say that the cluster is healthy, for at most `seconds` in all."""
+        """Wait at most `seconds` in total until these hosts, or all if none is named, report a healthy cluster."""
         end = time.monotonic() + seconds
         for host in hosts or self.hosts:
             left = max(1, int(end - time.monotonic()))
@@ -165,7 +165,7 @@ class Cluster:
             )
 
     def until(self, true: Callable[[Status], bool], what: str, seconds: float, host: Host | None = None) -> Status:
-        """Ask one host again and again until its answer is as wanted, for at most `seconds`."""
+        """Poll the status of one host for at most `seconds` until it satisfies a condition."""
         end = time.monotonic() + seconds
         while not true(status := self.status(host)):
             assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{status.text}"
@@ -173,14 +173,14 @@ class Cluster:
         return status
 
     def primary(self, host: Host | None = None) -> Host:
-        """Return the node that is the primary by the status of `host`."""
+        """Return the primary according to the status of `host`."""
         (name,) = [node.name for node in self.status(host).nodes.values() if node.role == "primary"]
         return self.named(name)
 
-    # as it really is
+    # the actual state
 
     def writable(self, *hosts: Host) -> list[str]:
-        """Return the names of those whose PostgreSQL takes writes, asked directly."""
+        """Return the names of the hosts whose PostgreSQL accepts writes, by a direct query."""
         ask = "runuser -u postgres -- psql -XAtq -p 5432 -c 'SELECT NOT pg_is_in_recovery()' postgres 2>&1 || :"
         asked = hosts or self.hosts
         answers = together(lambda host: host.attempt(ask, seconds=20), asked)
@@ -189,7 +189,7 @@ class Cluster:
         return [host.name for host, answer in zip(asked, answers, strict=True) if answer.output == "t"]
 
     def replayed(self) -> None:
-        """Wait until all standbys have replayed what the primary has now."""
+        """Wait until all standbys have replayed the primary's current WAL."""
         writable = self.writable()
         primary = next(host for host in self.hosts if host.name in writable)
         position = primary.psql("SELECT pg_current_wal_lsn()")
@@ -199,17 +199,17 @@ class Cluster:
                 host.until(f'[ "$({psql})" = t ]', 60)
 
     def checksums(self, database: str = APP) -> dict[str, str]:
-        """Return, by host, a checksum of all rows of all tables, once all have replayed what the primary has now."""
+        """Return a checksum of all rows of all tables by host, once all have replayed the primary's current WAL."""
         self.replayed()
         return {host.name: host.psql(CHECKSUM, database=database) for host in self.hosts}
 
     def ask(self, sql: str, *, at: Host, through: Host | None = None, database: str = APP) -> str:
-        """Run one statement as `app` on host `at` through the pgpool-II of `through`, its own where none is named."""
+        """Run one statement as `app` on host `at` through the pgpool-II of `through`, by default its own."""
         answer = through_pgpool(at, through or at, sql, database)
         return at.run(answer, seconds=60)
 
     def contents(self, database: str = APP) -> dict[str, str]:
-        """Return, by host, a checksum of all rows and all sequences, each node on its own."""
+        """Return a checksum of all rows and all sequences by host, each queried separately."""
         sql = f"{CHECKSUM};{SEQUENCES}"
         return {host.name: host.psql(sql, database=database) for host in self.hosts}
 

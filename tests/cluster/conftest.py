@@ -1,4 +1,4 @@
-"""Hosts for the tests of this level: images once a release, one standing cluster for all modules that leave it well."""
+"""Hosts for this level: images once per release, and one standing cluster for all modules that leave it healthy."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pgpool_deb.roots import Root
 
 NAMES = ("pg1", "pg2", "pg3")
 PATIENCE = 25.0
-"""Seconds for a cluster to become healthy again after a module: a new one takes a minute."""
+"""Seconds for a cluster to become healthy again after a module; a new cluster takes a minute."""
 labs: list[Lab] = []
-"""The one that is open, for the journals of its hosts where a test fails."""
+"""The open lab, for the journals of its hosts after a failed test."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Where it need not be brief: every mode of native replication, and ten recoveries; else the first, and two.
 
-    So it is with how often the package is configured: a hundred times, or three.
+    Likewise, the package is configured a hundred times or three times.
     """
     brief = metafunc.config.getoption("--brief")
     if "mode" in metafunc.fixturenames:
@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run this level's tests mode by mode within a release: a cluster of another mode has to be made from nothing."""
+    """Order this level's tests by mode within a release, because a cluster of another mode has to be created anew."""
     here = [number for number, item in enumerate(items) if Path(__file__).parent in item.path.parents]
     ordered = sorted((items[number] for number in here), key=_place(items[number] for number in here))
     for number, item in zip(here, ordered, strict=True):
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(items: Iterable[pytest.Item]) -> Callable[[pytest.Item], tuple[int, int]]:
-    """Return the key that tests are sorted by: releases stay in the order they have, modes in that of NATIVE_MODES."""
+    """Return the sort key of a test: releases keep their order, and modes follow NATIVE_MODES."""
     releases = list(dict.fromkeys(_parameter(item, "release") for item in items))
     modes = [STREAMING, *NATIVE_MODES]
 
@@ -63,18 +63,18 @@ def _place(items: Iterable[pytest.Item]) -> Callable[[pytest.Item], tuple[int, i
 
 
 def _parameter(item: pytest.Item, name: str) -> object:
-    """Return what a test is run with; None where it has no such parameter."""
+    """Return the value of a test's parameter; None if it has no such parameter."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get(name) if callspec else None
 
 
 def _parametrizes(metafunc: pytest.Metafunc, name: str) -> bool:
-    """Tell whether a test gives this parameter's values itself."""
+    """Return whether a test defines the values of this parameter itself."""
     return any(mark.args[0] == name for mark in metafunc.definition.iter_markers("parametrize"))
 
 
 def _modes(metafunc: pytest.Metafunc) -> tuple[str, ...]:
-    """Return the modes in which a test is run where it has to be brief: those of its mark, else one of each kind."""
+    """Return the modes for a brief run of a test: those of its mark, otherwise one of each kind."""
     mark = metafunc.definition.get_closest_marker("brief_modes")
     return mark.args if mark else (STREAMING, NATIVE_MODES[0])
 
@@ -116,14 +116,14 @@ def of_release(
 
 @dataclass(slots=True)
 class Standing:
-    """The cluster that stands while modules come and go."""
+    """The cluster that stays across modules."""
 
     room: Lab
     of_release: Images
     cluster: Cluster | None = field(default=None)
 
     def well(self, mode: str = STREAMING) -> Cluster:
-        """Return the cluster as it stands if it is of the mode and healthy, with pg1 as its primary; else a new one."""
+        """Return the standing cluster if it has the mode, is healthy and has pg1 as primary; otherwise a new one."""
         if self.cluster is not None and not (self.cluster.mode == mode and self._is_well(self.cluster)):
             self.clear()
         if self.cluster is None:
@@ -132,7 +132,7 @@ class Standing:
         return self.cluster
 
     def clear(self) -> None:
-        """Throw the cluster away."""
+        """Remove the cluster."""
         if self.cluster is not None:
             self.room.remove(self.cluster.hosts)
             self.cluster = None
@@ -151,7 +151,7 @@ class Standing:
 
 @pytest.fixture(scope="session")
 def standing(room: Lab, of_release: Images) -> Iterator[Standing]:
-    """One standing cluster a release."""
+    """One standing cluster per release."""
     stands = Standing(room, of_release)
     yield stands
     stands.clear()
@@ -159,13 +159,13 @@ def standing(room: Lab, of_release: Images) -> Iterator[Standing]:
 
 @pytest.fixture(scope="module")
 def cluster(standing: Standing) -> Cluster:
-    """A healthy cluster of three, with pg1 as its primary and a user `app`; it may have served other modules before."""
+    """A healthy cluster of three with pg1 as its primary and a user `app`; other modules may have used it before."""
     return standing.well()
 
 
 @pytest.fixture(scope="module")
 def native(mode: str, standing: Standing) -> Cluster:
-    """A healthy cluster of three with the same answers but for the mode, with tables of `app` in it."""
+    """A healthy cluster of three with the same answers except for the mode, and with tables of `app`."""
     made = standing.well(mode)
     fill(made)
     return made
@@ -188,5 +188,5 @@ def pg3(cluster: Cluster) -> Host:
 
 @pytest.fixture
 def pairs(request: pytest.FixtureRequest) -> int:
-    """How often each side of a comparison is run."""
+    """The number of runs for each side of a comparison."""
     return int(request.config.getoption("--pairs"))

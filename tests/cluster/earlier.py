@@ -1,4 +1,4 @@
-"""Packages that today's replace: those of an earlier commit, of an earlier pgpool-II, or Debian's own."""
+"""Packages that the current ones replace: of an earlier commit, of an earlier pgpool-II, or Debian's own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def built_by(checkout: Path, cache: Path, release: Release, *words: str) -> byte
 
 
 def install(hosts: tuple[Host, ...], packages: bytes) -> None:
-    """Install on all hosts at once what `built_by` returned."""
+    """Install the result of `built_by` on all hosts in parallel."""
     for host in hosts:
         host.container.put_archive(str(Path(EARLIER).parent), packages)
     together(lambda host: host.run(INSTALL_FROM.format(folder=EARLIER)), hosts)

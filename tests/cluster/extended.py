@@ -1,6 +1,6 @@
-"""A client that uses libpq as it is: psql sends simple queries only, and never says what a cancel came to.
+"""A client that uses libpq directly: psql sends only simple queries, and never reports the result of a cancel.
 
-Runs on a host, as `extended.py CONNINFO STORY...`; prints a line for each story, and ends after 20 s whatever happens.
+Runs on a host as `extended.py CONNINFO STORY...`, prints one line per story, and always ends after 20 s.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Connection:
         return str(libpq.PQerrorMessage(self._libpq).decode()).strip()
 
     def result(self, got: int | None) -> str:
-        """Tell what a statement came to: its first value, its number of rows, or the first line of its error."""
+        """Return the result of a statement: its first value, its number of rows, or the first line of its error."""
         result = ctypes.c_void_p(got)
         status = libpq.PQresultStatus(result)
         if status in (COPY_IN, COPY_OUT):
@@ -49,11 +49,11 @@ class Connection:
         return str(libpq.PQcmdTuples(result).decode()) or "done"
 
     def simple(self, sql: str) -> str:
-        """Run statements by the simple protocol."""
+        """Run statements with the simple protocol."""
         return self.result(libpq.PQexec(self._libpq, sql.encode()))
 
     def extended(self, sql: str) -> str:
-        """Run a statement by the extended protocol, not named."""
+        """Run an unnamed statement with the extended protocol."""
         return self.result(libpq.PQexecParams(self._libpq, sql.encode(), 0, None, None, None, None, 0))
 
     def prepared(self, sql: str, name: str = "named") -> str:
@@ -62,15 +62,15 @@ class Connection:
         return made if made != "done" else self.again(name)
 
     def again(self, name: str) -> str:
-        """Run a statement that is prepared."""
+        """Run a prepared statement."""
         return self.result(libpq.PQexecPrepared(self._libpq, name.encode(), 0, None, None, None, 0))
 
     def describe(self, name: str, kind: str = "Prepared") -> str:
-        """Ask for the description of a prepared statement or of a portal."""
+        """Request the description of a prepared statement or of a portal."""
         return self.result(getattr(libpq, f"PQdescribe{kind}")(self._libpq, name.encode()))
 
     def rest(self) -> list[str]:
-        """Return what else there is of the statement that runs."""
+        """Return the remaining results of the running statement."""
         found = []
         while got := libpq.PQgetResult(self._libpq):
             found.append(self.result(got))
@@ -82,13 +82,13 @@ class Connection:
             sys.exit(self._error())
 
     def end(self, error: bytes | None = None) -> list[str]:
-        """End a COPY, with an error of the client where there is one, and return what it came to."""
+        """End a COPY, with an error of the client if one is given, and return its result."""
         if libpq.PQputCopyEnd(self._libpq, error) != 1:
             sys.exit(self._error())
         return self.rest()
 
     def at_once(self, *messages: tuple[str, bytes]) -> str:
-        """Send messages by one write, past libpq, and return the kinds of those that come, up to ReadyForQuery."""
+        """Send messages in one write, bypassing libpq; return the kinds of the answers up to ReadyForQuery."""
         tls = ctypes.c_void_p(libpq.PQsslStruct(self._libpq, b"OpenSSL"))
         os.set_blocking(libpq.PQsocket(self._libpq), True)
         sent = b"".join(kind.encode() + struct.pack(">I", len(body) + 4) + body for kind, body in messages)
@@ -105,7 +105,7 @@ class Connection:
         return kinds
 
     def cancel(self) -> str:
-        """Cancel the statement that runs, over TLS where libpq can (17 and newer); return what went wrong."""
+        """Cancel the running statement, over TLS if libpq supports that (17 and newer); return the error."""
         if not hasattr(libpq, "PQcancelBlocking"):
             error = ctypes.create_string_buffer(256)
             libpq.PQcancel(ctypes.c_void_p(libpq.PQgetCancel(self._libpq)), error, len(error))
@@ -117,7 +117,7 @@ class Connection:
         return str(libpq.PQcancelErrorMessage(request).decode()).strip()
 
     def all_rows(self) -> bytes:
-        """Take the rows of a COPY ... TO STDOUT."""
+        """Read the rows of a COPY ... TO STDOUT."""
         rows, buffer = b"", ctypes.c_char_p()
         while (length := libpq.PQgetCopyData(self._libpq, ctypes.byref(buffer), 0)) > 0:
             rows += ctypes.string_at(buffer, length)
@@ -125,7 +125,7 @@ class Connection:
 
 
 def copy(connection: Connection) -> str:
-    """Put rows in, twice; then wrong ones, those of a client that gives up, and rows within a transaction."""
+    """Copy rows in, twice; then wrong rows, an aborted copy, and rows within a transaction."""
     copy_in, count = "COPY copied FROM STDIN", "/*NO LOAD BALANCE*/ SELECT count(*) FROM copied"
     said = [connection.extended("COPY missing FROM STDIN")]
     for rows in (b"1\n", b"2\n" * 100000, b"wrong\n", b"", None):
@@ -142,7 +142,7 @@ def copy(connection: Connection) -> str:
 
 
 def copy_out(connection: Connection) -> str:
-    """Take rows out, twice; then those of a statement that fails, and of one that is canceled."""
+    """Copy rows out, twice; then with a statement that fails, and with one that is canceled."""
     said = []
     for rows in (*["generate_series(1, 3)"] * 2, "1 / (2 - x) FROM generate_series(1, 3) x", "pg_sleep(15)"):
         if "sleep" in rows:
@@ -153,7 +153,7 @@ def copy_out(connection: Connection) -> str:
 
 
 def copy_at_once(connection: Connection) -> str:
-    """Put rows in without waiting for the answer; where there is no table, too, and where a statement before fails."""
+    """Copy rows in without waiting for the answer; also without a table, and after a failed statement."""
 
     def statement(sql: str) -> list[tuple[str, bytes]]:
         return [("P", b"\0" + sql.encode() + bytes(3)), ("B", bytes(8)), ("E", bytes(5))]
@@ -166,7 +166,7 @@ def copy_at_once(connection: Connection) -> str:
 
 
 def abandon(connection: Connection) -> str:
-    """End in the middle of a COPY, without a word."""
+    """Exit in the middle of a COPY without a message."""
     connection.extended("COPY copied FROM STDIN")
     connection.put(b"4\n")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -174,7 +174,7 @@ def abandon(connection: Connection) -> str:
 
 
 def describe(connection: Connection) -> str:
-    """Ask for what is not there, and go on; within a transaction, too."""
+    """Query a missing table and continue; also within a transaction."""
     said = [connection.describe("unknown"), connection.describe("unknown", "Portal"), connection.extended("SELECT 7")]
     said += [connection.simple("BEGIN"), connection.describe("unknown"), connection.extended("SELECT 7")]
     said += [connection.simple("ROLLBACK"), connection.again("unknown"), connection.prepared("SELECT 8")]
@@ -182,7 +182,7 @@ def describe(connection: Connection) -> str:
 
 
 def discard(connection: Connection) -> str:
-    """Discard plans, which keeps what was prepared; then all by the extended protocol, and go on without it."""
+    """Discard plans, which keeps prepared statements; then discard all with the extended protocol, and continue."""
     said = [connection.prepared("SELECT 7"), connection.simple("DISCARD PLANS"), connection.again("named")]
     said += [connection.prepared("DISCARD PLANS", "plans"), connection.describe("named"), connection.again("named")]
     said += [connection.prepared("DISCARD ALL", "discard"), connection.again("named")]
@@ -192,7 +192,7 @@ def discard(connection: Connection) -> str:
 
 
 def cancel(connection: Connection) -> str:
-    """Cancel a statement, and tell what that came to, and after how many seconds."""
+    """Cancel a statement, and report its result and its duration in seconds."""
     said = []
 
     def asks() -> None:

@@ -1,7 +1,7 @@
-"""Images of hosts: a bare server, and one on which everything but the cluster package is installed.
+"""Images of hosts: a bare server, and one with everything except the cluster package.
 
-Neither has a network beyond its own: what apt installs comes from the archive's packages below /var/cache/apt, and
-from PACKAGES, an apt source with what was built.
+Neither can reach an outer network: apt installs from the archive's packages below /var/cache/apt and
+from PACKAGES, an apt source with the built packages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INDEXED = f"""
 mkdir -p {{place}}
 find {{origin}} -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t {{place}} {{{{}}}} +
 {INDEX}"""
-"""Makes {place} an apt source with the packages of the folder {origin}."""
+"""A command that makes {place} an apt source with the packages of the folder {origin}."""
 BARE = f"""
 apt-get install -y -q {SERVERS}
 rm -f /etc/ssh/ssh_host_*
@@ -53,7 +53,7 @@ DEPENDENCIES = "apt-get install -s pgpool2-cluster | sed -n '/^Inst pgpool2-clus
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Names of the images of a release; `major` is the PostgreSQL that they use."""
+    """The names of a release's images; `major` is the version of their PostgreSQL."""
 
     bare: str
     prepared: str
@@ -62,7 +62,7 @@ class Images:
 
 @contextmanager
 def images(engine: docker.DockerClient, clean: Root, packages: Built, place: Path) -> Iterator[Images]:
-    """Make both images of a release; they go in the end."""
+    """Create both images of a release, and remove them at the end."""
     release, major = packages.release.name, packages.majors[-1]
     chroot = Chroot(clean, place, ((packages.folder, "/dist"),))
     chroot.run(BARE)
@@ -76,7 +76,7 @@ def images(engine: docker.DockerClient, clean: Root, packages: Built, place: Pat
 
 @contextmanager
 def derived(engine: docker.DockerClient, origin: str, name: str, script: str) -> Iterator[str]:
-    """Run a script in a container of an image, and keep it as another image, which goes in the end."""
+    """Run a script in a container of an image, and save the container as a new image, which is removed at the end."""
     tag = own(name)
     container = engine.containers.create(origin, ["sh", "-euxc", script], network_mode="none", labels=[LABEL])
     try:

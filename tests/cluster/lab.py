@@ -1,4 +1,4 @@
-"""The room where hosts stand: one network of their own, which reaches nothing else."""
+"""A lab for hosts: an isolated network of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRIES = 10
 
 @dataclass(slots=True)
 class Lab:
-    """The hosts that stand here; addresses are never given out twice, except after 240 hosts."""
+    """The hosts of a lab; it reuses an address only after 240 hosts."""
 
     engine: docker.DockerClient
     network: Network
@@ -29,9 +29,9 @@ class Lab:
     _given: int = 9
 
     def boot(self, image: str, *names: str, domain: str = "") -> tuple[Host, ...]:
-        """Switch new hosts on, all at once, and wait until they have come up.
+        """Boot new hosts in parallel, and wait until they are up.
 
-        With a `domain`, every host knows all by names in it, and itself at 127.0.1.1, as Debian's installer has it.
+        With a `domain`, every host resolves all names in it, but its own to 127.0.1.1, like after Debian's installer.
         """
         places = {name: self.address() for name in names}
         known = {f"{name}.{domain}": address for name, address in places.items() if domain}
@@ -43,16 +43,16 @@ class Lab:
         return tuple(new)
 
     def remove(self, hosts: tuple[Host, ...]) -> None:
-        """Throw hosts away with their disks."""
+        """Remove hosts with their disks."""
         together(lambda host: host.container.remove(force=True, v=True), hosts)
         self.hosts = [host for host in self.hosts if host not in hosts]
 
     def journals(self) -> str:
-        """Return what the cluster's services said last, on every host."""
+        """Return the last journal lines of the cluster's services on every host."""
         return "\n".join(f"--- {host} {host.address}\n{host.journal()}" for host in self.hosts)
 
     def address(self) -> str:
-        """Return an address that nobody has."""
+        """Return an unused address."""
         self._given = self._given % 249 + 1
         return f"{self.subnet}::{self._given:x}" if ":" in self.subnet else f"{self.subnet}.{self._given}"
 
@@ -64,7 +64,7 @@ class Lab:
 
 @contextmanager
 def lab(engine: docker.DockerClient, *, six: bool = False) -> Iterator[Lab]:
-    """Open a lab, of hosts with IPv6 addresses only where `six` says so; its hosts and its network go in the end."""
+    """Open a lab, with `six` for IPv6 addresses only; its hosts and its network are removed at the end."""
     network, subnet = _network(engine, six=six)
     room = Lab(engine, network, subnet)
     try:
@@ -75,7 +75,7 @@ def lab(engine: docker.DockerClient, *, six: bool = False) -> Iterator[Lab]:
 
 
 def _network(engine: docker.DockerClient, *, six: bool) -> tuple[Network, str]:
-    """Make a network that nobody else has, of the range for benchmarks (RFC 2544) or of local addresses (RFC 4193)."""
+    """Create an unused network, from the range for benchmarks (RFC 2544) or of unique local addresses (RFC 4193)."""
     error: DockerException | None = None
     for _ in range(TRIES):
         number = random.randrange(256)

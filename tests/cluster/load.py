@@ -1,4 +1,4 @@
-"""Clients that write through a pgpool-II while something happens, and keep account of what was acknowledged."""
+"""Clients that write through a pgpool-II during a test, and record the acknowledged writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ done
 
 @dataclass(slots=True)
 class Pgbench:
-    """What a run of pgbench came to, once it has ended."""
+    """The result of a finished run of pgbench."""
 
     status: int = -1
     output: str = ""
@@ -37,7 +37,7 @@ class Pgbench:
 
     @property
     def failed(self) -> int:
-        """Transactions that failed, sessions that were refused or broken off counted as one each."""
+        """The number of failed transactions; a refused or aborted session counts as one."""
         found = re.search(r"number of failed transactions: (\d+)", self.output)
         broken = len(re.findall(r"^pgbench: error:", self.output, re.MULTILINE))
         return (int(found[1]) if found else 0) + broken
@@ -45,7 +45,7 @@ class Pgbench:
 
 @contextmanager
 def pgbench(at: Host, through: Host, options: str, database: str = "bench") -> Iterator[Pgbench]:
-    """Run pgbench as `app` on host `at` while the block lasts; then it ends its transactions and gives account."""
+    """Run pgbench as `app` on host `at` during the block; then it ends its transactions and reports."""
     unit = f"pgbench-{abs(hash(options)) % 10**6}"
     log = f"/root/{unit}.log"
     command = f"exec pgbench -n -T 3600 {options} -h {through.address} -p 9999 -U {APP} {database} >{log} 2>&1"
@@ -54,7 +54,7 @@ def pgbench(at: Host, through: Host, options: str, database: str = "bench") -> I
     try:
         yield result
     finally:
-        at.run(f"systemctl kill --signal=ALRM {unit} 2>/dev/null || :")  # as when its time is over
+        at.run(f"systemctl kill --signal=ALRM {unit} 2>/dev/null || :")  # the signal at the end of its time
         at.attempt(f"while systemctl show -P SubState {unit} | grep -q running; do sleep 0.2; done", seconds=30)
         result.status = int(at.run(f"systemctl show -P ExecMainStatus {unit}"))
         result.output = at.run(f"cat {log}; systemctl stop {unit} 2>/dev/null || :; systemctl reset-failed || :")
@@ -70,7 +70,7 @@ class Ledger:
 
     @property
     def longest_gap(self) -> float:
-        """Return the longest time in which nothing was acknowledged, in seconds."""
+        """Return the longest time without an acknowledged write, in seconds."""
         times = list(self.acknowledged.values())
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=float("inf"))
 
@@ -82,16 +82,16 @@ class Ledger:
 
 @contextmanager
 def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Ledger]:
-    """Insert one row after the other while the block lasts, each in a session of its own as an application would.
+    """Insert one row after the other during the block, each in its own session, as an application would.
 
-    The host may lose its power meanwhile: the account ends there.
+    The host may lose its power meanwhile, which ends the account.
     """
     cluster.ask("CREATE TABLE IF NOT EXISTS ledger (writer text, number int, PRIMARY KEY (writer, number))", at=at,
                 through=through)  # fmt: skip
     where = f"host={through.address} port=9999 user={APP} dbname={APP} sslmode=require connect_timeout=5"
     at.put("/root/ledger.sh", LEDGER.format(where=where, name=name))
     at.run("rm -f /root/ledger.end /root/ledger.log; systemd-run -q --unit=ledger -E HOME=/root sh /root/ledger.sh")
-    at.until("[ $(wc -l </root/ledger.log) -ge 3 ]", 30)  # of this one, not of the one before
+    at.until("[ $(wc -l </root/ledger.log) -ge 3 ]", 30)  # of this run, not of an earlier one
     result = Ledger(name, {})
     try:
         yield result
@@ -103,6 +103,6 @@ def ledger(cluster: Cluster, at: Host, through: Host, name: str) -> Iterator[Led
 
 
 def accounted(at: Host) -> dict[int, float]:
-    """Return the rows that have been acknowledged to the client on this host so far, and when."""
+    """Return the rows acknowledged so far to the client on this host, with their times."""
     rows = re.findall(r"^(\d+) ([\d.]+)$", at.run("cat /root/ledger.log"), re.MULTILINE)
     return {int(number): float(moment) for number, moment in rows}

@@ -1,6 +1,6 @@
-"""A client that logs in by hand, with packets that no library sends.
+"""A client that logs in with hand-made packets, which no library would send.
 
-Runs on a host, as `login.py ADDRESS USER DATABASE STORY [PASSWORD]`; prints what comes back.
+Runs on a host as `login.py ADDRESS USER DATABASE STORY [PASSWORD]`, and prints the answers.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def start(connection: socket.socket, options: bytes) -> None:
 
 
 def answer(connection: socket.socket) -> str:
-    """Return the kind of the first message that comes, or `end`."""
+    """Return the kind of the first message received, or `end`."""
     return connection.recv(4096)[:1].decode() or "end"
 
 
 def password(address: str, user: str, database: str) -> str:
-    """Give a password, or the first letter of it, without a NUL behind it; return the kinds of the answers."""
+    """Send a password, or its first letter, without a trailing NUL; return the kinds of the answers."""
     connection = encrypted(address)
     start(connection, f"user\0{user}\0database\0{database}\0\0".encode())
     asked = answer(connection)
@@ -46,7 +46,7 @@ def password(address: str, user: str, database: str) -> str:
 
 
 def two_gigabytes(address: str, _: str, database: str) -> str:
-    """Log in as somebody whose password is asked for LDAP, by a packet that is said to have 2 GB."""
+    """Log in as a user with LDAP authentication, by a packet that claims to have 2 GB."""
     connection = encrypted(address)
     start(connection, f"user\0nobody\0database\0{database}\0\0".encode())
     asked = answer(connection)
@@ -55,7 +55,7 @@ def two_gigabytes(address: str, _: str, database: str) -> str:
 
 
 def short_response(address: str, user: str, database: str) -> str:
-    """Choose SCRAM, and say that more follows than does; return the error."""
+    """Choose SCRAM, and announce more bytes than follow; return the error."""
     connection = encrypted(address)
     start(connection, f"user\0{user}\0database\0{database}\0\0".encode())
     answer(connection)
@@ -65,14 +65,14 @@ def short_response(address: str, user: str, database: str) -> str:
 
 
 def not_terminated(address: str, user: str, database: str) -> str:
-    """Send options that do not end within the start-up packet, and tell whether they were found wrong."""
+    """Send options that do not end within the start-up packet, and return whether they were rejected."""
     connection = encrypted(address)
     start(connection, f"user\0{user}\0database\0{database}\0zz\0".encode() + b"y" * 9000)
     return "refused" if b"invalid layout" in connection.recv(4096) else "taken"
 
 
 def failed_handshake(address: str, user: str, database: str) -> str:
-    """Ask for TLS, break its handshake off, and go on in the clear; return the kind of the answer."""
+    """Request TLS, abort the handshake, and continue unencrypted; return the kind of the answer."""
     connection = socket.create_connection((address, 9999), 10)
     connection.sendall(SSL_REQUEST)
     connection.recv(1)
@@ -87,7 +87,7 @@ def failed_handshake(address: str, user: str, database: str) -> str:
 
 
 def direct_tls(address: str, *_: str) -> str:
-    """Begin with TLS at once, as sslnegotiation=direct does."""
+    """Start with TLS at once, as with sslnegotiation=direct."""
     connection = socket.create_connection((address, 9999), 10)
     connection.sendall(bytes.fromhex("160301020001") + bytes(511))
     return "end" if not connection.recv(4096) else "answered"

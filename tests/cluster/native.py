@@ -1,4 +1,4 @@
-"""What tests of native replication share: every node is a primary, and all have the same rows."""
+"""Shared by the tests of native replication: every node is a primary, and all have the same rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CREATE TABLE ledger (writer text, number int, PRIMARY KEY (writer, number));
 
 
 def fill(cluster: Cluster) -> None:
-    """Give the cluster pgbench's tables and two more."""
+    """Create pgbench's tables and two more in the cluster."""
     first = cluster.hosts[0]
     first.run(f"pgbench -i -q -s 2 -h {first.address} -p 9999 -U app app")
     cluster.ask(TABLES, at=first)
 
 
 def equal(cluster: Cluster) -> None:
-    """All is well, every node is a primary, and all rows and sequences are the same."""
+    """Check that the cluster is healthy, every node is a primary, and all rows and sequences are the same."""
     cluster.wait_healthy(60)
     assert cluster.writable() == [host.name for host in cluster.hosts]
     found = cluster.contents()
@@ -32,7 +32,7 @@ def equal(cluster: Cluster) -> None:
 def given_up(cluster: Cluster, name: str) -> None:
     """Wait until every other pgpool-II has given a node up, and serves without it.
 
-    Who leads the watchdog knows first; the others end their clients' sessions when they learn it.
+    The watchdog's leader knows first; the others end their clients' sessions when they learn of it.
     """
     node = cluster.named(name)
     others = cluster.others(node)
@@ -40,4 +40,4 @@ def given_up(cluster: Cluster, name: str) -> None:
     for host in others:
         nodes = through_pgpool(host, host, "SHOW POOL_NODES")
         host.until(f"( {nodes}\n) | grep -F '|{node.address}|5432|down|'", 30)
-        host.until(through_pgpool(host, host, "SELECT 1"), 30)  # its processes are made anew
+        host.until(through_pgpool(host, host, "SELECT 1"), 30)  # its processes are restarted

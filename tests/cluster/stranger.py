@@ -1,8 +1,8 @@
-"""A stranger: listens where a node listened, with a certificate of its own, and asks for what would help it to log in.
+"""A stranger that listens in a node's place, with its own certificate, and requests secrets for a login.
 
-Runs on a host, as `stranger.py LOG`; writes a line for each connection: the port, and what came in, in hexadecimal. On
-the ports of PostgreSQL and pgpool-II it asks for a password in clear text, for MD5 or for SCRAM, with TLS or without,
-by turns.
+Runs on a host as `stranger.py LOG`; writes a line per connection: the port, and the received bytes in hexadecimal. On
+the ports of PostgreSQL and pgpool-II, it requests a clear-text password, MD5 or SCRAM in turn, with or without
+TLS.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ turns = itertools.count()
 
 
 def heard(connection: socket.socket, port: int) -> bytes:
-    """Talk to a client, and return everything that it sent."""
+    """Talk to a client, and return all bytes that it sent."""
     if port not in POSTGRESQL:
         return connection.recv(4096)
     tls, question = WAYS[next(turns) % len(WAYS)]
@@ -48,7 +48,7 @@ def heard(connection: socket.socket, port: int) -> bytes:
 
 
 def serve(port: int, log: str) -> None:
-    """Answer every host that comes to a port."""
+    """Answer every host that connects to a port."""
     listener = socket.create_server(("", port), reuse_port=True)
     while True:
         connection, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""Nodes by IPv6 addresses and by host names: from installation over the death of the primary to its return."""
+"""Nodes with IPv6 addresses or host names: from the installation to the loss of the primary and its return."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.cluster.load import Ledger, ledger
 from tests.cluster.watchdog import led_by
 from tests.host import Host
 
-pytestmark = pytest.mark.thorough  # it installs three clusters of its own
+pytestmark = pytest.mark.thorough  # it installs three clusters
 FAILOVER_SECONDS = 60.0
 ADDRESS_SECONDS = 30.0
 DOMAIN = "lan"
 WRITES = "[ $(($(date +%s) - $(tail -n 1 /root/ledger.log | cut -d ' ' -f 2 | cut -d . -f 1))) -le 2 ]"
-"""Succeeds where the last acknowledged write of a ledger is no older than two seconds."""
+"""A command that succeeds if the last acknowledged write of a ledger is at most two seconds old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A cluster, a host that is none of it, and where clients on that one connect to."""
+    """A cluster, a client host outside of it, and the address to which its clients connect."""
 
     cluster: Cluster
     client: Host
@@ -40,7 +40,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def six(docker_engine: docker.DockerClient) -> Iterator[Lab]:
-    """A network of hosts that have IPv6 addresses only."""
+    """A network of hosts with IPv6 addresses only."""
     with lab(docker_engine, six=True) as opened:
         labs.append(opened)
         yield opened
@@ -48,7 +48,7 @@ def six(docker_engine: docker.DockerClient) -> Iterator[Lab]:
 
 
 def begun(room: Lab, of_release: Images, *, virtual: bool = False, domain: str = "") -> Story:
-    """Install a cluster of three, wait until it is healthy, and let a fourth host be its client."""
+    """Install a cluster of three, wait until it is healthy, and add a fourth host as its client."""
     *hosts, client = room.boot(of_release.prepared, *NAMES, "client", domain=domain)
     address = room.address()
     length = 64 if ":" in address else 24
@@ -62,7 +62,7 @@ def begun(room: Lab, of_release: Images, *, virtual: bool = False, domain: str =
 
 @pytest.fixture(scope="module", params=[False, True], ids=["nodes", "virtual"])
 def story(six: Lab, of_release: Images, request: pytest.FixtureRequest) -> Iterator[Story]:
-    """A cluster of IPv6 addresses, without and with a virtual one, through which clients come."""
+    """A cluster with IPv6 addresses, without and with a virtual address for its clients."""
     started = begun(six, of_release, virtual=request.param)
     yield started
     six.remove((*started.cluster.hosts, started.client))
@@ -70,7 +70,7 @@ def story(six: Lab, of_release: Images, request: pytest.FixtureRequest) -> Itera
 
 @pytest.fixture(scope="module")
 def named(room: Lab, of_release: Images) -> Iterator[Story]:
-    """A cluster whose nodes are given by host names; each one's own is 127.0.1.1 in its /etc/hosts."""
+    """A cluster with host names; /etc/hosts on each node resolves its own name to 127.0.1.1."""
     started = begun(room, of_release, domain=DOMAIN)
     yield started
     room.remove((*started.cluster.hosts, started.client))
@@ -83,7 +83,7 @@ def every_precondition_is_met(cluster: Cluster) -> None:
 
 
 def lose_the_primary(story: Story) -> Ledger:
-    """Cut the power of the primary, whose pgpool-II leads, while clients write, until they go on with another one."""
+    """Cut the power of the primary, whose pgpool-II leads, while clients write; wait until they can write again."""
     cluster = story.cluster
     pg1, pg2, pg3 = cluster.hosts
     led_by(cluster, pg1)
@@ -100,7 +100,7 @@ def lose_the_primary(story: Story) -> Ledger:
 
 
 def nothing_was_lost(story: Story, account: Ledger) -> None:
-    """Check that the primary has all that was acknowledged, and that the other one that is left follows it."""
+    """Check that the primary has every acknowledged write, and that the remaining standby follows it."""
     load = os.getloadavg()[0]
     print(f"the longest time without an acknowledged write: {account.longest_gap:.1f} s (load {load:.0f})")
     pg1, pg2, _ = story.cluster.hosts
@@ -122,7 +122,7 @@ def one_has_virtual_address(story: Story, *hosts: Host) -> None:
 
 
 def nodes_are_reached_from_their_own_addresses(cluster: Cluster, *hosts: Host) -> None:
-    """Check that none is reached from the virtual address: the nodes let in no other than their own."""
+    """Check that no connection comes from the virtual address, since nodes admit only their own addresses."""
     for host in hosts or cluster.hosts:
         for other in cluster.others(host):
             route = host.run(f"ip route get {other.address}")
@@ -130,7 +130,7 @@ def nodes_are_reached_from_their_own_addresses(cluster: Cluster, *hosts: Host) -
 
 
 def bring_it_back(story: Story) -> None:
-    """Switch the former primary on and type what `status` says."""
+    """Boot the former primary, and run the command that `status` names."""
     cluster = story.cluster
     pg1, pg2, _ = cluster.hosts
     pg1.start()
@@ -145,7 +145,7 @@ def bring_it_back(story: Story) -> None:
     every_precondition_is_met(cluster)
 
 
-def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story) -> None:
+def test_1_ipv6_the_cluster_is_healthy_and_check_passes(story: Story) -> None:
     cluster = story.cluster
     status = cluster.status()
     assert status.healthy
@@ -153,8 +153,8 @@ def test_1_ipv6_a_cluster_is_healthy_and_every_precondition_is_met(story: Story)
     every_precondition_is_met(cluster)
 
 
-def test_2_ipv6_nodes_are_reached_from_their_own_addresses(story: Story) -> None:
-    """Also from the one that has the virtual address: the others let in no other."""
+def test_2_ipv6_nodes_connect_from_their_own_addresses(story: Story) -> None:
+    """This includes the node with the virtual address, because the others admit only the nodes' own addresses."""
     pg1 = story.cluster.hosts[0]
     led_by(story.cluster, pg1)
     one_has_virtual_address(story, pg1)
@@ -181,14 +181,14 @@ def test_4_ipv6_the_former_primary_returns(story: Story, account: Ledger) -> Non
 
 
 @pytest.mark.smoke
-def test_1_names_a_cluster_is_healthy_and_every_precondition_is_met(named: Story) -> None:
+def test_1_names_the_cluster_is_healthy_and_check_passes(named: Story) -> None:
     status = named.cluster.status()
     assert status.healthy
     assert [node.address for node in status.nodes.values()] == [f"{name}.{DOMAIN}" for name in NAMES]
     every_precondition_is_met(named.cluster)
 
 
-def test_2_names_a_name_server_that_is_silent_at_boot_changes_nothing(named: Story) -> None:
+def test_2_names_a_silent_name_server_at_boot_changes_nothing(named: Story) -> None:
     pg3 = named.cluster.hosts[2]
     laid = pg3.run("cat /etc/pgpool2/cluster/hosts")
     pg3.run(f"grep -v {DOMAIN} /etc/hosts >/root/hosts; cat /root/hosts >/etc/hosts; systemctl restart pgpool2-cluster")

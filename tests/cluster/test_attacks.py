@@ -1,4 +1,4 @@
-"""An intruder who is postgres on a host tries to have root's programs read, write or delete root's files."""
+"""An intruder with the rights of postgres tries to make root's programs read, write or delete root's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUMS = f"""
 find {ROOTS} -xdev -printf '%p %U:%G %m %y %l\\n' | sort
 find {ROOTS} -xdev -type f -exec sha256sum {{}} + | sort -k 2
 """
-"""Owner, mode and content of what is root's, and of whatever came to lie beside it."""
+"""Owner, mode and content of root's files, and of new files beside them."""
 CONF = "/etc/postgresql/$(ls /etc/postgresql)/main"
 STATE = "/var/lib/pgpool2-cluster"
 HOME = "/var/lib/postgresql"
@@ -29,7 +29,7 @@ PATHS = {
     f"{STATE}/users.json": "/etc/shadow",
     "/run/pgpool2-cluster/key-of-pgpool": "/etc/shadow",
 }
-"""What postgres can put something else in the place of, and the file or folder of root's that it is after."""
+"""The paths that postgres can replace, each with the file or folder of root that is the target."""
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as asking:
@@ -60,7 +60,7 @@ while os.waitpid(pid, os.WNOHANG) == (0, 0):
     time.sleep(0.02)
 print(*seen)
 """
-"""What a program that root runs as postgres has of root's, whose terminal and environment are made for it here."""
+"""Reports what a program that root runs as postgres has of root's terminal and environment, both prepared here."""
 TRIGGERS = {
     "control socket": "runuser -u postgres -- python3 /srv/ask.py apply",
     "agent": "systemctl restart pgpool2-cluster",
@@ -70,7 +70,7 @@ TRIGGERS = {
 BRIEFLY = ("control socket", "agent", "pgpool-II")
 KINDS = {
     "link": "ln -s {target} {path}",
-    "hard link": "ln {target} {path} 2>/dev/null || cp /dev/null {path}",  # fs.protected_hardlinks forbids the first
+    "hard link": "ln {target} {path} 2>/dev/null || cp /dev/null {path}",  # fs.protected_hardlinks may forbid the link
     "FIFO": "mkfifo {path}",
 }
 RACE = f"""
@@ -90,7 +90,7 @@ def as_postgres(host: Host, script: str) -> str:
 
 
 def attack(host: Host, kind: str) -> str:
-    """Put odd things into all places of postgres'; return the script that takes them out again."""
+    """Put odd files into all paths of postgres; return the script that removes them."""
     put: list[str] = []
     back: list[str] = []
     for path, target in PATHS.items():
@@ -104,7 +104,7 @@ def attack(host: Host, kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def attacked(cluster: Cluster, pg3: Host) -> Iterator[Host]:
-    """A standby on which somebody is postgres."""
+    """A standby with an intruder who is postgres."""
     pg3.put("/srv/ask.py", ASK)
     pg3.run("mkdir -p /etc/cron.hourly")
     yield pg3
@@ -116,7 +116,7 @@ def attacked(cluster: Cluster, pg3: Host) -> Iterator[Host]:
 @pytest.mark.parametrize(
     "trigger", [pytest.param(one, marks=() if one in BRIEFLY else pytest.mark.thorough) for one in TRIGGERS]
 )
-def test_odd_things_in_postgres_folders_harm_nothing_of_roots(attacked: Host, trigger: str, kind: str) -> None:
+def test_odd_files_in_folders_of_postgres_harm_no_file_of_root(attacked: Host, trigger: str, kind: str) -> None:
     before = attacked.run(SUMS)
     since = attacked.run("date +%s")
     back = attack(attacked, kind)
@@ -143,8 +143,8 @@ def test_a_forged_record_deletes_nothing(attacked: Host) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("text", ["no certificate", "-----BEGIN CERTIFICATE-----\n" * 2300])
-def test_whatever_postgres_writes_into_its_certificate_keeps_no_apply_from_ending(attacked: Host, text: str) -> None:
-    """As with every file of the cluster's own that was edited, the right one is laid down beside it."""
+def test_no_content_of_the_certificate_file_stops_apply(attacked: Host, text: str) -> None:
+    """As with every edited file of the cluster, `apply` writes the right one beside it."""
     certificate = "/etc/pgpool2/cluster/server.pem"
     attacked.put("/srv/server.pem", text)
     as_postgres(attacked, f"cp -p {certificate} {HOME}/server.pem; cat /srv/server.pem >{certificate}")
@@ -157,11 +157,11 @@ def test_whatever_postgres_writes_into_its_certificate_keeps_no_apply_from_endin
         attacked.run("pgpoolctl apply", seconds=30)
 
 
-def test_what_root_runs_as_postgres_has_neither_roots_terminal_nor_its_environment(attacked: Host) -> None:
-    """Others of postgres' can trace it, have it type into its terminal, and read its environment."""
+def test_programs_that_root_runs_as_postgres_get_neither_terminal_nor_environment(attacked: Host) -> None:
+    """Other processes of postgres can trace it, make it type into its terminal, and read its environment."""
     place = f"{CONF}/conf.d/pgpool2-cluster.conf"
     attacked.put("/srv/look_at.py", LOOK_AT)
-    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")  # it is waited for, and so can be looked at
+    as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")  # it blocks here, so that it can be examined
     try:
         assert attacked.run("python3 /srv/look_at.py", seconds=30) == "terminal 0 secret False"
     finally:
@@ -169,7 +169,7 @@ def test_what_root_runs_as_postgres_has_neither_roots_terminal_nor_its_environme
 
 
 @pytest.mark.parametrize("target", ["pgpool2.service.d", "multi-user.target.wants"])
-def test_another_folder_in_the_place_of_postgresqls_is_not_written_in(attacked: Host, target: str) -> None:
+def test_a_folder_in_place_of_postgresqls_is_not_written_to(attacked: Host, target: str) -> None:
     before = attacked.run(SUMS)
     as_postgres(attacked, f"mv {CONF}/conf.d {CONF}/conf.d.kept; ln -s /etc/systemd/system/{target} {CONF}/conf.d")
     try:
@@ -182,7 +182,7 @@ def test_another_folder_in_the_place_of_postgresqls_is_not_written_in(attacked: 
 
 
 @pytest.mark.parametrize("place", [f"{STATE}/record.json", f"{CONF}/conf.d/pgpool2-cluster.conf"])
-def test_a_file_that_never_ends_is_not_waited_for(attacked: Host, place: str) -> None:
+def test_an_endless_file_is_not_waited_for(attacked: Host, place: str) -> None:
     as_postgres(attacked, f"mv {place} {place}.kept; mkfifo {place}")
     try:
         answer = attacked.attempt("pgpoolctl apply", seconds=40)
@@ -192,7 +192,7 @@ def test_a_file_that_never_ends_is_not_waited_for(attacked: Host, place: str) ->
         as_postgres(attacked, f"[ ! -p {place} ] || mv {place}.kept {place}; rm -f {place}.kept")
 
 
-def test_a_race_of_links_wins_nothing(attacked: Host, request: pytest.FixtureRequest) -> None:
+def test_racing_with_links_gains_nothing(attacked: Host, request: pytest.FixtureRequest) -> None:
     rounds = 20 if request.config.getoption("--brief") else 200
     before = attacked.run(SUMS)
     attacked.put("/srv/race.sh", RACE.format(seconds=rounds * 5))
@@ -212,13 +212,13 @@ def test_a_race_of_links_wins_nothing(attacked: Host, request: pytest.FixtureReq
     ["stop ssh.service", "stop postgresql@17-other.service", "restart postgresql@99-main.service", "apply --diff",
      "hang-up any 22", "start pgpool2.service ssh.service", "stop pgpool2.service; id"],
 )  # fmt: skip
-def test_the_control_socket_does_nothing_else(attacked: Host, request_: str) -> None:
+def test_the_control_socket_refuses_everything_else(attacked: Host, request_: str) -> None:
     since = attacked.run("date +%s")
     assert attacked.run(f"runuser -u postgres -- python3 /srv/ask.py '{request_}'").startswith("refused: ")
     attacked.until(f"journalctl -q --no-pager --since=@{since} | grep -F 'refused: '", 10)
 
 
-def test_another_user_can_not_hold_the_lock(attacked: Host) -> None:
+def test_another_user_cannot_hold_the_lock(attacked: Host) -> None:
     lock = "/run/pgpool2-cluster-root/apply.lock"
     assert attacked.attempt(f"runuser -u nobody -- flock {lock} true").status != 0
     assert attacked.attempt(f"runuser -u postgres -- flock {lock} true").status != 0
@@ -226,7 +226,7 @@ def test_another_user_can_not_hold_the_lock(attacked: Host) -> None:
 
 
 @pytest.mark.thorough
-def test_the_removal_harms_nothing_of_roots(room: Lab, of_release: Images) -> None:
+def test_the_removal_harms_no_file_of_root(room: Lab, of_release: Images) -> None:
     (host,) = room.boot(of_release.prepared, "alone")
     try:
         alone = Cluster.of([host])

@@ -1,4 +1,4 @@
-"""What is wrong is said in one line with its place and a hint; dpkg succeeds, and what runs goes on running."""
+"""A fault is reported in one line with its place and a hint; dpkg succeeds, and the services keep running."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAULTS = {
     "not UTF-8": (f"{GOOD}# caf\udce9\n", f"{YML}:", "UTF-8"),
 }
 BRIEFLY = ("a tab", "an address for a shell", "not this machine", "not UTF-8")
-"""What is tried where no release was named: one of each kind; the words of the others are of tests/unit, too."""
+"""The faults for a run without a named release, one of each kind; tests/unit covers the messages of the others."""
 MAIN = "systemctl show -P MainPID pgpool2 'postgresql@*'"
 
 
@@ -38,7 +38,7 @@ serves_on = pytest.mark.usefixtures("nothing_stops")
 
 @pytest.fixture
 def nothing_stops(cluster: Cluster, pg3: Host) -> Iterator[None]:
-    """Whatever is wrong on pg3, it serves on; and once that is mended, all is well with no further command."""
+    """pg3 keeps serving with any fault, and once that is fixed, the cluster is healthy without a further command."""
     before = pg3.run(MAIN)
     pg3.run(f"cp -p {YML} {KEY} /root")
     yield
@@ -50,7 +50,7 @@ def nothing_stops(cluster: Cluster, pg3: Host) -> Iterator[None]:
 
 
 def two_lines(host: Host, command: str, *status: int) -> tuple[str, str]:
-    """Run what has to fail with one line and a hint, and return both."""
+    """Run a command that has to fail with one line and a hint, and return both."""
     answer = host.attempt(f"{command} 2>&1 >/dev/null")
     assert answer.status in status, answer.output
     lines = answer.output.splitlines()
@@ -63,7 +63,7 @@ def two_lines(host: Host, command: str, *status: int) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=() if fault in BRIEFLY else pytest.mark.thorough) for fault in FAULTS]
 )
-def test_a_fault_in_cluster_yml_is_told_with_its_line(pg3: Host, fault: str) -> None:
+def test_a_fault_in_cluster_yml_is_reported_with_its_line(pg3: Host, fault: str) -> None:
     text, where, hint = FAULTS[fault]
     coded = text.encode("utf-8", "surrogateescape").hex()
     pg3.run(f"echo {coded} | basenc --base16 -di >{YML}".replace(coded, coded.upper()))
@@ -84,7 +84,7 @@ def test_a_fault_in_cluster_yml_is_told_with_its_line(pg3: Host, fault: str) -> 
         ("", "0 lines"),
     ],
 )
-def test_a_fault_in_the_key_is_told_and_the_key_is_not(pg3: Host, text: str, reason: str) -> None:
+def test_a_fault_in_the_key_is_reported_without_the_key(pg3: Host, text: str, reason: str) -> None:
     pg3.put(KEY, f"{text}\n", mode=0o600)
     said = two_lines(pg3, "pgpoolctl apply", 2)
     assert KEY in said[0]
@@ -92,7 +92,7 @@ def test_a_fault_in_the_key_is_told_and_the_key_is_not(pg3: Host, text: str, rea
     assert "A" * 10 not in said[0]
 
 
-def test_another_key_on_one_node_stops_nothing_and_is_found_by_check(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+def test_another_key_on_one_node_stops_nothing_and_check_reports_it(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     before = pg3.run(f"cp -p {KEY} /root; {MAIN}")
     pg3.put(KEY, f"{keys.generate()}\n", mode=0o600)
     pg3.run("pgpoolctl apply || :")
@@ -120,7 +120,7 @@ DOORS = {
 @serves_on
 @pytest.mark.thorough
 @pytest.mark.parametrize("cause", DOORS)
-def test_what_keeps_the_nodes_out_is_named_where_the_edit_belongs(pg1: Host, pg3: Host, cause: str) -> None:
+def test_an_obstacle_to_ssh_logins_is_reported_on_the_node_to_edit(pg1: Host, pg3: Host, cause: str) -> None:
     shut, fix, mend = DOORS[cause]
     pg3.run(shut)
     try:
@@ -133,7 +133,7 @@ def test_what_keeps_the_nodes_out_is_named_where_the_edit_belongs(pg1: Host, pg3
 
 
 @serves_on
-def test_a_read_only_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
+def test_a_read_only_disk_is_reported_and_nothing_is_half_written(pg3: Host) -> None:
     pg3.run(f"echo 'pgpool: {{num_init_children: 33}}' >>{YML}; mount -o bind /etc/pgpool2 /etc/pgpool2;"
             "mount -o remount,ro,bind /etc/pgpool2")  # fmt: skip
     try:
@@ -144,7 +144,7 @@ def test_a_read_only_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None
 
 
 @serves_on
-def test_a_full_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_half_written(pg3: Host) -> None:
     pg3.run("mkdir /run/small; mount -t tmpfs -o size=200k tmpfs /run/small; cp -a /etc/pgpool2/. /run/small;"
             f"mount --bind /run/small /etc/pgpool2; echo 'pgpool: {{num_init_children: 33}}' >>{YML};"
             "dd if=/dev/zero of=/etc/pgpool2/filler bs=1k 2>/dev/null || :")  # fmt: skip
@@ -160,13 +160,13 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(pg3: Host) -> None:
 
 @pytest.fixture(scope="module")
 def alone(room: Lab, of_release: Images) -> Iterator[Host]:
-    """A host with a PostgreSQL that is to become a cluster of one, and cannot."""
+    """A host with PostgreSQL that should become a cluster of one, but cannot."""
     (booted,) = room.boot(of_release.prepared, "alone")
     yield booted
     room.remove((booted,))
 
 
-def test_no_postgresql_is_told_and_mended_by_making_one(alone: Host, of_release: Images) -> None:
+def test_a_missing_postgresql_is_reported_and_fixed_by_creating_one(alone: Host, of_release: Images) -> None:
     alone.run(f"systemctl disable --now pgpool2; pg_dropcluster --stop {of_release.major} main")
     alone.run(INSTALL)
     alone.until("journalctl -u pgpool2-cluster | grep -q 'no PostgreSQL'", 30)
@@ -176,7 +176,7 @@ def test_no_postgresql_is_told_and_mended_by_making_one(alone: Host, of_release:
 
 
 @pytest.mark.thorough
-def test_a_port_in_use_is_told_and_mended_by_freeing_it(alone: Host, of_release: Images) -> None:
+def test_a_port_in_use_is_reported_and_fixed_by_freeing_it(alone: Host, of_release: Images) -> None:
     alone.run("systemd-run -q --unit=squatter python3 -m http.server 9999")
     alone.until("python3 -c \"import socket; socket.create_connection(('127.0.0.1', 9999))\"", 10)
     alone.run(f"pg_createcluster {of_release.major} main --start; pgpoolctl apply || :")

@@ -1,4 +1,4 @@
-"""A cluster that runs goes on while its servers are brought to the next Debian release, one after the other."""
+"""A cluster keeps running while its servers are upgraded to the next Debian release, one after the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pgpool_deb.roots import Root
 
 pytestmark = pytest.mark.thorough
 NEXT = "/srv/next"
-"""Where a host has the next release: sources.list, apt's lists, our packages; the archive's are in apt's cache."""
+"""Where a host has the next release: sources.list, apt's lists and our packages; apt's cache has the archive's."""
 SERVER = f"""
 apt-get install -y -q postgresql postgresql-{{major}}-pgpool2 pgpool2 $({DEPENDENCIES})
 pg_dropcluster {{major}} main
@@ -66,7 +66,7 @@ SERVES = "SELECT current_setting('server_version_num')::int / 10000, current_set
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """The cluster after the upgrade of all its servers, how each went, and what clients were told meanwhile."""
+    """The cluster after the upgrade of all its servers, the results, and the answers that clients got meanwhile."""
 
     cluster: Cluster
     answers: dict[str, Answer]
@@ -89,7 +89,7 @@ def following(release: Release, project: Project) -> Built:
 def image(
     docker_engine: docker.DockerClient, clean: Root, packages: Built, following: Built, systems: Path
 ) -> Iterator[str]:
-    """A server as `prepared`, with Debian's metapackage postgresql, that has the next release on its disk."""
+    """A server like `prepared`, with Debian's metapackage postgresql, and with the next release on its disk."""
     place = systems / f"upgrading-{packages.release.name}"
     chroot = Chroot(clean, place, ((packages.folder, "/dist"), (following.folder, "/next")))
     chroot.run(BARE + SERVER.format(major=packages.majors[-1]))
@@ -132,14 +132,14 @@ def test_2_every_server_has_the_next_release_and_our_packages_for_it(upgraded: U
         assert host.run(VERSION) == f"{upgraded.after.release.name} {upgraded.after.debian_version}"
 
 
-def test_3_the_postgresql_that_was_in_use_goes_on(upgraded: Upgraded) -> None:
-    """The next release's own is there beside it, and serves nobody yet."""
+def test_3_the_postgresql_in_use_stays_in_use(upgraded: Upgraded) -> None:
+    """The next release's own server exists beside it, but does not serve yet."""
     for host in upgraded.cluster.hosts:
         assert host.psql(SERVES) == f"{upgraded.before.majors[-1]}|5432"
     assert upgraded.cluster.writable() == ["pg1"]
 
 
-def test_4_clients_wrote_on_and_nothing_is_lost(upgraded: Upgraded) -> None:
+def test_4_clients_kept_writing_and_nothing_is_lost(upgraded: Upgraded) -> None:
     assert upgraded.account.acknowledged
     assert upgraded.account.lost(upgraded.cluster.hosts[0]) == set()
     assert len(set(upgraded.cluster.checksums().values())) == 1
@@ -152,7 +152,7 @@ def test_5_the_servers_boot_into_a_healthy_cluster(upgraded: Upgraded) -> None:
 
 @pytest.fixture(scope="module")
 def on_the_next_major(upgraded: Upgraded) -> dict[str, Answer]:
-    """What pg_upgradecluster said, after the procedure of docs/how-to/upgrade-postgresql.md."""
+    """The output of pg_upgradecluster, after the procedure in docs/how-to/upgrade-postgresql.md."""
     cluster, words = upgraded.cluster, {"old": upgraded.before.majors[-1], "new": upgraded.after.majors[-1]}
     pg1, pg2, _ = cluster.hosts
     together(lambda host: host.run(NEXT_MAJOR.format_map(words)), cluster.hosts)
@@ -163,7 +163,7 @@ def on_the_next_major(upgraded: Upgraded) -> dict[str, Answer]:
     return said
 
 
-def test_6_a_standby_is_not_upgraded_on_its_own(on_the_next_major: dict[str, Answer]) -> None:
+def test_6_a_standby_is_not_upgraded_alone(on_the_next_major: dict[str, Answer]) -> None:
     answer = on_the_next_major["pg2"]
     assert answer.status != 0
     assert "pg2 is not the primary" in answer.output
@@ -181,7 +181,7 @@ def test_7_the_cluster_follows_pg_upgradecluster(upgraded: Upgraded, on_the_next
     assert len(set(upgraded.cluster.checksums().values())) == 1
 
 
-def test_8_they_boot_into_it_too(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
+def test_8_the_servers_boot_into_it_too(upgraded: Upgraded, on_the_next_major: dict[str, Answer]) -> None:
     assert on_the_next_major
     together(Host.reboot, upgraded.cluster.hosts)
     upgraded.cluster.wait_healthy(120)

@@ -1,4 +1,4 @@
-"""From an earlier pgpool-II to today's, node by node, while clients of every node write through their own node."""
+"""Upgrade from an earlier pgpool-II, node by node, while clients on every node write through their own node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgpool_deb.project import Project
 
 pytestmark = pytest.mark.thorough
 GAP_SECONDS = 10.0
-"""How long clients of the other nodes may go without a write: what a watchdog takes that chooses another leader."""
+"""How long clients of the other nodes may be unable to write: the time in which the watchdog elects a leader."""
 STARTS = ((STREAMING, "debian"), (STREAMING, "ours"), *((mode, "ours") for mode in NATIVE_MODES))
 """Debian's own has no native mode that `pgpoolctl check` would accept."""
 
@@ -33,7 +33,7 @@ def version(host: Host) -> str:
 
 @pytest.fixture(scope="module")
 def before(project: Project, packages: Built, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A tar of the packages of the newest pinned pgpool-II below today's."""
+    """A tar of the packages of the newest pinned pgpool-II older than the current one."""
     pins = Pins.load(project.sources).pins
     earlier = next(pin.version for pin in pins if Version(pin.version) < Version(packages.version))
     place = tmp_path_factory.mktemp("earlier")
@@ -43,7 +43,7 @@ def before(project: Project, packages: Built, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module", params=STARTS, ids="-".join)
 def running(request: pytest.FixtureRequest, room: Lab, of_release: Images, packages: Built) -> Iterator[Cluster]:
-    """A healthy cluster of three nodes with an earlier pgpool-II than today's, and with today's cluster package."""
+    """A healthy cluster of three nodes with an earlier pgpool-II and the current cluster package."""
     mode, origin = request.param
     hosts = room.boot(of_release.prepared, "pg1", "pg2", "pg3")
     cluster = Cluster.of(hosts, mode)
@@ -59,7 +59,7 @@ def running(request: pytest.FixtureRequest, room: Lab, of_release: Images, packa
     room.remove(hosts)
 
 
-def test_no_write_fails_that_another_node_takes(running: Cluster, packages: Built) -> None:
+def test_no_write_through_another_node_fails(running: Cluster, packages: Built) -> None:
     """Standbys first; clients of the upgraded node see its pgpool-II restart."""
     primary = running.primary() if running.mode == STREAMING else running.hosts[0]
     for host in (*running.others(primary), primary):

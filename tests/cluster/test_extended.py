@@ -1,4 +1,4 @@
-"""Clients of the extended query protocol are served by pgpool-II as by PostgreSQL, also where they err or break off."""
+"""pgpool-II serves clients of the extended query protocol like PostgreSQL, even with errors and aborts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def served(any_mode: str, standing: Standing) -> Cluster:
 
 
 def client(cluster: Cluster, story: str) -> str:
-    """Return the shell command that has the client tell a story."""
+    """Return the shell command that makes the client run a story."""
     where = f"host={cluster.hosts[0].address} port=9999 user={APP} dbname={APP} sslmode=require"
     return f"HOME=/root python3 {CLIENT} '{where}' {story}"
 
@@ -48,7 +48,7 @@ def test_it_is_answered_as_by_postgresql(served: Cluster, story: str) -> None:
 
 
 def test_a_cancel_ends_at_once_and_in_order(cluster: Cluster) -> None:
-    """libpq waits for the end of the connection that it asks by, with TLS from version 17 on."""
+    """libpq waits until the connection with its cancel request is closed; since 17, it uses TLS for that."""
     cluster.hosts[0].put(CLIENT, Path(__file__).with_name("extended.py").read_text(encoding="utf-8"))
     said = cluster.hosts[0].run(client(cluster, "cancel"), seconds=30)
     canceled, error, seconds = said.split("; ")

@@ -1,4 +1,4 @@
-"""The life of a cluster whose primary dies, as one story in order: each of the traps that others fell into."""
+"""A cluster loses its primary, as one story in order, with all the traps that others fell into."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IN_FLIGHT = r"""
 
 @pytest.fixture(scope="module")
 def started(pg2: Host) -> str:
-    """When pg2's server was started, before anything happened."""
+    """The start time of pg2's server before the story."""
     return pg2.psql("SELECT pg_postmaster_start_time()")
 
 
@@ -39,7 +39,7 @@ def test_1_a_planned_restart_of_the_primary_is_no_failover(cluster: Cluster, pg1
 
 
 def test_2_a_lost_session_is_no_failover(cluster: Cluster, pg1: Host) -> None:
-    """Neither is a client's pg_terminate_backend, which stock pgpool-II has taken for one."""
+    """Nor does a client's pg_terminate_backend cause one, as it did with unpatched pgpool-II."""
     pg1.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'app'")
     time.sleep(5)
     cluster.wait_healthy(30)
@@ -47,9 +47,9 @@ def test_2_a_lost_session_is_no_failover(cluster: Cluster, pg1: Host) -> None:
 
 
 def lose_while_one_lags(cluster: Cluster, primary: Host, lagging: Host, ahead: Host, table: str) -> None:
-    """Cut the power of the primary when only `ahead` has the last writes, and wait until there is a primary again.
+    """Cut the power of the primary when only `ahead` has the last writes, and wait for a new primary.
 
-    No pgpool-II throws a vote away: nearly always one did where the primary's pgpool-II led, which is printed.
+    No pgpool-II may lose a vote. That used to happen nearly always if the primary's pgpool-II led, which is printed.
     """
     lagging.signal("STOP", "walreceiver")
     rows = "SELECT repeat(md5(x::text), 30) AS t FROM generate_series(1, 60000) x"
@@ -67,7 +67,7 @@ def lose_while_one_lags(cluster: Cluster, primary: Host, lagging: Host, ahead: H
 
 @pytest.fixture(scope="module")
 def account(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host, started: str) -> Ledger:
-    """Cuts the power of the primary while pg2, the standby with the lower id, lags behind and clients write."""
+    """Cut the power of the primary while pg2, the standby with the lower id, lags behind and clients write."""
     assert started
     with ledger(cluster, at=pg3, through=pg3, name="survivor") as written:
         command = IN_FLIGHT.format(psql=through_pgpool(pg2, pg2, "").partition("<<")[0])
@@ -85,7 +85,7 @@ def test_3_the_most_advanced_standby_takes_over_not_the_lowest_id(cluster: Clust
     assert cluster.writable(*cluster.hosts[1:]) == ["pg3"]
 
 
-def test_4_no_acknowledged_row_is_lost_and_writes_go_on(account: Ledger, pg3: Host) -> None:
+def test_4_no_acknowledged_row_is_lost_and_writes_continue(account: Ledger, pg3: Host) -> None:
     print(f"the longest time without an acknowledged write: {account.longest_gap:.1f} s")
     assert account.lost(pg3) == set()
     assert account.longest_gap < FAILOVER_SECONDS, account.errors
@@ -136,7 +136,7 @@ def test_8_a_lost_pgpool_status_never_makes_it_the_primary(cluster: Cluster, pg1
     assert cluster.writable() == ["pg3"]
 
 
-def test_9_it_waits_for_recover_and_says_so(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+def test_9_the_former_primary_waits_for_recover_and_says_so(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     status = cluster.status(pg3)
     assert not status.healthy
     assert status.nodes["pg1"].pgpool == "down"
@@ -149,7 +149,7 @@ def test_9_it_waits_for_recover_and_says_so(cluster: Cluster, pg1: Host, pg3: Ho
 
 
 def test_10_soon_after_it_is_the_most_advanced_again(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
-    """pg2 has followed the new primary, its last restartpoint was before; pg1, rewound, is now the one that lags."""
+    """pg2 follows the new primary but has had no restartpoint since; the rewound pg1 is now the one that lags."""
     with ledger(cluster, at=pg2, through=pg2, name="second") as account:
         lose_while_one_lags(cluster, pg3, pg1, pg2, table="second_gap")
         time.sleep(5)

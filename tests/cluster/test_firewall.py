@@ -1,4 +1,4 @@
-"""The rules for watchdog and pcp come back by themselves, whatever takes them away."""
+"""The packet filter for watchdog and pcp is restored automatically, whatever has removed it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MINUTE_SECONDS = 75.0
 
 @pytest.fixture
 def nftables(pg1: Host) -> Iterator[Host]:
-    """A host whose nftables.conf is Debian's: it begins with `flush ruleset`."""
+    """A host with Debian's nftables.conf, which starts with `flush ruleset`."""
     pg1.run("grep -q '^flush ruleset' /etc/nftables.conf; systemctl start nftables")
     pg1.until(LOADED, MINUTE_SECONDS)
     yield pg1
@@ -23,22 +23,22 @@ def nftables(pg1: Host) -> Iterator[Host]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("verb", ["reload", "restart"])
-def test_they_are_loaded_again_with_nftables(nftables: Host, verb: str) -> None:
+def test_the_rules_are_reloaded_with_nftables(nftables: Host, verb: str) -> None:
     nftables.run(f"systemctl is-active {UNIT} || systemctl start {UNIT}")
     nftables.run(f"systemctl {verb} nftables")
     nftables.until(LOADED, 3)
 
 
 @pytest.mark.thorough
-def test_they_are_loaded_again_within_a_minute_where_somebody_flushes_them(nftables: Host) -> None:
+def test_flushed_rules_are_reloaded_within_a_minute(nftables: Host) -> None:
     nftables.run("nft flush ruleset")
     assert nftables.attempt(f"{LOADED} 2>&1").status != 0
     assert "closed for strangers" in nftables.attempt("pgpoolctl check | grep ^FAIL").output
     nftables.until(LOADED, MINUTE_SECONDS)
-    assert "are loaded again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
+    assert "loaded it again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
 
 
-def test_they_are_there_before_pgpool_starts(pg1: Host) -> None:
+def test_the_rules_are_loaded_before_pgpool_starts(pg1: Host) -> None:
     assert pg1.run(f"systemctl show -P Before {UNIT}").split().count("pgpool2.service") == 1
     pg1.run(f"systemctl is-active {UNIT}; {LOADED}")
     exposure = pg1.run(f"systemd-analyze security --no-pager {UNIT} | tail -n 1")

@@ -1,4 +1,4 @@
-"""From debconf's answers, or files that any tool put there first, to a cluster: `apt install` is all that is typed."""
+"""From debconf's answers, or files that any tool has written, to a cluster with `apt install` as the only command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("pg1", "pg2", "pg3")
 
 @pytest.fixture(scope="module")
 def installed(room: Lab, of_release: Images) -> Iterator[Cluster]:
-    """Three servers on which the package was installed at once; one had no trace of PostgreSQL before."""
+    """Three servers on which the package was installed in parallel; one had no PostgreSQL before."""
     hosts = (*room.boot(of_release.bare, NAMES[0]), *room.boot(of_release.prepared, *NAMES[1:]))
     cluster = Cluster.of(hosts)
     cluster.seed()
@@ -26,7 +26,7 @@ def installed(room: Lab, of_release: Images) -> Iterator[Cluster]:
 
 @pytest.fixture
 def hosts(room: Lab, of_release: Images, request: pytest.FixtureRequest) -> Iterator[tuple[Host, ...]]:
-    """New hosts with PostgreSQL and pgpool-II, by the names that the test is marked with."""
+    """New hosts with PostgreSQL and pgpool-II, with the names in the test's mark."""
     booted = room.boot(of_release.prepared, *str(request.param).split())
     yield booted
     room.remove(booted)
@@ -51,14 +51,14 @@ def test_three_servers_installed_at_once_are_a_healthy_cluster(installed: Cluste
 
 
 @pytest.mark.smoke
-def test_every_precondition_is_met_on_every_node(installed: Cluster) -> None:
+def test_check_passes_on_every_node(installed: Cluster) -> None:
     for host in installed.hosts:
         answer = host.attempt("pgpoolctl check")
         assert answer.status == 0, answer.output
 
 
 @pytest.mark.smoke
-def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster) -> None:
+def test_a_write_through_any_pgpool_is_on_every_node(installed: Cluster) -> None:
     installed.add_app()
     installed.ask("CREATE TABLE written (through text)", at=installed.hosts[0])
     for host in installed.hosts:
@@ -70,8 +70,8 @@ def test_what_is_written_through_any_pgpool_is_on_every_node(installed: Cluster)
 
 @pytest.mark.thorough
 @on_hosts("pg1 pg2 pg3")
-def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
-    """The first node's data is kept, although it is neither the first nor the last to be installed."""
+def test_files_written_in_advance_and_installed_in_another_order(hosts: tuple[Host, ...]) -> None:
+    """The first node's data is kept, although it is installed neither first nor last."""
     cluster = Cluster.of(hosts)
     pg1, pg2, pg3 = hosts
     pg1.psql("CREATE DATABASE legacy")
@@ -88,7 +88,7 @@ def test_files_put_there_first_and_installed_in_another_order(hosts: tuple[Host,
 
 
 @on_hosts("alone")
-def test_with_nothing_configured_it_is_a_cluster_of_one(hosts: tuple[Host, ...]) -> None:
+def test_without_configuration_the_server_is_a_cluster_of_one(hosts: tuple[Host, ...]) -> None:
     (alone,) = hosts
     cluster = Cluster.of(hosts)
     alone.psql("CREATE TABLE kept AS SELECT 42 AS answer")
@@ -102,7 +102,7 @@ def test_with_nothing_configured_it_is_a_cluster_of_one(hosts: tuple[Host, ...])
 
 @pytest.mark.thorough
 @on_hosts("pg1 pg2")
-def test_databases_that_nobody_else_has_are_never_wiped(hosts: tuple[Host, ...]) -> None:
+def test_databases_that_no_other_node_has_are_never_deleted(hosts: tuple[Host, ...]) -> None:
     pg1, pg2 = hosts
     cluster = Cluster.of(hosts)
     pg2.psql("CREATE DATABASE precious")

@@ -1,7 +1,7 @@
-"""A cluster from the three lines of a repository's page alone, and through its upgrades and the ways back.
+"""A cluster from only the three lines of a repository's page, then its upgrades and downgrades.
 
-Three servers that know nothing of our packages take them over HTTP from a web server of their network. Clients write
-meanwhile, through the nodes that nothing happens to.
+Three servers without any of our packages install them over HTTP from a web server in their network. Clients write
+meanwhile, through the nodes that are not being changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VERSIONS = "dpkg-query -W -f '${Package} ${Version}\\n' '*pgpool*' | grep -v -e 
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A repository that the host `web` serves; `early` is its state of an hour ago."""
+    """A repository served by the host `web`; `early` is its state of an hour ago."""
 
     publisher: Publisher
     web: Host
@@ -53,7 +53,7 @@ class Shop:
         return self.packages.release.name
 
     def serve(self) -> None:
-        """Copy the repository to the web server in the order of the how-to: what never changes, then the rest."""
+        """Copy the repository to the web server in the order of the how-to: immutable files first, then the rest."""
         later_on = [path.name for path in self.publisher.folder.iterdir() if path.name not in ("pool", "snapshot")]
         for names in (["pool"], ["snapshot"], sorted(later_on)):
             packed = io.BytesIO()
@@ -63,13 +63,13 @@ class Shop:
             self.web.container.put_archive(PLACE, packed.getvalue())
 
     def at(self, state: str) -> str:
-        """Return the command that has a server see a state of the past, or that of now where none is named."""
+        """Return the command that makes a server see an earlier state, by default the current one."""
         place = f"{self.publisher.url}/snapshot/{state}" if state else self.publisher.url
         return f"sed -i 's,^URIs: .*,URIs: {place},' {keyring.SOURCES} && apt-get update"
 
     @property
     def built(self) -> set[str]:
-        """The versions of a server with the packages as they were built."""
+        """The versions on a server with the built packages."""
         return self._versions(self.packages.debian_version, self._cluster_version)
 
     @property
@@ -78,7 +78,7 @@ class Shop:
 
     @property
     def install_as_built(self) -> str:
-        """The command that installs the packages as they were built, whatever is there now."""
+        """The command that installs the built packages, whatever is installed now."""
         return f"apt-get install {' '.join(sorted(one.replace(' ', '=') for one in self.built))} </dev/null"
 
     @property
@@ -110,14 +110,14 @@ def shop(
 
 @pytest.fixture(scope="module")
 def bare(docker_engine: docker.DockerClient, of_release: Images, packages: Built) -> Iterator[str]:
-    """The image of a server that has Debian's packages within reach, and has never heard of ours."""
+    """The image of a server that can install Debian's packages, and does not know ours."""
     with derived(docker_engine, of_release.bare, f"{packages.release.name}-stranger", KNOWS_NOTHING) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def bought(room: Lab, bare: str, shop: Shop) -> Iterator[Cluster]:
-    """Answers by preseed, then the three lines, on all servers at once."""
+    """Preseed the answers, then run the three lines, on all servers in parallel."""
     hosts = room.boot(bare, "pg1", "pg2", "pg3")
     cluster = Cluster.of(hosts)
     cluster.seed()
@@ -132,7 +132,7 @@ def versions(host: Host) -> set[str]:
 
 
 def while_clients_write(cluster: Cluster, host: Host, what: str, script: str) -> None:
-    """Run a script on a host while clients write through the others, of which none may notice anything."""
+    """Run a script on a host while clients write through the others, without a failed write."""
     with ExitStack() as stack:
         accounts: dict[Host, Ledger] = {}
         for other in cluster.others(host):
@@ -159,7 +159,7 @@ def test_1_the_lines_alone_make_a_healthy_cluster(bought: Cluster, shop: Shop) -
     assert bought.writable() == ["pg1"]
 
 
-def test_2_rows_that_are_written_through_any_node_are_on_all(bought: Cluster) -> None:
+def test_2_rows_written_through_any_node_are_on_all(bought: Cluster) -> None:
     bought.add_app()
     bought.ask("CREATE TABLE written (through text)", at=bought.hosts[0])
     for host in bought.hosts:
@@ -169,8 +169,8 @@ def test_2_rows_that_are_written_through_any_node_are_on_all(bought: Cluster) ->
     assert rows.split() == [host.name for host in bought.hosts]
 
 
-def test_3_every_node_is_upgraded_and_clients_of_the_others_see_nothing(bought: Cluster, shop: Shop) -> None:
-    """The primary comes last, as the how-to has it."""
+def test_3_every_node_is_upgraded_without_failures_on_the_others(bought: Cluster, shop: Shop) -> None:
+    """The primary comes last, as in the how-to."""
     shop.publisher.publish(rebuilt(shop.packages.folder, shop.publisher.place / "later"), "stable")
     shop.serve()
     for host in reversed(bought.hosts):
@@ -179,7 +179,7 @@ def test_3_every_node_is_upgraded_and_clients_of_the_others_see_nothing(bought: 
     assert bought.writable() == ["pg1"]
 
 
-def test_4_the_version_before_is_installed_again(bought: Cluster, shop: Shop) -> None:
+def test_4_the_earlier_version_is_installed_again(bought: Cluster, shop: Shop) -> None:
     host = bought.hosts[2]
     command = shop.publisher.older(shop.suite, shop.packages.debian_version)
     while_clients_write(bought, host, "older", f"{command} </dev/null")

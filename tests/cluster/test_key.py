@@ -1,4 +1,4 @@
-"""Another key for a cluster that serves, as docs/how-to/change-the-key.md has it; and the old one again."""
+"""A key change in a running cluster by docs/how-to/change-the-key.md, and the change back."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pgpool_cluster import key as keys
 
 KEY = "/etc/pgpool2/cluster.key"
 PARALLEL = 40
-"""More than the processes that pgpool-II keeps ready, so that new ones have to read its files."""
+"""More than the processes that pgpool-II keeps ready, so that new processes have to read its files."""
 
 
 def put_key(host: Host, line: str) -> None:
-    """Give a host another key, as the how-to says."""
+    """Give a host another key by the how-to."""
     host.put(KEY, f"{line}\n", mode=0o600)
     host.run("pgpoolctl apply")
 
 
 def log_in(host: Host) -> None:
-    """Log in through the host's own pgpool-II, many times at once."""
+    """Log in through the host's own pgpool-II many times in parallel."""
     host.put("/root/log-in.sh", through_pgpool(host, host, "SELECT 7 FROM pg_sleep(0.3)"))
     answers = host.run(f"for i in $(seq {PARALLEL}); do sh /root/log-in.sh 2>&1 & done; wait").splitlines()
     assert answers == ["7"] * PARALLEL
 
 
 def role_logs_in(host: Host, line: str) -> bool:
-    """Tell whether the role that watches replication has the password that follows from a key."""
+    """Return whether the role for replication checks has the password derived from a key."""
     password = keys.parse(line, "").password(keys.Role.CHECK)
     host.put("/root/check.pgpass", f"*:*:*:{keys.Role.CHECK}:{password}\n", mode=0o600)
     where = f"host={host.address} user={keys.Role.CHECK} dbname=postgres sslmode=require passfile=/root/check.pgpass"

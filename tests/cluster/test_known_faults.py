@@ -1,4 +1,4 @@
-"""`check` on hosts names what is known to be wrong with the pgpool2 that is installed."""
+"""`check` on hosts reports the known faults of the installed pgpool2."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ PATCHES = "/usr/share/pgpool2/patches.json"
 
 @pytest.fixture
 def lacking(pg1: Host) -> Iterator[Host]:
-    """A host whose pgpool2 says that it lacks a patch."""
+    """A host whose pgpool2 reports a missing patch."""
     pg1.run(f"cp {PATCHES} /root/patches.json; sed -i '/\"one-recovery\"/d' {PATCHES}")
     yield pg1
     pg1.run(f"cat /root/patches.json >{PATCHES}; rm /root/patches.json")
 
 
-def test_our_own_package_lacks_nothing_and_its_advisories_are_no_failure(pg1: Host) -> None:
+def test_our_package_lacks_nothing_and_its_advisories_cause_no_failure(pg1: Host) -> None:
     said = pg1.attempt("pgpoolctl check", seconds=60).output
     assert "ok    pg1: pgpool2 has the patches that the cluster relies on" in said
     assert "FAIL  pg1: pgpool2" not in said
 
 
-def test_a_patch_that_is_not_there_fails(lacking: Host) -> None:
+def test_a_missing_patch_fails(lacking: Host) -> None:
     said = lacking.attempt("pgpoolctl check", seconds=60).output
     assert "has the patch one-recovery: without it, after a failover, a second recovery can begin" in said

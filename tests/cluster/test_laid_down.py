@@ -1,4 +1,4 @@
-"""What is laid down on a server: complete, with the right owners, encrypted on every wire, and no secret in sight."""
+"""The files on a server are complete with the right owners, all connections encrypted, and secrets hidden."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ done >/run/reconfigure.log
 
 @pytest.fixture(scope="module")
 def secrets(cluster: Cluster) -> dict[str, str]:
-    """All that follows from cluster.key and must not be seen; every host has it in PATTERNS, for root only."""
+    """All secrets derived from cluster.key; every host has them in PATTERNS, readable only by root."""
     key = keys.parse(cluster.key, "cluster.key")
     passwords = {role.value: key.password(role) for role in keys.Role}
     found = {
@@ -64,7 +64,7 @@ def secrets(cluster: Cluster) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def reconfigured(cluster: Cluster, pg3: Host, times: int) -> Iterator[str]:
-    """Configures pg3 as often while the other tests of this module run; the files as they were before."""
+    """Configure pg3 repeatedly while the other tests of this module run; return its files from before."""
     before = pg3.run(CONFIGURATION)
     pg3.put("/root/reconfigure.sh", RECONFIGURE.format(times=times))
     pg3.run("systemd-run -q --unit=reconfigure sh /root/reconfigure.sh")
@@ -74,7 +74,7 @@ def reconfigured(cluster: Cluster, pg3: Host, times: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def watched(cluster: Cluster, secrets: dict[str, str], reconfigured: str) -> dict[str, str]:
-    """Lines with a secret on some process's command line, by host, while all was done that handles secrets."""
+    """Command lines with a secret, by host, during all operations that handle secrets."""
     for host in cluster.hosts:
         host.put("/root/watch.sh", WATCH)
         host.run("rm -f /run/watch.end; systemd-run -q --unit=watch sh /root/watch.sh")
@@ -94,7 +94,7 @@ def test_every_file_has_its_owner_and_mode(cluster: Cluster, path: str) -> None:
         assert host.run(f"stat -c '%a %U:%G' {path}") == LAID_DOWN[path], host
 
 
-def test_extensions_roles_and_slots_are_there(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_extensions_roles_and_slots_exist(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     for database in ("postgres", "template1"):
         assert "pgpool_recovery" in pg2.psql("SELECT extname FROM pg_extension", database=database)
     logins = "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolname LIKE 'pgpool%'"
@@ -117,7 +117,7 @@ def test_debconf_keeps_no_copy_of_the_key(cluster: Cluster, secrets: dict[str, s
         assert host.run(f"grep -rlasFf {PATTERNS} /var/cache/debconf /var/lib/dpkg /var/log || :") == "", host
 
 
-def test_this_scan_finds_a_secret_where_there_is_one(pg1: Host, secrets: dict[str, str]) -> None:
+def test_the_scan_for_secrets_finds_one(pg1: Host, secrets: dict[str, str]) -> None:
     assert secrets
     assert "/etc/pgpool2/cluster.key" in pg1.run(f"grep -rlaFf {PATTERNS} /etc/pgpool2").splitlines()
 
@@ -134,7 +134,7 @@ def test_no_secret_is_in_the_journal(cluster: Cluster, secrets: dict[str, str], 
         assert host.run(f"journalctl --no-pager -a | grep -aFf {PATTERNS} || :") == "", host
 
 
-def test_nothing_switches_the_check_of_host_keys_off(cluster: Cluster) -> None:
+def test_nothing_disables_the_check_of_host_keys(cluster: Cluster) -> None:
     where = "/etc /usr/lib/pgpool2-cluster /usr/bin/pgpoolctl /var/lib/postgresql/.ssh"
     for host in cluster.hosts:
         found = host.run(f"grep -rsEIi 'StrictHostKeyChecking[= ]+(no|off|accept)' {where} | grep -v ':#' || :")
@@ -142,7 +142,7 @@ def test_nothing_switches_the_check_of_host_keys_off(cluster: Cluster) -> None:
         assert host.run("grep -rl pgpool /etc/sudoers /etc/sudoers.d 2>/dev/null || :") == "", host
 
 
-def test_ssh_between_the_nodes_runs_one_program_only(pg1: Host) -> None:
+def test_ssh_between_the_nodes_runs_only_one_program(pg1: Host) -> None:
     ssh = "runuser -u postgres -- ssh -F /etc/pgpool2/cluster/ssh_config pg2"
     answer = pg1.attempt(f"{ssh} 'echo broken out of; id' </dev/null", seconds=30)
     assert "broken out" not in answer.output
@@ -150,15 +150,15 @@ def test_ssh_between_the_nodes_runs_one_program_only(pg1: Host) -> None:
     assert "Host key verification failed" not in answer.output
 
 
-def test_clients_from_elsewhere_come_with_tls_or_not_at_all(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_remote_clients_must_use_tls(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     command = through_pgpool(pg1, pg2, "\\conninfo")
     assert "SSL connection" in pg1.run(command)
     without = pg1.attempt(command.replace("sslmode=require", "sslmode=disable"))
     assert without.status != 0, without.output
 
 
-def test_pgpool_and_standbys_come_to_postgresql_with_tls(cluster: Cluster, pg1: Host, pg2: Host) -> None:
-    """Sessions stay open in pgpool-II's pool, so those of a query before are still there."""
+def test_pgpool_and_standbys_connect_to_postgresql_with_tls(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    """Sessions stay open in pgpool-II's pool, so those of an earlier query still exist."""
     cluster.ask("CREATE TABLE IF NOT EXISTS tls (x int)", at=pg1, through=pg2)
     sessions = pg1.psql(
         "SELECT ssl, usename FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE client_addr IS NOT NULL"
@@ -171,8 +171,8 @@ def test_pgpool_and_standbys_come_to_postgresql_with_tls(cluster: Cluster, pg1: 
 @pytest.mark.parametrize(
     ("unit", "most"), [("pgpool2", 4.0), ("pgpool2-cluster", 1.8), ("pgpool2-cluster-control@0", 6.7)]
 )
-def test_a_unit_is_exposed_no_more_than_it_was(pg1: Host, unit: str, most: float) -> None:
-    """`most`: what systemd-analyze said of the units of 21297de, of pgpool2 what is asked of it."""
+def test_no_unit_is_more_exposed_than_before(pg1: Host, unit: str, most: float) -> None:
+    """`most`: the exposure by systemd-analyze of the units in 21297de; for pgpool2, the required value."""
     exposure = pg1.run(f"systemd-analyze security --no-pager {unit}.service | tail -n 1")
     assert float(exposure.split(":")[1].split()[0]) <= most, exposure
 
@@ -187,7 +187,7 @@ def test_pgpools_unit_restarts(cluster: Cluster, pg1: Host) -> None:
     cluster.wait_healthy()
 
 
-def test_configured_again_and_again_every_file_is_the_same(pg3: Host, reconfigured: str, times: int) -> None:
+def test_repeated_configuration_leaves_every_file_the_same(pg3: Host, reconfigured: str, times: int) -> None:
     pg3.until("! systemctl is-active -q reconfigure", 600)
     assert pg3.run("grep -c succeeded /run/reconfigure.log") == str(times)
     assert pg3.run(CONFIGURATION) == reconfigured

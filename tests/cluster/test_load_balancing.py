@@ -1,4 +1,4 @@
-"""Reads are spread over the nodes by their weights, writes go to the primary, and one's own writes can be read."""
+"""Reads are spread over the nodes by weight, writes go to the primary, and a client can read its own writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table(cluster: Cluster, pg1: Host) -> None:
 
 
 def answered_by(cluster: Cluster, at: Host, through: Host) -> Counter[str]:
-    """Return how many of SESSIONS new sessions were answered by which node."""
+    """Return how many of SESSIONS new sessions each node has answered."""
     ask = f"psql -XAtq 'host={through.address} port=9999 user=app dbname=app sslmode=require' -c '{WHERE}'"
     lines = at.run(f"for session in $(seq {SESSIONS}); do {ask}; done").split()
     names = {host.address: host.name for host in cluster.hosts}
@@ -31,7 +31,7 @@ def answered_by(cluster: Cluster, at: Host, through: Host) -> Counter[str]:
 
 @contextmanager
 def configured(cluster: Cluster, edit: str) -> Iterator[None]:
-    """Edit cluster.yml on all nodes with sed and apply it; all is as before in the end."""
+    """Edit cluster.yml on all nodes with sed and apply it; restore everything at the end."""
     try:
         together(lambda host: host.run(f"cp -p {YML} /root/yml; sed -i '{edit}' {YML}; pgpoolctl apply"), cluster.hosts)
         yield
@@ -43,10 +43,10 @@ def configured(cluster: Cluster, edit: str) -> Iterator[None]:
 def test_reads_are_spread_over_all_nodes(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     answers = answered_by(cluster, pg1, pg2)
     assert set(answers) == {"pg1", "pg2", "pg3"}, answers
-    assert min(answers.values()) >= SESSIONS / 20, answers  # by chance not so once in 175,000 runs
+    assert min(answers.values()) >= SESSIONS / 20, answers  # fails by chance once in 175,000 runs
 
 
-def test_writes_go_to_the_primary_through_whichever_pgpool(cluster: Cluster, pg1: Host) -> None:
+def test_writes_go_to_the_primary_through_any_pgpool(cluster: Cluster, pg1: Host) -> None:
     for through in cluster.hosts:
         where = cluster.ask(
             "INSERT INTO balanced VALUES (1) RETURNING host(inet_server_addr())", at=pg1, through=through
@@ -54,14 +54,14 @@ def test_writes_go_to_the_primary_through_whichever_pgpool(cluster: Cluster, pg1
         assert where == pg1.address, through
 
 
-def test_in_a_transaction_what_was_written_is_read(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_transaction_reads_its_own_writes(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     for number in range(10):
         script = f"BEGIN; INSERT INTO balanced VALUES (100 + {number}); {WHERE}; COMMIT;"  # noqa: S608
         assert cluster.ask(script.replace("; ", ";\n"), at=pg1, through=pg2).split() == [pg1.address]
 
 
 def believed(cluster: Cluster, node: Host) -> set[str]:
-    """Return what the pgpool-IIs believe of a node, each asked for itself."""
+    """Return each pgpool-II's own state of a node."""
     asked = together(lambda host: host.run(through_pgpool(host, host, "SHOW POOL_NODES")), cluster.hosts)
     rows = [line.split("|") for text in asked for line in text.splitlines()]
     return {row[3] for row in rows if row[1] == node.address}
@@ -75,7 +75,7 @@ systemd-run -q --on-active=3 --timer-property=AccuracySec=1ms kill -CONT $main
 
 
 def test_detach_and_attach_return_when_every_pgpool_has_done_it(cluster: Cluster, pg2: Host, pg3: Host) -> None:
-    """Also where one learns late of it, which would have ended the session of a client that came right after."""
+    """Even if one learns of it late, which used to end the session of a client that connected right after."""
     follower = next(host for host in cluster.hosts if host.name not in leaders(cluster.status()))
     follower.run(SLOW)
     try:
@@ -147,7 +147,7 @@ READS = ("SELECT host(at) FROM reading LIMIT 1", "SELECT host(at) FROM reading W
 
 
 def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> None:
-    """The primary gets no reads, so a statement that is taken for one meets a standby, and is refused there."""
+    """The primary gets no reads, so a statement wrongly classified as a read reaches a standby, which refuses it."""
     pg1.psql(f"SET ROLE app;\n{HIDDEN}", database="app")
     try:
         with configured(cluster, r"s/^  pg1: \([0-9.]*\)$/  pg1: {address: \1, weight: 0}/"):
@@ -169,8 +169,8 @@ def test_what_writes_unseen_goes_to_the_primary(cluster: Cluster, pg1: Host) -> 
 
 
 @pytest.mark.thorough
-def test_cluster_yml_applied_again_and_again_leaves_no_node_blind(cluster: Cluster) -> None:
-    """An agent that read cluster.yml while it was asking its pgpool-II took that for down from then on."""
+def test_repeated_applies_leave_no_node_blind(cluster: Cluster) -> None:
+    """An agent that read cluster.yml while it queried its pgpool-II used to report that as down from then on."""
     for _ in range(6):
         with configured(cluster, r"s/^  pg2: \([0-9.]*\)$/  pg2: {address: \1, weight: 0}/"):
             pass

@@ -1,4 +1,4 @@
-"""Log-ins by hand, with packets that no library sends, are refused by pgpool-II."""
+"""pgpool-II refuses logins with hand-made packets that no library would send."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HBA = "/etc/pgpool2/cluster/pool_hba.conf"
 
 @pytest.fixture(scope="module")
 def asks(cluster: Cluster, pg1: Host) -> Iterator[Host]:
-    """A host with the client, whose pgpool-II asks for passwords in clear text; those of nobody are asked of LDAP."""
+    """A host with the client; its pgpool-II requests clear-text passwords, and uses LDAP for the user nobody."""
     pg1.put(CLIENT, Path(__file__).with_name("login.py").read_text(encoding="utf-8"))
     lines = rf"hostssl all {APP} all password\nhostssl all nobody all ldap ldapserver=127.0.0.1 ldapprefix=cn="
     pg1.run(f"cp -p {HBA} /root/hba; sed -i '1i {lines}' {HBA}; systemctl reload pgpool2; sleep 2")
@@ -24,7 +24,7 @@ def asks(cluster: Cluster, pg1: Host) -> Iterator[Host]:
 
 
 def login(host: Host, story: str, password: str = "") -> str:
-    """Return what a log-in by hand comes to."""
+    """Return the result of a login with hand-made packets."""
     return host.run(f"python3 {CLIENT} {host.address} {APP} {APP} {story} '{password}'", seconds=30)
 
 
@@ -32,12 +32,12 @@ def test_the_first_letter_of_a_password_is_not_enough(asks: Host) -> None:
     assert login(asks, "password", APP_PASSWORD[0]) == "RE"
 
 
-def test_the_whole_password_is(asks: Host) -> None:
+def test_the_whole_password_is_enough(asks: Host) -> None:
     assert login(asks, "password", APP_PASSWORD) == "RR"
 
 
 def test_a_password_packet_of_2_gb_is_refused(asks: Host) -> None:
-    """The process that reads it for LDAP lives on to say so."""
+    """The process that reads it for LDAP survives and answers."""
     assert login(asks, "two_gigabytes") == "RE"
 
 
@@ -51,7 +51,7 @@ def test_options_that_do_not_end_are_refused(asks: Host) -> None:
 
 
 def test_a_handshake_that_fails_ends_the_connection(asks: Host) -> None:
-    """It is not followed by a log-in in the clear."""
+    """No unencrypted login follows."""
     assert login(asks, "failed_handshake") == "end"
 
 

@@ -1,4 +1,4 @@
-"""Native replication: what may break in a recovery."""
+"""Native replication: faults during a recovery."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FROM generate_series(1, 300000)
 
 
 def stay(host: Host) -> None:
-    """Keep a session through the host's pgpool-II open, for half a minute if nobody ends it."""
+    """Keep a session through the host's pgpool-II open, for at most half a minute."""
     host.put("/root/stay.sh", "(sleep 30) | " + through_pgpool(host, host, "").partition("<<")[0])
     host.run("systemctl stop stay 2>/dev/null || :; systemd-run -q --unit=stay -E HOME=/root sh /root/stay.sh")
 
 
 def begin(at: Host) -> None:
-    """Begin a recovery of pg3, as the unit `recovering`."""
+    """Start a recovery of pg3 as the unit `recovering`."""
     at.run("systemctl stop recovering 2>/dev/null || :; systemctl reset-failed recovering 2>/dev/null || :")
     at.run("systemd-run -q --unit=recovering -p RemainAfterExit=yes pgpoolctl recover pg3")
 
@@ -43,7 +43,7 @@ ACTIVITY = "runuser -u postgres -- psql -XAtqc \"SELECT query FROM pg_stat_activ
 
 
 def in_background(host: Host, name: str, sql: str) -> None:
-    """Run a statement on the host through its own pgpool-II as the unit `name`, and wait until its server does."""
+    """Run a statement through the host's pgpool-II as the unit `name`, and wait until its server executes it."""
     host.put(f"/root/{name}.sh", through_pgpool(host, host, sql))
     host.run(f"systemd-run -q --unit={name} -E HOME=/root -p RemainAfterExit=yes sh /root/{name}.sh")
     host.until(f"{ACTIVITY} | grep -qF '{sql}'", 20)
@@ -56,8 +56,8 @@ def ended(host: Host, name: str) -> int:
 
 
 @pytest.mark.thorough
-def test_1_a_client_that_never_leaves_is_sent_away_and_that_is_said(native: Cluster) -> None:
-    """One idle session, one with a statement that runs for ever: both are ended when their time is over."""
+def test_1_a_client_that_never_leaves_is_disconnected_and_logged(native: Cluster) -> None:
+    """An idle session and one with an endless statement are both ended when their time is over."""
     pg1, _, pg3 = native.hosts
     pg3.run(STOP)
     given_up(native, "pg3")
@@ -87,7 +87,7 @@ CREATE FUNCTION planned() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PER
 
 @pytest.mark.thorough
 def test_1_the_same_statement_ends_in_the_same_way_on_all_nodes(native: Cluster) -> None:
-    """Cancelled on the main node, it begins on the others; if it is cancelled there at once, they are given up."""
+    """After its cancellation on the main node it starts on the others; if cancelled there at once, they detach."""
     for host in native.hosts:
         host.put("/root/cancel.py", CANCEL)
     pg1 = native.hosts[0]
@@ -100,8 +100,8 @@ def test_1_the_same_statement_ends_in_the_same_way_on_all_nodes(native: Cluster)
     native.ask("DROP FUNCTION planned()", at=pg1)
 
 
-def test_1_what_the_main_node_has_written_is_let_finish_on_the_others(native: Cluster) -> None:
-    """Ten seconds on the main node, and as long on the others: it is asked to end when it is done on the first."""
+def test_1_a_statement_finished_on_the_main_node_may_finish_on_the_others(native: Cluster) -> None:
+    """It takes ten seconds on the main node and as long on the others; the drain begins when the first is done."""
     pg1, pg2, pg3 = native.hosts
     native.ask("CREATE TABLE IF NOT EXISTS slow (number int)", at=pg1)
     pg3.run(STOP)
@@ -116,11 +116,11 @@ def test_1_what_the_main_node_has_written_is_let_finish_on_the_others(native: Cl
 
 
 OUT_OF_SIGHT = 30
-"""Seconds: a main node is given up after three health checks, a leading pgpool-II after its deadtime and a vote."""
+"""Seconds until a main node is given up (three health checks) or a leading pgpool-II (its deadtime and a vote)."""
 BRIEFLY = (("second", "the source dies"),)
 FAULTS = {
     "the target dies": ("pg3", KILL, "", 5),
-    "the source dies": ("pg1", KILL, "", 8),  # who was just connecting gives up after its connect_timeout of 5 s
+    "the source dies": ("pg1", KILL, "", 8),  # a connection attempt ends after its connect_timeout of 5 s
     "the network of the target drops": ("pg3", CUT, MEND, 5),
     "the network of the source drops": ("pg1", CUT, MEND, 5),
     "a pgpool-II is restarted": ("pg2", "systemctl restart pgpool2", "", OUT_OF_SIGHT),
@@ -134,15 +134,15 @@ STORIES = [
 
 @pytest.mark.parametrize(("stage", "fault"), STORIES)
 def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster, stage: str, fault: str) -> None:
-    """Clients write within seconds of the failure, nobody is attached with other data, and the same command works.
+    """Clients write within seconds of the failure, no node with other data is attached, and the same command works.
 
-    The first stage is slowed down; the second lasts because a session stays open.
+    The first stage is slowed down; an open session prolongs the second.
     """
     pg1, pg2, pg3 = native.hosts
     name, breaks, mend, limit = FAULTS[fault]
     broken = native.named(name)
     if breaks == CUT:
-        led_by(native, broken)  # a leader has to be elected, too
+        led_by(native, broken)  # a leader also has to be elected
     pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
     given_up(native, pg3.name)
     with ledger(native, at=pg2, through=pg2, name=f"{stage} {fault}") as written:
@@ -169,7 +169,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
     print(time.strftime("it broke at %H:%M:%S", time.gmtime(failed)))
     print(said.splitlines()[-2:])
     native.until(lambda status: len(leaders(status)) == 1, "one pgpool-II leads", 60, pg2)
-    # What hung since a cut (a session, a health check) may take a node out yet when it ends.
+    # A session or health check that hung since a cut may still detach a node when it ends.
     settled = time.monotonic() + (15 if mend else 0)
     while True:
         for host in native.hosts:
@@ -185,7 +185,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
 
 
 def test_3_clients_write_again_where_the_node_is_known_to_be_back(native: Cluster) -> None:
-    """A pgpool-II whose main process is slow holds its clients: what they wrote to the others only would be missing."""
+    """A pgpool-II with a slow main process holds its clients; otherwise the new node would miss their writes."""
     target = native.hosts[-1]
     late = next(host for host in native.others(target) if host.name not in leaders(native.status()))
     target.run(STOP)
@@ -208,7 +208,7 @@ def test_3_clients_write_again_where_the_node_is_known_to_be_back(native: Cluste
 @pytest.mark.thorough
 @pytest.mark.parametrize("moment", [0.2, 0.5, 0.8, 1.1])
 def test_3_a_pgpool_that_starts_meanwhile_serves_once_it_knows_the_node(native: Cluster, moment: float) -> None:
-    """It is told of the second stage before it has joined the others: its clients would write past the new node."""
+    """It learns of the second stage before it joins the others; otherwise its clients would bypass the new node."""
     target = native.hosts[-1]
     late = next(host for host in native.others(target) if host.name not in leaders(native.status()))
     target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
@@ -231,22 +231,22 @@ table inet unheard {
 }
 END
 """
-"""No heartbeat leaves the host any more: the others' lifechecks take its pgpool-II for lost, though it serves."""
+"""Blocks all heartbeats of the host: the others' lifechecks declare its pgpool-II lost although it serves."""
 UNREACHED = f"""{UNHEARD}
 nft add rule inet unheard out tcp dport 9000 tcp flags '&' '(syn|ack)' == syn drop
 nft add chain inet unheard in '{{ type filter hook input priority 0; }}'
 nft add rule inet unheard in tcp dport 9000 tcp flags '&' '(syn|ack)' == syn drop
 """
-"""And when they have hung up, its watchdog does not find them again."""
+"""Keeps its watchdog from reconnecting after the others have hung up."""
 HEARD = "nft delete table inet unheard"
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("copying", [False, True])
 def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster, copying: bool) -> None:
-    """It is not told of the second stage, and its clients' writes were missing on the recovered node.
+    """It does not learn of the second stage; its clients' writes used to be missing on the recovered node.
 
-    It is lost before the recovery begins, or while the node is copied.
+    It is lost before the recovery begins, or during the copy.
     """
     target = native.hosts[-1]
     (leader,) = (native.named(name) for name in leaders(native.status()))
@@ -280,7 +280,7 @@ def test_3_a_pgpool_that_is_taken_for_lost_is_waited_for(native: Cluster, copyin
 @pytest.mark.thorough
 @pytest.mark.parametrize("down", [DEADTIME - 4, DEADTIME + 2])
 def test_3_a_pgpool_that_joins_has_the_whole_deadtime_for_its_first_heartbeat(native: Cluster, down: int) -> None:
-    """It is lost neither for those that it did not send while it was down, nor found again when the first one comes."""
+    """It is not declared lost for heartbeats missing from its downtime, nor reported as found at the first one."""
     (leader,) = (native.named(name) for name in leaders(native.status()))
     late = native.others(leader)[0]
     late.run(f"{UNHEARD}\nsystemctl stop pgpool2; sleep {down}; systemctl start pgpool2")
@@ -296,8 +296,8 @@ def test_3_a_pgpool_that_joins_has_the_whole_deadtime_for_its_first_heartbeat(na
 
 
 @pytest.mark.thorough
-def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: Cluster) -> None:
-    """PostgreSQL's port is closed between the stages, with ssh open: the kind of recovery of 2008."""
+def test_4_wal_that_cannot_be_streamed_comes_from_the_sources_archive(native: Cluster) -> None:
+    """Between the stages, PostgreSQL's port is closed and ssh stays open, as in a recovery of 2008."""
     pg1, pg2, pg3 = native.hosts
     led_elsewhere(native, pg3)
     pg3.run(STOP)
@@ -318,14 +318,14 @@ def test_4_what_cannot_be_streamed_is_replayed_from_the_sources_archive(native: 
     assert pg3.psql("SELECT count(*) FROM ledger WHERE writer = 'past pgpool-II'", database="app") == "1", told
     pg1.run("systemctl stop stay 2>/dev/null || :; systemctl reset-failed || :")
     time.sleep(5)
-    if "pgpoolctl recover pg1" in pg2.run("pgpoolctl status || :"):  # pg3's pgpool-II could not reach it for too long
+    if "pgpoolctl recover pg1" in pg2.run("pgpoolctl status || :"):  # pg3's pgpool-II may have given it up meanwhile
         pg2.run("pgpoolctl recover pg1", seconds=200)
     equal(native)
 
 
 @pytest.mark.thorough
-def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) -> None:
-    """On the node that is copied: clients write, the recovery works, `check` says what to do."""
+def test_5_a_full_archive_blocks_no_client_and_is_reported(native: Cluster) -> None:
+    """On the source of the copy: clients write, the recovery works, and `check` names the fix."""
     pg1, pg2, pg3 = native.hosts
     pg1.run(f"mount -t tmpfs -o size=20m,uid=postgres,mode=700 full {ARCHIVE}")
     try:
@@ -346,7 +346,7 @@ def test_5_an_archive_that_is_full_holds_nobody_up_and_is_told(native: Cluster) 
 
 @pytest.mark.thorough
 def test_6_after_a_failover_no_second_recovery_begins_beside_the_first(native: Cluster) -> None:
-    """pgpool-II has another pcp process then. Of two at once, the end of the one let clients past the other's node."""
+    """pgpool-II then has a new pcp process. The end of one of two recoveries let clients bypass the other's node."""
     pg1, pg2, pg3 = native.hosts
     pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
     given_up(native, "pg3")
@@ -372,7 +372,7 @@ BEGUN = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' AND state = 'idl
 
 @pytest.mark.thorough
 def test_7_a_session_that_ends_while_it_takes_its_snapshot_holds_up_no_other(native: Cluster) -> None:
-    """Its process left a counter incremented, and every later commit through this pgpool-II waited forever."""
+    """Its process used to leave a counter incremented, and every later commit through this pgpool-II hung."""
     if native.mode != "snapshot_isolation":
         pytest.skip("only snapshot isolation counts sessions that take a snapshot")
     pg1, _, pg3 = native.hosts

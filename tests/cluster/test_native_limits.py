@@ -1,4 +1,4 @@
-"""The table in docs/explanation/native-replication.md, line by line: what comes out the same on every node."""
+"""The table in docs/explanation/native-replication.md, line by line: statements that give equal data on all nodes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ DIFFERENT = {
 
 @pytest.fixture(scope="module")
 def made(native: Cluster) -> Cluster:
-    """A table that whatever is tried writes to."""
+    """A table to which all tests write."""
     native.ask(TABLE, at=native.hosts[0])
     return native
 
 
 def rows(cluster: Cluster, kind: str) -> list[str]:
-    """Return, by node, what a kind of statement left there."""
+    """Return the data that a kind of statement has written, by node."""
     sql = f"SELECT string_agg(format('%s %s', at, number), ',' ORDER BY id) FROM made WHERE kind = '{kind}'"  # noqa: S608
     return list(together(lambda host: host.psql(sql, database=APP), cluster.hosts))
 
 
 @pytest.mark.parametrize("kind", SAME)
-def test_what_comes_out_the_same(made: Cluster, kind: str) -> None:
+def test_statements_that_give_equal_data(made: Cluster, kind: str) -> None:
     made.ask(SAME[kind].format(kind=kind), at=made.hosts[0])
     first, *others = rows(made, kind)
     assert first
@@ -53,7 +53,7 @@ def test_what_comes_out_the_same(made: Cluster, kind: str) -> None:
 
 
 def test_a_failed_transaction_ends_no_session(made: Cluster) -> None:
-    """The catalog cannot be asked in one, so pgpool-II must not try for a relation that it does not know yet."""
+    """It allows no queries, so pgpool-II must not look up an unknown relation in the catalog."""
     made.ask("CREATE TABLE unknown_yet (x int)", at=made.hosts[0])
     sql = "BEGIN;\nSELECT 1/0;\nSELECT * FROM unknown_yet WHERE x = 1;\nROLLBACK;\nSELECT 'still here';"
     pg1 = made.hosts[0]
@@ -63,13 +63,13 @@ def test_a_failed_transaction_ends_no_session(made: Cluster) -> None:
 
 
 @pytest.mark.parametrize("kind", DIFFERENT)
-def test_what_does_not(made: Cluster, kind: str) -> None:
-    """It differs, as the page says: should pgpool-II learn it one day, the page has to be mended."""
+def test_statements_that_give_different_data(made: Cluster, kind: str) -> None:
+    """The data differs, as the page says. If pgpool-II supports this one day, the page has to be corrected."""
     made.ask(DIFFERENT[kind].format(kind=kind), at=made.hosts[0])
     assert len(set(rows(made, kind))) == 3
 
 
-def test_sequences_come_in_one_order_through_every_pgpool(made: Cluster) -> None:
+def test_sequences_advance_in_one_order_through_every_pgpool(made: Cluster) -> None:
     """insert_lock."""
 
     def insert(host: Host) -> None:
@@ -84,20 +84,20 @@ def test_sequences_come_in_one_order_through_every_pgpool(made: Cluster) -> None
 
 
 def test_large_objects_get_other_numbers(made: Cluster) -> None:
-    """`lo_creat` counts on each node for itself."""
+    """`lo_creat` counts on each node separately."""
     made.hosts[1].psql("SELECT lo_creat(-1) FROM generate_series(1, 3)", database=APP)
     made.ask("SELECT lo_creat(-1)", at=made.hosts[0])
     newest = [host.psql("SELECT max(oid) FROM pg_largeobject_metadata", database=APP) for host in made.hosts]
     assert len(set(newest)) > 1
 
 
-def test_a_password_is_the_same_where_pgpoolctl_set_it(made: Cluster) -> None:
+def test_a_password_set_by_pgpoolctl_is_equal_on_all_nodes(made: Cluster) -> None:
     verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{APP}'"  # noqa: S608
     assert len({host.psql(verifier) for host in made.hosts}) == 1
 
 
-def test_nobody_comes_past_pgpool(made: Cluster) -> None:
-    """An address that is no node's, of the clients' network."""
+def test_no_client_can_bypass_pgpool(made: Cluster) -> None:
+    """The address is in the clients' network but belongs to no node."""
     pg1, pg2, _ = made.hosts
     other = pg1.address.rpartition(".")[0] + ".251"
     pg1.run(f"ip address add {other}/24 dev eth0; ip route add {pg2.address}/32 dev eth0 src {other}")
@@ -110,7 +110,7 @@ def test_nobody_comes_past_pgpool(made: Cluster) -> None:
     assert f'no pg_hba.conf entry for host "{other}"' in answer.output
 
 
-def test_z_a_node_on_which_another_number_of_rows_is_changed_is_out(made: Cluster) -> None:
+def test_z_a_node_with_a_different_row_count_is_detached(made: Cluster) -> None:
     pg1, _, pg3 = made.hosts
     made.ask("INSERT INTO made (kind) VALUES ('one')", at=pg1)
     pg3.psql("DELETE FROM made WHERE kind = 'one'", database=APP)

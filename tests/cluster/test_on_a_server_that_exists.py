@@ -1,4 +1,4 @@
-"""Put on a server that was tuned and replicated from for years: it serves on, or is refused before anything changes."""
+"""Installed on a tuned server with replication, it keeps the server serving, or is refused before any change."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TUNED = {
     "archive_mode": "on",
     "archive_command": "cp %p /var/tmp/archived/%f",
 }
-"""As pgtune, Debezium's guide and a backup program have it."""
+"""Settings as from pgtune, Debezium's guide and a backup program."""
 OF_ALL = [name for name in TUNED if name.startswith(("max_", "shared", "wal"))]
-"""Parameters that standbys have as the primary has them."""
+"""Parameters with the same values on standbys as on the primary."""
 PECULIAR = """
 SET password_encryption = 'md5';
 CREATE ROLE old LOGIN PASSWORD 'of-old';
@@ -58,22 +58,22 @@ DROP ROLE pgpool_recovery, pgpool_replication, pgpool_check;
 """,
     "template1": "DROP EXTENSION IF EXISTS pgpool_recovery, pgpool_adm",
 }
-"""As docs/how-to/put-it-on-running-postgresql.md has it."""
+"""The procedure in docs/how-to/put-it-on-running-postgresql.md."""
 GAP = "SELECT max(gap) < '60 s' FROM (SELECT at - lag(at) OVER (ORDER BY at) AS gap FROM written) AS gaps"
-"""No client was kept waiting for longer, the one restart included."""
+"""The longest wait of a client, including the one restart."""
 OLD = "PGPASSWORD=of-old psql -XAtq 'host={} dbname=postgres user=old sslmode={}' -c 'SELECT count(*) > 0 FROM written'"
 
 
 @pytest.fixture
 def hosts(room: Lab, of_release: Images, request: pytest.FixtureRequest) -> Iterator[tuple[Host, ...]]:
-    """New hosts with PostgreSQL and pgpool-II, by the names that the test is marked with."""
+    """New hosts with PostgreSQL and pgpool-II, with the names in the test's mark."""
     booted = room.boot(of_release.prepared, *str(request.param).split())
     yield booted
     room.remove(booted)
 
 
 def tune(host: Host, **parameters: str) -> None:
-    """Write parameters into a file of the server's own, and restart it."""
+    """Write parameters into one of the server's own files, and restart it."""
     text = "".join(f"{name} = '{value}'\n" for name, value in parameters.items())
     host.put("/root/00.conf", text)
     host.run("install -d -o postgres /var/tmp/archived; cp /root/00.conf $(echo /etc/postgresql/*/main/conf.d)/00.conf")
@@ -81,13 +81,13 @@ def tune(host: Host, **parameters: str) -> None:
 
 
 def shown(host: Host, *names: str) -> dict[str, str]:
-    """What parameters are."""
+    """Return the current values of parameters."""
     return {name: host.psql(f"SHOW {name}") for name in names}
 
 
 @pytest.mark.parametrize("hosts", ["pg1 pg2 pg3"], indirect=True)
-def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[Host, ...]) -> None:
-    """It did not start again (wal_level), and its standbys waited for an administrator (max_worker_processes)."""
+def test_a_tuned_server_keeps_serving_and_its_standbys_match_it(hosts: tuple[Host, ...]) -> None:
+    """It used not to restart (wal_level), and its standbys waited for an administrator (max_worker_processes)."""
     pg1, pg2, _ = hosts
     cluster = Cluster.of(hosts)
     tune(pg1, **TUNED)
@@ -124,7 +124,7 @@ def test_a_tuned_server_goes_on_and_its_standbys_have_what_it_has(hosts: tuple[H
 
 
 @pytest.mark.parametrize("hosts", ["alone"], indirect=True)
-def test_what_cannot_be_kept_is_refused_before_the_first_change(hosts: tuple[Host, ...]) -> None:
+def test_settings_that_cannot_be_kept_are_refused_before_any_change(hosts: tuple[Host, ...]) -> None:
     (alone,) = hosts
     cluster = Cluster.of(hosts)
     tune(alone, wal_level="logical", synchronous_standby_names="dr")

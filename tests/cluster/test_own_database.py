@@ -1,4 +1,4 @@
-"""What is revoked, limited or renamed in the database `postgres` does not touch the service."""
+"""A REVOKE, limit or rename of the database `postgres` does not affect the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HARM = {
 
 @pytest.fixture(autouse=True)
 def gone_over(cluster: Cluster) -> Iterator[None]:
-    """Every node goes by the roles' own database, which it has done soon after the installation."""
+    """A cluster in which every node uses the roles' own database, as all do soon after the installation."""
     for host in cluster.hosts:
         host.until(EVERYWHERE, 60)
     yield
@@ -33,8 +33,8 @@ def gone_over(cluster: Cluster) -> Iterator[None]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("harm", HARM)
-def test_the_service_goes_on(cluster: Cluster, pg1: Host, pg2: Host, harm: str) -> None:
-    """Three attempts of a health check take some seconds, after which all nodes were gone."""
+def test_the_service_continues(cluster: Cluster, pg1: Host, pg2: Host, harm: str) -> None:
+    """After three attempts of a health check, which take some seconds, all nodes used to be detached."""
     do, undo = HARM[harm]
     pg1.psql(do, database="template1")
     try:
@@ -42,7 +42,7 @@ def test_the_service_goes_on(cluster: Cluster, pg1: Host, pg2: Host, harm: str) 
             pg2.run("sleep 4")
             assert cluster.ask("SELECT 1", at=pg2) == "1"
             assert {node.pgpool for node in cluster.status(pg2).nodes.values()} == {"up"}
-        pg1.run("systemctl restart pgpool2-cluster")  # an agent that connects anew finds its way, too
+        pg1.run("systemctl restart pgpool2-cluster")  # an agent with a new connection works as well
         cluster.wait_healthy(60)
         assert pg2.attempt("pgpoolctl check | grep '^FAIL'").output == ""
         pg1.run("pgpoolctl recover --force pg3", seconds=200)
@@ -51,12 +51,12 @@ def test_the_service_goes_on(cluster: Cluster, pg1: Host, pg2: Host, harm: str) 
 
 
 @pytest.mark.thorough
-def test_it_is_made_again_where_it_was_dropped(cluster: Cluster, pg1: Host) -> None:
+def test_a_dropped_database_is_created_again(cluster: Cluster, pg1: Host) -> None:
     pg1.psql(f"DROP DATABASE {OWN} WITH (FORCE)")
     pg1.until(f"runuser -u postgres -- psql -XAtlF: | grep -q ^{OWN}:", 30)
     cluster.wait_healthy(60)
     assert pg1.psql("SELECT has_database_privilege('pgpool_check', 'pgpool_cluster', 'CONNECT')") == "t"
 
 
-def test_nobody_else_gets_in(pg1: Host) -> None:
+def test_no_other_role_can_connect(pg1: Host) -> None:
     assert pg1.psql(f"SELECT has_database_privilege('app', '{OWN}', 'CONNECT')") == "f"

@@ -1,4 +1,4 @@
-"""Five servers, and the rack with the primary and one standby loses its power: the last commit is on these two only."""
+"""Of five servers, the rack with the primary and one standby loses power; only these two have the last commit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ table inet deaf {{
 }}
 END
 """
-"""No WAL of this primary arrives. To stop the receivers would not do: what lies in their sockets would be theirs."""
+"""Blocks WAL from this primary. Stopping the receivers would not suffice, because WAL waits in their sockets."""
 GIVEN_UP_SECONDS = 45.0
-"""By then every pgpool-II has given both up, which must not count."""
+"""Time after which every pgpool-II has given up both, which must make no difference."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def five(room: Lab, of_release: Images) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def account(five: Cluster) -> Ledger:
-    """Lose the rack while a client writes, and only pg2 receives what it is told."""
+    """Lose the rack while a client writes, and only pg2 has received the acknowledged writes."""
     rack = [five.named(name) for name in RACK]
     left = five.others(*rack)
     with ledger(five, at=left[0], through=left[0], name="rack") as written:
@@ -54,7 +54,7 @@ def account(five: Cluster) -> Ledger:
     return written
 
 
-def test_1_no_other_node_takes_over_however_long_both_are_gone(five: Cluster, account: Ledger) -> None:
+def test_1_no_other_node_takes_over_however_long_both_are_away(five: Cluster, account: Ledger) -> None:
     left = five.others(*(five.named(name) for name in RACK))
     end = time.monotonic() + GIVEN_UP_SECONDS
     while time.monotonic() < end:
@@ -66,12 +66,12 @@ def test_1_no_other_node_takes_over_however_long_both_are_gone(five: Cluster, ac
     assert account.acknowledged
 
 
-def test_2_when_only_the_standby_is_back_it_is_the_primary_with_every_commit(five: Cluster, account: Ledger) -> None:
+def test_2_if_only_the_standby_returns_it_becomes_the_primary_with_every_commit(five: Cluster, account: Ledger) -> None:
     pg2, pg5 = five.named("pg2"), five.named("pg5")
     pg2.start()
     five.until(lambda status: status.nodes["pg2"].role == "primary", "pg2 is the primary", 90, pg5)
     assert account.lost(pg2) == set()
-    pg5.until(through_pgpool(pg5, pg5, "INSERT INTO ledger VALUES ('after', 1)"), 60)  # once its pgpool-II knows, too
+    pg5.until(through_pgpool(pg5, pg5, "INSERT INTO ledger VALUES ('after', 1)"), 60)  # its pgpool-II may learn later
 
 
 def test_3_the_former_primary_returns(five: Cluster, account: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""Servers that are restarted, in whatever order and after whatever end, are a healthy cluster again by themselves."""
+"""Servers form a healthy cluster again after a restart, in any order and after any kind of stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.host import Host, together
 SECONDS = 90.0
 ROUNDS = 20
 KEEPALIVE_SECONDS = 7.0
-"""When pgpool-II has asked each of its silent connections whether the other end is still there."""
+"""Time after which pgpool-II has probed each of its silent connections (TCP keepalive)."""
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def rebooted(any_mode: str, standing: Standing) -> Cluster:
 
 @pytest.fixture(autouse=True)
 def nothing_is_lost(rebooted: Cluster) -> Iterator[None]:
-    """What was acknowledged before is there afterwards, on all nodes, and each pgpool-II takes writes again.
+    """Acknowledged writes are on all nodes afterwards, and each pgpool-II accepts writes again.
 
-    A primary that boots more slowly than pgpool-II gives it up comes back as a standby.
+    A primary whose boot takes longer than pgpool-II's failover comes back as a standby.
     """
     first = rebooted.hosts[0]
     rebooted.ask("CREATE TABLE IF NOT EXISTS booted (at timestamptz)", at=first)
@@ -51,7 +51,7 @@ def nothing_is_lost(rebooted: Cluster) -> Iterator[None]:
 def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool = False) -> None:
     """Wait until the cluster is healthy.
 
-    Where every node is a primary, or with `recover`, type `pgpoolctl recover` for a node whose note names it.
+    If every node is a primary, or with `recover`, run `pgpoolctl recover` for each node whose note names it.
     """
     recover = recover or cluster.mode != STREAMING
     end = time.monotonic() + seconds
@@ -70,13 +70,13 @@ def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool = Fa
 @pytest.mark.brief_modes(STREAMING)
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.thorough) for name in ("pg3", "pg2")), "pg1"])
 def test_one_after_the_other(rebooted: Cluster, name: str) -> None:
-    """Where every node is a primary, the others have taken writes meanwhile: it waits for `recover`, and says so."""
+    """If every node is a primary, the others have accepted writes meanwhile, so it waits for `recover` and says so."""
     rebooted.named(name).reboot()
     well_again(rebooted)
 
 
 @pytest.mark.thorough
-def test_all_together_in_order(rebooted: Cluster) -> None:
+def test_all_together_after_a_clean_shutdown(rebooted: Cluster) -> None:
     together(Host.stop, rebooted.hosts)
     together(Host.start, rebooted.hosts)
     well_again(rebooted)
@@ -104,8 +104,8 @@ def test_in_another_order_after_a_power_cut(rebooted: Cluster, order: str) -> No
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("order", ["pg3 pg1 pg2", "pg1 pg2 pg3"])
-def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) -> None:
-    """It waits as before: `status` names the command, and that helps. The others serve."""
+def test_a_power_cut_while_a_node_is_out_of_service(rebooted: Cluster, order: str) -> None:
+    """It still waits; `status` names the command, which works. The others serve."""
     pg1, _, pg3 = rebooted.hosts
     pg3.run(STOP)
     given_up(rebooted, "pg3")
@@ -121,7 +121,7 @@ def test_a_power_cut_while_one_is_out_of_service(rebooted: Cluster, order: str) 
 @pytest.mark.brief_modes("native_replication")
 @pytest.mark.parametrize("moment", [0.3, *(pytest.param(moment, marks=pytest.mark.thorough) for moment in (1.0, 2.5))])
 def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: float) -> None:
-    """Half a copy is copied again; the others are well by themselves."""
+    """An incomplete copy is repeated; the other nodes recover without a command."""
     pg1, _, pg3 = rebooted.hosts
     pg3.run(f"{STOP}; find /var/lib/postgresql/*/main -mindepth 1 -delete")
     given_up(rebooted, "pg3")
@@ -136,7 +136,7 @@ def test_a_power_cut_in_the_middle_of_a_recovery(rebooted: Cluster, moment: floa
 @pytest.mark.thorough
 @pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")
 def test_no_session_waits_for_a_server_that_lost_its_power(rebooted: Cluster) -> None:
-    """The primary is back before it is given up: nothing but TCP itself ends the others' connections to it."""
+    """The primary is back before it is given up, so only TCP itself ends the others' connections to it."""
     primary = rebooted.primary()
     others = rebooted.others(primary)
     for host in others:
@@ -147,7 +147,7 @@ def test_no_session_waits_for_a_server_that_lost_its_power(rebooted: Cluster) ->
     sessions = "runuser -u postgres -- psql -XAtqc 'SELECT query FROM pg_stat_activity'"
     primary.until(f"{sessions} | grep -F 'pg_sleep(600)'", 20)
     primary.cut()
-    primary.run("ss --kill --tcp 'sport = :5432' >/dev/null")  # it knows them no more than after a boot
+    primary.run("ss --kill --tcp 'sport = :5432' >/dev/null")  # as after a boot, it no longer knows them
     primary.mend()
     back = time.monotonic()
     rebooted.wait_healthy(SECONDS)
@@ -158,7 +158,7 @@ def test_no_session_waits_for_a_server_that_lost_its_power(rebooted: Cluster) ->
 
 
 def sessions_of_every_process(host: Host) -> None:
-    """Open more sessions than that pgpool-II has processes, two at a time, each with one statement; none may fail."""
+    """Open more sessions than pgpool-II has processes, two at a time, each with one statement; none may fail."""
     host.run("echo 'SELECT 1 /*NO LOAD BALANCE*/;' >/root/one.sql")
     options = f"-n -C -c 2 -t 60 -f /root/one.sql -h 127.0.0.1 -p 9999 -U {APP} {APP}"
     host.run(f"PGSSLMODE=require pgbench {options}", seconds=60)
@@ -167,11 +167,11 @@ def sessions_of_every_process(host: Host) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, number: int) -> None:
-    """A client writes on one of the hosts, which may be among those that lose their power.
+    """A client writes on one of the hosts, which may lose power itself.
 
-    Where others went on for long enough, a node waits for `recover`, also a primary whose place was taken.
+    If the others continued for long enough, a node waits for `recover`, even a primary that was replaced.
     """
-    chance = random.Random(number)  # told by its number, so that it can be repeated
+    chance = random.Random(number)  # seeded by its number, to be reproducible
     lost = chance.sample(rebooted.hosts, chance.choice([1, 2, 3, 3]))
     writer = chance.choice(rebooted.hosts)
     with ledger(rebooted, at=writer, through=writer, name=f"round {number}") as account:
@@ -195,7 +195,7 @@ def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, num
 
 @pytest.mark.parametrize("any_mode", [STREAMING], indirect=False, scope="module")
 def test_a_standby_that_was_away_for_a_while_comes_back(rebooted: Cluster) -> None:
-    """pgpool-II has given it up by then; no command attaches it."""
+    """pgpool-II has given it up by then; it is attached again without a command."""
     primary = rebooted.primary()
     standby = rebooted.others(primary)[0]
     standby.kill()

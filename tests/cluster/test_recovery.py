@@ -1,4 +1,4 @@
-"""Online recovery: whatever happened to a node, one command brings it back while clients go on writing."""
+"""Online recovery: one command brings a node back after any fault while clients keep writing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SCALE = 10
 
 @pytest.fixture(scope="module", autouse=True)
 def data(cluster: Cluster, pg1: Host) -> None:
-    """A database of some size, part of which lies in a tablespace."""
+    """A database of some size, partly in a tablespace."""
     together(lambda host: host.run("install -d -o postgres -g postgres -m 700 /srv/space"), cluster.hosts)
     pg1.psql("CREATE DATABASE bench OWNER app;\nCREATE TABLESPACE space LOCATION '/srv/space';\n"
              "GRANT CREATE ON TABLESPACE space TO app;")  # fmt: skip
-    cluster.replayed()  # a session of pgpool-II begins on all nodes, so the database must be on all of them
+    cluster.replayed()  # pgpool-II opens a session on all nodes, so all of them need the database
     pg1.run(f"pgbench -i -q -s {SCALE} -h {pg1.address} -p 9999 -U app bench")
     cluster.ask("CREATE TABLE elsewhere TABLESPACE space AS SELECT generate_series(1, 100000) AS number",
                 at=pg1, database="bench")  # fmt: skip
@@ -39,15 +39,15 @@ def given_up(cluster: Cluster, name: str) -> None:
     cluster.until(lambda status: status.nodes[name].pgpool == "down", f"pgpool-II gives {name} up", 60)
 
 
-def test_a_node_that_was_stopped_is_started_and_catches_up(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_stopped_node_is_started_and_catches_up(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     pg2.run(STOP)
     given_up(cluster, "pg2")
     cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
     assert "%" not in pg1.run("pgpoolctl recover pg2", seconds=120), "it was copied although it needed not be"
 
 
-def test_a_server_that_systemd_takes_for_starting_is_stopped_at_once(pg2: Host) -> None:
-    """It serves sessions, and pg_ctlcluster still watches it: the stop does not wait for the sessions to end."""
+def test_a_server_that_is_still_starting_for_systemd_is_stopped_at_once(pg2: Host) -> None:
+    """It serves sessions while pg_ctlcluster still watches it; the stop does not wait for the sessions to end."""
     pg2.run(STOP)
     pg2.run("systemctl start --no-block postgresql")
     session = "runuser -u postgres -- psql -Xc 'SELECT pg_sleep(60)'"
@@ -57,8 +57,10 @@ def test_a_server_that_systemd_takes_for_starting_is_stopped_at_once(pg2: Host) 
     pg2.run("systemctl start postgresql")
 
 
-def test_it_is_recovered_under_writes_and_no_client_notices(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
-    """A disk that was replaced: data directory and tablespace are gone, and no client has one failed transaction."""
+def test_a_node_is_recovered_under_writes_without_a_failed_transaction(
+    cluster: Cluster, pg1: Host, pg2: Host, pg3: Host
+) -> None:
+    """After a disk replacement, data directory and tablespace are gone; no client has a failed transaction."""
     pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
     given_up(cluster, "pg2")
     with (
@@ -75,7 +77,7 @@ def test_it_is_recovered_under_writes_and_no_client_notices(cluster: Cluster, pg
 
 
 def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: Host) -> None:
-    """Somebody promoted it by hand and wrote to it; the cluster has stopped it since."""
+    """An administrator promoted it by hand and wrote to it, and the cluster has stopped it."""
     pg3.run("runuser -u postgres -- psql -c 'SELECT pg_promote()' || :")
     pg3.attempt("runuser -u postgres -- psql -c 'CREATE TABLE astray (x int)' -c 'CHECKPOINT'")
     pg3.until("! runuser -u postgres -- psql -c 'SELECT 1'", 60)
@@ -89,7 +91,7 @@ def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: H
 def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3: Host) -> None:
     pg3.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
     given_up(cluster, "pg3")
-    # It learns from the leader, a second later. The third field is pgpool-II's own state; the sixth, the server's, says
+    # It learns from the leader, a second later. The third field is pgpool-II's own state; the sixth, the server's, is
     # "down" at once.
     pg1.until(f"test \"$({PCP.format('pcp_node_info')} -n 2 | cut -d' ' -f3)\" = 3", 20)
     said = pg1.run(f"{PCP.format('pcp_recovery_node')} -n 2", seconds=200)
@@ -97,8 +99,8 @@ def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3:
     pg3.until("systemctl is-active 'postgresql@*'", 30)
 
 
-def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster, pg1: Host, pg2: Host) -> None:
-    """Half a copy is never started, not even by a reboot."""
+def test_a_failed_recovery_says_why_and_can_be_repeated(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    """An incomplete copy is never started, not even by a reboot."""
     pg2.run(f"{STOP}; find {DATA} /srv/space -mindepth 1 -delete")
     given_up(cluster, "pg2")
     pg1.run("systemd-run -q --unit=recover -p RemainAfterExit=yes sh -c 'pgpoolctl recover pg2 >/root/said 2>&1'")
@@ -113,7 +115,7 @@ def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster
     assert cluster.writable() == ["pg1"]
     assert pg2.attempt("runuser -u postgres -- psql -c 'SELECT 1'").status != 0, "half a copy was started"
     answer = pg1.attempt("pgpoolctl recover pg2", seconds=200)
-    assert answer.status == 0 or "needs no recovery" in answer.output, answer.output  # the copy goes on after a boot
+    assert answer.status == 0 or "needs no recovery" in answer.output, answer.output  # the copy may resume after a boot
     cluster.wait_healthy()
 
 
@@ -121,7 +123,7 @@ def test_what_fails_in_the_middle_says_why_and_can_be_run_again(cluster: Cluster
 @pytest.mark.parametrize(
     "log", ["", "logging_collector = on\nlog_destination = 'csvlog'\n", "log_destination = 'syslog'\n"]
 )
-def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: Host, pg2: Host, log: str) -> None:
+def test_a_repeatedly_failing_copy_is_reported_with_the_servers_reason(pg1: Host, pg2: Host, log: str) -> None:
     conf = "/etc/postgresql/*/main/conf.d/zz-broken.conf"
     folder = pg2.run("dirname /etc/postgresql/*/main/postgresql.conf")
     pg2.put(f"{folder}/conf.d/zz-broken.conf", f"{log}shared_preload_libraries = 'nothing_there'\n")
@@ -133,7 +135,7 @@ def test_a_copy_that_fails_again_and_again_is_told_with_the_servers_reason(pg1: 
         pg2.run(f"rm {conf}; pgpoolctl converge --once", seconds=200)
 
 
-def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+def test_a_copy_that_would_lack_a_locale_is_refused(cluster: Cluster, pg1: Host, pg2: Host) -> None:
     pg1.psql("CREATE DATABASE elsewhere;\nUPDATE pg_database SET datcollate = 'xx_YY.UTF-8', datctype = 'xx_YY.UTF-8' "
              "WHERE datname = 'elsewhere'")  # fmt: skip
     try:
@@ -142,7 +144,7 @@ def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Clu
         reason, hint = answer.output.splitlines()[-2:]
         assert "this machine has no locale xx_YY.UTF-8" in reason
         assert "locale-gen" in hint
-        pg2.psql("SELECT 1")  # it was neither stopped nor emptied
+        pg2.psql("SELECT 1")  # it has been neither stopped nor emptied
     finally:
         pg1.psql("DROP DATABASE elsewhere")
     pg1.run("pgpoolctl attach pg2 || :")
@@ -151,7 +153,7 @@ def test_a_copy_that_lets_nobody_in_for_want_of_a_locale_is_refused(cluster: Clu
 REFUSALS = {"pg1": "primary", "pg9": "pg9", "'$(touch /run/owned)'": "no node"}
 
 
-def test_it_refuses_what_would_lose_data_or_makes_no_sense(pg1: Host, pg2: Host) -> None:
+def test_recover_refuses_requests_that_lose_data_or_make_no_sense(pg1: Host, pg2: Host) -> None:
     for at in (pg1, pg2):
         for name, because in REFUSALS.items():
             answer = at.attempt(f"pgpoolctl recover {name}")
@@ -162,7 +164,7 @@ def test_it_refuses_what_would_lose_data_or_makes_no_sense(pg1: Host, pg2: Host)
         at.run("[ ! -e /run/owned ]")
 
 
-def test_it_refuses_the_last_good_node(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
+def test_recover_refuses_the_last_good_node(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
     for host in (pg2, pg3):
         host.run(STOP)
         given_up(cluster, host.name)

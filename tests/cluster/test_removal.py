@@ -1,4 +1,4 @@
-"""From Debian's own pgpool2 to a cluster to the purge: nothing of it stays, except PostgreSQL's data."""
+"""From Debian's own pgpool2 to a cluster to the purge, after which only PostgreSQL's data stays."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ apt-get remove -y -q pgpool2-cluster </dev/null >/root/remove.log
 journalctl -q --since=@$began JOB_TYPE=stop JOB_RESULT=done -o json --output-fields=UNIT |
     sed -n 's/.*"UNIT"[ :]*"\\([^"]*\\)".*/\\1/p'
 """
-"""Prints the units that ended, in this order."""
+"""A command that prints the stopped units in order."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def host(room: Lab, of_release: Images) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def story(host: Host) -> dict[str, str]:
-    """The state of the host in the life of the packages."""
+    """The state of the host at each step of the packages' life."""
     cluster = Cluster.of([host])
     host.psql("CREATE TABLE kept AS SELECT 42 AS answer")
     found = {"before": host.run(STATE)}
@@ -74,12 +74,12 @@ def story(host: Host) -> dict[str, str]:
     return found
 
 
-def test_it_works_on_top_of_debians_own_pgpool2_and_of_ours(story: dict[str, str]) -> None:
+def test_the_package_works_on_top_of_debians_own_pgpool2_and_of_ours(story: dict[str, str]) -> None:
     assert "-50+" not in story["version"], "this was not Debian's"
     assert (story["over Debian's"], story["over ours"]) == ("1", "2")
 
 
-def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: dict[str, str]) -> None:
+def test_a_removed_package_stops_and_a_reinstalled_one_serves_as_before(story: dict[str, str]) -> None:
     left = story["removed"].partition("\nunits\n")[2].splitlines()
     units = [line for line in left if "pgpool2" in line and (" active " in line or " activating " in line)]
     assert units == []
@@ -90,8 +90,8 @@ def test_removed_it_runs_no_more_and_installed_again_it_serves_as_before(story: 
     assert story["again"] == "3"
 
 
-def test_the_agent_ends_first_and_the_firewall_last(story: dict[str, str]) -> None:
-    """The agent would start pgpool-II again, and lay down what is taken back; no port is open without its rules."""
+def test_the_agent_stops_first_and_the_firewall_last(story: dict[str, str]) -> None:
+    """The agent would restart pgpool-II and rewrite deleted files; no port may be open without its rules."""
     ended = [unit for unit in story["order"].splitlines() if "pgpool2" in unit and "@" not in unit]
     assert ended == [
         "pgpool2-cluster.service",
@@ -109,7 +109,7 @@ def test_the_purge_leaves_nothing_behind(story: dict[str, str]) -> None:
     assert "\n".join(sorted(set(before) - set(purged))) == ""
 
 
-def test_postgresql_goes_on_with_its_data(host: Host, story: dict[str, str]) -> None:
+def test_postgresql_keeps_running_with_its_data(host: Host, story: dict[str, str]) -> None:
     assert story
     assert host.psql("SELECT answer FROM kept") == "42"
     host.run("systemctl restart postgresql")

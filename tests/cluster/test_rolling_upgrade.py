@@ -1,4 +1,4 @@
-"""From the packages of an earlier commit to those of today, node by node, while a client writes and nodes fail."""
+"""Upgrade from the packages of an earlier commit, node by node, while a client writes and nodes fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgpool_deb.releases import Release
 
 pytestmark = pytest.mark.thorough
 OLD = "21297de5c126a2ae0cc43460a40d40965054da0e"
-"""Before nodes proved themselves by certificates, and before postgres' files were laid down by postgres."""
+"""A commit before nodes verified certificates, and before a process of postgres wrote the files of postgres."""
 AWAY_SECONDS = 60.0
 
 
@@ -53,7 +53,7 @@ def old(room: Lab, of_release: Images, old_packages: bytes) -> Iterator[Cluster]
 
 @pytest.fixture(scope="module")
 def client(room: Lab, of_release: Images, old: Cluster) -> Iterator[Host]:
-    """A host beside the cluster, for no node keeps its power all the time."""
+    """A host beside the cluster, because every node loses power at some time."""
     (booted,) = room.boot(of_release.prepared, "client")
     booted.put("/root/.pgpass", f"*:9999:*:{APP}:{APP_PASSWORD}\n", mode=0o600)
     yield booted
@@ -62,7 +62,7 @@ def client(room: Lab, of_release: Images, old: Cluster) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def account(old: Cluster, client: Host) -> Iterator[Ledger]:
-    """The client writes through whichever pgpool-II takes its session, from the first upgrade to the last failover."""
+    """A client that writes through any pgpool-II that accepts its session, from first upgrade to last failover."""
     any_node = replace(client, address=",".join(host.address for host in old.hosts))
     with ledger(old, at=client, through=any_node, name="rolling") as written:
         yield written
@@ -118,7 +118,7 @@ def test_3_an_upgraded_node_takes_over_from_the_last_old_one(old: Cluster) -> No
 
 
 @pytest.mark.usefixtures("account")
-def test_4_all_are_upgraded_and_every_server_proves_itself(old: Cluster) -> None:
+def test_4_all_are_upgraded_and_every_server_is_verified(old: Cluster) -> None:
     for host in old.hosts:
         host.until("grep -q 'sslmode *= *verify-full' /etc/pgpool2/cluster/pg_service.conf", 120)
     fails_over(old, old.primary())

@@ -1,4 +1,4 @@
-"""Standbys that are connected and do not move: none takes reads, `status` says so, and all is well again by itself."""
+"""Connected standbys that make no progress get no reads, `status` reports that, and the cluster recovers by itself."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tests.host import Host, together
 
 YML = "/etc/pgpool2/cluster.yml"
 SESSIONS = 24
-"""Reads, each in a session of its own, so that pgpool-II picks a node for it anew."""
+"""Number of reads, each in its own session, so that pgpool-II selects a node each time."""
 OUT_SECONDS = 10.0
-"""How soon a standby that says itself that it does not replay takes no reads any more."""
+"""How soon a standby that reports paused replay gets no reads any more."""
 STUCK_SECONDS = 45.0
-"""The same where only time can tell: 10 or 15 s, the look after that, and a second one."""
+"""The same if only time can tell: 10 or 15 s, plus two rounds of the agent."""
 
 
 def out(status: Status) -> bool:
-    """Tell whether pg2 takes no reads, and `status` says that the cluster is not well."""
+    """Return whether pg2 gets no reads, and `status` reports an unhealthy cluster."""
     return status.nodes["pg2"].pgpool == "down" and not status.healthy
 
 
 def reads(cluster: Cluster, at: Host, table: str) -> list[str]:
-    """Return what so many new sessions read from a table that has one row."""
+    """Return what this number of new sessions reads from a table with one row."""
     return [cluster.ask(f"SELECT count(*) FROM {table}", at=at) for _ in range(SESSIONS)]  # noqa: S608
 
 
 def reads_are_right(cluster: Cluster, primary: Host, table: str) -> None:
-    """A table that was made a moment ago is there for everybody, pg2 or not."""
+    """A table that was just created is visible in all sessions, despite pg2."""
     cluster.ask(f"CREATE TABLE {table} AS SELECT 1 AS number", at=primary)
     time.sleep(3)
     assert set(reads(cluster, primary, table)) == {"1"}
@@ -43,7 +43,7 @@ def well_again(cluster: Cluster) -> None:
 
 
 @pytest.mark.smoke
-def test_replay_that_is_paused_is_not_healthy_and_gets_no_reads_until_it_goes_on(
+def test_paused_replay_is_not_healthy_and_gets_no_reads_until_it_resumes(
     cluster: Cluster, pg1: Host, pg2: Host
 ) -> None:
     pg2.psql("SELECT pg_wal_replay_pause()")
@@ -59,10 +59,8 @@ def test_replay_that_is_paused_is_not_healthy_and_gets_no_reads_until_it_goes_on
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("process", ["walreceiver", "startup"])
-def test_a_process_that_is_stuck_gets_its_standby_no_reads(
-    cluster: Cluster, pg1: Host, pg2: Host, process: str
-) -> None:
-    """A walreceiver that is stopped says `streaming` for ever, and so does one whose startup process is."""
+def test_a_standby_with_a_stuck_process_gets_no_reads(cluster: Cluster, pg1: Host, pg2: Host, process: str) -> None:
+    """A walreceiver reports `streaming` for ever if it, or the startup process, is stopped."""
     pg2.signal("STOP", process)
     try:
         pg1.psql(f"CREATE TABLE stuck_{process} (number int)")
@@ -74,10 +72,10 @@ def test_a_process_that_is_stuck_gets_its_standby_no_reads(
 
 
 @pytest.mark.thorough
-def test_a_query_that_holds_replay_up_as_long_as_postgresql_lets_it_is_not_cut(
+def test_a_query_that_delays_replay_within_postgresqls_limit_is_not_cancelled(
     cluster: Cluster, pg1: Host, pg2: Host
 ) -> None:
-    """max_standby_streaming_delay is what an administrator gives a report."""
+    """max_standby_streaming_delay is the time that an administrator allows for a report."""
     pg1.psql("CREATE TABLE reported (number int)")
     cluster.replayed()
     report = "BEGIN; SELECT count(*) FROM reported; SELECT pg_sleep(20); COMMIT"
@@ -94,12 +92,12 @@ def test_a_query_that_holds_replay_up_as_long_as_postgresql_lets_it_is_not_cut(
     well_again(cluster)
 
 
-# max_connections is changed, and a switchover comes in the middle
+# A switchover in the middle of a change of max_connections
 
 
 @contextmanager
 def connections(cluster: Cluster, change: int) -> Iterator[int]:
-    """Change max_connections by so much in cluster.yml of all nodes, for a while; nothing is applied or restarted."""
+    """Change max_connections temporarily in cluster.yml on all nodes, without an apply or a restart."""
     now = int(cluster.hosts[0].psql("SHOW max_connections"))
     line = f"postgresql_conf: {{max_connections: {now + change}}}"
     together(lambda host: host.run(f"cp -p {YML} /root/{YML.rpartition('/')[2]}; echo '{line}' >>{YML}"), cluster.hosts)
@@ -146,9 +144,7 @@ def test_a_switchover_in_the_middle_of_a_change_of_max_connections(
 
 
 @pytest.mark.thorough
-def test_a_primary_that_is_restarted_too_early_leaves_no_wrong_reads(
-    cluster: Cluster, pg1: Host, pg2: Host, pg3: Host
-) -> None:
+def test_a_primary_restarted_too_early_causes_no_wrong_reads(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
     with connections(cluster, 50) as wanted:
         pg1.run("pgpoolctl apply")
         restarted(cluster, pg1)

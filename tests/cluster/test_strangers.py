@@ -1,4 +1,4 @@
-"""A host without the cluster key answers in a node's place: it is given nothing, and the cluster gets over it (S2)."""
+"""A host without the cluster key answers in a node's place: it gets no secret, and the cluster survives (S2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.host import Host
 
 from pgpool_cluster import key as keys
 
-pytestmark = pytest.mark.thorough  # a node is away for minutes; test_libpq.py and test_proof.py have the protocol
+pytestmark = pytest.mark.thorough  # a node is away for minutes; test_libpq.py and test_proof.py test the protocol
 PROGRAM = (Path(__file__).parent / "stranger.py").read_text(encoding="utf-8")
 LOG = "/root/stranger.log"
 INSISTS = "[ -s /etc/pgpool2/cluster/sslrootcert ]"
 STAYS = 25.0
-"""Seconds: several health checks, a search for the primary, and each way of asking by turns."""
+"""Seconds that the stranger stays: several health checks, a search for the primary, and each kind of TLS request."""
 
 
 @contextmanager
 def stranger(cluster: Cluster, place: Host) -> Iterator[None]:
-    """Somebody with the address of a node and without its key: all that is the cluster's is stopped there, ssh too."""
+    """A stranger with a node's address but without its key; all services of the cluster and ssh are stopped there."""
     for host in cluster.hosts:
         host.until(INSISTS, 60)
     place.put("/root/stranger.py", PROGRAM)
@@ -38,13 +38,13 @@ def stranger(cluster: Cluster, place: Host) -> Iterator[None]:
 
 
 def came(place: Host) -> list[tuple[int, bytes]]:
-    """What a stranger has heard: port and bytes, by connection."""
+    """Return the port and the received bytes of each connection to the stranger."""
     lines = [line.partition(" ") for line in place.run(f"cat {LOG}").splitlines()]
     return [(int(port), bytes.fromhex(data)) for port, _, data in lines]
 
 
 def learnt_nothing(cluster: Cluster, place: Host) -> None:
-    """No secret came, and on no port anything after a server's question: neither a password nor a proof of one."""
+    """Check that no secret arrived, and that no client answered an authentication request."""
     secret = keys.parse(cluster.key, "")
     secrets = [*(secret.password(role) for role in keys.Role), secret.pcp_password, secret.watchdog_key, APP_PASSWORD]
     heard = came(place)
@@ -84,8 +84,8 @@ def test_in_place_of_the_primary(cluster: Cluster) -> None:
     cluster.wait_healthy(60)
 
 
-def test_a_server_that_shows_another_certificate_is_named(cluster: Cluster) -> None:
-    """An administrator's own, for one; its name is in `check`, with what to do."""
+def test_a_server_with_another_certificate_is_reported(cluster: Cluster) -> None:
+    """For example an administrator's own; `check` reports it with a fix."""
     _, second, _ = cluster.hosts
     snakeoil = {"cert": "/etc/ssl/certs/ssl-cert-snakeoil.pem", "key": "/etc/ssl/private/ssl-cert-snakeoil.key"}
     for name, path in snakeoil.items():

@@ -21,7 +21,7 @@ def test_the_primary_is_changed_and_no_acknowledged_row_is_lost(cluster: Cluster
     assert len(set(cluster.checksums().values())) == 1
 
 
-def test_it_refuses_who_is_the_primary_or_no_standby_in_use(cluster: Cluster, pg1: Host) -> None:
+def test_switchover_refuses_the_primary_and_unusable_standbys(cluster: Cluster, pg1: Host) -> None:
     answer = pg1.attempt("pgpoolctl switchover pg1")
     assert (answer.status, "is the primary already" in answer.output) == (1, True), answer.output
     pg1.run("pgpoolctl detach pg3")

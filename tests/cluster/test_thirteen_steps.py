@@ -1,4 +1,4 @@
-"""The thirteen steps of 2008, each with the same end state today, and no step done by hand (docs/how-to)."""
+"""The thirteen steps of 2008: each end state is reached today without manual steps (docs/how-to)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_02_the_archive_belongs_to_postgres_alone(cluster: Cluster) -> None:
     assert everywhere(cluster, f"stat -c '%U:%G %a' {ARCHIVE}") == ["postgres:postgres 700"] * 3
 
 
-def test_03_ssh_between_the_postgres_users_for_one_program(cluster: Cluster) -> None:
+def test_03_ssh_between_the_postgres_users_for_only_one_program(cluster: Cluster) -> None:
     for host in cluster.hosts:
         for other in cluster.others(host):
             ssh = f"runuser -u postgres -- ssh -F /etc/pgpool2/cluster/ssh_config {other} id"

@@ -30,7 +30,7 @@ def test_2_every_write_goes_to_every_node_through_every_pgpool(native: Cluster) 
 
 
 def test_3_a_node_is_rebuilt_while_clients_write(native: Cluster, recovery: int) -> None:
-    """Another node each time; its disk is replaced, while two sessions write and read and a third keeps account."""
+    """A different node each time gets a new disk while two sessions write and read, and a third keeps the account."""
     target = native.hosts[-1 - recovery % 3]
     at, through = native.others(target)
     target.run(f"{STOP}; find {DATA} -mindepth 1 -delete")
@@ -55,7 +55,7 @@ def test_4_plain_pcp_recovery_node_does_it_too(native: Cluster) -> None:
     equal(native)
 
 
-def test_5_who_has_missed_writes_stays_out_and_says_so(native: Cluster) -> None:
+def test_5_a_node_that_missed_writes_stays_detached_and_says_so(native: Cluster) -> None:
     pg1, _, pg3 = native.hosts
     pg3.kill()
     given_up(native, "pg3")

@@ -1,4 +1,4 @@
-"""A later version keeps what an administrator has edited, asks nothing, and interrupts nobody."""
+"""A later version keeps an administrator's edits, asks no questions, and interrupts no client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAIN = "systemctl show -P MainPID 'postgresql@*'"
 
 @pytest.fixture(scope="module")
 def edited(cluster: Cluster, pg3: Host) -> str:
-    """pg3 with edits in every file that is not the cluster's alone, and in one that is."""
+    """pg3 with edits in every shared file, and in one file of the cluster alone."""
     major = pg3.run("ls /etc/postgresql")
     pg3.run(EDIT.format(major=major))
     return pg3.run(EDITED)
@@ -44,7 +44,7 @@ def edited(cluster: Cluster, pg3: Host) -> str:
 
 @pytest.fixture(scope="module")
 def upgraded(cluster: Cluster, pg3: Host, edited: str) -> tuple[Answer, str, str]:
-    """How the upgrade went, and the main process of PostgreSQL before and after it."""
+    """The result of the upgrade, and the main process of PostgreSQL before and after it."""
     assert edited
     pg3.run(LATER)
     before = pg3.run(MAIN)
@@ -52,7 +52,7 @@ def upgraded(cluster: Cluster, pg3: Host, edited: str) -> tuple[Answer, str, str
     return answer, before, pg3.run(MAIN)
 
 
-def test_the_upgrade_asks_nothing_and_postgresql_runs_on(upgraded: tuple[Answer, str, str]) -> None:
+def test_the_upgrade_asks_nothing_and_postgresql_keeps_running(upgraded: tuple[Answer, str, str]) -> None:
     answer, before, after = upgraded
     assert answer.status == 0, answer.output
     assert answer.questions == []
@@ -67,7 +67,7 @@ def test_every_edit_is_kept(cluster: Cluster, pg3: Host, edited: str, upgraded: 
     cluster.wait_healthy()
 
 
-def test_what_the_later_version_would_have_written_is_beside_it(pg3: Host, upgraded: tuple[Answer, str, str]) -> None:
+def test_the_later_versions_file_is_written_beside_it(pg3: Host, upgraded: tuple[Answer, str, str]) -> None:
     assert upgraded
     assert "later version" in pg3.run("cat /etc/pgpool2/cluster/pool_hba.conf.new")
 
@@ -79,7 +79,7 @@ def test_the_edits_work(pg3: Host, cluster: Cluster, upgraded: tuple[Answer, str
     assert cluster.ask("PGPOOL SHOW num_init_children", at=pg3) == "31"
 
 
-def test_a_file_that_is_given_back_is_laid_down_again(cluster: Cluster, pg3: Host) -> None:
+def test_a_file_without_edits_is_managed_again(cluster: Cluster, pg3: Host) -> None:
     pg3.run("mv /etc/pgpool2/cluster/pool_hba.conf.new /etc/pgpool2/cluster/pool_hba.conf; pgpoolctl apply")
     assert pg3.run("ls /etc/pgpool2/cluster | grep new || :") == ""
     assert "unchanged" not in pg3.run("pgpoolctl apply --diff")

@@ -1,4 +1,4 @@
-"""One command makes a database user that can log in through every pgpool-II to every node, by SCRAM."""
+"""One command creates a database user that can log in through every pgpool-II to every node with SCRAM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "pass word'\"$\\:of-alice"  # noqa: S105 - with all that a shell, SQL
 
 @pytest.fixture(scope="module", autouse=True)
 def alice(cluster: Cluster, pg2: Host) -> Iterator[None]:
-    """The user alice, made on a node that is not the primary."""
+    """The user alice, created on a node that is not the primary."""
     set_password(pg2, "alice", PASSWORD)
     yield
     pg2.attempt("pgpoolctl user remove alice; pgpoolctl user remove bob")
@@ -78,7 +78,7 @@ def test_the_password_is_nowhere_in_the_journal_nor_readable(cluster: Cluster) -
     for host in cluster.hosts:
         assert host.run("journalctl --no-pager -a | grep -F 'of-alice' || :") == ""
         scan = "find /etc /var/lib /run -xdev -ignore_readdir_race -type f -exec grep -lasF 'of-alice' {} + || :"
-        assert host.run(scan) == ""  # a file that is gone again is none
+        assert host.run(scan) == ""  # ignore files that have been deleted meanwhile
 
 
 def test_a_user_set_while_a_node_was_away_can_log_in_there_later(cluster: Cluster, pg1: Host, pg3: Host) -> None:
@@ -99,7 +99,7 @@ def test_a_removed_user_cannot_log_in_any_more(cluster: Cluster, pg1: Host, pg3:
 
 
 @pytest.mark.thorough
-def test_the_longest_password_works_and_an_md5_one_is_named(pg1: Host, pg2: Host) -> None:
+def test_the_longest_password_works_and_an_md5_one_is_reported(pg1: Host, pg2: Host) -> None:
     longest = "x" * keys.LONGEST_PASSWORD
     set_password(pg2, "carol", longest)
     try:
@@ -124,7 +124,7 @@ def test_the_longest_password_works_and_an_md5_one_is_named(pg1: Host, pg2: Host
         ("printf %080d 1 | pgpoolctl user set carol --password-stdin", 2),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_two_lines(pg1: Host, command: str, status: int) -> None:
+def test_impossible_requests_are_refused_in_two_lines(pg1: Host, command: str, status: int) -> None:
     answer = pg1.attempt(command)
     assert answer.status == status, answer.output
     _, hint = answer.output.splitlines()

@@ -1,4 +1,4 @@
-"""Two databases and a witness: its pgpool-II can lead, and its postgres user can do nothing to the others."""
+"""Two databases and a witness, whose pgpool-II can lead but whose postgres user has no power over the others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def witness(pair: Cluster) -> Host:
 
 
 def said(witness: Host, request: dict[str, object], node: str) -> dict[str, object]:
-    """What the agent of a node answers to the witness's postgres user."""
+    """Return the answer of a node's agent to the witness's postgres user."""
     line = json.dumps({**request, "from": "pg1", "id": 1})
     ssh = f"{AS_POSTGRES} ssh -F /etc/pgpool2/cluster/ssh_config {node} agent"
     answer = witness.run(f"{{ echo '{line}'; sleep 8; }} | timeout 20 {ssh} | grep -v progress | head -n 1")
@@ -79,17 +79,17 @@ def test_the_witness_cannot_log_in_as_a_role_that_changes_anything(
 
 
 @pytest.mark.parametrize("request_", FORBIDDEN, ids=lambda request: request["do"])
-def test_the_witness_may_not_ask_for_what_changes_a_node(witness: Host, request_: dict[str, object]) -> None:
+def test_the_witness_may_not_request_changes_of_a_node(witness: Host, request_: dict[str, object]) -> None:
     assert "may" in str(said(witness, request_, "pg2").get("error")), request_
 
 
-def test_no_node_is_promoted_by_the_word_of_the_witness(pair: Cluster, witness: Host) -> None:
+def test_the_witness_cannot_promote_a_node(pair: Cluster, witness: Host) -> None:
     answer = said(witness, {"do": "promote", "term": 9, "excuse": [0, 0]}, "pg2")
     assert "does not see that it is to take over" in str(answer.get("error")), answer
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]
 
 
-def test_however_much_the_witness_asks_for_the_others_look_at_each_other(pair: Cluster, witness: Host) -> None:
+def test_a_flood_of_requests_from_the_witness_does_not_blind_the_others(pair: Cluster, witness: Host) -> None:
     ssh = f"{AS_POSTGRES} ssh -F /etc/pgpool2/cluster/ssh_config pg2 agent"
     look = json.dumps({"do": "look", "fresh": True, "id": 1})
     endless = f"for n in $(seq 20); do echo '{look}'; sleep 1; done"
@@ -101,9 +101,7 @@ def test_however_much_the_witness_asks_for_the_others_look_at_each_other(pair: C
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]
 
 
-def test_where_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns(
-    pair: Cluster, witness: Host
-) -> None:
+def test_if_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns(pair: Cluster, witness: Host) -> None:
     pg1, pg2 = pair.hosts[:2]
     led_by(pair, witness)
     pg1.kill()
@@ -117,7 +115,7 @@ def test_where_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_retu
     assert pair.writable(pg1, pg2) == ["pg2"]
 
 
-def test_a_standby_that_was_stopped_is_attached_by_the_witness(pair: Cluster, witness: Host) -> None:
+def test_the_witness_attaches_a_standby_that_was_stopped(pair: Cluster, witness: Host) -> None:
     led_by(pair, witness)
     standby = next(host for host in pair.hosts[:2] if host.name not in pair.writable(*pair.hosts[:2]))
     with ledger(pair, at=witness, through=witness, name="attached") as written:

@@ -1,4 +1,4 @@
-"""Who leads the watchdog, and how to see to it; whatever the mode."""
+"""The leader of the watchdog, and how to make a host lead; in any mode."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tests.cluster.cluster import Cluster, Status
 from tests.host import Host, together
 
 DEADTIME = 8
-"""Seconds, `wd_heartbeat_deadtime`: a pgpool-II that is back, but has sent no heartbeat by then, is thought lost."""
+"""`wd_heartbeat_deadtime` in seconds: a returning pgpool-II without a heartbeat by then is declared lost."""
 
 
 def leaders(status: Status) -> list[str]:
-    """Return the names of the hosts whose pgpool-II says that it leads: two for a moment after a cut."""
+    """Return the names of the hosts whose pgpool-II claims to lead; for a moment after a cut, these are two."""
     return [row.name for row in status.pgpools.values() if row.state == "leader"]
 
 
 def led_by(cluster: Cluster, host: Host) -> None:
-    """See to it that the host's pgpool-II leads: it is the only one left until it does."""
+    """Make the host's pgpool-II lead, by stopping all others until it does."""
     if leaders(cluster.status()) == [host.name]:
         return
     others = cluster.others(host)
@@ -31,7 +31,7 @@ def led_by(cluster: Cluster, host: Host) -> None:
 
 
 def led_elsewhere(cluster: Cluster, host: Host) -> None:
-    """See to it that the pgpool-II of another host leads."""
+    """Make the pgpool-II of another host lead."""
     if leaders(cluster.status()) == [host.name]:
         host.run("systemctl stop pgpool2")
         other = cluster.others(host)[0]

@@ -23,7 +23,7 @@ apt-get purge -y -q '*pgpool*'
 
 @pytest.fixture(scope="session")
 def server(release: Release, clean: Root, packages: Built, systems: Path) -> Root:
-    """The clean root with PostgreSQL in it, stopped, and with all that either pgpool2 depends on."""
+    """The clean root with a stopped PostgreSQL, and with all dependencies of both pgpool2 packages."""
     chroot = Chroot(clean, systems / f"server-{release.name}")
     chroot.run(SERVER.format(major=packages.majors[-1], debians=DEBIANS))
     return chroot.frozen()
@@ -31,5 +31,5 @@ def server(release: Release, clean: Root, packages: Built, systems: Path) -> Roo
 
 @pytest.fixture
 def client(clean: Root, on: Callable[[Root], Chroot]) -> Client:
-    """Makes clean systems, each of which sees a repository's folder as it is at any time."""
+    """Create clean systems, each of which sees the current content of a repository's folder."""
     return lambda repository: seen_from(on(clean), repository.path)

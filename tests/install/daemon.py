@@ -35,8 +35,8 @@ pg_ctlcluster {major} main stop -m fast
 def with_pgpool(
     system: Chroot, major: int, script: str, *, conf: str = "/etc/pgpool2/pgpool.conf", before: str = ""
 ) -> Answer:
-    """Run `script` while both serve; its functions: `ask PSQL-OPTIONS` (answers 42) and `as_postgres COMMAND`.
+    """Run `script` while both serve; it can call `ask PSQL-OPTIONS` (which prints 42) and `as_postgres COMMAND`.
 
-    The status is 9 where pgpool-II did not come up.
+    The status is 9 if pgpool-II did not start.
     """
     return system.attempt(f"{before}\n{_SESSION.format(major=major, conf=conf, script=script)}")

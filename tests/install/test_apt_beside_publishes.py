@@ -1,4 +1,4 @@
-"""apt of each release, again and again while new versions are published: it sees one whole state each time."""
+"""apt of each release runs repeatedly during publishes, and sees a consistent state each time."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ while [ "$number" -lt {{runs}} ]; do
     echo "$newest" | tee -a {COUNTS}/$0
 done
 """
-"""What it prints are the versions that it was given, which never go back."""
+"""It prints the versions that it got, which never decrease."""
 
 
 @pytest.fixture
 def counts(tmp_path: Path) -> Path:
-    """A folder in which each client counts."""
+    """A folder in which each client counts its runs."""
     (tmp_path / "counts").mkdir()
     return tmp_path / "counts"
 
@@ -59,7 +59,7 @@ def publisher(project: Project, release: Release, tmp_path: Path) -> Iterator[Pu
 def test_apt_beside_publishes_sees_whole_states(
     clean: Root, on: Callable[[Root], Chroot], publisher: Publisher, counts: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Publishes are spread over the runs: while the clients have more to do, there is more to come."""
+    """Publishes are spread over all runs of the clients."""
     runs = int(request.config.getoption("--runs"))
     each, publishes = -(-runs // CLIENTS), max(2, runs // RUNS_PER_PUBLISH)
     suite = f"{publisher.release.name}-testing"
@@ -91,5 +91,5 @@ def test_apt_beside_publishes_sees_whole_states(
 
 
 def done(counts: Path) -> int:
-    """Return how many runs all clients have ended."""
+    """Return the number of finished runs of all clients."""
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in counts.iterdir())

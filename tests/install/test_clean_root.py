@@ -1,4 +1,4 @@
-"""`apt-get install ./*.deb` on a release's own clean root: everything is there and works."""
+"""`apt-get install ./*.deb` on a clean root of the release: everything is installed and works."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_package_is_installed_and_configured(system: Chroot, packages: Bui
     assert system.run("dpkg --audit") == ""
 
 
-def test_pgpool_says_which_version_it_is(system: Chroot, packages: Built) -> None:
+def test_pgpool_prints_its_version(system: Chroot, packages: Built) -> None:
     assert system.run("pgpool --version 2>&1").startswith(f"pgpool-II version {packages.version} ")
 
 
@@ -65,7 +65,7 @@ def test_the_extension_can_be_created_in_every_major(system: Chroot, packages: B
 
 
 def test_the_recovery_function_runs_the_recovery_script(system: Chroot, packages: Built) -> None:
-    """The C function is loaded and calls $PGDATA/SCRIPT with its arguments, as pgpool-II does in online recovery."""
+    """The C function can be loaded and calls $PGDATA/SCRIPT with its arguments, as in pgpool-II's online recovery."""
     script = "#!/bin/sh\necho called with $# arguments: $2 $4 $5 $6 $7 >/tmp/called\n"
     for major in packages.majors:
         out = system.run(
@@ -82,8 +82,8 @@ def test_the_recovery_function_runs_the_recovery_script(system: Chroot, packages
         assert "called with 7 arguments: target 5432 3 5433 source" in out.splitlines()
 
 
-def test_pgpool_adm_reaches_for_pgpool(system: Chroot, packages: Built) -> None:
-    """The library behind pgpool_adm is loaded: with no pgpool-II there, the answer is that it cannot be reached."""
+def test_pgpool_adm_tries_to_connect_to_pgpool(system: Chroot, packages: Built) -> None:
+    """The library behind pgpool_adm can be loaded; without a pgpool-II, the error is that it cannot be reached."""
     for major in packages.majors:
         asked = "SELECT pcp_node_count('127.0.0.1', 1, 'nobody', 'none')"
         answer = system.attempt(in_postgresql(major, "CREATE EXTENSION pgpool_adm", asked))

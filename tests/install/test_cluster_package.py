@@ -1,6 +1,6 @@
-"""The cluster package where no systemd runs: its questions, its maintainer scripts, and what stays after it.
+"""The cluster package without systemd: its questions, its maintainer scripts, and the files left after removal.
 
-What it makes of several booted servers is the subject of tests/cluster.
+tests/cluster covers clusters of booted servers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY = "31f2a6c95e0d4b7788c1a0e9d3f4b5526f7e8d9c0b1a29384756aabbccddeeff"
 OWN = "find /etc /usr/share/pgpool2-cluster /var/lib/pgpool2-cluster /var/lib/postgresql -type f"
 STATE = f"{OWN} -printf '%p %u:%g %m\\n' | sort; {OWN} | sort | xargs sha256sum"
 REMEMBERED = ("deb-systemd-helper", ".target.wants")
-"""Whether units were enabled; debhelper forgets it with the purge."""
+"""debhelper's record of enabled units, which the purge deletes."""
 
 
 def answers(**known: str) -> str:
@@ -36,7 +36,7 @@ def install(packages: Built) -> str:
 
 @pytest.fixture(scope="module")
 def life(server: Root, on: Callable[[Root], Chroot], packages: Built) -> dict[str, str]:
-    """What is seen in the life of an installation on a server that has the dependencies already."""
+    """Observations during the life of an installation on a server that already has the dependencies."""
     system = on(server)
     system.run(f"apt-get install -y -q {packages.debs}; {install(packages)}; apt-get purge -y -q pgpool2-cluster")
     story = {"before": system.run(FILES)}
@@ -71,19 +71,19 @@ def test_the_key_is_nowhere_but_in_its_file(life: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["reconfigured", "upgraded"])
-def test_nothing_changes_where_nothing_is_new(life: dict[str, str], moment: str) -> None:
+def test_without_news_nothing_changes(life: dict[str, str], moment: str) -> None:
     assert life[moment] == life["installed"]
 
 
-def test_the_command_and_the_hooks_are_there(life: dict[str, str]) -> None:
+def test_the_command_and_the_hooks_exist(life: dict[str, str]) -> None:
     assert life["commands"].startswith("usage: pgpoolctl")
     assert "/usr/bin/pgpoolctl -> ../share/pgpool2-cluster/pgpoolctl" in life["commands"]
 
 
-def test_the_removal_keeps_what_says_which_cluster_it_is(life: dict[str, str]) -> None:
+def test_the_removal_keeps_cluster_yml_and_the_key(life: dict[str, str]) -> None:
     left = set(life["removed"].splitlines()) - set(life["before"].splitlines())
     assert {"/etc/pgpool2/cluster.yml", "/etc/pgpool2/cluster.key"} <= left
-    conffile = "/etc/postgresql-common/pg_upgradecluster.d/pgpool2-cluster"  # dpkg keeps it until the purge
+    conffile = "/etc/postgresql-common/pg_upgradecluster.d/pgpool2-cluster"  # dpkg keeps this conffile until the purge
     own = ("/etc/pgpool2/cluster", "/var/lib/pgpool2-cluster", "/run/", conffile)
     assert [path for path in left if not path.startswith(own) and not any(word in path for word in REMEMBERED)] == []
 
@@ -94,7 +94,7 @@ def test_the_purge_leaves_nothing_behind(life: dict[str, str]) -> None:
     assert life["left in debconf"] == ""
 
 
-def test_answers_that_make_no_cluster_are_told_and_leave_no_half_configured_package(
+def test_invalid_answers_are_reported_and_leave_no_half_configured_package(
     server: Root, on: Callable[[Root], Chroot], packages: Built
 ) -> None:
     system = on(server)
@@ -106,7 +106,7 @@ def test_answers_that_make_no_cluster_are_told_and_leave_no_half_configured_pack
     assert system.run(f"grep -rlF {KEY} /var/cache/debconf || :") == ""
 
 
-def test_it_is_content_with_debians_own_pgpool2(server: Root, on: Callable[[Root], Chroot], packages: Built) -> None:
+def test_it_accepts_debians_own_pgpool2(server: Root, on: Callable[[Root], Chroot], packages: Built) -> None:
     system = on(server)
     system.run(DEBIANS)
     debians = system.run("dpkg-query -W -f '${Version}' pgpool2")

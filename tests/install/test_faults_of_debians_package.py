@@ -1,4 +1,4 @@
-"""The faults of Debian's own pgpool2 (the numbers are those of PGPOOL-FACTS) that ours does not have.
+"""Faults of Debian's own pgpool2 that ours does not have; the numbers are those of PGPOOL-FACTS.
 
 Number 5's conffile prompts are in test_upgrade.py, number 8 (lintian, blhc) is in tests/package/test_quality.py.
 """
@@ -37,7 +37,7 @@ def system(server: Root, on: Callable[[Root], Chroot], packages: Built) -> Chroo
 
 
 def parameters(system: Chroot) -> dict[str, str]:
-    """What the installed pgpool.conf sets."""
+    """Return the parameters in the installed pgpool.conf."""
     lines = system.run(f"sed -n \"s/^\\([a-z_0-9]*\\) *= *\\('[^']*'\\|[^ #]*\\).*/\\1=\\2/p\" {CONF}").splitlines()
     return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
@@ -82,7 +82,7 @@ def test_4_pgpool_starts_where_there_is_no_ipv6(system: Chroot, packages: Built)
 
 
 @pytest.mark.parametrize("name", ["pgpool.conf", "pcp.conf", "pool_passwd"])
-def test_5_nobody_else_can_read_what_may_hold_credentials(system: Chroot, name: str) -> None:
+def test_5_no_other_user_can_read_files_that_may_hold_credentials(system: Chroot, name: str) -> None:
     mode, owners = system.run(f"stat -c '%a %U:%G' /etc/pgpool2/{name}").split()
     assert (int(mode, 8) & 0o007, owners.endswith(":postgres")) == (0, True)
     assert system.attempt(f"setpriv --reuid nobody --regid nogroup --clear-groups cat /etc/pgpool2/{name}").status != 0
@@ -98,7 +98,7 @@ def test_5_the_daemons_user_can_add_to_pool_passwd(system: Chroot) -> None:
     assert [entry[:7] for entry in sorted(entries)] == ["alice:A", "bob:md5"]
 
 
-def test_6_node_status_outlives_a_reboot(system: Chroot, packages: Built) -> None:
+def test_6_node_status_survives_a_reboot(system: Chroot, packages: Built) -> None:
     settings = parameters(system)
     assert settings.get("work_dir", settings.get("logdir")) == "/var/log/postgresql"
     answer = with_pgpool(system, packages.majors[-1], "ask -p 9999 >/dev/null")
@@ -131,7 +131,7 @@ def test_7_compiled_defaults_call_no_sudo(system: Chroot, packages: Built) -> No
     assert "sudo" not in answer.output
 
 
-def test_10_the_description_is_of_this_pgpool(system: Chroot) -> None:
+def test_10_the_description_matches_this_pgpool(system: Chroot) -> None:
     text = system.run("dpkg-query -W -f '${Description}\\n' '*pgpool*'").lower()
     assert "pgpool-ii" in text
     assert "parallel query" not in text
@@ -151,7 +151,7 @@ echo "writes: $(($(writes) - before))"
 
 
 def test_a_simple_query_is_answered_with_one_write(system: Chroot, packages: Built) -> None:
-    """Another write sends it to PostgreSQL. Upstream's answer takes three, which wake the client three times."""
+    """A second write goes to PostgreSQL. Upstream uses three for the answer, which wake the client three times."""
     answer = with_pgpool(system, packages.majors[-1], WRITES)
     (told,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
     assert QUERIES * 1.5 < int(told.split()[1]) < QUERIES * 3, answer.output
@@ -167,11 +167,11 @@ before=$(cpu)
 sleep 2
 echo "CPU time: $((($(cpu) - before) * 1000 / $(getconf CLK_TCK))) ms"
 """
-"""pgbench speaks the extended protocol with every PostgreSQL; psql learned it in 16."""
+"""pgbench supports the extended protocol in every PostgreSQL, psql only since 16."""
 
 
 def test_a_client_that_leaves_during_a_query_costs_no_cpu_time(system: Chroot, packages: Built) -> None:
-    """With one backend, upstream's process asks without a pause, until the query ends, whether the client sent more."""
+    """With one backend, upstream's process polls the client continuously until the query ends."""
     answer = with_pgpool(system, packages.majors[-1], LEAVES)
     (told,) = (line for line in answer.output.splitlines() if line.startswith("CPU time: "))
     assert int(told.split()[2]) < 200, answer.output
@@ -203,7 +203,7 @@ cp -p /root/pool_hba.conf {HBA}
 
 
 def test_a_client_certificate_is_for_one_name(system: Chroot, packages: Built) -> None:
-    """For upstream, one for "Postgres" is as good as one for "postgres", and so is what has that before a NUL."""
+    """Upstream accepts a certificate for "Postgres" as one for "postgres", and one with a NUL after that name."""
     authority, given = clients("postgres", "Postgres", "postgres\0x")
     files = {TRUSTED: authority, **{f"/root/client-{number}.pem": pem for number, pem in enumerate(given)}}
     put = "".join(f"cat >{path} <<'PEM'\n{pem}PEM\n" for path, pem in files.items())

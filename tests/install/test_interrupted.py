@@ -1,6 +1,6 @@
-"""The machine dies while dpkg works: dpkg --configure -a does what was left, and nothing is lost or asked.
+"""The machine crashes while dpkg is working: dpkg --configure -a completes the rest without loss or questions.
 
-dpkg tells its state before it begins what leads to the next; at that word everything that runs is killed.
+dpkg reports each state before it starts the next step; at that point, all processes are killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ while read -r word; do
     case $word in "{moment}"*) touch /tmp/died; kill -9 -1 ;; esac
 done </tmp/words
 """
-"""Everything that the script started dies at `moment`; the script itself comes to its end."""
+"""All processes that the script has started are killed at `moment`; the script itself continues to its end."""
 REPAIR = "dpkg --configure -a"
 STATES = "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' '*pgpool*' | grep -v '^un '"
 MOMENTS = (
@@ -31,7 +31,7 @@ MOMENTS = (
     "status: pgpool2: half-configured",
     "status: pgpool2-cluster: half-configured",
 )
-"""The first comes when the libraries are unpacked: of their own word nothing may be written down yet."""
+"""The first is when the libraries are unpacked; dpkg may not have recorded anything about them yet."""
 LATER = """
 rm -rf /later; mkdir /later
 for deb in {debs}; do
@@ -56,7 +56,7 @@ def die(system: Chroot, what: str, moment: str) -> None:
 
 @pytest.fixture(scope="module")
 def ready(server: Root, on: Callable[[Root], Chroot], packages: Built) -> Root:
-    """The server with all that the packages depend on, and none of them."""
+    """The server with all dependencies of the packages, but without the packages."""
     system = on(server)
     system.run(f"apt-get install -y -q {whole(packages)}; apt-get purge -y -q '*pgpool*'")
     return system.frozen()
@@ -64,7 +64,7 @@ def ready(server: Root, on: Callable[[Root], Chroot], packages: Built) -> Root:
 
 @pytest.fixture(scope="module")
 def expected(ready: Root, on: Callable[[Root], Chroot], packages: Built) -> str:
-    """The files of an installation that nothing came in the way of."""
+    """The files of an uninterrupted installation."""
     system = on(ready)
     system.run(f"dpkg -i {whole(packages)}")
     return system.run(FILES)
@@ -83,7 +83,7 @@ def test_an_installation_is_completed(
 
 
 @pytest.mark.parametrize("moment", ["status: pgpool2: unpacked", "status: pgpool2: half-configured"])
-def test_an_upgrade_is_completed_and_keeps_what_was_edited(
+def test_an_upgrade_is_completed_and_keeps_edits(
     ready: Root, on: Callable[[Root], Chroot], packages: Built, moment: str
 ) -> None:
     system = on(ready)
@@ -92,8 +92,8 @@ def test_an_upgrade_is_completed_and_keeps_what_was_edited(
     edited = system.run(CONFIGURATION)
     system.run(LATER.format(debs=packages.debs))
     die(system, "-i /later/*.deb", moment)
-    # The old pgpool2 wants the old library, and the new one may be there already; and a package that was being unpacked
-    # has to be installed anew, as dpkg --audit says. In both cases the same command as before completes it.
+    # The old pgpool2 needs the old library, but the new one may already be there; and a package that was being unpacked
+    # has to be reinstalled, as dpkg --audit says. In both cases the same command as before completes the upgrade.
     answer = system.attended(f'{REPAIR} && [ -z "$(dpkg --audit)" ] || dpkg -i /later/*.deb')
     assert (answer.status, answer.questions) == (0, []), answer.output
     assert system.run(CONFIGURATION) == edited
@@ -105,7 +105,7 @@ def test_a_removal_is_completed(ready: Root, on: Callable[[Root], Chroot], packa
     before = system.run(FILES)
     system.run(f"dpkg -i {whole(packages)}")
     die(system, "--purge pgpool2-cluster", "status: pgpool2-cluster: half-installed")
-    # apt purges what is half installed at the second time only: it is for the command that was interrupted.
+    # apt purges a half-installed package only at the second attempt.
     answer = system.attended(f'{REPAIR} && dpkg --purge pgpool2-cluster && apt-get purge -y -q "*pgpool*"')
     assert (answer.status, answer.questions) == (0, []), answer.output
     assert system.run(FILES).splitlines() == before.splitlines()

@@ -1,4 +1,4 @@
-"""A server that knows nothing of our packages takes them from a repository over HTTP, keeps them new, and goes back."""
+"""A server without our packages installs them from a repository over HTTP, upgrades them, and goes back."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pgpool_deb.roots import Root
 
 HOUR = 3600
 LONG_AGO = 40 * 24 * HOUR
-"""Longer than a state is current for."""
+"""Longer than the validity of a state."""
 ONE = "apt-get update -q -o Dir::Etc::SourceList={} -o Dir::Etc::SourceParts=- -o APT::Get::List-Cleanup=0"
-"""apt asks one source alone, and keeps what it knows of the others."""
+"""Makes apt query one source only, and keep the lists of the others."""
 NEWER_LIST = "/etc/apt/sources.list.d/newer.list"
 COMPLAINTS = ("W:", "E:", "N:", "Warning", "Notice", "Audit", "Error")
 AUDITED = "apt-get update --audit >/said 2>&1 || apt-get update >/said 2>&1; cat /said"
-"""apt of bookworm does not know --audit."""
+"""bookworm's apt has no --audit."""
 VERSION = "dpkg-query -W -f '${Version}' pgpool2"
 PREFERENCES = "/etc/apt/preferences.d/pgpool"
 UNATTENDED = "/etc/apt/apt.conf.d/52pgpool"
@@ -39,12 +39,12 @@ cd /srv/newer
 echo 'deb [trusted=yes] file:/srv/newer ./' >{NEWER_LIST}
 {ONE.format(NEWER_LIST)}
 """
-"""Debian has a pgpool2 that is newer than ours."""
+"""Gives Debian a pgpool2 that is newer than ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A repository with the packages as built in the states `old` and `early`, and later ones in that of now."""
+    """A repository with the built packages in the states `old` and `early`, and later ones in the current state."""
 
     publisher: Publisher
     suite: str
@@ -55,7 +55,7 @@ class Shop:
 
     @property
     def fetch(self) -> str:
-        """The lines that have apt trust and read the suite."""
+        """The lines that make apt trust and read the suite."""
         return "\n".join(self.publisher.lines(self.suite)[:-1])
 
     @property
@@ -63,7 +63,7 @@ class Shop:
         return self.publisher.lines(self.suite)[-1]
 
     def at(self, state: str) -> str:
-        """Return the command that has a server see a state of the past, or that of now where none is named."""
+        """Return the command that makes a server see an earlier state, by default the current one."""
         place = f"{self.publisher.url}/snapshot/{state}" if state else self.publisher.url
         return f"sed -i 's,^URIs: .*,URIs: {place},' {keyring.SOURCES}"
 
@@ -81,7 +81,7 @@ def shop(project: Project, packages: Built, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def stranger(clean: Root, on: Callable[[Root], Chroot]) -> Root:
-    """A server that has nothing of PostgreSQL, and Debian's packages within reach."""
+    """A server without PostgreSQL that can install Debian's packages."""
     system = on(clean)
     system.run(f"{ALONE}{YES}apt-get update -q")
     return system.frozen()
@@ -89,7 +89,7 @@ def stranger(clean: Root, on: Callable[[Root], Chroot]) -> Root:
 
 @pytest.fixture(scope="module")
 def customer(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> Root:
-    """The server on which the three lines were pasted."""
+    """The server after the three lines."""
     system = on(stranger)
     answer = system.attempt(f"exec 2>&1\n{shop.fetch}\n{shop.install}", network=True)
     assert answer.status == 0, answer.output
@@ -99,7 +99,7 @@ def customer(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> Root:
 
 @pytest.fixture(scope="module")
 def dated(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> Root:
-    """The server with pgpool-II of an hour ago, which has heard that there is a later one."""
+    """The server with pgpool-II of an hour ago, and with lists that have a later version."""
     system = on(stranger)
     system.run(
         f"{shop.fetch}\n{shop.at(shop.early)}\napt-get update\napt-get install pgpool2\n{shop.at('')}\napt-get update",
@@ -111,7 +111,7 @@ def dated(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> Root:
 
 @pytest.fixture
 def reader(server: Root, on: Callable[[Root], Chroot], shop: Shop) -> Chroot:
-    """A server that has the lists of Debian's archive, and those of our repository."""
+    """A server with the lists of Debian's archive and of our repository."""
     system = on(server)
     system.run(f"{YES}{shop.fetch}\n{ONE.format(keyring.SOURCES)}", network=True)
     return system
@@ -128,7 +128,7 @@ def candidate(system: Chroot) -> str:
 
 
 def debians(system: Chroot, shop: Shop) -> str:
-    """Return the version of pgpool2 that Debian has."""
+    """Return Debian's version of pgpool2."""
     rows = [line.split(" | ") for line in system.run("apt-cache madison pgpool2").splitlines()]
     (version,) = {version.strip() for _, version, place in rows if shop.publisher.url not in place}
     return version
@@ -151,9 +151,7 @@ def test_the_three_lines_of_the_page_are_all_that_a_server_needs(
     assert complaints(system.run(AUDITED, network=True)) == []
 
 
-def test_nothing_is_left_of_the_repository_where_its_package_is_purged(
-    customer: Root, on: Callable[[Root], Chroot]
-) -> None:
+def test_purging_the_repositorys_package_leaves_nothing_behind(customer: Root, on: Callable[[Root], Chroot]) -> None:
     system = on(customer)
     system.run(
         f"apt-get purge {keyring.NAME}; test ! -e {keyring.SOURCES}; test ! -e /usr/share/keyrings/{keyring.NAME}.gpg"
@@ -173,7 +171,7 @@ def test_an_older_version_is_installed_by_the_command_of_the_page(
     assert system.run(VERSION) == shop.later
 
 
-def test_an_older_version_is_installed_where_there_was_none(
+def test_an_older_version_is_installed_on_a_new_server(
     stranger: Root, on: Callable[[Root], Chroot], shop: Shop
 ) -> None:
     system = on(stranger)
@@ -190,9 +188,7 @@ def test_a_server_sees_a_state_of_an_hour_ago(stranger: Root, on: Callable[[Root
     assert shop.later not in system.run("apt-cache madison pgpool2")
 
 
-def test_a_state_that_is_no_longer_current_is_seen_where_that_is_wanted(
-    stranger: Root, on: Callable[[Root], Chroot], shop: Shop
-) -> None:
+def test_an_expired_state_is_accepted_on_request(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> None:
     system = on(stranger)
     answer = system.attempt(f"exec 2>&1\n{shop.fetch}\n{shop.at(shop.old)}\napt-get update", network=True)
     assert "expired" in answer.output
@@ -204,7 +200,7 @@ def test_a_state_that_is_no_longer_current_is_seen_where_that_is_wanted(
 # -- unattended-upgrades -----------------------------------------------------------------------------------------------
 
 
-def test_unattended_upgrades_take_a_later_version_once_they_are_told_to(
+def test_unattended_upgrades_install_a_later_version_once_configured(
     dated: Root, on: Callable[[Root], Chroot], project: Project, shop: Shop
 ) -> None:
     system = on(dated)
@@ -222,7 +218,7 @@ def test_unattended_upgrades_take_a_later_version_once_they_are_told_to(
 # -- from here only, and from Debian again -----------------------------------------------------------------------------
 
 
-def test_with_the_pin_pgpool_is_taken_from_here_also_where_debian_has_a_newer_one(
+def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(
     reader: Chroot, project: Project, shop: Shop
 ) -> None:
     reader.run(NEWER)

@@ -1,4 +1,4 @@
-"""Remove, install again, purge: configuration stays until the purge, and nothing stays after it."""
+"""Remove, reinstall, purge: the configuration stays until the purge, and nothing stays after it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LOGS = r"apt|dpkg\.log|alternatives\.log"
 BOOKKEEPING = rf"^/(dist|tmp|etc/ld\.so\.cache|var/(cache|lib/(dpkg|apt|ucf|postgresql/[0-9]+)|log/({LOGS})))(/|$)"
 FILES = f"find / -xdev | grep -vE '{BOOKKEEPING}' | sort"
 REMEMBERED = re.compile("/pgpool_status|/memq_lock_file|deb-systemd-helper|/multi-user.target.wants/")
-"""What stays until the purge: the daemon's data, and whether the unit was enabled (debhelper)."""
+"""Files that stay until the purge: the daemon's data, and debhelper's record of the enabled unit."""
 
 
 @pytest.fixture(scope="module")
 def life(server: Root, on: Callable[[Root], Chroot], packages: Built) -> dict[str, str]:
-    """File lists and configuration in the life of an installation that was used and edited."""
+    """File lists and configuration during the life of an installation with use and edits."""
     system = on(server)
     major = packages.majors[-1]
     system.run(f"pg_ctlcluster {major} main start; pg_ctlcluster {major} main stop")
@@ -52,7 +52,7 @@ def test_a_removed_package_leaves_its_configuration_and_nothing_else(life: dict[
     assert life["kept"] == life["edited"]
 
 
-def test_installed_again_it_asks_nothing_and_finds_its_configuration(life: dict[str, str]) -> None:
+def test_a_reinstalled_package_asks_nothing_and_finds_its_configuration(life: dict[str, str]) -> None:
     assert life["again"] == life["edited"]
 
 

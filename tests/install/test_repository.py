@@ -1,4 +1,4 @@
-"""apt on a clean root and a repository of ours: what it trusts, installs, and refuses."""
+"""apt on a clean root with our repository: what it trusts, installs and refuses."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def repository(project: Project, packages: Built, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def system(server: Root, on: Callable[[Root], Chroot], repository: Repository, tmp_path: Path) -> Chroot:
-    """A system that sees a copy of the repository, and has its source from the lines to paste."""
+    """A system that sees a copy of the repository, with the source from the lines to paste."""
     copy = tmp_path / "repository"
     shutil.copytree(repository.path, copy, symlinks=True)
     return seen_from(on(server), copy)
 
 
-def test_apt_takes_it_and_has_nothing_to_say(system: Chroot, repository: Repository, packages: Built) -> None:
+def test_apt_accepts_the_repository_without_complaints(system: Chroot, repository: Repository, packages: Built) -> None:
     assert complaints(pasted(system, repository, packages.release.name)) == []
     policy = system.run("apt-cache policy pgpool2")
     assert f"Candidate: {packages.debian_version}" in policy
@@ -61,7 +61,7 @@ def test_a_state_of_the_past_is_a_repository_too(system: Chroot, repository: Rep
 
 
 def flipped(path: Path) -> None:
-    """Change one byte in the middle of a file, which is no hard link any more."""
+    """Change one byte in the middle of a file, after breaking its hard link."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()
@@ -80,7 +80,7 @@ def test_a_changed_index_is_refused_with_the_reason(
 ) -> None:
     suite = packages.release.name
     for path in (system.binds[-1][0] / "dists" / suite).glob(what):
-        if path.is_file():  # by its name, and by its hash
+        if path.is_file():  # each index exists by name and by hash
             flipped(path)
     setup = lines(repository, suite)[:2]
     answer = system.attempt("\n".join([OFFLINE, *setup, f"{UPDATE} 2>&1"]))
@@ -97,7 +97,7 @@ def test_a_changed_package_is_refused_with_the_reason(system: Chroot, repository
     assert "Hash Sum mismatch" in answer.output, answer.output
 
 
-def test_a_key_that_another_hash_was_named_for_is_refused(system: Chroot, packages: Built) -> None:
+def test_a_key_with_another_hash_than_announced_is_refused(system: Chroot, packages: Built) -> None:
     fetch, *_ = keyring.lines(URL, packages.release.name, b"another key")
     answer = system.attempt(f"{fetch} 2>&1")
     assert answer.status != 0

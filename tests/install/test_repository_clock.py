@@ -1,7 +1,7 @@
-"""A server's clock and a repository's: what apt takes, and refuses with the reason.
+"""A server's clock and a repository's: what apt accepts, or refuses with a reason.
 
-apt compares the times of a Release file with its clock. A state of tomorrow is what a clock finds that is a day behind,
-and one of 31 days ago what a clock finds that is a day past Valid-Until.
+apt compares the times in a Release file with its clock. A state from tomorrow stands for a clock that is a day behind,
+and one from 31 days ago for a clock that is a day past Valid-Until.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Published = Callable[..., Repository]
 
 @pytest.fixture
 def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
-    """Publishes the packages as of so many seconds ago, signed with a key that is older than all."""
+    """Publishes the packages with a time so many seconds ago, signed with a key that is older than all of them."""
     with gnupg(tmp_path / "gnupg", int(time.time()) - 400 * DAY) as command:
         output(*command, "--quick-generate-key", "archive", "ed25519", "sign", "never")
         (tmp_path / "key.asc").write_bytes(output(*command, "--armor", "--export-secret-keys"))
@@ -42,7 +42,7 @@ def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: py
     return run
 
 
-def test_a_clock_that_is_a_day_ahead_is_no_fault(client: Client, packages: Built, published: Published) -> None:
+def test_a_clock_that_is_a_day_ahead_is_accepted(client: Client, packages: Built, published: Published) -> None:
     repository = published(DAY)
     system = client(repository)
     assert complaints(pasted(system, repository, packages.release.name)) == []
@@ -55,7 +55,7 @@ def test_a_clock_that_is_a_day_ahead_is_no_fault(client: Client, packages: Built
         pytest.param((suites.VALID_DAYS + 1) * DAY, "expired|is not valid anymore", id="a day past the end"),
     ],
 )
-def test_a_clock_that_is_wrong_is_refused_with_the_reason(
+def test_a_wrong_clock_is_refused_with_the_reason(
     client: Client, packages: Built, published: Published, age: int, reason: str
 ) -> None:
     repository = published(age)
@@ -71,7 +71,7 @@ def test_a_clock_that_is_wrong_is_refused_with_the_reason(
 def past_its_end(
     project: Project, packages: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], None]:
-    """Has the table of releases say that the release is past its end."""
+    """Makes the table of releases say that the release has reached its end of life."""
 
     def change() -> None:
         table, row = project.releases.read_text(encoding="utf-8"), f"[release.{packages.release.name}]\n"
@@ -83,7 +83,7 @@ def past_its_end(
     return change
 
 
-def test_a_suite_past_its_end_is_taken_after_a_year(
+def test_a_suite_past_its_end_of_life_is_accepted_after_a_year(
     client: Client, packages: Built, published: Published, past_its_end: Callable[[], None]
 ) -> None:
     suite = packages.release.name

@@ -1,4 +1,4 @@
-"""A server's apt while a repository goes over to another key: in time, and too late."""
+"""A server's apt during a key change of a repository: in time, and too late."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKNOWN_KEY = "NO_PUBKEY|Missing key|not available"
 
 @pytest.fixture
 def signed(project: Project, packages: Built, tmp_path: Path) -> Iterator[Signer]:
-    """Publishes to the release's suite, signed with the keys of these files: with the packages first, then renewed."""
+    """Publishes to the release's suite, signed with these key files: first with the packages, then as a renewal."""
     moments = iter(range(int(time.time()) - 3600, int(time.time()), 60))
     with pytest.MonkeyPatch.context() as patch:
 
@@ -42,25 +42,25 @@ def signed(project: Project, packages: Built, tmp_path: Path) -> Iterator[Signer
 
 
 def held(chroot: Chroot) -> str:
-    """The key that a system trusts, as a hash."""
+    """Return the hash of the key that a system trusts."""
     return chroot.run(f"sha256sum /usr/share/keyrings/{keyring.NAME}.gpg").partition(" ")[0]
 
 
 def upgraded(chroot: Chroot) -> None:
-    """Update and upgrade, in which apt finds no fault and asks nothing."""
+    """Update and upgrade without a complaint or a question of apt."""
     assert complaints(chroot.run(f"{AUDITED} 2>&1")) == []
     answer = chroot.attempt("apt-get upgrade -y -q </dev/null 2>&1")
     assert (answer.status, answer.questions, complaints(answer.output)) == (0, [], []), answer.output
 
 
 def another_key(place: Path) -> list[tuple[Path, ...]]:
-    """What signs while clients go over to another key: the old one, both, the new one."""
+    """The signing keys during a key change: the old key, both, the new key."""
     old, new = secret_key(place, "old"), secret_key(place, "new")
     return [(old,), (old, new), (new,)]
 
 
 def another_subkey(place: Path) -> list[tuple[Path, ...]]:
-    """What signs while clients go over to another subkey of one key: the old one, both, the new one."""
+    """The signing subkeys during a change within one key: the old subkey, both, the new subkey."""
     files = [place / f"{name}.asc" for name in ("old", "both", "new")]
     with gnupg(place / "gnupg") as command:
         output(*command, "--quick-generate-key", "archive", "ed25519", "cert", "never")
@@ -74,10 +74,10 @@ def another_subkey(place: Path) -> list[tuple[Path, ...]]:
 
 
 @pytest.mark.parametrize("stages", [another_key, another_subkey])
-def test_a_client_of_the_old_key_goes_over_to_the_new_one(
+def test_a_client_of_the_old_key_moves_to_the_new_one(
     client: Client, packages: Built, signed: Signer, tmp_path: Path, stages: Callable[[Path], list[tuple[Path, ...]]]
 ) -> None:
-    """By `apt upgrade` alone, while both keys sign; a client that missed that is refused, and the line helps."""
+    """`apt upgrade` suffices while both keys sign; a client that missed that is refused; the line to paste helps."""
     suite = packages.release.name
     first, *later = stages(tmp_path)
     repository = signed(*first)
@@ -104,9 +104,7 @@ def test_a_client_of_the_old_key_goes_over_to_the_new_one(
 
 
 @pytest.mark.parametrize("made_of", ["rsa4096", "rsa2048"])
-def test_apt_finds_no_fault_with_a_key_of_rsa(
-    client: Client, packages: Built, signed: Signer, tmp_path: Path, made_of: str
-) -> None:
+def test_apt_accepts_an_rsa_key(client: Client, packages: Built, signed: Signer, tmp_path: Path, made_of: str) -> None:
     repository = signed(secret_key(tmp_path, "rsa", made_of))
     system = client(repository)
     assert complaints(pasted(system, repository, packages.release.name)) == []

@@ -1,4 +1,4 @@
-"""pgpool2 on a booted server: systemd starts it, keeps it running, and says so when it cannot run."""
+"""pgpool2 on a booted server: systemd starts it, keeps it running, and reports if it cannot run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAIN = "systemctl show -P MainPID pgpool2"
 def host(
     clean: Root, on: Callable[[Root], Chroot], packages: Built, systems: Path, request: pytest.FixtureRequest
 ) -> Iterator[Host]:
-    """A booted host of the release with PostgreSQL, on which our packages were installed while it ran."""
+    """A booted host of the release with PostgreSQL, on which our packages were installed while it was running."""
     template = on(clean)
     template.run(
         f"apt-get install -y -q systemd-sysv dbus iproute2 postgresql-{packages.majors[-1]}; cp {packages.debs} /root"
@@ -35,16 +35,16 @@ def host(
 
 
 def logged(host: Host, words: str) -> None:
-    """Wait until pgpool-II's unit has said it in the journal, which may be a moment behind."""
+    """Wait until the words of pgpool-II's unit are in the journal, which may lag for a moment."""
     host.until(f"journalctl --no-pager -u pgpool2 | grep -F '{words}' || {{ journalctl --no-pager -n 50; false; }}", 20)
 
 
-def test_it_runs_once_it_is_installed(host: Host) -> None:
+def test_pgpool_runs_after_the_installation(host: Host) -> None:
     assert host.run("systemctl is-active pgpool2; systemctl is-enabled pgpool2").split() == ["active", "enabled"]
     assert host.run(ASK) == "42"
 
 
-def test_it_has_the_watchdogs_capabilities_and_no_others(host: Host) -> None:
+def test_the_service_has_only_the_watchdogs_capabilities(host: Host) -> None:
     status = host.run(f"grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/$({MAIN})/status")
     net_admin_and_raw = f"{1 << 12 | 1 << 13:016x}"
     fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
@@ -53,12 +53,12 @@ def test_it_has_the_watchdogs_capabilities_and_no_others(host: Host) -> None:
     assert fields["Uid"][1] == host.run("id -u postgres")
 
 
-def test_it_is_hardened(host: Host) -> None:
+def test_the_service_is_hardened(host: Host) -> None:
     exposure = host.run("systemd-analyze security --no-pager pgpool2.service | tail -n 1")
     assert float(exposure.split(":")[1].split()[0]) <= 4.0, exposure
 
 
-def test_it_comes_back_when_it_is_killed(host: Host) -> None:
+def test_pgpool_restarts_after_a_kill(host: Host) -> None:
     before = host.run(MAIN)
     host.run("systemctl kill --kill-whom=main --signal=KILL pgpool2")
     host.until(f'main=$({MAIN}); [ "$main" != 0 ] && [ "$main" != {before} ] && systemctl is-active pgpool2', 15)
@@ -75,7 +75,7 @@ def test_the_log_is_in_the_journal(host: Host) -> None:
     logged(host, "pgpool-II successfully started")
 
 
-def test_it_serves_again_after_a_reboot(host: Host) -> None:
+def test_pgpool_serves_again_after_a_reboot(host: Host) -> None:
     host.reboot()
     host.until("systemctl is-active pgpool2", 30)
     assert host.until(ASK, 10) == "42"
@@ -107,7 +107,7 @@ rm -f /var/log/postgresql/pgpool_status
 systemctl reset-failed pgpool2
 systemctl start pgpool2
 """
-"""Both forget the starts before: systemd refuses the sixth within ten seconds."""
+"""Resets systemd's count of starts for both units, because it refuses the sixth within ten seconds."""
 SINCE_START = "_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID pgpool2)"
 POSTMASTER = "$(head -n 1 /var/lib/postgresql/*/main/postmaster.pid)"
 SETTING = "pg_conftool $(ls /etc/postgresql) main"
@@ -116,12 +116,12 @@ HANGS = {
     "in a login over TLS": (f"{SETTING} set post_auth_delay 600s; systemctl reload postgresql",
                             f"{SETTING} remove post_auth_delay; systemctl reload postgresql"),
 }  # fmt: skip
-"""What makes a server fall silent that goes on taking connections, and what ends it."""
+"""Commands that make a server silent although it accepts connections, and those that end this."""
 
 
 @pytest.mark.parametrize("hang", HANGS)
 def test_a_server_that_falls_silent_is_given_up(host: Host, hang: str) -> None:
-    """health_check_timeout is 2 s; upstream's check of 4.6.1 waits for ever."""
+    """health_check_timeout is 2 s; the check of upstream's 4.6.1 waits for ever."""
     begin, end = HANGS[hang]
     host.run(CHECKED.format(tls="on" if "over TLS" in hang else "off"))
     try:
@@ -156,7 +156,7 @@ rm -f /var/log/postgresql/pgpool_status
 systemctl reset-failed pgpool2
 systemctl start pgpool2
 """
-"""The C library overwrites what is freed: whatever is used after that is noticed. Both nodes are the same server."""
+"""The C library overwrites freed memory, which exposes use after free. Both nodes are the same server."""
 TRIED_NO_LONGER = """
 cp -p /root/untried/* /etc/pgpool2
 rm -r /etc/systemd/system/pgpool2.service.d/perturb.conf /root/untried /root/pcppass
@@ -192,7 +192,7 @@ def tried(host: Host) -> Iterator[Host]:
 
 
 def test_a_session_that_the_server_ends_crashes_nothing(tried: Host) -> None:
-    """It has prepared statements, and leaves while the server, which has said why it ends, still drops its tables."""
+    """It has prepared statements, and disconnects while the server, after its final error, still drops its tables."""
     tried.put("/srv/leaving.sql", LEAVING)
     tried.put("/srv/end.sql", END)
     psql = "runuser -u postgres -- env PGAPPNAME=leaving psql -XAtq -h /var/run/postgresql -p 9999"
@@ -203,7 +203,7 @@ def test_a_session_that_the_server_ends_crashes_nothing(tried: Host) -> None:
 
 
 def to_pcp(host: Host, packets: str) -> tuple[str, int]:
-    """Send bytes, as printf has them, to the PCP port: the answer, and 0 or, where the connection stays open, 124."""
+    """Send bytes in printf notation to the PCP port; return the answer, and 0 or, if the connection stays open, 124."""
     host.put("/srv/to-pcp.sh", TO_PCP.format(f'printf "{packets}" >&3; ' if packets else ""))
     *answer, status = host.run("bash /srv/to-pcp.sh").splitlines()
     return "\n".join(answer), int(status)
@@ -216,7 +216,7 @@ def test_a_pcp_packet_without_a_content_crashes_nothing(tried: Host) -> None:
 
 
 def test_a_pcp_client_that_does_not_log_in_is_sent_away(tried: Host) -> None:
-    """authentication_timeout is 3 s, the client would wait for 10 s."""
+    """authentication_timeout is 3 s; the client would wait for 10 s."""
     assert to_pcp(tried, "") == ("", 0)
     assert to_pcp(tried, r"R\0\0\0\5") == ("", 0)
     assert tried.run(f"{PCP.format('node_count')}") == "2"

@@ -1,4 +1,4 @@
-"""`check-repository --trial`: apt tries what a repository offers, in a root that it reaches the archive from."""
+"""`check-repository --trial`: apt tests a repository's packages in a root that can reach Debian's archive."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a repository is to be, signed by a key of its own."""
+    """A place for a repository, signed with its own key."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - 60))
     return tmp_path / "repository"
 
 
-def test_what_was_built_installs_and_goes(project: Project, packages: Built, place: Path) -> None:
+def test_built_packages_install_and_can_be_removed(project: Project, packages: Built, place: Path) -> None:
     name = packages.release.name
     publish.run(project, publish.Request(place, releases=(name,), unproved=True), print)
     lines: list[str] = []
@@ -32,7 +32,7 @@ def test_what_was_built_installs_and_goes(project: Project, packages: Built, pla
     assert any(line.startswith(f"{name}-testing: ") and "install and go" in line for line in lines)
 
 
-def test_what_does_not_install_is_a_fault_with_apts_reason(
+def test_a_failed_installation_is_a_fault_with_apts_reason(
     project: Project, packages: Built, place: Path, tmp_path: Path
 ) -> None:
     checkout = Project(tmp_path / "checkout")

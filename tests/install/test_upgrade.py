@@ -1,4 +1,4 @@
-"""Over Debian's own pgpool2 and back, and over an older one of ours: nothing is asked, no configuration is lost."""
+"""Upgrades from Debian's pgpool2 and back, and from an older one of ours, without questions or lost configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGURATION = "cd /etc/pgpool2; sha256sum pgpool.conf pcp.conf pool_hba.conf p
 
 
 def install(system: Chroot, command: str) -> None:
-    """Install at a terminal, where nothing may be asked."""
+    """Install at a terminal, without any question."""
     answer = system.attended(command)
     assert answer.questions == [], answer.output
     assert answer.status == 0, answer.output
@@ -69,7 +69,7 @@ def test_over_debians_own_and_back_with_nothing_edited(
     assert system.run("find / -xdev -path /var/cache -prune -o -path /dist -prune -o -name '*pgpool*' -print") == ""
 
 
-def test_a_later_version_with_other_defaults_keeps_what_was_edited(
+def test_a_later_version_with_other_defaults_keeps_edits(
     server: Root, on: Callable[[Root], Chroot], packages: Built
 ) -> None:
     system = on(server)

@@ -1,4 +1,4 @@
-"""A server in PostgreSQL's place that takes connections, and answers nothing, or no more, on request."""
+"""A stand-in for PostgreSQL that accepts connections and, on request, answers nothing or stops answering."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROW = (
 
 
 class HangingServer:
-    """`greets`: it lets clients log in. `answers`: it answers each statement with one row, 1, once that is set."""
+    """`greets`: clients can log in. `answers`: once set, each statement gets one row, 1, as its answer."""
 
     def __init__(self) -> None:
         self.greets = True
@@ -56,7 +56,7 @@ class HangingServer:
 
 @contextlib.contextmanager
 def hanging_server(folder: Path) -> Iterator[HangingServer]:
-    """Listen where libpq looks for a server of port 5432 whose sockets are in `folder`."""
+    """Listen on the socket that libpq uses for port 5432 if `folder` is the socket folder."""
     server = HangingServer()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(folder / f".s.PGSQL.{PORT}"))

@@ -1,4 +1,4 @@
-"""Facts of nodes as tests of decisions begin with them: a primary, a standby, and what may have become of them."""
+"""Facts of nodes for tests of decisions: a primary, a standby, and states that they may be in."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def away(name: str) -> NodeFacts:
 
 
 def fresh(name: str, *databases: str) -> NodeFacts:
-    """A PostgreSQL as its package makes it, with a system identifier of its own."""
+    """A PostgreSQL as its package creates it, with its own system identifier."""
     return NodeFacts(name, True, Postgresql.UP, system=OTHER_SYSTEM + int(name[-1]), databases=databases, timeline=1)
 
 
@@ -100,7 +100,7 @@ def kinds(actions: Iterable[Action]) -> list[str]:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is there, and the actions that each named node is to take, by their kinds."""
+    """The facts, and the kinds of actions expected of each named node."""
 
     story: str
     nodes: tuple[NodeFacts, ...]
@@ -110,7 +110,7 @@ class Situation:
 
     @property
     def done(self) -> dict[str, list[str]]:
-        """The actions that they do take."""
+        """The kinds of actions that the nodes decide."""
         facts = seen(*self.nodes)
         nodes = {name: self.cluster.named(name) for name in self.wanted}
         return {name: kinds(decide(self.cluster, node, facts, self.policy)) for name, node in nodes.items()}

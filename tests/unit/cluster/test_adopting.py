@@ -1,4 +1,4 @@
-"""A standby takes over what it needs of a tuned primary, before it is copied."""
+"""A standby adopts the settings that it needs from a tuned primary before it is copied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TUNED = [("max_worker_processes", "32", "/etc/postgresql/17/main/conf.d/00.conf"
 
 
 class Standby:
-    """A node that is about to be copied, with Debian's values."""
+    """A node with Debian's values that is about to be copied."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "lib").mkdir()
@@ -46,8 +46,8 @@ def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def test_higher_values_of_the_primary_are_laid_down_once(standby: Any) -> None:
-    """Standbys with Debian's values waited for an administrator: a copy would not have started."""
+def test_higher_values_of_the_primary_are_applied_once(standby: Any) -> None:
+    """Standbys with Debian's values used to wait for an administrator, because a copy would not have started."""
     for _ in range(2):
         adopting.adopt(standby, adopting.Source.of(TUNED))
         assert standby.record.needs == (("max_worker_processes", 32),)
@@ -57,7 +57,7 @@ def test_higher_values_of_the_primary_are_laid_down_once(standby: Any) -> None:
     assert standby.record.needs == (("max_worker_processes", 64),)
 
 
-def test_subscribers_go_on_after_a_failover(standby: Any) -> None:
+def test_subscribers_continue_after_a_failover(standby: Any) -> None:
     rows = [("wal_level", "logical", ""), ("max_replication_slots", "50", "")]
     adopting.adopt(standby, adopting.Source.of(rows))
     assert (standby.record.logical, standby.record.needs) == (True, (("max_replication_slots", 50),))
@@ -66,29 +66,29 @@ def test_subscribers_go_on_after_a_failover(standby: Any) -> None:
     assert (found["wal_level"], found["max_replication_slots"]) == ("logical", "50")
 
 
-def test_nothing_is_taken_over_from_a_primary_with_the_same_values(standby: Any) -> None:
+def test_nothing_is_adopted_from_a_primary_with_the_same_values(standby: Any) -> None:
     along = ("max_worker_processes", "32", "/var/lib/postgresql/17/main/postgresql.auto.conf")
     adopting.adopt(standby, adopting.Source.of([along, ("shared_preload_libraries", "auto_explain", "")]))
     assert standby.record == Record()
     assert standby.asked == []
 
 
-def test_so_are_libraries_that_are_installed_here(standby: Any) -> None:
-    """After a failover, pg_stat_statements was gone."""
+def test_libraries_that_are_installed_here_are_adopted(standby: Any) -> None:
+    """pg_stat_statements used to be lost after a failover."""
     adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "pg_stat_statements,timescaledb", "")]))
     assert standby.record.libraries == ("pg_stat_statements",)
     assert adopting.missing(standby.server.instance, ["pg_stat_statements", "timescaledb"]) == ["timescaledb"]
 
 
-def test_a_library_that_comes_along_and_is_not_installed_is_named_before_the_copy(standby: Any) -> None:
+def test_a_missing_library_set_by_alter_system_is_refused_before_the_copy(standby: Any) -> None:
     auto = "/var/lib/postgresql/17/main/postgresql.auto.conf"
     with pytest.raises(OperationError, match="timescaledb is not installed here") as caught:
         adopting.adopt(standby, adopting.Source.of([("shared_preload_libraries", "timescaledb", auto)]))
     assert "apt install" in caught.value.hint
 
 
-def test_what_a_failover_would_lose_is_told() -> None:
-    """check said nothing of libraries and an archive that only the primary had."""
+def test_check_reports_what_a_failover_would_lose() -> None:
+    """check used to ignore libraries and an archive that only the primary had."""
     primary = ("pg_stat_statements, auto_explain", "on", "pgbackrest archive-push %p")
     plain = ("auto_explain", "off", "(disabled)")
     assert adopting.Lost.of(primary, plain) == adopting.Lost(("pg_stat_statements",), "pgbackrest archive-push %p")

@@ -1,4 +1,4 @@
-"""Files on the disk: what apply writes, keeps and takes back."""
+"""The files that apply writes, keeps and removes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgpool_cluster.users import Users
 
 
 class Disk:
-    """A folder in place of /etc, and the files that are to be in it."""
+    """A folder in place of /etc, and the rendered files for it."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -56,7 +56,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return found
 
 
-def test_a_second_time_nothing_changes(disk: Disk) -> None:
+def test_a_second_apply_changes_nothing(disk: Disk) -> None:
     disk.hba.write_text("local all all peer\n")
     assert disk.apply() == ["pg_hba.conf", "pgpool.conf", "pool_passwd"]
     assert disk.apply() == []
@@ -66,7 +66,7 @@ def test_a_second_time_nothing_changes(disk: Disk) -> None:
     assert text.endswith("local all all peer\n")
 
 
-def test_an_edited_file_is_kept_and_the_rendered_one_lies_beside_it(disk: Disk) -> None:
+def test_an_edited_file_is_kept_and_the_rendered_one_is_written_beside_it(disk: Disk) -> None:
     disk.apply()
     disk.conf.write_text("port = 7777\n")
     disk.port = 8888
@@ -82,7 +82,7 @@ def test_an_edited_file_is_kept_and_the_rendered_one_lies_beside_it(disk: Disk) 
     assert not beside.exists()
 
 
-def test_a_wrong_mode_is_put_right(disk: Disk) -> None:
+def test_a_wrong_mode_is_corrected(disk: Disk) -> None:
     disk.apply()
     disk.passwd.chmod(0o644)
     assert disk.apply() == ["pool_passwd"]
@@ -99,14 +99,14 @@ def test_users_come_and_go_and_an_administrators_own_lines_stay(disk: Disk) -> N
     assert disk.passwd.read_text().splitlines() == ["pgpool_check:AESx", "old_app:md5abc"]
 
 
-def test_roles_that_a_node_has_no_more_leave_pool_passwd(disk: Disk) -> None:
-    """A witness had the superuser's password before."""
+def test_roles_that_a_node_no_longer_has_leave_pool_passwd(disk: Disk) -> None:
+    """A witness used to have the superuser's password."""
     disk.passwd.write_text("pgpool_recovery:AESr\npgpool_replication:AESp\npgpool_check:AESold\napp:AESapp\n")
     disk.apply()
     assert disk.passwd.read_text() == "pgpool_check:AESx\napp:AESapp\n"
 
 
-def test_what_postgres_wrote_into_a_file_steers_no_terminal(
+def test_text_that_postgres_wrote_into_a_file_cannot_control_a_terminal(
     disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.conf.write_text("\x1b]0;x\x07local \udcff\u202e\n", errors="surrogateescape")
@@ -123,11 +123,11 @@ def test_what_postgres_wrote_into_a_file_steers_no_terminal(
     assert capsys.readouterr().err == "pgpoolctl: ?[2J\nhint: ?\n"
 
 
-def test_a_data_directory_of_roots_gets_no_stub_of_postgres(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """postgres says in postgresql.conf where its data is."""
+def test_a_data_directory_of_root_gets_no_stub_of_postgres(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """postgres can change data_directory in postgresql.conf."""
     stub = File(PurePosixPath(disk.place / "recovery_1st_stage"), b"#!/bin/sh\n", "me", "me", 0o700)
     monkeypatch.setattr(apply, "wanted", lambda: ((stub,), Users()))
-    assert "in a folder of root's" in apply.plan().refused[0].message
+    assert "not written to a folder of root" in apply.plan().refused[0].message
     apply.carry_out(apply.plan())
     assert not Path(stub.path).exists()
 
@@ -157,7 +157,7 @@ def test_the_archive_is_postgres_alone(tmp_path: Path, monkeypatch: pytest.Monke
         assert paths.ARCHIVE.stat().st_mode & 0o7777 == 0o700
 
 
-def test_an_archive_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_cannot_be_created_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", tmp_path / "archive")
     paths.ARCHIVE.touch()
     with pytest.raises(ServerError, match="archive: "):
@@ -165,7 +165,7 @@ def test_an_archive_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_restart(
+def test_withdraw_keeps_archived_wal_and_says_that_a_restart_is_needed(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], holds: bool
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", disk.place / "archive")
@@ -185,8 +185,8 @@ def test_withdrawing_leaves_archived_wal_and_says_that_wal_is_kept_until_a_resta
     assert capsys.readouterr().out == ""
 
 
-def test_a_system_without_systemd_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a chroot, or where an image is made: there may be no systemctl at all."""
+def test_nothing_is_requested_from_a_system_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chroot or an image build may not even have systemctl."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(units, "booted", lambda: False)
     apply._load([apply.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
@@ -197,7 +197,7 @@ def test_a_system_without_systemd_is_asked_for_nothing(monkeypatch: pytest.Monke
 
 
 def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
-    """`apply` wrote back the list that it had read before, so a user that was made meanwhile was lost."""
+    """`apply` used to write back the list that it had read earlier, so a user created in between was lost."""
     disk.users = Users(3, {"app": "AESa"}, "m")
     planned = apply.plan()
     disk.users = Users(4, {"app": "AESa", "report": "AESr"}, "m")
@@ -208,7 +208,7 @@ def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("intruder", ["", "the folder belongs to postgres"])
-def test_a_disk_that_is_full_is_told_once_and_an_odd_file_keeps_no_other_waiting(
+def test_a_full_disk_is_reported_once_and_an_odd_file_delays_no_other(
     disk: Disk, intruder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_is_told_once_and_an_odd_file_keeps_no_other_waiting
 
 
 @pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
-def test_the_agent_is_told_of_addresses_that_changed(
+def test_the_agent_is_notified_of_changed_addresses(
     changed: list[str], told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
@@ -239,8 +239,8 @@ def test_the_agent_is_told_of_addresses_that_changed(
     assert len([words for words in asked if "--signal=HUP" in words]) == told
 
 
-def test_a_new_certificate_is_read_by_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies beside pgpool-II's files, so after a change of the key PostgreSQL showed the old one for ever."""
+def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside pgpool-II's files; after a key change, PostgreSQL used to present the old one for ever."""
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "booted", lambda: True)
@@ -260,10 +260,10 @@ def test_a_new_certificate_is_read_by_the_server(tmp_path: Path, monkeypatch: py
         ("inactive", []),
     ],
 )
-def test_a_server_that_systemd_still_takes_for_starting_reads_what_was_laid_down(
+def test_a_server_that_is_still_starting_for_systemd_is_reloaded(
     active: str, reloads: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copied standby serves before pg_ctlcluster has noticed: what was laid down in between was never read."""
+    """A copied standby serves before pg_ctlcluster notices; files written in between used to be ignored."""
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "booted", lambda: True)

@@ -1,4 +1,4 @@
-"""What several chores ask for at the same time is laid down by one `apply`."""
+"""Chores that request an `apply` at the same time share one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgpool_cluster.errors import OperationError
 
 
 class Root:
-    """Root's `apply`: it ends when it may, and fails if it is to."""
+    """A stand-in for root's `apply` whose end and failure the test controls."""
 
     def __init__(self) -> None:
         self.begun, self.fails = 0, False
@@ -33,7 +33,7 @@ class Root:
 def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     made = Root()
     monkeypatch.setattr(units, "control", made.control)
-    monkeypatch.setattr(applying, "_GATHER", 0.05)
+    monkeypatch.setattr(applying, "_GATHER_SECONDS", 0.05)
     return made
 
 
@@ -44,8 +44,8 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_what_is_asked_for_at_the_same_time_is_one_apply(root: Root) -> None:
-    """A founding had three on each node, of a second of processor time each."""
+def test_simultaneous_requests_share_one_apply(root: Root) -> None:
+    """A new cluster used to run three on each node, each with a second of processor time."""
     asked = Applying()
     for what in ("a database", "a certificate", "a database"):
         asked.ask(what)
@@ -54,8 +54,8 @@ def test_what_is_asked_for_at_the_same_time_is_one_apply(root: Root) -> None:
     assert root.begun == 1
 
 
-def test_what_is_asked_for_meanwhile_is_laid_down_by_one_more(root: Root) -> None:
-    """The first one may have read too early what the second is for."""
+def test_a_request_during_an_apply_causes_one_more(root: Root) -> None:
+    """The first one may have read its input before the second request."""
     asked = Applying()
     root.may_end.clear()
     asked.ask("a database")
@@ -67,7 +67,7 @@ def test_what_is_asked_for_meanwhile_is_laid_down_by_one_more(root: Root) -> Non
     until(lambda: root.begun == 2)
 
 
-def test_the_same_reason_rests_for_ten_seconds_unless_it_was_done(root: Root) -> None:
+def test_the_same_reason_pauses_for_ten_seconds_unless_it_was_done(root: Root) -> None:
     asked = Applying()
     asked.ask("a database")
     until(lambda: root.begun == 1)
@@ -79,13 +79,13 @@ def test_the_same_reason_rests_for_ten_seconds_unless_it_was_done(root: Root) ->
     until(lambda: root.begun == 2)
 
 
-def test_a_failure_is_in_the_journal_and_ends_nothing(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_logged_and_does_not_stop_later_requests(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
     asked = Applying()
     root.fails = True
     asked.ask("a database")
     asked.ask("a certificate")
     until(lambda: root.begun == 1)
-    until(lambda: "cannot lay down a database and a certificate: no space left" in "".join(capsys.readouterr()))
+    until(lambda: "cannot apply a database and a certificate: no space left" in "".join(capsys.readouterr()))
     root.fails = False
     asked.done("a certificate")
     asked.ask("a certificate")

@@ -1,4 +1,4 @@
-"""The WAL archive: whole files or none, nothing written over, nothing removed that somebody needs."""
+"""The WAL archive holds whole files or none, overwrites none, and deletes none that is still needed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("content", [HALF_EMPTY, bytes(MEGABYTE), os.urandom(MEGABYTE)], ids=["half", "zeros", "full"])
-def test_what_goes_in_comes_out(folder: Path, pg_wal: Path, name: str, compress: bool, content: bytes) -> None:
+def test_a_stored_file_is_restored_unchanged(
+    folder: Path, pg_wal: Path, name: str, compress: bool, content: bytes
+) -> None:
     store(wal(pg_wal, name, content), folder, compress=compress)
     assert names(folder) == [f"{name}.gz" if compress else name]
     assert restore(name, folder, pg_wal / "RECOVERYXLOG")
@@ -68,7 +70,7 @@ def test_archived_wal_is_postgres_alone(folder: Path, pg_wal: Path, compress: bo
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
-def test_what_archive_timeout_has_switched_early_takes_little_space(folder: Path, pg_wal: Path) -> None:
+def test_a_file_switched_early_by_archive_timeout_takes_little_space(folder: Path, pg_wal: Path) -> None:
     store(wal(pg_wal), folder, compress=False)
     assert (folder / FIRST).stat().st_blocks * 512 < MEGABYTE / 2
 
@@ -108,7 +110,7 @@ def test_a_damaged_file_of_that_name_counts_as_another(folder: Path, pg_wal: Pat
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_what_a_crash_left_in_mid_copy_is_replaced(folder: Path, pg_wal: Path, compress: bool) -> None:
+def test_a_partial_copy_left_by_a_crash_is_replaced(folder: Path, pg_wal: Path, compress: bool) -> None:
     final = f"{FIRST}.gz" if compress else FIRST
     (folder / f".{final}.tmp").write_bytes(os.urandom(2 * MEGABYTE))
     store(wal(pg_wal), folder, compress=compress)
@@ -142,7 +144,7 @@ FAULTS: dict[str, tuple[object, str, Callable[[int], object]]] = {
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_where_the_disk_fails_nothing_is_there_and_one_line_says_why(
+def test_if_the_disk_fails_no_file_is_left_and_one_line_says_why(
     tmp_path: Path, compress: bool, number: int, fault: tuple[object, str, Callable[[int], object]]
 ) -> None:
     folder = tmp_path / "archive"
@@ -159,7 +161,7 @@ def test_where_the_disk_fails_nothing_is_there_and_one_line_says_why(
     assert restore(FIRST, folder, tmp_path / "out")
 
 
-def test_one_that_is_ended_half_way_leaves_nothing_under_the_name(
+def test_an_interrupted_copy_leaves_nothing_under_the_name(
     folder: Path, pg_wal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as ended:
@@ -169,7 +171,7 @@ def test_one_that_is_ended_half_way_leaves_nothing_under_the_name(
     assert names(folder) == []
 
 
-def test_a_folder_or_a_source_that_is_not_there_is_named(folder: Path, pg_wal: Path) -> None:
+def test_a_missing_folder_or_source_is_named(folder: Path, pg_wal: Path) -> None:
     with pytest.raises(ServerError, match="nowhere"):
         store(wal(pg_wal), folder / "nowhere", compress=False)
     (pg_wal / FIRST).unlink()
@@ -182,7 +184,7 @@ def test_an_archiver_that_outlived_its_postmaster_is_not_disturbed(folder: Path,
         other.write(b"half of it")
         other.flush()
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(OperationError, match="just being copied"):
+        with pytest.raises(OperationError, match="another process is copying"):
             store(wal(pg_wal), folder, compress=False)
         assert (folder / f".{FIRST}.tmp").read_bytes() == b"half of it"
     store(wal(pg_wal), folder, compress=False)
@@ -198,14 +200,14 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(folder: Path,
 
 
 @pytest.mark.parametrize("name", TRICKS)
-def test_only_names_of_wal_files_are_taken(folder: Path, pg_wal: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"is no name of a WAL file|is not called"):
+def test_only_names_of_wal_files_are_accepted(folder: Path, pg_wal: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"is not the name of a WAL file|is not called"):
         archive.run(["store", f"pg_wal/{name}", name])
-    with pytest.raises(UsageError, match="no name of a WAL file"):
+    with pytest.raises(UsageError, match="not the name of a WAL file"):
         restore(name, folder, pg_wal / "out")
 
 
-def test_what_is_not_there_is_no_error(folder: Path, pg_wal: Path) -> None:
+def test_a_missing_file_is_not_an_error(folder: Path, pg_wal: Path) -> None:
     assert not restore(FIRST, folder, pg_wal / "out")
     assert names(pg_wal) == []
 
@@ -234,7 +236,7 @@ def test_a_damaged_file_ends_the_recovery_and_not_the_archive(
     assert target.read_bytes() == b"before"
 
 
-def test_only_a_file_that_is_not_there_looks_like_the_end_of_the_archive(
+def test_only_a_missing_file_looks_like_the_end_of_the_archive(
     folder: Path, pg_wal: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", folder)
@@ -253,7 +255,7 @@ def test_only_a_file_that_is_not_there_looks_like_the_end_of_the_archive(
     assert archive.run(["restore", FIRST, str(pg_wal / "out")]) == STOP
 
 
-def test_the_programs_take_what_postgresql_gives_them(
+def test_the_programs_accept_the_arguments_of_postgresql(
     folder: Path, pg_wal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", folder)
@@ -265,13 +267,13 @@ def test_the_programs_take_what_postgresql_gives_them(
 
 
 @pytest.mark.parametrize("words", [[], ["store"], ["store", "--fast", "p", "f"], ["restore", "f"], ["remove", "p"]])
-def test_other_uses_are_refused(words: list[str]) -> None:
+def test_other_arguments_are_refused(words: list[str]) -> None:
     with pytest.raises(UsageError):
         archive.run(words)
 
 
 def kept(name: str, hours: float) -> Stored:
-    """A file that came so many hours ago, at hour 100."""
+    """A file that was stored so many hours before hour 100."""
     return Stored(Path(name), name, 1, 100 - hours)
 
 
@@ -290,12 +292,12 @@ SEGMENTS = [kept(f"0000000{line}00000000000000{place:02X}", hours) for line, pla
         ("000000020000000000000004", [0, 1, 2]),
     ],
 )
-def test_what_is_old_goes_unless_a_recovery_needs_it(keep_from: str, gone: list[int]) -> None:
+def test_old_files_are_deleted_unless_a_recovery_needs_them(keep_from: str, gone: list[int]) -> None:
     found = expendable(reversed(SEGMENTS), before=100 - 24, keep_from=keep_from)
     assert found == [SEGMENTS[number] for number in gone]
 
 
-def test_history_stays_and_backup_labels_go_with_their_wal() -> None:
+def test_history_files_stay_and_backup_labels_go_with_their_wal() -> None:
     stored = [kept(name, 50) for name in ("00000002.history", f"{FIRST}.00000028.backup", f"{FIRST}.partial")]
     assert {one.name for one in expendable(stored, before=76)} == {f"{FIRST}.00000028.backup", f"{FIRST}.partial"}
     assert expendable(stored, before=76, keep_from=FIRST) == []
@@ -308,14 +310,14 @@ segments = st.builds(
 
 
 @given(st.lists(segments), st.integers(0, 1000))
-def test_nothing_young_and_nothing_needed_ever_goes(stored: list[Stored], first: int) -> None:
+def test_neither_young_nor_needed_files_are_ever_deleted(stored: list[Stored], first: int) -> None:
     keep_from = f"00000001{first >> 8:08X}{first & 255:08X}"
     for one in expendable(stored, before=76, keep_from=keep_from):
         assert one.time < 76
         assert int(one.name[8:16], 16) * 256 + int(one.name[16:24], 16) < first
 
 
-def test_pruning_removes_from_the_disk_what_may_go(folder: Path, pg_wal: Path) -> None:
+def test_pruning_deletes_expendable_files_from_the_disk(folder: Path, pg_wal: Path) -> None:
     for number, name in enumerate([FIRST, "00000002.history", "000000010000000000000002", "000000010000000000000003"]):
         store(wal(pg_wal, name), folder, compress=bool(number % 2))
     for name in (f".{FIRST}.gz.tmp", "an-administrators.note", FIRST, "00000002.history.gz"):
@@ -329,7 +331,7 @@ def test_pruning_removes_from_the_disk_what_may_go(folder: Path, pg_wal: Path) -
 
 
 @pytest.mark.parametrize("name", ["../x", "0/3000028"])
-def test_nothing_is_pruned_where_it_is_not_clear_what_is_needed(folder: Path, pg_wal: Path, name: str) -> None:
+def test_nothing_is_pruned_if_the_needed_file_is_unclear(folder: Path, pg_wal: Path, name: str) -> None:
     store(wal(pg_wal), folder, compress=False)
     os.utime(folder / FIRST, (1e9, 1e9))
     with pytest.raises(ClusterError):
@@ -337,12 +339,12 @@ def test_nothing_is_pruned_where_it_is_not_clear_what_is_needed(folder: Path, pg
     assert names(folder) == [FIRST]
 
 
-def test_an_archive_that_cannot_be_pruned_says_so(folder: Path) -> None:
+def test_an_archive_that_cannot_be_pruned_raises_an_error(folder: Path) -> None:
     with pytest.raises(ServerError, match="nowhere"):
         prune(folder / "nowhere", keep_hours=1)
 
 
-def test_how_full_it_is(folder: Path, pg_wal: Path) -> None:
+def test_usage_reports_how_full_the_archive_is(folder: Path, pg_wal: Path) -> None:
     assert usage(folder / "nowhere") is None
     empty = usage(folder)
     assert empty is not None
@@ -377,7 +379,7 @@ def test_the_keeper_prunes_at_its_start_and_every_ten_minutes(folder: Path, monk
     assert asked == [(24, ""), (24, FIRST)]
 
 
-def test_a_keeper_that_fails_does_not_try_all_the_time(folder: Path) -> None:
+def test_a_keeper_does_not_retry_continuously_after_a_failure(folder: Path) -> None:
     keeper = archive.Keeper(folder / "nowhere")
     with pytest.raises(ServerError):
         keeper.tend(keep_hours=24)

@@ -1,4 +1,4 @@
-"""The nodes' authority and certificates, checked as OpenSSL and libpq check them."""
+"""The nodes' authority and certificates pass the checks of OpenSSL and libpq."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def laid(key: ClusterKey = KEY, node: Node = FOUR, before: Laid = NOTHING) -> La
 
 
 def verified(tmp_path: Path, pem: str, roots: str, *options: str) -> bool:
-    """Whether `openssl verify` takes a certificate for a TLS server's."""
+    """Return whether `openssl verify` accepts a certificate for a TLS server."""
     (tmp_path / "server.pem").write_text(pem)
     (tmp_path / "roots.pem").write_text(roots)
     command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(tmp_path / "roots.pem")]
@@ -56,7 +56,7 @@ def verified(tmp_path: Path, pem: str, roots: str, *options: str) -> bool:
         (FOUR, ("-verify_hostname", "pg1"), ("-verify_hostname", "pg2")),
     ],
 )
-def test_openssl_takes_a_certificate_for_its_node_alone(
+def test_openssl_accepts_a_certificate_only_for_its_node(
     tmp_path: Path, node: Node, right: tuple[str, str], wrong: tuple[str, str]
 ) -> None:
     here = laid(node=node)
@@ -73,21 +73,21 @@ def test_a_clock_that_is_years_wrong_keeps_no_node_out(tmp_path: Path) -> None:
 
 def test_another_cluster_is_another_authority(tmp_path: Path) -> None:
     assert not verified(tmp_path, laid(OTHER).server, laid().authorities)
-    assert "not of the authority" in certificates.faults(laid(OTHER).server, laid().authorities, FOUR)
+    assert "no authority that the nodes trust" in certificates.faults(laid(OTHER).server, laid().authorities, FOUR)
 
 
 def test_the_authority_is_the_same_on_every_node(tmp_path: Path) -> None:
-    """Each signs it anew, with other random numbers."""
+    """Each node signs it separately, with different random numbers."""
     assert verified(tmp_path, laid(node=FOUR).server, laid(node=SIX).authorities)
 
 
-def test_what_fits_is_kept_byte_for_byte() -> None:
+def test_a_certificate_that_fits_is_kept_byte_for_byte() -> None:
     first = laid()
     assert laid(before=first) == first
 
 
 @pytest.mark.parametrize("node", [SIX, replace(FOUR, address="10.0.0.9"), replace(FOUR, name="pg9")])
-def test_another_address_or_name_makes_another_certificate(node: Node) -> None:
+def test_another_address_or_name_gives_another_certificate(node: Node) -> None:
     before = laid()
     after = laid(node=node, before=before)
     assert after.authorities == before.authorities
@@ -96,19 +96,19 @@ def test_another_address_or_name_makes_another_certificate(node: Node) -> None:
 
 
 @pytest.mark.parametrize("damaged", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_what_is_damaged_is_made_anew(damaged: str) -> None:
+def test_a_damaged_certificate_is_replaced(damaged: str) -> None:
     after = laid(before=Laid(damaged, damaged))
     assert certificates.faults(after.server, after.authorities, FOUR) == ""
     assert certificates.faults(damaged, after.authorities, FOUR) == "there is none"
 
 
-def test_a_certificate_without_its_own_private_key_is_made_anew() -> None:
+def test_a_certificate_without_its_private_key_is_replaced() -> None:
     first, other = laid(), laid(node=replace(FOUR, name="pg2"))
     mixed = first.server.split("-----BEGIN PRIVATE")[0] + other.server.partition("\n-----END CERTIFICATE-----\n")[2]
     assert laid(before=replace(first, server=mixed)).server != mixed
 
 
-def test_while_the_key_is_changed_the_old_certificate_is_shown_and_both_are_trusted(tmp_path: Path) -> None:
+def test_during_a_key_change_the_old_certificate_is_presented_and_both_are_trusted(tmp_path: Path) -> None:
     old = laid()
     trusted = certificates.authorities(OTHER, old, alone=False)
     shown = certificates.server(OTHER, FOUR, old, certified=False)
@@ -125,7 +125,7 @@ def test_while_the_key_is_changed_the_old_certificate_is_shown_and_both_are_trus
 
 
 def test_openssl_finds_the_authority_in_its_folder(tmp_path: Path) -> None:
-    """pgpool-II has a folder, since it would ask its clients for certificates if it had a file."""
+    """pgpool-II uses a folder, because with a file it would request certificates from its clients."""
     here = laid(OTHER, before=laid())
     folder = tmp_path / "authorities"
     folder.mkdir()
@@ -136,7 +136,7 @@ def test_openssl_finds_the_authority_in_its_folder(tmp_path: Path) -> None:
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_no_node_is_an_authority_or_logs_in_by_its_certificate(tmp_path: Path) -> None:
+def test_no_node_certificate_can_sign_or_authenticate_a_client(tmp_path: Path) -> None:
     here = laid()
     (tmp_path / "server.pem").write_text(here.server)
     (tmp_path / "roots.pem").write_text(here.authorities)
@@ -154,15 +154,15 @@ def test_a_secret_is_not_shown() -> None:
 
 
 def garbled(pem: str, kind: str, chance: random.Random) -> str:
-    """A PEM with one other byte."""
+    """Return a PEM text with one byte changed."""
     data = bytearray(base64.b64decode("".join(pem.strip().splitlines()[1:-1])))
     data[chance.randrange(len(data))] = chance.randrange(256)
     return f"-----BEGIN {kind}-----\n{base64.encodebytes(data).decode()}-----END {kind}-----\n"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_postgres_writes_into_its_certificate_is_replaced_and_stops_no_apply() -> None:
-    """server.pem is postgres' own: root reads it with each `apply`."""
+def test_any_content_of_the_certificate_file_is_replaced_and_stops_no_apply() -> None:
+    """postgres owns server.pem, and root reads it in each `apply`."""
     good, chance = laid(), random.Random(1)
     certificate, secret = certificates._split(good.server)[0], certificates._CERTIFICATE.sub("", good.server)
     for _ in range(400):
@@ -173,13 +173,13 @@ def test_whatever_postgres_writes_into_its_certificate_is_replaced_and_stops_no_
             certificates.faults(text, good.authorities, FOUR)
 
 
-def test_a_certificate_that_begins_again_and_again_takes_no_time() -> None:
+def test_a_file_full_of_begin_lines_is_parsed_quickly() -> None:
     began = time.monotonic()
     assert certificates._split("-----BEGIN CERTIFICATE-----\n" * 50_000) == []
     assert time.monotonic() - began < 2
 
 
-def test_a_certificate_file_of_megabytes_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_file_of_megabytes_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "SERVER_CERTIFICATE", tmp_path / "server.pem")
     monkeypatch.setattr(paths, "AUTHORITIES", tmp_path / "authorities")
     (tmp_path / "server.pem").write_text(laid().server + "x" * 2**17)

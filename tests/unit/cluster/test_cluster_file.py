@@ -1,4 +1,4 @@
-"""cluster.yml: what is understood, and what the administrator is told about the rest."""
+"""cluster.yml: the accepted keys and values, and the messages about all others."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_an_address_by_host_name_keeps_the_name_and_the_line() -> None:
     ]  # fmt: skip
 
 
-def test_a_node_alone_is_called_by_as_much_of_its_name_as_a_slot_can_have() -> None:
+def test_a_single_node_with_a_long_name_uses_its_first_label() -> None:
     assert parse("", "cluster.yml", f"{'a' * 60}.lan").nodes[0].name == "a" * 60
 
 
@@ -122,7 +122,7 @@ def test_every_part_of_the_archive_has_a_default(text: str, archive: Archive) ->
     assert read(text).archive == archive
 
 
-def test_postgresql_archives_where_nobody_streams() -> None:
+def test_postgresql_archives_in_the_modes_without_streaming() -> None:
     both = "nodes: {a: 10.0.0.1, b: {address: 10.0.0.2, runs: [pgpool]}}\n"
     other = read(f"mode: native_replication\n{both}")
     assert [other.archives(node) for node in other.nodes] == [True, False]
@@ -134,15 +134,15 @@ def test_postgresql_archives_where_nobody_streams() -> None:
     [
         pytest.param("name: main\n\tmode: x\n", 2, "a tab", "spaces", id="tab"),
         pytest.param("name: main\nmodus: x\n", 2, "unknown key 'modus'", "did you mean mode?", id="unknown key"),
-        pytest.param("zzz: 1\n", 1, "unknown key 'zzz'", "known here: name", id="key like no other"),
-        pytest.param("name: a\nmode:\nname: b\n", 3, "name is there twice, first in line 1", "one", id="key twice"),
-        pytest.param(nodes("{a: 10.0.0.1, a: 10.0.0.2}"), 2, "a is there twice", "keep", id="node twice"),
+        pytest.param("zzz: 1\n", 1, "unknown key 'zzz'", "the keys here are name", id="key like no other"),
+        pytest.param("name: a\nmode:\nname: b\n", 3, "name appears twice, first in line 1", "one", id="key twice"),
+        pytest.param(nodes("{a: 10.0.0.1, a: 10.0.0.2}"), 2, "a appears twice", "keep", id="node twice"),
         pytest.param(nodes("\n  a: 10.0.0.1\n  b: 10.0.0.1"), 4, "the address of a", "own", id="address twice"),
         pytest.param(nodes("{a-b: 10.0.0.1, a.b: 10.0.0.2}"), 2, "slot name of a-b: a_b", "differs", id="slot twice"),
-        pytest.param(nodes("{'$(reboot)': 10.0.0.1}"), 2, "'$(reboot)' is no host name", "host name", id="shell name"),
-        pytest.param(nodes("{a: '$(reboot)'}"), 2, "'$(reboot)' is no address", "10.0.0.1", id="shell address"),
-        pytest.param(nodes("{a: 10.0.0.256}"), 2, "no address", "10.0.0.1", id="no such address"),
-        pytest.param(nodes("{a: 0.0.0.0}"), 2, "no address", "10.0.0.1", id="any address"),
+        pytest.param(nodes("{'$(reboot)': 10.0.0.1}"), 2, "'$(reboot)' is not a host", "host name", id="shell name"),
+        pytest.param(nodes("{a: '$(reboot)'}"), 2, "'$(reboot)' is not an address", "10.0.0.1", id="shell address"),
+        pytest.param(nodes("{a: 10.0.0.256}"), 2, "not an address", "10.0.0.1", id="no such address"),
+        pytest.param(nodes("{a: 0.0.0.0}"), 2, "not an address", "10.0.0.1", id="any address"),
         pytest.param(nodes("{a: [10.0.0.1]}"), 2, "node a needs keys", "address:", id="list as node"),
         pytest.param(nodes("{a: {port: 1}}"), 2, "node a has no address", "address", id="node without address"),
         pytest.param(nodes("{a: {address: 10.0.0.1, prot: 1}}"), 2, "'prot'", "did you mean port?", id="key of a node"),
@@ -153,25 +153,25 @@ def test_postgresql_archives_where_nobody_streams() -> None:
         pytest.param(nodes("{a: {address: 10.0.0.1, runs: [pgpool]}}"), 1, "no node runs postgresql", "runs", id="all"),
         pytest.param(nodes("{}"), 2, "0 nodes", "from 1", id="no nodes"),
         pytest.param("nodes: pg1=10.0.0.1", 1, "nodes needs keys", "nodes: {pg1", id="nodes as debconf has them"),
-        pytest.param("clients: [10.0.0.0/33]", 1, "'10.0.0.0/33' is no network", "CIDR", id="long mask"),
+        pytest.param("clients: [10.0.0.0/33]", 1, "'10.0.0.0/33' is not a network", "CIDR", id="long mask"),
         pytest.param(nodes("\n  a: 10.0.0.1\n  b: fd00::2"), 4, "IPv6 address, a an IPv4", "one family",
                      id="two families"),
-        pytest.param(nodes("{a: fe80::1}"), 2, "no address", "fd00::1", id="address that needs a zone"),
-        pytest.param(nodes("{a: '::ffff:10.0.0.1'}"), 2, "no address", "10.0.0.1", id="IPv4 in IPv6"),
+        pytest.param(nodes("{a: fe80::1}"), 2, "not an address", "fd00::1", id="address that needs a zone"),
+        pytest.param(nodes("{a: '::ffff:10.0.0.1'}"), 2, "not an address", "10.0.0.1", id="IPv4 in IPv6"),
         pytest.param(nodes(f"\n  a: 10.0.0.1\n  {'b' * 60}.lan: 10.0.0.2"), 4, "has 64 characters", "hostnamectl: bbb",
                      id="name that no slot can have"),
-        pytest.param("virtual_ip: fe80::50/64", 1, "cannot be reached", "fd00::50/64", id="virtual ip with a zone"),
+        pytest.param("virtual_ip: fe80::50/64", 1, "clients cannot reach", "fd00::50/64", id="virtual ip with a zone"),
         pytest.param("clients: [10.0.0.1/24]", 1, "beyond its mask", "the network is 10.0.0.0/24", id="host bits"),
-        pytest.param("clients: 10.0.0.0/24", 1, "clients is a list", "[10.0.0.0/24]", id="no list"),
-        pytest.param("virtual_ip: 10.0.0.50", 1, "no address with a length", "/24", id="virtual ip without length"),
-        pytest.param("virtual_ip: 127.0.0.1/8", 1, "is the address of host", "nobody", id="virtual ip of a node"),
+        pytest.param("clients: 10.0.0.0/24", 1, "clients must be a list", "[10.0.0.0/24]", id="no list"),
+        pytest.param("virtual_ip: 10.0.0.50", 1, "not an address with a prefix", "/24", id="virtual ip without length"),
+        pytest.param("virtual_ip: 127.0.0.1/8", 1, "is the address of host", "unused", id="virtual ip of a node"),
         pytest.param("tls: {certificate: /a}", 1, "both certificate and key", "tls:", id="half a tls"),
-        pytest.param("tls: {certificate: /a/../b, key: /k}", 1, "not plain", "/etc", id="path with dots"),
-        pytest.param("tls: {certificate: /a, key: '/k;id'}", 1, "not plain", "/etc", id="path with a semicolon"),
+        pytest.param("tls: {certificate: /a/../b, key: /k}", 1, "not allowed", "/etc", id="path with dots"),
+        pytest.param("tls: {certificate: /a, key: '/k;id'}", 1, "not allowed", "/etc", id="path with a semicolon"),
         pytest.param("mode: slony", 1, "unknown mode 'slony'", "streaming_replication", id="mode"),
         pytest.param("postgresql: 9.6", 1, "'9.6'", "17/main", id="old major"),
-        pytest.param("postgresql: '17/$(id)'", 1, "no version", "17/main", id="shell in a cluster's name"),
-        pytest.param("name: ../x", 1, "not plain", "main", id="path as a name"),
+        pytest.param("postgresql: '17/$(id)'", 1, "not a version", "17/main", id="shell in a cluster's name"),
+        pytest.param("name: ../x", 1, "not allowed", "main", id="path as a name"),
         pytest.param("synchronous: 1", 1, "synchronous is '1'", "from 0 to 0", id="more than there are standbys"),
         pytest.param(
             "mode: native_replication\nnodes: {a: 10.0.0.1, b: 10.0.0.2}\nsynchronous: 1\n",
@@ -181,14 +181,14 @@ def test_postgresql_archives_where_nobody_streams() -> None:
         pytest.param(archive("yes"), 2, "archive needs keys", "compress: true", id="archive as a word"),
         pytest.param(archive("{keep: 1}"), 2, "unknown key 'keep'", "keep_hours", id="key of archive"),
         pytest.param(archive("{compress: yes}"), 2, "compress is 'yes'", "true or false", id="yes is no truth"),
-        pytest.param(archive("{compress: [true]}"), 2, "compress is one word", "true", id="list of truths"),
+        pytest.param(archive("{compress: [true]}"), 2, "compress must be one word", "true", id="list of truths"),
         pytest.param(archive("{keep_hours: 0}"), 2, "keep_hours is '0'", "from 1 to 8760", id="nothing kept"),
         pytest.param(archive("{keep_hours: 1d}"), 2, "keep_hours is '1d'", "whole number", id="hours with a unit"),
         pytest.param(archive("\n  compress: true\n  timeout: 0"), 4, "timeout is '0'", "from 1 to 86400", id="timeout"),
         pytest.param("pgpool: {wd_authkey: x}", 1, "wd_authkey cannot be set", "cluster.key", id="forbidden"),
-        pytest.param("pgpool: {log_line_prefix: \"a'b\"}", 1, "apostrophe", "no way", id="apostrophe"),
+        pytest.param("pgpool: {log_line_prefix: \"a'b\"}", 1, "apostrophe", "no syntax", id="apostrophe"),
         pytest.param('postgresql_conf: {a: "b\\nc: d"}', 1, "one value on one line", "quote", id="line break"),
-        pytest.param("postgresql_conf: {'a b': c}", 1, "no parameter's name", "letters", id="parameter name"),
+        pytest.param("postgresql_conf: {'a b': c}", 1, "not a parameter name", "letters", id="parameter name"),
         pytest.param("name: [", 1, "not YAML", "name: main", id="open bracket"),
         pytest.param("- a\n- b\n", 1, "no keys", "name: main", id="a list"),
         pytest.param("nodes: &x {a: 10.0.0.1}\n", 1, "anchors", "quote", id="anchor"),
@@ -206,7 +206,7 @@ def test_bad_input_gives_file_line_reason_and_hint(text: str, line: int, reason:
     assert caught.value.exit_status is ExitStatus.USAGE
 
 
-def test_a_file_that_is_not_there_is_the_machines_fault(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_fault_of_the_machine(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="No such file") as caught:
         load(tmp_path / "cluster.yml", "host")
     assert caught.value.exit_status is ExitStatus.ENVIRONMENT
@@ -223,13 +223,13 @@ def test_a_machine_finds_itself_by_its_host_name(names: list[str]) -> None:
     assert own_node(read(FULL), names, "cluster.yml").name == "pg2"
 
 
-def test_a_machine_that_is_no_node_is_told_who_is() -> None:
+def test_a_machine_that_is_not_a_node_gets_the_list_of_nodes() -> None:
     with pytest.raises(UsageError, match="no node is called web1") as caught:
         own_node(read(FULL), ["web1"], "cluster.yml")
     assert "pg1, pg2, pg3" in caught.value.hint
 
 
-def test_backends_are_counted_without_nodes_that_have_no_database() -> None:
+def test_backend_numbers_skip_nodes_without_a_database() -> None:
     cluster = read("nodes: {a: {address: 10.0.0.1, runs: [pgpool]}, b: 10.0.0.2}")
     assert cluster.backend(0).name == "b"
     with pytest.raises(UsageError, match="no node has the id 1"):

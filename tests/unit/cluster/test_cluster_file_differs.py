@@ -1,4 +1,4 @@
-"""Nodes with another cluster.yml have no vote, and every node says so (finding D8)."""
+"""Nodes with another cluster.yml have no vote, and every node reports that (finding D8)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def of_file(file: str, *nodes: NodeFacts) -> tuple[NodeFacts, ...]:
         f"{THREE}\nmode: native_replication",
     ],
 )
-def test_what_bears_on_decisions_makes_another_file(other: str) -> None:
+def test_a_difference_that_affects_decisions_makes_another_file(other: str) -> None:
     assert parse(other, "cluster.yml", "pg1").fingerprint != parse(THREE, "cluster.yml", "pg1").fingerprint
 
 
-def test_what_one_node_may_have_of_its_own_does_not() -> None:
+def test_a_difference_that_one_node_may_have_does_not() -> None:
     other = f"{THREE}\nclients: [10.0.0.0/24]\npostgresql_conf: {{work_mem: 8MB}}"
     assert parse(other, "cluster.yml", "pg2").fingerprint == parse(THREE, "cluster.yml", "pg1").fingerprint
 
 
-def test_a_node_with_another_file_is_no_part_of_a_majority() -> None:
+def test_a_node_with_another_file_does_not_count_for_a_majority() -> None:
     standbys = (replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")), orphaned(standby("pg3", "pg1")))
     agreeing = seen(away("pg1"), *of_file(SAME, *standbys))
     differing = seen(away("pg1"), *of_file(SAME, standbys[0]), *of_file("another", standbys[1]))
@@ -50,7 +50,7 @@ def test_a_node_with_another_file_is_no_part_of_a_majority() -> None:
 
 
 def test_two_files_do_not_both_find_a_majority() -> None:
-    """Two nodes appended at once: three nodes have the old file, and two the new one."""
+    """Two nodes are appended at once: three nodes have the old file, and two have the new one."""
     nodes = ", ".join(f"pg{number}: 10.0.0.{number}" for number in range(1, 6))
     old, new = make_cluster(), parse(f"nodes: {{{nodes}}}", "cluster.yml", "pg1")
     first = seen(*of_file(old.fingerprint, *healthy()[:1]), *of_file(new.fingerprint, *healthy()[1:]))

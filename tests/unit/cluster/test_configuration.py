@@ -1,4 +1,4 @@
-"""The files that are laid down on a server."""
+"""The configuration files that `apply` writes on a server."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def text_of(path: str, made: dict[str, File]) -> str:
 
 
 def laid_by(made: dict[str, File]) -> Laid:
-    """The certificates that lie on a node with these files."""
+    """Return the certificates on a node with these files."""
     return Laid(text_of(str(paths.AUTHORITIES), made), text_of(str(paths.SERVER_CERTIFICATE), made))
 
 
 def settings_of(text: str) -> dict[str, str]:
-    """Parameter to value of a pgpool.conf or postgresql.conf: the last line wins, as it does for both programs."""
+    """Return the parameters of a pgpool.conf or postgresql.conf; the last line wins, as in both programs."""
     found = {}
     for line in text.splitlines():
         match = re.fullmatch(r"(\w+) = (?:'(.*)'|(\S+))", line)
@@ -120,8 +120,8 @@ def test_nobody_but_root_and_postgres_can_read_a_secret() -> None:
             assert {file.owner, file.group} <= {"root", "postgres"}
 
 
-def test_files_that_programs_want_private_are_private() -> None:
-    """libpq and ssh refuse them otherwise, pgpool-II warns."""
+def test_files_that_must_be_private_are_private() -> None:
+    """Otherwise libpq and ssh refuse them, and pgpool-II warns."""
     made = files()
     for name in (".pgpass", ".pcppass", ".pgpoolkey"):
         assert (made[f"/var/lib/postgresql/{name}"].mode, made[f"/var/lib/postgresql/{name}"].owner) == (
@@ -173,8 +173,8 @@ def test_no_rule_lets_anybody_in_without_a_password() -> None:
                    or rule[-1] == "reject" for rule in rules)  # fmt: skip
 
 
-def test_a_role_with_an_md5_password_goes_on_logging_in_from_a_node() -> None:
-    """It was refused over TLS: scram-sha-256 takes no older password, and md5 takes both."""
+def test_a_role_with_an_md5_password_can_still_log_in_from_a_node() -> None:
+    """It used to be refused over TLS: scram-sha-256 accepts no md5 password, whereas md5 accepts both."""
     rules = text_of("/etc/postgresql/17/main/pg_hba.conf", files()).splitlines()
     assert [line.split()[-1] for line in rules if line.split()[1:3] == ["all", "all"]] == ["md5"] * 3
 
@@ -185,7 +185,7 @@ def test_clients_reach_pgpool_and_only_nodes_reach_postgresql() -> None:
     assert "192.0.2.0/24" not in text_of("/etc/postgresql/17/main/pg_hba.conf", made)
 
 
-def test_a_broken_session_is_no_failure_and_health_is_checked() -> None:
+def test_a_broken_session_causes_no_failover_and_health_is_checked() -> None:
     found = pgpool_conf()
     assert (found["failover_on_backend_error"], found["failover_on_backend_shutdown"]) == ("off", "off")
     assert int(found["health_check_period"]) > 0
@@ -193,7 +193,7 @@ def test_a_broken_session_is_no_failure_and_health_is_checked() -> None:
 
 
 def test_the_failover_program_gets_numbers_only() -> None:
-    """pgpool-II puts host names into a shell without quoting them."""
+    """pgpool-II passes host names to a shell without quotes."""
     assert set(re.findall(r"%(.)", pgpool_conf()["failover_command"])) <= set("dmMP")
 
 
@@ -210,7 +210,7 @@ def test_other_modes_change_only_what_differs(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["native_replication", "snapshot_isolation"])
-def test_wal_is_archived_where_nobody_streams(mode: str) -> None:
+def test_wal_is_archived_in_the_modes_without_streaming(mode: str) -> None:
     found = postgresql_conf(f"mode: {mode}\n{THREE}")
     assert (found["archive_mode"], found["archive_timeout"], found["wal_level"]) == ("on", "60s", "replica")
     assert found["archive_command"] == "/usr/lib/pgpool2-cluster/archive-wal %p %f"
@@ -239,7 +239,7 @@ def test_trap_8_the_synchronous_standbys_are_the_same_on_every_node() -> None:
     assert postgresql_conf(f"{THREE}synchronous: 0\n")["synchronous_standby_names"] == ""
 
 
-def test_commits_do_not_wait_for_standbys_that_are_yet_to_come() -> None:
+def test_commits_do_not_wait_for_standbys_that_have_never_connected() -> None:
     made = files(server=replace(SERVER, standbys_came=False))
     found = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", made))
     assert found["synchronous_standby_names"] == ""
@@ -255,7 +255,7 @@ def test_parameters_from_cluster_yml_win() -> None:
     assert postgresql_conf(text)["log_line_prefix"] == "it''s"
 
 
-def test_pgpool_numbers_follow_from_the_order_of_those_that_run_it() -> None:
+def test_pgpool_numbers_follow_the_order_of_the_nodes_that_run_it() -> None:
     text = "nodes: {db: {address: 10.0.0.1, runs: [postgresql]}, pool: {address: 10.0.0.2, runs: [pgpool]}}\n"
     made = files(text, "pool")
     assert text_of(f"{FOLDER}/pgpool_node_id", made) == "0\n"
@@ -287,7 +287,7 @@ def test_a_cluster_of_ipv6_addresses_is_one_in_every_file() -> None:
 
 
 def test_host_names_become_addresses_in_every_file() -> None:
-    """sshd, pg_hba.conf, nft and the watchdog compare addresses."""
+    """sshd, pg_hba.conf, nft and the watchdog compare addresses, not names."""
     plainly = files()
     server = replace(SERVER, laid=laid_by(plainly))
     named = files("nodes: {pg1: pg1.lan, pg2: pg2.lan, pg3: pg3.lan}\n", server=server)
@@ -298,7 +298,7 @@ def test_host_names_become_addresses_in_every_file() -> None:
 
 
 def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
-    """pg_hba.conf and authorized_keys let in the nodes' own addresses."""
+    """pg_hba.conf and authorized_keys admit only the nodes' own addresses."""
     six = pgpool_conf(f"{SIX}virtual_ip: fd00::50/64\n")
     assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
     assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
@@ -307,7 +307,7 @@ def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
     assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
     assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
     elsewhere = pgpool_conf(f"{THREE}virtual_ip: 10.9.0.50/24\n")
-    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # clients there are reached by its route
+    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # its route leads to the clients there
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_host_keys_are_verified() -> None:
 
 @pytest.mark.parametrize("name", STUBS)
 def test_stubs_in_the_data_directory_belong_to_postgres(name: str) -> None:
-    """One that postgres cannot write makes pg_rewind fail half-way."""
+    """pg_rewind fails half-way at a file that postgres cannot write."""
     stub = files()[f"/var/lib/postgresql/17/main/{name}"]
     assert (stub.owner, stub.group, stub.mode) == ("postgres", "postgres", 0o700)
     assert stub.content.startswith(b"#!/bin/sh\n")
@@ -351,7 +351,7 @@ def block(text: str) -> File:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
-def test_taking_the_block_out_gives_back_what_was_there(existing: str) -> None:
+def test_removing_the_block_restores_the_original_text(existing: str) -> None:
     assert without_block(merged(existing, block("ours\n"))) == existing
 
 
@@ -368,8 +368,8 @@ def test_users_of_the_administrator_stay_in_pool_passwd() -> None:
     assert without_entries(text, Role) == "app:AESxyz\n"
 
 
-def test_roles_of_a_key_that_most_nodes_do_not_have_yet_are_not_for_now() -> None:
-    """`apply` may write them between a look at the nodes and the laying down: they are judged by their own key."""
+def test_roles_of_a_key_that_most_nodes_lack_are_not_used_yet() -> None:
+    """`apply` may rewrite roles.sql after the agent has collected facts, so the key in the file itself decides."""
     key = key_of_roles(text_of(f"{FOLDER}/roles.sql", files()))
     cluster = cluster_of()
     before = ClusterFacts({node.name: NodeFacts(node.name, key="0123456789abcdef") for node in cluster.nodes})
@@ -384,14 +384,14 @@ def test_roles_of_a_key_that_most_nodes_do_not_have_yet_are_not_for_now() -> Non
     [("", DRAIN_SECONDS), ("pgpool: {client_idle_limit_in_recovery: 20}\n", 20),
      ("pgpool: {client_idle_limit_in_recovery: -1}\n", 0)],
 )  # fmt: skip
-def test_sessions_may_go_on_in_a_recovery_as_long_as_pgpool_lets_them(chosen: str, seconds: int) -> None:
+def test_sessions_may_continue_in_a_recovery_as_long_as_pgpool_allows(chosen: str, seconds: int) -> None:
     text = f"mode: native_replication\n{chosen}{THREE}"
     assert cluster_of(text).drain_seconds == seconds
     assert max(0, int(pgpool_conf(text)["client_idle_limit_in_recovery"])) == seconds
     assert int(pgpool_conf(text)["recovery_timeout"]) == seconds + 27, "pgpool-II must not give up before they have"
 
 
-def test_how_long_a_recovery_may_wait_is_as_chosen() -> None:
+def test_recovery_timeout_is_the_chosen_one() -> None:
     assert cluster_of(f"mode: native_replication\npgpool: {{recovery_timeout: 90}}\n{THREE}").recovery_timeout == 90
     assert cluster_of(THREE).recovery_timeout == int(pgpool_conf(THREE)["recovery_timeout"])
 
@@ -404,8 +404,8 @@ GB = 2**30
     [(0, 128, 64), (1 * GB, 256, 128), (8 * GB, 2048, 512), (20 * GB, 4096, 512), (20 * GB + 5 * 2**20, 4096, 512),
      (50 * GB, 8192, 512), (64 * GB, 16384, 512), (10_000 * GB, 16384, 512)],
 )  # fmt: skip
-def test_a_node_that_is_away_takes_a_quarter_of_the_primarys_disk_at_most(disk: int, slots: int, wal: int) -> None:
-    """It was 16 GB on any disk: on one of 20 GB the primary stopped with PANIC, then the next one."""
+def test_wal_for_an_absent_node_takes_at_most_a_quarter_of_the_primarys_disk(disk: int, slots: int, wal: int) -> None:
+    """The limit used to be 16 GB on any disk; with a disk of 20 GB, one primary after the other stopped with PANIC."""
     server = replace(SERVER, wal_disk_bytes=disk)
     made = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(server=server)))
     assert made["max_slot_wal_keep_size"].strip("'") == f"{slots}MB"
@@ -419,8 +419,8 @@ TLS = f"{THREE}tls: {{certificate: /etc/ssl/db.pem, key: /etc/ssl/db.key, ca: {C
 
 
 @pytest.mark.parametrize("proven", ["", KEY.fingerprint, "of-another-key", CA])
-def test_backends_have_to_prove_themselves_once_all_can(proven: str) -> None:
-    """Until then, one that has not been upgraded yet is reached; a change of the key does not go back on it."""
+def test_backends_are_verified_once_all_can_be(proven: str) -> None:
+    """Before that, nodes of an older package stay reachable. A key change does not revert the verification."""
     server = replace(SERVER, proven=proven)
     made = files(server=server)
     verified = proven not in ("", CA)
@@ -435,7 +435,7 @@ def test_backends_have_to_prove_themselves_once_all_can(proven: str) -> None:
 
 
 @pytest.mark.parametrize("proven", ["", KEY.fingerprint, CA])
-def test_an_administrators_authority_takes_the_place_of_the_clusters(proven: str) -> None:
+def test_an_administrators_authority_replaces_the_clusters(proven: str) -> None:
     made = files(TLS, server=replace(SERVER, proven=proven))
     assert text_of(str(paths.ROOT_CERTIFICATE), made) == (f"{CA}\n" if proven == CA else "\n")
     parameters = postgresql_conf(TLS)
@@ -443,7 +443,7 @@ def test_an_administrators_authority_takes_the_place_of_the_clusters(proven: str
 
 
 @pytest.mark.parametrize("text", [THREE, TLS.replace(f", ca: {CA}", "")])
-def test_postgresql_shows_what_the_other_nodes_can_check(text: str) -> None:
+def test_postgresql_presents_a_certificate_that_the_other_nodes_can_verify(text: str) -> None:
     parameters = postgresql_conf(text)
     assert (parameters["ssl_cert_file"], parameters["ssl_key_file"]) == (OWN, OWN)
     made = files(text)[OWN]
@@ -465,7 +465,7 @@ def roles_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_witness_knows_the_password_of_no_role_that_could_change_anything(mode: str) -> None:
-    """Its postgres user could log in as a superuser everywhere."""
+    """Otherwise its postgres user could log in as a superuser everywhere."""
     made = files(f"{WITNESS}mode: {mode}\n", "w")
     for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
         assert roles_in(text_of(path, made)) == {Role.CHECK}
@@ -482,7 +482,7 @@ def test_a_database_node_knows_all_roles(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "knows"), [(MODES[0], {Role.CHECK}), (MODES[1], {Role.CHECK, Role.RECOVERY})])
-def test_only_where_no_database_node_could_rebuild_one_does_another_know_that_role(mode: str, knows: set[Role]) -> None:
+def test_another_node_knows_the_recovery_role_only_if_no_database_node_can_rebuild(mode: str, knows: set[Role]) -> None:
     apart = "nodes: {pg1: {address: 10.0.0.1, runs: [postgresql]}, w: {address: 10.0.0.9, runs: [pgpool]}}\n"
     made = files(f"{apart}mode: {mode}\n", "w")
     assert roles_in(text_of(f"{FOLDER}/pool_passwd", made)) == knows
@@ -490,7 +490,7 @@ def test_only_where_no_database_node_could_rebuild_one_does_another_know_that_ro
 
 
 def test_the_pgpool_of_a_witness_starts_without_a_server_beside_it() -> None:
-    """It ended at its start: recovery commands want a data directory for each node."""
+    """It used to exit at its start, because recovery commands need a data directory for each node."""
     found = pgpool_conf(WITNESS, "w", replace(SERVER, data_directory=""))
     assert found["recovery_1st_stage_command"]
     assert all(found[f"backend_data_directory{number}"] for number in (0, 1))
@@ -503,8 +503,8 @@ def test_the_key_of_a_witness_opens_no_wal() -> None:
     ]  # fmt: skip
 
 
-def test_units_see_home_where_postgresql_is_there() -> None:
-    """ProtectHome=yes made a PGDATA below /home look as if it were gone."""
+def test_units_can_see_home_if_postgresql_is_there() -> None:
+    """With ProtectHome=yes, a PGDATA below /home looked as if it were missing."""
     there = files(server=replace(SERVER, below_home=True))
     for unit in ("pgpool2-cluster", "pgpool2-cluster-control@", "pgpool2"):
         assert "\nProtectHome=no\n" in text_of(f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf", there)
@@ -513,7 +513,7 @@ def test_units_see_home_where_postgresql_is_there() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_file_of_roots_that_is_rendered_may_be_taken_back(mode: str) -> None:
+def test_every_rendered_file_of_root_may_be_removed(mode: str) -> None:
     for file in files(f"mode: {mode}\n{THREE}", server=replace(SERVER, below_home=True)).values():
         if file.owner == "root":
             known = (*IN_ROOTS_FOLDERS, *DROP_INS, UNIT_FILE)

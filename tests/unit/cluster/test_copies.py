@@ -1,4 +1,4 @@
-"""A copy that fails for the same reason over and over is told in `status`, and leaves the primary alone in between."""
+"""`status` shows a copy that keeps failing for the same reason, and retries spare the primary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW = "PostgreSQL 17/main does not start: recovery aborted because of insufficie
 
 
 class Standby:
-    """pg2, whose copies fail with `reason` once data is there, or before that where there is none to copy."""
+    """pg2, whose copies fail with `reason`, after they have begun or, without a source, before that."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reason, self.begins, self.tried, self.now, self.laid = LOW, True, 0, 1000.0, "a"
@@ -56,8 +56,8 @@ def pg2(monkeypatch: pytest.MonkeyPatch) -> Standby:
     return Standby(monkeypatch)
 
 
-def test_the_third_copy_waits_and_is_told_with_its_reason(pg2: Standby) -> None:
-    """pg2 and pg3 were copied again every 10 seconds without end, and nothing was told while they were."""
+def test_the_third_copy_waits_and_status_shows_the_reason(pg2: Standby) -> None:
+    """pg2 and pg3 used to be copied again every 10 seconds without end, and status said nothing about it."""
     pg2.run()
     assert pg2.note == ""
     pg2.run(20)
@@ -66,7 +66,7 @@ def test_the_third_copy_waits_and_is_told_with_its_reason(pg2: Standby) -> None:
     assert pg2.note.endswith(f": {LOW}; hint: more of it")
 
 
-def test_it_is_tried_more_and_more_rarely_but_without_end(pg2: Standby) -> None:
+def test_copies_are_retried_ever_more_rarely_but_never_given_up(pg2: Standby) -> None:
     for _ in range(3600):
         pg2.run()
         pg2.now += 1
@@ -75,7 +75,7 @@ def test_it_is_tried_more_and_more_rarely_but_without_end(pg2: Standby) -> None:
     assert "it is tried again now" in pg2.note
 
 
-def test_another_reason_and_another_source_begin_anew(pg2: Standby) -> None:
+def test_another_reason_or_source_resets_the_count(pg2: Standby) -> None:
     pg2.run(2)
     pg2.now += 10
     pg2.reason = "it does not receive from pg1: nothing came within 30 s"
@@ -87,22 +87,20 @@ def test_another_reason_and_another_source_begin_anew(pg2: Standby) -> None:
     assert pg2.note == ""
 
 
-def test_numbers_make_no_other_reason(pg2: Standby) -> None:
+def test_different_numbers_do_not_make_a_different_reason(pg2: Standby) -> None:
     for place in range(3):
         pg2.reason = f"pg_basebackup: could not write to file of process {place}"
         pg2.run()
     assert pg2.tried == 2
 
 
-def test_what_never_began_is_tried_at_once(pg2: Standby) -> None:
+def test_a_copy_that_never_began_is_retried_at_once(pg2: Standby) -> None:
     pg2.begins = False
     pg2.run(10)
     assert (pg2.tried, pg2.note) == (10, "")
 
 
-def test_another_cluster_yml_and_an_administrator_are_not_kept_waiting(
-    pg2: Standby, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_cluster_yml_or_an_administrator_ends_the_pause(pg2: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
     pg2.run(5)
     assert pg2.tried == 2
     pg2.laid = "b"
@@ -118,7 +116,7 @@ def test_another_cluster_yml_and_an_administrator_are_not_kept_waiting(
     assert pg2.tried == 4
 
 
-def test_a_copy_that_serves_ends_it(pg2: Standby) -> None:
+def test_a_successful_copy_ends_the_back_off(pg2: Standby) -> None:
     pg2.run(2)
     pg2.now += 10
     pg2.reason = ""

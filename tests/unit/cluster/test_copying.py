@@ -1,4 +1,4 @@
-"""What a copy looks at before it removes anything."""
+"""The checks of a copy before it deletes anything."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pgpool_cluster import copying
 from pgpool_cluster.errors import ServerError
 
 
-def test_two_tablespaces_share_the_room_of_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fits by itself, and both together do not."""
+def test_two_tablespaces_share_the_space_of_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them fits alone, but both together do not."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
     copying._check_space({tmp_path / "one": 60 << 20})
     with pytest.raises(ServerError, match="the copy needs 120 MB, and 100 MB are free"):
@@ -33,7 +33,7 @@ def test_a_mount_point_below_the_data_is_named_before_data_is_removed(
     assert "symbolic link" in refusal.value.hint
 
 
-def test_so_is_the_top_folder_of_a_file_system_that_pg_wal_links_to(tmp_path: Path) -> None:
+def test_the_top_folder_of_a_file_system_behind_pg_wal_is_named_too(tmp_path: Path) -> None:
     (tmp_path / "disk" / "lost+found").mkdir(parents=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pg_wal").symlink_to(tmp_path / "disk")

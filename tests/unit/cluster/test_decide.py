@@ -1,4 +1,4 @@
-"""What each node does in a situation, and what keeps it from doing it at once."""
+"""The decisions of each node in a situation, and what delays them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ SITUATIONS = [
         (replace(primary("pg1"), postgresql=Postgresql.STOPPED), *healthy()[1:]),
         {"pg1": ["Wait"]},
     ),
-    # Trap 2: Debian starts PostgreSQL at boot, the old primary would be writable again
+    # Trap 2: Debian starts PostgreSQL at boot, which would make the old primary writable again
     Situation(
         "trap 2: a former primary stays down while its successor serves",
         (down(primary("pg1", at=1400)), *FAILED_OVER),
@@ -190,7 +190,7 @@ SITUATIONS = [
         (primary("pg1"), replace(standby("pg2", "pg1"), pgpool=pgpool("pg1")), standby("pg3", "pg1")),
         {"pg1": [], "pg2": ["Attach"], "pg3": []},
     ),
-    # Trap 4: pgpool_status lost while two primaries are writable
+    # Trap 4: pgpool_status is lost while two primaries are writable
     Situation(
         "trap 4: with pgpool_status lost, the stale node is detached although its id is lower and pgpool-II chose it",
         (
@@ -289,7 +289,7 @@ SITUATIONS = [
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.story)
-def test_each_node_does_what_its_situation_asks_for(situation: Situation) -> None:
+def test_each_node_does_what_its_situation_requires(situation: Situation) -> None:
     assert situation.done == situation.wanted
 
 
@@ -312,8 +312,8 @@ def test_waiting_for_recovery_names_the_command() -> None:
     assert waiting.hint == "pgpoolctl recover pg1"
 
 
-def test_where_no_node_serves_it_names_a_command_that_works_without_one() -> None:
-    """`pgpoolctl recover` needs a primary; the one that may have taken its place may be gone for good."""
+def test_without_a_serving_node_the_hint_names_a_command_that_works() -> None:
+    """`pgpoolctl recover` needs a primary, but the one that may have taken its place can be gone permanently."""
     nodes = (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3"))
     [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes))
     assert isinstance(waiting, AwaitRecovery)
@@ -327,7 +327,7 @@ def test_a_former_primary_returns_by_itself_where_the_policy_allows_it() -> None
 
 
 def test_a_primary_whose_agent_is_restarted_keeps_its_place_although_pgpool_gave_it_up() -> None:
-    """At the end of an upgrade, while pgpool-II still searched for the primary that it had given up."""
+    """At the end of an upgrade, pgpool-II may still be searching for the primary that it has given up."""
     facts = seen(away("pg1"), replace(standby("pg2", "pg1", at=1001), pgpool=pgpool("pg1")), standby("pg3", "pg1"))
     pg2 = CLUSTER.named("pg2")
     assert isinstance(decide(CLUSTER, pg2, facts)[0], Promote)
@@ -336,13 +336,13 @@ def test_a_primary_whose_agent_is_restarted_keeps_its_place_although_pgpool_gave
 
 
 def test_the_stale_node_is_detached_and_not_the_right_one() -> None:
-    """Trap 4: pgpool-II believes in node 0, which is writable, has more WAL and is stale."""
+    """Trap 4: pgpool-II selects node 0, which is writable and has more WAL, but is stale."""
     nodes = (replace(primary("pg1", at=9000), pgpool=pgpool(primary="pg1")), *FAILED_OVER)
     detached = [action for action in decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes)) if isinstance(action, Detach)]
     assert [action.node for action in detached] == ["pg1"]
 
 
-# Two looks
+# Deciding twice
 
 
 @pytest.mark.parametrize(
@@ -353,9 +353,9 @@ def test_the_stale_node_is_detached_and_not_the_right_one() -> None:
         pytest.param((Dismiss("pg2", 2),), (Dismiss("pg2", 2),), (Dismiss("pg2", 2),), id="on both"),
     ],
 )
-def test_what_takes_a_node_away_is_decided_on_two_looks(first: Actions, second: Actions, left: Actions) -> None:
+def test_taking_a_node_away_is_decided_twice(first: Actions, second: Actions, left: Actions) -> None:
     assert confirmed(first, lambda: second) == left
 
 
-def test_nothing_else_waits_for_a_second_look() -> None:
+def test_no_other_action_needs_a_second_decision() -> None:
     assert confirmed((Attach("pg3"),), lambda: pytest.fail("it looked again")) == (Attach("pg3"),)

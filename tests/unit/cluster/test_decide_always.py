@@ -1,4 +1,4 @@
-"""What holds for decisions whatever the facts are."""
+"""Properties of decisions that hold for any facts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from pgpool_cluster.situation import rightful_primary
 
 @st.composite
 def any_node(draw: st.DrawFn, name: str) -> NodeFacts:
-    """Facts that can be true of one node, likely or not."""
+    """Draw possible facts of one node, likely or not."""
     postgresql = draw(st.sampled_from(Postgresql))
     up = postgresql is Postgresql.UP
     in_recovery = up and draw(st.booleans())
@@ -98,7 +98,7 @@ def decided(facts: ClusterFacts) -> dict[str, tuple[Action, ...]]:
 
 
 def gain_writes(facts: ClusterFacts, actions: Iterable[Action]) -> set[str]:
-    """Members that take writes because of `actions`."""
+    """Return the members that accept writes after `actions`."""
     gained = set()
     for action in actions:
         found = facts.of(action.node)
@@ -127,7 +127,7 @@ def test_there_are_never_two_writable_primaries(nodes: tuple[NodeFacts, ...]) ->
 @in_any_situation
 @given(any_nodes, st.lists(st.booleans(), min_size=3, max_size=3))
 def test_a_split_network_gains_no_second_primary(nodes: tuple[NodeFacts, ...], sides: list[bool]) -> None:
-    """Each node sees its own side only; at most one side makes a node writable."""
+    """Each node sees only its own side; at most one side makes a node writable."""
     gaining = set()
     for side in (False, True):
         part = seen(*(node for node, where in zip(nodes, sides, strict=True) if where is side))
@@ -156,7 +156,7 @@ def test_data_that_may_be_the_only_copy_is_never_replaced(nodes: tuple[NodeFacts
 
 @in_any_situation
 @given(any_nodes)
-def test_actions_are_for_the_node_that_was_asked(nodes: tuple[NodeFacts, ...]) -> None:
+def test_actions_are_for_the_node_that_decides(nodes: tuple[NodeFacts, ...]) -> None:
     for name, actions in decided(seen(*nodes)).items():
         assert all(action.node == name or isinstance(action, Attach | Detach) for action in actions)
 
@@ -171,7 +171,7 @@ def test_the_order_in_which_nodes_were_seen_changes_nothing(
 
 
 def after(facts: ClusterFacts, actions: Iterable[Action]) -> ClusterFacts:
-    """What is found once the actions have succeeded."""
+    """Return the facts after the actions have succeeded."""
     nodes = dict(facts.nodes)
     for action in actions:
         for name, change in changes(facts, action).items():
@@ -234,8 +234,8 @@ CHANGES_NOTHING = (Wait, AwaitRecovery, Refuse)
 
 @in_any_situation
 @given(any_nodes)
-def test_it_comes_to_rest(nodes: tuple[NodeFacts, ...]) -> None:
-    """Round after round, each node acting on what it sees, until nothing is left to change: soon, and one primary."""
+def test_the_cluster_comes_to_rest(nodes: tuple[NodeFacts, ...]) -> None:
+    """Each node acts on its facts, round after round; soon nothing is left to change, and there is one primary."""
     facts = seen(*nodes)
     for _ in range(12):
         pending = False

@@ -1,4 +1,4 @@
-"""What each node does where every node is a primary."""
+"""The decisions of each node if every node is a primary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOOTING = Policy(patient=True)
 
 
 def measure(name: str, *, term: int = 2) -> NodeFacts:
-    """A node that crashed with the others and has begun a term of its own."""
+    """A node that crashed with the others and has begun its own term."""
     return replace(primary(name, term=term), restart=term - 1)
 
 
@@ -267,5 +267,5 @@ SITUATIONS = [
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.story)
-def test_each_node_does_what_its_situation_asks_for(situation: Situation) -> None:
+def test_each_node_does_what_its_situation_requires(situation: Situation) -> None:
     assert situation.done == situation.wanted

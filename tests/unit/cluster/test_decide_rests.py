@@ -1,7 +1,7 @@
-"""Whatever happened to the nodes, in whatever order they decide: it ends in `healthy`, or with a command that helps.
+"""Whatever happens to the nodes, and in whatever order they decide: they become healthy, or name a helpful command.
 
-The agents are the package's own, in a world in memory (world.py). Stories are drawn by hypothesis, and all ways in
-which three nodes can have ended are gone through.
+The agents are the package's own code, in a world in memory (world.py). hypothesis draws the stories. A further test
+covers all states in which three nodes can have stopped.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def _hands() -> Iterator[None]:
         yield
 
 
-# What has to hold
+# The expected end
 
 
 def come_back(world: World, boots: Sequence[str], turns: Sequence[str]) -> None:
-    """Give every host power, one after the other, and let all take turns until they rest; then do what they say."""
+    """Power on every host, one after the other, and let all take turns until they rest; then run their commands."""
     for host in world.hosts.values():
         host.slow, host.applies = False, True
     for name in boots:
@@ -53,7 +53,7 @@ def come_back(world: World, boots: Sequence[str], turns: Sequence[str]) -> None:
 
 
 def rests(world: World, turns: Sequence[str]) -> None:
-    """Let all take turns until nothing changes, also once no agent waits any more for hosts that may be booting."""
+    """Let all take turns until nothing changes, even after the agents stop waiting for hosts that may be booting."""
     world.settle(turns)
     for host in world.hosts.values():
         host.patient = False
@@ -63,7 +63,7 @@ def rests(world: World, turns: Sequence[str]) -> None:
 
 
 def helped(world: World, turns: Sequence[str]) -> bool:
-    """Do the first command that the notes name and that changes anything; False if there is none."""
+    """Run the first command in the notes that changes something; return False if there is none."""
     answers = []
     for verb, name in world.commands():
         before = world.state()
@@ -76,7 +76,7 @@ def helped(world: World, turns: Sequence[str]) -> bool:
 
 
 def wishes(world: World) -> bool:
-    """Tell whether an administrator stopped a server, so that nobody may be left to serve."""
+    """Return whether an administrator stopped a server, so that no node may be left to serve."""
     return any(host.by_hand for host in world.databases)
 
 
@@ -106,7 +106,7 @@ Event = Callable[[World], None]
 
 @dataclass(frozen=True)
 class Told:
-    """Something that happens, with its words."""
+    """An event, with its description."""
 
     text: str
     work: Event
@@ -134,7 +134,7 @@ def database(world: World, place: int) -> str:
 
 
 masks = st.integers(0, 31)
-"""A set of hosts; none stands for all."""
+"""A set of hosts; the empty set means all."""
 places = st.integers(0, 4)
 
 
@@ -143,7 +143,7 @@ def cut(mask: int) -> Told:
 
 
 def cut_in_step(place: int, effects: int, mask: int) -> Told:
-    """Power goes while an agent acts."""
+    """Power fails while an agent acts."""
 
     def work(world: World) -> None:
         name = named(world, place)
@@ -153,7 +153,7 @@ def cut_in_step(place: int, effects: int, mask: int) -> Told:
 
 
 def cut_in_recovery(place: int, effects: int, mask: int) -> Told:
-    """Power goes while an administrator's recovery goes on."""
+    """Power fails during an administrator's recovery."""
 
     def work(world: World) -> None:
         name = database(world, place)
@@ -164,7 +164,7 @@ def cut_in_recovery(place: int, effects: int, mask: int) -> Told:
 
 
 def cut_in_check(place: int, effects: int, mask: int) -> Told:
-    """Power goes while pgpool-II gives a node up, and its failover_command acts."""
+    """Power fails while pgpool-II gives a node up and its failover_command is running."""
 
     def work(world: World) -> None:
         world.cut_during(chosen(world, mask), effects, lambda: world.check(database(world, place)))
@@ -228,7 +228,7 @@ def stop(place: int) -> Told:
 
 
 def slow(mask: int) -> Told:
-    """From now on these hosts receive late, the others at once."""
+    """From now on these hosts receive WAL late, and the others at once."""
 
     def work(world: World) -> None:
         for name, host in world.hosts.items():
@@ -238,7 +238,7 @@ def slow(mask: int) -> Told:
 
 
 def lose(mask: int, *, crashes: bool = False) -> Told:
-    """The primary, and these with it, are gone at once, power or servers; pgpool-II gives them up, the primary last."""
+    """The primary and these hosts fail together, by power or crash; pgpool-II gives them up, the primary last."""
 
     def work(world: World) -> None:
         primary = rightful_primary(world.cluster, world.seen())
@@ -259,7 +259,7 @@ def lose(mask: int, *, crashes: bool = False) -> Told:
 
 
 def no_apply(mask: int) -> Told:
-    """From now on `apply` fails on these hosts, as for a fault in cluster.yml."""
+    """From now on `apply` fails on these hosts, as with a faulty cluster.yml."""
 
     def work(world: World) -> None:
         for name, host in world.hosts.items():
@@ -308,7 +308,7 @@ def told(world: World, story: Sequence[Told], boots: Sequence[int], order: Seque
 
 
 counts = st.tuples(st.integers(1, 5), st.booleans())
-"""How many nodes have a database, and whether there is a witness."""
+"""The number of database nodes, and whether there is a witness."""
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -330,7 +330,7 @@ def test_new_servers_become_a_cluster(mode: Mode, count: int) -> None:
         assert world.is_healthy(), world.shown()
 
 
-# Every way in which three nodes can have ended
+# All states in which three nodes can have stopped
 
 IN_ORDER, CRASHED, HALF, OUT, OUT_CRASHED = "in order", "crashed", "half copied", "out of service", "out and crashed"
 HELD = "held"
@@ -338,7 +338,7 @@ ORDERS = list(itertools.permutations(range(3)))
 
 
 def ended(mode: Mode, states: Sequence[str]) -> World:
-    """Return three hosts without power that ended so; the first one that is whole was the primary."""
+    """Return three hosts without power in these states; the first one with complete data was the primary."""
     world = World.healthy(make_cluster(mode, len(states)))
     latest = 2 if OUT in states or OUT_CRASHED in states else 1
     first = next(place for place, state in enumerate(states) if state in (IN_ORDER, CRASHED))
@@ -354,7 +354,7 @@ def ended(mode: Mode, states: Sequence[str]) -> World:
         host.record = Record(7000, latest, latest if not standby else 0, standbys_came=world.cluster.synchronous > 0)
         host.names = world.names_wanted(host)
         if out:
-            told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes know of a term
+            told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes know the term
             host.data = replace(host.data, log=((1, 0),), timeline=1)
             host.record = replace(host.record, term=latest if told else 1, led=1)
         if state == HALF:
@@ -375,7 +375,7 @@ def every_end(mode: Mode) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("boots", ORDERS, ids=lambda boots: "".join(str(place + 1) for place in boots))
-@pytest.mark.parametrize("mode", [STREAMING, NATIVE])  # snapshot isolation decides by the same code
+@pytest.mark.parametrize("mode", [STREAMING, NATIVE])  # snapshot isolation uses the same code
 def test_three_nodes_come_back_however_they_ended(mode: Mode, boots: tuple[int, ...]) -> None:
     failed = {}
     for ends in every_end(mode):
@@ -387,7 +387,7 @@ def test_three_nodes_come_back_however_they_ended(mode: Mode, boots: tuple[int, 
     assert not failed, f"{len(failed)} of {len(list(every_end(mode)))}: {list(failed)}\n{worst}"
 
 
-# Stories that were seen
+# Stories that once failed
 
 ALL = 0
 
@@ -413,14 +413,14 @@ SEEN: dict[str, tuple[Mode, int, list[Told], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("seen", SEEN)
-def test_what_was_seen_ends_well(seen: str) -> None:
+def test_earlier_failures_end_well(seen: str) -> None:
     mode, count, story, boots = SEEN[seen]
     told(World.healthy(make_cluster(mode, count)), story, boots, ORDERS[0])
 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("place", range(3))
-def test_recover_of_a_node_that_needs_none_changes_nothing(mode: Mode, place: int) -> None:
+def test_recovering_a_healthy_node_changes_nothing(mode: Mode, place: int) -> None:
     world = World.healthy(make_cluster(mode, 3))
     with at_work(world):
         before = world.state()
@@ -430,8 +430,8 @@ def test_recover_of_a_node_that_needs_none_changes_nothing(mode: Mode, place: in
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("cut_off", [0, 0b010, 0b001], ids=["all", "the target", "the main node"])
-def test_power_goes_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> None:
-    """Also right after the copy has become a primary, before pgpool-II attached it."""
+def test_power_may_fail_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> None:
+    """This includes the moment when the copy has become a primary and pgpool-II has not attached it yet."""
     for effects, boots in itertools.product(range(16), [(0, 1, 2), (2, 0, 1)]):
         lost = [write(ALL), cut(0b010), check(1), write(ALL), boot(1, False), turns(True)]
         again = cut_in_recovery(1, effects, cut_off)
@@ -441,8 +441,8 @@ def test_power_goes_at_any_moment_of_a_recovery(mode: Mode, cut_off: int) -> Non
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("failed", [0, 1])
-def test_power_goes_at_any_moment_of_a_failover(mode: Mode, count: int, failed: int) -> None:
-    """Between a term that is told and who leads or serves in it, too."""
+def test_power_may_fail_at_any_moment_of_a_failover(mode: Mode, count: int, failed: int) -> None:
+    """This includes the moment between the claim of a term and the start of its leader."""
     for effects, lost in itertools.product(range(10), (ALL, 0b01, 0b10)):
         told(World.healthy(make_cluster(mode, count)),
              [write(ALL), crash(failed), cut_in_check(failed, effects, lost)], ORDERS[0], ORDERS[0])  # fmt: skip
@@ -450,7 +450,7 @@ def test_power_goes_at_any_moment_of_a_failover(mode: Mode, count: int, failed: 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("ends", [(CRASHED,) * 3, (CRASHED, IN_ORDER, IN_ORDER), (IN_ORDER, CRASHED, OUT)], ids=str)
-def test_power_goes_again_while_nodes_start(mode: Mode, ends: tuple[str, ...]) -> None:
+def test_power_may_fail_again_while_nodes_start(mode: Mode, ends: tuple[str, ...]) -> None:
     for effects, place in itertools.product(range(6), range(3)):
         begin = [boot(one, False) for one in range(3)]
         told(ended(mode, ends), [*begin, cut_in_step(place, effects, ALL)], ORDERS[0], ORDERS[0])

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what a crash leaves, and two who write at once, keep nobody from writing."""
+"""Files are whole or missing; neither leftovers of a crash nor concurrent writers block a write."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pgpool_cluster import files
 from pgpool_cluster.record import Record
 
 
-def test_what_a_power_cut_left_keeps_no_term_from_being_noted(tmp_path: Path) -> None:
-    """The next boot may give the agent the same process id."""
+def test_leftovers_of_a_power_cut_do_not_block_a_new_term(tmp_path: Path) -> None:
+    """After a reboot, the agent may get the same process id."""
     record = tmp_path / "record.json"
     (tmp_path / f".record.json.{os.getpid()}.partial").write_text("half")
     for term in (1, 2):
@@ -20,7 +20,7 @@ def test_what_a_power_cut_left_keeps_no_term_from_being_noted(tmp_path: Path) ->
     assert Record.load(record).term == 2
 
 
-def test_threads_that_write_the_same_file_at_once_all_do(tmp_path: Path) -> None:
+def test_concurrent_writes_of_the_same_file_all_succeed(tmp_path: Path) -> None:
     target, together = tmp_path / "users.json", threading.Barrier(16)
 
     def write(number: int) -> None:
@@ -34,7 +34,7 @@ def test_threads_that_write_the_same_file_at_once_all_do(tmp_path: Path) -> None
     assert target.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_is_left_unfinished_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_unfinished_files_are_swept(tmp_path: Path) -> None:
     old = tmp_path / ".record.json.17.partial"
     kept = [tmp_path / ".users.json.abc.partial", tmp_path / "record.json", tmp_path / "a.partial"]
     for path in (old, *kept):

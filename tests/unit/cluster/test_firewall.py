@@ -1,4 +1,4 @@
-"""The rules that keep strangers out come back by themselves, whatever takes them away."""
+"""The packet filter is restored automatically, whatever has removed it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIST = ["/usr/sbin/nft", "list", "table", "inet", "pgpool2_cluster"]
 
 
 class Nft:
-    """In place of nft: the table is there or not."""
+    """A stand-in for nft, with or without the table."""
 
     def __init__(self) -> None:
         self.loaded = False
@@ -47,32 +47,30 @@ def nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nft:
     return found
 
 
-def test_root_loads_rules_that_are_gone_and_leaves_those_that_are_there(
-    nft: Nft, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_root_loads_missing_rules_and_leaves_existing_ones(nft: Nft, capsys: pytest.CaptureFixture[str]) -> None:
     assert units.serve_control("firewall") == "done"
     assert nft.ran == [LIST, ["/usr/sbin/nft", "-f", str(paths.PEERS_NFT)]]
-    assert "loaded again" in capsys.readouterr().err
+    assert "loaded it again" in capsys.readouterr().err
     assert units.serve_control("firewall") == "done"
     assert nft.ran[2:] == [LIST]
 
 
-def test_rules_that_cannot_be_loaded_are_told(nft: Nft) -> None:
+def test_rules_that_cannot_be_loaded_are_reported(nft: Nft) -> None:
     nft.broken = True
     assert units.serve_control("firewall") == "nft: peers.nft:3: syntax error"
 
 
 @pytest.mark.parametrize("request_", ["firewall /tmp/x", "firewall\nstart pgpool2.service", "firewalls"])
-def test_the_word_stands_alone(request_: str, nft: Nft) -> None:
+def test_the_firewall_request_takes_no_argument(request_: str, nft: Nft) -> None:
     assert units.serve_control(request_).startswith("refused")
     assert nft.ran == []
 
 
 @pytest.mark.parametrize(("node", "asks"), [("pg1", True), ("pg2", False)])
-def test_the_agent_of_a_pgpool_has_root_look_once_a_minute(
+def test_the_agent_asks_root_to_check_the_rules_once_a_minute(
     node: str, asks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pgpool-II's ports were open to everybody from a reload of nftables until pgpool-II was restarted."""
+    """After a reload of nftables, pgpool-II's ports used to be open to all until pgpool-II was restarted."""
     cluster = parse("nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, runs: [postgresql]}}", "cluster.yml", "pg1")
     asked: list[str] = []
     now = [100.0]
@@ -85,7 +83,7 @@ def test_the_agent_of_a_pgpool_has_root_look_once_a_minute(
     assert asked == (["firewall", "firewall"] if asks else [])
 
 
-def test_a_failure_is_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def control(*_: str) -> None:
         raise OperationError("firewall: no", hint="")
 
@@ -98,7 +96,7 @@ def test_a_failure_is_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> No
             keeping._keep_rules(ClusterFacts())
 
 
-def test_the_unit_goes_with_nftables_and_before_pgpool() -> None:
+def test_the_unit_is_tied_to_nftables_and_starts_before_pgpool() -> None:
     lines = UNIT.read_text().splitlines()
     for line in ("PartOf=nftables.service", "ReloadPropagatedFrom=nftables.service", "After=nftables.service",
                  "Before=pgpool2.service", "RemainAfterExit=yes", "WantedBy=multi-user.target"):  # fmt: skip
@@ -108,7 +106,7 @@ def test_the_unit_goes_with_nftables_and_before_pgpool() -> None:
     assert f"--name={paths.FIREWALL_UNIT.removesuffix('.service')}" in (TEMPLATES / "rules").read_text()
 
 
-def test_apply_has_changed_rules_loaded_also_before_pgpool_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apply_loads_changed_rules_even_before_pgpool_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(units, "booted", lambda: True)
     monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))

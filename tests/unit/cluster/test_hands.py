@@ -1,4 +1,4 @@
-"""Root and postgres are two people: which of them touches a file, and what comes of odd things in its place."""
+"""Root or postgres touches a file, depending on its folder; odd files in its place do no harm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql", "server_log"})
-"""Modules whose files are the agent's and its hooks', which run as postgres."""
+"""Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",
     ("files", "write"): "the same",
@@ -66,13 +66,13 @@ ALLOWED = {
 
 
 def intruder(path: Path) -> str:
-    """As it is now: a test changes folders."""
+    """Clear the cache of folders, which the tests change."""
     ancestors.forget()
     return ancestors.intruder(path)
 
 
 def opening(module: Path) -> Iterator[tuple[str, str]]:
-    """The functions of a module that open, make, rename or delete a file themselves."""
+    """Return the functions of a module that open, create, rename or delete a file directly."""
     tree = ast.parse(module.read_text())
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
@@ -95,14 +95,14 @@ def opens(function: ast.expr) -> bool:
     return of != "hands" and function.attr in OPENS
 
 
-def test_what_runs_as_root_opens_and_deletes_through_the_hands_only() -> None:
+def test_code_that_runs_as_root_opens_and_deletes_only_through_hands() -> None:
     found = {one for module in PACKAGE.glob("*.py") if module.stem not in BY_THE_AGENT for one in opening(module)}
     assert found - set(ALLOWED) == set()
     assert set(ALLOWED) - found == set(), "allowed for nothing"
 
 
-def test_what_runs_as_root_writes_with_a_check() -> None:
-    """files.write checks nothing: it is for processes with no more rights than the folder's owner."""
+def test_code_that_runs_as_root_writes_with_a_check() -> None:
+    """files.write checks nothing; only processes without more rights than the folder's owner may use it."""
     for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
         assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
 
@@ -110,7 +110,7 @@ def test_what_runs_as_root_writes_with_a_check() -> None:
 @pytest.mark.parametrize(
     ("mode", "fits"), [(0o755, True), (0o700, True), (0o775, False), (0o757, False), (0o1777, False)]
 )
-def test_a_folder_that_others_may_write_in_is_not_roots(tmp_path: Path, mode: int, fits: bool) -> None:
+def test_a_folder_that_others_can_write_to_is_not_roots(tmp_path: Path, mode: int, fits: bool) -> None:
     place = tmp_path / "folder"
     place.mkdir()
     os.chown(place, -1, 1 if os.getuid() == 0 else -1)
@@ -119,8 +119,8 @@ def test_a_folder_that_others_may_write_in_is_not_roots(tmp_path: Path, mode: in
     assert intruder(place / "a" / "b" / "file") == "" or not fits
 
 
-def test_a_list_of_others_who_may_write_in_roots_folder_counts(tmp_path: Path) -> None:
-    """Its mask is where the group's rights are: the group is root's, and others may write all the same."""
+def test_an_access_control_list_on_a_folder_of_root_counts(tmp_path: Path) -> None:
+    """Its mask replaces the group's mode bits, so other users can write although the group is root."""
     none, nobody = 0xFFFFFFFF, 65534
     entries = ((1, 7, none), (2, 7, nobody), (4, 5, none), (16, 7, none), (32, 5, none))
     own = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
@@ -130,19 +130,19 @@ def test_a_list_of_others_who_may_write_in_roots_folder_counts(tmp_path: Path) -
     except OSError:
         pytest.skip("no lists on this file system")
     assert tmp_path.stat().st_mode & 0o070 == 0o070
-    assert "may be written in by others" in intruder(tmp_path / "file")
+    assert "other users can write to" in intruder(tmp_path / "file")
 
 
-def test_a_shared_folder_with_the_sticky_bit_may_be_further_up(tmp_path: Path) -> None:
+def test_a_sticky_shared_folder_may_be_an_ancestor(tmp_path: Path) -> None:
     (tmp_path / "shared" / "own").mkdir(parents=True)
     (tmp_path / "shared").chmod(0o1777)
     assert intruder(tmp_path / "shared" / "own" / "file") == ""
-    assert "others may make" in intruder(tmp_path / "shared" / "missing" / "file")
+    assert "other users can create" in intruder(tmp_path / "shared" / "missing" / "file")
     (tmp_path / "shared").chmod(0o777)
-    assert "may be written in" in intruder(tmp_path / "shared" / "own" / "file")
+    assert "other users can write to" in intruder(tmp_path / "shared" / "own" / "file")
 
 
-def test_root_makes_a_folder_of_its_own_in_a_shared_one_and_takes_no_other(machine: Server) -> None:
+def test_root_creates_its_folder_in_a_shared_one_and_adopts_no_other(machine: Server) -> None:
     shared = machine.place / "run"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -153,11 +153,11 @@ def test_root_makes_a_folder_of_its_own_in_a_shared_one_and_takes_no_other(machi
     os.chown(shared / "theirs", machine.postgres.pw_uid, -1)
     (shared / "link").symlink_to(machine.home)
     for name in ("theirs", "link"):
-        with pytest.raises(ServerError, match="root's alone"):
+        with pytest.raises(ServerError, match="must belong to root alone"):
             hands.make_folder(shared / name, 0o755)
 
 
-def test_links_of_roots_are_followed_and_what_they_lead_to_is_checked(tmp_path: Path) -> None:
+def test_links_of_root_are_followed_and_their_targets_checked(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("../" + tmp_path.name + "/real")
     assert intruder(tmp_path / "link" / "file") == ""
@@ -168,7 +168,7 @@ def test_links_of_roots_are_followed_and_what_they_lead_to_is_checked(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "dangling"])
-def test_no_odd_thing_is_read_or_waited_for(tmp_path: Path, kind: str) -> None:
+def test_odd_files_are_neither_read_nor_waited_for(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "record.json"
     made: dict[str, Callable[[], None]] = {
         "link": lambda: place.symlink_to("/etc/passwd"),
@@ -196,20 +196,20 @@ def test_a_record_of_other_types_is_damaged(tmp_path: Path, name: str, value: ob
         Record.load(tmp_path / "record.json")
 
 
-def test_a_file_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LARGEST", 10)
     (tmp_path / "file").write_bytes(b"x" * 11)
     with pytest.raises(files.OddFileError, match="is larger than"):
         files.read(tmp_path / "file")
 
 
-def test_a_users_list_that_would_add_lines_to_pool_passwd_is_none() -> None:
+def test_a_users_list_that_would_add_lines_to_pool_passwd_is_ignored() -> None:
     for name, entry in (("app", "AESx\npgpool_check:AESy"), ("a:b", "x"), ("a\nb", "x"), ("app", "x:y")):
         with pytest.raises(ValueError, match="entries"):
             Users.of({"serial": 1, "entries": {name: entry}, "mark": "m"})
 
 
-# As root, with a folder of another user's.
+# As root, with a folder of another user
 
 
 def other() -> pwd.struct_passwd:
@@ -221,7 +221,7 @@ def other() -> pwd.struct_passwd:
 
 
 class Server:
-    """root's /etc/pgpool2/cluster and cron.hourly, and postgres' home, below a folder that all may enter."""
+    """/etc/pgpool2/cluster and cron.hourly of root, and the home of postgres, below a folder that all can enter."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.postgres = place, other()
@@ -252,11 +252,11 @@ class Server:
         return (0, 0, file.mode) if file.owner == "root" else (self.postgres.pw_uid, self.postgres.pw_gid, file.mode)
 
     def apply(self) -> list[str]:
-        """Lay down, and return what was refused."""
+        """Run `apply` and return what it refused."""
         return [error.message for error in apply.carry_out(apply.plan())]
 
     def sums(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Whatever is root's and none of apply's business."""
+        """Files of root that `apply` must not touch."""
         found = {}
         for path in (self.secret, *self.cron.iterdir()):
             status = path.lstat()
@@ -268,7 +268,7 @@ class Server:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    place = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    place = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     place.chmod(0o755)
     ancestors.forget()
     found = Server(place)
@@ -290,7 +290,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     shutil.rmtree(place)
 
 
-def test_each_file_is_its_owners_and_root_makes_none_of_postgres(machine: Server) -> None:
+def test_each_file_belongs_to_its_owner_and_root_creates_none_of_postgres(machine: Server) -> None:
     assert machine.apply() == []
     for file in machine.wanted()[0]:
         status = Path(file.path).stat()
@@ -306,7 +306,7 @@ def _ln(target: Path) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize("kind", ["link to a secret", "FIFO", "folder", "its folder"])
 @pytest.mark.parametrize("again", [False, True])
-def test_an_odd_thing_in_postgres_home_harms_nothing_of_roots(machine: Server, kind: str, again: bool) -> None:
+def test_an_odd_file_in_the_home_of_postgres_harms_no_file_of_root(machine: Server, kind: str, again: bool) -> None:
     if again:
         machine.apply()
     before = machine.sums()
@@ -340,7 +340,7 @@ def test_a_hard_link_keeps_its_other_name_untouched(machine: Server) -> None:
     assert machine.sums() == before
 
 
-def test_a_race_of_links_wins_nothing(machine: Server) -> None:
+def test_racing_with_links_gains_nothing(machine: Server) -> None:
     before = machine.sums()
     pid = os.fork()
     if pid == 0:
@@ -365,7 +365,9 @@ def test_a_race_of_links_wins_nothing(machine: Server) -> None:
     assert machine.sums() == before
 
 
-def test_a_root_file_is_not_laid_down_in_postgres_folder(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_root_is_not_written_to_a_folder_of_postgres(
+    machine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = (machine.file(machine.home / "unit.conf", Share.WHOLE, "root"),), Users()
     monkeypatch.setattr(apply, "wanted", lambda: wanted)
     (refused,) = machine.apply()
@@ -384,7 +386,7 @@ def test_a_forged_memory_deletes_nothing(machine: Server) -> None:
     assert apply._claimed().files == {}
 
 
-def test_the_owners_process_has_nothing_of_roots(machine: Server) -> None:
+def test_the_owners_process_has_nothing_of_root(machine: Server) -> None:
     hands.read(machine.home / "nothing")
     (process,) = hands._processes.values()
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -397,10 +399,8 @@ def test_the_owners_process_has_nothing_of_roots(machine: Server) -> None:
     assert os.getsid(process.pid) == process.pid, "root's terminal is not its own"
 
 
-def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
-    machine: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hands, "_SECONDS", 0.2)
+def test_a_stopped_owners_process_is_not_waited_for_endlessly(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "_ANSWER_SECONDS", 0.2)
     hands.read(machine.home / "nothing")
     (process,) = hands._processes.values()
     os.kill(process.pid, 19)
@@ -409,9 +409,9 @@ def test_an_owners_process_that_is_stopped_is_not_waited_for_without_an_end(
     assert hands.read(machine.home / "nothing") is None
 
 
-def test_an_owners_processes_together_are_waited_for_once(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hands, "_SECONDS", 1.0)
-    monkeypatch.setattr(hands, "_SECONDS_IN_ALL", 1.5)
+def test_the_processes_of_one_owner_share_a_time_limit(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(hands, "_TOTAL_SECONDS", 1.5)
     monkeypatch.setattr(hands, "_spent", {})
     began = time.monotonic()
     for _ in range(20):
@@ -421,8 +421,8 @@ def test_an_owners_processes_together_are_waited_for_once(machine: Server, monke
     assert time.monotonic() - began < 15
 
 
-def test_a_link_of_postgres_behind_one_of_roots_leads_to_no_folder_of_roots(machine: Server) -> None:
-    """A disk for the archive may be behind root's link, in a folder that postgres can change."""
+def test_a_link_of_postgres_behind_a_link_of_root_is_not_followed(machine: Server) -> None:
+    """A link of root may lead to a disk for the archive in a folder that postgres can change."""
     (machine.home / "disk").symlink_to(machine.cron)
     (machine.etc / "archive").symlink_to(machine.home / "disk")
     with pytest.raises(ServerError, match=r"home/disk"):
@@ -430,7 +430,7 @@ def test_a_link_of_postgres_behind_one_of_roots_leads_to_no_folder_of_roots(mach
     assert (machine.cron.stat().st_uid, machine.cron.stat().st_mode & 0o777) == (0, 0o755)
 
 
-def test_a_link_of_roots_leads_to_a_folder_of_its_own(machine: Server) -> None:
+def test_a_link_of_root_is_followed(machine: Server) -> None:
     (machine.place / "disk").mkdir()
     (machine.etc / "archive").symlink_to("../disk")
     hands.make_folder(machine.etc / "archive", 0o700, machine.owner(machine.wanted()[0][0])[:2], again=True)
@@ -438,7 +438,7 @@ def test_a_link_of_roots_leads_to_a_folder_of_its_own(machine: Server) -> None:
     assert (machine.etc / "archive").is_symlink()
 
 
-def test_a_program_that_root_runs_as_postgres_has_nothing_of_roots_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_root_runs_as_postgres_gets_no_environment_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
     monkeypatch.setenv("SECRET_OF_ROOT", "hush")
@@ -449,8 +449,8 @@ def test_a_program_that_root_runs_as_postgres_has_nothing_of_roots_environment(m
     assert "hush" not in said
 
 
-def test_a_program_that_root_runs_as_postgres_has_no_terminal_of_roots() -> None:
-    """Others of postgres' can trace it, and have it type into a terminal that is its own."""
+def test_a_program_that_root_runs_as_postgres_gets_no_terminal_of_root() -> None:
+    """Other processes of postgres can trace it, and make it type into its terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         said = server.run(["sh", "-c", "(: </dev/tty) 2>/dev/null && echo terminal || echo none"])
@@ -461,7 +461,7 @@ def test_a_program_that_root_runs_as_postgres_has_no_terminal_of_roots() -> None
         os.close(terminal)
 
 
-# What "edited by hand" means where root remembers nothing.
+# The meaning of "edited by hand" without a memory of root
 
 
 def test_after_an_upgrade_an_edited_file_stays_and_no_other_counts_as_edited(machine: Server) -> None:
@@ -478,7 +478,7 @@ def test_after_an_upgrade_an_edited_file_stays_and_no_other_counts_as_edited(mac
 
 
 @pytest.mark.parametrize("claim", [True, False])
-def test_what_is_replaced_without_a_memory_of_roots_is_kept_beside(machine: Server, claim: bool) -> None:
+def test_a_file_replaced_without_a_memory_of_root_is_kept_beside(machine: Server, claim: bool) -> None:
     conf = machine.etc / "pgpool.conf"
     conf.write_text("port = 7777\n")
     if claim:
@@ -486,13 +486,13 @@ def test_what_is_replaced_without_a_memory_of_roots_is_kept_beside(machine: Serv
         paths.OLD_MEMORY.write_text(json.dumps({"files": found, "users": [], "cluster": ""}))
         os.chown(paths.OLD_MEMORY, machine.postgres.pw_uid, -1)
     planned = apply.plan()
-    assert f"{conf}: changed; what was there is {conf}.old" in map(str, planned.changes)
+    assert f"{conf}: changed; the previous file is {conf}.old" in map(str, planned.changes)
     apply.carry_out(planned)
     assert conf.read_text() == "port = 9999\n"
     assert (machine.etc / "pgpool.conf.old").read_text() == "port = 7777\n"
 
 
-def test_the_removal_takes_back_what_was_laid_down_and_nothing_else(
+def test_the_removal_deletes_the_written_files_and_nothing_else(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
@@ -512,7 +512,7 @@ def test_the_removal_takes_back_what_was_laid_down_and_nothing_else(
     assert sorted(path.name for path in machine.etc.iterdir()) == ["cluster_yml", "lock", "pool_passwd"]
 
 
-def test_a_pgpool_that_a_version_before_started_keeps_its_mark(
+def test_a_pgpool_that_an_older_package_started_keeps_its_mark(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "OLD_KEY_OF_PGPOOL", machine.home / "key-of-pgpool")
@@ -527,7 +527,7 @@ def test_a_pgpool_that_a_version_before_started_keeps_its_mark(
     assert paths.KEY_OF_PGPOOL.parent.stat().st_uid == 0
 
 
-def test_the_lock_is_not_waited_for_without_an_end(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_not_waited_for_endlessly(machine: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_LOCK_SECONDS", 0.1)
     with apply._locked():
         assert apply._LOCK.stat().st_mode & 0o7777 == 0o600
@@ -536,5 +536,5 @@ def test_the_lock_is_not_waited_for_without_an_end(machine: Server, monkeypatch:
     assert machine.apply() == []
 
 
-def test_names_of_what_is_laid_down_are_those_that_may_be_taken_back() -> None:
+def test_the_names_of_written_files_are_those_that_may_be_removed() -> None:
     assert set(configuration.STUBS) < configuration.IN_OTHERS_FOLDERS

@@ -1,4 +1,4 @@
-"""A chore that fails keeps neither another one nor a decision from its turn (finding D1)."""
+"""A failed chore stops neither another chore nor a decision (finding D1)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOST = seen(
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What pg2's agent and failover_command do when pg1 is lost and no session with it can be ended."""
+    """Records what pg2's agent and failover_command do if pg1 is lost and ending sessions with it fails."""
     done: list[str] = []
 
     def hang_up(_: Cluster, node: Node) -> None:
@@ -48,7 +48,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def pg2(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(paths, "USERS", paths.STATE / "nowhere")
-    monkeypatch.setattr(housekeeping.Housekeeping, "_keep_rules", lambda *_: None)  # test_firewall.py has it
+    monkeypatch.setattr(housekeeping.Housekeeping, "_keep_rules", lambda *_: None)  # covered by test_firewall.py
     return Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7000, term=1))
 
 
@@ -78,10 +78,10 @@ def test_a_primary_that_was_just_there_may_be_restarting_its_agent(
     assert "promote pg2 term 2" in done
 
 
-def test_pgpool_is_told_once_of_a_node_that_is_up_and_again_only_later(
+def test_pgpool_gets_one_attach_request_and_the_next_only_later(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It queues what it is told while it searches for a primary: ten attachments came when the node was down again."""
+    """It queues requests while it searches for a primary: ten used to take effect when the node was down again."""
     program = agent.Agent(pg2)
     followed = replace(standby("pg2", "pg1"), pgpool=pgpool("pg3"))
     there = seen(primary("pg1"), followed, standby("pg3", "pg1"))
@@ -103,7 +103,7 @@ def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
     assert "promote pg2 term 2" in done
 
 
-def test_each_chore_fails_by_itself_and_says_so(pg2: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_chore_fails_alone_and_is_reported(pg2: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     tidy = housekeeping.Housekeeping(pg2, agent.Agent(pg2)._vigil)
     seen_by: list[ClusterFacts] = []
 
@@ -122,10 +122,10 @@ def test_each_chore_fails_by_itself_and_says_so(pg2: Here, monkeypatch: pytest.M
     assert tidy.keep(LOST) == ""
 
 
-def test_an_apply_that_failed_is_asked_for_until_the_files_are_as_cluster_yml_says(
+def test_a_failed_apply_is_retried_until_the_files_match_cluster_yml(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D4: as at the start of the agent, whose ExecStartPre may fail."""
+    """D4: this also covers the start of the agent, whose ExecStartPre= may fail."""
     laid, asked = ["old"], list(done)
 
     def control(verb: str, _: str = "") -> None:
@@ -137,7 +137,7 @@ def test_an_apply_that_failed_is_asked_for_until_the_files_are_as_cluster_yml_sa
     pg2.loaded = "new"
     monkeypatch.setattr(paths, "laid_file", lambda: laid[0])
     monkeypatch.setattr(units, "control", control)
-    monkeypatch.setattr(housekeeping, "_APPLY_SECONDS", 0.0)
+    monkeypatch.setattr(housekeeping, "_APPLY_PAUSE_SECONDS", 0.0)
     tidy = housekeeping.Housekeeping(pg2, agent.Agent(pg2)._vigil)
     told = [tidy.keep(LOST) for _ in range(4)]
     assert asked == ["apply"] * 3

@@ -1,4 +1,4 @@
-"""What a server was tuned to before it came into the cluster, and keeps."""
+"""A server keeps its tuning from before it joined the cluster."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NATIVE = f"mode: native_replication\n{THREE}"
 
 
 def laid_down(text: str = THREE, *, needs: str = "", **values: str) -> dict[str, str]:
-    """The cluster's parameters on a server whose own files say this; `needs`: worker processes of its primary."""
+    """Return the cluster's parameters for a server with these own files; `needs`: worker processes of its primary."""
     found = {"max_worker_processes": int(needs or 0), "max_locks_per_transaction": 64, "max_prepared_transactions": 50}
     server = replace(SERVER, own=Own(values), needs=found if needs else {})
     return settings_of(text_of(CONF, files(text, server=server)))
 
 
 def test_higher_values_and_logical_replication_are_kept() -> None:
-    """PostgreSQL did not start again: a logical slot existed, and wal_level was replica."""
+    """PostgreSQL used not to restart if a logical slot existed, because wal_level became replica."""
     tuned = {"wal_level": "logical", "max_wal_senders": "65", "max_replication_slots": "50", "max_connections": "900"}
     found = laid_down(**tuned)
     assert {name: found[name] for name in tuned} == tuned
 
 
 @pytest.mark.parametrize("text", [THREE, NATIVE])
-def test_lower_ones_become_the_clusters(text: str) -> None:
+def test_lower_values_are_replaced_by_the_clusters(text: str) -> None:
     low = {"wal_level": "minimal", "max_wal_senders": "0", "max_connections": "20", "max_replication_slots": "'x'"}
     found = laid_down(text, **low)
     assert (found["wal_level"], found["max_wal_senders"]) == ("replica", "16")
@@ -41,12 +41,12 @@ def test_lower_ones_become_the_clusters(text: str) -> None:
 @pytest.mark.parametrize(
     ("own_value", "kept"), [("-1", "-1"), ("900GB", "900GB"), ("100 GB", "100 GB"), ("1MB", "128MB")]
 )
-def test_wal_that_a_slot_may_keep_is_not_cut_short(own_value: str, kept: str) -> None:
-    """A subscriber that lags would lose its place at the next checkpoint."""
+def test_a_larger_max_slot_wal_keep_size_is_kept(own_value: str, kept: str) -> None:
+    """Otherwise the slot of a lagging subscriber would become invalid at the next checkpoint."""
     assert laid_down(max_slot_wal_keep_size=own_value)["max_slot_wal_keep_size"] == kept
 
 
-def test_what_a_copy_of_a_tuned_primary_needs_is_laid_down_where_it_is_lower() -> None:
+def test_a_standby_gets_the_higher_values_of_a_tuned_primary() -> None:
     found = laid_down(needs="32", max_prepared_transactions="60")
     assert found["max_worker_processes"] == "32"
     assert not {"max_locks_per_transaction", "max_prepared_transactions"} & set(found)
@@ -63,7 +63,7 @@ def test_libraries_of_the_primary_are_preloaded_beside_a_servers_own() -> None:
     "command",
     ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive b pg1 %p", "wal-g wal-push '%p'", r"a\t \\ %p #"],
 )
-def test_what_archived_before_goes_on_doing_so(command: str) -> None:
+def test_an_existing_archive_command_continues_to_run(command: str) -> None:
     server = replace(SERVER, own=Own({"archive_mode": "on", "archive_command": command}))
     found = dict(own.lines(text_of(CONF, files(NATIVE, server=server))))["archive_command"]
     assert found == f"/usr/lib/pgpool2-cluster/archive-wal %p %f && ( {command}\n)"
@@ -72,8 +72,8 @@ def test_what_archived_before_goes_on_doing_so(command: str) -> None:
     assert "&&" not in laid_down(NATIVE, archive_mode="off", archive_command=command)["archive_command"]
 
 
-def test_a_member_gets_no_more_than_it_was_founded_with() -> None:
-    """Its standbys have no more: their replay would stop. Nor does a command run again that has not for long."""
+def test_a_member_gets_no_higher_values_than_it_joined_with() -> None:
+    """Its standbys have no higher values, so their replay would stop. An inactive archive_command stays inactive."""
     mine = Own({"max_connections": "900", "max_wal_senders": "20", "archive_mode": "on", "archive_command": "true"})
     older = {"max_connections": "404", "archive_command": "archive-wal %p %f"}
     assert keep.held(mine, older).values == {"max_connections": "404", "max_wal_senders": "20", "archive_mode": "on"}
@@ -82,7 +82,7 @@ def test_a_member_gets_no_more_than_it_was_founded_with() -> None:
 
 
 def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
-    """The cluster's own file is left out; what stands behind its place wins over it."""
+    """The cluster's own file is not read; lines after its include override it."""
     (tmp_path / "conf.d").mkdir()
     for name, text in {
         "postgresql.conf": "wal_level = replica # x\nWork_Mem '4MB'\ninclude_dir = 'conf.d'\nmax_wal_senders 5\n",
@@ -109,7 +109,7 @@ def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("text", "number"), [("32 ", 32), ("0x20", 32), ("+300", 300), ("5MB", 0), ("-1", 0)])
-def test_numbers_as_postgresql_reads_them(text: str, number: int) -> None:
+def test_numbers_are_read_as_postgresql_does(text: str, number: int) -> None:
     assert Own({"max_connections": text}).number("max_connections") == number
 
 
@@ -118,7 +118,7 @@ def test_numbers_as_postgresql_reads_them(text: str, number: int) -> None:
     [("16GB", "MB", 2**34), ("128", "8kB", 2**20), ("1.5 kB", "", 1536), ("10s", "ms", 1e4), ("-1", "MB", -1),
      ("10", "s", 1e4), ("on", "", None), ("5", "", 5)],
 )  # fmt: skip
-def test_sizes_and_times_with_any_unit(text: str, unit: str, size: float | None) -> None:
+def test_sizes_and_times_are_read_with_any_unit(text: str, unit: str, size: float | None) -> None:
     assert keep.quantity(text, unit) == size
 
 

@@ -1,4 +1,4 @@
-"""cluster.key: the credentials that follow from it, checked against the programs that will read them."""
+"""The credentials derived from cluster.key, checked with the programs that use them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PG2 = Node(1, "pg2", "10.0.0.2", 5432, 1.0, frozenset(Service))
 
 
 def credentials(key: ClusterKey) -> list[str]:
-    """Every secret and every fingerprint of a cluster."""
+    """Return every secret and every fingerprint of a cluster."""
     return [
         *(key.password(role) for role in Role),
         *(key.scram_verifier(role, "same") for role in Role),
@@ -59,8 +59,8 @@ def test_equal_keys_give_equal_credentials_and_other_keys_none_of_them() -> None
     assert not set(credentials(KEY)) & set(credentials(OTHER))
 
 
-def test_what_follows_from_a_key_stays_the_same_in_later_versions() -> None:
-    """Other values here would change every password of the clusters that exist."""
+def test_derived_credentials_stay_the_same_in_later_versions() -> None:
+    """Other values here would change every password of existing clusters."""
     assert KEY.fingerprint == "2381a3415557b925"
     assert KEY.password(Role.REPLICATION) == "5LbnUkGX2nGpsG5KeGCqCU2PuqU_N7c08YsUB6Y98d4"
 
@@ -82,8 +82,8 @@ def test_a_generated_key_can_be_read_and_is_new_each_time() -> None:
         (PREFIX + "A" * 42 + "B", "cut off or mistyped"),
         (PREFIX + "A" * 42 + "é", "characters"),
         (PREFIX + "A" * 42 + "$", "characters"),
-        ("correct horse battery staple six seven", "do not say how the key follows"),
-        ("pgpool2-cluster-words-3:correct horse battery staple six", "a kind that this package does not know"),
+        ("correct horse battery staple six seven", "have no prefix that says how"),
+        ("pgpool2-cluster-words-3:correct horse battery staple six", "this package does not know this kind"),
         (f"{WORDS}correct horse battery staple", "fewer than 5 words"),
         (f"{WORDS}one one one one one one two three", "fewer than 5 words"),
         (f"{WORDS}a b c d e f g h i j", "fewer than 5 words"),
@@ -100,13 +100,13 @@ def test_a_bad_key_is_refused_without_being_shown(text: str, reason: str) -> Non
     assert caught.value.__cause__ is None or letters not in str(caught.value.__cause__)
 
 
-def test_a_key_does_not_show_itself() -> None:
+def test_repr_does_not_show_a_key() -> None:
     assert str(KEY.secret) not in repr(KEY)
     assert "seed" not in repr(ssh.user_key(KEY, PG1))
 
 
-def test_a_scram_verifier_is_what_rfc_7677_says() -> None:
-    """RFC 7677, section 3: the server signature of its example follows from our server key."""
+def test_a_scram_verifier_agrees_with_rfc_7677() -> None:
+    """Our server key gives the server signature in the example of RFC 7677, section 3."""
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
     verifier = scram_verifier("pencil", salt, 4096)
     assert verifier.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
@@ -120,7 +120,7 @@ def test_a_scram_verifier_is_what_rfc_7677_says() -> None:
     )
 
 
-def test_pool_passwd_and_pcp_conf_have_what_pgpools_own_programs_print() -> None:
+def test_pool_passwd_and_pcp_conf_agree_with_the_output_of_pgpools_programs() -> None:
     """From pg_enc and pg_md5 of pgpool-II 4.6.1."""
     assert pool_passwd_entry("secret", "thekey") == "AESjxddJAjYgkQUsTBNWr1WEg=="
     assert pcp_conf_entry("secret") == "5ebe2294ecd0e0f08eab7690d2a6ee69"
@@ -147,32 +147,32 @@ def test_ssh_keygen_reads_the_host_certificate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-ed25519 &&&&"])
-def test_what_is_no_host_key_is_refused(line: str) -> None:
-    with pytest.raises(UsageError, match="no ed25519 public key"):
+def test_an_invalid_host_key_is_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="not an ed25519 public key"):
         ssh.host_certificate(KEY, PG1, line)
 
 
-def test_users_passwords_go_over_to_a_new_key() -> None:
+def test_users_passwords_are_re_encrypted_for_a_new_key() -> None:
     entry = pool_passwd_entry("secret", "old key")
     assert pool_passwd_entry_again(entry, "old key", "new key") == pool_passwd_entry("secret", "new key")
     assert pool_passwd_entry_again("md5abc", "old key", "new key") == "md5abc"
 
 
-# Words of an administrator's own
+# An administrator's own words
 
 SIX_WORDS = "correct horse battery staple violin anchor"
 IN_USE = "ebb427fe190900e1"
-"""The fingerprint that SIX_WORDS have given since the first version."""
+"""The fingerprint of SIX_WORDS since the first version."""
 
 
 def test_each_guess_at_words_costs_128_mb() -> None:
-    """A host that reaches port 22 could test guesses offline at 0.1 s each: the host certificate has the authority."""
+    """The host certificate contains the authority, so a host that reaches port 22 could test guesses offline."""
     expected = hashlib.scrypt(SIX_WORDS.encode(), salt=b"pgpool2-cluster 2", n=2**17, r=8, p=1, dklen=32, maxmem=2**28)
     assert parse(f"{WORDS}{SIX_WORDS}", "cluster.key") == ClusterKey(expected)
     assert parse(f"{WORDS} {SIX_WORDS}\n", "cluster.key") == ClusterKey(expected)
 
 
-def test_words_that_are_in_use_stay_the_key_that_they_are() -> None:
+def test_words_in_use_keep_giving_the_same_key() -> None:
     assert parse(SIX_WORDS, "cluster.key", laid=IN_USE).fingerprint == IN_USE
     assert parse(f"pgpool2-cluster-words-1:{SIX_WORDS}", "cluster.key").fingerprint == IN_USE
     assert is_cheap(SIX_WORDS)
@@ -189,7 +189,7 @@ def test_words_that_are_in_use_stay_the_key_that_they_are() -> None:
         (GOOD, GOOD),
     ],
 )
-def test_an_answer_becomes_a_line_that_says_how(answer: str, line: str) -> None:
+def test_an_answer_becomes_a_line_with_a_prefix(answer: str, line: str) -> None:
     assert for_file(answer, "pgpool2-cluster/key") == line
 
 
@@ -210,7 +210,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "etc"
 
 
-def test_words_become_a_key_once_and_a_random_key_has_nothing_to_wait_for(
+def test_a_key_is_derived_from_words_only_once_and_a_random_key_needs_no_cache(
     etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS}\n")
@@ -224,7 +224,7 @@ def test_words_become_a_key_once_and_a_random_key_has_nothing_to_wait_for(
 
 
 @pytest.mark.parametrize("damage", ["", "half", "x y z", "0" * 64 + " AAAA"])
-def test_what_was_kept_counts_for_its_own_line_only(etc: Path, damage: str) -> None:
+def test_a_cached_key_counts_only_for_its_own_line(etc: Path, damage: str) -> None:
     paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS}\n")
     found = key_file.read()
     (etc / "DERIVED_KEY").write_text(damage)
@@ -233,9 +233,9 @@ def test_what_was_kept_counts_for_its_own_line_only(etc: Path, damage: str) -> N
     assert key_file.read() != found
 
 
-def test_bare_words_go_on_where_they_are_in_use_also_after_a_removal(etc: Path) -> None:
+def test_bare_words_in_use_still_work_after_a_removal(etc: Path) -> None:
     paths.CLUSTER_KEY.write_text(f"{SIX_WORDS}\n")
-    with pytest.raises(UsageError, match="do not say how") as refused:
+    with pytest.raises(UsageError, match="have no prefix") as refused:
         key_file.read()
     assert WORDS in refused.value.hint
     (etc / "FINGERPRINT").write_text(f"{IN_USE}\n")

@@ -1,4 +1,4 @@
-"""`check` names what is known to be wrong with the pgpool2 that is installed."""
+"""`check` reports the known faults of the installed pgpool2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Install = Callable[..., list[Check]]
 
 @pytest.fixture
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """What `check` says of a pgpool2 of this version; without `listed`, it is Debian's own."""
+    """Return the output of `check` for this version of pgpool2; without `listed`, it is Debian's own."""
     monkeypatch.setattr(known_faults, "TABLE", tmp_path / "table")
     monkeypatch.setattr(known_faults, "PATCHES", tmp_path / "patches.json")
 
@@ -62,14 +62,14 @@ def test_our_package_with_all_patches_fails_nothing_and_its_advisories_are_named
     assert "apt changelog" not in note
 
 
-def test_a_patch_that_was_left_out_fails_where_the_cluster_relies_on_it(checked: Install) -> None:
+def test_a_missing_patch_fails_if_the_cluster_relies_on_it(checked: Install) -> None:
     there = [name for name in ALL if name not in ("one-recovery", "one-write")]
     found = checked("installed 4.6.1-50+deb13+1", {"patches": there, "left_out": {"one-recovery": "", "one-write": ""}})
     assert failed(found) == ["pgpool2 4.6.1-50+deb13+1 has the patch one-recovery"]
     assert "a second recovery can begin" in next(str(check) for check in found if not check.ok)
 
 
-def test_what_upstream_has_itself_is_not_missed(checked: Install) -> None:
+def test_a_patch_merged_upstream_is_not_missing(checked: Install) -> None:
     there = [name for name in ALL if name != "one-recovery"]
     found = checked("installed 4.6.1-50+deb13+1", {"patches": there, "upstream": ["one-recovery"]})
     assert failed(found) == []
@@ -91,20 +91,20 @@ def test_debians_own_package_is_named_with_what_it_lacks(
     assert f"pgpool2 {version} has the patch {not_concerned}" not in failed(found)
     (note,) = notes(found)
     assert "CVE-2026-92873" in note
-    assert "Debian may have mended them in this revision: apt changelog pgpool2" in note
+    assert "Debian may have fixed them in this revision: apt changelog pgpool2" in note
 
 
-def test_a_version_that_is_mended_has_no_note(checked: Install) -> None:
+def test_a_fixed_version_has_no_note(checked: Install) -> None:
     assert notes(checked("installed 4.7.3-1", {"patches": ALL})) == []
     assert len(notes(checked("installed 4.3.5-1"))) == 2
 
 
 @pytest.mark.parametrize("version", ["4.3.7-1", "4.4.2-1", "4.5.2-1", "4.6.2-1", "4.6.3-1.pgdg13+1", "4.6.5-1"])
-def test_releases_that_nobody_pinned_are_named_too(checked: Install, version: str) -> None:
+def test_unpinned_releases_are_named_too(checked: Install, version: str) -> None:
     assert "CVE-2026-92867" in notes(checked(f"installed {version}"))[-1]
 
 
-def test_a_branch_that_was_mended_by_itself_has_no_note(checked: Install) -> None:
+def test_a_branch_with_a_backport_has_no_note(checked: Install) -> None:
     known = json.loads(json.dumps(KNOWN))
     for advisory in known["advisories"]:
         advisory["backports"] = ["4.6.6"]
@@ -113,7 +113,7 @@ def test_a_branch_that_was_mended_by_itself_has_no_note(checked: Install) -> Non
     assert len(notes(checked("installed 4.5.9-1", known=known))) == 2
 
 
-def test_a_cve_that_a_patch_mends_is_not_open(checked: Install) -> None:
+def test_a_cve_fixed_by_a_patch_is_not_open(checked: Install) -> None:
     known = json.loads(json.dumps(KNOWN))
     known["patches"][0]["mends"] = ["CVE-2026-92867"]
     (note,) = notes(checked("installed 4.6.1-50", {"patches": ALL}, known))
@@ -122,11 +122,11 @@ def test_a_cve_that_a_patch_mends_is_not_open(checked: Install) -> None:
 
 
 @pytest.mark.parametrize("status", ["", "config-files 4.6.1-2", "half-configured 4.6.1-2"])
-def test_no_package_is_no_fault(checked: Install, status: str) -> None:
+def test_a_missing_package_is_not_a_fault(checked: Install, status: str) -> None:
     assert checked(status) == []
 
 
-def test_a_note_outlives_the_way_to_another_node() -> None:
+def test_a_note_survives_the_transfer_to_another_node() -> None:
     note = Check("pg1", "pgpool2 has known advisories", True, "CVE-1", "upgrade", note=True)
     assert Check.of(note.json) == note
     assert note.json["ok"] is True

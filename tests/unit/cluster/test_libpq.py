@@ -1,4 +1,4 @@
-"""How this node logs in to another one: the server has to prove itself."""
+"""When this node logs in to another one, the server has to authenticate itself."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-def test_while_a_server_may_have_no_certificate_of_ours_no_password_leaves_all_the_same(
-    root: Path, content: str | None
-) -> None:
+def test_no_password_leaves_even_while_a_server_may_lack_our_certificate(root: Path, content: str | None) -> None:
     if content is not None:
         root.write_text(content)
     for connection in every_connection():
@@ -52,7 +50,7 @@ def test_while_a_server_may_have_no_certificate_of_ours_no_password_leaves_all_t
         assert "sslrootcert" not in connection
 
 
-def test_afterwards_the_certificate_and_the_name_in_it_are_checked(root: Path) -> None:
+def test_afterwards_the_certificate_and_its_name_are_verified(root: Path) -> None:
     root.write_text("/etc/pgpool2/cluster/authorities/3442880f.0\n")
     for connection in every_connection():
         assert connection["sslmode"] == "verify-full"
@@ -62,7 +60,7 @@ def test_afterwards_the_certificate_and_the_name_in_it_are_checked(root: Path) -
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """A host in pg1's place: its port, and what it was told after it had asked for a password in clear text."""
+    """An impostor of pg1: its port, and what it received after it had requested a clear-text password."""
     (tmp_path / "stranger.pem").write_text(certificates.server(OTHER, CLUSTER.nodes[0], NOTHING, certified=True))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "stranger.pem")
@@ -92,7 +90,7 @@ def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
 
 
 @pytest.mark.parametrize("verified", [False, True])
-def test_a_host_in_a_nodes_place_is_told_no_password(
+def test_an_impostor_host_gets_no_password(
     root: Path, stranger: tuple[int, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, verified: bool
 ) -> None:
     port, told = stranger
@@ -113,8 +111,8 @@ def test_a_host_in_a_nodes_place_is_told_no_password(
     assert len(told) == (0 if verified else len(connections)), "a login began at a server that had not proved itself"
 
 
-def test_nothing_else_says_how_a_server_proves_itself() -> None:
-    """Another place would be forgotten when this one changes."""
+def test_no_other_module_sets_the_verification_parameters() -> None:
+    """A second place would be missed in a change of this one."""
     mine = {Path(libpq.__file__).name}
     for module in (ROOT / "scripts" / "pgpool_cluster").glob("*.py"):
         text = module.read_text(encoding="utf-8")

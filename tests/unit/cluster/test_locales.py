@@ -1,4 +1,4 @@
-"""A locale that a node lacks is named, with the commands that make it, before a copy would refuse every login."""
+"""A missing locale is reported, with the commands to generate it, before a copy would refuse every login."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class _Cursor:
         return [(name,) for name in self.names]
 
 
-def test_a_copy_to_which_nobody_could_log_in_is_refused_before_it_is_made() -> None:
-    """Standbys streamed and stayed `starting`; check said `pgpoolctl apply`."""
+def test_a_copy_that_would_refuse_every_login_is_refused_in_advance() -> None:
+    """Such standbys used to stream and stay `starting`, and check suggested `pgpoolctl apply`."""
     source = CLUSTER.named("pg1")
     copying._check_locales(source, _Cursor("C", "C.UTF-8", "POSIX"))
     with pytest.raises(OperationError, match=r"this machine has no locale xx_YY\.UTF-8") as caught:
@@ -63,25 +63,25 @@ def test_the_line_for_locale_gen(name: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("said", [ENGLISH, SPANISH])
-def test_what_a_server_refuses_logins_for_is_known_in_any_language(said: str) -> None:
+def test_a_missing_locale_is_recognized_in_any_language(said: str) -> None:
     assert locales.refused(said) == "de_DE.UTF-8"
 
 
 @pytest.mark.parametrize("said", ["", "FATAL:  the database system is starting up", "No such file or directory"])
-def test_other_reasons_are_not_about_locales(said: str) -> None:
+def test_other_reasons_are_not_attributed_to_locales(said: str) -> None:
     assert locales.refused(said) == ""
 
 
 @pytest.mark.parametrize(("major", "has"), [(13, False), (14, False), (15, True), (18, True)])
-def test_the_version_is_asked_where_the_major_keeps_it(major: int, has: bool) -> None:
+def test_the_collation_version_is_queried_where_the_major_stores_it(major: int, has: bool) -> None:
     asked: Any = locales.versions(Instance(PostgresqlCluster(major, "main"), 5432, Path("/srv")))
     assert ("datcollversion" in asked) is has
 
 
-def test_a_server_that_lets_nobody_in_is_told_once_a_start_would_be_over(
+def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stayed `starting`, without a word, as long as every login failed, for whatever reason."""
+    """It used to stay `starting` without a message for as long as every login failed."""
     now = [100.0]
     said = ['FATAL:  role "postgres" is not permitted to log in']
 

@@ -1,4 +1,4 @@
-"""A user whose login through pgpool-II would fail: refused when it is made, and named with its fix when it is there."""
+"""A user whose login through pgpool-II would fail is refused at creation, and reported with a fix if it exists."""
 
 from __future__ import annotations
 
@@ -31,38 +31,40 @@ def test_the_longest_password_is_the_longest_that_pgpool_reads() -> None:
     [("x" * 80, "has 80 characters, and pgpool-II reads passwords of at most 79"), ("", "is empty"),
      ("café", "beyond ASCII"), ("a\tb", "control character")],
 )  # fmt: skip
-def test_a_password_that_nobody_could_log_in_with_is_refused(
-    password: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A token of 200 characters was accepted, and its user was shut out."""
+def test_an_unusable_password_is_refused(password: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of 200 characters used to be accepted, and its user could not log in."""
     with pytest.raises(UsageError, match=reason):
         typed(monkeypatch, password)
 
 
 @pytest.mark.parametrize("password", ["x" * 79, " ", "md5x", "AES", "TEXTx", "SCRAM-SHA-256$"])
-def test_an_odd_password_that_works_is_taken(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusual_password_that_works_is_accepted(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert typed(monkeypatch, password) == password
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("x" * 64, "64 characters, and PostgreSQL keeps 63"), ("pg_app", "keeps for itself"), ("none", "keeps for itself"),
-     ("a b", "no plain role name")],
-)  # fmt: skip
-def test_a_name_that_postgresql_does_not_take_is_refused_with_its_own_reason(name: str, reason: str) -> None:
+    [
+        ("x" * 64, "64 characters, but PostgreSQL keeps only 63"),
+        ("pg_app", "PostgreSQL reserves"),
+        ("none", "PostgreSQL reserves"),
+        ("a b", "not a plain role name"),
+    ],
+)
+def test_a_name_that_postgresql_rejects_is_refused_with_its_own_reason(name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         plain.refuse_role(name)
     plain.refuse_role("x" * 63)
 
 
-def test_a_password_that_an_older_package_took_is_named() -> None:
+def test_a_password_accepted_by_an_older_package_is_reported() -> None:
     long = key.pool_passwd_entry("x" * 200, POOL_KEY)
     (found,) = logins.unreadable({"app": "AESshort", "token": long})
     assert "token is longer than the 79 characters" in found.why
     assert found.fix == "pgpoolctl user set token"
 
 
-def test_each_reason_why_a_user_cannot_log_in_has_its_own_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_reason_for_a_failing_login_has_its_own_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("good", True, False, "SCRAM-SHA-256$"), ("old", True, False, "md50123456789a"),
             ("shut", False, False, "SCRAM-SHA-256$"), ("late", True, True, "SCRAM-SHA-256$"),
             ("bare", True, False, "")]  # fmt: skip
@@ -71,7 +73,7 @@ def test_each_reason_why_a_user_cannot_log_in_has_its_own_fix(monkeypatch: pytes
     entries = dict.fromkeys([*(row[0] for row in rows), "gone"], "")
     found = {fault.why: fault.fix for fault in logins.refused(here, entries)}
     assert found == {
-        "old has an md5 password in PostgreSQL, and pgpool-II logs in by SCRAM": "pgpoolctl user set old",
+        "old has an md5 password in PostgreSQL, but pgpool-II logs in with SCRAM": "pgpoolctl user set old",
         "the role shut may not log in": 'ALTER ROLE "shut" LOGIN',
         "the password of late has expired": "ALTER ROLE \"late\" VALID UNTIL 'infinity'",
         "bare has no password in PostgreSQL": "pgpoolctl user set bare",

@@ -1,4 +1,4 @@
-"""The neighbour advertisement that tells where an IPv6 address has moved."""
+"""The neighbour advertisement that announces the move of an IPv6 address."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_longer_link_layer_address_fills_whole_units() -> None:
     assert (len(option), option[1]) == (24, 3)
 
 
-def test_an_interface_that_is_not_there_is_told() -> None:
-    with pytest.raises(ServerError, match="fd00::50 on no-such is not announced"):
+def test_a_missing_interface_is_reported() -> None:
+    with pytest.raises(ServerError, match="cannot announce fd00::50 on no-such"):
         announce(ADDRESS, "no-such")
 
 
 @pytest.mark.parametrize("words", [[], ["fd00::50"], ["10.0.0.50", "eth0"], ["pg1", "eth0"]])
-def test_the_hook_takes_an_ipv6_address_and_an_interface(words: list[str]) -> None:
+def test_the_hook_accepts_an_ipv6_address_and_an_interface(words: list[str]) -> None:
     with pytest.raises(UsageError):
         hook.run(["announce-address", *words])

@@ -1,4 +1,4 @@
-"""The cluster's roles log in to a database of their own, once every server has it; until then to `postgres`."""
+"""The cluster's roles log in to their own database once every server has it, and until then to `postgres`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pgpool_cluster.record import Record
 
 
 class Agent:
-    """pg1's agent, the primary's: `made` and `applied` count what it did."""
+    """The agent of pg1, the primary; `made` and `applied` count its actions."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made, self.applied, self.fails = 0, 0, ""
@@ -41,7 +41,7 @@ class Agent:
         monkeypatch.setattr(own_database, "make", self._make)
         for module in (own_database, applying):
             monkeypatch.setattr(module, "threading", AT_ONCE)
-        monkeypatch.setattr(applying, "_GATHER", 0)
+        monkeypatch.setattr(applying, "_GATHER_SECONDS", 0)
 
     def _make(self, _: Here) -> None:
         self.made += 1
@@ -66,8 +66,8 @@ def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
     return Agent(tmp_path, monkeypatch)
 
 
-def test_the_primary_makes_it_and_goes_over_once_every_server_has_it(pg1: Agent) -> None:
-    """A REVOKE CONNECT on `postgres` took every node out of service within seconds."""
+def test_the_primary_creates_it_and_switches_once_every_server_has_it(pg1: Agent) -> None:
+    """A REVOKE CONNECT on `postgres` used to take every node out of service within seconds."""
     pg1.round()
     assert (pg1.made, pg1.applied, paths.database()) == (1, 0, "postgres")
     pg1.round("pg1", "pg2")  # pg3 has an older package, or has not replayed it yet
@@ -80,24 +80,24 @@ def test_the_primary_makes_it_and_goes_over_once_every_server_has_it(pg1: Agent)
 
 
 def test_a_standby_that_is_away_is_not_waited_for(pg1: Agent) -> None:
-    """Health checks went to a database with a connection limit for as long as a server was missing."""
+    """Health checks used to stay on a database with a connection limit for as long as a server was missing."""
     away = seen(*(replace(one, own_database=True) for one in healthy() if one.node != "pg3"))
     pg1.chore.tend(away, writes=True)
     assert (pg1.applied, paths.database()) == (1, DATABASE)
 
 
-def test_where_it_was_dropped_it_is_made_again_and_nothing_goes_back(pg1: Agent) -> None:
+def test_a_dropped_database_is_created_again_and_nothing_is_reverted(pg1: Agent) -> None:
     pg1.round("pg1", "pg2", "pg3")
     pg1.round()
     assert (pg1.made, paths.database()) == (1, DATABASE)
 
 
-def test_a_node_that_does_not_write_makes_none(pg1: Agent) -> None:
+def test_a_read_only_node_does_not_create_it(pg1: Agent) -> None:
     pg1.chore.tend(having_it(), writes=False)
     assert pg1.made == 0
 
 
-def test_why_it_cannot_be_made_is_told_and_it_is_tried_again(pg1: Agent) -> None:
+def test_a_failure_to_create_it_is_reported_and_retried(pg1: Agent) -> None:
     pg1.fails = "PostgreSQL: no space left"
     pg1.round()
     with pytest.raises(OperationError, match="no space left"):
@@ -106,7 +106,7 @@ def test_why_it_cannot_be_made_is_told_and_it_is_tried_again(pg1: Agent) -> None
 
 
 class _Server:
-    """A server in place of `Database`, with the statements that it was sent."""
+    """A stand-in for `Database` that records statements."""
 
     def __init__(self, *databases: str) -> None:
         self.databases, self.sent = list(databases), list[str]()
@@ -124,8 +124,8 @@ class _Server:
         yield SimpleNamespace(execute=execute, fetchall=found, fetchone=lambda: next(iter(found()), None))
 
 
-def test_one_that_is_half_dropped_is_dropped_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DROP DATABASE was interrupted: PostgreSQL refuses every login from then on, whatever is granted."""
+def test_a_half_dropped_database_is_dropped_and_created_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupted DROP DATABASE, PostgreSQL refuses every login to it, whatever is granted."""
     monkeypatch.setattr(own_database, "_HALF_DROPPED", (1,))
     server: Any = _Server("postgres", DATABASE)
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_one_that_is_half_dropped_is_dropped_and_made(monkeypatch: pytest.Monkey
     assert server.sent[dropped + 1].endswith("TEMPLATE template0")
 
 
-def test_its_rights_come_last_and_are_of_the_roles_alone() -> None:
+def test_its_rights_are_set_last_and_only_for_the_roles() -> None:
     server: Any = _Server("postgres")
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]
     assert f"postgres: CREATE DATABASE {DATABASE} OWNER postgres TEMPLATE template0" in server.sent
@@ -149,7 +149,7 @@ def test_its_rights_come_last_and_are_of_the_roles_alone() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"4.{version.minor}")
 @pytest.mark.parametrize(("own", "name"), [(False, "postgres"), (True, DATABASE)])
-def test_health_checks_go_by_what_every_server_has(version: PgpoolVersion, own: bool, name: str) -> None:
+def test_health_checks_use_the_database_that_every_server_has(version: PgpoolVersion, own: bool, name: str) -> None:
     server = replace(SERVER, pgpool=version, own_database=own)
     found = pgpool_conf(server=server)
     wanted = {"health_check_database", "sr_check_database", *(["recovery_database"] if version.minor > 6 else [])}
@@ -158,7 +158,7 @@ def test_health_checks_go_by_what_every_server_has(version: PgpoolVersion, own: 
 
 
 @pytest.mark.parametrize(("laid", "used"), [("", ["postgres"]), (DATABASE, ["postgres", DATABASE])])
-def test_the_agent_goes_there_where_postgres_has_another_name(
+def test_the_agent_uses_it_if_postgres_has_been_renamed(
     laid: str, used: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -181,7 +181,7 @@ def test_the_agent_goes_there_where_postgres_has_another_name(
     assert asked == used
 
 
-def test_a_server_that_hangs_is_not_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_is_not_queried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def connect(**words: object) -> None:

@@ -1,4 +1,4 @@
-"""A server that dpkg stops for an upgrade of its package is on its way up; one that a person stops is not."""
+"""A server that dpkg has stopped for an upgrade counts as starting; one that an administrator stopped does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOPPED = UnitState("inactive", "success", was_active=True, seconds=20)
 
 
 def programs(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str]) -> list[list[str]]:
-    """Have programs end with these statuses and outputs, one after the other; returns what was run."""
+    """Make programs return these statuses and outputs in turn; return the commands that were run."""
     ran: list[list[str]] = []
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     ids=["prerm", "unpacking", "unpacked", "held", "stopped by force", "by hand", "removed", "broken off", "booted",
          "restart"],
 )  # fmt: skip
-def test_what_a_server_is_that_does_not_run(
+def test_the_state_of_a_server_that_is_not_running(
     database: Database, state: UnitState, dpkg: str, found: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "state", lambda _: state)
@@ -65,8 +65,10 @@ def test_what_a_server_is_that_does_not_run(
     assert all(words[-1] == "postgresql-17" for words in ran)
 
 
-def test_one_that_dpkg_does_not_start_again_is_stopped(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """postinst starts only what starts by itself (start.conf)."""
+def test_a_server_that_dpkg_does_not_restart_counts_as_stopped(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """postinst starts only servers with automatic start (start.conf)."""
     monkeypatch.setattr(units, "state", lambda _: STOPPED)
     monkeypatch.setattr("pgpool_cluster.postgresql._starts_by_itself", lambda _: False)
     programs(monkeypatch, (0, "install unpacked\n"))
@@ -79,7 +81,7 @@ def test_one_that_dpkg_does_not_start_again_is_stopped(database: Database, monke
      ([(2, "")], False),
      ([(1, "")], False)],  # no such package: PostgreSQL was built by hand
 )  # fmt: skip
-def test_dpkg_is_asked_again_where_it_could_not_be_read(
+def test_dpkg_is_queried_again_after_a_failed_read(
     answers: list[tuple[int, str]], found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs(monkeypatch, *answers)
@@ -87,7 +89,7 @@ def test_dpkg_is_asked_again_where_it_could_not_be_read(
 
 
 @pytest.mark.parametrize(("job", "moving"), [("", False), ("Job=4711\n", True)])
-def test_a_unit_between_stop_and_start_of_a_restart_moves(
+def test_a_unit_between_stop_and_start_of_a_restart_counts_as_moving(
     job: str, moving: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = "ActiveState=inactive\nResult=success\nActiveEnterTimestampMonotonic=7\nStateChangeTimestampMonotonic=9\n"

@@ -1,4 +1,4 @@
-"""What pgpool-II believes, as its pcp commands print it."""
+"""pgpool-II's view, as its pcp commands print it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pgpool_cluster.facts import BackendState, PgpoolFacts, WatchdogState
 NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
 CLUSTER = parse(f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}", "cluster.yml", "pg3")
 SILENT_SECONDS = 0.3
-"""What pgpool-II waits for one silent host, a tenth of the truth."""
+"""How long pgpool-II waits for one silent host here; a tenth of the real time."""
 
 
 class Pgpool:
-    """A pgpool-II that takes all nodes for up: about a silent one it answers once it has waited for its host."""
+    """A pgpool-II that believes all nodes to be up; it answers about a silent one only after waiting for its host."""
 
     def __init__(self, silent: set[str]) -> None:
         self.silent = silent
@@ -53,14 +53,14 @@ def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | N
 
 
 @pytest.mark.parametrize("silent", [set(), {"pg1"}, {"pg1", "pg2"}, set(NODES) - {"pg3"}], ids=len)
-def test_it_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two silent hosts kept pcp_node_info -a for longer than its limit: every agent took its pgpool-II for down."""
+def test_its_view_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two silent hosts, pcp_node_info -a exceeded its limit, and every agent believed its pgpool-II to be down."""
     found = looked(silent, monkeypatch)
     assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
 
 
-def test_one_that_refuses_at_once_is_asked_one_question_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until its configuration is the cluster's, it knows no such user: that is no reason to rest, or to ask more."""
+def test_a_refusing_pgpool_gets_one_query_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the cluster's configuration, it does not know the user, which causes neither a pause nor more queries."""
     questions, answers = [], Pgpool(set())
     refuses = True
 

@@ -1,4 +1,4 @@
-"""What a data directory says of the server in it."""
+"""Facts about a server from its data directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pgpool_cluster.postgresql import received_timeline
 def test_the_timeline_of_a_standby_is_that_of_its_latest_wal(
     tmp_path: Path, names: tuple[str, ...], timeline: int
 ) -> None:
-    """The history of one that it has nothing of yet, and what a promotion put aside, do not count."""
+    """The history of a timeline without WAL, and files set aside by a promotion, do not count."""
     (tmp_path / "pg_wal").mkdir()
     for name in names:
         (tmp_path / "pg_wal" / name).touch()

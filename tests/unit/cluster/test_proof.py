@@ -1,4 +1,4 @@
-"""When servers have to prove themselves: during an upgrade, after it, and while the cluster key is changed."""
+"""When servers are verified: during an upgrade, after it, and during a key change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = ("pg1", "pg2", "pg3")
 
 @dataclass(slots=True)
 class Wire:
-    """Three database nodes on this machine; `shows` has the PEM that each node shows, "" for no TLS."""
+    """Three database nodes on this machine; `shows` has the PEM that each node presents, "" for no TLS."""
 
     folder: Path
     listeners: dict[str, socket.socket] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     yield made
     for listener, thread in zip(made.listeners.values(), threads, strict=True):
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join()  # one that still accepts may do so on the next test's socket, which gets the same number
+        thread.join()  # a late accept() could use the next test's socket, which gets the same number
         listener.close()
 
 
@@ -114,7 +114,7 @@ def pg2(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node2:
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     here = Here(wire.cluster, wire.cluster.named("pg2"), None, Peers({}), Record())
     node = Node2(here, proof.Proof(here))
-    monkeypatch.setattr(applying, "_GATHER", 0)
+    monkeypatch.setattr(applying, "_GATHER_SECONDS", 0)
     monkeypatch.setattr(applying, "threading", AT_ONCE)
     monkeypatch.setattr(time, "monotonic", lambda: node.now)
 
@@ -136,7 +136,7 @@ def pg2(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node2:
 
 
 def lay(node: Node2, key: ClusterKey) -> None:
-    """What `apply` does on this node, with the record as it is."""
+    """Do what `apply` would do on this node with its current record."""
     record, before = node.here.record, Laid.here()
     alone, certified = record.proven == key.fingerprint, record.certified == key.fingerprint
     paths.AUTHORITIES.write_text(certificates.authorities(key, before, alone=alone))
@@ -150,7 +150,7 @@ def facts(*keys: ClusterKey) -> ClusterFacts:
     return seen(*(replace(one, key=key.fingerprint) for one, key in zip(found, keys or (KEY,) * 3, strict=True)))
 
 
-def test_a_server_that_shows_the_certificate_of_before_is_reloaded(wire: Wire, pg2: Node2) -> None:
+def test_a_server_that_presents_its_old_certificate_is_reloaded(wire: Wire, pg2: Node2) -> None:
     wire.show(STRANGER, "pg2")
     pg2.round(facts())
     before = pg2.reloads
@@ -161,8 +161,8 @@ def test_a_server_that_shows_the_certificate_of_before_is_reloaded(wire: Wire, p
     assert pg2.reloads == before + 1
 
 
-def test_an_old_node_is_reached_until_it_shows_a_certificate_too(wire: Wire, pg2: Node2) -> None:
-    wire.show(STRANGER, "pg3")  # as the machine's own, which ssl-cert made
+def test_an_older_node_is_reached_until_it_presents_a_certificate_too(wire: Wire, pg2: Node2) -> None:
+    wire.show(STRANGER, "pg3")  # like the machine's own from ssl-cert
     for _ in range(3):
         pg2.round(facts())
     assert pg2.here.record.proven == ""
@@ -181,7 +181,7 @@ def test_an_old_node_is_reached_until_it_shows_a_certificate_too(wire: Wire, pg2
 
 
 @pytest.mark.parametrize("shown", [STRANGER, None])
-def test_it_never_goes_back(wire: Wire, pg2: Node2, shown: ClusterKey | None) -> None:
+def test_verification_is_never_reverted(wire: Wire, pg2: Node2, shown: ClusterKey | None) -> None:
     pg2.round(facts())
     lay(pg2, KEY)
     if shown is None:
@@ -200,15 +200,15 @@ def test_a_node_that_is_away_is_waited_for(wire: Wire, pg2: Node2) -> None:
     assert "pg3" not in wire.asked
 
 
-def test_another_node_at_the_address_is_none(wire: Wire) -> None:
-    """Nodes have certificates of one authority; the name in them tells one from another."""
+def test_another_node_at_the_address_is_rejected(wire: Wire) -> None:
+    """One authority signs all nodes' certificates; the name in them distinguishes the nodes."""
     wire.shows["pg3"] = wire.shows["pg1"]
     why = proof.refused(wire.cluster.named("pg3"), pem=certificates.authorities(KEY, NOTHING, alone=True))
     assert "certificate is not the cluster's" in why
     assert "IP address mismatch" in why
 
 
-def test_a_server_without_tls_has_not_proved_itself(wire: Wire) -> None:
+def test_a_server_without_tls_is_not_verified(wire: Wire) -> None:
     wire.shows["pg3"] = ""
     assert proof.refused(wire.cluster.named("pg3"), pem=certificates.authorities(KEY, NOTHING, alone=True))
 
@@ -239,7 +239,7 @@ def test_another_key_takes_over_step_by_step(wire: Wire, pg2: Node2) -> None:
     assert Laid.here().count == 1
 
 
-def test_an_administrators_own_authority_is_the_one(wire: Wire, pg2: Node2, tmp_path: Path) -> None:
+def test_an_administrators_own_authority_is_used(wire: Wire, pg2: Node2, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(certificates.authorities(STRANGER, NOTHING, alone=True))
     pg2.here.cluster = replace(wire.cluster, tls=Tls("/etc/ssl/db.pem", "/etc/ssl/db.key", str(tmp_path / "ca.pem")))
     pg2.round(facts())
@@ -250,7 +250,7 @@ def test_an_administrators_own_authority_is_the_one(wire: Wire, pg2: Node2, tmp_
 
 
 def test_a_round_costs_little(pg2: Node2) -> None:
-    """A look of the agent may cost 20 ms of CPU in all."""
+    """One round of the agent may use 20 ms of processor time in total."""
     pg2.round(facts())
     lay(pg2, KEY)
     pg2.round(facts())

@@ -1,4 +1,4 @@
-"""The unit's watchdog is fed while the agent's loop goes round, or a copy that holds it makes progress."""
+"""The unit's watchdog is fed while the agent's loop runs, or a copy within the loop makes progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIT = Path(__file__).resolve().parents[3] / "debian-templates" / "pgpool2-clust
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What the agent says to systemd, which wants to hear of it every 80 ms."""
+    """The socket to systemd, whose watchdog expects a message every 80 ms."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.setblocking(False)
@@ -28,7 +28,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 def heard(systemd: socket.socket) -> set[str]:
-    """Return what is said for a moment; what was said before is forgotten."""
+    """Return the messages of the next moment; earlier ones are discarded."""
     found: list[set[str]] = []
     for _ in range(2):
         found.append(set())
@@ -40,7 +40,7 @@ def heard(systemd: socket.socket) -> set[str]:
     return found[-1]
 
 
-def test_it_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> None:
+def test_the_watchdog_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> None:
     with pulse.feeding():
         pulse.beat()
         assert heard(systemd) == {"WATCHDOG=1"}
@@ -52,7 +52,9 @@ def test_it_is_fed_between_two_rounds_and_no_longer(systemd: socket.socket) -> N
     assert heard(systemd) == set()
 
 
-def test_a_copy_that_says_how_far_it_is_feeds_it(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_reports_progress_feeds_the_watchdog(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 30.0)
     with pulse.feeding():
         pulse.beat(0.0)
@@ -61,7 +63,7 @@ def test_a_copy_that_says_how_far_it_is_feeds_it(systemd: socket.socket, monkeyp
         assert heard(systemd) == {"WATCHDOG=1"}
 
 
-def test_where_systemd_wants_no_word_none_is_said(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_watchdog_nothing_is_sent(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_USEC")
     with pulse.feeding():
         assert heard(systemd) == set()

@@ -1,4 +1,4 @@
-"""What an installation would do to a server as it is."""
+"""The prediction of what an installation would do to an existing server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AUTO = "/var/lib/postgresql/17/main/postgresql.auto.conf"
 
 
 def told(seen: Seen, plan: Plan = LAID, *kinds: Kind) -> dict[str, Finding]:
-    """The findings of some kinds, all where none is named, by their areas."""
+    """Return the findings of these kinds, or of all kinds if none is given, by area."""
     return {one.area: one for one in findings(seen, plan) if not kinds or one.kind in kinds}
 
 
@@ -55,12 +55,12 @@ def test_a_new_server_loses_nothing_and_is_restarted() -> None:
         "restart  max_connections: 100 to 404",
         "restart  listen_addresses: localhost to *",
         "changed  wal_sender_timeout: 60000ms to 10s",
-        "changed  roles: pgpool_check, for health checks, is made",
+        "changed  roles: pgpool_check, for health checks, is created",
     }
     assert "wal_level" not in told(DEBIANS)
 
 
-def test_what_is_there_already_changes_nothing() -> None:
+def test_existing_values_change_nothing() -> None:
     there = with_settings(**{name: replace(SETTINGS[name], value=value) for name, value in LAID.parameters.items()})
     there = replace(there, settings={**there.settings, "wal_sender_timeout": Setting("10000", "ms")})
     there = replace(there, settings={**there.settings, "max_slot_wal_keep_size": Setting("1024", "MB")})
@@ -73,8 +73,10 @@ def test_what_is_there_already_changes_nothing() -> None:
      (tuple(Slot(f"p{one}", logical=False) for one in range(17)), 0, "postgresql_conf: {max_replication_slots: 17}"),
      ((), 3, "postgresql_conf: {max_prepared_transactions: 3}")],
 )  # fmt: skip
-def test_what_postgresql_would_not_start_with_is_refused(slots: tuple[Slot, ...], prepared: int, line: str) -> None:
-    """A production server was down: its own FATAL stood in the journal, and no word of the line to write."""
+def test_values_that_would_stop_postgresql_from_starting_are_refused(
+    slots: tuple[Slot, ...], prepared: int, line: str
+) -> None:
+    """A production server went down; the journal had only its FATAL message, and not the line to write."""
     plan = replace(LAID, parameters={**LAID.parameters, "max_prepared_transactions": "2"})
     prepares = {"max_prepared_transactions": Setting("2", context="postmaster")}
     seen = replace(with_settings(**prepares), slots=slots, prepared=prepared)
@@ -82,30 +84,30 @@ def test_what_postgresql_would_not_start_with_is_refused(slots: tuple[Slot, ...]
     assert line in refused.fix
 
 
-def test_a_logical_slot_is_no_reason_where_logical_is_laid_down() -> None:
+def test_a_logical_slot_is_accepted_if_wal_level_will_be_logical() -> None:
     plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
     seen = with_settings(wal_level=Setting("logical", context="postmaster", source="configuration file"))
     seen = replace(seen, slots=(LOGICAL,), own=Own({"wal_level": "logical"}))
     assert told(seen, plan)["wal_level"] == Finding(Kind.KEPT, "wal_level", "logical")
 
 
-def test_a_slot_that_lags_does_not_lose_its_place() -> None:
+def test_a_lagging_slot_stays_valid() -> None:
     seen = replace(DEBIANS, slots=(replace(LOGICAL, held=2**31),))
     plan = replace(LAID, parameters={**LAID.parameters, "wal_level": "logical"})
     assert "max_slot_wal_keep_size: -1" in told(seen, plan, Kind.REFUSED)["max_slot_wal_keep_size"].fix
-    assert not told(seen, replace(plan, slots=frozenset({"debezium"})), Kind.REFUSED)  # left by a cluster of before
+    assert not told(seen, replace(plan, slots=frozenset({"debezium"})), Kind.REFUSED)  # left by an earlier cluster
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("synchronous_standby_names", "ANY 1 (dr)"), ("ssl_cert_file", "/etc/ssl/db.pem")]
 )
-def test_what_was_set_on_purpose_is_not_taken_away(name: str, value: str) -> None:
+def test_deliberate_settings_are_not_overridden(name: str, value: str) -> None:
     seen = replace(DEBIANS, own=Own({name: value}))
     assert value in told(seen, LAID, Kind.REFUSED)[name].fix
     assert not told(seen, replace(LAID, wished=frozenset({name})), Kind.REFUSED)
 
 
-def test_archiving_goes_on_or_is_refused() -> None:
+def test_archiving_continues_or_the_installation_is_refused() -> None:
     own = Own({"archive_mode": "on", "archive_command": "pgbackrest archive-push %p"})
     assert "after a failover only with postgresql_conf:" in told(replace(DEBIANS, own=own))["archive"].what
     native = replace(LAID, streams=False)
@@ -115,22 +117,22 @@ def test_archiving_goes_on_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["archive_command", "archive_library", "restore_command"])
-def test_an_archive_by_alter_system_is_refused_where_the_cluster_has_its_own(name: str) -> None:
-    """It won over the cluster's archive, which stayed empty, and so recovery read nothing from it."""
+def test_an_archive_by_alter_system_is_refused_if_the_cluster_archives(name: str) -> None:
+    """It used to override the cluster's archive, which stayed empty, so that recovery found nothing in it."""
     seen = with_settings(**{name: Setting("pgbackrest %p", source="configuration file", file=AUTO)})
     assert f"ALTER SYSTEM RESET {name}" in told(seen, replace(LAID, streams=False), Kind.REFUSED)[name].fix
     assert not told(seen, LAID, Kind.REFUSED)
 
 
-def test_a_server_that_nobody_can_ask_is_refused() -> None:
-    """What it holds was not known, so nothing was refused, and its configuration was laid down."""
+def test_a_server_that_cannot_be_queried_is_refused() -> None:
+    """Its content was unknown, so nothing was refused, and `apply` wrote its configuration."""
     silent = Seen(silent='psql: FATAL:  password authentication failed for user "postgres"')
     assert "local all postgres peer" in told(silent, LAID, Kind.REFUSED)["PostgreSQL"].fix
     renamed = replace(DEBIANS, home=False)
     assert "CREATE DATABASE postgres" in told(renamed, LAID, Kind.REFUSED)["the database postgres"].fix
 
 
-def test_what_stands_behind_include_dir_is_not_taken_away() -> None:
+def test_lines_after_include_dir_are_not_overridden() -> None:
     own = Own({"synchronous_standby_names": "dr"}, later=frozenset({"synchronous_standby_names"}))
     assert not told(replace(DEBIANS, own=own), LAID, Kind.REFUSED)
 
@@ -141,7 +143,7 @@ def test_what_stands_behind_include_dir_is_not_taken_away() -> None:
      ("listen_addresses", Setting("localhost", context="postmaster", file=AUTO), Kind.MISSING),
      ("wal_sender_timeout", Setting("0", "ms", source="command line"), Kind.KEPT)],
 )  # fmt: skip
-def test_what_wins_over_the_clusters_file_is_named(name: str, there: Setting, kind: Kind) -> None:
+def test_settings_that_override_the_clusters_file_are_named(name: str, there: Setting, kind: Kind) -> None:
     found = told(with_settings(**{name: there}))[name]
     assert found.kind is kind
     assert found.fix == (f"ALTER SYSTEM RESET {name}" if kind is Kind.MISSING else "")
@@ -178,14 +180,14 @@ def rule(kind: str, address: str, method: str, mask: str = "", users: tuple[str,
      (rule("host", "client.example.org", "trust"), False), (rule("local", "", "trust"), True),
      (rule("local", "", "peer"), False)],
 )  # fmt: skip
-def test_lines_of_pg_hba_that_get_another_answer_are_named(there: Rule, changed: bool) -> None:
+def test_overridden_lines_of_pg_hba_are_named(there: Rule, changed: bool) -> None:
     found = told(replace(DEBIANS, rules=(there, rule("host", "all", "scram-sha-256"))))
     assert ("pg_hba.conf" in found) is changed
     behind = replace(DEBIANS, rules=(rule("host", "all", "md5"), rule("local", "", "peer"), there))
     assert "pg_hba.conf" not in told(behind)
 
 
-def test_what_keeps_other_nodes_from_logging_in_is_missing() -> None:
+def test_obstacles_to_logins_of_other_nodes_are_missing_findings() -> None:
     shut = Fault("the login shell of postgres is /usr/sbin/nologin", "chsh -s /bin/bash postgres")
     (found,) = [one for one in findings(replace(DEBIANS, kept_out=(shut,)), LAID) if one.area == "login over ssh"]
     assert (found.kind, found.what, found.fix) == (Kind.MISSING, shut.why, shut.fix)
@@ -203,7 +205,7 @@ def test_a_server_that_does_not_run_is_judged_by_its_files() -> None:
     assert list(told(seen, LAID, Kind.REFUSED)) == ["synchronous_standby_names"]
 
 
-# The edge.
+# The input and output
 
 ANSWER = {
     "settings": {name: [one.value, one.unit, one.context, one.source, one.file] for name, one in SETTINGS.items()},
@@ -220,7 +222,7 @@ ANSWER = {
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A machine with a logical slot, on which nothing is laid down; `file` is added to its cluster.yml."""
+    """A machine with a logical slot before the first `apply`; `file` is appended to its cluster.yml."""
     found = SimpleNamespace(file="", ran=[], answer=ANSWER)
 
     def run(words: list[str], **_: object) -> str:
@@ -259,7 +261,7 @@ def test_check_before_says_all_and_fails_where_something_would_be_lost(
     assert "postgresql_conf: {wal_level: logical}" in first["fix"]
 
 
-def test_with_the_line_that_it_says_nothing_is_refused(machine: Any) -> None:
+def test_with_the_suggested_line_nothing_is_refused(machine: Any) -> None:
     machine.file = "postgresql_conf: {wal_level: logical}\n"
     before.raise_refused(before.rehearse())
 
@@ -279,13 +281,13 @@ def test_a_first_installation_is_refused_before_anything_is_changed(machine: Any
     assert machine.ran
 
 
-def test_a_server_that_does_not_answer_is_installed_on_all_the_same(machine: Any) -> None:
+def test_the_installation_proceeds_on_a_server_that_does_not_answer(machine: Any) -> None:
     machine.answer = None
     before.refuse(*rendered())
 
 
-def test_a_restart_that_would_not_come_up_again_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration was not tested before a running production server was stopped for it."""
+def test_a_restart_that_would_fail_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running production server used to be stopped without a test of its new configuration."""
     answers: dict[str, list[Any]] = {"pg_settings": [("wal_level",)], "pg_replication_slots": [("debezium", True)]}
 
     def query(_: object, sql: str, *__: object) -> list[Any]:

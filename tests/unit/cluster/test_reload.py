@@ -1,4 +1,4 @@
-"""A unit reads its configuration again, also while it is still starting."""
+"""A unit is reloaded even while it is still starting."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ time.sleep(20)
 
 @pytest.mark.parametrize("late", [0, 0.3])
 @pytest.mark.parametrize("active", ["activating", "active"])
-def test_a_program_that_has_just_started_reads_again_once_it_catches_the_signal(
+def test_a_starting_program_is_reloaded_once_it_handles_the_signal(
     active: str, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pgpool-II waits for its watchdog for seconds, and did not read what was laid down meanwhile; Debian's ended."""
+    """pgpool-II waits seconds for its watchdog, and ignored files written meanwhile; Debian's pgpool-II exited."""
     with subprocess.Popen(
         [sys.executable, "-c", CATCHES.format(late=late)], stdout=subprocess.PIPE, text=True
     ) as program:
@@ -48,7 +48,7 @@ def test_a_program_that_has_just_started_reads_again_once_it_catches_the_signal(
         ([UnitState("failed", "exit-code", was_active=True)], []),
     ],
 )  # fmt: skip
-def test_what_runs_is_reloaded_and_what_does_not_reads_by_itself(
+def test_a_running_unit_is_reloaded_and_a_stopped_one_is_not(
     states: list[UnitState], asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, ...]] = []
@@ -59,7 +59,7 @@ def test_what_runs_is_reloaded_and_what_does_not_reads_by_itself(
     assert told == asked
 
 
-def test_a_program_that_takes_no_sighup_is_left_alone_and_named(
+def test_a_program_without_a_sighup_handler_is_left_alone_and_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(units, "_CATCHES_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""What each kind of node may ask for: a witness looks, and changes nothing by its word; no term is out of reach."""
+"""Access rights of each kind of node: a witness can read but change nothing, and no term is out of reach."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Two databases and a witness, whose pgpool-II leads; pg1 is the primary."""
+    """Two database nodes and a witness, whose pgpool-II leads; pg1 is the primary."""
     with at_work(led_by_witness(STREAMS)) as found:
         yield found
 
@@ -69,9 +69,7 @@ def test_every_request_has_one_line_about_its_askers() -> None:
      {"do": "failover", "failed": 0}, {"do": "may-start", "instance": "15-main"}, {"do": "converge"}],
 )  # fmt: skip
 @pytest.mark.parametrize("peer", ["w", "gone"])
-def test_a_witness_and_a_node_that_cluster_yml_has_no_more_change_nothing(
-    request_: Json, peer: str, world: World
-) -> None:
+def test_a_witness_and_a_removed_node_change_nothing(request_: Json, peer: str, world: World) -> None:
     before = world.state()
     with pytest.raises(OperationError, match=r"may (not )?ask for") as refused:
         asked(world, "pg2", request_, peer=peer)
@@ -79,7 +77,7 @@ def test_a_witness_and_a_node_that_cluster_yml_has_no_more_change_nothing(
     assert world.state() == before
 
 
-def test_a_witness_has_no_node_promoted_while_the_primary_is_in_sight(world: World) -> None:
+def test_a_witness_cannot_promote_a_node_while_the_primary_is_in_sight(world: World) -> None:
     for request in ({"do": "promote", "term": 2, "excuse": [0, 0]}, {"do": "promote", "term": 2, "excuse": None}):
         with pytest.raises(OperationError, match="pg2 does not see that it is to take over"):
             asked(world, "pg2", request, peer="w")
@@ -88,7 +86,7 @@ def test_a_witness_has_no_node_promoted_while_the_primary_is_in_sight(world: Wor
     assert [host.record.term for host in world.hosts.values()] == [1, 1, 0]
 
 
-def test_where_its_pgpool_leads_a_witness_has_the_right_node_take_over(world: World) -> None:
+def test_a_witness_whose_pgpool_leads_makes_the_right_node_take_over(world: World) -> None:
     world.cut(["pg1"])
     done = world.on("w", {"do": "failover", "failed": 0})
     assert done["actions"][0].startswith("promote pg2")
@@ -102,7 +100,7 @@ def test_the_term_of_a_promotion_is_the_nodes_own(world: World) -> None:
     assert world.hosts["pg2"].record.led == 2
 
 
-def test_of_a_native_cluster_a_database_node_says_which_node_is_out_of_service() -> None:
+def test_in_a_native_cluster_a_database_node_decides_which_node_is_out_of_service() -> None:
     with at_work(led_by_witness(NATIVE, 3)) as world:
         with pytest.raises(OperationError, match="does not see that the others are to go on"):
             asked(world, "pg2", {"do": "go-on", "node": None}, peer="w")
@@ -138,7 +136,7 @@ def test_a_node_is_rebuilt_through_a_pgpool_that_may_log_in_as_a_superuser(monke
 
 
 @pytest.mark.parametrize("term", ["9", 1.5, True, None, 0, -1, 10**12, pytest.param(10**4000, id="long")])
-def test_what_is_no_term_is_not_noted(term: object, world: World) -> None:
+def test_an_implausible_term_is_not_recorded(term: object, world: World) -> None:
     excuse = {"do": "excuse", "serial": 1, "names": [], "file": world.cluster.fingerprint}
     for request in ({"do": "term"}, {"do": "promote", "excuse": [0, 0]}, excuse):
         with pytest.raises(UsageError, match="no cluster can have come to the term"):
@@ -150,7 +148,7 @@ def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) ->
     assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1")["taken"] is True
 
 
-def test_a_lie_up_to_the_bound_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.time()
     monkeypatch.setattr("pgpool_cluster.terms.time.time", lambda: moment)
     asked(world, "pg2", {"do": "term", "term": terms.highest()}, peer="pg1")
@@ -162,8 +160,8 @@ def test_a_lie_up_to_the_bound_costs_a_second(world: World, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("term", [10**6, 10**6 + 10_000])
-def test_a_cluster_whose_term_was_driven_up_goes_on_by_itself(term: int) -> None:
-    """A node that was broken into told all others a term that no node leads in."""
+def test_a_cluster_whose_term_was_driven_up_continues_by_itself(term: int) -> None:
+    """A compromised node sent all others a term in which no node leads."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as world:
         world.write()
         for name in world.hosts:
@@ -177,7 +175,7 @@ def test_a_cluster_whose_term_was_driven_up_goes_on_by_itself(term: int) -> None
         assert world.acknowledged <= world.hosts["pg2"].data.writes  # type: ignore[union-attr]
 
 
-def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
+def test_a_node_that_claims_an_absurd_term_is_not_believed() -> None:
     for name in ("term", "led", "restart", "users"):
         told = {**wire.encode(NodeFacts("pg1")), name: 10**12}
         with pytest.raises(ValueError, match=f"{name}: no cluster"):
@@ -185,7 +183,7 @@ def test_a_node_that_tells_an_absurd_term_of_itself_is_not_believed() -> None:
     assert wire.decode(wire.encode(NodeFacts("pg1", term=5000))).term == 5000
 
 
-# Which node asks
+# The identity of the requesting node
 
 
 @pytest.fixture

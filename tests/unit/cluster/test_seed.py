@@ -1,4 +1,4 @@
-"""debconf's answers become cluster.yml."""
+"""debconf's answers are turned into cluster.yml."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sown(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seed.run([])
 
 
-def test_answers_become_a_cluster(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_give_a_cluster(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = generate()
     sown(f"{ANSWERS}synchronous=2\nmode=streaming_replication\nkey={key}\n", monkeypatch)
     cluster = parse((etc / "cluster.yml").read_text(), "cluster.yml", "pg1")
@@ -43,7 +43,7 @@ def test_answers_become_a_cluster(etc: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (etc / "cluster.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_files_that_exist_win(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_files_take_precedence(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (etc / "cluster.yml").write_text("name: mine\n")
     (etc / "cluster.key").write_text("of my own, long enough\n")
     sown(f"{ANSWERS}key={generate()}\n", monkeypatch)
@@ -61,7 +61,7 @@ def test_without_answers_it_is_a_cluster_of_one_with_a_key_of_its_own(
     assert (etc / "cluster.key").read_text() == first
 
 
-def test_several_nodes_never_make_up_keys_that_differ(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_nodes_never_generate_different_keys(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sown(ANSWERS, monkeypatch)
     assert (etc / "cluster.yml").exists()
     assert not (etc / "cluster.key").exists()
@@ -72,7 +72,7 @@ def test_several_nodes_never_make_up_keys_that_differ(etc: Path, monkeypatch: py
     ["nodes=pg1\n", "nodes=pg1=\n", "nodes=pg1=$(id)\n", "nodes=pg1=10.0.0.1 pg2=10.0.0.1\n", "nodes=P G=1\n",
      "clients=everybody\n", "mode=magic\n", "synchronous=9\n", "virtual-ip=10.0.0.9\n", "key=short\n"],
 )  # fmt: skip
-def test_answers_that_are_wrong_leave_no_file(etc: Path, monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+def test_wrong_answers_leave_no_file(etc: Path, monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
     with pytest.raises(UsageError):
         sown(answers, monkeypatch)
     assert not list(etc.iterdir())
@@ -82,8 +82,8 @@ DEBIAN = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
 
 
 @pytest.mark.parametrize(("status", "applied"), [(0, True), (2, False)])
-def test_debconf_forgets_the_key_also_where_the_answers_are_wrong(tmp_path: Path, status: int, applied: bool) -> None:
-    """It stayed in passwords.dat until somebody ran dpkg-reconfigure."""
+def test_debconf_forgets_the_key_even_if_the_answers_are_wrong(tmp_path: Path, status: int, applied: bool) -> None:
+    """It used to stay in passwords.dat until the next dpkg-reconfigure."""
     program = tmp_path / "pgpoolctl"
     program.write_text(f'#!/bin/sh\necho "ran $1"\n[ "$1" != seed ] || exit {status}\n')
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Which of a machine's PostgreSQL servers is the cluster's."""
+"""The selection of the cluster's server among a machine's PostgreSQL servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chosen(text: str, node: str, *found: tuple[str, int]) -> str:
      ("pg2", [("17/main", 5433), ("15/main", 5432)], "17/main"),
      ("pg1", [("15/main", 5432)], "15/main")],
 )  # fmt: skip
-def test_it_is_the_one_with_the_nodes_port(node: str, found: list[tuple[str, int]], name: str) -> None:
+def test_the_clusters_server_is_the_one_with_the_nodes_port(node: str, found: list[tuple[str, int]], name: str) -> None:
     assert chosen("", node, *found) == name
 
 
@@ -41,13 +41,13 @@ def test_it_is_the_one_with_the_nodes_port(node: str, found: list[tuple[str, int
      ("", [("17/main", 5434), ("15/main", 5435)], "PostgreSQL 17/main has port 5434, not 5432"),
      ("postgresql: 16\n", [("17/main", 5432)], "this machine has no PostgreSQL 16/main")],
 )  # fmt: skip
-def test_one_that_is_named_and_does_not_fit_is_told(text: str, found: list[tuple[str, int]], said: str) -> None:
+def test_a_named_server_that_does_not_fit_is_reported(text: str, found: list[tuple[str, int]], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         chosen(text, "pg1", *found)
 
 
-def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pgpool-II's recovery function gives it to a shell without quotes."""
+def test_a_data_directory_unusable_for_recovery_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pgpool-II's recovery function passes it to a shell without quotes."""
     rows = """\
 15  main 5433 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
@@ -56,12 +56,12 @@ def test_a_data_directory_that_no_recovery_can_use_is_named(monkeypatch: pytest.
     found = server.instances(5432)
     assert [str(one.data) for one in found] == ["/srv/my data/main", "/var/lib/postgresql/15/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
-    with pytest.raises(UsageError, match="PostgreSQL 17/main has its data in '/srv/my data/main', which is no plain"):
+    with pytest.raises(UsageError, match="PostgreSQL 17/main has its data in '/srv/my data/main', which is not"):
         choose_instance(cluster, found, cluster.named("pg1"))
     assert str(choose_instance(cluster, found, cluster.named("pg2")).name) == "15/main"
 
 
-def test_what_postgres_can_write_into_postgresql_conf_stops_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_content_of_postgresql_conf_stops_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = """\
 15  main x'y online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/it's /var/log/postgresql/postgresql-17-main.log
@@ -69,12 +69,12 @@ def test_what_postgres_can_write_into_postgresql_conf_stops_no_command(monkeypat
     monkeypatch.setattr(server, "run", lambda *_, **__: rows)
     assert [str(one.name) for one in server.instances(5432)] == ["17/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
-    with pytest.raises(UsageError, match="no plain path"):
+    with pytest.raises(UsageError, match="not a plain path"):
         server._instance(cluster, cluster.named("pg1"), "17/main")
 
 
-def test_a_folder_that_root_may_not_enter_stops_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """postgres may have mounted something there that is for postgres alone (FUSE)."""
+def test_a_folder_that_root_cannot_enter_stops_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """postgres may have mounted a file system there that only postgres can access (FUSE)."""
     stat = os.stat
 
     def refusing(path: str | Path | int, **options: Any) -> os.stat_result:
@@ -100,13 +100,13 @@ def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkey
     monkeypatch.setattr(server, "run", lambda *_, **__: listed)
     cluster = parse(VIRTUAL, "cluster.yml", "pg1")
     assert server._interface(cluster, cluster.named("pg3")) == "eth1"
-    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II that would take it
+    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II to use the address
     with pytest.raises(UsageError, match=r"cluster.yml:2: no interface of this machine has the address of pg1, "):
         server._interface(cluster, cluster.named("pg1"))
 
 
 @pytest.mark.parametrize("minor", [3, 4, 5])
-def test_a_watchdog_that_knows_ipv4_only_is_refused_with_the_line(minor: int) -> None:
+def test_an_ipv4_only_watchdog_is_refused_with_the_line(minor: int) -> None:
     six = parse("nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n", "cluster.yml", "pg1")
     with pytest.raises(UsageError, match=r"cluster.yml:2: pg1 has an IPv6 address; the watchdog of pgpool-II 4"):
         server.refuse_ipv6_watchdog(six, PgpoolVersion(4, minor))
@@ -116,8 +116,8 @@ def test_a_watchdog_that_knows_ipv4_only_is_refused_with_the_line(minor: int) ->
     server.refuse_ipv6_watchdog(parse(VIRTUAL, "cluster.yml", "pg1"), PgpoolVersion(4, minor))
 
 
-def test_a_server_whose_name_will_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine had no PostgreSQL server, it was said, with the hint to create one."""
+def test_a_server_with_an_unsuitable_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message used to be that this machine had no PostgreSQL server, with a hint to create one."""
     row = "17  Main 5432 online postgres /var/lib/postgresql/17/Main /var/log/postgresql/postgresql-17-Main.log\n"
     monkeypatch.setattr(server, "run", lambda *_, **__: row)
     with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:

@@ -1,4 +1,4 @@
-"""The reason that a PostgreSQL server gives is found wherever its log goes, in whichever language it is."""
+"""The reason why a PostgreSQL server ended is found wherever its log goes and in any language."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Catalog(gettext.NullTranslations):
 
 
 class Machine:
-    """A server's places for its log; `journal` is what the unit said."""
+    """A server's possible log files; `journal` is the output of its unit."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.journal = ""
@@ -81,25 +81,25 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_in_the_file_that_debian_has(machine: Machine) -> None:
+def test_found_in_debians_log_file(machine: Machine) -> None:
     machine.own.write_text(ENGLISH)
     assert machine.said == REASON
 
 
-def test_in_a_file_of_the_collector(machine: Machine) -> None:
-    """All that Debian's own file had was `redirecting log output`."""
+def test_found_in_a_file_of_the_collector(machine: Machine) -> None:
+    """Debian's own file then has only `redirecting log output`."""
     machine.own.write_text(f"{TIME} [3885] LOG:  redirecting log output to logging collector process\n")
     os.utime(machine.own, (1, 1))
     machine.collects("stderr", "postgresql-Sun.log", ENGLISH)
     assert machine.said == REASON
 
 
-def test_in_a_csv_file_and_not_what_a_client_was_told(machine: Machine) -> None:
+def test_found_in_a_csv_file_without_messages_to_clients(machine: Machine) -> None:
     machine.collects("csvlog", "postgresql-Sun.csv", CSV)
     assert machine.said == REASON
 
 
-def test_in_a_json_file(machine: Machine) -> None:
+def test_found_in_a_json_file(machine: Machine) -> None:
     lines = [
         {"error_severity": "FATAL", "message": LOW, "detail": MAX, "backend_type": "startup"},
         {"error_severity": "FATAL", "message": "no", "user": "app"},
@@ -109,7 +109,7 @@ def test_in_a_json_file(machine: Machine) -> None:
     assert machine.said == REASON
 
 
-def test_in_the_journal_where_syslog_is_the_destination(machine: Machine) -> None:
+def test_found_in_the_journal_if_syslog_is_the_destination(machine: Machine) -> None:
     machine.own.write_text(f"{TIME} [1] LOG:  ending log output to stderr\n")
     os.utime(machine.own, (1, 1))
     machine.journal = (
@@ -120,7 +120,9 @@ def test_in_the_journal_where_syslog_is_the_destination(machine: Machine) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "euc_jp"])
-def test_in_another_language(encoding: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_found_in_another_language(
+    encoding: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     catalog = tmp_path / "locales" / "ja" / "LC_MESSAGES" / "postgres-17.mo"
     catalog.parent.mkdir(parents=True)
     catalog.touch()
@@ -133,8 +135,8 @@ def test_in_another_language(encoding: str, machine: Machine, monkeypatch: pytes
     assert machine.said == "設定が足りません: max_connections = 40"
 
 
-def test_not_what_a_run_before_ended_with_nor_what_a_client_was_told(machine: Machine) -> None:
-    """A standby that did not receive was told with the reason of days ago."""
+def test_neither_an_earlier_run_nor_a_message_to_a_client_counts(machine: Machine) -> None:
+    """A standby that did not receive used to be reported with a reason from days ago."""
     machine.own.write_text(
         f"{ENGLISH}{TIME} [4000] LOG:  starting PostgreSQL 17.6 (Debian 17.6-1)\n"
         f"{TIME} [4001] FATAL:  the database system is starting up\n"
@@ -143,12 +145,14 @@ def test_not_what_a_run_before_ended_with_nor_what_a_client_was_told(machine: Ma
     assert machine.said == ""
 
 
-def test_nothing_is_told_where_there_is_no_log(machine: Machine) -> None:
+def test_without_a_log_there_is_no_reason(machine: Machine) -> None:
     assert machine.said == ""
 
 
-def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log said `configuration file "…" contains errors`, in whichever language, and not which."""
+def test_an_error_in_the_configuration_is_reported_with_its_line(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says `configuration file "…" contains errors`, in any language, but not which errors."""
     said = (
         f'{TIME} [9] LOG:  unrecognized configuration parameter "x" in file "/etc/postgresql.conf" line 3\n'
         f'{TIME} [9] FATAL:  configuration file "/etc/postgresql.conf" contains errors\n'
@@ -163,8 +167,8 @@ def test_a_fault_in_the_configuration_is_told_with_its_line(machine: Machine, mo
     [(Postgresql.DOWN, f"down: {REASON}"), (Postgresql.STARTING, "starting: no role postgres"),
      (Postgresql.STOPPED, "stopped"), (Postgresql.UP, "")],
 )  # fmt: skip
-def test_check_tells_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
-    """It said `down`, with `systemctl start` for a fix."""
+def test_check_reports_why_a_server_is_not_up(state: Postgresql, shown: str, machine: Machine) -> None:
+    """It used to report `down`, with `systemctl start` as the fix."""
     machine.own.write_text(ENGLISH)
     database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")
     assert checks._not_up(state, database) == shown

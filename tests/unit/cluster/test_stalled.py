@@ -1,4 +1,4 @@
-"""A standby that is connected and does not move: it takes no reads, and is not healthy, whatever the reason."""
+"""A connected standby that makes no progress gets no reads and is not healthy, whatever the reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pgpool_cluster.recovery import refuse_needless
 from pgpool_cluster.replay import PAUSED, Seen, Watch
 from pgpool_cluster.server import Instance
 
-# What a standby says of itself
+# A standby's report about itself
 
 SETTINGS = {
     "max_connections": 100, "max_worker_processes": 8, "max_wal_senders": 16, "max_prepared_transactions": 0,
@@ -45,10 +45,10 @@ BEHIND = replace(CAUGHT_UP, sent=Lsn(100_400), received=Lsn(100_400))
 
 
 def after(one: Seen, seconds: float) -> tuple[bool, str]:
-    """Return whether a standby hears and why it is stalled, after it was `one` for so many seconds."""
+    """Return whether a standby hears and why it is stalled, after its report was `one` for so many seconds."""
     watch, began = Watch(), 1000.0
     watch.stalled(one, began)
-    if one.connected and one.heard is not None:  # a message a moment ago
+    if one.connected and one.heard is not None:  # a message arrived a moment ago
         one = replace(one, heard="later")
     watch.stalled(one, began + seconds - 0.5)
     return watch.hears(one, began + seconds), watch.stalled(one, began + seconds)
@@ -59,16 +59,16 @@ def after(one: Seen, seconds: float) -> tuple[bool, str]:
     [
         (CAUGHT_UP, 3600, None),
         (BEHIND, 9.9, 10.5),
-        (replace(BEHIND, received=AT), 9.9, 10.5),  # known to be sent, and not written yet
+        (replace(BEHIND, received=AT), 9.9, 10.5),  # known to be sent but not written yet
         (replace(BEHIND, conflict=True), 39.9, 40.5),
         (replace(BEHIND, conflict=True, settings={**SETTINGS, "max_standby_streaming_delay": -1}), 39.9, 40.5),
         (replace(BEHIND, settings={**SETTINGS, "recovery_min_apply_delay": 60000}), 69.9, 70.5),
-        (replace(BEHIND, sent=Lsn(8192 * 20), received=Lsn(8192 * 20)), 29.9, 30.5),  # half a record, perhaps
+        (replace(BEHIND, sent=Lsn(8192 * 20), received=Lsn(8192 * 20)), 29.9, 30.5),  # possibly an incomplete record
         (replace(CAUGHT_UP, connected=False, heard=None, sent=None), 29.9, 30.5),
         (replace(CAUGHT_UP, paused=True), None, 0.5),
     ],
 )  # fmt: skip
-def test_replay_that_stands_still_while_there_is_wal_is_stalled(
+def test_replay_without_progress_while_there_is_wal_is_stalled(
     one: Seen, moves_at: float | None, stalled_at: float | None
 ) -> None:
     if moves_at is not None:
@@ -77,7 +77,7 @@ def test_replay_that_stands_still_while_there_is_wal_is_stalled(
         assert after(one, stalled_at)[1] != ""
 
 
-def test_what_came_after_an_idle_hour_is_waited_for_as_long() -> None:
+def test_wal_after_an_idle_hour_gets_the_full_time() -> None:
     watch = Watch()
     assert watch.stalled(CAUGHT_UP, 0.0) == ""
     assert watch.stalled(replace(BEHIND, heard="13:00"), 3600.0) == ""
@@ -90,7 +90,7 @@ def test_what_came_after_an_idle_hour_is_waited_for_as_long() -> None:
 
 @pytest.mark.parametrize(("timeout", "limit"), [(10000, 15.0), (60000, 90.0), (1000, 15.0), (0, None)])
 def test_a_walreceiver_streams_while_it_hears_from_the_primary(timeout: int, limit: float | None) -> None:
-    """One that is stopped says `streaming` for ever; an idle primary is asked for a message within the timeout."""
+    """A stopped one reports `streaming` for ever; an idle primary has to send a message within the timeout."""
     one, watch = replace(CAUGHT_UP, settings={**SETTINGS, "wal_receiver_timeout": timeout}), Watch()
     assert watch.hears(one, 0.0)
     assert watch.hears(one, (limit or 1e6) - 0.1)
@@ -100,7 +100,7 @@ def test_a_walreceiver_streams_while_it_hears_from_the_primary(timeout: int, lim
         assert watch.hears(replace(one, heard="at last"), limit + 0.2)
 
 
-def test_another_primary_is_given_time_of_its_own() -> None:
+def test_a_new_primary_gets_the_full_time() -> None:
     lost, watch = replace(CAUGHT_UP, connected=False, heard=None), Watch()
     assert watch.stalled(lost, 0.0) == ""
     assert watch.stalled(lost, 31.0) != ""
@@ -115,7 +115,7 @@ ROW: tuple[object, ...] = (
 
 @pytest.fixture
 def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Look at a server in place of which a row answers."""
+    """Collect facts from a stand-in that answers with a row."""
     (tmp_path / "PG_VERSION").write_text("15\n")
     (tmp_path / "pg_wal").mkdir()
     asked: list[str] = []
@@ -143,7 +143,7 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return look
 
 
-def test_a_look_tells_whether_replay_is_paused_in_every_major(looked: Any) -> None:
+def test_facts_show_paused_replay_in_every_major(looked: Any) -> None:
     found = looked()
     assert (found.streaming, found.stalled, found.follows) == (True, "", "pg1")
     assert found.settings == {name: SETTINGS[name] for name in matching.CONTROL}
@@ -154,7 +154,7 @@ def test_a_look_tells_whether_replay_is_paused_in_every_major(looked: Any) -> No
     assert "pause_state" not in looked.asked[-1]
 
 
-def test_a_look_names_the_parameter_for_which_replay_is_paused(looked: Any) -> None:
+def test_facts_name_the_parameter_that_paused_replay(looked: Any) -> None:
     found = looked(paused=True, low=404)
     assert found.needs == {"max_connections": 404}
     assert found.stalled == "max_connections is 100 on pg2, and 404 is needed"
@@ -162,7 +162,7 @@ def test_a_look_names_the_parameter_for_which_replay_is_paused(looked: Any) -> N
     assert not looked(paused=False, low=404).needs
 
 
-def test_a_look_does_not_take_a_walreceiver_at_its_word(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_do_not_trust_the_walreceivers_status(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("pgpool_cluster.postgresql.time.monotonic", lambda: now[0])
     assert looked().streaming
@@ -171,7 +171,7 @@ def test_a_look_does_not_take_a_walreceiver_at_its_word(looked: Any, monkeypatch
     assert looked(heard="2026-01-01 00:00:16+00").streaming
 
 
-def test_a_standby_that_does_not_start_for_a_parameter_says_which_and_what_to_write(
+def test_a_standby_that_a_parameter_keeps_from_starting_names_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = Instance(PostgresqlCluster(15, "main"), 5432, tmp_path)
@@ -182,14 +182,14 @@ def test_a_standby_that_does_not_start_for_a_parameter_says_which_and_what_to_wr
     assert "postgresql_conf: {max_connections: 60}" in pg._start_hint(instance)
 
 
-# What is decided
+# Decisions
 
 STILL = "it has not replayed anything of what it received for 10 s"
 LOW = {"settings": {"max_connections": 100}, "needs": {"max_connections": 404}}
 
 
 def with_stalled(reason: str = PAUSED, *down: str, **changes: object) -> tuple[NodeFacts, ...]:
-    """A healthy cluster but for pg2, which does not replay; pg1's pgpool-II leads."""
+    """A healthy cluster except for pg2, which does not replay; pg1's pgpool-II leads."""
     first, second, third = healthy()
     first = replace(first, pgpool=pgpool(*down))
     return first, replace(second, stalled=reason, **changes), third  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ def test_each_node_does_the_right_thing(situation: Situation) -> None:
     assert situation.done == situation.wanted
 
 
-def test_the_reason_is_said_and_a_second_look_has_to_agree() -> None:
+def test_the_reason_is_given_and_a_second_decision_has_to_agree() -> None:
     facts = seen(*with_stalled(STILL))
     detached = decide(CLUSTER, CLUSTER.named("pg1"), facts)
     assert detached == (Detach("pg2", STILL),)
@@ -232,13 +232,13 @@ def test_the_reason_is_said_and_a_second_look_has_to_agree() -> None:
 LOST = orphaned(standby("pg2", "pg1", at=2000)), orphaned(standby("pg3", "pg1", at=1500))
 
 
-def test_who_received_most_takes_over_also_where_its_replay_is_paused() -> None:
-    """A promotion ends the pause and replays to the end; the other one may lack a commit."""
+def test_the_most_advanced_standby_takes_over_even_if_its_replay_is_paused() -> None:
+    """Its promotion ends the pause and replays all WAL; the other standby may lack a commit."""
     facts = seen(away("pg1"), replace(LOST[0], stalled=PAUSED), LOST[1])
     assert failover(CLUSTER, CLUSTER.named("pg1"), facts)[0] == Promote("pg2", 2)
 
 
-def test_who_would_end_by_its_promotion_is_not_promoted_and_nobody_with_less_is() -> None:
+def test_a_standby_that_promotion_would_crash_is_not_promoted_nor_is_one_with_less_wal() -> None:
     facts = seen(away("pg1"), replace(LOST[0], stalled="low", **LOW), LOST[1])  # type: ignore[arg-type]
     (refused,) = failover(CLUSTER, CLUSTER.named("pg1"), facts)
     assert isinstance(refused, Refuse)
@@ -246,7 +246,7 @@ def test_who_would_end_by_its_promotion_is_not_promoted_and_nobody_with_less_is(
     assert "postgresql_conf: {max_connections: 404}" in refused.hint
 
 
-def test_of_those_that_received_the_same_one_that_replays_takes_over() -> None:
+def test_among_equals_a_standby_that_replays_takes_over() -> None:
     both = replace(LOST[0], stalled="low", **LOW), replace(LOST[1], position=LOST[0].position)  # type: ignore[arg-type]
     assert failover(CLUSTER, CLUSTER.named("pg1"), seen(away("pg1"), *both))[0] == Promote("pg3", 2)
     best = choose_new_primary(CLUSTER, seen(away("pg1"), *both))
@@ -254,7 +254,7 @@ def test_of_those_that_received_the_same_one_that_replays_takes_over() -> None:
     assert best.node == "pg3"
 
 
-def test_a_node_does_not_promote_itself_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_does_not_promote_itself_if_that_would_crash_it(monkeypatch: pytest.MonkeyPatch) -> None:
     claimed: list[int] = []
     monkeypatch.setattr(act, "query", lambda *_: [(True,)])
     monkeypatch.setattr(act, "claim", lambda _, term: claimed.append(term))
@@ -272,7 +272,7 @@ class _Lock:
     def __exit__(self, *_: object) -> None: ...
 
 
-# What is told
+# Reports
 
 
 @pytest.mark.parametrize("reason", [PAUSED, STILL])
@@ -285,7 +285,7 @@ def test_a_cluster_with_a_stalled_standby_is_not_healthy_and_says_which(reason: 
     assert status.healthy(CLUSTER, seen(*healthy()))
 
 
-def test_recover_says_that_a_copy_is_not_what_it_needs() -> None:
+def test_recover_says_that_a_copy_would_not_help() -> None:
     with pytest.raises(OperationError, match="pg2 has its data, but does not replay: its replay is paused"):
         refuse_needless(CLUSTER, seen(*with_stalled()), "pg2")
 
@@ -305,7 +305,7 @@ def test_a_switchover_to_a_node_that_the_others_could_not_follow_is_refused() ->
     primary_, target = switchover.choose(CLUSTER, cluster_with(pg1=404, pg2=404, pg3=404), "pg2")
     assert (primary_.node, target.node) == ("pg1", "pg2")
     assert switchover.choose(CLUSTER, cluster_with(pg1=404, pg2=100, pg3=404), "pg2")[1].node == "pg2"
-    assert switchover.choose(CLUSTER, seen(*healthy()), "pg2")[1].node == "pg2"  # an older node says nothing of it
+    assert switchover.choose(CLUSTER, seen(*healthy()), "pg2")[1].node == "pg2"  # an older node does not report it
 
 
 def test_a_switchover_to_a_node_that_does_not_replay_is_refused() -> None:
@@ -314,7 +314,7 @@ def test_a_switchover_to_a_node_that_does_not_replay_is_refused() -> None:
 
 
 def test_a_switchover_is_refused_where_the_present_primary_would_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its configured value counts: it is started again."""
+    """Its configured value counts, because it will be restarted."""
     target = replace(healthy()[1], settings={"max_connections": 404})
     monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 100})
     monkeypatch.setattr(pg, "stop", lambda _: pytest.fail("it was stopped"))
@@ -356,7 +356,7 @@ def test_the_order_of_restarts_follows_from_the_change(changes: dict[str, tuple[
     assert "node by node" in str(replace(waiting, streams=False))
 
 
-def test_what_waits_for_a_restart_is_told_from_what_to_what(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_restarts_show_old_and_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "configured", lambda *_: {"max_connections": 404, "max_wal_senders": 16})
     monkeypatch.setattr(act, "query", lambda *_: [("shared_buffers",)])
     mine = replace(healthy()[0], settings={"max_connections": 100, "max_wal_senders": 16})
@@ -365,7 +365,7 @@ def test_what_waits_for_a_restart_is_told_from_what_to_what(monkeypatch: pytest.
         look=lambda: mine,
     )  # fmt: skip
     assert str(restarts.waiting(here)) == (
-        "PostgreSQL is to be restarted for max_connections (100 to 404), shared_buffers: "
+        "PostgreSQL needs a restart for max_connections (100 to 404), shared_buffers: "
         "systemctl restart postgresql@15-main.service; "
-        "max_connections grows: the standbys first, then the primary; else they stop replaying"
+        "max_connections grows: the standbys first, then the primary; otherwise they stop replaying"
     )

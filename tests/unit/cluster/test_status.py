@@ -1,4 +1,4 @@
-"""What `pgpoolctl status` tells of given facts."""
+"""The report of `pgpoolctl status` for given facts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_one_thing_wrong_and_it_is_not_healthy(changes: dict[str, dict[str, obje
     assert not status.healthy(CLUSTER, facts(**changes))
 
 
-def test_a_node_that_does_not_answer_is_told_as_such_with_its_note() -> None:
+def test_an_unreachable_node_is_shown_as_such_with_its_note() -> None:
     found = status.report(CLUSTER, facts(pg3={"reachable": False}), {"pg3": "no answer for 2 s", "pg1": ""})
     row = found["nodes"][2]
     assert (row["role"], row["postgresql"], row["lag_bytes"]) == ("unknown", "unreachable", None)
@@ -78,15 +78,15 @@ def test_a_node_that_does_not_answer_is_told_as_such_with_its_note() -> None:
     assert "pg3: no answer for 2 s" in text
 
 
-def test_who_leads_without_a_quorum_is_not_believed() -> None:
-    """After a cut it says for seconds that all others are down."""
+def test_a_leader_without_a_quorum_is_not_believed() -> None:
+    """After a network split, it claims for seconds that all others are down."""
     cut_off = PgpoolFacts(WatchdogState.LEADER, False, {**UP, "pg2": BackendState.DOWN}, "pg1")
     leading = PgpoolFacts(WatchdogState.LEADER, True, {**UP, "pg1": BackendState.DOWN}, "pg2")
     found = status.report(CLUSTER, facts(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
     assert [row["pgpool"] for row in found["nodes"]] == ["down", "up", "up"]
 
 
-def test_a_node_that_is_held_says_how_it_is_let_go() -> None:
+def test_a_held_node_has_a_hint_how_to_release_it() -> None:
     found = status.report(CLUSTER, facts(pg2={"held": True}), {})
     assert "pgpoolctl attach pg2" in found["notes"]["pg2"]
 
@@ -111,8 +111,8 @@ def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
     assert "pg1      0      0      50%        -" in status.lines(found)
 
 
-def test_it_is_not_healthy_before_every_node_lays_synchronous_replication_down() -> None:
-    """`wait` returned, and a second later the cluster was not healthy: a node had learnt that standbys had come."""
+def test_the_cluster_is_not_healthy_before_every_node_applies_synchronous_replication() -> None:
+    """A second after `wait` returned, the cluster used to be unhealthy: a node had learnt of connected standbys."""
     of_now: dict[str, object] = {"file": CLUSTER.fingerprint, "standbys_came": True}
     assert status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3=of_now))
     assert not status.healthy(CLUSTER, facts(pg1=of_now, pg2=of_now, pg3={**of_now, "standbys_came": False}))

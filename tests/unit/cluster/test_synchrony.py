@@ -1,4 +1,4 @@
-"""The primary says which standbys its commits wait for, and which ones a failover may do without."""
+"""The primary decides which standbys commits wait for, and which ones a failover does not need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LED = Record(system=7000, term=1, led=1, standbys_came=True)
 NOBODY: frozenset[str] = frozenset()
 
 
-# Whom commits wait for
+# The standbys that commits wait for
 
 
 def test_a_standby_that_is_away_for_long_is_dropped_while_another_one_receives() -> None:
@@ -40,7 +40,7 @@ def test_a_standby_that_is_away_for_long_is_dropped_while_another_one_receives()
     assert to_drop(CLUSTER, "pg1", facts, (), NOBODY) == ()
 
 
-def test_nobody_is_dropped_where_commits_would_wait_for_nobody_who_receives() -> None:
+def test_no_standby_is_dropped_if_too_few_would_receive() -> None:
     facts = seen(healthy()[0], replace(healthy()[1], streaming=False), away("pg3"))
     assert to_drop(CLUSTER, "pg1", facts, (), frozenset({"pg2", "pg3"})) == ()
 
@@ -59,18 +59,18 @@ def test_a_standby_is_listed_again_once_it_receives_and_lags_little() -> None:
     assert to_list(CLUSTER, ahead, seen(ahead, second, third), ("pg3",)) == ()
 
 
-def test_one_kept_out_of_use_is_listed_where_commits_would_wait_for_nobody_who_receives() -> None:
+def test_a_held_standby_is_listed_if_too_few_others_receive() -> None:
     first, _, third = healthy()
     assert to_list(CLUSTER, first, seen(first, away("pg2"), replace(third, held=True)), ("pg3",)) == ("pg3",)
 
 
-def test_enough_of_the_listed_ones_must_have_flushed_all() -> None:
+def test_enough_listed_standbys_must_have_flushed_everything() -> None:
     both = {"pg2": Sender(Lsn(90), True), "pg3": Sender(Lsn(100), False)}
     assert not have_all(CLUSTER, "pg1", ("pg3",), Senders(Lsn(100), both), Lsn(100))
     assert have_all(CLUSTER, "pg1", ("pg3",), Senders(Lsn(100), both), Lsn(90))
 
 
-def test_only_what_a_primary_has_said_itself_and_not_undone_is_kept_in_its_next_term() -> None:
+def test_a_primary_keeps_only_its_own_valid_excuses_in_its_next_term() -> None:
     mine = replace(LED, excuse=Excuse(1, 3, ("pg2", "pg3")), dropped=("pg3",))
     assert kept(mine) == ("pg3",)
     assert kept(replace(mine, led=0)) == ()
@@ -83,7 +83,7 @@ def test_a_setting_of_the_administrators_own_is_left_alone() -> None:
     assert not own.names_standbys
 
 
-# A node takes note
+# Recording an excuse
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     return Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), LED)
 
 
-def test_a_node_notes_the_later_word_only_and_none_of_a_term_that_is_over(here: Here) -> None:
+def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -> None:
     assert here.note_excuse(Excuse(1, 2, ("pg3",)))
-    assert here.note_excuse(Excuse(1, 2, ("pg3",)))  # told again, since few had noted it
+    assert here.note_excuse(Excuse(1, 2, ("pg3",)))  # sent again, since few had recorded it
     assert not here.note_excuse(Excuse(1, 2, ()))
     assert not here.note_excuse(Excuse(1, 1, ()))
     here.note_term(2)
@@ -116,7 +116,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> lis
     return asked
 
 
-def test_a_promotion_that_rests_on_an_older_word_comes_to_nothing(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old primary may have listed a standby again between the decision and the claim."""
     answering(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     with pytest.raises(OperationError, match="spoken again"):
@@ -124,7 +124,7 @@ def test_a_promotion_that_rests_on_an_older_word_comes_to_nothing(here: Here, mo
     assert here.record.led == 1
 
 
-def test_a_new_primary_voids_what_former_ones_have_said(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here.note_excuse(Excuse(1, 3, ("pg3",)))
     asked = answering(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     act.claim(here, 2, decided=(1, 3))
@@ -139,7 +139,7 @@ def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, mo
     assert here.record.led == 1
 
 
-# What is to be is laid down
+# Applying the intended list
 
 
 class Clock:
@@ -158,7 +158,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_apply_is_asked_for_again_until_the_server_runs_with_what_is_to_be(
+def test_apply_is_requested_again_until_the_server_runs_with_the_intended_list(
     here: Here, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
@@ -189,8 +189,8 @@ def test_apply_is_asked_for_again_until_the_server_runs_with_what_is_to_be(
     assert len(asked) == 2
 
 
-def test_that_standbys_have_come_is_known_from_another_node_too(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was copied while too few received, and takes over, must not acknowledge commits by itself."""
+def test_a_node_learns_from_another_that_standbys_have_connected(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby that was copied while too few received, and takes over, must not acknowledge commits alone."""
     monkeypatch.setattr(units, "control", lambda *_: None)
     here.remember(standbys_came=False)
     first, second, _ = healthy()
@@ -209,7 +209,7 @@ def test_a_cluster_whose_commits_do_not_wait_as_they_should_is_not_healthy() -> 
     assert "pgpoolctl apply, on pg2" in report(CLUSTER, facts, {})["notes"]["pg2"]
 
 
-# Whole clusters (world.py); a promotion without an acknowledged write is an error there
+# Whole clusters (world.py), where a promotion without an acknowledged write is an error
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_standby_that_was_away_before_is_excused(five: World) -> None:
     assert told(five, cut(PG2), turns(True), write(0), lose(0))
 
 
-def test_none_is_excused_before_others_have_what_it_alone_had(five: World) -> None:
+def test_no_standby_is_excused_before_others_have_its_commits(five: World) -> None:
     assert not told(five, slow(PG3_TO_PG5), write(0), cut(PG2), turns(True), lose(0), turns(True))
     assert five.hosts["pg3"].record.excuse.names == ()
 
@@ -266,13 +266,13 @@ def test_an_administrator_may_give_up_what_no_other_node_has(five: World) -> Non
     assert promoted(five)
 
 
-def test_a_record_of_before_has_no_excuse(tmp_path: Path) -> None:
+def test_a_record_of_an_older_package_has_no_excuse(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text('{"system": 7, "term": 1}', encoding="utf-8")
     assert Record.load(path) == Record(system=7, term=1, excuse=NO_EXCUSE)
 
 
-def test_cluster_facts_tell_the_latest_word_in_sight() -> None:
+def test_cluster_facts_have_the_latest_excuse_in_sight() -> None:
     first, second, third = healthy()
     known = (replace(first, excuse=Excuse(1, 9, ("pg3",))), replace(second, excuse=Excuse(2, 0, ())), third)
     assert seen(*known).excuse == Excuse(2, 0, ())
@@ -285,6 +285,6 @@ def test_the_list_names_every_node_but_the_dropped_ones() -> None:
     assert cluster.standby_names(came=False) == ""
 
 
-def test_a_node_too_busy_to_look_at_itself_tells_the_word_that_it_knows_now(here: Here) -> None:
+def test_a_busy_node_reports_its_current_excuse(here: Here) -> None:
     here.note_excuse(Excuse(1, 4, ("pg3",)))
     assert here._busy(healthy()[0]).excuse == Excuse(1, 4, ("pg3",))

@@ -1,4 +1,4 @@
-"""Each reason why a server turns a node away has its own fix; one for all was `pgpoolctl apply`."""
+"""Each reason for a refused login has its own fix; the only one used to be `pgpoolctl apply`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAID = {
     'FATAL:  role "pgpool_check" is not permitted to log in': "LOGIN",
     'FATAL:  password authentication failed for user "pgpool_check"': "cluster.key on both",
     "FATAL:  sorry, too many clients already": "max_connections higher",
-    'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "x"': "this node has to come from its own address",
+    'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "x"': "this node has to connect from its own address",
     "FATAL:  the database system is starting up": "wait; its log on pg2",
     'SSL error: certificate verify failed': "pgpoolctl check there",
     "Connection refused; Is the server running on that host": "systemctl start postgresql",
@@ -35,7 +35,7 @@ def test_a_cause_has_its_own_fix(why: str) -> None:
     assert SAID[why] in turned_away.fix(AT + why, PG2, 0)
 
 
-def test_so_it_has_in_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cause_has_its_own_fix_in_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
     class French(gettext.NullTranslations):
         def gettext(self, message: str) -> str:
             return {'permission denied for database "%s"': "droit refusé pour la base « %s »"}.get(message, message)

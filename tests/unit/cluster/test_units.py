@@ -1,4 +1,4 @@
-"""What root does for the postgres user: connections with a node's services are ended, and no others."""
+"""Requests of the postgres user to root: only connections with a node's services are killed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
      "hang-up 10.0.0.1 5432 22", "hang-up 10.0.0.1 0", "hang-up 10.0.0.0/8 5432", "hang-up fade 5432",
      "hang-up 10.0.0.1 5432 or dst any", "hang-up 0.0.0.0 5432", "hang-up :: 5432"],
 )  # fmt: skip
-def test_what_is_no_other_nodes_address_and_port_is_refused(request_: str, done: list[list[str]]) -> None:
+def test_other_addresses_and_ports_are_refused(request_: str, done: list[list[str]]) -> None:
     assert units.serve_control(request_).startswith("refused: ")
     assert done == []
 
 
-def test_a_name_that_was_not_looked_up_is_no_address(done: list[list[str]]) -> None:
+def test_an_unresolved_name_is_not_an_address(done: list[list[str]]) -> None:
     paths.CLUSTER_YML.write_text("nodes: {pg1: fade.cafe, pg2: 10.0.0.2}\n")
     assert units.serve_control("hang-up fade.cafe 5432") == "refused: no other node has the address fade.cafe"
     paths.HOSTS.write_text("10.0.0.1 fade.cafe\n")
@@ -52,13 +52,15 @@ def test_a_name_that_was_not_looked_up_is_no_address(done: list[list[str]]) -> N
     assert len(done) == 1
 
 
-def test_a_cluster_yml_that_cannot_be_read_ends_no_connection(done: list[list[str]]) -> None:
+def test_an_unreadable_cluster_yml_kills_no_connection(done: list[list[str]]) -> None:
     paths.CLUSTER_YML.write_text("nodes:\n\tpg1: 10.0.0.1\n")
     assert units.serve_control("hang-up 10.0.0.1 5432").startswith("refused: ")
     assert done == []
 
 
-def test_the_clusters_ports_are_ended_both_ways(done: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_to_the_clusters_ports_are_killed_in_both_directions(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = parse(NODES, "cluster.yml", "pg2")
     monkeypatch.setattr(units, "control", lambda verb, unit: units.serve_control(f"{verb} {unit}"))
     units.hang_up(cluster, cluster.named("pg1"))
@@ -71,7 +73,7 @@ def test_the_clusters_ports_are_ended_both_ways(done: list[list[str]], monkeypat
 
 
 @pytest.mark.parametrize("text", [NODES, SIX])
-def test_ss_understands_what_it_is_told(text: str) -> None:
+def test_ss_accepts_the_filter(text: str) -> None:
     cluster = parse(text, "cluster.yml", "pg2")
     words = units._command(f"hang-up {cluster.nodes[0].address} {' '.join(map(str, cluster.ports))}")
     asked = subprocess.run([word for word in words if word != "--kill"], capture_output=True, text=True, check=False)

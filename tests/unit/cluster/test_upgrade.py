@@ -1,4 +1,4 @@
-"""pg_upgradecluster asks before it copies a server of the cluster; what it came to is seen when the agent starts."""
+"""pg_upgradecluster runs a hook before it copies a server of the cluster; the agent detects the result at its start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD, NEW = PostgresqlCluster(15, "main"), PostgresqlCluster(17, "main")
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked of systemd and of programs on pg1, whose 15/main serves and whose agent is stopped."""
+    """Records requests to systemd and programs on pg1, whose 15/main serves and whose agent is stopped."""
     done: list[str] = []
     (tmp_path / "cluster.yml").write_text(NODES)
     (tmp_path / "postmaster.pid").touch()
@@ -43,13 +43,13 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_both_servers_get_what_they_need(asked: list[str]) -> None:
-    """The old one is to wait for no standby, since none receives; then all is for the new one."""
+    """The old server must not wait for standbys, since none receives; after that, the new server is configured."""
     upgrade.begin(OLD, NEW)
     assert asked == ["apply ", "pg_ctl reload", "apply 17/main"]
     assert Record.load(paths.RECORD) == PRIMARY.with_changes(standbys_came=False, upgrading="17/main")
 
 
-def test_a_server_that_is_down_need_not_be_told(asked: list[str], tmp_path: Path) -> None:
+def test_a_stopped_server_is_not_reloaded(asked: list[str], tmp_path: Path) -> None:
     (tmp_path / "postmaster.pid").unlink()
     upgrade.begin(OLD, NEW)
     assert asked == ["apply ", "apply 17/main"]
@@ -75,11 +75,11 @@ def without_the_extension(patch: pytest.MonkeyPatch) -> None:
     ("case", "said"),
     [(with_record(term=4), "pg1 is not the primary\nhint: upgrade the primary"),
      (with_record(copying="pg2"), "pg1 is not the primary"),
-     (with_a_named_server, "cluster.yml names PostgreSQL 15/main\nhint: take"),
+     (with_a_named_server, "cluster.yml names PostgreSQL 15/main\nhint: remove"),
      (with_its_agent, "fail over to another node meanwhile\nhint: on every node: systemctl stop pgpool2-cluster"),
      (without_the_extension, "no extension pgpool_recovery\nhint: apt install postgresql-17-pgpool2")],
 )  # fmt: skip
-def test_what_would_break_the_cluster_is_refused_and_nothing_is_changed(
+def test_an_upgrade_that_would_break_the_cluster_is_refused_without_a_change(
     asked: list[str], case: Callable[[pytest.MonkeyPatch], None], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case(monkeypatch)
@@ -92,7 +92,7 @@ def test_what_would_break_the_cluster_is_refused_and_nothing_is_changed(
 
 
 @pytest.mark.parametrize("server_of_another", [NEW, PostgresqlCluster(15, "test")])
-def test_another_server_is_none_of_its_business(asked: list[str], server_of_another: PostgresqlCluster) -> None:
+def test_other_servers_are_ignored(asked: list[str], server_of_another: PostgresqlCluster) -> None:
     upgrade.begin(server_of_another, PostgresqlCluster(18, "main"))
     assert asked == []
 
@@ -104,14 +104,14 @@ def agent_of(instance: PostgresqlCluster, upgrading: str = "17/main") -> Here:
     return Here(cluster, cluster.named("pg1"), database, Peers({}), record)
 
 
-def test_the_new_servers_data_is_the_clusters(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_uses_the_new_servers_data(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "control_data", lambda _: {"Database system identifier": "8"})
     upgrade.finish(here := agent_of(NEW))
     assert here.record == PRIMARY.with_changes(system=8, standbys_came=False)
     assert asked == ["apply "]
 
 
-def test_an_upgrade_that_came_to_nothing_is_forgotten(asked: list[str]) -> None:
+def test_a_failed_upgrade_is_forgotten(asked: list[str]) -> None:
     upgrade.finish(here := agent_of(OLD))
     assert here.record == PRIMARY.with_changes(standbys_came=False)
     assert asked == ["apply "]
@@ -123,7 +123,7 @@ def test_without_an_upgrade_nothing_is_done(asked: list[str]) -> None:
     assert asked == []
 
 
-def test_new_data_that_cannot_be_read_is_not_taken(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_new_data_is_not_used(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "control_data", lambda _: {})
     here = agent_of(NEW)
     with pytest.raises(ServerError, match="cannot be read after the upgrade"):

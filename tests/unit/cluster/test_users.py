@@ -1,4 +1,4 @@
-"""The users of the cluster's databases: every change holds, whatever else changes them at the same time."""
+"""Every change of the users takes effect, whatever else changes them at the same time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster
 
 
 class Others(Peers):
-    """The other nodes: `lists` has what each of them knows after it was told."""
+    """The other nodes; `lists` has the list that each of them knows after a change."""
 
     def __init__(self, lists: dict[str, Users] | None = None) -> None:
         super().__init__({})
@@ -35,7 +35,7 @@ class Others(Peers):
 
 
 class Primary:
-    """pg1, which is asked to change users."""
+    """pg1, which gets requests to change users."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, others: Others) -> None:
         mine = NodeFacts("pg1", postgresql=Postgresql.UP, member=True, term=3, led=3, system=7, timeline=3,
@@ -52,7 +52,7 @@ class Primary:
 
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Serials in users.json whenever `apply` was asked for; the roles of `altered` exist."""
+    """Serials in users.json at each request for an `apply`; the roles in `altered` exist."""
     applied: list[int] = []
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
     monkeypatch.setattr(units, "control", lambda _: applied.append(Users.load(paths.USERS).serial))
@@ -61,8 +61,8 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return applied
 
 
-def test_two_changes_at_once_both_hold(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both took the same number, and the second list was dropped; both said that all went well."""
+def test_two_simultaneous_changes_both_take_effect(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both used to take the same serial, and the second list was dropped although both reported success."""
     primary = Primary(monkeypatch, Others())
     threads = [threading.Thread(target=primary.set, args=(name,)) for name in ("app", "report")]
     for thread in threads:
@@ -74,8 +74,8 @@ def test_two_changes_at_once_both_hold(stored: list[int], monkeypatch: pytest.Mo
     assert primary.said == []
 
 
-def test_a_list_that_is_not_kept_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another primary's change, or another key's, came in between."""
+def test_a_list_that_is_not_kept_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change by another primary, or with another key, came in between."""
     primary = Primary(monkeypatch, Others())
     monkeypatch.setattr(act, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
     with pytest.raises(OperationError, match="app is not stored"):
@@ -91,7 +91,7 @@ def test_a_node_that_keeps_another_list_is_named(stored: list[int], monkeypatch:
     assert [line.split()[0] for line in primary.said] == ["pg3"]
 
 
-def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> None:
+def test_no_change_is_lost_when_apply_rewrites_the_list(stored: list[int]) -> None:
     with changing(paths.USERS):
         storing = threading.Thread(target=answers.store_users, args=(Users(6, {"app": "e"}, "m"),))
         storing.start()
@@ -102,10 +102,10 @@ def test_no_change_is_lost_where_apply_rewrites_the_list(stored: list[int]) -> N
     assert stored == [6]
 
 
-def test_a_node_that_hears_of_a_list_twice_answers_once_it_is_laid_down(
+def test_a_node_that_gets_a_list_twice_answers_once_it_is_applied(
     stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent fetched the list by itself just before it was told: it said that it had it, and pgpool-II had not."""
+    """The agent had just fetched the list itself, so it used to answer before pgpool-II had the list."""
     free, laid = threading.Event(), threading.Event()
     one_at_a_time = threading.Lock()
 
@@ -126,9 +126,9 @@ def test_a_node_that_hears_of_a_list_twice_answers_once_it_is_laid_down(
     fetching.join()
 
 
-def test_a_list_that_stays_locked_is_told(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
-    with changing(paths.USERS), pytest.raises(ServerError, match="is being changed"):
+    with changing(paths.USERS), pytest.raises(ServerError, match="another program is changing"):
         answers.store_users(Users(6, {"app": "e"}, "m"))
     assert stored == []
 
@@ -137,7 +137,7 @@ def test_a_list_that_stays_locked_is_told(stored: list[int], monkeypatch: pytest
 def test_a_name_that_could_end_its_quotes_never_reaches_sql(
     verb: str, stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`role` comes from another node: it was put between quotes as it came."""
+    """`role` comes from another node, and used to be quoted without a check."""
     reached: list[object] = []
     primary = Primary(monkeypatch, Others())
     monkeypatch.setattr(act, "set_role", lambda *words: reached.append(words))
@@ -150,8 +150,8 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
 @pytest.mark.parametrize(
     "users", [Users(10**12, {"app": "e"}, "m"), Users(-1, {}, "m"), Users(6, {"pgpool_recovery": "e"}, "m")]
 )
-def test_a_list_that_no_command_can_have_made_is_not_kept(users: Users, stored: list[int]) -> None:
-    """A witness could have replaced a role's password in every pool_passwd, or put the number out of reach."""
+def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, stored: list[int]) -> None:
+    """A witness could otherwise replace a role's password in every pool_passwd, or exhaust the serials."""
     with pytest.raises(OperationError, match="no command can have made"):
         answers.store_users(users)
     assert stored == []

@@ -1,4 +1,4 @@
-"""A pause that anybody may end."""
+"""A pause that a thread or a signal handler can end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from pgpool_cluster.wake import Wake
 
 
-def test_a_signal_in_any_moment_of_a_pause_ends_it() -> None:
-    """threading.Event.set() in a handler waits for ever where the interrupted thread is inside of the same event."""
+def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:
+    """threading.Event.set() in a handler deadlocks if it interrupts a thread inside the same event."""
     wake = Wake()
     before = signal.signal(signal.SIGALRM, lambda *_: wake.set())
     signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00005)

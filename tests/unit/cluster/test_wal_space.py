@@ -1,4 +1,4 @@
-"""A node that is away, and the disk of the primary that keeps its WAL."""
+"""WAL that the primary keeps for an absent node, and the free space on its disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GB = 2**30
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, used: int, rows: list[tuple[str, int]]) -> wal_space.Held | None:
-    """Look at a disk of 100 GB."""
+    """Check a disk of 100 GB."""
     disk = SimpleNamespace(total=100 * GB, used=used * GB, free=(100 - used) * GB)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     monkeypatch.setattr(Database, "query", lambda *_: rows)
@@ -35,7 +35,7 @@ def looked(monkeypatch: pytest.MonkeyPatch, used: int, rows: list[tuple[str, int
     [(79, [("pg_2", 10 * GB)]), (90, []), (99, [("pg_2", 1000)])],
     ids=["there is room", "nobody is away", "it is something else"],
 )
-def test_nothing_is_told(used: int, rows: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported(used: int, rows: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert looked(monkeypatch, used, rows) is None
 
 
@@ -49,7 +49,7 @@ def test_a_node_that_fills_the_disk_is_named_and_given_up_before_it_is_full(
     assert found.given_up is given_up
 
 
-def test_a_slot_of_somebody_else_is_named_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_is_not_the_clusters_is_named_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     found = looked(monkeypatch, 99, [("debezium", 10 * GB)])
     assert found is not None
     assert not found.given_up

@@ -1,4 +1,4 @@
-"""Threads in place of the real ones, for code whose work is to be done when it returns."""
+"""A stand-in for threads that finishes their work before `start` returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 
 class _Now:
-    """A thread that has ended when it is started."""
+    """A thread whose `start` runs it to its end."""
 
     def __init__(self, target: Callable[[], None], **_: object) -> None:
         self.start = target
@@ -18,4 +18,4 @@ class _Now:
 
 
 AT_ONCE = SimpleNamespace(Thread=_Now, Lock=threading.Lock)
-"""To be put in the place of a module's `threading`."""
+"""A stand-in for a module's `threading`."""

@@ -1,8 +1,8 @@
-"""A cluster in a test's memory: hosts that lose power, servers, records, pgpool-IIs, and the package's own agents.
+"""A cluster in a test's memory: hosts that can lose power, servers, records, pgpool-IIs, and the package's own agents.
 
-What the agents do is the package's own code, from `decide` over `act` to the recovery in two stages. Modelled is what
-they do it to: systemd, PostgreSQL's data, pgpool-II and its watchdog, the way between hosts. `hands` puts that in
-place. Every effect that outlasts a power cut is a `tick`, before which one can come.
+The agents run the package's own code, from `decide` and `act` to the recovery in two stages. The model replaces what
+they act on: systemd, PostgreSQL's data, pgpool-II and its watchdog, and the network. `hands` installs the stand-ins.
+Every effect that survives a power cut is a `tick`, and a power cut can come before any tick.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ from pgpool_cluster.units import UnitState
 Json = dict[str, Any]
 QUIET = (Wait, AwaitRecovery, Refuse)
 CHECKPOINT = 0
-"""The number of a record in the log that is no client's write."""
+"""The number of a log record that is not a client's write."""
 SYSTEM = 7000
 UNIT = "postgresql@15-main.service"
 
 
 class PowerCut(BaseException):
-    """The host that runs this code has lost its power; no error, so that nothing of the package catches it."""
+    """The host that runs this code has lost its power; not an Exception, so that the package does not catch it."""
 
 
 def make_cluster(mode: Mode, count: int, *, witness: bool = False) -> Cluster:
-    """Return a cluster with `count` database nodes, as cluster.yml's defaults have it."""
+    """Return a cluster with `count` database nodes and cluster.yml's defaults."""
     nodes = [Node(i, f"pg{i + 1}", f"10.0.0.{i + 1}", 5432, 1.0, frozenset(Service)) for i in range(count)]
     if witness:
         nodes.append(Node(count, "w", "10.0.0.9", 5432, 1.0, frozenset({Service.PGPOOL})))
@@ -79,7 +79,7 @@ def make_cluster(mode: Mode, count: int, *, witness: bool = False) -> Cluster:
 
 @dataclass(slots=True)
 class Data:
-    """A data directory. `log`: its records in order, (timeline, number of the write); it is what WAL is to it."""
+    """A data directory. `log` stands for WAL: its records in order, as (timeline, number of the write)."""
 
     system: int = SYSTEM
     log: tuple[tuple[int, int], ...] = ()
@@ -98,7 +98,7 @@ class Data:
 
     @property
     def ended(self) -> Lsn | None:
-        """What the control file of a server that is down tells of it: a standby's last checkpoint only."""
+        """The position in the control file of a stopped server; for a standby, that of its last checkpoint."""
         if self.crashed:
             return None
         last = max((place for place, (_, number) in enumerate(self.log, 1) if number == CHECKPOINT), default=0)
@@ -106,39 +106,39 @@ class Data:
 
     @property
     def writes(self) -> set[int]:
-        """The clients' writes that are in it."""
+        """The clients' writes that it contains."""
         return {number for _, number in self.log if number != CHECKPOINT}
 
     def checkpoint(self) -> None:
-        """Write a record of the server's own."""
+        """Write a record of the server itself."""
         self.log += ((self.timeline, CHECKPOINT),)
 
 
 @dataclass(slots=True)
 class Host:
-    """A server with what is on its disk; what is only in memory is in `here`."""
+    """A host with the content of its disk; `here` has what is only in memory."""
 
     node: Node
     record: Record = field(default_factory=Record)
     data: Data | None = None
     status: dict[str, bool] | None = None
-    """pgpool_status: who was up."""
+    """pgpool_status: the nodes that were up."""
     on: bool = True
     up: bool = False
     """PostgreSQL runs."""
     by_hand: bool = False
-    """An administrator stopped it."""
+    """An administrator has stopped it."""
     serve: bool = False
     pool: bool = False
     patient: bool = True
     here: Me | None = None
     synchrony: Synchrony | None = None
     names: str = ""
-    """synchronous_standby_names, as it is laid down and loaded."""
+    """synchronous_standby_names as applied and loaded."""
     applies: bool = True
-    """`pgpoolctl apply` comes to something."""
+    """`pgpoolctl apply` succeeds."""
     slow: bool = False
-    """What its server is to receive takes long."""
+    """Its server receives WAL late."""
 
     @property
     def name(self) -> str:
@@ -150,7 +150,7 @@ class Host:
 
 
 class Me(Here):
-    """An agent's node: it looks into the world, and remembers there."""
+    """An agent's node that collects facts from the world, and keeps its record there."""
 
     world: World
 
@@ -216,7 +216,7 @@ class Wires:
 
 @dataclass(slots=True)
 class Acting:
-    """The lock of whoever changes a node: its agent takes no turn meanwhile."""
+    """The lock of a program that changes a node; its agent takes no turn meanwhile."""
 
     world: World
     name: str
@@ -229,27 +229,27 @@ class Acting:
 
 
 class World:
-    """All hosts of a cluster, and the clients' writes that were acknowledged."""
+    """All hosts of a cluster, and the acknowledged writes of clients."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.hosts = {one.name: Host(one) for one in cluster.nodes}
         self.pools: list[str] = []
-        """Where pgpool-II runs; the first one leads."""
+        """The hosts with a running pgpool-II; the first one leads."""
         self.view: dict[str, bool] = {}
-        """Who is up for the pgpool-IIs, which tell each other."""
+        """The nodes that the pgpool-IIs, which share their view, believe to be up."""
         self.acknowledged: set[int] = set()
         self.waiting: dict[int, str] = {}
-        """Writes that are not acknowledged yet, with the primary whose client waits for that."""
+        """Writes that are not acknowledged yet, with the primary of the waiting client."""
         self.promised = cluster.synchronous > 0
-        """Whether nothing acknowledged may be lost: until an administrator accepts that."""
+        """Whether no acknowledged write may be lost; an administrator can accept a loss."""
         self.held = False
-        """Clients wait for a second stage."""
+        """Clients are waiting for a second stage."""
         self.stack: list[str] = []
         self.acting: list[str] = []
         self.clock = 1000.0
         self.told: dict[str, str] = {}
-        """What each agent waits for, or what failed there."""
+        """What each agent is waiting for, or what has failed there."""
         self.story: list[str] = []
         self._cut_in: tuple[int, tuple[str, ...]] | None = None
         self._between = False
@@ -259,7 +259,7 @@ class World:
 
     @classmethod
     def fresh(cls, cluster: Cluster) -> World:
-        """Servers as their packages make them, the first one with a database."""
+        """Servers as their packages create them, the first one with a database."""
         world = cls(cluster)
         for place, host in enumerate(world.hosts.values()):
             host.data = Data(system=SYSTEM + place, log=((1, CHECKPOINT),)) if host.database else None
@@ -268,7 +268,7 @@ class World:
 
     @classmethod
     def healthy(cls, cluster: Cluster, primary: int = 0) -> World:
-        """A cluster in which all is well; `primary` by its place, where one feeds the others."""
+        """A healthy cluster; `primary`: the index of its primary, with streaming."""
         world = cls(cluster)
         names = [one.name for one in cluster.databases]
         first = names[primary % len(names)]
@@ -298,10 +298,10 @@ class World:
         host.here.answer = work.do
         host.synchrony = Synchrony(host.here)
 
-    # What is seen
+    # Facts
 
     def facts(self, name: str) -> NodeFacts:
-        """The facts of a node as its agent tells them."""
+        """The facts of a node as its agent reports them."""
         host, here = self.hosts[name], self.hosts[name].here
         assert here is not None
         record, data = host.record, host.data
@@ -331,7 +331,7 @@ class World:
         return NodeFacts(name, **found)
 
     def seen(self) -> ClusterFacts:
-        """All nodes as any of them sees them: there are no cuts between hosts here, only of their power."""
+        """All nodes as any of them sees them; only power is cut here, never the network."""
         return ClusterFacts({name: self.facts(name) for name, host in self.hosts.items() if host.on})
 
     def _pgpool(self, host: Host) -> PgpoolFacts | None:
@@ -353,7 +353,7 @@ class World:
         return [host for host in self.hosts.values() if host.database]
 
     def streams(self, host: Host) -> bool:
-        """Tell whether a standby receives from the node that it follows."""
+        """Return whether a standby receives from the node that it follows."""
         data, source = host.data, self.hosts.get(host.data.follows or "") if host.data else None
         if not (host.up and data and data.standby and source and source.on and source.up and source.data):
             return False
@@ -361,7 +361,7 @@ class World:
         return fits and host.node.slot in source.data.slots
 
     def catch_up(self) -> None:
-        """Let all standbys receive what there is."""
+        """Let all standbys receive all WAL."""
         for _ in self.databases:  # one may follow a standby
             for host in self.databases:
                 if host.on and self.streams(host) and not host.slow:
@@ -384,7 +384,7 @@ class World:
         host.names = self.names_wanted(host)
 
     def senders(self, here: Here) -> Senders:
-        """What pg_stat_replication has."""
+        """The content of pg_stat_replication."""
         host = self.hosts[here.me.name]
         if not host.up or host.data is None or host.data.standby:
             raise OperationError("PostgreSQL: it is no primary", hint="its log")
@@ -397,7 +397,7 @@ class World:
                 if one.on and self.streams(one) and one.data and one.data.follows == host.name]  # fmt: skip
 
     def _acknowledge(self) -> None:
-        """Tell clients of their commits that are on as many listed standbys as they wait for."""
+        """Acknowledge the commits that are on the required number of listed standbys."""
         for number, name in list(self.waiting.items()):
             host = self.hosts[name]
             if not host.up or host.data is None or host.data.standby or number not in host.data.writes:
@@ -412,7 +412,7 @@ class World:
     # Power
 
     def tick(self) -> None:
-        """What comes next outlasts a power cut: this is the moment before."""
+        """Mark the moment before an effect that survives a power cut."""
         if self._cut_in is not None:
             left, names = self._cut_in
             self._cut_in = (left - 1, names) if left else None
@@ -421,12 +421,12 @@ class World:
         self.need_power()
 
     def need_power(self) -> None:
-        """Raise PowerCut where the host that runs this code is off; who asked it may be off, and the work goes on."""
+        """Raise PowerCut if the host that runs this code is off; if only the requesting host is off, work continues."""
         if self.stack and not self.hosts[self.stack[-1]].on:
             raise PowerCut
 
     def cut(self, names: Iterable[str]) -> None:
-        """Take the power from hosts."""
+        """Cut the power of hosts."""
         for name in names:
             host = self.hosts[name]
             if host.on:
@@ -435,7 +435,7 @@ class World:
                 self._off(host)
 
     def cut_during(self, names: Iterable[str], effects: int, work: Callable[[], object]) -> None:
-        """Take the power from hosts once `work` has had so many effects; after it, if it has fewer."""
+        """Cut the power of hosts after this number of effects of `work`, or after `work` if it has fewer."""
         self._cut_in = (effects, tuple(names))
         with suppress(PowerCut, ClusterError):
             work()
@@ -444,7 +444,7 @@ class World:
             self.cut(names)
 
     def shut_down(self, names: Iterable[str]) -> None:
-        """End hosts in order, all at once: each server's last checkpoint reaches who receives from it."""
+        """Shut down hosts cleanly in parallel: each server's last checkpoint reaches its standbys."""
         self.catch_up()
         off = [self.hosts[name] for name in names if self.hosts[name].on]
         for host in off:
@@ -475,7 +475,7 @@ class World:
             self.pools.remove(host.name)
 
     def boot(self, name: str, *, early: bool = False) -> None:
-        """Give a host power; `early`: its agent answers before systemd starts PostgreSQL."""
+        """Power on a host; `early`: its agent answers before systemd starts PostgreSQL."""
         host = self.hosts[name]
         if host.on and host.here is not None:
             return
@@ -529,7 +529,7 @@ class World:
         assert not (self.promised and missing), f"promoted without {missing}\n{self.shown()}"
 
     def copy(self, here: Here, source: str, *, member: bool, rewind: bool = False) -> None:
-        """pg_basebackup or pg_rewind, with what copying.py does around it, in its order."""
+        """pg_basebackup or pg_rewind, with the steps of copying.py around it, in the same order."""
         host, there = self.hosts[here.me.name], self.hosts[source]
         if not (there.on and there.up and there.data):
             raise OperationError(f"{source} cannot be copied from", hint="psql")
@@ -549,7 +549,7 @@ class World:
         self.pause()
 
     def query(self, here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Answer what act.py and two_stages.py ask a node's server."""
+        """Answer the queries of act.py and two_stages.py to a node's server."""
         host = self.hosts[here.me.name]
         data = host.data
         if not host.up or data is None:
@@ -577,7 +577,7 @@ class World:
             names = [one.name for one in self.cluster.databases]
             kept = host.status or {}
             self.view = {name: kept.get(name, True) for name in names}
-            if not any(self.view.values()):  # pgpool-II takes that for a broken file
+            if not any(self.view.values()):  # pgpool-II treats that as a broken file
                 self.view = dict.fromkeys(names, True)
         host.pool = True
         self.pools.append(host.name)
@@ -587,7 +587,7 @@ class World:
         self.hosts[self.stack[-1]].status = {one.name: one.name in up for one in self.cluster.databases}
 
     def believe(self, name: str, *, up: bool) -> None:
-        """Let pgpool-II take a node back or give it up; then the one that leads calls its failover_command."""
+        """Let pgpool-II attach a node or give it up; then the leader calls its failover_command."""
         leader = self.hosts[self.pools[0]]
         try:
             with self.within(leader.name):
@@ -597,14 +597,14 @@ class World:
                 if not up:
                     assert leader.here is not None
                     takeover.fail_over(leader.here, self.cluster.named(name), lambda _: None)
-        except ClusterError:  # the program ended with another status than 0, which changes nothing
+        except ClusterError:  # the program exited with a status other than 0, which changes nothing
             pass
         except PowerCut:
             self.need_power()
             raise OperationError("pcp: the leader is lost", hint="") from None
 
     def check(self, name: str) -> None:
-        """pgpool-II's health check of a node: who is gone is given up, where it may decide that."""
+        """pgpool-II's health check of a node: it gives up an unreachable one if it may decide that."""
         host = self.hosts[name]
         may = self.pools and (self.quorum or not self.cluster.mode.streams)
         if may and self.view[name] and not (host.on and host.up):
@@ -659,7 +659,7 @@ class World:
     # Clients
 
     def write(self, reached: Callable[[str], bool] = lambda _: True) -> None:
-        """Have a client write; `reached`: which standbys receive it at once."""
+        """Let a client write; `reached`: the standbys that receive the write at once."""
         if not self.pools or self.held:
             return
         self._number += 1
@@ -678,10 +678,10 @@ class World:
             self.acknowledged.add(self._number)
 
     def write_cut_short(self, reached: Callable[[str], bool], names: Iterable[str]) -> None:
-        """Take the power from hosts while a write is on its way; where a pgpool-II is left, the client's is that one.
+        """Cut the power of hosts during a write; the client uses a pgpool-II that is left, if there is one.
 
-        (One that dies with its host in the middle of a statement leaves the other nodes different by it, as upstream's
-        native replication does; nobody is told of that write.)
+        (A pgpool-II that dies with its host within a statement leaves the other nodes different, as upstream's
+        native replication does; no client gets an acknowledgement of that write.)
         """
         names = list(names)
         if set(self.pools) - set(names):
@@ -718,7 +718,7 @@ class World:
 
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
-        """What follows runs on this host."""
+        """Run the block on this host."""
         self.stack.append(name)
         try:
             yield
@@ -734,7 +734,7 @@ class World:
             return here.answer(request, lambda _: None)
 
     def step(self, name: str) -> tuple[Action, ...]:
-        """One round of an agent, as agent.py goes it."""
+        """One round of an agent, as in agent.py."""
         host = self.hosts[name]
         if not host.on or host.here is None or name in self.acting:
             return ()
@@ -773,7 +773,7 @@ class World:
         return actions
 
     def pause(self) -> None:
-        """Somebody waits: all others go on."""
+        """One program waits, and all others continue."""
         if self._between:
             return
         self._between = True
@@ -785,7 +785,7 @@ class World:
         self.need_power()
 
     def settle(self, order: Iterable[str], rounds: int = 40) -> dict[str, tuple[Action, ...]]:
-        """Let all take turns until nothing changes any more, and return what each decides then."""
+        """Let all take turns until nothing changes any more, and return the final decision of each."""
         order = list(order)
         for _ in range(rounds):
             before = self.state()
@@ -798,10 +798,10 @@ class World:
                 return done
         raise AssertionError(f"no rest after {rounds} rounds\n{self.shown()}")
 
-    # For those who judge
+    # Checks
 
     def state(self) -> tuple[Any, ...]:
-        """All that a turn may change."""
+        """All state that a turn may change."""
         hosts = tuple(
             (
                 host.on,
@@ -822,7 +822,7 @@ class World:
         return healthy(self.cluster, self.seen())
 
     def serves(self) -> bool:
-        """Tell whether a client's write would come through."""
+        """Return whether a client's write would succeed."""
         facts = self.seen()
         if self.cluster.mode.streams:
             primary = rightful_primary(self.cluster, facts)
@@ -833,7 +833,7 @@ class World:
         return any(one.backends.get(name) is BackendState.UP for one in leading for name in good)
 
     def commands(self) -> list[tuple[str, str]]:
-        """The commands that notes name: what to do, to which node."""
+        """The commands that the notes name: what to do with which node."""
         found: dict[tuple[str, str], None] = {}
         for name, host in self.hosts.items():
             text = self.told.get(name, "") if host.on else ""
@@ -846,7 +846,7 @@ class World:
         return list(found)
 
     def command(self, verb: str, name: str) -> str:
-        """Do as an administrator does, on the node; return what the command says against it."""
+        """Run an administrator's command on the node; return its error."""
         self.story.append(f"command {verb} {name}")
         try:
             if verb == "start":
@@ -862,7 +862,7 @@ class World:
         return ""
 
     def shown(self) -> str:
-        """The world in lines: for people."""
+        """The world as lines of text."""
         lines = [f"{self.cluster.mode}, story: {'; '.join(self.story) or 'none'}"]
         for name, host in self.hosts.items():
             data, record = host.data, host.record
@@ -886,7 +886,7 @@ class World:
 
 @dataclass(slots=True)
 class Server:
-    """In place of `Database`."""
+    """A stand-in for `Database`."""
 
     world: World
     host: Host
@@ -903,7 +903,7 @@ class Server:
 
 
 class _Threads:
-    """In place of `threading`: what would run beside, runs now; its node's agent goes on meanwhile."""
+    """A stand-in for `threading`: background work runs at once, while its node's agent continues."""
 
     def __init__(self, current: list[World]) -> None:
         self._current = current
@@ -921,7 +921,7 @@ class _Threads:
 
 
 class _Clock:
-    """In place of `time`: who sleeps lets the others go on."""
+    """A stand-in for `time`: a sleep lets the others continue."""
 
     def __init__(self, current: list[World]) -> None:
         self._current = current
@@ -959,7 +959,7 @@ _CURRENT: list[World] = []
 
 @contextmanager
 def at_work(world: World) -> Iterator[World]:
-    """The world that the package's code is to see meanwhile; only where `hands` keep it from the machine."""
+    """Set the world for the package's code during the block; only while `hands` shield it from the machine."""
     assert isinstance(paths.SERVE, _Serve)
     _CURRENT.insert(0, world)
     try:
@@ -970,7 +970,7 @@ def at_work(world: World) -> Iterator[World]:
 
 @contextmanager
 def hands() -> Iterator[None]:
-    """Let the package's code reach into the world instead of a machine."""
+    """Connect the package's code to the world instead of a machine."""
 
     def world() -> World:
         return _CURRENT[0]
