@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from debian.debian_support import Version
 
 _TIME = "%a, %d %b %Y %H:%M:%S UTC"
+_FIELD = re.compile(r"^([^\s:]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _ASKED = re.compile(r"^(Package|Version|Architecture|Filename|Directory): (.*)$", re.MULTILINE)
 _OF_FILE = re.compile(r"^(Filename|SHA256|Size): (.*)$", re.MULTILINE)
 _DSC = re.compile(r"^ .* (\S+\.dsc)$", re.MULTILINE)
@@ -50,6 +51,11 @@ class Stanza:
         found = dict(_ASKED.findall(text))
         place = found.get("Filename") or f"{found.get('Directory', '')}/{_DSC.search(text)[1]}"  # type: ignore[index]
         return cls(text, found["Package"], found["Version"], found.get("Architecture", ""), place)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """All its fields by their names, those of debian/control included."""
+        return dict(_FIELD.findall(self.text))
 
     @property
     def files(self) -> tuple[PoolFile, ...]:

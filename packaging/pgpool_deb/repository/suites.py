@@ -88,6 +88,11 @@ class Suite:
         return tuple(sorted(found)) or ("amd64",)
 
     @property
+    def places(self) -> set[str]:
+        """The paths of all .debs and .dscs that it has."""
+        return {stanza.place for stanza in (*self.packages, *self.sources)}
+
+    @property
     def files(self) -> tuple[PoolFile, ...]:
         """All files that its indexes name."""
         return tuple(file for stanza in (*self.packages, *self.sources) for file in stanza.files)

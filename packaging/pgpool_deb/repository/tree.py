@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ BEHIND_POINTER = ("dists", "index.html", "keyring")
 """Names in the repository's folder that are links through the pointer."""
 _PARTIAL = ".partial-"
 _MANY = 100
+_MODE = 0o644
 _AS_IT_WAS = "is there room? The repository is as it was"
 
 
@@ -151,9 +152,7 @@ class Repository:
             (partial / POINTER).replace(self.path / POINTER)
             _flushed(self.path)
         except OSError as error:
-            raise MachineError(
-                f"{self.path}: {error.strerror}", hint="is there room? The repository is as it was"
-            ) from error
+            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -172,37 +171,49 @@ class Repository:
         """Remove a file of the pool that no state names."""
         (self.path / file.path).unlink()
 
-    def admit(self, files: Sequence[tuple[Path, PoolFile]]) -> None:
-        """Put files that were checked into the pool; none has its name before it is whole and on the disk."""
-        partials = []
+    def admit(self, files: Iterable[tuple[Path | bytes, PoolFile]]) -> None:
+        """Put files that were checked, or their bytes, into the pool.
+
+        None has its name before it is whole and on the disk.
+        """
+        partial = self.path / f"{_PARTIAL}{os.getpid()}"
         try:
-            for origin, file in files:
-                place = self.path / file.path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                partial = place.with_name(f"{_PARTIAL}{os.getpid()}-{place.name}")
-                partials.append((partial, place))
-                shutil.copyfile(origin, partial)
-                partial.chmod(0o644)
-            _all_flushed([partial for partial, _ in partials], self.path)
-            for partial, place in partials:
-                partial.rename(place)
-            _all_flushed(sorted({place.parent for _, place in partials}), self.path)
+            partial.mkdir()
+            places = []
+            for number, (origin, file) in enumerate(files):
+                _written(origin, f"{partial}/{number}")
+                places.append(f"{self.path}/{file.path}")
+            folders = sorted({Path(place).parent for place in places})
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            _all_flushed([partial / str(number) for number in range(len(places))], self.path)
+            for number, place in enumerate(places):
+                os.rename(f"{partial}/{number}", place)  # noqa: PTH104 - of thousands
+            _all_flushed(folders, self.path)
         except OSError as error:
-            raise MachineError(
-                f"{self.path}: {error.strerror}", hint="is there room? The repository is as it was"
-            ) from error
+            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
         finally:
-            for partial, _ in partials:
-                partial.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Remove what killed writers left: half files, and states that clients never saw."""
-        for left in (*self.path.glob(f"{_PARTIAL}*"), *(self.path / "pool").rglob(f"{_PARTIAL}*")):
+        for left in self.path.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         seen = self.state
         for state in self.states:
             if seen is None or state.name > seen.name:
                 shutil.rmtree(state)
+
+
+def _written(origin: Path | bytes, target: str) -> None:
+    """Write a file that every user may read, whatever the umask is."""
+    if isinstance(origin, Path):
+        shutil.copyfile(origin, target)
+        os.chmod(target, _MODE)  # noqa: PTH101 - of thousands
+    else:
+        with open(target, "wb", buffering=0) as handle:  # noqa: PTH123 - of thousands
+            handle.write(origin)
+            os.fchmod(handle.fileno(), _MODE)
 
 
 def named(moment: int) -> str:
