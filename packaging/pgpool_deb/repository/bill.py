@@ -93,12 +93,12 @@ class Bill:
 
 
 def bills(
-    record: Record, files: Iterable[PoolFile], controls: Mapping[str, Mapping[str, str]], release: str, pins: Pins
+    record: Record, source: Source, files: Iterable[PoolFile], controls: Mapping[str, Mapping[str, str]], release: str
 ) -> Iterator[Bill]:
-    """Yield a bill for each .deb of an upload; all of its files lie beside the .buildinfo of the record.
+    """Yield a bill for each .deb of an upload, whose source package this is.
 
-    `controls` are the fields of debian/control by the names of the .debs. Raises UsageError where the source package
-    cannot be read.
+    `controls` are the fields of debian/control by the names of the .debs. Raises UsageError where the record does not
+    say when they were built.
     """
     if record.built is None:
         raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
@@ -106,7 +106,6 @@ def bills(
     buildinfo = Archive(record.path.name, sums[record.path.name])
     own = {name: controls[name] for name in sorted(sums) if name.endswith(".deb")}
     siblings = {one["Package"]: (_purl(one, release), one["Version"]) for one in own.values()}
-    source = _source(record, release, pins)
     for name, control in own.items():
         yield Bill(
             name=control["Package"],
@@ -129,7 +128,8 @@ def person(maintainer: str) -> tuple[str, str]:
     return (found["name"], found["mail"] or "") if found else ("", "")
 
 
-def _source(record: Record, release: str, pins: Pins) -> Source:
+def source_of(record: Record, release: str, pins: Pins) -> Source:
+    """Return the source package that lies beside a .buildinfo; raises UsageError where it cannot be read."""
     origin = Origin.read(record.dsc)
     debian = origin.debian()
     return Source(

@@ -30,7 +30,7 @@ from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.record import Record
 from pgpool_deb.repository import cyclonedx_bill, spdx_bill
-from pgpool_deb.repository.bill import Bill, Dependency, bills
+from pgpool_deb.repository.bill import Bill, Dependency, bills, source_of
 from pgpool_deb.repository.licences import declared
 from pgpool_deb.repository.stanzas import PoolFile
 from pgpool_deb.small_packages import upload
@@ -45,7 +45,7 @@ def bills_of(folder: Path, pins: Pins) -> list[Bill]:
     record = Record.read(path)
     files = [PoolFile(name, sha256, 0) for name, sha256 in {**record.sums, path.name: sha256_of(path)}.items()]
     controls = {name: control(folder / name) for name in record.sums if name.endswith(".deb")}
-    return list(bills(record, files, controls, "trixie", pins))
+    return list(bills(record, source_of(record, "trixie", pins), files, controls, "trixie"))
 
 
 def control(path: Path) -> dict[str, str]:
