@@ -145,8 +145,19 @@ def source_of(record: Record, release: str, pins: Pins) -> Source:
 
 
 def _purl(control: Mapping[str, str], release: str) -> str:
-    qualifiers = {"arch": control["Architecture"], "distro": release}
-    return PackageURL("deb", AUTHOR, control["Package"], control["Version"], qualifiers).to_string()
+    place, _, qualifiers = _of_any_version(control["Package"], control["Architecture"], release).partition("?")
+    return f"{place}@{_in_purl(control['Version'])}?{qualifiers}"
+
+
+@lru_cache(maxsize=1024)
+def _of_any_version(name: str, architecture: str, release: str) -> str:
+    return PackageURL("deb", AUTHOR, name, qualifiers={"arch": architecture, "distro": release}).to_string()
+
+
+@lru_cache(maxsize=16)
+def _in_purl(version: str) -> str:
+    """Return a version as package URLs have it; all packages of a build have the same."""
+    return PackageURL("deb", AUTHOR, "any", version).to_string().partition("@")[2]
 
 
 @lru_cache(maxsize=1024)

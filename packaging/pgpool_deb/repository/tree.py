@@ -145,7 +145,7 @@ class Repository:
             (partial / "state").mkdir()
             (partial / "state" / "pool").symlink_to("../../pool")
             yield partial / "state"
-            _all_flushed([path for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
+            _all_flushed([str(path) for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
             (partial / "state").rename(self.path / "snapshot" / name)
             (partial / POINTER).symlink_to(f"snapshot/{name}")
             _flushed(self.path / "snapshot")
@@ -182,10 +182,10 @@ class Repository:
             for number, (origin, file) in enumerate(files):
                 _written(origin, f"{partial}/{number}")
                 places.append(f"{self.path}/{file.path}")
-            folders = sorted({Path(place).parent for place in places})
+            folders = sorted({place.rpartition("/")[0] for place in places})
             for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            _all_flushed([partial / str(number) for number in range(len(places))], self.path)
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            _all_flushed([f"{partial}/{number}" for number in range(len(places))], self.path)
             for number, place in enumerate(places):
                 os.rename(f"{partial}/{number}", place)  # noqa: PTH104 - of thousands
             _all_flushed(folders, self.path)
@@ -242,7 +242,7 @@ def _refuse_links(path: Path) -> None:
         raise UsageError(f"{pointer} leads out of the repository", hint=f"ln -sfn snapshot/TIME {pointer} sets it")
 
 
-def _all_flushed(paths: Sequence[Path], below: Path) -> None:
+def _all_flushed(paths: Sequence[str], below: Path) -> None:
     """Have the kernel write these files; where there are many, all that the file system has yet to write."""
     if len(paths) > _MANY:
         subprocess.run(["sync", "--file-system", str(below)], check=True)
@@ -251,7 +251,7 @@ def _all_flushed(paths: Sequence[Path], below: Path) -> None:
             _flushed(path)
 
 
-def _flushed(path: Path) -> None:
+def _flushed(path: str | Path) -> None:
     """Have the kernel write a file or folder to the disk: a power cut leaves what a name says."""
     handle = os.open(path, os.O_RDONLY)
     try:
