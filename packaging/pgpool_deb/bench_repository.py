@@ -31,6 +31,8 @@ SIZES = (100, 1_000, 10_000)
 BINARIES = tuple(f"postgresql-{number}-pgpool2" for number in range(10))
 """Those of a version."""
 _RELEASE = "trixie"
+_PAUSE = 1.1
+"""Seconds between two publishes: a state has a second of its own, and a publish in that of the last waits for it."""
 _APTLY = """
 set -eu
 export HOME=/work
@@ -94,6 +96,7 @@ class RepositoryBench:
         return fresh, statistics.median(took)
 
     def _publish(self, project: Project) -> float:
+        time.sleep(_PAUSE)
         began = time.monotonic()
         request = publishing.Request(self.scratch / "repository", unproved=True, install=False)
         publishing.run(project, request, lambda _: None)
