@@ -33,24 +33,31 @@ BINARIES = tuple(f"postgresql-{number}-pgpool2" for number in range(10))
 _RELEASE = "trixie"
 _PAUSE = 1.1
 """Seconds between two publishes: a state has a second of its own, and a publish in that of the last waits for it."""
+_APTLY_SECONDS = 3600.0
+"""How long aptly may say nothing."""
 _APTLY = """
 set -eu
 export HOME=/work
 cd /work
 gpg --batch --quiet --passphrase '' --quick-generate-key bench ed25519 sign
-{{
-    date +%s.%N
-    aptly repo create -distribution=trixie -component=main bench >/dev/null
-    aptly repo add bench /packages/all >/dev/null
-    aptly publish repo -batch -acquire-by-hash bench >/dev/null
-    date +%s.%N
-    for number in $(seq {pairs}); do
-        date +%s.%N
-        aptly repo add bench /packages/more/$number >/dev/null
-        aptly publish update -batch trixie >/dev/null
-        date +%s.%N
-    done
-}} >/work/times
+timed() {{
+    date +%s.%N >>/work/times
+    "$@"
+    date +%s.%N >>/work/times
+}}
+first() {{
+    aptly repo create -distribution=trixie -component=main bench
+    aptly repo add bench /packages/all
+    aptly publish repo -batch -acquire-by-hash bench
+}}
+more() {{
+    aptly repo add bench /packages/more/$1
+    aptly publish update -batch trixie
+}}
+timed first
+for number in $(seq {pairs}); do
+    timed more $number
+done
 """
 
 
@@ -111,7 +118,7 @@ class RepositoryBench:
         cache = Cache.open()
         release = ReleaseTable.load(self.project.releases).named(_RELEASE)
         roots = Roots(cache, machine_architecture(), lambda: archive.find_archive(None))
-        runner = Runner(self.scratch / "aptly.log")
+        runner = Runner(self.scratch / "aptly.log", stall=_APTLY_SECONDS)
         root = roots.obtain(release, ("aptly", "gnupg"), runner)
         work, packages = self.scratch / "aptly", self.scratch / "packages"
         work.mkdir()
