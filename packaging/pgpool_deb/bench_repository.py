@@ -31,20 +31,33 @@ SIZES = (100, 1_000, 10_000)
 BINARIES = tuple(f"postgresql-{number}-pgpool2" for number in range(10))
 """Those of a version."""
 _RELEASE = "trixie"
+_PAUSE = 1.1
+"""Seconds between two publishes: a state has a second of its own, and a publish in that of the last waits for it."""
+_APTLY_SECONDS = 3600.0
+"""How long aptly may say nothing."""
 _APTLY = """
 set -eu
 export HOME=/work
 cd /work
 gpg --batch --quiet --passphrase '' --quick-generate-key bench ed25519 sign
-aptly repo create -distribution=trixie -component=main bench >/dev/null
-aptly repo add bench /packages/all >/dev/null
-aptly publish repo -batch -acquire-by-hash bench >/dev/null
+timed() {{
+    date +%s.%N >>/work/times
+    "$@"
+    date +%s.%N >>/work/times
+}}
+first() {{
+    aptly repo create -distribution=trixie -component=main bench
+    aptly repo add bench /packages/all
+    aptly publish repo -batch -acquire-by-hash bench
+}}
+more() {{
+    aptly repo add bench /packages/more/$1
+    aptly publish update -batch trixie
+}}
+timed first
 for number in $(seq {pairs}); do
-    date +%s.%N
-    aptly repo add bench /packages/more/$number >/dev/null
-    aptly publish update -batch trixie >/dev/null
-    date +%s.%N
-done >/work/times
+    timed more $number
+done
 """
 
 
@@ -94,6 +107,7 @@ class RepositoryBench:
         return fresh, statistics.median(took)
 
     def _publish(self, project: Project) -> float:
+        time.sleep(_PAUSE)
         began = time.monotonic()
         request = publishing.Request(self.scratch / "repository", unproved=True, install=False)
         publishing.run(project, request, lambda _: None)
@@ -104,7 +118,7 @@ class RepositoryBench:
         cache = Cache.open()
         release = ReleaseTable.load(self.project.releases).named(_RELEASE)
         roots = Roots(cache, machine_architecture(), lambda: archive.find_archive(None))
-        runner = Runner(self.scratch / "aptly.log")
+        runner = Runner(self.scratch / "aptly.log", stall=_APTLY_SECONDS)
         root = roots.obtain(release, ("aptly", "gnupg"), runner)
         work, packages = self.scratch / "aptly", self.scratch / "packages"
         work.mkdir()
@@ -119,7 +133,9 @@ class RepositoryBench:
         binds = [(work, "/work"), (packages, "/packages")]
         roots.run_in(root, ["sh", "-c", _APTLY.format(pairs=self.pairs)], runner, binds=binds)
         times = [float(line) for line in (work / "times").read_text(encoding="ascii").split()]
-        return statistics.median(end - begin for begin, end in zip(times[::2], times[1::2], strict=True))
+        fresh, *more = (end - begin for begin, end in zip(times[::2], times[1::2], strict=True))
+        say(f"aptly: {fresh:.1f} s from nothing, {statistics.median(more):.2f} s for one cell more")
+        return statistics.median(more)
 
 
 @contextmanager

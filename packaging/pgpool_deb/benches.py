@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import machine, namespaces, plan, testing
@@ -45,7 +47,8 @@ def _repository(project: Project, pairs: int, scratch: Path | None) -> None:
 
     place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
     try:
-        RepositoryBench(project, place.resolve() / "repository", pairs).run()
+        with _failures_told():
+            RepositoryBench(project, place.resolve() / "repository", pairs).run()
     finally:
         if scratch is None:
             namespaces.remove(place)
@@ -69,13 +72,21 @@ def _build(project: Project, pairs: int, scratch: Path | None) -> None:
     place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
     place.mkdir(parents=True, exist_ok=True)
     try:
-        BuildBench(project, place.resolve(), pairs).run()
+        with _failures_told():
+            BuildBench(project, place.resolve(), pairs).run()
+    finally:
+        if scratch is None:
+            namespaces.remove(place)
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """Raise PackageError, with the last line that it said, for a program that fails or hangs in the block."""
+    try:
+        yield
     except CommandFailed as failure:
         said = next((line for line in reversed(failure.lines) if line.strip()), "it said nothing")
         hint = "with --scratch FOLDER the bench's logs are kept"
         ended = f"{shlex.join(failure.argv[-5:])} ended with status {failure.status}"
         raise PackageError(f"{ended}: {said}", hint=hint) from failure
-    finally:
-        if scratch is None:
-            namespaces.remove(place)
-            shutil.rmtree(place, ignore_errors=True)

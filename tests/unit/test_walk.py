@@ -19,6 +19,7 @@ from pgpool_deb.errors import ExitStatus
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.repository import provenance
+from pgpool_deb.repository.bill import source_of
 from pgpool_deb.small_packages import upload
 from pgpool_deb.walk import Link, links
 
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "pool"
     upload(place, VERSION, upstream=True)
     (record,) = rebuild.records(place)
-    told = provenance.statement(record, "trixie", pins_of(place))
+    told = provenance.statement(record, source_of(record, "trixie", pins_of(place)), "trixie")
     (place / f"{STEM}_amd64.intoto.json").write_text(provenance.text(told))
     return place
 

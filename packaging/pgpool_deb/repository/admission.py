@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +75,22 @@ def _upload(path: Path, release: Release) -> Upload:
         if "/" in name or name.startswith("."):
             raise UsageError(f"{path} names {name!r}, which is no file beside it", hint=_AGAIN)
         there = path.with_name(name)
-        if there.is_symlink() or not there.is_file() or there.stat().st_size != size:
+        if not _is_whole(there, size):
             raise UsageError(f"{there} is missing or not whole", hint=_AGAIN)
         files.append(PoolFile(f"{pool_folder(source)}/{name}", sha256, size))
     if not any(name.endswith(".buildinfo") for name, _, _ in rows):
         raise UsageError(f"{path} names no .buildinfo: it could not be built again", hint=_AGAIN)
     own = PoolFile(f"{pool_folder(source)}/{path.name}", sha256_of(path), path.stat().st_size)
     return Upload(path.parent, source, version, (*files, own))
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Tell whether there is a file of this size, and no link to one."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def pool_folder(source: str) -> str:

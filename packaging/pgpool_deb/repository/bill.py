@@ -5,14 +5,15 @@ A bill is made of what is published beside the .deb, so it is the same wherever 
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
-from debian.deb822 import Deb822, PkgRelation
-from debian.debfile import DebFile
+from debian.deb822 import PkgRelation
 from packageurl import PackageURL
 
 from pgpool_deb.errors import UsageError
@@ -27,19 +28,22 @@ AUTHOR = "pgpool-deb"
 """The tool that made a document, and the vendor in the package URLs of our packages."""
 _NEEDED = ("Pre-Depends", "Depends")
 _USEFUL = ("Recommends", "Suggests")
+_PERSON = re.compile(r"(?P<name>[^<]*?)\s*(?:<(?P<mail>[^>]*)>)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
     """A package that a .deb declares to need, or to be more useful with.
 
-    `clause` is what debian/control says, alternatives included; `purl` has a version for a package of the same build.
+    `clause` is what debian/control says, alternatives included; `version` is that of a package of the same build, else
+    empty.
     """
 
     name: str
     field: str
     clause: str
-    purl: PackageURL
+    purl: str
+    version: str
 
     @property
     def needed(self) -> bool:
@@ -54,7 +58,7 @@ class Source:
     name: str
     version: str
     dsc: Archive
-    purl: PackageURL
+    purl: str
     origin: Origin
     debian: Debian
     address: str
@@ -68,7 +72,7 @@ class Bill:
     name: str
     version: str
     file: Archive
-    purl: PackageURL
+    purl: str
     maintainer: str
     summary: str
     homepage: str
@@ -88,24 +92,26 @@ class Bill:
         return self.file.name.removesuffix(".deb")
 
 
-def bills(record: Record, files: Iterable[PoolFile], release: str, pins: Pins) -> Iterator[Bill]:
-    """Yield a bill for each .deb of an upload; all of its files lie beside the .buildinfo of the record.
+def bills(
+    record: Record, source: Source, files: Iterable[PoolFile], controls: Mapping[str, Mapping[str, str]], release: str
+) -> Iterator[Bill]:
+    """Yield a bill for each .deb of an upload, whose source package this is.
 
-    Raises UsageError where the source package or a .deb cannot be read.
+    `controls` are the fields of debian/control by the names of the .debs. Raises UsageError where the record does not
+    say when they were built.
     """
     if record.built is None:
         raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
     sums = {Path(file.path).name: file.sha256 for file in files}
     buildinfo = Archive(record.path.name, sums[record.path.name])
-    controls = {name: _control(record.path.with_name(name)) for name in sorted(sums) if name.endswith(".deb")}
-    siblings = {one["Package"]: _purl(one, release) for one in controls.values()}
-    source = _source(record, release, pins)
-    for name, control in controls.items():
+    own = {name: controls[name] for name in sorted(sums) if name.endswith(".deb")}
+    siblings = {one["Package"]: (_purl(one, release), one["Version"]) for one in own.values()}
+    for name, control in own.items():
         yield Bill(
             name=control["Package"],
             version=control["Version"],
             file=Archive(name, sums[name]),
-            purl=siblings[control["Package"]],
+            purl=siblings[control["Package"]][0],
             maintainer=control.get("Maintainer", ""),
             summary=control.get("Description", "").partition("\n")[0],
             homepage=control.get("Homepage", ""),
@@ -116,19 +122,21 @@ def bills(record: Record, files: Iterable[PoolFile], release: str, pins: Pins) -
         )
 
 
-def _control(path: Path) -> Deb822:
-    with DebFile(path) as deb:
-        return deb.debcontrol()
+def person(maintainer: str) -> tuple[str, str]:
+    """Return the name and the address of a Maintainer field, each "" where it has none."""
+    found = _PERSON.fullmatch(maintainer)
+    return (found["name"], found["mail"] or "") if found else ("", "")
 
 
-def _source(record: Record, release: str, pins: Pins) -> Source:
+def source_of(record: Record, release: str, pins: Pins) -> Source:
+    """Return the source package that lies beside a .buildinfo; raises UsageError where it cannot be read."""
     origin = Origin.read(record.dsc)
     debian = origin.debian()
     return Source(
         name=record.source,
         version=record.version,
         dsc=Archive(record.dsc.name, record.sums[record.dsc.name]),
-        purl=PackageURL("deb", AUTHOR, record.source, record.version, {"arch": "source", "distro": release}),
+        purl=_purl({"Package": record.source, "Version": record.version, "Architecture": "source"}, release),
         origin=origin,
         debian=debian,
         address=origin.address(pins),
@@ -136,20 +144,42 @@ def _source(record: Record, release: str, pins: Pins) -> Source:
     )
 
 
-def _purl(control: Mapping[str, str], release: str) -> PackageURL:
-    return PackageURL(
-        "deb", AUTHOR, control["Package"], control["Version"], {"arch": control["Architecture"], "distro": release}
-    )
+def _purl(control: Mapping[str, str], release: str) -> str:
+    place, _, qualifiers = _of_any_version(control["Package"], control["Architecture"], release).partition("?")
+    return f"{place}@{_in_purl(control['Version'])}?{qualifiers}"
 
 
-def _dependencies(control: Mapping[str, str], siblings: Mapping[str, PackageURL], release: str) -> Iterator[Dependency]:
+@lru_cache(maxsize=1024)
+def _of_any_version(name: str, architecture: str, release: str) -> str:
+    return PackageURL("deb", AUTHOR, name, qualifiers={"arch": architecture, "distro": release}).to_string()
+
+
+@lru_cache(maxsize=16)
+def _in_purl(version: str) -> str:
+    """Return a version as package URLs have it; all packages of a build have the same."""
+    return PackageURL("deb", AUTHOR, "any", version).to_string().partition("@")[2]
+
+
+@lru_cache(maxsize=1024)
+def _of_debian(name: str, release: str) -> str:
+    return PackageURL("deb", "debian", name, qualifiers={"distro": release}).to_string()
+
+
+def _dependencies(
+    control: Mapping[str, str], siblings: Mapping[str, tuple[str, str]], release: str
+) -> Iterator[Dependency]:
     """Yield each package that is named, once: with the field that binds most."""
     seen: set[str] = set()
     for field in (*_NEEDED, *_USEFUL):
-        for clause in PkgRelation.parse_relations(control[field]) if field in control else ():
-            for one in clause:
-                name = str(one["name"])
-                if name and name not in seen:
-                    seen.add(name)
-                    purl = siblings.get(name) or PackageURL("deb", "debian", name, qualifiers={"distro": release})
-                    yield Dependency(name, field, PkgRelation.str([clause]), purl)
+        for name, clause in _relations(control[field]) if field in control else ():
+            if name not in seen:
+                seen.add(name)
+                purl, version = siblings.get(name) or (_of_debian(name, release), "")
+                yield Dependency(name, field, clause, purl, version)
+
+
+@lru_cache(maxsize=1024)
+def _relations(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the packages that a field names, each with its clause."""
+    clauses = PkgRelation.parse_relations(text)
+    return tuple((str(one["name"]), PkgRelation.str([clause])) for clause in clauses for one in clause if one["name"])

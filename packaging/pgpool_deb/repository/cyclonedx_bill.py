@@ -1,4 +1,4 @@
-"""A bill of materials as CycloneDX 1.6 has it, by cyclonedx-python-lib.
+"""A bill of materials as CycloneDX 1.6 has it in JSON. Pure; tests hold every document against the format's schema.
 
 The .deb is what the document is about; its pedigree leads to the source package, and from there with our patches to
 upstream's tarball. What it depends on are components without a version, as debian/control leaves that open.
@@ -6,148 +6,137 @@ upstream's tarball. What it depends on are components without a version, as debi
 
 from __future__ import annotations
 
-import re
+import json
 from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
 
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
-from cyclonedx.model.bom import Bom, BomMetaData
-from cyclonedx.model.component import (
-    Component,
-    ComponentScope,
-    ComponentType,
-    Diff,
-    Patch,
-    PatchClassification,
-    Pedigree,
-)
-from cyclonedx.model.contact import OrganizationalContact, OrganizationalEntity
-from cyclonedx.model.dependency import Dependency as Edge
-from cyclonedx.model.license import LicenseAcknowledgement, LicenseExpression
-from cyclonedx.model.tool import ToolRepository
-from cyclonedx.output.json import JsonV1Dot6
+from .bill import AUTHOR, Bill, Dependency, Source, person
 
-from .bill import AUTHOR, Bill, Dependency, Source
-
-_PERSON = re.compile(r"(?P<name>[^<]*?)\s*(?:<(?P<mail>[^>]*)>)?\s*")
+Element = dict[str, Any]
+_OF_ADDRESSES = "%/:?#@!$&()*+,;=~"
+"""What an address may hold beside letters and digits."""
 
 
 def text(bill: Bill) -> str:
     """Return the document; the same bill gives the same bytes."""
-    about = _package(bill)
-    dependencies = [_dependency(one) for one in bill.dependencies]
-    edges = [Edge(one.bom_ref) for one in dependencies]
-    document = Bom(
-        serial_number=bill.identity,
-        metadata=BomMetaData(
-            timestamp=bill.built,
-            tools=ToolRepository(components=[Component(name=AUTHOR, type=ComponentType.APPLICATION, bom_ref=AUTHOR)]),
-            component=about,
-        ),
-        components=dependencies,
-        dependencies=[Edge(about.bom_ref, edges), *edges],
-    )
-    return str(JsonV1Dot6(document).output_as_string()) + "\n"
+    dependencies = sorted(bill.dependencies, key=lambda one: one.name)
+    named = sorted(one.purl for one in dependencies)
+    edges = [{"ref": purl} for purl in named]
+    edges.append(_told(ref=bill.purl, dependsOn=named))
+    document = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{bill.identity}",
+        "version": 1,
+        "metadata": {
+            "timestamp": bill.built.isoformat(),
+            "tools": {"components": [_component(AUTHOR, "application", AUTHOR)]},
+            "component": _package(bill),
+        },
+        **_told(components=[_dependency(one) for one in dependencies]),
+        "dependencies": edges,
+    }
+    return json.dumps(document) + "\n"
 
 
-def _package(bill: Bill) -> Component:
-    references = [
-        ExternalReference(
-            type=ExternalReferenceType.BUILD_META, url=XsUri(bill.buildinfo.name), hashes=_hash(bill.buildinfo.sha256)
-        )
-    ]
+def _told(**values: object) -> Element:
+    """Return what there is a value of: the schema has no empty ones."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _component(name: str, kind: str, reference: str, **more: object) -> Element:
+    return {"bom-ref": reference, "type": kind, "name": name, **_told(**more)}
+
+
+def _package(bill: Bill) -> Element:
+    references = [_reference("build-meta", bill.buildinfo.name, bill.buildinfo.sha256)]
     if bill.homepage:
-        references.append(ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(bill.homepage)))
-    return Component(
-        name=bill.name,
-        type=ComponentType.APPLICATION,
-        bom_ref=bill.purl.to_string(),
+        references.append(_reference("website", bill.homepage))
+    return _component(
+        bill.name,
+        "application",
+        bill.purl,
         version=bill.version,
         supplier=_supplier(bill.maintainer),
-        description=bill.summary or None,
+        description=bill.summary,
         hashes=_hash(bill.file.sha256),
         licenses=_licences(bill.source),
-        copyright="\n".join(bill.source.licences.holders) or None,
+        copyright="\n".join(bill.source.licences.holders),
         purl=bill.purl,
-        external_references=references,
-        pedigree=Pedigree(ancestors=[_source(bill.source)]),
+        externalReferences=references,
+        pedigree={"ancestors": [_source(bill.source)]},
     )
 
 
 @lru_cache(maxsize=4)
-def _source(source: Source) -> Component:
-    """Return the source package, whose parts are files, and what it was made from."""
-    archive, upstream = source.origin.packaging.name, source.origin.upstream
-    patches = [
-        Patch(type=PatchClassification.UNOFFICIAL, diff=Diff(url=XsUri(f"{archive}#{one.path}")))
-        for one in source.debian.patches
-    ]
-    return Component(
-        name=source.name,
-        type=ComponentType.APPLICATION,
-        bom_ref=source.purl.to_string(),
+def _source(source: Source) -> Element:
+    """Return the source package, whose parts are files, and what it was made from; all its .debs share it."""
+    files = sorted((one.name, one.sha256) for one in source.origin.archives)
+    return _component(
+        source.name,
+        "application",
+        source.purl,
         version=source.version,
         hashes=_hash(source.dsc.sha256),
         licenses=_licences(source),
         purl=source.purl,
-        external_references=[
-            ExternalReference(
-                type=ExternalReferenceType.SOURCE_DISTRIBUTION,
-                url=XsUri(source.dsc.name),
-                hashes=_hash(source.dsc.sha256),
-            )
-        ],
-        components=[_file(one.name, one.sha256) for one in source.origin.archives],
-        pedigree=Pedigree(ancestors=[_upstream(source)] if upstream else (), patches=patches) if upstream else None,
+        externalReferences=[_reference("source-distribution", source.dsc.name, source.dsc.sha256)],
+        components=[_component(name, "file", f"file:{name}", hashes=_hash(sha256)) for name, sha256 in files],
+        pedigree=_pedigree(source),
     )
 
 
-def _upstream(source: Source) -> Component:
-    tarball = source.origin.archives[0]
-    where = [
-        ExternalReference(
-            type=ExternalReferenceType.SOURCE_DISTRIBUTION, url=XsUri(source.address), hashes=_hash(tarball.sha256)
-        )
-    ]
-    return Component(
-        name=source.name,
-        type=ComponentType.APPLICATION,
-        bom_ref=f"upstream:{tarball.name}",
+def _pedigree(source: Source) -> Element:
+    """Return upstream's tarball and the patches on it; nothing for a native package."""
+    tarball, archive = source.origin.upstream, source.origin.packaging.name
+    if tarball is None:
+        return {}
+    where = [_reference("source-distribution", source.address, tarball.sha256)] if source.address else []
+    upstream = _component(
+        source.name,
+        "application",
+        f"upstream:{tarball.name}",
         version=source.origin.upstream_version,
         hashes=_hash(tarball.sha256),
-        external_references=where if source.address else (),
+        externalReferences=where,
     )
+    addresses = sorted(_address(f"{archive}#{one.path}") for one in source.debian.patches)
+    patches = [{"type": "unofficial", "diff": {"url": address}} for address in addresses]
+    return _told(ancestors=[upstream], patches=patches)
 
 
 @lru_cache(maxsize=256)
-def _dependency(one: Dependency) -> Component:
-    return Component(
-        name=one.name,
-        type=ComponentType.LIBRARY,
-        bom_ref=one.purl.to_string(),
-        version=one.purl.version,
-        scope=ComponentScope.REQUIRED if one.needed else ComponentScope.OPTIONAL,
+def _dependency(one: Dependency) -> Element:
+    return _component(
+        one.name,
+        "library",
+        one.purl,
+        version=one.version,
+        scope="required" if one.needed else "optional",
         purl=one.purl,
-        properties=[Property(name=f"{AUTHOR}:{one.field}", value=one.clause)],
+        properties=[{"name": f"{AUTHOR}:{one.field}", "value": one.clause}],
     )
 
 
-def _file(name: str, sha256: str) -> Component:
-    return Component(name=name, type=ComponentType.FILE, bom_ref=f"file:{name}", hashes=_hash(sha256))
+def _reference(kind: str, address: str, sha256: str = "") -> Element:
+    return {"type": kind, "url": _address(address), **_told(hashes=_hash(sha256))}
 
 
-def _hash(sha256: str) -> list[HashType]:
-    return [HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else []
+def _address(text: str) -> str:
+    return quote(text, safe=_OF_ADDRESSES)
 
 
-def _licences(source: Source) -> list[LicenseExpression]:
+def _hash(sha256: str) -> list[Element]:
+    return [{"alg": "SHA-256", "content": sha256}] if sha256 else []
+
+
+def _licences(source: Source) -> list[Element]:
     expression = source.licences.expression
-    declared = LicenseAcknowledgement.DECLARED
-    return [] if expression is None else [LicenseExpression(str(expression), acknowledgement=declared)]
+    return [] if expression is None else [{"acknowledgement": "declared", "expression": expression}]
 
 
-def _supplier(maintainer: str) -> OrganizationalEntity | None:
-    found = _PERSON.fullmatch(maintainer)
-    if found is None or not found["name"]:
-        return None
-    contacts = [OrganizationalContact(email=found["mail"])] if found["mail"] else None
-    return OrganizationalEntity(name=found["name"], contacts=contacts)
+def _supplier(maintainer: str) -> Element:
+    name, mail = person(maintainer)
+    return {"name": name, **_told(contact=[{"email": mail}] if mail else [])} if name else {}

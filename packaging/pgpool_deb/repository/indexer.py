@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,24 +26,24 @@ def index(repository: Path, files: Iterable[PoolFile], architectures: Collection
 
     Raises MachineError where it fails.
     """
-    with _pool_of(repository, files) as place:
-        packages = parsed(_run(place, [*_OPTIONS, "packages", "pool"]))
-        found = {stanza.architecture for stanza in packages} | set(architectures)
-        return Indexed(
-            packages,
-            parsed(_run(place, [*_OPTIONS, "sources", "pool"])),
-            {name: _run(place, ["--arch", name, "contents", "pool"]) for name in sorted(found - {"all"}) or ["amd64"]},
-        )
+    files = list(files)
+    found = {file.path.removesuffix(".deb").rpartition("_")[2] for file in files if file.path.endswith(".deb")}
+    names = sorted((found | set(architectures)) - {"all"}) or ["amd64"]
+    with _pool_of(repository, files) as place, ThreadPoolExecutor() as pool:
+        packages = pool.submit(_run, place, [*_OPTIONS, "packages", "pool"])
+        contents = {name: pool.submit(_run, place, ["--arch", name, "contents", "pool"]) for name in names}
+        sources = parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
+        return Indexed(parsed(packages.result()), sources, {name: told.result() for name, told in contents.items()})
 
 
 @contextmanager
 def _pool_of(repository: Path, files: Iterable[PoolFile]) -> Iterator[str]:
     """Yield a folder whose pool/ has these files alone."""
     with tempfile.TemporaryDirectory(prefix=".partial-index-", dir=repository) as place:
+        for folder in {os.path.dirname(file.path) for file in files}:  # noqa: PTH120 - of thousands
+            Path(place, folder).mkdir(parents=True, exist_ok=True)
         for file in files:
-            target = Path(place, file.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(repository / file.path, target)
+            os.link(f"{repository}/{file.path}", f"{place}/{file.path}")
         yield place
 
 

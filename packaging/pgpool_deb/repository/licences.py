@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from boolean import Expression
 from debian.copyright import Copyright, Error
-from spdx_tools.common.spdx_licensing import spdx_licensing
+from license_expression import get_spdx_licensing
 
+_SPDX = get_spdx_licensing()
 _GNU = re.compile(r"(?P<name>A?GPL|LGPL)-(?P<major>\d)(?P<minor>\.\d)?(?:\.0)?(?P<later>\+?)")
 _EXCEPTIONS = {
     "Bison exception": "Bison-exception-2.2",
@@ -34,7 +34,7 @@ class Licences:
     `texts` are those of licences that SPDX does not know, by their `LicenseRef-…`; `holders` are as they are written.
     """
 
-    expression: Expression | None
+    expression: str | None
     texts: tuple[tuple[str, str], ...]
     holders: tuple[str, ...]
 
@@ -60,7 +60,7 @@ def declared(text: str) -> Licences:
             continue
         term = "".join(_terms(paragraph.license.synopsis, texts, paragraph.license.text, unknown))
         terms[f"({term})"] = None
-    expression = spdx_licensing.parse(" AND ".join(terms)).simplify() if terms else None
+    expression = str(_SPDX.parse(" AND ".join(terms)).simplify()) if terms else None
     return Licences(expression, tuple(sorted(unknown.items())), tuple(holders))
 
 
@@ -82,7 +82,7 @@ def _known(name: str) -> str | None:
     base, _, exception = name.partition(" with ")
     if gnu := _GNU.fullmatch(base):
         base = f"{gnu['name']}-{gnu['major']}{gnu['minor'] or '.0'}-{'or-later' if gnu['later'] else 'only'}"
-    found = spdx_licensing.known_symbols_lowercase.get(base.lower())
+    found = _SPDX.known_symbols_lowercase.get(base.lower())
     if found is None or (exception and exception not in _EXCEPTIONS):
         return None
     return f"{found} WITH {_EXCEPTIONS[exception]}" if exception else str(found)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pgpool_deb.download import sha256_of
-from pgpool_deb.origin import Origin
-from pgpool_deb.pins import Pins
 from pgpool_deb.record import Record
 
+from .bill import Source
 from .stanzas import PoolFile
 
 TYPE = "https://in-toto.io/Statement/v1"
@@ -25,11 +24,8 @@ BUILD_TYPE = "urn:pgpool-deb:dpkg-buildpackage:1"
 """`externalParameters`: the source package and the release; `internalParameters`: the path and the environment."""
 
 
-def statement(record: Record, release: str, pins: Pins, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
-    """Return the statement about the .debs of a build; `more` are the files that describe them.
-
-    Raises UsageError where the source package beside the .buildinfo cannot be read.
-    """
+def statement(record: Record, source: Source, release: str, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
+    """Return the statement about the .debs that were built from a source package; `more` are files about them."""
     return {
         "_type": TYPE,
         "subject": [_digest(name, sha256) for name, sha256 in sorted(record.sums.items()) if name.endswith(".deb")],
@@ -40,7 +36,7 @@ def statement(record: Record, release: str, pins: Pins, more: Sequence[PoolFile]
                 "externalParameters": {"source": record.dsc.name, "release": release},
                 "internalParameters": {"path": record.build_path, "environment": dict(record.environment)},
                 "resolvedDependencies": [
-                    *_sources(record, pins),
+                    *_sources(record, source),
                     *_toolchain(record.installed, record.architecture, release),
                 ],
             },
@@ -58,21 +54,20 @@ def statement(record: Record, release: str, pins: Pins, more: Sequence[PoolFile]
 
 def text(made: Mapping[str, Any]) -> str:
     """Return a statement as it is published, always in the same order."""
-    return json.dumps(made, indent=1, sort_keys=True) + "\n"
+    return json.dumps(made, sort_keys=True) + "\n"
 
 
 def _digest(name: str, sha256: str, **more: str) -> dict[str, Any]:
     return {"name": name, "digest": {"sha256": sha256}, **more}
 
 
-def _sources(record: Record, pins: Pins) -> list[dict[str, Any]]:
+def _sources(record: Record, source: Source) -> list[dict[str, Any]]:
     """Return the source package, upstream's tarball with where it is from, and each patch."""
-    origin = Origin.read(record.dsc)
     found = [_digest(record.dsc.name, record.sums[record.dsc.name])]
-    for archive in origin.archives:
-        address = origin.address(pins) if archive == origin.upstream else ""
+    for archive in source.origin.archives:
+        address = source.address if archive == source.origin.upstream else ""
         found.append(_digest(archive.name, archive.sha256, **({"uri": address} if address else {})))
-    found += [_digest(patch.path, patch.sha256) for patch in origin.debian().patches]
+    found += [_digest(patch.path, patch.sha256) for patch in source.debian.patches]
     return found
 
 

@@ -84,7 +84,8 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
         if new:
             from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
 
-            attest(repository, new, key, moment, Pins.load(project.sources))
+            known = {one.place: one for suite in grown for one in suite.packages}
+            attest(repository, new, stanzas=known, key=key, moment=moment, pins=Pins.load(project.sources))
         states.write(project, repository, grown, key, moment)
     for suite in grown:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
@@ -177,7 +178,7 @@ def _new(
     """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
     found = []
     proved = set(suite.unproved) - set(unproved)
-    known = {file.path for file in suite.files}
+    known = suite.places
     for upload in uploads:
         if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
             report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
@@ -207,7 +208,7 @@ def _suites(repository: Repository, request: Request, releases: Iterable[Release
 def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
     """Put the files of uploads into the pool, and their stanzas into the suite."""
     files = {file.path: file for upload in uploads for file in upload.files}
-    known = {file.path for file in suite.files}
+    known = suite.places
     new = [file for path, file in files.items() if path.endswith((".deb", ".dsc")) and path not in known]
     admission.refuse_older(new, suite.newest, suite.name)
     origins = [(upload.folder / Path(file.path).name, file) for upload in uploads for file in upload.files]

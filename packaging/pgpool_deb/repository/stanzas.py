@@ -12,13 +12,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from debian.debian_support import Version
 
 _TIME = "%a, %d %b %Y %H:%M:%S UTC"
+_FIELD = re.compile(r"^([^\s:]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 _ASKED = re.compile(r"^(Package|Version|Architecture|Filename|Directory): (.*)$", re.MULTILINE)
 _OF_FILE = re.compile(r"^(Filename|SHA256|Size): (.*)$", re.MULTILINE)
 _DSC = re.compile(r"^ .* (\S+\.dsc)$", re.MULTILINE)
+_NAMED = 100
+"""How many packages without a proof a description names."""
 _CHECKSUM = re.compile(r"^ ([0-9a-f]{64}) +(\d+) +(\S+)$", re.MULTILINE)
 
 
@@ -50,6 +54,11 @@ class Stanza:
         found = dict(_ASKED.findall(text))
         place = found.get("Filename") or f"{found.get('Directory', '')}/{_DSC.search(text)[1]}"  # type: ignore[index]
         return cls(text, found["Package"], found["Version"], found.get("Architecture", ""), place)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """All its fields by their names, those of debian/control included."""
+        return dict(_FIELD.findall(self.text))
 
     @property
     def files(self) -> tuple[PoolFile, ...]:
@@ -90,9 +99,15 @@ def newest(stanzas: Iterable[Stanza], before: Mapping[str, str] | None = None) -
     found = dict(before or {})
     for stanza in stanzas:
         known = found.get(stanza.package)
-        if known is None or Version(known) < Version(stanza.version):
+        if known is None or _is_older(known, stanza.version):
             found[stanza.package] = stanza.version
     return found
+
+
+@lru_cache(maxsize=4096)
+def _is_older(one: str, other: str) -> bool:
+    """Compare versions; those of the packages of one source are mostly the same."""
+    return one != other and Version(one) < Version(other)
 
 
 def written(stanzas: Iterable[Stanza]) -> str:
@@ -136,11 +151,15 @@ class Release:
 
 
 def described(release: str, suite: str, unproved: Sequence[str], *, archived: bool = False) -> str:
-    """Return the description of a suite, which names what was published without a proof."""
+    """Return the description of a suite, which names what was published without a proof: suite.json names all of it.
+
+    It is one line of Release, and gpg cuts a line of more than 20,000 characters where it signs within a text.
+    """
     title = "tested" if suite == release else "to be tested"
     if archived:
         title = "archived: the release is past its end, and nothing is added"
-    said = f"; not proved: {', '.join(unproved)}" if unproved else ""
+    more = f" and {len(unproved) - _NAMED} more" if len(unproved) > _NAMED else ""
+    said = f"; not proved: {', '.join(unproved[:_NAMED])}{more}" if unproved else ""
     return f"pgpool-II for Debian {release}, {title}{said}"
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from debian.debian_support import Version
@@ -47,7 +48,12 @@ class Row:
     @property
     def order(self) -> tuple[str, Version]:
         """What rows are sorted by."""
-        return self.source, Version(self.version)
+        return self.source, _version(self.version)
+
+
+@lru_cache(maxsize=4096)
+def _version(text: str) -> Version:
+    return Version(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,11 @@ class Suite:
         return tuple(sorted(found)) or ("amd64",)
 
     @property
+    def places(self) -> set[str]:
+        """The paths of all .debs and .dscs that it has."""
+        return {stanza.place for stanza in (*self.packages, *self.sources)}
+
+    @property
     def files(self) -> tuple[PoolFile, ...]:
         """All files that its indexes name."""
         return tuple(file for stanza in (*self.packages, *self.sources) for file in stanza.files)
@@ -99,11 +110,14 @@ class Suite:
         for architecture, lines in added.contents.items():
             there = self.contents.get(architecture, "")
             self.contents[architecture] = stanzas.merged_contents(there, lines)
+        majors: dict[str, list[int]] = {}
+        for one in added.packages:
+            if module := _SERVER_MODULE.fullmatch(one.package):
+                majors.setdefault(one.version, []).append(int(module[1]))
         rows = list(self.rows)
         for source in added.sources:
-            modules = (_SERVER_MODULE.fullmatch(one.package) for one in added.packages if one.version == source.version)
-            majors = tuple(sorted(int(module[1]) for module in modules if module))
-            bisect.insort(rows, Row(source.package, source.version, majors), key=lambda row: row.order)
+            row = Row(source.package, source.version, tuple(sorted(majors.get(source.version, ()))))
+            bisect.insort(rows, row, key=lambda row: row.order)
         self.rows = tuple(rows)
         self.newest = stanzas.newest(added.packages, self.newest)
 

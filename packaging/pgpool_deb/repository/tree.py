@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ BEHIND_POINTER = ("dists", "index.html", "keyring")
 """Names in the repository's folder that are links through the pointer."""
 _PARTIAL = ".partial-"
 _MANY = 100
+_MODE = 0o644
 _AS_IT_WAS = "is there room? The repository is as it was"
 
 
@@ -144,65 +145,74 @@ class Repository:
             (partial / "state").mkdir()
             (partial / "state" / "pool").symlink_to("../../pool")
             yield partial / "state"
-            _all_flushed([path for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
+            _all_flushed([str(path) for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
             (partial / "state").rename(self.path / "snapshot" / name)
             (partial / POINTER).symlink_to(f"snapshot/{name}")
             _flushed(self.path / "snapshot")
             (partial / POINTER).replace(self.path / POINTER)
             _flushed(self.path)
         except OSError as error:
-            raise MachineError(
-                f"{self.path}: {error.strerror}", hint="is there room? The repository is as it was"
-            ) from error
+            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def find(self, file: PoolFile) -> Found:
         """Tell what the pool has under the name of a file; raises UsageError where that is a symbolic link."""
-        place = self.path / file.path
-        above = [self.path / parent for parent in Path(file.path).parents][:-1]
-        if any(path.is_symlink() for path in (place, *above)):
+        place = f"{self.path}/{file.path}"
+        if _is_link(place, str(self.path)):
             raise UsageError(f"{place} is a symbolic link, or below one", hint="the pool holds files alone: remove it")
-        if not place.exists():
+        if not os.path.exists(place):  # noqa: PTH110 - of thousands
             return Found.NOTHING
-        same = place.stat().st_size == file.size and sha256_of(place) == file.sha256
+        same = os.stat(place).st_size == file.size and sha256_of(Path(place)) == file.sha256  # noqa: PTH116
         return Found.SAME if same else Found.OTHER
 
     def drop(self, file: PoolFile) -> None:
         """Remove a file of the pool that no state names."""
         (self.path / file.path).unlink()
 
-    def admit(self, files: Sequence[tuple[Path, PoolFile]]) -> None:
-        """Put files that were checked into the pool; none has its name before it is whole and on the disk."""
-        partials = []
+    def admit(self, files: Iterable[tuple[Path | bytes, PoolFile]]) -> None:
+        """Put files that were checked, or their bytes, into the pool.
+
+        None has its name before it is whole and on the disk.
+        """
+        partial = self.path / f"{_PARTIAL}{os.getpid()}"
         try:
-            for origin, file in files:
-                place = self.path / file.path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                partial = place.with_name(f"{_PARTIAL}{os.getpid()}-{place.name}")
-                partials.append((partial, place))
-                shutil.copyfile(origin, partial)
-                partial.chmod(0o644)
-            _all_flushed([partial for partial, _ in partials], self.path)
-            for partial, place in partials:
-                partial.rename(place)
-            _all_flushed(sorted({place.parent for _, place in partials}), self.path)
+            partial.mkdir()
+            places = []
+            for number, (origin, file) in enumerate(files):
+                _written(origin, f"{partial}/{number}")
+                places.append(f"{self.path}/{file.path}")
+            folders = sorted({place.rpartition("/")[0] for place in places})
+            for folder in folders:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            _all_flushed([f"{partial}/{number}" for number in range(len(places))], self.path)
+            for number, place in enumerate(places):
+                os.rename(f"{partial}/{number}", place)  # noqa: PTH104 - of thousands
+            _all_flushed(folders, self.path)
         except OSError as error:
-            raise MachineError(
-                f"{self.path}: {error.strerror}", hint="is there room? The repository is as it was"
-            ) from error
+            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
         finally:
-            for partial, _ in partials:
-                partial.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Remove what killed writers left: half files, and states that clients never saw."""
-        for left in (*self.path.glob(f"{_PARTIAL}*"), *(self.path / "pool").rglob(f"{_PARTIAL}*")):
+        for left in self.path.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         seen = self.state
         for state in self.states:
             if seen is None or state.name > seen.name:
                 shutil.rmtree(state)
+
+
+def _written(origin: Path | bytes, target: str) -> None:
+    """Write a file that every user may read, whatever the umask is."""
+    if isinstance(origin, Path):
+        shutil.copyfile(origin, target)
+        os.chmod(target, _MODE)  # noqa: PTH101 - of thousands
+    else:
+        with open(target, "wb", buffering=0) as handle:  # noqa: PTH123 - of thousands
+            handle.write(origin)
+            os.fchmod(handle.fileno(), _MODE)
 
 
 def named(moment: int) -> str:
@@ -213,6 +223,11 @@ def named(moment: int) -> str:
 def moment_of(state: Path) -> int:
     """Return the time of a state by its name, in seconds since 1970."""
     return int(datetime.strptime(state.name, "%Y%m%dT%H%M%S%z").timestamp())
+
+
+def _is_link(place: str, above: str) -> bool:
+    """Tell whether a path, or a folder of it below another, is a symbolic link."""
+    return place != above and (os.path.islink(place) or _is_link(place.rpartition("/")[0], above))  # noqa: PTH114
 
 
 def _refuse_links(path: Path) -> None:
@@ -227,7 +242,7 @@ def _refuse_links(path: Path) -> None:
         raise UsageError(f"{pointer} leads out of the repository", hint=f"ln -sfn snapshot/TIME {pointer} sets it")
 
 
-def _all_flushed(paths: Sequence[Path], below: Path) -> None:
+def _all_flushed(paths: Sequence[str], below: Path) -> None:
     """Have the kernel write these files; where there are many, all that the file system has yet to write."""
     if len(paths) > _MANY:
         subprocess.run(["sync", "--file-system", str(below)], check=True)
@@ -236,7 +251,7 @@ def _all_flushed(paths: Sequence[Path], below: Path) -> None:
             _flushed(path)
 
 
-def _flushed(path: Path) -> None:
+def _flushed(path: str | Path) -> None:
     """Have the kernel write a file or folder to the disk: a power cut leaves what a name says."""
     handle = os.open(path, os.O_RDONLY)
     try:

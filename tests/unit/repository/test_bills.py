@@ -1,19 +1,27 @@
-"""Bills of materials: what they say, that the formats' own validators take them, and that they are always the same."""
+"""Bills of materials: what they say, that they are always the same, and that the formats' own libraries take them.
+
+The documents are written without these libraries; here the libraries read, validate and write each of them again.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.model.bom import Bom
+from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from debian.debfile import DebFile
+from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
 from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
-from tests.unit.repository.conftest import V1, Publisher
+from tests.unit.repository.conftest import V1, V2, Publisher
 from tests.unit.tarballs import loaded
 
 from pgpool_deb.download import sha256_of
@@ -22,7 +30,7 @@ from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.record import Record
 from pgpool_deb.repository import cyclonedx_bill, spdx_bill
-from pgpool_deb.repository.bill import Bill, bills
+from pgpool_deb.repository.bill import Bill, Dependency, bills, source_of
 from pgpool_deb.repository.licences import declared
 from pgpool_deb.repository.stanzas import PoolFile
 from pgpool_deb.small_packages import upload
@@ -36,7 +44,13 @@ def bills_of(folder: Path, pins: Pins) -> list[Bill]:
     (path,) = folder.glob("*.buildinfo")
     record = Record.read(path)
     files = [PoolFile(name, sha256, 0) for name, sha256 in {**record.sums, path.name: sha256_of(path)}.items()]
-    return list(bills(record, files, "trixie", pins))
+    controls = {name: control(folder / name) for name in record.sums if name.endswith(".deb")}
+    return list(bills(record, source_of(record, "trixie", pins), files, controls, "trixie"))
+
+
+def control(path: Path) -> dict[str, str]:
+    with DebFile(path) as deb:
+        return dict(deb.debcontrol())
 
 
 @pytest.fixture
@@ -65,8 +79,24 @@ def spdx(built: Path, pinned: Pins) -> dict[str, Any]:
     return found
 
 
-def test_the_validators_of_the_formats_take_the_documents(built: Path, pinned: Pins) -> None:
-    for bill in bills_of(built, pinned):
+def native(folder: Path) -> Path:
+    upload(folder, "0.2.0+deb13+1", source="pgpool2-cluster")
+    return folder
+
+
+@pytest.fixture
+def all_bills(built: Path, pinned: Pins, tmp_path: Path) -> list[Bill]:
+    """Bills with an upstream and without one, and one that says all that a bill may say."""
+    found = [*bills_of(built, pinned), *bills_of(native(tmp_path / "native"), pinned)]
+    recommended = Dependency("other", "Recommends", "other (>= 1) [linux-any]", "pkg:deb/debian/other", "")
+    full = replace(found[0], homepage="https://example.org/a b?c=[d]", maintainer="Jörg O'Neil <j@example.org>")
+    bare = replace(found[0], homepage="", maintainer="", summary="", dependencies=())
+    nameless = replace(found[0], source=replace(found[0].source, licences=declared("")))
+    return [*found, replace(full, dependencies=(*full.dependencies[:2], recommended)), bare, nameless]
+
+
+def test_the_validators_of_the_formats_take_the_documents(all_bills: list[Bill]) -> None:
+    for bill in all_bills:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx_bill.text(bill)) is None
         document = JsonLikeDictParser().parse(json.loads(spdx_bill.text(bill)))  # type: ignore[no-untyped-call]
         assert validate_full_spdx_document(document) == []
@@ -76,9 +106,28 @@ def test_the_validators_would_find_something(built: Path, pinned: Pins) -> None:
     bill = bills_of(built, pinned)[0]
     bad = cyclonedx_bill.text(bill).replace('"type": "application"', '"type": "a program"', 1)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bad) is not None
-    document = spdx_bill.document(bill)
+    document = JsonLikeDictParser().parse(json.loads(spdx_bill.text(bill)))  # type: ignore[no-untyped-call]
     document.creation_info.document_namespace = "nowhere"
     assert validate_full_spdx_document(document)
+
+
+def test_cyclonedx_python_lib_reads_a_document_and_writes_the_same(all_bills: list[Bill]) -> None:
+    for bill in all_bills:
+        ours = json.loads(cyclonedx_bill.text(bill))
+        theirs = json.loads(JsonV1Dot6(Bom.from_json(ours)).output_as_string())  # type: ignore[attr-defined]
+        assert ordered(ours) == ordered(theirs)
+
+
+def test_spdx_tools_reads_a_document_and_writes_the_same(all_bills: list[Bill]) -> None:
+    converter = DocumentConverter()  # type: ignore[no-untyped-call]
+    for bill in all_bills:
+        ours = json.loads(spdx_bill.text(bill))
+        assert converter.convert(JsonLikeDictParser().parse(ours)) == ours  # type: ignore[no-untyped-call]
+
+
+def ordered(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its edges in one order: the format gives them none."""
+    return {**document, "dependencies": sorted(document["dependencies"], key=lambda edge: str(edge["ref"]))}
 
 
 def test_cyclonedx_leads_from_the_deb_to_upstreams_tarball(cyclonedx: dict[str, Any], built: Path) -> None:
@@ -215,20 +264,38 @@ def test_documents_of_every_deb_are_in_the_pool_and_the_signed_statement_names_t
     assert len([path for path in cluster.iterdir() if path.name.endswith((".cdx.json", ".spdx.json"))]) == 2
 
 
-def test_a_publish_without_new_packages_loads_no_library_of_the_formats(
+LOADING = """
+import sys
+sys.path.insert(0, {packaging!r})
+from pathlib import Path
+from pgpool_deb.project import Project
+from pgpool_deb.repository import publish
+request = publish.Request(Path({repository!r}), unproved=True, install=False)
+publish.run(Project(Path({checkout!r})), request, lambda line: None)
+print(sorted({{"cyclonedx", "spdx_tools", "license_expression"}} & set(sys.modules)))
+"""
+
+
+def loaded_by_a_publish(checkout: Project, repository: Path) -> str:
+    program = LOADING.format(packaging=str(PACKAGING), repository=str(repository), checkout=str(checkout.path))
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_publish_loads_no_library_of_the_formats(
     published: Publisher, tmp_path: Path, checkout: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published()
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
-    program = f"""
-import sys
-sys.path.insert(0, {str(PACKAGING)!r})
-from pathlib import Path
-from pgpool_deb.project import Project
-from pgpool_deb.repository import publish
-request = publish.Request(Path({str(tmp_path / "repo")!r}), unproved=True, install=False)
-publish.run(Project(Path({str(checkout.path)!r})), request, lambda line: None)
-print({{"cyclonedx", "spdx_tools", "license_expression"}} & set(sys.modules))
-"""
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert answer.stdout == "set()\n"
+    assert loaded_by_a_publish(checkout, tmp_path / "repo") == "[]\n"
+    upload(checkout.dist / "trixie", V2, binaries=("pgpool2",))
+    assert loaded_by_a_publish(checkout, tmp_path / "repo") == "['license_expression']\n"
+
+
+def test_a_deb_that_cannot_be_read_is_refused(published: Publisher, checkout: Project) -> None:
+    changes = upload(checkout.dist / "trixie", V2, binaries=("pgpool2",))
+    deb = changes.with_name(f"pgpool2_{V2}_amd64.deb")
+    before, size = sha256_of(deb), deb.stat().st_size
+    deb.write_bytes(b"x" * size)
+    changes.write_text(changes.read_text().replace(before, sha256_of(deb)))
+    with pytest.raises(UsageError, match="cannot be read as a package"):
+        published()

@@ -13,7 +13,7 @@ from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas, suites
+from pgpool_deb.repository import check, gpg, keyring, promote, prune, publish, signing, stanzas, suites
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import deb, upload
 
@@ -146,6 +146,15 @@ def test_what_no_matrix_proved_is_refused_or_said_to_clients(
     proved(checkout)
     published(unproved=False)
     assert "not proved" not in (tmp_path / "repo/dists/trixie-testing/Release").read_text()
+
+
+def test_a_suite_with_a_thousand_packages_without_proof_is_signed_as_it_is_written() -> None:
+    titles = [f"pgpool2 4.7.{number}-50+deb13+1" for number in range(1000)]
+    description = stanzas.described("trixie", "trixie-testing", titles)
+    assert "4.7.99-50+deb13+1 and 900 more" in description
+    text = stanzas.Release("trixie-testing", description, ("amd64",), FIRST, None).text({})
+    with signing.key(None, FIRST, print) as key:
+        assert gpg.verified(key.clearsigned(text, FIRST).encode(), key.public) == text
 
 
 def test_a_proof_is_of_the_very_bytes_and_of_every_stage(published: Publisher, checkout: Project) -> None:
