@@ -6,9 +6,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from . import units
+from . import log, units
 from .errors import ClusterError
-from .node import log
 
 _BETWEEN = 10.0
 """Seconds between two tries for the same reason."""
@@ -52,7 +51,7 @@ class Applying:
             try:
                 units.control("apply")
             except ClusterError as error:
-                log(f"cannot lay down {' and '.join(reasons)}: {error.message}")
+                log.warning(f"cannot lay down {' and '.join(reasons)}: {error.message}")
 
     def _taken(self) -> list[str]:
         """Return what is wanted and take it off; where that is nothing, the work has ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from . import paths
+from . import log, paths
 
 _NFT = "/usr/sbin/nft"
 TABLE = ("inet", "pgpool2_cluster")
@@ -27,7 +27,7 @@ def keep() -> str:
         return "done"
     if why := _nft("-f", str(paths.PEERS_NFT)):
         return why
-    print("the rules for watchdog and pcp were gone, and are loaded again", file=sys.stderr, flush=True)
+    log.warning("the rules for watchdog and pcp were gone, and are loaded again", stream=sys.stderr)
     return "done"
 
 

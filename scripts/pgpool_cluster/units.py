@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import paths, plain
+from . import log, paths, plain
 from .cluster import Cluster, Node
 from .errors import ClusterError, OperationError, ServerError
 
@@ -116,7 +116,7 @@ def ask(*words: str) -> None:
     except subprocess.TimeoutExpired as error:
         said = str(error)
     if said:
-        print(f"systemctl {' '.join(words)}: {said}", flush=True)
+        log.warning(f"systemctl {' '.join(words)}: {said}")
 
 
 def reload(unit: str) -> None:
@@ -139,7 +139,7 @@ def reload(unit: str) -> None:
                 ask("kill", "--signal=HUP", "--kill-whom=main", unit)
                 return
         time.sleep(0.05)
-    print(f"{unit} has not read its configuration again: it takes no SIGHUP; hint: systemctl reload {unit}", flush=True)
+    log.warning(f"{unit} has not read its configuration again: it takes no SIGHUP; hint: systemctl reload {unit}")
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
@@ -256,7 +256,7 @@ def serve_control(request: str) -> str:
     """Do what the postgres user asks for, as root, and return `done` or what systemctl said."""
     refused = _refusal(request)
     if refused:
-        print(f"{refused}; asked for was {request!a}", file=sys.stderr, flush=True)
+        log.warning(f"{refused}; asked for was {request!a}", stream=sys.stderr)
         return refused
     if request == "firewall":
         from . import firewall  # noqa: PLC0415 - starting a unit needs no rules
@@ -271,5 +271,5 @@ def serve_control(request: str) -> str:
     if answer.returncode == 0:
         return "done"
     said = answer.stdout.strip() or f"exit status {answer.returncode}"
-    print("\n".join([f"{request} failed", *said.splitlines()[-_TOLD:]]), file=sys.stderr, flush=True)
+    log.warning("\n".join([f"{request} failed", *said.splitlines()[-_TOLD:]]), stream=sys.stderr)
     return said
