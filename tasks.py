@@ -108,6 +108,7 @@ def shell(context: Context, cell: str) -> None:
         "release": "Debian releases, joined by commas (default: this machine's and stable)",
         "all": "every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
+        "coverage": "print which part of each package and file the unit level runs",
     },
 )
 def run_tests(
@@ -116,9 +117,10 @@ def run_tests(
     release: str | None = None,
     all: bool = False,  # noqa: A002
     install: bool = True,
+    coverage: bool = False,
 ) -> None:
     """Run the tests; JUnit reports in dist/test-LEVEL.xml."""
-    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install)
+    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install, coverage)
     _end(testing.run(Project(HERE), request))
 
 

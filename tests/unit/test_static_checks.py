@@ -69,7 +69,7 @@ def test_mypy_finds_nothing() -> None:
 
 def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
     """Check the contracts of pyproject.toml in a checkout."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     environment = os.environ | {"PYTHONPATH": "packaging:scripts"}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
