@@ -243,6 +243,16 @@ def update(
         _end(updating.run(Project(HERE), request))
 
 
+@task(name="release", help={"version": "of the package pgpool2-cluster and this project, for example 0.3.0"})
+def cut_release(context: Context, version: str) -> None:
+    """Date the changelog's unreleased changes, set the version, commit and tag; docs/how-to/cut-a-release.md."""
+    from datetime import datetime  # noqa: PLC0415
+
+    from pgpool_deb import cut_release as cutting  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(cutting.run(Project(HERE), version, building.say, today=datetime.now().astimezone().date()))
+
+
 @task(
     help={
         "to": "the folder of the repository; it is made where it is missing",
