@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,35 @@ def test_unit_tests_run_at_once_and_their_coverage_is_printed(
     assert [line.split() for line in text.splitlines() if line.endswith("sign.py")] == [
         ["50", "%", "75", "%", "sign.py"]
     ]
+
+
+BROKEN_MIRROR = """
+import pytest
+from pgpool_deb.errors import MachineError
+@pytest.fixture
+def root():
+    raise MachineError("the mirror is away", hint="wait")
+def test_one(root): pass
+def test_two(root): pass
+def test_three(): assert False
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_machines_fault_weighs_more_than_a_failure_also_where_a_worker_met_it(tmp_path: Path, workers: str) -> None:
+    here = Path(__file__).parents[2]
+    (tmp_path / "test_it.py").write_text(BROKEN_MIRROR)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", f"-c{here / 'pyproject.toml'}", f"-n{workers}"]
+    paths = os.pathsep.join(map(str, (here, here / "packaging", here / "scripts")))
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == testing.MACHINE_FAILED, answer.stdout + answer.stderr
+    assert answer.stdout.count("the machine failed: the mirror is away") == 1
 
 
 def test_coverage_without_the_unit_level_is_wrong_usage(checkout: Project) -> None:
