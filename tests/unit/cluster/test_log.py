@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -107,6 +108,18 @@ def test_tracebacks_of_uncaught_exceptions_are_errors(tmp_path: Path) -> None:
     assert [line for line in lines if not line.startswith("<3>")] == []
     assert lines.count("<3>Traceback (most recent call last):") == 2
     assert {"<3>ValueError: in a thread", "<3>KeyError: 'at last'"} <= set(lines)
+
+
+def test_an_exception_of_a_thread_is_reported_and_its_exit_is_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    log.uncaught_as_errors()
+    for failure in (SystemExit(3), ValueError("in a thread")):
+        threading.excepthook(threading.ExceptHookArgs((type(failure), failure, None, None)))
+    sys.excepthook(KeyError, KeyError("at last"), None)
+    assert capfd.readouterr().err.splitlines() == ["ValueError: in a thread", "KeyError: 'at last'"]
 
 
 def logged_on_failure() -> list[tuple[str, str]]:
