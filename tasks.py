@@ -108,6 +108,7 @@ def shell(context: Context, cell: str) -> None:
         "release": "Debian releases, joined by commas (default: this machine's and stable)",
         "all": "every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
+        "coverage": "print which part of each package and file the unit level runs",
     },
 )
 def run_tests(
@@ -116,9 +117,10 @@ def run_tests(
     release: str | None = None,
     all: bool = False,  # noqa: A002
     install: bool = True,
+    coverage: bool = False,
 ) -> None:
     """Run the tests; JUnit reports in dist/test-LEVEL.xml."""
-    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install)
+    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install, coverage)
     _end(testing.run(Project(HERE), request))
 
 
@@ -239,6 +241,16 @@ def update(
         _end(opening.run(Project(HERE), request, building.say))
     else:
         _end(updating.run(Project(HERE), request))
+
+
+@task(name="release", help={"version": "of the package pgpool2-cluster and this project, for example 0.3.0"})
+def cut_release(context: Context, version: str) -> None:
+    """Date the changelog's unreleased changes, set the version, commit and tag; docs/how-to/cut-a-release.md."""
+    from datetime import datetime  # noqa: PLC0415
+
+    from pgpool_deb import cut_release as cutting  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(cutting.run(Project(HERE), version, building.say, today=datetime.now().astimezone().date()))
 
 
 @task(

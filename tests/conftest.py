@@ -23,7 +23,8 @@ from pgpool_deb.roots import Root, Roots
 from pgpool_deb.testing import MACHINE_FAILED
 
 PROJECT = Project(Path(__file__).parents[1])
-machine_errors = pytest.StashKey[list[MachineError]]()
+MACHINE = "machine failed"
+"""The property of a report on a test that a MachineError ended."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,25 +59,37 @@ def releases_under_test(config: pytest.Config) -> tuple[Release, ...]:
     return ReleaseTable.load(PROJECT.releases).select(names, machine_release())
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist hands its reports to the process that runs it
+        config.pluginmanager.register(MachineErrors())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, MachineError):
-        item.config.stash.setdefault(machine_errors, []).append(call.excinfo.value)
+        report.user_properties.append((MACHINE, str(call.excinfo.value)))
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+class MachineErrors:
     """A machine's fault weighs more than a package's, as in build-deb."""
-    if session.config.stash.get(machine_errors, None):
-        session.exitstatus = MACHINE_FAILED
 
+    def __init__(self) -> None:
+        self.found: list[str] = []
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in dict.fromkeys(str(error) for error in config.stash.get(machine_errors, [])):
-        terminalreporter.write_line(f"the machine failed: {line}", red=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.found += [str(text) for name, text in report.user_properties if name == MACHINE]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.found:
+            session.exitstatus = MACHINE_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in dict.fromkeys(self.found):
+            terminalreporter.write_line(f"the machine failed: {line}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,8 @@ SEQUOIA = (
     Tool("sqv", "sqv", "tests check a repository's signatures with it, as apt does since trixie"),
 )
 LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
-UNIT_TESTS = (*LINTERS, *REPOSITORIES, *KILLERS, *SEQUOIA)
+UNIT_TESTS = (*LINTERS, *REPOSITORIES, *SEQUOIA)
+PACKAGE_TESTS = (*REPOSITORIES, *KILLERS)
 
 
 _LOCK_SECONDS = 300.0

@@ -7,13 +7,13 @@ that builds and passes its tests. A branch that is there already, here or on `or
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from . import atomic, debians_tracker, update, watch
 from .errors import ExitStatus, MachineError, UsageError
+from .own_git import git
 from .pins import Advisory, Pins
 from .project import Project
 from .releases import ReleaseTable
@@ -29,7 +29,7 @@ def run(project: Project, request: update.Request, report: Report) -> ExitStatus
     The status is that of what was tried, or ENVIRONMENT where upstream or Debian could not be asked. Raises UsageError
     where the checkout has changes that are not committed.
     """
-    if _git(project, "status", "--porcelain", "--untracked-files=no"):
+    if git(project.path, "status", "--porcelain", "--untracked-files=no"):
         raise UsageError("the checkout has changes: what would be committed is not known", hint="commit or stash them")
     pins = Pins.load(project.sources)
     status = ExitStatus.GOOD
@@ -97,21 +97,11 @@ def _edit(path: Path, edited: Callable[[str], str]) -> None:
 
 def _is_open(project: Project, branch: str) -> bool:
     places = (f"refs/heads/{branch}", f"refs/remotes/origin/{branch}")
-    return bool(_git(project, "for-each-ref", *places))
+    return bool(git(project.path, "for-each-ref", *places))
 
 
 def _commit(project: Project, branch: str, subject: str, body: str, report: Report) -> None:
-    _git(project, "switch", "--quiet", "--create", branch)
-    _git(project, "add", "--", "packaging", "pyproject.toml", "CHANGELOG.md")
-    _git(project, "commit", "--quiet", "--message", subject, "--message", body)
+    git(project.path, "switch", "--quiet", "--create", branch)
+    git(project.path, "add", "--", "packaging", "pyproject.toml", "CHANGELOG.md")
+    git(project.path, "commit", "--quiet", "--message", subject, "--message", body)
     report(f"{subject}: on the branch {branch}")
-
-
-def _git(project: Project, *words: str) -> str:
-    """Return what git prints; raises MachineError with its last line where it fails."""
-    answer = subprocess.run(["git", *words], cwd=project.path, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        said = answer.stderr.strip().splitlines()
-        hint = "is this a git checkout of yours, with user.name and user.email set?"
-        raise MachineError(f"git {words[0]} failed: {said[-1] if said else answer.returncode}", hint=hint)
-    return answer.stdout

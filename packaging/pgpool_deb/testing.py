@@ -1,12 +1,14 @@
-"""`./invoke test`: the tests of one or more levels, for one or more releases, in a run of pytest for each lane.
+"""`./invoke test`: run the tests of one or more levels, for one or more releases, with pytest.
 
-Levels are the folders of tests/, cheapest first. What a level needs on this machine is installed first; everything
-else (roots, packages) is made by the tests' fixtures through the same code as `./invoke build-deb`.
+Levels are the folders of tests/, cheapest first. The unit level runs first, several tests at once; then the other
+levels run in lanes. What a level needs on this machine is installed first; everything else (roots, packages) is made by
+the tests' fixtures through the same code as `./invoke build-deb`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from . import machine
+from . import coverage_table, machine
 from .build_deb import say
 from .errors import ExitStatus, UsageError
 from .project import Project
@@ -26,12 +28,16 @@ from .releases import Release, ReleaseTable
 LEVELS = ("unit", "package", "install", "cluster")
 ON_REQUEST = ("upstream", "fuzz", "reproducible")
 """Levels that run only where they are named."""
-LANES = (("unit", "package", "install"), ("cluster", "upstream", "fuzz", "reproducible"))
+UNIT = "unit"
+LANES = (("package", "install"), ("cluster", "upstream", "fuzz", "reproducible"))
 """Levels of a lane run one after the other, the lanes side by side: the second waits for its hosts most of the time.
 
 The first gets the processor time that the second leaves, as the stories of the second have deadlines.
 """
 _NICE = 10
+_LEAST_WORKERS, _MOST_WORKERS = 2, 8
+"""Processes that run unit tests: one for each core, but two where there is one core, as some tests wait."""
+_COVERAGE = "coverage-unit.json"
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 MACHINE_FAILED = 83
 """What tests/conftest.py makes pytest exit with when a MachineError kept a test from running."""
@@ -45,6 +51,7 @@ class Request:
     releases: tuple[str, ...] = ()
     every_release: bool = False
     install: bool = True
+    coverage: bool = False
 
 
 def parse_levels(text: str | None) -> tuple[str, ...]:
@@ -77,20 +84,32 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
     """Return what tests of these levels need on this machine besides the Python environment."""
     wanted: list[machine.Tool] = []
     for level in levels:
-        wanted += machine.UNIT_TESTS if level == "unit" else machine.for_roots()
+        wanted += machine.UNIT_TESTS if level == UNIT else machine.for_roots()
+        wanted += machine.PACKAGE_TESTS if level == "package" else ()
         wanted += machine.REPOSITORIES if level == "install" else ()
     return tuple(dict.fromkeys(wanted))
 
 
 def run(project: Project, request: Request) -> ExitStatus:
-    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status: that of the worst lane."""
+    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status: that of the worst run.
+
+    Raises UsageError for a combination of options without a meaning, MachineError for tools that cannot be installed.
+    """
     releases = releases_of(request, ReleaseTable.load(project.releases))
+    if request.coverage and UNIT not in request.levels:
+        raise UsageError("--coverage measures the unit level, which is not among the levels", hint="--level unit")
     machine.require(tools_of(request.levels), install=request.install, report=say)
     project.dist.mkdir(exist_ok=True)
     say(f"testing {', '.join(request.levels)} for {', '.join(release.name for release in releases)}")
-    lanes = lanes_of(request.levels)
+    return max(_run_stage(project, request, stage, releases) for stage in stages_of(request.levels))
+
+
+def _run_stage(
+    project: Project, request: Request, stage: Sequence[tuple[str, ...]], releases: Sequence[Release]
+) -> ExitStatus:
+    """Run the lanes of a stage, and split their reports by level."""
     found: list[Lane] = []
-    for number, levels in enumerate(lanes):
+    for number, levels in enumerate(stage):
         report = project.dist / f".test-{number}.xml"
         report.unlink(missing_ok=True)
         command = pytest_command(project, request, levels, releases, report)
@@ -100,6 +119,9 @@ def run(project: Project, request: Request) -> ExitStatus:
         if lane.report.exists():
             for line in split_report(lane.report, lane.levels, project.dist):
                 say(line)
+    measured = project.dist / _COVERAGE
+    if request.coverage and (UNIT,) in stage and measured.exists():
+        say("\n".join(coverage_table.lines(json.loads(measured.read_text(encoding="utf-8")))))
     return max(map(exit_status, statuses))
 
 
@@ -113,10 +135,11 @@ class Lane:
     output: Path
 
 
-def lanes_of(levels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the lanes that these levels make, without empty ones, each cheapest first."""
+def stages_of(levels: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Return the stages that these levels make: the unit level alone, then the lanes of the others, none empty."""
     lanes = (tuple(level for level in lane if level in levels) for lane in LANES)
-    return tuple(lane for lane in lanes if lane)
+    stages = (((UNIT,),) if UNIT in levels else (), tuple(lane for lane in lanes if lane))
+    return tuple(stage for stage in stages if stage)
 
 
 def _run_all(project: Project, lanes: Sequence[Lane]) -> list[int]:
@@ -155,6 +178,8 @@ def pytest_command(
     """Return the pytest run of a lane; each level begins when the cheaper ones of its lane have ended."""
     folders = [str(path) for level in levels if (path := project.path / "tests" / level).is_dir()]
     options = ["--continue-on-collection-errors", "--durations=15", "--durations-min=5", f"--junit-xml={report}"]
+    if UNIT in levels:
+        options += unit_options(project, coverage=request.coverage)
     if not os.environ.get("CI") and sys.stdout.isatty():
         options.append("-v")
     names = ",".join(release.name for release in releases)
@@ -164,8 +189,22 @@ def pytest_command(
     return [sys.executable, "-m", "pytest", *options, f"--releases={names}", *refusal, *folders]
 
 
+def unit_options(project: Project, *, coverage: bool) -> list[str]:
+    """Return pytest's options for the unit level, whose tests need no order and no root of a release."""
+    workers = min(max(os.cpu_count() or 1, _LEAST_WORKERS), _MOST_WORKERS)
+    options = [f"--numprocesses={workers}", "--dist=worksteal"]
+    if coverage:
+        measured = project.dist / _COVERAGE
+        measured.unlink(missing_ok=True)
+        options += ["--cov", f"--cov-report=json:{measured}"]  # pyproject.toml has what is measured
+    return options
+
+
 def split_report(report: Path, levels: Sequence[str], dist: Path) -> list[str]:
-    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level; return a line a level with its time."""
+    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level; return a line a level with its time.
+
+    The time of a level that has a report of its own is that of the run, as its tests may have run at once.
+    """
     lines = []
     whole = ET.parse(report).getroot()  # noqa: S314 - written by our own pytest
     for level in levels:
@@ -174,7 +213,7 @@ def split_report(report: Path, levels: Sequence[str], dist: Path) -> list[str]:
             for case in list(suite.findall("testcase")):
                 if not f"{case.get('classname', '')}.{case.get('name')}".lstrip(".").startswith(f"tests.{level}."):
                     suite.remove(case)
-            _count(suite)
+            _count(suite, alone=len(levels) == 1)
             lines.append(f"{level}: {suite.get('tests')} tests, {_minutes(float(suite.get('time', '0')))}")
         ET.ElementTree(root).write(dist / f"test-{level}.xml", encoding="utf-8", xml_declaration=True)
     report.unlink()
@@ -185,12 +224,13 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
-def _count(suite: ET.Element) -> None:
+def _count(suite: ET.Element, *, alone: bool) -> None:
     cases = suite.findall("testcase")
     suite.set("tests", str(len(cases)))
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
-    suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")
+    if not alone or suite.get("time") is None:
+        suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")
 
 
 def exit_status(pytest_status: int) -> ExitStatus:

@@ -289,7 +289,9 @@ def added(text: str, line: str) -> str:
     title = "### Added\n\n"
     if line in text:
         return text
-    place = text.find(title, text.find("## Unreleased"))
+    begin = text.find("## Unreleased")
+    end = text.find("\n## ", begin)
+    place = text.find(title, begin, end if end >= 0 else len(text))
     if place < 0:
         return text.replace("## Unreleased\n\n", f"## Unreleased\n\n{title}{line}\n", 1)
     place += len(title)

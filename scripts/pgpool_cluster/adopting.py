@@ -13,13 +13,13 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import keep, libpq, matching, paths, plain, units
+from . import keep, libpq, log, matching, paths, plain, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
 from .errors import ClusterError, OperationError
 from .key import Role
-from .node import Here, log
+from .node import Here
 from .server import HOME, Instance
 
 LIBRARIES = "shared_preload_libraries"
@@ -73,11 +73,11 @@ def adopt(here: Here, source: Source) -> None:
     here.remember(needs=adopted.needs, libraries=libraries, logical=logical)
     level = ["wal_level = logical"] if logical else []
     values = ", ".join([*(f"{name} = {value}" for name, value in needs.items()), *libraries, *level])
-    log(f"adopting from the primary: {values}")
+    log.info(f"adopting from the primary: {values}")
     try:
         units.control("apply")
     except ClusterError as error:
-        log(f"cannot apply the adopted settings: {error}")
+        log.warning(f"cannot apply the adopted settings: {error}")
 
 
 _OF_ITSELF = """

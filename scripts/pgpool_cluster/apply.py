@@ -32,6 +32,7 @@ from . import (
     hands,
     keep,
     key_file,
+    log,
     matching,
     own,
     paths,
@@ -129,7 +130,8 @@ class Plan:
 def wanted() -> tuple[tuple[File, ...], Users]:
     """Return the rendered files of this node, and the users that they include; raises ClusterError."""
     cluster, me, notes = server.this_node_looked_up()
-    print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+    for note in notes:
+        log.warning(note, stream=sys.stderr)
     key = read_key()
     record = Record.load(paths.RECORD)
     came, dropped = record.standbys_came, record.dropped
@@ -333,7 +335,7 @@ def _owner(file: File) -> tuple[int, int, int]:
 def tell(refused: Iterable[ServerError]) -> None:
     """Print one line for each file that was not written; under a unit, the journal receives it."""
     for error in refused:
-        print(plain.shown(f"pgpoolctl: {error.message}; hint: {error.hint}"), file=sys.stderr, flush=True)
+        log.error(plain.shown(f"pgpoolctl: {error.message}; hint: {error.hint}"), stream=sys.stderr)
 
 
 def carry_out(planned: Plan) -> tuple[ServerError, ...]:
@@ -519,7 +521,7 @@ def withdraw() -> None:
     _load([name for name in laid if name.startswith("/etc/postgresql/")], renewed=False)
     for name in archiving:
         unit = unit_of(name)
-        print(f"{unit} keeps all its WAL until it restarts, because its archive is gone: systemctl restart {unit}")
+        log.warning(f"{unit} keeps all its WAL until it restarts: its archive is gone; systemctl restart {unit}")
 
 
 def _seen(name: str) -> bytes:

@@ -6,9 +6,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from . import units
+from . import log, units
 from .errors import ClusterError
-from .node import log
 
 _RETRY_PAUSE_SECONDS = 10.0
 """Pause between two tries for the same reason."""
@@ -52,7 +51,7 @@ class Applying:
             try:
                 units.control("apply")
             except ClusterError as error:
-                log(f"cannot apply {' and '.join(reasons)}: {error.message}")
+                log.warning(f"cannot apply {' and '.join(reasons)}: {error.message}")
 
     def _taken(self) -> list[str]:
         """Take all pending reasons; an empty list marks the worker thread as finished."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import paths, plain
+from . import log, paths, plain
 from .errors import ClusterError, OperationError, ServerError
 from .peers import LINE_BYTES, SHORT_LINE_BYTES, Progress, raised
 
@@ -178,7 +178,7 @@ class _Connection(socketserver.BaseRequestHandler):
         except ClusterError as error:
             return _told(error)
         except Exception as error:
-            print(traceback.format_exc(), flush=True)
+            log.error(traceback.format_exc().rstrip("\n"))
             reason = f"{paths.UNIT} failed: {error!r}"
             return {"error": reason, "hint": f"journalctl -u {paths.UNIT} has the rest"}
 

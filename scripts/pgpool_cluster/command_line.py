@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import plain
+from . import log, plain
 from .errors import ClusterError, ExitStatus
 
 DESCRIPTION = (
@@ -80,13 +80,14 @@ INTERNAL = ("seed", "withdraw", "hook", "archive")
 
 def main(words: Sequence[str]) -> int:
     """Run one command; errors of the tree in errors.py become their two lines and their exit status."""
+    log.uncaught_as_errors()
     try:
         if words and words[0] in INTERNAL:
             return int(import_module(f"pgpool_cluster.{words[0]}").run(list(words[1:])))
         options = parser().parse_args(words)
         return int(import_module("pgpool_cluster.verbs").run(options))
     except ClusterError as error:
-        print(plain.shown(f"pgpoolctl: {error}"), file=sys.stderr, flush=True)
+        log.error(plain.shown(f"pgpoolctl: {error}"), stream=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
         print("pgpoolctl: interrupted\nhint: the same command goes on from here", file=sys.stderr)

@@ -19,14 +19,14 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import adopting, archive, files, libpq, locales, matching, paths, pulse, server_log, units
+from . import adopting, archive, files, libpq, locales, log, matching, paths, pulse, server_log, units
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
 from .errors import ClusterError, OperationError, ServerError
 from .facts import Postgresql
 from .key import Role
-from .node import Here, log, sql_errors
+from .node import Here, sql_errors
 from .server import HOME, Instance
 
 Report = Callable[[str], None]
@@ -322,7 +322,7 @@ def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> N
     here.remember(system=system, copying="" if member else source)
     if member:
         here.copies.end()
-    log(f"this node is a standby of {source}")
+    log.info(f"this node is a standby of {source}")
 
 
 def await_streaming(here: Here, source: str) -> None:
@@ -373,7 +373,7 @@ def _run(command: Sequence[str], report: Report) -> None:
                     reported = _in_words(match)
                     report(reported)
             elif line.strip():
-                log(f"{name}: {line.strip()}")
+                log.info(f"{name}: {line.strip()}")
                 reason = line.strip()
     if process.returncode != 0:
         why = reason.split(": error: ")[-1] or f"exit status {process.returncode}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from . import paths
+from . import log, paths
 
 _NFT = "/usr/sbin/nft"
 TABLE = ("inet", "pgpool2_cluster")
@@ -27,7 +27,7 @@ def keep() -> str:
         return "done"
     if why := _nft("-f", str(paths.PEERS_NFT)):
         return why
-    print("the packet filter for watchdog and pcp was gone; loaded it again", file=sys.stderr, flush=True)
+    log.warning("the packet filter for watchdog and pcp was gone; loaded it again", stream=sys.stderr)
     return "done"
 
 

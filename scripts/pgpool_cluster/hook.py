@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import paths, plain
+from . import log, paths, plain
 from .channel import SILENCE, ask, bridge
 from .errors import ExitStatus, UsageError
 
@@ -58,7 +58,7 @@ def _failover(words: list[str]) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    log.info(text)
 
 
 def _backend(words: list[str]) -> int:
@@ -98,10 +98,10 @@ def _may_start(words: list[str]) -> int:
     except Exception:  # whatever is broken, servers that are not the cluster's start
         if not _concerns(words[0]):
             return 0
-        print(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place", flush=True)
+        log.info(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place")
         return 1
     if not answer["go"]:
-        print(f"PostgreSQL is not started: {answer['why']}", flush=True)
+        log.warning(f"PostgreSQL is not started: {answer['why']}")
     return 0 if answer["go"] else 1
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, paths, two_stages, units, wal_space
+from . import act, log, paths, two_stages, units, wal_space
 from .actions import CreateSlots
 from .answers import store_users, users_of
 from .applying import Applying
@@ -20,7 +20,7 @@ from .archive import Keeper
 from .cluster import Service
 from .errors import ClusterError
 from .facts import BackendState, ClusterFacts
-from .node import Here, log
+from .node import Here
 from .own_database import OwnDatabase
 from .proof import Proof
 from .situation import in_service, rightful_primary
@@ -98,7 +98,7 @@ class Housekeeping:
         except Exception as error:
             why = f"{type(error).__name__}: {error}; hint: journalctl -u {paths.UNIT}"
         if why and self._failed.get(name) != why:
-            log(f"cannot {name}: {why}")
+            log.warning(f"cannot {name}: {why}")
         if why:
             self._failed[name] = why
         else:
@@ -113,7 +113,7 @@ class Housekeeping:
         fresh = [node for node in gone if node.name not in self._gone]
         self._gone = {node.name for node in gone}  # set this first, so that a failure is not retried in each round
         for node in fresh:
-            log(f"{node.name} is unreachable: ending sessions with it")
+            log.warning(f"{node.name} is unreachable: ending sessions with it")
             units.hang_up(here.cluster, node)
 
     def _apply(self, _: ClusterFacts) -> None:
@@ -172,7 +172,7 @@ class Housekeeping:
         held = wal_space.held(here)
         self._disk = f"{held}; hint: {held.hint}" if held else ""
         if held is not None and held.given_up:
-            log(f"{held}: giving it up")
+            log.warning(f"{held}: giving it up")
             act.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
 
 

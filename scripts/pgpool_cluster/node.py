@@ -18,6 +18,7 @@ from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from .log import info
 from .peers import Peers
 from .postgresql import HANGING_SECONDS, Database
 from .record import Record
@@ -64,8 +65,8 @@ def _nobody(request: Json, _: Callable[[str], None]) -> Json:
 
 
 def log(text: str) -> None:
-    """Write a line to the journal."""
-    print(text, flush=True)
+    """Write a line to the journal with the priority `info`; log.py has `warning` and `error`."""
+    info(text)
 
 
 @dataclass(slots=True)

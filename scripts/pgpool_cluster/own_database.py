@@ -13,12 +13,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from . import paths
+from . import log, paths
 from .applying import Applying
 from .errors import ClusterError
 from .facts import ClusterFacts
 from .key import DATABASE, Role
-from .node import Here, log, sql_errors
+from .node import Here, sql_errors
 from .roles import create_extensions
 
 _STATEMENT_SECONDS = 600.0
@@ -40,7 +40,7 @@ def _make(here: Here) -> None:
         if there == _HALF_DROPPED:
             cursor.execute(f"DROP DATABASE {DATABASE}")
         if there in (None, _HALF_DROPPED):
-            log(f"creating the database {DATABASE}, which health checks and agents log in to")
+            log.info(f"creating the database {DATABASE}, which health checks and agents log in to")
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER postgres TEMPLATE template0")
         cursor.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")
     with here.server.session(DATABASE) as cursor:
@@ -66,7 +66,7 @@ class OwnDatabase:
             self._make()
         if not here.record.own_database and self._everywhere(facts):
             here.remember(own_database=True)
-            log(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
+            log.info(f"every server has the database {DATABASE}: health checks and agents log in there from now on")
         if here.record.own_database and paths.database() != DATABASE:
             self.applying.ask("the database for health checks")
 

@@ -16,14 +16,14 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-from . import act, paths
+from . import act, log, paths
 from . import postgresql as pg
 from .applying import Applying
 from .certificates import Laid
 from .cluster import Cluster, Node, Service
 from .facts import ClusterFacts
 from .libpq import own_authority, root_certificate
-from .node import Here, log
+from .node import Here
 
 _HANDSHAKE_SECONDS = 1.0
 """Time limit for a TLS handshake."""
@@ -107,7 +107,7 @@ class Proof:
                     act.query(here, "SELECT pg_reload_conf()")  # the server still presents its old certificate
         if self._verified >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
-            log("every server has presented a valid certificate: from now on each has to")
+            log.info("every server has presented a valid certificate: from now on each has to")
 
     def _lay(self, laid: Laid) -> None:
         """Request an `apply` if the configuration is behind the record."""

@@ -15,12 +15,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from . import units
+from . import log, units
 from .cluster import Cluster
 from .errors import ClusterError, OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, Lsn, NodeFacts
-from .node import LOOK_SECONDS, Here, log, sql_errors
+from .node import LOOK_SECONDS, Here, sql_errors
 from .record import Record
 from .situation import rightful_primary
 
@@ -201,7 +201,7 @@ class Synchrony:
         if back := to_list(here.cluster, mine, facts, dropped):
             self._take_back(back)
         elif gone := to_drop(here.cluster, mine.node, facts, dropped, away):
-            log(f"commits no longer wait for {', '.join(gone)}")
+            log.warning(f"commits no longer wait for {', '.join(gone)}")
             here.remember(dropped=tuple(sorted({*dropped, *gone})))
         elif set(dropped) - set(self._excuse.names):
             self._find_excuse(mine)
@@ -235,7 +235,7 @@ class Synchrony:
             rest = tuple(name for name in excuse.names if name not in back)
             excuse = Excuse(excuse.term, excuse.serial + 1, rest)
         if self._announce(excuse):
-            log(f"commits wait for {', '.join(back)} again")
+            log.info(f"commits wait for {', '.join(back)} again")
             self.here.remember(dropped=tuple(name for name in self.here.record.dropped if name not in back))
 
     def _find_excuse(self, mine: NodeFacts) -> None:
@@ -250,7 +250,7 @@ class Synchrony:
             return
         self._end = self._end or senders.end
         if have_all(here.cluster, here.me.name, dropped, senders, self._end):
-            log(f"a failover no longer needs {', '.join(dropped)}")
+            log.info(f"a failover no longer needs {', '.join(dropped)}")
             self._announce(Excuse(self._excuse.term, self._excuse.serial + 1, dropped))
 
     # Configuration

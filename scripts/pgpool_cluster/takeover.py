@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from . import act, units
+from . import act, log, units
 from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
 from .cluster import Node
 from .decide import decide, failover
 from .errors import ClusterError, OperationError
 from .native import beginning, goes_apart
-from .node import Here, log
+from .node import Here
 from .peers import Progress
 from .situation import Actions
 
@@ -38,7 +38,7 @@ def _hang_up(here: Here, failed: Node) -> None:
     try:
         units.hang_up(here.cluster, failed)
     except ClusterError as error:
-        log(f"failover of {failed.name}: sessions with it are not ended: {error.message}")
+        log.warning(f"failover of {failed.name}: sessions with it are not ended: {error.message}")
 
 
 def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
@@ -55,7 +55,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
             return actions
         text = "; ".join(act.said(action) for action in quiet)
         if text != before:
-            log(f"failover of {failed.name}: {text}")
+            log.warning(f"failover of {failed.name}: {text}")
         before = text
         time.sleep(0.5)
         here.forget_looks()
@@ -66,18 +66,18 @@ def _note_apart(here: Here) -> None:
     try:
         here.remember(apart=True)
     except ClusterError as error:
-        log(f"failover: {error.message}")
+        log.warning(f"failover: {error.message}")
 
 
 def _done(here: Here, action: Action, progress: Progress) -> bool:
     """Promote or follow; False where it is worth another look. Who does not follow now does so by itself later."""
     if not isinstance(action, Promote | Follow | Dismiss):
         return True
-    log(f"failover: {act.said(action)}")
+    log.warning(f"failover: {act.said(action)}")
     try:
         act.perform(here, action)
     except ClusterError as error:
-        log(f"failover: {error.message}")
+        log.warning(f"failover: {error.message}")
         return isinstance(action, Follow)
     progress(act.said(action))
     return True

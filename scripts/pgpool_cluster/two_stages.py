@@ -16,13 +16,13 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, copying, pgpool, wire
+from . import act, copying, log, pgpool, wire
 from .channel import SILENCE
 from .cluster import Cluster
 from .errors import ClusterError, OperationError, ServerError
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, WatchdogState
 from .key import Role
-from .node import Here, log
+from .node import Here
 from .peers import Progress
 from .recovery import refuse_needless, refuse_to_lose, sight
 from .situation import in_service, leading_node, rightful_primary
@@ -278,7 +278,7 @@ def _watch_sessions(here: Here) -> None:
         for answer in here.peers.ask_all(request, seconds=3).values():
             count += int(wire.number(answer.get("count")) or 0)
         if count and not said:
-            log(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
+            log.warning(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
             said = True
         time.sleep(_BETWEEN)
     if here.draining == began:
@@ -376,7 +376,7 @@ def attend(here: Here) -> None:
     if here.promoting and 0 < here.awaited < time.monotonic():
         here.promoting = False
         here.failure = "pgpool-II did not go on with it"
-        log(f"the recovery of this node is given up: {here.failure}")
+        log.warning(f"the recovery of this node is given up: {here.failure}")
 
 
 def _enter_service(here: Here) -> None:
@@ -391,4 +391,4 @@ def _enter_service(here: Here) -> None:
         term, led, restart = (main.term, main.led, main.restart) if main else (0, here.record.term, 0)
         here.remember(led=led, restart=restart, apart=False, term=max(term, here.record.term))
         here.promoting = False
-        log("this node is in service")
+        log.info("this node is in service")

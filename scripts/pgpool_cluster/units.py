@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import paths, plain
+from . import log, paths, plain
 from .cluster import Cluster, Node
 from .errors import ClusterError, OperationError, ServerError
 
@@ -114,7 +114,7 @@ def ask(*words: str) -> None:
     except subprocess.TimeoutExpired as error:
         failure = str(error)
     if failure:
-        print(f"systemctl {' '.join(words)}: {failure}", flush=True)
+        log.warning(f"systemctl {' '.join(words)}: {failure}")
 
 
 def reload(unit: str) -> None:
@@ -138,7 +138,7 @@ def reload(unit: str) -> None:
                 ask("kill", "--signal=HUP", "--kill-whom=main", unit)
                 return
         time.sleep(0.05)
-    print(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}", flush=True)
+    log.warning(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}")
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
@@ -256,7 +256,7 @@ def serve_control(request: str) -> str:
     """Carry out a request of the postgres user as root; return `done` or the output of systemctl."""
     refused = _refusal(request)
     if refused:
-        print(f"{refused}; the request was {request!a}", file=sys.stderr, flush=True)
+        log.warning(f"{refused}; the request was {request!a}", stream=sys.stderr)
         return refused
     if request == "firewall":
         from . import firewall  # noqa: PLC0415 - starting a unit does not need it
@@ -277,5 +277,5 @@ def serve_control(request: str) -> str:
     if answer.returncode == 0:
         return "done"
     output = answer.stdout.strip() or f"exit status {answer.returncode}"
-    print("\n".join([f"{request} failed", *output.splitlines()[-_LOGGED_LINES:]]), file=sys.stderr, flush=True)
+    log.warning("\n".join([f"{request} failed", *output.splitlines()[-_LOGGED_LINES:]]), stream=sys.stderr)
     return output

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import paths, server, units
+from . import log, paths, server, units
 from . import postgresql as pg
 from .cluster import PostgresqlCluster, Service
 from .errors import OperationError, ServerError
-from .node import Here, log
+from .node import Here
 from .record import Record
 
 _GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian has the whole procedure"
@@ -68,13 +68,13 @@ def finish(here: Here) -> None:
         return
     instance = here.server.instance
     if here.record.upgrading != str(instance.name):
-        log(f"PostgreSQL was not upgraded to {here.record.upgrading}: {instance.name} stays in use")
+        log.warning(f"PostgreSQL was not upgraded to {here.record.upgrading}: {instance.name} stays in use")
         here.remember(upgrading="")
     else:
         system = pg.control_data(instance).get("Database system identifier", "")
         if not system.isdecimal():
             hint = f"pg_controldata {instance.data} shows why"
             raise ServerError(f"{instance.data} cannot be read after the upgrade", hint=hint)
-        log(f"PostgreSQL was upgraded to {instance.name}: the cluster now uses its data")
+        log.info(f"PostgreSQL was upgraded to {instance.name}: the cluster now uses its data")
         here.remember(upgrading="", system=int(system))
     units.control("apply")

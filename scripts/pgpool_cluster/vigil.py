@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import pgpool, units, wire
+from . import log, pgpool, units, wire
 from .cluster import Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
-from .node import Here, log
+from .node import Here
 
 TRIES = 3
 """So many without an answer make a host silent. Counted, not timed: this node's own programs may be held up, too."""
@@ -107,7 +107,7 @@ class Vigil:
             if not agreed(here.cluster.majority, node.name, self._others_say()):
                 return
             self._given_up[node.name] = time.monotonic()
-            log(f"{node.name} sends no packet any more, while a recovery goes on: it is given up")
+            log.warning(f"{node.name} sends no packet any more, while a recovery goes on: it is given up")
             self._do(lambda: self._tell_watchdog(node, alive=False))
             self._do(lambda: units.hang_up(here.cluster, node))
             here.peers.drop(node.name, "it sends no packet any more")
@@ -143,7 +143,7 @@ class Vigil:
         try:
             work()
         except ClusterError as error:
-            log(f"{error.message}; hint: {error.hint}")
+            log.warning(f"{error.message}; hint: {error.hint}")
 
 
 def _place(node: Node, port: int) -> tuple[int, tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from pgpool_deb import machine, testing
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.testing import Request, lanes_of, parse_levels, split_report
+from pgpool_deb.testing import Request, parse_levels, split_report, stages_of
 
 
 @pytest.mark.parametrize(
@@ -52,16 +53,28 @@ def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "lanes"),
+    ("levels", "stages"),
     [
-        (("unit", "package", "install", "cluster"), (("unit", "package", "install"), ("cluster",))),
-        (("package", "cluster"), (("package",), ("cluster",))),
-        (("cluster",), (("cluster",),)),
-        (("unit", "reproducible"), (("unit",), ("reproducible",))),
+        (("unit", "package", "install", "cluster"), ((("unit",),), (("package", "install"), ("cluster",)))),
+        (("package", "cluster"), ((("package",), ("cluster",)),)),
+        (("cluster",), ((("cluster",),),)),
+        (("unit", "reproducible"), ((("unit",),), (("reproducible",),))),
+        (("unit",), ((("unit",),),)),
     ],
 )
-def test_levels_are_run_in_lanes(levels: tuple[str, ...], lanes: tuple[tuple[str, ...], ...]) -> None:
-    assert lanes_of(levels) == lanes
+def test_the_unit_level_is_run_first_and_the_others_in_lanes(
+    levels: tuple[str, ...], stages: tuple[tuple[tuple[str, ...], ...], ...]
+) -> None:
+    assert stages_of(levels) == stages
+
+
+def test_the_time_of_a_level_whose_tests_ran_at_once_is_that_of_the_run(tmp_path: Path) -> None:
+    report = tmp_path / "whole.xml"
+    report.write_text(
+        '<testsuites><testsuite time="70.5"><testcase classname="tests.unit.test_a" name="one" time="59.5"/>'
+        '<testcase classname="tests.unit.test_a" name="two" time="62"/></testsuite></testsuites>'
+    )
+    assert split_report(report, ("unit",), tmp_path) == ["unit: 2 tests, 1 min 10 s"]
 
 
 MEETS = """
@@ -78,11 +91,12 @@ def test_it(request):
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout whose levels package and cluster each have a test that waits for the other's."""
+    """A checkout whose levels package and cluster each have a test that waits for the other's; unit has two such."""
     here = Path(__file__).parents[2]
-    for own, other in (("package", "cluster"), ("cluster", "package")):
-        folder = tmp_path / "tests" / own
-        folder.mkdir(parents=True)
+    meetings = (("package", "package", "cluster"), ("cluster", "cluster", "package"))
+    for level, own, other in (*meetings, ("unit", "one", "two"), ("unit", "two", "one")):
+        folder = tmp_path / "tests" / level
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"test_{own}.py").write_text(MEETS.format(own=own, other=other))
     (tmp_path / "packaging").mkdir()
     shutil.copy(here / "packaging" / "releases.toml", tmp_path / "packaging")
@@ -106,6 +120,75 @@ def test_lanes_run_side_by_side_and_each_level_is_reported(
     assert "cluster: 1 tests" in text
     written = {path.name for path in checkout.dist.iterdir()}
     assert written == {"test-package.xml", "test-cluster.xml", "test-package.log"}
+
+
+CODE = """
+def sign(number):
+    if number < 0:
+        return -1
+    return 1
+"""
+SIGN = """
+import sys
+sys.path.insert(0, "scripts")
+from pgpool_cluster.sign import sign
+def test_sign():
+    assert sign(2) == 1
+"""
+
+
+def test_unit_tests_run_at_once_and_their_coverage_is_printed(
+    checkout: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = checkout.path / "scripts" / "pgpool_cluster"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "sign.py").write_text(CODE)
+    (checkout.path / "tests" / "unit" / "test_sign.py").write_text(SIGN)
+    (checkout.path / "pyproject.toml").write_text(
+        '[tool.coverage.run]\nbranch = true\nsource = ["scripts/pgpool_cluster"]\ndata_file = "dist/.coverage"\n'
+    )
+    assert testing.run(checkout, Request(("unit",), coverage=True)) is ExitStatus.GOOD
+    said = capfd.readouterr()
+    text = said.out + said.err
+    assert "unit: 3 tests" in text
+    assert [line.split() for line in text.splitlines() if line.endswith("sign.py")] == [
+        ["50", "%", "75", "%", "sign.py"]
+    ]
+
+
+BROKEN_MIRROR = """
+import pytest
+from pgpool_deb.errors import MachineError
+@pytest.fixture
+def root():
+    raise MachineError("the mirror is away", hint="wait")
+def test_one(root): pass
+def test_two(root): pass
+def test_three(): assert False
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_machines_fault_weighs_more_than_a_failure_also_where_a_worker_met_it(tmp_path: Path, workers: str) -> None:
+    here = Path(__file__).parents[2]
+    (tmp_path / "test_it.py").write_text(BROKEN_MIRROR)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", f"-c{here / 'pyproject.toml'}", f"-n{workers}"]
+    paths = os.pathsep.join(map(str, (here, here / "packaging", here / "scripts")))
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == testing.MACHINE_FAILED, answer.stdout + answer.stderr
+    assert answer.stdout.count("the machine failed: the mirror is away") == 1
+
+
+def test_coverage_without_the_unit_level_is_wrong_usage(checkout: Project) -> None:
+    with pytest.raises(UsageError, match="--coverage measures the unit level"):
+        testing.run(checkout, Request(("package",), coverage=True))
 
 
 def test_a_failure_in_the_lane_beside_is_one_of_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:

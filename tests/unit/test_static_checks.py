@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from pgpool_deb.source_package import SourcePackage
 from pgpool_deb.sources import Source
 
 HERE = Project(Path(__file__).parents[2])
+PACKAGES = ("packaging/pgpool_deb", "scripts/pgpool_cluster")
 SHELL = re.compile(rb"#! ?/(?:usr/)?bin/(?:env )?(?:ba|da)?sh\b")
 
 
@@ -62,6 +65,45 @@ def test_ruff_finds_nothing() -> None:
 
 def test_mypy_finds_nothing() -> None:
     passes(*module("mypy"), "--strict")
+
+
+def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of pyproject.toml in a checkout."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
+    environment = os.environ | {"PYTHONPATH": "packaging:scripts"}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_imports_keep_to_the_floors() -> None:
+    answer = lint_imports(HERE.path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.fixture
+def copied_packages(tmp_path: Path) -> Path:
+    """A copy of both packages with the contracts on their imports."""
+    shutil.copy(HERE.path / "pyproject.toml", tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(HERE.path / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "complaint"),
+    [
+        ("scripts/pgpool_cluster/plain.py", "import pgpool_deb", "pgpool_cluster.plain -> pgpool_deb"),
+        ("packaging/pgpool_deb/plan.py", "import pgpool_cluster", "pgpool_deb.plan -> pgpool_cluster"),
+        ("scripts/pgpool_cluster/decide.py", "from . import act", "pgpool_cluster.decide -> pgpool_cluster.act"),
+        ("packaging/pgpool_deb/releases.py", "from . import plan", "pgpool_deb.releases -> pgpool_deb.plan"),
+        ("scripts/pgpool_cluster/homeless.py", "", "homeless"),
+    ],
+)
+def test_a_forbidden_import_is_found(copied_packages: Path, module: str, line: str, complaint: str) -> None:
+    with (copied_packages / module).open("a") as stream:
+        stream.write(f"\n{line}\n")
+    answer = lint_imports(copied_packages)
+    assert answer.returncode == 1
+    assert complaint in answer.stdout + answer.stderr
 
 
 def test_codespell_finds_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import shutil
@@ -223,8 +224,13 @@ def test_a_key_is_derived_from_words_only_once_and_a_random_key_needs_no_cache(
     assert key_file.read() == KEY
 
 
+DERIVED = functools.cache(hashlib.scrypt)
+"""scrypt itself, which takes a third of a second, once for the same words."""
+
+
 @pytest.mark.parametrize("damage", ["", "half", "x y z", "0" * 64 + " AAAA"])
-def test_a_cached_key_counts_only_for_its_own_line(etc: Path, damage: str) -> None:
+def test_a_cached_key_counts_only_for_its_own_line(etc: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setattr(hashlib, "scrypt", DERIVED)
     paths.CLUSTER_KEY.write_text(f"{WORDS}{SIX_WORDS}\n")
     found = key_file.read()
     (etc / "DERIVED_KEY").write_text(damage)

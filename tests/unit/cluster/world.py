@@ -22,6 +22,7 @@ from pgpool_cluster import (
     answers,
     attachment,
     copying,
+    log,
     node,
     paths,
     pgpool,
@@ -1025,8 +1026,7 @@ def _replace_machine(patch: pytest.MonkeyPatch) -> None:
     for module in modules:
         if hasattr(module, "time"):
             patch.setattr(module, "time", clock)
-        if hasattr(module, "log"):
-            patch.setattr(module, "log", lambda _: None)
+    patch.setattr(log, "_write", lambda *_: None)
     patch.setattr(act, "threading", threads)
     patch.setattr(synchrony, "threading", threads)
     patch.setattr(two_stages, "threading", threads)

@@ -1,4 +1,7 @@
-"""A publish that is killed at a system call leaves the old or the new repository, and apt takes either."""
+"""A publish that is killed at a system call leaves the old or the new repository, and apt takes either.
+
+Not in the unit level: each kill is a whole publish with gpg and apt-ftparchive under strace.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Clients that run apt while something is published see one whole state each time."""
+"""Clients that run apt while something is published see one whole state each time.
+
+Not in the unit level: apt, gpg and apt-ftparchive of this machine run beside each other until all publishes are done.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 An engine's own part is played: it makes the checkout, hands artifacts on, fills in expressions, and sets variables. apt
 and GitHub's `gh` are programs that note what they were asked.
+
+Not in the unit level: each job is several runs of `./invoke` in a new checkout, with gpg and apt-ftparchive.
 """
 
 from __future__ import annotations
@@ -55,11 +57,35 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of this checkout's Python environment, which `./invoke` settles where it finds it."""
+    """This checkout's Python environment at another place, which `./invoke` settles there.
+
+    Its libraries are those of this checkout, by a link: `./invoke` writes beside them only.
+    """
     place = tmp_path_factory.mktemp("environment") / "venv"
-    shutil.copytree(HERE / ".venv", place, symlinks=True)
+    libraries = (HERE / ".venv" / "lib").resolve()
+    shutil.copytree(HERE / ".venv", place, symlinks=True, ignore=lambda _, names: {"lib"} & set(names))
+    (place / "lib").symlink_to(libraries)
     yield place
     shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare repository with this checkout as its one commit on main; each test has a clone of it."""
+    place = tmp_path_factory.mktemp("project")
+    remote, first = place / "packages.git", place / "first"
+    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=HERE,
+                           capture_output=True, text=True, check=True).stdout.split("\0")  # fmt: skip
+    for name in filter(None, names):
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+        if (HERE / name).is_file():
+            shutil.copy(HERE / name, first / name, follow_symlinks=False)
+    git(place, "init", "-q", "--bare", "--initial-branch=main", str(remote))
+    git(first, "init", "-q", "--initial-branch=main")
+    git(first, "add", ".")
+    git(first, "commit", "-q", "-m", "the project")
+    git(first, "push", "-q", str(remote), "main")
+    return remote
 
 
 @dataclass
@@ -164,7 +190,9 @@ ON_ONE = pytest.mark.parametrize("platform", ["github"], indirect=True)
 
 
 @pytest.fixture(params=list(pipelines.ENGINES))
-def platform(request: pytest.FixtureRequest, tmp_path: Path, environment: Path, key: str) -> Iterator[Platform]:
+def platform(
+    request: pytest.FixtureRequest, tmp_path: Path, environment: Path, origin: Path, key: str
+) -> Iterator[Platform]:
     made = Platform(tmp_path, request.param, {KEY: key})
     for name in ("bin", "home", "tmp", "team"):
         (tmp_path / name).mkdir()
@@ -172,22 +200,11 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path, environment: Path, 
         (tmp_path / "bin" / name).write_text(NOTE)
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "venv").symlink_to(environment)
-    git(tmp_path, "init", "-q", "--bare", "--initial-branch=main", str(made.remote))
+    git(tmp_path, "clone", "-q", "--bare", str(origin), str(made.remote))
     git(made.remote, "config", "receive.advertisePushOptions", "true")
     hook = made.remote / "hooks" / "pre-receive"
     hook.write_text(f'#!/bin/sh\nenv | sed -n "s/^GIT_PUSH_OPTION_[0-9]*=/push option /p" >>{tmp_path / "notes"}\n')
     hook.chmod(0o755)
-    first = tmp_path / "first"
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=HERE,
-                           capture_output=True, text=True, check=True).stdout.split("\0")  # fmt: skip
-    for name in filter(None, names):
-        (first / name).parent.mkdir(parents=True, exist_ok=True)
-        if (HERE / name).is_file():
-            shutil.copy(HERE / name, first / name, follow_symlinks=False)
-    git(first, "init", "-q", "--initial-branch=main")
-    git(first, "add", ".")
-    git(first, "commit", "-q", "-m", "the project")
-    git(first, "push", "-q", str(made.remote), "main")
     made.new_checkout()
     yield made
     if (made.checkout / ".venv").is_symlink():
@@ -271,7 +288,7 @@ def test_a_push_that_does_not_follow_the_last_one_is_refused(platform: Platform)
     """Another job stores its own between this one's look at the branch and its push."""
     cells(platform)
     platform.run("publish", steps=("gather", "repository", "sign"))
-    git(platform.place / "first", "push", "-q", str(platform.remote), f"HEAD:refs/heads/{BRANCH}")
+    git(platform.remote, "branch", BRANCH, "main")
     before = platform.branches()
     assert "rejected" in platform.run("publish", steps=("store",), good=False)
     assert platform.branches() == before
