@@ -1,4 +1,4 @@
-"""Small files that are whole whenever they are read."""
+"""Write small files atomically."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file so that a reader finds the old or the new one; a failure leaves the old one, and OSError."""
+    """Replace a small text file atomically: a reader sees the old or the new content.
+
+    Raises OSError, and leaves the old file, if the new one cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         partial.write_text(text, encoding="utf-8")

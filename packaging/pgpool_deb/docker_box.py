@@ -189,7 +189,7 @@ class DockerBox:
         return status
 
     def _stops(self) -> bool:
-        """Tell whether the box has stopped, or does so now: its processes are killed a little earlier."""
+        """Return whether the box has stopped, or does so now: its processes are killed a little earlier."""
         deadline = time.monotonic() + 2
         while running := self.client.api.inspect_container(self.container)["State"]["Running"]:
             if time.monotonic() > deadline:

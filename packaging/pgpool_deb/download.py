@@ -85,7 +85,7 @@ class _Wanted:
 
 
 def is_verified(path: Path, sha256: str, size: int) -> bool:
-    """Say whether `path` is a file of `size` bytes with that sha256."""
+    """Return whether `path` is a file of `size` bytes with that sha256."""
     try:
         return path.stat().st_size == size and sha256_of(path) == sha256
     except (FileNotFoundError, NotADirectoryError):

@@ -51,7 +51,7 @@ class GitCheckout:
         return _git(self.root, {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(self.root)}, *arguments)
 
     def is_modified(self) -> bool:
-        """Say whether tracked files have uncommitted changes. Submodules are other repositories: they are not asked."""
+        """Return whether tracked files have uncommitted changes. Submodules are other repositories: they are not asked."""
         return bool(self.git("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=all"))
 
     def tracked(self) -> list[str]:
@@ -70,7 +70,7 @@ class GitCheckout:
         return {name: objects[-1] for name, *objects in words}
 
     def descends_from_tag_of(self, commit: str) -> bool:
-        """Say whether a tag on `commit` is an ancestor of what is checked out."""
+        """Return whether a tag on `commit` is an ancestor of what is checked out."""
         return bool(self.git("for-each-ref", "--count=1", "--merged=HEAD", f"--points-at={commit}"))
 
 

@@ -143,7 +143,7 @@ def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
 
 
 def _is_before_tag(checkout: GitCheckout, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
-    """Say whether the version that the checkout states was tagged later: the tag exists and is no ancestor."""
+    """Return whether the version that the checkout states was tagged later: the tag exists and is no ancestor."""
     tagged = [commit for tag, commit in tags.items() if upstream_version.parse_tag(tag) == stated]
     return bool(tagged) and not checkout.descends_from_tag_of(tagged[0])
 

@@ -24,7 +24,7 @@ class Tool:
     why: str
 
     def there(self) -> bool:
-        """Tell whether the tool is on this machine."""
+        """Return whether the tool is on this machine."""
         if self.shown_by.startswith("/"):
             return Path(self.shown_by).exists()
         return shutil.which(self.shown_by, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None

@@ -35,7 +35,7 @@ class Advisory:
     """The first mended release of each older branch that was mended."""
 
     def concerns(self, version: str) -> bool:
-        """Say whether `version`, pinned or not, is affected as far as is known."""
+        """Return whether `version`, pinned or not, is affected as far as is known."""
         return Version(version) < Version(self.fixed_in) and not any(
             version.startswith(f"{backport.rpartition('.')[0]}.") and Version(version) >= Version(backport)
             for backport in self.backports

@@ -93,7 +93,7 @@ class Dist:
     path: Path
 
     def holds(self, release: str, source_package: str, files: Mapping[str, str]) -> bool:
-        """Tell whether dist/<release>/ has exactly these files of a source package, byte for byte."""
+        """Return whether dist/<release>/ has exactly these files of a source package, byte for byte."""
         folder = self.path / release
         if self._listed(folder, source_package) != set(files):
             return False
@@ -141,7 +141,7 @@ class Dist:
 
 
 def _belongs(name: str, source_package: str) -> bool:
-    """Tell whether a file in dist/<release>/ is of the source package pgpool2, not of pgpool2-cluster."""
+    """Return whether a file in dist/<release>/ is of the source package pgpool2, not of pgpool2-cluster."""
     if name.startswith("."):
         return False
     return name.startswith(f"{source_package}-cluster") == source_package.endswith("-cluster")

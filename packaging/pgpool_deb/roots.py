@@ -256,7 +256,7 @@ class Roots:
         atomic.write(self._apt(release, "listed"), "\n".join(self.archive().sources(release)))
 
     def _lists_are_of_this_archive(self, release: Release) -> bool:
-        """Tell whether apt's lists are there and of the mirror in use now; it may be another than the last time."""
+        """Return whether apt's lists are there and of the mirror in use now; it may be another than the last time."""
         try:
             listed = self._apt(release, "listed").read_text(encoding="utf-8")
         except OSError:

@@ -100,7 +100,7 @@ def stated_in(configure_ac: str | None, configure: str | None) -> str | None:
 
 
 def is_named_in(version: UpstreamVersion, name: str) -> bool:
-    """Say whether a file or folder name ("pgpool-II-4.6.1", "pgpool2-4_6_1", "pgpool2_4.7.0~rc1.orig") names `version`.
+    """Return whether a file or folder name ("pgpool-II-4.6.1", "pgpool2-4_6_1", "pgpool2_4.7.0~rc1.orig") names `version`.
 
     No name can name a devel version: upstream's commits all have the same one until the next release.
     """

@@ -73,7 +73,7 @@ def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
         (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is no PostgreSQL major$", "--pg 15,17"),
         (("--pgpool", "1.2.3"), r"^pgpool-II 1\.2\.3 is not pinned in sources\.toml$", r"pinned are .*4\.6\.1"),
         (("--engine", "steam"), "^unknown engine: steam$", "one of auto, docker, chroot"),
-        (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "--source says"),
+        (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "its own version"),
         (("--source", "/no-such"), "^--source /no-such: there is no such file or folder$", "takes a tarball"),
         (
             ("--pgpool", VERSION, "--mirror", "ftp.example"),

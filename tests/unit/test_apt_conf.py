@@ -74,7 +74,7 @@ def test_a_program_that_finds_proxies_is_asked_here_and_not_in_the_root(machine:
 
 def test_a_program_that_is_not_there_is_told(machine: Machine) -> None:
     machine.said('Acquire::http::ProxyAutoDetect "/no/such";')
-    with pytest.raises(MachineError, match=r"program to find a proxy cannot be run: .*/no/such.*\nhint: apt-config"):
+    with pytest.raises(MachineError, match=r"proxy detection program cannot be run: .*/no/such.*\nhint: apt-config"):
         apt_conf.read([MIRROR])
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_not_there_is_missed_only_where_it_counts(
     machine.said(f'Acquire::https::{name} "/no/such.pem";')
     assert apt_conf.read([MIRROR]) == AptConf()
     assert apt_conf.certificates() is None
-    with pytest.raises(MachineError, match=r"Acquire::https::\S+ names a file that is not there: /no/such\.pem\nhint"):
+    with pytest.raises(MachineError, match=r"Acquire::https::\S+ names a missing file: /no/such\.pem\nhint"):
         apt_conf.read([MIRROR, "https://other.example/debian"])
 
 

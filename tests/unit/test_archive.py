@@ -102,7 +102,7 @@ def test_without_lists_one_archive_is_debians_without_updates_too(apt: Apt) -> N
 
 
 def test_without_lists_two_that_look_alike_are_not_guessed_at(apt: Apt) -> None:
-    with pytest.raises(MachineError, match=r"lists of apt are gone, .*\n.*apt-get update, or .*--mirror"):
+    with pytest.raises(MachineError, match=r"package lists are missing, .*\n.*apt-get update, or .*--mirror"):
         apt.archive(stanza("http://mirror.example/debian", "trixie"), VENDORS[1])
 
 

@@ -127,7 +127,7 @@ def test_a_checkout_where_nothing_can_be_written_says_so(tmp_path: Path) -> None
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     message, hint = answer.stderr.splitlines()
-    assert message.endswith(f"nothing can be written here: {place}")
+    assert message.endswith(f"this user cannot write to the checkout: {place}")
     assert hint.startswith("hint: copy the checkout")
 
 
@@ -138,6 +138,6 @@ def test_no_environment_is_made_below_a_colon_and_a_line_says_so(tmp_path: Path)
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     assert answer.stderr.splitlines() == [
-        f"the path of this checkout has a colon, and Python makes no environment there: {place}",
-        "hint: move it to a folder without one",
+        f"Python cannot make an environment in a path with a colon: {place}",
+        "hint: move the checkout to a path without one",
     ]
