@@ -1,4 +1,4 @@
-"""What the user sees while packages are built: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of builds: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STYLES = {str(State.FAILED): "red", str(State.BUILT): "green", str(State.UNCHAN
 
 
 class PlainDisplay:
-    """One line an event, for logs and pipes."""
+    """Prints one line for each event, for logs and pipes."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -34,10 +34,10 @@ class PlainDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to do."""
+        """Do nothing: there is nothing to restore."""
 
     def stage(self, package: SourcePackage, stage: Stage, log: Path) -> None:
-        """Print that `package` enters `stage`, and first how long a build of it took the last time."""
+        """Print that `package` enters `stage`; before the first stage, also print how long its last build took."""
         if stage is Stage.ROOT:
             expected = self._history.expected(package.name)
             took = f", about {expected:.0f} s" if expected else ""
@@ -54,7 +54,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table of packages that is drawn anew four times a second."""
+    """A table of packages that is redrawn four times a second."""
 
     def __init__(self, history: History, packages: Iterable[SourcePackage], console: Console) -> None:
         from rich.live import Live  # noqa: PLC0415 - not needed where nothing is built

@@ -175,10 +175,10 @@ class Pins:
         if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
             return ""
         addresses = self._addresses(pin, mirror)
-        standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))
-        if standing is download.Standing.THERE:
+        availability = memory.availability(pin.version, addresses, lambda: _ask(addresses, pin.size, patience))
+        if availability is download.Availability.THERE:
             return ""
-        return "no address has it today" if standing is download.Standing.ABSENT else "no address answers"
+        return "no address has it today" if availability is download.Availability.ABSENT else "no address answers"
 
     def _refuse_to_fall_back(self, version: str, passed: dict[str, str]) -> None:
         """Raise MachineError where `version` has advisories that one of `passed` (with the reasons) has not."""
@@ -210,15 +210,15 @@ def _pinned_path(pin: Pin, cache: Path) -> Path:
     return cache / f"pgpool2_{pin.version}.orig.tar.gz"
 
 
-def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience) -> download.Standing:
+def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience) -> download.Availability:
     """Return THERE when an address has the file, ABSENT when one says it has not, SILENT when none answers."""
     answers = []
     for address in addresses:
         answers.append(download.probe(address, size, patience))
-        if answers[-1] is download.Standing.THERE:
+        if answers[-1] is download.Availability.THERE:
             break
-    order = (download.Standing.THERE, download.Standing.ABSENT, download.Standing.SILENT)
-    return next((standing for standing in order if standing in answers), download.Standing.SILENT)
+    order = (download.Availability.THERE, download.Availability.ABSENT, download.Availability.SILENT)
+    return next((availability for availability in order if availability in answers), download.Availability.SILENT)
 
 
 class _Absences:
@@ -230,17 +230,17 @@ class _Absences:
     def __init__(self, path: Path, *, ask_again: bool) -> None:
         self._path, self._ask_again = path, ask_again
 
-    def standing(
-        self, version: str, addresses: tuple[str, ...], ask: Callable[[], download.Standing]
-    ) -> download.Standing:
+    def availability(
+        self, version: str, addresses: tuple[str, ...], ask: Callable[[], download.Availability]
+    ) -> download.Availability:
         key = hashlib.sha256("\n".join((version, *addresses)).encode()).hexdigest()
         times = self._read()
         asked = times.get(key)
         if not self._ask_again and asked is not None and 0 <= time.time() - asked < ASK_AGAIN_SECONDS:
-            return download.Standing.ABSENT
+            return download.Availability.ABSENT
         answer = ask()
         times.pop(key, None)
-        if answer is download.Standing.ABSENT:
+        if answer is download.Availability.ABSENT:
             times[key] = time.time()
         if times != self._read():
             write_record(self._path, times)

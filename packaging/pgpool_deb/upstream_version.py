@@ -100,12 +100,12 @@ def stated_in(configure_ac: str | None, configure: str | None) -> str | None:
 
 
 def is_named_in(version: UpstreamVersion, name: str) -> bool:
-    """Return whether a file or folder name ("pgpool-II-4.6.1", "pgpool2-4_6_1", "pgpool2_4.7.0~rc1.orig") names `version`.
+    """Return whether a file or folder name such as "pgpool-II-4.6.1" or "pgpool2_4.7.0~rc1.orig" names `version`.
 
-    No name can name a devel version: upstream's commits all have the same one until the next release.
+    No name can name a devel version, because all of upstream's commits share one until the next release.
     """
-    found = _NAMED.fullmatch(name)
-    return found is not None and parse(found[1].replace("_", ".")) == version
+    match = _NAMED.fullmatch(name)
+    return match is not None and parse(match[1].replace("_", ".")) == version
 
 
 def of_commit(stated: UpstreamVersion, snapshot: Snapshot) -> str:

@@ -108,7 +108,7 @@ def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Sho
     output = before + after
     shop.daemons["farm1"].start()
     assert process.returncode == ExitStatus.GOOD, output
-    assert "warning: farm1 gets no more builds, others take them over: the docker engine no longer answers" in output
+    assert "farm1 gets no more builds; other endpoints take over: the docker engine no longer answers" in output
     assert [cell["state"] for cell in shop.cells()] == ["built", "built"]
     assert shop.files() == elsewhere
     assert shop.boxes() == []

@@ -19,7 +19,7 @@ from pgpool_deb.releases import ReleaseTable, machine_release
 
 SOURCES = Path("packaging", "sources.toml")
 OTHERS = [pin.version for pin in Pins.load(SOURCES).pins if pin.proved is None]
-NOT_SERVED = "could not be downloaded: "
+NOT_SERVED = "cannot be downloaded: "
 
 
 @pytest.mark.thorough

@@ -170,5 +170,5 @@ def test_more_than_the_file_asked_for_is_refused(tmp_path: Path) -> None:
 
 def test_a_transfer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
     half = list(tarred(member("a.deb", size=70_000)))[:50]
-    with pytest.raises(MachineError, match="broke off"):
+    with pytest.raises(MachineError, match="sent only a part"):
         unpack_file(half, "a.deb", tmp_path / "a.deb")

@@ -38,7 +38,7 @@ from tests.unit.misbehaving_server import (
 )
 
 from pgpool_deb import download
-from pgpool_deb.download import Patience, Standing, fetch, probe
+from pgpool_deb.download import Availability, Patience, fetch, probe
 from pgpool_deb.errors import ExitStatus, MachineError
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -258,7 +258,7 @@ def test_a_full_disk_names_the_file_system_and_the_need(server: Server, fetching
     fetching.part.parent.mkdir()
     fetching.part.symlink_to("/dev/full")  # every write there fails with ENOSPC
     message = fetching.fails(server.at("/file", whole)).message
-    assert re.search(rf"file system (/\S*) is full: .* needs {len(CONTENT)} bytes more", message)
+    assert re.search(rf"file system (/\S*) is full: .* needs {len(CONTENT)} more bytes", message)
 
 
 def test_a_disk_too_small_is_told_before_anything_is_asked_for(server: Server, fetching: Fetching) -> None:
@@ -285,28 +285,28 @@ def test_a_local_mirror_serves_too(tmp_path: Path, fetching: Fetching) -> None:
 @pytest.mark.parametrize(
     ("answer", "standing"),
     [
-        (whole, Standing.THERE),
-        (ignoring_ranges, Standing.THERE),
-        (status(404), Standing.ABSENT),
-        (status(403), Standing.ABSENT),
-        (content(b"<html>no such file</html>"), Standing.ABSENT),
-        (status(500), Standing.SILENT),
-        (never_answering, Standing.SILENT),
+        (whole, Availability.THERE),
+        (ignoring_ranges, Availability.THERE),
+        (status(404), Availability.ABSENT),
+        (status(403), Availability.ABSENT),
+        (content(b"<html>no such file</html>"), Availability.ABSENT),
+        (status(500), Availability.SILENT),
+        (never_answering, Availability.SILENT),
     ],
 )
-def test_a_probe_tells_absent_from_silent(server: Server, answer: Answer, standing: Standing) -> None:
+def test_a_probe_tells_absent_from_silent(server: Server, answer: Answer, standing: Availability) -> None:
     assert probe(server.at("/file", answer), len(CONTENT), QUICK) is standing
 
 
 def test_a_probe_of_nobody_is_silence() -> None:
-    assert probe(unused_address(), 1, QUICK) is Standing.SILENT
+    assert probe(unused_address(), 1, QUICK) is Availability.SILENT
 
 
 def test_a_probe_of_a_local_mirror(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
-    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) is Standing.THERE
-    assert probe(f"file:{tmp_path}/file", 1, QUICK) is Standing.ABSENT
-    assert probe(f"file:{tmp_path}/none", 1, QUICK) is Standing.ABSENT
+    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) is Availability.THERE
+    assert probe(f"file:{tmp_path}/file", 1, QUICK) is Availability.ABSENT
+    assert probe(f"file:{tmp_path}/none", 1, QUICK) is Availability.ABSENT
 
 
 def test_verified_means_size_and_sum(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() ->
         assert farm.goes_on_without(first, GONE)
         assert farm.goes_on_without(first, GONE), "another build on it may notice later"
         assert not farm.goes_on_without(second, GONE)
-    assert said == ["warning: a gets no more builds, others take them over: it is gone"]
+    assert said == ["warning: a gets no more builds; other endpoints take over: it is gone"]
     for number in range(4):
         with farm.engine_for(f"x{number}") as engine:
             assert engine is second

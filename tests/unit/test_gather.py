@@ -68,7 +68,7 @@ def test_other_bytes_than_were_tried_are_refused_and_dist_stays(cells: Path) -> 
     (deb,) = (cells / "trixie" / "trixie").glob("*.deb")
     deb.write_bytes(b"another")
     before = sorted(project.dist.rglob("*"))
-    with pytest.raises(UsageError, match="is missing, or not the file that was tried"):
+    with pytest.raises(UsageError, match="is missing or not the file that was tested"):
         gathered(cells)
     assert sorted(project.dist.rglob("*")) == before
 

@@ -141,7 +141,7 @@ def test_a_disk_or_machine_without_overlays_is_told_before_a_root_is_begun(
 
 def test_a_disk_without_room_is_told_before_a_root_is_begun(tmp_path: Path) -> None:
     disk.check_room(tmp_path, 1, "a root")
-    with pytest.raises(MachineError, match=r"^a root takes up to 9 000 000 000 MB and [0-9 ]+ MB are free in /"):
+    with pytest.raises(MachineError, match=r"^a root needs up to 9 000 000 000 MB, and /\S+ has [0-9 ]+ MB free"):
         disk.check_room(tmp_path, 9_000_000_000_000_000, "a root")
 
 

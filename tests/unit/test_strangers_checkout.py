@@ -110,7 +110,7 @@ def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
     end = threading.Timer(10, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
     end.start()
     try:
-        with pytest.raises(UsageError, match="is no regular file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             repository.source()
     finally:
         end.cancel()
@@ -121,7 +121,7 @@ def test_git_has_not_for_ever(repository: Repository, monkeypatch: pytest.Monkey
     (repository.root / "src" / "main.c").touch()
     os.mkfifo(repository.root / ".gitattributes")
     monkeypatch.setattr(git_checkout, "_MOST_SECONDS", 2)
-    with pytest.raises(UsageError, match="git has not ended after 2 seconds"):
+    with pytest.raises(UsageError, match="git did not end within 2 seconds"):
         repository.source()
 
 
