@@ -24,7 +24,7 @@ from .releases import ReleaseTable, machine_release
 from .results import Dist, Results
 from .roots import Roots
 from .sources import Source
-from .workshop import INTERRUPTED, Outcome, State, Workshop
+from .workshop import INTERRUPTED, BuildState, Outcome, Workshop
 
 _UNTRIED = "not known: patch is missing, so nothing can try which of our patches fit (apt-get install patch)"
 
@@ -167,7 +167,7 @@ def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> N
             continue
         known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
         say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
-        if better := pins.mended_in(advisory):
+        if better := pins.newest_without(advisory):
             unproved = "" if better.proved is not None else ", which has not passed this project's tests"
             say(f"hint: --pgpool {better.version} builds a version without them, if it can be downloaded{unproved}")
 
@@ -197,10 +197,10 @@ def _archive(request: Request) -> archive.Archive:
 
 def _remember(outcomes: Iterable[Outcome], history: History, cache: Cache) -> None:
     for outcome in outcomes:
-        if outcome.state is State.BUILT:
+        if outcome.state is BuildState.BUILT:
             history.note(outcome.package.name, outcome.seconds)
         place = cache.folder("boxes") / f"{outcome.package.name}.json"
         if outcome.shell:
             atomic.write(place, json.dumps(outcome.shell))
-        elif outcome.state is State.BUILT:
+        elif outcome.state is BuildState.BUILT:
             place.unlink(missing_ok=True)

@@ -159,10 +159,44 @@ def _fetch_from(address: str, target: _Target, patience: Patience) -> None:
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_Interrupted),
         stop=_NoProgress(target, patience.tries),
-        wait=tenacity.wait_exponential(multiplier=patience.pause, max=8 * patience.pause),
+        wait=_pauses(patience),
         reraise=True,
     )
     retrying(_try_once, address, target, patience)
+
+
+def _pauses(patience: Patience) -> tenacity.wait.wait_base:
+    import tenacity  # noqa: PLC0415 - slow to import, seldom needed
+
+    return tenacity.wait_exponential(multiplier=patience.pause, max=8 * patience.pause)
+
+
+def fetch_unpinned(address: str, destination: Path, *, patience: Patience = PATIENCE) -> None:
+    """Download a file whose hash is not known yet from one address; every try starts from the beginning.
+
+    Raises MachineError with the address's answer, and OSError if `destination` cannot be written.
+    """
+    import tenacity  # noqa: PLC0415 - slow to import, seldom needed
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(_Interrupted),
+        stop=tenacity.stop_after_attempt(patience.tries),
+        wait=_pauses(patience),
+        reraise=True,
+    )
+    try:
+        retrying(_receive_whole, address, destination, patience)
+    except _Refused as answer:
+        raise MachineError(f"{address}: {answer}", hint="try again later") from answer
+
+
+def _receive_whole(address: str, destination: Path, patience: Patience) -> None:
+    with _translated_errors(), _get(address, 0, patience) as response:
+        if response.status_code != 200:
+            raise _refusal(response)
+        with destination.open("wb") as stream:
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                stream.write(chunk)
 
 
 class _NoProgress:
@@ -202,14 +236,20 @@ def _receive_local(address: str, target: _Target, _patience: Patience) -> int:
 
 def _receive(address: str, target: _Target, patience: Patience) -> int:
     """Append the address's data to the part; return how many bytes of the earlier part it still contains."""
+    with _translated_errors(), _get(address, target.received(), patience) as response:
+        offset = _offset(response, target)
+        _save(response, target, offset)
+        return offset
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Turn errors of requests and urllib3 into _Refused or _Interrupted."""
     import requests  # noqa: PLC0415 - slow to import, seldom needed
     import urllib3  # noqa: PLC0415 - slow to import, seldom needed
 
     try:
-        with _get(address, target.received(), patience) as response:
-            offset = _offset(response, target)
-            _save(response, target, offset)
-            return offset
+        yield
     except (requests.TooManyRedirects, requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
         raise _Refused(_reason(error)) from error
     except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema) as error:
@@ -236,8 +276,13 @@ def _offset(response: requests.Response, target: _Target) -> int:
     if response.status_code in (206, 416):
         target.part.unlink(missing_ok=True)
         raise _Interrupted(f"{response.status_code}, not the requested range")
+    raise _refusal(response)
+
+
+def _refusal(response: requests.Response) -> _Refused:
+    """Return the error for an HTTP status other than success."""
     status = f"{response.status_code} {response.reason or ''}".rstrip()
-    raise _Interrupted(status) if response.status_code in _TEMPORARY else _Refused(status)
+    return _Interrupted(status) if response.status_code in _TEMPORARY else _Refused(status)
 
 
 def _save(response: requests.Response, target: _Target, offset: int) -> None:

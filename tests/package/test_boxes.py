@@ -79,7 +79,7 @@ def said(one: box.Box, script: str, log: Path) -> list[str]:
     return lines[lines.index("-- begin --") + 1 :]
 
 
-def test_a_box_takes_files_in_and_gives_regular_files_out(made: box.Box, runner: Runner, tmp_path: Path) -> None:
+def test_files_go_into_a_box_and_regular_files_come_out(made: box.Box, runner: Runner, tmp_path: Path) -> None:
     source = tmp_path / "in"
     (source / "debian").mkdir(parents=True)
     (source / "debian" / "rules").write_text("#!/bin/sh\n")
@@ -94,7 +94,7 @@ def test_a_box_takes_files_in_and_gives_regular_files_out(made: box.Box, runner:
     assert (out / "copy.tar").read_bytes() == (source / "orig.tar").read_bytes()
 
 
-def test_both_engines_show_a_build_the_same_world(
+def test_both_engines_give_a_build_the_same_environment(
     cache: Cache, docker: DockerEngine, root: Root, runner: Runner
 ) -> None:
     look = "id; pwd; env | sort; umask; hostname; stat -c '%n %U:%G' /build /cache; readlink /proc/self/fd/0"
@@ -121,7 +121,7 @@ def test_no_set_user_id_program_makes_a_build_root(made: box.Box, runner: Runner
     ]  # fmt: skip
 
 
-def test_a_command_that_fails_tells_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:
+def test_a_failing_command_reports_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:
     with pytest.raises(CommandFailed) as raised:
         made.run(["sh", "-c", "echo first; echo last >&2; exit 7"], runner)
     assert raised.value.status == 7
@@ -155,7 +155,7 @@ def test_the_cache_of_a_box_outlives_it(engine: box.Engine, root: Root, runner: 
         one.remove()
 
 
-def test_the_cache_of_a_strangers_box_begins_as_a_copy_and_never_reaches_proved_ones(
+def test_an_untrusted_box_gets_a_copy_of_the_proved_cache_and_never_changes_it(
     engine: box.Engine, root: Root, runner: Runner
 ) -> None:
     def run(name: str, trust: str, script: str) -> None:
@@ -199,7 +199,7 @@ def test_a_failed_box_is_kept_for_its_shell_until_the_next_one(
     assert boxes_of(docker) == []
 
 
-def test_what_a_killed_run_left_is_ended_and_removed(
+def test_the_box_of_a_killed_run_is_ended_and_removed(
     docker: DockerEngine, cache: Cache, root: Root, tmp_path: Path
 ) -> None:
     mark = f"2{secrets.randbelow(10**6):06}"
@@ -223,7 +223,7 @@ def test_what_a_killed_run_left_is_ended_and_removed(
     assert boxes_of(docker) == []
 
 
-def test_images_of_roots_that_are_no_more_are_removed(docker: DockerEngine, root: Root, runner: Runner) -> None:
+def test_images_of_removed_roots_are_removed(docker: DockerEngine, root: Root, runner: Runner) -> None:
     docker.box(root, "images", runner).remove()
     tag = f"{docker_box.IMAGE}:{root.key}"
     (image,) = docker.client.api.images(tag)
@@ -242,7 +242,7 @@ def test_images_of_roots_that_are_no_more_are_removed(docker: DockerEngine, root
     assert f"{docker_box.IMAGE}:{root.release}-old" not in tags
 
 
-def test_the_volume_of_a_cache_that_is_no_more_is_removed(
+def test_the_volume_of_a_removed_cache_is_removed(
     docker: DockerEngine, cache: Cache, new_cache: CacheMaker, root: Root, runner: Runner
 ) -> None:
     lost = new_cache("lost")

@@ -68,13 +68,13 @@ def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
     ("arguments", "message", "hint"),
     [
         (("--release", "woody"), r"^unknown release: woody$", r"releases\.toml knows bookworm, trixie"),
-        (("--release", ""), r"--release '' has an empty name", "joined by commas"),
+        (("--release", ""), r"--release .. contains an empty name", "by commas"),
         (("--release", RELEASE, "--pg", "99"), f"^PostgreSQL 99 is not available for {RELEASE}$", "lists 17 there"),
-        (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is no PostgreSQL major$", "--pg 15,17"),
+        (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is not a PostgreSQL major$", "--pg 15,17"),
         (("--pgpool", "1.2.3"), r"^pgpool-II 1\.2\.3 is not pinned in sources\.toml$", r"pinned are .*4\.6\.1"),
         (("--engine", "steam"), "^unknown engine: steam$", "one of auto, docker, chroot"),
         (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "its own version"),
-        (("--source", "/no-such"), "^--source /no-such: there is no such file or folder$", "takes a tarball"),
+        (("--source", "/no-such"), "^--source /no-such: no such file or folder$", "takes a tarball"),
         (
             ("--pgpool", VERSION, "--mirror", "ftp.example"),
             "^--mirror ftp.example is not a URI$",
@@ -87,7 +87,7 @@ def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_wrong_usage_is_told_in_two_lines_and_touches_nothing(
+def test_wrong_usage_prints_two_lines_and_changes_nothing(
     desk: Desk, arguments: tuple[str, ...], message: str, hint: str
 ) -> None:
     before = desk.packages()
@@ -106,7 +106,7 @@ def test_wrong_usage_is_told_in_two_lines_and_touches_nothing(
     ],
     ids=["no toml", "wrong value", "wrong address", "no file"],
 )
-def test_a_bad_table_is_named_with_the_place_in_it(
+def test_an_error_in_a_table_names_its_place(
     desk: Desk, tmp_path: Path, file: str, text: str | None, message: str
 ) -> None:
     path = tmp_path / "table.toml"
@@ -146,7 +146,7 @@ def _edited(path: Path, text: str) -> Iterator[None]:
     path.write_text(before)
 
 
-def test_a_script_of_the_cluster_is_packaged_anew_and_pgpool_is_not(desk: Desk) -> None:
+def test_a_changed_cluster_script_rebuilds_only_the_cluster_package(desk: Desk) -> None:
     before = desk.packages()
     with _edited(desk.project / "scripts" / "pgpool_cluster" / "plain.py", "# touched\n"):
         explained = desk.run(*PINNED, "--explain").out
@@ -186,7 +186,7 @@ def test_the_shell_of_a_cell_that_did_not_fail_is_wrong_usage(desk: Desk) -> Non
 def test_a_hung_step_is_stopped(desk: Desk, sleeper: Path, held: Path) -> None:
     before = desk.packages()
     ended = desk.run(*BUILD, "--source", str(sleeper), "--stall", "8")
-    ended.failed_cell(3, "compile", "^compile: nothing was printed for 8 s", "--stall SECONDS")
+    ended.failed_cell(3, "compile", "^compile: the build printed nothing for 8 s", "--stall SECONDS")
     assert desk.packages() == before
     held.unlink()
     desk.run(*BUILD, "--source", str(sleeper)).succeeds("built")
@@ -208,7 +208,7 @@ def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
     process.send_signal(with_signal)
     out, err = process.communicate(timeout=20)
     if with_signal is signal.SIGINT:
-        Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command goes on from here")
+        Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command continues from here")
     else:
         assert process.returncode == -signal.SIGKILL
     assert eventually(lambda: not alive(below), 5), alive(below)
@@ -247,7 +247,7 @@ def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, .
 
 
 @as_root
-def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
+def test_a_disk_that_is_full_before_the_download(desk: Desk, place: Path, mirror: Mirror) -> None:
     before = desk.packages()
     small = replace(only_from_mirror(desk, place), cache=place / "small")
     with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compilers")) as resize:
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: st
 
 
 @as_root
-def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) -> None:
+def test_a_full_disk_under_dist_leaves_no_partial_package(desk: Desk, place: Path) -> None:
     shutil.copytree(desk.project, place / "other", ignore=shutil.ignore_patterns("dist"))
     other = replace(desk, project=place / "other")
     with small_disk(other.dist, "4m") as resize:
@@ -307,7 +307,7 @@ def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) 
         ("dpkg", "^dpkg is not on this machine$", "Debian"),
     ],
 )
-def test_a_missing_tool_is_named_with_the_package_that_has_it(
+def test_a_missing_tool_is_named_with_its_package(
     rootless: Desk, tmp_path: Path, program: str, message: str, hint: str
 ) -> None:
     for folder in reversed(os.environ["PATH"].split(":")):

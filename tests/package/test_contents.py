@@ -8,7 +8,7 @@ from pgpool_deb import contents
 from pgpool_deb.project import Project
 
 
-def test_nothing_is_lost_and_nothing_is_new(packages: Built, project: Project) -> None:
+def test_the_contents_are_the_expected_ones(packages: Built, project: Project) -> None:
     """`./invoke contents` shows the same; with --accept it keeps what is meant."""
     file = contents.place(project, packages.release.name, packages.version)
     assert file.exists(), f"./invoke contents --release {packages.release.name} --accept"

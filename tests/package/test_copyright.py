@@ -11,7 +11,7 @@ from tests.copyright_headers import faults, parsed
 from pgpool_deb.project import Project
 
 
-def test_upstreams_files_say_nothing_that_debian_copyright_does_not(packages: Built, project: Project) -> None:
+def test_debian_copyright_covers_all_statements_of_upstreams_files(packages: Built, project: Project) -> None:
     said = parsed(project.templates("pgpool2") / "copyright")
     texts = {}
     with tarfile.open(packages.one(".orig.tar.gz")) as tar:

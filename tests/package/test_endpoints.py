@@ -99,7 +99,7 @@ def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: 
         engine.close()
 
 
-def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Shop, elsewhere: dict[str, str]) -> None:
+def test_the_other_endpoint_takes_over_the_builds_of_one_that_dies(shop: Shop, elsewhere: dict[str, str]) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
     with shop.start() as process:
         before = until_it_compiles(process)
@@ -114,7 +114,7 @@ def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Sho
     assert shop.boxes() == []
 
 
-def test_an_endpoint_that_does_not_answer_is_left_out_and_with_none_the_machine_is_at_fault(
+def test_a_silent_endpoint_is_left_out_and_without_any_the_environment_failed(
     shop: Shop, elsewhere: dict[str, str]
 ) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)

@@ -98,7 +98,7 @@ def test_a_warm_build_makes_the_same_files(shop: Shop, by_chroot: Place) -> None
 
 
 @pytest.mark.thorough
-def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docker: Place) -> None:
+def test_a_build_whose_box_is_stopped_is_the_machines_fault(shop: Shop, by_docker: Place) -> None:
     by_docker.forget_results()
     output = interrupted(shop, by_docker, stop_box)
     assert "the box was stopped from outside" in output
@@ -106,7 +106,7 @@ def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docke
 
 
 @pytest.mark.thorough
-def test_a_build_whose_engine_dies_fails_for_the_machine_and_goes_on_when_it_is_back(
+def test_a_build_whose_engine_dies_is_the_machines_fault_and_continues_later(
     shop: Shop, by_docker: Place, daemon: docker_daemon.Daemon | None
 ) -> None:
     shutil.rmtree(by_docker.cache.path / "results", ignore_errors=True)

@@ -47,7 +47,7 @@ def asks(uri: str, release: Release, place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["authority", "proxy", "program"])
-def test_apt_in_a_root_goes_the_way_of_the_machines_apt(
+def test_apt_in_a_root_uses_the_machines_proxies_and_certificates(
     one_release: Release, secure: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     program = tmp_path / "detect"

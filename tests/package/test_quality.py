@@ -41,7 +41,7 @@ def test_every_override_of_lintian_is_needed(judge: Chroot, changes: str) -> Non
     assert judge.run(f"lintian --allow-root --tags unused-override,mismatched-override {changes}") == ""
 
 
-def test_lintian_would_find_something(judge: Chroot, packages: Built) -> None:
+def test_lintian_detects_a_seeded_fault(judge: Chroot, packages: Built) -> None:
     """A package without its changelog is no good one: the judge is awake."""
     made = judge.attempt(
         "rm -rf /bad; dpkg-deb -R /dist/pgpool2_*_*.deb /bad; rm /bad/usr/share/doc/pgpool2/changelog*.gz;"
@@ -55,7 +55,7 @@ def test_every_compiler_call_is_hardened(judge: Chroot) -> None:
     assert (found.status, found.output) == (0, "")
 
 
-def test_blhc_has_compiler_calls_to_look_at(judge: Chroot) -> None:
+def test_blhc_sees_the_compiler_calls(judge: Chroot) -> None:
     """Without the flag of a hardened build in the log, blhc complains: it reads what our build prints."""
     found = judge.attempt("sed 's/-D_FORTIFY_SOURCE=[23]//' /dist/build.log >/tmp/soft.log && blhc --all /tmp/soft.log")
     assert found.status != 0

@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("name", [pytest.param(name, marks=apart) for name in ROWS])
 
 
-def test_one_row_is_all_that_it_takes(
+def test_a_further_release_needs_only_a_row(
     name: str, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row, majors = ROWS[name]

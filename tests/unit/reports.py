@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
-from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, State
+from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, StageState
 from pgpool_deb.small_packages import upload
 
 
-def run_of(dist: Path, release: str, version: str, last: State = State.PASSED) -> None:
+def run_of(dist: Path, release: str, version: str, last: StageState = StageState.PASSED) -> None:
     """Write the dist/ of a run that built one release and passed, but for its last stage."""
     upload(dist / release, version)
     (dist / "report" / "logs").mkdir(parents=True, exist_ok=True)
@@ -18,8 +18,8 @@ def run_of(dist: Path, release: str, version: str, last: State = State.PASSED) -
     for name in matrix.PROOF:
         log = f"logs/{release}-{name}.log"
         (dist / "report" / log).write_text(f"{release} {name}\n")
-        stages.append(StageResult(name, State.PASSED, 2.0, 3, 1, (), log, f"again {name}"))
-    if last is not State.PASSED:
+        stages.append(StageResult(name, StageState.PASSED, 2.0, 3, 1, (), log, f"again {name}"))
+    if last is not StageState.PASSED:
         stages[-1] = StageResult(
             matrix.PROOF[-1], last, failures=(Failure("test_it", "it failed"),), log=stages[-1].log
         )

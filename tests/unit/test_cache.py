@@ -47,13 +47,13 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_else_it_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGPOOL_DEB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Cache.open().path == tmp_path / "pgpool-deb"
 
 
-def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(
@@ -64,12 +64,12 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path, monk
     assert "PGPOOL_DEB_CACHE=/path" in raised.value.hint
 
 
-def test_folders_are_made_when_asked_for(tmp_path: Path) -> None:
+def test_folders_are_created_on_demand(tmp_path: Path) -> None:
     assert Cache(tmp_path).folder("a", "b") == tmp_path / "a" / "b"
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_second_run_waits_and_says_for_whom(tmp_path: Path) -> None:
+def test_a_second_run_waits_and_names_the_first(tmp_path: Path) -> None:
     first = holder(tmp_path)
     said: list[str] = []
     entered = threading.Event()

@@ -129,7 +129,7 @@ SEEDS: dict[str, tuple[Seed, list[str]]] = {
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_seeded_regression_is_named(tmp_path: Path, seed: str) -> None:
+def test_a_seeded_regression_is_reported(tmp_path: Path, seed: str) -> None:
     before = contents.describe([packed(tree(tmp_path / "tree"))])
     plant, expected = SEEDS[seed]
     plant(tmp_path / "tree")
@@ -145,12 +145,12 @@ def test_another_version_and_another_architecture_of_the_machine_make_no_differe
     assert contents.compare(before, contents.describe([packed(tmp_path / "tree")])) == []
 
 
-def test_a_package_that_is_gone_is_all_its_lines(tmp_path: Path) -> None:
+def test_a_missing_package_loses_all_its_lines(tmp_path: Path) -> None:
     before = contents.describe([packed(tree(tmp_path / "tree"))])
     assert contents.compare(before, contents.describe([])) == [f"- {line}" for line in before]
 
 
-def test_what_is_kept_is_compared_and_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_are_compared_and_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     project = Project(tmp_path)
     (project.dist / "trixie").mkdir(parents=True)
     (tmp_path / "packaging").mkdir()

@@ -53,7 +53,7 @@ CLUSTER = TEMPLATES / "pgpool2-cluster" / "copyright"
         ("debian/patches/no-sudo.patch", "pgpool-II and PostgreSQL", "PgPool Global"),
     ],
 )
-def test_files_that_were_looked_at_have_their_licence_and_holder(path: str, licence: str, holder: str) -> None:
+def test_reviewed_files_have_their_licence_and_holder(path: str, licence: str, holder: str) -> None:
     stanza: Any = parsed(PGPOOL2).find_files_paragraph(path)
     assert stanza.license.synopsis == licence
     assert holder in stanza.copyright
@@ -94,12 +94,12 @@ def test_our_own_files_name_no_other_holder() -> None:
         (" * Redistributions of source code\n * must retain the above", "src/main/main.c: BSD"),
     ],
 )
-def test_a_file_that_says_more_than_its_stanza_is_found(text: str, fault: str) -> None:
+def test_a_file_that_states_more_than_its_stanza_is_reported(text: str, fault: str) -> None:
     (found,) = faults({"src/main/main.c": text}, parsed(PGPOOL2))
     assert found.startswith(fault)
 
 
-def test_what_is_declared_is_known_to_spdx_but_for_pgpools_own_licence() -> None:
+def test_spdx_knows_every_declared_licence_except_pgpools_own() -> None:
     assert [name for name, _ in declared(PGPOOL2.read_text()).texts] == ["LicenseRef-pgpool-II"]
     found = declared(CLUSTER.read_text())
     assert (str(found.expression), found.texts) == ("Apache-2.0 AND PostgreSQL", ())

@@ -85,13 +85,13 @@ def farm_of(*made: Engine) -> tuple[Farm, list[str]]:
         ({2: 9}, 0, 2),
     ],
 )
-def test_the_engine_with_least_to_do_gets_the_build_and_of_equals_the_home(
+def test_the_least_busy_engine_gets_the_build_and_among_equals_its_home(
     busy: dict[int, int], home: int, index: int
 ) -> None:
     assert chosen(busy, 3, home) == index
 
 
-def test_builds_side_by_side_are_spread_evenly() -> None:
+def test_parallel_builds_are_spread_evenly() -> None:
     made = [FakeEngine(name) for name in "abc"]
     farm, _ = farm_of(*made)
     with ExitStack() as side_by_side:
@@ -99,7 +99,7 @@ def test_builds_side_by_side_are_spread_evenly() -> None:
     assert sorted(lent) == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_a_build_that_comes_again_gets_the_same_engine_and_the_others_forget_it() -> None:
+def test_a_repeated_build_gets_the_same_engine_and_the_others_forget_it() -> None:
     made = [FakeEngine(name) for name in "abc"]
     farm, _ = farm_of(*made)
     lent = set()
@@ -110,7 +110,7 @@ def test_a_build_that_comes_again_gets_the_same_engine_and_the_others_forget_it(
     assert {one.place for one in made if one.did == ["forget trixie"] * 3} == set("abc") - lent
 
 
-def test_engines_are_looked_for_once_and_not_before_they_are_needed() -> None:
+def test_engines_are_connected_once_and_on_demand() -> None:
     asked = []
 
     def connect() -> tuple[Engine, ...]:
@@ -132,7 +132,7 @@ def test_engines_are_looked_for_once_and_not_before_they_are_needed() -> None:
     assert len(asked) == 1
 
 
-def test_engines_that_are_looked_for_ahead_are_those_that_builds_get() -> None:
+def test_builds_get_the_engines_that_open_connected() -> None:
     made = iter([(FakeEngine("a"),)])
     farm = Farm(lambda: next(made), print)
     farm.open()
@@ -161,7 +161,7 @@ def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() ->
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Farm], workshop.Outcome]:
     """Does one build with a farm; what the box made is not looked at."""
     cache = Cache(tmp_path)
-    monkeypatch.setattr(workshop._Bench, "_collect", lambda *_: {"a.deb": "0"})
+    monkeypatch.setattr(workshop._Job, "_collect", lambda *_: {"a.deb": "0"})
 
     class Anything:
         """Stands for a package, the roots, the results, dist/ and the display."""
@@ -182,15 +182,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Farm], wo
     def work(farm: Farm) -> workshop.Outcome:
         any_: Any = Anything()
         shop = workshop.Workshop(cache, any_, any_, Dist(tmp_path), farm, any_, Stop(), 600)
-        return workshop._Bench(shop, any_).work()
+        return workshop._Job(shop, any_).work()
 
     return work
 
 
-def test_a_build_is_done_with_the_cores_of_its_engine(work: Callable[[Farm], workshop.Outcome]) -> None:
+def test_a_build_uses_the_cores_of_its_engine(work: Callable[[Farm], workshop.Outcome]) -> None:
     engine = FakeEngine("a")
     outcome = work(farm_of(engine)[0])
-    assert (outcome.state, outcome.endpoint) == (workshop.State.BUILT, "a")
+    assert (outcome.state, outcome.endpoint) == (workshop.BuildState.BUILT, "a")
     assert engine.did == ["/build/recipe build pgpool2 7 trixie-0", "remove"]
 
 
@@ -202,18 +202,18 @@ def test_a_build_moves_on_from_an_engine_that_fails(
     good = FakeEngine("good")
     farm, said = farm_of(*bad, good)
     first = work(farm)
-    assert (first.state, first.endpoint, first.error) == (workshop.State.BUILT, "good", None)
+    assert (first.state, first.endpoint, first.error) == (workshop.BuildState.BUILT, "good", None)
     tried = [one for one in bad if "remove" in one.did]
     assert len(said) == len(tried)
     assert all(one.place in (tmp_path / "logs" / "trixie.log").read_text() for one in tried)
 
 
-def test_where_every_engine_fails_the_build_fails_with_the_last_ones_error(
+def test_if_every_engine_fails_the_build_has_the_last_error(
     work: Callable[[Farm], workshop.Outcome],
 ) -> None:
     farm, said = farm_of(FakeEngine("a", GONE), FakeEngine("b", GONE))
     outcome = work(farm)
-    assert (outcome.state, outcome.error) == (workshop.State.FAILED, GONE)
+    assert (outcome.state, outcome.error) == (workshop.BuildState.FAILED, GONE)
     assert len(said) == 1
     assert work(farm).error is GONE, "the last one is asked again"
 
@@ -226,7 +226,7 @@ def test_where_every_engine_fails_the_build_fails_with_the_last_ones_error(
         (PackageError("not as promised", hint=""), PackageError),
     ],
 )
-def test_a_package_that_fails_is_not_tried_elsewhere(
+def test_a_failing_package_is_not_tried_on_another_engine(
     work: Callable[[Farm], workshop.Outcome], fault: Exception, kind: type
 ) -> None:
     made = FakeEngine("a", fault), FakeEngine("b", fault)
@@ -242,7 +242,7 @@ def test_a_package_that_fails_is_not_tried_elsewhere(
 # -- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_endpoint_that_does_not_answer_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_endpoint_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(cache: Cache, place: str) -> FakeEngine:
         if place == "away":
             raise MachineError("no docker engine answers at away", hint="start it")
@@ -257,12 +257,12 @@ def test_an_endpoint_that_does_not_answer_is_left_out(tmp_path: Path, monkeypatc
         engines.find_engines("auto", ("away",), Cache(tmp_path), said.append)
 
 
-def test_without_names_the_engine_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_without_endpoints_the_requested_engine_is_used(tmp_path: Path) -> None:
     (found,) = engines.find_engines("chroot", (), Cache(tmp_path), print)
     assert (found.name, found.place) == ("chroot", "")
 
 
-def test_a_context_that_there_is_not_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     with pytest.raises(UsageError, match="no docker context 'farm1'") as raised:
         DockerEngine.connect(Cache(tmp_path), "farm1")
@@ -305,29 +305,27 @@ def test_a_damaged_context_is_the_machines_fault(farm1: Path, tmp_path: Path, te
         DockerEngine.connect(Cache(tmp_path), "farm1")
 
 
-def test_an_address_that_nobody_listens_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_listener_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///another")
     with pytest.raises(MachineError, match=f"answers at unix://{tmp_path}/none.sock: No such file"):
         DockerEngine.connect(Cache(tmp_path), f"unix://{tmp_path}/none.sock")
 
 
-def test_the_docker_client_is_told_the_same_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docker_client_gets_the_same_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///one")
     assert endpoint_options() == ["--host", "unix:///one"]
     assert endpoint_options("tcp://farm:2376") == ["--host", "tcp://farm:2376"]
     assert endpoint_options("farm1") == ["--context", "farm1"]
 
 
-def test_an_endpoint_and_the_engine_that_has_none_exclude_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endpoint_and_engine_chroot_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
     request = plan.Request(engine="chroot", endpoints=("farm1",))
     with pytest.raises(UsageError, match="--endpoint and --engine chroot exclude each other"):
         build_deb.run(Project(tmp_path), request)
 
 
-def test_names_of_endpoints_are_read_once_each() -> None:
+def test_names_of_endpoints_are_deduplicated() -> None:
     assert plan.parse_endpoints(None) == ()
     assert plan.parse_endpoints("farm1, tcp://farm2:2376,farm1") == ("farm1", "tcp://farm2:2376")
     with pytest.raises(UsageError, match="empty name"):

@@ -65,7 +65,7 @@ def test_a_checkout_may_be_moved_below_any_path(tmp_path: Path, name: str) -> No
     assert said('"$1/invoke" build "a  b"', place) == [str(place), str(place / ".venv"), "build", "a  b"]
 
 
-def test_a_copy_is_not_the_first_checkout(tmp_path: Path) -> None:
+def test_a_copied_checkout_runs_its_own_program(tmp_path: Path) -> None:
     first = checkout(tmp_path / "first")
     assert said('"$1/invoke"', first)[0] == str(first)
     copy = tmp_path / "a copy"
@@ -107,12 +107,12 @@ def test_an_environment_may_lie_elsewhere(tmp_path: Path) -> None:
     assert said('. "$1/bin/activate"; invoke', venv)[0] == str(again)
 
 
-def test_python_may_be_told_not_to_look_beside_the_program(tmp_path: Path) -> None:
+def test_invoke_works_with_pythonsafepath(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     assert said('"$1/invoke"', place, PYTHONSAFEPATH="1")[0] == str(place)
 
 
-def test_an_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
+def test_an_environment_of_another_python_is_replaced(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     (lib,) = (place / ".venv" / "lib").glob("python*")
     lib.rename(lib.with_name("python3.1"))
@@ -120,7 +120,7 @@ def test_an_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
     assert answer.stderr.startswith("Making the Python environment in .venv"), answer.stderr
 
 
-def test_a_checkout_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+def test_a_read_only_checkout_without_environment_is_reported(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     shutil.rmtree(place / ".venv")
     (place / ".venv.lock").mkdir()  # root could write into a folder that is only marked
@@ -131,7 +131,7 @@ def test_a_checkout_where_nothing_can_be_written_says_so(tmp_path: Path) -> None
     assert hint.startswith("hint: copy the checkout")
 
 
-def test_no_environment_is_made_below_a_colon_and_a_line_says_so(tmp_path: Path) -> None:
+def test_a_path_with_a_colon_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "a:b"
     checkout(tmp_path / "first").rename(place)
     shutil.rmtree(place / ".venv")

@@ -26,18 +26,18 @@ from pgpool_deb.testing import Request, lanes_of, parse_levels, split_report
         ("reproducible,fuzz", ("fuzz", "reproducible")),
     ],
 )
-def test_levels_are_read_from_the_command_line(text: str | None, levels: tuple[str, ...]) -> None:
+def test_levels_are_parsed(text: str | None, levels: tuple[str, ...]) -> None:
     assert parse_levels(text) == levels
 
 
 @pytest.mark.parametrize("text", ["", "units", "unit,,install"])
-def test_a_level_that_there_is_not_is_wrong_usage(text: str) -> None:
+def test_an_unknown_level_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match="unknown level") as caught:
         parse_levels(text)
     assert "upstream" in str(caught.value.hint)
 
 
-def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
+def test_each_level_reports_its_time(tmp_path: Path) -> None:
     report = tmp_path / "whole.xml"
     report.write_text(
         '<testsuites><testsuite><testcase classname="tests.unit.test_a" name="one" time="59.5"/>'
@@ -95,9 +95,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
-def test_lanes_run_side_by_side_and_each_level_is_reported(
-    checkout: Project, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_lanes_run_in_parallel_and_each_level_is_reported(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
     assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.GOOD
     said = capfd.readouterr()
     text = said.out + said.err
@@ -108,7 +106,7 @@ def test_lanes_run_side_by_side_and_each_level_is_reported(
     assert written == {"test-package.xml", "test-cluster.xml", "test-package.log"}
 
 
-def test_a_failure_in_the_lane_beside_is_one_of_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_in_a_background_lane_fails_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
     with (checkout.path / "tests" / "package" / "test_package.py").open("a") as stream:
         stream.write("    assert request is None, 'it fails'\n")
     assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.FAILED
@@ -116,7 +114,7 @@ def test_a_failure_in_the_lane_beside_is_one_of_the_run(checkout: Project, capfd
     assert "it fails" in said.out + said.err
 
 
-def test_the_lane_beside_ends_where_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_lane_ends_if_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         end = time.monotonic() + 30
         while not (checkout.path / "tests" / "package-runs").exists() and time.monotonic() < end:

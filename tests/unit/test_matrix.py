@@ -13,7 +13,7 @@ import pytest
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.matrix import Matrix, Request, Stage, next_up, parse_stages, stages_of
 from pgpool_deb.project import Project
-from pgpool_deb.proof import State
+from pgpool_deb.proof import StageState
 from pgpool_deb.releases import ReleaseTable
 
 TABLE = ReleaseTable.load(Project(Path(__file__).parents[2]).releases)
@@ -74,9 +74,9 @@ def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran
     proof = matrix("trixie", "forky", "sid").run()
     states = {cell.release: [one.state for one in cell.stages] for cell in proof.cells}
     assert states == {
-        "trixie": [State.PASSED] * 3,
-        "forky": [State.FAILED, State.LEFT_OUT, State.LEFT_OUT],
-        "sid": [State.PASSED, State.FAILED, State.PASSED],
+        "trixie": [StageState.PASSED] * 3,
+        "forky": [StageState.FAILED, StageState.LEFT_OUT, StageState.LEFT_OUT],
+        "sid": [StageState.PASSED, StageState.FAILED, StageState.PASSED],
     }
     assert proof.exit_status is ExitStatus.FAILED
     assert len(ran) == 4
@@ -84,15 +84,13 @@ def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran
     assert again["sid"] == ".venv/bin/python -m pytest --releases=sid tests/install"
 
 
-def test_hosts_are_booted_for_one_cell_at_a_time_and_the_rest_goes_on_beside(
-    matrix: Callable[..., Matrix], ran: Ran
-) -> None:
+def test_stages_with_hosts_run_one_at_a_time_beside_the_others(matrix: Callable[..., Matrix], ran: Ran) -> None:
     matrix("bookworm", "trixie", "sid", jobs=3).run()
     assert together(ran, stage="cluster") == 1
     assert 1 < together(ran) <= 3
 
 
-def test_hosts_are_never_left_to_the_end() -> None:
+def test_stages_with_hosts_never_run_last() -> None:
     """They go one at a time: what waits for them last would have the machine to itself."""
     install, cluster = STAGES
     waiting = [("trixie", install), ("sid", install), ("trixie", cluster), ("sid", cluster)]
@@ -102,7 +100,7 @@ def test_hosts_are_never_left_to_the_end() -> None:
     assert next_up(waiting[:2], booted=False) == ("trixie", install)
 
 
-def test_one_job_does_one_thing_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_one_job_runs_one_stage_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
     matrix("bookworm", "trixie", jobs=1).run()
     assert together(ran) == 1
     assert len(ran) == 4
@@ -118,7 +116,7 @@ def test_every_link_of_the_report_is_a_file(matrix: Callable[..., Matrix], ran: 
     assert {"index.html", "table.md", "report.json", "junit.xml"} <= {path.name for path in made.place.iterdir()}
 
 
-def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_regressions_are_relative_to_the_previous_run(matrix: Callable[..., Matrix], ran: Ran) -> None:
     made = matrix("sid")
     assert made.run().worse == ()
     report = made.place / "report.json"
@@ -131,7 +129,7 @@ def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matri
     assert ran
 
 
-def test_a_report_before_that_cannot_be_read_is_none(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_an_unreadable_previous_report_is_ignored(matrix: Callable[..., Matrix], ran: Ran) -> None:
     made = matrix("sid")
     made.place.mkdir(parents=True)
     (made.place / "report.json").write_text("{half")
@@ -139,16 +137,16 @@ def test_a_report_before_that_cannot_be_read_is_none(matrix: Callable[..., Matri
     assert ran
 
 
-def test_a_build_that_could_not_begin_is_the_machines_fault(
+def test_a_build_that_cannot_start_is_the_machines_fault(
     matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Matrix, "_logged", lambda _, __, log: log.write_text("no mirror") and 3)
     proof = matrix("trixie").run()
-    assert [one.state for one in proof.cells[0].stages] == [State.BROKEN, State.LEFT_OUT, State.LEFT_OUT]
+    assert [one.state for one in proof.cells[0].stages] == [StageState.BROKEN, StageState.LEFT_OUT, StageState.LEFT_OUT]
     assert proof.exit_status is ExitStatus.ENVIRONMENT
 
 
-def test_stages_are_read_from_the_command_line() -> None:
+def test_stages_are_parsed() -> None:
     assert parse_stages(None) == ()
     assert parse_stages("install, quality") == ("install", "quality")
     assert parse_stages("upstream") == ("upstream",)
@@ -163,5 +161,5 @@ def test_stages_are_read_from_the_command_line() -> None:
         (("upstream", "quality"), ["quality", "upstream"]),
     ],
 )
-def test_upstreams_suite_is_tried_only_where_it_is_named(asked: tuple[str, ...], tried: list[str]) -> None:
+def test_upstreams_suite_runs_only_on_request(asked: tuple[str, ...], tried: list[str]) -> None:
     assert [stage.name for stage in stages_of(Request(stages=asked))] == tried

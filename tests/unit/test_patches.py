@@ -24,7 +24,7 @@ from pgpool_deb.plan import Request
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.sources import Source
-from pgpool_deb.workshop import CellOutcome, Outcome, State
+from pgpool_deb.workshop import BuildState, CellOutcome, Outcome
 
 HERE = Project(Path(__file__).parents[2])
 SHA256 = "c" * 64
@@ -50,7 +50,7 @@ def names(found: tuple[Patch, ...]) -> list[str]:
     return [patch.name for patch in found]
 
 
-def test_what_does_not_fit_is_left_out_and_what_upstream_has_is_told_apart(tmp_path: Path) -> None:
+def test_patches_that_do_not_fit_and_patches_in_upstream_are_distinguished(tmp_path: Path) -> None:
     fits, no_fit = patch("fits", "two", "TWO"), patch("no-fit", "other", "TWO")
     there = patch("there", "TWO", "two")  # as it is in the tarball, for the one line that it changes
     follows, gone = patch("follows", "TWO", "2"), patch("gone", "two", "TWO", "src/gone.c")
@@ -60,14 +60,14 @@ def test_what_does_not_fit_is_left_out_and_what_upstream_has_is_told_apart(tmp_p
     assert not found.proved
 
 
-def test_a_patch_that_needs_one_that_was_left_out_is_left_out_too(tmp_path: Path) -> None:
+def test_a_patch_that_needs_a_left_out_one_is_left_out(tmp_path: Path) -> None:
     first, second = patch("first", "other", "TWO"), patch("second", "TWO", "2")
     found = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
     assert names(found.left_out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("taken", [("src/main.c",), ("src/other.c",)])
-def test_a_patch_that_upstream_took_half_of_is_left_out(tmp_path: Path, taken: tuple[str, ...]) -> None:
+def test_a_patch_that_upstream_has_in_part_is_left_out(tmp_path: Path, taken: tuple[str, ...]) -> None:
     halves = {name: patch("half", "two", "TWO", name).text for name in ("src/main.c", "src/other.c")}
     whole = Patch("half", "".join(halves.values()), "w", relied_on=False)
     there = {name: f"zero\none\n{'TWO' if name in taken else 'two'}\nthree\n" for name in halves}
@@ -78,7 +78,7 @@ def test_a_patch_that_upstream_took_half_of_is_left_out(tmp_path: Path, taken: t
     assert names(found.upstream) == ["half"]
 
 
-def test_there_is_no_fuzz(tmp_path: Path) -> None:
+def test_patches_apply_without_fuzz(tmp_path: Path) -> None:
     text = patch("near", "two", "TWO").text.replace(" three\n", " other\n")
     found = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
     assert names(found.left_out) == ["near"]
@@ -93,7 +93,7 @@ def test_a_source_is_tried_once_for_the_same_patches(tmp_path: Path) -> None:
         patches.fit([patch("one", "two", "TWO")], path, SHA256, tmp_path / "cache")
 
 
-def test_a_link_of_a_strangers_tarball_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_an_untrusted_tarball_is_not_followed(tmp_path: Path) -> None:
     path, outside = tmp_path / "pgpool.tar.gz", tmp_path / "outside"
     outside.write_text("zero\none\ntwo\nthree\n")
     with tarfile.open(path, "w:gz") as archive:
@@ -105,7 +105,7 @@ def test_a_link_of_a_strangers_tarball_is_not_followed(tmp_path: Path) -> None:
     assert outside.read_text() == "zero\none\ntwo\nthree\n"
 
 
-def test_every_patch_says_what_is_missing_without_it() -> None:
+def test_every_patch_states_its_loss() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
         found = Patch.read(path)
         assert 0 < len(found.without) <= 105
@@ -138,7 +138,7 @@ def header(fields: dict[str, str | None]) -> str:
     return f"{lines}---\n--- a/f\n+++ b/f\n@@ -1 +1,2 @@\n-one\n+two\n+three\n"
 
 
-def test_a_header_is_read(tmp_path: Path) -> None:
+def test_a_header_is_parsed(tmp_path: Path) -> None:
     folded = "Mend it\n It was\n broken.\n .\n To see it: look."
     (tmp_path / "x.patch").write_text(header({**FIELDS, "Description": folded}))
     found = Patch.read(tmp_path / "x.patch")
@@ -149,13 +149,13 @@ def test_a_header_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-def test_a_header_that_lacks_a_field_is_an_error(tmp_path: Path, field: str, value: str | None) -> None:
+def test_a_header_without_a_required_field_is_an_error(tmp_path: Path, field: str, value: str | None) -> None:
     (tmp_path / "x.patch").write_text(header({**FIELDS, field: value}))
-    with pytest.raises(ValueError, match=rf"x\.patch: {field}: is to "):
+    with pytest.raises(ValueError, match=rf"x\.patch: {field} must "):
         Patch.read(tmp_path / "x.patch")
 
 
-def test_every_patch_tells_upstreams_reader_what_a_mail_needs() -> None:
+def test_every_header_has_the_parts_of_a_mail() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
         found = Patch.read(path)
         assert len(found.title) <= 72, path
@@ -164,7 +164,7 @@ def test_every_patch_tells_upstreams_reader_what_a_mail_needs() -> None:
         assert max(map(len, found.description.splitlines())) <= 79, path
 
 
-def test_tests_that_patches_name_are_there() -> None:
+def test_the_tests_that_patches_name_exist() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
         for test in Patch.read(path).tests:
             file, _, name = test.partition("::")
@@ -198,12 +198,12 @@ def test_a_package_without_a_patch_says_so_everywhere() -> None:
     assert b"debian/patches.json" in files["pgpool2.install"].content
 
 
-def test_a_package_whose_source_has_the_patch_itself_tells_systemd() -> None:
+def test_a_package_whose_source_contains_the_patch_notifies_systemd() -> None:
     there = Fit(upstream=LEFT_OUT.left_out)
     assert "Type=notify\nTimeout" in pgpool2.render(TEMPLATES, TRIXIE, there)["pgpool2.service"].content.decode()
 
 
-def test_a_whole_package_lacks_nothing() -> None:
+def test_a_package_with_all_patches_lacks_nothing() -> None:
     files = pgpool2.render(TEMPLATES, TRIXIE, Fit(proved=True))
     listed = json.loads(files["patches.json"].content)
     assert (listed["proved"], listed["left_out"], listed["upstream"]) == (True, {}, [])
@@ -223,14 +223,14 @@ def the_cell(source: Source, fit: Fit) -> plan.Cell:
 SOURCE = Source("4.6.1", Path("/pgpool2.tar.gz"), "gz", SHA256, False, 1_747_310_400, "a tarball", False)
 
 
-def test_changelog_and_summary_name_what_is_left_out() -> None:
+def test_changelog_and_summary_name_left_out_patches() -> None:
     cell = the_cell(SOURCE, LEFT_OUT)
     changelog = cell.pgpool2.files["debian/changelog"].content.decode()
     assert "has not passed the tests" in changelog
     assert "one-write.patch does not fit and is left out: a simple query" in " ".join(changelog.split())
     assert max(len(line) for line in changelog.splitlines() if not line.startswith(" --")) <= 80
     assert Changelog(changelog, strict=True).version == cell.pgpool2.debian_version
-    outcome = Outcome(cell.pgpool2, State.UNCHANGED, 0.0, Path("/log"))
+    outcome = Outcome(cell.pgpool2, BuildState.UNCHANGED, 0.0, Path("/log"))
     (row,) = report.summary([CellOutcome(cell, (outcome,))], Path("/dist"))["cells"]
     assert row["proved"] is False
     assert row["left_out"][1] == {
@@ -256,13 +256,13 @@ def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return fit
 
 
-def test_a_proved_release_is_not_tried(fitted: Any) -> None:
+def test_the_patches_of_a_proved_release_are_not_tried(fitted: Any) -> None:
     pin = next(pin for pin in Pins.load(HERE.sources).pins if pin.proved is not None)
     found, said = fitted(replace(SOURCE, version=pin.version, sha256=pin.sha256))
     assert (found, said) == (Fit(proved=True), "")
 
 
-def test_an_unproved_source_is_told_with_all_that_it_lacks(fitted: Any, tmp_path: Path) -> None:
+def test_an_unproved_source_is_reported_with_its_left_out_patches(fitted: Any, tmp_path: Path) -> None:
     found, said = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
     lines = said.splitlines()
     assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
@@ -270,7 +270,7 @@ def test_an_unproved_source_is_told_with_all_that_it_lacks(fitted: Any, tmp_path
     assert len(lines) == 1 + len(found.left_out)
 
 
-def test_explaining_installs_nothing_and_says_what_is_not_known(
+def test_explain_installs_nothing_and_reports_unknown_patches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
@@ -282,7 +282,7 @@ def test_explaining_installs_nothing_and_says_what_is_not_known(
     assert "\ntrixie-pgpool2-cluster: will be built" in said
 
 
-def test_strict_makes_it_an_error(fitted: Any, tmp_path: Path) -> None:
+def test_strict_makes_a_patch_that_does_not_fit_an_error(fitted: Any, tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"^patches do not fit pgpool-II 4\.6\.1: debian-paths, socket") as caught:
         fitted(replace(SOURCE, tarball=tarball(tmp_path)), strict=True)
     assert "without --strict" in caught.value.hint

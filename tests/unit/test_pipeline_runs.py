@@ -26,7 +26,7 @@ from pgpool_deb.errors import ExitStatus
 from pgpool_deb.pins import Pins
 from pgpool_deb.pipeline_steps import BRANCH, CHANGE, KEY
 from pgpool_deb.project import Project
-from pgpool_deb.proof import State
+from pgpool_deb.proof import StageState
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.repository import check, signing, suites
 from pgpool_deb.repository.tree import Repository
@@ -224,7 +224,7 @@ def versions(revision: int = 50) -> dict[str, set[str]]:
     return {name: {f"4.7.2-{revision}+{TABLE.named(name).suffix}"} for name in TWO}
 
 
-def test_what_cells_proved_is_published_and_promoted_and_the_key_is_on_no_disk(platform: Platform, key: str) -> None:
+def test_proved_cells_are_published_and_promoted_without_the_key_on_disk(platform: Platform, key: str) -> None:
     cells(platform)
     platform.run("publish")
     assert published(platform) == {f"{name}-testing": those for name, those in versions().items()}
@@ -250,7 +250,7 @@ def test_what_cells_proved_is_published_and_promoted_and_the_key_is_on_no_disk(p
 
 
 @ON_ONE
-def test_the_same_again_changes_nothing_and_what_is_new_is_added(platform: Platform) -> None:
+def test_a_second_publish_adds_only_new_packages(platform: Platform) -> None:
     cells(platform)
     platform.run("publish")
     before = platform.branches()[BRANCH]
@@ -267,7 +267,7 @@ def test_the_same_again_changes_nothing_and_what_is_new_is_added(platform: Platf
 
 
 @ON_ONE
-def test_a_push_that_does_not_follow_the_last_one_is_refused(platform: Platform) -> None:
+def test_a_push_that_does_not_follow_the_last_is_refused(platform: Platform) -> None:
     """Another job stores its own between this one's look at the branch and its push."""
     cells(platform)
     platform.run("publish", steps=("gather", "repository", "sign"))
@@ -278,7 +278,7 @@ def test_a_push_that_does_not_follow_the_last_one_is_refused(platform: Platform)
 
 
 @ON_ONE
-def test_where_the_project_does_not_answer_no_repository_begins(platform: Platform) -> None:
+def test_no_repository_starts_if_the_project_does_not_answer(platform: Platform) -> None:
     cells(platform)
     platform.remote.rename(platform.place / "away")
     platform.run("publish", good=False)
@@ -293,9 +293,9 @@ def test_without_a_key_nothing_is_published(platform: Platform) -> None:
 
 
 @ON_ONE
-def test_a_cell_that_failed_is_passed_over(platform: Platform) -> None:
+def test_a_failed_cell_is_not_published(platform: Platform) -> None:
     cells(platform)
-    run_of(platform.checkout / "cells" / TWO[0], TWO[0], f"4.7.2-50+{TABLE.named(TWO[0]).suffix}", State.FAILED)
+    run_of(platform.checkout / "cells" / TWO[0], TWO[0], f"4.7.2-50+{TABLE.named(TWO[0]).suffix}", StageState.FAILED)
     platform.run("publish")
     assert list(published(platform)) == [f"{TWO[1]}-testing"]
 
@@ -343,7 +343,7 @@ def test_a_change_is_opened_proved_and_merged(platform: Platform) -> None:
         assert sorted(notes) == sorted(f"push option merge_request.{one}" for one in options)
 
 
-def test_a_version_that_a_cell_did_not_prove_is_not_called_proved(platform: Platform) -> None:
+def test_a_version_with_a_failed_cell_is_not_marked_proved(platform: Platform) -> None:
     (platform.checkout / "invoke").write_text(OPENS)
     git(platform.checkout, "update-index", "--assume-unchanged", "invoke")
     platform.run("update")

@@ -81,7 +81,7 @@ TRAPS: tuple[Trap, ...] = (fsmonitor, clean_filter, filter_of_the_tree, included
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
-def test_reading_a_checkout_runs_nothing_that_it_names(repository: Repository, tmp_path: Path, trap: Trap) -> None:
+def test_reading_a_checkout_runs_no_program_that_it_names(repository: Repository, tmp_path: Path, trap: Trap) -> None:
     path, ran = program(tmp_path)
     repository.commit("4.6.1", "V4_6_1")
     trap(repository, path)
@@ -90,7 +90,7 @@ def test_reading_a_checkout_runs_nothing_that_it_names(repository: Repository, t
     assert not ran.exists()
 
 
-def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path: Path) -> None:
+def test_reading_an_untrusted_worktree_runs_no_program(repository: Repository, tmp_path: Path) -> None:
     path, ran = program(tmp_path)
     repository.commit("4.6.1", "V4_6_1")
     git(repository.root, "worktree", "add", "-q", str(tmp_path / "wt"), "V4_6_1")
@@ -100,7 +100,7 @@ def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["HEAD", "config", "index", "packed-refs", "refs/tags/V4_6_1", ""])
-def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
+def test_a_pipe_in_a_checkout_is_refused_at_once(repository: Repository, name: str) -> None:
     repository.commit("4.6.1", "V4_6_1")
     path = repository.root / ".git" / name
     if not name:
@@ -116,7 +116,7 @@ def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
         end.cancel()
 
 
-def test_git_has_not_for_ever(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_has_a_time_limit(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     repository.commit("4.6.1", "V4_6_1")
     (repository.root / "src" / "main.c").touch()
     os.mkfifo(repository.root / ".gitattributes")
@@ -125,7 +125,7 @@ def test_git_has_not_for_ever(repository: Repository, monkeypatch: pytest.Monkey
         repository.source()
 
 
-def test_line_ends_are_read_as_the_owner_has_them(repository: Repository) -> None:
+def test_line_endings_are_read_as_the_owner_configured(repository: Repository) -> None:
     git(repository.root, "config", "core.autocrlf", "true")
     (repository.root / "src" / "main.c").write_bytes(b"int main;\r\n")
     repository.commit("4.6.1", "V4_6_1")

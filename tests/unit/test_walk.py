@@ -50,7 +50,7 @@ def walked(folder: Path, pins: Pins) -> list[Link]:
     return list(links(record, [DEB], pins))
 
 
-def test_each_link_is_told_with_its_sum(folder: Path) -> None:
+def test_each_link_is_reported_with_its_hash(folder: Path) -> None:
     found = walked(folder, pins_of(folder))
     assert all(link.holds for link in found)
     sums = {name: sha256_of(folder / name) for name in (DEB, f"{STEM}.dsc", ORIG, f"{STEM}.debian.tar.xz")}
@@ -58,10 +58,10 @@ def test_each_link_is_told_with_its_sum(folder: Path) -> None:
     told = "\n".join(link.text for link in found[4:])
     assert f"{ORIG} is upstream's release 4.7.2 of 2026-06-04, as pinned; https://example.org/4.7.2.tar.gz" in told
     assert re.search(r"^debian/patches/one.patch [0-9a-f]{64}: in pgpool2_.*debian.tar.xz$", told, re.MULTILINE)
-    assert "intoto.json says the same of all these" in told
+    assert "intoto.json has the same hashes of all these files" in told
 
 
-def test_documents_that_were_not_fetched_are_no_fault(folder: Path) -> None:
+def test_missing_documents_are_no_fault(folder: Path) -> None:
     other_document(folder)
     (folder / f"{STEM}_amd64.cdx.json").unlink()
     assert all(link.holds for link in walked(folder, pins_of(folder)))
@@ -115,20 +115,18 @@ def other_document(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message", "of_source"),
     [
-        (changed(DEB), rf"^{re.escape(DEB)} \w+: .*buildinfo says \w+$", False),
-        (changed(f"{STEM}.dsc"), r"\.dsc \w+: .*buildinfo says \w+$", True),
-        (changed(ORIG), rf"^{ORIG} \w+: .*\.dsc says \w+$", True),
-        (changed(f"{STEM}.debian.tar.xz"), r"debian\.tar\.xz \w+: .*\.dsc says \w+$", True),
+        (changed(DEB), rf"^{re.escape(DEB)} \w+: .*buildinfo has \w+$", False),
+        (changed(f"{STEM}.dsc"), r"\.dsc \w+: .*buildinfo has \w+$", True),
+        (changed(ORIG), rf"^{ORIG} \w+: .*\.dsc has \w+$", True),
+        (changed(f"{STEM}.debian.tar.xz"), r"debian\.tar\.xz \w+: .*\.dsc has \w+$", True),
         (no_tarball, rf"^{ORIG} is missing; .*\.dsc names it$", True),
         (no_patch, r"^debian/patches/two\.patch is not in .*, whose series names it$", False),
-        (other_statement, rf"intoto\.json says something else of {ORIG}$", False),
+        (other_statement, rf"intoto\.json has another hash of {ORIG}$", False),
         (no_statement, r"intoto\.json cannot be read as a statement", False),
-        (other_document, r"\.cdx\.json \w+: .*intoto\.json says 0$", False),
+        (other_document, r"\.cdx\.json \w+: .*intoto\.json has 0$", False),
     ],
 )
-def test_a_link_that_does_not_hold_is_named(
-    folder: Path, harm: Callable[[Path], None], message: str, of_source: bool
-) -> None:
+def test_a_broken_link_is_named(folder: Path, harm: Callable[[Path], None], message: str, of_source: bool) -> None:
     pins = pins_of(folder)
     harm(folder)
     broken = [link for link in walked(folder, pins) if not link.holds]
@@ -161,10 +159,10 @@ def test_a_package_of_our_own_has_no_upstream(tmp_path: Path) -> None:
         )
     )
     assert all(link.holds for link in found)
-    assert any("it is this project's own, there is no upstream" in link.text for link in found)
+    assert any("this project's own without an upstream" in link.text for link in found)
 
 
-def test_verify_fails_for_a_broken_link_and_builds_nothing_from_a_broken_source(
+def test_verify_fails_for_a_broken_link_and_does_not_rebuild_a_broken_source(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPOOL_DEB_SOURCES", str(pins_of(folder).path))

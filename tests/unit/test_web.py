@@ -71,7 +71,7 @@ def status_of(address: str) -> int:
         return answer.status_code
 
 
-def test_apts_proxy_is_the_way_to_a_mirror_where_the_environment_names_none(
+def test_apts_proxy_is_used_if_the_environment_has_none(
     conf: Path, proxy: Server, direct: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
@@ -82,20 +82,20 @@ def test_apts_proxy_is_the_way_to_a_mirror_where_the_environment_names_none(
     assert direct.asked == ["http://mirror.invalid/pool/y"]
 
 
-def test_a_proxy_for_packages_alone_is_passed_by(conf: Path, proxy: Server, direct: Server) -> None:
+def test_a_proxy_that_serves_only_packages_is_bypassed(conf: Path, proxy: Server, direct: Server) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
     proxy.status = 403
     assert status_of(f"{direct.uri}/x") == 200
     assert (len(proxy.asked), direct.asked) == (1, ["/x"])
 
 
-def test_what_a_proxy_refuses_and_nothing_else_reaches_is_refused(conf: Path, proxy: Server) -> None:
+def test_a_request_fails_if_the_proxy_refuses_and_no_other_way_works(conf: Path, proxy: Server) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
     proxy.status = 404
     assert status_of("http://mirror.invalid/x") == 404
 
 
-def test_a_proxy_that_is_gone_is_passed_by(conf: Path, direct: Server) -> None:
+def test_a_proxy_that_is_down_is_bypassed(conf: Path, direct: Server) -> None:
     conf.write_text('Acquire::http::Proxy "http://127.0.0.1:9";')
     assert status_of(f"{direct.uri}/x") == 200
 
@@ -105,7 +105,7 @@ def authority(tmp_path: Path) -> Path:
     return company(tmp_path / "company.pem")
 
 
-def test_a_companys_authority_that_apt_knows_is_enough(conf: Path, direct: Server, authority: Path) -> None:
+def test_a_certificate_authority_that_only_apt_knows_suffices(conf: Path, direct: Server, authority: Path) -> None:
     context = SSLContext(PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority)
     direct.socket = context.wrap_socket(direct.socket, server_side=True)
