@@ -56,7 +56,7 @@ def build_deb(
 ) -> None:
     """Build the .debs of pgpool-II, its recovery function and the cluster package into dist/<release>/."""
     endpoints = plan.parse_endpoints(endpoint)
-    request = plan.Request(
+    request = plan.BuildRequest(
         releases=plan.parse_releases(release),
         majors=plan.parse_majors(pg),
         pgpool=pgpool,
@@ -118,7 +118,7 @@ def run_tests(
     install: bool = True,
 ) -> None:
     """Run the tests and write JUnit reports to dist/test-LEVEL.xml."""
-    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install)
+    request = testing.LevelsRequest(testing.parse_levels(level), plan.parse_releases(release), all, install)
     _end(testing.run(Project(HERE), request))
 
 
@@ -137,7 +137,7 @@ def run_matrix(
     """Build and prove every cell, and write the report dist/report/index.html."""
     from pgpool_deb import matrix  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = matrix.Request(
+    request = matrix.MatrixRequest(
         plan.parse_releases(release), matrix.parse_stages(stage), jobs or os.cpu_count() or 1, install
     )
     _end(matrix.run(Project(HERE), request))
@@ -225,7 +225,7 @@ def update(
 
         _end(watch.run(Pins.load(Project(HERE).sources), building.say))
         return
-    request = updating.Request(
+    request = updating.UpdateRequest(
         version=pgpool or "",
         tarball=Path(tarball) if tarball else None,
         releases=plan.parse_releases(release),
@@ -250,8 +250,8 @@ def update(
         "url": "the address at which clients reach the folder; publish remembers it (default: its file: address)",
         "unproved": "also publish packages that no matrix has proved, and tell clients so",
         "new": "publish only packages that are proved and not yet published, as a pipeline does",
-        "renew": "publish nothing; sign every suite again, because apt accepts a signature for only 30 days",
-        "archive": "publish nothing; sign these end-of-life releases so that their signatures never expire",
+        "renew": "publish nothing; sign every suite again, because apt accepts a signed state for only 30 days",
+        "archive": "publish nothing; sign these end-of-life releases without an expiry date",
         "key-type": "the type of a key made on first use: ed25519 (default) or rsa4096",
         "install": "--no-install: never install missing Debian packages on this machine",
     }

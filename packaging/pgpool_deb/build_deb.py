@@ -18,7 +18,7 @@ from .history import History
 from .local_source import from_path
 from .patches import UNTRIED, Fit
 from .pins import Pins
-from .plan import Cell, Request
+from .plan import BuildRequest, Cell
 from .project import Project
 from .releases import ReleaseTable, machine_release
 from .results import Dist, Results
@@ -34,14 +34,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run(project: Project, request: Request) -> ExitStatus:
+def run(project: Project, request: BuildRequest) -> ExitStatus:
     """Build the requested packages, write dist/summary.json and dist/junit.xml, and return the exit status."""
     cache = Cache.open()
     with cache.locked("build", say):
         return _run(project, request, cache)
 
 
-def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
+def _run(project: Project, request: BuildRequest, cache: Cache) -> ExitStatus:
     cells = _cells(project, request, cache)
     history = History.load(cache.path / "history.json")
     stop = Stop()
@@ -64,7 +64,7 @@ def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
     return report.exit_status(results)
 
 
-def explain(project: Project, request: Request) -> ExitStatus:
+def explain(project: Project, request: BuildRequest) -> ExitStatus:
     """Print for each package whether it would be built and why, without building it.
 
     The source is obtained as for a build: a pinned tarball is downloaded, a tree of --source is packed. Nothing is
@@ -93,7 +93,7 @@ def shell(name: str) -> None:
     os.execvp(words[0], words)  # noqa: S606 - this tool wrote the words
 
 
-def _cells(project: Project, request: Request, cache: Cache, *, explaining: bool = False) -> tuple[Cell, ...]:
+def _cells(project: Project, request: BuildRequest, cache: Cache, *, explaining: bool = False) -> tuple[Cell, ...]:
     if request.engine not in plan.ENGINES:
         raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
     if request.endpoints and request.engine == "chroot":
@@ -116,7 +116,7 @@ def _cells(project: Project, request: Request, cache: Cache, *, explaining: bool
 
 
 def _fit(  # noqa: PLR0913 - each argument decides about the patches
-    project: Project, pins: Pins, source: Source, request: Request, cache: Cache, *, explaining: bool = False
+    project: Project, pins: Pins, source: Source, request: BuildRequest, cache: Cache, *, explaining: bool = False
 ) -> Fit:
     """Return which of our patches fit the source.
 
@@ -146,7 +146,7 @@ def _fit(  # noqa: PLR0913 - each argument decides about the patches
     return fit
 
 
-def _source(pins: Pins, request: Request, cache: Cache) -> Source:
+def _source(pins: Pins, request: BuildRequest, cache: Cache) -> Source:
     folder = cache.folder("sources")
     if request.source is not None:
         source = from_path(request.source, folder, say, pins)
@@ -173,7 +173,7 @@ def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> N
 
 
 def _workshop(
-    project: Project, request: Request, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
+    project: Project, request: BuildRequest, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
 ) -> Workshop:
     find_archive: Callable[[], archive.Archive] = memoised(lambda: _archive(request))
     return Workshop(
@@ -188,7 +188,7 @@ def _workshop(
     )
 
 
-def _archive(request: Request) -> archive.Archive:
+def _archive(request: BuildRequest) -> archive.Archive:
     chosen = archive.find_archive(request.mirror)
     if chosen.security is None:
         say("warning: no security archive is known, so roots are made without -security suites")

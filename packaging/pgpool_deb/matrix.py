@@ -58,7 +58,7 @@ PROOF = (BUILD, *(stage.name for stage in STAGES if not stage.on_request))
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class MatrixRequest:
     """The parsed options of `./invoke matrix`; no releases means all, no stages means all but those on request."""
 
     releases: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def parse_stages(text: str | None) -> tuple[str, ...]:
     return asked
 
 
-def stages_of(request: Request) -> tuple[Stage, ...]:
+def stages_of(request: MatrixRequest) -> tuple[Stage, ...]:
     """Return the requested stages in the order of STAGES."""
     return tuple(
         stage for stage in STAGES if (stage.name in request.stages if request.stages else not stage.on_request)
@@ -95,7 +95,7 @@ def next_up(waiting: Sequence[tuple[str, Stage]], *, booted: bool) -> tuple[str,
     return next(with_hosts, None) or next(others, None)
 
 
-def run(project: Project, request: Request) -> ExitStatus:
+def run(project: Project, request: MatrixRequest) -> ExitStatus:
     """Build, prove, write dist/report, and return the exit status; raises ToolkitError if the run cannot start."""
     if request.jobs < 1:
         raise UsageError("--jobs takes a whole number above 0", hint="./invoke --help matrix")
@@ -118,7 +118,7 @@ class Matrix:
     place: Path
     releases: tuple[Release, ...]
     stages: tuple[Stage, ...]
-    request: Request
+    request: MatrixRequest
 
     def run(self) -> Proof:
         """Run all stages, write the report and return the proof."""

@@ -23,7 +23,7 @@ PREFIX = "update/"
 _VERSION = re.compile(r'(?m)^(version = "[0-9]+\.[0-9]+\.)([0-9]+)"')
 
 
-def run(project: Project, request: update.Request, report: Report) -> ExitStatus:
+def run(project: Project, request: update.UpdateRequest, report: Report) -> ExitStatus:
     """Open a change, or report that there is none; without releases, a new upstream release is tried on all.
 
     Returns the status of the attempt, or ENVIRONMENT if upstream or Debian does not answer. Raises UsageError if the
@@ -47,7 +47,7 @@ def run(project: Project, request: update.Request, report: Report) -> ExitStatus
     return status
 
 
-def _advisories(project: Project, pins: Pins, _request: update.Request, report: Report) -> ExitStatus | None:
+def _advisories(project: Project, pins: Pins, _request: update.UpdateRequest, report: Report) -> ExitStatus | None:
     """Note Debian's new advisories, and raise the version of the cluster package, which contains them."""
     advisories: list[Advisory] = []
     for cve in watch.new_cves(pins):
@@ -72,7 +72,7 @@ def _advisories(project: Project, pins: Pins, _request: update.Request, report: 
     return ExitStatus.GOOD
 
 
-def _release(project: Project, pins: Pins, request: update.Request, report: Report) -> ExitStatus | None:
+def _release(project: Project, pins: Pins, request: update.UpdateRequest, report: Report) -> ExitStatus | None:
     """Pin the newest release that is not open, and make it the default until it is proved."""
     new = [version for version in reversed(watch.new_releases(pins)) if not _is_open(project, f"{PREFIX}{version}")]
     if not new:

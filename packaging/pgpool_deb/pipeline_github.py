@@ -24,7 +24,7 @@ FILE = "packages.yml"
 
 EVERY_SIX_HOURS = "17 */6 * * *"
 MONDAYS = "47 3 * * 1"
-"""apt accepts a signature for 30 days, so the repository needs a new one well before that."""
+"""apt accepts a signed state for 30 days, so the repository needs new signatures before that."""
 TASKS = ("publish", "promote", "renew", "update")
 
 _DEFAULT = "github.ref_name == github.event.repository.default_branch"

@@ -23,7 +23,7 @@ ENGINES = ("auto", "docker", "chroot")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BuildRequest:
     """The parsed options of `./invoke build-deb`."""
 
     releases: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def machine_architecture() -> str:
 
 
 def cells(  # noqa: PLR0913, PLR0917 - the inputs of the cells
-    request: Request,
+    request: BuildRequest,
     table: ReleaseTable,
     source: Source,
     machine: str,

@@ -38,7 +38,7 @@ MACHINE_FAILED = 83
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LevelsRequest:
     """The parsed options of `./invoke test`."""
 
     levels: tuple[str, ...] = LEVELS
@@ -62,7 +62,7 @@ def parse_levels(text: str | None) -> tuple[str, ...]:
     return tuple(level for level in known if level in requested)
 
 
-def releases_of(request: Request, table: ReleaseTable) -> tuple[Release, ...]:
+def releases_of(request: LevelsRequest, table: ReleaseTable) -> tuple[Release, ...]:
     """Return the releases to test: the requested ones, or all, or by default the stable one."""
     if request.every_release and request.releases:
         raise UsageError("--all and --release exclude each other", hint="--all means every row of releases.toml")
@@ -82,7 +82,7 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
     return tuple(dict.fromkeys(tools))
 
 
-def run(project: Project, request: Request) -> ExitStatus:
+def run(project: Project, request: LevelsRequest) -> ExitStatus:
     """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status of the worst lane."""
     releases = releases_of(request, ReleaseTable.load(project.releases))
     machine.require(tools_of(request.levels), install=request.install, report=say)
@@ -155,7 +155,7 @@ def _in_background(project: Project, lane: Lane) -> Iterator[subprocess.Popen[by
 
 
 def pytest_command(
-    project: Project, request: Request, levels: Sequence[str], releases: Sequence[Release], report: Path
+    project: Project, request: LevelsRequest, levels: Sequence[str], releases: Sequence[Release], report: Path
 ) -> list[str]:
     """Return the pytest command of a lane; each level starts when the cheaper ones of its lane have ended."""
     folders = [str(path) for level in levels if (path := project.path / "tests" / level).is_dir()]

@@ -42,7 +42,7 @@ TESTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class UpdateRequest:
     """The parsed options of `./invoke update`; `tarball` replaces the download."""
 
     version: str
@@ -68,7 +68,7 @@ class NewRelease:
         return f'[pgpool."{self.version}"]\nsha256 = "{self.sha256}"\nsize = {self.size}\ndate = {self.date}\n'
 
 
-def run(project: Project, request: Request) -> ExitStatus:
+def run(project: Project, request: UpdateRequest) -> ExitStatus:
     """Obtain, build, compare and test a release; then pin it. Raises UsageError or MachineError if it cannot start."""
     if not RELEASED.fullmatch(request.version):
         raise UsageError(f"{request.version!r} is not a pgpool-II release", hint="three numbers, for example 4.7.4")
@@ -95,8 +95,8 @@ def run(project: Project, request: Request) -> ExitStatus:
     return ExitStatus.GOOD
 
 
-def _try(project: Project, request: Request, new: NewRelease, releases: Sequence[str]) -> ExitStatus:
-    build = plan.Request(
+def _try(project: Project, request: UpdateRequest, new: NewRelease, releases: Sequence[str]) -> ExitStatus:
+    build = plan.BuildRequest(
         releases=tuple(releases),
         pgpool=new.version,
         jobs=request.jobs,
@@ -110,7 +110,7 @@ def _try(project: Project, request: Request, new: NewRelease, releases: Sequence
         for line in changed(project, release, new.version):
             say(line)
     chosen = tuple(ReleaseTable.load(project.releases).named(name) for name in releases)
-    tests = matrix.Request(releases=tuple(releases), jobs=request.jobs, install=request.install)
+    tests = matrix.MatrixRequest(releases=tuple(releases), jobs=request.jobs, install=request.install)
     proof = matrix.Matrix(project, project.dist / "update", chosen, TESTS, tests).run()
     for line in proof.closing_lines():
         say(line)
@@ -193,7 +193,7 @@ def changed(project: Project, release: str, version: str) -> list[str]:
     return [title, *(f"  {line}" for line in differences)]
 
 
-def obtain(pins: Pins, request: Request, folder: Path) -> NewRelease:
+def obtain(pins: Pins, request: UpdateRequest, folder: Path) -> NewRelease:
     """Obtain and check the release's tarball, and keep it in `folder`; raises UsageError or MachineError."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         if request.tarball is not None:

@@ -1,4 +1,4 @@
-"""Boxes: what both engines promise, what docker leaves and what it cleans up."""
+"""Boxes: the guarantees of both engines, and docker's cleaning up."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def runner(tmp_path: Path) -> Runner:
 
 @pytest.fixture(scope="module")
 def root(cache: Cache, one_release: Release, tmp_path_factory: pytest.TempPathFactory) -> Root:
-    """The base root: it is small."""
+    """Return the base root, which is small."""
     store = Roots(cache, plan.machine_architecture(), lambda: archive.find_archive(None))
     return store.obtain(one_release, (), Runner(tmp_path_factory.mktemp("root") / "log"))
 
@@ -73,7 +73,7 @@ def made(engine: box.Engine, root: Root, runner: Runner) -> Iterator[box.Box]:
 
 
 def said(one: box.Box, script: str, log: Path) -> list[str]:
-    """What a script prints in a box."""
+    """Return the output lines of a script in a box."""
     lines: list[str] = []
     one.run(["bash", "-c", f"echo '-- begin --'; {script}"], Runner(log, on_line=lines.append))
     return lines[lines.index("-- begin --") + 1 :]
@@ -117,8 +117,9 @@ def test_a_box_has_no_network(made: box.Box, runner: Runner) -> None:
 
 def test_no_set_user_id_program_makes_a_build_root(made: box.Box, runner: Runner) -> None:
     assert said(made, "grep NoNewPrivs /proc/self/status; stat -c %A $(command -v su)", runner.log) == [
-        "NoNewPrivs:\t1", "-rwsr-xr-x",
-    ]  # fmt: skip
+        "NoNewPrivs:\t1",
+        "-rwsr-xr-x",
+    ]
 
 
 def test_a_failing_command_reports_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:

@@ -1,7 +1,7 @@
-"""What `./invoke build-deb` says, leaves behind and goes on from when something breaks under it.
+"""When something fails during `./invoke build-deb`, it reports the fault, leaves nothing behind, and continues later.
 
 Every test runs the command line of a copy of this checkout, with a cache of its own. Roots that this machine already
-has are borrowed (read only) by symbolic links; where it has none they are made, in the scratch cache.
+has are borrowed (read-only) through symbolic links; missing ones are made in the scratch cache.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.package.broken_mirror import Mirror
 from tests.package.desk import BUILD, PINNED, RELEASE, TARBALL, VERSION, Desk, Ended, only_from_mirror
 from tests.package.processes import alive, children, eventually, holding, mounts_below
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 
 
 @pytest.fixture(scope="module")
 def upstream(desk: Desk, place: Path) -> Callable[[str], Path]:
-    """Return a function that unpacks the pinned tarball under a name."""
+    """Return a function that unpacks the pinned tarball into a folder of a given name."""
 
     def unpack(name: str) -> Path:
         tree = place / name
@@ -39,7 +39,7 @@ def upstream(desk: Desk, place: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def sleeper(upstream: Callable[[str], Path]) -> Path:
-    """A source tree whose build stands still while the desk's `hold` is there."""
+    """Make a source tree whose build waits while the desk's `hold` exists."""
     tree = upstream("sleeper")
     makefile = tree / "src" / "sql" / "pgpool-recovery" / "Makefile"
     makefile.write_text("HOLD := $(shell while [ -e /cache/hold ]; do sleep 1; done)\n" + makefile.read_text())
@@ -48,7 +48,7 @@ def sleeper(upstream: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
-    """Nothing of `sleeper` is built yet, and building it stands still until the file is removed."""
+    """Remove the results of `sleeper`, and make its build wait until the file is removed."""
     results, aside = desk.cache / "results", desk.cache / "results.aside"
     results.rename(aside)
     hold = desk.hold(sleeper)
@@ -139,7 +139,7 @@ def test_a_compile_error_is_shown_and_its_root_can_be_entered(desk: Desk, upstre
 
 @contextmanager
 def _edited(path: Path, text: str) -> Iterator[None]:
-    """A file of the desk's checkout, with `text` at its end for a while."""
+    """Append `text` to a file of the desk's checkout, and restore it in the end."""
     before = path.read_text()
     path.write_text(before + text)
     yield
@@ -225,7 +225,7 @@ def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """Mount a disk of `size` at `path`; what comes back makes it another size."""
+    """Mount a disk of `size` at `path`, and yield a function that changes its size."""
     path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True)
 

@@ -1,6 +1,6 @@
-"""What `./invoke build-deb` does when what it needs from outside is damaged, cut short or not to be had.
+"""`./invoke build-deb` with damaged, incomplete or unavailable input from outside.
 
-Its source, and the archive that roots are made from; each run is at the desk (desk.py), and goes on when all is well.
+The inputs are its source and the archive for roots. Each run is at the desk (desk.py) and continues once all is well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.package.desk import BUILD, PINNED, POOL, RELEASE, TARBALL, VERSION, D
 
 @pytest.fixture
 def fresh_sources(desk: Desk) -> Path:
-    """No tarball is in the cache."""
+    """Remove all tarballs from the cache."""
     shutil.rmtree(desk.cache / "sources", ignore_errors=True)
     return desk.cache / "sources"
 
@@ -143,7 +143,7 @@ def test_a_mirror_without_the_suite_is_an_environment_failure(
 
 @pytest.mark.thorough
 def test_a_build_continues_past_each_fault_of_a_mirror(rootless: Desk, mirror: Mirror) -> None:
-    """Each run goes on from where the one before it broke; the last one builds."""
+    """Each run continues where the previous one failed, and the last one builds."""
     before = rootless.packages()
     command = (*PINNED, "--mirror", mirror.uri)
     for pattern, fault in (

@@ -1,4 +1,4 @@
-"""The packages hold what was agreed on: files and their modes, dependencies, scripts, symbols, parameters."""
+"""The packages have the expected contents: files and their modes, dependencies, scripts, symbols, parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgpool_deb.project import Project
 
 
 def test_the_contents_are_the_expected_ones(packages: Built, project: Project) -> None:
-    """`./invoke contents` shows the same; with --accept it keeps what is meant."""
+    """`./invoke contents` shows the same differences; --accept records intended ones."""
     file = contents.place(project, packages.release.name, packages.version)
     assert file.exists(), f"./invoke contents --release {packages.release.name} --accept"
     found = contents.describe(contents.chosen(packages.folder))

@@ -1,4 +1,4 @@
-"""debian/copyright against the sources that packages are built from, and the packages against it."""
+"""debian/copyright matches the sources of the packages, and the packages contain it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_debian_copyright_covers_all_statements_of_upstreams_files(packages: Bui
 
 
 def test_every_package_has_the_copyright_of_its_source(packages: Built, project: Project) -> None:
-    """Packages of debug symbols have a link to that of their package."""
+    """Packages of debug symbols have a link to their package's file."""
     for source, names in (("pgpool2", packages.files), ("pgpool2-cluster", packages.cluster_files)):
         said = (project.templates(source) / "copyright").read_bytes()
         for name in names:

@@ -1,4 +1,4 @@
-"""What Debian's own testers say: piuparts of what stays behind, autopkgtest of what is there."""
+"""Debian's own testers accept the packages: piuparts checks the removal, autopkgtest the installation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SKIPPED = 2
 
 @pytest.fixture(scope="module")
 def tester(release: Release, packages: Built, roots: Roots, systems: Path) -> Iterator[Chroot]:
-    """A system of the release that has its piuparts and autopkgtest, our packages in /dist, and a bare one in /base."""
+    """Make a system of the release with piuparts and autopkgtest, our packages in /dist, and a bare system in /base."""
     runner = Runner(systems / "tester.log")
     root = roots.obtain(release, ("piuparts", "autopkgtest"), runner)
     (bare,) = roots.obtain(release, (), runner).layers

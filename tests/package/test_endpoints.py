@@ -1,4 +1,4 @@
-"""Builds spread over two docker daemons of this machine: the same bytes, also when one of them dies meanwhile."""
+"""Builds spread over two docker daemons of this machine give the same bytes, even if one of them dies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("farm1", "farm2")
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A copy of the checkout whose builds go to `daemons`, docker contexts by name."""
+    """A copy of the checkout whose builds run on `daemons`, which are docker contexts by name."""
 
     checkout: Path
     cache: Cache
@@ -43,14 +43,14 @@ class Shop:
         return found
 
     def endpoints(self) -> set[str]:
-        """Where the last run built."""
+        """Return the endpoints of the last run."""
         return {name for cell in self.cells() for name in cell["endpoints"].values()}
 
     def files(self) -> dict[str, str]:
         return same_files(self.checkout / "dist", RELEASES)
 
     def boxes(self) -> list[str]:
-        """What is left of boxes at any endpoint that answers."""
+        """Return the remaining boxes on all endpoints that answer."""
         left = []
         for name in NAMES:
             engine = DockerEngine.connect(self.cache, name)
@@ -80,7 +80,7 @@ def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def elsewhere(project: Project, cells: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The files of the same checkout as build-deb makes them without endpoints."""
+    """Build the same checkout without endpoints, and return its files."""
     if not set(RELEASES) <= set(cells):
         pytest.skip(f"it compares {' and '.join(RELEASES)}")
     return same_files(project.dist, RELEASES)

@@ -1,4 +1,4 @@
-"""The matrix' report in a real browser: Debian's chromium, without a screen, at the width of a phone and of a desk."""
+"""The matrix's report in a real browser: Debian's headless chromium, at the widths of a phone and of a desktop."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CHROMIUM = (
 
 
 def report() -> Proof:
-    """A run with everything in it: all releases, all states, long words."""
+    """Return a run with all releases, all states and long words."""
     fault = Failure("test_" + "very_" * 20 + "long_name[pgpool2]", "AssertionError: " + "x" * 300)
     full = Failure("test_three_servers", "MachineError: no space left on the device")
     again = ".venv/bin/python -m pytest tests/package/test_quality.py"
@@ -96,7 +96,7 @@ def report() -> Proof:
 
 @pytest.fixture(scope="module")
 def folder(systems: Path) -> Path:
-    """The report as it lies in dist/, and the page in a frame of each width to be measured."""
+    """Write the report as in dist/, and for each width a page with the report in a frame."""
     folder = systems / "report"
     (folder / "logs").mkdir(parents=True)
     proof = report()
@@ -113,7 +113,7 @@ def folder(systems: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(roots: Roots, project: Project, systems: Path, folder: Path) -> Iterator[Chroot]:
-    """A system of the stable release with chromium, without a network; the report is in /report."""
+    """Make a system of the stable release with chromium and without a network; the report is in /report."""
     root = roots.obtain(ReleaseTable.load(project.releases).stable, PACKAGES, Runner(systems / "browser.log"))
     chroot = Chroot(root, systems / "browser", ((folder, "/report"),))
     yield chroot
@@ -122,7 +122,7 @@ def browser(roots: Roots, project: Project, systems: Path, folder: Path) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a browser made of the page: `facts` are MEASURE's, `said` all that the browser printed."""
+    """The page in a browser: `facts` come from MEASURE, `said` is the browser's output."""
 
     facts: dict[str, Any]
     said: str
@@ -133,7 +133,7 @@ LOOKS = [(name, scheme) for name in WIDTHS for scheme in ("light", "dark")]
 
 @pytest.fixture(scope="module", params=LOOKS, ids="-".join)
 def measured(browser: Chroot, request: pytest.FixtureRequest) -> Measured:
-    """The page at one width in one colour scheme."""
+    """Measure the page at one width in one colour scheme."""
     name, scheme = request.param
     said = browser.run(
         f"{CHROMIUM} --blink-settings=preferredColorScheme={int(scheme == 'light')} --window-size=1400,900 "

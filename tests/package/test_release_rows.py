@@ -1,6 +1,6 @@
-"""A further release, and several PostgreSQL majors in one cell, are a row of releases.toml and nothing else.
+"""A further release, or several PostgreSQL majors in one cell, need only a row of releases.toml.
 
-With `--all`, or where sid is among the releases under test: each row is built from nothing.
+These tests run with `--all` or if sid is tested, because each row is built from nothing.
 """
 
 from __future__ import annotations

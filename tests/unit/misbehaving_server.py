@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that misbehaves on request: what it answers, one function an answer."""
+"""An HTTP server on this machine that misbehaves on request, with one function for each answer."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Server(ThreadingHTTPServer):
         self.patience_over = threading.Event()
 
     def at(self, path: str, *answers: Answer) -> str:
-        """Answer requests for `path` one after the other, the last answer for ever; return the address."""
+        """Give each request for `path` the next answer, and repeat the last one; return the address."""
         self.answers[path] = list(answers)
         return f"http://127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, *args: Any) -> None:
-        """A client that hangs up is part of these tests."""
+        """Ignore it: these tests have clients that hang up."""
 
 
 def whole(handler: Handler) -> None:
@@ -95,7 +95,7 @@ def half_then_stalling(handler: Handler) -> None:
 
 
 def half_then_interrupting(handler: Handler) -> None:
-    """Press Ctrl-C once the client has what it was sent and waits for more."""
+    """Press Ctrl-C once the client has received the data and waits for more."""
     half(handler)
     main, part = threading.main_thread().ident, handler.server.part
     assert main

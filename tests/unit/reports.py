@@ -1,4 +1,4 @@
-"""What a run of the matrix leaves in dist/: small packages, a report that names them, and logs."""
+"""Write the results of a matrix run to dist/: small packages, a report that names them, and logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgpool_deb.small_packages import upload
 
 
 def run_of(dist: Path, release: str, version: str, last: StageState = StageState.PASSED) -> None:
-    """Write the dist/ of a run that built one release and passed, but for its last stage."""
+    """Write the dist/ of a run that built one release and passed all stages except perhaps the last."""
     upload(dist / release, version)
     (dist / "report" / "logs").mkdir(parents=True, exist_ok=True)
     stages = []

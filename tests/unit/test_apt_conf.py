@@ -1,4 +1,4 @@
-"""What apt in a root is told of the way to its archives: proxies, certificates and passwords of the machine's apt."""
+"""Apt in a root gets the proxies, certificates and passwords of the machine's apt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLEARED = AptConf().inside
 
 
 class Machine:
-    """A machine whose apt has a configuration of its own, and no other."""
+    """A machine whose apt has only the test's configuration."""
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.etc = place / "etc"

@@ -1,4 +1,4 @@
-"""Where packages come from: the machine's own apt configuration, `--mirror`, and what a release's row adds."""
+"""Archives come from the machine's own apt configuration, `--mirror`, and a release's row."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_debians_archive_the_hint_is_mirror() -> None:
 
 
 class Apt:
-    """The machine's apt with sources of a test's own, and without lists."""
+    """The machine's apt with the test's own sources, and without lists."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -67,7 +67,7 @@ class Apt:
         (place / "apt.conf").write_text(lines)
 
     def archive(self, *sources: str) -> Archive:
-        """What is found where apt has these stanzas."""
+        """Return the archive that is found if apt has these stanzas."""
         for number, source in enumerate(sources):
             (self.place / "parts" / f"{number}.sources").write_text(source)
         return find_archive(None)
@@ -130,9 +130,10 @@ def test_a_mirror_list_stands_for_its_first_address_by_priority(apt: Apt, tmp_pa
     )
     (tmp_path / "security list").write_text("http://mirror.example/security\nhttp://last.example/security\n")
     uri = f"mirror+file:{slashes}{str(tmp_path)[1:]}"
-    assert apt.archive(
-        stanza(f"{uri}/list", "trixie trixie-updates"), stanza(f"{uri}/security%20list", "trixie-security")
-    ) == BOTH  # fmt: skip
+    assert (
+        apt.archive(stanza(f"{uri}/list", "trixie trixie-updates"), stanza(f"{uri}/security%20list", "trixie-security"))
+        == BOTH
+    )
 
 
 def test_a_missing_mirror_list_is_reported(apt: Apt) -> None:

@@ -1,4 +1,4 @@
-"""The cache folder: where it is, what it says of itself, and its locks."""
+"""The cache folder: its path, its tag, and its locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with Cache(Path(sys.argv[1])).locked("build", print):
 
 
 def ignore(_: str) -> None:
-    """Say nothing."""
+    """Ignore the message."""
 
 
 def holder(path: Path) -> subprocess.Popen[str]:
@@ -85,7 +85,7 @@ def test_a_second_run_waits_and_names_the_first(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert said == [f"waiting for the run with process id {first.pid} (build)"]
     assert not entered.is_set()
-    first.kill()  # even so the kernel lets go of the lock
+    first.kill()  # the kernel still releases the lock
     first.communicate()
     waiting.join(5)
     assert entered.is_set()

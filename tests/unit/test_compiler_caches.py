@@ -1,4 +1,4 @@
-"""What a build leaves for the next one never crosses from a stranger's source to a pinned release."""
+"""Compiler caches of untrusted sources never reach a pinned release."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def runner(tmp_path: Path) -> Runner:
 
 
 def cache_of(cache: Cache, runner: Runner, source: Source) -> Path:
-    """The folder that a build of this source sees as /cache."""
+    """Return the folder that a build of this source sees as /cache."""
     box = ChrootEngine(cache).box(ROOT, f"trixie-amd64-{source.version}", runner, source.trust)
     return box.cache
 
 
 def kept_by(tmp_path: Path, place: Path, text: str) -> str:
-    """Run the recipe's own `restore` over a source with one Makefile; returns what the Makefile then says."""
+    """Run the recipe's own `restore` on a source with one Makefile, and return the Makefile's content afterwards."""
     tree = tmp_path / "build" / "source"
     (tree / "debian").mkdir(parents=True, exist_ok=True)
     (tree / "debian" / "generated-files").write_text("configure Makefile\n")
@@ -85,8 +85,8 @@ def test_an_untrusted_build_starts_with_a_copy_of_the_proved_cache(cache: Cache,
 
 
 def test_other_users_cannot_enter_boxes_and_compiler_caches(cache: Cache, runner: Runner) -> None:
-    """Root's builds run as uid 1000, which may be a person."""
-    cache.folder("boxes").chmod(0o755)  # as versions before made it
+    """Root's builds run as uid 1000, which may belong to a person."""
+    cache.folder("boxes").chmod(0o755)  # as in earlier versions
     cache_of(cache, runner, PINNED)
     assert [cache.folder(name).stat().st_mode & 0o777 for name in ("boxes", "compilers")] == [0o700, 0o700]
 
@@ -101,7 +101,7 @@ def test_an_interrupted_copy_is_repeated(cache: Cache, runner: Runner) -> None:
 def test_the_shared_folder_of_earlier_versions_is_removed(
     cache: Cache, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There `compiler/RELEASE` belongs to a subordinate id of the user."""
+    """In earlier versions, `compiler/RELEASE` belongs to a subordinate uid of the user."""
     cache.folder("compiler", "trixie", "kept")
     removed: list[Path] = []
     monkeypatch.setattr(namespaces, "remove", removed.append)
@@ -128,12 +128,12 @@ def test_pinned_releases_that_are_not_proved_have_their_own_cache() -> None:
 
 
 def test_results_depend_on_the_whole_checksum_of_the_tarball() -> None:
-    """Checksums whose first digits agree can be made."""
+    """An attacker can make checksums whose first digits agree."""
     table = ReleaseTable.load(HERE.releases)
     one = replace(STRANGE, sha256="a" * 12 + "b" * 52)
     inputs = []
     for source in (PINNED, one):
-        (cell,) = plan.cells(plan.Request(releases=("trixie",)), table, source, "trixie", HERE)
+        (cell,) = plan.cells(plan.BuildRequest(releases=("trixie",)), table, source, "trixie", HERE)
         inputs.append(cell.pgpool2.inputs(()))
     assert inputs[0] != inputs[1]
 

@@ -1,4 +1,4 @@
-"""debian/copyright of both source packages: each file has a stanza, and files that were looked at the right one."""
+"""In debian/copyright of both source packages, each file has a stanza, and reviewed files have the right one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""debian/ of pgpool2 as rendered for every pgpool-II, release and set of PostgreSQL majors that we package."""
+"""Render debian/ of pgpool2 for every pgpool-II, release and set of PostgreSQL majors that we package."""
 
 from __future__ import annotations
 

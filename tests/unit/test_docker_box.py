@@ -1,4 +1,4 @@
-"""The docker engine where no daemon is: finding an endpoint, and what is taken out of a box."""
+"""The docker engine without a daemon: finding an endpoint, and copying files out of a box."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An endpoint that nobody listens at is the one in use."""
+    """Make an endpoint without a listener the current one."""
     host = f"unix://{tmp_path}/none.sock"
     monkeypatch.setenv("DOCKER_HOST", host)
     return host
@@ -37,7 +37,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An endpoint that takes connections and never answers is the one in use."""
+    """Make an endpoint that accepts connections and never answers the current one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.getsockname()[1]}")
         yield

@@ -246,7 +246,7 @@ def test_a_damaged_file_is_downloaded_again(server: Server, fetching: Fetching) 
 
 @pytest.fixture
 def heeding_ctrl_c() -> Iterator[None]:
-    """Python's own handler: where a shell started the tests in the background, SIGINT is ignored."""
+    """Install Python's own handler, because a shell ignores SIGINT in background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Builds spread over engines: who gets which, and what becomes of those of an engine that fails."""
+"""Builds are spread over engines, and builds of a failing engine move to others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GONE = MachineError("it is gone", hint="wait")
 
 @dataclass(slots=True, eq=False)
 class FakeEngine:
-    """An engine whose boxes fail with `fault`, if there is one."""
+    """An engine whose boxes fail with `fault`, if it is set."""
 
     place: str
     fault: Exception | None = None
@@ -159,12 +159,12 @@ def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() ->
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Farm], workshop.Outcome]:
-    """Does one build with a farm; what the box made is not looked at."""
+    """Run one build with a farm; the files in the box are not checked."""
     cache = Cache(tmp_path)
     monkeypatch.setattr(workshop._Job, "_collect", lambda *_: {"a.deb": "0"})
 
     class Anything:
-        """Stands for a package, the roots, the results, dist/ and the display."""
+        """A double for a package, the roots, the results, dist/ and the display."""
 
         name = "trixie"
         source = "pgpool2"
@@ -271,7 +271,7 @@ def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def farm1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a docker context as `docker context create` makes it: with no config.json beside it."""
+    """Make the folder of a docker context as `docker context create` does, without a config.json beside it."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     known_as = hashlib.sha256(b"farm1").hexdigest()
@@ -289,8 +289,10 @@ def test_a_context_is_an_address_and_certificates(farm1: Path) -> None:
         (farm1 / name).write_text("")
     tls = context("farm1")["tls"]
     assert (tls.ca_cert, tls.cert, tls.verify) == (
-        str(farm1 / "ca.pem"), (str(farm1 / "cert.pem"), str(farm1 / "key.pem")), True
-    )  # fmt: skip
+        str(farm1 / "ca.pem"),
+        (str(farm1 / "cert.pem"), str(farm1 / "key.pem")),
+        True,
+    )
     (farm1 / "cert.pem").unlink()
     assert context("farm1")["tls"].cert is None
     assert endpoint("farm1") == "tcp://farm1:2376"
@@ -320,7 +322,7 @@ def test_the_docker_client_gets_the_same_endpoint(monkeypatch: pytest.MonkeyPatc
 
 def test_endpoint_and_engine_chroot_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
-    request = plan.Request(engine="chroot", endpoints=("farm1",))
+    request = plan.BuildRequest(engine="chroot", endpoints=("farm1",))
     with pytest.raises(UsageError, match="--endpoint and --engine chroot exclude each other"):
         build_deb.run(Project(tmp_path), request)
 

@@ -1,4 +1,4 @@
-"""Named hashes of what a cell is made from, and the words for what differs."""
+"""Named hashes of a cell's inputs, and descriptions of their differences."""
 
 from __future__ import annotations
 

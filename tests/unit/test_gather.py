@@ -1,4 +1,4 @@
-"""Runs of the matrix on several machines become one: packages, report and logs, and nothing of half a run."""
+"""Matrix runs on several machines are merged with packages, report and logs; an incomplete run changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parents[2]
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    """What two cells left."""
+    """Make the results of two cells."""
     for name, version in V.items():
         run_of(tmp_path / "cells" / name, name, version)
     return tmp_path / "cells"

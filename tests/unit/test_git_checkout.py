@@ -1,4 +1,4 @@
-"""What --source takes of git: checkouts and worktrees, with versions that rise as upstream's; and what it does not."""
+"""Git checkouts and worktrees as --source: their versions sort as upstream's, and broken ones are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_versions_increase_along_a_history_like_upstreams(repository: Repository
         ("4.6beta1", ("V4_6_0_BETA1", "V4_6_0_BETA1_RPM")),
         ("4.6beta1", ()),
         ("4.6RC1", ("V4_6_0_RC1",)),
-        ("4.6.0", ()),  # configure.ac is raised some commits before the tag
+        ("4.6.0", ()),  # upstream raises configure.ac some commits before the tag
         ("4.6.0", ("V4_6_0",)),
         ("4.6.0", ()),
         ("4.6.1", ("V4_6_1",)),

@@ -1,4 +1,4 @@
-"""./invoke itself: checkouts below odd paths, moved ones and copied ones."""
+"""./invoke works in checkouts with odd paths, in moved ones and in copied ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(project):
 
 
 def checkout(path: Path) -> Path:
-    """A checkout whose program tells where it is, with an environment as it was just made there."""
+    """Make a checkout whose program prints its path, with a fresh environment."""
     (path / "packaging" / "pgpool_deb").mkdir(parents=True)
     for name in ("invoke", "packaging/start.py"):
         shutil.copy2(HERE / name, path / name)
@@ -39,7 +39,7 @@ def make_environment(venv: Path) -> None:
 
 
 def said(command: str, *arguments: str | Path, **environment: str) -> list[str]:
-    """Lines that a shell script prints, which must succeed."""
+    """Return the lines that a shell script prints; it must succeed."""
     words = ["sh", "-euc", command, "sh", *map(str, arguments)]
     answer = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     assert answer.returncode == 0, answer.stderr
@@ -76,7 +76,7 @@ def test_a_copied_checkout_runs_its_own_program(tmp_path: Path) -> None:
 
 
 def test_an_earlier_checkout_runs_the_environments_own_command(tmp_path: Path) -> None:
-    """It ends in `exec .venv/bin/invoke`, and has no start.py."""
+    """An earlier ./invoke ends with `exec .venv/bin/invoke`, and its checkout has no start.py."""
     place = checkout(tmp_path / "a place")
     said('"$1/invoke"', place)
     (place / "packaging" / "start.py").unlink()
@@ -123,7 +123,7 @@ def test_an_environment_of_another_python_is_replaced(tmp_path: Path) -> None:
 def test_a_read_only_checkout_without_environment_is_reported(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     shutil.rmtree(place / ".venv")
-    (place / ".venv.lock").mkdir()  # root could write into a folder that is only marked
+    (place / ".venv.lock").mkdir()  # a read-only mode would not stop root
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     message, hint = answer.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Which levels of tests run: what is asked for, cheapest first, and not what takes an hour unless it is named."""
+"""Test levels run as requested, cheapest first; those that take an hour run only on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pgpool_deb import machine, testing
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.testing import Request, lanes_of, parse_levels, split_report
+from pgpool_deb.testing import LevelsRequest, lanes_of, parse_levels, split_report
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_it(request):
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout whose levels package and cluster each have a test that waits for the other's."""
+    """Make a checkout whose levels package and cluster each have a test that waits for the other's."""
     here = Path(__file__).parents[2]
     for own, other in (("package", "cluster"), ("cluster", "package")):
         folder = tmp_path / "tests" / own
@@ -96,7 +96,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_lanes_run_in_parallel_and_each_level_is_reported(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
-    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.GOOD
+    assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.GOOD
     said = capfd.readouterr()
     text = said.out + said.err
     assert text.count("1 passed") == 2
@@ -109,7 +109,7 @@ def test_lanes_run_in_parallel_and_each_level_is_reported(checkout: Project, cap
 def test_a_failure_in_a_background_lane_fails_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
     with (checkout.path / "tests" / "package" / "test_package.py").open("a") as stream:
         stream.write("    assert request is None, 'it fails'\n")
-    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.FAILED
+    assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.FAILED
     said = capfd.readouterr()
     assert "it fails" in said.out + said.err
 
@@ -123,7 +123,7 @@ def test_a_background_lane_ends_if_the_run_is_interrupted(checkout: Project, mon
 
     monkeypatch.setattr(subprocess, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        testing.run(checkout, Request(("package", "cluster")))
+        testing.run(checkout, LevelsRequest(("package", "cluster")))
     assert not _running(checkout)
 
 

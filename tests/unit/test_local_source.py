@@ -1,4 +1,4 @@
-"""What --source takes: tarballs and unpacked trees; and what it does not. Git has test_git_checkout."""
+"""Tarballs and unpacked trees as --source; test_git_checkout.py tests git."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_tree_that_changes_while_it_is_read_is_refused(
     assert not list((tmp_path / "cache" / "trees").glob("*/*.orig.tar.gz"))
 
 
-# --- what it does not take
+# --- refused sources
 
 
 def folder_of_something_else(tmp_path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is missing on the build machine: installed, or refused with the command that installs it."""
+"""Missing tools of the build machine are installed, or refused with the command that installs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def never(_: str) -> None:
 
 @pytest.fixture
 def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on the PATH."""
+    """Make the only folder on the PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -75,7 +75,7 @@ def test_a_plain_user_needs_one_more_package_for_roots(monkeypatch: pytest.Monke
     assert "mmdebstrap" in packages[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does: without sudo")
+@pytest.mark.skipif(os.geteuid() != 0, reason="it tests the installation by root, without sudo")
 @pytest.mark.parametrize("outcome", ["installs", "fails", "installs nothing"])
 def test_missing_packages_are_installed_with_a_reason(bin_folder: Path, outcome: str) -> None:
     last = {
@@ -102,18 +102,21 @@ def test_missing_packages_are_installed_with_a_reason(bin_folder: Path, outcome:
     assert said == ["installing brewer with apt: it brews"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does: without sudo")
+@pytest.mark.skipif(os.geteuid() != 0, reason="it tests the installation by root, without sudo")
 @pytest.mark.parametrize("seconds", [300.0, 0.0])
 def test_require_waits_for_another_apt_and_reports_it(
     bin_folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     held = "Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
     script(bin_folder / "env", 'shift; exec "$@"')
-    script(bin_folder / "apt-get", f"""
+    script(
+        bin_folder / "apt-get",
+        f"""
 echo >>{bin_folder}/calls
 [ "$(/usr/bin/wc -l <{bin_folder}/calls)" -gt 2 ] || {{ echo "E: {held}" >&2; exit 100; }}
 [ "$1" != install ] || /usr/bin/install -m 755 /bin/true {bin_folder}/no-such-brewer
-""")  # fmt: skip
+""",
+    )
     monkeypatch.setattr(machine, "_LOCK_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(machine, "_LOCK_SECONDS", seconds)
     said: list[str] = []

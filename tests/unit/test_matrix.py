@@ -1,4 +1,4 @@
-"""The matrix' own work, with commands played by a stand-in: order, what is left out, and the files that it leaves."""
+"""The matrix itself, with a double for its commands: stages in order, left out ones, and the files of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.matrix import Matrix, Request, Stage, next_up, parse_stages, stages_of
+from pgpool_deb.matrix import Matrix, MatrixRequest, Stage, next_up, parse_stages, stages_of
 from pgpool_deb.project import Project
 from pgpool_deb.proof import StageState
 from pgpool_deb.releases import ReleaseTable
@@ -25,7 +25,7 @@ Ran = list[tuple[str, str, float, float]]
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Each pytest that was run: release, stage, begin and end. Those of sid's install fail; forky does not build."""
+    """Record each pytest run: release, stage, start and end. The runs of sid's install fail; forky does not build."""
     found: Ran = []
     lock = threading.Lock()
 
@@ -33,10 +33,18 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         log.write_text("as it went\n")
         if "build-deb" in command:
             cells = [
-                {"release": one.name, "arch": "amd64", "pgpool": "4.6.1", "seconds": 1.0, "log": str(log),
-                 "state": "failed" if one.name == "forky" else "built", "stage": "compile", "error": "pcp.c:1: error"}
+                {
+                    "release": one.name,
+                    "arch": "amd64",
+                    "pgpool": "4.6.1",
+                    "seconds": 1.0,
+                    "log": str(log),
+                    "state": "failed" if one.name == "forky" else "built",
+                    "stage": "compile",
+                    "error": "pcp.c:1: error",
+                }
                 for one in self.releases
-            ]  # fmt: skip
+            ]
             (self.project.dist / "summary.json").write_text(json.dumps({"cells": cells}))
             return 1
         began = time.monotonic()
@@ -59,13 +67,13 @@ def matrix(tmp_path: Path) -> Callable[..., Matrix]:
     def make(*names: str, jobs: int = 2) -> Matrix:
         project = Project(tmp_path)
         releases = tuple(TABLE.named(name) for name in names)
-        return Matrix(project, project.dist / "report", releases, STAGES, Request(jobs=jobs))
+        return Matrix(project, project.dist / "report", releases, STAGES, MatrixRequest(jobs=jobs))
 
     return make
 
 
 def together(ran: Ran, *, stage: str = "") -> int:
-    """How many of these ran at the same time, at most."""
+    """Return the largest number of runs at the same time."""
     chosen = [(began, ended) for _, name, began, ended in ran if stage in ("", name)]
     return max(sum(began <= moment < ended for began, ended in chosen) for moment, _ in chosen)
 
@@ -91,7 +99,7 @@ def test_stages_with_hosts_run_one_at_a_time_beside_the_others(matrix: Callable[
 
 
 def test_stages_with_hosts_never_run_last() -> None:
-    """They go one at a time: what waits for them last would have the machine to itself."""
+    """They run one at a time, so the last ones would otherwise run alone."""
     install, cluster = STAGES
     waiting = [("trixie", install), ("sid", install), ("trixie", cluster), ("sid", cluster)]
     assert next_up(waiting, booted=False) == ("trixie", cluster)
@@ -162,4 +170,4 @@ def test_stages_are_parsed() -> None:
     ],
 )
 def test_upstreams_suite_runs_only_on_request(asked: tuple[str, ...], tried: list[str]) -> None:
-    assert [stage.name for stage in stages_of(Request(stages=asked))] == tried
+    assert [stage.name for stage in stages_of(MatrixRequest(stages=asked))] == tried

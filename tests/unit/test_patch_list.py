@@ -1,4 +1,4 @@
-"""docs/reference/patches.md: it is what the headers and series.in say."""
+"""docs/reference/patches.md matches the headers of the patches and series.in."""
 
 from __future__ import annotations
 

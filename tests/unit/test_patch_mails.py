@@ -1,4 +1,4 @@
-"""`./invoke patches`: patches as mails to upstream, which `git am` takes."""
+"""`./invoke patches` writes patches as mails to upstream that `git am` applies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE = {"configure.ac": "AC_INIT([pgpool-II], [4.6.1])\n", "configure": "", "s
 
 
 def patch_text(line: int, new: str, *, title: str = "Mend it", forwarded: str = "no") -> str:
-    """A patch without context that replaces one line of src/main.c."""
+    """Return a patch without context that replaces one line of src/main.c."""
     return (
         f"Description: {title}\n It was broken.\n .\n To see it: look.\nX-Without: it is broken\n"
         f"X-Tested-By: tests/x/test_x.py::test_y\nForwarded: {forwarded}\nLast-Update: 2026-11-29\n---\n"
@@ -52,7 +52,7 @@ def git(folder: Path, *arguments: str, said: str = "") -> str:
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A repository with the source."""
+    """Make a repository with the source."""
     folder = tmp_path / "upstream"
     for name, text in SOURCE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def test_the_users_git_configuration_does_not_change_mails(tmp_path: Path, monke
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
-    """A checkout with patches, one pinned version, and its tarball in the cache unless told otherwise."""
+    """Make a checkout with patches and one pinned version, whose tarball is in the cache by default."""
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
 
     def make(texts: dict[str, str], *, cached: bool = True) -> Project:

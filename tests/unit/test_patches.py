@@ -1,4 +1,4 @@
-"""Which of our patches a source gets, and how a package says what it lacks."""
+"""A source gets the patches that fit it, and a package lists the ones that it lacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pgpool_deb.cache import Cache
 from pgpool_deb.errors import ExitStatus, PackageError
 from pgpool_deb.patches import Fit, Patch
 from pgpool_deb.pins import Pins
-from pgpool_deb.plan import Request
+from pgpool_deb.plan import BuildRequest
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.sources import Source
@@ -52,7 +52,7 @@ def names(found: tuple[Patch, ...]) -> list[str]:
 
 def test_patches_that_do_not_fit_and_patches_in_upstream_are_distinguished(tmp_path: Path) -> None:
     fits, no_fit = patch("fits", "two", "TWO"), patch("no-fit", "other", "TWO")
-    there = patch("there", "TWO", "two")  # as it is in the tarball, for the one line that it changes
+    there = patch("there", "TWO", "two")  # the tarball already has the one line that it changes
     follows, gone = patch("follows", "TWO", "2"), patch("gone", "two", "TWO", "src/gone.c")
     found = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
     assert names(found.left_out) == ["no-fit", "gone"]
@@ -172,13 +172,13 @@ def test_the_tests_that_patches_name_exist() -> None:
 
 
 def test_a_proved_version_names_the_patches_of_the_series() -> None:
-    """With another patch, the version is proved anew, or `proved` goes."""
+    """After a change of the patches, the version must be proved again or lose `proved`."""
     for pin in Pins.load(HERE.sources).pins:
         if pin.proved is not None:
             assert pin.proved == tuple(names(patches.chosen(TEMPLATES, pin.version))), pin.version
 
 
-# --- what a package says
+# --- the package's list of patches
 
 LEFT_OUT = Fit(left_out=tuple(p for p in patches.chosen(TEMPLATES, "4.6.1") if p.name in ("notify-ready", "one-write")))
 
@@ -216,7 +216,7 @@ def test_a_package_with_all_patches_lacks_nothing() -> None:
 
 def the_cell(source: Source, fit: Fit) -> plan.Cell:
     table = ReleaseTable.load(HERE.releases)
-    (cell,) = plan.cells(Request(releases=("trixie",)), table, source, "trixie", HERE, fit)
+    (cell,) = plan.cells(BuildRequest(releases=("trixie",)), table, source, "trixie", HERE, fit)
     return cell
 
 
@@ -239,18 +239,18 @@ def test_changelog_and_summary_name_left_out_patches() -> None:
     }
 
 
-# --- what build-deb says
+# --- the output of build-deb
 
 
 @pytest.fixture
 def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What build-deb makes of a source, and what it prints."""
+    """Return how build-deb fits the patches to a source, and the lines that it prints."""
     monkeypatch.setattr(machine, "require", lambda *_, **__: None)
     cache = Cache(tmp_path / "cache")
 
     def fit(source: Source, *, strict: bool = False) -> tuple[Fit, str]:
         pins = Pins.load(HERE.sources)
-        found = build_deb._fit(HERE, pins, source, Request(strict=strict), cache)
+        found = build_deb._fit(HERE, pins, source, BuildRequest(strict=strict), cache)
         return found, capsys.readouterr().out
 
     return fit
@@ -276,7 +276,7 @@ def test_explain_installs_nothing_and_reports_unknown_patches(
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(machine.Tool, "there", lambda _: False)
     source = release(tmp_path / "pgpool.tar.gz", "4.6.1")
-    assert build_deb.explain(HERE, Request(releases=("trixie",), source=source)) is ExitStatus.GOOD
+    assert build_deb.explain(HERE, BuildRequest(releases=("trixie",), source=source)) is ExitStatus.GOOD
     said = capsys.readouterr().out
     assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", said, re.MULTILINE)
     assert "\ntrixie-pgpool2-cluster: will be built" in said

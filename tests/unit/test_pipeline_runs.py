@@ -1,7 +1,7 @@
-"""What the jobs of a pipeline run is run here: with real keys, a real repository, and a project on a real git remote.
+"""Run the scripts of a pipeline's jobs with real keys, a real repository, and a project on a real git remote.
 
-An engine's own part is played: it makes the checkout, hands artifacts on, fills in expressions, and sets variables. apt
-and GitHub's `gh` are programs that note what they were asked.
+The test plays the CI engine's part: it makes the checkout, passes artifacts on, expands expressions, and sets
+variables. apt and GitHub's `gh` are programs that record their arguments.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ printf '%s\\n' "${0##*/} $*" >>"$NOTES"
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The subkey that signs, as it would be stored with the platform."""
+    """Return the signing subkey, as it would be stored on the platform."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("key")))
         with signing.key(None, int(time.time()) - 60, print) as own:
@@ -55,7 +55,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of this checkout's Python environment, which `./invoke` settles where it finds it."""
+    """Copy this checkout's Python environment, which `./invoke` adapts to its new path."""
     place = tmp_path_factory.mktemp("environment") / "venv"
     shutil.copytree(HERE / ".venv", place, symlinks=True)
     yield place
@@ -85,12 +85,12 @@ class Platform:
 
     @property
     def notes(self) -> list[str]:
-        """What apt and gh were asked."""
+        """Return the recorded arguments of apt and gh."""
         file = self.place / "notes"
         return file.read_text().splitlines() if file.exists() else []
 
     def new_checkout(self, branch: str = "main") -> None:
-        """Make the checkout anew, as of a branch of the project."""
+        """Make a new checkout of a branch of the project."""
         kept = self.place / "venv"
         if self.checkout.exists():
             (self.checkout / ".venv").unlink()
@@ -99,12 +99,15 @@ class Platform:
         (self.checkout / ".venv").symlink_to(kept.resolve())
 
     def run(self, job: str, *, good: bool = True, ref: str = "main", steps: Sequence[str] = ()) -> str:
-        """Run the scripts of a job, on GitHub perhaps of some steps alone, and return what they said."""
+        """Run the scripts of a job, on GitHub optionally only those of some steps, and return their output."""
         pipeline = yaml.safe_load(pipelines.text(self.engine, RELEASES))
         base = {
-            "PATH": f"{self.place / 'bin'}:{os.environ['PATH']}", "HOME": str(self.place / "home"),
-            "TMPDIR": str(self.place / "tmp"), "NOTES": str(self.place / "notes"), "LC_ALL": "C.UTF-8",
-        }  # fmt: skip
+            "PATH": f"{self.place / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.place / "home"),
+            "TMPDIR": str(self.place / "tmp"),
+            "NOTES": str(self.place / "notes"),
+            "LC_ALL": "C.UTF-8",
+        }
         if self.engine == "github":
             status, self.said = self._github(pipeline, job, base, ref, steps)
         else:
@@ -117,16 +120,23 @@ class Platform:
     ) -> tuple[int, str]:
         job, said = pipeline["jobs"][name], ""
         known = {
-            "github.server_url": f"file://{self.place}", "github.repository": "team/packages", "github.token": TOKEN,
-            "vars.PGPOOL_DEB_URL": "https://example.org/debian", "vars.PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
-            "github.event.repository.default_branch || 'main'": "main", "inputs.release": "",
-            "vars.PGPOOL_DEB_MERGE": "", "secrets.PGPOOL_DEB_SYNC_SECRET": "",
+            "github.server_url": f"file://{self.place}",
+            "github.repository": "team/packages",
+            "github.token": TOKEN,
+            "vars.PGPOOL_DEB_URL": "https://example.org/debian",
+            "vars.PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
+            "github.event.repository.default_branch || 'main'": "main",
+            "inputs.release": "",
+            "vars.PGPOOL_DEB_MERGE": "",
+            "secrets.PGPOOL_DEB_SYNC_SECRET": "",
             **{f"secrets.{one}": value for one, value in self.secrets.items()},
-        }  # fmt: skip
+        }
 
         def filled(values: Mapping[str, str]) -> dict[str, str]:
-            return {one: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], str(text))
-                    for one, text in values.items()}  # fmt: skip
+            return {
+                one: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], str(text))
+                for one, text in values.items()
+            }
 
         own = base | {"GITHUB_OUTPUT": str(self.place / "output"), "GITHUB_REF_NAME": ref} | filled(job.get("env", {}))
         for step in job["steps"]:
@@ -139,11 +149,20 @@ class Platform:
 
     def _gitlab(self, pipeline: Mapping[str, Any], name: str, base: dict[str, str], ref: str) -> tuple[int, str]:
         job = pipeline[name]
-        own = base | self.secrets | {
-            "CI_SERVER_URL": f"file://{self.place}", "CI_PROJECT_PATH": "team/packages", "CI_DEFAULT_BRANCH": "main",
-            "CI_PROJECT_DIR": str(self.checkout), "CI_COMMIT_BRANCH": ref, "PGPOOL_DEB_TOKEN": TOKEN,
-            "PGPOOL_DEB_URL": "https://example.org/debian", "PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
-        }  # fmt: skip
+        own = (
+            base
+            | self.secrets
+            | {
+                "CI_SERVER_URL": f"file://{self.place}",
+                "CI_PROJECT_PATH": "team/packages",
+                "CI_DEFAULT_BRANCH": "main",
+                "CI_PROJECT_DIR": str(self.checkout),
+                "CI_COMMIT_BRANCH": ref,
+                "PGPOOL_DEB_TOKEN": TOKEN,
+                "PGPOOL_DEB_URL": "https://example.org/debian",
+                "PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
+            }
+        )
         for one, value in (pipeline["variables"] | job.get("variables", {})).items():
             own[one] = re.sub(r"\$(\w+)", lambda match: own[match[1]], value)
         return self._shell(["bash", "-eo", "pipefail"], "\n".join([*job.get("before_script", []), *job["script"]]), own)
@@ -178,8 +197,13 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path, environment: Path, 
     hook.write_text(f'#!/bin/sh\nenv | sed -n "s/^GIT_PUSH_OPTION_[0-9]*=/push option /p" >>{tmp_path / "notes"}\n')
     hook.chmod(0o755)
     first = tmp_path / "first"
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=HERE,
-                           capture_output=True, text=True, check=True).stdout.split("\0")  # fmt: skip
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
     for name in filter(None, names):
         (first / name).parent.mkdir(parents=True, exist_ok=True)
         if (HERE / name).is_file():
@@ -195,25 +219,27 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path, environment: Path, 
 
 
 def cells(platform: Platform, upstream: str = "4.7.2", revision: int = 50, releases: Sequence[str] = TWO) -> None:
-    """Hand on what the cells of these releases left."""
+    """Pass on the results of the cells of these releases."""
     for release in map(TABLE.named, releases):
         run_of(platform.checkout / "cells" / release.name, release.name, f"{upstream}-{revision}+{release.suffix}")
 
 
 def published(platform: Platform) -> dict[str, set[str]]:
-    """Which versions each suite has, as the project's branch has it."""
+    """Return the versions in each suite on the project's branch."""
     place = platform.place / "looked-at"
     shutil.rmtree(place, ignore_errors=True)
     git(platform.place, "clone", "-q", "--branch", BRANCH, f"file://{platform.remote}", str(place))
     lines: list[str] = []
     assert check.run(str(place / "debian"), lines.append, install=False) is ExitStatus.GOOD, lines
     state = Repository.open(place / "debian").state
-    return {name: {one.version for one in suites.read(state, name, release).packages if one.package == "pgpool2"}
-            for name, release in suites.named(state).items()}  # fmt: skip
+    return {
+        name: {one.version for one in suites.read(state, name, release).packages if one.package == "pgpool2"}
+        for name, release in suites.named(state).items()
+    }
 
 
 def fingerprint_of(repository: Path) -> str:
-    """Return the fingerprint of the key that clients are told to trust."""
+    """Return the fingerprint of the key that clients trust."""
     keyring_file = next((repository / "keyring").glob("*.gpg"))
     words = ["gpg", "--batch", "--with-colons", "--show-keys", str(keyring_file)]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -238,8 +264,9 @@ def test_proved_cells_are_published_and_promoted_without_the_key_on_disk(platfor
     needle = key.splitlines()[4].encode()
     there = [path for path in platform.place.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in there if needle in path.read_bytes() or TOKEN.encode() in path.read_bytes()] == []
-    every = subprocess.run(["git", "cat-file", "--batch-all-objects", "--batch"], cwd=platform.remote,
-                           capture_output=True, check=True).stdout  # fmt: skip
+    every = subprocess.run(
+        ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=platform.remote, capture_output=True, check=True
+    ).stdout
     assert needle not in every
     assert b"pgpool2" in every
     assert [path.name for path in there if path.parent.name == "private-keys-v1.d"] == []
@@ -261,14 +288,12 @@ def test_a_second_publish_adds_only_new_packages(platform: Platform) -> None:
     platform.new_checkout()
     cells(platform, revision=51)
     platform.run("publish")
-    assert published(platform) == {
-        f"{name}-testing": those | versions()[name] for name, those in versions(51).items()
-    }  # fmt: skip
+    assert published(platform) == {f"{name}-testing": those | versions()[name] for name, those in versions(51).items()}
 
 
 @ON_ONE
 def test_a_push_that_does_not_follow_the_last_is_refused(platform: Platform) -> None:
-    """Another job stores its own between this one's look at the branch and its push."""
+    """Another job pushes between this one's fetch of the branch and its push."""
     cells(platform)
     platform.run("publish", steps=("gather", "repository", "sign"))
     git(platform.place / "first", "push", "-q", str(platform.remote), f"HEAD:refs/heads/{BRANCH}")
@@ -301,7 +326,7 @@ def test_a_failed_cell_is_not_published(platform: Platform) -> None:
 
 
 OPENS = """#!/bin/sh
-# As `./invoke update --open` leaves the checkout.
+# The state in which `./invoke update --open` leaves the checkout.
 git switch --quiet --create update/4.7.3
 sed -i '1i default = "4.7.3"\\n' packaging/sources.toml
 git commit --quiet --all --message 'Pin pgpool-II 4.7.3'

@@ -1,4 +1,4 @@
-"""Pipelines for CI engines: valid by the engines' own schemas, one job a cell, secrets only where they are needed."""
+"""Pipelines for CI engines are valid by the engines' schemas and have one job for each cell; few jobs have secrets."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_only_jobs_that_push_have_a_token_that_may_write() -> None:
 
 
 def runs(job: dict[str, Any]) -> list[str]:
-    """The scripts of a job of either engine."""
+    """Return the scripts of a job of either engine."""
     if "steps" in job:
         return [step["run"] for step in job["steps"] if "run" in step]
     return [*job.get("before_script", []), *job.get("script", []), *job.get("after_script", [])]

@@ -1,4 +1,4 @@
-"""From options to cells."""
+"""A request is turned into cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pgpool_deb import plan
 from pgpool_deb.errors import MachineError, UsageError
-from pgpool_deb.plan import Cell, Request
+from pgpool_deb.plan import BuildRequest, Cell
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.sources import Source
@@ -24,7 +24,7 @@ SOURCE = Source("4.6.1", Path("/pgpool2.tar.gz"), "gz", "a" * 64, True, 1_747_31
 ROOT = ("gcc=14", "make=4.4")
 
 
-def cells_of(request: Request, machine: str = "bookworm", source: Source = SOURCE) -> tuple[Cell, ...]:
+def cells_of(request: BuildRequest, machine: str = "bookworm", source: Source = SOURCE) -> tuple[Cell, ...]:
     return plan.cells(request, TABLE, source, machine, HERE)
 
 
@@ -53,7 +53,7 @@ def test_an_empty_name_is_wrong_usage(text: str) -> None:
 
 
 def test_each_requested_release_has_one_cell() -> None:
-    cells = cells_of(Request(releases=("sid", "trixie", "sid")))
+    cells = cells_of(BuildRequest(releases=("sid", "trixie", "sid")))
     assert [cell.name.split("-")[0] for cell in cells] == ["sid", "trixie"]
     assert cells[1].majors == TABLE.named("trixie").postgresql
 
@@ -62,30 +62,30 @@ def test_each_requested_release_has_one_cell() -> None:
     ("machine", "expected"), [("bookworm", "bookworm"), ("noble", TABLE.stable.name), ("", TABLE.stable.name)]
 )
 def test_the_default_is_the_machines_own_release_else_stable(machine: str, expected: str) -> None:
-    assert [cell.release.name for cell in cells_of(Request(), machine)] == [expected]
+    assert [cell.release.name for cell in cells_of(BuildRequest(), machine)] == [expected]
 
 
 def test_requested_majors_must_be_in_the_releases_row() -> None:
-    assert cells_of(Request(releases=("trixie",), majors=(17,)))[0].majors == (17,)
+    assert cells_of(BuildRequest(releases=("trixie",), majors=(17,)))[0].majors == (17,)
     with pytest.raises(UsageError, match=r"^PostgreSQL 15 is not available for trixie\nhint: .*lists 17 there"):
-        cells_of(Request(releases=("bookworm", "trixie"), majors=(15,)))
+        cells_of(BuildRequest(releases=("bookworm", "trixie"), majors=(15,)))
 
 
 def test_the_name_of_a_cell_has_release_architecture_and_version() -> None:
-    cell = cells_of(Request(releases=("trixie",)))[0]
+    cell = cells_of(BuildRequest(releases=("trixie",)))[0]
     assert cell.name == f"trixie-{plan.machine_architecture()}-4.6.1"
     assert cell.pgpool2.debian_version.startswith("4.6.1-")
 
 
 def test_the_root_of_pgpool2_has_ccache_and_the_build_dependencies() -> None:
-    dependencies = cells_of(Request(releases=("trixie",)))[0].pgpool2.dependencies
+    dependencies = cells_of(BuildRequest(releases=("trixie",)))[0].pgpool2.dependencies
     assert {"build-essential", "ccache"} < set(dependencies)
     assert any(line.startswith("debhelper-compat") for line in dependencies)
     assert all(line.strip() == line != "" for line in dependencies)
 
 
 def test_a_cell_has_the_documented_packages() -> None:
-    cell = cells_of(Request(releases=("trixie",)))[0]
+    cell = cells_of(BuildRequest(releases=("trixie",)))[0]
     assert {"pgpool2", "libpgpool-dev", "postgresql-17-pgpool2"} < set(cell.pgpool2.binaries)
     assert cell.packages[1].binaries == ("pgpool2-cluster",)
 
@@ -93,13 +93,13 @@ def test_a_cell_has_the_documented_packages() -> None:
 def test_a_release_with_an_old_python_has_no_cluster_package() -> None:
     bullseye = replace(TABLE.named("bookworm"), name="bullseye", number=11)
     table = replace(TABLE, releases=(*TABLE.releases, bullseye))
-    cells = plan.cells(Request(releases=("bullseye", "bookworm")), table, SOURCE, "", HERE)
+    cells = plan.cells(BuildRequest(releases=("bullseye", "bookworm")), table, SOURCE, "", HERE)
     assert [len(cell.packages) for cell in cells] == [1, 2]
 
 
 def test_the_root_of_the_cluster_package_has_build_essential() -> None:
-    """Else its .buildinfo lacks build-essential, and dpkg-buildpackage refuses a root made after that."""
-    dependencies = cells_of(Request(releases=("trixie",)))[0].packages[1].dependencies
+    """Otherwise its .buildinfo lacks build-essential, and dpkg-buildpackage refuses a root made from it."""
+    dependencies = cells_of(BuildRequest(releases=("trixie",)))[0].packages[1].dependencies
     assert {"dh-sequence-python3", "build-essential"} < set(dependencies)
     assert "ccache" not in dependencies
 
@@ -117,7 +117,7 @@ def test_the_root_of_the_cluster_package_has_build_essential() -> None:
 def test_inputs_differ_exactly_if_the_packages_could(what: str, changed: set[str]) -> None:
     two_majors = replace(TABLE.named("trixie"), postgresql=(16, 17))
     table = replace(TABLE, releases=(two_majors, TABLE.named("sid")))
-    request = Request(releases=("trixie",), majors=(17,))
+    request = BuildRequest(releases=("trixie",), majors=(17,))
     (cell,) = plan.cells(request, table, SOURCE, "", HERE)
     source, root = SOURCE, ROOT
     if what == "source":
@@ -125,7 +125,7 @@ def test_inputs_differ_exactly_if_the_packages_could(what: str, changed: set[str
     elif what == "majors":
         request = replace(request, majors=(16, 17))
     elif what == "release":
-        request = Request(releases=("sid",))
+        request = BuildRequest(releases=("sid",))
     elif what == "root":
         root = ("gcc=15", "make=4.4")
     (other,) = plan.cells(request, table, source, "", HERE)
@@ -156,7 +156,7 @@ def test_a_file_of_the_checkout_is_an_input_only_of_its_own_package(
         copy(HERE.path / name, tmp_path / name)
     (tmp_path / "packaging").mkdir()
     shutil.copyfile(HERE.sources, tmp_path / "packaging" / "sources.toml")
-    request = Request(releases=("trixie",))
+    request = BuildRequest(releases=("trixie",))
     (cell,) = plan.cells(request, TABLE, SOURCE, "", Project(tmp_path))
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     with (tmp_path / path).open("a", encoding="utf-8") as file:
@@ -167,7 +167,7 @@ def test_a_file_of_the_checkout_is_an_input_only_of_its_own_package(
 
 
 def test_each_package_of_the_root_is_a_named_input() -> None:
-    inputs = cells_of(Request(releases=("trixie",)))[0].pgpool2.inputs(ROOT)
+    inputs = cells_of(BuildRequest(releases=("trixie",)))[0].pgpool2.inputs(ROOT)
     assert inputs["package gcc"] == "14"
     assert "4.6.1" in inputs["pgpool-II"]
 

@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def status_of(project: str, *arguments: str) -> int:
-    """Return the status; Invoke ends the process itself where a task raises Exit."""
+    """Return the status; if a task raises Exit, Invoke itself ends the process."""
     try:
         return program.run(project, arguments)
     except SystemExit as end:

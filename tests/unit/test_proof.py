@@ -1,4 +1,4 @@
-"""What a run of the matrix tells: states, what got worse, JSON, JUnit, the closing lines, the page and the table."""
+"""The proof of a matrix run: states, regressions, JSON, JUnit, the closing lines, the page and the table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def proof(*stages: StageResult) -> Proof:
 
 
 def since(now: Proof, before: Proof) -> tuple[Worse, ...]:
-    """What got worse since a run that is known by its JSON, as it is read back from a file."""
+    """Return the regressions since a run, which goes through JSON as in a file."""
     return now.since(json.loads(json.dumps(before.as_json())))
 
 
@@ -104,7 +104,7 @@ def test_the_closing_lines_name_failures_and_regressions() -> None:
 
 
 class Links(HTMLParser):
-    """Collects where a page points to, what it names, and every start tag."""
+    """Collects the links, the anchors and the start tags of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -126,8 +126,12 @@ def test_the_page_links_only_into_its_folder_and_every_anchor_exists() -> None:
     found = Links(page.html(WORSE))
     files = [link for link in found.links if not link.startswith(("#", "data:"))]
     assert set(files) == {
-        "logs/trixie-build.log", "logs/trixie-install.log", "logs/trixie-cluster.log", "report.json", "junit.xml",
-    }  # fmt: skip
+        "logs/trixie-build.log",
+        "logs/trixie-install.log",
+        "logs/trixie-cluster.log",
+        "report.json",
+        "junit.xml",
+    }
     assert {link[1:] for link in found.links if link.startswith("#")} <= found.names
 
 

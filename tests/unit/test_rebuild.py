@@ -1,4 +1,4 @@
-"""What a rebuild is compared by, and what cannot be verified."""
+"""The comparison of a rebuild, and packages that cannot be verified."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Environment:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A folder with a .deb, its .buildinfo and its .dsc."""
+    """Make a folder with a .deb, its .buildinfo and its .dsc."""
     made = deb(tmp_path, "pgpool2", "1")
     (tmp_path / "pgpool2_1.dsc").write_text("abc")
     info = INFO.format(dsc=sha256_of(tmp_path / "pgpool2_1.dsc"), deb=sha256_of(made), path="/build/pgpool2")
@@ -102,7 +102,7 @@ def test_the_first_difference_is_reported_with_file_and_byte(published: Path, tm
 def test_diffoscope_reports_all_differences_if_it_is_installed(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report is the one that it is told to write, a difference is no failure, and anything else is one."""
+    """diffoscope writes the given report; a difference is not a failure, but any other exit status is one."""
     programs, report = tmp_path / "programs", tmp_path / "report"
     programs.mkdir()
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")

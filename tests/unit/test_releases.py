@@ -1,4 +1,4 @@
-"""releases.toml: what a row means, which releases are chosen, and what is said about a wrong row."""
+"""Rows of releases.toml, the choice of releases, and errors for wrong rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_another_release_needs_only_another_row(tmp_path: Path) -> None:
 
 
 def test_our_versions_sort_as_documented() -> None:
-    """Above Debian's own of the same upstream version, below its next one, and rising from release to release."""
+    """They sort above Debian's own for the same upstream version, below its next one, and by release."""
     whole = ReleaseTable.load(REAL)
     ours = [f"4.6.1-{whole.revision.of(release)}" for release in sorted(whole.releases, key=lambda r: r.number)]
     rising = ["4.6.1-2", "4.6.1-2+deb13u1", *ours, "4.6.2-1"]

@@ -1,4 +1,4 @@
-"""What a run leaves for others to read, and the exit status that follows from how its cells ended."""
+"""The reports of a build, and the exit status that follows from the outcomes of its cells."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_MIRROR = MachineError("the mirror is gone", hint="--mirror URL")
 
 
 def cell(name: str) -> Cell:
-    """The cell of a release, on a machine of the architecture amd64."""
+    """Return the cell of a release on an amd64 machine."""
     release, revision = TABLE.named(name), TABLE.revision
     title, templates = f"{name}-amd64-4.6.1", HERE.templates(pgpool2.NAME)
     pgpool = pgpool2.source_package(title, release, SOURCE, release.postgresql, revision, templates)

@@ -1,4 +1,4 @@
-"""What is kept of finished cells, and what dist/ holds whatever happens while it is written."""
+"""Finished builds are kept, and dist/ stays consistent whatever happens during a write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hashes(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a user sees in a folder."""
+    """Return the files that a user sees in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
 
 
@@ -145,7 +145,7 @@ def test_the_last_version_stays_complete_if_a_new_file_cannot_be_read(dist: Dist
     assert not list((dist.path / "trixie").glob(".*.partial"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_the_last_version_stays_complete_on_a_full_disk(dist: Dist, tmp_path: Path) -> None:
     dist.path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(dist.path)], check=True)
@@ -166,7 +166,7 @@ def test_the_last_version_stays_complete_on_a_full_disk(dist: Dist, tmp_path: Pa
 
 @pytest.mark.parametrize("blocked", sorted(name for name in NEXT if not name.endswith(".changes")))
 def test_no_changes_file_ever_names_a_missing_file(dist: Dist, tmp_path: Path, blocked: str) -> None:
-    """Laying down breaks at each file in turn, as a kill would: a folder lies where the file is to be."""
+    """The write fails at each file in turn, as after a kill, because a folder has the file's name."""
     lay_down(dist, PACKAGE, folder_with(tmp_path / "one", PACKAGE))
     folder = dist.path / "trixie"
     (folder / blocked).unlink(missing_ok=True)

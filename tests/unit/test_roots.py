@@ -1,4 +1,4 @@
-"""Entering roots whose folders have odd names, and what is asked of a disk before a root is made."""
+"""Roots in folders with odd names can be entered, and the disk is checked before a root is made."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.to
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0,
-    reason="mounts, which this user or container may not",
+    reason="this user or container may not mount",
 )
 
 
 def layer(path: Path) -> Path:
-    """A tree that this machine's programs can be run in."""
+    """Make a tree in which this machine's programs can run."""
     for name in ("proc", "dev", "etc", "usr"):
         (path / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
@@ -56,7 +56,7 @@ def test_a_root_below_any_path_is_entered(tmp_path: Path, name: str) -> None:
 def test_no_program_makes_the_build_user_root_and_its_user_namespace_has_no_other_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
-    """A set-user-ID shell is what a stranger's build would leave, or find."""
+    """An untrusted build might leave or find a set-user-ID shell."""
     root = Root("sid", "key", (layer(tmp_path / "base"),), ())
     shell = tmp_path / "base" / "shell"
     shutil.copyfile("/bin/sh", shell)
@@ -125,7 +125,7 @@ NOEXEC = "mount --bind {0}/roots {0}/roots; mount -o remount,bind,noexec {0}/roo
         (NOEXEC, "^the cache lies on a file system mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
         ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
     ],
-)  # fmt: skip
+)
 def test_missing_overlays_are_reported_before_a_root_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str, hint: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pinned sources and the default version, from a real server."""
+"""Pinned sources and the default version, downloaded from a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgpool_deb.pins import Pins
 
 
 class Mirror(ThreadingHTTPServer):
-    """A Debian mirror that has some versions, and counts what it is asked."""
+    """A Debian mirror that has some versions and counts its requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Pool)
@@ -285,7 +285,7 @@ def test_without_network_and_cache_the_environment_failed(asking: Asking, mirror
         asking()
 
 
-# --- what the default never falls back to
+# --- versions that the default never falls back to
 
 
 def with_proved(asking: Asking, *versions: str) -> Asking:
@@ -301,7 +301,7 @@ def test_the_default_is_the_newest_proved_version(asking: Asking) -> None:
 def test_the_default_never_falls_back_into_an_advisory(
     asking: Asking, mirror: Mirror, tmp_path: Path, silent: bool
 ) -> None:
-    """Else a stranger that keeps an address from answering chooses which version is built."""
+    """Otherwise an attacker who blocks an address chooses the version that is built."""
     asking = with_proved(asking, "4.6.1", "4.3.5")
     asking.pins.obtain("4.3.5", mirror.uri, asking.cache, quiet)
     lacks(tmp_path, "4.6.1")

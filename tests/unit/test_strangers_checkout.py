@@ -1,4 +1,4 @@
-"""A checkout that somebody else has made is read without running what its configuration names."""
+"""An untrusted checkout is read without running the programs that its configuration names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Trap = Callable[[Repository, Path], None]
 
 
 def program(place: Path) -> tuple[Path, Path]:
-    """Return a program, and the file that is there once it has been run."""
+    """Return a program, and the file that it creates when it runs."""
     ran, path = place / "ran", place / "trap"
     path.write_text(f"#!/bin/sh\ntouch {ran}\n")
     path.chmod(0o755)
@@ -51,7 +51,7 @@ def included(repository: Repository, trap: Path) -> None:
 
 
 def fetching(repository: Repository, trap: Path) -> None:
-    """The commit's tree is missing, and a promise says where to fetch it, by which program."""
+    """Remove the commit's tree, and configure a promisor remote with a program that fetches it."""
     git(repository.root, "config", "core.repositoryformatversion", "1")
     git(repository.root, "config", "extensions.partialClone", "origin")
     git(repository.root, "config", "remote.origin.url", "ssh://example.org/x")
@@ -85,7 +85,7 @@ def test_reading_a_checkout_runs_no_program_that_it_names(repository: Repository
     path, ran = program(tmp_path)
     repository.commit("4.6.1", "V4_6_1")
     trap(repository, path)
-    with suppress(UsageError):  # what cannot be read without it is refused
+    with suppress(UsageError):  # a checkout that git cannot read without the program is refused
         repository.source()
     assert not ran.exists()
 

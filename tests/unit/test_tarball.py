@@ -1,4 +1,4 @@
-"""Tarballs are refused before they are unpacked, and trees give the same bytes every time."""
+"""Bad tarballs are refused before they are unpacked, and equal trees give equal bytes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_bad_entry_is_named_and_nothing_is_unpacked(tmp_path: Path, bad: Membe
 
 
 def test_an_entry_through_a_link_is_refused(tmp_path: Path) -> None:
-    # s is inside, and ../.. of where it lies is too; of where it leads it is not.
+    # s itself is inside, and so is ../.. from its own folder; ../.. from its target is outside.
     members: list[Member] = [*GOOD, ("top/s", LINK, "src"), ("top/s/x", FILE, b"x")]
     with pytest.raises(UsageError, match="'top/s/x' passes through the link 'top/s'"):
         tarball.check(packed(tmp_path / "t", members))
@@ -145,7 +145,7 @@ def test_a_damaged_tarball_is_refused(tmp_path: Path, compress: Callable[[bytes]
     data = bytearray(path.read_bytes())
     data[60_000] ^= 0xFF
     path.write_bytes(data)
-    # bzip2 hands out the content of a block before it looks at its checksum.
+    # bzip2 returns the content of a block before it verifies the block's checksum.
     with pytest.raises(UsageError, match=r"truncated or damaged|header of an entry is malformed"):
         tarball.check(path)
 
@@ -154,7 +154,7 @@ def test_a_damaged_tarball_is_refused(tmp_path: Path, compress: Callable[[bytes]
 def test_an_archive_truncated_before_compression_is_refused(tmp_path: Path, cut: int) -> None:
     path = packed(tmp_path / "t", [("top", FOLDER, ""), ("top/a", FILE, b"x" * 3000), ("top/b", FILE, b"x")])
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:cut]))
-    if cut == 512:  # ends cleanly after the first entry: tar itself takes that for whole
+    if cut == 512:  # ends cleanly after the first entry, so even tar considers it complete
         assert tarball.check(path).texts == {}
         return
     with pytest.raises(UsageError):

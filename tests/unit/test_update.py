@@ -1,4 +1,4 @@
-"""A new upstream release: its tarball is found and checked, and it is pinned only once it builds and passes."""
+"""A new upstream release is downloaded and checked, and pinned only if it builds and passes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).parents[2]
 
 
 def tarball(version: str, *, more: str = "") -> bytes:
-    """Make what upstream might release."""
+    """Return a tarball that upstream might release."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in (("configure.ac", f"AC_INIT([pgpool-II],[{version}])\n"), ("configure", more)):
@@ -42,7 +42,7 @@ def tarball(version: str, *, more: str = "") -> bytes:
 
 @dataclass
 class Web:
-    """What its paths send."""
+    """A web server that sends `files` by their paths."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     host: str = ""
@@ -64,7 +64,7 @@ def web() -> Iterator[Web]:
             self.wfile.write(content or b"")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Ignore the message."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found.host = f"http://127.0.0.1:{server.server_address[1]}"
@@ -74,9 +74,9 @@ def web() -> Iterator[Web]:
 
 @dataclass
 class Tried:
-    """What was built and tested, with which pins, and how that ends."""
+    """Records builds and tests with their pins, and decides how they end."""
 
-    built: list[plan.Request] = field(default_factory=list)
+    built: list[plan.BuildRequest] = field(default_factory=list)
     pins: list[str] = field(default_factory=list)
     default: str = ""
     tested: list[matrix.Matrix] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Tried:
 def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     found = Tried()
 
-    def build(project: Project, request: plan.Request) -> ExitStatus:
+    def build(project: Project, request: plan.BuildRequest) -> ExitStatus:
         found.built.append(request)
         pins = Pins.load(project.sources)
         found.pins = [pin.version for pin in pins.pins]
@@ -106,7 +106,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
 
 @pytest.fixture
 def project(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout with the pins of this one, whose addresses are the web's."""
+    """Make a checkout with the pins of this one, whose addresses are those of `web`."""
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PGPOOL_DEB_SOURCES", raising=False)
     place = tmp_path / "checkout"
@@ -125,8 +125,8 @@ def checkout(project: Project) -> dict[str, str]:
     return {str(path): path.read_text() for path in project.path.rglob("*") if path.is_file()}
 
 
-def request(web: Web, version: str = "4.8.0", tarball: Path | None = None) -> update.Request:
-    return update.Request(version, tarball, releases=("trixie",), mirror=f"{web.host}/debian")
+def request(web: Web, version: str = "4.8.0", tarball: Path | None = None) -> update.UpdateRequest:
+    return update.UpdateRequest(version, tarball, releases=("trixie",), mirror=f"{web.host}/debian")
 
 
 def test_a_release_that_builds_and_passes_is_pinned(project: Project, web: Web, tried: Tried) -> None:
@@ -248,20 +248,23 @@ def test_a_version_that_is_not_a_release_is_reported(project: Project, web: Web,
 
 
 def report(project: Project, version: str, **changed: str) -> None:
-    """Have a matrix try a version on every release; `changed` are other states by their stages."""
+    """Write the report of a matrix that ran a version on every release; `changed` maps stages to other states."""
     stages = {"build": "passed", **{one.name: "passed" for one in matrix.STAGES if not one.on_request}, **changed}
     cells = [
-        {"release": release.name, "cell": f"{release.name}-amd64-{version}",
-         "stages": [{"stage": name, "state": state} for name, state in stages.items()]}
+        {
+            "release": release.name,
+            "cell": f"{release.name}-amd64-{version}",
+            "stages": [{"stage": name, "state": state} for name, state in stages.items()],
+        }
         for release in ReleaseTable.load(project.releases).releases
-    ]  # fmt: skip
+    ]
     (project.dist / "report").mkdir(parents=True, exist_ok=True)
     (project.dist / "report" / "report.json").write_text(json.dumps({"cells": cells}))
 
 
 @pytest.fixture
 def pinned(project: Project) -> Project:
-    """A checkout that has the patches, and builds 4.6.1 by default until it is proved."""
+    """Make a checkout that has the patches, and builds 4.6.1 by default until it is proved."""
     shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
     text = project.sources.read_text()
     project.sources.write_text(f'default = "4.6.1"\n\n{text}')
@@ -324,7 +327,7 @@ CVE = "CVE-2026-99001"
 
 @pytest.fixture
 def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout under git, for which upstream has tagged 4.8.0; Debian knows of nothing new."""
+    """Make a git checkout for which upstream has tagged 4.8.0 and Debian has no news."""
     assert tried
     shutil.copy(HERE / "pyproject.toml", project.path)
     shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
@@ -345,7 +348,7 @@ def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch
 
 def opening_says(project: Project, web: Web) -> tuple[ExitStatus, list[str]]:
     lines: list[str] = []
-    wanted = update.Request("", mirror=f"{web.host}/debian")
+    wanted = update.UpdateRequest("", mirror=f"{web.host}/debian")
     return opening.run(project, wanted, lines.append), lines
 
 

@@ -1,4 +1,4 @@
-"""Versions derived from what a source says about itself."""
+"""Versions are derived from the version that a source states."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def understood(text: str) -> UpstreamVersion:
     return version
 
 
-# What upstream's repository really has: the tag, AC_INIT at the tag, and our version.
+# From upstream's real repository: the tag, AC_INIT at the tag, and our version.
 @pytest.mark.parametrize(
     ("tag", "stated", "version"),
     [

@@ -1,4 +1,4 @@
-"""The walk from a .deb to upstream's tarball: what it says, and which link it names where one does not hold."""
+"""The walk from a .deb to upstream's tarball prints every link and names a broken one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEAD = 'addresses = ["https://example.org/{version}.tar.gz"]\n'
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A package with upstream's tarball, and the statement beside it."""
+    """Make a package with upstream's tarball, and the statement beside it."""
     place = tmp_path / "pool"
     upload(place, VERSION, upstream=True)
     (record,) = rebuild.records(place)
@@ -80,7 +80,7 @@ def no_tarball(folder: Path) -> None:
 
 
 def no_patch(folder: Path) -> None:
-    """The tarball is as the .dsc says, and its series names a patch that it has not."""
+    """Replace the tarball, with its hash in the .dsc, by one whose series names a missing patch."""
     tar = folder / f"{STEM}.debian.tar.xz"
     before, packed = sha256_of(tar), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as made:

@@ -1,4 +1,4 @@
-"""Requests as the machine makes them: proxies and certificates of the environment, else of apt."""
+"""Requests use the proxies and certificates of the environment, else those of apt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers everything with `status`, as a server and as a proxy."""
+    """Answers every request with `status`, as a server and as a proxy."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
         self.uri = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args: Any) -> None:
-        """A client that does not like the certificate is part of these tests."""
+        """Ignore it: these tests have clients that reject the certificate."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def direct() -> Iterator[Server]:
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The whole configuration of apt."""
+    """Make the whole configuration of apt."""
     path = tmp_path / "apt.conf"
     path.touch()
     monkeypatch.setenv("APT_CONFIG", str(path))
