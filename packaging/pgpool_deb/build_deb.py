@@ -168,8 +168,8 @@ def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> N
         known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
         say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
         if better := pins.newest_without(advisory):
-            unproved = "" if better.proved is not None else ", which has not passed this project's tests"
-            say(f"hint: --pgpool {better.version} builds a version without them, if it can be downloaded{unproved}")
+            unproved = "" if better.proved is not None else ", but it has not passed this project's tests"
+            say(f"hint: if it can be downloaded, --pgpool {better.version} builds a version without them{unproved}")
 
 
 def _workshop(

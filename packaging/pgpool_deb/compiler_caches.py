@@ -19,7 +19,7 @@ PROVED = "proved"
 """The trust of proved releases and of this checkout's own sources."""
 NAME = "compilers"
 """The folder of the cache that holds all of these folders."""
-_BEFORE = "compiler"
+_EARLIER_NAME = "compiler"
 """The folder that all sources shared in earlier versions; it may belong to a subordinate uid of a plain user."""
 KEPT_OTHERS = 5
 """The number of other sources whose folders are kept for a release: the most recently used ones."""
@@ -35,7 +35,7 @@ def folder(cache: Cache, release: str, trust: str, runner: Runner) -> Path:
 
     Raises CommandFailed if it cannot be created.
     """
-    namespaces.remove(cache.path / _BEFORE)
+    namespaces.remove(cache.path / _EARLIER_NAME)
     cache.private(NAME)
     place = cache.folder(NAME, release, trust)
     os.utime(place)

@@ -14,7 +14,7 @@ from .errors import MachineError
 
 DIFFOSCOPE = "diffoscope"
 _SAME, _DIFFERENT = 0, 1
-_LIMIT = ("--max-text-report-size=1000000", "--max-diff-block-lines=100")
+_REPORT_LIMITS = ("--max-text-report-size=1000000", "--max-diff-block-lines=100")
 """The report stops after a megabyte, because one more byte in a program moves every address after it."""
 
 
@@ -70,7 +70,7 @@ def described(one: Path, other: Path, report: Path) -> bool:
     program = shutil.which(DIFFOSCOPE)
     if program is None:
         return False
-    command = [program, "--no-progress", *_LIMIT, f"--text={report}", str(one), str(other)]
+    command = [program, "--no-progress", *_REPORT_LIMITS, f"--text={report}", str(one), str(other)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode not in (_SAME, _DIFFERENT):
         lines = answer.stderr.strip().splitlines()

@@ -13,7 +13,7 @@ from .pins import Advisory
 SOURCE = "pgpool2"
 _FIXED = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)-1")
 """Revision 1 has only upstream's fixes; a later revision may fix the CVE with Debian's own patch."""
-_WIDTH = 100
+_SUMMARY_COLUMNS = 100
 
 
 def advisory(cve: str, page: str) -> Advisory | None:
@@ -23,7 +23,7 @@ def advisory(cve: str, page: str) -> Advisory | None:
     fixed = next(_fixed(parser.rows), None)
     description = next((row[1] for row in parser.rows if len(row) > 1 and row[0] == "Description"), "")
     text = "".join(letter if letter.isprintable() else " " for letter in description)
-    summary = textwrap.shorten(text.partition(". ")[0].strip(), _WIDTH, placeholder=" …")
+    summary = textwrap.shorten(text.partition(". ")[0].strip(), _SUMMARY_COLUMNS, placeholder=" …")
     return None if fixed is None else Advisory((cve,), summary or "see Debian's security tracker", fixed)
 
 

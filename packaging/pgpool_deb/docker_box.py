@@ -56,9 +56,9 @@ _BEGIN_CACHE = f"""
 """
 LABEL = "pgpool-deb"
 USER = "builder"
-_KEPT = "-failed"
+_FAILED_SUFFIX = "-failed"
 _POLL_SECONDS = 0.2
-_SIGNALLED = 128
+_SIGNAL_STATUS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class DockerBox:
         """Stop the box, keep it, and return the command that starts it with a shell in /build."""
         with suppress(*FAILURES):  # a failing engine has been reported; the command works once it is back
             self._kill()
-            self.client.api.rename(self.container, f"{self.name}{_KEPT}")
+            self.client.api.rename(self.container, f"{self.name}{_FAILED_SUFFIX}")
         self.lifeline.close()
         docker = shlex.join(["docker", *endpoint_options(self.endpoint)])
         inside = shlex.join(["exec", "-it", "--user", USER, self.container, *in_build(["bash"])])
@@ -184,7 +184,7 @@ class DockerBox:
                 raise went_away("a command ran in the box")
             time.sleep(0.05)
         status = int(state["ExitCode"])
-        if status > _SIGNALLED and self._stops():
+        if status > _SIGNAL_STATUS and self._stops():
             raise went_away("a command ran in the box", cause="the box was stopped from outside")
         return status
 
@@ -366,7 +366,7 @@ class DockerEngine:
         """Remove the boxes of this machine's dead runs, except kept ones, and the volumes of caches that are gone."""
         for container in self.client.api.containers(all=True, filters={"label": f"{LABEL}.run"}):
             machine, _, run = container["Labels"][f"{LABEL}.run"].partition(" ")
-            kept = any(name.endswith(_KEPT) for name in container["Names"] or ())
+            kept = any(name.endswith(_FAILED_SUFFIX) for name in container["Names"] or ())
             alive = _lifetime(int(run.partition("-")[0])) == run
             if machine == _machine() and not alive and not kept:
                 self._remove_container(container["Id"])

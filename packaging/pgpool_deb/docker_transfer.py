@@ -46,7 +46,7 @@ def checked_names(names: Iterable[str]) -> list[str]:
 
 
 def unpack_file(data: Iterable[bytes], name: str, destination: Path) -> None:
-    """Write the regular file `name` of the tar `data` to `destination`; raises MachineError if it is not alone."""
+    """Write the regular file `name` of the tar `data` to `destination`; raises MachineError for any other content."""
     again = "run the same command again"
     try:
         with tarfile.open(fileobj=_Reader(iter(data)), mode="r|") as archive:  # type: ignore[call-overload]

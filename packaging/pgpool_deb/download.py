@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import tenacity
 
 Report = Callable[[str], None]
-_CHUNK = 16384
+_CHUNK_BYTES = 16384
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_MOST_TRIES = 50
+_TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+_MAX_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def _receive_whole(address: str, destination: Path, patience: Patience) -> None:
         if response.status_code != 200:
             raise _refusal(response)
         with destination.open("wb") as stream:
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
                 stream.write(chunk)
 
 
@@ -213,7 +213,7 @@ class _NoProgress:
         have = self._target.received()
         self._fruitless = 0 if have > self._best else self._fruitless + 1
         self._best = max(have, self._best)
-        return self._fruitless >= self._tries or state.attempt_number >= _MOST_TRIES
+        return self._fruitless >= self._tries or state.attempt_number >= _MAX_TRIES
 
 
 def _try_once(address: str, target: _Target, patience: Patience) -> None:
@@ -282,7 +282,7 @@ def _offset(response: requests.Response, target: _Target) -> int:
 def _refusal(response: requests.Response) -> _Refused:
     """Return the error for an HTTP status other than success."""
     status = f"{response.status_code} {response.reason or ''}".rstrip()
-    return _Interrupted(status) if response.status_code in _TEMPORARY else _Refused(status)
+    return _Interrupted(status) if response.status_code in _TEMPORARY_STATUSES else _Refused(status)
 
 
 def _save(response: requests.Response, target: _Target, offset: int) -> None:
@@ -291,7 +291,7 @@ def _save(response: requests.Response, target: _Target, offset: int) -> None:
             part.seek(offset)
             part.truncate()
         total = offset
-        for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
             part.write(chunk)
             total += len(chunk)
             if total > target.size:
@@ -345,7 +345,7 @@ def probe(address: str, size: int, patience: Patience) -> Availability:
 
 
 def _availability(response: requests.Response, size: int) -> Availability:
-    if response.status_code in _TEMPORARY:
+    if response.status_code in _TEMPORARY_STATUSES:
         return Availability.SILENT
     if response.status_code == 206:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]

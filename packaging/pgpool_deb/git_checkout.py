@@ -30,8 +30,8 @@ _COPIED_SETTINGS = {
 """The settings that git needs to read the checkout as its owner does, with the accepted values."""
 _OF_CHECKOUT = ("HEAD", "index", "sharedindex.*")
 _OF_REPOSITORY = ("objects", "refs", "packed-refs", "shallow", "reftable")
-_MOST_SECONDS = 600
-_MOST_BYTES = 4096
+_TIMEOUT_SECONDS = 600
+_MAX_LINE_BYTES = 4096
 """A `.git` file or a `commondir` is never longer."""
 
 
@@ -124,7 +124,7 @@ def _refuse_endless(path: Path) -> None:
 def _line(path: Path) -> str:
     _refuse_endless(path)
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read(_MOST_BYTES).partition("\n")[0].strip()
+        return stream.read(_MAX_LINE_BYTES).partition("\n")[0].strip()
 
 
 def _configuration(root: Path, path: Path) -> str:
@@ -154,7 +154,7 @@ def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
-            timeout=_MOST_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
     except FileNotFoundError as error:
         raise MachineError(
@@ -162,7 +162,7 @@ def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"{root}: git did not end within {_MOST_SECONDS} seconds", hint="is one of the checkout's files a pipe?"
+            f"{root}: git did not end within {_TIMEOUT_SECONDS} seconds", hint="is one of the checkout's files a pipe?"
         ) from error
     except subprocess.CalledProcessError as error:
         first_line = os.fsdecode(error.stderr).strip().partition("\n")[0]

@@ -22,7 +22,7 @@ from typing import IO, Self, cast
 from . import atomic
 from .errors import MachineError, ToolkitError, UsageError
 
-MOST_UNPACKED = 1 << 30
+MAX_UNPACKED_BYTES = 1 << 30
 """The limit of the unpacked size in bytes; pgpool-II has 40 MB, and a larger tarball is probably an attack."""
 
 _LEFT_OUT = frozenset({".git", ".svn", ".hg", ".bzr", "CVS", ".pc"})
@@ -170,8 +170,8 @@ class _Scan:
         self._names.add(name)
         self._newest = max(self._newest, int(member.mtime))
         self._size += member.size
-        if self._size > MOST_UNPACKED:
-            raise _Fault(f"it unpacks to more than {MOST_UNPACKED >> 20} MiB")
+        if self._size > MAX_UNPACKED_BYTES:
+            raise _Fault(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
         if below in self._requested and member.isreg():
             handle = archive.extractfile(member)
             self._texts[below] = handle.read().decode("utf-8", "replace") if handle else ""

@@ -17,7 +17,7 @@ from .sources import Report
 
 UPSTREAM = "https://git.postgresql.org/git/pgpool2.git"
 DEBIAN = "https://security-tracker.debian.org/tracker/source-package/pgpool2"
-_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 _CVE = re.compile(r"\bCVE-([0-9]{4})-[0-9]{4,}\b")
 
 Release = tuple[int, ...]
@@ -68,7 +68,7 @@ def _tagged() -> set[Release]:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         answer = subprocess.run(
-            command, env=environment, cwd="/", capture_output=True, text=True, timeout=_SECONDS, check=True
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
@@ -98,7 +98,7 @@ def new_cves(pins: Pins) -> list[str]:
 def page(address: str) -> str:
     """Return a page of Debian's security tracker; raises MachineError."""
     try:
-        with web.get(address, timeout=_SECONDS) as answer:
+        with web.get(address, timeout=_TIMEOUT_SECONDS) as answer:
             answer.raise_for_status()
             return answer.text
     except requests.RequestException as error:

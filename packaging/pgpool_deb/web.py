@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import requests
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_REFUSED = 400
+_FIRST_ERROR_STATUS = 400
 
 
 def get(
@@ -44,7 +44,7 @@ def get(
     if proxy is not None and proxy.startswith(("http://", "https://")):
         with suppress(requests.ConnectionError):
             answer = ask({"http": proxy, "https": proxy})
-            if answer.status_code < _REFUSED:
+            if answer.status_code < _FIRST_ERROR_STATUS:
                 return answer
             refused = answer
     try:

@@ -23,9 +23,9 @@ class Handler(BaseHTTPRequestHandler):
         (breaks or whole)(self)
 
     def fetched(self, *passed_on: str) -> requests.Response:
-        wanted = {name: self.headers[name] for name in passed_on if name in self.headers}
+        forwarded = {name: self.headers[name] for name in passed_on if name in self.headers}
         return requests.get(
-            self.server.upstream + self.path, headers=wanted | {"Accept-Encoding": "identity"}, timeout=60
+            self.server.upstream + self.path, headers=forwarded | {"Accept-Encoding": "identity"}, timeout=60
         )
 
     def log_message(self, *args: Any) -> None:

@@ -53,5 +53,5 @@ def until_it_compiles(process: subprocess.Popen[str]) -> str:
 
 def same_files(dist: Path, releases: Iterable[str]) -> dict[str, str]:
     """Return name to SHA-256 of the files that every build must reproduce."""
-    found = [path for release in releases for path in (dist / release).iterdir() if path.name.endswith(SAME)]
-    return {path.name: sha256_of(path) for path in found}
+    result = [path for release in releases for path in (dist / release).iterdir() if path.name.endswith(SAME)]
+    return {path.name: sha256_of(path) for path in result}

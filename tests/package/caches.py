@@ -57,5 +57,5 @@ def sweep(cache: Cache) -> None:
 
 def boxes_of(engine: DockerEngine) -> list[str]:
     """Return the names of docker's containers for the engine's cache."""
-    found = engine.client.api.containers(all=True, filters=of_cache(engine))
-    return sorted(container["Names"][0].lstrip("/") for container in found)
+    result = engine.client.api.containers(all=True, filters=of_cache(engine))
+    return sorted(container["Names"][0].lstrip("/") for container in result)

@@ -19,12 +19,12 @@ def children(pid: int) -> list[tuple[int, str]]:
 
     A process that ends during the search has no children.
     """
-    found: list[tuple[int, str]] = []
+    result: list[tuple[int, str]] = []
     for task in _threads(pid):
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
-                found += [(int(child), _began(int(child))), *children(int(child))]
-    return found
+                result += [(int(child), _began(int(child))), *children(int(child))]
+    return result
 
 
 def _threads(pid: int) -> list[Path]:
@@ -47,18 +47,18 @@ def alive(processes: list[tuple[int, str]]) -> list[int]:
 
 def running_anywhere(words: str) -> bool:
     """Return whether a process of this machine, in any container, has this command line."""
-    for found in Path("/proc").glob("[0-9]*/cmdline"):
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if found.read_bytes().replace(b"\0", b" ").strip() == words.encode():
+            if cmdline.read_bytes().replace(b"\0", b" ").strip() == words.encode():
                 return True
     return False
 
 
 def eventually(what: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := what()) and time.monotonic() < deadline:
+    while not (result := what()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return found
+    return result
 
 
 def holding(process: subprocess.Popen[str]) -> bool:

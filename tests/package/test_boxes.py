@@ -48,8 +48,8 @@ def docker(cache: Cache) -> Iterator[DockerEngine]:
 @pytest.fixture(params=["chroot", "docker"])
 def engine(request: pytest.FixtureRequest, cache: Cache) -> box.Engine:
     if request.param == "docker":
-        found: DockerEngine = request.getfixturevalue("docker")
-        return found
+        result: DockerEngine = request.getfixturevalue("docker")
+        return result
     return engines.find_engine("chroot", cache)
 
 

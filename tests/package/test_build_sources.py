@@ -98,16 +98,16 @@ def test_a_mirror_that_does_not_answer_fails_the_run(
 def test_ctrl_c_during_the_download_is_not_a_failed_package(
     desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path
 ) -> None:
-    asked = threading.Event()
+    requested = threading.Event()
 
     def never(handler: Handler) -> None:
-        asked.set()
+        requested.set()
         hang(handler)
 
     mirror.faults[POOL] = never
     one_pin = only_from_mirror(desk, place)
     process = one_pin.start(*PINNED, "--mirror", mirror.uri)
-    assert asked.wait(30)
+    assert requested.wait(30)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command")

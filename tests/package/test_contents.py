@@ -12,5 +12,5 @@ def test_the_contents_are_the_expected_ones(packages: Built, project: Project) -
     """`./invoke contents` shows the same differences; --accept records intended ones."""
     file = contents.place(project, packages.release.name, packages.version)
     assert file.exists(), f"./invoke contents --release {packages.release.name} --accept"
-    found = contents.describe(contents.chosen(packages.folder))
-    assert contents.compare(file.read_text(encoding="utf-8").splitlines(), found) == []
+    result = contents.describe(contents.chosen(packages.folder))
+    assert contents.compare(file.read_text(encoding="utf-8").splitlines(), result) == []

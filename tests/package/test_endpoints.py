@@ -39,8 +39,8 @@ class Shop:
         return started(self.checkout, self.cache, *words)
 
     def cells(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
-        return found
+        result: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
+        return result
 
     def endpoints(self) -> set[str]:
         """Return the endpoints of the last run."""
@@ -54,8 +54,8 @@ class Shop:
         left = []
         for name in NAMES:
             engine = DockerEngine.connect(self.cache, name)
-            found = engine.client.api.containers(all=True, filters={"label": f"{LABEL}.box"})
-            left += [box["Names"][0] for box in found]
+            result = engine.client.api.containers(all=True, filters={"label": f"{LABEL}.box"})
+            left += [box["Names"][0] for box in result]
             engine.close()
         return left
 

@@ -141,6 +141,6 @@ def interrupted(shop: Shop, place: Place, interrupt: Callable[[Cache], None]) ->
 
 def stop_box(cache: Cache) -> None:
     engine = DockerEngine.connect(cache)
-    (found,) = engine.client.api.containers(filters=of_cache(engine))
-    engine.client.api.kill(found["Id"])
+    (result,) = engine.client.api.containers(filters=of_cache(engine))
+    engine.client.api.kill(result["Id"])
     engine.close()

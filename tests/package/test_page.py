@@ -135,16 +135,16 @@ LOOKS = [(name, scheme) for name in WIDTHS for scheme in ("light", "dark")]
 def measured(browser: Chroot, request: pytest.FixtureRequest) -> Measured:
     """Measure the page at one width in one colour scheme."""
     name, scheme = request.param
-    said = browser.run(
+    output = browser.run(
         f"{CHROMIUM} --blink-settings=preferredColorScheme={int(scheme == 'light')} --window-size=1400,900 "
         f"--dump-dom file:///report/{name}.html 2>&1"
     )
-    found = re.search(r"<title>(\{.*?\})</title>", said)
-    assert found, said[-2000:]
-    facts = json.loads(html.unescape(found[1]))
+    result = re.search(r"<title>(\{.*?\})</title>", output)
+    assert result, output[-2000:]
+    facts = json.loads(html.unescape(result[1]))
     assert facts["width"] == WIDTHS[name]
     assert (facts["ground"] == [255, 255, 255]) == (scheme == "light")
-    return Measured(facts, said)
+    return Measured(facts, output)
 
 
 def test_nothing_overflows_the_page(measured: Measured) -> None:

@@ -31,10 +31,10 @@ def changes(request: pytest.FixtureRequest, packages: Built) -> str:
 
 
 def test_lintian_finds_nothing(judge: Chroot, changes: str) -> None:
-    found = judge.attempt(f"lintian --allow-root --display-info --pedantic {changes}")
-    tags = [line for line in found.output.splitlines() if not line.startswith("N:")]
-    assert tags == [], found.output
-    assert found.status == 0, found.output
+    result = judge.attempt(f"lintian --allow-root --display-info --pedantic {changes}")
+    tags = [line for line in result.output.splitlines() if not line.startswith("N:")]
+    assert tags == [], result.output
+    assert result.status == 0, result.output
 
 
 def test_every_override_of_lintian_is_needed(judge: Chroot, changes: str) -> None:
@@ -51,12 +51,14 @@ def test_lintian_detects_a_seeded_fault(judge: Chroot, packages: Built) -> None:
 
 
 def test_every_compiler_call_is_hardened(judge: Chroot) -> None:
-    found = judge.attempt("blhc --all /dist/build.log")
-    assert (found.status, found.output) == (0, "")
+    result = judge.attempt("blhc --all /dist/build.log")
+    assert (result.status, result.output) == (0, "")
 
 
 def test_blhc_sees_the_compiler_calls(judge: Chroot) -> None:
     """blhc complains if the log lacks a hardening flag, so it does read our build's output."""
-    found = judge.attempt("sed 's/-D_FORTIFY_SOURCE=[23]//' /dist/build.log >/tmp/soft.log && blhc --all /tmp/soft.log")
-    assert found.status != 0
-    assert "CPPFLAGS missing" in found.output
+    result = judge.attempt(
+        "sed 's/-D_FORTIFY_SOURCE=[23]//' /dist/build.log >/tmp/soft.log && blhc --all /tmp/soft.log"
+    )
+    assert result.status != 0
+    assert "CPPFLAGS missing" in result.output

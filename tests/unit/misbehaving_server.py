@@ -64,12 +64,12 @@ class Server(ThreadingHTTPServer):
 
 def whole(handler: Handler) -> None:
     """Answer as a good server does, ranges included."""
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
-    if not wanted:
+    requested = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+    if not requested:
         handler.start(200, len(CONTENT))
         handler.wfile.write(CONTENT)
         return
-    first, last = int(wanted[1]), min(int(wanted[2] or len(CONTENT)), len(CONTENT) - 1)
+    first, last = int(requested[1]), min(int(requested[2] or len(CONTENT)), len(CONTENT) - 1)
     handler.start(206, last + 1 - first, Content_Range=f"bytes {first}-{last}/{len(CONTENT)}")
     handler.wfile.write(CONTENT[first : last + 1])
 
@@ -109,10 +109,10 @@ def half_then_interrupting(handler: Handler) -> None:
 
 
 def a_bit_more_each_time(handler: Handler) -> None:
-    wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    first = int(wanted[1]) if wanted else 0
+    requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    first = int(requested[1]) if requested else 0
     total = len(CONTENT)
-    handler.start(206 if wanted else 200, total - first, Content_Range=f"bytes {first}-{total - 1}/{total}")
+    handler.start(206 if requested else 200, total - first, Content_Range=f"bytes {first}-{total - 1}/{total}")
     handler.wfile.write(CONTENT[first : first + 40_000])
 
 

@@ -53,17 +53,17 @@ def test_a_machine_without_proxies_passes_none_on(machine: Machine) -> None:
 def test_proxies_of_apts_configuration_are_passed_on(machine: Machine) -> None:
     lines = ['Acquire::http::Proxy "http://me:secret@proxy.example:3142";', 'Acquire::https::Verify-Peer "false";']
     machine.said(*lines, 'Acquire::ForceIPv4 "true";', 'Acquire::GzipIndexes "true";', 'APT::Color "x";')
-    found = apt_conf.read([MIRROR])
-    assert found.outside == [*lines, 'Acquire::ForceIPv4 "true";']
-    assert found.inside == [*CLEARED, *found.outside]
+    result = apt_conf.read([MIRROR])
+    assert result.outside == [*lines, 'Acquire::ForceIPv4 "true";']
+    assert result.inside == [*CLEARED, *result.outside]
     assert apt_conf.proxy(f"{MIRROR}/pool/x") == "http://me:secret@proxy.example:3142"
 
 
 def test_a_proxy_detection_program_runs_here_and_not_in_the_root(machine: Machine) -> None:
     program = machine.program('case $1 in *mirror*) echo "http://found.example:8080 " ;; *) echo DIRECT ;; esac')
     machine.said(f'Acquire::http::Proxy-Auto-Detect "{program}"; Acquire::http::Proxy "http://general.example";')
-    found = apt_conf.read([MIRROR, "http://other.example/security"])
-    assert found.outside == [
+    result = apt_conf.read([MIRROR, "http://other.example/security"])
+    assert result.outside == [
         'Acquire::http::Proxy "http://general.example";',
         'Acquire::http::Proxy::mirror.example "http://found.example:8080";',
         'Acquire::http::Proxy::other.example "DIRECT";',
@@ -98,10 +98,10 @@ def test_an_https_mirror_is_verified_with_the_machines_certificates(
     bundle = tmp_path / "all.crt"
     bundle.touch()
     monkeypatch.setattr(apt_conf, "CERTIFICATES", bundle)
-    found = apt_conf.read([MIRROR, SECURE])
-    assert found.outside == []
-    assert found.inside == [*CLEARED, f'Acquire::https::CaInfo "{FOLDER}/ca-certificates.crt";']
-    assert found.binds == [(bundle, f"{FOLDER}/ca-certificates.crt")]
+    result = apt_conf.read([MIRROR, SECURE])
+    assert result.outside == []
+    assert result.inside == [*CLEARED, f'Acquire::https::CaInfo "{FOLDER}/ca-certificates.crt";']
+    assert result.binds == [(bundle, f"{FOLDER}/ca-certificates.crt")]
     bundle.unlink()
     apt_conf.read([MIRROR])
     with pytest.raises(MachineError, match=r"is https, .*no certificates .*\nhint: apt-get install ca-certificates"):
@@ -145,34 +145,34 @@ def test_certificates_of_apts_configuration_are_visible_in_the_root(machine: Mac
     for path in (company, key):
         path.touch()
     machine.said(f'Acquire::https::CAInfo "{company}"; Acquire::https::secure.example::SslKey "{key}";')
-    found = apt_conf.read([SECURE])
-    assert found.outside == [
+    result = apt_conf.read([SECURE])
+    assert result.outside == [
         f'Acquire::https::CAInfo "{company}";',
         f'Acquire::https::secure.example::SslKey "{key}";',
     ]
-    assert [path for path, _ in found.binds] == [company, key]
-    for (path, target), line in zip(found.binds, found.inside[2:], strict=True):
-        assert line == found.outside[found.binds.index((path, target))].replace(str(path), target)
+    assert [path for path, _ in result.binds] == [company, key]
+    for (path, target), line in zip(result.binds, result.inside[2:], strict=True):
+        assert line == result.outside[result.binds.index((path, target))].replace(str(path), target)
 
 
 def test_passwords_of_archives_are_visible_in_the_root(machine: Machine) -> None:
     (machine.etc / "auth.conf.d").mkdir()
     for name in ("auth.conf", "auth.conf.d/company.conf", "auth.conf.d/ignored.old"):
         (machine.etc / name).write_text("machine mirror.example login me password secret\n")
-    found = apt_conf.read([MIRROR])
-    assert not any("secret" in line for line in found.inside)
-    assert found.binds == [
+    result = apt_conf.read([MIRROR])
+    assert not any("secret" in line for line in result.inside)
+    assert result.binds == [
         (machine.etc / "auth.conf", f"{FOLDER}/auth.conf"),
         (machine.etc / "auth.conf.d/company.conf", f"{FOLDER}/auth.conf.d/company.conf"),
     ]
-    for lines, place in ((found.outside, machine.etc), (found.inside[2:], Path(FOLDER))):
+    for lines, place in ((result.outside, machine.etc), (result.inside[2:], Path(FOLDER))):
         assert lines == [f'Dir::Etc::netrc "{place}/auth.conf";', f'Dir::Etc::netrcparts "{place}/auth.conf.d/";']
 
 
 def test_an_archive_in_a_folder_is_visible_in_the_root(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "my mirror").mkdir()
-    found = apt_conf.read([f"file://{tmp_path}/my%20mirror", "copy:/no/such"])
-    assert found.binds == [(tmp_path / "my mirror", str(tmp_path / "my mirror"))]
+    result = apt_conf.read([f"file://{tmp_path}/my%20mirror", "copy:/no/such"])
+    assert result.binds == [(tmp_path / "my mirror", str(tmp_path / "my mirror"))]
 
 
 def test_apt_can_read_the_configuration(machine: Machine, tmp_path: Path) -> None:

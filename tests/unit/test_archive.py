@@ -111,15 +111,15 @@ def test_an_archive_of_another_vendor_is_not_debians() -> None:
         f"'http://{host}/debian/dists/trixie/main/binary-amd64/Packages.xz' {host}_Packages 0 \n"
         for host in ("vendor.example", "mirror.example")
     )
-    found = parse_index_targets("http://vendor.example/debian/|trixie|Vendor", lambda: addresses)
-    assert found == replace(BOTH, security=None)
+    result = parse_index_targets("http://vendor.example/debian/|trixie|Vendor", lambda: addresses)
+    assert result == replace(BOTH, security=None)
 
 
 def test_one_of_several_addresses_in_a_stanza_is_used(apt: Apt) -> None:
     uris = "http://mirror.example/debian http://second.example/debian"
-    found = apt.archive(stanza(uris, "trixie trixie-updates trixie-security"))
-    assert found.mirror in uris.split()
-    assert found.security in uris.split()
+    result = apt.archive(stanza(uris, "trixie trixie-updates trixie-security"))
+    assert result.mirror in uris.split()
+    assert result.security in uris.split()
 
 
 @pytest.mark.parametrize("slashes", ["/", "///"])

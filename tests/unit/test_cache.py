@@ -71,19 +71,19 @@ def test_folders_are_created_on_demand(tmp_path: Path) -> None:
 
 def test_a_second_run_waits_and_names_the_first(tmp_path: Path) -> None:
     first = holder(tmp_path)
-    said: list[str] = []
+    output: list[str] = []
     entered = threading.Event()
 
     def second() -> None:
-        with Cache(tmp_path).locked("build", said.append):
+        with Cache(tmp_path).locked("build", output.append):
             entered.set()
 
     waiting = threading.Thread(target=second)
     waiting.start()
     deadline = time.monotonic() + 5
-    while not said and time.monotonic() < deadline:
+    while not output and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert said == [f"waiting for the run with process id {first.pid} (build)"]
+    assert output == [f"waiting for the run with process id {first.pid} (build)"]
     assert not entered.is_set()
     first.kill()  # the kernel still releases the lock
     first.communicate()
@@ -92,14 +92,14 @@ def test_a_second_run_waits_and_names_the_first(tmp_path: Path) -> None:
 
 
 def test_locks_of_different_names_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    said: list[str] = []
-    with Cache(tmp_path).locked("root-sid", said.append), Cache(tmp_path).locked("root-trixie", said.append):
-        assert said == []
+    output: list[str] = []
+    with Cache(tmp_path).locked("root-sid", output.append), Cache(tmp_path).locked("root-trixie", output.append):
+        assert output == []
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), Cache(tmp_path).locked("build", ignore):
         raise ValueError("inside")
-    said: list[str] = []
-    with Cache(tmp_path).locked("build", said.append):
-        assert said == []
+    output: list[str] = []
+    with Cache(tmp_path).locked("build", output.append):
+        assert output == []

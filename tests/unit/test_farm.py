@@ -71,8 +71,8 @@ class FakeBox:
 
 
 def farm_of(*made: Engine) -> tuple[Farm, list[str]]:
-    said: list[str] = []
-    return Farm(lambda: made, said.append), said
+    output: list[str] = []
+    return Farm(lambda: made, output.append), output
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_a_repeated_build_gets_the_same_engine_and_the_others_forget_it() -> Non
 
 
 def test_engines_are_connected_once_and_on_demand() -> None:
-    asked = []
+    requested = []
 
     def connect() -> tuple[Engine, ...]:
-        asked.append(threading.current_thread())
+        requested.append(threading.current_thread())
         return (FakeEngine("a"),)
 
     farm = Farm(connect, print)
-    assert asked == []
+    assert requested == []
 
     def use() -> None:
         with farm.engine_for("x"):
@@ -129,7 +129,7 @@ def test_engines_are_connected_once_and_on_demand() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
 def test_builds_get_the_engines_that_open_connected() -> None:
@@ -143,12 +143,12 @@ def test_builds_get_the_engines_that_open_connected() -> None:
 
 def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() -> None:
     first, second = FakeEngine("a"), FakeEngine("b")
-    farm, said = farm_of(first, second)
+    farm, output = farm_of(first, second)
     with farm.engine_for("x"):
         assert farm.goes_on_without(first, GONE)
         assert farm.goes_on_without(first, GONE), "another build on it may notice later"
         assert not farm.goes_on_without(second, GONE)
-    assert said == ["warning: a gets no more builds; other endpoints take over: it is gone"]
+    assert output == ["warning: a gets no more builds; other endpoints take over: it is gone"]
     for number in range(4):
         with farm.engine_for(f"x{number}") as engine:
             assert engine is second
@@ -200,21 +200,21 @@ def test_a_build_moves_on_from_an_engine_that_fails(
 ) -> None:
     bad = [FakeEngine("bad1", fault), FakeEngine("bad2", fault)]
     good = FakeEngine("good")
-    farm, said = farm_of(*bad, good)
+    farm, output = farm_of(*bad, good)
     first = work(farm)
     assert (first.state, first.endpoint, first.error) == (workshop.BuildState.BUILT, "good", None)
     tried = [one for one in bad if "remove" in one.did]
-    assert len(said) == len(tried)
+    assert len(output) == len(tried)
     assert all(one.place in (tmp_path / "logs" / "trixie.log").read_text() for one in tried)
 
 
 def test_if_every_engine_fails_the_build_has_the_last_error(
     work: Callable[[Farm], workshop.Outcome],
 ) -> None:
-    farm, said = farm_of(FakeEngine("a", GONE), FakeEngine("b", GONE))
+    farm, output = farm_of(FakeEngine("a", GONE), FakeEngine("b", GONE))
     outcome = work(farm)
     assert (outcome.state, outcome.error) == (workshop.BuildState.FAILED, GONE)
-    assert len(said) == 1
+    assert len(output) == 1
     assert work(farm).error is GONE, "the last one is asked again"
 
 
@@ -230,11 +230,11 @@ def test_a_failing_package_is_not_tried_on_another_engine(
     work: Callable[[Farm], workshop.Outcome], fault: Exception, kind: type
 ) -> None:
     made = FakeEngine("a", fault), FakeEngine("b", fault)
-    farm, said = farm_of(*made)
+    farm, output = farm_of(*made)
     outcome = work(farm)
     assert isinstance(outcome.error, kind)
     assert outcome.shell == ("shell",)
-    assert said == []
+    assert output == []
     assert outcome.endpoint in {"a", "b"}
     assert sum("/build/recipe" in line for one in made for line in one.did) == 1
 
@@ -249,17 +249,17 @@ def test_a_silent_endpoint_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
         return FakeEngine(place)
 
     monkeypatch.setattr(DockerEngine, "connect", connect)
-    said: list[str] = []
-    found = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), said.append)
-    assert [one.place for one in found] == ["a", "b"]
-    assert said == ["warning: no docker engine answers at away; it gets no builds"]
+    output: list[str] = []
+    result = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), output.append)
+    assert [one.place for one in result] == ["a", "b"]
+    assert output == ["warning: no docker engine answers at away; it gets no builds"]
     with pytest.raises(MachineError, match="answers at away"):
-        engines.find_engines("auto", ("away",), Cache(tmp_path), said.append)
+        engines.find_engines("auto", ("away",), Cache(tmp_path), output.append)
 
 
 def test_without_endpoints_the_requested_engine_is_used(tmp_path: Path) -> None:
-    (found,) = engines.find_engines("chroot", (), Cache(tmp_path), print)
-    assert (found.name, found.place) == ("chroot", "")
+    (result,) = engines.find_engines("chroot", (), Cache(tmp_path), print)
+    assert (result.name, result.place) == ("chroot", "")
 
 
 def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +277,8 @@ def farm1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known_as = hashlib.sha256(b"farm1").hexdigest()
     meta = tmp_path / "contexts" / "meta" / known_as
     meta.mkdir(parents=True)
-    told = {"Name": "farm1", "Endpoints": {"docker": {"Host": "tcp://farm1:2376", "SkipTLSVerify": False}}}
-    (meta / "meta.json").write_text(json.dumps(told))
+    metadata = {"Name": "farm1", "Endpoints": {"docker": {"Host": "tcp://farm1:2376", "SkipTLSVerify": False}}}
+    (meta / "meta.json").write_text(json.dumps(metadata))
     return tmp_path / "contexts" / "tls" / known_as / "docker"
 
 

@@ -36,14 +36,14 @@ def gathered(cells: Path) -> tuple[Project, ExitStatus]:
 def test_separate_proofs_are_merged(cells: Path) -> None:
     project, status = gathered(cells)
     assert status is ExitStatus.GOOD
-    told = json.loads((project.dist / "report" / "report.json").read_text())
-    assert [cell["release"] for cell in told["cells"]] == list(V)
+    report = json.loads((project.dist / "report" / "report.json").read_text())
+    assert [cell["release"] for cell in report["cells"]] == list(V)
     table = ReleaseTable.load(Project(HERE).releases)
     for name in V:
         release = table.named(name)
         those = admission.uploads(project.dist / name, release)
         assert admission.unproved(those, release, project.dist / "report" / "report.json") == []
-    for cell in told["cells"]:
+    for cell in report["cells"]:
         assert all((project.dist / "report" / stage["log"]).is_file() for stage in cell["stages"])
     assert "trixie" in (project.dist / "report" / "index.html").read_text()
 
@@ -95,5 +95,5 @@ def test_a_folder_without_runs_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_report_survives_a_round_trip(cells: Path) -> None:
-    told = json.loads((cells / "trixie" / "report" / "report.json").read_text())
-    assert Proof.from_json(told).as_json() == told
+    report = json.loads((cells / "trixie" / "report" / "report.json").read_text())
+    assert Proof.from_json(report).as_json() == report

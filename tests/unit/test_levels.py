@@ -97,8 +97,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def test_lanes_run_in_parallel_and_each_level_is_reported(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
     assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.GOOD
-    said = capfd.readouterr()
-    text = said.out + said.err
+    output = capfd.readouterr()
+    text = output.out + output.err
     assert text.count("1 passed") == 2
     assert "package: 1 tests" in text
     assert "cluster: 1 tests" in text
@@ -110,8 +110,8 @@ def test_a_failure_in_a_background_lane_fails_the_run(checkout: Project, capfd: 
     with (checkout.path / "tests" / "package" / "test_package.py").open("a") as stream:
         stream.write("    assert request is None, 'it fails'\n")
     assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.FAILED
-    said = capfd.readouterr()
-    assert "it fails" in said.out + said.err
+    output = capfd.readouterr()
+    assert "it fails" in output.out + output.err
 
 
 def test_a_background_lane_ends_if_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +128,12 @@ def test_a_background_lane_ends_if_the_run_is_interrupted(checkout: Project, mon
 
 
 def _running(checkout: Project) -> list[str]:
-    wanted = str(checkout.path).encode()
-    found = []
+    needle = str(checkout.path).encode()
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if wanted in path.read_bytes() and sys.executable.encode() in path.read_bytes():
-                found.append(str(path))
+            if needle in path.read_bytes() and sys.executable.encode() in path.read_bytes():
+                result.append(str(path))
         except OSError:
             continue
-    return found
+    return result

@@ -148,7 +148,7 @@ def tarball_of_something_else(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "output"),
     [
         (lambda tmp_path: tmp_path / "nothing", "nothing: no such file or folder"),
         (lambda tmp_path: tmp_path / "nothing" / "below", "no such file or folder"),
@@ -159,10 +159,10 @@ def tarball_of_something_else(tmp_path: Path) -> Path:
         (truncated, "truncated or damaged"),
     ],
 )
-def test_a_wrong_source_is_named(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+def test_a_wrong_source_is_named(tmp_path: Path, make: Callable[[Path], Path], output: str) -> None:
     with pytest.raises(UsageError) as caught:
         from_path(make(tmp_path), tmp_path / "cache", quiet)
-    assert said in caught.value.message
+    assert output in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
 

@@ -85,9 +85,9 @@ def test_missing_packages_are_installed_with_a_reason(bin_folder: Path, outcome:
     }[outcome]
     script(bin_folder / "env", 'shift; exec "$@"')
     script(bin_folder / "apt-get", f'echo "$@" >>{bin_folder}/calls\n{last}')
-    said: list[str] = []
+    output: list[str] = []
     if outcome == "installs":
-        machine.require((BREWER,), install=True, report=said.append)
+        machine.require((BREWER,), install=True, report=output.append)
         assert (bin_folder / "calls").read_text().splitlines() == [
             "update -q",
             "install -y -q --no-install-recommends brewer",
@@ -98,8 +98,8 @@ def test_missing_packages_are_installed_with_a_reason(bin_folder: Path, outcome:
             "installs nothing": "apt installed brewer, but no-such-brewer is missing",
         }[outcome]
         with pytest.raises(MachineError, match=f"^{message}\nhint: apt-get install brewer"):
-            machine.require((BREWER,), install=True, report=said.append)
-    assert said == ["installing brewer with apt: it brews"]
+            machine.require((BREWER,), install=True, report=output.append)
+    assert output == ["installing brewer with apt: it brews"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it tests the installation by root, without sudo")
@@ -119,10 +119,10 @@ echo >>{bin_folder}/calls
     )
     monkeypatch.setattr(machine, "_LOCK_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(machine, "_LOCK_SECONDS", seconds)
-    said: list[str] = []
+    output: list[str] = []
     if seconds:
-        machine.require((BREWER,), install=True, report=said.append)
-        assert said[1:] == [f"waiting for another apt: {held}"]
+        machine.require((BREWER,), install=True, report=output.append)
+        assert output[1:] == [f"waiting for another apt: {held}"]
     else:
         with pytest.raises(MachineError, match="Could not get lock"):
-            machine.require((BREWER,), install=True, report=said.append)
+            machine.require((BREWER,), install=True, report=output.append)

@@ -26,7 +26,7 @@ Ran = list[tuple[str, str, float, float]]
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Record each pytest run: release, stage, start and end. The runs of sid's install fail; forky does not build."""
-    found: Ran = []
+    result: Ran = []
     lock = threading.Lock()
 
     def logged(self: Matrix, command: Sequence[str], log: Path) -> int:
@@ -53,11 +53,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         bad = (release, stage) == ("sid", "install")
         log.with_suffix(".xml").write_text(FAILS if bad else PASSES)
         with lock:
-            found.append((release, stage, began, time.monotonic()))
+            result.append((release, stage, began, time.monotonic()))
         return int(bad)
 
     monkeypatch.setattr(Matrix, "_logged", logged)
-    return found
+    return result
 
 
 @pytest.fixture
@@ -163,11 +163,11 @@ def test_stages_are_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "tried"),
+    ("requested", "tried"),
     [
         ((), ["quality", "debian", "install", "cluster", "dist-upgrade"]),
         (("upstream", "quality"), ["quality", "upstream"]),
     ],
 )
-def test_upstreams_suite_runs_only_on_request(asked: tuple[str, ...], tried: list[str]) -> None:
-    assert [stage.name for stage in stages_of(MatrixRequest(stages=asked))] == tried
+def test_upstreams_suite_runs_only_on_request(requested: tuple[str, ...], tried: list[str]) -> None:
+    assert [stage.name for stage in stages_of(MatrixRequest(stages=requested))] == tried

@@ -16,8 +16,8 @@ TEST = "tests/cluster/test_x.py::test_y"
 
 def line(patch: Patch, *ranges: list[tuple[str, str]]) -> list[str]:
     """Return the cells of a patch in the table."""
-    (found,) = [row for row in patch_list.render([PatchRow(patch, ranges)]).splitlines() if row.startswith("| [mend]")]
-    return [cell.strip() for cell in found.strip("|").split(" | ")]
+    (result,) = [row for row in patch_list.render([PatchRow(patch, ranges)]).splitlines() if row.startswith("| [mend]")]
+    return [cell.strip() for cell in result.strip("|").split(" | ")]
 
 
 def test_the_committed_page_is_up_to_date() -> None:

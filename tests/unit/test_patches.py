@@ -54,16 +54,16 @@ def test_patches_that_do_not_fit_and_patches_in_upstream_are_distinguished(tmp_p
     fits, no_fit = patch("fits", "two", "TWO"), patch("no-fit", "other", "TWO")
     there = patch("there", "TWO", "two")  # the tarball already has the one line that it changes
     follows, gone = patch("follows", "TWO", "2"), patch("gone", "two", "TWO", "src/gone.c")
-    found = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["no-fit", "gone"]
-    assert names(found.upstream) == ["there"]
-    assert not found.proved
+    result = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["no-fit", "gone"]
+    assert names(result.upstream) == ["there"]
+    assert not result.proved
 
 
 def test_a_patch_that_needs_a_left_out_one_is_left_out(tmp_path: Path) -> None:
     first, second = patch("first", "other", "TWO"), patch("second", "TWO", "2")
-    found = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["first", "second"]
+    result = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("taken", [("src/main.c",), ("src/other.c",)])
@@ -71,17 +71,17 @@ def test_a_patch_that_upstream_has_in_part_is_left_out(tmp_path: Path, taken: tu
     halves = {name: patch("half", "two", "TWO", name).text for name in ("src/main.c", "src/other.c")}
     whole = Patch("half", "".join(halves.values()), "w", relied_on=False)
     there = {name: f"zero\none\n{'TWO' if name in taken else 'two'}\nthree\n" for name in halves}
-    found = patches.fit([whole], tarball(tmp_path, **there), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["half"]
+    result = patches.fit([whole], tarball(tmp_path, **there), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["half"]
     everything = dict.fromkeys(halves, "zero\none\nTWO\nthree\n")
-    found = patches.fit([whole], tarball(tmp_path, **everything), "d" * 64, tmp_path / "cache")
-    assert names(found.upstream) == ["half"]
+    result = patches.fit([whole], tarball(tmp_path, **everything), "d" * 64, tmp_path / "cache")
+    assert names(result.upstream) == ["half"]
 
 
 def test_patches_apply_without_fuzz(tmp_path: Path) -> None:
     text = patch("near", "two", "TWO").text.replace(" three\n", " other\n")
-    found = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["near"]
+    result = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["near"]
 
 
 def test_a_source_is_tried_once_for_the_same_patches(tmp_path: Path) -> None:
@@ -100,17 +100,17 @@ def test_a_link_in_an_untrusted_tarball_is_not_followed(tmp_path: Path) -> None:
         member = tarfile.TarInfo("top/src/main.c")
         member.type, member.linkname = tarfile.SYMTYPE, str(outside)
         archive.addfile(member)
-    found = patches.fit([patch("fits", "two", "TWO")], path, SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["fits"]
+    result = patches.fit([patch("fits", "two", "TWO")], path, SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["fits"]
     assert outside.read_text() == "zero\none\ntwo\nthree\n"
 
 
 def test_every_patch_states_its_loss() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
-        found = Patch.read(path)
-        assert 0 < len(found.without) <= 105
-        assert not found.without.endswith(".")
-        assert found.touches
+        result = Patch.read(path)
+        assert 0 < len(result.without) <= 105
+        assert not result.without.endswith(".")
+        assert result.touches
 
 
 FIELDS = {
@@ -141,11 +141,11 @@ def header(fields: dict[str, str | None]) -> str:
 def test_a_header_is_parsed(tmp_path: Path) -> None:
     folded = "Mend it\n It was\n broken.\n .\n To see it: look."
     (tmp_path / "x.patch").write_text(header({**FIELDS, "Description": folded}))
-    found = Patch.read(tmp_path / "x.patch")
-    assert (found.title, found.forwarded, found.updated) == ("Mend it", "no", "2026-11-29")
-    assert found.description == "Mend it\n\nIt was\nbroken.\n\nTo see it: look."
-    assert found.tests == ("tests/cluster/test_x.py::test_y", "tests/install/test_x.py::test_z")
-    assert found.size == (2, 1)
+    result = Patch.read(tmp_path / "x.patch")
+    assert (result.title, result.forwarded, result.updated) == ("Mend it", "no", "2026-11-29")
+    assert result.description == "Mend it\n\nIt was\nbroken.\n\nTo see it: look."
+    assert result.tests == ("tests/cluster/test_x.py::test_y", "tests/install/test_x.py::test_z")
+    assert result.size == (2, 1)
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
@@ -157,11 +157,11 @@ def test_a_header_without_a_required_field_is_an_error(tmp_path: Path, field: st
 
 def test_every_header_has_the_parts_of_a_mail() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
-        found = Patch.read(path)
-        assert len(found.title) <= 72, path
-        assert not found.title.endswith("."), path
-        assert "\n\nTo see it: " in found.description, path
-        assert max(map(len, found.description.splitlines())) <= 79, path
+        result = Patch.read(path)
+        assert len(result.title) <= 72, path
+        assert not result.title.endswith("."), path
+        assert "\n\nTo see it: " in result.description, path
+        assert max(map(len, result.description.splitlines())) <= 79, path
 
 
 def test_the_tests_that_patches_name_exist() -> None:
@@ -250,24 +250,24 @@ def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
     def fit(source: Source, *, strict: bool = False) -> tuple[Fit, str]:
         pins = Pins.load(HERE.sources)
-        found = build_deb._fit(HERE, pins, source, BuildRequest(strict=strict), cache)
-        return found, capsys.readouterr().out
+        result = build_deb._fit(HERE, pins, source, BuildRequest(strict=strict), cache)
+        return result, capsys.readouterr().out
 
     return fit
 
 
 def test_the_patches_of_a_proved_release_are_not_tried(fitted: Any) -> None:
     pin = next(pin for pin in Pins.load(HERE.sources).pins if pin.proved is not None)
-    found, said = fitted(replace(SOURCE, version=pin.version, sha256=pin.sha256))
-    assert (found, said) == (Fit(proved=True), "")
+    result, output = fitted(replace(SOURCE, version=pin.version, sha256=pin.sha256))
+    assert (result, output) == (Fit(proved=True), "")
 
 
 def test_an_unproved_source_is_reported_with_its_left_out_patches(fitted: Any, tmp_path: Path) -> None:
-    found, said = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
-    lines = said.splitlines()
+    result, output = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
+    lines = output.splitlines()
     assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
-    assert f"warning: one-write.patch does not fit and is left out: {found.left_out[5].without}" in lines
-    assert len(lines) == 1 + len(found.left_out)
+    assert f"warning: one-write.patch does not fit and is left out: {result.left_out[5].without}" in lines
+    assert len(lines) == 1 + len(result.left_out)
 
 
 def test_explain_installs_nothing_and_reports_unknown_patches(
@@ -277,9 +277,9 @@ def test_explain_installs_nothing_and_reports_unknown_patches(
     monkeypatch.setattr(machine.Tool, "there", lambda _: False)
     source = release(tmp_path / "pgpool.tar.gz", "4.6.1")
     assert build_deb.explain(HERE, BuildRequest(releases=("trixie",), source=source)) is ExitStatus.GOOD
-    said = capsys.readouterr().out
-    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", said, re.MULTILINE)
-    assert "\ntrixie-pgpool2-cluster: will be built" in said
+    output = capsys.readouterr().out
+    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", output, re.MULTILINE)
+    assert "\ntrixie-pgpool2-cluster: will be built" in output
 
 
 def test_strict_makes_a_patch_that_does_not_fit_an_error(fitted: Any, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Platform:
     def _github(
         self, pipeline: Mapping[str, Any], name: str, base: dict[str, str], ref: str, steps: Sequence[str]
     ) -> tuple[int, str]:
-        job, said = pipeline["jobs"][name], ""
+        job, output = pipeline["jobs"][name], ""
         known = {
             "github.server_url": f"file://{self.place}",
             "github.repository": "team/packages",
@@ -142,10 +142,10 @@ class Platform:
         for step in job["steps"]:
             if "run" in step and step["name"] in (steps or [step["name"]]):
                 status, more = self._shell(["bash", "-e"], step["run"], own | filled(step.get("env", {})))
-                said += more
+                output += more
                 if status:
-                    return status, said
-        return 0, said
+                    return status, output
+        return 0, output
 
     def _gitlab(self, pipeline: Mapping[str, Any], name: str, base: dict[str, str], ref: str) -> tuple[int, str]:
         job = pipeline[name]
@@ -174,8 +174,8 @@ class Platform:
         return answer.returncode, answer.stdout + answer.stderr
 
     def branches(self) -> dict[str, str]:
-        told = git(self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads")
-        return dict(line.split() for line in told.splitlines())
+        text = git(self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads")
+        return dict(line.split() for line in text.splitlines())
 
 
 ON_ONE = pytest.mark.parametrize("platform", ["github"], indirect=True)
@@ -242,8 +242,8 @@ def fingerprint_of(repository: Path) -> str:
     """Return the fingerprint of the key that clients trust."""
     keyring_file = next((repository / "keyring").glob("*.gpg"))
     words = ["gpg", "--batch", "--with-colons", "--show-keys", str(keyring_file)]
-    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return next(line.split(":")[9] for line in told.splitlines() if line.startswith("fpr:"))
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return next(line.split(":")[9] for line in text.splitlines() if line.startswith("fpr:"))
 
 
 def versions(revision: int = 50) -> dict[str, set[str]]:

@@ -24,8 +24,8 @@ SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}
 
 
 def loaded(engine: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(pipelines.text(engine, RELEASES))
-    return found
+    result: dict[str, Any] = yaml.safe_load(pipelines.text(engine, RELEASES))
+    return result
 
 
 def schema_says(engine: str, file: Path) -> subprocess.CompletedProcess[str]:
@@ -35,8 +35,8 @@ def schema_says(engine: str, file: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
 def test_the_engines_own_schema_accepts_the_pipeline(engine: str, tmp_path: Path) -> None:
-    said = schema_says(engine, pipelines.write(tmp_path, engine, RELEASES))
-    assert said.returncode == 0, said.stdout
+    output = schema_says(engine, pipelines.write(tmp_path, engine, RELEASES))
+    assert output.returncode == 0, output.stdout
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,12 @@ def runs(job: dict[str, Any]) -> list[str]:
 
 
 def jobs(engine: str) -> dict[str, dict[str, Any]]:
-    found = loaded(engine)
+    result = loaded(engine)
     if engine == "github":
-        return dict(found["jobs"])
-    return {name: job for name, job in found.items() if isinstance(job, dict) and ("script" in job or "extends" in job)}
+        return dict(result["jobs"])
+    return {
+        name: job for name, job in result.items() if isinstance(job, dict) and ("script" in job or "extends" in job)
+    }
 
 
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
@@ -91,8 +93,8 @@ def test_only_jobs_that_sign_name_the_key(engine: str) -> None:
     assert named == {"publish", "promote", "renew"}
     for name in named:
         environment = jobs(engine)[name]["environment"]
-        told = environment if isinstance(environment, str) else environment["name"]
-        assert told == ("packages-stable" if name == "promote" else "packages-testing"), "its protection is set there"
+        text = environment if isinstance(environment, str) else environment["name"]
+        assert text == ("packages-stable" if name == "promote" else "packages-testing"), "its protection is set there"
 
 
 def test_on_github_one_step_has_the_key_in_its_environment() -> None:

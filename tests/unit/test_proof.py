@@ -123,8 +123,8 @@ WORSE = replace(proof(BUILT, BAD, BROKEN), worse=(Worse("trixie-4.6.1", "install
 
 
 def test_the_page_links_only_into_its_folder_and_every_anchor_exists() -> None:
-    found = Links(page.html(WORSE))
-    files = [link for link in found.links if not link.startswith(("#", "data:"))]
+    result = Links(page.html(WORSE))
+    files = [link for link in result.links if not link.startswith(("#", "data:"))]
     assert set(files) == {
         "logs/trixie-build.log",
         "logs/trixie-install.log",
@@ -132,7 +132,7 @@ def test_the_page_links_only_into_its_folder_and_every_anchor_exists() -> None:
         "report.json",
         "junit.xml",
     }
-    assert {link[1:] for link in found.links if link.startswith("#")} <= found.names
+    assert {link[1:] for link in result.links if link.startswith("#")} <= result.names
 
 
 def test_the_pages_style_loads_nothing() -> None:

@@ -153,7 +153,7 @@ def test_the_cause_of_apts_failure_is_reported_and_not_its_consequences() -> Non
         f"  {reason}",
         "E: The repository 'https://mirror.example trixie Release' does not have a Release file.",
     )
-    told = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
-    assert told.endswith(f"not made: {reason}")
+    text = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
+    assert text.endswith(f"not made: {reason}")
     bare = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines[:1] + lines[3:])).message
     assert bare.endswith("does not have a Release file.")

@@ -120,7 +120,7 @@ def test_git_has_a_time_limit(repository: Repository, monkeypatch: pytest.Monkey
     repository.commit("4.6.1", "V4_6_1")
     (repository.root / "src" / "main.c").touch()
     os.mkfifo(repository.root / ".gitattributes")
-    monkeypatch.setattr(git_checkout, "_MOST_SECONDS", 2)
+    monkeypatch.setattr(git_checkout, "_TIMEOUT_SECONDS", 2)
     with pytest.raises(UsageError, match="git did not end within 2 seconds"):
         repository.source()
 

@@ -68,7 +68,7 @@ def test_names_may_start_with_a_dot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "output"),
     [
         (("/etc/passwd", FILE, b"x"), "'/etc/passwd' is absolute"),
         (("top/../../x", FILE, b"x"), "'top/../../x' contains '..'"),
@@ -90,12 +90,12 @@ def test_names_may_start_with_a_dot(tmp_path: Path) -> None:
         (("top/fifo", tarfile.FIFOTYPE, ""), "'top/fifo' is neither"),
     ],
 )
-def test_a_bad_entry_is_named_and_nothing_is_unpacked(tmp_path: Path, bad: Member, said: str) -> None:
+def test_a_bad_entry_is_named_and_nothing_is_unpacked(tmp_path: Path, bad: Member, output: str) -> None:
     path = packed(tmp_path / "t.tar.gz", [*GOOD, bad])
     with pytest.raises(UsageError) as caught:
         tarball.check(path)
     assert caught.value.message.startswith(f"{path}: ")
-    assert said in caught.value.message
+    assert output in caught.value.message
     assert "\n" not in caught.value.message
     assert list(tmp_path.iterdir()) == [path]
 
@@ -118,7 +118,7 @@ def test_an_empty_tarball_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tarball_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tarball, "MOST_UNPACKED", 10 << 20)
+    monkeypatch.setattr(tarball, "MAX_UNPACKED_BYTES", 10 << 20)
     with pytest.raises(UsageError, match="unpacks to more than 10 MiB"):
         tarball.check(packed(tmp_path / "t", [*GOOD, ("top/zero", FILE, bytes(11 << 20))]))
 
@@ -326,8 +326,8 @@ def test_any_tree_survives_the_round_trip(
     tarball.write(tarball.tree(root), "top", date, path)
     assert tarball.check(path).newest == date
     with tarfile.open(path) as archive:
-        found = {member.name: archive.extractfile(member) for member in archive if member.isreg()}
-        assert {name: handle.read() for name, handle in found.items() if handle} == {
+        result = {member.name: archive.extractfile(member) for member in archive if member.isreg()}
+        assert {name: handle.read() for name, handle in result.items() if handle} == {
             f"top/{name}": data for name, data in files.items()
         }
 

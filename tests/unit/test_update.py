@@ -52,12 +52,12 @@ class Web:
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    found = Web()
+    result = Web()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = found.files.get(self.path)
-            promised = len(content or b"") + found.short
+            content = result.files.get(self.path)
+            promised = len(content or b"") + result.short
             self.send_response(404 if content is None else 200)
             self.send_header("Content-Length", str(promised))
             self.end_headers()
@@ -67,9 +67,9 @@ def web() -> Iterator[Web]:
             """Ignore the message."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.host = f"http://127.0.0.1:{server.server_address[1]}"
+    result.host = f"http://127.0.0.1:{server.server_address[1]}"
     with serving(server):
-        yield found
+        yield result
 
 
 @dataclass
@@ -86,22 +86,22 @@ class Tried:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
-    found = Tried()
+    result = Tried()
 
     def build(project: Project, request: plan.BuildRequest) -> ExitStatus:
-        found.built.append(request)
+        result.built.append(request)
         pins = Pins.load(project.sources)
-        found.pins = [pin.version for pin in pins.pins]
-        found.default = pins.default
-        return found.build
+        result.pins = [pin.version for pin in pins.pins]
+        result.default = pins.default
+        return result.build
 
     def test(self: matrix.Matrix) -> Proof:
-        found.tested.append(self)
-        return Proof("", "", 0, (CellResult("trixie", "trixie", (StageResult("install", found.state),)),))
+        result.tested.append(self)
+        return Proof("", "", 0, (CellResult("trixie", "trixie", (StageResult("install", result.state),)),))
 
     monkeypatch.setattr(building, "run", build)
     monkeypatch.setattr(matrix.Matrix, "run", test)
-    return found
+    return result
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def test_changes_of_package_contents_are_reported(
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     update.run(project, request(web))
     assert tried.built
-    told = capsys.readouterr().out
-    assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in told
+    text = capsys.readouterr().out
+    assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in text
 
 
 def test_an_older_branch_is_tested_as_well(project: Project, web: Web, tried: Tried) -> None:
@@ -348,8 +348,8 @@ def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch
 
 def opening_says(project: Project, web: Web) -> tuple[ExitStatus, list[str]]:
     lines: list[str] = []
-    wanted = update.UpdateRequest("", mirror=f"{web.host}/debian")
-    return opening.run(project, wanted, lines.append), lines
+    without_version = update.UpdateRequest("", mirror=f"{web.host}/debian")
+    return opening.run(project, without_version, lines.append), lines
 
 
 def branch(project: Project) -> str:

@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "pool"
     upload(place, VERSION, upstream=True)
     (record,) = rebuild.records(place)
-    told = provenance.statement(record, "trixie", pins_of(place))
-    (place / f"{STEM}_amd64.intoto.json").write_text(provenance.text(told))
+    text = provenance.statement(record, "trixie", pins_of(place))
+    (place / f"{STEM}_amd64.intoto.json").write_text(provenance.text(text))
     return place
 
 
@@ -51,14 +51,14 @@ def walked(folder: Path, pins: Pins) -> list[Link]:
 
 
 def test_each_link_is_reported_with_its_hash(folder: Path) -> None:
-    found = walked(folder, pins_of(folder))
-    assert all(link.holds for link in found)
+    result = walked(folder, pins_of(folder))
+    assert all(link.holds for link in result)
     sums = {name: sha256_of(folder / name) for name in (DEB, f"{STEM}.dsc", ORIG, f"{STEM}.debian.tar.xz")}
-    assert [link.text.split(": ")[0] for link in found[:4]] == [f"{name} {sha256}" for name, sha256 in sums.items()]
-    told = "\n".join(link.text for link in found[4:])
-    assert f"{ORIG} is upstream's release 4.7.2 of 2026-06-04, as pinned; https://example.org/4.7.2.tar.gz" in told
-    assert re.search(r"^debian/patches/one.patch [0-9a-f]{64}: in pgpool2_.*debian.tar.xz$", told, re.MULTILINE)
-    assert "intoto.json has the same hashes of all these files" in told
+    assert [link.text.split(": ")[0] for link in result[:4]] == [f"{name} {sha256}" for name, sha256 in sums.items()]
+    text = "\n".join(link.text for link in result[4:])
+    assert f"{ORIG} is upstream's release 4.7.2 of 2026-06-04, as pinned; https://example.org/4.7.2.tar.gz" in text
+    assert re.search(r"^debian/patches/one.patch [0-9a-f]{64}: in pgpool2_.*debian.tar.xz$", text, re.MULTILINE)
+    assert "intoto.json has the same hashes of all these files" in text
 
 
 def test_missing_documents_are_no_fault(folder: Path) -> None:
@@ -106,9 +106,11 @@ def no_statement(folder: Path) -> None:
 
 def other_document(folder: Path) -> None:
     path = folder / f"{STEM}_amd64.intoto.json"
-    told = json.loads(path.read_text())
-    told["predicate"]["runDetails"]["byproducts"].append({"name": f"{STEM}_amd64.cdx.json", "digest": {"sha256": "0"}})
-    path.write_text(json.dumps(told))
+    statement = json.loads(path.read_text())
+    statement["predicate"]["runDetails"]["byproducts"].append(
+        {"name": f"{STEM}_amd64.cdx.json", "digest": {"sha256": "0"}}
+    )
+    path.write_text(json.dumps(statement))
     (folder / f"{STEM}_amd64.cdx.json").write_text("{}")
 
 
@@ -151,15 +153,15 @@ def test_a_tarball_that_is_not_the_pinned_one_is_named(folder: Path, version: st
 def test_a_package_of_our_own_has_no_upstream(tmp_path: Path) -> None:
     upload(tmp_path, "0.2.0+deb13+1", source="pgpool2-cluster")
     (record,) = rebuild.records(tmp_path)
-    found = list(
+    result = list(
         links(
             record,
             ["pgpool2-cluster_0.2.0+deb13+1_all.deb"],
             loaded(tmp_path, HEAD + ROW.format(version="4.7.2", sha256="0" * 64)),
         )
     )
-    assert all(link.holds for link in found)
-    assert any("this project's own without an upstream" in link.text for link in found)
+    assert all(link.holds for link in result)
+    assert any("this project's own without an upstream" in link.text for link in result)
 
 
 def test_verify_fails_for_a_broken_link_and_does_not_rebuild_a_broken_source(
@@ -168,6 +170,6 @@ def test_verify_fails_for_a_broken_link_and_does_not_rebuild_a_broken_source(
     monkeypatch.setenv("PGPOOL_DEB_SOURCES", str(pins_of(folder).path))
     changed(ORIG)(folder)
     assert rebuild.run(Project(CHECKOUT), folder / DEB, install=False) is ExitStatus.FAILED
-    told = capsys.readouterr().out
-    assert f"fault: {ORIG}" in told
-    assert "built again" not in told
+    text = capsys.readouterr().out
+    assert f"fault: {ORIG}" in text
+    assert "built again" not in text
