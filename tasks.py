@@ -1,4 +1,4 @@
-"""The project's tasks: `./invoke --list`. Options become a request here; everything else is in packaging/pgpool_deb."""
+"""The project's tasks (`./invoke --list`). Each one turns its options into a request for packaging/pgpool_deb."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def _end(status: ExitStatus) -> None:
 @task(
     name="build-deb",
     help={
-        "release": "Debian releases, joined by commas (default: this machine's, else stable)",
-        "pg": "PostgreSQL majors, joined by commas (default: all that releases.toml lists)",
-        "pgpool": "a pinned version of pgpool-II (default: the newest that can be had)",
-        "source": "a tarball, an unpacked tree or a git checkout of pgpool-II instead",
+        "release": "Debian releases, comma-separated (default: this machine's, else stable)",
+        "pg": "PostgreSQL majors, comma-separated (default: all that releases.toml lists)",
+        "pgpool": "a pinned version of pgpool-II (default: the newest available)",
+        "source": "build this tarball, unpacked tree or git checkout of pgpool-II instead of a pinned version",
         "engine": "auto, docker or chroot",
-        "endpoint": "docker contexts or addresses, joined by commas, that builds are spread over",
-        "jobs": "packages built side by side (default: the number of cores)",
-        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
-        "explain": "say what would be built and why; build nothing",
+        "endpoint": "docker contexts or addresses to spread builds over, comma-separated",
+        "jobs": "packages to build in parallel (default: the number of cores)",
+        "mirror": "URI of a Debian mirror (default: the one this machine's apt uses)",
+        "explain": "print what would be built and why, without building it",
         "install": "--no-install: never install missing Debian packages on this machine",
         "stall": "seconds without output after which a step counts as hung",
-        "strict": "fail where one of our patches does not fit, rather than build without it",
+        "strict": "fail if one of our patches does not fit, instead of building without it",
     },
 )
 def build_deb(
@@ -54,9 +54,9 @@ def build_deb(
     stall: int = 600,
     strict: bool = False,
 ) -> None:
-    """Build pgpool-II, its recovery function and the cluster package into .debs, in dist/<release>/."""
+    """Build the .debs of pgpool-II, its recovery function and the cluster package into dist/<release>/."""
     endpoints = plan.parse_endpoints(endpoint)
-    request = plan.Request(
+    request = plan.BuildRequest(
         releases=plan.parse_releases(release),
         majors=plan.parse_majors(pg),
         pgpool=pgpool,
@@ -77,9 +77,9 @@ def build_deb(
     help={
         "what": "build, cluster or repository",
         "release": "the Debian release of a cluster's hosts (default: this machine's, else stable)",
-        "pairs": "how often each side of a comparison is run; the medians are compared",
-        "mode": "of a cluster: streaming_replication or native_replication",
-        "scratch": "a folder for the bench's own cache (default: a new one, removed afterwards)",
+        "pairs": "how many times to run each side of a comparison; the bench compares the medians",
+        "mode": "the cluster's mode: streaming_replication or native_replication",
+        "scratch": "a folder for the bench's own cache (default: a temporary one)",
     }
 )
 def bench(
@@ -90,23 +90,23 @@ def bench(
     release: str | None = None,
     mode: str = benches.STREAMING,
 ) -> None:
-    """Measure and compare; the table goes to the screen and to dist/bench/."""
+    """Measure and compare; print the table and write it to dist/bench/."""
     place = Path(scratch) if scratch else None
     _end(benches.run(Project(HERE), what, pairs=pairs, scratch=place, releases=release, mode=mode))
 
 
-@task(help={"cell": "as in the closing lines of build-deb: trixie-amd64-4.6.1"})
+@task(help={"cell": "a failed cell as build-deb names it: trixie-amd64-4.6.1"})
 def shell(context: Context, cell: str) -> None:
-    """Open a shell in the root where a cell failed."""
+    """Open a shell in the root where the build of a cell failed."""
     building.shell(cell)
 
 
 @task(
     name="test",
     help={
-        "level": "unit, package, install, cluster (default: all of these), upstream, fuzz, reproducible; by commas",
-        "release": "Debian releases, joined by commas (default: this machine's and stable)",
-        "all": "every release of releases.toml",
+        "level": "unit,package,install,cluster (default) or any of these and upstream, fuzz, reproducible",
+        "release": "Debian releases, comma-separated (default: this machine's and stable)",
+        "all": "test every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
         "coverage": "print which part of each package and file the unit level runs",
     },
@@ -119,35 +119,36 @@ def run_tests(
     install: bool = True,
     coverage: bool = False,
 ) -> None:
-    """Run the tests; JUnit reports in dist/test-LEVEL.xml."""
-    request = testing.Request(testing.parse_levels(level), plan.parse_releases(release), all, install, coverage)
+    """Run the tests and write JUnit reports to dist/test-LEVEL.xml."""
+    levels = testing.parse_levels(level)
+    request = testing.LevelsRequest(levels, plan.parse_releases(release), all, install, coverage)
     _end(testing.run(Project(HERE), request))
 
 
 @task(
     name="matrix",
     help={
-        "release": "Debian releases, joined by commas (default: every row of releases.toml)",
-        "stage": "quality, debian, install, cluster, dist-upgrade (default: all of these), upstream; by commas",
-        "jobs": "stages tried side by side (default: the number of cores)",
+        "release": "Debian releases, comma-separated (default: every row of releases.toml)",
+        "stage": "quality,debian,install,cluster,dist-upgrade (default) or any of these and upstream",
+        "jobs": "stages to run in parallel (default: the number of cores)",
         "install": "--no-install: never install missing Debian packages on this machine",
     },
 )
 def run_matrix(
     context: Context, release: str | None = None, stage: str | None = None, jobs: int = 0, install: bool = True
 ) -> None:
-    """Build and prove every cell; the report is dist/report/index.html."""
+    """Build and prove every cell, and write the report dist/report/index.html."""
     from pgpool_deb import matrix  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = matrix.Request(
+    request = matrix.MatrixRequest(
         plan.parse_releases(release), matrix.parse_stages(stage), jobs or os.cpu_count() or 1, install
     )
     _end(matrix.run(Project(HERE), request))
 
 
-@task(name="gather", help={"where": "a folder with one folder for each run: its dist/report and dist/RELEASE"})
+@task(name="gather", help={"where": "a folder that holds a folder for each run, with its dist/report and dist/RELEASE"})
 def gather_runs(context: Context, where: str) -> None:
-    """Make one dist/ of what runs of the matrix on several machines left, as if it had been one."""
+    """Merge the dist/ folders of matrix runs on several machines into this dist/, as if they were one run."""
     from pgpool_deb import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(gather.run(Project(HERE), Path(where), building.say))
@@ -155,7 +156,7 @@ def gather_runs(context: Context, where: str) -> None:
 
 @task(name="ci", help={"engine": "github or gitlab"})
 def write_pipeline(context: Context, engine: str) -> None:
-    """Write the pipeline of a CI engine into this checkout: one job for each release of releases.toml."""
+    """Write the pipeline of a CI engine into this checkout, with one job for each release of releases.toml."""
     from pgpool_deb import pipelines  # noqa: PLC0415 - an unchanged build-deb need not load it
     from pgpool_deb.releases import ReleaseTable  # noqa: PLC0415
 
@@ -167,12 +168,12 @@ def write_pipeline(context: Context, engine: str) -> None:
 @task(
     name="contents",
     help={
-        "release": "Debian releases, joined by commas (default: all in dist/)",
-        "accept": "keep what is in dist/ now",
+        "release": "Debian releases, comma-separated (default: all in dist/)",
+        "accept": "record the contents of dist/ as the expected ones",
     },
 )
 def compare_contents(context: Context, release: str | None = None, accept: bool = False) -> None:
-    """Compare the packages in dist/ with what packaging/contents keeps of each release."""
+    """Compare the packages in dist/ with the expected contents in packaging/contents."""
     from pgpool_deb import contents  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(contents.run(Project(HERE), plan.parse_releases(release), accept=accept))
@@ -181,12 +182,12 @@ def compare_contents(context: Context, release: str | None = None, accept: bool 
 @task(
     name="patches",
     help={
-        "pgpool": "the pinned version that mails are made for (default: the newest whose tarball is in the cache)",
+        "pgpool": "the pinned version to write the mails for (default: the newest whose tarball is in the cache)",
         "install": "--no-install: never install missing Debian packages on this machine",
     },
 )
 def write_patches(context: Context, pgpool: str | None = None, install: bool = True) -> None:
-    """List our patches in docs/reference/patches.md, and write those upstream could use as mails in dist/upstream."""
+    """List our patches in docs/reference/patches.md, and write mails to upstream into dist/upstream."""
     from pgpool_deb import patch_mails  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(patch_mails.run(Project(HERE), pgpool, install=install, report=building.say))
@@ -194,13 +195,13 @@ def write_patches(context: Context, pgpool: str | None = None, install: bool = T
 
 @task(
     help={
-        "pgpool": "the upstream release, for example 4.7.4 (default: tell what is new there and at Debian)",
-        "open": "commit what is new on a branch of its own, ready to be pushed",
-        "proved": "a pinned release that the matrix has passed: it is proved, with today's patches",
-        "tarball": "its tarball, where no address has it",
-        "release": "Debian releases to try it on, joined by commas (default: this machine's, else stable)",
-        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
-        "jobs": "what is done side by side (default: the number of cores)",
+        "pgpool": "the upstream release, for example 4.7.4 (default: print the news from upstream and Debian)",
+        "open": "commit the news on a branch of their own, ready to be pushed",
+        "proved": "mark a pinned release, which the matrix has passed, as proved with today's patches",
+        "tarball": "the release's tarball, if it cannot be downloaded",
+        "release": "Debian releases to try it on, comma-separated (default: this machine's, else stable)",
+        "mirror": "URI of a Debian mirror (default: the one this machine's apt uses)",
+        "jobs": "packages to build in parallel (default: the number of cores)",
         "install": "--no-install: never install missing Debian packages on this machine",
     }
 )
@@ -215,7 +216,7 @@ def update(
     jobs: int = 0,
     install: bool = True,
 ) -> None:
-    """Pin a new upstream release once it builds and passes its tests; without --pgpool, tell what is new upstream."""
+    """Pin a new upstream release if it builds and passes its tests; without --pgpool, print the news from upstream."""
     from pgpool_deb import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     if proved is not None:
@@ -227,7 +228,7 @@ def update(
 
         _end(watch.run(Pins.load(Project(HERE).sources), building.say))
         return
-    request = updating.Request(
+    request = updating.UpdateRequest(
         version=pgpool or "",
         tarball=Path(tarball) if tarball else None,
         releases=plan.parse_releases(release),
@@ -255,16 +256,16 @@ def cut_release(context: Context, version: str) -> None:
 
 @task(
     help={
-        "to": "the folder of the repository; it is made where it is missing",
+        "to": "the folder of the repository; publish creates it if it is missing",
         "suite": "testing or stable",
-        "release": "Debian releases, joined by commas (default: all that dist/ has packages of)",
-        "key": "fingerprints of your gpg keyring, files with a secret key, env:NAME (default: one made on first use)",
-        "url": "where clients find the folder, remembered (default: its file: address)",
-        "unproved": "publish what no matrix has proved, and say so to clients",
-        "new": "only what is proved and not published yet, as a pipeline does; the rest is passed over",
-        "renew": "publish nothing, sign every suite anew: apt takes a state for current for 30 days",
-        "archive": "publish nothing, sign these releases, which are past their end, without one",
-        "key-type": "what the key is made of on first use: ed25519 (default) or rsa4096",
+        "release": "Debian releases, comma-separated (default: all with packages in dist/)",
+        "key": "fingerprints in your gpg keyring, secret key files, or env:NAME (default: a key made on first use)",
+        "url": "the address at which clients reach the folder; publish remembers it (default: its file: address)",
+        "unproved": "also publish packages that no matrix has proved, and tell clients so",
+        "new": "publish only packages that are proved and not yet published, as a pipeline does",
+        "renew": "publish nothing; sign every suite again, because apt accepts a signed state for only 30 days",
+        "archive": "publish nothing; sign these end-of-life releases without an expiry date",
+        "key-type": "the type of a key made on first use: ed25519 (default) or rsa4096",
         "install": "--no-install: never install missing Debian packages on this machine",
     }
 )
@@ -282,7 +283,7 @@ def publish(
     key_type: str | None = None,
     install: bool = True,
 ) -> None:
-    """Publish what dist/ holds, and a matrix proved, in a signed repository that apt reads."""
+    """Publish the proved packages of dist/ in a signed apt repository."""
     from pgpool_deb.repository import publish as publishing  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     request = publishing.Request(
@@ -305,15 +306,15 @@ def publish(
     name="promote",
     help={
         "in": "the folder of the repository",
-        "release": "Debian releases, joined by commas (default: all that have a testing suite)",
-        "key": "as in publish",
+        "release": "Debian releases, comma-separated (default: all with a testing suite)",
+        "key": "as for publish",
         "install": "--no-install: never install missing Debian packages on this machine",
     },
 )
 def promote(
     context: Context, in_: str, release: str | None = None, key: str | None = None, install: bool = True
 ) -> None:
-    """Take what a release's testing suite has into its stable one, byte for byte."""
+    """Copy the packages of a release's testing suite into its stable suite, byte for byte."""
     from pgpool_deb.repository import promote as promoting  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     request = promoting.Request(Path(in_), plan.parse_releases(release), key, install)
@@ -323,12 +324,12 @@ def promote(
 @task(
     help={
         "in": "the folder of the repository",
-        "older": "drop snapshots that are older than so many days, too (default: keep all)",
-        "yes": "remove what otherwise is only told",
+        "older": "also drop snapshots older than this many days (default: keep all)",
+        "yes": "remove the files instead of only listing them",
     }
 )
 def prune(context: Context, in_: str, older: int = 0, yes: bool = False) -> None:
-    """Tell which files of a repository neither a suite nor a kept snapshot names; --yes removes them."""
+    """List the files of a repository that neither a suite nor a kept snapshot names; --yes removes them."""
     from pgpool_deb.repository import prune as pruning  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(pruning.run(pruning.Request(Path(in_), older or None, yes), building.say))
@@ -337,13 +338,13 @@ def prune(context: Context, in_: str, older: int = 0, yes: bool = False) -> None
 @task(
     name="check-repository",
     help={
-        "where": "the folder or the URL of the repository",
-        "trial": "in clean roots, have apt install, upgrade and remove every package, too; takes minutes",
+        "where": "the folder or URL of the repository",
+        "trial": "also let apt install, upgrade and remove every package in clean roots; takes minutes",
         "install": "--no-install: never install missing Debian packages on this machine",
     },
 )
 def check_repository(context: Context, where: str, trial: bool = False, install: bool = True) -> None:
-    """Look at a repository as apt does: signatures, hashes, validity, and every file that is named."""
+    """Check a repository as apt does: its signatures, validity, hashes, and every file that it names."""
     from pgpool_deb.repository import check  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(check.run(where, building.say, project=Project(HERE) if trial else None, install=install))
@@ -351,13 +352,13 @@ def check_repository(context: Context, where: str, trial: bool = False, install:
 
 @task(
     help={
-        "what": "a .deb beside its .buildinfo and source package, or a folder of them",
-        "mirror": "URI of a Debian mirror (default: that of this machine's apt)",
+        "what": "a .deb beside its .buildinfo and source package, or a folder of such files",
+        "mirror": "URI of a Debian mirror (default: the one this machine's apt uses)",
         "install": "--no-install: never install missing Debian packages on this machine",
     }
 )
 def verify(context: Context, what: str, mirror: str | None = None, install: bool = True) -> None:
-    """Tell where packages are from, link by link; build them again from their sources, and compare every byte."""
+    """Trace packages to their sources, rebuild them from there, and compare every byte."""
     from pgpool_deb import rebuild  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(rebuild.run(Project(HERE), Path(what), mirror=mirror, install=install))

@@ -1,9 +1,9 @@
-"""What ./invoke runs: the command line of the checkout that this file is in."""
+"""Run the command line of the checkout that contains this file; ./invoke starts it."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).absolute().parent))  # with PYTHONSAFEPATH, Python does not
+sys.path.insert(0, str(Path(__file__).absolute().parent))  # Python does not do it with PYTHONSAFEPATH
 
 from pgpool_deb.program import main
 

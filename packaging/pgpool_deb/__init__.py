@@ -1,1 +1,1 @@
-"""Turn pgpool-II's upstream source into Debian packages (the build machine's side)."""
+"""Turn pgpool-II's upstream source into Debian packages. This package runs on build machines only."""

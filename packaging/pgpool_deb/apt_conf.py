@@ -1,6 +1,6 @@
-"""The way to archives as the machine's apt knows it: proxies, certificates, passwords; handed on to apt in roots.
+"""Pass the machine's apt settings for reaching archives (proxies, certificates, passwords) on to apt in roots.
 
-mmdebstrap runs the machine's apt, but without its configuration; what is installed later is fetched by the root's own.
+mmdebstrap runs the machine's apt, but without its configuration. Later installations run the root's own apt.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from .errors import MachineError
 
 FOLDER = "/etc/apt/machine"
-"""Where a root sees what its apt takes of the machine's."""
+"""The folder in a root that holds the files of the machine's apt configuration."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""What update-ca-certificates(8) makes of Debian's authorities and those in /usr/local/share/ca-certificates."""
+"""update-ca-certificates(8) writes Debian's authorities and those in /usr/local/share/ca-certificates to this file."""
 _OPTION = re.compile(r'^(\S+) "(.+)";$', re.MULTILINE)
 _HANDED_ON = re.compile(r"Acquire::((http|https|ftp)::.+|ForceIPv[46])", re.IGNORECASE)
 _DETECT = ("proxy-auto-detect", "proxyautodetect")
@@ -34,16 +34,16 @@ class AptConf:
 
     outside: list[str] = field(default_factory=list)
     inside: list[str] = field(default_factory=lambda: ["#clear Acquire::http;", "#clear Acquire::https;"])
-    """It begins without what the machine had said when the root was made."""
+    """It starts by clearing the settings that the machine had when the root was made."""
     binds: list[tuple[Path, str]] = field(default_factory=list)
 
     def add(self, option: str, value: str) -> None:
-        """Set an option for both."""
+        """Set an option for both sides."""
         for lines in (self.outside, self.inside):
             lines.append(f'{option} "{value}";')
 
     def add_file(self, option: str, path: Path, target: str, *, outside: bool = True) -> None:
-        """Name a file by an option; a root sees it as `target`."""
+        """Set an option to a file, which a root sees as `target`."""
         if outside:
             self.outside.append(f'{option} "{path}";')
         self.inside.append(f'{option} "{target}";')
@@ -51,11 +51,11 @@ class AptConf:
 
 
 def read(addresses: Iterable[str]) -> AptConf:
-    """Return what apt in a root needs to reach `addresses`, which are URIs of archives.
+    """Return the configuration that apt in a root needs to reach `addresses`, which are URIs of archives.
 
-    Files that are named and not there are left out where no address uses them, as apt then misses nothing.
-    Raises MachineError where one is https and a file that apt is told of is missing, or the machine has no certificates
-    to check it by.
+    A missing file is left out if no address uses it, because apt then does not need it.
+    Raises MachineError for an https address if a file that apt's options name for it is missing, or if the machine has
+    no certificates to verify it with.
     """
     hosts = [urlsplit(address) for address in dict.fromkeys(addresses)]
     conf, options = AptConf(), _options()
@@ -65,7 +65,7 @@ def read(addresses: Iterable[str]) -> AptConf:
                 conf.add_file(option, Path(value), f"{FOLDER}/{number}.pem")
             elif _is_used(option, hosts):
                 raise MachineError(
-                    f"apt's option {option} names a file that is not there: {value}",
+                    f"apt's option {option} names a missing file: {value}",
                     hint="apt-config dump | grep -i https shows it",
                 )
         else:
@@ -82,22 +82,22 @@ def read(addresses: Iterable[str]) -> AptConf:
 
 
 def proxy(address: str) -> str | None:
-    """Return the proxy that the machine's apt is told to take for an address, None where it is told none."""
+    """Return the proxy that the machine's apt is configured to use for an address, None without one."""
     host, options = urlsplit(address), _options()
     specific = {option.lower(): value for option, value in (*options.items(), *_proxies([host], options))}
     names = (f"{host.scheme}::proxy::{host.hostname}", f"{host.scheme}::proxy", "http::proxy")
-    found = next((specific[name] for name in (f"acquire::{name}" for name in names) if name in specific), "DIRECT")
-    return None if found == "DIRECT" else found
+    chosen = next((specific[name] for name in (f"acquire::{name}" for name in names) if name in specific), "DIRECT")
+    return None if chosen == "DIRECT" else chosen
 
 
 def certificates() -> str | None:
-    """Return the file of certificates that the machine's apt is told to check https by, None where there is none."""
+    """Return the certificate file that the machine's apt is configured to verify https with, None without one."""
     named = (value for option, value in _options().items() if option.lower() == "acquire::https::cainfo")
     return next((value for value in named if Path(value).exists()), None)
 
 
 def _options() -> dict[str, str]:
-    """Return the machine's options by name, those that have a value."""
+    """Return the machine's apt options that have a value, by name."""
     return dict(_OPTION.findall(_apt_config("dump")))
 
 
@@ -105,7 +105,7 @@ def _apt_config(*words: str) -> str:
     try:
         return subprocess.run(["apt-config", *words], capture_output=True, text=True, check=False, timeout=60).stdout
     except FileNotFoundError:
-        return ""  # what needs apt says so
+        return ""  # the commands that need apt report that it is missing
 
 
 def _handed_on(options: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -115,13 +115,14 @@ def _handed_on(options: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_used(option: str, hosts: Iterable[SplitResult]) -> bool:
-    """Tell whether an option with a file counts for one of the hosts."""
-    of = option.lower().rpartition("::")[0]
-    return any(of in {"acquire::https", f"acquire::https::{host.hostname}"} for host in hosts if host.scheme == "https")
+    """Return whether an option that names a file applies to one of the hosts."""
+    scope = option.lower().rpartition("::")[0]
+    secure = [host.hostname for host in hosts if host.scheme == "https"]
+    return any(scope in {"acquire::https", f"acquire::https::{name}"} for name in secure)
 
 
 def _proxies(hosts: Iterable[SplitResult], options: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what the environment and programs (apt.conf(5), Proxy-Auto-Detect) say, as apt asks them, host by host."""
+    """Yield the proxy options that apt would derive for each host from the environment and from Proxy-Auto-Detect."""
     given = {option.lower(): value for option, value in options.items()}
     for host in hosts:
         scheme, name = host.scheme, f"Acquire::{host.scheme}::Proxy::{host.hostname}"
@@ -146,35 +147,35 @@ def _detected(program: str, address: str) -> str:
         answer = subprocess.run([program, address], capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(
-            f"apt's program to find a proxy cannot be run: {error}", hint="apt-config dump | grep -i proxy shows it"
+            f"apt's proxy detection program cannot be run: {error}", hint="apt-config dump | grep -i proxy shows it"
         ) from error
     return answer.stdout.strip().split("\n")[0].strip()
 
 
 def _is_listed(host: str, domains: str) -> bool:
-    """Tell whether a host is in a list like $no_proxy, as apt reads it."""
+    """Return whether a list like $no_proxy contains the host, by apt's rules."""
     names = [name.strip() for name in domains.split(",") if name.strip()]
     return any(host == name or (name.startswith(".") and host.endswith(name)) for name in names)
 
 
 def _add_certificates(conf: AptConf, hosts: Iterable[SplitResult], options: dict[str, str]) -> None:
-    """A root has none of its own: those of the machine are Debian's and its administrators'."""
+    """Give the root the machine's certificates, because it has none of its own."""
     given = {option.lower(): value for option, value in options.items()}
     secure = [host for host in hosts if host.scheme == "https" and not _is_settled(host.hostname or "", given)]
     if not secure:
         return
     if not CERTIFICATES.exists():
         raise MachineError(
-            f"{secure[0].geturl()} is https, and this machine has no certificates to check it by",
+            f"{secure[0].geturl()} is https, and this machine has no certificates to verify it with",
             hint="apt-get install ca-certificates",
         )
     conf.add_file("Acquire::https::CaInfo", CERTIFICATES, f"{FOLDER}/ca-certificates.crt", outside=False)
 
 
 def _is_settled(host: str, options: dict[str, str]) -> bool:
-    """Tell whether apt's options say by which certificates a host is checked, or that it is not checked.
+    """Return whether apt's options name the certificates for a host, or turn its verification off.
 
-    What is said of the host counts before what is said of all.
+    An option for the host overrides the option for all hosts.
     """
     of_host, of_all = f"acquire::https::{host}", "acquire::https"
     verify = options.get(f"{of_host}::verify-peer", options.get(f"{of_all}::verify-peer", ""))
@@ -182,7 +183,7 @@ def _is_settled(host: str, options: dict[str, str]) -> bool:
 
 
 def _add_passwords(conf: AptConf) -> None:
-    """auth.conf(5), as far as this user may read it."""
+    """Give the root the passwords of auth.conf(5) that this user may read."""
     answer = _apt_config("shell", "file", "Dir::Etc::netrc/f", "folder", "Dir::Etc::netrcparts/d")
     named = dict(word.split("=", 1) for word in shlex.split(answer))
     single, folder = Path(named.get("file", "/dev/null")), Path(named.get("folder", "/dev/null"))

@@ -1,7 +1,7 @@
-"""Where packages of a Debian release come from: the machine's own apt configuration, or `--mirror`.
+"""Find the archives of a Debian release from the machine's own apt configuration or from `--mirror`.
 
-No address of an archive stands in this project. `apt-get indextargets` is apt's own answer to "which archives is
-this machine configured for", whatever file and format they are written in.
+This project hard-codes no archive's address. `apt-get indextargets` lists the archives that the machine is configured
+for, whichever file and format define them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Archive:
     security: str | None
 
     def sources(self, release: Release) -> list[str]:
-        """Return the lines of sources.list for `release` (sources.list(5)), one suite a line."""
+        """Return the lines of sources.list(5) for `release`, one per suite."""
         base = release.archive or self.mirror
         lines = [
             f"deb {_options(KEYRING, release)}{uri} {suite} main"
@@ -43,20 +43,20 @@ class Archive:
         return lines
 
     def addresses(self, release: Release) -> list[str]:
-        """Return the URIs in `sources`, without doubles."""
+        """Return the URIs in `sources` without duplicates."""
         return list(
             dict.fromkeys(line.removeprefix("deb ").rpartition("] ")[2].split()[0] for line in self.sources(release))
         )
 
 
 def preferences(release: Release) -> str:
-    """Return the preferences of apt (apt_preferences(5)) that the extra sources of `release` ask for."""
+    """Return apt_preferences(5) with the pins of the extra sources of `release`."""
     return "\n".join(
         f"Package: {' '.join(extra.packages)}\nPin: release {field}={suite}\nPin-Priority: {extra.priority}\n"
         for extra in release.extra
         if extra.priority is not None
         for suite in extra.suites
-        for field in ("a", "n")  # a suite is named by its archive or by its code name
+        for field in ("a", "n")  # apt knows a suite by its archive name or by its code name
     )
 
 
@@ -79,9 +79,9 @@ def _extra_line(extra: ExtraSource, suite: str, mirror: str, release: Release) -
 
 
 def find_archive(mirror: str | None) -> Archive:
-    """Return the archive to use: `mirror` where given, else what apt on this machine is configured for.
+    """Return the archive to use: `mirror` if given, else the one that this machine's apt is configured for.
 
-    Raises UsageError for a mirror that is no URI, MachineError where apt names no Debian archive that can be used.
+    Raises UsageError for a mirror that is not a URI, MachineError if apt names no usable Debian archive.
     """
     if mirror is not None:
         if not mirror.startswith(_URIS):
@@ -91,16 +91,16 @@ def find_archive(mirror: str | None) -> Archive:
 
 
 def _index_targets() -> str:
-    return _asked("indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(ORIGIN)", "Created-By: Packages")
+    return _apt_get("indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(ORIGIN)", "Created-By: Packages")
 
 
 def _addresses() -> str:
-    """Return what apt would ask for, which takes neither lists nor a network."""
-    return _asked("update", "--print-uris")
+    """Return the URIs that apt would fetch; this needs neither package lists nor a network."""
+    return _apt_get("update", "--print-uris")
 
 
 def _answers(uri: str, suite: str) -> bool:
-    """Say whether an archive has the suite. One that takes too long has not."""
+    """Return whether an archive has the suite; one that exceeds the timeout does not."""
     import requests  # noqa: PLC0415 - slow to import, seldom needed
 
     if not uri.startswith(("http://", "https://")):
@@ -112,7 +112,7 @@ def _answers(uri: str, suite: str) -> bool:
         return False
 
 
-def _asked(*words: str) -> str:
+def _apt_get(*words: str) -> str:
     try:
         return subprocess.run(["apt-get", *words], capture_output=True, text=True, check=True, timeout=60).stdout
     except FileNotFoundError as error:
@@ -126,11 +126,11 @@ def parse_index_targets(
     addresses: Callable[[], str] = lambda: "",
     answers: Callable[[str, str], bool] = lambda _uri, _suite: True,
 ) -> Archive:
-    """Read lines `URI|suite|origin`; the archive of Debian's own suites wins, `-security` suites name the security one.
+    """Return Debian's archives from lines `URI|suite|origin`; suites ending in `-security` name the security archive.
 
-    Where the lists of apt are gone, the machine's `addresses` are read, the lines of `apt-get update --print-uris`.
-    Of several archives the first that `answers` for its suite is taken, and the first where none does.
-    Raises MachineError where they name no Debian archive, or none that roots can be made from.
+    Without apt's package lists, it reads `addresses`, the lines of `apt-get update --print-uris`.
+    Of several archives it takes the first that `answers` for its suite, or the first one if none does.
+    Raises MachineError if they name no Debian archive, or none that roots can be made from.
     """
     debians: list[tuple[str, str]] = []
     others: set[str] = set()
@@ -146,22 +146,22 @@ def parse_index_targets(
 
 
 def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:
-    """Return (URI, suite) of Debian's archives, which without lists are known by the names of their suites only."""
-    found = [(match["uri"], match["suite"]) for match in _PACKAGES.finditer(addresses) if match["uri"] not in others]
-    suites = {uri: {suite for one, suite in found if one == uri} for uri, _ in found}
-    security = [(uri, suite) for uri, suite in found if suite.endswith("-security")]
-    main = [(uri, suite) for uri, suite in found if "-" not in suite]
+    """Return (URI, suite) of Debian's archives, recognised by the names of their suites."""
+    listed = [(match["uri"], match["suite"]) for match in _PACKAGES.finditer(addresses) if match["uri"] not in others]
+    suites = {uri: {suite for other, suite in listed if other == uri} for uri, _ in listed}
+    security = [(uri, suite) for uri, suite in listed if suite.endswith("-security")]
+    main = [(uri, suite) for uri, suite in listed if "-" not in suite]
     updated = [(uri, suite) for uri, suite in main if f"{suite}-updates" in suites[uri]]
     if not updated and len({uri for uri, _ in main}) > 1:
         raise MachineError(
-            "the lists of apt are gone, and which of its archives is Debian's cannot be told",
+            "apt's package lists are missing, and without them several archives could be Debian's",
             hint="apt-get update, or name one with --mirror",
         )
     return [*(updated or main), *security]
 
 
 def _first_of_each(debians: Iterable[tuple[str, str]], answers: Callable[[str, str], bool]) -> tuple[str, str | None]:
-    """Return the first usable main and security archive of (URI, suite)."""
+    """Return the first usable main archive and the first usable security archive."""
     usable: dict[bool, dict[str, str]] = {False: {}, True: {}}
     unusable = ""
     for uri, suite in dict.fromkeys(debians):
@@ -181,7 +181,7 @@ def _first_of_each(debians: Iterable[tuple[str, str]], answers: Callable[[str, s
 
 
 def _first_answering(suites: Mapping[str, str], answers: Callable[[str, str], bool]) -> str:
-    """Return the first address that answers for its suite. A single one is not asked."""
+    """Return the first address that answers for its suite; does not ask a single one."""
     first, *others = suites
     if not others:
         return first
@@ -189,7 +189,7 @@ def _first_answering(suites: Mapping[str, str], answers: Callable[[str, str], bo
 
 
 def _plain(uri: str) -> list[str]:
-    """Return the addresses that are the same inside of a root: those of a mirror list by priority, else the one."""
+    """Return the addresses that also work inside a root; those of a mirror list by priority."""
     if uri.startswith(_URIS):
         return [uri.rstrip("/")]
     if not uri.startswith("mirror+file:"):
@@ -204,6 +204,6 @@ def _plain(uri: str) -> list[str]:
 
 
 def _priority(row: Sequence[str]) -> int:
-    """Return the priority in a row of a mirror list (apt-transport-mirror(1)): the lowest is asked first."""
+    """Return the priority in a row of a mirror list; apt tries the lowest first (apt-transport-mirror(1))."""
     given = [word.removeprefix("priority:") for word in row if word.startswith("priority:")]
     return int(given[0]) if given and given[0].isdecimal() else 2**31

@@ -1,4 +1,4 @@
-"""`./invoke bench …`: measured comparisons, all rows of one table from one run, medians; never a pass or a failure."""
+"""The rows of a bench: measured comparisons of medians, all from one run. A missed goal is not a failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import atomic
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a bench: `ours` and `theirs` in `unit`; `goal` bounds `ratio` where there is one, else `ours`."""
+    """One row of a bench; `ours` and `theirs` are in `unit`, and `goal` bounds `ratio`, or `ours` without a ratio."""
 
     case: str
     ours: float
@@ -26,17 +26,17 @@ class Row:
     def compared(  # noqa: PLR0913 - the columns of a row
         cls, case: str, ours: float, theirs: float, *, unit: str, goal: float, better: str = "lower"
     ) -> Row:
-        """Return a row whose goal is about the ratio of ours to theirs."""
+        """Return a row whose goal bounds the ratio of ours to theirs."""
         return cls(case, round(ours, 3), round(theirs, 3), unit, round(ours / theirs, 4), goal, better)
 
     @classmethod
     def absolute(cls, case: str, ours: float, *, unit: str, goal: float) -> Row:
-        """Return a row whose goal is about our figure itself."""
+        """Return a row whose goal bounds our figure itself."""
         return cls(case, round(ours, 3), None, unit, None, goal)
 
     @property
     def reached(self) -> bool:
-        """Tell whether the goal is reached."""
+        """Whether the row meets its goal."""
         figure = self.ours if self.ratio is None else self.ratio
         return figure <= self.goal if self.better == "lower" else figure >= self.goal
 
@@ -61,5 +61,5 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def sign(row: Row) -> str:
-    """Return on which side of its goal a row is to be."""
+    """Return the sign for the side of its goal on which a row should be."""
     return "≤" if row.better == "lower" else "≥"

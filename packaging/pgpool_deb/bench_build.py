@@ -1,8 +1,8 @@
-"""`./invoke bench build`: how fast packages are built, against Debian's own package in the same root.
+"""`./invoke bench build`: compare the time of a build with that of Debian's own package in the same root.
 
-Everything runs as a user would run it, `./invoke build-deb` as a process, over a cache folder of the bench's own that
-begins empty. The other side is `dpkg-buildpackage -b` of Debian's pgpool2 4.6.1-2 in a root that has the same packages
-and what only Debian's source asks for. Pairs are run in turn, medians are compared.
+The bench runs `./invoke build-deb` as a user would, as a process, with its own cache folder that starts empty. The
+other side is `dpkg-buildpackage -b` of Debian's pgpool2 4.6.1-2, in a root that also has the build dependencies of
+Debian's source. The bench alternates between the sides and compares their medians.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +39,13 @@ DEBIANS = {
     DEBIANS_DSC: ("ba61ac1fae672b493c2d1e92d0907f45dc4e116faac1df4efa814c9a5ca146da", 2694),
     "pgpool2_4.6.1-2.debian.tar.xz": ("730e44c8620ff51cf07c5dc6fe400a0709b42d7f1d13dafdcfbf5882582183cd", 15376),
 }
-"""Debian's own source package beside the tarball: name to SHA-256 and size in bytes."""
+"""The files of Debian's own source package except the tarball: name to SHA-256 and size in bytes."""
 POOL = "{mirror}/pool/main/p/pgpool2/{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One run of `./invoke build-deb`: wall seconds, and the tool's own peak memory in MiB (VmHWM, proc(5))."""
+    """One run of `./invoke build-deb`: elapsed seconds, and the tool's own peak memory in MiB (VmHWM, proc(5))."""
 
     seconds: float
     peak: float
@@ -53,17 +53,17 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class BuildBench:
-    """The bench of one checkout; `pairs` runs of each side of a comparison."""
+    """The bench of one checkout; it runs each side of a comparison `pairs` times."""
 
     project: Project
     scratch: Path
     pairs: int
 
     def run(self) -> None:
-        """Measure all rows and publish them in dist/bench/build.json."""
+        """Measure all rows, print them and write them to dist/bench/build.json."""
         table = ReleaseTable.load(self.project.releases)
         names = ",".join(release.name for release in table.releases)
-        say(f"all of {names} from nothing …")
+        say(f"building all of {names} from an empty cache …")
         nothing = self._invoke("--release", names, "--pgpool", VERSION)
         unchanged = [self._invoke("--release", names, "--pgpool", VERSION) for _ in range(5)]
         cache = Cache(self.scratch)
@@ -71,34 +71,24 @@ class BuildBench:
         roots = Roots(cache, plan.machine_architecture(), lambda: archive.find_archive(None))
         runner = Runner(self.scratch / "bench.log")
         peer = self._debians(cache, runner, roots, release)
-        say("Debian's source and ours in turn, nothing cached, then with one file touched …")
+        say("building Debian's source and ours in turn, with nothing cached and then with one file touched …")
         cold, touched, theirs = self._pairs(peer)
         entered, unpacked = self._entering(roots, release, runner)
+        peak = max(run.peak for run in (nothing, *unchanged, *cold, *touched))
+        title = f"{RELEASE}, {VERSION}, ready root, nothing cached, against Debian's 4.6.1-2"
+        entering_title = "entering a clean builder root, against unpacking its tar"
         rows = [
-            Row.compared(
-                f"{RELEASE}, {VERSION}, ready root, nothing cached, against Debian's 4.6.1-2",
-                statistics.median(run.seconds for run in cold), theirs, unit="s", goal=0.6,
-            ),
-            Row.compared(
-                "the same after touching one C file", statistics.median(run.seconds for run in touched), theirs,
-                unit="s", goal=0.2,
-            ),
-            Row.absolute(
-                "nothing changed, all releases", statistics.median(run.seconds for run in unchanged), unit="s", goal=1
-            ),
-            Row.compared(
-                "entering a clean builder root, against unpacking its tar", entered, unpacked, unit="s", goal=0.05
-            ),
+            Row.compared(title, _median(cold), theirs, unit="s", goal=0.6),
+            Row.compared("the same after touching one C file", _median(touched), theirs, unit="s", goal=0.2),
+            Row.absolute("nothing changed, all releases", _median(unchanged), unit="s", goal=1),
+            Row.compared(entering_title, entered, unpacked, unit="s", goal=0.05),
             Row.absolute(f"{names} from nothing", nothing.seconds / 60, unit="min", goal=20),
-            Row.absolute(
-                "peak memory of the tool itself",
-                max(run.peak for run in (nothing, *unchanged, *cold, *touched)), unit="MiB", goal=150,
-            ),
-        ]  # fmt: skip
+            Row.absolute("peak memory of the tool itself", peak, unit="MiB", goal=150),
+        ]
         publish(rows, self.project.dist / "bench" / "build.json")
 
     def _invoke(self, *options: str) -> Timed:
-        """Run `./invoke build-deb` over the bench's cache."""
+        """Run `./invoke build-deb` with the bench's cache."""
         log = self.scratch / "invoke.log"
         env = {**os.environ, "PGPOOL_DEB_CACHE": str(self.scratch)}
         began = time.monotonic()
@@ -115,14 +105,14 @@ class BuildBench:
         return Timed(seconds, peak)
 
     def _debians(self, cache: Cache, runner: Runner, roots: Roots, release: Release) -> Callable[[], float]:
-        """Fetch Debian's source package and return what builds it once and tells the seconds."""
+        """Fetch Debian's source package; return a function that builds it once and returns the elapsed seconds."""
         place = cache.folder("debian")
         mirror = archive.find_archive(None).mirror
         dsc = self._fetch_debians(mirror, place)
         orig = self._pinned()
         shutil.copyfile(orig.tarball, place / orig.orig_name)
-        wanted = str(Dsc(dsc.read_text())["Build-Depends"]).split(",")
-        theirs = [line.split("<")[0].strip() for line in wanted if line.strip()]  # none of its build profiles is on
+        relations = str(Dsc(dsc.read_text())["Build-Depends"]).split(",")
+        theirs = [line.split("<")[0].strip() for line in relations if line.strip()]  # no build profile is active
         ours = self._pgpool2(release, orig).dependencies
         root = roots.obtain(release, [*ours, *theirs], runner)
         jobs = os.cpu_count() or 1
@@ -132,10 +122,9 @@ class BuildBench:
             box = ChrootEngine(cache).box(root, "debian", runner)
             box.put(place)
             box.run(unpack, runner)
-            words = ["env", "--chdir=/build/source", "-u", "DEB_CPPFLAGS_APPEND", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                     "dpkg-buildpackage", "-b", "-us", "-uc", f"-j{jobs}"]  # fmt: skip
+            plain = ["env", "--chdir=/build/source", "-u", "DEB_CPPFLAGS_APPEND", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
             began = time.monotonic()
-            box.run(words, runner)
+            box.run([*plain, "dpkg-buildpackage", "-b", "-us", "-uc", f"-j{jobs}"], runner)
             seconds = time.monotonic() - began
             box.remove()
             return seconds
@@ -158,9 +147,9 @@ class BuildBench:
         return place / DEBIANS_DSC
 
     def _pairs(self, debians: Callable[[], float]) -> tuple[list[Timed], list[Timed], float]:
-        """Build cold, Debian's and touched in turn; returns our runs and the median of Debian's seconds.
+        """Build ours cold, Debian's, and ours touched, in turn; return our runs and the median of Debian's seconds.
 
-        The touched tree has the same contents as the tarball of the cold build before it but for one C file.
+        The touched tree differs from the tarball of the cold build in one C file.
         """
         tree = self._tree()
         options = ("--release", RELEASE, "--source", str(tree))
@@ -207,6 +196,10 @@ class BuildBench:
         with tar.open("wb") as output:
             subprocess.run([*words, "tar", "--one-file-system", "-C", "/", "-c", "."], stdout=output, check=True)
         namespaces.remove(place)
+
+
+def _median(runs: Iterable[Timed]) -> float:
+    return statistics.median(run.seconds for run in runs)
 
 
 def _seconds(command: list[str]) -> float:

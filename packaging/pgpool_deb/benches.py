@@ -1,4 +1,4 @@
-"""The benches by name."""
+"""`./invoke bench`: run a bench by its name."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .releases import ReleaseTable, machine_release
 BENCHES = ("build", "cluster", "repository")
 STREAMING = "streaming_replication"
 CLUSTERS = {STREAMING: "bench_cluster.py", "native_replication": "bench_native.py"}
-"""What measures a cluster, by its mode."""
+"""The test module that measures a cluster, by the cluster's mode."""
 
 
 def run(  # noqa: PLR0913 - the options of the task
     project: Project, what: str, *, pairs: int, scratch: Path | None, releases: str | None, mode: str = STREAMING
 ) -> ExitStatus:
-    """Run the bench called `what` and return the exit status; raises UsageError for an unknown one."""
+    """Run the bench called `what` and return its exit status; raises UsageError for an unknown one."""
     if what not in BENCHES:
-        raise UsageError(f"unknown bench: {what}", hint=f"there are: {', '.join(BENCHES)}")
+        raise UsageError(f"unknown bench: {what}", hint=f"one of {', '.join(BENCHES)}")
     if pairs < 1:
         raise UsageError(f"--pairs {pairs} compares nothing", hint="at least 1")
     if what == "cluster":
@@ -55,9 +55,9 @@ def _repository(project: Project, pairs: int, scratch: Path | None) -> None:
 
 
 def _cluster(project: Project, pairs: int, releases: str | None, mode: str) -> ExitStatus:
-    """Measure on the hosts of the cluster tests, which pytest's fixtures make."""
+    """Measure on the hosts of the cluster tests, which pytest's fixtures create."""
     if mode not in CLUSTERS:
-        raise UsageError(f"no bench for mode {mode}", hint=f"there are: {', '.join(CLUSTERS)}")
+        raise UsageError(f"unknown mode: {mode}", hint=f"one of {', '.join(CLUSTERS)}")
     machine.require(testing.tools_of(("cluster",)), install=True, report=say)
     (release,) = ReleaseTable.load(project.releases).select(plan.parse_releases(releases), machine_release())[:1]
     options = ["-q", "-s", "-p", "no:cacheprovider", f"--releases={release.name}", f"--pairs={pairs}"]
@@ -86,7 +86,7 @@ def _failures_told() -> Iterator[None]:
     try:
         yield
     except CommandFailed as failure:
-        said = next((line for line in reversed(failure.lines) if line.strip()), "it said nothing")
-        hint = "with --scratch FOLDER the bench's logs are kept"
+        last_line = next((line for line in reversed(failure.lines) if line.strip()), "it printed nothing")
+        hint = "--scratch FOLDER keeps the bench's logs"
         ended = f"{shlex.join(failure.argv[-5:])} ended with status {failure.status}"
-        raise PackageError(f"{ended}: {said}", hint=hint) from failure
+        raise PackageError(f"{ended}: {last_line}", hint=hint) from failure

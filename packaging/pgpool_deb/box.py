@@ -1,8 +1,8 @@
-"""A box: one entered root in which a package is built, and the engine that provides it.
+"""A box is one entered root in which a package is built; an engine provides it.
 
-Every engine gives the same promises: /build holds what was put there and what the commands leave, /cache outlives the
-box and is shared by boxes of one release and trust, the network is away, the host is called `builder`, and commands run
-as the user `builder` (uid 1000). So the same source gives the same packages with either engine.
+Every engine guarantees the same. /build holds the source and the output of the commands. /cache outlives the box, and
+boxes of the same release and trust share it. A box has no network. Its host name is `builder`, and commands run as the
+user `builder` (uid 1000). So the same source gives the same packages with either engine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ENVIRONMENT = {
     "CCACHE_DIR": "/cache/ccache",
     "CCACHE_NOCOMPRESS": "1",
     "CCACHE_MAXSIZE": "2G",
-    # The compiler tells which headers it read (-MD), so ccache need not run the preprocessor to find out: a build that
-    # finds nothing in the cache is hardly slower than one without it.
+    # The compiler reports the headers it read (-MD), so ccache need not run the preprocessor to learn them. A build
+    # with an empty cache is then hardly slower than one without ccache.
     "CCACHE_DEPEND": "1",
     "DEB_CPPFLAGS_APPEND": "-MD",
 }
@@ -41,7 +41,7 @@ class Box(Protocol):
         """Copy the contents of the folder `source` into /build."""
 
     def run(self, argv: Sequence[str], runner: Runner) -> None:
-        """Run `argv` in /build as the user builder; raises CommandFailed and its kin."""
+        """Run `argv` in /build as the user builder; raises what Runner.run raises."""
 
     def get(self, destination: Path) -> None:
         """Copy the regular files directly in /build to the folder `destination`."""
@@ -50,11 +50,11 @@ class Box(Protocol):
         """Return the command that opens a shell in /build of this box."""
 
     def remove(self) -> None:
-        """Throw the box away."""
+        """Remove the box and everything in it."""
 
 
 class Engine(Protocol):
-    """What provides boxes."""
+    """A provider of boxes."""
 
     @property
     def name(self) -> str:
@@ -62,25 +62,25 @@ class Engine(Protocol):
 
     @property
     def place(self) -> str:
-        """The endpoint as the user named it; "" where none was named."""
+        """The endpoint as the user named it, "" if the user named none."""
 
     @property
     def cores(self) -> int:
-        """How many jobs of a build it runs at once."""
+        """The number of jobs that a build may run at once."""
 
     def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> Box:
-        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first.
+        """Return a new box called `name` over `root`, after removing the box of that name of an earlier run.
 
-        Its /cache is that of `trust` (compiler_caches.py); without one, of boxes of that name alone.
+        Boxes of the same `trust` share a /cache (compiler_caches.py); without a trust, boxes of the same name do.
         """
 
     def forget(self, name: str) -> None:
-        """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
+        """Remove the box called `name` of an earlier run, if there is one; raises MachineError."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChrootBox:
-    """A box that is an overlay on this machine, entered by chroot; needs no daemon."""
+    """A box that is an overlay on this machine, entered with chroot; it needs no daemon."""
 
     root: Root
     place: Path
@@ -90,10 +90,10 @@ class ChrootBox:
         """Copy the contents of the folder `source` into /build."""
         build = self.place / "build"
         shutil.copytree(source, build, dirs_exist_ok=True)
-        build.chmod(0o755)  # soon it is the build user's, and is still to be read here
+        build.chmod(0o755)  # `run` gives it to the build user, and `get` must still read it
 
     def run(self, argv: Sequence[str], runner: Runner) -> None:
-        """Run `argv` in /build as the user builder; raises CommandFailed and its kin."""
+        """Run `argv` in /build as the user builder; raises what Runner.run raises."""
         runner.run([*self._enter(ROOT_USER), *OWN])
         runner.run([*self._enter(BUILD_USER), *in_build(argv)])
 
@@ -108,7 +108,7 @@ class ChrootBox:
         return [*self._enter(BUILD_USER), *in_build(["bash"])]
 
     def remove(self) -> None:
-        """Throw the box away."""
+        """Remove the box and everything in it."""
         namespaces.remove(self.place)
 
     def _enter(self, user: str) -> list[str]:
@@ -118,7 +118,7 @@ class ChrootBox:
 
 @dataclass(frozen=True, slots=True)
 class ChrootEngine:
-    """Boxes by overlay and chroot: as root, or as a plain user in a user namespace."""
+    """Boxes made of an overlay and chroot, by root or by a plain user in a user namespace."""
 
     cache: Cache
     name: str = "chroot"
@@ -126,11 +126,11 @@ class ChrootEngine:
 
     @property
     def cores(self) -> int:
-        """The cores of this machine."""
+        """The number of this machine's cores."""
         return os.cpu_count() or 1
 
     def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> ChrootBox:
-        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+        """Return a new box called `name` over `root`, after removing the box of that name of an earlier run."""
         self.forget(name)
         place = self.cache.private("boxes") / name
         (place / "build").mkdir(parents=True)
@@ -138,11 +138,11 @@ class ChrootEngine:
         return ChrootBox(root, place, compiler_caches.folder(self.cache, root.release, trust, runner))
 
     def forget(self, name: str) -> None:
-        """Remove the box called `name` that an earlier run left, if there is one."""
+        """Remove the box called `name` of an earlier run, if there is one."""
         namespaces.remove(self.cache.folder("boxes") / name)
 
 
 def in_build(argv: Sequence[str]) -> list[str]:
-    """Return `argv` as it runs in every box: in /build, with the environment of builds and nothing else."""
+    """Return the command that runs `argv` in /build with exactly the environment of builds."""
     variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     return ["env", "-i", "--chdir=/build", *variables, *argv]

@@ -1,4 +1,4 @@
-"""`./invoke build-deb` and `./invoke shell`: the user's request, from options to exit status."""
+"""`./invoke build-deb` and `./invoke shell`: turn the user's request into builds and an exit status."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .history import History
 from .local_source import from_path
 from .patches import UNTRIED, Fit
 from .pins import Pins
-from .plan import Cell, Request
+from .plan import BuildRequest, Cell
 from .project import Project
 from .releases import ReleaseTable, machine_release
 from .results import Dist, Results
 from .roots import Roots
 from .sources import Source
-from .workshop import INTERRUPTED, Outcome, State, Workshop
+from .workshop import INTERRUPTED, BuildState, Outcome, Workshop
 
-_UNTRIED = "not known: patch is missing, which finds out which of our patches fit (apt-get install patch)"
+_UNTRIED = "not known: patch is missing, so nothing can try which of our patches fit (apt-get install patch)"
 
 
 def say(text: str) -> None:
@@ -34,14 +34,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run(project: Project, request: Request) -> ExitStatus:
-    """Build what is asked for, write dist/summary.json and dist/junit.xml, and return the exit status."""
+def run(project: Project, request: BuildRequest) -> ExitStatus:
+    """Build the requested packages, write dist/summary.json and dist/junit.xml, and return the exit status."""
     cache = Cache.open()
     with cache.locked("build", say):
         return _run(project, request, cache)
 
 
-def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
+def _run(project: Project, request: BuildRequest, cache: Cache) -> ExitStatus:
     disk.check_writable(project.dist, "packages")
     cells = _cells(project, request, cache)
     history = History.load(cache.path / "history.json")
@@ -53,23 +53,23 @@ def _run(project: Project, request: Request, cache: Cache) -> ExitStatus:
         if changed:
             machine.require(machine.for_roots(), install=request.install, report=say)
             if request.endpoints:
-                workshop.farm.open()  # a name that is wrong is told before roots are made
+                workshop.farm.open()  # reports a wrong name before any root is made
             outcomes |= schedule.build_all(workshop, changed, request.jobs)
-    ended = [outcomes[cell] for cell in cells]
-    _remember((outcome for one in ended for outcome in one.outcomes), history, cache)
-    for line in report.closing_lines(ended, project.dist):
+    results = [outcomes[cell] for cell in cells]
+    _remember((outcome for result in results for outcome in result.outcomes), history, cache)
+    for line in report.closing_lines(results, project.dist):
         say(line)
-    report.write(ended, project.dist)
-    if any(one.last.error is INTERRUPTED for one in ended):
+    report.write(results, project.dist)
+    if any(result.last.error is INTERRUPTED for result in results):
         print(INTERRUPTED, file=sys.stderr)
-    return report.exit_status(ended)
+    return report.exit_status(results)
 
 
-def explain(project: Project, request: Request) -> ExitStatus:
-    """Print, package by package, whether it would be built and why; builds nothing.
+def explain(project: Project, request: BuildRequest) -> ExitStatus:
+    """Print for each package whether it would be built and why, without building it.
 
-    The source is looked for as in a build: a pinned tarball is downloaded, a tree of --source is packed. Nothing is
-    installed: without patch(1), it is not known what a source that is not proved would be built with.
+    The source is obtained as for a build: a pinned tarball is downloaded, a tree of --source is packed. Nothing is
+    installed, so without patch(1) the patches for a source that is not proved remain unknown.
     """
     cache = Cache.open()
     cells = _cells(project, request, cache, explaining=True)
@@ -83,27 +83,27 @@ def explain(project: Project, request: Request) -> ExitStatus:
 
 
 def shell(name: str) -> None:
-    """Replace this process by a shell in the root where the build called `name` failed."""
+    """Replace this process with a shell in the root where the build called `name` failed."""
     path = Cache.open().path / "boxes" / f"{name}.json"
     try:
         words: list[str] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        failed = sorted(found.stem for found in path.parent.glob("*.json"))
-        known = f"failed ones: {', '.join(failed)}" if failed else "no build has failed here"
+        failed = sorted(record.stem for record in path.parent.glob("*.json"))
+        known = f"failed builds: {', '.join(failed)}" if failed else "no build has failed here"
         raise UsageError(f"no failed build is called {name!r}", hint=known) from error
-    os.execvp(words[0], words)  # noqa: S606 - the words are our own
+    os.execvp(words[0], words)  # noqa: S606 - this tool wrote the words
 
 
-def _cells(project: Project, request: Request, cache: Cache, *, explaining: bool = False) -> tuple[Cell, ...]:
+def _cells(project: Project, request: BuildRequest, cache: Cache, *, explaining: bool = False) -> tuple[Cell, ...]:
     if request.engine not in plan.ENGINES:
         raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
     if request.endpoints and request.engine == "chroot":
-        hint = "an endpoint is docker's: --engine docker, or no --engine"
+        hint = "an endpoint needs --engine docker, or no --engine"
         raise UsageError("--endpoint and --engine chroot exclude each other", hint=hint)
     if request.stall <= 0 or request.jobs < 1:
         raise UsageError("--stall and --jobs take whole numbers above 0", hint="./invoke --help build-deb")
     if request.source is not None and request.pgpool is not None:
-        raise UsageError("--pgpool and --source exclude each other", hint="--source says which version it is by itself")
+        raise UsageError("--pgpool and --source exclude each other", hint="a source contains its own version")
     table = ReleaseTable.load(project.releases)
     for release in table.select(request.releases, machine_release()):
         plan.majors_of(release, request.majors)
@@ -111,18 +111,18 @@ def _cells(project: Project, request: Request, cache: Cache, *, explaining: bool
     source = _source(pins, request, cache)
     fit = _fit(project, pins, source, request, cache, explaining=explaining)
     applied = patches.chosen(project.templates(pgpool2.NAME), source.version) if fit.tried else ()
-    lost = fit.left_out
-    _tell_advisories(pins, source, {cve for patch in applied if patch not in lost for cve in patch.mends})
+    fixed = {cve for patch in applied if patch not in fit.left_out for cve in patch.mends}
+    _warn_of_advisories(pins, source, fixed)
     return plan.cells(request, table, source, machine_release(), project, fit)
 
 
-def _fit(  # noqa: PLR0913 - all that it depends on
-    project: Project, pins: Pins, source: Source, request: Request, cache: Cache, *, explaining: bool = False
+def _fit(  # noqa: PLR0913 - each argument decides about the patches
+    project: Project, pins: Pins, source: Source, request: BuildRequest, cache: Cache, *, explaining: bool = False
 ) -> Fit:
-    """Return which of our patches the source gets; of a proved release all, and what does not fit fails its build.
+    """Return which of our patches fit the source.
 
-    Installs patch(1) where it is missing, unless the build is only explained.
-    Raises PackageError for a patch that does not fit where the request is strict.
+    A proved release gets all of them, and its build fails if one does not fit. Installs patch(1) if it is missing,
+    unless the build is only explained. Raises PackageError for a patch that does not fit if the request is strict.
     """
     chosen = patches.chosen(project.templates(pgpool2.NAME), source.version)
     proved = pins.proved_with(source.sha256)
@@ -135,19 +135,19 @@ def _fit(  # noqa: PLR0913 - all that it depends on
     machine.require(machine.PATCHES, install=request.install, report=say)
     fit = patches.fit(chosen, source.tarball, source.sha256, cache.folder("sources"))
     for patch in fit.upstream:
-        say(f"{patch.name}.patch is in pgpool-II {source.version} already")
+        say(f"pgpool-II {source.version} already contains {patch.name}.patch")
     if fit.left_out and request.strict:
         names = ", ".join(patch.name for patch in fit.left_out)
         raise PackageError(
             f"patches do not fit pgpool-II {source.version}: {names}",
-            hint="without --strict it is built without them; series.in says which versions a patch is for",
+            hint="without --strict, the build leaves them out; series.in lists the versions a patch is for",
         )
     for patch in fit.left_out:
         say(f"warning: {patch.name}.patch does not fit and is left out: {patch.without}")
     return fit
 
 
-def _source(pins: Pins, request: Request, cache: Cache) -> Source:
+def _source(pins: Pins, request: BuildRequest, cache: Cache) -> Source:
     folder = cache.folder("sources")
     if request.source is not None:
         source = from_path(request.source, folder, say, pins)
@@ -160,21 +160,21 @@ def _source(pins: Pins, request: Request, cache: Cache) -> Source:
     return source
 
 
-def _tell_advisories(pins: Pins, source: Source, mended: Collection[str]) -> None:
-    """Say what is known to be wrong with the source, but for the CVEs that our patches mend."""
+def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> None:
+    """Print the known advisories for the source, except the CVEs that our patches fix."""
     for advisory in pins.advisories(source.version):
-        cves = [cve for cve in advisory.cves if cve not in mended]
+        cves = [cve for cve in advisory.cves if cve not in fixed]
         if not cves:
             continue
         known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
         say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
-        if better := pins.mended_in(advisory):
-            unproved = "" if better.proved is not None else ", which has not passed this project's tests"
-            say(f"hint: where an address has it, --pgpool {better.version} builds one without them{unproved}")
+        if better := pins.newest_without(advisory):
+            unproved = "" if better.proved is not None else ", but it has not passed this project's tests"
+            say(f"hint: if it can be downloaded, --pgpool {better.version} builds a version without them{unproved}")
 
 
 def _workshop(
-    project: Project, request: Request, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
+    project: Project, request: BuildRequest, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
 ) -> Workshop:
     find_archive: Callable[[], archive.Archive] = memoised(lambda: _archive(request))
     return Workshop(
@@ -189,19 +189,19 @@ def _workshop(
     )
 
 
-def _archive(request: Request) -> archive.Archive:
-    found = archive.find_archive(request.mirror)
-    if found.security is None:
-        say("warning: no security archive is known: roots are made without -security suites")
-    return found
+def _archive(request: BuildRequest) -> archive.Archive:
+    chosen = archive.find_archive(request.mirror)
+    if chosen.security is None:
+        say("warning: no security archive is known, so roots are made without -security suites")
+    return chosen
 
 
 def _remember(outcomes: Iterable[Outcome], history: History, cache: Cache) -> None:
     for outcome in outcomes:
-        if outcome.state is State.BUILT:
+        if outcome.state is BuildState.BUILT:
             history.note(outcome.package.name, outcome.seconds)
         place = cache.folder("boxes") / f"{outcome.package.name}.json"
         if outcome.shell:
             atomic.write(place, json.dumps(outcome.shell))
-        elif outcome.state is State.BUILT:
+        elif outcome.state is BuildState.BUILT:
             place.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The folder that outlives a run: roots, tarballs, compiler cache, results. Losing it costs time, never correctness."""
+"""The cache folder keeps roots, tarballs, compiler caches and results. Losing it costs time, never correctness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by the pgpool-II pack
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The cache folder; every path below it is made when asked for."""
+    """The cache folder; its methods create the folders they return."""
 
     path: Path
 
@@ -29,7 +29,7 @@ class Cache:
         path = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("pgpool-deb"))
         if "\n" in str(path):
             raise MachineError(
-                "the path of the cache folder has a line feed", hint="PGPOOL_DEB_CACHE=/path names another"
+                "the path of the cache folder contains a line feed", hint="PGPOOL_DEB_CACHE=/path names another"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ class Cache:
         return cls(path.resolve())
 
     def folder(self, *names: str) -> Path:
-        """Return (and make) a folder of the cache."""
+        """Return a folder of the cache, created if missing."""
         path = self.path.joinpath(*names)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def private(self, name: str) -> Path:
-        """Return (and make) a folder that no other user of the machine can enter.
+        """Return a folder of the cache, created if missing, that no other user of the machine can enter.
 
-        The user who builds in a box has the number 1000; where root runs the build, that is a person's on the machine.
+        Boxes build as uid 1000. If root runs the build, that uid usually belongs to a person on the machine.
         """
         path = self.folder(name)
         path.chmod(0o700)
@@ -58,9 +58,9 @@ class Cache:
 
     @contextmanager
     def locked(self, name: str, report: Callable[[str], None]) -> Iterator[None]:
-        """Hold the lock called `name`: two runs at once never touch the same thing; the wait is reported.
+        """Hold the lock called `name`, so that concurrent runs never touch the same files; report a wait for it.
 
-        The kernel lets go of the lock when its holder ends, however it ends.
+        The kernel releases the lock when its holder ends, even by kill -9.
         """
         path = self.folder("locks") / name
         with path.open("a+", encoding="ascii") as handle:

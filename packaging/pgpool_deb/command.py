@@ -1,4 +1,4 @@
-"""The one place that runs programs: logged, replayable, stopped when they hang or when the user stops the tool."""
+"""Run programs: log them, let the user replay them, and kill them if they hang or the user stops the tool."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STALL_SECONDS = 600.0
 _POLL_SECONDS = 0.2
 
 
-class CommandFailed(Exception):  # noqa: N818 - it is caught and turned into a ToolkitError by who knows the meaning
-    """A program ended with another status than 0; `lines` are its last lines of output."""
+class CommandFailed(Exception):  # noqa: N818 - the caller knows its meaning and raises a ToolkitError from it
+    """A program ended with a status other than 0; `lines` are its last lines of output."""
 
     def __init__(self, argv: Sequence[str], status: int, lines: Sequence[str]) -> None:
         super().__init__(f"{shlex.join(argv)} ended with status {status}")
@@ -35,29 +35,32 @@ class CommandStalled(CommandFailed):
     """A program printed nothing for longer than the stall timeout and was killed."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The run was stopped (Ctrl-C or a failing environment) while this program ran."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The run was stopped, by Ctrl-C or by a failure of the environment."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """Tells every running command to end; set once, by whoever stops the run."""
+    """Ends every running command once it is set."""
 
     event: threading.Event = field(default_factory=threading.Event)
 
     def set(self) -> None:
-        """End all commands that run under this stop, now."""
+        """End all commands that run under this stop."""
         self.event.set()
 
     def check(self) -> None:
-        """Raise Stopped where the run has been stopped."""
+        """Raise Stopped if the run has been stopped."""
         if self.event.is_set():
             raise Stopped
 
 
 @dataclass(slots=True)
 class Runner:
-    """Runs programs into one log. A program gets no standard input and dies with this process, even by kill -9."""
+    """Runs programs and logs them to one file.
+
+    A program gets no standard input. It dies with this process, even if that is killed with SIGKILL.
+    """
 
     log: Path
     stop: Stop = field(default_factory=Stop)
@@ -66,9 +69,9 @@ class Runner:
     _tail: list[str] = field(default_factory=list)
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        """Run `argv` to its end, output and the replayable command line into the log.
+        """Run `argv` to its end; write a command line that can be replayed, and the output, to the log.
 
-        Raises CommandFailed, CommandStalled after `stall` seconds without a line, Stopped when the run is stopped.
+        Raises CommandFailed, CommandStalled after `stall` seconds without output, Stopped when the run is stopped.
         """
         self.stop.check()
         self._tail = []
@@ -103,14 +106,14 @@ class Runner:
                     raise CommandStalled(argv, -1, self._tail)
         if pending:
             self.take(pending.decode("utf-8", "replace"), log)
-        while not has_ended(process):  # it may close its output long before
+        while not has_ended(process):  # a program may close its output long before it ends
             self.stop.check()
             if time.monotonic() - last > self.stall:
                 raise CommandStalled(argv, -1, self._tail)
             time.sleep(_POLL_SECONDS / 10)
 
     def take(self, line: str, log: IO[str]) -> None:
-        """Write one line of output to the log and pass it on."""
+        """Write one line of output to the log and pass it to `on_line`."""
         log.write(line + "\n")
         log.flush()
         self._tail = [*self._tail[-199:], line]
@@ -121,9 +124,9 @@ class Runner:
 def start(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a process group of its own that the kernel kills when the calling thread ends.
+    """Start `argv` in its own process group; the kernel kills it when the calling thread ends.
 
-    Raises MachineError where setpriv(1) is missing.
+    Raises MachineError if setpriv(1) is missing.
     """
     try:
         return subprocess.Popen(
@@ -140,12 +143,12 @@ def start(
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether a process has ended, and leave it unreaped: its group's number stays its own until then."""
+    """Return whether a process has ended. It stays unreaped, so that the kernel does not reuse its group's number."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a process group and reap its leader."""
+    """Kill the remaining processes of a group and reap its leader."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

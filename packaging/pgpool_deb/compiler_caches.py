@@ -1,8 +1,8 @@
-"""What builds leave for later ones (ccache's folder, kept files), apart by trust.
+"""Folders that builds leave for later builds (ccache's and kept files), separated by trust.
 
-It lies there under names that anybody can compute, and it is what a build made it: a stranger's source could leave
-objects for a pinned release. So only builds of proved releases write to the folder PROVED. Any other source has a
-folder of its own, which begins as a copy of that one.
+A build decides what it leaves there, under names that anybody can compute. An untrusted source could therefore plant
+objects for a pinned release. So only builds of proved releases write to the folder PROVED. Every other source has its
+own folder, which starts as a copy of PROVED.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from .cache import Cache
 from .command import Runner
 
 PROVED = "proved"
-"""The trust of proved releases, and of what is this checkout's own."""
+"""The trust of proved releases and of this checkout's own sources."""
 NAME = "compilers"
-"""The folder of the cache that holds them all."""
-_BEFORE = "compiler"
-"""Its name in versions before, whose folders all sources shared; a plain user's may belong to a subordinate id."""
+"""The folder of the cache that holds all of these folders."""
+_EARLIER_NAME = "compiler"
+"""The folder that all sources shared in earlier versions; it may belong to a subordinate uid of a plain user."""
 KEPT_OTHERS = 5
-"""How many folders of other sources are kept for a release: those used last."""
+"""The number of other sources whose folders are kept for a release: the most recently used ones."""
 
 
 def trust_in(text: str) -> str:
-    """Return the name of the folder of a source that is known by `text`: its path, or its SHA-256."""
+    """Return the trust of a source that `text` identifies: its path or its SHA-256."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def folder(cache: Cache, release: str, trust: str, runner: Runner) -> Path:
-    """Return the folder that a build of this trust sees as /cache, made where it is missing.
+    """Return the folder that a build of this trust sees as /cache, created if missing.
 
-    Raises CommandFailed where it cannot be made.
+    Raises CommandFailed if it cannot be created.
     """
-    namespaces.remove(cache.path / _BEFORE)
+    namespaces.remove(cache.path / _EARLIER_NAME)
     cache.private(NAME)
     place = cache.folder(NAME, release, trust)
     os.utime(place)
-    found = place / "cache"
-    if not found.exists():
-        _begin(found, cache.path / NAME / release / PROVED / "cache", runner)
+    contents = place / "cache"
+    if not contents.exists():
+        _create(contents, cache.path / NAME / release / PROVED / "cache", runner)
     _forget_others(place)
-    return found
+    return contents
 
 
-def _begin(found: Path, proved: Path, runner: Runner) -> None:
-    if found == proved or not proved.exists():
-        found.mkdir()
+def _create(contents: Path, proved: Path, runner: Runner) -> None:
+    if contents == proved or not proved.exists():
+        contents.mkdir()
         return
-    partial = found.with_name("partial")
+    partial = contents.with_name("partial")
     namespaces.remove(partial)
     runner.run([*namespaces.as_root(), "cp", "-a", "--reflink=auto", str(proved), str(partial)])
-    partial.rename(found)
+    partial.rename(contents)
 
 
 def _forget_others(used: Path) -> None:
-    """Remove the folders used longest ago."""
+    """Remove the least recently used folders."""
     others = [path for path in used.parent.iterdir() if path.name not in (PROVED, used.name)]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -(KEPT_OTHERS - 1)]:
         namespaces.remove(path)

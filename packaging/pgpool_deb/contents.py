@@ -1,7 +1,7 @@
-"""`./invoke contents`: what is in the packages, in lines that are kept and compared: a lost file, a new dependency.
+"""`./invoke contents`: compare the contents of packages with the expected ones, to catch a lost file, for example.
 
-The lines for each release are kept in packaging/contents; a change there is seen by whoever reviews it. What differs in
-every build (versions, the architecture's library folder) is left out, and so are packages of debug symbols.
+packaging/contents keeps the expected lines for each release, so a review sees every change. The lines leave out what
+differs from build to build (versions, the architecture's library folder) and packages of debug symbols.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import ExitStatus, UsageError
 from .project import Project
 
 MANUAL = re.compile(r"^/usr/share/doc/pgpool2/html/[^/]+\.html$")
-"""Upstream's manual: how many pages it has is theirs."""
+"""The pages of upstream's manual; their number is upstream's business."""
 TRIPLET = re.compile(r"/usr/lib/[a-z0-9_]+-linux-gnu[a-z0-9]*(?=/|$)")
 RELATIONS = ("Pre-Depends", "Depends", "Recommends", "Suggests", "Provides", "Conflicts", "Breaks", "Replaces")
 _KINDS = {tarfile.DIRTYPE: "d", tarfile.LNKTYPE: "h"}
@@ -26,7 +26,7 @@ PARAMETERS = "/usr/share/pgpool2/pgpool.conf"
 
 
 def describe(debs: Iterable[Path]) -> list[str]:
-    """Return the sorted lines of these packages: `PACKAGE KIND …`, as docs/reference/matrix.md lists them."""
+    """Return the sorted lines `PACKAGE KIND …` of these packages; docs/reference/matrix.md lists the kinds."""
     lines: set[str] = set()
     for deb in debs:
         with DebFile(str(deb)) as package:
@@ -46,7 +46,7 @@ def _relations(package: DebFile) -> Iterator[str]:
     yield f"section {control['Section']}"
     for field in RELATIONS:
         for relation in filter(None, str(control.get(field, "")).split(",")):
-            # Which version of a library is asked for follows from what a release has; whether one is, is ours.
+            # The release decides the version of a dependency; this project decides only that there is one.
             names = " | ".join(re.sub(r"\s*\(.*?\)|:any", "", one).strip() for one in relation.split("|"))
             yield f"{field.lower()} {names}"
 
@@ -86,54 +86,55 @@ def _kind(member: tarfile.TarInfo) -> str:
 
 
 def parameters(configuration: str) -> list[str]:
-    """Return the names of all parameters of a pgpool.conf, also of those that are commented out."""
+    """Return the names of all parameters of a pgpool.conf, including those that are commented out."""
     return re.findall(r"^#?([a-z_][a-z0-9_]*) = ", configuration, re.MULTILINE)
 
 
-def compare(kept: Sequence[str], found: Sequence[str]) -> list[str]:
-    """Return what is lost (`-`) and what is new (`+`), by package and kind."""
-    lost, new = set(kept) - set(found), set(found) - set(kept)
+def compare(expected: Sequence[str], actual: Sequence[str]) -> list[str]:
+    """Return the lost lines, marked `-`, and the new ones, marked `+`, in the order of package and kind."""
+    lost, new = set(expected) - set(actual), set(actual) - set(expected)
     marked = [(line, "-") for line in lost] + [(line, "+") for line in new]
     return [f"{sign} {line}" for line, sign in sorted(marked)]
 
 
 def chosen(folder: Path) -> list[Path]:
-    """Return the packages in a folder of dist/ whose contents are kept."""
+    """Return the packages in a folder of dist/ whose contents are compared."""
     return sorted(path for path in folder.glob("*.deb") if "-dbgsym_" not in path.name)
 
 
 def place(project: Project, release: str, version: str) -> Path:
-    """Return the file with the lines of a release and an upstream version; it need not be there."""
+    """Return the path of the file with the expected lines of a release and an upstream version; it may not exist."""
     return project.path / "packaging" / "contents" / f"{release}-{version}.txt"
 
 
 def run(project: Project, releases: Sequence[str], *, accept: bool) -> ExitStatus:
-    """Print what differs in dist/ from what is kept, or keep it; raises UsageError where nothing has been built."""
+    """Print how dist/ differs from the expected contents, or record it as expected.
+
+    Raises UsageError if a release has no packages in dist/.
+    """
     versions = _versions(project)
     status = ExitStatus.GOOD
     for release in releases or sorted(versions):
         if release not in versions:
             raise UsageError(f"dist/ has no packages of {release}", hint=f"./invoke build-deb --release {release}")
         file = place(project, release, versions[release])
-        known = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        found = describe(chosen(project.dist / release))
-        differences = compare(known, found)
-        for line in differences if known else ():
+        expected = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        actual = describe(chosen(project.dist / release))
+        differences = compare(expected, actual)
+        for line in differences if expected else ():
             print(f"{release}: {line}")
         if accept and differences:
             file.parent.mkdir(exist_ok=True)
-            atomic.write(file, "\n".join(found) + "\n")
-            print(f"{release}: kept in {file}")
+            atomic.write(file, "\n".join(actual) + "\n")
+            print(f"{release}: recorded in {file}")
         elif differences:
-            told = f"{len(differences)} lines differ from {file.name}" if known else f"there is no {file.name}"
-            print(f"{release}: {told}; ./invoke contents --accept keeps what is in dist/ now")
+            what = f"{len(differences)} lines differ from {file.name}" if expected else f"there is no {file.name}"
+            print(f"{release}: {what}; ./invoke contents --accept records the contents of dist/ as expected")
             status = ExitStatus.FAILED
     return status
 
 
 def _versions(project: Project) -> dict[str, str]:
     """Return upstream's version of the packages in dist/, by release."""
-    found = {}
-    for deb in sorted(project.dist.glob("*/pgpool2_*.deb")):
-        found[deb.parent.name] = deb.name.split("_")[1].rpartition("-")[0]
-    return found
+    debs = sorted(project.dist.glob("*/pgpool2_*.deb"))
+    return {deb.parent.name: deb.name.split("_")[1].rpartition("-")[0] for deb in debs}

@@ -1,4 +1,4 @@
-"""Where two .debs differ: the first file and byte, and the whole in diffoscope's words where that is installed."""
+"""Find where two .debs differ: the first file and byte, and diffoscope's full report if that is installed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .errors import MachineError
 
 DIFFOSCOPE = "diffoscope"
 _SAME, _DIFFERENT = 0, 1
-_LIMIT = ("--max-text-report-size=1000000", "--max-diff-block-lines=100")
-"""A megabyte: one more byte in a program moves every address behind it."""
+_REPORT_LIMITS = ("--max-text-report-size=1000000", "--max-diff-block-lines=100")
+"""The report stops after a megabyte, because one more byte in a program moves every address after it."""
 
 
 def first_difference(one: Path, other: Path) -> str:
-    """Return where two .debs differ first: the file in them, and the byte in that."""
+    """Return the first difference of two .debs: the file in them, and the offset of the byte in that file."""
     with one.open("rb") as first, other.open("rb") as second:
         parts, others = (ArFile(fileobj=stream) for stream in (first, second))
         if parts.getnames() != others.getnames():
@@ -63,14 +63,14 @@ def _byte(one: bytes, other: bytes) -> int:
 
 
 def described(one: Path, other: Path, report: Path) -> bool:
-    """Write how two files differ, in diffoscope's words, to `report`; False where no diffoscope is installed.
+    """Let diffoscope write the differences of two files to `report`; return False if it is not installed.
 
-    Raises MachineError where diffoscope fails.
+    Raises MachineError if diffoscope fails.
     """
     program = shutil.which(DIFFOSCOPE)
     if program is None:
         return False
-    command = [program, "--no-progress", *_LIMIT, f"--text={report}", str(one), str(other)]
+    command = [program, "--no-progress", *_REPORT_LIMITS, f"--text={report}", str(one), str(other)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode not in (_SAME, _DIFFERENT):
         lines = answer.stderr.strip().splitlines()

@@ -1,10 +1,10 @@
-"""Renders debian/ of a source package from its folder in debian-templates/.
+"""Render debian/ of a source package from its folder in debian-templates/.
 
-Pure: `render` is a function of the templates, of one `Packaging` and of what the source package adds to it
-(pgpool2.py, pgpool2_cluster.py); only `write` writes. Files ending in `.j2` are rendered by Jinja2 (names too:
-`{{ library.package }}.install.j2`), all others are copied; one with PGVERSION in its name becomes one file a
-PostgreSQL major. Made here are `changelog`, `control` from a `control.in` (as pg_buildext does it) and
-`patches/series` with the patches it selects from a `patches/series.in`.
+`render` is a pure function of the templates, of a `Packaging` and of the facts that the source package adds
+(pgpool2.py, pgpool2_cluster.py); only `write` writes files. Jinja2 renders files ending in `.j2` and their names
+(`{{ library.package }}.install.j2`); other files are copied. A file with PGVERSION in its name becomes one file for
+each PostgreSQL major. This module writes `changelog`, derives `control` from `control.in` as pg_buildext does, and
+derives `patches/series` from `patches/series.in`.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ TEMPLATE_SUFFIX = ".j2"
 SERIES = "patches/series.in"
 PER_MAJOR = "PGVERSION"
 _CHANGELOG_COLUMNS = 78
-"""Longer lines are a warning of lintian's."""
+"""lintian warns of longer lines."""
 _ENVIRONMENT = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
 
 
 @dataclass(frozen=True, slots=True)
 class Packaging:
-    """One source package to be rendered: of which version, for which release and PostgreSQL majors."""
+    """A source package to render: its version, its release and its PostgreSQL majors."""
 
     source: str
     """The source package's name: "pgpool2"."""
     upstream_version: str
-    """As upstream writes it ("4.6.1"), or a sorting version of a checkout ("4.8~devel+git20261122.abc1234")."""
+    """Upstream's version ("4.6.1"), or one that sorts for a checkout ("4.8~devel+git20261122.abc1234")."""
     debian_version: str
     """The full version of the source package: "4.6.1-50+deb13+1"."""
     release: str
     """Code name of the Debian release."""
     release_number: int
-    """Debian's number of the release: 12 bookworm, 13 trixie, 14 forky, 15 sid."""
+    """Debian's number for the release: 12 bookworm, 13 trixie, 14 forky, 15 sid."""
     distribution: str
     """The changelog's distribution: the code name, or "unstable" for sid."""
     majors: tuple[int, ...]
-    """PostgreSQL majors of the release that are packaged for, at least one, rising."""
+    """The PostgreSQL majors to build modules for: at least one, in ascending order."""
     timestamp: int
-    """Seconds since 1970, UTC: the changelog's date, and so SOURCE_DATE_EPOCH of the build."""
+    """Seconds since 1970, UTC: the changelog's date, and therefore SOURCE_DATE_EPOCH of the build."""
     changes: tuple[str, ...]
-    """One line each of the changelog's entry, without the bullet; at least one."""
+    """The lines of the changelog's entry, without bullets; at least one."""
 
     @property
     def standards_version(self) -> str:
-        """The Debian Policy of the release: its own lintian knows no newer one."""
+        """The version of Debian Policy for the release; its lintian knows no newer one."""
         known = {11: "4.5.1", 12: "4.6.2", 13: "4.7.2"}
         return known.get(self.release_number, "4.7.4")
 
     @property
     def dpkg_has_defaults(self) -> bool:
-        """Whether dpkg has defaults for Priority and Rules-Requires-Root; lintian calls them redundant then."""
+        """Whether dpkg has defaults for Priority and Rules-Requires-Root, so that lintian calls them redundant."""
         return self.release_number >= 14
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the templates of every source package may name. All decisions are made here; templates only print."""
+        """The variables for the templates of every source package. Decisions are made here; templates only print."""
         return {
             "maintainer": MAINTAINER,
             "upstream_version": self.upstream_version,
@@ -89,20 +89,19 @@ class File:
 
     @classmethod
     def read(cls, path: Path) -> File:
-        """Return a file of the checkout; of its permissions only whether it can be executed counts."""
+        """Return a file of the checkout, with mode 0o755 if anybody may execute it, else 0o644."""
         return cls(path.read_bytes(), 0o755 if path.stat().st_mode & 0o111 else 0o644)
 
 
 def render(
     templates: Path, packaging: Packaging, own_facts: Mapping[str, object], without: Collection[str] = ()
 ) -> dict[str, File]:
-    """All files of debian/ by their path in it; templates see the packaging's facts and `own_facts`.
+    """Return all files of debian/ by their path in it; templates see the packaging's facts and `own_facts`.
 
-    Patches called as in `without` are left out.
+    `without` holds the file names of patches to leave out. The same arguments give the same bytes.
 
-    The same arguments give the same bytes. Raises `ValueError` where `packaging` holds no major or no change or a line
-    of patches/series.in cannot be read, `jinja2.UndefinedError` where a template names what there is not, and
-    `OSError` where a template cannot be read.
+    Raises `ValueError` if `packaging` has no major or no change, or if a line of patches/series.in cannot be parsed;
+    `jinja2.UndefinedError` if a template uses an undefined variable; `OSError` if a template cannot be read.
     """
     if not packaging.majors or not packaging.changes:
         raise ValueError("a packaging needs at least one PostgreSQL major and one line of change")
@@ -120,7 +119,7 @@ def render(
 
 
 def write(files: Mapping[str, File], destination: Path) -> None:
-    """Write files below `destination`, which must not exist; all modes as they say. Raises `FileExistsError`."""
+    """Write files with their modes below `destination`; raises `FileExistsError` if that exists."""
     destination.mkdir(parents=True)
     for name, file in files.items():
         path = destination / name
@@ -130,7 +129,7 @@ def write(files: Mapping[str, File], destination: Path) -> None:
 
 
 def changelog_of(packaging: Packaging) -> str:
-    """debian/changelog with one entry."""
+    """Return debian/changelog with one entry."""
     changelog = Changelog()
     changelog.new_block(
         package=packaging.source,
@@ -149,9 +148,9 @@ def _bullet(change: str) -> list[str]:
 
 
 def control_of(control_in: str, majors: tuple[int, ...]) -> str:
-    """debian/control from debian/control.in, byte for byte as `pg_buildext updatecontrol` makes it.
+    """Return debian/control from debian/control.in, byte for byte as `pg_buildext updatecontrol` writes it.
 
-    Its "checkcontrol" would otherwise stop the build.
+    Otherwise `pg_buildext checkcontrol` would stop the build.
     """
     paragraphs: list[str] = []
     for paragraph in re.split(r"\n{2,}", control_in.strip("\n")):
@@ -171,7 +170,7 @@ _SERIES_LINE = re.compile(r"(?P<name>[a-z0-9.-]+\.patch)(?P<ranges>(?:\s+\((?:<<
 
 
 def selected_patches(series: str, upstream_version: str) -> tuple[str, ...]:
-    """The patches of patches/series.in that are for this version, in order; `ValueError` on a line it cannot read."""
+    """Return the patches of patches/series.in for this version, in order; raises ValueError for a malformed line."""
     upstream = Version(upstream_version)
     return tuple(
         name
@@ -181,14 +180,14 @@ def selected_patches(series: str, upstream_version: str) -> tuple[str, ...]:
 
 
 def ranges_of(series: str) -> dict[str, list[list[tuple[str, str]]]]:
-    """Return the versions that each patch of patches/series.in is for: of each of its lines, the limits (">=", "4.4~").
+    """Return the version ranges of each patch of patches/series.in: for each of its lines, limits like (">=", "4.4~").
 
-    Raises ValueError on a line that cannot be read.
+    Raises ValueError for a malformed line.
     """
-    found: dict[str, list[list[tuple[str, str]]]] = {}
-    for name, ranges in _lines(series):
-        found.setdefault(name, []).append(ranges)
-    return found
+    ranges: dict[str, list[list[tuple[str, str]]]] = {}
+    for name, limits in _lines(series):
+        ranges.setdefault(name, []).append(limits)
+    return ranges
 
 
 def _lines(series: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -197,7 +196,7 @@ def _lines(series: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             continue
         match = _SERIES_LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{SERIES}: not a patch and its versions: {line}")
+            raise ValueError(f"{SERIES}: not a patch with its versions: {line}")
         yield match["name"], re.findall(r"\((\S+) (\S+)\)", match["ranges"])
 
 
@@ -219,7 +218,7 @@ def _templates(templates: Path, majors: tuple[int, ...], facts: Mapping[str, obj
 
 @cache
 def _template(text: str) -> Template:
-    """Compiled once for all releases."""
+    """Compile a template once for all releases."""
     return _ENVIRONMENT.from_string(text)
 
 
@@ -227,7 +226,7 @@ def _unused_patches(files: dict[str, File], series: tuple[str, ...]) -> list[str
     used = {f"patches/{name}" for name in series}
     missing = used - files.keys()
     if missing:
-        raise ValueError(f"{SERIES} names patches that are not there: {', '.join(sorted(missing))}")
+        raise ValueError(f"{SERIES} names missing patches: {', '.join(sorted(missing))}")
     return [name for name in files if name.endswith(".patch") and name not in used]
 
 

@@ -1,4 +1,4 @@
-"""What Debian's security tracker says of one CVE, as an entry of sources.toml. Its page is anybody's text."""
+"""Turn the page of Debian's security tracker on a CVE into an entry of sources.toml. The page is untrusted text."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .pins import Advisory
 
 SOURCE = "pgpool2"
 _FIXED = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+)-1")
-"""The first package of an upstream version: upstream mended what it mends. A later one may have Debian's own patch."""
-_WIDTH = 100
+"""Revision 1 has only upstream's fixes; a later revision may fix the CVE with Debian's own patch."""
+_SUMMARY_COLUMNS = 100
 
 
 def advisory(cve: str, page: str) -> Advisory | None:
-    """Return what is known of a CVE; None where the page names no release of upstream's that mended it."""
-    rows = _Rows()
-    rows.feed(page)
-    fixed = next(_fixed(rows.found), None)
-    said = next((row[1] for row in rows.found if len(row) > 1 and row[0] == "Description"), "")
-    text = "".join(letter if letter.isprintable() else " " for letter in said)
-    summary = textwrap.shorten(text.partition(". ")[0].strip(), _WIDTH, placeholder=" …")
+    """Return the advisory for a CVE, None if the page names no upstream release that fixed it."""
+    parser = _Rows()
+    parser.feed(page)
+    fixed = next(_fixed(parser.rows), None)
+    description = next((row[1] for row in parser.rows if len(row) > 1 and row[0] == "Description"), "")
+    text = "".join(letter if letter.isprintable() else " " for letter in description)
+    summary = textwrap.shorten(text.partition(". ")[0].strip(), _SUMMARY_COLUMNS, placeholder=" …")
     return None if fixed is None else Advisory((cve,), summary or "see Debian's security tracker", fixed)
 
 
 def _fixed(rows: list[list[str]]) -> Iterator[str]:
-    """Yield the release that mended it in unstable: of rows with package, type, release, fixed version, and more."""
+    """Yield the upstream release that fixed it in unstable; a row has package, type, release, fixed version, etc."""
     for row in rows:
         if row[:3] == [SOURCE, "source", "(unstable)"] and len(row) > len(row[:3]):
             match = _FIXED.fullmatch(row[3])
@@ -37,25 +37,25 @@ def _fixed(rows: list[list[str]]) -> Iterator[str]:
 
 
 def block(known: Advisory) -> str:
-    """Return an entry of sources.toml."""
+    """Return the advisory as an entry of sources.toml."""
     cves = ", ".join(json.dumps(cve) for cve in known.cves)
     summary = json.dumps(known.summary, ensure_ascii=False)
     return f'[[advisory]]\ncves = [{cves}]\nsummary = {summary}\nfixed_in = "{known.fixed_in}"\n'
 
 
 class _Rows(HTMLParser):
-    """Gathers the text of the cells of all tables, row by row."""
+    """Collects the text of the cells of all tables in `rows`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[list[str]] = []
+        self.rows: list[list[str]] = []
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "tr":
-            self.found.append([])
-        elif tag in ("td", "th") and self.found:
-            self.found[-1].append("")
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
             self._inside = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -64,4 +64,4 @@ class _Rows(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._inside:
-            self.found[-1][-1] += data.strip("\n")
+            self.rows[-1][-1] += data.strip("\n")

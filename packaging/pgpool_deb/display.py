@@ -1,4 +1,4 @@
-"""What the user sees while packages are built: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of builds: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .history import History
 from .source_package import SourcePackage
-from .workshop import Outcome, Stage, State
+from .workshop import BuildStage, BuildState, Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_STYLES = {str(State.FAILED): "red", str(State.BUILT): "green", str(State.UNCHANGED): "green"}
+_STYLES = {str(BuildState.FAILED): "red", str(BuildState.BUILT): "green", str(BuildState.UNCHANGED): "green"}
 
 
 class PlainDisplay:
-    """One line an event, for logs and pipes."""
+    """Prints one line for each event, for logs and pipes."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -34,11 +34,11 @@ class PlainDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to do."""
+        """Do nothing: there is nothing to restore."""
 
-    def stage(self, package: SourcePackage, stage: Stage, log: Path) -> None:
-        """Print that `package` enters `stage`, and first how long a build of it took the last time."""
-        if stage is Stage.ROOT:
+    def stage(self, package: SourcePackage, stage: BuildStage, log: Path) -> None:
+        """Print that `package` enters `stage`; before the first stage, also print how long its last build took."""
+        if stage is BuildStage.ROOT:
             expected = self._history.expected(package.name)
             took = f", about {expected:.0f} s" if expected else ""
             self._print(f"{package.name}: begins{took}; log {log}")
@@ -54,14 +54,14 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table of packages that is drawn anew four times a second."""
+    """A table of packages that is redrawn four times a second."""
 
     def __init__(self, history: History, packages: Iterable[SourcePackage], console: Console) -> None:
         from rich.live import Live  # noqa: PLC0415 - not needed where nothing is built
 
         self._history = history
         self._rows: dict[str, tuple[str, float, float | None, Path | None]] = {
-            package.name: (Stage.WAITING, time.monotonic(), None, None) for package in packages
+            package.name: (BuildStage.WAITING, time.monotonic(), None, None) for package in packages
         }
         self._lock = threading.Lock()
         self._live: Live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=True)
@@ -73,11 +73,11 @@ class LiveDisplay:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def stage(self, package: SourcePackage, stage: Stage, log: Path) -> None:
+    def stage(self, package: SourcePackage, stage: BuildStage, log: Path) -> None:
         """Show that `package` enters `stage`."""
         with self._lock:
             _, began, _, _ = self._rows[package.name]
-            began = time.monotonic() if stage is Stage.ROOT else began
+            began = time.monotonic() if stage is BuildStage.ROOT else began
             self._rows[package.name] = (stage, began, None, log)
 
     def ended(self, outcome: Outcome) -> None:
@@ -91,7 +91,7 @@ class LiveDisplay:
         table = Table("package", "stage", "elapsed", "expected", "log", box=None)
         with self._lock:
             for name, (stage, began, seconds, log) in self._rows.items():
-                elapsed = "" if stage == Stage.WAITING else f"{seconds or time.monotonic() - began:.0f} s"
+                elapsed = "" if stage == BuildStage.WAITING else f"{seconds or time.monotonic() - began:.0f} s"
                 expected = self._history.expected(name)
                 known = f"{expected:.0f} s" if expected else ""
                 table.add_row(name, stage, elapsed, known, str(log or ""), style=_STYLES.get(stage, ""))

@@ -1,8 +1,8 @@
-"""The docker engine: boxes as containers of any Docker-API endpoint, local or remote.
+"""The docker engine: boxes are containers of any Docker-API endpoint, local or remote.
 
-A root becomes an image once, under its key. A box is a container of it without a network; its first process reads
-from this process, so a box stops when the tool ends, however it ends, and what a dead run left is removed at the next
-start. A box that is kept after a failure is stopped and called NAME-failed.
+A root is imported as an image once, under its key. A box is a container of that image without a network. The box's
+first process reads from this process, so the box stops when the tool ends, even by kill -9. The next start removes
+the boxes of dead runs. A box that is kept after a failure is stopped and called NAME-failed.
 
 Only `engines.find_engine` imports this module: the SDK is slow to import.
 """
@@ -50,21 +50,21 @@ from .roots import MAX_AGE_SECONDS, ROOT_USER, Root, entering
 
 IMAGE = "pgpool-deb/root"
 PROVED = "/proved"
-"""Where a box sees what builds of proved releases left."""
+"""Where a box sees the compiler cache of proved releases."""
 _BEGIN_CACHE = f"""
 [ ! -d {PROVED} ] || [ -e /cache/.begun ] || {{ cp -a --remove-destination {PROVED}/. /cache && : >/cache/.begun; }}
 """
 LABEL = "pgpool-deb"
 USER = "builder"
-_KEPT = "-failed"
+_FAILED_SUFFIX = "-failed"
 _LISTINGS = 3
 _POLL_SECONDS = 0.2
-_SIGNALLED = 128
+_SIGNAL_STATUS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class DockerBox:
-    """A box that is a container; `lifeline` is its first process's standard input."""
+    """A box that is a container; `lifeline` holds the standard input of its first process open."""
 
     client: DockerClient
     container: str
@@ -82,7 +82,7 @@ class DockerBox:
             self.client.api.put_archive(self.container, "/build", packed)
 
     def run(self, argv: Sequence[str], runner: Runner) -> None:
-        """Run `argv` in /build as the user builder; raises CommandFailed and its kin, MachineError if docker fails."""
+        """Run `argv` in /build as the user builder; raises what Runner.run raises, MachineError if docker fails."""
         runner.stop.check()
         words = in_build(argv)
         tail: deque[str] = deque(maxlen=200)
@@ -90,7 +90,7 @@ class DockerBox:
             log.write(f"$ {shlex.join(['docker', 'exec', '--user', USER, self.name, *words])}\n")
             log.flush()
             with asking("a command ran in the box"):
-                # One stream: docker's two would not keep what a compiler says in order.
+                # One stream, because docker's two do not preserve the order of a compiler's output.
                 merged = [*in_build([]), "sh", "-c", 'exec "$@" 2>&1', "sh", *argv]
                 job: str = self.client.api.exec_create(self.container, merged, user=USER)["Id"]
                 with (
@@ -116,10 +116,10 @@ class DockerBox:
                 unpack_file(data, name, destination / name)
 
     def shell(self) -> list[str]:
-        """Return the command that opens a shell in /build of this box; the box is kept for it, stopped until then."""
-        with suppress(*FAILURES):  # an engine that is gone has been reported; once it is back, the command works
+        """Stop the box, keep it, and return the command that starts it with a shell in /build."""
+        with suppress(*FAILURES):  # a failing engine has been reported; the command works once it is back
             self._kill()
-            self.client.api.rename(self.container, f"{self.name}{_KEPT}")
+            self.client.api.rename(self.container, f"{self.name}{_FAILED_SUFFIX}")
         self.lifeline.close()
         docker = shlex.join(["docker", *endpoint_options(self.endpoint)])
         inside = shlex.join(["exec", "-it", "--user", USER, self.container, *in_build(["bash"])])
@@ -131,14 +131,14 @@ class DockerBox:
         return ["sh", "-c", script]
 
     def remove(self) -> None:
-        """Throw the box away."""
+        """Remove the box and everything in it."""
         with self.lifeline, asking("removing the box"), suppress(NotFound):
             self.client.api.remove_container(self.container, force=True)
 
     def prepare(self) -> None:
-        """Give /build and /cache to the user who builds; a /cache that begins is a copy of that of proved releases.
+        """Give /build and /cache to the build user; a new /cache starts as a copy of the one of proved releases.
 
-        That user copies: what lies in /cache already is a stranger's.
+        The build user copies it, because the existing contents of /cache are untrusted.
         """
         self._set_up(["install", "-d", "-o", USER, "-g", USER, "/build", "/cache"], "root")
         self._set_up(["sh", "-c", _BEGIN_CACHE], USER)
@@ -165,7 +165,7 @@ class DockerBox:
                 break
             if listing.endswith("/\0"):
                 return listing.split("\0")[:-2]
-        raise went_away("the packages were looked for")
+        raise went_away("the packages were being listed")
 
     def _until_silent(
         self, argv: Sequence[str], chunks: Chunks, runner: Runner, tail: Iterable[str]
@@ -185,19 +185,19 @@ class DockerBox:
             yield chunk
 
     def _status(self, job: str) -> int:
-        """Return the exit status of an exec whose output has ended; raises MachineError where the box is gone."""
+        """Return the exit status of an exec whose output has ended; raises MachineError if the box is gone."""
         deadline = time.monotonic() + 10
         while (state := self.client.api.exec_inspect(job))["Running"] or state["ExitCode"] is None:
             if time.monotonic() > deadline:
                 raise went_away("a command ran in the box")
             time.sleep(0.05)
         status = int(state["ExitCode"])
-        if status > _SIGNALLED and self._stops():
-            raise went_away("a command ran in the box", who="the box was stopped from outside")
+        if status > _SIGNAL_STATUS and self._stops():
+            raise went_away("a command ran in the box", cause="the box was stopped from outside")
         return status
 
     def _stops(self) -> bool:
-        """Tell whether the box has stopped, or does so now: its processes are killed a little earlier."""
+        """Return whether the box has stopped or stops within 2 seconds; its processes die before the box stops."""
         deadline = time.monotonic() + 2
         while running := self.client.api.inspect_container(self.container)["State"]["Running"]:
             if time.monotonic() > deadline:
@@ -206,14 +206,14 @@ class DockerBox:
         return not running
 
     def _kill(self) -> None:
-        """End every process of the box; it can be started again."""
-        with suppress(*FAILURES):  # it is not running, or the engine is gone and that is reported where it matters
+        """End every process of the box, which can be started again."""
+        with suppress(*FAILURES):  # the box is not running, or the engine is gone and the caller reports that
             self.client.api.kill(self.container)
 
 
 @dataclass(frozen=True, slots=True)
 class DockerEngine:
-    """Boxes as containers of a Docker-API endpoint: of the one called `place`, else of the docker client's."""
+    """Boxes as containers of the Docker-API endpoint called `place`, or of the docker client's current endpoint."""
 
     cache: Cache
     client: DockerClient
@@ -223,16 +223,16 @@ class DockerEngine:
 
     @classmethod
     def connect(cls, cache: Cache, place: str = "") -> DockerEngine:
-        """Return the engine, with what dead runs left removed; raises MachineError where it cannot be used.
+        """Return the engine after removing the boxes of dead runs; raises MachineError if it cannot be used.
 
-        Raises UsageError where `place` is the name of a docker context that there is not.
+        Raises UsageError if there is no docker context called `place`.
         """
         try:
             client = connected(place)
             engine = cls(cache, client, place=place, cores=int(client.info().get("NCPU") or 1))
         except UsageError:
             raise
-        except Exception as error:  # the SDK raises a bare one for a damaged context
+        except Exception as error:  # the SDK raises a bare Exception for a damaged context
             where = place or os.environ.get("DOCKER_HOST") or "the current docker context"
             with suppress(Exception):
                 where = endpoint(place) or where
@@ -240,31 +240,31 @@ class DockerEngine:
             if not place:
                 hint = "start one (systemctl start docker), name one with DOCKER_HOST, or use --engine chroot"
             raise MachineError(f"no docker engine answers at {where}: {reason(error)}", hint=hint) from error
-        with asking("it was asked for boxes of dead runs"):
-            engine._remove_left_over()
+        with asking("the boxes of dead runs were being removed"):
+            engine._remove_leftovers()
         return engine
 
     @classmethod
     def reachable(cls, cache: Cache) -> DockerEngine | None:
-        """Return the engine, or None where none answers within a second or it cannot be used for this machine."""
+        """Return the engine, None if none answers within a second or this machine cannot use it."""
         try:
             return cls.connect(cache)
         except MachineError:
             return None
 
     def close(self) -> None:
-        """End the connections to the engine."""
+        """Close the connections to the engine."""
         self.client.close()
 
     def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> DockerBox:
-        """Return a new box called `name` over `root`; one of that name left by an earlier run is removed first."""
+        """Return a new box called `name` over `root`, after removing the box of that name of an earlier run."""
         with asking("a box was being made"):
             self._remove_boxes(name)
             image = self._image(root, runner)
             return self._start(root, name, image, trust or compiler_caches.trust_in(name))
 
     def forget(self, name: str) -> None:
-        """Remove the box called `name` that an earlier run left, if there is one; raises MachineError."""
+        """Remove the box called `name` of an earlier run, if there is one; raises MachineError."""
         with asking("a box of an earlier run was being removed"):
             self._remove_boxes(name)
 
@@ -274,7 +274,7 @@ class DockerEngine:
         title = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{LABEL}-{name}-{self.identity}")
         container: str = self.client.api.create_container(
             image,
-            # It ends with the lifeline; docker's init beside it reaps what builds leave behind.
+            # `cat` ends with the lifeline; docker's init reaps the processes that builds leave behind.
             ["cat"],
             name=title,
             hostname="builder",
@@ -291,43 +291,43 @@ class DockerEngine:
             self.client.api.start(container)
             box.prepare()
         except BaseException:
-            with suppress(*FAILURES, MachineError):  # the error that led here is the one to tell
+            with suppress(*FAILURES, MachineError):  # the first error is the one to report
                 box.remove()
             raise
         return box
 
     def _volumes(self, release: str, trust: str) -> dict[str, Mapping[str, str]]:
-        """Return the volumes of a box: /cache of this trust; for any but proved releases, theirs as /proved to read."""
+        """Return a box's volumes: /cache of this trust and, unless that is PROVED, /proved to read."""
         own, proved = self._volume(release, trust), self._volume(release, compiler_caches.PROVED)
         labels = {f"{LABEL}.cache": self.identity, f"{LABEL}.release": release, f"{LABEL}.trust": trust}
         place = {f"{LABEL}.machine": _machine(), f"{LABEL}.path": str(self.cache.path)}
         self.client.volumes.create(own, labels={**labels, **place})
-        found = self.client.volumes.list(filters={"label": f"{LABEL}.cache={self.identity}"})
-        self._forget_volumes(found, release, trust)
+        existing = self.client.volumes.list(filters={"label": f"{LABEL}.cache={self.identity}"})
+        self._forget_volumes(existing, release, trust)
         volumes: dict[str, Mapping[str, str]] = {own: {"bind": "/cache", "mode": "rw"}}
-        if own != proved and any(volume.name == proved for volume in found):
+        if own != proved and any(volume.name == proved for volume in existing):
             volumes[proved] = {"bind": PROVED, "mode": "ro"}
         return volumes
 
     def _volume(self, release: str, trust: str) -> str:
         return f"{LABEL}-{release}-{trust}-{self.identity}"
 
-    def _forget_volumes(self, found: Sequence[Volume], release: str, used: str) -> None:
-        """Remove volumes of other sources, oldest first, and those of versions before, which all sources shared."""
-        shared = [volume for volume in found if f"{LABEL}.trust" not in volume.attrs["Labels"]]
+    def _forget_volumes(self, existing: Sequence[Volume], release: str, used: str) -> None:
+        """Remove the oldest volumes of other sources, and those of earlier versions, which all sources shared."""
+        shared = [volume for volume in existing if f"{LABEL}.trust" not in volume.attrs["Labels"]]
         others = [
             volume
-            for volume in found
+            for volume in existing
             if volume.attrs["Labels"].get(f"{LABEL}.release") == release
             and volume.attrs["Labels"][f"{LABEL}.trust"] not in (compiler_caches.PROVED, used)
         ]
         others.sort(key=lambda volume: str(volume.attrs.get("CreatedAt", "")))
         for volume in [*shared, *others[: -(compiler_caches.KEPT_OTHERS - 1)]]:
-            with suppress(APIError):  # a kept box still has it
+            with suppress(APIError):  # a kept box still uses it
                 volume.remove()
 
     def _image(self, root: Root, runner: Runner) -> str:
-        """Return the tag of the image of `root`, imported where the engine does not have it."""
+        """Return the tag of the image of `root`, imported if the engine does not have it."""
         tag = f"{IMAGE}:{root.key}"
         with self.cache.locked(f"image-{root.key}", lambda line: runner.on_line(line) if runner.on_line else None):
             if not self.client.api.images(tag):
@@ -356,7 +356,7 @@ class DockerEngine:
             raise refused(str(failed[0]["error"]))
 
     def _remove_stale_images(self, root: Root) -> None:
-        """Remove images of the release's roots that are no longer current; one that a kept box uses stays."""
+        """Remove images of the release's outdated roots, except those that a kept box uses."""
         current = {root.key, *self._current_roots(root.release)}
         filters = {"label": [f"{LABEL}.release={root.release}", f"{LABEL}.roots={self._roots_id}"]}
         for image in self.client.api.images(filters=filters):
@@ -370,24 +370,24 @@ class DockerEngine:
                 if time.time() - record.stat().st_mtime < MAX_AGE_SECONDS:
                     yield json.loads(record.read_text(encoding="utf-8"))["key"]
 
-    def _remove_left_over(self) -> None:
-        """Remove boxes that dead runs of this machine neither removed nor kept, and volumes of caches that are gone."""
-        for found in self.client.api.containers(all=True, filters={"label": f"{LABEL}.run"}):
-            machine, _, run = found["Labels"][f"{LABEL}.run"].partition(" ")
-            kept = any(name.endswith(_KEPT) for name in found["Names"] or ())
+    def _remove_leftovers(self) -> None:
+        """Remove the boxes of this machine's dead runs, except kept ones, and the volumes of caches that are gone."""
+        for container in self.client.api.containers(all=True, filters={"label": f"{LABEL}.run"}):
+            machine, _, run = container["Labels"][f"{LABEL}.run"].partition(" ")
+            kept = any(name.endswith(_FAILED_SUFFIX) for name in container["Names"] or ())
             alive = _lifetime(int(run.partition("-")[0])) == run
             if machine == _machine() and not alive and not kept:
-                self._remove_container(found["Id"])
+                self._remove_container(container["Id"])
 
         for volume in self.client.volumes.list(filters={"label": f"{LABEL}.machine={_machine()}"}):
             if not Path(volume.attrs["Labels"][f"{LABEL}.path"]).is_dir():
-                with suppress(APIError):  # a kept box still has it
+                with suppress(APIError):  # a kept box still uses it
                     volume.remove()
 
     def _remove_boxes(self, name: str) -> None:
         labels = [f"{LABEL}.cache={self.identity}", f"{LABEL}.box={name}"]
-        for found in self.client.api.containers(all=True, filters={"label": labels}):
-            self._remove_container(found["Id"])
+        for container in self.client.api.containers(all=True, filters={"label": labels}):
+            self._remove_container(container["Id"])
 
     def _remove_container(self, container: str) -> None:
         try:
@@ -398,7 +398,7 @@ class DockerEngine:
 
     @property
     def identity(self) -> str:
-        """Names this cache among all that use the engine."""
+        """Identifies this cache among all that use the engine."""
         return _digest(f"{_machine()} {self.cache.path}")
 
     @property
@@ -407,7 +407,7 @@ class DockerEngine:
 
 
 def _machine() -> str:
-    """Return what tells this machine from others that use the same engine."""
+    """Return an identifier that separates this machine from others that use the same engine."""
     with suppress(OSError):
         if known := Path("/etc/machine-id").read_text(encoding="ascii").strip():
             return _digest(known)
@@ -415,7 +415,7 @@ def _machine() -> str:
 
 
 def _lifetime(pid: int) -> str:
-    """Return what names one process among all that ever have its number: PID-START; PID- where there is none."""
+    """Return PID-START, which identifies a process even if its number is reused, or PID- if there is no process."""
     try:
         after_name = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
     except OSError:

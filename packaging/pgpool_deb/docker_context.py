@@ -1,6 +1,6 @@
-"""Docker contexts by name, as the docker client keeps them: an address, and certificates where it has some.
+"""Read docker contexts as the docker client stores them: an address, and certificates if there are any.
 
-The SDK finds them only beside a config.json, and `docker context create` writes none (docker 7).
+The SDK finds contexts only beside a config.json, and `docker context create` writes none (docker 7).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .errors import UsageError
 
 
 def context(name: str) -> dict[str, Any]:
-    """Return the words with which the SDK connects to the docker context `name`: `base_url`, and `tls` where it has it.
+    """Return the SDK's arguments for connecting to the docker context `name`: `base_url`, and `tls` if it has any.
 
-    Raises UsageError where there is no such context, DockerException for one that cannot be read.
+    Raises UsageError if there is no such context, DockerException if it cannot be read.
     """
     if name == "default":
         return {**ContextAPI.kwargs_from_context(name)}
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "contexts"
     known_as = hashlib.sha256(name.encode()).hexdigest()
     try:
-        told = json.loads((folder / "meta" / known_as / "meta.json").read_text(encoding="utf-8"))
-        endpoint = told["Endpoints"]["docker"]
+        metadata = json.loads((folder / "meta" / known_as / "meta.json").read_text(encoding="utf-8"))
+        endpoint = metadata["Endpoints"]["docker"]
         where: dict[str, Any] = {"base_url": str(endpoint["Host"])}
     except FileNotFoundError as error:
-        hint = "docker context ls shows those that there are; an address has :// in it"
+        hint = "docker context ls lists the contexts; an address contains ://"
         raise UsageError(f"there is no docker context {name!r}", hint=hint) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DockerException(f"the docker context {name!r} cannot be read: {error}") from error
@@ -43,7 +43,7 @@ def context(name: str) -> dict[str, Any]:
 
 
 def _tls(folder: Path, *, verify: bool) -> TLSConfig:
-    """Return what is in the folder: an authority, a certificate of the client's own, or both."""
+    """Return the certificates in the folder: an authority's, the client's own, or both."""
     authority, own = folder / "ca.pem", (str(folder / "cert.pem"), str(folder / "key.pem"))
     return TLSConfig(
         client_cert=own if all(map(os.path.exists, own)) else None,

@@ -1,6 +1,6 @@
-"""Docker-API endpoints: which one is in use or named, connections to it, and what its failures mean to the user.
+"""Docker-API endpoints: find the one to use, connect to it, and translate its failures for the user.
 
-An endpoint's name is a docker context's, or an address as in DOCKER_HOST; "" is the one in use.
+An endpoint's name is a docker context or an address as in DOCKER_HOST; "" means the docker client's current endpoint.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .errors import MachineError
 
 ANSWER_SECONDS = 600
 GONE = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError)
-"""What a connection raises whose other end has gone."""
+"""The errors of a connection whose other end has gone."""
 FAILURES = (DockerException, *GONE)
-"""All that the SDK raises."""
+"""All errors that the SDK raises."""
 _PROBE_SECONDS = 0.8
 _NAMED_SECONDS = 10
-"""An endpoint that was named may be far away; others are only tried."""
+"""An endpoint that the user named may be far away."""
 _KERNELS_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}  # podman answers with Go's names
 
 
 def connected(name: str = "") -> DockerClient:
-    """Return a client of the endpoint called `name`, or of the one in use; quick where nobody answers.
+    """Return a client of the endpoint called `name`, or of the current one; fails quickly if nothing answers.
 
-    Raises UsageError for the name of a docker context that there is not, OSError or DockerException where nobody
-    answers, or, for a damaged docker context, a bare Exception: the SDK does.
+    Raises UsageError if there is no such docker context, OSError or DockerException if nothing answers, and for a
+    damaged docker context a bare Exception, as the SDK does.
     """
     _knock(endpoint(name))
     client = _client(name, _NAMED_SECONDS if name else _PROBE_SECONDS)
     try:
         theirs, ours = client.info()["Architecture"], platform.machine()
         if _KERNELS_NAMES.get(theirs, theirs) != ours:
-            raise DockerException(f"it runs {theirs} programs and this machine is {ours}")
+            raise DockerException(f"it runs {theirs} programs, and this machine is {ours}")
     finally:
         client.close()
     return _client(name, ANSWER_SECONDS)
@@ -59,7 +59,7 @@ def _client(name: str, seconds: float) -> DockerClient:
 
 
 def endpoint(name: str = "") -> str:
-    """Return the address of an endpoint; that in use is, as for the docker client, DOCKER_HOST, else the context's."""
+    """Return the address of an endpoint; the current one is DOCKER_HOST, else that of the docker client's context."""
     if name:
         return name if _is_address(name) else str(context(name)["base_url"])
     return os.environ.get("DOCKER_HOST") or ContextAPI.kwargs_from_context().get("base_url", "")
@@ -70,7 +70,7 @@ def _is_address(name: str) -> bool:
 
 
 def _knock(endpoint: str) -> None:
-    """Raise OSError where nobody listens at a socket of this machine; the SDK would leave its own socket open."""
+    """Raise OSError if nothing listens on a socket of this machine; the SDK would leave its own socket open."""
     scheme, _, path = endpoint.partition("://")
     if scheme in ("unix", "http+unix"):
         with socket.socket(socket.AF_UNIX) as knocking:
@@ -79,7 +79,7 @@ def _knock(endpoint: str) -> None:
 
 
 def endpoint_options(name: str = "") -> list[str]:
-    """Return the docker client's options for the endpoint called `name`, else for that of the environment, if any."""
+    """Return the docker client's options for the endpoint called `name`, else for the one the environment names."""
     if name:
         return ["--host" if _is_address(name) else "--context", name]
     if host := os.environ.get("DOCKER_HOST"):
@@ -90,7 +90,7 @@ def endpoint_options(name: str = "") -> list[str]:
 
 
 def reason(error: Exception) -> str:
-    """Return the cause in a few words: the SDK and what it uses wrap it several times."""
+    """Return the cause in a few words; the SDK and its libraries wrap it several times."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -103,9 +103,9 @@ def reason(error: Exception) -> str:
 def connection(
     client: DockerClient, path: str, *, params: dict[str, str] | None = None, json: dict[str, bool] | None = None
 ) -> Iterator[requests.Response]:
-    """Hold a connection that the engine reads from or writes to for as long as something runs.
+    """Hold a connection on which the engine reads or writes as long as a container or exec runs.
 
-    The SDK's own calls for it leave the socket open, or close it as soon as the answer is collected (docker 7).
+    The SDK's own calls leave the socket open, or close it as soon as the answer is garbage-collected (docker 7).
     """
     api = client.api
     url = f"{api.base_url}/v{api.api_version}/{path}"
@@ -119,27 +119,27 @@ def connection(
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Turn what the SDK raises into MachineError; `what` went on meanwhile."""
+    """Turn the SDK's errors into MachineError; `what` says what was happening."""
     try:
         yield
     except NotFound as error:
-        raise went_away(what, who="docker no longer knows the box") from error
+        raise went_away(what, cause="docker no longer knows the box") from error
     except APIError as error:
         raise refused(str(error.explanation or error)) from error
     except (DockerException, *GONE) as error:
         raise went_away(what) from error
 
 
-def went_away(what: str, who: str = "the docker engine no longer answers") -> MachineError:
-    """Return the error for an engine, or a box of it, that is gone while `what` goes on."""
+def went_away(what: str, cause: str = "the docker engine no longer answers") -> MachineError:
+    """Return the error for an engine or a box that disappeared while `what` was happening."""
     return MachineError(
-        f"{who} (while {what})",
-        hint="see that it runs (docker info), then run the same command again; --engine chroot needs no daemon",
+        f"{cause} (while {what})",
+        hint="check that it runs (docker info), then run the same command again; --engine chroot needs no daemon",
     )
 
 
 def refused(reason: str) -> MachineError:
-    """Return the error for an engine that answers no, for `reason`."""
+    """Return the error for a request that the engine refused for `reason`."""
     if "no space left" in reason.lower():
         hint = "free space where docker keeps its data (docker system df), and run the same command again"
         return MachineError("no space left on the docker engine's device", hint=hint)

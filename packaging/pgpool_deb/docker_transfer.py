@@ -1,4 +1,4 @@
-"""What goes into a container and comes out of it: files as tar streams, and the output of what runs there."""
+"""Transfers to and from containers: files as tar streams, and the output of the commands that run there."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_:-]*")
 
 
 def owned_by_builder(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Return the entry of a tar as the build user's, whoever it belongs to here."""
+    """Return the entry of a tar with the build user as its owner."""
     entry.uid = entry.gid = BUILDER_ID
     entry.uname = entry.gname = ""
     return entry
 
 
 def checked_names(names: Iterable[str]) -> list[str]:
-    """Return file names that came out of a box; raises MachineError for one that no build of a package leaves."""
+    """Return the names of files in a box, sorted; raises MachineError for a name that no package build produces."""
     names = sorted(names)
     for name in names:
         if not _FILE_NAME.fullmatch(name):
             raise MachineError(
-                f"the build left a file with the name {name!r}", hint="nothing was taken from it; read the log"
+                f"the build left a file with the name {name!r}", hint="no file of this build was kept; read the log"
             )
     return names
 
 
 def unpack_file(data: Iterable[bytes], name: str, destination: Path) -> None:
-    """Write the one regular file `name` that the tar `data` must hold to `destination`; raises MachineError."""
+    """Write the regular file `name` of the tar `data` to `destination`; raises MachineError for any other content."""
     again = "run the same command again"
     try:
         with tarfile.open(fileobj=_Reader(iter(data)), mode="r|") as archive:  # type: ignore[call-overload]
             member = archive.next()
             content = archive.extractfile(member) if member and member.isreg() and member.name == name else None
             if content is None:
-                raise MachineError(f"docker sent something else than the file {name}", hint=again)
+                raise MachineError(f"docker did not send the file {name} but something else", hint=again)
             with destination.open("wb") as file:
                 shutil.copyfileobj(content, file, CHUNK)
             if archive.next() is not None:
                 raise MachineError(f"docker sent more than the file {name}", hint=again)
     except tarfile.ReadError as error:
-        raise MachineError(f"the transfer of the file {name} from docker broke off", hint=again) from error
+        raise MachineError(f"docker sent only a part of the file {name}", hint=again) from error
 
 
 class _Reader:
-    """Chunks, seen as a file that can only be read."""
+    """Presents chunks of bytes as a read-only file."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -77,7 +77,7 @@ class _Reader:
 
 
 class Chunks:
-    """Output of an exec, read by a thread so that waiting for it can end early, whatever the transport is."""
+    """Output of an exec, read by a thread so that a wait for it can time out on any transport."""
 
     def __init__(self, answer: requests.Response) -> None:
         self._answer = answer
@@ -90,22 +90,22 @@ class Chunks:
         return self._queue.get(timeout=seconds)
 
     def close(self) -> None:
-        """Let the thread end, which it does when the exec has ended or the engine is gone."""
+        """Wait up to 5 seconds for the thread to end, which it does when the exec has ended or the engine is gone."""
         deadline = time.monotonic() + 5
         while self._thread.is_alive() and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 self._queue.get(timeout=_DRAIN_SECONDS)
 
     def _read(self) -> None:
-        """Take the frames apart (Docker Engine API, "Attach to a container", stream format)."""
-        with suppress(*GONE, OSError, ValueError):  # the connection broke; the exec's state tells whether too early
+        """Parse the frames (Docker Engine API, "Attach to a container", stream format)."""
+        with suppress(*GONE, OSError, ValueError):  # the connection broke; `DockerBox._status` reports a lost engine
             while len(header := self._answer.raw.read(8)) == 8:
                 self._queue.put(self._answer.raw.read(int.from_bytes(header[4:], "big")))
         self._queue.put(None)
 
 
 def lines(chunks: Iterator[bytes]) -> Iterator[str]:
-    """Cut output into lines; the last one may lack its end."""
+    """Split output into lines; the last one may lack its line feed."""
     pending = b""
     for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")
@@ -116,9 +116,9 @@ def lines(chunks: Iterator[bytes]) -> Iterator[str]:
 
 @contextmanager
 def output_of(argv: Sequence[str], runner: Runner) -> Iterator[Iterator[bytes]]:
-    """Run `argv` and give its standard output in chunks; its messages go to the runner's log.
+    """Run `argv` and yield its standard output in chunks; its standard error goes to the runner's log.
 
-    The chunks end with MachineError where it fails, so that what takes them never sees a half as whole.
+    The chunks end with MachineError if it fails, so that their consumer never mistakes a part for the whole.
     """
     with runner.log.open("a", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(argv)} | docker import - ...\n")

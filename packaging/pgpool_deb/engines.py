@@ -1,4 +1,4 @@
-"""The engines by name."""
+"""Find engines by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .errors import MachineError
 
 
 def find_engine(name: str, cache: Cache) -> Engine:
-    """Return the engine called `name`, one of plan.ENGINES; `auto` takes a reachable Docker-API endpoint, else chroot.
+    """Return the engine called `name`, one of plan.ENGINES; `auto` is docker if an endpoint is reachable, else chroot.
 
-    Raises MachineError where `docker` was asked for and cannot be used.
+    Raises MachineError if `name` is docker and no endpoint can be used.
     """
     if name == "chroot":
         return ChrootEngine(cache)
@@ -26,24 +26,24 @@ def find_engine(name: str, cache: Cache) -> Engine:
 def find_engines(
     name: str, endpoints: Sequence[str], cache: Cache, report: Callable[[str], None]
 ) -> tuple[Engine, ...]:
-    """Return an engine for each of the Docker-API `endpoints`, or the one called `name` where none are named.
+    """Return an engine for each of the Docker-API `endpoints`, or the one called `name` without endpoints.
 
-    One that cannot be used is reported and left out. Raises MachineError where none can, UsageError for the name of a
-    context that there is not.
+    An unusable endpoint is reported and left out. Raises MachineError if no endpoint can be used, UsageError if there
+    is no docker context of a name.
     """
     if not endpoints:
         return (find_engine(name, cache),)
     from . import docker_box  # noqa: PLC0415 - as above
 
-    found: list[Engine] = []
+    engines: list[Engine] = []
     failed: list[MachineError] = []
     for endpoint in endpoints:
         try:
-            found.append(docker_box.DockerEngine.connect(cache, endpoint))
+            engines.append(docker_box.DockerEngine.connect(cache, endpoint))
         except MachineError as error:
             failed.append(error)
-    if not found:
+    if not engines:
         raise failed[0]
-    for why in failed:
-        report(f"warning: {why.message}; it gets no builds")
-    return tuple(found)
+    for failure in failed:
+        report(f"warning: {failure.message}; it gets no builds")
+    return tuple(engines)

@@ -1,7 +1,7 @@
-"""The one tree of errors: what went wrong, what to do next, and the exit status that follows.
+"""The toolkit's errors: each has a message, a hint and an exit status.
 
 Every error that a user can meet is a `ToolkitError`. The command line prints `message` on the first line and
-`hint: …` on the second and exits with `exit_status` (docs/reference/build-deb.md); nothing else is printed.
+`hint: …` on the second, and exits with `exit_status` (docs/reference/build-deb.md); it prints nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """Exit status of `./invoke`; the classes part a bad package from a bad environment."""
+    """The exit status of `./invoke`, which separates a faulty package from a faulty environment."""
 
     GOOD = 0
     FAILED = 1
@@ -19,7 +19,7 @@ class ExitStatus(IntEnum):
 
 
 class ToolkitError(Exception):
-    """An error with one line for the user and one hint; never raised itself, only its subclasses."""
+    """An error with a one-line message for the user and a hint; only its subclasses are raised."""
 
     exit_status: ExitStatus = ExitStatus.FAILED
 
@@ -33,7 +33,7 @@ class ToolkitError(Exception):
 
 
 class PackageError(ToolkitError):
-    """A package does not build, or a built one is not as promised (exit status 1)."""
+    """A package does not build, or it does not pass its checks (exit status 1)."""
 
     exit_status = ExitStatus.FAILED
 

@@ -1,4 +1,4 @@
-"""The engines of a run: a build goes to the one with the least to do, and from one that fails to another."""
+"""Share the engines of a run among builds: a build runs on the least busy one, and moves on if that one fails."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .errors import MachineError
 
 
 def chosen(busy: Mapping[int, int], of: int, home: int) -> int:
-    """Return which of `of` engines gets a build: of those in `busy`, with how much they do, the one that does least.
+    """Return the index of the least busy engine; `busy` maps the usable ones of `of` engines to their builds.
 
-    Of those that do the same it is the first from `home` on, so that a build that comes again finds its root and its
-    compiler's cache.
+    Among equally busy ones it is the first from `home` on, so that a repeated build finds its root and its compiler
+    cache.
     """
     return min(busy, key=lambda index: (busy[index], (index - home) % of))
 
 
 @dataclass(slots=True)
 class Farm:
-    """Lends engines to builds, from several threads; they are looked for when the first one is needed, or by `open`.
+    """Lends engines to builds in several threads. It connects to them when a build needs the first one, or in `open`.
 
-    `connect` raises MachineError or UsageError where there is none; `report` takes a line for the user.
+    `connect` raises MachineError or UsageError if there is no engine; `report` prints a line for the user.
     """
 
     connect: Callable[[], Sequence[Engine]]
@@ -35,7 +35,7 @@ class Farm:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> None:
-        """Look for the engines, if that has not been done; raises what `connect` does."""
+        """Connect to the engines unless that has been done; raises what `connect` raises."""
         with self._lock:
             if not self._engines:
                 self._engines = self.connect()
@@ -43,7 +43,7 @@ class Farm:
 
     @contextmanager
     def engine_for(self, build: str) -> Iterator[Engine]:
-        """Lend an engine to the build of that name; what an earlier run of it left with the others is removed."""
+        """Lend an engine to a build, and remove the boxes that its earlier runs left on the other engines."""
         self.open()
         with self._lock:
             index = chosen(self._busy, len(self._engines), zlib.crc32(build.encode()))
@@ -51,7 +51,7 @@ class Farm:
             others = [self._engines[other] for other in self._busy if other != index]
         try:
             for other in others:
-                with suppress(MachineError):  # it is told once it has something to do
+                with suppress(MachineError):  # a failing engine is reported when a build runs on it
                     other.forget(build)
             yield self._engines[index]
         finally:
@@ -59,12 +59,12 @@ class Farm:
                 if index in self._busy:
                     self._busy[index] -= 1
 
-    def goes_on_without(self, engine: Engine, why: MachineError) -> bool:
-        """Lend `engine` to nobody any more, and tell whether others are left; the last one is never given up."""
+    def goes_on_without(self, engine: Engine, error: MachineError) -> bool:
+        """Stop lending `engine` and return whether others remain; if it is the last one, keep it and return False."""
         with self._lock:
             index = self._engines.index(engine)
             if list(self._busy) == [index]:
                 return False
             if self._busy.pop(index, None) is not None:
-                self.report(f"warning: {engine.place} gets no more builds, others take them over: {why.message}")
+                self.report(f"warning: {engine.place} gets no more builds; other endpoints take over: {error.message}")
         return True

@@ -1,4 +1,4 @@
-"""What a cell is made from, as named hashes: equal inputs prove an unchanged cell, unequal ones say what changed."""
+"""Hash the named inputs of a package: equal hashes prove it unchanged, unequal ones show what changed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Inputs = Mapping[str, str]
 
 
 def of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes and of its executable bit."""
+    """Return a SHA-256 of a file's bytes and its executable bit."""
     executable = b"x" if path.stat().st_mode & 0o100 else b"-"
     return hashlib.sha256(executable + path.read_bytes()).hexdigest()
 
 
 def of_bytes(content: bytes, mode: int) -> str:
-    """Return the SHA-256 of what is to be a file: its bytes and its permission bits."""
+    """Return a SHA-256 of the bytes and permission bits of a file that is not written yet."""
     return hashlib.sha256(f"{mode:o} ".encode() + content).hexdigest()
 
 
@@ -28,7 +28,7 @@ def key(inputs: Inputs) -> str:
 
 
 def differences(before: Inputs, now: Inputs) -> Sequence[str]:
-    """Say in words what differs between two sets of inputs, one line each, in the order of the names."""
+    """Describe the differences between two sets of inputs, one line each, in the order of the names."""
     return list(_differences(before, now))
 
 

@@ -1,8 +1,8 @@
-"""Reads a git checkout that may be anybody's, and runs nothing that it names.
+"""Read an untrusted git checkout without running any program that it names.
 
-A repository's configuration can make git run programs while it only reads: core.fsmonitor, filters, an ssh command for
-objects that are missing. So git gets a repository folder of our own: it borrows the checkout's objects, references and
-index, and has a configuration that takes over nothing but a few switches, each with a harmless value.
+A repository's configuration can make git run programs even while it only reads: core.fsmonitor, filters, an ssh command
+for missing objects. So git gets a repository folder of our own. It borrows the checkout's objects, references and
+index, and its configuration copies only a few switches with harmless values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .errors import MachineError, UsageError
 
-_TAKEN_OVER = {
+_COPIED_SETTINGS = {
     "core.autocrlf": "true|false|input",
     "core.eol": "lf|crlf|native",
     "core.filemode": "true|false",
@@ -27,31 +27,31 @@ _TAKEN_OVER = {
     "extensions.objectformat": "sha1|sha256",
     "extensions.refstorage": "files|reftable",
 }
-"""What git needs to know to read the checkout as its owner does, and the values that are believed."""
+"""The settings that git needs to read the checkout as its owner does, with the accepted values."""
 _OF_CHECKOUT = ("HEAD", "index", "sharedindex.*")
 _OF_REPOSITORY = ("objects", "refs", "packed-refs", "shallow", "reftable")
-_MOST_SECONDS = 600
-_MOST_BYTES = 4096
-"""More than a `.git` file or a `commondir` ever has."""
+_TIMEOUT_SECONDS = 600
+_MAX_LINE_BYTES = 4096
+"""A `.git` file or a `commondir` is never longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class GitCheckout:
-    """A checkout at `root`, read by way of a repository folder of our own."""
+    """A checkout at `root`, which git reads through the repository `folder` of our own."""
 
     root: Path
     folder: Path
 
     def git(self, *arguments: str) -> str:
-        """Return what a command of git prints that only reads.
+        """Return the output of a git command that only reads.
 
-        The caller's GIT_ variables, configuration and language are left out. Raises UsageError where git fails,
-        MachineError where it is missing.
+        Git sees neither the caller's GIT_ variables nor its configuration or language. Raises UsageError if git fails,
+        MachineError if it is missing.
         """
         return _git(self.root, {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(self.root)}, *arguments)
 
     def is_modified(self) -> bool:
-        """Say whether tracked files have uncommitted changes. Submodules are other repositories: they are not asked."""
+        """Return whether tracked files have uncommitted changes; submodules are other repositories and do not count."""
         return bool(self.git("status", "--porcelain", "-z", "--untracked-files=no", "--ignore-submodules=all"))
 
     def tracked(self) -> list[str]:
@@ -59,7 +59,7 @@ class GitCheckout:
         return [name for name in self.git("ls-files", "-z").split("\0") if name]
 
     def head(self) -> tuple[str, int]:
-        """Return the checked out commit and its time, in seconds since 1970."""
+        """Return the checked-out commit and its time, in seconds since 1970."""
         commit, seconds = self.git("log", "-1", "--no-show-signature", "--format=%H %ct").split()
         return commit, int(seconds)
 
@@ -70,16 +70,16 @@ class GitCheckout:
         return {name: objects[-1] for name, *objects in words}
 
     def descends_from_tag_of(self, commit: str) -> bool:
-        """Say whether a tag on `commit` is an ancestor of what is checked out."""
+        """Return whether a tag on `commit` is an ancestor of the checked-out commit."""
         return bool(self.git("for-each-ref", "--count=1", "--merged=HEAD", f"--points-at={commit}"))
 
 
 @contextmanager
 def opened(root: Path) -> Iterator[GitCheckout]:
-    """Yield the checkout at `root`, whose `.git` exists; raises UsageError where that is no repository.
+    """Yield the checkout at `root`, whose `.git` exists; raises UsageError if that is not a repository.
 
-    Nothing is written to the checkout. A repository in which git would read a pipe or a device is refused: that may
-    never end. Raises MachineError where git is missing, OSError where something of the checkout cannot be read.
+    Nothing is written to the checkout. A repository in which git would read a pipe or a device is refused, because the
+    read might never end. Raises MachineError if git is missing, OSError if a file of the checkout cannot be read.
     """
     own = _folder_of_checkout(root)
     repository = _repository_of(own)
@@ -96,39 +96,39 @@ def opened(root: Path) -> Iterator[GitCheckout]:
 
 
 def _folder_of_checkout(root: Path) -> Path:
-    """Return the checkout's own repository folder: `.git`, or where the file `.git` of a work tree points to."""
+    """Return the checkout's own repository folder: `.git`, or the folder that the file `.git` of a work tree names."""
     path = root / ".git"
     if path.is_dir():
         return path.resolve()
     line = _line(path)
     folder = (root / line.removeprefix("gitdir:").strip()).resolve()
     if not line.startswith("gitdir:") or not folder.is_dir():
-        raise UsageError(f"{path} names no repository", hint="is the git checkout whole?")
+        raise UsageError(f"{path} names no repository", hint="is the git checkout complete?")
     return folder
 
 
 def _repository_of(own: Path) -> Path:
-    """Return the folder with the objects; a work tree shares that of its repository."""
+    """Return the folder with the objects, which a work tree shares with its repository."""
     common = own / "commondir"
     return (own / _line(common)).resolve() if common.is_file() else own
 
 
 def _refuse_endless(path: Path) -> None:
-    """Raise UsageError where `path`, or what is below it, is neither a regular file nor a folder."""
+    """Raise UsageError if `path` or anything below it is neither a regular file nor a folder."""
     below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    for one in (path, *below):
-        if not one.is_file() and not one.is_dir():
-            raise UsageError(f"{one} is no regular file", hint="is the git checkout whole?")
+    for entry in (path, *below):
+        if not entry.is_file() and not entry.is_dir():
+            raise UsageError(f"{entry} is not a regular file", hint="is the git checkout complete?")
 
 
 def _line(path: Path) -> str:
     _refuse_endless(path)
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:
-        return stream.read(_MOST_BYTES).partition("\n")[0].strip()
+        return stream.read(_MAX_LINE_BYTES).partition("\n")[0].strip()
 
 
 def _configuration(root: Path, path: Path) -> str:
-    """Return a configuration with what is believed of the one at `path`; git parses it, and follows no include."""
+    """Return a configuration with the accepted settings of the one at `path`; git parses that without its includes."""
     listed = ""
     if path.exists():
         _refuse_endless(path)
@@ -136,7 +136,7 @@ def _configuration(root: Path, path: Path) -> str:
     lines = ["[core]", "repositoryformatversion = 1", "bare = false"]
     for entry in listed.split("\0"):
         name, _, value = entry.partition("\n")
-        if re.fullmatch(_TAKEN_OVER.get(name, "(?!)"), value):
+        if re.fullmatch(_COPIED_SETTINGS.get(name, "(?!)"), value):
             section, _, key = name.partition(".")
             lines += [f"[{section}]", f"{key} = {value}"]
     return "\n".join(lines) + "\n"
@@ -154,17 +154,18 @@ def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
-            timeout=_MOST_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
     except FileNotFoundError as error:
         raise MachineError(
-            "git is missing: it reads the checkout that --source names", hint="apt-get install git"
+            "git is missing, which reads the checkout that --source names", hint="apt-get install git"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"{root}: git has not ended after {_MOST_SECONDS} seconds", hint="is a pipe in place of one of its files?"
+            f"{root}: git did not end within {_TIMEOUT_SECONDS} seconds", hint="is one of the checkout's files a pipe?"
         ) from error
     except subprocess.CalledProcessError as error:
-        said = os.fsdecode(error.stderr).strip().partition("\n")[0] or f"git ended with status {error.returncode}"
-        raise UsageError(f"{root}: {said}", hint="is the git checkout whole?") from error
+        first_line = os.fsdecode(error.stderr).strip().partition("\n")[0]
+        reason = first_line or f"git ended with status {error.returncode}"
+        raise UsageError(f"{root}: {reason}", hint="is the git checkout complete?") from error
     return os.fsdecode(done.stdout)

@@ -1,4 +1,4 @@
-"""How long builds took: what the display shows as expected."""
+"""Remember how long builds took, so that the display can show the expected time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import atomic
 
 @dataclass(slots=True)
 class History:
-    """Seconds of the last build of each cell; losing the file costs only the expectation."""
+    """The seconds of each package's last build; losing the file costs only the expected times."""
 
     path: Path
     _seconds: dict[str, float] = field(default_factory=dict)
@@ -20,18 +20,18 @@ class History:
 
     @classmethod
     def load(cls, path: Path) -> History:
-        """Read the history; an unreadable one is an empty one."""
+        """Read the history; an unreadable file counts as empty."""
         try:
             return cls(path, {str(name): float(took) for name, took in json.loads(path.read_text()).items()})
         except (OSError, ValueError, TypeError, AttributeError):
             return cls(path)
 
-    def expected(self, cell: str) -> float | None:
-        """Return the seconds that the last build of `cell` took, or None."""
-        return self._seconds.get(cell)
+    def expected(self, build: str) -> float | None:
+        """Return the seconds that the last build of this name took, or None."""
+        return self._seconds.get(build)
 
-    def note(self, cell: str, seconds: float) -> None:
-        """Remember how long a build of `cell` took."""
+    def note(self, build: str, seconds: float) -> None:
+        """Remember how long the build of this name took."""
         with self._lock:
-            self._seconds[cell] = round(seconds, 1)
+            self._seconds[build] = round(seconds, 1)
             atomic.write(self.path, json.dumps(self._seconds, indent=1))

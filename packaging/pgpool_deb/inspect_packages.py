@@ -1,4 +1,4 @@
-"""Checks on what a build left: the packages that were promised, whole, with their versions and without surprises."""
+"""Check the files of a build: every promised package is there, complete and with the right version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import PackageError
 
 
 def files_of(changes: Path) -> list[Path]:
-    """Return the files of a .changes and itself, each checked against its SHA-256 there; raises PackageError."""
+    """Return a .changes and its files, each verified with its SHA-256 there; raises PackageError."""
     with changes.open(encoding="utf-8") as handle:
         entries = Changes(handle)["Checksums-Sha256"]
     files = [changes]
@@ -21,13 +21,13 @@ def files_of(changes: Path) -> list[Path]:
         name = str(entry["name"])
         path = changes.parent / name
         if "/" in name or not path.is_file() or sha256_of(path) != entry["sha256"]:
-            raise PackageError(f"{changes.name} promises {name}, which is not what was built", hint="read build.log")
+            raise PackageError(f"{changes.name} does not match the file {name}", hint="read build.log")
         files.append(path)
     return files
 
 
 def check(changes: Path, *, version: str, binaries: Collection[str]) -> list[Path]:
-    """Return the files of a build that are to be kept; raises PackageError where a package is not as promised."""
+    """Return the files of a build to keep; raises PackageError for a missing package or a wrong version."""
     files = files_of(changes)
     built = {}
     for path in files:
@@ -38,7 +38,7 @@ def check(changes: Path, *, version: str, binaries: Collection[str]) -> list[Pat
     missing = sorted(set(binaries) - built.keys())
     if missing:
         raise PackageError(f"the build made no {missing[0]}", hint="read build.log")
-    wrong = sorted(name for name, found in built.items() if found != version)
+    wrong = sorted(name for name, built_version in built.items() if built_version != version)
     if wrong:
         raise PackageError(f"{wrong[0]} has version {built[wrong[0]]}, not {version}", hint="read build.log")
     if not any(path.suffix == ".dsc" for path in files):

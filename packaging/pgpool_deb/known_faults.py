@@ -1,4 +1,4 @@
-"""What pgpool2-cluster knows of faults of pgpool-II: made from sources.toml and patches when it is built."""
+"""The table of pgpool-II's known faults for pgpool2-cluster, made from sources.toml and the patches at build time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .pins import Pins
 from .project import Project
 
 NAME = "known-faults.json"
-"""Its name in the source package, and in /usr/share/pgpool2-cluster of a server."""
+"""The table's file name in the source package, and in /usr/share/pgpool2-cluster on a server."""
 
 
 def table(project: Project) -> str:
     """Return the table as JSON (docs/reference/packages.md). The same checkout gives the same text.
 
-    Raises UsageError where sources.toml or a patch cannot be read.
+    Raises UsageError if sources.toml or a patch cannot be read.
     """
     templates = project.templates(pgpool2.NAME)
     try:
@@ -28,12 +28,12 @@ def table(project: Project) -> str:
         raise UsageError(str(error), hint="see the patches beside it") from error
     advisories = [
         {
-            "cves": list(one.cves),
-            "summary": one.summary,
-            "fixed_in": one.fixed_in,
-            "backports": list(one.backports),
+            "cves": list(advisory.cves),
+            "summary": advisory.summary,
+            "fixed_in": advisory.fixed_in,
+            "backports": list(advisory.backports),
         }
-        for one in Pins.load(project.path / "packaging" / "sources.toml").known
+        for advisory in Pins.load(project.path / "packaging" / "sources.toml").known
     ]
     return json.dumps({"advisories": advisories, "patches": listed}, indent=1) + "\n"
 
@@ -45,5 +45,5 @@ def _patch(templates: Path, name: str, ranges: list[list[tuple[str, str]]]) -> d
         "without": patch.without,
         "relied_on": patch.relied_on,
         "mends": list(patch.mends),
-        "versions": [[list(one) for one in limits] for limits in ranges],
+        "versions": [[list(limit) for limit in limits] for limits in ranges],
     }

@@ -1,4 +1,4 @@
-"""What `--source` names: a tarball, an unpacked tree or a git checkout of pgpool-II, made into a checked tarball."""
+"""Turn what `--source` names (a tarball, an unpacked tree or a git checkout of pgpool-II) into a checked tarball."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _TAKES = "--source takes a tarball, an unpacked tree or a git checkout of pgpool
 def from_path(path: Path, cache: Path, report: Report, pins: Pins | None = None) -> Source:
     """Return the source that `--source PATH` names: a tarball, an unpacked tree, or a git checkout at any commit.
 
-    A tarball is taken as it is, compression included; the others become a reproducible tarball in `cache`, made anew
-    only when their content changed. Of a git checkout, tracked files count, with their uncommitted changes. With
-    `pins`, a tarball that claims to be a pinned release but has other bytes gets a version of its own.
+    A tarball is used unchanged. The others become a reproducible tarball in `cache`, which is rewritten only if their
+    content changed. A git checkout contributes its tracked files with their uncommitted changes. With `pins`, a
+    tarball that claims to be a pinned release but has other bytes gets a version of its own.
 
-    Raises UsageError for what is missing, unreadable, or not pgpool-II.
+    Raises UsageError for a path that is missing, unreadable, or not pgpool-II.
     """
     try:
-        found = path.expanduser().resolve(strict=True)
-        if not found.is_dir():
-            return _from_tarball(found, cache, report, pins)
-        return _from_checkout(found, cache, report) if (found / ".git").exists() else _from_tree(found, cache, report)
+        real = path.expanduser().resolve(strict=True)
+        if not real.is_dir():
+            return _from_tarball(real, cache, report, pins)
+        return _from_checkout(real, cache, report) if (real / ".git").exists() else _from_tree(real, cache, report)
     except FileNotFoundError as error:
-        raise UsageError(f"--source {error.filename}: there is no such file or folder", hint=_TAKES) from error
+        raise UsageError(f"--source {error.filename}: no such file or folder", hint=_TAKES) from error
     except (OSError, RuntimeError) as error:
         raise UsageError(f"--source {path} cannot be read: {error}", hint="check its path and permissions") from error
 
@@ -48,7 +48,7 @@ def _from_tarball(path: Path, cache: Path, report: Report, pins: Pins | None) ->
     pin = next((pin for pin in pins.pins if pin.sha256 == sha256), None) if pins else None
     version = pin.version if pin else _version_of_tarball(path, facts, stated, sha256)
     if pins and not pin and any(version == pin.version for pin in pins.pins):
-        report(f"{path.name} is not the pinned tarball of {version}: it gets a version of its own")
+        report(f"{path.name} is not the pinned tarball of {version}, so it gets a version of its own")
         version = upstream_version.of_local_content(stated, facts.newest, sha256)
     return Source(
         version=version,
@@ -65,9 +65,9 @@ def _from_tarball(path: Path, cache: Path, report: Report, pins: Pins | None) ->
 
 
 def _version_of_tarball(path: Path, facts: Facts, stated: UpstreamVersion, sha256: str) -> str:
-    """Return the version stated inside when the file's or top directory's name says the same; else one of its own.
+    """Return the version that the tarball states if its file or top directory names the same, else one of its own.
 
-    A tarball of a branch states the last release, so what it states is not enough to call it that release.
+    A tarball of a branch states the last release, so the stated version does not prove that it is that release.
     """
     if upstream_version.is_named_in(stated, path.name) or upstream_version.is_named_in(stated, facts.top):
         return str(stated)
@@ -78,11 +78,11 @@ def _version_of_tarball(path: Path, facts: Facts, stated: UpstreamVersion, sha25
 
 def _understood(stated: str | None, path: Path) -> UpstreamVersion:
     if stated is None:
-        raise UsageError(f"{path} is not the source of pgpool-II: no configure.ac that names pgpool-II", hint=_TAKES)
+        raise UsageError(f"{path} is not pgpool-II's source: it has no configure.ac for pgpool-II", hint=_TAKES)
     version = upstream_version.parse(stated)
     if version is None:
         raise UsageError(
-            f"{path}: configure.ac states version {stated[:60]!a}, which is not one of pgpool-II's",
+            f"{path}: configure.ac states version {stated[:60]!a}, which does not have pgpool-II's form",
             hint="as in 4.6.1, 4.7RC1, 4.7beta1 or 4.8devel",
         )
     return version
@@ -90,15 +90,15 @@ def _understood(stated: str | None, path: Path) -> UpstreamVersion:
 
 def _from_tree(root: Path, cache: Path, report: Report) -> Source:
     if not (root / "configure.ac").exists() and (root / "objects").is_dir() and (root / "HEAD").is_file():
-        raise UsageError(f"{root} is a bare git repository", hint=f"git clone {root} pgpool2, and name that")
+        raise UsageError(f"{root} is a bare git repository", hint=f"git clone {root} pgpool2, then --source pgpool2")
     stated = _understood(_stated_in_tree(root), root)
     if (root / "config.status").exists():
         raise UsageError(
-            f"{root} holds the results of an earlier build (config.status)", hint=f"make -C {root} distclean"
+            f"{root} contains the results of an earlier build (config.status)", hint=f"make -C {root} distclean"
         )
     entries = tarball.tree(root)
     content = tarball.digest(entries)
-    # A time stamp is no content: a tree that was only touched keeps the date it was first seen with.
+    # Time stamps are not content: a tree that was only touched keeps its first date.
     record = cache / "trees" / f"{content}.json"
     date = read_record(record).get("date")
     if not isinstance(date, int):
@@ -143,14 +143,14 @@ def _from_checkout(root: Path, cache: Path, report: Report) -> Source:
 
 
 def _is_before_tag(checkout: GitCheckout, stated: UpstreamVersion, tags: dict[str, str]) -> bool:
-    """Say whether the version that the checkout states was tagged later: the tag exists and is no ancestor."""
+    """Return whether the stated version was tagged later: its tag exists and is not an ancestor of the checkout."""
     tagged = [commit for tag, commit in tags.items() if upstream_version.parse_tag(tag) == stated]
     return bool(tagged) and not checkout.descends_from_tag_of(tagged[0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """A tree that is to become a tarball."""
+    """A tree to pack into a tarball."""
 
     entries: tuple[Entry, ...]
     content: str
@@ -161,7 +161,7 @@ class _Packing:
 
 
 def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
-    """Return the tree as a source; its tarball is made only where the cache has none of this content and version."""
+    """Return the tree as a source; packs it unless the cache has a tarball of this content and version."""
     folder = cache / "trees" / f"{packing.content[:32]}-{packing.date}"
     path = folder / f"pgpool2_{packing.version}.orig.tar.gz"
     record = path.with_name(f"{path.name}.json")
@@ -172,7 +172,7 @@ def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
         if written != packing.content:
             path.unlink()
             raise UsageError(
-                f"{packing.origin} changed while it was read", hint="start again when nothing writes to it"
+                f"{packing.origin} changed while it was being read", hint="start again when nothing writes to it"
             )
         sha256 = download.sha256_of(path)
         write_record(record, {"sha256": sha256})
@@ -191,7 +191,7 @@ def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
 
 
 def _forget_old_trees(newest: Path) -> None:
-    """Keep the tarballs of the last few trees: who edits and builds all day makes one of 5 MB each time."""
+    """Keep only the tarballs of the last few trees, because each edited tree adds one of 5 MB."""
     with suppress(OSError):
         folders = [path for path in newest.parent.iterdir() if path.is_dir() and path != newest]
         for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[: 1 - _KEPT_TREES]:

@@ -1,4 +1,4 @@
-"""Debian packages that the build machine itself needs: installed when missing, with a line saying what and why."""
+"""Install missing Debian packages that the build machine itself needs, and print which and why."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .errors import MachineError
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A Debian package and what shows that it is there: a program on the PATH, or a file."""
+    """A Debian package, and the program on the PATH or the file that shows that it is installed."""
 
     package: str
     shown_by: str
     why: str
 
     def there(self) -> bool:
-        """Tell whether the tool is on this machine."""
+        """Return whether the tool is installed on this machine."""
         if self.shown_by.startswith("/"):
             return Path(self.shown_by).exists()
         return shutil.which(self.shown_by, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
@@ -32,11 +32,11 @@ class Tool:
 
 ROOTS = (
     Tool("mmdebstrap", "mmdebstrap", "it makes the clean Debian roots that packages are built in"),
-    Tool("debian-archive-keyring", KEYRING, "what roots are made of is verified with it"),
+    Tool("debian-archive-keyring", KEYRING, "it verifies the packages that roots are made of"),
 )
-USER_ROOTS = (Tool("uidmap", "newuidmap", "a plain user makes roots in a user namespace"),)
+USER_ROOTS = (Tool("uidmap", "newuidmap", "it lets a plain user make roots in a user namespace"),)
 DOCKER = (Tool("docker.io", "dockerd", "tests boot Debian hosts as containers"),)
-PATCHES = (Tool("patch", "patch", "it finds out which of our patches fit a version that is not proved"),)
+PATCHES = (Tool("patch", "patch", "it tries which of our patches fit a version that is not proved"),)
 MAILS = (*PATCHES, Tool("git", "git", "it writes patches as mails"))
 REPOSITORIES = (
     Tool("apt-utils", "apt-ftparchive", "it makes a repository's indexes"),
@@ -48,25 +48,25 @@ SEQUOIA = (
     Tool("sq", "sq", "tests sign a repository with keys that it makes"),
     Tool("sqv", "sqv", "tests check a repository's signatures with it, as apt does since trixie"),
 )
-LINTERS = (Tool("shellcheck", "shellcheck", "shell scripts are checked with it"),)
+LINTERS = (Tool("shellcheck", "shellcheck", "it checks shell scripts"),)
 UNIT_TESTS = (*LINTERS, *REPOSITORIES, *SEQUOIA)
 PACKAGE_TESTS = (*REPOSITORIES, *KILLERS)
 
 
 _LOCK_SECONDS = 300.0
-"""How long another apt is waited for, which installs upgrades at a machine's first boot, for example."""
-_LOCK_PAUSE = 2.0
+"""How long to wait for another apt, which for example installs upgrades at a machine's first boot."""
+_LOCK_PAUSE_SECONDS = 2.0
 
 
 def for_roots() -> tuple[Tool, ...]:
-    """Return what making roots takes for this user."""
+    """Return the tools that this user needs to make roots."""
     return ROOTS if os.geteuid() == 0 else ROOTS + USER_ROOTS
 
 
 def require(tools: Sequence[Tool], *, install: bool, report: Callable[[str], None]) -> None:
-    """Install what is missing of `tools` through apt, as root or through sudo; says what and why.
+    """Install the missing ones of `tools` with apt, as root or through sudo; reports which and why.
 
-    Raises MachineError where `install` forbids it, or the user may not, or apt fails.
+    Raises MachineError if `install` forbids it, if the user may not install packages, or if apt fails.
     """
     missing = [tool for tool in tools if not tool.there()]
     if not missing:
@@ -79,11 +79,11 @@ def require(tools: Sequence[Tool], *, install: bool, report: Callable[[str], Non
     for tool in missing:
         report(f"installing {tool.package} with apt: {tool.why}")
     _apt([*prefix, "apt-get", "update", "-q"], by_hand, report)
-    _apt([*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q",
-          "--no-install-recommends", *names], by_hand, report)  # fmt: skip
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q", "--no-install-recommends"]
+    _apt([*prefix, *quiet, *names], by_hand, report)
     absent = [tool for tool in missing if not tool.there()]
     if absent:
-        raise MachineError(f"{absent[0].package} was installed but {absent[0].shown_by} is not there", hint=by_hand)
+        raise MachineError(f"apt installed {absent[0].package}, but {absent[0].shown_by} is missing", hint=by_hand)
 
 
 def _as_root(package: str, by_hand: str) -> list[str]:
@@ -97,19 +97,21 @@ def _as_root(package: str, by_hand: str) -> list[str]:
 
 
 def _apt(command: Sequence[str], by_hand: str, report: Callable[[str], None]) -> None:
-    """Run apt-get; while another one works on this machine, as at its first boot, it is tried again."""
+    """Run apt-get; retry while another apt works on this machine, as at its first boot."""
     deadline = time.monotonic() + _LOCK_SECONDS
-    waits = False
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    waiting = False
     while True:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-                                env={**os.environ, "LC_ALL": "C.UTF-8"})  # fmt: skip
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment
+        )
         if answer.returncode == 0:
             return
         lines = [line for line in answer.stderr.splitlines() if line.startswith("E:")] or answer.stderr.splitlines()
-        said = lines[0] if lines else str(answer.returncode)
-        if "Could not get lock" not in said or time.monotonic() > deadline:
-            raise MachineError(f"apt failed: {said}", hint=f"{by_hand} shows the whole")
-        if not waits:
-            report(f"waiting for another apt: {said.removeprefix('E: ')}")
-        waits = True
-        time.sleep(_LOCK_PAUSE)
+        reason = lines[0] if lines else str(answer.returncode)
+        if "Could not get lock" not in reason or time.monotonic() > deadline:
+            raise MachineError(f"apt failed: {reason}", hint=f"{by_hand} shows all of apt's output")
+        if not waiting:
+            report(f"waiting for another apt: {reason.removeprefix('E: ')}")
+        waiting = True
+        time.sleep(_LOCK_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""`./invoke matrix`: build every cell and prove it in stages, side by side; one that fails stops no other.
+"""`./invoke matrix`: build every cell and prove it in stages, in parallel. A failure stops no other cell or stage.
 
-A stage is a choice of the project's own tests for one release, in a pytest of its own with its own log. What they
-found is in dist/report: a page and a table for people, the same as JSON and as JUnit.
+A stage is a selection of the project's own tests for one release, in its own pytest with its own log. dist/report
+gets the results: a page and a table for people, and the same as JSON and JUnit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from . import atomic, machine, page, testing
 from .build_deb import say
 from .errors import ExitStatus, UsageError
 from .project import Project
-from .proof import CellResult, Failure, Proof, StageResult, State, read_junit, state_of
+from .proof import CellResult, Failure, Proof, StageResult, StageState, read_junit, state_of
 from .releases import Release, ReleaseTable, machine_release
 
 BUILD = "build"
@@ -34,13 +34,13 @@ BUILD = "build"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is tried of a cell: `tests` are pytest's words. Of those that have many `hosts`, one runs at a time."""
+    """A part of a cell's proof: `tests` are pytest's arguments. Of the stages that boot `hosts`, one runs at a time."""
 
     name: str
     tests: tuple[str, ...]
     hosts: bool = False
     on_request: bool = False
-    """Tried only where it is named."""
+    """The stage runs only if the user names it."""
 
 
 STAGES = (
@@ -58,8 +58,8 @@ PROOF = (BUILD, *(stage.name for stage in STAGES if not stage.on_request))
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The options of `./invoke matrix`, parsed; no releases mean all of them, no stages all but those on request."""
+class MatrixRequest:
+    """The parsed options of `./invoke matrix`; no releases means all, no stages means all but those on request."""
 
     releases: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
@@ -68,35 +68,35 @@ class Request:
 
 
 def parse_stages(text: str | None) -> tuple[str, ...]:
-    """Read `quality,install`; raises UsageError for a stage that there is not."""
+    """Parse `quality,install`; raises UsageError for an unknown stage."""
     asked = tuple(word.strip() for word in text.split(",")) if text is not None else ()
     known = [stage.name for stage in STAGES]
     for word in asked:
         if word not in known:
-            hint = f"one or more of {','.join(known)}; {BUILD} is always the first"
+            hint = f"one or more of {','.join(known)}; {BUILD} always runs first"
             raise UsageError(f"unknown stage: {word!r}", hint=hint)
     return asked
 
 
-def stages_of(request: Request) -> tuple[Stage, ...]:
-    """Return what is to be tried, in the order of STAGES."""
+def stages_of(request: MatrixRequest) -> tuple[Stage, ...]:
+    """Return the requested stages in the order of STAGES."""
     return tuple(
         stage for stage in STAGES if (stage.name in request.stages if request.stages else not stage.on_request)
     )
 
 
 def next_up(waiting: Sequence[tuple[str, Stage]], *, booted: bool) -> tuple[str, Stage] | None:
-    """Return which cell and stage to begin next, if any may.
+    """Return the release and stage to start next, if any may start.
 
-    Stages with hosts take longest and go one at a time, so one of them is always under way; `booted` says that it is.
+    Stages with hosts take longest and run one at a time, so one of them should always run; `booted` means one does.
     """
-    return next((one for one in waiting if one[1].hosts and not booted), None) or next(
-        (one for one in waiting if not one[1].hosts), None
-    )
+    with_hosts = (candidate for candidate in waiting if candidate[1].hosts and not booted)
+    others = (candidate for candidate in waiting if not candidate[1].hosts)
+    return next(with_hosts, None) or next(others, None)
 
 
-def run(project: Project, request: Request) -> ExitStatus:
-    """Build, prove, write dist/report, and return the exit status; raises ToolkitError where nothing can begin."""
+def run(project: Project, request: MatrixRequest) -> ExitStatus:
+    """Build, prove, write dist/report, and return the exit status; raises ToolkitError if the run cannot start."""
     if request.jobs < 1:
         raise UsageError("--jobs takes a whole number above 0", hint="./invoke --help matrix")
     table = ReleaseTable.load(project.releases)
@@ -106,29 +106,29 @@ def run(project: Project, request: Request) -> ExitStatus:
     proof = matrix.run()
     for line in proof.closing_lines():
         say(line)
-    say(f"the report: {matrix.place / 'index.html'}")
+    say(f"report: {matrix.place / 'index.html'}")
     return proof.exit_status
 
 
 @dataclass(slots=True)
 class Matrix:
-    """A run over `releases`; its report goes to `place`, which is written anew."""
+    """A run over `releases`, which replaces the report in `place`."""
 
     project: Project
     place: Path
     releases: tuple[Release, ...]
     stages: tuple[Stage, ...]
-    request: Request
+    request: MatrixRequest
 
     def run(self) -> Proof:
-        """Return what was proved, once the report is written."""
+        """Run all stages, write the report and return the proof."""
         before = self._before()
         logs = self.place / "logs"
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         began = time.monotonic()
         cells = self._build()
-        results = self._prove([cell for cell in cells if cell.stages[0].state is State.PASSED])
+        results = self._prove([cell for cell in cells if cell.stages[0].state is StageState.PASSED])
         cells = tuple(self._completed(cell, results) for cell in cells)
         written = datetime.now(UTC).isoformat(timespec="seconds")
         proof = Proof(written, _machine(), time.monotonic() - began, cells)
@@ -138,13 +138,13 @@ class Matrix:
 
     def _before(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.place / "report.json").read_text(encoding="utf-8"))
+            report: dict[str, Any] = json.loads((self.place / "report.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found
+        return report
 
     def _build(self) -> tuple[CellResult, ...]:
-        """Build all releases in one run of build-deb, which works on several at once."""
+        """Build all releases in one run of build-deb, which builds several in parallel."""
         names = ",".join(release.name for release in self.releases)
         command = [str(self.project.path / "invoke"), "build-deb", "--release", names]
         log = self.place / "logs" / "build.log"
@@ -153,30 +153,30 @@ class Matrix:
             summary = json.loads((self.project.dist / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             summary = {"cells": []}
-        told = {cell["release"]: cell for cell in summary["cells"]} if status in (0, 1) else {}
-        return tuple(self._built(release, told.get(release.name)) for release in self.releases)
+        rows = {cell["release"]: cell for cell in summary["cells"]} if status in (0, 1) else {}
+        return tuple(self._built(release, rows.get(release.name)) for release in self.releases)
 
-    def _built(self, release: Release, told: dict[str, Any] | None) -> CellResult:
-        if told is None:
-            failure = Failure("build-deb", "it ended before it built anything: its log has why")
-            broken = StageResult(BUILD, State.BROKEN, failures=(failure,), log="logs/build.log")
+    def _built(self, release: Release, row: dict[str, Any] | None) -> CellResult:
+        if row is None:
+            failure = Failure("build-deb", "it ended before it built anything; its log shows why")
+            broken = StageResult(BUILD, StageState.BROKEN, failures=(failure,), log="logs/build.log")
             return CellResult(release.name, release.name, (broken,))
         log = self.place / "logs" / f"{release.name}-build.log"
         again = shlex.join(["./invoke", "build-deb", "--release", release.name])
-        name = f"{release.name}-{told['arch']}-{told['pgpool']}"
+        name = f"{release.name}-{row['arch']}-{row['pgpool']}"
         try:
-            shutil.copyfile(told["log"], log)
+            shutil.copyfile(row["log"], log)
         except OSError:
             shutil.copyfile(self.place / "logs" / "build.log", log)
-        good = told["state"] != "failed"
-        failures = () if good else (Failure(str(told.get("stage")), str(told.get("error"))),)
-        state = State.PASSED if good else State.FAILED
-        result = StageResult(BUILD, state, told["seconds"], 1, 0, failures, f"logs/{log.name}", again)
-        files = {str(file["name"]): str(file["sha256"]) for file in told.get("files", ())}
+        good = row["state"] != "failed"
+        failures = () if good else (Failure(str(row.get("stage")), str(row.get("error"))),)
+        state = StageState.PASSED if good else StageState.FAILED
+        result = StageResult(BUILD, state, row["seconds"], 1, 0, failures, f"logs/{log.name}", again)
+        files = {str(file["name"]): str(file["sha256"]) for file in row.get("files", ())}
         return CellResult(name, release.name, (result,), files)
 
     def _prove(self, cells: Sequence[CellResult]) -> dict[tuple[str, str], StageResult]:
-        """Try all stages of all cells that were built, at most `jobs` at once."""
+        """Run all stages of the built cells, at most `jobs` at once."""
         waiting = [(cell.release, stage) for stage in self.stages for cell in cells]
         results: dict[tuple[str, str], StageResult] = {}
         turn = threading.Condition()
@@ -221,17 +221,21 @@ class Matrix:
         return result
 
     def _completed(self, cell: CellResult, results: dict[tuple[str, str], StageResult]) -> CellResult:
-        later = [
-            results.get((cell.release, stage.name), StageResult(stage.name, State.LEFT_OUT)) for stage in self.stages
-        ]
+        left_out = {stage.name: StageResult(stage.name, StageState.LEFT_OUT) for stage in self.stages}
+        later = [results.get((cell.release, name), result) for name, result in left_out.items()]
         return replace(cell, stages=(*cell.stages, *later))
 
     def _logged(self, command: Sequence[str], log: Path) -> int:
         with log.open("wb") as stream:
             return subprocess.run(
-                command, cwd=self.project.path, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                check=False, env={**os.environ, "CI": "true"},
-            ).returncode  # fmt: skip
+                command,
+                cwd=self.project.path,
+                env={**os.environ, "CI": "true"},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
 
     @property
     def _refusal(self) -> list[str]:
@@ -239,7 +243,7 @@ class Matrix:
 
 
 def write(place: Path, proof: Proof) -> None:
-    """Write a report, but for its logs."""
+    """Write a report except its logs."""
     atomic.write(place / "report.json", json.dumps(proof.as_json(), indent=2) + "\n")
     atomic.write(place / "junit.xml", proof.junit())
     atomic.write(place / "table.md", page.table(proof))

@@ -1,7 +1,7 @@
-"""Commands that act as root over files of their own: as root, or as a plain user in a user namespace.
+"""Run commands as root over files of their own: by root, or by a plain user in a user namespace.
 
-A plain user's namespace maps 0 to the user and everything else to the user's range of /etc/subuid, so that roots made
-in it belong to the user, and every command sees them the same way.
+A plain user's namespace maps uid 0 to the user and all other uids to the user's range in /etc/subuid. Roots made in it
+belong to the user, and every command sees the same owners.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _OWN = ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"
 
 @cache
 def _user_namespace() -> tuple[str, ...]:
-    """Flags that make this user root of a namespace; none for root. Raises MachineError where it cannot be had."""
+    """Return unshare's flags that make this user root of a namespace, none for root.
+
+    Raises MachineError if the machine does not allow one.
+    """
     if os.geteuid() == 0:
         return ()
     flags = ("--user", "--map-root-user", "--map-auto")
@@ -33,14 +36,14 @@ def _user_namespace() -> tuple[str, ...]:
 
 
 def as_root(*, confined: bool = False) -> list[str]:
-    """Return the words to put before a command: root, own mounts and processes; `confined` takes the network away.
+    """Return the prefix that runs a command as root with its own mounts and processes; `confined` removes the network.
 
-    Everything the command mounts or starts ends with it.
+    Everything that the command mounts or starts ends with it.
     """
     return ["unshare", *_user_namespace(), *_OWN, *(["--net"] if confined else [])]
 
 
 def remove(path: Path) -> None:
-    """Remove a tree of any ownership that the namespace covers; does nothing where it is gone."""
+    """Remove a tree whose owners the namespace maps; does nothing if it does not exist."""
     if path.exists():
         subprocess.run([*as_root(), "rm", "-rf", "--one-file-system", str(path)], check=True, capture_output=True)

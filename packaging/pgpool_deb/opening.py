@@ -1,7 +1,7 @@
-"""`./invoke update --open`: what is new becomes a commit on a branch of its own, for a pipeline to push.
+"""`./invoke update --open`: commit the news from Debian or upstream on a branch, for a pipeline to push.
 
-A run opens one change: first what Debian knows of faults, which takes no build, else the newest release of upstream
-that builds and passes its tests. A branch that is there already, here or on `origin` as it was fetched last, is open.
+A run opens one change. Debian's advisories come first, because they need no build; then the newest upstream release
+that builds and passes its tests. A change whose branch exists, here or in the last fetch of `origin`, is already open.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PREFIX = "update/"
 _VERSION = re.compile(r'(?m)^(version = "[0-9]+\.[0-9]+\.)([0-9]+)"')
 
 
-def run(project: Project, request: update.Request, report: Report) -> ExitStatus:
-    """Open a change, or say that nothing is new; without releases, a new one of upstream is tried on all.
+def run(project: Project, request: update.UpdateRequest, report: Report) -> ExitStatus:
+    """Open a change, or report that there is none; without releases, a new upstream release is tried on all.
 
-    The status is that of what was tried, or ENVIRONMENT where upstream or Debian could not be asked. Raises UsageError
-    where the checkout has changes that are not committed.
+    Returns the status of the attempt, or ENVIRONMENT if upstream or Debian does not answer. Raises UsageError if the
+    checkout has uncommitted changes.
     """
     if git(project.path, "status", "--porcelain", "--untracked-files=no"):
-        raise UsageError("the checkout has changes: what would be committed is not known", hint="commit or stash them")
+        raise UsageError("the checkout has uncommitted changes", hint="commit or stash them")
     pins = Pins.load(project.sources)
     status = ExitStatus.GOOD
     for step in (_advisories, _release):
@@ -43,27 +43,27 @@ def run(project: Project, request: update.Request, report: Report) -> ExitStatus
             if opened is not None:
                 return opened
     if status is ExitStatus.GOOD:
-        report("there is nothing new that is not open already")
+        report("nothing is new, or its change is already open")
     return status
 
 
-def _advisories(project: Project, pins: Pins, _request: update.Request, report: Report) -> ExitStatus | None:
-    """Note what Debian knows; the cluster package brings it along, so its version rises."""
-    found: list[Advisory] = []
+def _advisories(project: Project, pins: Pins, _request: update.UpdateRequest, report: Report) -> ExitStatus | None:
+    """Note Debian's new advisories, and raise the version of the cluster package, which contains them."""
+    advisories: list[Advisory] = []
     for cve in watch.new_cves(pins):
         if _is_open(project, f"{PREFIX}{cve}"):
-            report(f"{cve} is open already: {PREFIX}{cve}")
+            report(f"{cve} is already open: {PREFIX}{cve}")
             continue
         address = f"{watch.DEBIAN.rpartition('/source-package/')[0]}/{cve}"
-        known = debians_tracker.advisory(cve, watch.page(address))
-        if known is None:
-            report(f"warning: {cve}: Debian names no release of upstream's that mended it: see {address}")
+        advisory = debians_tracker.advisory(cve, watch.page(address))
+        if advisory is None:
+            report(f"warning: {cve}: Debian names no upstream release that fixed it: see {address}")
         else:
-            found.append(known)
-    if not found:
+            advisories.append(advisory)
+    if not advisories:
         return None
-    names = [known.cves[0] for known in found]
-    blocks = "\n".join(map(debians_tracker.block, found))
+    names = [advisory.cves[0] for advisory in advisories]
+    blocks = "\n".join(map(debians_tracker.block, advisories))
     _edit(project.sources, lambda text: f"{text.rstrip()}\n\n{blocks}")
     _edit(project.path / "pyproject.toml", raised)
     line = f"- {', '.join(names)} {'is' if len(names) == 1 else 'are'} known to `pgpoolctl check`.\n"
@@ -72,8 +72,8 @@ def _advisories(project: Project, pins: Pins, _request: update.Request, report: 
     return ExitStatus.GOOD
 
 
-def _release(project: Project, pins: Pins, request: update.Request, report: Report) -> ExitStatus | None:
-    """Pin the newest release that is not open; it is built by default until it is proved."""
+def _release(project: Project, pins: Pins, request: update.UpdateRequest, report: Report) -> ExitStatus | None:
+    """Pin the newest release that is not open, and make it the default until it is proved."""
     new = [version for version in reversed(watch.new_releases(pins)) if not _is_open(project, f"{PREFIX}{version}")]
     if not new:
         return None
@@ -81,7 +81,7 @@ def _release(project: Project, pins: Pins, request: update.Request, report: Repo
     status = update.run(project, replace(request, version=new[0], releases=request.releases or every))
     if status is ExitStatus.GOOD:
         _edit(project.sources, lambda text: f'default = "{new[0]}"\n\n{text}')
-        body = f"It is built by default until ./invoke update --proved {new[0]}.\n"
+        body = f"build-deb builds it by default until ./invoke update --proved {new[0]}.\n"
         _commit(project, f"{PREFIX}{new[0]}", f"Pin pgpool-II {new[0]}", body, report)
     return status
 

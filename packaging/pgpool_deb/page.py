@@ -1,6 +1,6 @@
-"""The matrix's report for people: a table in Markdown, and one static page for screens and for paper.
+"""Render the matrix's report for people: a Markdown table, and a static page for screen and print.
 
-The page has no address outside of its folder, and no script.
+The page has no scripts and links to nothing outside its folder.
 """
 
 from __future__ import annotations
@@ -9,37 +9,43 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from .proof import Proof, StageResult, State
+from .proof import Proof, StageResult, StageState
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-MARKS = {State.PASSED: "\N{CHECK MARK}", State.FAILED: "\N{BALLOT X}", State.BROKEN: "!", State.LEFT_OUT: "\N{EN DASH}"}
-"""What stands before the word of a state, for who does not tell the colours apart."""
+_BAD = (StageState.FAILED, StageState.BROKEN)
+MARKS = {
+    StageState.PASSED: "\N{CHECK MARK}",
+    StageState.FAILED: "\N{BALLOT X}",
+    StageState.BROKEN: "!",
+    StageState.LEFT_OUT: "\N{EN DASH}",
+}
+"""The symbol before the name of each state, for readers who cannot tell the colours apart."""
 MEANINGS = {
-    State.PASSED: "",
-    State.FAILED: "a package is at fault",
-    State.BROKEN: "the machine is, or no test was run: nothing is known about the package",
-    State.LEFT_OUT: "there is nothing to try",
+    StageState.PASSED: "",
+    StageState.FAILED: "a package is at fault",
+    StageState.BROKEN: "the machine is at fault, or no test ran: this says nothing about the package",
+    StageState.LEFT_OUT: "there is nothing to test",
 }
 
 
 def html(proof: Proof) -> str:
-    """Return the page; all that tests said is escaped."""
+    """Return the page; the output of tests is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "moment": moment, "tests": tests, "without": str.removeprefix}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         proof=proof,
         verdict=verdict(proof),
-        worst=next((state for state in (State.FAILED, State.BROKEN) if _count(proof, state)), State.PASSED),
-        counts={state: count for state in State if (count := _count(proof, state))},
+        worst=next((state for state in _BAD if _count(proof, state)), StageState.PASSED),
+        counts={state: count for state in StageState if (count := _count(proof, state))},
         marks=MARKS,
         meanings=MEANINGS,
-        failed=[(cell, one) for cell in proof.cells for one in cell.stages if one.failures],
-        logs={(cell.cell, one.stage): one.log for cell in proof.cells for one in cell.stages},
+        failed=[(cell, result) for cell in proof.cells for result in cell.stages if result.failures],
+        logs={(cell.cell, result.stage): result.log for cell in proof.cells for result in cell.stages},
     )
 
 
 def table(proof: Proof) -> str:
-    """Return the run as Markdown, to be kept: when, on what, how long, and the state and time of every stage."""
+    """Return the run as Markdown to keep: its date, machine and time, and the state and time of every stage."""
     lines = [
         f"{moment(proof.written)}, {proof.machine}, {duration(proof.seconds)}: {verdict(proof)}",
         "",
@@ -47,35 +53,35 @@ def table(proof: Proof) -> str:
         f"|---|{'---|' * len(proof.stages)}---|",
     ]
     for cell in proof.cells:
-        found = {one.stage: one for one in cell.stages}
-        told = [_told(found[stage]) if stage in found else "" for stage in proof.stages]
-        lines.append(f"| {cell.cell} | {' | '.join(told)} | {duration(cell.seconds)} |")
+        results = {result.stage: result for result in cell.stages}
+        states = [_state_and_time(results[stage]) if stage in results else "" for stage in proof.stages]
+        lines.append(f"| {cell.cell} | {' | '.join(states)} | {duration(cell.seconds)} |")
     return "\n".join(lines) + "\n"
 
 
-def _told(one: StageResult) -> str:
-    return f"{one.state}, {duration(one.seconds)}" if one.seconds else str(one.state)
+def _state_and_time(result: StageResult) -> str:
+    return f"{result.state}, {duration(result.seconds)}" if result.seconds else str(result.state)
 
 
 def verdict(proof: Proof) -> str:
-    """Return the whole run in a word or two: `all good`, `2 failed`, `2 failed, 1 broken`."""
-    bad = [f"{count} {state}" for state in (State.FAILED, State.BROKEN) if (count := _count(proof, state))]
+    """Summarise the whole run: `all good`, `2 failed`, or `2 failed, 1 broken`."""
+    bad = [f"{count} {state}" for state in _BAD if (count := _count(proof, state))]
     return ", ".join(bad) or "all good"
 
 
-def _count(proof: Proof, state: State) -> int:
-    return sum(one.state is state for cell in proof.cells for one in cell.stages)
+def _count(proof: Proof, state: StageState) -> int:
+    return sum(result.state is state for cell in proof.cells for result in cell.stages)
 
 
-def tests(one: StageResult) -> str:
-    """Return how the tests of a stage went: `59 tests, 2 skipped`, `3 of 8 tests failed`."""
-    failed = len({failure.test for failure in one.failures})
-    told = f"{failed} of {one.tests} tests failed" if failed else f"{one.tests} tests"
-    return f"{told}, {one.skipped} skipped" if one.skipped else told
+def tests(result: StageResult) -> str:
+    """Summarise the tests of a stage: `59 tests, 2 skipped`, or `3 of 8 tests failed`."""
+    failed = len({failure.test for failure in result.failures})
+    counts = f"{failed} of {result.tests} tests failed" if failed else f"{result.tests} tests"
+    return f"{counts}, {result.skipped} skipped" if result.skipped else counts
 
 
 def moment(written: str) -> str:
-    """Return a time in ISO 8601 and UTC as people write it, to the minute."""
+    """Return a time in ISO 8601 and UTC to the minute, as people write it."""
     return f"{written[:16].replace('T', ' ')} UTC"
 
 

@@ -1,4 +1,4 @@
-"""docs/reference/patches.md: our patches to pgpool-II, from their headers and series.in."""
+"""Write docs/reference/patches.md, the list of our patches to pgpool-II, from their headers and series.in."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _TEMPLATE = Path(__file__).with_name("patches.md.j2")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A patch, and the limits of each range of versions that it is for (debianize.ranges_of)."""
+class PatchRow:
+    """A patch, and the limits of each of its version ranges (debianize.ranges_of)."""
 
     patch: Patch
     ranges: Sequence[Sequence[tuple[str, str]]]
 
 
-def rows(templates: Path) -> tuple[Row, ...]:
-    """Read the patches that series.in names, in order; raises ValueError where it or a patch cannot be read."""
-    series = (templates / SERIES).read_text(encoding="utf-8")
-    return tuple(Row(Patch.read(templates / "patches" / name), ranges) for name, ranges in ranges_of(series).items())
+def rows(templates: Path) -> tuple[PatchRow, ...]:
+    """Read the patches that series.in names, in order; raises ValueError if it or a patch is malformed."""
+    ranges = ranges_of((templates / SERIES).read_text(encoding="utf-8"))
+    return tuple(PatchRow(Patch.read(templates / "patches" / name), limits) for name, limits in ranges.items())
 
 
-def render(listed: Sequence[Row]) -> str:
+def render(listed: Sequence[PatchRow]) -> str:
     """Return docs/reference/patches.md. The same patches give the same text."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     sizes = [row.patch.size for row in listed]
@@ -46,7 +46,7 @@ def render(listed: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: PatchRow) -> tuple[str, ...]:
     patch = row.patch
     added, removed = patch.size
     return (
@@ -65,10 +65,10 @@ def _range(limits: Sequence[tuple[str, str]]) -> str:
 
 
 def _forwarded(patch: Patch) -> str:
-    """Return whether upstream knows of it: a change of theirs need not be sent."""
-    taken = re.fullmatch(r"upstream, (https?://\S+)", patch.origin)
-    if taken:
-        return f"[upstream's]({taken[1]})"
+    """Return whether upstream has got the patch; one that comes from upstream need not be sent."""
+    from_upstream = re.fullmatch(r"upstream, (https?://\S+)", patch.origin)
+    if from_upstream:
+        return f"[upstream's]({from_upstream[1]})"
     return _FORWARDED.get(patch.forwarded, f"[yes]({patch.forwarded})")
 
 

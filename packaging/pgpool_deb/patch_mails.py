@@ -1,6 +1,6 @@
-"""`./invoke patches`: the list of our patches, and a mail to upstream for each that upstream could use.
+"""`./invoke patches`: write the list of our patches, and a mail to upstream for each one that upstream could use.
 
-Our hunks have little context, so that they fit many versions. A mail's change is made anew from the patched source.
+Our hunks have little context, so that they fit many versions. Mails contain a new diff, taken from the patched source.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from .pins import Pins
 from .project import Project
 
 FOLDER = Path("upstream")
-"""Of dist/: nothing else is in it."""
+"""The folder in dist/ for the mails; it contains nothing else."""
 _OURS = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 _MAIL = ("format-patch", "-1", "--stdout", "--no-signature", "--zero-commit")
 
 
 def run(project: Project, version: str | None, *, install: bool, report: Callable[[str], None]) -> ExitStatus:
-    """Write docs/reference/patches.md, and the mails into dist/upstream, where no others stay.
+    """Write docs/reference/patches.md, and replace the mails in dist/upstream.
 
-    `version` is a pinned one; None for the newest whose tarball is in the cache. Raises UsageError where a patch or
-    series.in cannot be read, or there is no such version; MachineError where a tool or a tarball cannot be had.
+    `version` is a pinned one, None for the newest whose tarball is in the cache. Raises UsageError if a patch or
+    series.in is malformed or the version is not pinned, MachineError if a tool or the tarball is unavailable.
     """
     templates = project.templates(pgpool2.NAME)
     try:
         listed = patch_list.rows(templates)
     except (OSError, ValueError) as error:
-        hint = f"the fields of a header are in {patch_list.PLACE}"
+        hint = f"{patch_list.PLACE} lists the fields of a header"
         raise UsageError(str(error), hint=hint) from error
     atomic.write(project.path / patch_list.PLACE, patch_list.render(listed))
-    report(f"written: {patch_list.PLACE}")
+    report(f"wrote {patch_list.PLACE}")
 
-    wanted = {row.patch.name for row in listed if row.patch.forwarded == NOT_SENT}
+    not_sent = {row.patch.name for row in listed if row.patch.forwarded == NOT_SENT}
     chosen_version, tarball = _source(Pins.load(project.sources), version, Cache.open().folder("sources"), report)
     machine.require(machine.MAILS, install=install, report=report)
     chosen = patches.chosen(templates, chosen_version)
     written = mails(patches.changes(chosen, tarball))
-    _lay_down(written, project.dist / FOLDER)
-    for name in sorted(wanted - written.keys()):
-        report(f"warning: {name}.patch is not for pgpool-II {chosen_version}, or does not fit it: no mail")
-    report(f"written: {len(written)} mails in {project.dist / FOLDER}, on pgpool-II {chosen_version}")
+    _replace(written, project.dist / FOLDER)
+    for name in sorted(not_sent - written.keys()):
+        report(f"warning: no mail for {name}.patch, which is not for pgpool-II {chosen_version} or does not fit it")
+    report(f"wrote {len(written)} mails for pgpool-II {chosen_version} to {project.dist / FOLDER}")
     return ExitStatus.GOOD
 
 
 def _source(pins: Pins, version: str | None, folder: Path, report: Callable[[str], None]) -> tuple[str, Path]:
-    """Return a pinned version and its tarball, which is downloaded only where the version is named."""
+    """Return a pinned version and its tarball, which is downloaded only if the user named the version."""
     pin = pins.at_hand(folder) if version is None else pins.named(version)
     if pin is None:
         newest = next((pin.version for pin in pins.pins if pin.proved is not None), pins.pins[0].version)
@@ -63,9 +63,9 @@ def _source(pins: Pins, version: str | None, folder: Path, report: Callable[[str
 
 
 def mails(changes: Iterable[Change]) -> dict[str, str]:
-    """Return the mail of each patch that fits and was not sent, by its name, as `git format-patch` writes it.
+    """Return the mail of each fitting patch that was not sent, by the patch's name, as `git format-patch` writes it.
 
-    The same changes give the same text. Raises MachineError where git fails.
+    The same changes give the same text. Raises MachineError if git fails.
     """
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-mails-") as place:
         _git(Path(place), "init", "--quiet")
@@ -90,24 +90,24 @@ def _commit(repository: Path, files: Mapping[str, bytes], patch: Patch, message:
         path.write_bytes(content)
     name, _, address = debianize.MAINTAINER.removesuffix(">").partition(" <")
     day = f"{patch.updated}T12:00:00+0000"
-    who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER")
-           for key, value in (("NAME", name), ("EMAIL", address), ("DATE", day))}  # fmt: skip
+    fields = {"NAME": name, "EMAIL": address, "DATE": day}
+    identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in fields.items()}
     _git(repository, "add", "--all", "--force")
-    _git(repository, "commit", "--quiet", "--allow-empty", "--cleanup=verbatim", "--message", message, **who)
+    _git(repository, "commit", "--quiet", "--allow-empty", "--cleanup=verbatim", "--message", message, **identity)
 
 
 def _git(repository: Path, *arguments: str, **variables: str) -> str:
-    """Return what git prints; of the caller's configuration and GIT_ variables it sees none."""
+    """Return git's output; git sees none of the caller's configuration and GIT_ variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment = {**inherited, **_OURS, **variables}
     done = subprocess.run(["git", *arguments], cwd=repository, env=environment, capture_output=True, check=False)
     if done.returncode != 0:
-        said = os.fsdecode(done.stderr).strip().partition("\n")[0]
-        raise MachineError(f"git {arguments[0]} failed: {said}", hint="is the disk full?")
+        first_line = os.fsdecode(done.stderr).strip().partition("\n")[0]
+        raise MachineError(f"git {arguments[0]} failed: {first_line}", hint="is the disk full?")
     return done.stdout.decode("utf-8")
 
 
-def _lay_down(written: Mapping[str, str], folder: Path) -> None:
+def _replace(written: Mapping[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         atomic.write(folder / f"{name}.patch", text)

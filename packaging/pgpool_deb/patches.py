@@ -1,8 +1,8 @@
-"""Our patches to pgpool-II: what their headers say, and which of them fit a source.
+"""Parse the headers of our patches to pgpool-II, and try which patches fit a source.
 
-A header is DEP-3 with fields of our own: `X-Without` says in one line what is missing without the patch, `X-Tested-By`
-names the tests that fail without it, `X-Relied-On-By: pgpool2-cluster` stands where a cluster relies on what it mends,
-and `X-Mends` names the CVEs that it mends, if any.
+A header is DEP-3 with additional fields. `X-Without` says in one line what is missing without the patch. `X-Tested-By`
+names the tests that fail without it. `X-Relied-On-By: pgpool2-cluster` means that a cluster relies on the patch.
+`X-Mends` names the CVEs that the patch fixes, if any.
 """
 
 from __future__ import annotations
@@ -23,62 +23,62 @@ from .debianize import SERIES, selected_patches
 from .sources import read_record, write_record
 
 _OPTIONS = ("-s", "-F", "0", "-p1", "-u", "-V", "never", "-E", "--reject-file=-")
-"""As dpkg-source calls patch(1): lines may have moved, but they must be the same."""
+"""dpkg-source's options for patch(1): lines may have moved, but they must be identical."""
 _FORWARD, _REVERSE = ("-t", "-N"), ("-f", "--reverse")
-"""With -t, patch(1) would ignore --reverse where the first hunk is not there, apply it forward, and report success."""
+"""With -t, patch(1) ignores --reverse if the first hunk is not applied: it applies it forward and reports success."""
 _METHOD = "forward -t -N, reverse -f"
-"""Part of the key of what is remembered: another way of trying is asked anew."""
+"""Part of the key of remembered results, so that another method tries again."""
 _TOUCHED = re.compile(r"^(?:---|\+\+\+) [^/\s]+/(\S+)", re.MULTILINE)
 _FILE_NAMES = re.compile(r"(?:---|\+\+\+) [^/\s]+/")
 _TEST = r"tests/[\w/]+\.py::test_\w+"
-_WANTED = {
-    "Description": (r".+(\n.*)*", "is to begin with one line that names the fault or the change"),
-    "X-Without": (r".+", "is to say in one line what is missing without it"),
-    "X-Tested-By": (rf"{_TEST}(,\s+{_TEST})*|none: .+", "is to name tests as tests/…/test_x.py::test_y, or none: why"),
-    "Forwarded": (r"no|not-needed|https?://\S+", "is to be no, not-needed or the address of the report"),
-    "Last-Update": (r"\d{4}-\d\d-\d\d", "is to be a day as 2026-11-29"),
+_REQUIRED = {
+    "Description": (r".+(\n.*)*", "must begin with one line that names the fault or the change"),
+    "X-Without": (r".+", "must say in one line what is missing without it"),
+    "X-Tested-By": (rf"{_TEST}(,\s+{_TEST})*|none: .+", "must name tests as tests/…/test_x.py::test_y, or none: why"),
+    "Forwarded": (r"no|not-needed|https?://\S+", "must be no, not-needed or the address of the report"),
+    "Last-Update": (r"\d{4}-\d\d-\d\d", "must be a day such as 2026-11-29"),
 }
-"""Fields that every header has: what their values match, and what is said where they do not."""
+"""The fields of every header: the pattern of their values, and the complaint about other values."""
 NOT_SENT = "no"
-"""`Forwarded` of a patch that is upstream's business, too, and has not been sent there."""
+"""The value of `Forwarded` if the patch also concerns upstream and has not been sent there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One of our patches; `name` is its file's without ".patch"."""
+    """One of our patches; `name` is its file name without ".patch"."""
 
     name: str
     text: str
     without: str
     """What is missing without it, in one line."""
     relied_on: bool
-    """Whether pgpool2-cluster relies on what it mends."""
+    """Whether pgpool2-cluster relies on it."""
     mends: tuple[str, ...] = ()
-    """The CVEs that are not open where the patch is."""
+    """The CVEs that it fixes."""
     description: str = ""
     """A title line, an empty line, and paragraphs."""
     forwarded: str = NOT_SENT
     """One of "no" and "not-needed", or the address of the report to upstream."""
     origin: str = ""
-    """Where it comes from, as "upstream, ADDRESS"; empty where it is ours."""
+    """Its origin as "upstream, ADDRESS", empty if it is ours."""
     tested_by: str = ""
-    """The tests that fail without it, as pytest names them, joined by commas; else "none: " and the reason."""
+    """The tests that fail without it, by pytest's names, comma-separated; or "none: " and the reason."""
     updated: str = ""
-    """The day of its last change, as 2026-11-29."""
+    """The day of its last change, such as 2026-11-29."""
 
     @classmethod
     def read(cls, path: Path) -> Patch:
-        """Read a patch; raises ValueError where its header lacks a field that every patch has."""
+        """Read a patch; raises ValueError if its header lacks a required field."""
         return cls._of(path, path.read_text(encoding="utf-8"))
 
     @classmethod
     @cache
     def _of(cls, path: Path, text: str) -> Patch:
-        """Parsed once for all releases."""
+        """Parse a patch once for all releases."""
         header = Deb822(text.partition("\n---")[0])
-        for field, (pattern, wanted) in _WANTED.items():
+        for field, (pattern, complaint) in _REQUIRED.items():
             if not re.fullmatch(pattern, header.get(field, "").strip()):
-                raise ValueError(f"{path}: {field}: {wanted}")
+                raise ValueError(f"{path}: {field} {complaint}")
         return cls(
             name=path.stem,
             text=text,
@@ -99,12 +99,12 @@ class Patch:
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """The tests that fail without it; none where `tested_by` says why."""
+        """The tests that fail without it; empty if `tested_by` gives a reason instead."""
         return tuple(re.findall(_TEST, self.tested_by))
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many lines it adds and removes."""
+        """The numbers of lines that it adds and removes."""
         lines = [line for line in self.text.partition("\n---\n")[2].splitlines() if not _FILE_NAMES.match(line)]
         return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
 
@@ -123,16 +123,16 @@ def _plain(description: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Which of the patches that are for a version its source gets: all but `left_out` and `upstream`."""
+    """How the patches for a version fit its source, which gets all of them except `left_out` and `upstream`."""
 
     proved: bool = False
     """The version passed every level of tests with exactly these patches (sources.toml)."""
     left_out: tuple[Patch, ...] = ()
-    """They do not fit, so what they mend is missing."""
+    """The patches that do not fit, so that the source lacks them."""
     upstream: tuple[Patch, ...] = ()
-    """The source has their changes already."""
+    """The patches that the source already contains."""
     tried: bool = True
-    """False where nothing was tried: all of them are taken to fit."""
+    """False if nothing was tried and all patches are assumed to fit."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -141,9 +141,9 @@ class Fit:
 
 
 EVERY = Fit()
-"""All patches that are for a version, which is not said to be proved."""
+"""All patches for a version fit; it is not proved."""
 UNTRIED = Fit(tried=False)
-"""What is known of a source on a machine without patch(1)."""
+"""The fit of a source on a machine without patch(1)."""
 
 
 def chosen(templates: Path, upstream_version: str) -> tuple[Patch, ...]:
@@ -153,9 +153,9 @@ def chosen(templates: Path, upstream_version: str) -> tuple[Patch, ...]:
 
 
 def fit(patches: Sequence[Patch], tarball: Path, sha256: str, folder: Path) -> Fit:
-    """Return how patches fit a checked tarball, tried one after the other; remembered in `folder`.
+    """Return how patches fit a checked tarball, each tried on top of the previous ones; remembers it in `folder`.
 
-    Of the tarball, only the files that patches name are unpacked, into a folder that is thrown away.
+    Only the files that the patches name are unpacked, into a temporary folder.
     """
     key = hashlib.sha256("\0".join((_METHOD, sha256, *(f"{patch.name}\0{patch.text}" for patch in patches))).encode())
     record = folder / "fitted" / f"{key.hexdigest()}.json"
@@ -171,18 +171,18 @@ def fit(patches: Sequence[Patch], tarball: Path, sha256: str, folder: Path) -> F
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a patch changes in a source: the files that it names, before and after, by their path."""
+    """The change that a patch makes in a source: the files that it names, before and after, by their path."""
 
     patch: Patch
     before: Mapping[str, bytes]
     after: Mapping[str, bytes] | None
-    """None where it does not fit."""
-    is_there: bool = False
-    """It does not fit because the source has its changes already."""
+    """None if the patch does not fit."""
+    in_source: bool = False
+    """Whether it does not fit because the source already contains it."""
 
 
 def changes(patches: Sequence[Patch], tarball: Path) -> Iterator[Change]:
-    """Try patches on a checked tarball, each on what those before it left; only files that they name are unpacked."""
+    """Try patches on a checked tarball, each on top of the previous ones; unpacks only the files that they name."""
     contents = _contents(tarball, {name for patch in patches for name in patch.touches})
     for patch in patches:
         before = {name: contents[name] for name in patch.touches if name in contents}
@@ -192,27 +192,27 @@ def changes(patches: Sequence[Patch], tarball: Path) -> Iterator[Change]:
 
 
 def _try_all(patches: Sequence[Patch], tarball: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"left_out": [], "upstream": []}
+    names: dict[str, list[str]] = {"left_out": [], "upstream": []}
     for change in changes(patches, tarball):
         if change.after is None:
-            found["upstream" if change.is_there else "left_out"].append(change.patch.name)
-    return found
+            names["upstream" if change.in_source else "left_out"].append(change.patch.name)
+    return names
 
 
 def _contents(tarball: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Return the bytes of regular files of a tarball, by their path below its top folder."""
-    wanted, found = set(names), {}
+    names, contents = set(names), {}
     with tarfile.open(tarball) as archive:
         for member in archive:
             name = member.name.removeprefix("./").partition("/")[2]
-            stream = archive.extractfile(member) if name in wanted and member.isreg() else None
+            stream = archive.extractfile(member) if name in names and member.isreg() else None
             if stream is not None:
-                found[name] = stream.read()
-    return found
+                contents[name] = stream.read()
+    return contents
 
 
 def _applied(patch: Patch, contents: dict[str, bytes], options: Sequence[str]) -> dict[str, bytes] | None:
-    """Return the files that the patch changes as they are then, None where it does not fit."""
+    """Return the files that the patch changes, after the change; None if it does not fit."""
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-patch-") as place:
         for name in patch.touches:
             if name in contents:

@@ -1,4 +1,4 @@
-"""The source package pgpool2: pgpool-II itself, and what of its debian/ depends on upstream's version."""
+"""Make the source package pgpool2, which is pgpool-II itself; parts of its debian/ depend on upstream's version."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from .sources import Source
 
 NAME = "pgpool2"
 PATCH_LIST = "patches.json"
-"""In debian/, and in /usr/share/pgpool2 of a server, where pgpool2-cluster reads it."""
+"""The list's file name in debian/, and in /usr/share/pgpool2 on a server, where pgpool2-cluster reads it."""
 NOTIFIES = "notify-ready.patch"
-"""With it, pgpool-II tells systemd when it serves clients."""
+"""With this patch, pgpool-II notifies systemd when it is ready to serve clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The control protocol library as upstream's version makes it (src/libs/pcp/Makefile.am)."""
+    """The control protocol library as upstream's version builds it (src/libs/pcp/Makefile.am)."""
 
     stem: str
     """lib<stem>.so."""
     soversion: int
     package: str
-    """The binary package's name, Debian's own where Debian has one."""
+    """The binary package's name; it is Debian's own if Debian has one."""
     since: str
-    """The first version with this soname that we package: the least one that a program linked with it needs."""
+    """The first packaged version with this soname, which is the minimum for programs linked with it."""
 
     @property
     def shares_name_with_pcp(self) -> bool:
-        """Performance Co-Pilot's libpcp3-dev has files of the same name."""
+        """Whether Performance Co-Pilot's libpcp3-dev has files of the same names."""
         return self.stem == "pcp"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Names of configuration parameters that upstream has changed."""
+    """Names of the configuration parameters that upstream has renamed."""
 
     sockets: str
     state_directory: str
 
 
 def library_of(upstream: Version) -> Library:
-    """The library that this pgpool-II builds. Renamed in 4.7.1, after 4.7.0 had raised the soname to 3."""
+    """Return the library that this pgpool-II builds. 4.7.1 renamed it, after 4.7.0 had raised the soname to 3."""
     if upstream >= Version("4.7.1~"):
         return Library("pgpoolpcp", 3, "libpgpoolpcp3", "4.7.1~")
     if upstream >= Version("4.7~"):
@@ -58,7 +58,7 @@ def library_of(upstream: Version) -> Library:
 
 
 def parameters_of(upstream: Version) -> Parameters:
-    """The parameter names of this pgpool-II: `socket_dir` until 4.3, `logdir` until 4.6."""
+    """Return the parameter names of this pgpool-II: `socket_dir` until 4.3, `logdir` until 4.6."""
     return Parameters(
         sockets="unix_socket_directories" if upstream >= Version("4.4~") else "socket_dir",
         state_directory="work_dir" if upstream >= Version("4.7~") else "logdir",
@@ -66,17 +66,17 @@ def parameters_of(upstream: Version) -> Parameters:
 
 
 def build_depends_of(packaging: Packaging) -> tuple[str, ...]:
-    """What modules for the packaging's majors are built with.
+    """Return the build dependencies of modules for the packaging's majors.
 
-    pg_buildext and its make files are in postgresql-common-dev (postgresql-common >= 269); in bookworm and bullseye
-    the make file is in postgresql-server-dev-all.
+    postgresql-common-dev contains pg_buildext and its make files (postgresql-common >= 269); in bookworm and bullseye,
+    postgresql-server-dev-all contains the make file.
     """
     pg_buildext = "postgresql-common-dev" if packaging.release_number >= 13 else "postgresql-server-dev-all"
     return (pg_buildext, *(f"postgresql-server-dev-{major}" for major in packaging.majors))
 
 
 def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str, File]:
-    """debian/ of pgpool2 by path, with the patches that fit; raises as `debianize.render` does."""
+    """Return debian/ of pgpool2 by path, with the patches that fit; raises what `debianize.render` raises."""
     upstream = Version(packaging.upstream_version)
     facts = {
         "library": library_of(upstream),
@@ -91,7 +91,7 @@ def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str,
 
 
 def _patch_list(templates: Path, packaging: Packaging, fit: Fit) -> str:
-    """Return what tells programs which patches the package has (docs/reference/packages.md)."""
+    """Return the list of the package's patches for programs (docs/reference/packages.md)."""
     chosen = selected_patches((templates / SERIES).read_text(encoding="utf-8"), packaging.upstream_version)
     listed = {
         "pgpool": packaging.upstream_version,
@@ -109,7 +109,7 @@ def _changes(source: Source, release: Release, fit: Fit) -> tuple[str, ...]:
     return (f"pgpool-II {source.version} for Debian {release.name}.", *unproved, *missing)
 
 
-def source_package(  # noqa: PLR0913, PLR0917 - all that it is made from
+def source_package(  # noqa: PLR0913, PLR0917 - the inputs of the package
     name: str,
     release: Release,
     source: Source,
@@ -118,7 +118,7 @@ def source_package(  # noqa: PLR0913, PLR0917 - all that it is made from
     templates: Path,
     fit: Fit = EVERY,
 ) -> SourcePackage:
-    """Return pgpool2 for a release. Its time is the later one of source and packaging."""
+    """Return pgpool2 for a release. Its timestamp is the later one of source and packaging."""
     packaging = Packaging(
         source=NAME,
         upstream_version=source.version,

@@ -1,4 +1,4 @@
-"""The source package pgpool2-cluster: what runs on servers, from this checkout itself, as a native package."""
+"""Make the source package pgpool2-cluster, a native package with this checkout's own programs for servers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DOCUMENTS = ("docs/reference/cluster.yml.md",)
 
 
 def own_files(checkout: Path) -> dict[str, File]:
-    """The files of the checkout that go into the package by path; what Python and editors leave there does not.
+    """Return the checkout's files for the package by path, without those that Python and editors leave there.
 
-    Raises UsageError for what cannot be read.
+    Raises UsageError for a file that cannot be read.
     """
     try:
         paths = [path for folder in FOLDERS for path in sorted(_files_below(checkout / folder))]
@@ -44,15 +44,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def render(templates: Path, packaging: Packaging) -> dict[str, File]:
-    """debian/ of pgpool2-cluster by path; raises as `debianize.render` does."""
+    """Return debian/ of pgpool2-cluster by path; raises what `debianize.render` raises."""
     modules = [f"postgresql-{major}-pgpool2" for major in sorted(packaging.majors, reverse=True)]
     return debianize.render(templates, packaging, {"modules": modules})
 
 
 def source_package(release: Release, revision: Revision, project: Project) -> SourcePackage:
-    """Return pgpool2-cluster for a release; the majors asked for do not matter, it works with all of them.
+    """Return pgpool2-cluster for a release. It works with all majors, so the requested ones do not matter.
 
-    Raises UsageError where a file of the checkout cannot be read.
+    Raises UsageError if a file of the checkout cannot be read.
     """
     packaging = Packaging(
         source=NAME,

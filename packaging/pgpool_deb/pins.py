@@ -1,4 +1,4 @@
-"""The pinned upstream releases of packaging/sources.toml, what is wrong with them, and their tarballs."""
+"""Read packaging/sources.toml: the pinned upstream releases and their advisories; obtain the releases' tarballs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .sources import Report, Source, checked, read_record, write_record
 
 _INSTALL_CERTIFICATES = "apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE name your authority's file; "
 ASK_AGAIN_SECONDS = 24 * 3600
-"""How long an address's answer that it does not have a version is believed."""
+"""How long to remember that an address does not have a version."""
 
 _PROBING = download.Patience(connect=3.0, stall=5.0, tries=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Advisory:
-    """What is known to be wrong with versions before `fixed_in`, but for those of branches that were mended, too."""
+    """A known fault of the versions before `fixed_in`, except the backported releases of older branches."""
 
     cves: tuple[str, ...]
     summary: str
     fixed_in: str
     backports: tuple[str, ...] = ()
-    """The first mended release of each older branch that was mended."""
+    """The first fixed release of each older branch that got the fix."""
 
     def concerns(self, version: str) -> bool:
-        """Say whether `version`, pinned or not, is affected as far as is known."""
+        """Return whether `version`, pinned or not, is known to be affected."""
         return Version(version) < Version(self.fixed_in) and not any(
             version.startswith(f"{backport.rpartition('.')[0]}.") and Version(version) >= Version(backport)
             for backport in self.backports
@@ -52,24 +52,24 @@ class Pin:
     size: int
     date: int
     proved: tuple[str, ...] | None = None
-    """Names of the patches with which it passed every level of tests, in their order; None where it has not yet."""
+    """The names of the patches with which it passed every level of tests, in order; None if it has not passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """All of sources.toml; `pins` newest first."""
+    """The contents of sources.toml, with the newest of `pins` first."""
 
     path: Path
     addresses: tuple[str, ...]
     pins: tuple[Pin, ...]
     known: tuple[Advisory, ...]
     default: str = ""
-    """The version to build where none is named; "" for the newest that was proved."""
+    """The version to build if the user names none; "" for the newest proved one."""
 
     @classmethod
     def load(cls, path: Path) -> Pins:
-        """Read and check sources.toml; raises UsageError naming the file, the key and the reason."""
-        hint = "the keys are explained at the top of that file"
+        """Read and check sources.toml; raises UsageError that names the file, the key and the reason."""
+        hint = "the top of that file explains the keys"
         try:
             rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
@@ -84,18 +84,18 @@ class Pins:
         return cls(path, tuple(rows.addresses), tuple(pins), tuple(row.known() for row in rows.advisory), rows.default)
 
     def advisories(self, version: str) -> tuple[Advisory, ...]:
-        """Return what is known to be wrong with `version` (pinned, or derived from one)."""
+        """Return the known advisories for `version`, which is pinned or derived from a pinned one."""
         return tuple(advisory for advisory in self.known if advisory.concerns(version))
 
     def named(self, version: str) -> Pin:
-        """Return the pin of `version`; raises UsageError that lists the pinned ones."""
+        """Return the pin of `version`; raises UsageError that lists the pinned versions."""
         for pin in self.pins:
             if pin.version == version:
                 return pin
         known = ", ".join(pin.version for pin in self.pins)
         raise UsageError(
             f"pgpool-II {version} is not pinned in {self.path.name}",
-            hint=f"pinned are {known}; any other is built with --source PATH",
+            hint=f"pinned are {known}; --source PATH builds any other",
         )
 
     def at_hand(self, cache: Path) -> Pin | None:
@@ -104,7 +104,7 @@ class Pins:
         return next(there, None)
 
     def proved_with(self, sha256: str) -> tuple[str, ...] | None:
-        """Return the patches with which the release of this tarball was proved, None where it is none or was not."""
+        """Return the patches with which the release of this tarball was proved, None if it is not a proved release."""
         return next((pin.proved for pin in self.pins if pin.sha256 == sha256), None)
 
     def obtain(
@@ -116,9 +116,9 @@ class Pins:
         *,
         patience: download.Patience = download.PATIENCE,
     ) -> Source:
-        """Return the verified tarball of a pinned version, downloaded into `cache` unless it is there.
+        """Return the verified tarball of a pinned version; downloads it into `cache` if it is missing there.
 
-        Raises UsageError for a version that is not pinned, MachineError where its tarball cannot be had.
+        Raises UsageError for a version that is not pinned, MachineError if its tarball cannot be downloaded.
         """
         pin = self.named(version)
         path = _pinned_path(pin, cache)
@@ -146,63 +146,64 @@ class Pins:
         ask_again: bool = False,
         patience: download.Patience = _PROBING,
     ) -> str:
-        """Return `default` of sources.toml, else the newest proved version that is in `cache` or at an address today.
+        """Return `default` of sources.toml, else the newest proved version in `cache` or at an address.
 
-        Where no pin says that it was proved, all count. That no address has a version is remembered in `cache` for 24
-        hours, unless `ask_again`; so a run whose default is in the cache asks no address. Versions that are passed over
-        are reported with the reason. Raises MachineError where none can be had, or only one that has advisories which a
-        version that was passed over has not: to keep an address from answering would be to choose what is built.
+        If no pin is proved, all pins count. `cache` remembers for 24 hours that no address has a version, unless
+        `ask_again`; a run whose default is in the cache asks no address. Skipped versions are reported with the reason.
+
+        Raises MachineError if no version is available, or if the newest available one has advisories that a skipped
+        version does not have. Otherwise, an attacker who blocks an address could choose a vulnerable version.
         """
         if self.default:
             return self.named(self.default).version
         memory = _Absences(cache / "absent.json", ask_again=ask_again)
         candidates = [pin for pin in self.pins if pin.proved is not None] or list(self.pins)
-        passed: dict[str, str] = {}
+        skipped: dict[str, str] = {}
         for pin in candidates:
-            why = self._why_not(pin, mirror, cache, memory, patience)
-            if not why:
-                self._refuse_to_fall_back(pin.version, passed)
+            reason = self._why_unavailable(pin, mirror, cache, memory, patience)
+            if not reason:
+                self._refuse_to_fall_back(pin.version, skipped)
                 return pin.version
-            passed[pin.version] = why
-            report(f"pgpool-II {pin.version} is passed over: {why}")
+            skipped[pin.version] = reason
+            report(f"skipping pgpool-II {pin.version}: {reason}")
         known = ", ".join(pin.version for pin in candidates)
-        secure = any(download.CERTIFICATE_REFUSED in why for why in passed.values())
-        first = (
-            "apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE name your authority's file; " if secure else ""
-        )
+        refused = any(download.CERTIFICATE_REFUSED in reason for reason in skipped.values())
+        first = _INSTALL_CERTIFICATES if refused else ""
         raise MachineError(
-            f"none of the pinned versions can be had ({known}): no address has or answers for their tarballs",
+            f"none of the pinned versions can be downloaded ({known}): no address has their tarballs or answers",
             hint=f"{first}check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
         )
 
-    def _why_not(self, pin: Pin, mirror: str, cache: Path, memory: _Absences, patience: download.Patience) -> str:
-        """Return why the tarball of a pin cannot be had, "" where it can."""
+    def _why_unavailable(
+        self, pin: Pin, mirror: str, cache: Path, memory: _Absences, patience: download.Patience
+    ) -> str:
+        """Return why the tarball of a pin is unavailable, "" if it is available."""
         if download.is_verified(_pinned_path(pin, cache), pin.sha256, pin.size):
             return ""
         addresses = self._addresses(pin, mirror)
         reasons: list[str] = []
-        standing = memory.standing(pin.version, addresses, lambda: _ask(addresses, pin.size, patience, reasons))
-        if standing is download.Standing.THERE:
+        availability = memory.availability(pin.version, addresses, lambda: _ask(addresses, pin.size, patience, reasons))
+        if availability is download.Availability.THERE:
             return ""
-        if standing is download.Standing.ABSENT:
+        if availability is download.Availability.ABSENT:
             return "no address has it today"
         return f"no address answers ({'; '.join(reasons)})"
 
-    def _refuse_to_fall_back(self, version: str, passed: dict[str, str]) -> None:
-        """Raise MachineError where `version` has advisories that one of `passed` (with the reasons) has not."""
-        have = self._cves(version)
-        for newer, why in passed.items():
-            more = [cve for cve in have if cve not in self._cves(newer)]
-            if more:
+    def _refuse_to_fall_back(self, version: str, skipped: dict[str, str]) -> None:
+        """Raise MachineError if `version` has advisories that one of `skipped` (version to reason) does not have."""
+        cves = self._cves(version)
+        for newer, reason in skipped.items():
+            fixed = [cve for cve in cves if cve not in self._cves(newer)]
+            if fixed:
                 raise MachineError(
-                    f"pgpool-II {newer} cannot be had ({why}), and {version} has {', '.join(more)}, which it has not",
-                    hint=f"name a mirror that has it with --mirror URL; --pgpool {version} builds that all the same",
+                    f"pgpool-II {newer} is unavailable ({reason}), and {version} lacks its fix for {', '.join(fixed)}",
+                    hint=f"name a mirror that has it with --mirror URL; --pgpool {version} builds {version} anyway",
                 )
 
     def _cves(self, version: str) -> list[str]:
         return [cve for advisory in self.advisories(version) for cve in advisory.cves]
 
-    def mended_in(self, advisory: Advisory) -> Pin | None:
+    def newest_without(self, advisory: Advisory) -> Pin | None:
         """Return the newest pin that an advisory does not concern."""
         return next((pin for pin in self.pins if not advisory.concerns(pin.version)), None)
 
@@ -218,50 +219,51 @@ def _pinned_path(pin: Pin, cache: Path) -> Path:
     return cache / f"pgpool2_{pin.version}.orig.tar.gz"
 
 
-def _ask(addresses: tuple[str, ...], size: int, patience: download.Patience, reasons: list[str]) -> download.Standing:
-    """Return THERE when an address has the file, ABSENT when one says it has not, SILENT when none answers.
+def _ask(
+    addresses: tuple[str, ...], size: int, patience: download.Patience, reasons: list[str]
+) -> download.Availability:
+    """Return THERE if an address has the file, ABSENT if one answers that it does not, SILENT if none answers.
 
-    `reasons` gets why the file is not to be had from each address that was asked.
+    Appends to `reasons` why each address does not have it.
     """
     answers = []
     for address in addresses:
         answer = download.probe(address, size, patience)
-        answers.append(answer.standing)
-        if answer.standing is download.Standing.THERE:
+        answers.append(answer.availability)
+        if answer.availability is download.Availability.THERE:
             break
         reasons.append(f"{address}: {answer.reason}")
-    order = (download.Standing.THERE, download.Standing.ABSENT, download.Standing.SILENT)
-    return next((standing for standing in order if standing in answers), download.Standing.SILENT)
+    order = (download.Availability.THERE, download.Availability.ABSENT, download.Availability.SILENT)
+    return next((availability for availability in order if availability in answers), download.Availability.SILENT)
 
 
 class _Absences:
-    """Remembers, in a file of the cache, which addresses were found not to have a version, and when.
+    """Remembers, in a file of the cache, which addresses do not have a version, and when they were asked.
 
-    Other addresses (another mirror, an edited sources.toml) are asked at once. A damaged file is as good as none.
+    Other addresses (another mirror, an edited sources.toml) are asked at once. A damaged file counts as empty.
     """
 
     def __init__(self, path: Path, *, ask_again: bool) -> None:
         self._path, self._ask_again = path, ask_again
 
-    def standing(
-        self, version: str, addresses: tuple[str, ...], ask: Callable[[], download.Standing]
-    ) -> download.Standing:
+    def availability(
+        self, version: str, addresses: tuple[str, ...], ask: Callable[[], download.Availability]
+    ) -> download.Availability:
         key = hashlib.sha256("\n".join((version, *addresses)).encode()).hexdigest()
         times = self._read()
         asked = times.get(key)
         if not self._ask_again and asked is not None and 0 <= time.time() - asked < ASK_AGAIN_SECONDS:
-            return download.Standing.ABSENT
+            return download.Availability.ABSENT
         answer = ask()
         times.pop(key, None)
-        if answer is download.Standing.ABSENT:
+        if answer is download.Availability.ABSENT:
             times[key] = time.time()
         if times != self._read():
             write_record(self._path, times)
         return answer
 
     def _read(self) -> dict[str, float]:
-        found = read_record(self._path)
-        return {key: value for key, value in found.items() if isinstance(value, int | float)}
+        return {key: value for key, value in read_record(self._path).items() if isinstance(value, int | float)}
 
 
 Name = Annotated[str, StringConstraints(min_length=1)]
@@ -298,7 +300,7 @@ def _address(address: str) -> str:
     try:
         filled = address.format(mirror="https://mirror", version="0")
     except (KeyError, IndexError) as error:
-        raise ValueError("only {mirror} and {version} are filled in") from error
+        raise ValueError("an address may contain only {mirror} and {version}") from error
     if not filled.startswith(("https://", "http://")):
         raise ValueError("an address begins with {mirror}, https:// or http://")
     return address

@@ -1,4 +1,4 @@
-"""The pipeline for GitHub Actions. Every job has the permissions that it needs, and actions are pinned by commit."""
+"""The pipeline for GitHub Actions. Every job has only the permissions that it needs; commits pin the actions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from . import pipeline_steps as steps
 
 IMAGE = "debian:trixie"
-"""The oldest Debian stable image would do; the newest has the newer tools."""
+"""The oldest supported Debian image would suffice; the newest stable one has newer tools."""
 CACHE = "/var/cache/pgpool-deb"
-"""Engines change the home folder, where it would be otherwise. A container's own disk is an overlay, where roots cannot
-be mounted, so this is a volume."""
+"""A fixed path, because CI engines change the home folder. It is a volume, because a container's own disk is an
+overlay, on which roots cannot be mounted."""
 RUNNER = "ubuntu-24.04"
 CHECKOUT = "actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8"  # v5.0.0
 KEEP = "actions/cache@0400d5f644dc74513175e3cd8d07132dd4860809"  # v4.2.4
@@ -24,7 +24,7 @@ FILE = "packages.yml"
 
 EVERY_SIX_HOURS = "17 */6 * * *"
 MONDAYS = "47 3 * * 1"
-"""apt takes a state for current for 30 days."""
+"""apt accepts a signed state for 30 days, so the repository needs new signatures before that."""
 TASKS = ("publish", "promote", "renew", "update")
 
 _DEFAULT = "github.ref_name == github.event.repository.default_branch"
@@ -41,9 +41,9 @@ Job = dict[str, Any]
 
 
 def pipeline(releases: Sequence[str]) -> dict[str, Any]:
-    """Return the workflow. Containers of cells are privileged, as roots are mounted and hosts are booted in them."""
+    """Return the workflow. Containers of cells are privileged, because they mount roots and boot hosts."""
     choice = {"type": "choice", "options": list(TASKS), "default": TASKS[0], "description": "what to do"}
-    text = {"type": "string", "description": "of promote: releases, joined by commas; none for all"}
+    text = {"type": "string", "description": "for promote: releases, comma-separated; empty for all"}
     return {
         "name": "packages",
         "on": {
@@ -82,7 +82,7 @@ def pipeline(releases: Sequence[str]) -> dict[str, Any]:
 
 
 def _rooted(**more: str) -> Job:
-    """A job that mounts roots."""
+    """Return the keys of a job that mounts roots."""
     return {
         "runs-on": RUNNER,
         "container": {
@@ -138,7 +138,7 @@ def _cell(releases: Sequence[str]) -> Job:
 def _writer(
     environment: str, condition: str, command: str, *, cells: bool = False, more: dict[str, str] | None = None
 ) -> Job:
-    """A job that changes the repository, one at a time. The key is in the environment of one step alone."""
+    """Return a job that changes the repository, one at a time. Only one step has the key in its environment."""
     gathered = [
         {"name": "cells", "uses": DOWNLOAD, "with": {"path": "cells"}},
         {"name": "gather", "run": steps.GATHER},
@@ -190,8 +190,8 @@ def _pages() -> Job:
 
 
 def _update() -> Job:
-    """Try what is new; what upstream released is built here, so the token may only read."""
-    told = 'echo "branch=$branch" >>"$GITHUB_OUTPUT"\n'
+    """Return the job that tries a new upstream release. It builds untrusted code, so its token may only read."""
+    output = 'echo "branch=$branch" >>"$GITHUB_OUTPUT"\n'
     return {
         "if": f"${{{{ github.event.schedule == '{EVERY_SIX_HOURS}' || inputs.task == 'update' && {_DEFAULT} }}}}",
         **_rooted(**steps.GIT),
@@ -205,7 +205,7 @@ def _update() -> Job:
             {
                 "name": "what is new",
                 "id": "open",
-                "run": steps.OPEN + f"case $branch in\n  update/*) {told.strip()} ;;\nesac\n",
+                "run": steps.OPEN + f"case $branch in\n  update/*) {output.strip()} ;;\nesac\n",
             },
             {
                 "name": "change",
@@ -224,7 +224,7 @@ title=$(git log -1 --format=%s FETCH_HEAD)
 gh pr create --base "$DEFAULT" --head "$branch" --title "$title" --body "$(git log -1 --format=%b FETCH_HEAD)"
 gh workflow run {FILE} --ref "$branch"
 """
-"""What this token pushes starts no workflow, so this does."""
+"""It starts the workflow itself, because a push with this token starts none."""
 
 _MERGE = f"""\
 {steps.PROVED}\
@@ -239,7 +239,7 @@ else
   echo "the pull request waits for a person"
 fi
 """
-"""Where the branch's protection wants checks of the last commit, they are run on it once more."""
+"""If branch protection requires checks of the last commit, the workflow runs on it again."""
 
 
 def _open() -> Job:

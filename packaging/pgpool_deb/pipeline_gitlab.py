@@ -1,6 +1,6 @@
 """The pipeline for GitLab, for a runner whose containers are privileged.
 
-GitLab keeps caches as zip files, which lose owners and devices: the toolkit's cache is packed as one tar.
+GitLab stores caches as zip files, which lose owners and devices, so jobs pack the toolkit's cache into one tar.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from . import pipeline_steps as steps
 
 IMAGE = "debian:trixie"
 CACHE = "$CI_PROJECT_DIR/.pgpool-deb"
-"""Jobs cannot ask for volumes; the checkout lies on one."""
+"""Jobs cannot request volumes, but the checkout is on one."""
 STAGES = ("cells", "proved", "publish", "pages", "promote", "promoted-pages")
 TASK = "PGPOOL_DEB_TASK"
-"""A schedule sets it: `update` or `renew`."""
+"""The variable that a schedule sets to `update` or `renew`."""
 
 _SCHEDULED = '$CI_PIPELINE_SOURCE == "schedule"'
 _PUBLISHES = f"$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH && ${steps.URL}"
@@ -30,7 +30,7 @@ _KEEPS = {
     ],
 }
 _GIT = [f"export {name}={shlex.quote(value)}" for name, value in steps.GIT.items()]
-"""Not as variables, in whose values GitLab would fill in the token."""
+"""Exported in scripts, because GitLab would expand the token in the values of job variables."""
 _PACK = 'tar -C "$PGPOOL_DEB_CACHE" --numeric-owner --zstd -cf cache.tar.zst .'
 
 Job = dict[str, Any]
@@ -39,6 +39,9 @@ Job = dict[str, Any]
 def pipeline(releases: Sequence[str]) -> dict[str, Any]:
     """Return the pipeline."""
     cells = {name: {"extends": ".cell", "variables": {"RELEASE": name}} for name in releases}
+    publishes = {"if": _PUBLISHES}
+    on_success_or_failure = {**publishes, "when": "always"}
+    by_hand = {**publishes, "when": "manual"}
     return {
         "stages": list(STAGES),
         "variables": {
@@ -52,17 +55,13 @@ def pipeline(releases: Sequence[str]) -> dict[str, Any]:
         "update": _update(),
         "open": _open(),
         "proved": _proved(),
-        "publish": _writer("publish", "packages-testing", steps.PUBLISH, {"if": _PUBLISHES, "when": "always"},
-                           gather=True),
+        "publish": _writer("publish", "packages-testing", steps.PUBLISH, on_success_or_failure, gather=True),
         "renew": _writer("publish", "packages-testing", steps.RENEW, _task("renew")),
-        "promote": {
-            **_writer("promote", "packages-stable", steps.PROMOTE, {"if": _PUBLISHES, "when": "manual"}),
-            "allow_failure": True,
-        },
-        "pages": _pages("pages", "publish", {"if": _PUBLISHES}),
+        "promote": {**_writer("promote", "packages-stable", steps.PROMOTE, by_hand), "allow_failure": True},
+        "pages": _pages("pages", "publish", publishes),
         "renewed-pages": _pages("pages", "renew", _task("renew")),
-        "promoted-pages": _pages("promoted-pages", "promote", {"if": _PUBLISHES}),
-    }  # fmt: skip
+        "promoted-pages": _pages("promoted-pages", "promote", publishes),
+    }
 
 
 def _task(name: str) -> dict[str, str]:
@@ -94,13 +93,13 @@ def _cell() -> Job:
 
 
 def _writer(stage: str, environment: str, command: str, rule: dict[str, str], *, gather: bool = False) -> Job:
-    """A job that changes the repository, one at a time; only the program that signs has the key in its environment."""
+    """Return a job that changes the repository, one at a time. Only the signing program gets the key."""
     rules = [rule] if "schedule" in rule["if"] else [_NO_SCHEDULE, rule]
-    needed: Job = {} if gather else {"dependencies": []}
+    artifacts: Job = {} if gather else {"dependencies": []}
     return {
         "stage": stage,
         "rules": rules,
-        **needed,
+        **artifacts,
         "environment": {"name": environment},
         "resource_group": "packages-repository",
         "before_script": [_ASIDE, steps.PREPARE_REPOSITORY, *_GIT],
@@ -129,7 +128,7 @@ def _pages(stage: str, after: str, rule: dict[str, str]) -> Job:
 
 
 def _update() -> Job:
-    """Try what is new; what upstream released is built here, without a token that may write."""
+    """Return the job that tries a new upstream release. It builds untrusted code, so it has no token that may write."""
     return {
         "stage": "cells",
         "rules": [_task("update")],
@@ -152,7 +151,7 @@ if git show FETCH_HEAD:packaging/sources.toml | grep -q '^default = '; then merg
 git push --quiet -o merge_request.create -o merge_request.target="$CI_DEFAULT_BRANCH" \\
   -o merge_request.remove_source_branch $merge "$REMOTE" "FETCH_HEAD:refs/heads/$branch"
 """
-"""A release is merged once it is proved, and what Debian knows once its pipeline has passed."""
+"""A release is merged once it is proved, an advisory of Debian's once its pipeline has passed."""
 
 _PROVED = f"""\
 {steps.PROVED}\

@@ -1,9 +1,9 @@
-"""What the jobs of a pipeline run, whichever engine it is for: POSIX shell around this project's own commands.
+"""The scripts of a pipeline's jobs for every CI engine: POSIX shell around this project's own commands.
 
-The repository is kept on a branch of the project's own, BRANCH, whose commits hold the whole folder: nothing that was
-published is lost with a cache, and a push that does not follow the last one is refused. A job takes it to FOLDER.
+The package repository is stored on the branch BRANCH of the project. Its commits contain the whole folder, so losing a
+cache loses no published file, and git refuses a push that does not follow the last one. Jobs check it out to FOLDER.
 
-An engine's file sets REMOTE (the project's address, without a credential), GIT, and where it is needed KEY or TOKEN.
+An engine's file sets REMOTE (the project's address without a credential), GIT, and KEY or TOKEN where a job needs it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RELEASES = "PROMOTE_RELEASES"
 _INSTALL = "apt-get update && apt-get install -y --no-install-recommends"
 PREPARE = f"{_INSTALL} ca-certificates git python3 python3-venv zstd"
 PREPARE_REPOSITORY = f"{_INSTALL} ca-certificates git python3 python3-venv apt-utils gnupg gpgv openssh-client rsync"
-"""All that publish needs, so that it installs nothing while it has the key."""
+"""Installs all that publish needs, so that it installs nothing while it has the key."""
 PREPARE_GIT = f"{_INSTALL} ca-certificates git"
 PROVE = "./invoke matrix --release {release}"
 ENVIRONMENT = "./invoke --list >/dev/null"
-"""Make .venv before a secret is there."""
+"""Makes .venv before the job has a secret."""
 
 GIT = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -41,7 +41,7 @@ GIT = {
     "GIT_COMMITTER_NAME": "pipeline",
     "GIT_COMMITTER_EMAIL": "pipeline@localhost",
 }
-"""The environment of steps that use git. It asks a variable for the token, which is in no file and no argument."""
+"""The environment of steps that use git. It takes the token from a variable, so no file or argument contains it."""
 
 FETCH = f"""\
 found=0
@@ -53,10 +53,10 @@ case $found in
 esac
 echo .lock >>repository/.git/info/exclude
 """
-"""Only where the project answers that the branch is not there, a new repository begins."""
+"""A new repository starts only if the project answers that the branch does not exist."""
 
 GATHER = "./invoke gather cells || [ $? -ne 2 ]\n"
-"""A cell that failed is red itself, and keeps no other from being published; status 2 is a report that is damaged."""
+"""A failed cell fails its own job and does not stop others from being published; status 2 means a damaged report."""
 
 PUBLISH = f'./invoke publish --to {FOLDER} --new --key env:{KEY} --url "${URL}" --no-install\n'
 RENEW = f"./invoke publish --to {FOLDER} --renew --key env:{KEY} --no-install\n"
@@ -85,12 +85,12 @@ for name in dists keyring pool index.html repository.json; do
   cp -RL {FOLDER}/$name site/
 done
 """
-"""Pages take no links: the state that clients see, and the whole pool; earlier states stay on the branch."""
+"""The state that clients see and the whole pool, without links, because Pages has none; the branch has older states."""
 
 KNOWN = """\
 git fetch --quiet origin '+refs/heads/update/*:refs/remotes/origin/update/*'
 """
-"""Without --depth, with which git fails where there is no such branch."""
+"""It has no --depth, with which git fails if there is no such branch."""
 
 OPEN = f"""\
 ./invoke update --open
@@ -99,7 +99,7 @@ case $branch in
   update/*) mkdir -p dist && git bundle create --quiet {CHANGE} "HEAD~1..$branch" ;;
 esac
 """
-"""This builds what upstream has released, so it has no token that may write: what it made goes on as a bundle."""
+"""This step builds untrusted upstream code, so it has no token that may write; a bundle carries its commit on."""
 
 TAKE = f"""\
 branch=$(git bundle list-heads {CHANGE} | sed -n 's,^[0-9a-f]* refs/heads/\\(update/[A-Za-z0-9.-]*\\)$,\\1,p')
@@ -109,7 +109,7 @@ git fetch --quiet {CHANGE} "refs/heads/$branch"
 VERSION = """\
 version=$(sed -n 's/^default = "\\([0-9.]*\\)"$/\\1/p' packaging/sources.toml)
 """
-"""The version that a change is to prove; a change that Debian's data asked for has none."""
+"""The version that a change should prove; a change with Debian's advisories has none."""
 
 PROVED = f"""\
 ./invoke gather cells

@@ -1,7 +1,7 @@
-"""From what the user asked for to cells: which source packages are to be built for which releases.
+"""Turn the user's request into cells: the source packages to build for each release.
 
-Reading order of a build: plan.py, pgpool2.py and pgpool2_cluster.py (what each is made from), workshop.py (one of
-them), schedule.py (all of them), report.py (what came of the cells).
+Reading order of a build: plan.py; pgpool2.py and pgpool2_cluster.py (the source packages); workshop.py (builds one
+cell); schedule.py (builds all cells); report.py (reports the results).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ENGINES = ("auto", "docker", "chroot")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The options of `./invoke build-deb`, parsed."""
+class BuildRequest:
+    """The parsed options of `./invoke build-deb`."""
 
     releases: tuple[str, ...] = ()
     majors: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What a release gets: pgpool-II of one version for one architecture, its majors inside, and what runs clusters."""
+    """The packages of a release: a version of pgpool-II for an architecture and majors, and the cluster package."""
 
     release: Release
     architecture: str
@@ -49,37 +49,37 @@ class Cell:
     """pgpool-II's version."""
     majors: tuple[int, ...]
     packages: tuple[SourcePackage, ...]
-    """pgpool2 first, then what else the release gets; each is built independently of the others."""
+    """pgpool2 first, then the release's other packages; each is built independently of the others."""
     fit: Fit = EVERY
-    """Which of our patches pgpool-II gets."""
+    """How our patches fit this pgpool-II."""
 
     @property
     def name(self) -> str:
-        """How the cell, and the build of its pgpool2, is called on the screen and in file names."""
+        """The name of the cell, and of the build of its pgpool2, on the screen and in file names."""
         return self.pgpool2.name
 
     @property
     def pgpool2(self) -> SourcePackage:
-        """pgpool-II itself."""
+        """The source package of pgpool-II itself."""
         return self.packages[0]
 
 
 def parse_releases(text: str | None) -> tuple[str, ...]:
-    """Read `trixie,sid`; raises UsageError for an empty name."""
+    """Parse `trixie,sid`; raises UsageError for an empty name."""
     return tuple(_words("--release", text))
 
 
 def parse_majors(text: str | None) -> tuple[int, ...]:
-    """Read `15,17`; raises UsageError for what is no PostgreSQL major."""
+    """Parse `15,17`; raises UsageError for a word that is not a PostgreSQL major."""
     majors = _words("--pg", text)
     for major in majors:
         if not re.fullmatch(r"[1-9][0-9]", major):
-            raise UsageError(f"--pg {major} is no PostgreSQL major", hint="majors are whole numbers: --pg 15,17")
+            raise UsageError(f"--pg {major} is not a PostgreSQL major", hint="majors are whole numbers: --pg 15,17")
     return tuple(sorted({int(major) for major in majors}))
 
 
 def parse_endpoints(text: str | None) -> tuple[str, ...]:
-    """Read `farm1,tcp://farm2:2376`, each one once; raises UsageError for an empty name."""
+    """Parse `farm1,tcp://farm2:2376` without duplicates; raises UsageError for an empty name."""
     return tuple(dict.fromkeys(_words("--endpoint", text)))
 
 
@@ -88,24 +88,24 @@ def _words(option: str, text: str | None) -> list[str]:
         return []
     words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise UsageError(f"{option} {text!r} has an empty name in it", hint=f"names joined by commas: {option} A,B")
+        raise UsageError(f"{option} {text!r} contains an empty name", hint=f"separate names by commas: {option} A,B")
     return words
 
 
-def majors_of(release: Release, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the majors to build for `release`: those asked for, which its row must list, or all of the row."""
-    unknown = [major for major in asked if major not in release.postgresql]
+def majors_of(release: Release, requested: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the majors to build for `release`: the requested ones, which its row must list, or all of its row."""
+    unknown = [major for major in requested if major not in release.postgresql]
     if unknown:
         listed = ", ".join(map(str, release.postgresql))
         raise UsageError(
             f"PostgreSQL {unknown[0]} is not available for {release.name}",
-            hint=f"packaging/releases.toml lists {listed} there; an extra apt source in that row brings more",
+            hint=f"packaging/releases.toml lists {listed} there; an extra apt source in that row offers more",
         )
-    return asked or release.postgresql
+    return requested or release.postgresql
 
 
 def machine_architecture() -> str:
-    """Return dpkg's name of this machine's architecture."""
+    """Return dpkg's name for this machine's architecture."""
     try:
         answer = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -113,17 +113,17 @@ def machine_architecture() -> str:
     return answer.stdout.strip()
 
 
-def cells(  # noqa: PLR0913, PLR0917 - all that they are made from
-    request: Request,
+def cells(  # noqa: PLR0913, PLR0917 - the inputs of the cells
+    request: BuildRequest,
     table: ReleaseTable,
     source: Source,
     machine: str,
     project: Project,
     fit: Fit = EVERY,
 ) -> tuple[Cell, ...]:
-    """Return the cells of a request, one a release; pure but for the machine's architecture and the checkout's files.
+    """Return the cells of a request, one per release; reads only the machine's architecture and the checkout's files.
 
-    Raises UsageError where a release lacks a major that is asked for, or a file of the checkout cannot be read.
+    Raises UsageError if a release lacks a requested major, or if a file of the checkout cannot be read.
     """
     architecture = machine_architecture()
     releases = table.select(request.releases, machine)
@@ -131,16 +131,16 @@ def cells(  # noqa: PLR0913, PLR0917 - all that they are made from
     return tuple(_cell(release, architecture, request.majors, revision, source, project, fit) for release in releases)
 
 
-def _cell(  # noqa: PLR0913, PLR0917 - all that it is made from
+def _cell(  # noqa: PLR0913, PLR0917 - the inputs of the cell
     release: Release,
     architecture: str,
-    asked: tuple[int, ...],
+    requested: tuple[int, ...],
     revision: Revision,
     source: Source,
     project: Project,
     fit: Fit,
 ) -> Cell:
-    majors = majors_of(release, asked)
+    majors = majors_of(release, requested)
     name = f"{release.name}-{architecture}-{source.version}"
     templates = project.templates(pgpool2.NAME)
     packages = [pgpool2.source_package(name, release, source, majors, revision, templates, fit)]

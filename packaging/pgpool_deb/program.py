@@ -1,7 +1,7 @@
-"""The command line around Invoke: wrong usage exits with 2, an error prints its message and its hint.
+"""Run Invoke with this project's exit status and errors: wrong usage exits with 2; errors print a message and a hint.
 
-Invoke itself exits with 1 for what its parser does not understand; here 1 means that a package or a test failed
-(docs/reference/build-deb.md), so the two are kept apart.
+Invoke itself exits with 1 if it cannot parse the command line. Here, 1 means that a package or a test failed
+(docs/reference/build-deb.md).
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from invoke.exceptions import Exit, ParseError
 from .errors import ExitStatus, MachineError, ToolkitError, UsageError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""What a disk answers that is full, read-only, another user's, or broken."""
+"""The errors of a disk that is full, read-only, inaccessible or broken."""
 
 
 class Toolkit(Program):
-    """Invoke's program with this project's exit status; everything else is Invoke's own behaviour."""
+    """Invoke's Program with this project's exit status; otherwise it behaves as Invoke does."""
 
     def load_collection(self) -> None:
         """Load tasks.py; a missing one is wrong usage."""
         try:
             super().load_collection()
-        except Exit as error:  # what Invoke makes of CollectionNotFound
+        except Exit as error:  # Invoke turns CollectionNotFound into it
             raise UsageError("no tasks.py found", hint="run ./invoke of a checkout") from error
 
     def parse_tasks(self) -> None:
-        """Parse task names and their options; what is not understood is wrong usage."""
+        """Parse task names and their options; a command line that cannot be parsed is wrong usage."""
         try:
             super().parse_tasks()
         except ParseError as error:
             raise UsageError(str(error), hint="./invoke --list, or ./invoke --help TASK") from error
-        except ValueError as error:  # Invoke converts the values of options that take a number
+        except ValueError as error:  # from Invoke's conversion of an option that takes a number
             raise UsageError(f"an option has a wrong value: {error}", hint="./invoke --help TASK") from error
 
     def execute(self) -> None:
-        """Run the tasks. Ctrl-C is told apart from a failed package, which Invoke does not."""
+        """Run the tasks. Unlike in Invoke, Ctrl-C has another exit status than a failed package."""
         try:
             super().execute()
         except KeyboardInterrupt as interrupt:
-            raise MachineError("interrupted", hint="the same command goes on from here") from interrupt
+            raise MachineError("interrupted", hint="the same command continues from here") from interrupt
 
 
 def run(project: str, arguments: Sequence[str]) -> ExitStatus:
-    """Run tasks of the checkout at `project`; errors are printed as message and hint, and come back as status."""
+    """Run tasks of the checkout at `project`; print an error's message and hint, and return its exit status."""
     program = Toolkit(name="invoke", binary="invoke", version="1")
     try:
         program.run(["invoke", "--search-root", project, *arguments])
     except ToolkitError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in _DISK:
@@ -68,7 +68,7 @@ def run(project: str, arguments: Sequence[str]) -> ExitStatus:
 
 def _explained(error: OSError) -> MachineError:
     where = f"{error.filename}: " if error.filename else ""
-    return MachineError(f"{where}{error.strerror}", hint="mend that and run the same command again")
+    return MachineError(f"{where}{error.strerror}", hint="fix that and run the same command again")
 
 
 def main(project: str) -> NoReturn:

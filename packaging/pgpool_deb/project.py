@@ -1,4 +1,4 @@
-"""Where things are in a checkout of this project, and which version of it this is."""
+"""The paths in a checkout of this project, and the project's version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A checkout."""
+    """A checkout of this project."""
 
     path: Path
 
@@ -30,19 +30,19 @@ class Project:
 
     @property
     def dist(self) -> Path:
-        """What the user takes away."""
+        """The folder for the packages and reports."""
         return self.path / "dist"
 
     @property
     def version(self) -> str:
-        """The project's own version, which is the cluster package's; raises UsageError where there is none."""
+        """The project's version, which is also the cluster package's; raises UsageError if it cannot be read."""
         path = self.path / "pyproject.toml"
         try:
             return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
         except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
             hint = "the cluster package takes its version from [project] there"
-            raise UsageError(f"{path}: no version can be read: {error}", hint=hint) from error
+            raise UsageError(f"{path}: the version cannot be read: {error}", hint=hint) from error
 
     def templates(self, source_package: str) -> Path:
-        """The templates of debian/ of a source package."""
+        """Return the folder with the templates of a source package's debian/."""
         return self.path / "debian-templates" / source_package

@@ -1,4 +1,4 @@
-"""What a .buildinfo says of a build: from what, where, with what installed, and which files came of it."""
+"""Read a .buildinfo: the source, the path and the environment of a build, the installed packages, and its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a .buildinfo says. `sums` are SHA-256 by file names, `installed` is `name=version` of packages."""
+    """The fields of a .buildinfo. `sums` maps file names to SHA-256, `installed` has `name=version` of packages."""
 
     path: Path
     source: str
@@ -26,41 +26,38 @@ class Record:
     installed: frozenset[str]
     sums: Mapping[str, str]
     architecture: str
-    """That of the machine it was built on."""
+    """The architecture of the build machine."""
     origin: str
     """The vendor that dpkg-buildpackage names: "Debian"."""
     built: datetime | None
-    """When it was built, in UTC."""
+    """The time of the build, in UTC."""
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Read a .buildinfo; raises UsageError for one that says too little, or names a path that is not its own."""
+        """Read a .buildinfo; raises UsageError if a field is missing or a path is not one of our builds."""
         try:
-            found = BuildInfo(path.read_text(encoding="utf-8"))
-            sums = {str(row["name"]): str(row["sha256"]) for row in found["Checksums-Sha256"]}
-            source = str(found["Source"]).partition(" ")[0]
-            build_path = str(found.get("Build-Path", f"/build/{source}"))
-            installed = frozenset(_installed(str(found["Installed-Build-Depends"])))
-            environment = dict(_assignments(str(found.get("Environment", ""))))
-            version = str(found["Version"])
-            architecture, origin = str(found.get("Build-Architecture", "")), str(found.get("Build-Origin", ""))
-            date = found.get("Build-Date")
+            fields = BuildInfo(path.read_text(encoding="utf-8"))
+            sums = {str(row["name"]): str(row["sha256"]) for row in fields["Checksums-Sha256"]}
+            source = str(fields["Source"]).partition(" ")[0]
+            build_path = str(fields.get("Build-Path", f"/build/{source}"))
+            installed = frozenset(_installed(str(fields["Installed-Build-Depends"])))
+            environment = dict(_assignments(str(fields.get("Environment", ""))))
+            version = str(fields["Version"])
+            architecture, origin = str(fields.get("Build-Architecture", "")), str(fields.get("Build-Origin", ""))
+            date = fields.get("Build-Date")
             built = parsedate_to_datetime(str(date)).astimezone(UTC) if date else None
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{path} cannot be read as a .buildinfo: {error}", hint="is it whole?") from error
-        named = [*sums, source]
-        if any("/" in name or name.startswith(".") for name in named) or PurePosixPath(build_path).parts[:2] != (
-            "/",
-            "build",
-        ):
+            raise UsageError(f"{path} cannot be read as a .buildinfo: {error}", hint="is it complete?") from error
+        plain_names = all("/" not in name and not name.startswith(".") for name in (*sums, source))
+        if not plain_names or PurePosixPath(build_path).parts[:2] != ("/", "build"):
             raise UsageError(
-                f"{path} names paths that no build of ours has", hint="packages of this project are verified"
+                f"{path} names paths that no build of ours has", hint="verify takes only packages of this project"
             )
         return cls(path, source, version, build_path, environment, installed, sums, architecture, origin, built)
 
     @property
     def dsc(self) -> Path:
-        """Its source package, which lies beside it."""
+        """The source package's .dsc, which lies beside the .buildinfo."""
         return self.path.with_name(next(name for name in self.sums if name.endswith(".dsc")))
 
 

@@ -1,7 +1,7 @@
-"""Debian releases that packages are built for, read from packaging/releases.toml.
+"""The Debian releases to build packages for, read from packaging/releases.toml.
 
-The file is the only place that knows a release; one more row there is one more release. `ReleaseTable.load` checks
-it and turns rows into frozen `Release`s; what is wrong comes back as one `UsageError` that names file and key.
+Only that file names releases: a new row adds a release. `ReleaseTable.load` checks the file and turns its rows into
+frozen `Release`s. It raises a `UsageError` that names the file and the key of the first fault.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SuiteName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9./-]*$")]
 
 
 class State(StrEnum):
-    """Where a Debian release stands in its life."""
+    """The state of a Debian release in its life cycle."""
 
     SUPPORTED = "supported"
     TESTING = "testing"
@@ -33,7 +33,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExtraSource:
-    """One more apt source of a release; `uri` "mirror" stands for the Debian mirror in use."""
+    """An additional apt source of a release; the `uri` "mirror" means the Debian mirror in use."""
 
     uri: str
     suites: tuple[str, ...]
@@ -46,7 +46,7 @@ class ExtraSource:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One Debian release: what its roots are made of and what its packages are called."""
+    """A Debian release: the contents of its roots, and the versions of its packages."""
 
     name: str
     number: int
@@ -60,22 +60,22 @@ class Release:
 
     @property
     def suffix(self) -> str:
-        """The end of our packages' versions: it rises with the release's number.
+        """The end of our packages' versions, which increases with the release's number.
 
-        No dot in it: lintian takes one for a non-maintainer upload (nmu.pm).
+        It has no dot, because lintian considers a version with one a non-maintainer upload (nmu.pm).
         """
         return f"deb{self.number}+1"
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The Debian revision that our packages carry and the moment it was made."""
+    """The Debian revision of our packages and its time in seconds since 1970."""
 
     number: int
     timestamp: int
 
     def of(self, release: Release) -> str:
-        """Return the Debian revision for `release`: above Debian's own, and rising with the release's number."""
+        """Return the Debian revision for `release`, which sorts above Debian's own and by the release's number."""
         return f"{self.number}+{release.suffix}"
 
 
@@ -88,24 +88,24 @@ class ReleaseTable:
 
     @classmethod
     def load(cls, path: Path) -> ReleaseTable:
-        """Read and check releases.toml; raises UsageError naming the file, the key and the reason."""
+        """Read and check releases.toml; raises UsageError that names the file, the key and the reason."""
         try:
             rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError) as error:
-            hint = "the rows of packaging/releases.toml are explained at its top"
+            hint = "the top of packaging/releases.toml explains its rows"
             raise UsageError(f"{path}: {error}", hint=hint) from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise UsageError(
-                f"{path}: {place}: {first['msg']}", hint="the keys are explained at the top of that file"
+                f"{path}: {place}: {first['msg']}", hint="the top of that file explains the keys"
             ) from error
         moment = datetime(rows.packaging.date.year, rows.packaging.date.month, rows.packaging.date.day, 12, tzinfo=UTC)
         revision = Revision(rows.packaging.revision, int(moment.timestamp()))
         return cls(tuple(row.release(name) for name, row in rows.release.items()), revision)
 
     def named(self, name: str) -> Release:
-        """Return the release called `name`; raises UsageError that lists the known ones."""
+        """Return the release called `name`; raises UsageError that lists the known releases."""
         for release in self.releases:
             if release.name == name:
                 return release
@@ -113,9 +113,9 @@ class ReleaseTable:
         raise UsageError(f"unknown release: {name}", hint=f"releases.toml knows {known}")
 
     def select(self, names: Iterable[str], machine: str) -> tuple[Release, ...]:
-        """Return the releases called `names` without doubles; where none is named, the default for a machine.
+        """Return the releases called `names` without duplicates; without names, the default for a machine.
 
-        The default is the machine's own release (`machine` is its VERSION_CODENAME) when the table has it, else the
+        The default is the machine's own release (`machine` is its VERSION_CODENAME) if the table has it, else the
         newest supported one.
         """
         chosen = tuple(dict.fromkeys(self.named(name) for name in names))
@@ -153,9 +153,14 @@ class _Extra(_Row):
 
     def source(self) -> ExtraSource:
         return ExtraSource(
-            self.uri, tuple(self.suites), tuple(self.components), self.signed_by, self.trusted, self.priority,
-            tuple(self.packages),
-        )  # fmt: skip
+            uri=self.uri,
+            suites=tuple(self.suites),
+            components=tuple(self.components),
+            signed_by=self.signed_by,
+            trusted=self.trusted,
+            priority=self.priority,
+            packages=tuple(self.packages),
+        )
 
 
 class _Release(_Row):
@@ -188,7 +193,7 @@ class _File(_Row):
 
 
 def machine_release(os_release: Path = Path("/etc/os-release")) -> str:
-    """Return VERSION_CODENAME of this machine, or "" where the machine does not say (os-release(5))."""
+    """Return this machine's VERSION_CODENAME, "" if it has none (os-release(5))."""
     try:
         lines = os_release.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Finished builds in the cache: their files under the key of their inputs, and the last inputs of each build.
+"""Store finished builds in the cache, under the key of their inputs, and lay them down in dist/.
 
-A result is written under another name and renamed when it is whole, and its files are hashed again before they are
-handed out; so what `dist/` gets is whole and what the record says, or is built anew.
+A result gets its name only when it is complete, and its files are hashed again before use. So dist/ gets complete
+files that match their record; a damaged result is built again.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Results:
     cache: Cache
 
     def find(self, inputs: fingerprint.Inputs) -> dict[str, str] | None:
-        """Return name to SHA-256 of the files built from these very inputs, or None; damaged ones do not count."""
+        """Return name to SHA-256 of the files built from exactly these inputs; None if they are missing or damaged."""
         folder = self._folder(inputs)
         try:
             files: dict[str, str] = json.loads((folder / "files.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        whole = all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in files.items())
-        if whole:
-            os.utime(folder)  # the results used last are kept
-        return files if whole else None
+        intact = all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in files.items())
+        if intact:
+            os.utime(folder)  # `_forget_old` keeps the most recently used results
+        return files if intact else None
 
     def keep(self, name: str, inputs: fingerprint.Inputs, built: Path) -> dict[str, str]:
-        """Keep the files in the folder `built` as the result of `inputs`, and remember them by `name`."""
+        """Keep the files in the folder `built` as the result of `inputs`, and remember the inputs under `name`."""
         files = {path.name: sha256_of(path) for path in sorted(built.iterdir())}
         folder = self._folder(inputs)
         partial = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -58,13 +58,13 @@ class Results:
         return files
 
     def _sweep(self, folder: Path) -> None:
-        """Remove what killed runs left half-written; one build at a time holds the cache's lock."""
-        for left in folder.glob(".*"):
-            if not Path("/proc", left.name.rpartition(".")[2]).exists():
-                shutil.rmtree(left, ignore_errors=True)
+        """Remove the partial results of killed runs; the cache's lock admits one build at a time."""
+        for leftover in folder.glob(".*"):
+            if not Path("/proc", leftover.name.rpartition(".")[2]).exists():
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def last_inputs(self, name: str) -> dict[str, str] | None:
-        """Return what the last finished build called `name` was made from, or None."""
+        """Return the inputs of the last finished build called `name`, or None."""
         try:
             text = (self.cache.path / "cells" / f"{name}.json").read_text(encoding="utf-8")
             inputs: dict[str, str] = json.loads(text)
@@ -76,11 +76,11 @@ class Results:
         return self.cache.folder("results") / fingerprint.key(inputs)[:32]
 
     def folder(self, inputs: fingerprint.Inputs) -> Path:
-        """Return where the files of these inputs are kept."""
+        """Return the folder with the files of these inputs."""
         return self._folder(inputs)
 
     def _forget_old(self, newest: Path) -> None:
-        """Keep the results used last."""
+        """Keep only the most recently used results."""
         others = [path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")]
         for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT_RESULTS - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
@@ -88,22 +88,23 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Dist:
-    """The folder dist/ of the checkout: what the user takes away. It never holds half a package."""
+    """The folder dist/ of the checkout, with the packages for the user. It never contains a partial package."""
 
     path: Path
 
     def holds(self, release: str, source_package: str, files: Mapping[str, str]) -> bool:
-        """Tell whether dist/<release>/ has exactly these files of a source package, byte for byte."""
+        """Return whether dist/<release>/ has exactly these files for a source package, byte for byte."""
         folder = self.path / release
         if self._listed(folder, source_package) != set(files):
             return False
         return all((folder / name).is_file() and sha256_of(folder / name) == sha for name, sha in files.items())
 
     def lay_down(self, release: str, source_package: str, files: Mapping[str, str], origin: Path) -> None:
-        """Put a source package's files into dist/<release>/ in place of those of its last build.
+        """Replace a source package's files in dist/<release>/ by those of a new build.
 
-        Every file is copied beside its place and renamed: a file that has its name is whole. The old .changes goes
-        first and the new one comes last: what a .changes names is there, whenever the tool is killed.
+        Every file is copied under another name and renamed, so a file under its own name is complete. The old .changes
+        is removed first and the new one appears last, so the files of a .changes exist even if the tool is killed.
+        Raises MachineError if the folder cannot be written.
         """
         folder = self.path / release
         try:
@@ -114,7 +115,7 @@ class Dist:
             (folder / f".{source_package}.files").write_text("\n".join(sorted(files)) + "\n", encoding="utf-8")
             before = self._listed_before(folder, source_package)
             for name in before:
-                if name.endswith(".changes"):  # what it names is about to change
+                if name.endswith(".changes"):  # its files are about to change
                     (folder / name).unlink()
             for name in sorted(files, key=lambda name: (name.endswith(".changes"), name)):
                 (folder / f".{name}.partial").replace(folder / name)
@@ -136,12 +137,12 @@ class Dist:
         return {path.name for path in folder.iterdir() if _belongs(path.name, source_package)}
 
     def _sweep(self, folder: Path) -> None:
-        for left in folder.glob(".*.partial"):
-            left.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
 
 
 def _belongs(name: str, source_package: str) -> bool:
-    """Tell whether a file in dist/<release>/ is of the source package pgpool2, not of pgpool2-cluster."""
+    """Return whether a file in dist/<release>/ belongs to the source package, which is pgpool2 or pgpool2-cluster."""
     if name.startswith("."):
         return False
     return name.startswith(f"{source_package}-cluster") == source_package.endswith("-cluster")

@@ -1,10 +1,10 @@
-"""Roots: clean Debian file trees, made of layers, keyed by the packages that are in them, never written to.
+"""Roots: clean Debian file trees, made of layers, keyed by their packages, and never written to.
 
-A root is a stack of layers. The lowest is a `base` (mmdebstrap, variant minbase), each further one is what an
-`apt-get install` added. Commands run in a root through an overlay, so a layer is never unpacked or installed twice.
+A root is a stack of layers. The lowest is a base (mmdebstrap, variant minbase); each further one contains the files
+that an `apt-get satisfy` added. Commands run in a root through an overlay, so no layer is unpacked or installed twice.
 
-`Roots.current` answers from records alone and starts nothing. `Roots.obtain` asks the archive when a root is missing
-or when its record is older than a week, and makes a new root only where the resolved packages have changed.
+`Roots.current` only reads records. `Roots.obtain` asks the archive if a root is missing or its record is older than a
+week, and makes a new root only if the resolved packages have changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_AGE_SECONDS = 7 * 24 * 3600
 FORGOTTEN_SECONDS = 30 * 24 * 3600
 _BASE_BYTES = 500_000_000
 _LAYER_BYTES = 700_000_000
-"""What a base, and what build dependencies add to it, takes while it is made: lists and packages of apt too."""
+"""The disk space for making a base, and for adding build dependencies to it, with apt's lists and packages."""
 ENTER = Path(__file__).with_name("enter-root")
 AT_PLAIN_PATH = Path(__file__).with_name("at-plain-path")
 PLAIN = "/dev/shm/root"  # noqa: S108 - the script mounts an empty file system there
@@ -41,17 +41,21 @@ ROOT_USER = "0:0"
 BUILD_USER = "1000:1000"
 _INSTALLED = re.compile(r"^Inst (?P<name>\S+) (?:\[\S+\] )?\((?P<version>\S+)")
 _INSTALLING = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8")
-# Without Delay: apt 2.6 waits for ever after a retry that it has put off (an index of which half was sent).
-_APT = (
-    "-o", "Acquire::Retries=3", "-o", "Acquire::Retries::Delay=false", "-o", "Acquire::http::Timeout=30",
-    "-o", "Acquire::Languages=none",
-    "-o", "APT::Install-Recommends=false", "-o", "Dpkg::Use-Pty=false", "-y", "-q",
-)  # fmt: skip
+# Without Delay=false, apt 2.6 hangs after a delayed retry (of an index that was sent only in part).
+_APT_OPTIONS = {
+    "Acquire::Retries": "3",
+    "Acquire::Retries::Delay": "false",
+    "Acquire::http::Timeout": "30",
+    "Acquire::Languages": "none",
+    "APT::Install-Recommends": "false",
+    "Dpkg::Use-Pty": "false",
+}
+_APT = (*(word for name, value in _APT_OPTIONS.items() for word in ("-o", f"{name}={value}")), "-y", "-q")
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A root that is there: `key` names its contents, `layers` are folders, lowest first."""
+    """An existing root: `key` identifies its contents, `layers` are folders, lowest first."""
 
     release: str
     key: str
@@ -62,7 +66,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What is known of the current root of a release and purpose; kept as JSON."""
+    """The record of the current root of a release and purpose, stored as JSON."""
 
     key: str
     layers: list[str]
@@ -75,23 +79,23 @@ class _Record:
 
 @dataclass(slots=True)
 class Roots:
-    """The store of roots in the cache; `archive` is asked only when packages must be fetched."""
+    """The store of roots in the cache; it calls `archive` only when it must fetch packages."""
 
     cache: Cache
     architecture: str
     archive: Callable[[], Archive]
 
     def current(self, release: Release, dependencies: Sequence[str] = ()) -> Root | None:
-        """Return the root with `dependencies` installed as last resolved, or None: absent, outdated, or gone."""
+        """Return the root with `dependencies` as last resolved, None if there is none or its record is too old."""
         record = self._read(self._record_path(release, dependencies))
         if record is None or not record.fresh():
             return None
         return self._root(release, record)
 
     def obtain(self, release: Release, dependencies: Sequence[str], runner: Runner) -> Root:
-        """Return the root of `release` with `dependencies` (as in Build-Depends) installed, made where needed.
+        """Return the root of `release` with `dependencies` (as in Build-Depends) installed; make it if needed.
 
-        Raises MachineError where the archive or the disk fails.
+        Raises MachineError if the archive or the disk fails.
         """
         if root := self.current(release, dependencies):
             return root
@@ -148,13 +152,13 @@ class Roots:
     def _extended(self, release: Release, base: Root, dependencies: Sequence[str], runner: Runner) -> Root:
         path = self._record_path(release, dependencies)
         packages = self._simulate(release, base, ["satisfy", *dependencies], runner)
-        wanted = _key(release, self.architecture, [base.key, *packages])
-        layer = self.cache.folder("roots") / wanted
+        key = _key(release, self.architecture, [base.key, *packages])
+        layer = self.cache.folder("roots") / key
         if layer.exists():
-            root = Root(release.name, wanted, (*base.layers, layer), _together(base.packages, packages))
+            root = Root(release.name, key, (*base.layers, layer), _together(base.packages, packages))
             self._write(path, root)
             return root
-        disk.check_room(self.cache.folder("roots"), _LAYER_BYTES, f"what is installed in the root of {release.name}")
+        disk.check_room(self.cache.folder("roots"), _LAYER_BYTES, f"the root of {release.name}")
         with self._left_to_nobody() as scratch:
             install = ["apt-get", *_APT, "satisfy", *dependencies]
             binds = self.apt_binds(release)
@@ -163,26 +167,26 @@ class Roots:
             except CommandFailed as failure:
                 if not any("404" in line for line in failure.lines):
                     raise
-                # the lists are older than the mirror: it has dropped a version they name
+                # The mirror has dropped a version that apt's older lists name.
                 namespaces.remove(scratch)
                 self.run_in(base, ["apt-get", *_APT, "update"], runner, binds=binds)
                 packages = self._simulate(release, base, ["satisfy", *dependencies], runner)
-                wanted = _key(release, self.architecture, [base.key, *packages])
+                key = _key(release, self.architecture, [base.key, *packages])
                 self.run_in(base, install, runner, scratch=scratch, binds=binds)
             for package in self._apt(release, "archives").glob("*.deb"):
                 package.unlink()
             together = _together(base.packages, packages)
-            return self._adopt(release, path, scratch / "upper", base.layers, together, wanted)
+            return self._adopt(release, path, scratch / "upper", base.layers, together, key)
 
     def _simulate(self, release: Release, base: Root, action: Sequence[str], runner: Runner) -> list[str]:
-        """Return what apt would install, as sorted `name=version`."""
+        """Return the packages that apt would install, as sorted `name=version`."""
         lines: list[str] = []
         listening, runner.on_line = runner.on_line, lines.append
         try:
             self.run_in(base, ["apt-get", *_APT, "-s", *action], runner, binds=self.apt_binds(release))
         finally:
             runner.on_line = listening
-        return sorted(f"{found['name']}={found['version']}" for line in lines if (found := _INSTALLED.match(line)))
+        return sorted(f"{match['name']}={match['version']}" for line in lines if (match := _INSTALLED.match(line)))
 
     def run_in(
         self,
@@ -193,7 +197,7 @@ class Roots:
         scratch: Path | None = None,
         binds: Iterable[tuple[Path, str]] = (),
     ) -> None:
-        """Run a command as root in `root` with the network; what it writes is left in `scratch`, or thrown away."""
+        """Run a command as root in `root` with the network; keep the files that it writes only with a `scratch`."""
         place = scratch or self._partial()
         place.mkdir(parents=True, exist_ok=True)
         try:
@@ -203,14 +207,14 @@ class Roots:
             if scratch is None:
                 namespaces.remove(place)
 
-    def _adopt(  # noqa: PLR0913, PLR0917 - a tree, its place and its name
+    def _adopt(  # noqa: PLR0913, PLR0917 - a tree, its place and its key
         self, release: Release, path: Path, tree: Path, below: tuple[Path, ...], packages: Sequence[str], key: str = ""
     ) -> Root:
-        """Give a finished tree its name; a tree of that name that is there already is the same."""
+        """Move a finished tree to its key; an existing tree of that key has the same contents and stays."""
         key = key or _key(release, self.architecture, packages)
         layer = self.cache.folder("roots") / key
         root = Root(release.name, key, (*below, layer), tuple(sorted(packages)))
-        self._write(path, root)  # first: a layer that no record names is swept away
+        self._write(path, root)  # first, because `_sweep` removes a layer that no record names
         if layer.exists():
             namespaces.remove(tree)
         else:
@@ -218,11 +222,11 @@ class Roots:
         return root
 
     def _sweep(self) -> None:
-        """Remove what runs that are no more left half-made, and layers that no record of the last month names."""
+        """Remove the partial roots of dead runs, and the layers that no record of the last month names."""
         folder = self.cache.folder("roots")
-        for left in folder.glob(".partial-*"):
-            if not Path("/proc", left.name.split("-")[1]).exists():
-                namespaces.remove(left)
+        for leftover in folder.glob(".partial-*"):
+            if not Path("/proc", leftover.name.split("-")[1]).exists():
+                namespaces.remove(leftover)
         named: set[str] = set()
         for path in folder.glob("*.json"):
             record = self._read(path)
@@ -236,7 +240,7 @@ class Roots:
 
     @contextmanager
     def _left_to_nobody(self) -> Iterator[Path]:
-        """Yield a folder for a root in the making; what of it has got no name is removed, however that ends."""
+        """Yield a folder for a new root, and remove in the end whatever `_adopt` has not moved out of it."""
         path = self._partial()
         try:
             yield path
@@ -249,14 +253,14 @@ class Roots:
         return path
 
     def _apt(self, release: Release, what: str) -> Path:
-        """Return the path of a part of apt's state for this very row of releases.toml."""
+        """Return the path of a part of apt's state for exactly this row of releases.toml."""
         return self.cache.folder("apt") / f"{release.name}-{_digest([repr(release)])[:8]}.{what}"
 
     def _note_lists(self, release: Release) -> None:
         atomic.write(self._apt(release, "listed"), "\n".join(self.archive().sources(release)))
 
     def _lists_are_of_this_archive(self, release: Release) -> bool:
-        """Tell whether apt's lists are there and of the mirror in use now; it may be another than the last time."""
+        """Return whether apt's lists exist and come from the current mirror, which may differ from the last one."""
         try:
             listed = self._apt(release, "listed").read_text(encoding="utf-8")
         except OSError:
@@ -264,9 +268,9 @@ class Roots:
         return listed == "\n".join(self.archive().sources(release)) and self._apt(release, "lists").is_dir()
 
     def apt_binds(self, release: Release) -> list[tuple[Path, str]]:
-        """Return the bind mounts with which apt in a root of `release` sees the archive as roots were made from it.
+        """Return the bind mounts that give apt in a root of `release` the current archive and its lists.
 
-        sources.list too: a root may have been made from another mirror than the one in use now.
+        They include sources.list, because the root may come from another mirror than the current one.
         """
         lists, archives = self._apt(release, "lists"), self._apt(release, "archives")
         for folder in (lists, archives):
@@ -311,10 +315,10 @@ class Roots:
 
 
 def entering(root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, str]], *, confined: bool) -> list[str]:
-    """Return the words that run the following command in `root`; they need the namespace of `namespaces.as_root`.
+    """Return the prefix that runs a command in `root`; it needs the namespace of `namespaces.as_root`.
 
-    The first process of that namespace is a shell that stays root's. The command may become another user, which makes
-    the kernel forget that it is to die with its parent (prctl(2), PR_SET_PDEATHSIG): kill -9 would leave it running.
+    The first process of that namespace is a shell that stays root. The command may change its user, and then the
+    kernel clears its parent-death signal (prctl(2), PR_SET_PDEATHSIG), so kill -9 would leave it running.
     """
     layers = "\n".join(str(layer) for layer in reversed(root.layers))
     lines = "\n".join(f"{source}\n{target}" for source, target in binds)
@@ -323,40 +327,45 @@ def entering(root: Root, scratch: Path, user: str, binds: Iterable[tuple[Path, s
 
 
 def root_failure(release: Release, failure: CommandFailed) -> MachineError:
-    """Say in one line why a root could not be made, with what usually mends it."""
+    """Return the error with a one-line reason why a root could not be made, and the usual fix as its hint."""
     if isinstance(failure, CommandStalled):
         return MachineError(
-            f"the root of {release.name} was not made: nothing happened for too long", hint="is the mirror reachable?"
+            f"the root of {release.name} was not made: no output for too long", hint="is the mirror reachable?"
         )
     errors = [line for line in failure.lines if re.match(r"(E|Err|W|mount|unshare)\b:?", line)] or failure.lines
     first = errors[0] if errors else str(failure)
     line = next((line for line in errors if line.startswith("E: ") and "apt-get" not in line), first)
-    if "does not have a Release file" in line:  # apt says why in the line below that of the file
-        below = (two for one, two in pairwise(failure.lines) if one.startswith("Err:") and two.startswith(" "))
-        line = next(below, line).strip()
+    if "does not have a Release file" in line:  # apt prints the reason below the line with the file
+        reasons = (below for file, below in pairwise(failure.lines) if file.startswith("Err:") and below[:1] == " ")
+        line = next(reasons, line).strip()
     hint = "is the mirror reachable? another one: --mirror URL"
     if any("No space left" in line for line in failure.lines):
         line, hint = "no space left on the device", "free some space, or move the cache with PGPOOL_DEB_CACHE=/path"
     elif any("Unable to locate" in line or "no installation candidate" in line or "Unmet" in line for line in errors):
-        hint = f"does releases.toml name an apt source of {release.name} that has it?"
+        hint = f"does an apt source of {release.name} in releases.toml have it?"
     return MachineError(f"the root of {release.name} was not made: {line.removeprefix('E: ')}", hint=hint)
 
 
 def _mmdebstrap_options(architecture: str) -> list[str]:
     build_user = 'chroot "$1" useradd --uid 1000 --user-group --home-dir /build --shell /bin/sh builder'
-    # The root keeps the options, but no password.
+    # The root keeps the options except those with a password.
     forget = 'sed -i \'\\,://[^/"]*@,d\' "$1/etc/apt/apt.conf.d/99mmdebstrap"'
     return [
-        "--mode=root", "--variant=minbase", "--format=directory", f"--architectures={architecture}",
-        "--skip=cleanup/apt/lists", "--dpkgopt=force-unsafe-io", f"--aptopt={PLAIN_FILE}",
-        '--aptopt=Acquire::Retries "3"', '--aptopt=Acquire::Retries::Delay "false"',
-        '--aptopt=Acquire::http::Timeout "30"', '--aptopt=Acquire::Languages "none"',
-        f"--customize-hook={build_user}", f"--customize-hook={forget}",
-    ]  # fmt: skip
+        "--mode=root",
+        "--variant=minbase",
+        "--format=directory",
+        f"--architectures={architecture}",
+        "--skip=cleanup/apt/lists",
+        "--dpkgopt=force-unsafe-io",
+        f"--aptopt={PLAIN_FILE}",
+        *(f'--aptopt={name} "{value}"' for name, value in _APT_OPTIONS.items() if name.startswith("Acquire::")),
+        f"--customize-hook={build_user}",
+        f"--customize-hook={forget}",
+    ]
 
 
 def _write_private(path: Path, lines: Iterable[str]) -> None:
-    """Write lines that may hold a proxy's password."""
+    """Write lines that may contain a proxy's password to a file that only this user can read."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -367,7 +376,7 @@ def _key(release: Release, architecture: str, packages: Sequence[str]) -> str:
 
 
 def _together(base: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
-    """Return `name=version` of all packages; one that was added in another version replaces the base's."""
+    """Return `name=version` of all packages; an added version of a package replaces the base's."""
     versions = dict(line.split("=", 1) for line in (*base, *added))
     return tuple(f"{name}={version}" for name, version in sorted(versions.items()))
 

@@ -1,7 +1,7 @@
-"""Small packages with the names and versions of ours, as build-deb leaves them in dist/<release>/.
+"""Write small packages with the names and versions of ours, as build-deb writes them to dist/<release>/.
 
-Benches and tests of repositories have thousands of them, so they are written here and not by dpkg-deb, which takes ten
-milliseconds for each.
+Benches and tests of repositories use thousands of them. dpkg-deb would take ten milliseconds for each, so this module
+writes them itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _FILES = 20
 
 
 def deb(folder: Path, package: str, version: str, *, source: str = "pgpool2", text: str = "as built\n") -> Path:
-    """Write a .deb with twenty files, one of which holds `text`, and return its path."""
+    """Write a .deb with twenty files, one of which contains `text`, and return its path."""
     architecture = "amd64" if source == "pgpool2" else "all"
     control = _CONTROL.format(package=package, version=version, architecture=architecture, source=source)
     files = {f"./usr/share/{package}/{number}": f"{package} {number}".encode() for number in range(1, _FILES)}
@@ -74,16 +74,16 @@ def deb(folder: Path, package: str, version: str, *, source: str = "pgpool2", te
         "control.tar": _tar({"./control": control.encode()}),
         "data.tar": _tar(files),
     }
-    made = b"!<arch>\n"
+    content = b"!<arch>\n"
     for name, data in parts.items():
         head = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n"
-        made += head.encode() + data + b"\n" * (len(data) % 2)
+        content += head.encode() + data + b"\n" * (len(data) % 2)
     path = folder / f"{package}_{version}_{architecture}.deb"
-    path.write_bytes(made)
+    path.write_bytes(content)
     return path
 
 
-def upload(  # noqa: PLR0913 - what a package is made of
+def upload(  # noqa: PLR0913 - the parts of a package
     folder: Path,
     version: str,
     *,
@@ -92,9 +92,9 @@ def upload(  # noqa: PLR0913 - what a package is made of
     text: str = "",
     upstream: bool = False,
 ) -> Path:
-    """Write what the build of a source package leaves, and return its .changes; other `text`, other bytes.
+    """Write the files of a source package's build and return its .changes; the bytes depend on `text`.
 
-    With `upstream` its sources are upstream's tarball and ours, else one of both.
+    With `upstream`, the source consists of upstream's tarball and ours, else of one native tarball.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {

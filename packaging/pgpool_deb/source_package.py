@@ -1,4 +1,4 @@
-"""A Debian source package of one release, ready to be built: its files, what its root needs, what it promises."""
+"""A Debian source package for one release, ready to build: its files, its build dependencies, and its binaries."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ RECIPE = Path(__file__).with_name("recipe")
 
 @dataclass(frozen=True, eq=False)
 class SourcePackage:
-    """One source package, for one release. Two of them make the same packages where their `inputs` are equal."""
+    """A source package for one release. Two with equal `inputs` build the same packages."""
 
     release: Release
     name: str
-    """How its build is called on the screen and in file names."""
+    """The name of its build on the screen and in file names."""
     source: str
-    """What Debian calls the source package."""
+    """The name of the source package in Debian."""
     debian_version: str
     files: Mapping[str, debianize.File]
-    """Our own files by their path in the source tree, debian/ among them."""
+    """Our own files, including debian/, by their path in the source tree."""
     orig: Source | None
     """Upstream's tarball; a native package has none."""
     tools: tuple[str, ...]
-    """What its builder root has installed besides Build-Depends."""
+    """The packages that its builder root needs besides Build-Depends."""
     log: str
-    """How its build log is called in dist/<release>/."""
+    """The file name of its build log in dist/<release>/."""
 
     @cached_property
     def _control(self) -> tuple[Deb822, ...]:
@@ -43,22 +43,22 @@ class SourcePackage:
 
     @property
     def dependencies(self) -> tuple[str, ...]:
-        """What a builder root of this package has installed, as in Build-Depends."""
-        wanted = [line.strip() for line in self._control[0]["Build-Depends"].replace("\n", " ").split(",")]
-        return (*self.tools, *(line for line in wanted if line))
+        """The packages to install in a builder root of this package, as in Build-Depends."""
+        relations = [line.strip() for line in self._control[0]["Build-Depends"].replace("\n", " ").split(",")]
+        return (*self.tools, *(line for line in relations if line))
 
     @property
     def binaries(self) -> tuple[str, ...]:
-        """Names of the binary packages that debian/control promises."""
+        """The names of the binary packages in debian/control."""
         return tuple(str(paragraph["Package"]) for paragraph in self._control if "Package" in paragraph)
 
     @property
     def trust(self) -> str:
-        """Whose builds may leave compiled files for its build (compiler_caches.py)."""
+        """The trust of its build, which selects its compiler cache (compiler_caches.py)."""
         return self.orig.trust if self.orig else compiler_caches.PROVED
 
     def inputs(self, root_packages: Sequence[str]) -> dict[str, str]:
-        """Everything that the packages are made from, given the packages of their builder root."""
+        """Return all inputs of the build, given the packages of its builder root."""
         upstream = {"pgpool-II": self.orig.version, "the tarball of pgpool-II": self.orig.sha256} if self.orig else {}
         return {
             **upstream,
@@ -69,7 +69,7 @@ class SourcePackage:
         }
 
     def lay_out(self, place: Path) -> None:
-        """Put into the folder `place`, which is to be a box's /build, what the recipe takes: files, tarball, itself."""
+        """Put the files, the tarball and the recipe into the folder `place`, which becomes a box's /build."""
         debianize.write(self.files, place / self.source)
         if self.orig:
             shutil.copyfile(self.orig.tarball, place / self.orig.orig_name)

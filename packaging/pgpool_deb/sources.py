@@ -1,4 +1,4 @@
-"""What pgpool-II is built from: a checked tarball, wherever it comes from (pins.py, local_source.py)."""
+"""The source of pgpool-II: a checked tarball, which comes from pins.py or local_source.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STATING_FILES = ("configure.ac", "configure")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tarball that dpkg-source takes as `orig_name`: whole, checked, with one top directory.
+    """A complete, checked tarball with one top directory, which dpkg-source accepts under `orig_name`.
 
     `version` is a Debian upstream version; `sha256` is the tarball's; `date` is in seconds since 1970 (a pin's release
-    date, else the commit's or the newest file's); `origin` says in a few words where it comes from. With
-    `needs_autoreconf` it holds no configure: the build makes it in the builder root. (debian/build.mk;
-    such a source also lacks the finished manual pages and HTML that release tarballs hold.)
+    date, else the commit's or the newest file's); `origin` describes where it comes from. A source that
+    `needs_autoreconf` has no configure, so the build makes one in the builder root (debian/build.mk). It also lacks the
+    built manual pages and HTML of release tarballs.
     """
 
     version: str
@@ -37,24 +37,24 @@ class Source:
     origin: str
     needs_autoreconf: bool
     proved: bool = False
-    """It is a pinned release that passed the tests (sources.toml)."""
+    """Whether it is a pinned release that passed the tests (sources.toml)."""
     place: str = ""
     """The path that --source named; "" for a pinned release."""
 
     @property
     def trust(self) -> str:
-        """Whose builds may leave compiled files for those of this source (compiler_caches.py)."""
+        """The trust of builds of this source, which selects their compiler cache (compiler_caches.py)."""
         return compiler_caches.PROVED if self.proved else compiler_caches.trust_in(self.place or self.sha256)
 
     @property
     def orig_name(self) -> str:
-        """The file name that dpkg-source wants the tarball to have."""
+        """The file name that dpkg-source requires for the tarball."""
         return f"pgpool2_{self.version}.orig.tar.{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a tarball says about itself; `stated` is the version in configure.ac, None where it is not pgpool-II's."""
+    """Facts about a tarball; `stated` is the version in configure.ac, None if that is not pgpool-II's."""
 
     stated: str | None
     has_configure: bool
@@ -64,7 +64,7 @@ class Facts:
 
 
 def checked(path: Path, sha256: str, cache: Path, refusal: type[ToolkitError]) -> Facts:
-    """Return the facts of a tarball, checked once for each sha256."""
+    """Return the facts of a tarball, which is checked once for each SHA-256; raises `refusal` if a check fails."""
     record = cache / "checked" / f"{sha256}.json"
     try:
         return Facts(**read_record(record))
@@ -78,16 +78,16 @@ def checked(path: Path, sha256: str, cache: Path, refusal: type[ToolkitError]) -
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `write_record` wrote; a damaged record is as good as none."""
+    """Return the record that `write_record` wrote; a missing or damaged record is empty."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_record(path: Path, value: dict[str, Any]) -> None:
-    """Write a record of the cache. One that cannot be written costs time only, here; what needs it will say so."""
+    """Write a record of the cache. A failure is ignored, because a missing record only costs time."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(path, json.dumps(value, sort_keys=True))

@@ -1,4 +1,4 @@
-"""Source tarballs: checked before anything unpacks them, and written so that equal trees give equal bytes."""
+"""Check source tarballs before anything unpacks them, and write them so that equal trees give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import posixpath
 import re
 import stat
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Self, cast
 
+from . import atomic
 from .errors import MachineError, ToolkitError, UsageError
 
-MOST_UNPACKED = 1 << 30
-"""A source that unpacks to more bytes than this (pgpool-II's takes 40 MB) is taken for an attack, not a source."""
+MAX_UNPACKED_BYTES = 1 << 30
+"""The limit of the unpacked size in bytes; pgpool-II has 40 MB, and a larger tarball is probably an attack."""
 
 _LEFT_OUT = frozenset({".git", ".svn", ".hg", ".bzr", "CVS", ".pc"})
 _UNREADABLE = (
     *(EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(tarfile.TarError, ValueError, OverflowError, RecursionError),  # of headers that make no sense
+    *(tarfile.TarError, ValueError, OverflowError, RecursionError),  # from malformed headers
 )
 _COMPRESSIONS: tuple[tuple[bytes, str, Callable[..., object]], ...] = (
     (b"\x1f\x8b", "gz", gzip.open),
@@ -38,16 +37,16 @@ _COMPRESSIONS: tuple[tuple[bytes, str, Callable[..., object]], ...] = (
 )
 
 
-class _Fault(Exception):  # noqa: N818 - becomes the ToolkitError that the caller of `check` names
-    """What is wrong with a tarball or an entry of it, in words for the user."""
+class _Fault(Exception):  # noqa: N818 - `check` turns it into the ToolkitError that its caller names
+    """A fault of a tarball or of one of its entries, in words for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a checked tarball holds.
+    """The contents of a checked tarball.
 
-    `texts` are the decoded files that were asked for and are there, by their path below the top directory `top`;
-    `newest` is the youngest time stamp (seconds since 1970); `commit` the git commit that `git archive` recorded.
+    `texts` are the requested files that exist, decoded, by their path below the top directory `top`; `newest` is the
+    latest time stamp (seconds since 1970); `commit` is the git commit that `git archive` recorded.
     """
 
     top: str
@@ -57,7 +56,7 @@ class Contents:
 
 
 class Kind(StrEnum):
-    """What an entry of a source tree is; nothing else belongs into one."""
+    """The kind of an entry of a source tree; a source has no other kinds."""
 
     FOLDER = "folder"
     FILE = "file"
@@ -66,7 +65,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a source tree: `name` is its path below the tree's top, `target` what a link points to."""
+    """An entry of a source tree: `name` is its path below the tree's top, `target` the target of a link."""
 
     name: str
     path: Path
@@ -76,9 +75,9 @@ class Entry:
 
 
 def suffix(path: Path) -> str:
-    """Return what the tarball is compressed with ("gz", "bz2", "xz") by its first bytes, whatever its name.
+    """Return the compression of a tarball ("gz", "bz2", "xz") by its first bytes, not by its name.
 
-    Raises UsageError for what dpkg-source would not take as an .orig tarball.
+    Raises UsageError for a file that dpkg-source would not accept as an .orig tarball.
     """
     return _compression(path)[0]
 
@@ -96,13 +95,13 @@ def _compression(path: Path) -> tuple[str, Callable[..., object]]:
 
 
 def check(path: Path, texts: Sequence[str] = (), *, refusal: type[ToolkitError] = UsageError) -> Contents:
-    """Read a tarball to its end and return its contents; nothing is unpacked.
+    """Read a tarball to its end and return its contents without unpacking it.
 
-    Guaranteed afterwards: the archive is whole; all entries lie in one top directory; no name is absolute, contains
-    `..` or control characters or lies behind a link; links point to places inside; there are only files, folders and
-    links. The files named by `texts` (paths below the top directory) come back decoded.
+    Afterwards, these are guaranteed: the archive is complete; all entries are in one top directory; no name is
+    absolute, contains `..` or control characters, or passes through a link; links stay inside the top directory; there
+    are only files, folders and links. `texts` are paths below the top directory to return decoded.
 
-    Raises `refusal` naming the tarball, the entry and the fault; UsageError where it is no compressed tarball.
+    Raises `refusal` with the tarball, the entry and the fault; UsageError if the file is not a compressed tarball.
     """
     opener = _compression(path)[1]
     try:
@@ -110,13 +109,13 @@ def check(path: Path, texts: Sequence[str] = (), *, refusal: type[ToolkitError] 
             return _read(unpacked, texts)
     except _Fault as fault:
         raise refusal(
-            f"{path}: {fault}", hint="nothing was unpacked; get the tarball anew from a trusted place"
+            f"{path}: {fault}", hint="nothing was unpacked; get the tarball again from a trusted place"
         ) from fault
     except (*_UNREADABLE, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise refusal(
-            f"{path} is truncated or damaged: {error}", hint="nothing was unpacked; get the tarball anew"
+            f"{path} is truncated or damaged: {error}", hint="nothing was unpacked; get the tarball again"
         ) from error
 
 
@@ -126,14 +125,14 @@ def _read(unpacked: IO[bytes], texts: Sequence[str]) -> Contents:
         for member in archive:
             scan.add(archive, member)
         commit = archive.pax_headers.get("comment", "")
-    # The compressed stream has an end of its own, with a checksum that is looked at only when it is reached.
+    # The compressed stream ends with a checksum, which is verified only when the stream is read to its end.
     if any(block.strip(b"\0") for block in iter(lambda: unpacked.read(1 << 16), b"")):
-        raise _Fault("there is something unreadable after its last entry")
+        raise _Fault("there is unreadable data after its last entry")
     return scan.result(commit if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit) else None)
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is either understood or refused: tarfile takes one it does not understand for the archive's end."""
+    """A header that is either parsed or refused. Without it, tarfile treats a malformed header as the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -141,15 +140,15 @@ class _Header(tarfile.TarInfo):
             return super().frombuf(buf, encoding, errors)
         except tarfile.TarError as error:
             if not buf.strip(b"\0"):
-                raise  # the end: a block of zeros, or nothing
-            raise _Fault(f"the header of an entry makes no sense ({error})") from error
+                raise  # the end of the archive: a block of zeros, or no data
+            raise _Fault(f"the header of an entry is malformed ({error})") from error
 
 
 class _Scan:
-    """Collects what is said about the entries of one archive, and refuses a bad entry as soon as it comes by."""
+    """Collects facts about the entries of one archive, and refuses the first bad entry."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._wanted = frozenset(texts)
+        self._requested = frozenset(texts)
         self._texts: dict[str, str] = {}
         self._tops: set[str] = set()
         self._names: set[str] = set()
@@ -166,14 +165,14 @@ class _Scan:
         if len(self._tops) > 1:
             raise _Fault(f"more than one top directory: {_quoted(min(self._tops))} and {_quoted(max(self._tops))}")
         if not below and not member.isdir():
-            raise _Fault(f"{_quoted(name)} lies outside of a top directory")
+            raise _Fault(f"{_quoted(name)} is outside a top directory")
         self._check_kind(member, name)
         self._names.add(name)
         self._newest = max(self._newest, int(member.mtime))
         self._size += member.size
-        if self._size > MOST_UNPACKED:
-            raise _Fault(f"it unpacks to more than {MOST_UNPACKED >> 20} MiB")
-        if below in self._wanted and member.isreg():
+        if self._size > MAX_UNPACKED_BYTES:
+            raise _Fault(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
+        if below in self._requested and member.isreg():
             handle = archive.extractfile(member)
             self._texts[below] = handle.read().decode("utf-8", "replace") if handle else ""
 
@@ -194,12 +193,12 @@ class _Scan:
         for name in self._names:
             folder = next((folder for folder in _folders_above(name) if folder in self._links), None)
             if folder:
-                raise _Fault(f"{_quoted(name)} lies behind the link {_quoted(folder)}")
+                raise _Fault(f"{_quoted(name)} passes through the link {_quoted(folder)}")
         return Contents(next(iter(self._tops)), self._newest, commit, self._texts)
 
 
 def _checked_name(name: str) -> str:
-    """Return the name without a leading `./`; raises for one that could lead out of where it is unpacked."""
+    """Return the name without a leading `./`; raises for a name that could escape the folder of unpacking."""
     if name.startswith("/"):
         raise _Fault(f"the name of {_quoted(name)} is absolute")
     if ".." in name.split("/"):
@@ -210,9 +209,9 @@ def _checked_name(name: str) -> str:
 
 
 def _check_link(name: str, target: str, depth: int) -> None:
-    """Raise where the link `name`, that lies `depth` folders below the top directory, points out of that, or might.
+    """Raise if the link `name`, which is `depth` folders below the top directory, may point out of that directory.
 
-    `..` is followed only at a target's beginning: behind a folder that is a link itself, it leads elsewhere.
+    `..` is accepted only at the start of a target, because after a folder that is itself a link, it leads elsewhere.
     """
     parts = [part for part in target.split("/") if part not in ("", ".")]
     up = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
@@ -226,15 +225,15 @@ def _folders_above(name: str) -> Iterator[str]:
 
 
 def _quoted(name: str) -> str:
-    """Return a name that fits into one line of a terminal, whatever is in it."""
+    """Return a name so that any name fits on one line of a terminal."""
     return ascii(name[:200])
 
 
 def tree(root: Path, names: Iterable[str] | None = None) -> tuple[Entry, ...]:
-    """Return the entries of a source tree, sorted: everything below `root`, or only the files called `names`.
+    """Return the sorted entries of a source tree: everything below `root`, or only the files called `names`.
 
-    Left out are the folders of version control and quilt. Raises UsageError for what cannot be read and for what
-    does not belong into a source (sockets, devices, links that point outside).
+    The folders of version control and quilt are left out. Raises UsageError for an entry that cannot be read or does
+    not belong in a source (sockets, devices, links that point outside).
     """
     try:
         entries = [_entry(root, name) for name in (_walk(root) if names is None else _with_folders(names))]
@@ -246,8 +245,8 @@ def tree(root: Path, names: Iterable[str] | None = None) -> tuple[Entry, ...]:
 
 
 def _walk(root: Path, below: str = "") -> Iterator[str]:
-    with os.scandir(root / below) as found:
-        for item in found:
+    with os.scandir(root / below) as items:
+        for item in items:
             if item.name in _LEFT_OUT:
                 continue
             yield below + item.name
@@ -265,7 +264,7 @@ def _entry(root: Path, name: str) -> Entry:
     mode = path.lstat().st_mode
     _checked_name(name)
     if stat.S_ISLNK(mode):
-        target = os.readlink(path)  # noqa: PTH115 - Path tidies what the link says
+        target = os.readlink(path)  # noqa: PTH115 - Path would normalise the target
         _check_link(name, target, name.count("/"))
         return Entry(name, path, Kind.LINK, target=target)
     if stat.S_ISDIR(mode):
@@ -276,7 +275,7 @@ def _entry(root: Path, name: str) -> Entry:
 
 
 def digest(entries: Iterable[Entry]) -> str:
-    """Return the sha256 of a tree's content: names, kinds, executable bits, link targets and every byte; no times."""
+    """Return a SHA-256 of a tree's names, kinds, executable bits, link targets and bytes, but not of its times."""
     total = hashlib.sha256()
     for entry in entries:
         _add_to(total, entry, _data(entry))
@@ -305,14 +304,15 @@ def _unreadable(error: OSError, path: Path) -> UsageError:
 
 
 def write(entries: Iterable[Entry], top: str, date: int, destination: Path) -> str:
-    """Write a .tar.gz of `entries` below the directory `top` and return the `digest` of what went into it.
+    """Write a .tar.gz of `entries` below the directory `top` and return the `digest` of its contents.
 
     Equal entries, `top` and `date` (seconds since 1970, the time stamp of every entry) give equal bytes: names in the
-    given order, user and group 0, modes 0755 and 0644, no time in the gzip header. The file appears under its name
-    only when it is whole. Raises UsageError for what cannot be read, MachineError where it cannot be written.
+    given order, user and group 0, modes 0755 and 0644, no time in the gzip header. The file gets its name only when it
+    is complete. Raises UsageError for an entry that cannot be read, MachineError if the tarball cannot be written.
     """
     try:
-        with _appears_whole(destination) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(destination) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
             return _write(entries, top, date, packed)
     except OSError as error:
         raise MachineError(
@@ -341,18 +341,3 @@ def _header(entry: Entry, name: str, date: int, size: int) -> tarfile.TarInfo:
     header.size = size
     header.linkname = entry.target
     return header
-
-
-@contextmanager
-def _appears_whole(destination: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `destination` that takes its name at the end, or is gone after any error."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            yield raw
-        Path(name).chmod(0o644)
-        Path(name).replace(destination)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,8 +1,8 @@
 """`./invoke test`: run the tests of one or more levels, for one or more releases, with pytest.
 
 Levels are the folders of tests/, cheapest first. The unit level runs first, several tests at once; then the other
-levels run in lanes. What a level needs on this machine is installed first; everything else (roots, packages) is made by
-the tests' fixtures through the same code as `./invoke build-deb`.
+levels run in lanes. The tools that a level needs on this machine are installed first. The tests' fixtures make
+everything else (roots, packages) with the same code as `./invoke build-deb`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .releases import Release, ReleaseTable
 
 LEVELS = ("unit", "package", "install", "cluster")
 ON_REQUEST = ("upstream", "fuzz", "reproducible")
-"""Levels that run only where they are named."""
+"""Levels that run only if the user names them."""
 UNIT = "unit"
 LANES = (("package", "install"), ("cluster", "upstream", "fuzz", "reproducible"))
-"""Levels of a lane run one after the other, the lanes side by side: the second waits for its hosts most of the time.
+"""Lanes run in parallel, and the levels of a lane in sequence. The second lane mostly waits for its hosts.
 
-The first gets the processor time that the second leaves, as the stories of the second have deadlines.
+The tests of the second lane have deadlines, so the first lane runs niced.
 """
 _NICE = 10
 _LEAST_WORKERS, _MOST_WORKERS = 2, 8
@@ -40,12 +40,12 @@ _LEAST_WORKERS, _MOST_WORKERS = 2, 8
 _COVERAGE = "coverage-unit.json"
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 MACHINE_FAILED = 83
-"""What tests/conftest.py makes pytest exit with when a MachineError kept a test from running."""
+"""The exit status that tests/conftest.py gives pytest if a MachineError kept a test from running."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The options of `./invoke test`, parsed."""
+class LevelsRequest:
+    """The parsed options of `./invoke test`."""
 
     levels: tuple[str, ...] = LEVELS
     releases: tuple[str, ...] = ()
@@ -55,22 +55,22 @@ class Request:
 
 
 def parse_levels(text: str | None) -> tuple[str, ...]:
-    """Read `unit,package` into levels, cheapest first; where nothing is said, all but those on request.
+    """Parse `unit,package` into levels, cheapest first; None means all but those on request.
 
-    Raises UsageError.
+    Raises UsageError for an unknown level.
     """
     if text is None:
         return LEVELS
-    asked = [word.strip() for word in text.split(",")]
+    requested = [word.strip() for word in text.split(",")]
     known = (*LEVELS, *ON_REQUEST)
-    unknown = [word for word in asked if word not in known]
+    unknown = [word for word in requested if word not in known]
     if unknown:
         raise UsageError(f"unknown level of tests: {unknown[0] or text!r}", hint=f"one or more of {','.join(known)}")
-    return tuple(level for level in known if level in asked)
+    return tuple(level for level in known if level in requested)
 
 
-def releases_of(request: Request, table: ReleaseTable) -> tuple[Release, ...]:
-    """Return the releases to test: those asked for, or all; else the stable one."""
+def releases_of(request: LevelsRequest, table: ReleaseTable) -> tuple[Release, ...]:
+    """Return the releases to test: the requested ones, or all, or by default the stable one."""
     if request.every_release and request.releases:
         raise UsageError("--all and --release exclude each other", hint="--all means every row of releases.toml")
     if request.every_release:
@@ -81,19 +81,19 @@ def releases_of(request: Request, table: ReleaseTable) -> tuple[Release, ...]:
 
 
 def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
-    """Return what tests of these levels need on this machine besides the Python environment."""
-    wanted: list[machine.Tool] = []
+    """Return the tools that tests of these levels need on this machine besides the Python environment."""
+    tools: list[machine.Tool] = []
     for level in levels:
-        wanted += machine.UNIT_TESTS if level == UNIT else machine.for_roots()
-        wanted += machine.PACKAGE_TESTS if level == "package" else ()
-        wanted += machine.REPOSITORIES if level == "install" else ()
-    return tuple(dict.fromkeys(wanted))
+        tools += machine.UNIT_TESTS if level == UNIT else machine.for_roots()
+        tools += machine.PACKAGE_TESTS if level == "package" else ()
+        tools += machine.REPOSITORIES if level == "install" else ()
+    return tuple(dict.fromkeys(tools))
 
 
-def run(project: Project, request: Request) -> ExitStatus:
-    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status: that of the worst run.
+def run(project: Project, request: LevelsRequest) -> ExitStatus:
+    """Run the tests, write dist/test-LEVEL.xml for each level, and return the exit status of the worst lane.
 
-    Raises UsageError for a combination of options without a meaning, MachineError for tools that cannot be installed.
+    Raises UsageError for options that exclude each other, MachineError for tools that cannot be installed.
     """
     releases = releases_of(request, ReleaseTable.load(project.releases))
     if request.coverage and UNIT not in request.levels:
@@ -105,17 +105,17 @@ def run(project: Project, request: Request) -> ExitStatus:
 
 
 def _run_stage(
-    project: Project, request: Request, stage: Sequence[tuple[str, ...]], releases: Sequence[Release]
+    project: Project, request: LevelsRequest, stage: Sequence[tuple[str, ...]], releases: Sequence[Release]
 ) -> ExitStatus:
     """Run the lanes of a stage, and split their reports by level."""
-    found: list[Lane] = []
+    lanes: list[Lane] = []
     for number, levels in enumerate(stage):
         report = project.dist / f".test-{number}.xml"
         report.unlink(missing_ok=True)
         command = pytest_command(project, request, levels, releases, report)
-        found.append(Lane(levels, command, report, project.dist / f"test-{'-'.join(levels)}.log"))
-    statuses = _run_all(project, found)
-    for lane in found:
+        lanes.append(Lane(levels, command, report, project.dist / f"test-{'-'.join(levels)}.log"))
+    statuses = _run_all(project, lanes)
+    for lane in lanes:
         if lane.report.exists():
             for line in split_report(lane.report, lane.levels, project.dist):
                 say(line)
@@ -127,7 +127,7 @@ def _run_stage(
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One run of pytest. `output`: where its output goes while another lane has the screen."""
+    """One run of pytest; its output goes to `output` while another lane has the screen."""
 
     levels: tuple[str, ...]
     command: list[str]
@@ -136,34 +136,40 @@ class Lane:
 
 
 def stages_of(levels: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Return the stages that these levels make: the unit level alone, then the lanes of the others, none empty."""
+    """Return the stages of these levels: the unit level alone, then the lanes of the others, without empty ones."""
     lanes = (tuple(level for level in lane if level in levels) for lane in LANES)
     stages = (((UNIT,),) if UNIT in levels else (), tuple(lane for lane in lanes if lane))
     return tuple(stage for stage in stages if stage)
 
 
 def _run_all(project: Project, lanes: Sequence[Lane]) -> list[int]:
-    """Run the lanes side by side and return their statuses. The last one has the screen; the others' output follows."""
+    """Run the lanes in parallel and return their statuses. The last one has the screen; the others' output follows."""
     *others, last = lanes
     with contextlib.ExitStack() as stack:
-        beside = [stack.enter_context(_beside(project, lane)) for lane in others]
+        processes = [stack.enter_context(_in_background(project, lane)) for lane in others]
         own = subprocess.run(last.command, cwd=project.path, check=False).returncode
-        statuses = [process.wait() for process in beside]
+        statuses = [process.wait() for process in processes]
     for lane in others:
         say(lane.output.read_text(encoding="utf-8", errors="replace").rstrip())
     return [*statuses, own]
 
 
 @contextlib.contextmanager
-def _beside(project: Project, lane: Lane) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a lane whose output goes to its file; where this program is interrupted, the lane ends as well."""
-    say(f"{' and '.join(lane.levels)} beside the other levels: tail -f {lane.output.relative_to(project.path)}")
+def _in_background(project: Project, lane: Lane) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a lane with its output in its file; end it if this program is interrupted."""
+    say(f"{' and '.join(lane.levels)} in the background: tail -f {lane.output.relative_to(project.path)}")
     with lane.output.open("wb") as stream:
-        # A session of its own: the terminal's Ctrl-C does not reach it, so it is told once, below. A shell starts what
-        # it puts in the background with SIGINT ignored.
-        beside = ["nice", "-n", str(_NICE), "env", "--default-signal=INT"]
-        process = subprocess.Popen([*beside, *lane.command], cwd=project.path, start_new_session=True,
-                                   stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)  # fmt: skip
+        # The lane has its own session, so that the terminal's Ctrl-C does not reach it and it gets one SIGINT below.
+        # env resets SIGINT, which a shell ignores in background jobs.
+        prefix = ["nice", "-n", str(_NICE), "env", "--default-signal=INT"]
+        process = subprocess.Popen(
+            [*prefix, *lane.command],
+            cwd=project.path,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
         try:
             yield process
         finally:
@@ -173,9 +179,9 @@ def _beside(project: Project, lane: Lane) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def pytest_command(
-    project: Project, request: Request, levels: Sequence[str], releases: Sequence[Release], report: Path
+    project: Project, request: LevelsRequest, levels: Sequence[str], releases: Sequence[Release], report: Path
 ) -> list[str]:
-    """Return the pytest run of a lane; each level begins when the cheaper ones of its lane have ended."""
+    """Return the pytest command of a lane; each level starts when the cheaper ones of its lane have ended."""
     folders = [str(path) for level in levels if (path := project.path / "tests" / level).is_dir()]
     options = ["--continue-on-collection-errors", "--durations=15", "--durations-min=5", f"--junit-xml={report}"]
     if UNIT in levels:
@@ -201,12 +207,12 @@ def unit_options(project: Project, *, coverage: bool) -> list[str]:
 
 
 def split_report(report: Path, levels: Sequence[str], dist: Path) -> list[str]:
-    """Turn pytest's one JUnit report into dist/test-LEVEL.xml, one a level; return a line a level with its time.
+    """Split pytest's JUnit report into dist/test-LEVEL.xml; return a line with the time of each level.
 
-    The time of a level that has a report of its own is that of the run, as its tests may have run at once.
+    The time of a level with its own report is that of the run, since its tests may have run in parallel.
     """
     lines = []
-    whole = ET.parse(report).getroot()  # noqa: S314 - written by our own pytest
+    whole = ET.parse(report).getroot()  # noqa: S314 - our own pytest wrote it
     for level in levels:
         root = deepcopy(whole)
         for suite in root.iter("testsuite"):
@@ -234,7 +240,7 @@ def _count(suite: ET.Element, *, alone: bool) -> None:
 
 
 def exit_status(pytest_status: int) -> ExitStatus:
-    """Return our exit status for that of pytest. A level without tests is none of its faults."""
+    """Map pytest's exit status to ours; "no tests collected" counts as success."""
     if pytest_status in (PYTEST_PASSED, PYTEST_NO_TESTS):
         return ExitStatus.GOOD
     if pytest_status == PYTEST_FAILED:

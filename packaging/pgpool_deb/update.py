@@ -1,9 +1,9 @@
-"""`./invoke update --pgpool V`: pin a new upstream release once it builds and passes, and show what it changes.
+"""`./invoke update --pgpool V`: pin a new upstream release if it builds and passes its tests, and show its changes.
 
-Its tarball is trusted on first sight, so every address that has it must send the same. Until all is well the pin
-stands in a file of its own; sources.toml, the changelog and the kept contents are written in the end, or not at all.
+The tarball is trusted on first use, so every address that has it must send the same bytes. During the tests, the pin is
+in a temporary file. sources.toml, the changelog and the expected contents change only if all tests pass.
 
-`./invoke update --proved V` then notes that the matrix has passed on every release: the newest such pin is the default.
+`./invoke update --proved V` notes that the matrix has passed on every release. The newest proved pin is the default.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import requests
 from debian.debian_support import Version
 
-from . import archive, atomic, contents, matrix, patches, pgpool2, plan, web
+from . import archive, atomic, contents, matrix, patches, pgpool2, plan
 from . import build_deb as building
 from .build_deb import say
 from .cache import Cache
-from .download import PATIENCE, sha256_of
+from .download import fetch_unpinned, sha256_of
 from .errors import ExitStatus, MachineError, UsageError
 from .pins import Pins
 from .project import Project
@@ -36,7 +35,6 @@ from .releases import ReleaseTable, machine_release
 from .sources import checked
 
 RELEASED = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
-_CHUNK = 65536
 TESTS = (
     matrix.Stage("quality", ("tests/package/test_quality.py",)),
     matrix.Stage("install", ("tests/install",)),
@@ -44,8 +42,8 @@ TESTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """The options of `./invoke update`, parsed. `tarball` is taken instead of a download."""
+class UpdateRequest:
+    """The parsed options of `./invoke update`; `tarball` replaces the download."""
 
     version: str
     tarball: Path | None = None
@@ -56,8 +54,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A tarball that has arrived and been checked; `date` is its newest file's day, as in sources.toml."""
+class NewRelease:
+    """A release whose tarball has been checked; `date` is the day of its newest file, as in sources.toml."""
 
     version: str
     sha256: str
@@ -66,41 +64,41 @@ class Found:
 
     @property
     def pin(self) -> str:
-        """The lines that pin it."""
+        """The lines of sources.toml that pin it."""
         return f'[pgpool."{self.version}"]\nsha256 = "{self.sha256}"\nsize = {self.size}\ndate = {self.date}\n'
 
 
-def run(project: Project, request: Request) -> ExitStatus:
-    """Obtain, build, compare and test; then pin. Raises UsageError or MachineError where nothing can begin."""
+def run(project: Project, request: UpdateRequest) -> ExitStatus:
+    """Obtain, build, compare and test a release; then pin it. Raises UsageError or MachineError if it cannot start."""
     if not RELEASED.fullmatch(request.version):
-        raise UsageError(f"{request.version!r} is no release of pgpool-II", hint="three numbers, for example 4.7.4")
+        raise UsageError(f"{request.version!r} is not a pgpool-II release", hint="three numbers, for example 4.7.4")
     pins = Pins.load(project.sources)
     table = ReleaseTable.load(project.releases)
     releases = tuple(release.name for release in table.select(request.releases, machine_release()))
-    found = obtain(pins, request, Cache.open().folder("sources"))
-    say(f"pgpool-II {found.version} of {found.date}: {found.size} bytes, sha256 {found.sha256}")
-    sources = pinned(project.sources.read_text(encoding="utf-8"), found)
-    with _trial(f'default = "{found.version}"\n{sources}'):  # what is tested is the default
-        status = _try(project, request, found, releases)
+    new = obtain(pins, request, Cache.open().folder("sources"))
+    say(f"pgpool-II {new.version} of {new.date}: {new.size} bytes, sha256 {new.sha256}")
+    sources = pinned(project.sources.read_text(encoding="utf-8"), new)
+    with _temporary_pins(f'default = "{new.version}"\n{sources}'):  # the tests test the default version
+        status = _try(project, request, new, releases)
     if status is not ExitStatus.GOOD:
-        say(f"pgpool-II {found.version} is not pinned: nothing in the checkout was changed")
+        say(f"pgpool-II {new.version} is not pinned, and nothing in the checkout has changed")
         return status
     for release in releases:
         lines = contents.describe(contents.chosen(project.dist / release))
-        atomic.write(contents.place(project, release, found.version), "\n".join(lines) + "\n")
+        atomic.write(contents.place(project, release, new.version), "\n".join(lines) + "\n")
     changes = project.path / "CHANGELOG.md"
-    atomic.write(changes, noted(changes.read_text(encoding="utf-8"), found))
+    atomic.write(changes, noted(changes.read_text(encoding="utf-8"), new))
     atomic.write(project.sources, sources)
-    say(f"pgpool-II {found.version} is pinned; git diff shows it")
-    for line in how_to_prove(found.version):
+    say(f"pgpool-II {new.version} is pinned; git diff shows it")
+    for line in how_to_prove(new.version):
         say(line)
     return ExitStatus.GOOD
 
 
-def _try(project: Project, request: Request, found: Found, releases: Sequence[str]) -> ExitStatus:
-    build = plan.Request(
+def _try(project: Project, request: UpdateRequest, new: NewRelease, releases: Sequence[str]) -> ExitStatus:
+    build = plan.BuildRequest(
         releases=tuple(releases),
-        pgpool=found.version,
+        pgpool=new.version,
         jobs=request.jobs,
         mirror=request.mirror,
         install=request.install,
@@ -109,37 +107,37 @@ def _try(project: Project, request: Request, found: Found, releases: Sequence[st
     if status is not ExitStatus.GOOD:
         return status
     for release in releases:
-        for line in changed(project, release, found.version):
+        for line in changed(project, release, new.version):
             say(line)
     chosen = tuple(ReleaseTable.load(project.releases).named(name) for name in releases)
-    wanted = matrix.Request(releases=tuple(releases), jobs=request.jobs, install=request.install)
-    proof = matrix.Matrix(project, project.dist / "update", chosen, TESTS, wanted).run()
+    tests = matrix.MatrixRequest(releases=tuple(releases), jobs=request.jobs, install=request.install)
+    proof = matrix.Matrix(project, project.dist / "update", chosen, TESTS, tests).run()
     for line in proof.closing_lines():
         say(line)
     return proof.exit_status
 
 
 def how_to_prove(version: str) -> list[str]:
-    """Return what makes a pinned version the default."""
+    """Return the steps that make a pinned version the default."""
     return [
-        "It is not proved yet, and the default stays. To prove it:",
-        f"  build it by default:  default = {json.dumps(version)}, the first line of packaging/sources.toml",
-        "  try everything:       ./invoke test --all && ./invoke matrix",
-        f"  take the line out:    ./invoke update --proved {version}",
+        "It is not proved yet, and the default stays the same. To prove it:",
+        f"  build it by default:  add default = {json.dumps(version)} as the first line of packaging/sources.toml",
+        "  test everything:      ./invoke test --all && ./invoke matrix",
+        f"  remove the line:      ./invoke update --proved {version}",
     ]
 
 
 def prove(project: Project, version: str) -> ExitStatus:
-    """Note in sources.toml that a version is proved, with today's patches; its `default` goes.
+    """Note in sources.toml that a version is proved with today's patches, and remove `default` from it.
 
-    A version that was proved with other patches is proved no more. Raises UsageError where the last matrix did not try
-    the version on every release and in every stage, or something failed.
+    A version that was proved with other patches is no longer proved. Raises UsageError if the last matrix did not run
+    every stage of the version on every release, or if a stage failed.
     """
     text = project.sources.read_text(encoding="utf-8")
     pins = Pins.load(project.sources)
     pins.named(version)
-    if why := _unproved(project, version):
-        raise UsageError(f"pgpool-II {version} is not proved: {why}", hint="./invoke matrix tries every release")
+    if reason := _why_unproved(project, version):
+        raise UsageError(f"pgpool-II {version} is not proved: {reason}", hint="./invoke matrix tries every release")
     templates = project.templates(pgpool2.NAME)
     for pin in pins.pins:
         names = tuple(patch.name for patch in patches.chosen(templates, pin.version))
@@ -147,15 +145,15 @@ def prove(project: Project, version: str) -> ExitStatus:
             text = with_proof(text, version, names)
         elif pin.proved is not None and pin.proved != names:
             text = with_proof(text, pin.version, ())
-            say(f"pgpool-II {pin.version} was proved with other patches: it counts as not proved")
+            say(f"pgpool-II {pin.version} was proved with other patches and is no longer proved")
     text = re.sub(r"(?m)^default = .*\n\n?", "", text)
     atomic.write(project.sources, text)
     say(f"pgpool-II {version} is proved; git diff shows it")
     return ExitStatus.GOOD
 
 
-def _unproved(project: Project, version: str) -> str:
-    """Return what the last matrix has not shown of a version, "" where it has shown everything."""
+def _why_unproved(project: Project, version: str) -> str:
+    """Return why the last matrix does not prove a version, "" if it does."""
     try:
         cells = json.loads((project.dist / "report" / "report.json").read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
@@ -164,39 +162,39 @@ def _unproved(project: Project, version: str) -> str:
     for release in ReleaseTable.load(project.releases).releases:
         if release.name not in tried:
             return f"the last matrix did not try it on {release.name}"
-        if what := lacking(tried[release.name], matrix.PROOF):
-            return f"{release.name}: {what}"
+        if stage := lacking(tried[release.name], matrix.PROOF):
+            return f"{release.name}: {stage}"
     return ""
 
 
 def with_proof(text: str, version: str, names: Sequence[str]) -> str:
-    """Return sources.toml with the patches that a pinned version was proved with; without names, with none."""
+    """Return sources.toml with the names of the patches that prove a pinned version; no names remove its proof."""
     title = f'[pgpool."{version}"]\n'
     begin = text.index(title) + len(title)
     end = text.find("\n[", begin) + 1 or len(text)
     block = re.sub(r"(?ms)^proved = \[.*?^\]\n|^proved = \[.*?\]\n", "", text[begin:end])
     if names:
-        listed = textwrap.fill(", ".join(json.dumps(name) for name in names), 118, initial_indent="    ",
-                               subsequent_indent="    ", break_on_hyphens=False)  # fmt: skip
+        lines = textwrap.wrap(", ".join(json.dumps(name) for name in names), 114, break_on_hyphens=False)
+        listed = textwrap.indent("\n".join(lines), "    ")
         block = f"{block.rstrip()}\nproved = [\n{listed},\n]\n\n"
     return f"{text[:begin]}{block}{text[end:]}"
 
 
 def changed(project: Project, release: str, version: str) -> list[str]:
-    """Return what the packages in dist/ have lost and won since the newest older version whose contents are kept."""
+    """Return how the packages in dist/ differ from the newest older version with expected contents."""
     files = contents.place(project, release, version).parent.glob(f"{release}-*.txt")
-    kept = [file.stem.removeprefix(f"{release}-") for file in files]
-    older = max((one for one in kept if Version(one) < Version(version)), key=Version, default="")
+    known = [file.stem.removeprefix(f"{release}-") for file in files]
+    older = max((other for other in known if Version(other) < Version(version)), key=Version, default="")
     if not older:
-        return [f"{release}: contents of no older version are kept to compare with"]
+        return [f"{release}: packaging/contents has no older version to compare with"]
     before = contents.place(project, release, older).read_text(encoding="utf-8").splitlines()
     differences = contents.compare(before, contents.describe(contents.chosen(project.dist / release)))
     title = f"{release}: {len(differences)} lines of the packages' contents differ from {older}"
     return [title, *(f"  {line}" for line in differences)]
 
 
-def obtain(pins: Pins, request: Request, folder: Path) -> Found:
-    """Return the checked tarball, which is then where a pin's is looked for; raises UsageError or MachineError."""
+def obtain(pins: Pins, request: UpdateRequest, folder: Path) -> NewRelease:
+    """Obtain and check the release's tarball, and keep it in `folder`; raises UsageError or MachineError."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         if request.tarball is not None:
             part = Path(place) / "own"
@@ -207,51 +205,45 @@ def obtain(pins: Pins, request: Request, folder: Path) -> Found:
                 raise UsageError(f"{request.tarball}: {error.strerror}", hint=hint) from error
         else:
             mirror = archive.find_archive(request.mirror).mirror.rstrip("/")
-            addresses = [one.format(mirror=mirror, version=request.version) for one in pins.addresses]
+            addresses = [address.format(mirror=mirror, version=request.version) for address in pins.addresses]
             part = _download(addresses, Path(place))
         sha256 = sha256_of(part)
         facts = checked(part, sha256, folder, UsageError)
         if facts.stated != request.version:
-            raise UsageError(f"the tarball says that it is {facts.stated or 'something else'}", hint="see --pgpool")
+            stated = f"pgpool-II {facts.stated}" if facts.stated else "no version of pgpool-II"
+            raise UsageError(f"the tarball states {stated}, not {request.version}", hint="check --pgpool")
         if any(pin.version == request.version and pin.sha256 != sha256 for pin in pins.pins):
-            hint = "upstream does not change a release: ask there who did"
+            hint = "upstream does not change a release: ask upstream what happened"
             raise UsageError(f"pgpool-II {request.version} is pinned with another sha256 than {sha256}", hint=hint)
         destination = part.replace(folder / f"pgpool2_{request.version}.orig.tar.gz")
     date = datetime.fromtimestamp(facts.newest, UTC).date().isoformat()
-    return Found(request.version, sha256, destination.stat().st_size, date)
+    return NewRelease(request.version, sha256, destination.stat().st_size, date)
 
 
 def _download(addresses: Sequence[str], place: Path) -> Path:
-    """Fetch the file from every address that has it; raises MachineError where none does, or two do not agree."""
-    patience = (PATIENCE.connect, PATIENCE.stall)
+    """Download the file from every address that has it; raises MachineError if none has it or two send other bytes."""
     answers: list[str] = []
-    sums: dict[str, str] = {}
+    sums: dict[Path, str] = {}
     for number, address in enumerate(addresses):
         part = place / str(number)
         try:
-            with (
-                web.get(address, timeout=patience, headers={"Accept-Encoding": "identity"}) as answer,
-                part.open("wb") as stream,
-            ):
-                answer.raise_for_status()
-                for chunk in answer.iter_content(_CHUNK):
-                    stream.write(chunk)
-        except (requests.RequestException, OSError) as error:
-            answers.append(f"{address}: {error}")
+            fetch_unpinned(address, part)
+        except MachineError as error:
+            answers.append(error.message)
         else:
             say(f"downloaded from {address}")
-            sums[str(part)] = sha256_of(part)
+            sums[part] = sha256_of(part)
     if not sums:
-        raise MachineError(f"no address has it: {'; '.join(answers)}", hint="--tarball PATH takes one that you have")
+        raise MachineError(f"no address has it: {'; '.join(answers)}", hint="--tarball PATH uses your own copy")
     if len(set(sums.values())) > 1:
         hint = "ask upstream which one is theirs, then use --tarball PATH"
         raise MachineError(f"two addresses send different files: sha256 {', '.join(sums.values())}", hint=hint)
-    return Path(next(iter(sums)))
+    return next(iter(sums))
 
 
 @contextmanager
-def _trial(sources: str) -> Iterator[None]:
-    """Let all that is run meanwhile take these pins for those of the checkout."""
+def _temporary_pins(sources: str) -> Iterator[None]:
+    """Make every program that this process runs read these pins instead of the checkout's."""
     before = os.environ.get("PGPOOL_DEB_SOURCES")
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "sources.toml"
@@ -265,27 +257,27 @@ def _trial(sources: str) -> Iterator[None]:
                 os.environ["PGPOOL_DEB_SOURCES"] = before
 
 
-def pinned(text: str, found: Found) -> str:
-    """Return sources.toml with the pin, before those of later versions; as it is where it has it already."""
-    if found.pin in text:
+def pinned(text: str, new: NewRelease) -> str:
+    """Return sources.toml with the pin, placed before those of later versions; unchanged if it has the pin."""
+    if new.pin in text:
         return text
     later = [
         match.start()
         for match in re.finditer(r'^\[pgpool\."([0-9.]+)"\]|^\[\[advisory\]\]', text, re.MULTILINE)
-        if match[1] is None or Version(match[1]) > Version(found.version)
+        if match[1] is None or Version(match[1]) > Version(new.version)
     ]
     if not later:
-        return f"{text.rstrip()}\n\n{found.pin}"
-    return f"{text[: later[0]]}{found.pin}\n{text[later[0] :]}"
+        return f"{text.rstrip()}\n\n{new.pin}"
+    return f"{text[: later[0]]}{new.pin}\n{text[later[0] :]}"
 
 
-def noted(text: str, found: Found) -> str:
-    """Return the changelog with a line for the release, first among what is new."""
-    return added(text, f"- pgpool-II {found.version}, of {found.date}, is pinned.\n")
+def noted(text: str, new: NewRelease) -> str:
+    """Return the changelog with a line for the release as its first addition."""
+    return added(text, f"- pgpool-II {new.version}, of {new.date}, is pinned.\n")
 
 
 def added(text: str, line: str) -> str:
-    """Return the changelog with a line, first among what is new; as it is where it has it already."""
+    """Return the changelog with a line as its first addition; unchanged if it has the line."""
     title = "### Added\n\n"
     if line in text:
         return text

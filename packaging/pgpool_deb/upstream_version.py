@@ -1,4 +1,4 @@
-"""Debian upstream versions of pgpool-II, derived from what the source says about itself.
+"""Derive Debian upstream versions of pgpool-II from the version that a source states.
 
     AC_INIT 4.6.1, tag V4_6_1          4.6.1
     AC_INIT 4.7RC1, tag V4_7_0_RC1     4.7.0~rc1
@@ -8,8 +8,8 @@
     with uncommitted changes           …+git20250601.0a1b2c3d.dirty9f8e7d6c
     neither released nor in git        4.6.1+local20250601.9f8e7d6c
 
-They sort as the work went on (deb-version(7)): devel < alpha < beta < rc < release < what follows it < next release.
-Two commits of one day differ, but which of them sorts first is left to their hashes.
+They sort by development order (deb-version(7)): devel < alpha < beta < rc < release < later commits < next release.
+The versions of two commits of one day differ, but their hashes decide which sorts first.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _AC_INIT = re.compile(r"^\s*AC_INIT\(\s*\[?\s*pgpool-II\s*\]?\s*,\s*\[?\s*([^\]\
 _CONFIGURE = re.compile(r"^PACKAGE_NAME='pgpool-II'$.*?^PACKAGE_VERSION='([^'\n]+)'$", re.MULTILINE | re.DOTALL)
 
 
-class Stage(StrEnum):
-    """How far a version is from its release; absent once it is released."""
+class PreRelease(StrEnum):
+    """The kind of a version before its release."""
 
     DEVEL = "devel"
     ALPHA = "alpha"
@@ -41,10 +41,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamVersion:
-    """A version that upstream gave a name to. `str()` of it is a valid Debian upstream version."""
+    """A version that upstream has named; `stage` is None for a release. `str()` is a valid Debian upstream version."""
 
     release: tuple[int, ...]
-    stage: Stage | None = None
+    stage: PreRelease | None = None
     number: int | None = None
 
     def __str__(self) -> str:
@@ -56,10 +56,10 @@ class UpstreamVersion:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit of a git checkout; `dirty` is the sha256 of the content where it has uncommitted changes.
+    """A commit of a git checkout; `dirty` is a SHA-256 of the content if it has uncommitted changes.
 
-    `tags` are the names of all tags on the commit; `before_tag` says that the version it states was tagged in this
-    repository, and on a commit that is not among its ancestors. `date` is in seconds since 1970.
+    `tags` are the names of all tags on the commit. `before_tag` means that this repository has a tag of the stated
+    version, but not on an ancestor of the commit. `date` is in seconds since 1970.
     """
 
     commit: str
@@ -70,23 +70,23 @@ class Snapshot:
 
 
 def parse(text: str) -> UpstreamVersion | None:
-    """Return the version that AC_INIT states ("4.6.1", "4.7RC1", "4.8devel"), or None for what is not of that form."""
+    """Return the version that AC_INIT states ("4.6.1", "4.7RC1", "4.8devel"), None if it has another form."""
     match = _STATED.fullmatch(text)
     return _version(match[1].split("."), match[2], match[3]) if match else None
 
 
 def parse_tag(tag: str) -> UpstreamVersion | None:
-    """Return the version that a tag of upstream's repository names ("V4_7_0_RC1"), or None for any other tag."""
+    """Return the version that a tag of upstream's repository names ("V4_7_0_RC1"), None for any other tag."""
     match = _TAG.fullmatch(tag)
     return _version(match[1].split("_"), match[2], match[3]) if match else None
 
 
 def _version(release: list[str], stage: str | None, number: str | None) -> UpstreamVersion:
     # Upstream writes 4.7RC1 in configure.ac and V4_7_0_RC1 in the tag: both are 4.7.0~rc1. A devel version never gets
-    # a tag and stays 4.8~devel, which is below everything of 4.8.0.
+    # a tag and stays 4.8~devel, which sorts below all versions of 4.8.0.
     numbers = tuple(map(int, release))
-    parsed = Stage(stage.lower()) if stage else None
-    if parsed is Stage.DEVEL:
+    parsed = PreRelease(stage.lower()) if stage else None
+    if parsed is PreRelease.DEVEL:
         numbers = numbers[:2] if numbers[2:] == (0,) else numbers
     elif len(numbers) == 2:
         numbers = (*numbers, 0)
@@ -94,18 +94,18 @@ def _version(release: list[str], stage: str | None, number: str | None) -> Upstr
 
 
 def stated_in(configure_ac: str | None, configure: str | None) -> str | None:
-    """Return the version that pgpool-II's configure.ac, else its configure, states; None if neither is pgpool-II's."""
+    """Return the version that pgpool-II's configure.ac or configure states; None if neither is pgpool-II's."""
     match = (configure_ac and _AC_INIT.search(configure_ac)) or (configure and _CONFIGURE.search(configure))
     return match[1] if match else None
 
 
 def is_named_in(version: UpstreamVersion, name: str) -> bool:
-    """Say whether a file or folder name ("pgpool-II-4.6.1", "pgpool2-4_6_1", "pgpool2_4.7.0~rc1.orig") names `version`.
+    """Return whether a file or folder name such as "pgpool-II-4.6.1" or "pgpool2_4.7.0~rc1.orig" names `version`.
 
-    No name can name a devel version: upstream's commits all have the same one until the next release.
+    No name can name a devel version, because all of upstream's commits share one until the next release.
     """
-    found = _NAMED.fullmatch(name)
-    return found is not None and parse(found[1].replace("_", ".")) == version
+    match = _NAMED.fullmatch(name)
+    return match is not None and parse(match[1].replace("_", ".")) == version
 
 
 def of_commit(stated: UpstreamVersion, snapshot: Snapshot) -> str:
@@ -118,7 +118,7 @@ def of_commit(stated: UpstreamVersion, snapshot: Snapshot) -> str:
 
 
 def of_local_content(stated: UpstreamVersion, date: int, digest: str) -> str:
-    """Return the Debian upstream version of a source that is neither a release nor in git; `digest` is its sha256."""
+    """Return the Debian upstream version of a source that is neither a release nor in git; `digest` is its SHA-256."""
     return f"{stated}+local{day(date)}.{digest[:8]}"
 
 

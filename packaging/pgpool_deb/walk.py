@@ -1,9 +1,9 @@
-"""The walk from a .deb to upstream's tarball: each link is a SHA-256 that one published file says of the next.
+"""Walk from a .deb to upstream's tarball: each link is the SHA-256 of a file in another published file.
 
     .deb <- .buildinfo -> .dsc -> upstream's tarball = its pin in sources.toml
                                -> the archive with debian/ -> each patch of its series
 
-Where the signed statement lies beside the .buildinfo, it has to say the same.
+If a signed statement lies beside the .buildinfo, its hashes must agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .record import Record
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One step of the walk, in one line; `of_source` tells that without it there is nothing to build again from."""
+    """One step of the walk, in one line; `of_source` means that without it the package cannot be rebuilt."""
 
     text: str
     holds: bool = True
@@ -32,12 +32,12 @@ class Link:
 
 
 def links(record: Record, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
-    """Yield the links from these .debs to where they are from; all are walked, also behind one that does not hold."""
+    """Yield all links from these .debs to upstream's tarball, even after a broken one."""
     for name in debs:
         if record.path.with_name(name).is_file():
             yield _file(record, Archive(name, record.sums[name]), record.path.name)
         else:
-            yield Link(f"{name} {record.sums[name]}: so {record.path.name} says, it is not here")
+            yield Link(f"{name} {record.sums[name]}: as in {record.path.name}; the file is not here")
     dsc = Archive(record.dsc.name, record.sums[record.dsc.name])
     yield _file(record, dsc, record.path.name, of_source=True)
     known = {name: record.sums[name] for name in (*debs, dsc.name)}
@@ -45,33 +45,33 @@ def links(record: Record, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
         origin = Origin.read(record.dsc)
         for archive in origin.archives:
             yield _file(record, archive, dsc.name, of_source=True)
-        known |= {one.name: one.sha256 for one in origin.archives}
+        known |= {archive.name: archive.sha256 for archive in origin.archives}
         yield _upstream(origin, pins)
         debian = origin.debian()
     except UsageError as error:
         yield Link(error.message, holds=False, of_source=True)
         return
     yield from _patches(origin, debian)
-    known |= {one.path: one.sha256 for one in debian.patches}
+    known |= {patch.path: patch.sha256 for patch in debian.patches}
     yield from _statement(record, known)
 
 
-def _file(record: Record, said: Archive, by: str, *, of_source: bool = False) -> Link:
-    path = record.path.with_name(said.name)
+def _file(record: Record, expected: Archive, by: str, *, of_source: bool = False) -> Link:
+    path = record.path.with_name(expected.name)
     if not path.is_file():
-        return Link(f"{said.name} is missing; {by} names it", holds=False, of_source=of_source)
-    found = sha256_of(path)
-    if found != said.sha256:
-        text = f"{said.name} {found}: {by} says {said.sha256}"
+        return Link(f"{expected.name} is missing; {by} names it", holds=False, of_source=of_source)
+    actual = sha256_of(path)
+    if actual != expected.sha256:
+        text = f"{expected.name} {actual}: {by} has {expected.sha256}"
         return Link(text, holds=False, of_source=of_source)
-    return Link(f"{said.name} {found}: as {by} says", of_source=of_source)
+    return Link(f"{expected.name} {actual}: as in {by}", of_source=of_source)
 
 
 def _upstream(origin: Origin, pins: Pins) -> Link:
-    """Return the link from the tarball to upstream's release, by the pin of its version."""
+    """Return the link from the tarball to upstream's release, through the pin of its version."""
     tarball, pin = origin.upstream, origin.pin(pins)
     if tarball is None:
-        return Link(f"{origin.packaging.name} is all of the source: it is this project's own, there is no upstream")
+        return Link(f"{origin.packaging.name} is the whole source, which is this project's own without an upstream")
     if pin is None:
         text = f"{tarball.name}: no release {origin.upstream_version} of pgpool-II is pinned in {pins.path.name}"
         return Link(text, holds=False)
@@ -94,25 +94,25 @@ def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
 
 
 def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
-    """Yield whether the statement says the same, and whether documents of the .debs that are here are as it says."""
+    """Yield links for the hashes in the signed statement, and for the documents of the .debs that it names."""
     path = record.path.with_name(f"{record.path.stem}.intoto.json")
     if not path.is_file():
         return
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        rows = [*told["subject"], *told["predicate"]["buildDefinition"]["resolvedDependencies"]]
-        said = _digests(rows)
-        beside = _digests(told["predicate"]["runDetails"]["byproducts"])
+        statement = json.loads(path.read_text(encoding="utf-8"))
+        predicate = statement["predicate"]
+        stated = _digests([*statement["subject"], *predicate["buildDefinition"]["resolvedDependencies"]])
+        documents = _digests(predicate["runDetails"]["byproducts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield Link(f"{path.name} cannot be read as a statement: {error}", holds=False)
         return
-    different = [name for name, sha256 in known.items() if said.get(name) != sha256]
+    different = [name for name, sha256 in known.items() if stated.get(name) != sha256]
     if different:
-        yield Link(f"{path.name} says something else of {different[0]}", holds=False)
+        yield Link(f"{path.name} has another hash of {different[0]}", holds=False)
     else:
-        yield Link(f"{path.name} says the same of all these")
+        yield Link(f"{path.name} has the same hashes of all these files")
     stems = tuple(f"{Path(name).stem}." for name in (record.path.name, *known) if name.endswith((".buildinfo", ".deb")))
-    for name, sha256 in beside.items():
+    for name, sha256 in documents.items():
         if name.startswith(stems) and "/" not in name and record.path.with_name(name).is_file():
             yield _file(record, Archive(name, sha256), path.name)
 

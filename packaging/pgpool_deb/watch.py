@@ -1,4 +1,4 @@
-"""`./invoke update` without a version: what upstream has released and Debian knows, and sources.toml does not."""
+"""`./invoke update` without a version: report upstream's releases and Debian's advisories missing in sources.toml."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .sources import Report
 
 UPSTREAM = "https://git.postgresql.org/git/pgpool2.git"
 DEBIAN = "https://security-tracker.debian.org/tracker/source-package/pgpool2"
-_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 _CVE = re.compile(r"\bCVE-([0-9]{4})-[0-9]{4,}\b")
 
 Release = tuple[int, ...]
 
 
 def run(pins: Pins, report: Report) -> ExitStatus:
-    """Report what is new, one line each; the status is ENVIRONMENT where somebody could not be asked."""
+    """Report each piece of news on a line; returns ENVIRONMENT if upstream or Debian does not answer."""
     status = ExitStatus.GOOD
     lines: list[str] = []
     for find in (_new_releases, _new_advisories):
@@ -36,7 +36,7 @@ def run(pins: Pins, report: Report) -> ExitStatus:
     for line in lines:
         report(line)
     if not lines and status is ExitStatus.GOOD:
-        report("sources.toml knows the newest releases and all that Debian's security data name")
+        report("sources.toml has the newest releases and all advisories of Debian's security tracker")
     return status
 
 
@@ -46,21 +46,21 @@ def _new_releases(pins: Pins) -> Iterator[str]:
 
 
 def new_releases(pins: Pins) -> list[str]:
-    """Return the releases that upstream has tagged and sources.toml does not know; raises MachineError."""
+    """Return the releases that upstream has tagged and sources.toml does not have; raises MachineError."""
     pinned = {tuple(map(int, pin.version.split("."))) for pin in pins.pins}
     return [".".join(map(str, release)) for release in newer(_tagged(), pinned)]
 
 
 def newer(tagged: Collection[Release], pinned: Collection[Release]) -> list[Release]:
-    """Return the newest release of each branch that is newer than the pins of it; of branches with a pin, or later."""
+    """Return the newest release of each branch that is newer than its pins; branches older than all pins have none."""
     newest = max(pinned)
-    found: dict[Release, Release] = {}
+    newest_of: dict[Release, Release] = {}
     for release in sorted(tagged):
         branch = release[:2]
         of_branch = [pin for pin in pinned if pin[:2] == branch]
         if release > max(of_branch, default=newest):
-            found[branch] = release
-    return list(found.values())
+            newest_of[branch] = release
+    return list(newest_of.values())
 
 
 def _tagged() -> set[Release]:
@@ -68,12 +68,12 @@ def _tagged() -> set[Release]:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         answer = subprocess.run(
-            command, env=environment, cwd="/", capture_output=True, text=True, timeout=_SECONDS, check=True
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise MachineError(
-            f"upstream's tags are not known ({UPSTREAM}): {said[-1] if said else error}", hint="check the network"
+            f"upstream's tags cannot be read ({UPSTREAM}): {lines[-1] if lines else error}", hint="check the network"
         ) from error
     tags = (upstream_version.parse_tag(line.rpartition("refs/tags/")[2]) for line in answer.stdout.splitlines())
     return {tag.release for tag in tags if tag is not None and tag.stage is None}
@@ -81,13 +81,13 @@ def _tagged() -> set[Release]:
 
 def _new_advisories(pins: Pins) -> Iterator[str]:
     for cve in new_cves(pins):
-        yield f"{cve} is in Debian's security data and not in sources.toml: {DEBIAN}"
+        yield f"{cve} is in Debian's security tracker and not in sources.toml: {DEBIAN}"
 
 
 def new_cves(pins: Pins) -> list[str]:
-    """Return the CVEs that Debian names and sources.toml does not; raises MachineError.
+    """Return the CVEs that Debian lists and sources.toml does not; raises MachineError.
 
-    Those that are older than the oldest pin are taken for mended in it.
+    CVEs from years before the oldest pin are assumed to be fixed in all pins.
     """
     oldest = min(datetime.fromtimestamp(pin.date, UTC).year for pin in pins.pins)
     known = {cve for advisory in pins.known for cve in advisory.cves}
@@ -96,12 +96,12 @@ def new_cves(pins: Pins) -> list[str]:
 
 
 def page(address: str) -> str:
-    """Return a page of Debian's security data; raises MachineError."""
+    """Return a page of Debian's security tracker; raises MachineError."""
     try:
-        with web.get(address, timeout=_SECONDS) as answer:
+        with web.get(address, timeout=_TIMEOUT_SECONDS) as answer:
             answer.raise_for_status()
             return answer.text
     except requests.RequestException as error:
-        why = str(error).rpartition(": ")[2].rstrip("\"')")
-        said = f"Debian's security data are not known ({address}): {why}"
-        raise MachineError(said, hint="check the network") from error
+        reason = str(error).rpartition(": ")[2].rstrip("\"')")
+        message = f"Debian's security tracker cannot be read ({address}): {reason}"
+        raise MachineError(message, hint="check the network") from error

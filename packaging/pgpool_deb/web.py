@@ -1,4 +1,4 @@
-"""Requests to the web as this machine makes them: by its certificates and proxies, those that only apt knows too."""
+"""Send web requests with this machine's certificates and proxies, including those that only apt is configured for."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ if TYPE_CHECKING:
     import requests
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_REFUSED = 400
+_FIRST_ERROR_STATUS = 400
 
 
 def get(
     address: str, *, timeout: float | tuple[float, float], headers: Mapping[str, str] | None = None
 ) -> requests.Response:
-    """Return the answer to a GET whose body is still to be read; raises requests.RequestException.
+    """Send a GET and return the response with its body unread; raises requests.RequestException.
 
-    A proxy of apt's that refuses, as one for packages alone does, is passed by.
+    If apt's proxy refuses, for example because it serves only packages, the request is sent without it.
     """
     import requests  # noqa: PLC0415 - slow to import, seldom needed
 
     def ask(proxies: dict[str, str] | None) -> requests.Response:
         try:
-            return asked(proxies, _bundle())
+            return send(proxies, _bundle())
         except requests.exceptions.SSLError:
             if own := apt_conf.certificates():
-                return asked(proxies, own)
+                return send(proxies, own)
             raise
 
-    def asked(proxies: dict[str, str] | None, bundle: str | bool) -> requests.Response:
+    def send(proxies: dict[str, str] | None, bundle: str | bool) -> requests.Response:
         return requests.get(
             address, headers=dict(headers or {}), stream=True, timeout=timeout, verify=bundle, proxies=proxies
         )
 
-    named = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
-    proxy = None if named else apt_conf.proxy(address)
+    from_environment = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
+    proxy = None if from_environment else apt_conf.proxy(address)
     refused = None
     if proxy is not None and proxy.startswith(("http://", "https://")):
         with suppress(requests.ConnectionError):
             answer = ask({"http": proxy, "https": proxy})
-            if answer.status_code < _REFUSED:
+            if answer.status_code < _FIRST_ERROR_STATUS:
                 return answer
             refused = answer
     try:
@@ -59,6 +59,6 @@ def get(
 
 
 def _bundle() -> str | bool:
-    """Return the certificates to check by: the environment's choice, else this machine's, else those of requests."""
+    """Return the certificates for verification: the environment's choice, else this machine's, else requests'."""
     chosen = any(name in os.environ for name in _BUNDLES)
     return True if chosen or not apt_conf.CERTIFICATES.exists() else str(apt_conf.CERTIFICATES)

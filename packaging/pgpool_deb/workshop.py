@@ -1,4 +1,4 @@
-"""Build one cell: for each source package builder root → box → dpkg-buildpackage → checks; then dist/<release>/."""
+"""Build a cell: for each source package builder root → box → dpkg-buildpackage → checks; then dist/<release>/."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .source_package import SourcePackage
 
 
 class DiskFullError(MachineError):
-    """A build, or what is kept of it, needs more space than there is."""
+    """A build or its result needs more disk space than is free."""
 
 
-INTERRUPTED = MachineError("interrupted", hint="the same command goes on from here")
+INTERRUPTED = MachineError("interrupted", hint="the same command continues from here")
 
 
-class Stage(StrEnum):
-    """Where a build is, in the order of the work."""
+class BuildStage(StrEnum):
+    """The stages of a build, in their order."""
 
     WAITING = "waiting"
     ROOT = "root"
@@ -44,7 +44,7 @@ class Stage(StrEnum):
     DONE = "done"
 
 
-class State(StrEnum):
+class BuildState(StrEnum):
     """How a build ended."""
 
     BUILT = "built"
@@ -53,9 +53,9 @@ class State(StrEnum):
 
 
 _MARKS = (
-    (re.compile(r"dpkg-source: info: building"), Stage.SOURCE),
-    (re.compile(r"^\s*debian/rules (override|execute_(before|after))_dh_auto_build"), Stage.COMPILE),
-    (re.compile(r"^\s*dh_prep"), Stage.PACKAGE),
+    (re.compile(r"dpkg-source: info: building"), BuildStage.SOURCE),
+    (re.compile(r"^\s*debian/rules (override|execute_(before|after))_dh_auto_build"), BuildStage.COMPILE),
+    (re.compile(r"^\s*dh_prep"), BuildStage.PACKAGE),
 )
 _FIRST_ERROR = re.compile(
     r"(^|[\s:])(fatal )?error[: ]|\*\*\* |^dpkg-\S+: error|^E: "
@@ -65,78 +65,78 @@ _DISK_FULL = re.compile(r"No space left on device|ENOSPC")
 
 
 class Watcher(Protocol):
-    """Who wants to know how builds get on; called from several threads."""
+    """Follows the progress of builds; several threads call it."""
 
-    def stage(self, package: SourcePackage, stage: Stage, log: Path) -> None:
-        """The build of `package` enters `stage`; its log is being written."""
+    def stage(self, package: SourcePackage, stage: BuildStage, log: Path) -> None:
+        """Note that the build of `package` enters `stage`; its log is being written."""
 
     def ended(self, outcome: Outcome) -> None:
-        """A build has ended."""
+        """Note that a build has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the work on one package ended.
+    """The outcome of one package.
 
-    `files` are kept in the folder `origin`; where it failed, `stage` and `error` say where and why.
+    `files` are in the folder `origin`. If the build failed, `stage` and `error` say where and why.
     """
 
     package: SourcePackage
-    state: State
+    state: BuildState
     seconds: float
     log: Path
     files: dict[str, str] = field(default_factory=dict)
     origin: Path = Path()
-    stage: Stage = Stage.DONE
+    stage: BuildStage = BuildStage.DONE
     error: ToolkitError | None = None
     endpoint: str = ""
-    """Where it was built, if endpoints were named."""
+    """The endpoint that built it, if the user named endpoints."""
     shell: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CellOutcome:
-    """How a cell ended: the outcomes of its packages in their order, up to the first one that failed."""
+    """The outcome of a cell: the outcomes of its packages in order, up to the first failure."""
 
     cell: Cell
     outcomes: tuple[Outcome, ...]
 
     @property
     def last(self) -> Outcome:
-        """The outcome that decided: the failure, if there is one."""
+        """The last outcome, which is the failure if there is one."""
         return self.outcomes[-1]
 
     @property
-    def state(self) -> State:
-        """`failed` where a package failed, else `built` where one was built."""
+    def state(self) -> BuildState:
+        """`failed` if a package failed, else `built` if one was built, else `unchanged`."""
         states = {outcome.state for outcome in self.outcomes}
-        return next(state for state in (State.FAILED, State.BUILT, State.UNCHANGED) if state in states)
+        return next(state for state in (BuildState.FAILED, BuildState.BUILT, BuildState.UNCHANGED) if state in states)
 
     @property
     def seconds(self) -> float:
-        """What its packages took together, one after the other."""
+        """The total time of its packages."""
         return sum(outcome.seconds for outcome in self.outcomes)
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Source package to the endpoint that built it, or failed to; those that were built elsewhere are left out."""
+        """Source package to the endpoint that built it or failed; packages built without an endpoint are left out."""
         return {outcome.package.source: outcome.endpoint for outcome in self.outcomes if outcome.endpoint}
 
     @property
     def log(self) -> Path:
-        """The log to look at first."""
-        return self.last.log if self.state is State.FAILED else self.outcomes[0].log
+        """The log to read first."""
+        return self.last.log if self.state is BuildState.FAILED else self.outcomes[0].log
 
     @property
     def files(self) -> dict[str, str]:
-        """Name to SHA-256 of all files in dist/; none where a package failed."""
-        good = () if self.state is State.FAILED else self.outcomes
+        """Name to SHA-256 of all files in dist/; empty if a package failed."""
+        good = () if self.state is BuildState.FAILED else self.outcomes
         return dict(sorted((name, sha256) for outcome in good for name, sha256 in outcome.files.items()))
 
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Everything that building takes; shared by the threads that build."""
+    """Everything that a build needs; the building threads share it."""
 
     cache: Cache
     roots: Roots
@@ -148,23 +148,23 @@ class Workshop:
     stall: float
 
     def unchanged(self, cell: Cell) -> CellOutcome | None:
-        """Return the outcome of a cell that needs no build, from records alone; starts nothing.
+        """Return the outcome of a cell that needs no build, None if it needs one; reads only records.
 
-        Raises MachineError where dist/ cannot be written.
+        Raises MachineError if dist/ cannot be written.
         """
         outcomes = []
         for package in cell.packages:
-            outcome = self._kept(package)
+            outcome = self._unchanged(package)
             if outcome is None:
                 return None
             outcomes.append(outcome)
         return self._delivered(CellOutcome(cell, tuple(outcomes)))
 
     def build(self, cell: Cell) -> CellOutcome:
-        """Build what is changed of a cell. Every failure comes back in the outcome; only a whole cell gets to dist/."""
+        """Build the changed packages of a cell. The outcome contains every failure; dist/ gets only complete cells."""
         outcomes: list[Outcome] = []
         for package in cell.packages:
-            outcomes.append(self._kept(package) or _Bench(self, package).work())
+            outcomes.append(self._unchanged(package) or _Job(self, package).work())
             self.watcher.ended(outcomes[-1])
             if outcomes[-1].error:
                 return CellOutcome(cell, tuple(outcomes))
@@ -172,11 +172,11 @@ class Workshop:
             return self._delivered(CellOutcome(cell, tuple(outcomes)))
         except MachineError as error:
             log = self.log(outcomes[-1].package)
-            outcomes[-1] = replace(outcomes[-1], state=State.FAILED, stage=Stage.CHECK, log=log, error=error)
+            outcomes[-1] = replace(outcomes[-1], state=BuildState.FAILED, stage=BuildStage.CHECK, log=log, error=error)
             return CellOutcome(cell, tuple(outcomes))
 
-    def _kept(self, package: SourcePackage) -> Outcome | None:
-        """Return the outcome of a package whose result is in the cache, from records alone."""
+    def _unchanged(self, package: SourcePackage) -> Outcome | None:
+        """Return the outcome of a package whose result is in the cache, else None; reads only records."""
         began = time.monotonic()
         root = self.roots.current(package.release, package.dependencies)
         if root is None:
@@ -185,49 +185,49 @@ class Workshop:
         files = self.results.find(inputs)
         if files is None:
             return None
-        return self.good(package, State.UNCHANGED, began, files, inputs)
+        return self.good(package, BuildState.UNCHANGED, began, files, inputs)
 
     def good(
-        self, package: SourcePackage, state: State, began: float, files: dict[str, str], inputs: fingerprint.Inputs
+        self, package: SourcePackage, state: BuildState, began: float, files: dict[str, str], inputs: fingerprint.Inputs
     ) -> Outcome:
         """Return the outcome of a package whose `files` are the result of `inputs`."""
         log = self.dist.path / package.release.name / package.log
         return Outcome(package, state, time.monotonic() - began, log, files, self.results.folder(inputs))
 
     def log(self, package: SourcePackage) -> Path:
-        """Return where the log of the last work on `package` lies."""
+        """Return the path of the log of the last build of `package`."""
         return self.cache.folder("logs") / f"{package.name}.log"
 
-    def _delivered(self, ended: CellOutcome) -> CellOutcome:
-        """Put the packages of a cell into dist/, unless they are there; raises MachineError."""
-        for outcome in ended.outcomes:
-            place = ended.cell.release.name, outcome.package.source, outcome.files
+    def _delivered(self, built: CellOutcome) -> CellOutcome:
+        """Put the packages of a cell into dist/ unless they are there; raises MachineError."""
+        for outcome in built.outcomes:
+            place = built.cell.release.name, outcome.package.source, outcome.files
             if not self.dist.holds(*place):
                 self.dist.lay_down(*place, outcome.origin)
-        return ended
+        return built
 
     def explain(self, package: SourcePackage) -> list[str]:
-        """Say why a package is, or is not, to be built; starts nothing."""
+        """Return lines that say whether a package would be built and why; reads only records."""
         root = self.roots.current(package.release, package.dependencies)
         before = self.results.last_inputs(package.name)
         if root is None:
             return ["will be built: its builder root is missing or was last compared with the archive over a week ago"]
         inputs = package.inputs(root.packages)
         if self.results.find(inputs) is not None:
-            return [f"unchanged: all {len(inputs)} inputs are as they were"]
+            return [f"unchanged: all {len(inputs)} inputs are the same"]
         if before is None:
             return ["will be built: it has not been built before"]
         changed = list(fingerprint.differences(before, inputs))
-        return [f"will be built: {line}" for line in changed] or ["will be built: its files are gone from the cache"]
+        return [f"will be built: {line}" for line in changed] or ["will be built: the cache no longer has its files"]
 
 
 @dataclass(slots=True)
-class _Bench:
-    """The place where one package is worked on."""
+class _Job:
+    """The build of one package."""
 
     shop: Workshop
     package: SourcePackage
-    stage: Stage = Stage.WAITING
+    stage: BuildStage = BuildStage.WAITING
     first_error: str = ""
     box: Box | None = None
     endpoint: str = ""
@@ -250,44 +250,44 @@ class _Bench:
 
     def _build(self, log: Path, began: float) -> Outcome:
         runner = Runner(log, self.shop.stop, self.shop.stall, on_line=self._listen)
-        self._enter(Stage.ROOT)
+        self._enter(BuildStage.ROOT)
         root = self.shop.roots.obtain(self.package.release, self.package.dependencies, runner)
         inputs = self.package.inputs(root.packages)
         while (files := self._built(root, inputs, runner)) is None:
             self.first_error = ""
-        ended = self.shop.good(self.package, State.BUILT, began, files, inputs)
-        return replace(ended, endpoint=self.endpoint)
+        outcome = self.shop.good(self.package, BuildState.BUILT, began, files, inputs)
+        return replace(outcome, endpoint=self.endpoint)
 
     def _built(self, root: Root, inputs: fingerprint.Inputs, runner: Runner) -> dict[str, str] | None:
-        """Build with an engine that is free; None where that one failed and another is to try."""
+        """Build with a free engine; return None if that engine failed and another one should try."""
         with self.shop.farm.engine_for(self.package.name) as engine:
             self.endpoint = engine.place
             try:
                 return self._built_by(engine, root, inputs, runner)
             except (MachineError, CommandFailed) as error:
                 fault = self._explained(error) if isinstance(error, CommandFailed) else error
-                silent = isinstance(error, CommandStalled)  # as likely the package's doing
-                if silent or not isinstance(fault, MachineError) or not self.shop.farm.goes_on_without(engine, fault):
+                stalled = isinstance(error, CommandStalled)  # the package is as likely at fault as the engine
+                if stalled or not isinstance(fault, MachineError) or not self.shop.farm.goes_on_without(engine, fault):
                     raise
                 with runner.log.open("a", encoding="utf-8") as log:
                     log.write(f"# {engine.place} failed: {fault.message}\n")
-                self._give_up_box()
+                self._discard_box()
                 return None
 
     def _built_by(self, engine: Engine, root: Root, inputs: fingerprint.Inputs, runner: Runner) -> dict[str, str]:
-        self._enter(Stage.SOURCE)
+        self._enter(BuildStage.SOURCE)
         with tempfile.TemporaryDirectory(dir=self.shop.cache.folder("boxes"), prefix=".in-") as place:
             self.package.lay_out(Path(place))
             self.box = engine.box(root, self.package.name, runner, self.package.trust)
             self.box.put(Path(place))
         self.box.run(["/build/recipe", "build", self.package.source, str(engine.cores), root.key], runner)
-        self._enter(Stage.CHECK)
+        self._enter(BuildStage.CHECK)
         files = self._collect(inputs, runner.log)
         self.box.remove()
         return files
 
-    def _give_up_box(self) -> None:
-        """Remove the box, if its engine still does so; else that is done when it is asked for boxes again."""
+    def _discard_box(self) -> None:
+        """Remove the box if its engine still answers; otherwise the engine's next use removes it."""
         if self.box is not None:
             with suppress(MachineError):
                 self.box.remove()
@@ -309,7 +309,7 @@ class _Bench:
             shutil.copyfile(log, out / self.package.log)
             return self.shop.results.keep(self.package.name, inputs, out)
 
-    def _enter(self, stage: Stage) -> None:
+    def _enter(self, stage: BuildStage) -> None:
         self.stage = stage
         self.shop.watcher.stage(self.package, stage, self.shop.log(self.package))
 
@@ -317,28 +317,27 @@ class _Bench:
         for mark, stage in _MARKS:
             if mark.search(line) and stage is not self.stage:
                 self._enter(stage)
-        if not self.first_error and self.stage in (Stage.SOURCE, Stage.COMPILE, Stage.PACKAGE):
-            found = _FIRST_ERROR.search(line)
-            self.first_error = line.strip() if found else ""
+        if not self.first_error and self.stage in (BuildStage.SOURCE, BuildStage.COMPILE, BuildStage.PACKAGE):
+            self.first_error = line.strip() if _FIRST_ERROR.search(line) else ""
 
     def _explained(self, failure: CommandFailed) -> ToolkitError:
         lines = [self.first_error, *failure.lines]
         if isinstance(failure, CommandStalled):
             return MachineError(
-                f"{self.stage}: nothing was printed for {self.shop.stall:.0f} s, so it was stopped",
-                hint="look at the end of the log; --stall SECONDS gives it longer",
+                f"{self.stage}: the build printed nothing for {self.shop.stall:.0f} s and was stopped",
+                hint="read the end of the log; --stall SECONDS allows more time",
             )
         if any(_DISK_FULL.search(line) for line in lines):
             return _disk_full()
         reason = self.first_error or next((line for line in reversed(failure.lines) if line.strip()), str(failure))
-        return PackageError(reason.strip(), hint="the log has the rest; the shell command opens the failed root")
+        return PackageError(reason.strip(), hint="the log shows more; the shell command opens the failed root")
 
     def _failed(self, began: float, log: Path, error: ToolkitError) -> Outcome:
         if self.box and isinstance(error, DiskFullError):
-            self._give_up_box()  # nothing is to be learnt from it, and it is what fills the disk
+            self._discard_box()  # it is of no use for debugging, and it fills the disk
         shell = tuple(self.box.shell()) if self.box and error is not INTERRUPTED else ()
         took = time.monotonic() - began
-        failed = Outcome(self.package, State.FAILED, took, log, stage=self.stage, error=error, shell=shell)
+        failed = Outcome(self.package, BuildState.FAILED, took, log, stage=self.stage, error=error, shell=shell)
         return replace(failed, endpoint=self.endpoint)
 
 
@@ -350,8 +349,8 @@ def _disk_full() -> DiskFullError:
 
 
 def _machine_fault(error: OSError) -> MachineError:
-    """Say what a file operation of our own met; shutil.copytree hides it in a list of (from, to, reason)."""
+    """Return the error for one of our own file operations; shutil.copytree hides it in a list of (from, to, reason)."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or _DISK_FULL.search(str(error)):
         return _disk_full()
     where = f"{error.filename}: " if error.filename else ""
-    return MachineError(f"{where}{error.strerror or error}", hint="mend that and run the same command again")
+    return MachineError(f"{where}{error.strerror or error}", hint="fix that and run the same command again")

@@ -1,4 +1,4 @@
-"""The machine's own mirror, through a relay that breaks where it is told to, or that speaks TLS."""
+"""The machine's own mirror behind a relay that fails on request or speaks TLS."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Handler(BaseHTTPRequestHandler):
         (breaks or whole)(self)
 
     def fetched(self, *passed_on: str) -> requests.Response:
-        wanted = {name: self.headers[name] for name in passed_on if name in self.headers}
+        forwarded = {name: self.headers[name] for name in passed_on if name in self.headers}
         return requests.get(
-            self.server.upstream + self.path, headers=wanted | {"Accept-Encoding": "identity"}, timeout=60
+            self.server.upstream + self.path, headers=forwarded | {"Accept-Encoding": "identity"}, timeout=60
         )
 
     def log_message(self, *args: Any) -> None:
@@ -33,12 +33,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def whole(handler: Handler) -> None:
-    """Pass on what the real mirror answers."""
+    """Pass on the real mirror's answer."""
     _pass_on(handler, handler.fetched("Range", "If-Range", "If-Modified-Since"), 1.0)
 
 
 def half(handler: Handler) -> None:
-    """Send the first half, however often one asks for the rest."""
+    """Send only the first half, even if a client requests the rest."""
     _pass_on(handler, handler.fetched(), 0.5)
 
 
@@ -76,11 +76,11 @@ class Mirror(ThreadingHTTPServer):
             self.uri = self.uri.replace("http", "https", 1)
 
     def shutdown_request(self, request: Any) -> None:
-        """End TLS as it is to be ended: apt takes anything else for half an answer."""
+        """Close TLS properly; apt considers any other end a partial answer."""
         if isinstance(request, ssl.SSLSocket):
             with suppress(OSError):
                 request.unwrap()
         super().shutdown_request(request)
 
     def handle_error(self, *args: Any) -> None:
-        """A client that hangs up is part of these tests."""
+        """Ignore it: these tests have clients that hang up."""

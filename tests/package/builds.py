@@ -1,4 +1,4 @@
-"""Runs of build-deb in a copy of the checkout: their dist/ is their own, and an edit meanwhile does no harm."""
+"""Run build-deb in a copy of the checkout, which has its own dist/ and does not change during the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAME = (".deb", ".dsc", ".tar.xz", ".orig.tar.gz")
 
 
 def copy_of(checkout: Path, place: Path) -> Path:
-    """Copy what git knows of a checkout, and what it would be told of, to a new folder, and return that."""
+    """Copy the tracked and the not ignored files of a checkout to a new folder, and return the folder."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in names:
@@ -29,7 +29,7 @@ def copy_of(checkout: Path, place: Path) -> Path:
 
 
 def started(checkout: Path, cache: Cache, *words: str) -> subprocess.Popen[str]:
-    """Start build-deb in a checkout, with a cache of its own; standard output has what it says of errors, too."""
+    """Start build-deb in a checkout with its own cache; standard error goes to standard output."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "build-deb", *words],
         cwd=checkout,
@@ -41,7 +41,7 @@ def started(checkout: Path, cache: Cache, *words: str) -> subprocess.Popen[str]:
 
 
 def until_it_compiles(process: subprocess.Popen[str]) -> str:
-    """Read what build-deb prints until a cell compiles, and return that."""
+    """Read build-deb's output until a cell compiles, and return it."""
     assert process.stdout is not None
     printed = []
     for line in process.stdout:
@@ -52,6 +52,6 @@ def until_it_compiles(process: subprocess.Popen[str]) -> str:
 
 
 def same_files(dist: Path, releases: Iterable[str]) -> dict[str, str]:
-    """Return name and SHA-256 of the files that must be the same each time."""
-    found = [path for release in releases for path in (dist / release).iterdir() if path.name.endswith(SAME)]
-    return {path.name: sha256_of(path) for path in found}
+    """Return name to SHA-256 of the files that every build must reproduce."""
+    result = [path for release in releases for path in (dist / release).iterdir() if path.name.endswith(SAME)]
+    return {path.name: sha256_of(path) for path in result}

@@ -1,4 +1,4 @@
-"""Caches for tests of engines, over the user's own roots and sources, and what docker has of them."""
+"""Caches for tests of engines, with the user's own roots and sources, and docker's objects for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgpool_deb.releases import ReleaseTable
 
 
 def over_users_roots(place: Path) -> Cache:
-    """Make a cache in a folder without results and compiled files; its roots and sources are the user's own."""
+    """Make a cache in a folder that shares only the roots and sources of the user's cache."""
     users, cache = Cache.open(), Cache(place)
     for folder in ("roots", "apt", "sources"):
         (place / folder).symlink_to(users.folder(folder))
@@ -27,7 +27,7 @@ def over_users_roots(place: Path) -> Cache:
 
 @dataclass(frozen=True, slots=True)
 class CacheMaker:
-    """Makes caches without results and compiled files, over the user's own roots and sources."""
+    """Makes caches that share only the roots and sources of the user's cache."""
 
     factory: pytest.TempPathFactory
     made: list[Cache]
@@ -39,12 +39,12 @@ class CacheMaker:
 
 
 def of_cache(engine: DockerEngine) -> dict[str, str]:
-    """Return the filter for what docker has of the engine's cache."""
+    """Return the filter for docker's objects of the engine's cache."""
     return {"label": f"{docker_box.LABEL}.cache={engine.identity}"}
 
 
 def sweep(cache: Cache) -> None:
-    """Remove what docker has of a cache that is no more; images are of the user's roots and stay."""
+    """Remove docker's objects of a removed cache, except the images, which belong to the user's roots."""
     engine = DockerEngine.reachable(cache)
     if engine is None:
         return
@@ -56,6 +56,6 @@ def sweep(cache: Cache) -> None:
 
 
 def boxes_of(engine: DockerEngine) -> list[str]:
-    """Return the names of the containers that docker has of the engine's cache."""
-    found = engine.client.api.containers(all=True, filters=of_cache(engine))
-    return sorted(container["Names"][0].lstrip("/") for container in found)
+    """Return the names of docker's containers for the engine's cache."""
+    result = engine.client.api.containers(all=True, filters=of_cache(engine))
+    return sorted(container["Names"][0].lstrip("/") for container in result)

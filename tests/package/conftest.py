@@ -1,4 +1,4 @@
-"""What tests of packages share: a desk at which builds are broken, and caches and a daemon for tests of engines."""
+"""Fixtures for tests of packages: a desk for broken builds, and caches and a daemon for tests of engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pgpool_deb.releases import Release, ReleaseTable
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on a disk with room for builds; removed at the end, unlike pytest's."""
+    """Make a folder on a disk with room for builds; unlike pytest's, it is removed at the end."""
     path = tmp_path_factory.mktemp("faults")
     yield path
     assert not mounts_below(path)
@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def desk(place: Path, cells: dict[str, Any]) -> Desk:
-    """The desk with good packages of the pinned version in dist/. What is built anyway is there to borrow from."""
+    """Return the desk with good packages of the pinned version in dist/."""
     assert cells
     borrow(Cache.open().path, place / "cache")
     desk = Desk(copy_of(CHECKOUT, place / "project"), place / "cache")
@@ -45,7 +45,7 @@ def desk(place: Path, cells: dict[str, Any]) -> Desk:
 
 @pytest.fixture
 def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
-    """The desk with a cache that has no root."""
+    """Return the desk with a cache that has no root."""
     cache = place / "rootless"
     cache.mkdir()
     for name in ("compilers", "sources"):
@@ -56,7 +56,7 @@ def rootless(desk: Desk, place: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
-    """The machine's own mirror, through a relay that breaks where `faults` says."""
+    """Return the machine's own mirror behind a relay that fails as `faults` says."""
     with serving(Mirror(archive.find_archive(None).mirror)) as server:
         yield server
         server.closing.set()
@@ -64,13 +64,13 @@ def mirror() -> Iterator[Mirror]:
 
 @pytest.fixture(scope="module")
 def one_release(project: Project) -> Release:
-    """The stable one: engines do not differ between releases."""
+    """Use only the stable release, because engines do not differ between releases."""
     return ReleaseTable.load(project.releases).stable
 
 
 @pytest.fixture(scope="module")
 def daemon(request: pytest.FixtureRequest) -> Iterator[docker_daemon.Daemon | None]:
-    """A daemon of this test's own where none answers, and then the one in use; else None."""
+    """Start a daemon, and make it the current one, if none answers; otherwise yield None."""
     if docker_daemon.answers():
         yield None
         return

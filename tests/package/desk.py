@@ -1,4 +1,4 @@
-"""The desk at which builds are broken: a copy of the checkout, its cache, and how a run of the command line ended."""
+"""The desk for tests of broken builds: a copy of the checkout, its cache, and runs of the command line."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ POOL = f"/pool/main/p/pgpool2/{TARBALL}"
 
 @dataclass(frozen=True)
 class Ended:
-    """A run of the command line that has ended."""
+    """A finished run of the command line."""
 
     status: int
     out: str
     err: str
 
     def complains(self, status: int, message: str, hint: str) -> None:
-        """Check for two lines on standard error and nothing like a traceback."""
+        """Check that standard error has two lines and no traceback."""
         assert "Traceback" not in self.out + self.err
         lines = self.err.splitlines()
         assert len(lines) == 2, self.err
@@ -75,7 +75,7 @@ class Desk:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         main = self.project / "packaging" / "start.py"
         return subprocess.Popen(
-            # a shell starts what it puts in the background with SIGINT ignored, CI's may be such a one
+            # a shell, possibly CI's, ignores SIGINT in background jobs
             ["env", "--default-signal=INT", sys.executable, str(main), *arguments],
             env={**os.environ, "PGPOOL_DEB_CACHE": str(self.cache), **self.env},
             stdin=subprocess.PIPE,
@@ -100,11 +100,11 @@ class Desk:
         return self.project / "dist"
 
     def hold(self, source: Path) -> Path:
-        """While the file of this path is there, builds of the tree `sleeper` stand still in a Makefile."""
+        """While a file exists at this path, builds of the tree `sleeper` wait in a Makefile."""
         return self.cache / compiler_caches.NAME / RELEASE / trust_in(str(source.resolve())) / "cache" / "hold"
 
     def packages(self) -> dict[str, str]:
-        """Every file in dist/<release>/ but the hidden ones, with its SHA-256; checked to be whole packages."""
+        """Return every visible file in dist/<release>/ with its SHA-256, after checking that packages are complete."""
         files = {path.name: sha256_of(path) for path in (self.dist / RELEASE).glob("[!.]*")}
         assert [str(path) for path in self.dist.rglob("*") if "partial" in path.name] == []
         named = set()
@@ -117,7 +117,7 @@ class Desk:
 
 
 def borrow(real: Path, cache: Path) -> None:
-    """Let `cache` begin with what the user's cache has of the release: layers as links, the rest as copies."""
+    """Give `cache` the release's roots from the user's cache: layers as links, the other files as copies."""
     (cache / "roots").mkdir(parents=True)
     for path in (real / "roots").glob(f"{RELEASE}-*"):
         if path.is_dir():
@@ -134,7 +134,7 @@ def borrow(real: Path, cache: Path) -> None:
 
 
 def only_from_mirror(desk: Desk, place: Path, sha256: str | None = None) -> Desk:
-    """The desk with one pin, to be had from the mirror alone; with another `sha256` if one is given."""
+    """Give the desk only one pin, which only the mirror has, optionally with another `sha256`."""
     text = (desk.project / "packaging" / "sources.toml").read_text()
     pin = re.search(rf'\[pgpool\."{re.escape(VERSION)}"\]\n(?:[^\n\[#].*\n)+', text)
     assert pin

@@ -1,4 +1,4 @@
-"""What runs and what is mounted on this machine while a build is broken, and after it."""
+"""Find the processes and mounts on this machine during and after a broken build."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def mounts_below(path: Path) -> list[str]:
 
 
 def children(pid: int) -> list[tuple[int, str]]:
-    """Every process below `pid`, with the moment it began, so that a number used again is not taken for it.
+    """Return every process below `pid` with its start time, which distinguishes a reused process number.
 
-    A process that ends meanwhile has none.
+    A process that ends during the search has no children.
     """
-    found: list[tuple[int, str]] = []
+    result: list[tuple[int, str]] = []
     for task in _threads(pid):
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
-                found += [(int(child), _began(int(child))), *children(int(child))]
-    return found
+                result += [(int(child), _began(int(child))), *children(int(child))]
+    return result
 
 
 def _threads(pid: int) -> list[Path]:
@@ -46,23 +46,23 @@ def alive(processes: list[tuple[int, str]]) -> list[int]:
 
 
 def running_anywhere(words: str) -> bool:
-    """Tell whether a process of this machine, in whatever container, has this command line."""
-    for found in Path("/proc").glob("[0-9]*/cmdline"):
+    """Return whether a process of this machine, in any container, has this command line."""
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if found.read_bytes().replace(b"\0", b" ").strip() == words.encode():
+            if cmdline.read_bytes().replace(b"\0", b" ").strip() == words.encode():
                 return True
     return False
 
 
 def eventually(what: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := what()) and time.monotonic() < deadline:
+    while not (result := what()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return found
+    return result
 
 
 def holding(process: subprocess.Popen[str]) -> bool:
-    """Tell whether the build below `process` has come to where it stands still."""
+    """Return whether the build below `process` has reached the point where it waits."""
     for pid, _ in children(process.pid):
         try:
             if b"/cache/hold" in Path(f"/proc/{pid}/cmdline").read_bytes():

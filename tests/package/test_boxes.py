@@ -1,4 +1,4 @@
-"""Boxes: what both engines promise, what docker leaves and what it cleans up."""
+"""Boxes: the guarantees of both engines, and docker's cleaning up."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def docker(cache: Cache) -> Iterator[DockerEngine]:
 @pytest.fixture(params=["chroot", "docker"])
 def engine(request: pytest.FixtureRequest, cache: Cache) -> box.Engine:
     if request.param == "docker":
-        found: DockerEngine = request.getfixturevalue("docker")
-        return found
+        result: DockerEngine = request.getfixturevalue("docker")
+        return result
     return engines.find_engine("chroot", cache)
 
 
@@ -60,7 +60,7 @@ def runner(tmp_path: Path) -> Runner:
 
 @pytest.fixture(scope="module")
 def root(cache: Cache, one_release: Release, tmp_path_factory: pytest.TempPathFactory) -> Root:
-    """The base root: it is small."""
+    """Return the base root, which is small."""
     store = Roots(cache, plan.machine_architecture(), lambda: archive.find_archive(None))
     return store.obtain(one_release, (), Runner(tmp_path_factory.mktemp("root") / "log"))
 
@@ -73,13 +73,13 @@ def made(engine: box.Engine, root: Root, runner: Runner) -> Iterator[box.Box]:
 
 
 def said(one: box.Box, script: str, log: Path) -> list[str]:
-    """What a script prints in a box."""
+    """Return the output lines of a script in a box."""
     lines: list[str] = []
     one.run(["bash", "-c", f"echo '-- begin --'; {script}"], Runner(log, on_line=lines.append))
     return lines[lines.index("-- begin --") + 1 :]
 
 
-def test_a_box_takes_files_in_and_gives_regular_files_out(made: box.Box, runner: Runner, tmp_path: Path) -> None:
+def test_files_go_into_a_box_and_regular_files_come_out(made: box.Box, runner: Runner, tmp_path: Path) -> None:
     source = tmp_path / "in"
     (source / "debian").mkdir(parents=True)
     (source / "debian" / "rules").write_text("#!/bin/sh\n")
@@ -94,7 +94,7 @@ def test_a_box_takes_files_in_and_gives_regular_files_out(made: box.Box, runner:
     assert (out / "copy.tar").read_bytes() == (source / "orig.tar").read_bytes()
 
 
-def test_both_engines_show_a_build_the_same_world(
+def test_both_engines_give_a_build_the_same_environment(
     cache: Cache, docker: DockerEngine, root: Root, runner: Runner
 ) -> None:
     look = "id; pwd; env | sort; umask; hostname; stat -c '%n %U:%G' /build /cache; readlink /proc/self/fd/0"
@@ -117,11 +117,12 @@ def test_a_box_has_no_network(made: box.Box, runner: Runner) -> None:
 
 def test_no_set_user_id_program_makes_a_build_root(made: box.Box, runner: Runner) -> None:
     assert said(made, "grep NoNewPrivs /proc/self/status; stat -c %A $(command -v su)", runner.log) == [
-        "NoNewPrivs:\t1", "-rwsr-xr-x",
-    ]  # fmt: skip
+        "NoNewPrivs:\t1",
+        "-rwsr-xr-x",
+    ]
 
 
-def test_a_command_that_fails_tells_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:
+def test_a_failing_command_reports_its_status_and_last_lines(made: box.Box, runner: Runner) -> None:
     with pytest.raises(CommandFailed) as raised:
         made.run(["sh", "-c", "echo first; echo last >&2; exit 7"], runner)
     assert raised.value.status == 7
@@ -155,7 +156,7 @@ def test_the_cache_of_a_box_outlives_it(engine: box.Engine, root: Root, runner: 
         one.remove()
 
 
-def test_the_cache_of_a_strangers_box_begins_as_a_copy_and_never_reaches_proved_ones(
+def test_an_untrusted_box_gets_a_copy_of_the_proved_cache_and_never_changes_it(
     engine: box.Engine, root: Root, runner: Runner
 ) -> None:
     def run(name: str, trust: str, script: str) -> None:
@@ -199,7 +200,7 @@ def test_a_failed_box_is_kept_for_its_shell_until_the_next_one(
     assert boxes_of(docker) == []
 
 
-def test_what_a_killed_run_left_is_ended_and_removed(
+def test_the_box_of_a_killed_run_is_ended_and_removed(
     docker: DockerEngine, cache: Cache, root: Root, tmp_path: Path
 ) -> None:
     mark = f"2{secrets.randbelow(10**6):06}"
@@ -223,7 +224,7 @@ def test_what_a_killed_run_left_is_ended_and_removed(
     assert boxes_of(docker) == []
 
 
-def test_images_of_roots_that_are_no_more_are_removed(docker: DockerEngine, root: Root, runner: Runner) -> None:
+def test_images_of_removed_roots_are_removed(docker: DockerEngine, root: Root, runner: Runner) -> None:
     docker.box(root, "images", runner).remove()
     tag = f"{docker_box.IMAGE}:{root.key}"
     (image,) = docker.client.api.images(tag)
@@ -242,7 +243,7 @@ def test_images_of_roots_that_are_no_more_are_removed(docker: DockerEngine, root
     assert f"{docker_box.IMAGE}:{root.release}-old" not in tags
 
 
-def test_the_volume_of_a_cache_that_is_no_more_is_removed(
+def test_the_volume_of_a_removed_cache_is_removed(
     docker: DockerEngine, cache: Cache, new_cache: CacheMaker, root: Root, runner: Runner
 ) -> None:
     lost = new_cache("lost")

@@ -1,7 +1,7 @@
-"""What `./invoke build-deb` says, leaves behind and goes on from when something breaks under it.
+"""When something fails during `./invoke build-deb`, it reports the fault, leaves nothing behind, and continues later.
 
 Every test runs the command line of a copy of this checkout, with a cache of its own. Roots that this machine already
-has are borrowed (read only) by symbolic links; where it has none they are made, in the scratch cache.
+has are borrowed (read-only) through symbolic links; missing ones are made in the scratch cache.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.package.broken_mirror import Mirror
 from tests.package.desk import BUILD, PINNED, RELEASE, TARBALL, VERSION, Desk, Ended, only_from_mirror
 from tests.package.processes import alive, children, eventually, holding, mounts_below
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 
 
 @pytest.fixture(scope="module")
 def upstream(desk: Desk, place: Path) -> Callable[[str], Path]:
-    """Return a function that unpacks the pinned tarball under a name."""
+    """Return a function that unpacks the pinned tarball into a folder of a given name."""
 
     def unpack(name: str) -> Path:
         tree = place / name
@@ -39,7 +39,7 @@ def upstream(desk: Desk, place: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def sleeper(upstream: Callable[[str], Path]) -> Path:
-    """A source tree whose build stands still while the desk's `hold` is there."""
+    """Make a source tree whose build waits while the desk's `hold` exists."""
     tree = upstream("sleeper")
     makefile = tree / "src" / "sql" / "pgpool-recovery" / "Makefile"
     makefile.write_text("HOLD := $(shell while [ -e /cache/hold ]; do sleep 1; done)\n" + makefile.read_text())
@@ -48,7 +48,7 @@ def sleeper(upstream: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
-    """Nothing of `sleeper` is built yet, and building it stands still until the file is removed."""
+    """Remove the results of `sleeper`, and make its build wait until the file is removed."""
     results, aside = desk.cache / "results", desk.cache / "results.aside"
     results.rename(aside)
     hold = desk.hold(sleeper)
@@ -68,13 +68,13 @@ def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
     ("arguments", "message", "hint"),
     [
         (("--release", "woody"), r"^unknown release: woody$", r"releases\.toml knows bookworm, trixie"),
-        (("--release", ""), r"--release '' has an empty name", "joined by commas"),
+        (("--release", ""), r"--release .. contains an empty name", "by commas"),
         (("--release", RELEASE, "--pg", "99"), f"^PostgreSQL 99 is not available for {RELEASE}$", "lists 17 there"),
-        (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is no PostgreSQL major$", "--pg 15,17"),
+        (("--release", RELEASE, "--pg", "seventeen"), "^--pg seventeen is not a PostgreSQL major$", "--pg 15,17"),
         (("--pgpool", "1.2.3"), r"^pgpool-II 1\.2\.3 is not pinned in sources\.toml$", r"pinned are .*4\.6\.1"),
         (("--engine", "steam"), "^unknown engine: steam$", "one of auto, docker, chroot"),
-        (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "--source says"),
-        (("--source", "/no-such"), "^--source /no-such: there is no such file or folder$", "takes a tarball"),
+        (("--pgpool", VERSION, "--source", "x"), "^--pgpool and --source exclude each other$", "its own version"),
+        (("--source", "/no-such"), "^--source /no-such: no such file or folder$", "takes a tarball"),
         (
             ("--pgpool", VERSION, "--mirror", "ftp.example"),
             "^--mirror ftp.example is not a URI$",
@@ -87,7 +87,7 @@ def held(desk: Desk, sleeper: Path) -> Iterator[Path]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_wrong_usage_is_told_in_two_lines_and_touches_nothing(
+def test_wrong_usage_prints_two_lines_and_changes_nothing(
     desk: Desk, arguments: tuple[str, ...], message: str, hint: str
 ) -> None:
     before = desk.packages()
@@ -106,7 +106,7 @@ def test_wrong_usage_is_told_in_two_lines_and_touches_nothing(
     ],
     ids=["no toml", "wrong value", "wrong address", "no file"],
 )
-def test_a_bad_table_is_named_with_the_place_in_it(
+def test_an_error_in_a_table_names_its_place(
     desk: Desk, tmp_path: Path, file: str, text: str | None, message: str
 ) -> None:
     path = tmp_path / "table.toml"
@@ -139,14 +139,14 @@ def test_a_compile_error_is_shown_and_its_root_can_be_entered(desk: Desk, upstre
 
 @contextmanager
 def _edited(path: Path, text: str) -> Iterator[None]:
-    """A file of the desk's checkout, with `text` at its end for a while."""
+    """Append `text` to a file of the desk's checkout, and restore it in the end."""
     before = path.read_text()
     path.write_text(before + text)
     yield
     path.write_text(before)
 
 
-def test_a_script_of_the_cluster_is_packaged_anew_and_pgpool_is_not(desk: Desk) -> None:
+def test_a_changed_cluster_script_rebuilds_only_the_cluster_package(desk: Desk) -> None:
     before = desk.packages()
     with _edited(desk.project / "scripts" / "pgpool_cluster" / "plain.py", "# touched\n"):
         explained = desk.run(*PINNED, "--explain").out
@@ -186,7 +186,7 @@ def test_the_shell_of_a_cell_that_did_not_fail_is_wrong_usage(desk: Desk) -> Non
 def test_a_hung_step_is_stopped(desk: Desk, sleeper: Path, held: Path) -> None:
     before = desk.packages()
     ended = desk.run(*BUILD, "--source", str(sleeper), "--stall", "8")
-    ended.failed_cell(3, "compile", "^compile: nothing was printed for 8 s", "--stall SECONDS")
+    ended.failed_cell(3, "compile", "^compile: the build printed nothing for 8 s", "--stall SECONDS")
     assert desk.packages() == before
     held.unlink()
     desk.run(*BUILD, "--source", str(sleeper)).succeeds("built")
@@ -208,7 +208,7 @@ def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
     process.send_signal(with_signal)
     out, err = process.communicate(timeout=20)
     if with_signal is signal.SIGINT:
-        Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command goes on from here")
+        Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command continues from here")
     else:
         assert process.returncode == -signal.SIGKILL
     assert eventually(lambda: not alive(below), 5), alive(below)
@@ -225,7 +225,7 @@ def test_a_killed_build_leaves_no_process_no_mount_and_no_package(
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """Mount a disk of `size` at `path`; what comes back makes it another size."""
+    """Mount a disk of `size` at `path`, and yield a function that changes its size."""
     path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(path)], check=True)
 
@@ -247,7 +247,7 @@ def _cache_on_small_disk(desk: Desk, path: Path, size: str, shared: tuple[str, .
 
 
 @as_root
-def test_a_disk_that_is_full_before_the_tarball_is_there(desk: Desk, place: Path, mirror: Mirror) -> None:
+def test_a_disk_that_is_full_before_the_download(desk: Desk, place: Path, mirror: Mirror) -> None:
     before = desk.packages()
     small = replace(only_from_mirror(desk, place), cache=place / "small")
     with _cache_on_small_disk(desk, small.cache, "3m", ("roots", "apt", "results", "compilers")) as resize:
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_during_the_build(desk: Desk, place: Path, size: st
 
 
 @as_root
-def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) -> None:
+def test_a_full_disk_under_dist_leaves_no_partial_package(desk: Desk, place: Path) -> None:
     shutil.copytree(desk.project, place / "other", ignore=shutil.ignore_patterns("dist"))
     other = replace(desk, project=place / "other")
     with small_disk(other.dist, "4m") as resize:
@@ -307,7 +307,7 @@ def test_a_full_disk_under_dist_leaves_no_half_package(desk: Desk, place: Path) 
         ("dpkg", "^dpkg is not on this machine$", "Debian"),
     ],
 )
-def test_a_missing_tool_is_named_with_the_package_that_has_it(
+def test_a_missing_tool_is_named_with_its_package(
     rootless: Desk, tmp_path: Path, program: str, message: str, hint: str
 ) -> None:
     for folder in reversed(os.environ["PATH"].split(":")):

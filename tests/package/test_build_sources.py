@@ -1,6 +1,6 @@
-"""What `./invoke build-deb` does when what it needs from outside is damaged, cut short or not to be had.
+"""`./invoke build-deb` with damaged, incomplete or unavailable input from outside.
 
-Its source, and the archive that roots are made from; each run is at the desk (desk.py), and goes on when all is well.
+The inputs are its source and the archive for roots. Each run is at the desk (desk.py) and continues once all is well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.package.desk import BUILD, PINNED, POOL, RELEASE, TARBALL, VERSION, D
 
 @pytest.fixture
 def fresh_sources(desk: Desk) -> Path:
-    """No tarball is in the cache."""
+    """Remove all tarballs from the cache."""
     shutil.rmtree(desk.cache / "sources", ignore_errors=True)
     return desk.cache / "sources"
 
@@ -45,7 +45,7 @@ def _with_entry_outside(good: Path, bad: Path) -> None:
     ("spoil", "message"),
     [(_truncated, "truncated|cut short|ends|damaged"), (_with_entry_outside, r"\.\./\.\./etc/cron\.d/own|outside")],
 )
-def test_a_bad_tarball_is_refused_before_anything_unpacks_it(
+def test_a_bad_tarball_is_refused_before_it_is_unpacked(
     desk: Desk, tmp_path: Path, spoil: Callable[[Path, Path], None], message: str
 ) -> None:
     bad = tmp_path / TARBALL
@@ -66,7 +66,7 @@ def test_a_bad_tarball_is_refused_before_anything_unpacks_it(
     ],
     ids=["404", "half-sent", "other content"],
 )
-def test_a_tarball_that_cannot_be_had_whole_is_never_used(
+def test_an_incomplete_tarball_is_never_used(
     desk: Desk, place: Path, mirror: Mirror, *, fresh_sources: Path, fault: Callable[[Handler], None], message: str
 ) -> None:
     before = desk.packages()
@@ -81,7 +81,7 @@ def test_a_tarball_that_cannot_be_had_whole_is_never_used(
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["time-out", "unreachable"])
-def test_a_mirror_that_does_not_answer_for_the_tarball(
+def test_a_mirror_that_does_not_answer_fails_the_run(
     desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path, silent: bool
 ) -> None:
     mirror.faults[POOL] = hang
@@ -89,25 +89,25 @@ def test_a_mirror_that_does_not_answer_for_the_tarball(
         nobody.bind(("127.0.0.1", 0))
         uri = mirror.uri if silent else f"http://127.0.0.1:{nobody.getsockname()[1]}"
         one_pin = only_from_mirror(desk, place)
-        one_pin.run(*BUILD, "--mirror", uri).complains(3, "none of the pinned versions can be had", "--mirror URL")
+        one_pin.run(*BUILD, "--mirror", uri).complains(3, "none of the pinned versions can be", "--mirror URL")
     assert not (fresh_sources / TARBALL).exists()
     mirror.faults.clear()
     one_pin.run(*BUILD, "--mirror", mirror.uri).succeeds("unchanged")
 
 
-def test_ctrl_c_during_the_download_is_no_failed_package(
+def test_ctrl_c_during_the_download_is_not_a_failed_package(
     desk: Desk, place: Path, mirror: Mirror, fresh_sources: Path
 ) -> None:
-    asked = threading.Event()
+    requested = threading.Event()
 
     def never(handler: Handler) -> None:
-        asked.set()
+        requested.set()
         hang(handler)
 
     mirror.faults[POOL] = never
     one_pin = only_from_mirror(desk, place)
     process = one_pin.start(*PINNED, "--mirror", mirror.uri)
-    assert asked.wait(30)
+    assert requested.wait(30)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     Ended(process.returncode, out, err).complains(3, "^interrupted$", "the same command")
@@ -127,7 +127,7 @@ def test_ctrl_c_during_the_download_is_no_failed_package(
     ],
     ids=["404", "time-out", "unreachable"],
 )
-def test_a_mirror_without_a_suite_ends_the_run_with_the_environments_status(
+def test_a_mirror_without_the_suite_is_an_environment_failure(
     rootless: Desk, mirror: Mirror, fault: Callable[[Handler], None] | None, where: str, message: str
 ) -> None:
     before = rootless.packages()
@@ -142,8 +142,8 @@ def test_a_mirror_without_a_suite_ends_the_run_with_the_environments_status(
 
 
 @pytest.mark.thorough
-def test_a_mirror_that_breaks_at_one_place_after_another_and_is_whole_at_last(rootless: Desk, mirror: Mirror) -> None:
-    """Each run goes on from where the one before it broke; the last one builds."""
+def test_a_build_continues_past_each_fault_of_a_mirror(rootless: Desk, mirror: Mirror) -> None:
+    """Each run continues where the previous one failed, and the last one builds."""
     before = rootless.packages()
     command = (*PINNED, "--mirror", mirror.uri)
     for pattern, fault in (

@@ -1,4 +1,4 @@
-"""The packages hold what was agreed on: files and their modes, dependencies, scripts, symbols, parameters."""
+"""The packages have the expected contents: files and their modes, dependencies, scripts, symbols, parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pgpool_deb import contents
 from pgpool_deb.project import Project
 
 
-def test_nothing_is_lost_and_nothing_is_new(packages: Built, project: Project) -> None:
-    """`./invoke contents` shows the same; with --accept it keeps what is meant."""
+def test_the_contents_are_the_expected_ones(packages: Built, project: Project) -> None:
+    """`./invoke contents` shows the same differences; --accept records intended ones."""
     file = contents.place(project, packages.release.name, packages.version)
     assert file.exists(), f"./invoke contents --release {packages.release.name} --accept"
-    found = contents.describe(contents.chosen(packages.folder))
-    assert contents.compare(file.read_text(encoding="utf-8").splitlines(), found) == []
+    result = contents.describe(contents.chosen(packages.folder))
+    assert contents.compare(file.read_text(encoding="utf-8").splitlines(), result) == []

@@ -1,4 +1,4 @@
-"""debian/copyright against the sources that packages are built from, and the packages against it."""
+"""debian/copyright matches the sources of the packages, and the packages contain it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.copyright_headers import faults, parsed
 from pgpool_deb.project import Project
 
 
-def test_upstreams_files_say_nothing_that_debian_copyright_does_not(packages: Built, project: Project) -> None:
-    said = parsed(project.templates("pgpool2") / "copyright")
+def test_debian_copyright_covers_all_statements_of_upstreams_files(packages: Built, project: Project) -> None:
+    stanzas = parsed(project.templates("pgpool2") / "copyright")
     texts = {}
     with tarfile.open(packages.one(".orig.tar.gz")) as tar:
         for member in tar:
@@ -20,13 +20,13 @@ def test_upstreams_files_say_nothing_that_debian_copyright_does_not(packages: Bu
             if stream is not None:
                 texts[member.name.partition("/")[2]] = stream.read().decode(errors="replace")
     assert len(texts) > 1000
-    assert list(faults(texts, said)) == []
+    assert list(faults(texts, stanzas)) == []
 
 
 def test_every_package_has_the_copyright_of_its_source(packages: Built, project: Project) -> None:
-    """Packages of debug symbols have a link to that of their package."""
+    """Packages of debug symbols have a link to their package's file."""
     for source, names in (("pgpool2", packages.files), ("pgpool2-cluster", packages.cluster_files)):
-        said = (project.templates(source) / "copyright").read_bytes()
+        expected = (project.templates(source) / "copyright").read_bytes()
         for name in names:
             if name.endswith(".deb") and "-dbgsym_" not in name:
                 path = f"./usr/share/doc/{name.partition('_')[0]}/copyright"
@@ -34,5 +34,5 @@ def test_every_package_has_the_copyright_of_its_source(packages: Built, project:
                     ["dpkg-deb", "--fsys-tarfile", packages.folder / name], capture_output=True, check=True
                 )
                 words = ["tar", "--extract", "--to-stdout", path]
-                found = subprocess.run(words, input=fields.stdout, capture_output=True, check=True)
-                assert found.stdout == said, name
+                result = subprocess.run(words, input=fields.stdout, capture_output=True, check=True)
+                assert result.stdout == expected, name

@@ -1,4 +1,4 @@
-"""What Debian's own testers say: piuparts of what stays behind, autopkgtest of what is there."""
+"""Debian's own testers accept the packages: piuparts checks the removal, autopkgtest the installation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SKIPPED = 2
 
 @pytest.fixture(scope="module")
 def tester(release: Release, packages: Built, roots: Roots, systems: Path) -> Iterator[Chroot]:
-    """A system of the release that has its piuparts and autopkgtest, our packages in /dist, and a bare one in /base."""
+    """Make a system of the release with piuparts and autopkgtest, our packages in /dist, and a bare system in /base."""
     runner = Runner(systems / "tester.log")
     root = roots.obtain(release, ("piuparts", "autopkgtest"), runner)
     (bare,) = roots.obtain(release, (), runner).layers
@@ -35,19 +35,19 @@ def tester(release: Release, packages: Built, roots: Roots, systems: Path) -> It
     chroot.remove()
 
 
-def test_nothing_stays_behind_after_a_purge(tester: Chroot, packages: Built) -> None:
+def test_a_purge_leaves_no_files(tester: Chroot, packages: Built) -> None:
     answer = tester.attempt(f"{PIUPARTS} {packages.debs}", network=True)
     assert answer.status == 0, answer.output[-4000:]
     assert "PASS: Installation and purging test" in answer.output
 
 
-def test_nothing_stays_behind_of_the_cluster_package(tester: Chroot, packages: Built) -> None:
+def test_a_purge_of_the_cluster_package_leaves_no_files(tester: Chroot, packages: Built) -> None:
     answer = tester.attempt(f"{PIUPARTS} {packages.debs} {packages.cluster_deb}", network=True)
     assert answer.status == 0, answer.output[-4000:]
     assert "PASS: Installation and purging test" in answer.output
 
 
-def test_piuparts_would_find_something(tester: Chroot) -> None:
+def test_piuparts_detects_a_seeded_fault(tester: Chroot) -> None:
     tester.run(
         "rm -rf /bad; mkdir -p /bad/DEBIAN;"
         "printf 'Package: bad\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y.z>\\nDescription: bad\\n'"

@@ -1,4 +1,4 @@
-"""Builds spread over two docker daemons of this machine: the same bytes, also when one of them dies meanwhile."""
+"""Builds spread over two docker daemons of this machine give the same bytes, even if one of them dies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("farm1", "farm2")
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A copy of the checkout whose builds go to `daemons`, docker contexts by name."""
+    """A copy of the checkout whose builds run on `daemons`, which are docker contexts by name."""
 
     checkout: Path
     cache: Cache
@@ -39,23 +39,23 @@ class Shop:
         return started(self.checkout, self.cache, *words)
 
     def cells(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
-        return found
+        result: list[dict[str, Any]] = json.loads((self.checkout / "dist" / "summary.json").read_text())["cells"]
+        return result
 
     def endpoints(self) -> set[str]:
-        """Where the last run built."""
+        """Return the endpoints of the last run."""
         return {name for cell in self.cells() for name in cell["endpoints"].values()}
 
     def files(self) -> dict[str, str]:
         return same_files(self.checkout / "dist", RELEASES)
 
     def boxes(self) -> list[str]:
-        """What is left of boxes at any endpoint that answers."""
+        """Return the remaining boxes on all endpoints that answer."""
         left = []
         for name in NAMES:
             engine = DockerEngine.connect(self.cache, name)
-            found = engine.client.api.containers(all=True, filters={"label": f"{LABEL}.box"})
-            left += [box["Names"][0] for box in found]
+            result = engine.client.api.containers(all=True, filters={"label": f"{LABEL}.box"})
+            left += [box["Names"][0] for box in result]
             engine.close()
         return left
 
@@ -80,7 +80,7 @@ def shop(request: pytest.FixtureRequest, project: Project, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def elsewhere(project: Project, cells: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The files of the same checkout as build-deb makes them without endpoints."""
+    """Build the same checkout without endpoints, and return its files."""
     if not set(RELEASES) <= set(cells):
         pytest.skip(f"it compares {' and '.join(RELEASES)}")
     return same_files(project.dist, RELEASES)
@@ -99,7 +99,7 @@ def test_both_endpoints_build_and_the_files_are_the_same(shop: Shop, elsewhere: 
         engine.close()
 
 
-def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Shop, elsewhere: dict[str, str]) -> None:
+def test_the_other_endpoint_takes_over_the_builds_of_one_that_dies(shop: Shop, elsewhere: dict[str, str]) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)
     with shop.start() as process:
         before = until_it_compiles(process)
@@ -108,13 +108,13 @@ def test_what_an_endpoint_that_dies_was_building_is_built_by_the_other(shop: Sho
     output = before + after
     shop.daemons["farm1"].start()
     assert process.returncode == ExitStatus.GOOD, output
-    assert "warning: farm1 gets no more builds, others take them over: the docker engine no longer answers" in output
+    assert "farm1 gets no more builds; other endpoints take over: the docker engine no longer answers" in output
     assert [cell["state"] for cell in shop.cells()] == ["built", "built"]
     assert shop.files() == elsewhere
     assert shop.boxes() == []
 
 
-def test_an_endpoint_that_does_not_answer_is_left_out_and_with_none_the_machine_is_at_fault(
+def test_a_silent_endpoint_is_left_out_and_without_any_the_environment_failed(
     shop: Shop, elsewhere: dict[str, str]
 ) -> None:
     shutil.rmtree(shop.cache.path / "results", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The same bytes from either engine, twice in a row, cold and warm, after an engine was gone."""
+"""Both engines give the same bytes: twice in a row, cold and warm, and after an engine was down."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pgpool_deb.releases import Release
 
 @pytest.fixture(scope="module")
 def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout, so that its dist/ is this test's own, and an edit meanwhile does no harm."""
+    """Copy this checkout, so that the test has its own dist/ and files that do not change."""
     return copy_of(project.path, tmp_path_factory.mktemp("copy") / "checkout")
 
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """Where packages of one release are built, each time in the place that is named."""
+    """Builds packages of one release in named places."""
 
     checkout: Path
     release: Release
 
     def command(self, cache: Cache, engine: str) -> subprocess.Popen[str]:
-        """Start build-deb with its own cache."""
+        """Return the command that runs build-deb with its own cache."""
         return started(self.checkout, cache, "--release", self.release.name, "--engine", engine)
 
     def build(self, cache: Cache, engine: str) -> dict[str, str]:
-        """Build, and return name and SHA-256 of the files that must be the same each time."""
+        """Build, and return name to SHA-256 of the files that every build must reproduce."""
         with self.command(cache, engine) as process:
             output, _ = process.communicate()
         assert process.returncode == ExitStatus.GOOD, output
@@ -57,13 +57,13 @@ def shop(checkout: Path, one_release: Release) -> Shop:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A cache and the files that the first build in it made, from nothing."""
+    """A cache, and the files of the first build in it."""
 
     cache: Cache
     cold: dict[str, str]
 
     def forget_results(self) -> None:
-        """Let the next run build again, with the compiler's cache and kept files."""
+        """Make the next run build again with the compiler cache and kept files."""
         shutil.rmtree(self.cache.path / "results")
 
 
@@ -98,7 +98,7 @@ def test_a_warm_build_makes_the_same_files(shop: Shop, by_chroot: Place) -> None
 
 
 @pytest.mark.thorough
-def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docker: Place) -> None:
+def test_a_build_whose_box_is_stopped_is_the_machines_fault(shop: Shop, by_docker: Place) -> None:
     by_docker.forget_results()
     output = interrupted(shop, by_docker, stop_box)
     assert "the box was stopped from outside" in output
@@ -106,11 +106,11 @@ def test_a_build_whose_box_is_stopped_fails_for_the_machine(shop: Shop, by_docke
 
 
 @pytest.mark.thorough
-def test_a_build_whose_engine_dies_fails_for_the_machine_and_goes_on_when_it_is_back(
+def test_a_build_whose_engine_dies_is_the_machines_fault_and_continues_later(
     shop: Shop, by_docker: Place, daemon: docker_daemon.Daemon | None
 ) -> None:
     shutil.rmtree(by_docker.cache.path / "results", ignore_errors=True)
-    if daemon is not None:  # one that was here before belongs to somebody
+    if daemon is not None:  # a daemon that was already running is not this test's
         output = interrupted(shop, by_docker, lambda _cache: daemon.kill())
         assert "the docker engine no longer answers" in output
         assert shop.in_dist() == by_docker.cold
@@ -126,7 +126,7 @@ def test_a_build_whose_engine_dies_fails_for_the_machine_and_goes_on_when_it_is_
 
 
 def interrupted(shop: Shop, place: Place, interrupt: Callable[[Cache], None]) -> str:
-    """Interrupt a build while it compiles, check its status and summary, and return what it printed."""
+    """Interrupt a build while it compiles, check its status and summary, and return its output."""
     with shop.command(place.cache, "docker") as process:
         before = until_it_compiles(process)
         interrupt(place.cache)
@@ -141,6 +141,6 @@ def interrupted(shop: Shop, place: Place, interrupt: Callable[[Cache], None]) ->
 
 def stop_box(cache: Cache) -> None:
     engine = DockerEngine.connect(cache)
-    (found,) = engine.client.api.containers(filters=of_cache(engine))
-    engine.client.api.kill(found["Id"])
+    (result,) = engine.client.api.containers(filters=of_cache(engine))
+    engine.client.api.kill(result["Id"])
     engine.close()

@@ -1,4 +1,4 @@
-"""Machines that people have: odd paths, a company's authority and proxies between the machine and its archive."""
+"""Machines with odd paths, and with a company's certificate authority and proxies before their archive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UPDATE = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
 
 @pytest.fixture
 def secure() -> Iterator[Mirror]:
-    """The machine's own mirror behind a company's certificate, which apt's user can read; not so below tmp_path."""
+    """Serve the machine's own mirror with a company's certificate in a folder that apt's user can read."""
     with tempfile.TemporaryDirectory(prefix="company-") as place:
         Path(place).chmod(0o755)
         with serving(Mirror(archive.find_archive(None).mirror, company(Path(place, "company.pem")))) as server:
@@ -35,7 +35,7 @@ def secure() -> Iterator[Mirror]:
 
 
 def asks(uri: str, release: Release, place: Path) -> list[str]:
-    """What apt in the base root of a release says to an archive, with a cache below an odd path."""
+    """Return how apt in the base root of a release contacts an archive, with a cache in an odd path."""
     users = Cache.open()
     usual = Roots(users, plan.machine_architecture(), lambda: archive.find_archive(None))
     base = usual.obtain(release, (), Runner(place / "root.log"))
@@ -47,7 +47,7 @@ def asks(uri: str, release: Release, place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["authority", "proxy", "program"])
-def test_apt_in_a_root_goes_the_way_of_the_machines_apt(
+def test_apt_in_a_root_uses_the_machines_proxies_and_certificates(
     one_release: Release, secure: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     program = tmp_path / "detect"
@@ -66,7 +66,7 @@ def test_apt_in_a_root_goes_the_way_of_the_machines_apt(
 
 @pytest.mark.thorough
 def test_a_build_from_nothing_on_an_awkward_machine(place: Path, desk: Desk, secure: Mirror, tmp_path: Path) -> None:
-    """Checkout, cache and TMPDIR below odd paths, and an https mirror of a company's authority."""
+    """Checkout, cache and TMPDIR have odd paths, and the https mirror has a company's certificate."""
     awkward = place / ODD
     (awkward / "tmp").mkdir(parents=True)
     conf = tmp_path / "apt.conf"

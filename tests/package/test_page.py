@@ -1,4 +1,4 @@
-"""The matrix' report in a real browser: Debian's chromium, without a screen, at the width of a phone and of a desk."""
+"""The matrix's report in a real browser: Debian's headless chromium, at the widths of a phone and of a desktop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.chroot import Chroot
 from pgpool_deb import page
 from pgpool_deb.command import Runner
 from pgpool_deb.project import Project
-from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, State, Worse
+from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, StageState, Worse
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.roots import Roots
 
@@ -67,7 +67,7 @@ CHROMIUM = (
 
 
 def report() -> Proof:
-    """A run with everything in it: all releases, all states, long words."""
+    """Return a run with all releases, all states and long words."""
     fault = Failure("test_" + "very_" * 20 + "long_name[pgpool2]", "AssertionError: " + "x" * 300)
     full = Failure("test_three_servers", "MachineError: no space left on the device")
     again = ".venv/bin/python -m pytest tests/package/test_quality.py"
@@ -76,19 +76,19 @@ def report() -> Proof:
             f"{name}-amd64-4.6.1",
             name,
             (
-                StageResult("build", State.PASSED, 44, 1, log=f"logs/{name}-build.log"),
-                StageResult("quality", State.FAILED, 31, 8, 0, (fault,), f"logs/{name}-quality.log", again),
-                StageResult("install", State.PASSED, 3575, 59, 2, log=f"logs/{name}-install.log"),
-                StageResult("cluster", State.BROKEN, 8, 12, 11, (full,), f"logs/{name}-cluster.log")
+                StageResult("build", StageState.PASSED, 44, 1, log=f"logs/{name}-build.log"),
+                StageResult("quality", StageState.FAILED, 31, 8, 0, (fault,), f"logs/{name}-quality.log", again),
+                StageResult("install", StageState.PASSED, 3575, 59, 2, log=f"logs/{name}-install.log"),
+                StageResult("cluster", StageState.BROKEN, 8, 12, 11, (full,), f"logs/{name}-cluster.log")
                 if name == "sid"
-                else StageResult("cluster", State.LEFT_OUT),
+                else StageResult("cluster", StageState.LEFT_OUT),
             ),
         )
         for name in ("bookworm", "trixie", "forky", "sid")
     ]
     worse = (
         Worse("trixie-amd64-4.6.1", "quality", f"{fault.test}: {fault.reason}"),
-        Worse("forky-amd64-4.6.1", "cluster", "left out, and had passed"),
+        Worse("forky-amd64-4.6.1", "cluster", "left out, passed before"),
     )
     written, before = "2026-11-23T20:00:00+00:00", "2026-11-22T20:00:00+00:00"
     return Proof(written, "Debian GNU/Linux 12 (bookworm), 2 cores", 3700, tuple(cells), worse, before)
@@ -96,7 +96,7 @@ def report() -> Proof:
 
 @pytest.fixture(scope="module")
 def folder(systems: Path) -> Path:
-    """The report as it lies in dist/, and the page in a frame of each width to be measured."""
+    """Write the report as in dist/, and for each width a page with the report in a frame."""
     folder = systems / "report"
     (folder / "logs").mkdir(parents=True)
     proof = report()
@@ -113,7 +113,7 @@ def folder(systems: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(roots: Roots, project: Project, systems: Path, folder: Path) -> Iterator[Chroot]:
-    """A system of the stable release with chromium, without a network; the report is in /report."""
+    """Make a system of the stable release with chromium and without a network; the report is in /report."""
     root = roots.obtain(ReleaseTable.load(project.releases).stable, PACKAGES, Runner(systems / "browser.log"))
     chroot = Chroot(root, systems / "browser", ((folder, "/report"),))
     yield chroot
@@ -122,7 +122,7 @@ def browser(roots: Roots, project: Project, systems: Path, folder: Path) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a browser made of the page: `facts` are MEASURE's, `said` all that the browser printed."""
+    """The page in a browser: `facts` come from MEASURE, `said` is the browser's output."""
 
     facts: dict[str, Any]
     said: str
@@ -133,25 +133,25 @@ LOOKS = [(name, scheme) for name in WIDTHS for scheme in ("light", "dark")]
 
 @pytest.fixture(scope="module", params=LOOKS, ids="-".join)
 def measured(browser: Chroot, request: pytest.FixtureRequest) -> Measured:
-    """The page at one width in one colour scheme."""
+    """Measure the page at one width in one colour scheme."""
     name, scheme = request.param
-    said = browser.run(
+    output = browser.run(
         f"{CHROMIUM} --blink-settings=preferredColorScheme={int(scheme == 'light')} --window-size=1400,900 "
         f"--dump-dom file:///report/{name}.html 2>&1"
     )
-    found = re.search(r"<title>(\{.*?\})</title>", said)
-    assert found, said[-2000:]
-    facts = json.loads(html.unescape(found[1]))
+    result = re.search(r"<title>(\{.*?\})</title>", output)
+    assert result, output[-2000:]
+    facts = json.loads(html.unescape(result[1]))
     assert facts["width"] == WIDTHS[name]
     assert (facts["ground"] == [255, 255, 255]) == (scheme == "light")
-    return Measured(facts, said)
+    return Measured(facts, output)
 
 
-def test_nothing_lies_beside_the_page(measured: Measured) -> None:
+def test_nothing_overflows_the_page(measured: Measured) -> None:
     assert measured.facts["beside"] == 0, "px"
 
 
-def test_all_of_it_can_be_read(measured: Measured) -> None:
+def test_all_text_is_readable(measured: Measured) -> None:
     assert measured.facts["contrast"] >= LEAST_CONTRAST, measured.facts["faintest"]
 
 
@@ -159,7 +159,7 @@ def test_the_console_stays_silent(measured: Measured) -> None:
     assert [line for line in measured.said.splitlines() if "CONSOLE" in line] == []
 
 
-def test_the_console_would_be_heard(browser: Chroot) -> None:
+def test_a_seeded_console_error_is_detected(browser: Chroot) -> None:
     browser.run("echo '<script>console.error(1)</script>' >/tmp/loud.html")
     assert "CONSOLE" in browser.run(f"{CHROMIUM} --dump-dom file:///tmp/loud.html 2>&1")
 
@@ -174,12 +174,12 @@ def test_every_link_resolves_within_the_folder(measured: Measured, folder: Path)
         assert not name or name in measured.facts["names"], link
 
 
-def test_a_picture_of_it_can_be_taken(browser: Chroot) -> None:
+def test_a_screenshot_can_be_taken(browser: Chroot) -> None:
     browser.run(f"{CHROMIUM} --window-size=1280,760 --screenshot=/tmp/page.png file:///report/index.html")
     assert int(browser.run("stat -c %s /tmp/page.png")) > 20_000
 
 
-def test_on_paper_it_is_whole(browser: Chroot) -> None:
+def test_the_printed_page_is_complete(browser: Chroot) -> None:
     browser.run(f"{CHROMIUM} --no-pdf-header-footer --print-to-pdf=/tmp/page.pdf file:///report/index.html")
     printed = browser.run("pdftotext -layout /tmp/page.pdf -")
     assert "4 failed, 1 broken" in printed

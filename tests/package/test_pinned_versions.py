@@ -1,6 +1,6 @@
 """Every pinned version builds with the patches that series.in picks for it.
 
-That a patch applies does not prove it: a hunk may fit in another place, and fail only when it is compiled.
+That a patch applies proves little: a hunk may apply at a wrong place and fail only in the compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pgpool_deb.releases import ReleaseTable, machine_release
 
 SOURCES = Path("packaging", "sources.toml")
 OTHERS = [pin.version for pin in Pins.load(SOURCES).pins if pin.proved is None]
-NOT_SERVED = "could not be downloaded: "
+NOT_SERVED = "cannot be downloaded: "
 
 
 @pytest.mark.thorough
@@ -30,7 +30,7 @@ def test_a_pinned_version_compiles_with_all_of_its_patches(version: str, project
     with started(checkout, Cache.open(), "--release", release.name, "--pgpool", version, "--strict") as process:
         output, _ = process.communicate()
     if process.returncode == ExitStatus.ENVIRONMENT and NOT_SERVED in output:
-        pytest.skip(f"no address that this machine reaches serves pgpool-II {version}")
+        pytest.skip(f"no reachable address serves pgpool-II {version}")
     assert process.returncode == ExitStatus.GOOD, output
     (cell,) = json.loads((checkout / "dist" / "summary.json").read_text(encoding="utf-8"))["cells"]
     assert (cell["state"], cell["left_out"]) == ("built", [])

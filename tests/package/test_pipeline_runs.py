@@ -1,7 +1,7 @@
-"""What the jobs of a pipeline run is run here: with real keys, a real repository, and a project on a real git remote.
+"""Run the scripts of a pipeline's jobs with real keys, a real repository, and a project on a real git remote.
 
-An engine's own part is played: it makes the checkout, hands artifacts on, fills in expressions, and sets variables. apt
-and GitHub's `gh` are programs that note what they were asked.
+The test plays the CI engine's part: it makes the checkout, passes artifacts on, expands expressions, and sets
+variables. apt and GitHub's `gh` are programs that record their arguments.
 
 Not in the unit level: each job is several runs of `./invoke` in a new checkout, with gpg and apt-ftparchive.
 """
@@ -28,7 +28,7 @@ from pgpool_deb.errors import ExitStatus
 from pgpool_deb.pins import Pins
 from pgpool_deb.pipeline_steps import BRANCH, CHANGE, KEY
 from pgpool_deb.project import Project
-from pgpool_deb.proof import State
+from pgpool_deb.proof import StageState
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.repository import check, signing, suites
 from pgpool_deb.repository.tree import Repository
@@ -47,7 +47,7 @@ printf '%s\\n' "${0##*/} $*" >>"$NOTES"
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The subkey that signs, as it would be stored with the platform."""
+    """Return the signing subkey, as it would be stored on the platform."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("key")))
         with signing.key(None, int(time.time()) - 60, print) as own:
@@ -57,9 +57,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """This checkout's Python environment at another place, which `./invoke` settles there.
+    """Copy this checkout's Python environment, which `./invoke` adapts to its new path.
 
-    Its libraries are those of this checkout, by a link: `./invoke` writes beside them only.
+    The libraries are those of this checkout, by a link: `./invoke` writes only beside them.
     """
     place = tmp_path_factory.mktemp("environment") / "venv"
     libraries = (HERE / ".venv" / "lib").resolve()
@@ -111,12 +111,12 @@ class Platform:
 
     @property
     def notes(self) -> list[str]:
-        """What apt and gh were asked."""
+        """Return the recorded arguments of apt and gh."""
         file = self.place / "notes"
         return file.read_text().splitlines() if file.exists() else []
 
     def new_checkout(self, branch: str = "main") -> None:
-        """Make the checkout anew, as of a branch of the project."""
+        """Make a new checkout of a branch of the project."""
         kept = self.place / "venv"
         if self.checkout.exists():
             (self.checkout / ".venv").unlink()
@@ -125,12 +125,15 @@ class Platform:
         (self.checkout / ".venv").symlink_to(kept.resolve())
 
     def run(self, job: str, *, good: bool = True, ref: str = "main", steps: Sequence[str] = ()) -> str:
-        """Run the scripts of a job, on GitHub perhaps of some steps alone, and return what they said."""
+        """Run the scripts of a job, on GitHub optionally only those of some steps, and return their output."""
         pipeline = yaml.safe_load(pipelines.text(self.engine, RELEASES))
         base = {
-            "PATH": f"{self.place / 'bin'}:{os.environ['PATH']}", "HOME": str(self.place / "home"),
-            "TMPDIR": str(self.place / "tmp"), "NOTES": str(self.place / "notes"), "LC_ALL": "C.UTF-8",
-        }  # fmt: skip
+            "PATH": f"{self.place / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(self.place / "home"),
+            "TMPDIR": str(self.place / "tmp"),
+            "NOTES": str(self.place / "notes"),
+            "LC_ALL": "C.UTF-8",
+        }
         if self.engine == "github":
             status, self.said = self._github(pipeline, job, base, ref, steps)
         else:
@@ -141,35 +144,51 @@ class Platform:
     def _github(
         self, pipeline: Mapping[str, Any], name: str, base: dict[str, str], ref: str, steps: Sequence[str]
     ) -> tuple[int, str]:
-        job, said = pipeline["jobs"][name], ""
+        job, output = pipeline["jobs"][name], ""
         known = {
-            "github.server_url": f"file://{self.place}", "github.repository": "team/packages", "github.token": TOKEN,
-            "vars.PGPOOL_DEB_URL": "https://example.org/debian", "vars.PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
-            "github.event.repository.default_branch || 'main'": "main", "inputs.release": "",
-            "vars.PGPOOL_DEB_MERGE": "", "secrets.PGPOOL_DEB_SYNC_SECRET": "",
+            "github.server_url": f"file://{self.place}",
+            "github.repository": "team/packages",
+            "github.token": TOKEN,
+            "vars.PGPOOL_DEB_URL": "https://example.org/debian",
+            "vars.PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
+            "github.event.repository.default_branch || 'main'": "main",
+            "inputs.release": "",
+            "vars.PGPOOL_DEB_MERGE": "",
+            "secrets.PGPOOL_DEB_SYNC_SECRET": "",
             **{f"secrets.{one}": value for one, value in self.secrets.items()},
-        }  # fmt: skip
+        }
 
         def filled(values: Mapping[str, str]) -> dict[str, str]:
-            return {one: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], str(text))
-                    for one, text in values.items()}  # fmt: skip
+            return {
+                one: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], str(text))
+                for one, text in values.items()
+            }
 
         own = base | {"GITHUB_OUTPUT": str(self.place / "output"), "GITHUB_REF_NAME": ref} | filled(job.get("env", {}))
         for step in job["steps"]:
             if "run" in step and step["name"] in (steps or [step["name"]]):
                 status, more = self._shell(["bash", "-e"], step["run"], own | filled(step.get("env", {})))
-                said += more
+                output += more
                 if status:
-                    return status, said
-        return 0, said
+                    return status, output
+        return 0, output
 
     def _gitlab(self, pipeline: Mapping[str, Any], name: str, base: dict[str, str], ref: str) -> tuple[int, str]:
         job = pipeline[name]
-        own = base | self.secrets | {
-            "CI_SERVER_URL": f"file://{self.place}", "CI_PROJECT_PATH": "team/packages", "CI_DEFAULT_BRANCH": "main",
-            "CI_PROJECT_DIR": str(self.checkout), "CI_COMMIT_BRANCH": ref, "PGPOOL_DEB_TOKEN": TOKEN,
-            "PGPOOL_DEB_URL": "https://example.org/debian", "PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
-        }  # fmt: skip
+        own = (
+            base
+            | self.secrets
+            | {
+                "CI_SERVER_URL": f"file://{self.place}",
+                "CI_PROJECT_PATH": "team/packages",
+                "CI_DEFAULT_BRANCH": "main",
+                "CI_PROJECT_DIR": str(self.checkout),
+                "CI_COMMIT_BRANCH": ref,
+                "PGPOOL_DEB_TOKEN": TOKEN,
+                "PGPOOL_DEB_URL": "https://example.org/debian",
+                "PGPOOL_DEB_REPOSITORY_SYNC": SYNC,
+            }
+        )
         for one, value in (pipeline["variables"] | job.get("variables", {})).items():
             own[one] = re.sub(r"\$(\w+)", lambda match: own[match[1]], value)
         return self._shell(["bash", "-eo", "pipefail"], "\n".join([*job.get("before_script", []), *job["script"]]), own)
@@ -181,8 +200,8 @@ class Platform:
         return answer.returncode, answer.stdout + answer.stderr
 
     def branches(self) -> dict[str, str]:
-        told = git(self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads")
-        return dict(line.split() for line in told.splitlines())
+        text = git(self.remote, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads")
+        return dict(line.split() for line in text.splitlines())
 
 
 ON_ONE = pytest.mark.parametrize("platform", ["github"], indirect=True)
@@ -212,36 +231,38 @@ def platform(
 
 
 def cells(platform: Platform, upstream: str = "4.7.2", revision: int = 50, releases: Sequence[str] = TWO) -> None:
-    """Hand on what the cells of these releases left."""
+    """Pass on the results of the cells of these releases."""
     for release in map(TABLE.named, releases):
         run_of(platform.checkout / "cells" / release.name, release.name, f"{upstream}-{revision}+{release.suffix}")
 
 
 def published(platform: Platform) -> dict[str, set[str]]:
-    """Which versions each suite has, as the project's branch has it."""
+    """Return the versions in each suite on the project's branch."""
     place = platform.place / "looked-at"
     shutil.rmtree(place, ignore_errors=True)
     git(platform.place, "clone", "-q", "--branch", BRANCH, f"file://{platform.remote}", str(place))
     lines: list[str] = []
     assert check.run(str(place / "debian"), lines.append, install=False) is ExitStatus.GOOD, lines
     state = Repository.open(place / "debian").state
-    return {name: {one.version for one in suites.read(state, name, release).packages if one.package == "pgpool2"}
-            for name, release in suites.named(state).items()}  # fmt: skip
+    return {
+        name: {one.version for one in suites.read(state, name, release).packages if one.package == "pgpool2"}
+        for name, release in suites.named(state).items()
+    }
 
 
 def fingerprint_of(repository: Path) -> str:
-    """Return the fingerprint of the key that clients are told to trust."""
+    """Return the fingerprint of the key that clients trust."""
     keyring_file = next((repository / "keyring").glob("*.gpg"))
     words = ["gpg", "--batch", "--with-colons", "--show-keys", str(keyring_file)]
-    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return next(line.split(":")[9] for line in told.splitlines() if line.startswith("fpr:"))
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return next(line.split(":")[9] for line in text.splitlines() if line.startswith("fpr:"))
 
 
 def versions(revision: int = 50) -> dict[str, set[str]]:
     return {name: {f"4.7.2-{revision}+{TABLE.named(name).suffix}"} for name in TWO}
 
 
-def test_what_cells_proved_is_published_and_promoted_and_the_key_is_on_no_disk(platform: Platform, key: str) -> None:
+def test_proved_cells_are_published_and_promoted_without_the_key_on_disk(platform: Platform, key: str) -> None:
     cells(platform)
     platform.run("publish")
     assert published(platform) == {f"{name}-testing": those for name, those in versions().items()}
@@ -255,8 +276,9 @@ def test_what_cells_proved_is_published_and_promoted_and_the_key_is_on_no_disk(p
     needle = key.splitlines()[4].encode()
     there = [path for path in platform.place.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in there if needle in path.read_bytes() or TOKEN.encode() in path.read_bytes()] == []
-    every = subprocess.run(["git", "cat-file", "--batch-all-objects", "--batch"], cwd=platform.remote,
-                           capture_output=True, check=True).stdout  # fmt: skip
+    every = subprocess.run(
+        ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=platform.remote, capture_output=True, check=True
+    ).stdout
     assert needle not in every
     assert b"pgpool2" in every
     assert [path.name for path in there if path.parent.name == "private-keys-v1.d"] == []
@@ -267,7 +289,7 @@ def test_what_cells_proved_is_published_and_promoted_and_the_key_is_on_no_disk(p
 
 
 @ON_ONE
-def test_the_same_again_changes_nothing_and_what_is_new_is_added(platform: Platform) -> None:
+def test_a_second_publish_adds_only_new_packages(platform: Platform) -> None:
     cells(platform)
     platform.run("publish")
     before = platform.branches()[BRANCH]
@@ -278,14 +300,12 @@ def test_the_same_again_changes_nothing_and_what_is_new_is_added(platform: Platf
     platform.new_checkout()
     cells(platform, revision=51)
     platform.run("publish")
-    assert published(platform) == {
-        f"{name}-testing": those | versions()[name] for name, those in versions(51).items()
-    }  # fmt: skip
+    assert published(platform) == {f"{name}-testing": those | versions()[name] for name, those in versions(51).items()}
 
 
 @ON_ONE
-def test_a_push_that_does_not_follow_the_last_one_is_refused(platform: Platform) -> None:
-    """Another job stores its own between this one's look at the branch and its push."""
+def test_a_push_that_does_not_follow_the_last_is_refused(platform: Platform) -> None:
+    """Another job pushes between this one's fetch of the branch and its push."""
     cells(platform)
     platform.run("publish", steps=("gather", "repository", "sign"))
     git(platform.remote, "branch", BRANCH, "main")
@@ -295,7 +315,7 @@ def test_a_push_that_does_not_follow_the_last_one_is_refused(platform: Platform)
 
 
 @ON_ONE
-def test_where_the_project_does_not_answer_no_repository_begins(platform: Platform) -> None:
+def test_no_repository_starts_if_the_project_does_not_answer(platform: Platform) -> None:
     cells(platform)
     platform.remote.rename(platform.place / "away")
     platform.run("publish", good=False)
@@ -310,15 +330,15 @@ def test_without_a_key_nothing_is_published(platform: Platform) -> None:
 
 
 @ON_ONE
-def test_a_cell_that_failed_is_passed_over(platform: Platform) -> None:
+def test_a_failed_cell_is_not_published(platform: Platform) -> None:
     cells(platform)
-    run_of(platform.checkout / "cells" / TWO[0], TWO[0], f"4.7.2-50+{TABLE.named(TWO[0]).suffix}", State.FAILED)
+    run_of(platform.checkout / "cells" / TWO[0], TWO[0], f"4.7.2-50+{TABLE.named(TWO[0]).suffix}", StageState.FAILED)
     platform.run("publish")
     assert list(published(platform)) == [f"{TWO[1]}-testing"]
 
 
 OPENS = """#!/bin/sh
-# As `./invoke update --open` leaves the checkout.
+# The state in which `./invoke update --open` leaves the checkout.
 git switch --quiet --create update/4.7.3
 sed -i '1i default = "4.7.3"\\n' packaging/sources.toml
 git commit --quiet --all --message 'Pin pgpool-II 4.7.3'
@@ -360,7 +380,7 @@ def test_a_change_is_opened_proved_and_merged(platform: Platform) -> None:
         assert sorted(notes) == sorted(f"push option merge_request.{one}" for one in options)
 
 
-def test_a_version_that_a_cell_did_not_prove_is_not_called_proved(platform: Platform) -> None:
+def test_a_version_with_a_failed_cell_is_not_marked_proved(platform: Platform) -> None:
     (platform.checkout / "invoke").write_text(OPENS)
     git(platform.checkout, "update-index", "--assume-unchanged", "invoke")
     platform.run("update")

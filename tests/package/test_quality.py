@@ -1,4 +1,4 @@
-"""The packages before the eyes of a Debian Developer: lintian of their own release, and blhc on the build log."""
+"""A Debian Developer's checks of the packages: lintian of their own release, and blhc on the build log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgpool_deb.roots import Roots
 
 @pytest.fixture(scope="session")
 def judge(release: Release, packages: Built, roots: Roots, systems: Path) -> Iterator[Chroot]:
-    """A system of the release that has its lintian and blhc, and the packages in /dist."""
+    """Make a system of the release with lintian and blhc, and with the packages in /dist."""
     root = roots.obtain(release, ("lintian", "blhc"), Runner(systems / "judge.log"))
     chroot = Chroot(root, systems / f"judge-{release.name}", ((packages.folder, "/dist"),))
     yield chroot
@@ -25,24 +25,24 @@ def judge(release: Release, packages: Built, roots: Roots, systems: Path) -> Ite
 
 @pytest.fixture(params=["pgpool2", "pgpool2-cluster"])
 def changes(request: pytest.FixtureRequest, packages: Built) -> str:
-    """Both source packages, as their .changes in /dist."""
+    """Return the .changes in /dist of each source package."""
     path = packages.one(".changes") if request.param == "pgpool2" else packages.one_of_cluster(".changes")
     return f"/dist/{path.name}"
 
 
 def test_lintian_finds_nothing(judge: Chroot, changes: str) -> None:
-    found = judge.attempt(f"lintian --allow-root --display-info --pedantic {changes}")
-    tags = [line for line in found.output.splitlines() if not line.startswith("N:")]
-    assert tags == [], found.output
-    assert found.status == 0, found.output
+    result = judge.attempt(f"lintian --allow-root --display-info --pedantic {changes}")
+    tags = [line for line in result.output.splitlines() if not line.startswith("N:")]
+    assert tags == [], result.output
+    assert result.status == 0, result.output
 
 
 def test_every_override_of_lintian_is_needed(judge: Chroot, changes: str) -> None:
     assert judge.run(f"lintian --allow-root --tags unused-override,mismatched-override {changes}") == ""
 
 
-def test_lintian_would_find_something(judge: Chroot, packages: Built) -> None:
-    """A package without its changelog is no good one: the judge is awake."""
+def test_lintian_detects_a_seeded_fault(judge: Chroot, packages: Built) -> None:
+    """lintian reports a package without its changelog."""
     made = judge.attempt(
         "rm -rf /bad; dpkg-deb -R /dist/pgpool2_*_*.deb /bad; rm /bad/usr/share/doc/pgpool2/changelog*.gz;"
         "dpkg-deb -b /bad /bad.deb >/dev/null; lintian --allow-root /bad.deb"
@@ -51,12 +51,14 @@ def test_lintian_would_find_something(judge: Chroot, packages: Built) -> None:
 
 
 def test_every_compiler_call_is_hardened(judge: Chroot) -> None:
-    found = judge.attempt("blhc --all /dist/build.log")
-    assert (found.status, found.output) == (0, "")
+    result = judge.attempt("blhc --all /dist/build.log")
+    assert (result.status, result.output) == (0, "")
 
 
-def test_blhc_has_compiler_calls_to_look_at(judge: Chroot) -> None:
-    """Without the flag of a hardened build in the log, blhc complains: it reads what our build prints."""
-    found = judge.attempt("sed 's/-D_FORTIFY_SOURCE=[23]//' /dist/build.log >/tmp/soft.log && blhc --all /tmp/soft.log")
-    assert found.status != 0
-    assert "CPPFLAGS missing" in found.output
+def test_blhc_sees_the_compiler_calls(judge: Chroot) -> None:
+    """blhc complains if the log lacks a hardening flag, so it does read our build's output."""
+    result = judge.attempt(
+        "sed 's/-D_FORTIFY_SOURCE=[23]//' /dist/build.log >/tmp/soft.log && blhc --all /tmp/soft.log"
+    )
+    assert result.status != 0
+    assert "CPPFLAGS missing" in result.output

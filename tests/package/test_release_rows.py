@@ -1,6 +1,6 @@
-"""A further release, and several PostgreSQL majors in one cell, are a row of releases.toml and nothing else.
+"""A further release, or several PostgreSQL majors in one cell, need only a row of releases.toml.
 
-With `--all`, or where sid is among the releases under test: each row is built from nothing.
+These tests run with `--all` or if sid is tested, because each row is built from nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("name", [pytest.param(name, marks=apart) for name in ROWS])
 
 
-def test_one_row_is_all_that_it_takes(
+def test_a_further_release_needs_only_a_row(
     name: str, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row, majors = ROWS[name]

@@ -64,7 +64,7 @@ def test_package_file_and_byte_are_named(project: Project, changed: Path) -> Non
     assert answer.returncode == ExitStatus.FAILED, answer.stdout + answer.stderr
     assert f"{changed.name}: data.tar.xz: ./{CHANGED}: byte 0\n" in answer.stdout
     if shutil.which(DIFFOSCOPE):
-        report = answer.stdout.partition("the whole difference: ")[2].splitlines()[0]
+        report = answer.stdout.partition("all differences: ")[2].splitlines()[0]
         assert f"./{CHANGED}" in Path(report).read_text(encoding="utf-8")
     else:
         assert "apt-get install diffoscope-minimal" in answer.stdout

@@ -1,4 +1,4 @@
-"""What several modules of this level begin with."""
+"""Fixtures that several modules of this level share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.unit.tarballs import VERSIONS, loaded, pooled, release
 
 from pgpool_deb.pins import Pins
 
-# A machine that is busy with something else is slow, which is no fault of the code.
+# A busy machine is slow, and that is not the code's fault.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
 
 
 @pytest.fixture
 def pins(tmp_path: Path) -> Pins:
-    """Pin four versions, all of them in the pool, in a file of the real one's form."""
+    """Pin four versions, all of them in the pool, in a file like the real one."""
     rows = ['addresses = ["{mirror}/pool/pgpool2_{version}.orig.tar.gz"]']
     for version in VERSIONS:
         data = release(pooled(tmp_path, version), version).read_bytes()

@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that misbehaves on request: what it answers, one function an answer."""
+"""An HTTP server on this machine that misbehaves on request, with one function for each answer."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ class Server(ThreadingHTTPServer):
         self.patience_over = threading.Event()
 
     def at(self, path: str, *answers: Answer) -> str:
-        """Answer requests for `path` one after the other, the last answer for ever; return the address."""
+        """Give each request for `path` the next answer, and repeat the last one; return the address."""
         self.answers[path] = list(answers)
         return f"http://127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, *args: Any) -> None:
-        """A client that hangs up is part of these tests."""
+        """Ignore it: these tests have clients that hang up."""
 
 
 def whole(handler: Handler) -> None:
     """Answer as a good server does, ranges included."""
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
-    if not wanted:
+    requested = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+    if not requested:
         handler.start(200, len(CONTENT))
         handler.wfile.write(CONTENT)
         return
-    first, last = int(wanted[1]), min(int(wanted[2] or len(CONTENT)), len(CONTENT) - 1)
+    first, last = int(requested[1]), min(int(requested[2] or len(CONTENT)), len(CONTENT) - 1)
     handler.start(206, last + 1 - first, Content_Range=f"bytes {first}-{last}/{len(CONTENT)}")
     handler.wfile.write(CONTENT[first : last + 1])
 
@@ -95,7 +95,7 @@ def half_then_stalling(handler: Handler) -> None:
 
 
 def half_then_interrupting(handler: Handler) -> None:
-    """Press Ctrl-C once the client has what it was sent and waits for more."""
+    """Press Ctrl-C once the client has received the data and waits for more."""
     half(handler)
     main, part = threading.main_thread().ident, handler.server.part
     assert main
@@ -109,10 +109,10 @@ def half_then_interrupting(handler: Handler) -> None:
 
 
 def a_bit_more_each_time(handler: Handler) -> None:
-    wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    first = int(wanted[1]) if wanted else 0
+    requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    first = int(requested[1]) if requested else 0
     total = len(CONTENT)
-    handler.start(206 if wanted else 200, total - first, Content_Range=f"bytes {first}-{total - 1}/{total}")
+    handler.start(206 if requested else 200, total - first, Content_Range=f"bytes {first}-{total - 1}/{total}")
     handler.wfile.write(CONTENT[first : first + 40_000])
 
 

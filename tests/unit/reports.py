@@ -1,4 +1,4 @@
-"""What a run of the matrix leaves in dist/: small packages, a report that names them, and logs."""
+"""Write the results of a matrix run to dist/: small packages, a report that names them, and logs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
-from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, State
+from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, StageState
 from pgpool_deb.small_packages import upload
 
 
-def run_of(dist: Path, release: str, version: str, last: State = State.PASSED) -> None:
-    """Write the dist/ of a run that built one release and passed, but for its last stage."""
+def run_of(dist: Path, release: str, version: str, last: StageState = StageState.PASSED) -> None:
+    """Write the dist/ of a run that built one release and passed all stages except perhaps the last."""
     upload(dist / release, version)
     (dist / "report" / "logs").mkdir(parents=True, exist_ok=True)
     stages = []
     for name in matrix.PROOF:
         log = f"logs/{release}-{name}.log"
         (dist / "report" / log).write_text(f"{release} {name}\n")
-        stages.append(StageResult(name, State.PASSED, 2.0, 3, 1, (), log, f"again {name}"))
-    if last is not State.PASSED:
+        stages.append(StageResult(name, StageState.PASSED, 2.0, 3, 1, (), log, f"again {name}"))
+    if last is not StageState.PASSED:
         stages[-1] = StageResult(
             matrix.PROOF[-1], last, failures=(Failure("test_it", "it failed"),), log=stages[-1].log
         )

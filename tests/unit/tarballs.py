@@ -18,13 +18,13 @@ DAY = 1748736000  # 2025-06-01
 
 
 def quiet(_line: str) -> None:
-    """Report to nobody."""
+    """Ignore the message."""
 
 
 def release(
     path: Path, version: str, stated: str | None = None, *, top: str | None = None, configure: bool = True
 ) -> Path:
-    """Write a tarball as upstream would; the compression is the name's."""
+    """Write a tarball as upstream would, with the compression that its name says."""
     plain = io.BytesIO()
     files = {"configure.ac": f"AC_INIT([pgpool-II], [{stated or version}])\n", "src/main.c": f"/* {version} */\n"}
     if configure:

@@ -1,4 +1,4 @@
-"""Where packages come from: the machine's own apt configuration, `--mirror`, and what a release's row adds."""
+"""Archives come from the machine's own apt configuration, `--mirror`, and a release's row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.to
 BOTH = Archive("http://mirror.example/debian", "http://mirror.example/security")
 
 
-def test_a_mirror_that_was_named_wins() -> None:
+def test_a_named_mirror_wins() -> None:
     assert find_archive("http://mirror.example/debian/") == Archive("http://mirror.example/debian", None)
 
 
 @pytest.mark.parametrize("mirror", ["mirror.example/debian", "ftp://mirror.example", "", "-o", "http:/one-slash"])
-def test_a_mirror_that_is_no_uri_is_wrong_usage(mirror: str) -> None:
+def test_a_mirror_that_is_not_a_uri_is_wrong_usage(mirror: str) -> None:
     with pytest.raises(UsageError, match="is not a URI"):
         find_archive(mirror)
 
@@ -31,7 +31,7 @@ def test_this_machines_apt_names_an_archive() -> None:
     assert not archive.mirror.endswith("/")
 
 
-def test_debians_archives_are_told_from_others_and_from_each_other() -> None:
+def test_debians_archives_are_distinguished_from_others_and_from_each_other() -> None:
     answer = "\n".join(
         [
             "http://vendor.example/apt/|stable|Vendor",
@@ -43,18 +43,18 @@ def test_debians_archives_are_told_from_others_and_from_each_other() -> None:
     assert parse_index_targets(answer) == BOTH
 
 
-def test_a_machine_that_never_asked_its_archive_has_one_all_the_same() -> None:
+def test_a_machine_that_never_updated_its_lists_still_has_an_archive() -> None:
     assert parse_index_targets("http://mirror.example/debian/|trixie|") == replace(BOTH, security=None)
 
 
-def test_a_machine_without_debians_archive_is_told_about_mirror() -> None:
+def test_without_debians_archive_the_hint_is_mirror() -> None:
     with pytest.raises(MachineError) as raised:
         parse_index_targets("http://vendor.example/apt/|stable|Vendor")
     assert "--mirror" in raised.value.hint
 
 
 class Apt:
-    """The machine's apt with sources of a test's own, and without lists."""
+    """The machine's apt with the test's own sources, and without lists."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -67,7 +67,7 @@ class Apt:
         (place / "apt.conf").write_text(lines)
 
     def archive(self, *sources: str) -> Archive:
-        """What is found where apt has these stanzas."""
+        """Return the archive that is found if apt has these stanzas."""
         for number, source in enumerate(sources):
             (self.place / "parts" / f"{number}.sources").write_text(source)
         return find_archive(None)
@@ -93,33 +93,33 @@ VENDORS = (
 )
 
 
-def test_a_machine_whose_lists_were_cleaned_has_its_archive_all_the_same(apt: Apt) -> None:
+def test_a_machine_whose_lists_were_cleaned_still_has_its_archive(apt: Apt) -> None:
     assert apt.archive(*VENDORS, DEBIANS, SECURITY) == BOTH
 
 
-def test_without_lists_one_archive_is_debians_without_updates_too(apt: Apt) -> None:
+def test_without_lists_a_single_archive_is_debians_even_without_updates(apt: Apt) -> None:
     assert apt.archive(stanza("http://mirror.example/debian", "sid")) == replace(BOTH, security=None)
 
 
-def test_without_lists_two_that_look_alike_are_not_guessed_at(apt: Apt) -> None:
-    with pytest.raises(MachineError, match=r"lists of apt are gone, .*\n.*apt-get update, or .*--mirror"):
+def test_without_lists_two_similar_archives_are_an_error(apt: Apt) -> None:
+    with pytest.raises(MachineError, match=r"package lists are missing, .*\n.*apt-get update, or .*--mirror"):
         apt.archive(stanza("http://mirror.example/debian", "trixie"), VENDORS[1])
 
 
-def test_an_archive_that_is_known_to_be_another_vendors_is_not_debians() -> None:
+def test_an_archive_of_another_vendor_is_not_debians() -> None:
     addresses = "".join(
         f"'http://{host}/debian/dists/trixie/main/binary-amd64/Packages.xz' {host}_Packages 0 \n"
         for host in ("vendor.example", "mirror.example")
     )
-    found = parse_index_targets("http://vendor.example/debian/|trixie|Vendor", lambda: addresses)
-    assert found == replace(BOTH, security=None)
+    result = parse_index_targets("http://vendor.example/debian/|trixie|Vendor", lambda: addresses)
+    assert result == replace(BOTH, security=None)
 
 
-def test_of_several_addresses_of_a_stanza_one_is_taken(apt: Apt) -> None:
+def test_one_of_several_addresses_in_a_stanza_is_used(apt: Apt) -> None:
     uris = "http://mirror.example/debian http://second.example/debian"
-    found = apt.archive(stanza(uris, "trixie trixie-updates trixie-security"))
-    assert found.mirror in uris.split()
-    assert found.security in uris.split()
+    result = apt.archive(stanza(uris, "trixie trixie-updates trixie-security"))
+    assert result.mirror in uris.split()
+    assert result.security in uris.split()
 
 
 TWO = "http://dead.example/debian|trixie|Debian\nhttp://mirror.example/debian/|trixie|Debian\n"
@@ -155,30 +155,31 @@ def test_an_archive_in_a_folder_that_is_gone_is_passed_over(apt: Apt, tmp_path: 
 
 
 @pytest.mark.parametrize("slashes", ["/", "///"])
-def test_a_list_of_mirrors_is_its_first_address_by_priority(apt: Apt, tmp_path: Path, slashes: str) -> None:
+def test_a_mirror_list_stands_for_its_first_address_by_priority(apt: Apt, tmp_path: Path, slashes: str) -> None:
     (tmp_path / "list").write_text(
         "# one a line\n\nftp://no.example/debian\thttp://x\nhttp://last.example/debian\n"
         "http://second.example/debian\tpriority:2\nhttp://mirror.example/debian/\tpriority:1 type:deb\n"
     )
     (tmp_path / "security list").write_text("http://mirror.example/security\nhttp://last.example/security\n")
     uri = f"mirror+file:{slashes}{str(tmp_path)[1:]}"
-    assert apt.archive(
-        stanza(f"{uri}/list", "trixie trixie-updates"), stanza(f"{uri}/security%20list", "trixie-security")
-    ) == BOTH  # fmt: skip
+    assert (
+        apt.archive(stanza(f"{uri}/list", "trixie trixie-updates"), stanza(f"{uri}/security%20list", "trixie-security"))
+        == BOTH
+    )
 
 
-def test_a_list_of_mirrors_that_is_not_there_is_told(apt: Apt) -> None:
+def test_a_missing_mirror_list_is_reported(apt: Apt) -> None:
     with pytest.raises(MachineError, match=r"cannot be read: /no/such/list\n.*--mirror"):
         apt.archive(stanza("mirror+file:///no/such/list", "trixie"))
 
 
-def test_a_disc_that_the_machine_was_installed_from_is_passed_over() -> None:
+def test_the_installation_disc_is_skipped() -> None:
     answer = "cdrom://[Debian 13]/|trixie|Debian\nhttp://mirror.example/debian/|trixie|Debian"
     assert parse_index_targets(answer) == replace(BOTH, security=None)
 
 
 @pytest.mark.parametrize("uri", ["cdrom://[Debian 13]", "mirror+https://lists.example/debian", "tor+http://x.onion"])
-def test_an_archive_that_no_root_can_be_made_from_is_named(uri: str) -> None:
+def test_an_archive_unusable_for_roots_is_named(uri: str) -> None:
     with pytest.raises(MachineError) as raised:
         parse_index_targets(f"{uri}/|trixie|Debian")
     assert str(raised.value) == f"roots cannot be made from {uri}\nhint: name an archive with --mirror URL"
@@ -210,7 +211,7 @@ def test_an_archived_release_comes_from_the_archive_its_row_names() -> None:
     assert BOTH.sources(old) == [f"deb [signed-by={KEYRING}] http://old.example/debian trixie main"]
 
 
-def test_an_extra_source_is_one_more_line_a_suite() -> None:
+def test_an_extra_source_adds_a_line_for_each_suite() -> None:
     extra = ExtraSource(
         uri="http://pgdg.example/apt",
         suites=("trixie-pgdg",),

@@ -1,4 +1,4 @@
-"""The cache folder: where it is, what it says of itself, and its locks."""
+"""The cache folder: its path, its tag, and its locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with Cache(Path(sys.argv[1])).locked("build", print):
 
 
 def ignore(_: str) -> None:
-    """Say nothing."""
+    """Ignore the message."""
 
 
 def holder(path: Path) -> subprocess.Popen[str]:
@@ -47,13 +47,13 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_else_it_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGPOOL_DEB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Cache.open().path == tmp_path / "pgpool-deb"
 
 
-def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(
@@ -64,42 +64,42 @@ def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path, monk
     assert "PGPOOL_DEB_CACHE=/path" in raised.value.hint
 
 
-def test_folders_are_made_when_asked_for(tmp_path: Path) -> None:
+def test_folders_are_created_on_demand(tmp_path: Path) -> None:
     assert Cache(tmp_path).folder("a", "b") == tmp_path / "a" / "b"
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_second_run_waits_and_says_for_whom(tmp_path: Path) -> None:
+def test_a_second_run_waits_and_names_the_first(tmp_path: Path) -> None:
     first = holder(tmp_path)
-    said: list[str] = []
+    output: list[str] = []
     entered = threading.Event()
 
     def second() -> None:
-        with Cache(tmp_path).locked("build", said.append):
+        with Cache(tmp_path).locked("build", output.append):
             entered.set()
 
     waiting = threading.Thread(target=second)
     waiting.start()
     deadline = time.monotonic() + 5
-    while not said and time.monotonic() < deadline:
+    while not output and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert said == [f"waiting for the run with process id {first.pid} (build)"]
+    assert output == [f"waiting for the run with process id {first.pid} (build)"]
     assert not entered.is_set()
-    first.kill()  # even so the kernel lets go of the lock
+    first.kill()  # the kernel still releases the lock
     first.communicate()
     waiting.join(5)
     assert entered.is_set()
 
 
 def test_locks_of_different_names_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    said: list[str] = []
-    with Cache(tmp_path).locked("root-sid", said.append), Cache(tmp_path).locked("root-trixie", said.append):
-        assert said == []
+    output: list[str] = []
+    with Cache(tmp_path).locked("root-sid", output.append), Cache(tmp_path).locked("root-trixie", output.append):
+        assert output == []
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), Cache(tmp_path).locked("build", ignore):
         raise ValueError("inside")
-    said: list[str] = []
-    with Cache(tmp_path).locked("build", said.append):
-        assert said == []
+    output: list[str] = []
+    with Cache(tmp_path).locked("build", output.append):
+        assert output == []

@@ -1,4 +1,4 @@
-"""Running programs: what is logged, and that nothing of a program outlives its run."""
+"""Programs are logged, and none of their processes outlives a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -45,7 +45,7 @@ def pid_in(path: Path) -> int:
     return int(path.read_text())
 
 
-def test_the_log_has_the_command_as_it_can_be_pasted_and_then_its_output_of_both_kinds(log: Path) -> None:
+def test_the_log_has_a_command_line_to_paste_and_both_outputs(log: Path) -> None:
     heard: list[str] = []
     Runner(log, on_line=heard.append).run(
         ["sh", "-c", 'echo "$1"; echo to stderr >&2; printf "no newline"', "sh", "a b"]
@@ -62,19 +62,17 @@ def test_the_next_command_is_added_to_the_log(log: Path) -> None:
     assert log.read_text() == "$ echo one\none\n$ echo two\ntwo\n"
 
 
-def test_bytes_that_are_no_utf8_are_shown_as_such_and_break_nothing(log: Path) -> None:
+def test_bytes_that_are_not_utf8_are_replaced(log: Path) -> None:
     Runner(log).run(["printf", r"caf\351 \377\n"])
     assert log.read_text().splitlines()[1:] == ["caf\ufffd \ufffd"]
 
 
-def test_a_program_gets_no_standard_input_and_the_environment_and_folder_that_are_given(
-    log: Path, tmp_path: Path
-) -> None:
+def test_a_program_gets_no_standard_input_and_the_given_environment_and_folder(log: Path, tmp_path: Path) -> None:
     Runner(log).run(["/bin/sh", "-c", "cat; echo $ONLY; pwd"], env={"ONLY": "this", "PATH": "/usr/bin"}, cwd=tmp_path)
     assert log.read_text().splitlines()[1:] == ["this", str(tmp_path)]
 
 
-def test_a_failure_brings_the_status_and_the_last_lines(log: Path) -> None:
+def test_a_failure_contains_the_status_and_the_last_lines(log: Path) -> None:
     with pytest.raises(CommandFailed, match="status 7") as failure:
         Runner(log).run(["sh", "-c", "seq 300; exit 7"])
     assert failure.value.status == 7
@@ -88,7 +86,7 @@ def test_a_program_that_a_signal_ends_has_failed(log: Path) -> None:
     assert failure.value.status == -signal.SIGTERM
 
 
-def test_a_program_that_is_not_there_is_a_failure_with_its_name_in_the_log(log: Path) -> None:
+def test_a_missing_program_is_a_failure_with_its_name_in_the_log(log: Path) -> None:
     with pytest.raises(CommandFailed) as failure:
         Runner(log).run(["/no/such/program"])
     assert failure.value.status == 127
@@ -106,7 +104,7 @@ def test_without_setpriv_it_is_the_machines_fault(log: Path, tmp_path: Path, mon
     ["echo $$ >pid; sleep 60", "echo $$ >pid; exec >/dev/null 2>&1; sleep 60"],
     ids=["silent", "output closed"],
 )
-def test_a_program_that_says_nothing_for_too_long_is_killed(log: Path, tmp_path: Path, script: str) -> None:
+def test_a_program_that_prints_nothing_for_too_long_is_killed(log: Path, tmp_path: Path, script: str) -> None:
     began = time.monotonic()
     with pytest.raises(CommandStalled):
         Runner(log, stall=1.5).run(["sh", "-c", script], cwd=tmp_path)
@@ -114,13 +112,13 @@ def test_a_program_that_says_nothing_for_too_long_is_killed(log: Path, tmp_path:
     assert eventually(lambda: not alive(pid_in(tmp_path / "pid")))
 
 
-def test_a_program_that_keeps_talking_is_not_stalled_however_long_it_takes(log: Path) -> None:
+def test_a_program_that_keeps_printing_never_counts_as_stalled(log: Path) -> None:
     Runner(log, stall=1.0).run(["sh", "-c", "for i in 1 2 3 4 5 6; do printf .; sleep 0.3; done; echo"])
     assert log.read_text().endswith("......\n")
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "exec >/dev/null 2>&1; sleep 60"], ids=["silent", "output closed"])
-def test_a_stop_ends_the_program_and_all_that_it_has_started(log: Path, tmp_path: Path, script: str) -> None:
+def test_a_stop_ends_the_program_and_all_its_children(log: Path, tmp_path: Path, script: str) -> None:
     stop = Stop()
     child = tmp_path / "child"
 
@@ -144,7 +142,7 @@ def test_nothing_is_started_once_the_run_is_stopped(log: Path) -> None:
     assert not log.with_name("made").exists()
 
 
-def test_what_a_program_leaves_in_the_background_ends_with_it(log: Path, tmp_path: Path) -> None:
+def test_background_processes_of_a_program_end_with_it(log: Path, tmp_path: Path) -> None:
     left = tmp_path / "left"
     Runner(log).run(["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! >{left}"])
     assert eventually(lambda: not alive(pid_in(left)))

@@ -1,4 +1,4 @@
-"""What a build leaves for the next one never crosses from a stranger's source to a pinned release."""
+"""Compiler caches of untrusted sources never reach a pinned release."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def runner(tmp_path: Path) -> Runner:
 
 
 def cache_of(cache: Cache, runner: Runner, source: Source) -> Path:
-    """The folder that a build of this source sees as /cache."""
+    """Return the folder that a build of this source sees as /cache."""
     box = ChrootEngine(cache).box(ROOT, f"trixie-amd64-{source.version}", runner, source.trust)
     return box.cache
 
 
 def kept_by(tmp_path: Path, place: Path, text: str) -> str:
-    """Run the recipe's own `restore` over a source with one Makefile; returns what the Makefile then says."""
+    """Run the recipe's own `restore` on a source with one Makefile, and return the Makefile's content afterwards."""
     tree = tmp_path / "build" / "source"
     (tree / "debian").mkdir(parents=True, exist_ok=True)
     (tree / "debian" / "generated-files").write_text("configure Makefile\n")
@@ -66,7 +66,7 @@ def kept_by(tmp_path: Path, place: Path, text: str) -> str:
     return (tree / "Makefile").read_text()
 
 
-def test_what_a_strangers_build_keeps_is_not_put_back_into_a_pinned_one(
+def test_files_kept_by_an_untrusted_build_never_reach_a_pinned_one(
     cache: Cache, runner: Runner, tmp_path: Path
 ) -> None:
     assert kept_by(tmp_path, cache_of(cache, runner, STRANGE), "evil") == "evil"
@@ -74,9 +74,7 @@ def test_what_a_strangers_build_keeps_is_not_put_back_into_a_pinned_one(
     assert kept_by(tmp_path, cache_of(cache, runner, PINNED), "fine") == "fine"
 
 
-def test_a_strangers_build_begins_with_what_pinned_ones_left_and_changes_nothing_there(
-    cache: Cache, runner: Runner
-) -> None:
+def test_an_untrusted_build_starts_with_a_copy_of_the_proved_cache(cache: Cache, runner: Runner) -> None:
     (cache_of(cache, runner, PINNED) / "object").write_text("fine")
     strange = cache_of(cache, runner, STRANGE)
     assert (strange / "object").read_text() == "fine"
@@ -86,24 +84,24 @@ def test_a_strangers_build_begins_with_what_pinned_ones_left_and_changes_nothing
     assert (cache_of(cache, runner, replace(STRANGE, place="/y")) / "object").read_text() == "fine"
 
 
-def test_nobody_else_on_the_machine_can_enter_boxes_and_what_they_leave(cache: Cache, runner: Runner) -> None:
-    """Root's builds run as uid 1000, which may be a person."""
-    cache.folder("boxes").chmod(0o755)  # as versions before made it
+def test_other_users_cannot_enter_boxes_and_compiler_caches(cache: Cache, runner: Runner) -> None:
+    """Root's builds run as uid 1000, which may belong to a person."""
+    cache.folder("boxes").chmod(0o755)  # as in earlier versions
     cache_of(cache, runner, PINNED)
     assert [cache.folder(name).stat().st_mode & 0o777 for name in ("boxes", "compilers")] == [0o700, 0o700]
 
 
-def test_a_copy_that_was_cut_off_is_made_anew(cache: Cache, runner: Runner) -> None:
+def test_an_interrupted_copy_is_repeated(cache: Cache, runner: Runner) -> None:
     (cache_of(cache, runner, PINNED) / "object").write_text("fine")
     partial = cache.folder("compilers", "trixie", STRANGE.trust, "partial")
     (partial / "half").touch()
     assert sorted(path.name for path in cache_of(cache, runner, STRANGE).iterdir()) == ["object"]
 
 
-def test_what_versions_before_shared_is_removed_and_never_written_to(
+def test_the_shared_folder_of_earlier_versions_is_removed(
     cache: Cache, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There `compiler/RELEASE` belongs to a subordinate id of the user."""
+    """In earlier versions, `compiler/RELEASE` belongs to a subordinate uid of the user."""
     cache.folder("compiler", "trixie", "kept")
     removed: list[Path] = []
     monkeypatch.setattr(namespaces, "remove", removed.append)
@@ -113,7 +111,7 @@ def test_what_versions_before_shared_is_removed_and_never_written_to(
     assert [path.name for path in (cache.path / "compiler" / "trixie").iterdir()] == ["kept"]
 
 
-def test_few_strangers_are_remembered_and_the_pinned_releases_always(cache: Cache, runner: Runner) -> None:
+def test_only_the_last_few_untrusted_caches_are_kept_and_the_proved_one_always(cache: Cache, runner: Runner) -> None:
     cache_of(cache, runner, PINNED)
     for number in range(9):
         place = cache_of(cache, runner, replace(STRANGE, place=f"/{number}"))
@@ -123,24 +121,24 @@ def test_few_strangers_are_remembered_and_the_pinned_releases_always(cache: Cach
     assert left == {PROVED, *newest}
 
 
-def test_pinned_releases_that_are_not_proved_stand_alone() -> None:
+def test_pinned_releases_that_are_not_proved_have_their_own_cache() -> None:
     assert PINNED.trust == PROVED
     assert replace(PINNED, proved=False).trust == trust_in("a" * 64)
     assert replace(STRANGE, sha256="b" * 64).trust == STRANGE.trust, "who edits and builds goes on with what there is"
 
 
-def test_results_are_apart_by_the_whole_checksum_of_the_tarball() -> None:
-    """Checksums whose first digits agree can be made."""
+def test_results_depend_on_the_whole_checksum_of_the_tarball() -> None:
+    """An attacker can make checksums whose first digits agree."""
     table = ReleaseTable.load(HERE.releases)
     one = replace(STRANGE, sha256="a" * 12 + "b" * 52)
     inputs = []
     for source in (PINNED, one):
-        (cell,) = plan.cells(plan.Request(releases=("trixie",)), table, source, "trixie", HERE)
+        (cell,) = plan.cells(plan.BuildRequest(releases=("trixie",)), table, source, "trixie", HERE)
         inputs.append(cell.pgpool2.inputs(()))
     assert inputs[0] != inputs[1]
 
 
-def test_a_tree_is_known_by_its_path(tmp_path: Path) -> None:
+def test_the_path_identifies_a_tree(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "configure.ac").write_text("AC_INIT([pgpool-II], [4.6.1])\n")

@@ -1,4 +1,4 @@
-"""Seeded regressions of a package, each of which the comparison of contents must name; dpkg-deb makes the packages."""
+"""The comparison of contents names each seeded regression of a package; dpkg-deb makes the packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Seed = Callable[[Path], object]
 
 
 def tree(place: Path) -> Path:
-    """Make the unpacked package that all seeds begin with."""
+    """Make the unpacked package that all seeded regressions start from."""
     files = {
         "DEBIAN/control": (CONTROL, 0o644),
         "DEBIAN/conffiles": ("/etc/pgpool2/pcp.conf\n", 0o644),
@@ -81,7 +81,8 @@ def private(place: Path) -> None:
 SEEDS: dict[str, tuple[Seed, list[str]]] = {
     "a lost file": (removed("usr/sbin/pgpool"), ["- pgpool2 file -755 root:root /usr/sbin/pgpool"]),
     "a new file": (
-        lambda place: (place / "usr/sbin/pcp").write_text(""), ["+ pgpool2 file -644 root:root /usr/sbin/pcp"],
+        lambda place: (place / "usr/sbin/pcp").write_text(""),
+        ["+ pgpool2 file -644 root:root /usr/sbin/pcp"],
     ),
     "a changed mode": (
         lambda place: (place / "usr/sbin/pgpool").chmod(0o4755),
@@ -101,35 +102,40 @@ SEEDS: dict[str, tuple[Seed, list[str]]] = {
         ["- pgpool2 depends debconf | debconf-2.0", "+ pgpool2 depends debconf"],
     ),
     "a recommendation": (
-        replaced("DEBIAN/control", "Depends:", "Recommends: memcached\nDepends:"), ["+ pgpool2 recommends memcached"],
+        replaced("DEBIAN/control", "Depends:", "Recommends: memcached\nDepends:"),
+        ["+ pgpool2 recommends memcached"],
     ),
     "another architecture": (
         replaced("DEBIAN/control", "Architecture: amd64", "Architecture: all"),
         ["- pgpool2 architecture any", "+ pgpool2 architecture all"],
     ),
     "another section": (
-        replaced("DEBIAN/control", "database", "misc"), ["- pgpool2 section database", "+ pgpool2 section misc"],
+        replaced("DEBIAN/control", "database", "misc"),
+        ["- pgpool2 section database", "+ pgpool2 section misc"],
     ),
     "a lost maintainer script": (removed("DEBIAN/postinst"), ["- pgpool2 script postinst"]),
     "a file that dpkg takes no more care of": (
-        removed("DEBIAN/conffiles"), ["- pgpool2 conffile /etc/pgpool2/pcp.conf", "- pgpool2 control conffiles"],
+        removed("DEBIAN/conffiles"),
+        ["- pgpool2 conffile /etc/pgpool2/pcp.conf", "- pgpool2 control conffiles"],
     ),
     "a soname bump": (bumped, ["- pgpool2 library libpcp.so.2", "+ pgpool2 library libpcp.so.3"]),
     "a lost symbol": (
-        replaced("DEBIAN/symbols", " pcp_connect@Base 4.3\n", ""), ["- pgpool2 symbol pcp_connect@Base"],
+        replaced("DEBIAN/symbols", " pcp_connect@Base 4.3\n", ""),
+        ["- pgpool2 symbol pcp_connect@Base"],
     ),
     "a parameter that is gone": (
-        replaced("usr/share/pgpool2/pgpool.conf", "#port = 9999\n", ""), ["- pgpool2 parameter port"],
+        replaced("usr/share/pgpool2/pgpool.conf", "#port = 9999\n", ""),
+        ["- pgpool2 parameter port"],
     ),
     "a new parameter": (
         replaced("usr/share/pgpool2/pgpool.conf", "#port", "#log_line_prefix = ''\n#port"),
         ["+ pgpool2 parameter log_line_prefix"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_seeded_regression_is_named(tmp_path: Path, seed: str) -> None:
+def test_a_seeded_regression_is_reported(tmp_path: Path, seed: str) -> None:
     before = contents.describe([packed(tree(tmp_path / "tree"))])
     plant, expected = SEEDS[seed]
     plant(tmp_path / "tree")
@@ -145,12 +151,12 @@ def test_another_version_and_another_architecture_of_the_machine_make_no_differe
     assert contents.compare(before, contents.describe([packed(tmp_path / "tree")])) == []
 
 
-def test_a_package_that_is_gone_is_all_its_lines(tmp_path: Path) -> None:
+def test_a_missing_package_loses_all_its_lines(tmp_path: Path) -> None:
     before = contents.describe([packed(tree(tmp_path / "tree"))])
     assert contents.compare(before, contents.describe([])) == [f"- {line}" for line in before]
 
 
-def test_what_is_kept_is_compared_and_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_are_compared_and_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     project = Project(tmp_path)
     (project.dist / "trixie").mkdir(parents=True)
     (tmp_path / "packaging").mkdir()

@@ -1,4 +1,4 @@
-"""debian/copyright of both source packages: each file has a stanza, and files that were looked at the right one."""
+"""In debian/copyright of both source packages, each file has a stanza, and reviewed files have the right one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CLUSTER = TEMPLATES / "pgpool2-cluster" / "copyright"
         ("debian/patches/no-sudo.patch", "pgpool-II and PostgreSQL", "PgPool Global"),
     ],
 )
-def test_files_that_were_looked_at_have_their_licence_and_holder(path: str, licence: str, holder: str) -> None:
+def test_reviewed_files_have_their_licence_and_holder(path: str, licence: str, holder: str) -> None:
     stanza: Any = parsed(PGPOOL2).find_files_paragraph(path)
     assert stanza.license.synopsis == licence
     assert holder in stanza.copyright
@@ -61,29 +61,29 @@ def test_files_that_were_looked_at_have_their_licence_and_holder(path: str, lice
 
 @pytest.mark.parametrize("path", [PGPOOL2, CLUSTER], ids=lambda path: path.parent.name)
 def test_every_licence_has_its_text_and_every_text_is_used(path: Path) -> None:
-    said = parsed(path)
-    stanzas: list[Any] = [said.header, *said.all_files_paragraphs()]
-    texts: list[Any] = list(said.all_license_paragraphs())
+    parsed_file = parsed(path)
+    stanzas: list[Any] = [parsed_file.header, *parsed_file.all_files_paragraphs()]
+    texts: list[Any] = list(parsed_file.all_license_paragraphs())
     named = {name for one in stanzas if one.license for name in one.license.synopsis.split(" and ")}
-    in_debian = set(re.findall(r"/usr/share/common-licenses/([\w.-]+\w)", str(said.header.comment)))
+    in_debian = set(re.findall(r"/usr/share/common-licenses/([\w.-]+\w)", str(parsed_file.header.comment)))
     assert named == {one.license.synopsis for one in texts} | in_debian
     assert all(one.license.text.strip() for one in texts)
 
 
 def test_every_file_of_every_source_package_has_a_stanza() -> None:
     for package in packages():
-        said = parsed(TEMPLATES / package.source / "copyright")
-        assert [path for path in package.files if said.find_files_paragraph(path) is None] == []
+        parsed_file = parsed(TEMPLATES / package.source / "copyright")
+        assert [path for path in package.files if parsed_file.find_files_paragraph(path) is None] == []
 
 
 def test_our_own_files_name_no_other_holder() -> None:
     words = ["git", "ls-files", "-z", "scripts", "config-templates", "debian-templates", "packaging"]
     answer = subprocess.run(words, cwd=TEMPLATES.parent, capture_output=True, text=True, check=True)
     names = answer.stdout.split("\0")
-    said = parsed(CLUSTER)
+    parsed_file = parsed(CLUSTER)
     texts = {name: (TEMPLATES.parent / name).read_text(errors="replace") for name in names if name}
     own = {name: text for name, text in texts.items() if not name.endswith(("/copyright", ".patch"))}
-    assert [line for line in faults(own, said) if "the pgpool2-cluster developers" not in line] == []
+    assert [line for line in faults(own, parsed_file) if "the pgpool2-cluster developers" not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_our_own_files_name_no_other_holder() -> None:
         (" * Redistributions of source code\n * must retain the above", "src/main/main.c: BSD"),
     ],
 )
-def test_a_file_that_says_more_than_its_stanza_is_found(text: str, fault: str) -> None:
-    (found,) = faults({"src/main/main.c": text}, parsed(PGPOOL2))
-    assert found.startswith(fault)
+def test_a_file_that_states_more_than_its_stanza_is_reported(text: str, fault: str) -> None:
+    (result,) = faults({"src/main/main.c": text}, parsed(PGPOOL2))
+    assert result.startswith(fault)
 
 
-def test_what_is_declared_is_known_to_spdx_but_for_pgpools_own_licence() -> None:
+def test_spdx_knows_every_declared_licence_except_pgpools_own() -> None:
     assert [name for name, _ in declared(PGPOOL2.read_text()).texts] == ["LicenseRef-pgpool-II"]
-    found = declared(CLUSTER.read_text())
-    assert (str(found.expression), found.texts) == ("Apache-2.0 AND PostgreSQL", ())
+    result = declared(CLUSTER.read_text())
+    assert (str(result.expression), result.texts) == ("Apache-2.0 AND PostgreSQL", ())

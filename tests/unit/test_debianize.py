@@ -1,4 +1,4 @@
-"""debian/ of pgpool2 as rendered for every pgpool-II, release and set of PostgreSQL majors that we package."""
+"""Render debian/ of pgpool2 for every pgpool-II, release and set of PostgreSQL majors that we package."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_same_packaging_gives_the_same_bytes(packaging: Packaging) -> None:
 
 
 @EVERY_PACKAGING
-def test_nothing_of_the_template_language_is_left(packaging: Packaging) -> None:
+def test_no_template_syntax_remains(packaging: Packaging) -> None:
     for name, file in render(TEMPLATES, packaging).items():
         assert not name.endswith(".j2")
         assert "{{" not in name
@@ -78,7 +78,7 @@ def test_nothing_of_the_template_language_is_left(packaging: Packaging) -> None:
 
 
 @EVERY_PACKAGING
-def test_what_dpkg_needs_is_there_and_rules_can_be_run(packaging: Packaging) -> None:
+def test_the_files_that_dpkg_needs_exist_and_rules_is_executable(packaging: Packaging) -> None:
     files = render(TEMPLATES, packaging)
     assert files.keys() >= {"changelog", "control", "copyright", "rules", "source/format", "patches/series"}
     assert files["rules"].mode == 0o755
@@ -86,7 +86,7 @@ def test_what_dpkg_needs_is_there_and_rules_can_be_run(packaging: Packaging) -> 
 
 
 @EVERY_PACKAGING
-def test_the_changelog_can_be_read_back(packaging: Packaging) -> None:
+def test_the_changelog_can_be_parsed(packaging: Packaging) -> None:
     block = next(iter(Changelog(text(packaging, "changelog"), strict=True)))
     assert (str(block.version), block.distributions) == (packaging.debian_version, packaging.distribution)
     assert [line.strip() for line in block.changes() if line] == [f"* {change}" for change in packaging.changes]
@@ -107,7 +107,7 @@ def test_the_changelog_dates_from_the_timestamp_in_utc() -> None:
         ("4.8~devel+git20261122.abc1234", "libpgpoolpcp3", "libpgpoolpcp.so.3"),
     ],
 )
-def test_the_library_package_is_named_as_upstreams_soname_says(upstream: str, package: str, soname: str) -> None:
+def test_upstreams_soname_names_the_library_package(upstream: str, package: str, soname: str) -> None:
     packaging = replace(TRIXIE, upstream_version=upstream)
     assert package in paragraphs(packaging)
     assert text(packaging, f"{package}.symbols").startswith(f"{soname} {package} #MINVER#\n")
@@ -127,13 +127,13 @@ def test_each_major_has_its_modules_package_and_build_dependency() -> None:
     assert "postgresql-15-pgpool2.lintian-overrides" in render(TEMPLATES, packaging)
 
 
-def test_pg_buildext_comes_from_the_package_that_has_it_in_the_release() -> None:
+def test_pg_buildext_comes_from_the_right_package_for_the_release() -> None:
     assert "postgresql-common-dev," in paragraphs(TRIXIE)["source"]["Build-Depends"]
     assert "postgresql-server-dev-all," in paragraphs(BOOKWORM)["source"]["Build-Depends"]
 
 
 @EVERY_PACKAGING
-def test_the_description_speaks_of_version_4_and_not_of_parallel_query(packaging: Packaging) -> None:
+def test_the_description_is_about_version_4_and_not_parallel_query(packaging: Packaging) -> None:
     description = paragraphs(packaging)["pgpool2"]["Description"]
     assert "pgpool-II 4 series" in description
     assert not re.search("parallel quer", description, re.IGNORECASE)
@@ -147,14 +147,16 @@ def test_the_description_speaks_of_version_4_and_not_of_parallel_query(packaging
         (SID, "unix_socket_directories", "work_dir"),
     ],
 )
-def test_the_configuration_uses_the_names_of_its_version(packaging: Packaging, sockets: str, state: str) -> None:
+def test_the_configuration_uses_the_parameter_names_of_its_version(
+    packaging: Packaging, sockets: str, state: str
+) -> None:
     settings = text(packaging, "pgpool.conf.settings")
     assert f"\n{sockets} = '/var/run/postgresql'\n" in settings
     assert f"\n{state} = '/var/log/postgresql'\n" in settings
 
 
 @EVERY_PACKAGING
-def test_the_series_names_exactly_the_patches_that_are_there(packaging: Packaging) -> None:
+def test_the_series_names_exactly_the_existing_patches(packaging: Packaging) -> None:
     files = render(TEMPLATES, packaging)
     series = files["patches/series"].content.decode().split()
     assert {f"patches/{name}" for name in series} == {name for name in files if name.endswith(".patch")}
@@ -171,8 +173,8 @@ def test_patches_are_chosen_by_upstream_version(version: str, expected: tuple[st
 
 
 @pytest.mark.parametrize("line", ["../x.patch", "a.patch (~ 4.4)", "a.patch 4.4", "a.patch (<< 4.4", "a.txt"])
-def test_a_line_of_the_series_that_cannot_be_read_is_an_error(line: str) -> None:
-    with pytest.raises(ValueError, match="not a patch and its versions"):
+def test_a_malformed_line_of_the_series_is_an_error(line: str) -> None:
+    with pytest.raises(ValueError, match="not a patch with its versions"):
         selected_patches(line, "4.6.1")
 
 
@@ -180,7 +182,7 @@ def test_a_series_that_names_a_missing_patch_is_an_error(tmp_path: Path) -> None
     (tmp_path / "patches").mkdir()
     (tmp_path / "patches" / "series.in").write_text("gone.patch\n")
     (tmp_path / "control.in").write_text("Source: pgpool2\n")
-    with pytest.raises(ValueError, match=r"patches that are not there: patches/gone\.patch"):
+    with pytest.raises(ValueError, match=r"names missing patches: patches/gone\.patch"):
         render(tmp_path, TRIXIE)
 
 

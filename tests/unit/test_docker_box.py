@@ -1,4 +1,4 @@
-"""The docker engine where no daemon is: finding an endpoint, and what is taken out of a box."""
+"""The docker engine without a daemon: finding an endpoint, and copying files out of a box."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An endpoint that nobody listens at is the one in use."""
+    """Make an endpoint without a listener the current one."""
     host = f"unix://{tmp_path}/none.sock"
     monkeypatch.setenv("DOCKER_HOST", host)
     return host
@@ -40,7 +40,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An endpoint that takes connections and never answers is the one in use."""
+    """Make an endpoint that accepts connections and never answers the current one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.getsockname()[1]}")
         yield
@@ -63,7 +63,7 @@ def member(name: str, *, size: int = 3000, kind: bytes = tarfile.REGTYPE) -> tar
     return entry
 
 
-def test_asking_for_docker_without_an_engine_says_where_it_looked(cache: Cache, nowhere: str) -> None:
+def test_docker_without_an_engine_names_the_endpoint(cache: Cache, nowhere: str) -> None:
     with pytest.raises(MachineError) as raised:
         engines.find_engine("docker", cache)
     assert raised.value.exit_status is ExitStatus.ENVIRONMENT
@@ -71,19 +71,19 @@ def test_asking_for_docker_without_an_engine_says_where_it_looked(cache: Cache, 
     assert "--engine chroot" in raised.value.hint
 
 
-def test_auto_takes_chroot_where_no_engine_answers(cache: Cache, nowhere: str) -> None:
+def test_auto_uses_chroot_if_no_engine_answers(cache: Cache, nowhere: str) -> None:
     assert engines.find_engine("auto", cache).name == "chroot"
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "silent"])
-def test_finding_no_engine_takes_a_moment_only(cache: Cache, endpoint: str, request: pytest.FixtureRequest) -> None:
+def test_finding_no_engine_is_quick(cache: Cache, endpoint: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(endpoint)
     began = time.monotonic()
     assert DockerEngine.reachable(cache) is None
     assert time.monotonic() - began < 3
 
 
-def test_an_endpoint_of_a_kind_unknown_to_the_sdk_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_with_a_scheme_unknown_to_the_sdk_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "gopher://somewhere")
     with pytest.raises(MachineError, match="gopher://somewhere"):
         DockerEngine.connect(cache)
@@ -129,7 +129,7 @@ def test_a_run_that_needs_no_engine_does_not_import_the_sdk() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=packaging, check=False).returncode == 0
 
 
-def test_names_of_packages_are_taken_from_a_box() -> None:
+def test_names_of_package_files_are_accepted_from_a_box() -> None:
     names = ["pgpool2_4.6.1-50+deb13u1~x_amd64.deb", "recipe", "pgpool2_4.6.1.orig.tar.gz"]
     assert checked_names(names) == sorted(names)
 
@@ -141,7 +141,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 512, 70_000])
-def test_a_file_comes_out_of_a_box_whole(tmp_path: Path, size: int) -> None:
+def test_a_file_leaves_a_box_complete(tmp_path: Path, size: int) -> None:
     unpack_file(tarred(member("a.deb", size=size)), "a.deb", tmp_path / "a.deb")
     assert (tmp_path / "a.deb").read_bytes() == b"x" * size
 
@@ -159,21 +159,21 @@ def test_a_file_comes_out_of_a_box_whole(tmp_path: Path, size: int) -> None:
     ],
     ids=["nothing", "another", "outside", "symbolic link", "hard link", "folder", "pipe"],
 )
-def test_anything_but_the_file_asked_for_is_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
+def test_anything_but_the_requested_file_is_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
     with pytest.raises(MachineError):
         unpack_file(tarred(*members), "a.deb", tmp_path / "a.deb")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_than_the_file_asked_for_is_refused(tmp_path: Path) -> None:
+def test_more_than_the_requested_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MachineError):
         unpack_file(tarred(member("a.deb"), member("b.deb")), "a.deb", tmp_path / "a.deb")
     assert not (tmp_path / "b.deb").exists()
 
 
-def test_a_transfer_that_breaks_off_is_an_error(tmp_path: Path) -> None:
+def test_an_incomplete_transfer_is_an_error(tmp_path: Path) -> None:
     half = list(tarred(member("a.deb", size=70_000)))[:50]
-    with pytest.raises(MachineError, match="broke off"):
+    with pytest.raises(MachineError, match="sent only a part"):
         unpack_file(half, "a.deb", tmp_path / "a.deb")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import signal
 import socket
@@ -36,7 +37,8 @@ from tests.unit.misbehaving_server import (
     wrong_range,
 )
 
-from pgpool_deb.download import Patience, Probe, Standing, fetch, probe
+from pgpool_deb import download
+from pgpool_deb.download import Availability, Patience, Probe, fetch, fetch_unpinned, probe
 from pgpool_deb.errors import ExitStatus, MachineError
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -100,13 +102,40 @@ def unused_address() -> str:
         pytest.param([a_bit_more_each_time], id="cut off more often than there are tries, but going on"),
     ],
 )
-def test_a_fault_that_passes_is_overcome(server: Server, fetching: Fetching, answers: list[Answer]) -> None:
+def test_a_temporary_fault_is_retried(server: Server, fetching: Fetching, answers: list[Answer]) -> None:
     fetching(server.at("/file", *answers))
     assert fetching.destination.read_bytes() == CONTENT
     assert not fetching.part.exists()
 
 
-def test_a_half_sent_body_is_continued_not_begun_anew(server: Server, fetching: Fetching) -> None:
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([whole], id="good"),
+        pytest.param([status(503), half, whole], id="503, half-sent, then good"),
+        pytest.param([half_then_stalling, whole], id="stalled then good"),
+    ],
+)
+def test_a_temporary_fault_of_an_unpinned_file_is_retried(
+    server: Server, tmp_path: Path, answers: list[Answer]
+) -> None:
+    fetch_unpinned(server.at("/file", *answers), tmp_path / "file", patience=QUICK)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(status(404), "404 Not Found$"), (half, "ended in the middle of the file$")]
+)
+def test_a_lasting_fault_of_an_unpinned_file_is_an_error(
+    server: Server, tmp_path: Path, answer: Answer, reason: str
+) -> None:
+    address = server.at("/file", answer)
+    with pytest.raises(MachineError) as caught:
+        fetch_unpinned(address, tmp_path / "file", patience=QUICK)
+    assert re.search(f"^{re.escape(address)}: .*{reason}", caught.value.message)
+
+
+def test_a_partial_body_is_continued_and_not_restarted(server: Server, fetching: Fetching) -> None:
     fetching(server.at("/file", half, whole))
     first, second = server.ranges
     assert first is None
@@ -120,22 +149,22 @@ def test_a_redirect_is_followed(server: Server, fetching: Fetching) -> None:
     assert fetching.destination.read_bytes() == CONTENT
 
 
-def test_a_redirect_in_a_circle_ends(server: Server, fetching: Fetching) -> None:
+def test_a_redirect_loop_ends(server: Server, fetching: Fetching) -> None:
     assert "too many redirects" in fetching.fails(server.at("/file", redirect("/file"))).message
 
 
-def test_the_next_address_serves_where_the_first_does_not(server: Server, fetching: Fetching) -> None:
+def test_the_next_address_is_tried_if_the_first_fails(server: Server, fetching: Fetching) -> None:
     missing, good = server.at("/missing", status(404)), server.at("/file", whole)
     fetching(unused_address(), missing, good)
     assert fetching.destination.read_bytes() == CONTENT
 
 
-def test_a_missing_file_is_not_asked_for_twice(server: Server, fetching: Fetching) -> None:
+def test_a_missing_file_is_requested_only_once(server: Server, fetching: Fetching) -> None:
     fetching.fails(server.at("/file", status(404)))
     assert len(server.ranges) == 1
 
 
-def test_the_answer_of_every_address_is_told(server: Server, fetching: Fetching) -> None:
+def test_the_error_has_the_answer_of_every_address(server: Server, fetching: Fetching) -> None:
     refused, missing, broken = unused_address(), server.at("/a", status(404)), server.at("/b", status(500))
     silent = server.at("/c", never_answering)
     message = fetching.fails(refused, missing, broken, silent).message
@@ -145,7 +174,7 @@ def test_the_answer_of_every_address_is_told(server: Server, fetching: Fetching)
     assert f"{silent}: stopped sending" in message
 
 
-def test_an_address_of_another_kind_is_told(fetching: Fetching) -> None:
+def test_an_unsupported_address_is_reported(fetching: Fetching) -> None:
     assert "not an http, https or file address" in fetching.fails("gopher://host/file").message
 
 
@@ -171,7 +200,7 @@ def test_an_endless_body_is_not_read_to_its_end(server: Server, fetching: Fetchi
     assert server.sent < MUCH // 2
 
 
-def test_the_file_is_not_asked_for_in_another_encoding(server: Server, fetching: Fetching) -> None:
+def test_the_file_is_requested_without_content_encoding(server: Server, fetching: Fetching) -> None:
     fetching(server.at("/file", encoded_where_allowed))
     assert fetching.destination.read_bytes() == CONTENT
 
@@ -192,21 +221,23 @@ def test_a_complete_part_needs_no_server(fetching: Fetching) -> None:
 
 
 @pytest.mark.parametrize("part", [b"x" * HALF, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)])
-def test_a_spoilt_part_is_dropped_and_the_file_fetched_whole(server: Server, fetching: Fetching, part: bytes) -> None:
+def test_a_damaged_part_is_dropped_and_the_whole_file_downloaded(
+    server: Server, fetching: Fetching, part: bytes
+) -> None:
     fetching.part.parent.mkdir()
     fetching.part.write_bytes(part)
     fetching(server.at("/file", whole))
     assert fetching.destination.read_bytes() == CONTENT
 
 
-def test_what_is_there_and_verified_is_not_asked_for(fetching: Fetching) -> None:
+def test_a_verified_file_is_not_requested(fetching: Fetching) -> None:
     fetching.destination.parent.mkdir()
     fetching.destination.write_bytes(CONTENT)
     fetching(unused_address())
     assert fetching.lines == []
 
 
-def test_what_is_there_but_spoilt_is_fetched_anew(server: Server, fetching: Fetching) -> None:
+def test_a_damaged_file_is_downloaded_again(server: Server, fetching: Fetching) -> None:
     fetching.destination.parent.mkdir()
     fetching.destination.write_bytes(CONTENT[:-1] + b"x")
     fetching(server.at("/file", whole))
@@ -215,7 +246,7 @@ def test_what_is_there_but_spoilt_is_fetched_anew(server: Server, fetching: Fetc
 
 @pytest.fixture
 def heeding_ctrl_c() -> Iterator[None]:
-    """Python's own handler: where a shell started the tests in the background, SIGINT is ignored."""
+    """Install Python's own handler, because a shell ignores SIGINT in background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -256,23 +287,23 @@ def test_a_full_disk_names_the_file_system_and_the_need(server: Server, fetching
     fetching.part.parent.mkdir()
     fetching.part.symlink_to("/dev/full")  # every write there fails with ENOSPC
     message = fetching.fails(server.at("/file", whole)).message
-    assert re.search(rf"file system (/\S*) is full: .* needs {len(CONTENT)} bytes more", message)
+    assert re.search(rf"file system (/\S*) is full: .* needs {len(CONTENT)} more bytes", message)
 
 
-def test_a_disk_too_small_is_told_before_anything_is_asked_for(server: Server, fetching: Fetching) -> None:
+def test_a_full_disk_is_reported_before_any_request(server: Server, fetching: Fetching) -> None:
     message = fetching.fails(server.at("/file", whole), size=1 << 60).message
     assert str(1 << 60) in message
     assert server.ranges == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     fetching = Fetching(tmp_path / "file" / "below")
     with pytest.raises(MachineError, match="cannot be written"):
         fetching(unused_address())
 
 
-def test_a_local_mirror_serves_too(tmp_path: Path, fetching: Fetching) -> None:
+def test_a_local_mirror_works(tmp_path: Path, fetching: Fetching) -> None:
     (tmp_path / "a mirror").mkdir()
     (tmp_path / "a mirror" / "file").write_bytes(CONTENT)
     fetching(f"file:{tmp_path}/nothing", f"file://{tmp_path}/a%20mirror/file")
@@ -283,34 +314,44 @@ def test_a_local_mirror_serves_too(tmp_path: Path, fetching: Fetching) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (whole, Probe(Standing.THERE)),
-        (ignoring_ranges, Probe(Standing.THERE)),
-        (status(404), Probe(Standing.ABSENT, "404 Not Found")),
-        (status(403), Probe(Standing.ABSENT, "403 Forbidden")),
-        (content(b"<html>no such file</html>"), Probe(Standing.ABSENT, "another file, of 25 bytes")),
-        (status(500), Probe(Standing.SILENT, "500 Internal Server Error")),
-        (never_answering, Probe(Standing.SILENT, "stopped sending")),
+        (whole, Probe(Availability.THERE)),
+        (ignoring_ranges, Probe(Availability.THERE)),
+        (status(404), Probe(Availability.ABSENT, "404 Not Found")),
+        (status(403), Probe(Availability.ABSENT, "403 Forbidden")),
+        (content(b"<html>no such file</html>"), Probe(Availability.ABSENT, "another file, of 25 bytes")),
+        (status(500), Probe(Availability.SILENT, "500 Internal Server Error")),
+        (never_answering, Probe(Availability.SILENT, "stopped sending")),
     ],
 )
 def test_a_probe_distinguishes_absent_from_silent(server: Server, answer: Answer, expected: Probe) -> None:
     assert probe(server.at("/file", answer), len(CONTENT), QUICK) == expected
 
 
-def test_a_probe_without_a_server_is_silence() -> None:
-    assert probe(unused_address(), 1, QUICK) == Probe(Standing.SILENT, "connection refused")
+def test_a_probe_without_a_server_is_silent() -> None:
+    assert probe(unused_address(), 1, QUICK) == Probe(Availability.SILENT, "connection refused")
 
 
 def test_a_probe_names_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", unused_address().rpartition("/")[0])
     monkeypatch.delenv("no_proxy", raising=False)
     answer = probe("http://mirror.invalid/file", 1, QUICK)
-    assert answer.standing is Standing.SILENT
+    assert answer.availability is Availability.SILENT
     assert "proxy" in answer.reason
 
 
 def test_a_probe_of_a_local_mirror(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
-    absent = Probe(Standing.ABSENT, "no such file of that size")
-    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) == Probe(Standing.THERE)
+    absent = Probe(Availability.ABSENT, "no such file of that size")
+    assert probe(f"file:{tmp_path}/file", len(CONTENT), QUICK) == Probe(Availability.THERE)
     assert probe(f"file:{tmp_path}/file", 1, QUICK) == absent
     assert probe(f"file:{tmp_path}/none", 1, QUICK) == absent
+
+
+def test_a_verified_file_has_the_right_size_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert not download.is_verified(path, SHA256, len(CONTENT))
+    path.write_bytes(CONTENT)
+    assert download.is_verified(path, SHA256, len(CONTENT))
+    assert not download.is_verified(path, SHA256, len(CONTENT) - 1)
+    os.truncate(path, HALF)
+    assert not download.is_verified(path, SHA256, len(CONTENT))

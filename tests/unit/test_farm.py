@@ -1,4 +1,4 @@
-"""Builds spread over engines: who gets which, and what becomes of those of an engine that fails."""
+"""Builds are spread over engines, and builds of a failing engine move to others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GONE = MachineError("it is gone", hint="wait")
 
 @dataclass(slots=True, eq=False)
 class FakeEngine:
-    """An engine whose boxes fail with `fault`, if there is one."""
+    """An engine whose boxes fail with `fault`, if it is set."""
 
     place: str
     fault: Exception | None = None
@@ -71,8 +71,8 @@ class FakeBox:
 
 
 def farm_of(*made: Engine) -> tuple[Farm, list[str]]:
-    said: list[str] = []
-    return Farm(lambda: made, said.append), said
+    output: list[str] = []
+    return Farm(lambda: made, output.append), output
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def farm_of(*made: Engine) -> tuple[Farm, list[str]]:
         ({2: 9}, 0, 2),
     ],
 )
-def test_the_engine_with_least_to_do_gets_the_build_and_of_equals_the_home(
+def test_the_least_busy_engine_gets_the_build_and_among_equals_its_home(
     busy: dict[int, int], home: int, index: int
 ) -> None:
     assert chosen(busy, 3, home) == index
 
 
-def test_builds_side_by_side_are_spread_evenly() -> None:
+def test_parallel_builds_are_spread_evenly() -> None:
     made = [FakeEngine(name) for name in "abc"]
     farm, _ = farm_of(*made)
     with ExitStack() as side_by_side:
@@ -99,7 +99,7 @@ def test_builds_side_by_side_are_spread_evenly() -> None:
     assert sorted(lent) == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_a_build_that_comes_again_gets_the_same_engine_and_the_others_forget_it() -> None:
+def test_a_repeated_build_gets_the_same_engine_and_the_others_forget_it() -> None:
     made = [FakeEngine(name) for name in "abc"]
     farm, _ = farm_of(*made)
     lent = set()
@@ -110,15 +110,15 @@ def test_a_build_that_comes_again_gets_the_same_engine_and_the_others_forget_it(
     assert {one.place for one in made if one.did == ["forget trixie"] * 3} == set("abc") - lent
 
 
-def test_engines_are_looked_for_once_and_not_before_they_are_needed() -> None:
-    asked = []
+def test_engines_are_connected_once_and_on_demand() -> None:
+    requested = []
 
     def connect() -> tuple[Engine, ...]:
-        asked.append(threading.current_thread())
+        requested.append(threading.current_thread())
         return (FakeEngine("a"),)
 
     farm = Farm(connect, print)
-    assert asked == []
+    assert requested == []
 
     def use() -> None:
         with farm.engine_for("x"):
@@ -129,10 +129,10 @@ def test_engines_are_looked_for_once_and_not_before_they_are_needed() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
-def test_engines_that_are_looked_for_ahead_are_those_that_builds_get() -> None:
+def test_builds_get_the_engines_that_open_connected() -> None:
     made = iter([(FakeEngine("a"),)])
     farm = Farm(lambda: next(made), print)
     farm.open()
@@ -143,12 +143,12 @@ def test_engines_that_are_looked_for_ahead_are_those_that_builds_get() -> None:
 
 def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() -> None:
     first, second = FakeEngine("a"), FakeEngine("b")
-    farm, said = farm_of(first, second)
+    farm, output = farm_of(first, second)
     with farm.engine_for("x"):
         assert farm.goes_on_without(first, GONE)
         assert farm.goes_on_without(first, GONE), "another build on it may notice later"
         assert not farm.goes_on_without(second, GONE)
-    assert said == ["warning: a gets no more builds, others take them over: it is gone"]
+    assert output == ["warning: a gets no more builds; other endpoints take over: it is gone"]
     for number in range(4):
         with farm.engine_for(f"x{number}") as engine:
             assert engine is second
@@ -159,12 +159,12 @@ def test_an_engine_that_failed_gets_no_more_builds_and_the_last_one_is_kept() ->
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Farm], workshop.Outcome]:
-    """Does one build with a farm; what the box made is not looked at."""
+    """Run one build with a farm; the files in the box are not checked."""
     cache = Cache(tmp_path)
-    monkeypatch.setattr(workshop._Bench, "_collect", lambda *_: {"a.deb": "0"})
+    monkeypatch.setattr(workshop._Job, "_collect", lambda *_: {"a.deb": "0"})
 
     class Anything:
-        """Stands for a package, the roots, the results, dist/ and the display."""
+        """A double for a package, the roots, the results, dist/ and the display."""
 
         name = "trixie"
         source = "pgpool2"
@@ -182,15 +182,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Farm], wo
     def work(farm: Farm) -> workshop.Outcome:
         any_: Any = Anything()
         shop = workshop.Workshop(cache, any_, any_, Dist(tmp_path), farm, any_, Stop(), 600)
-        return workshop._Bench(shop, any_).work()
+        return workshop._Job(shop, any_).work()
 
     return work
 
 
-def test_a_build_is_done_with_the_cores_of_its_engine(work: Callable[[Farm], workshop.Outcome]) -> None:
+def test_a_build_uses_the_cores_of_its_engine(work: Callable[[Farm], workshop.Outcome]) -> None:
     engine = FakeEngine("a")
     outcome = work(farm_of(engine)[0])
-    assert (outcome.state, outcome.endpoint) == (workshop.State.BUILT, "a")
+    assert (outcome.state, outcome.endpoint) == (workshop.BuildState.BUILT, "a")
     assert engine.did == ["/build/recipe build pgpool2 7 trixie-0", "remove"]
 
 
@@ -200,21 +200,21 @@ def test_a_build_moves_on_from_an_engine_that_fails(
 ) -> None:
     bad = [FakeEngine("bad1", fault), FakeEngine("bad2", fault)]
     good = FakeEngine("good")
-    farm, said = farm_of(*bad, good)
+    farm, output = farm_of(*bad, good)
     first = work(farm)
-    assert (first.state, first.endpoint, first.error) == (workshop.State.BUILT, "good", None)
+    assert (first.state, first.endpoint, first.error) == (workshop.BuildState.BUILT, "good", None)
     tried = [one for one in bad if "remove" in one.did]
-    assert len(said) == len(tried)
+    assert len(output) == len(tried)
     assert all(one.place in (tmp_path / "logs" / "trixie.log").read_text() for one in tried)
 
 
-def test_where_every_engine_fails_the_build_fails_with_the_last_ones_error(
+def test_if_every_engine_fails_the_build_has_the_last_error(
     work: Callable[[Farm], workshop.Outcome],
 ) -> None:
-    farm, said = farm_of(FakeEngine("a", GONE), FakeEngine("b", GONE))
+    farm, output = farm_of(FakeEngine("a", GONE), FakeEngine("b", GONE))
     outcome = work(farm)
-    assert (outcome.state, outcome.error) == (workshop.State.FAILED, GONE)
-    assert len(said) == 1
+    assert (outcome.state, outcome.error) == (workshop.BuildState.FAILED, GONE)
+    assert len(output) == 1
     assert work(farm).error is GONE, "the last one is asked again"
 
 
@@ -226,15 +226,15 @@ def test_where_every_engine_fails_the_build_fails_with_the_last_ones_error(
         (PackageError("not as promised", hint=""), PackageError),
     ],
 )
-def test_a_package_that_fails_is_not_tried_elsewhere(
+def test_a_failing_package_is_not_tried_on_another_engine(
     work: Callable[[Farm], workshop.Outcome], fault: Exception, kind: type
 ) -> None:
     made = FakeEngine("a", fault), FakeEngine("b", fault)
-    farm, said = farm_of(*made)
+    farm, output = farm_of(*made)
     outcome = work(farm)
     assert isinstance(outcome.error, kind)
     assert outcome.shell == ("shell",)
-    assert said == []
+    assert output == []
     assert outcome.endpoint in {"a", "b"}
     assert sum("/build/recipe" in line for one in made for line in one.did) == 1
 
@@ -242,27 +242,27 @@ def test_a_package_that_fails_is_not_tried_elsewhere(
 # -- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_endpoint_that_does_not_answer_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_endpoint_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(cache: Cache, place: str) -> FakeEngine:
         if place == "away":
             raise MachineError("no docker engine answers at away", hint="start it")
         return FakeEngine(place)
 
     monkeypatch.setattr(DockerEngine, "connect", connect)
-    said: list[str] = []
-    found = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), said.append)
-    assert [one.place for one in found] == ["a", "b"]
-    assert said == ["warning: no docker engine answers at away; it gets no builds"]
+    output: list[str] = []
+    result = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), output.append)
+    assert [one.place for one in result] == ["a", "b"]
+    assert output == ["warning: no docker engine answers at away; it gets no builds"]
     with pytest.raises(MachineError, match="answers at away"):
-        engines.find_engines("auto", ("away",), Cache(tmp_path), said.append)
+        engines.find_engines("auto", ("away",), Cache(tmp_path), output.append)
 
 
-def test_without_names_the_engine_is_the_one_asked_for(tmp_path: Path) -> None:
-    (found,) = engines.find_engines("chroot", (), Cache(tmp_path), print)
-    assert (found.name, found.place) == ("chroot", "")
+def test_without_endpoints_the_requested_engine_is_used(tmp_path: Path) -> None:
+    (result,) = engines.find_engines("chroot", (), Cache(tmp_path), print)
+    assert (result.name, result.place) == ("chroot", "")
 
 
-def test_a_context_that_there_is_not_is_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     with pytest.raises(UsageError, match="no docker context 'farm1'") as raised:
         DockerEngine.connect(Cache(tmp_path), "farm1")
@@ -271,14 +271,14 @@ def test_a_context_that_there_is_not_is_the_users_mistake(tmp_path: Path, monkey
 
 @pytest.fixture
 def farm1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a docker context as `docker context create` makes it: with no config.json beside it."""
+    """Make the folder of a docker context as `docker context create` does, without a config.json beside it."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     known_as = hashlib.sha256(b"farm1").hexdigest()
     meta = tmp_path / "contexts" / "meta" / known_as
     meta.mkdir(parents=True)
-    told = {"Name": "farm1", "Endpoints": {"docker": {"Host": "tcp://farm1:2376", "SkipTLSVerify": False}}}
-    (meta / "meta.json").write_text(json.dumps(told))
+    metadata = {"Name": "farm1", "Endpoints": {"docker": {"Host": "tcp://farm1:2376", "SkipTLSVerify": False}}}
+    (meta / "meta.json").write_text(json.dumps(metadata))
     return tmp_path / "contexts" / "tls" / known_as / "docker"
 
 
@@ -289,8 +289,10 @@ def test_a_context_is_an_address_and_certificates(farm1: Path) -> None:
         (farm1 / name).write_text("")
     tls = context("farm1")["tls"]
     assert (tls.ca_cert, tls.cert, tls.verify) == (
-        str(farm1 / "ca.pem"), (str(farm1 / "cert.pem"), str(farm1 / "key.pem")), True
-    )  # fmt: skip
+        str(farm1 / "ca.pem"),
+        (str(farm1 / "cert.pem"), str(farm1 / "key.pem")),
+        True,
+    )
     (farm1 / "cert.pem").unlink()
     assert context("farm1")["tls"].cert is None
     assert endpoint("farm1") == "tcp://farm1:2376"
@@ -305,29 +307,27 @@ def test_a_damaged_context_is_the_machines_fault(farm1: Path, tmp_path: Path, te
         DockerEngine.connect(Cache(tmp_path), "farm1")
 
 
-def test_an_address_that_nobody_listens_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_listener_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///another")
     with pytest.raises(MachineError, match=f"answers at unix://{tmp_path}/none.sock: No such file"):
         DockerEngine.connect(Cache(tmp_path), f"unix://{tmp_path}/none.sock")
 
 
-def test_the_docker_client_is_told_the_same_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docker_client_gets_the_same_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///one")
     assert endpoint_options() == ["--host", "unix:///one"]
     assert endpoint_options("tcp://farm:2376") == ["--host", "tcp://farm:2376"]
     assert endpoint_options("farm1") == ["--context", "farm1"]
 
 
-def test_an_endpoint_and_the_engine_that_has_none_exclude_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endpoint_and_engine_chroot_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
-    request = plan.Request(engine="chroot", endpoints=("farm1",))
+    request = plan.BuildRequest(engine="chroot", endpoints=("farm1",))
     with pytest.raises(UsageError, match="--endpoint and --engine chroot exclude each other"):
         build_deb.run(Project(tmp_path), request)
 
 
-def test_names_of_endpoints_are_read_once_each() -> None:
+def test_names_of_endpoints_are_deduplicated() -> None:
     assert plan.parse_endpoints(None) == ()
     assert plan.parse_endpoints("farm1, tcp://farm2:2376,farm1") == ("farm1", "tcp://farm2:2376")
     with pytest.raises(UsageError, match="empty name"):

@@ -1,4 +1,4 @@
-"""Named hashes of what a cell is made from, and the words for what differs."""
+"""Named hashes of a cell's inputs, and descriptions of their differences."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_there_is_one_line_for_each_name_that_differs(before: dict[str, str], no
 
 
 @given(INPUTS, INPUTS)
-def test_what_is_new_one_way_is_gone_the_other_way(before: dict[str, str], now: dict[str, str]) -> None:
+def test_a_new_name_is_a_missing_one_in_the_other_direction(before: dict[str, str], now: dict[str, str]) -> None:
     new = {line.removesuffix(" is new") for line in fingerprint.differences(before, now) if line.endswith(" is new")}
     gone = {line.removesuffix(" is gone") for line in fingerprint.differences(now, before) if line.endswith(" is gone")}
     assert new == gone == now.keys() - before.keys()
 
 
-def test_short_values_are_shown_and_hashes_are_not() -> None:
+def test_differences_show_short_values_but_no_hashes() -> None:
     before = {"package gcc": "14.1", "debian/rules": HASH, "a": "1"}
     now = {"package gcc": "14.2", "debian/rules": HASH[::-1], "b": "1"}
     assert fingerprint.differences(before, now) == [
@@ -49,7 +49,7 @@ def test_short_values_are_shown_and_hashes_are_not() -> None:
 
 
 @given(st.binary(max_size=64), st.binary(max_size=64), st.booleans(), st.booleans())
-def test_a_file_is_its_bytes_and_its_executable_bit(
+def test_the_hash_of_a_file_covers_its_bytes_and_executable_bit(
     tmp_path_factory: pytest.TempPathFactory, one: bytes, two: bytes, one_runs: bool, two_runs: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("files")

@@ -1,4 +1,4 @@
-"""Runs of the matrix on several machines become one: packages, report and logs, and nothing of half a run."""
+"""Matrix runs on several machines are merged with packages, report and logs; an incomplete run changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.reports import run_of
 from pgpool_deb import gather
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.proof import Proof, State
+from pgpool_deb.proof import Proof, StageState
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.repository import admission
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parents[2]
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    """What two cells left."""
+    """Make the results of two cells."""
     for name, version in V.items():
         run_of(tmp_path / "cells" / name, name, version)
     return tmp_path / "cells"
@@ -33,22 +33,22 @@ def gathered(cells: Path) -> tuple[Project, ExitStatus]:
     return project, gather.run(project, cells, print)
 
 
-def test_what_was_proved_apart_is_proved_together(cells: Path) -> None:
+def test_separate_proofs_are_merged(cells: Path) -> None:
     project, status = gathered(cells)
     assert status is ExitStatus.GOOD
-    told = json.loads((project.dist / "report" / "report.json").read_text())
-    assert [cell["release"] for cell in told["cells"]] == list(V)
+    report = json.loads((project.dist / "report" / "report.json").read_text())
+    assert [cell["release"] for cell in report["cells"]] == list(V)
     table = ReleaseTable.load(Project(HERE).releases)
     for name in V:
         release = table.named(name)
         those = admission.uploads(project.dist / name, release)
         assert admission.unproved(those, release, project.dist / "report" / "report.json") == []
-    for cell in told["cells"]:
+    for cell in report["cells"]:
         assert all((project.dist / "report" / stage["log"]).is_file() for stage in cell["stages"])
     assert "trixie" in (project.dist / "report" / "index.html").read_text()
 
 
-def test_what_was_in_dist_before_is_replaced(cells: Path) -> None:
+def test_the_old_contents_of_dist_are_replaced(cells: Path) -> None:
     project, _ = gathered(cells)
     (project.dist / "trixie" / "left.deb").touch()
     (project.dist / "report" / "logs" / "left").mkdir()
@@ -58,23 +58,23 @@ def test_what_was_in_dist_before_is_replaced(cells: Path) -> None:
     assert sorted(path.name for path in project.dist.iterdir()) == ["bookworm", "report", "trixie"]
 
 
-def test_a_cell_that_failed_is_told_and_decides(cells: Path) -> None:
-    run_of(cells / "trixie", "trixie", V["trixie"], State.FAILED)
+def test_a_failed_cell_is_reported_and_decides_the_status(cells: Path) -> None:
+    run_of(cells / "trixie", "trixie", V["trixie"], StageState.FAILED)
     assert gathered(cells)[1] is ExitStatus.FAILED
 
 
-def test_other_bytes_than_were_tried_are_refused_and_dist_stays(cells: Path) -> None:
+def test_untested_files_are_refused_and_dist_stays(cells: Path) -> None:
     project, _ = gathered(cells)
     (deb,) = (cells / "trixie" / "trixie").glob("*.deb")
     deb.write_bytes(b"another")
     before = sorted(project.dist.rglob("*"))
-    with pytest.raises(UsageError, match="is missing, or not the file that was tried"):
+    with pytest.raises(UsageError, match="is missing or not the file that was tested"):
         gathered(cells)
     assert sorted(project.dist.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("content", "says"), [(None, "No such file"), ("{}", "is damaged"), ("[1", "is damaged")])
-def test_a_run_without_a_whole_report_is_refused(content: str | None, says: str, cells: Path) -> None:
+def test_a_run_without_a_complete_report_is_refused(content: str | None, says: str, cells: Path) -> None:
     path = cells / "trixie" / "report" / "report.json"
     path.unlink()
     if content is not None:
@@ -83,17 +83,17 @@ def test_a_run_without_a_whole_report_is_refused(content: str | None, says: str,
         gathered(cells)
 
 
-def test_two_reports_of_one_cell_are_no_proof(cells: Path) -> None:
+def test_two_reports_of_one_cell_are_refused(cells: Path) -> None:
     run_of(cells / "trixie-again", "trixie", V["trixie"])
     with pytest.raises(UsageError, match="two reports have trixie"):
         gathered(cells)
 
 
-def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no folder of a run"):
         gathered(tmp_path / "nothing")
 
 
-def test_a_report_that_is_read_back_is_the_same(cells: Path) -> None:
-    told = json.loads((cells / "trixie" / "report" / "report.json").read_text())
-    assert Proof.from_json(told).as_json() == told
+def test_a_report_survives_a_round_trip(cells: Path) -> None:
+    report = json.loads((cells / "trixie" / "report" / "report.json").read_text())
+    assert Proof.from_json(report).as_json() == report

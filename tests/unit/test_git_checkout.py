@@ -1,4 +1,4 @@
-"""What --source takes of git: checkouts and worktrees, with versions that rise as upstream's; and what it does not."""
+"""Git checkouts and worktrees as --source: their versions sort as upstream's, and broken ones are refused."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pgpool_deb.local_source import from_path
 from pgpool_deb.sources import Source
 
 
-def test_git_archives_tell_their_commit(repository: Repository, tmp_path: Path) -> None:
+def test_git_archives_contain_their_commit(repository: Repository, tmp_path: Path) -> None:
     commit = repository.commit("4.8devel")
     git(repository.root, "archive", "--prefix=pgpool2-master/", "-o", str(tmp_path / "m.tar.gz"), "HEAD")
     source = from_path(tmp_path / "m.tar.gz", tmp_path / "cache", quiet)
     assert source.version == f"4.8~devel+git20250601.{commit[:8]}"
 
 
-def test_versions_rise_along_a_history_like_upstreams(repository: Repository) -> None:
+def test_versions_increase_along_a_history_like_upstreams(repository: Repository) -> None:
     history = [
         ("4.6devel", ()),
         ("4.6beta1", ("V4_6_0_BETA1", "V4_6_0_BETA1_RPM")),
         ("4.6beta1", ()),
         ("4.6RC1", ("V4_6_0_RC1",)),
-        ("4.6.0", ()),  # configure.ac is raised some commits before the tag
+        ("4.6.0", ()),  # upstream raises configure.ac some commits before the tag
         ("4.6.0", ("V4_6_0",)),
         ("4.6.0", ()),
         ("4.6.1", ("V4_6_1",)),
@@ -80,7 +80,7 @@ def test_a_checkout_is_packed_once(repository: Repository) -> None:
     assert one.sha256 == hashlib.sha256(one.tarball.read_bytes()).hexdigest()
 
 
-def test_a_spoilt_tarball_of_a_checkout_is_made_anew(repository: Repository) -> None:
+def test_a_damaged_tarball_of_a_checkout_is_packed_again(repository: Repository) -> None:
     repository.commit("4.6.1", "V4_6_1")
     one = repository.source()
     good = one.tarball.read_bytes()
@@ -158,7 +158,7 @@ def test_a_worktree_is_a_checkout(repository: Repository, tmp_path: Path) -> Non
     assert repository.source(tmp_path / "wt").version == "4.6.1"
 
 
-def test_a_shallow_clone_without_tags_is_no_release(repository: Repository, tmp_path: Path) -> None:
+def test_a_shallow_clone_without_tags_is_not_a_release(repository: Repository, tmp_path: Path) -> None:
     repository.commit("4.6.0", "V4_6_0")
     commit = repository.commit("4.6.1", "V4_6_1")
     git(tmp_path, "clone", "-q", "--depth=1", "--no-tags", f"file://{repository.root}", "clone")
@@ -197,7 +197,7 @@ def test_a_repository_without_a_commit_is_refused(repository: Repository) -> Non
         repository.source()
 
 
-def test_a_bare_repository_is_refused_with_the_way_on(repository: Repository, tmp_path: Path) -> None:
+def test_a_bare_repository_is_refused_with_a_hint(repository: Repository, tmp_path: Path) -> None:
     repository.commit("4.6.1", "V4_6_1")
     git(tmp_path, "clone", "-q", "--bare", str(repository.root), "bare")
     with pytest.raises(UsageError, match="bare git repository") as caught:
@@ -205,7 +205,7 @@ def test_a_bare_repository_is_refused_with_the_way_on(repository: Repository, tm
     assert "git clone" in caught.value.hint
 
 
-def test_a_machine_without_git_is_told_so(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_the_error_says_so(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     repository.commit("4.6.1", "V4_6_1")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MachineError, match="git is missing"):

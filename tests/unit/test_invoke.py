@@ -1,4 +1,4 @@
-"""./invoke itself: checkouts below odd paths, moved ones and copied ones."""
+"""./invoke works in checkouts with odd paths, in moved ones and in copied ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(project):
 
 
 def checkout(path: Path) -> Path:
-    """A checkout whose program tells where it is, with an environment as it was just made there."""
+    """Make a checkout whose program prints its path, with a fresh environment."""
     (path / "packaging" / "pgpool_deb").mkdir(parents=True)
     for name in ("invoke", "packaging/start.py"):
         shutil.copy2(HERE / name, path / name)
@@ -40,7 +40,7 @@ def make_environment(venv: Path) -> None:
 
 
 def said(command: str, *arguments: str | Path, **environment: str) -> list[str]:
-    """Lines that a shell script prints, which must succeed."""
+    """Return the lines that a shell script prints; it must succeed."""
     words = ["sh", "-euc", command, "sh", *map(str, arguments)]
     answer = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     assert answer.returncode == 0, answer.stderr
@@ -66,7 +66,7 @@ def test_a_checkout_may_be_moved_below_any_path(tmp_path: Path, name: str) -> No
     assert said('"$1/invoke" build "a  b"', place) == [str(place), str(place / ".venv"), "build", "a  b"]
 
 
-def test_a_copy_is_not_the_first_checkout(tmp_path: Path) -> None:
+def test_a_copied_checkout_runs_its_own_program(tmp_path: Path) -> None:
     first = checkout(tmp_path / "first")
     assert said('"$1/invoke"', first)[0] == str(first)
     copy = tmp_path / "a copy"
@@ -77,7 +77,7 @@ def test_a_copy_is_not_the_first_checkout(tmp_path: Path) -> None:
 
 
 def test_an_earlier_checkout_runs_the_environments_own_command(tmp_path: Path) -> None:
-    """It ends in `exec .venv/bin/invoke`, and has no start.py."""
+    """An earlier ./invoke ends with `exec .venv/bin/invoke`, and its checkout has no start.py."""
     place = checkout(tmp_path / "a place")
     said('"$1/invoke"', place)
     (place / "packaging" / "start.py").unlink()
@@ -108,12 +108,12 @@ def test_an_environment_may_lie_elsewhere(tmp_path: Path) -> None:
     assert said('. "$1/bin/activate"; invoke', venv)[0] == str(again)
 
 
-def test_python_may_be_told_not_to_look_beside_the_program(tmp_path: Path) -> None:
+def test_invoke_works_with_pythonsafepath(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     assert said('"$1/invoke"', place, PYTHONSAFEPATH="1")[0] == str(place)
 
 
-def test_an_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
+def test_an_environment_of_another_python_is_replaced(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     (lib,) = (place / ".venv" / "lib").glob("python*")
     lib.rename(lib.with_name("python3.1"))
@@ -125,24 +125,24 @@ def test_an_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
     assert said.startswith("Making the Python environment in .venv"), said
 
 
-def test_a_checkout_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+def test_a_read_only_checkout_without_environment_is_reported(tmp_path: Path) -> None:
     place = checkout(tmp_path / "place")
     shutil.rmtree(place / ".venv")
-    (place / ".venv.lock").mkdir()  # root could write into a folder that is only marked
+    (place / ".venv.lock").mkdir()  # a read-only mode would not stop root
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     message, hint = answer.stderr.splitlines()
-    assert message.endswith(f"nothing can be written here: {place}")
+    assert message.endswith(f"this user cannot write to the checkout: {place}")
     assert hint.startswith("hint: copy the checkout")
 
 
-def test_no_environment_is_made_below_a_colon_and_a_line_says_so(tmp_path: Path) -> None:
+def test_a_path_with_a_colon_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "a:b"
     checkout(tmp_path / "first").rename(place)
     shutil.rmtree(place / ".venv")
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     assert answer.stderr.splitlines() == [
-        f"the path of this checkout has a colon, and Python makes no environment there: {place}",
-        "hint: move it to a folder without one",
+        f"Python cannot make an environment in a path with a colon: {place}",
+        "hint: move the checkout to a path without one",
     ]

@@ -1,4 +1,4 @@
-"""Which levels of tests run: what is asked for, cheapest first, and not what takes an hour unless it is named."""
+"""Test levels run as requested, cheapest first; those that take an hour run only on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pgpool_deb import machine, testing
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
-from pgpool_deb.testing import Request, parse_levels, split_report, stages_of
+from pgpool_deb.testing import LevelsRequest, parse_levels, split_report, stages_of
 
 
 @pytest.mark.parametrize(
@@ -27,18 +27,18 @@ from pgpool_deb.testing import Request, parse_levels, split_report, stages_of
         ("reproducible,fuzz", ("fuzz", "reproducible")),
     ],
 )
-def test_levels_are_read_from_the_command_line(text: str | None, levels: tuple[str, ...]) -> None:
+def test_levels_are_parsed(text: str | None, levels: tuple[str, ...]) -> None:
     assert parse_levels(text) == levels
 
 
 @pytest.mark.parametrize("text", ["", "units", "unit,,install"])
-def test_a_level_that_there_is_not_is_wrong_usage(text: str) -> None:
+def test_an_unknown_level_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match="unknown level") as caught:
         parse_levels(text)
     assert "upstream" in str(caught.value.hint)
 
 
-def test_each_level_tells_how_long_it_took(tmp_path: Path) -> None:
+def test_each_level_reports_its_time(tmp_path: Path) -> None:
     report = tmp_path / "whole.xml"
     report.write_text(
         '<testsuites><testsuite><testcase classname="tests.unit.test_a" name="one" time="59.5"/>'
@@ -91,7 +91,7 @@ def test_it(request):
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout whose levels package and cluster each have a test that waits for the other's; unit has two such."""
+    """Make a checkout whose levels package and cluster have a test each that waits for the other; unit has two such."""
     here = Path(__file__).parents[2]
     meetings = (("package", "package", "cluster"), ("cluster", "cluster", "package"))
     for level, own, other in (*meetings, ("unit", "one", "two"), ("unit", "two", "one")):
@@ -109,12 +109,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
-def test_lanes_run_side_by_side_and_each_level_is_reported(
-    checkout: Project, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.GOOD
-    said = capfd.readouterr()
-    text = said.out + said.err
+def test_lanes_run_in_parallel_and_each_level_is_reported(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.GOOD
+    output = capfd.readouterr()
+    text = output.out + output.err
     assert text.count("1 passed") == 2
     assert "package: 1 tests" in text
     assert "cluster: 1 tests" in text
@@ -148,7 +146,7 @@ def test_unit_tests_run_at_once_and_their_coverage_is_printed(
     (checkout.path / "pyproject.toml").write_text(
         '[tool.coverage.run]\nbranch = true\nsource = ["scripts/pgpool_cluster"]\ndata_file = "dist/.coverage"\n'
     )
-    assert testing.run(checkout, Request(("unit",), coverage=True)) is ExitStatus.GOOD
+    assert testing.run(checkout, LevelsRequest(("unit",), coverage=True)) is ExitStatus.GOOD
     said = capfd.readouterr()
     text = said.out + said.err
     assert "unit: 3 tests" in text
@@ -188,18 +186,18 @@ def test_a_machines_fault_weighs_more_than_a_failure_also_where_a_worker_met_it(
 
 def test_coverage_without_the_unit_level_is_wrong_usage(checkout: Project) -> None:
     with pytest.raises(UsageError, match="--coverage measures the unit level"):
-        testing.run(checkout, Request(("package",), coverage=True))
+        testing.run(checkout, LevelsRequest(("package",), coverage=True))
 
 
-def test_a_failure_in_the_lane_beside_is_one_of_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_in_a_background_lane_fails_the_run(checkout: Project, capfd: pytest.CaptureFixture[str]) -> None:
     with (checkout.path / "tests" / "package" / "test_package.py").open("a") as stream:
         stream.write("    assert request is None, 'it fails'\n")
-    assert testing.run(checkout, Request(("package", "cluster"))) is ExitStatus.FAILED
-    said = capfd.readouterr()
-    assert "it fails" in said.out + said.err
+    assert testing.run(checkout, LevelsRequest(("package", "cluster"))) is ExitStatus.FAILED
+    output = capfd.readouterr()
+    assert "it fails" in output.out + output.err
 
 
-def test_the_lane_beside_ends_where_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_background_lane_ends_if_the_run_is_interrupted(checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         end = time.monotonic() + 30
         while not (checkout.path / "tests" / "package-runs").exists() and time.monotonic() < end:
@@ -208,17 +206,17 @@ def test_the_lane_beside_ends_where_the_run_is_interrupted(checkout: Project, mo
 
     monkeypatch.setattr(subprocess, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        testing.run(checkout, Request(("package", "cluster")))
+        testing.run(checkout, LevelsRequest(("package", "cluster")))
     assert not _running(checkout)
 
 
 def _running(checkout: Project) -> list[str]:
-    wanted = str(checkout.path).encode()
-    found = []
+    needle = str(checkout.path).encode()
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if wanted in path.read_bytes() and sys.executable.encode() in path.read_bytes():
-                found.append(str(path))
+            if needle in path.read_bytes() and sys.executable.encode() in path.read_bytes():
+                result.append(str(path))
         except OSError:
             continue
-    return found
+    return result

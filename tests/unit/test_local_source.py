@@ -1,4 +1,4 @@
-"""What --source takes: tarballs and unpacked trees; and what it does not. Git has test_git_checkout."""
+"""Tarballs and unpacked trees as --source; test_git_checkout.py tests git."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pgpool_deb.pins import Pins
         ("V4_7_STABLE.tar.gz", "4.7.2", "pgpool2-V4_7_STABLE", "4.7.2+local20250601."),
     ],
 )
-def test_a_tarball_is_taken_as_it_is(tmp_path: Path, name: str, stated: str, top: str | None, version: str) -> None:
+def test_a_tarball_is_used_unchanged(tmp_path: Path, name: str, stated: str, top: str | None, version: str) -> None:
     path = release(tmp_path / name, "4.7.2", stated, top=top)
     source = from_path(path, tmp_path / "cache", quiet)
     assert source.version.startswith(version)
@@ -58,7 +58,7 @@ def test_the_pinned_tarball_by_any_name_is_the_pinned_version(pins: Pins, tmp_pa
     assert (source.version, source.pinned, source.date) == ("4.6.1", True, DAY + 12 * 3600)
 
 
-def test_other_bytes_do_not_pass_for_the_pinned_version(pins: Pins, tmp_path: Path) -> None:
+def test_other_bytes_do_not_count_as_the_pinned_version(pins: Pins, tmp_path: Path) -> None:
     path = release(tmp_path / "pgpool-II-4.6.1.tar.gz", "4.6.1", configure=False)
     lines: list[str] = []
     source = from_path(path, tmp_path / "cache", lines.append, pins)
@@ -87,14 +87,14 @@ def test_an_unpacked_tree_gets_a_version_of_its_content(unpacked: Path, tmp_path
     assert from_path(unpacked, tmp_path / "cache", quiet).version != one.version
 
 
-def test_an_unpacked_tree_inside_another_repository_is_no_checkout(repository: Repository) -> None:
+def test_an_unpacked_tree_inside_another_repository_is_not_a_checkout(repository: Repository) -> None:
     repository.commit("4.7devel")
     inner = repository.root / "inner"
     shutil.copytree(repository.root, inner, ignore=shutil.ignore_patterns(".git"))
     assert repository.source(inner).version.startswith("4.7~devel+local")
 
 
-def test_a_tree_with_only_a_configure_is_one_too(unpacked: Path, tmp_path: Path) -> None:
+def test_a_tree_with_only_a_configure_is_accepted(unpacked: Path, tmp_path: Path) -> None:
     (unpacked / "configure.ac").unlink()
     assert from_path(unpacked, tmp_path / "cache", quiet).version.startswith("4.6.1+local")
 
@@ -116,12 +116,12 @@ def test_a_tree_that_changes_while_it_is_read_is_refused(
         return write(*arguments)
 
     monkeypatch.setattr(tarball, "write", change_then_write)
-    with pytest.raises(UsageError, match="changed while it was read"):
+    with pytest.raises(UsageError, match="changed while it was being read"):
         from_path(unpacked, tmp_path / "cache", quiet)
     assert not list((tmp_path / "cache" / "trees").glob("*/*.orig.tar.gz"))
 
 
-# --- what it does not take
+# --- refused sources
 
 
 def folder_of_something_else(tmp_path: Path) -> Path:
@@ -148,26 +148,26 @@ def tarball_of_something_else(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "output"),
     [
-        (lambda tmp_path: tmp_path / "nothing", "nothing: there is no such file or folder"),
-        (lambda tmp_path: tmp_path / "nothing" / "below", "there is no such file or folder"),
+        (lambda tmp_path: tmp_path / "nothing", "nothing: no such file or folder"),
+        (lambda tmp_path: tmp_path / "nothing" / "below", "no such file or folder"),
         (lambda _tmp_path: Path("/dev/null"), "not a tarball"),
-        (folder_of_something_else, "x is not the source of pgpool-II"),
-        (tarball_of_something_else, "x.tar.gz is not the source of pgpool-II"),
+        (folder_of_something_else, "x is not pgpool-II's source"),
+        (tarball_of_something_else, "x.tar.gz is not pgpool-II's source"),
         (strange_version, "states version '4.6.1/../../x'"),
         (truncated, "truncated or damaged"),
     ],
 )
-def test_what_is_not_taken_is_named(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+def test_a_wrong_source_is_named(tmp_path: Path, make: Callable[[Path], Path], output: str) -> None:
     with pytest.raises(UsageError) as caught:
         from_path(make(tmp_path), tmp_path / "cache", quiet)
-    assert said in caught.value.message
+    assert output in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
 
 
-def test_a_link_in_a_circle_is_told(tmp_path: Path) -> None:
+def test_a_link_loop_is_reported(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UsageError, match="cannot be read"):
         from_path(tmp_path / "loop", tmp_path / "cache", quiet)

@@ -1,4 +1,4 @@
-"""What is missing on the build machine: installed, or refused with the command that installs it."""
+"""Missing tools of the build machine are installed, or refused with the command that installs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def never(_: str) -> None:
 
 @pytest.fixture
 def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on the PATH."""
+    """Make the only folder on the PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -31,7 +31,7 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_nothing_is_done_where_nothing_is_missing(bin_folder: Path) -> None:
+def test_nothing_happens_if_nothing_is_missing(bin_folder: Path) -> None:
     script(bin_folder / "no-such-brewer", "")
     machine.require((BREWER, Tool("here", str(bin_folder), "")), install=True, report=never)
 
@@ -58,16 +58,14 @@ def test_a_plain_user_without_sudo_gets_the_command_as_a_hint(
     assert str(raised.value) == "brewer is missing and this user cannot install it\nhint: sudo apt-get install brewer"
 
 
-def test_a_plain_user_whose_sudo_asks_for_a_password_is_not_kept_waiting(
-    bin_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sudo_never_prompts_without_a_terminal(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(bin_folder / "sudo", '[ "$1" = -n ] || exec /bin/sleep 60; exit 1')
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MachineError, match="cannot install it"):
         machine.require((BREWER,), install=True, report=never)
 
 
-def test_roots_of_a_plain_user_take_one_package_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_user_needs_one_more_package_for_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     packages = {}
     for user in (0, 1000):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
@@ -77,9 +75,9 @@ def test_roots_of_a_plain_user_take_one_package_more(monkeypatch: pytest.MonkeyP
     assert "mmdebstrap" in packages[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does: without sudo")
+@pytest.mark.skipif(os.geteuid() != 0, reason="it tests the installation by root, without sudo")
 @pytest.mark.parametrize("outcome", ["installs", "fails", "installs nothing"])
-def test_what_is_missing_is_installed_after_saying_what_and_why(bin_folder: Path, outcome: str) -> None:
+def test_missing_packages_are_installed_with_a_reason(bin_folder: Path, outcome: str) -> None:
     last = {
         "installs": f'[ "$1" != install ] || /usr/bin/install -m 755 /bin/true {bin_folder}/no-such-brewer',
         "fails": 'echo "W: old" >&2; echo "E: Unable to locate package brewer" >&2; exit 100',
@@ -87,9 +85,9 @@ def test_what_is_missing_is_installed_after_saying_what_and_why(bin_folder: Path
     }[outcome]
     script(bin_folder / "env", 'shift; exec "$@"')
     script(bin_folder / "apt-get", f'echo "$@" >>{bin_folder}/calls\n{last}')
-    said: list[str] = []
+    output: list[str] = []
     if outcome == "installs":
-        machine.require((BREWER,), install=True, report=said.append)
+        machine.require((BREWER,), install=True, report=output.append)
         assert (bin_folder / "calls").read_text().splitlines() == [
             "update -q",
             "install -y -q --no-install-recommends brewer",
@@ -97,31 +95,34 @@ def test_what_is_missing_is_installed_after_saying_what_and_why(bin_folder: Path
     else:
         message = {
             "fails": "apt failed: E: Unable to locate package brewer",
-            "installs nothing": "brewer was installed but no-such-brewer is not there",
+            "installs nothing": "apt installed brewer, but no-such-brewer is missing",
         }[outcome]
         with pytest.raises(MachineError, match=f"^{message}\nhint: apt-get install brewer"):
-            machine.require((BREWER,), install=True, report=said.append)
-    assert said == ["installing brewer with apt: it brews"]
+            machine.require((BREWER,), install=True, report=output.append)
+    assert output == ["installing brewer with apt: it brews"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does: without sudo")
+@pytest.mark.skipif(os.geteuid() != 0, reason="it tests the installation by root, without sudo")
 @pytest.mark.parametrize("seconds", [300.0, 0.0])
-def test_another_apt_is_waited_for_with_a_line_and_an_end(
+def test_require_waits_for_another_apt_and_reports_it(
     bin_folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     held = "Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
     script(bin_folder / "env", 'shift; exec "$@"')
-    script(bin_folder / "apt-get", f"""
+    script(
+        bin_folder / "apt-get",
+        f"""
 echo >>{bin_folder}/calls
 [ "$(/usr/bin/wc -l <{bin_folder}/calls)" -gt 2 ] || {{ echo "E: {held}" >&2; exit 100; }}
 [ "$1" != install ] || /usr/bin/install -m 755 /bin/true {bin_folder}/no-such-brewer
-""")  # fmt: skip
-    monkeypatch.setattr(machine, "_LOCK_PAUSE", 0.01)
+""",
+    )
+    monkeypatch.setattr(machine, "_LOCK_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(machine, "_LOCK_SECONDS", seconds)
-    said: list[str] = []
+    output: list[str] = []
     if seconds:
-        machine.require((BREWER,), install=True, report=said.append)
-        assert said[1:] == [f"waiting for another apt: {held}"]
+        machine.require((BREWER,), install=True, report=output.append)
+        assert output[1:] == [f"waiting for another apt: {held}"]
     else:
         with pytest.raises(MachineError, match="Could not get lock"):
-            machine.require((BREWER,), install=True, report=said.append)
+            machine.require((BREWER,), install=True, report=output.append)

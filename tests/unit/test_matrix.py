@@ -1,4 +1,4 @@
-"""The matrix' own work, with commands played by a stand-in: order, what is left out, and the files that it leaves."""
+"""The matrix itself, with a double for its commands: stages in order, left out ones, and the files of the report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.matrix import Matrix, Request, Stage, next_up, parse_stages, stages_of
+from pgpool_deb.matrix import Matrix, MatrixRequest, Stage, next_up, parse_stages, stages_of
 from pgpool_deb.project import Project
-from pgpool_deb.proof import State
+from pgpool_deb.proof import StageState
 from pgpool_deb.releases import ReleaseTable
 
 TABLE = ReleaseTable.load(Project(Path(__file__).parents[2]).releases)
@@ -25,18 +25,26 @@ Ran = list[tuple[str, str, float, float]]
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Each pytest that was run: release, stage, begin and end. Those of sid's install fail; forky does not build."""
-    found: Ran = []
+    """Record each pytest run: release, stage, start and end. The runs of sid's install fail; forky does not build."""
+    result: Ran = []
     lock = threading.Lock()
 
     def logged(self: Matrix, command: Sequence[str], log: Path) -> int:
         log.write_text("as it went\n")
         if "build-deb" in command:
             cells = [
-                {"release": one.name, "arch": "amd64", "pgpool": "4.6.1", "seconds": 1.0, "log": str(log),
-                 "state": "failed" if one.name == "forky" else "built", "stage": "compile", "error": "pcp.c:1: error"}
+                {
+                    "release": one.name,
+                    "arch": "amd64",
+                    "pgpool": "4.6.1",
+                    "seconds": 1.0,
+                    "log": str(log),
+                    "state": "failed" if one.name == "forky" else "built",
+                    "stage": "compile",
+                    "error": "pcp.c:1: error",
+                }
                 for one in self.releases
-            ]  # fmt: skip
+            ]
             (self.project.dist / "summary.json").write_text(json.dumps({"cells": cells}))
             return 1
         began = time.monotonic()
@@ -45,11 +53,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
         bad = (release, stage) == ("sid", "install")
         log.with_suffix(".xml").write_text(FAILS if bad else PASSES)
         with lock:
-            found.append((release, stage, began, time.monotonic()))
+            result.append((release, stage, began, time.monotonic()))
         return int(bad)
 
     monkeypatch.setattr(Matrix, "_logged", logged)
-    return found
+    return result
 
 
 @pytest.fixture
@@ -59,13 +67,13 @@ def matrix(tmp_path: Path) -> Callable[..., Matrix]:
     def make(*names: str, jobs: int = 2) -> Matrix:
         project = Project(tmp_path)
         releases = tuple(TABLE.named(name) for name in names)
-        return Matrix(project, project.dist / "report", releases, STAGES, Request(jobs=jobs))
+        return Matrix(project, project.dist / "report", releases, STAGES, MatrixRequest(jobs=jobs))
 
     return make
 
 
 def together(ran: Ran, *, stage: str = "") -> int:
-    """How many of these ran at the same time, at most."""
+    """Return the largest number of runs at the same time."""
     chosen = [(began, ended) for _, name, began, ended in ran if stage in ("", name)]
     return max(sum(began <= moment < ended for began, ended in chosen) for moment, _ in chosen)
 
@@ -74,9 +82,9 @@ def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran
     proof = matrix("trixie", "forky", "sid").run()
     states = {cell.release: [one.state for one in cell.stages] for cell in proof.cells}
     assert states == {
-        "trixie": [State.PASSED] * 3,
-        "forky": [State.FAILED, State.LEFT_OUT, State.LEFT_OUT],
-        "sid": [State.PASSED, State.FAILED, State.PASSED],
+        "trixie": [StageState.PASSED] * 3,
+        "forky": [StageState.FAILED, StageState.LEFT_OUT, StageState.LEFT_OUT],
+        "sid": [StageState.PASSED, StageState.FAILED, StageState.PASSED],
     }
     assert proof.exit_status is ExitStatus.FAILED
     assert len(ran) == 4
@@ -84,16 +92,14 @@ def test_one_failing_cell_stops_no_other(matrix: Callable[..., Matrix], ran: Ran
     assert again["sid"] == ".venv/bin/python -m pytest --releases=sid tests/install"
 
 
-def test_hosts_are_booted_for_one_cell_at_a_time_and_the_rest_goes_on_beside(
-    matrix: Callable[..., Matrix], ran: Ran
-) -> None:
+def test_stages_with_hosts_run_one_at_a_time_beside_the_others(matrix: Callable[..., Matrix], ran: Ran) -> None:
     matrix("bookworm", "trixie", "sid", jobs=3).run()
     assert together(ran, stage="cluster") == 1
     assert 1 < together(ran) <= 3
 
 
-def test_hosts_are_never_left_to_the_end() -> None:
-    """They go one at a time: what waits for them last would have the machine to itself."""
+def test_stages_with_hosts_never_run_last() -> None:
+    """They run one at a time, so the last ones would otherwise run alone."""
     install, cluster = STAGES
     waiting = [("trixie", install), ("sid", install), ("trixie", cluster), ("sid", cluster)]
     assert next_up(waiting, booted=False) == ("trixie", cluster)
@@ -102,7 +108,7 @@ def test_hosts_are_never_left_to_the_end() -> None:
     assert next_up(waiting[:2], booted=False) == ("trixie", install)
 
 
-def test_one_job_does_one_thing_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_one_job_runs_one_stage_at_a_time(matrix: Callable[..., Matrix], ran: Ran) -> None:
     matrix("bookworm", "trixie", jobs=1).run()
     assert together(ran) == 1
     assert len(ran) == 4
@@ -118,7 +124,7 @@ def test_every_link_of_the_report_is_a_file(matrix: Callable[..., Matrix], ran: 
     assert {"index.html", "table.md", "report.json", "junit.xml"} <= {path.name for path in made.place.iterdir()}
 
 
-def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_regressions_are_relative_to_the_previous_run(matrix: Callable[..., Matrix], ran: Ran) -> None:
     made = matrix("sid")
     assert made.run().worse == ()
     report = made.place / "report.json"
@@ -131,7 +137,7 @@ def test_the_run_before_is_what_worse_is_measured_by(matrix: Callable[..., Matri
     assert ran
 
 
-def test_a_report_before_that_cannot_be_read_is_none(matrix: Callable[..., Matrix], ran: Ran) -> None:
+def test_an_unreadable_previous_report_is_ignored(matrix: Callable[..., Matrix], ran: Ran) -> None:
     made = matrix("sid")
     made.place.mkdir(parents=True)
     (made.place / "report.json").write_text("{half")
@@ -139,16 +145,16 @@ def test_a_report_before_that_cannot_be_read_is_none(matrix: Callable[..., Matri
     assert ran
 
 
-def test_a_build_that_could_not_begin_is_the_machines_fault(
+def test_a_build_that_cannot_start_is_the_machines_fault(
     matrix: Callable[..., Matrix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Matrix, "_logged", lambda _, __, log: log.write_text("no mirror") and 3)
     proof = matrix("trixie").run()
-    assert [one.state for one in proof.cells[0].stages] == [State.BROKEN, State.LEFT_OUT, State.LEFT_OUT]
+    assert [one.state for one in proof.cells[0].stages] == [StageState.BROKEN, StageState.LEFT_OUT, StageState.LEFT_OUT]
     assert proof.exit_status is ExitStatus.ENVIRONMENT
 
 
-def test_stages_are_read_from_the_command_line() -> None:
+def test_stages_are_parsed() -> None:
     assert parse_stages(None) == ()
     assert parse_stages("install, quality") == ("install", "quality")
     assert parse_stages("upstream") == ("upstream",)
@@ -157,11 +163,11 @@ def test_stages_are_read_from_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "tried"),
+    ("requested", "tried"),
     [
         ((), ["quality", "debian", "install", "cluster", "dist-upgrade"]),
         (("upstream", "quality"), ["quality", "upstream"]),
     ],
 )
-def test_upstreams_suite_is_tried_only_where_it_is_named(asked: tuple[str, ...], tried: list[str]) -> None:
-    assert [stage.name for stage in stages_of(Request(stages=asked))] == tried
+def test_upstreams_suite_runs_only_on_request(requested: tuple[str, ...], tried: list[str]) -> None:
+    assert [stage.name for stage in stages_of(MatrixRequest(stages=requested))] == tried

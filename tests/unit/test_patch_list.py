@@ -1,11 +1,11 @@
-"""docs/reference/patches.md: it is what the headers and series.in say."""
+"""docs/reference/patches.md matches the headers of the patches and series.in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pgpool_deb import patch_list, pgpool2
-from pgpool_deb.patch_list import Row
+from pgpool_deb.patch_list import PatchRow
 from pgpool_deb.patches import Patch
 from pgpool_deb.project import Project
 
@@ -16,11 +16,11 @@ TEST = "tests/cluster/test_x.py::test_y"
 
 def line(patch: Patch, *ranges: list[tuple[str, str]]) -> list[str]:
     """Return the cells of a patch in the table."""
-    (found,) = [row for row in patch_list.render([Row(patch, ranges)]).splitlines() if row.startswith("| [mend]")]
-    return [cell.strip() for cell in found.strip("|").split(" | ")]
+    (result,) = [row for row in patch_list.render([PatchRow(patch, ranges)]).splitlines() if row.startswith("| [mend]")]
+    return [cell.strip() for cell in result.strip("|").split(" | ")]
 
 
-def test_the_page_that_is_kept_is_the_one_that_is_written() -> None:
+def test_the_committed_page_is_up_to_date() -> None:
     kept = (HERE.path / patch_list.PLACE).read_text(encoding="utf-8")
     written = patch_list.render(patch_list.rows(HERE.templates(pgpool2.NAME)))
     assert kept == written, f"{patch_list.PLACE} is not what the patches say: {patch_list.COMMAND} writes it anew"
@@ -37,7 +37,7 @@ def test_a_patch_is_listed_with_its_reason_size_and_tests() -> None:
         "no",
         "[test_y](../../tests/cluster/test_x.py)",
     ]
-    assert "1 patches, +2 −1 lines." in patch_list.render([Row(patch, [[]])])
+    assert "1 patches, +2 −1 lines." in patch_list.render([PatchRow(patch, [[]])])
 
 
 def test_every_range_of_versions_is_named() -> None:
@@ -46,7 +46,7 @@ def test_every_range_of_versions_is_named() -> None:
     assert cells[1] == "before 4.3.17; from 4.4, before 4.4.14"
 
 
-def test_what_upstream_knows_is_told_apart() -> None:
+def test_patches_that_upstream_knows_are_marked() -> None:
     theirs = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed", origin="upstream, https://x/commit/1")
     sent = Patch("mend", TEXT, "w", relied_on=False, forwarded="https://x/issues/2")
     ours = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed")

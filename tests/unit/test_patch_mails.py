@@ -1,4 +1,4 @@
-"""`./invoke patches`: patches as mails to upstream, which `git am` takes."""
+"""`./invoke patches` writes patches as mails to upstream that `git am` applies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE = {"configure.ac": "AC_INIT([pgpool-II], [4.6.1])\n", "configure": "", "s
 
 
 def patch_text(line: int, new: str, *, title: str = "Mend it", forwarded: str = "no") -> str:
-    """A patch without context that replaces one line of src/main.c."""
+    """Return a patch without context that replaces one line of src/main.c."""
     return (
         f"Description: {title}\n It was broken.\n .\n To see it: look.\nX-Without: it is broken\n"
         f"X-Tested-By: tests/x/test_x.py::test_y\nForwarded: {forwarded}\nLast-Update: 2026-11-29\n---\n"
@@ -52,7 +52,7 @@ def git(folder: Path, *arguments: str, said: str = "") -> str:
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A repository with the source."""
+    """Make a repository with the source."""
     folder = tmp_path / "upstream"
     for name, text in SOURCE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def upstream(tmp_path: Path) -> Path:
     return folder
 
 
-def test_git_am_takes_the_mails_one_after_the_other(tmp_path: Path, upstream: Path) -> None:
+def test_git_am_applies_the_mails_in_sequence(tmp_path: Path, upstream: Path) -> None:
     series = [patch("first", patch_text(10, "ten")), patch("second", patch_text(12, "twelve"))]
     written = patch_mails.mails(patches.changes(series, tarball(tmp_path / "pgpool.tar.gz")))
     for name in ("first", "second"):
@@ -74,7 +74,7 @@ def test_git_am_takes_the_mails_one_after_the_other(tmp_path: Path, upstream: Pa
     assert shown == "pgpool2-cluster maintainers|2026-11-29T12:00:00+00:00|second it\n\nTo see it: look."
 
 
-def test_a_mail_has_context_a_diffstat_and_what_earlier_patches_changed(tmp_path: Path) -> None:
+def test_a_mail_has_context_a_diffstat_and_earlier_changes(tmp_path: Path) -> None:
     series = [patch("first", patch_text(10, "ten")), patch("second", patch_text(12, "twelve"))]
     mail = patch_mails.mails(patches.changes(series, tarball(tmp_path / "pgpool.tar.gz")))["second"]
     assert mail.startswith("From 0000000000000000000000000000000000000000 ")
@@ -84,15 +84,13 @@ def test_a_mail_has_context_a_diffstat_and_what_earlier_patches_changed(tmp_path
     assert " line 9\n ten\n line 11\n-line 12\n+twelve\n line 13\n line 14\n line 15\n" in mail
 
 
-def test_what_is_not_upstreams_business_or_does_not_fit_has_no_mail(tmp_path: Path) -> None:
+def test_patches_not_for_upstream_or_without_a_fit_have_no_mail(tmp_path: Path) -> None:
     debians = Patch("debians", patch_text(10, "ten"), "w", relied_on=False, forwarded="not-needed")
     series = [debians, patch("unfit", patch_text(40, "forty")), patch("ours", patch_text(20, "twenty"))]
     assert patch_mails.mails(patches.changes(series, tarball(tmp_path / "pgpool.tar.gz"))).keys() == {"ours"}
 
 
-def test_the_same_patches_give_the_same_mails_whatever_the_users_git_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_git_configuration_does_not_change_mails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series, source = [patch("ours", patch_text(10, "ten"))], tarball(tmp_path / "pgpool.tar.gz")
     first = patch_mails.mails(patches.changes(series, source))
     (tmp_path / "gitconfig").write_text("[format]\nsubjectPrefix = OTHER\nsignature = x\n[diff]\nnoprefix = true\n")
@@ -107,7 +105,7 @@ def test_the_same_patches_give_the_same_mails_whatever_the_users_git_is_told(
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Project]:
-    """A checkout with patches, one pinned version, and its tarball in the cache unless told otherwise."""
+    """Make a checkout with patches and one pinned version, whose tarball is in the cache by default."""
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
 
     def make(texts: dict[str, str], *, cached: bool = True) -> Project:
@@ -140,7 +138,7 @@ def test_the_command_writes_the_page_and_the_mails_and_leaves_no_old_ones(projec
     assert patch_mails.run(checkout, None, install=False, report=lines.append) is ExitStatus.GOOD
     assert [path.name for path in old.parent.iterdir()] == ["ours.patch"]
     assert "[ours](" in (checkout.path / patch_list.PLACE).read_text()
-    assert "warning: unfit.patch is not for pgpool-II 4.6.1, or does not fit it: no mail" in lines
+    assert "warning: no mail for unfit.patch, which is not for pgpool-II 4.6.1 or does not fit it" in lines
 
 
 def test_a_version_that_is_not_pinned_is_refused(project: Callable[..., Project]) -> None:
@@ -154,8 +152,8 @@ def test_without_a_tarball_the_command_says_how_to_get_one(project: Callable[...
     assert raised.value.hint == "--pgpool 4.6.1 downloads one"
 
 
-def test_a_header_that_lacks_a_field_is_named(project: Callable[..., Project]) -> None:
+def test_a_header_without_a_required_field_is_named(project: Callable[..., Project]) -> None:
     checkout = project({"ours": patch_text(10, "ten", forwarded="perhaps")})
-    with pytest.raises(UsageError, match=r"ours\.patch: Forwarded: is to be no") as raised:
+    with pytest.raises(UsageError, match=r"ours\.patch: Forwarded must be no") as raised:
         patch_mails.run(checkout, None, install=False, report=quiet)
-    assert raised.value.hint == "the fields of a header are in docs/reference/patches.md"
+    assert raised.value.hint == "docs/reference/patches.md lists the fields of a header"

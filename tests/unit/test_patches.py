@@ -1,4 +1,4 @@
-"""Which of our patches a source gets, and how a package says what it lacks."""
+"""A source gets the patches that fit it, and a package lists the ones that it lacks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pgpool_deb.cache import Cache
 from pgpool_deb.errors import ExitStatus, PackageError
 from pgpool_deb.patches import Fit, Patch
 from pgpool_deb.pins import Pins
-from pgpool_deb.plan import Request
+from pgpool_deb.plan import BuildRequest
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.sources import Source
-from pgpool_deb.workshop import CellOutcome, Outcome, State
+from pgpool_deb.workshop import BuildState, CellOutcome, Outcome
 
 HERE = Project(Path(__file__).parents[2])
 SHA256 = "c" * 64
@@ -50,38 +50,38 @@ def names(found: tuple[Patch, ...]) -> list[str]:
     return [patch.name for patch in found]
 
 
-def test_what_does_not_fit_is_left_out_and_what_upstream_has_is_told_apart(tmp_path: Path) -> None:
+def test_patches_that_do_not_fit_and_patches_in_upstream_are_distinguished(tmp_path: Path) -> None:
     fits, no_fit = patch("fits", "two", "TWO"), patch("no-fit", "other", "TWO")
-    there = patch("there", "TWO", "two")  # as it is in the tarball, for the one line that it changes
+    there = patch("there", "TWO", "two")  # the tarball already has the one line that it changes
     follows, gone = patch("follows", "TWO", "2"), patch("gone", "two", "TWO", "src/gone.c")
-    found = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["no-fit", "gone"]
-    assert names(found.upstream) == ["there"]
-    assert not found.proved
+    result = patches.fit([there, fits, follows, no_fit, gone], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["no-fit", "gone"]
+    assert names(result.upstream) == ["there"]
+    assert not result.proved
 
 
-def test_a_patch_that_needs_one_that_was_left_out_is_left_out_too(tmp_path: Path) -> None:
+def test_a_patch_that_needs_a_left_out_one_is_left_out(tmp_path: Path) -> None:
     first, second = patch("first", "other", "TWO"), patch("second", "TWO", "2")
-    found = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["first", "second"]
+    result = patches.fit([first, second], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("taken", [("src/main.c",), ("src/other.c",)])
-def test_a_patch_that_upstream_took_half_of_is_left_out(tmp_path: Path, taken: tuple[str, ...]) -> None:
+def test_a_patch_that_upstream_has_in_part_is_left_out(tmp_path: Path, taken: tuple[str, ...]) -> None:
     halves = {name: patch("half", "two", "TWO", name).text for name in ("src/main.c", "src/other.c")}
     whole = Patch("half", "".join(halves.values()), "w", relied_on=False)
     there = {name: f"zero\none\n{'TWO' if name in taken else 'two'}\nthree\n" for name in halves}
-    found = patches.fit([whole], tarball(tmp_path, **there), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["half"]
+    result = patches.fit([whole], tarball(tmp_path, **there), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["half"]
     everything = dict.fromkeys(halves, "zero\none\nTWO\nthree\n")
-    found = patches.fit([whole], tarball(tmp_path, **everything), "d" * 64, tmp_path / "cache")
-    assert names(found.upstream) == ["half"]
+    result = patches.fit([whole], tarball(tmp_path, **everything), "d" * 64, tmp_path / "cache")
+    assert names(result.upstream) == ["half"]
 
 
-def test_there_is_no_fuzz(tmp_path: Path) -> None:
+def test_patches_apply_without_fuzz(tmp_path: Path) -> None:
     text = patch("near", "two", "TWO").text.replace(" three\n", " other\n")
-    found = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["near"]
+    result = patches.fit([Patch("near", text, "w", relied_on=False)], tarball(tmp_path), SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["near"]
 
 
 def test_a_source_is_tried_once_for_the_same_patches(tmp_path: Path) -> None:
@@ -93,24 +93,24 @@ def test_a_source_is_tried_once_for_the_same_patches(tmp_path: Path) -> None:
         patches.fit([patch("one", "two", "TWO")], path, SHA256, tmp_path / "cache")
 
 
-def test_a_link_of_a_strangers_tarball_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_an_untrusted_tarball_is_not_followed(tmp_path: Path) -> None:
     path, outside = tmp_path / "pgpool.tar.gz", tmp_path / "outside"
     outside.write_text("zero\none\ntwo\nthree\n")
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("top/src/main.c")
         member.type, member.linkname = tarfile.SYMTYPE, str(outside)
         archive.addfile(member)
-    found = patches.fit([patch("fits", "two", "TWO")], path, SHA256, tmp_path / "cache")
-    assert names(found.left_out) == ["fits"]
+    result = patches.fit([patch("fits", "two", "TWO")], path, SHA256, tmp_path / "cache")
+    assert names(result.left_out) == ["fits"]
     assert outside.read_text() == "zero\none\ntwo\nthree\n"
 
 
-def test_every_patch_says_what_is_missing_without_it() -> None:
+def test_every_patch_states_its_loss() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
-        found = Patch.read(path)
-        assert 0 < len(found.without) <= 105
-        assert not found.without.endswith(".")
-        assert found.touches
+        result = Patch.read(path)
+        assert 0 < len(result.without) <= 105
+        assert not result.without.endswith(".")
+        assert result.touches
 
 
 FIELDS = {
@@ -138,33 +138,33 @@ def header(fields: dict[str, str | None]) -> str:
     return f"{lines}---\n--- a/f\n+++ b/f\n@@ -1 +1,2 @@\n-one\n+two\n+three\n"
 
 
-def test_a_header_is_read(tmp_path: Path) -> None:
+def test_a_header_is_parsed(tmp_path: Path) -> None:
     folded = "Mend it\n It was\n broken.\n .\n To see it: look."
     (tmp_path / "x.patch").write_text(header({**FIELDS, "Description": folded}))
-    found = Patch.read(tmp_path / "x.patch")
-    assert (found.title, found.forwarded, found.updated) == ("Mend it", "no", "2026-11-29")
-    assert found.description == "Mend it\n\nIt was\nbroken.\n\nTo see it: look."
-    assert found.tests == ("tests/cluster/test_x.py::test_y", "tests/install/test_x.py::test_z")
-    assert found.size == (2, 1)
+    result = Patch.read(tmp_path / "x.patch")
+    assert (result.title, result.forwarded, result.updated) == ("Mend it", "no", "2026-11-29")
+    assert result.description == "Mend it\n\nIt was\nbroken.\n\nTo see it: look."
+    assert result.tests == ("tests/cluster/test_x.py::test_y", "tests/install/test_x.py::test_z")
+    assert result.size == (2, 1)
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-def test_a_header_that_lacks_a_field_is_an_error(tmp_path: Path, field: str, value: str | None) -> None:
+def test_a_header_without_a_required_field_is_an_error(tmp_path: Path, field: str, value: str | None) -> None:
     (tmp_path / "x.patch").write_text(header({**FIELDS, field: value}))
-    with pytest.raises(ValueError, match=rf"x\.patch: {field}: is to "):
+    with pytest.raises(ValueError, match=rf"x\.patch: {field} must "):
         Patch.read(tmp_path / "x.patch")
 
 
-def test_every_patch_tells_upstreams_reader_what_a_mail_needs() -> None:
+def test_every_header_has_the_parts_of_a_mail() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
-        found = Patch.read(path)
-        assert len(found.title) <= 72, path
-        assert not found.title.endswith("."), path
-        assert "\n\nTo see it: " in found.description, path
-        assert max(map(len, found.description.splitlines())) <= 79, path
+        result = Patch.read(path)
+        assert len(result.title) <= 72, path
+        assert not result.title.endswith("."), path
+        assert "\n\nTo see it: " in result.description, path
+        assert max(map(len, result.description.splitlines())) <= 79, path
 
 
-def test_tests_that_patches_name_are_there() -> None:
+def test_the_tests_that_patches_name_exist() -> None:
     for path in (TEMPLATES / "patches").glob("*.patch"):
         for test in Patch.read(path).tests:
             file, _, name = test.partition("::")
@@ -172,13 +172,13 @@ def test_tests_that_patches_name_are_there() -> None:
 
 
 def test_a_proved_version_names_the_patches_of_the_series() -> None:
-    """With another patch, the version is proved anew, or `proved` goes."""
+    """After a change of the patches, the version must be proved again or lose `proved`."""
     for pin in Pins.load(HERE.sources).pins:
         if pin.proved is not None:
             assert pin.proved == tuple(names(patches.chosen(TEMPLATES, pin.version))), pin.version
 
 
-# --- what a package says
+# --- the package's list of patches
 
 LEFT_OUT = Fit(left_out=tuple(p for p in patches.chosen(TEMPLATES, "4.6.1") if p.name in ("notify-ready", "one-write")))
 
@@ -198,12 +198,12 @@ def test_a_package_without_a_patch_says_so_everywhere() -> None:
     assert b"debian/patches.json" in files["pgpool2.install"].content
 
 
-def test_a_package_whose_source_has_the_patch_itself_tells_systemd() -> None:
+def test_a_package_whose_source_contains_the_patch_notifies_systemd() -> None:
     there = Fit(upstream=LEFT_OUT.left_out)
     assert "Type=notify\nTimeout" in pgpool2.render(TEMPLATES, TRIXIE, there)["pgpool2.service"].content.decode()
 
 
-def test_a_whole_package_lacks_nothing() -> None:
+def test_a_package_with_all_patches_lacks_nothing() -> None:
     files = pgpool2.render(TEMPLATES, TRIXIE, Fit(proved=True))
     listed = json.loads(files["patches.json"].content)
     assert (listed["proved"], listed["left_out"], listed["upstream"]) == (True, {}, [])
@@ -216,21 +216,21 @@ def test_a_whole_package_lacks_nothing() -> None:
 
 def the_cell(source: Source, fit: Fit) -> plan.Cell:
     table = ReleaseTable.load(HERE.releases)
-    (cell,) = plan.cells(Request(releases=("trixie",)), table, source, "trixie", HERE, fit)
+    (cell,) = plan.cells(BuildRequest(releases=("trixie",)), table, source, "trixie", HERE, fit)
     return cell
 
 
 SOURCE = Source("4.6.1", Path("/pgpool2.tar.gz"), "gz", SHA256, False, 1_747_310_400, "a tarball", False)
 
 
-def test_changelog_and_summary_name_what_is_left_out() -> None:
+def test_changelog_and_summary_name_left_out_patches() -> None:
     cell = the_cell(SOURCE, LEFT_OUT)
     changelog = cell.pgpool2.files["debian/changelog"].content.decode()
     assert "has not passed the tests" in changelog
     assert "one-write.patch does not fit and is left out: a simple query" in " ".join(changelog.split())
     assert max(len(line) for line in changelog.splitlines() if not line.startswith(" --")) <= 80
     assert Changelog(changelog, strict=True).version == cell.pgpool2.debian_version
-    outcome = Outcome(cell.pgpool2, State.UNCHANGED, 0.0, Path("/log"))
+    outcome = Outcome(cell.pgpool2, BuildState.UNCHANGED, 0.0, Path("/log"))
     (row,) = report.summary([CellOutcome(cell, (outcome,))], Path("/dist"))["cells"]
     assert row["proved"] is False
     assert row["left_out"][1] == {
@@ -239,50 +239,50 @@ def test_changelog_and_summary_name_what_is_left_out() -> None:
     }
 
 
-# --- what build-deb says
+# --- the output of build-deb
 
 
 @pytest.fixture
 def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What build-deb makes of a source, and what it prints."""
+    """Return how build-deb fits the patches to a source, and the lines that it prints."""
     monkeypatch.setattr(machine, "require", lambda *_, **__: None)
     cache = Cache(tmp_path / "cache")
 
     def fit(source: Source, *, strict: bool = False) -> tuple[Fit, str]:
         pins = Pins.load(HERE.sources)
-        found = build_deb._fit(HERE, pins, source, Request(strict=strict), cache)
-        return found, capsys.readouterr().out
+        result = build_deb._fit(HERE, pins, source, BuildRequest(strict=strict), cache)
+        return result, capsys.readouterr().out
 
     return fit
 
 
-def test_a_proved_release_is_not_tried(fitted: Any) -> None:
+def test_the_patches_of_a_proved_release_are_not_tried(fitted: Any) -> None:
     pin = next(pin for pin in Pins.load(HERE.sources).pins if pin.proved is not None)
-    found, said = fitted(replace(SOURCE, version=pin.version, sha256=pin.sha256))
-    assert (found, said) == (Fit(proved=True), "")
+    result, output = fitted(replace(SOURCE, version=pin.version, sha256=pin.sha256))
+    assert (result, output) == (Fit(proved=True), "")
 
 
-def test_an_unproved_source_is_told_with_all_that_it_lacks(fitted: Any, tmp_path: Path) -> None:
-    found, said = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
-    lines = said.splitlines()
+def test_an_unproved_source_is_reported_with_its_left_out_patches(fitted: Any, tmp_path: Path) -> None:
+    result, output = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
+    lines = output.splitlines()
     assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
-    assert f"warning: one-write.patch does not fit and is left out: {found.left_out[5].without}" in lines
-    assert len(lines) == 1 + len(found.left_out)
+    assert f"warning: one-write.patch does not fit and is left out: {result.left_out[5].without}" in lines
+    assert len(lines) == 1 + len(result.left_out)
 
 
-def test_explaining_installs_nothing_and_says_what_is_not_known(
+def test_explain_installs_nothing_and_reports_unknown_patches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(machine.Tool, "there", lambda _: False)
     source = release(tmp_path / "pgpool.tar.gz", "4.6.1")
-    assert build_deb.explain(HERE, Request(releases=("trixie",), source=source)) is ExitStatus.GOOD
-    said = capsys.readouterr().out
-    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", said, re.MULTILINE)
-    assert "\ntrixie-pgpool2-cluster: will be built" in said
+    assert build_deb.explain(HERE, BuildRequest(releases=("trixie",), source=source)) is ExitStatus.GOOD
+    output = capsys.readouterr().out
+    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", output, re.MULTILINE)
+    assert "\ntrixie-pgpool2-cluster: will be built" in output
 
 
-def test_strict_makes_it_an_error(fitted: Any, tmp_path: Path) -> None:
+def test_strict_makes_a_patch_that_does_not_fit_an_error(fitted: Any, tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"^patches do not fit pgpool-II 4\.6\.1: debian-paths, socket") as caught:
         fitted(replace(SOURCE, tarball=tarball(tmp_path)), strict=True)
     assert "without --strict" in caught.value.hint

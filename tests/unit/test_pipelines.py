@@ -1,4 +1,4 @@
-"""Pipelines for CI engines: valid by the engines' own schemas, one job a cell, secrets only where they are needed."""
+"""Pipelines for CI engines are valid by the engines' schemas and have one job for each cell; few jobs have secrets."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}
 
 
 def loaded(engine: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(pipelines.text(engine, RELEASES))
-    return found
+    result: dict[str, Any] = yaml.safe_load(pipelines.text(engine, RELEASES))
+    return result
 
 
 def schema_says(engine: str, file: Path) -> subprocess.CompletedProcess[str]:
@@ -34,21 +34,21 @@ def schema_says(engine: str, file: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
-def test_the_engines_own_schema_accepts_it(engine: str, tmp_path: Path) -> None:
-    said = schema_says(engine, pipelines.write(tmp_path, engine, RELEASES))
-    assert said.returncode == 0, said.stdout
+def test_the_engines_own_schema_accepts_the_pipeline(engine: str, tmp_path: Path) -> None:
+    output = schema_says(engine, pipelines.write(tmp_path, engine, RELEASES))
+    assert output.returncode == 0, output.stdout
 
 
 @pytest.mark.parametrize(
     ("engine", "good", "bad"), [("github", "runs-on:", "run-on:"), ("gitlab", "when: always", "when: seven")]
 )
-def test_the_schema_would_find_a_fault(engine: str, good: str, bad: str, tmp_path: Path) -> None:
+def test_the_schema_rejects_a_fault(engine: str, good: str, bad: str, tmp_path: Path) -> None:
     file = pipelines.write(tmp_path, engine, RELEASES)
     file.write_text(file.read_text().replace(good, bad))
     assert schema_says(engine, file).returncode == 1
 
 
-def test_there_is_a_job_for_every_release_and_one_that_fails_stops_no_other() -> None:
+def test_every_release_has_a_job_and_a_failure_stops_no_other() -> None:
     strategy = loaded("github")["jobs"]["cell"]["strategy"]
     assert (strategy["matrix"]["release"], strategy["fail-fast"]) == (RELEASES, False)
     assert [name for name in loaded("gitlab") if name in RELEASES] == RELEASES
@@ -60,7 +60,7 @@ def test_every_action_is_pinned_by_commit() -> None:
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in used)
 
 
-def test_the_token_may_write_where_something_is_pushed_alone() -> None:
+def test_only_jobs_that_push_have_a_token_that_may_write() -> None:
     workflow = loaded("github")
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
@@ -72,30 +72,32 @@ def test_the_token_may_write_where_something_is_pushed_alone() -> None:
 
 
 def runs(job: dict[str, Any]) -> list[str]:
-    """The scripts of a job of either engine."""
+    """Return the scripts of a job of either engine."""
     if "steps" in job:
         return [step["run"] for step in job["steps"] if "run" in step]
     return [*job.get("before_script", []), *job.get("script", []), *job.get("after_script", [])]
 
 
 def jobs(engine: str) -> dict[str, dict[str, Any]]:
-    found = loaded(engine)
+    result = loaded(engine)
     if engine == "github":
-        return dict(found["jobs"])
-    return {name: job for name, job in found.items() if isinstance(job, dict) and ("script" in job or "extends" in job)}
+        return dict(result["jobs"])
+    return {
+        name: job for name, job in result.items() if isinstance(job, dict) and ("script" in job or "extends" in job)
+    }
 
 
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
-def test_the_key_is_named_in_no_job_but_those_that_sign(engine: str) -> None:
+def test_only_jobs_that_sign_name_the_key(engine: str) -> None:
     named = {name for name, job in jobs(engine).items() if steps.KEY in str(job)}
     assert named == {"publish", "promote", "renew"}
     for name in named:
         environment = jobs(engine)[name]["environment"]
-        told = environment if isinstance(environment, str) else environment["name"]
-        assert told == ("packages-stable" if name == "promote" else "packages-testing"), "its protection is set there"
+        text = environment if isinstance(environment, str) else environment["name"]
+        assert text == ("packages-stable" if name == "promote" else "packages-testing"), "its protection is set there"
 
 
-def test_on_github_the_key_is_in_the_environment_of_one_step() -> None:
+def test_on_github_one_step_has_the_key_in_its_environment() -> None:
     for job in (loaded("github")["jobs"][name] for name in ("publish", "promote", "renew")):
         assert steps.KEY not in str(job["env"])
         (step,) = [step for step in job["steps"] if steps.KEY in str(step)]
@@ -104,7 +106,7 @@ def test_on_github_the_key_is_in_the_environment_of_one_step() -> None:
         assert len(step["run"].splitlines()) == 1
 
 
-def test_on_gitlab_no_program_has_the_key_before_the_one_that_signs() -> None:
+def test_on_gitlab_only_the_signing_program_has_the_key() -> None:
     for name in ("publish", "promote", "renew"):
         first, *others = runs(jobs("gitlab")[name])
         assert first == f"archive_key=${steps.KEY}; unset {steps.KEY}"
@@ -114,7 +116,7 @@ def test_on_gitlab_no_program_has_the_key_before_the_one_that_signs() -> None:
 
 
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
-def test_what_changes_the_repository_runs_one_at_a_time_and_to_its_end(engine: str) -> None:
+def test_jobs_that_change_the_repository_run_one_at_a_time_to_their_end(engine: str) -> None:
     for name in ("publish", "promote", "renew"):
         job = jobs(engine)[name]
         if engine == "github":
@@ -123,7 +125,7 @@ def test_what_changes_the_repository_runs_one_at_a_time_and_to_its_end(engine: s
             assert job["resource_group"] == "packages-repository"
 
 
-def test_only_the_default_branch_is_published_and_promoting_is_by_hand() -> None:
+def test_only_the_default_branch_publishes_and_people_promote() -> None:
     github, gitlab = jobs("github"), jobs("gitlab")
     for name in ("publish", "promote", "renew"):
         assert "github.ref_name == github.event.repository.default_branch" in github[name]["if"]
@@ -136,7 +138,7 @@ def test_only_the_default_branch_is_published_and_promoting_is_by_hand() -> None
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("engine", pipelines.ENGINES)
-def test_shellcheck_finds_nothing_in_what_jobs_run(engine: str) -> None:
+def test_shellcheck_accepts_the_scripts_of_jobs(engine: str) -> None:
     for name, job in jobs(engine).items():
         scripts = runs(job) if engine == "github" else ["\n".join(runs(job))]
         for script in scripts:
@@ -146,14 +148,14 @@ def test_shellcheck_finds_nothing_in_what_jobs_run(engine: str) -> None:
             assert answer.returncode == 0, f"{name}: {answer.stdout}"
 
 
-def test_what_proves_a_cell_is_the_readmes_command() -> None:
+def test_the_readmes_command_proves_a_cell() -> None:
     readme = (HERE / "README.md").read_text()
     for script in (*runs(jobs("github")["cell"]), *jobs("gitlab")[".cell"]["script"]):
         if script != steps.PREPARE:
             assert script.split(" --release ")[0] in readme
 
 
-def test_the_cache_lies_on_a_volume_as_a_containers_own_disk_is_an_overlay() -> None:
+def test_the_cache_is_on_a_volume() -> None:
     cell = loaded("github")["jobs"]["cell"]
     assert [volume.split(":")[1] for volume in cell["container"]["volumes"]] == [cell["env"]["PGPOOL_DEB_CACHE"]]
     cache = loaded("gitlab")["variables"]["PGPOOL_DEB_CACHE"]
@@ -162,22 +164,22 @@ def test_the_cache_lies_on_a_volume_as_a_containers_own_disk_is_an_overlay() -> 
     assert subprocess.run(["git", "check-ignore", "--quiet", folder], cwd=HERE, check=False).returncode == 0
 
 
-def test_reports_and_packages_are_kept_of_a_run_that_failed_too() -> None:
+def test_failed_runs_also_keep_reports_and_packages() -> None:
     (upload,) = [step for step in loaded("github")["jobs"]["cell"]["steps"] if step.get("if")]
     assert upload["if"] == "always()"
     assert "dist/report" in upload["with"]["path"].split()
     assert loaded("gitlab")[".cell"]["artifacts"]["when"] == "always"
 
 
-def test_a_file_of_somebody_elses_is_left_alone_and_our_own_is_written_anew(tmp_path: Path) -> None:
+def test_only_a_pipeline_of_our_own_is_replaced(tmp_path: Path) -> None:
     path = pipelines.write(tmp_path, "gitlab", ["trixie"])
     assert pipelines.write(tmp_path, "gitlab", RELEASES).read_text() == pipelines.text("gitlab", RELEASES)
     path.write_text("mine: true\n")
-    with pytest.raises(UsageError, match="not of this program's making"):
+    with pytest.raises(UsageError, match="this program did not write"):
         pipelines.write(tmp_path, "gitlab", RELEASES)
     assert path.read_text() == "mine: true\n"
 
 
-def test_an_engine_that_there_is_not_is_told() -> None:
-    with pytest.raises(UsageError, match="unknown engine of CI: jenkins"):
+def test_an_unknown_engine_is_reported() -> None:
+    with pytest.raises(UsageError, match="unknown CI engine: jenkins"):
         pipelines.text("jenkins", RELEASES)

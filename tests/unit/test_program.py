@@ -49,20 +49,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def status_of(project: str, *arguments: str) -> int:
-    """Return the status; Invoke ends the process itself where a task raises Exit."""
+    """Return the status; if a task raises Exit, Invoke itself ends the process."""
     try:
         return program.run(project, arguments)
     except SystemExit as end:
         return int(str(end.code))
 
 
-def test_a_task_that_comes_back_is_good(project: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_returns_is_good(project: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert status_of(project, "good") is ExitStatus.GOOD
     assert capfd.readouterr() == ("done\n", "")
 
 
 @pytest.mark.parametrize(("kind", "status"), [("PackageError", 1), ("UsageError", 2), ("MachineError", 3)])
-def test_an_error_is_two_lines_and_its_exit_status(
+def test_an_error_prints_two_lines_and_sets_the_exit_status(
     project: str, capfd: pytest.CaptureFixture[str], kind: str, status: int
 ) -> None:
     assert status_of(project, "fails", kind) == status
@@ -70,7 +70,7 @@ def test_an_error_is_two_lines_and_its_exit_status(
 
 
 @pytest.mark.parametrize("status", [1, 2, 3])
-def test_a_task_may_end_with_a_status_of_its_own(project: str, capfd: pytest.CaptureFixture[str], status: int) -> None:
+def test_a_task_can_set_its_exit_status(project: str, capfd: pytest.CaptureFixture[str], status: int) -> None:
     assert status_of(project, "ends", "--status", str(status)) == status
     assert capfd.readouterr() == ("", "")
 
@@ -87,7 +87,7 @@ def test_a_task_may_end_with_a_status_of_its_own(project: str, capfd: pytest.Cap
     ],
     ids=" ".join,
 )
-def test_what_is_not_understood_is_wrong_usage(
+def test_an_unknown_option_or_task_is_wrong_usage(
     project: str, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert status_of(project, *arguments) == ExitStatus.USAGE
@@ -103,22 +103,20 @@ def test_a_folder_without_tasks_is_wrong_usage(tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr().err == "no tasks.py found\nhint: run ./invoke of a checkout\n"
 
 
-def test_ctrl_c_is_no_failed_package(project: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_not_a_failed_package(project: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert status_of(project, "interrupted") == ExitStatus.ENVIRONMENT
-    assert capfd.readouterr().err == "interrupted\nhint: the same command goes on from here\n"
+    assert capfd.readouterr().err == "interrupted\nhint: the same command continues from here\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
-def test_what_the_disk_refuses_is_the_machines_fault(
-    project: str, capfd: pytest.CaptureFixture[str], number: int
-) -> None:
+def test_a_disk_error_is_the_machines_fault(project: str, capfd: pytest.CaptureFixture[str], number: int) -> None:
     assert status_of(project, "meets", "--number", str(number), "--path", "/dist/x") == ExitStatus.ENVIRONMENT
     first, second = capfd.readouterr().err.splitlines()
     assert first.startswith("/dist/x: ")
     assert second.startswith("hint: ")
 
 
-def test_a_bug_is_shown_and_not_swallowed(project: str) -> None:
+def test_a_bug_shows_its_traceback(project: str) -> None:
     with pytest.raises(AssertionError, match="a bug"):
         status_of(project, "has-a-bug")
     with pytest.raises(OSError, match="No child processes"):

@@ -1,4 +1,4 @@
-"""What a run of the matrix tells: states, what got worse, JSON, JUnit, the closing lines, the page and the table."""
+"""The proof of a matrix run: states, regressions, JSON, JUnit, the closing lines, the page and the table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from pgpool_deb import page
 from pgpool_deb.errors import ExitStatus
-from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, State, Worse, read_junit, state_of
+from pgpool_deb.proof import CellResult, Failure, Proof, StageResult, StageState, Worse, read_junit, state_of
 
 SPITE = Failure("test_<b>bold</b>", 'AssertionError: "<script>alert(1)</script>" & more')
-BUILT = StageResult("build", State.PASSED, 44.0, 1, log="logs/trixie-build.log")
-GOOD = StageResult("install", State.PASSED, 75.4, 59, 1, log="logs/trixie-install.log")
-BAD = replace(GOOD, state=State.FAILED, failures=(SPITE,))
-BROKEN = StageResult("cluster", State.BROKEN, 3.0, log="logs/trixie-cluster.log")
+BUILT = StageResult("build", StageState.PASSED, 44.0, 1, log="logs/trixie-build.log")
+GOOD = StageResult("install", StageState.PASSED, 75.4, 59, 1, log="logs/trixie-install.log")
+BAD = replace(GOOD, state=StageState.FAILED, failures=(SPITE,))
+BROKEN = StageResult("cluster", StageState.BROKEN, 3.0, log="logs/trixie-cluster.log")
 
 
 def proof(*stages: StageResult) -> Proof:
@@ -28,7 +28,7 @@ def proof(*stages: StageResult) -> Proof:
 
 
 def since(now: Proof, before: Proof) -> tuple[Worse, ...]:
-    """What got worse since a run that is known by its JSON, as it is read back from a file."""
+    """Return the regressions since a run, which goes through JSON as in a file."""
     return now.since(json.loads(json.dumps(before.as_json())))
 
 
@@ -39,29 +39,29 @@ def since(now: Proof, before: Proof) -> tuple[Worse, ...]:
         ((BUILT, BAD), ExitStatus.FAILED),
         ((BUILT, BROKEN), ExitStatus.ENVIRONMENT),
         ((BUILT, BAD, BROKEN), ExitStatus.ENVIRONMENT),
-        ((BUILT, StageResult("install", State.LEFT_OUT)), ExitStatus.GOOD),
+        ((BUILT, StageResult("install", StageState.LEFT_OUT)), ExitStatus.GOOD),
     ],
 )
-def test_the_machines_faults_weigh_more_than_a_packages(stages: tuple[StageResult, ...], status: ExitStatus) -> None:
+def test_a_machines_fault_outweighs_a_packages(stages: tuple[StageResult, ...], status: ExitStatus) -> None:
     assert proof(*stages).exit_status is status
 
 
-def test_a_stage_that_ran_no_test_has_proved_nothing() -> None:
-    assert state_of(ExitStatus.GOOD, 0) is State.BROKEN
-    assert state_of(ExitStatus.GOOD, 1) is State.PASSED
-    assert state_of(ExitStatus.GOOD, 2, 1) is State.PASSED
-    assert state_of(ExitStatus.GOOD, 2, 2) is State.LEFT_OUT
-    assert state_of(ExitStatus.FAILED, 1) is State.FAILED
-    assert state_of(ExitStatus.USAGE, 0) is State.BROKEN
+def test_a_stage_that_ran_no_test_proves_nothing() -> None:
+    assert state_of(ExitStatus.GOOD, 0) is StageState.BROKEN
+    assert state_of(ExitStatus.GOOD, 1) is StageState.PASSED
+    assert state_of(ExitStatus.GOOD, 2, 1) is StageState.PASSED
+    assert state_of(ExitStatus.GOOD, 2, 2) is StageState.LEFT_OUT
+    assert state_of(ExitStatus.FAILED, 1) is StageState.FAILED
+    assert state_of(ExitStatus.USAGE, 0) is StageState.BROKEN
 
 
-def test_what_had_passed_and_fails_now_is_worse_test_by_test() -> None:
+def test_a_new_failure_of_a_passed_stage_is_a_regression_test_by_test() -> None:
     (worse,) = since(proof(BUILT, BAD), proof(BUILT, GOOD))
     assert (worse.cell, worse.stage) == ("trixie-4.6.1", "install")
     assert worse.what.startswith("test_<b>bold</b>: AssertionError")
 
 
-def test_what_had_failed_is_not_worse_but_another_test_beside_it_is() -> None:
+def test_only_new_failures_of_a_failed_stage_are_regressions() -> None:
     assert since(proof(BAD), proof(BAD)) == ()
     other = Failure("test_other", "assert 1 == 2")
     assert [one.what for one in since(proof(replace(BAD, failures=(SPITE, other))), proof(BAD))] == [
@@ -69,26 +69,26 @@ def test_what_had_failed_is_not_worse_but_another_test_beside_it_is() -> None:
     ]
 
 
-def test_a_stage_that_could_not_be_tried_is_worse_than_one_that_passed() -> None:
-    assert [one.what for one in since(proof(BROKEN), proof(replace(BROKEN, state=State.PASSED)))] == [
-        "broken, and had passed"
+def test_a_left_out_stage_that_passed_before_is_a_regression() -> None:
+    assert [one.what for one in since(proof(BROKEN), proof(replace(BROKEN, state=StageState.PASSED)))] == [
+        "broken, passed before"
     ]
 
 
-def test_what_is_new_or_good_again_is_not_worse() -> None:
+def test_new_or_passing_stages_are_no_regressions() -> None:
     assert since(proof(BAD), proof(BUILT)) == ()
     assert since(proof(GOOD), proof(BAD)) == ()
     assert proof(BAD).since({}) == ()
 
 
-def test_junit_has_a_suite_a_cell_and_a_case_a_stage() -> None:
-    text = proof(BUILT, BAD, BROKEN, StageResult("later", State.LEFT_OUT)).junit()
+def test_junit_has_a_suite_for_each_cell_and_a_case_for_each_stage() -> None:
+    text = proof(BUILT, BAD, BROKEN, StageResult("later", StageState.LEFT_OUT)).junit()
     (suite,) = ET.fromstring(text.encode()).findall("testsuite")  # noqa: S314 - our own
     assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped")] == ["4", "1", "1", "1"]
     assert [case.get("name") for case in suite.findall("testcase")] == ["build", "install", "cluster", "later"]
 
 
-def test_pytests_junit_is_read_with_the_first_line_of_each_reason() -> None:
+def test_pytests_junit_is_parsed_with_the_first_line_of_each_reason() -> None:
     text = """<testsuites><testsuite>
     <testcase name="a"/> <testcase name="b"><failure message="assert 1&#10;more"/></testcase>
     <testcase name="c"><error/></testcase> <testcase name="d"><skipped/></testcase>
@@ -96,15 +96,15 @@ def test_pytests_junit_is_read_with_the_first_line_of_each_reason() -> None:
     assert read_junit(text) == (4, 1, (Failure("b", "assert 1"), Failure("c", "error")))
 
 
-def test_the_closing_lines_say_what_failed_and_what_got_worse() -> None:
+def test_the_closing_lines_name_failures_and_regressions() -> None:
     now = replace(proof(BUILT, BAD), worse=(Worse("trixie-4.6.1", "install", "it"),))
     lines = now.closing_lines()
     assert lines[0] == "trixie-4.6.1: build passed, install failed; 119 s"
-    assert lines[-1] == "worse than in the run before: trixie-4.6.1, install: it"
+    assert lines[-1] == "worse than in the previous run: trixie-4.6.1, install: it"
 
 
 class Links(HTMLParser):
-    """Collects where a page points to, what it names, and every start tag."""
+    """Collects the links, the anchors and the start tags of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -122,51 +122,55 @@ class Links(HTMLParser):
 WORSE = replace(proof(BUILT, BAD, BROKEN), worse=(Worse("trixie-4.6.1", "install", SPITE.test),))
 
 
-def test_the_page_points_to_its_own_folder_only_and_every_anchor_is_there() -> None:
-    found = Links(page.html(WORSE))
-    files = [link for link in found.links if not link.startswith(("#", "data:"))]
+def test_the_page_links_only_into_its_folder_and_every_anchor_exists() -> None:
+    result = Links(page.html(WORSE))
+    files = [link for link in result.links if not link.startswith(("#", "data:"))]
     assert set(files) == {
-        "logs/trixie-build.log", "logs/trixie-install.log", "logs/trixie-cluster.log", "report.json", "junit.xml",
-    }  # fmt: skip
-    assert {link[1:] for link in found.links if link.startswith("#")} <= found.names
+        "logs/trixie-build.log",
+        "logs/trixie-install.log",
+        "logs/trixie-cluster.log",
+        "report.json",
+        "junit.xml",
+    }
+    assert {link[1:] for link in result.links if link.startswith("#")} <= result.names
 
 
-def test_the_pages_style_takes_nothing_from_elsewhere() -> None:
+def test_the_pages_style_loads_nothing() -> None:
     assert not re.search(r"url\(|@import", page.html(WORSE))
 
 
-def test_what_tests_say_is_text_and_no_markup() -> None:
+def test_output_of_tests_is_escaped() -> None:
     text = page.html(WORSE)
     assert "script" not in Links(text).tags
     assert "b" not in Links(text).tags
     assert "&lt;script&gt;" in text
 
 
-def test_what_got_worse_stands_before_the_matrix() -> None:
+def test_regressions_come_before_the_matrix() -> None:
     text = page.html(WORSE)
-    assert text.index("Worse than in the run before") < text.index("<h2>The matrix</h2>")
+    assert text.index("Worse than in the previous run") < text.index("<h2>The matrix</h2>")
     assert "Worse than" not in page.html(proof(BUILT))
 
 
-def test_the_title_tells_how_it_went() -> None:
+def test_the_title_has_the_verdict() -> None:
     assert "<title>all good: " in page.html(proof(BUILT, GOOD))
     assert "<title>1 failed, 1 broken: " in page.html(WORSE)
 
 
-def test_a_state_is_told_by_a_sign_and_a_word() -> None:
-    text = re.sub(r"<[^>]+>", "", page.html(proof(BUILT, BAD, BROKEN, StageResult("later", State.LEFT_OUT))))
+def test_a_state_has_a_symbol_and_a_word() -> None:
+    text = re.sub(r"<[^>]+>", "", page.html(proof(BUILT, BAD, BROKEN, StageResult("later", StageState.LEFT_OUT))))
     assert {"\N{CHECK MARK}passed", "\N{BALLOT X}failed", "!broken", "\N{EN DASH}left out"} <= set(text.splitlines())
 
 
-def test_the_page_tells_which_run_it_is_compared_with() -> None:
+def test_the_page_names_the_previous_run() -> None:
     before = "2026-11-22T19:30:05+00:00"
     good = proof(GOOD)
-    assert "There is no run before" in page.html(good)
-    assert "Nothing got worse since the run before, 2026-11-22 19:30 UTC" in page.html(replace(good, before=before))
+    assert "There is no previous run" in page.html(good)
+    assert "Nothing got worse since the previous run, 2026-11-22 19:30 UTC" in page.html(replace(good, before=before))
     assert "2026-11-22 19:30 UTC" in page.html(replace(WORSE, before=before))
 
 
-def test_a_stage_that_failed_has_the_command_that_tries_it_again() -> None:
+def test_a_failed_stage_has_the_command_that_runs_it_again() -> None:
     again = "./invoke build-deb --release trixie"
     assert again in page.html(proof(replace(BAD, again=again)))
     assert again not in page.html(proof(replace(GOOD, again=again)))
@@ -185,12 +189,12 @@ def test_tests_are_counted_once_each(one: StageResult, text: str) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")])
-def test_durations_are_for_people(seconds: float, text: str) -> None:
+def test_durations_are_readable(seconds: float, text: str) -> None:
     assert page.duration(seconds) == text
 
 
-def test_the_table_to_be_kept_has_the_state_and_time_of_every_stage() -> None:
-    run = proof(BUILT, GOOD, StageResult("cluster", State.LEFT_OUT))
+def test_the_table_has_the_state_and_time_of_every_stage() -> None:
+    run = proof(BUILT, GOOD, StageResult("cluster", StageState.LEFT_OUT))
     assert page.table(run).splitlines() == [
         "2026-11-23 20:00 UTC, Debian 12, 2 cores, 1 h 1 min: all good",
         "",

@@ -1,4 +1,4 @@
-"""What a rebuild is compared by, and what cannot be verified."""
+"""The comparison of a rebuild, and packages that cannot be verified."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Environment:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A folder with a .deb, its .buildinfo and its .dsc."""
+    """Make a folder with a .deb, its .buildinfo and its .dsc."""
     made = deb(tmp_path, "pgpool2", "1")
     (tmp_path / "pgpool2_1.dsc").write_text("abc")
     info = INFO.format(dsc=sha256_of(tmp_path / "pgpool2_1.dsc"), deb=sha256_of(made), path="/build/pgpool2")
@@ -40,7 +40,7 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_buildinfo_says_how_a_package_was_made(published: Path) -> None:
+def test_a_buildinfo_is_parsed(published: Path) -> None:
     (record,) = rebuild.records(published / "pgpool2_1_amd64.deb")
     assert record.installed == {"bash=5.2-1", "libc6=2.41-12"}
     assert record.environment == {"LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "1795348800"}
@@ -80,13 +80,15 @@ def nothing_said(folder: Path) -> None:
         (nothing_said, "cannot be read as a .buildinfo"),
     ],
 )
-def test_what_cannot_be_verified_is_told(published: Path, harm: Callable[[Path], None], message: str) -> None:
+def test_a_package_that_cannot_be_verified_is_reported(
+    published: Path, harm: Callable[[Path], None], message: str
+) -> None:
     harm(published)
     with pytest.raises(UsageError, match=re.escape(message)):
         rebuild.records(published)
 
 
-def test_the_first_difference_is_told_by_file_and_byte(published: Path, tmp_path: Path) -> None:
+def test_the_first_difference_is_reported_with_file_and_byte(published: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     again = deb(tmp_path / "again", "pgpool2", "1", text="as Built\n")
     assert deb_differences.first_difference(published / "pgpool2_1_amd64.deb", again) == (
@@ -97,10 +99,10 @@ def test_the_first_difference_is_told_by_file_and_byte(published: Path, tmp_path
     assert rebuild.compared(record, published / again.name, tmp_path / "none") == "the rebuild made no such package"
 
 
-def test_diffoscope_tells_the_whole_where_it_is_installed(
+def test_diffoscope_reports_all_differences_if_it_is_installed(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report is the one that it is told to write, a difference is no failure, and anything else is one."""
+    """diffoscope writes the given report; a difference is not a failure, but any other exit status is one."""
     programs, report = tmp_path / "programs", tmp_path / "report"
     programs.mkdir()
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")

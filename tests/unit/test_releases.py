@@ -1,4 +1,4 @@
-"""releases.toml: what a row means, which releases are chosen, and what is said about a wrong row."""
+"""Rows of releases.toml, the choice of releases, and errors for wrong rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_projects_own_table_lists_the_four_releases_with_their_majors() -> N
     assert listed.items() >= {"bookworm": (15,), "trixie": (17,), "forky": (18,), "sid": (18,)}.items()
 
 
-def test_one_more_row_is_all_that_another_release_takes(tmp_path: Path) -> None:
+def test_another_release_needs_only_another_row(tmp_path: Path) -> None:
     row = '[release.bullseye]\nnumber = 11\nstate = "archived"\npostgresql = [13]\nsuites = ["bullseye"]\n'
     bullseye = table(tmp_path, REAL.read_text(encoding="utf-8") + row).named("bullseye")
     assert (bullseye.number, bullseye.state, bullseye.postgresql) == (11, State.ARCHIVED, (13,))
@@ -37,8 +37,8 @@ def test_one_more_row_is_all_that_another_release_takes(tmp_path: Path) -> None:
     assert bullseye.check_valid_until
 
 
-def test_our_versions_sort_as_the_design_promises() -> None:
-    """Above Debian's own of the same upstream version, below its next one, and rising from release to release."""
+def test_our_versions_sort_as_documented() -> None:
+    """They sort above Debian's own for the same upstream version, below its next one, and by release."""
     whole = ReleaseTable.load(REAL)
     ours = [f"4.6.1-{whole.revision.of(release)}" for release in sorted(whole.releases, key=lambda r: r.number)]
     rising = ["4.6.1-2", "4.6.1-2+deb13u1", *ours, "4.6.2-1"]
@@ -58,7 +58,7 @@ def test_releases_are_chosen_once_and_in_the_order_they_are_named() -> None:
     assert [release.name for release in chosen] == ["sid", "trixie"]
 
 
-def test_an_unknown_release_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_release_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="unknown release: potato") as raised:
         ReleaseTable.load(REAL).named("potato")
     assert "trixie" in raised.value.hint
@@ -86,7 +86,7 @@ def test_the_newest_supported_release_is_stable() -> None:
         (PACKAGING + "[release", "releases.toml"),
     ],
 )
-def test_a_wrong_table_is_named_by_file_and_key(tmp_path: Path, text: str, place: str) -> None:
+def test_an_error_in_the_table_names_file_and_key(tmp_path: Path, text: str, place: str) -> None:
     with pytest.raises(UsageError) as raised:
         table(tmp_path, text)
     assert raised.value.message.startswith(str(tmp_path / "releases.toml"))
@@ -94,7 +94,7 @@ def test_a_wrong_table_is_named_by_file_and_key(tmp_path: Path, text: str, place
     assert "\n" not in raised.value.message.split(":")[0]
 
 
-def test_a_table_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_missing_table_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
         ReleaseTable.load(tmp_path / "none.toml")
 
@@ -108,11 +108,11 @@ def test_a_table_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
         ("# a comment\n\n", ""),
     ],
 )
-def test_the_machine_says_which_release_it_runs(tmp_path: Path, text: str, name: str) -> None:
+def test_os_release_names_the_machines_release(tmp_path: Path, text: str, name: str) -> None:
     path = tmp_path / "os-release"
     path.write_text(text, encoding="utf-8")
     assert machine_release(path) == name
 
 
-def test_a_machine_that_does_not_say_has_no_release(tmp_path: Path) -> None:
+def test_without_os_release_the_machine_has_no_release(tmp_path: Path) -> None:
     assert machine_release(tmp_path / "none") == ""

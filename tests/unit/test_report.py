@@ -1,4 +1,4 @@
-"""What a run leaves for others to read, and the exit status that follows from how its cells ended."""
+"""The reports of a build, and the exit status that follows from the outcomes of its cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgpool_deb.plan import Cell
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.sources import Source
-from pgpool_deb.workshop import INTERRUPTED, CellOutcome, Outcome, Stage, State
+from pgpool_deb.workshop import INTERRUPTED, BuildStage, BuildState, CellOutcome, Outcome
 
 HERE = Project(Path(__file__).parents[2])
 TABLE = ReleaseTable.load(HERE.releases)
@@ -28,7 +28,7 @@ NO_MIRROR = MachineError("the mirror is gone", hint="--mirror URL")
 
 
 def cell(name: str) -> Cell:
-    """The cell of a release, on a machine of the architecture amd64."""
+    """Return the cell of a release on an amd64 machine."""
     release, revision = TABLE.named(name), TABLE.revision
     title, templates = f"{name}-amd64-4.6.1", HERE.templates(pgpool2.NAME)
     pgpool = pgpool2.source_package(title, release, SOURCE, release.postgresql, revision, templates)
@@ -37,30 +37,32 @@ def cell(name: str) -> Cell:
 
 
 TRIXIE = cell("trixie")
-PGPOOL2 = Outcome(TRIXIE.packages[0], State.BUILT, 44.1234567, LOG, {"b.deb": "1" * 64, "a.changes": "2" * 64})
-CLUSTER = Outcome(TRIXIE.packages[1], State.BUILT, 2.5, LOG, {"pgpool2-cluster.deb": "3" * 64})
+PGPOOL2 = Outcome(TRIXIE.packages[0], BuildState.BUILT, 44.1234567, LOG, {"b.deb": "1" * 64, "a.changes": "2" * 64})
+CLUSTER = Outcome(TRIXIE.packages[1], BuildState.BUILT, 2.5, LOG, {"pgpool2-cluster.deb": "3" * 64})
 
 
 def unchanged(outcome: Outcome) -> Outcome:
-    return replace(outcome, state=State.UNCHANGED, seconds=0.0)
+    return replace(outcome, state=BuildState.UNCHANGED, seconds=0.0)
 
 
-def failed(outcome: Outcome, stage: Stage, error: ToolkitError, shell: Sequence[str] = ()) -> Outcome:
-    return replace(outcome, state=State.FAILED, stage=stage, error=error, shell=tuple(shell), files={})
+def failed(outcome: Outcome, stage: BuildStage, error: ToolkitError, shell: Sequence[str] = ()) -> Outcome:
+    return replace(outcome, state=BuildState.FAILED, stage=stage, error=error, shell=tuple(shell), files={})
 
 
 BUILT = CellOutcome(TRIXIE, (PGPOOL2, CLUSTER))
 UNCHANGED = CellOutcome(cell("sid"), (unchanged(PGPOOL2), unchanged(CLUSTER)))
 FORKY = cell("forky")
-FAILED = CellOutcome(FORKY, (replace(failed(PGPOOL2, Stage.COMPILE, BROKEN, ("unshare",)), package=FORKY.pgpool2),))
-ROOTLESS = CellOutcome(cell("bookworm"), (failed(PGPOOL2, Stage.ROOT, NO_MIRROR),))
+FAILED = CellOutcome(
+    FORKY, (replace(failed(PGPOOL2, BuildStage.COMPILE, BROKEN, ("unshare",)), package=FORKY.pgpool2),)
+)
+ROOTLESS = CellOutcome(cell("bookworm"), (failed(PGPOOL2, BuildStage.ROOT, NO_MIRROR),))
 
 
 def _xml(text: str) -> ET.Element:
     return ET.fromstring(text.encode())  # noqa: S314 - our own
 
 
-def test_the_summary_has_the_keys_that_design_fixes() -> None:
+def test_the_summary_has_the_documented_keys() -> None:
     built, broken = report.summary([BUILT, FAILED], DIST)["cells"]
     assert {"release", "arch", "pgpool", "majors", "state", "seconds", "files"} <= built.keys()
     assert (built["release"], built["arch"], built["pgpool"], built["majors"]) == ("trixie", "amd64", "4.6.1", [17])
@@ -75,8 +77,8 @@ def test_the_summary_has_the_keys_that_design_fixes() -> None:
     assert broken["files"] == []
 
 
-def test_every_state_is_one_of_the_three_that_design_fixes() -> None:
-    assert {str(state) for state in State} == {"built", "unchanged", "failed"}
+def test_every_state_is_a_documented_one() -> None:
+    assert {str(state) for state in BuildState} == {"built", "unchanged", "failed"}
 
 
 @pytest.mark.parametrize(
@@ -86,15 +88,15 @@ def test_every_state_is_one_of_the_three_that_design_fixes() -> None:
         (unchanged(PGPOOL2), CLUSTER, "built"),
         (PGPOOL2, unchanged(CLUSTER), "built"),
         (unchanged(PGPOOL2), unchanged(CLUSTER), "unchanged"),
-        (PGPOOL2, failed(CLUSTER, Stage.PACKAGE, BROKEN), "failed"),
-        (unchanged(PGPOOL2), failed(CLUSTER, Stage.COMPILE, BROKEN), "failed"),
+        (PGPOOL2, failed(CLUSTER, BuildStage.PACKAGE, BROKEN), "failed"),
+        (unchanged(PGPOOL2), failed(CLUSTER, BuildStage.COMPILE, BROKEN), "failed"),
     ],
 )
-def test_a_cell_is_what_became_of_its_packages(pgpool: Outcome, cluster: Outcome, state: str) -> None:
+def test_the_outcome_of_a_cell_follows_from_its_packages(pgpool: Outcome, cluster: Outcome, state: str) -> None:
     assert str(CellOutcome(TRIXIE, (pgpool, cluster)).state) == state
 
 
-def test_both_files_are_written_and_can_be_read_back(tmp_path: Path) -> None:
+def test_both_files_are_written_and_can_be_parsed(tmp_path: Path) -> None:
     report.write([BUILT, FAILED], tmp_path / "dist")
     assert sorted(path.name for path in (tmp_path / "dist").iterdir()) == ["junit.xml", "summary.json"]
     summary = json.loads((tmp_path / "dist" / "summary.json").read_text())
@@ -102,7 +104,7 @@ def test_both_files_are_written_and_can_be_read_back(tmp_path: Path) -> None:
     assert _xml((tmp_path / "dist" / "junit.xml").read_text()).get("tests") == "2"
 
 
-def test_junit_tells_a_bad_package_from_a_bad_machine() -> None:
+def test_junit_distinguishes_a_packages_fault_from_a_machines() -> None:
     suite = _xml(report.junit([BUILT, UNCHANGED, FAILED, ROOTLESS]))
     assert {name: suite.get(name) for name in ("tests", "failures", "errors")} == {
         "tests": "4",
@@ -122,7 +124,7 @@ def test_junit_tells_a_bad_package_from_a_bad_machine() -> None:
     assert failure.text == f"compile: {BROKEN.message}\nhint: {BROKEN.hint}"
 
 
-def test_the_closing_lines_say_where_packages_are_and_how_to_look_into_a_failure() -> None:
+def test_the_closing_lines_show_where_packages_are_and_how_to_debug_a_failure() -> None:
     assert report.closing_lines([BUILT, FAILED, ROOTLESS], DIST) == [
         "trixie-amd64-4.6.1: built, 46.6 s, 2 packages in /checkout/dist/trixie",
         "forky-amd64-4.6.1: failed, 44.1 s, at compile",
@@ -138,7 +140,7 @@ def test_the_closing_lines_say_where_packages_are_and_how_to_look_into_a_failure
 
 
 def test_a_cell_whose_second_package_fails_has_no_files_and_names_that_package_for_the_shell() -> None:
-    broken = replace(failed(CLUSTER, Stage.PACKAGE, BROKEN, ("unshare",)), log=LOG.with_name("cluster.log"))
+    broken = replace(failed(CLUSTER, BuildStage.PACKAGE, BROKEN, ("unshare",)), log=LOG.with_name("cluster.log"))
     ended = CellOutcome(TRIXIE, (PGPOOL2, broken))
     assert (ended.files, ended.log) == ({}, LOG.with_name("cluster.log"))
     first, *_, log, shell = report.closing_lines([ended], DIST)
@@ -157,8 +159,6 @@ def test_a_cell_whose_second_package_fails_has_no_files_and_names_that_package_f
         ((), ExitStatus.GOOD),
     ],
 )
-def test_the_machines_faults_weigh_more_than_a_packages(
-    errors: Sequence[ToolkitError | None], status: ExitStatus
-) -> None:
-    outcomes = [failed(PGPOOL2, Stage.CHECK, error) if error else PGPOOL2 for error in errors]
+def test_a_machines_fault_outweighs_a_packages(errors: Sequence[ToolkitError | None], status: ExitStatus) -> None:
+    outcomes = [failed(PGPOOL2, BuildStage.CHECK, error) if error else PGPOOL2 for error in errors]
     assert report.exit_status([CellOutcome(TRIXIE, (outcome,)) for outcome in outcomes]) is status

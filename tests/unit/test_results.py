@@ -1,4 +1,4 @@
-"""What is kept of finished cells, and what dist/ holds whatever happens while it is written."""
+"""Finished builds are kept, and dist/ stays consistent whatever happens during a write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hashes(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a user sees in a folder."""
+    """Return the files that a user sees in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
 
 
@@ -61,7 +61,7 @@ def test_a_kept_result_is_found_under_its_inputs_and_no_others(results: Results,
 
 @pytest.mark.parametrize("name", PACKAGE)
 @pytest.mark.parametrize("content", [None, b"", b"other"], ids=["gone", "empty", "changed"])
-def test_a_result_with_a_damaged_file_does_not_count(
+def test_a_result_with_a_damaged_file_is_ignored(
     results: Results, tmp_path: Path, name: str, content: bytes | None
 ) -> None:
     results.keep("cell", INPUTS, folder_with(tmp_path / "built", PACKAGE))
@@ -70,14 +70,14 @@ def test_a_result_with_a_damaged_file_does_not_count(
     assert results.find(INPUTS) is None
 
 
-def test_a_damaged_record_does_not_count(results: Results, tmp_path: Path) -> None:
+def test_a_damaged_record_is_ignored(results: Results, tmp_path: Path) -> None:
     results.keep("cell", INPUTS, folder_with(tmp_path / "built", PACKAGE))
     record = results.folder(INPUTS) / "files.json"
     record.write_text(record.read_text()[:-5])
     assert results.find(INPUTS) is None
 
 
-def test_keeping_again_mends_a_damaged_result(results: Results, tmp_path: Path) -> None:
+def test_keeping_a_result_again_repairs_it(results: Results, tmp_path: Path) -> None:
     built = folder_with(tmp_path / "built", PACKAGE)
     results.keep("cell", INPUTS, built)
     (results.folder(INPUTS) / "a_1.deb").write_bytes(b"other")
@@ -85,7 +85,7 @@ def test_keeping_again_mends_a_damaged_result(results: Results, tmp_path: Path) 
     assert results.find(INPUTS) == hashes(PACKAGE)
 
 
-def test_what_a_killed_run_left_half_kept_is_removed_and_never_found(results: Results, tmp_path: Path) -> None:
+def test_partial_results_of_a_killed_run_are_removed_and_never_used(results: Results, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     folder = results.folder(INPUTS)
@@ -97,7 +97,7 @@ def test_what_a_killed_run_left_half_kept_is_removed_and_never_found(results: Re
     assert own.exists(), "another cell of this run is being kept there"
 
 
-def test_the_results_used_last_are_kept(results: Results, tmp_path: Path) -> None:
+def test_the_most_recently_used_results_are_kept(results: Results, tmp_path: Path) -> None:
     built = folder_with(tmp_path / "built", PACKAGE)
     for number in range(KEPT_RESULTS):
         results.keep("cell", {"number": str(number)}, built)
@@ -109,7 +109,7 @@ def test_the_results_used_last_are_kept(results: Results, tmp_path: Path) -> Non
     assert results.find({"number": "2"}) is not None
 
 
-def test_dist_holds_what_was_laid_down(dist: Dist, tmp_path: Path) -> None:
+def test_dist_has_the_laid_down_files(dist: Dist, tmp_path: Path) -> None:
     assert not dist.holds("trixie", "pgpool2", hashes(PACKAGE))
     lay_down(dist, PACKAGE, folder_with(tmp_path / "origin", PACKAGE))
     assert contents(dist.path / "trixie") == PACKAGE
@@ -119,16 +119,14 @@ def test_dist_holds_what_was_laid_down(dist: Dist, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PACKAGE)
 @pytest.mark.parametrize("content", [None, b"other"], ids=["gone", "changed"])
-def test_a_file_of_dist_that_somebody_changed_is_noticed(
-    dist: Dist, tmp_path: Path, name: str, content: bytes | None
-) -> None:
+def test_a_changed_file_of_dist_is_noticed(dist: Dist, tmp_path: Path, name: str, content: bytes | None) -> None:
     lay_down(dist, PACKAGE, folder_with(tmp_path / "origin", PACKAGE))
     path = dist.path / "trixie" / name
     path.unlink() if content is None else path.write_bytes(content)
     assert not dist.holds("trixie", "pgpool2", hashes(PACKAGE))
 
 
-def test_the_next_version_takes_the_place_of_the_last_one_and_of_no_other_package(dist: Dist, tmp_path: Path) -> None:
+def test_the_next_version_replaces_the_last_one_and_no_other_package(dist: Dist, tmp_path: Path) -> None:
     cluster = {"pgpool2-cluster_1_all.deb": b"c", "pgpool2-cluster_1.changes": b"cc"}
     dist.lay_down("trixie", "pgpool2-cluster", hashes(cluster), folder_with(tmp_path / "cluster", cluster))
     lay_down(dist, PACKAGE, folder_with(tmp_path / "one", PACKAGE))
@@ -138,7 +136,7 @@ def test_the_next_version_takes_the_place_of_the_last_one_and_of_no_other_packag
     assert dist.holds("trixie", "pgpool2-cluster", hashes(cluster))
 
 
-def test_the_last_version_stays_whole_where_a_file_of_the_next_one_cannot_be_read(dist: Dist, tmp_path: Path) -> None:
+def test_the_last_version_stays_complete_if_a_new_file_cannot_be_read(dist: Dist, tmp_path: Path) -> None:
     lay_down(dist, PACKAGE, folder_with(tmp_path / "one", PACKAGE))
     origin = folder_with(tmp_path / "two", {name: NEXT[name] for name in sorted(NEXT)[:-1]})
     with pytest.raises(MachineError, match="dist/trixie cannot be written: No such file"):
@@ -147,8 +145,8 @@ def test_the_last_version_stays_whole_where_a_file_of_the_next_one_cannot_be_rea
     assert not list((dist.path / "trixie").glob(".*.partial"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can only be mounted by root")
-def test_the_last_version_stays_whole_on_a_full_disk(dist: Dist, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_the_last_version_stays_complete_on_a_full_disk(dist: Dist, tmp_path: Path) -> None:
     dist.path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(dist.path)], check=True)
     try:
@@ -167,8 +165,8 @@ def test_the_last_version_stays_whole_on_a_full_disk(dist: Dist, tmp_path: Path)
 
 
 @pytest.mark.parametrize("blocked", sorted(name for name in NEXT if not name.endswith(".changes")))
-def test_no_changes_file_ever_names_what_is_not_there(dist: Dist, tmp_path: Path, blocked: str) -> None:
-    """Laying down breaks at each file in turn, as a kill would: a folder lies where the file is to be."""
+def test_no_changes_file_ever_names_a_missing_file(dist: Dist, tmp_path: Path, blocked: str) -> None:
+    """The write fails at each file in turn, as after a kill, because a folder has the file's name."""
     lay_down(dist, PACKAGE, folder_with(tmp_path / "one", PACKAGE))
     folder = dist.path / "trixie"
     (folder / blocked).unlink(missing_ok=True)
@@ -188,7 +186,7 @@ def test_no_changes_file_ever_names_what_is_not_there(dist: Dist, tmp_path: Path
     st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9+.]{0,8}\Z"), st.binary(max_size=8), max_size=4),
     st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9+.]{0,8}\Z"), st.binary(max_size=8), max_size=4),
 )
-def test_dist_shows_the_last_laid_down_files_and_nothing_else(
+def test_dist_has_the_last_laid_down_files_and_no_others(
     tmp_path_factory: pytest.TempPathFactory, first: dict[str, bytes], second: dict[str, bytes]
 ) -> None:
     place = tmp_path_factory.mktemp("dist")

@@ -1,4 +1,4 @@
-"""Entering roots whose folders have odd names, and what is asked of a disk before a root is made."""
+"""Roots in folders with odd names can be entered, and the disk is checked before a root is made."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TABLE = ReleaseTable.load(Path(__file__).parents[2] / "packaging" / "releases.to
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0,
-    reason="mounts, which this user or container may not",
+    reason="this user or container may not mount",
 )
 
 
 def layer(path: Path) -> Path:
-    """A tree that this machine's programs can be run in."""
+    """Make a tree in which this machine's programs can run."""
     for name in ("proc", "dev", "etc", "usr"):
         (path / name).mkdir(parents=True)
     for name in ("bin", "sbin", "lib", "lib64"):
@@ -53,10 +53,10 @@ def test_a_root_below_any_path_is_entered(tmp_path: Path, name: str) -> None:
 
 @mounting
 @pytest.mark.parametrize("allowed", [True, False])
-def test_no_program_makes_the_build_user_root_and_it_is_alone_in_a_user_namespace_where_there_are_any(
+def test_no_program_makes_the_build_user_root_and_its_user_namespace_has_no_other_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
 ) -> None:
-    """A set-user-ID shell is what a stranger's build would leave, or find."""
+    """An untrusted build might leave or find a set-user-ID shell."""
     root = Root("sid", "key", (layer(tmp_path / "base"),), ())
     shell = tmp_path / "base" / "shell"
     shutil.copyfile("/bin/sh", shell)
@@ -98,7 +98,7 @@ def test_a_program_sees_any_folder_at_a_plain_path(tmp_path: Path, name: str) ->
         shutil.rmtree(place)
 
 
-def test_a_cache_below_a_path_of_two_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_path_with_a_line_feed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "a\nb"))
     with pytest.raises(MachineError, match="line feed"):
         Cache.open()
@@ -108,7 +108,7 @@ def test_a_cache_below_a_path_of_two_lines_is_refused(tmp_path: Path, monkeypatc
 
 
 @mounting
-def test_this_disk_has_overlays_and_the_try_leaves_nothing(tmp_path: Path) -> None:
+def test_this_disk_supports_overlays_and_the_check_leaves_no_files(tmp_path: Path) -> None:
     disk.check_overlays(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -128,8 +128,8 @@ MASKED = 'mount --bind /dev/null /proc/interrupts; set -- unshare --user --map-r
         (MASKED, "forbids the mounts that roots are made with: .*proc", "--privileged, also for a plain user"),
         ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
     ],
-)  # fmt: skip
-def test_a_disk_or_machine_without_overlays_is_told_before_a_root_is_begun(
+)
+def test_missing_overlays_are_reported_before_a_root_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str, hint: str
 ) -> None:
     for name in ("roots", "upper", "work"):
@@ -142,13 +142,13 @@ def test_a_disk_or_machine_without_overlays_is_told_before_a_root_is_begun(
     assert raised.match(hint)
 
 
-def test_a_disk_without_room_is_told_before_a_root_is_begun(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_a_root_is_started(tmp_path: Path) -> None:
     disk.check_room(tmp_path, 1, "a root")
-    with pytest.raises(MachineError, match=r"^a root takes up to 9 000 000 000 MB and [0-9 ]+ MB are free in /"):
+    with pytest.raises(MachineError, match=r"^a root needs up to 9 000 000 000 MB, and /\S+ has [0-9 ]+ MB free"):
         disk.check_room(tmp_path, 9_000_000_000_000_000, "a root")
 
 
-def test_why_apt_cannot_read_an_archive_is_told_and_not_what_follows_from_it() -> None:
+def test_the_cause_of_apts_failure_is_reported_and_not_its_consequences() -> None:
     reason = "Could not load certificates from /root/company.pem (CaInfo option): Error while reading file."
     lines = (
         "Ign:1 https://mirror.example trixie InRelease",
@@ -156,8 +156,8 @@ def test_why_apt_cannot_read_an_archive_is_told_and_not_what_follows_from_it() -
         f"  {reason}",
         "E: The repository 'https://mirror.example trixie Release' does not have a Release file.",
     )
-    told = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
-    assert told.endswith(f"not made: {reason}")
+    text = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
+    assert text.endswith(f"not made: {reason}")
     bare = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines[:1] + lines[3:])).message
     assert bare.endswith("does not have a Release file.")
 

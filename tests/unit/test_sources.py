@@ -1,4 +1,4 @@
-"""Pinned sources and the default version, from a real server."""
+"""Pinned sources and the default version, downloaded from a real server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.serving import serving
 from tests.unit.tarballs import CHECKOUT, DAY, QUICK, loaded, pooled, quiet, release
 
 from pgpool_deb import download
-from pgpool_deb.download import Probe, Standing
+from pgpool_deb.download import Availability, Probe
 from pgpool_deb.errors import MachineError, UsageError
 from pgpool_deb.pins import Pins
 
 
 class Mirror(ThreadingHTTPServer):
-    """A Debian mirror that has some versions, and counts what it is asked."""
+    """A Debian mirror that has some versions and counts its requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Pool)
@@ -61,7 +61,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 # --- sources.toml
 
 
-def test_the_projects_own_file_is_good() -> None:
+def test_the_projects_own_file_is_valid() -> None:
     pins = Pins.load(CHECKOUT / "packaging" / "sources.toml")
     assert {"4.3.5", "4.6.1", "4.7.3"} <= {pin.version for pin in pins.pins}
     assert [pin.version for pin in pins.pins] == sorted((pin.version for pin in pins.pins), key=Version, reverse=True)
@@ -112,7 +112,7 @@ backports = ["4.6.6"]
         ("[[advisory]]", "[[advisories]]", "advisories"),
     ],
 )
-def test_what_is_wrong_in_the_file_comes_with_its_place(tmp_path: Path, old: str, new: str, place: str) -> None:
+def test_an_error_in_the_file_names_its_place(tmp_path: Path, old: str, new: str, place: str) -> None:
     assert old in GOOD
     with pytest.raises(UsageError) as caught:
         loaded(tmp_path, GOOD.replace(old, new, 1))
@@ -147,7 +147,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("4.6.2", False),
     ],
 )
-def test_advisories_concern_all_before_the_mended_release_but_for_mended_branches(
+def test_advisories_concern_all_versions_before_the_fix_except_fixed_branches(
     pins: Pins, version: str, affected: bool
 ) -> None:
     assert bool(pins.advisories(version)) == affected
@@ -168,28 +168,28 @@ def test_a_pinned_version_is_downloaded_once_and_verified(pins: Pins, mirror: Mi
     assert one.date == DAY + 12 * 3600
 
 
-def test_a_spoilt_tarball_in_the_cache_is_fetched_anew(pins: Pins, mirror: Mirror, tmp_path: Path) -> None:
+def test_a_damaged_tarball_in_the_cache_is_downloaded_again(pins: Pins, mirror: Mirror, tmp_path: Path) -> None:
     source = pins.obtain("4.6.1", mirror.uri, tmp_path / "cache", quiet)
     source.tarball.write_bytes(source.tarball.read_bytes()[:-1] + b"x")
     assert pins.obtain("4.6.1", mirror.uri, tmp_path / "cache", quiet) == source
     assert source.tarball.read_bytes() == pooled(tmp_path, "4.6.1").read_bytes()
 
 
-def test_a_version_that_is_not_pinned_names_those_that_are(pins: Pins, tmp_path: Path) -> None:
+def test_an_unpinned_version_lists_the_pinned_ones(pins: Pins, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         pins.obtain("4.9.9", "http://127.0.0.1:1", tmp_path / "cache", quiet)
     assert "4.9.9" in caught.value.message
     assert "4.10.0, 4.7.3, 4.6.1, 4.3.5" in caught.value.hint
 
 
-def test_another_file_at_the_address_is_the_environments_fault(pins: Pins, mirror: Mirror, tmp_path: Path) -> None:
+def test_another_file_at_an_address_is_the_machines_fault(pins: Pins, mirror: Mirror, tmp_path: Path) -> None:
     release(pooled(tmp_path, "4.6.1"), "6.6.6")
     with pytest.raises(MachineError, match="expected sha256"):
         pins.obtain("4.6.1", mirror.uri, tmp_path / "cache", quiet, patience=QUICK)
     assert not list((tmp_path / "cache").glob("*.orig.tar.gz"))
 
 
-def test_a_pinned_tarball_that_leads_outside_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_pinned_tarball_with_an_entry_outside_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     bad = release(tmp_path / "pool" / "4.6.1", "4.6.1", top="../..")
     sha256 = hashlib.sha256(bad.read_bytes()).hexdigest()
     text = GOOD.replace("0" * 64, sha256).replace("size = 1", f"size = {bad.stat().st_size}")
@@ -221,17 +221,17 @@ def lacks(tmp_path: Path, *versions: str) -> None:
         pooled(tmp_path, version).unlink()
 
 
-def test_the_default_is_the_newest_that_an_address_has(asking: Asking, tmp_path: Path) -> None:
+def test_the_default_is_the_newest_available_version(asking: Asking, tmp_path: Path) -> None:
     assert asking() == "4.10.0"
     lacks(tmp_path, "4.10.0", "4.7.3")
     assert asking() == "4.6.1"
     assert asking.lines == [
-        "pgpool-II 4.10.0 is passed over: no address has it today",
-        "pgpool-II 4.7.3 is passed over: no address has it today",
+        "skipping pgpool-II 4.10.0: no address has it today",
+        "skipping pgpool-II 4.7.3: no address has it today",
     ]
 
 
-def test_an_unchanged_run_asks_nobody(asking: Asking, mirror: Mirror, tmp_path: Path) -> None:
+def test_an_unchanged_run_asks_no_address(asking: Asking, mirror: Mirror, tmp_path: Path) -> None:
     lacks(tmp_path, "4.10.0")
     assert asking() == "4.7.3"
     asking.pins.obtain("4.7.3", mirror.uri, asking.cache, quiet)
@@ -240,7 +240,7 @@ def test_an_unchanged_run_asks_nobody(asking: Asking, mirror: Mirror, tmp_path: 
     assert mirror.asked == []
 
 
-def test_an_absence_is_forgotten_after_a_day_or_when_told(
+def test_an_absence_is_forgotten_after_a_day_or_on_request(
     asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacks(tmp_path, "4.10.0")
@@ -266,14 +266,14 @@ def test_an_absence_holds_for_one_mirror_only(asking: Asking, mirror: Mirror, tm
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"x": "y"}'])
-def test_a_damaged_memory_is_as_good_as_none(asking: Asking, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_memory_is_ignored(asking: Asking, tmp_path: Path, damage: str) -> None:
     lacks(tmp_path, "4.10.0")
     asking.cache.mkdir()
     (asking.cache / "absent.json").write_text(damage)
     assert asking() == "4.7.3"
 
 
-def test_without_a_network_the_newest_in_the_cache_is_left(asking: Asking, mirror: Mirror) -> None:
+def test_without_a_network_the_newest_version_in_the_cache_is_used(asking: Asking, mirror: Mirror) -> None:
     asking.pins.obtain("4.6.1", mirror.uri, asking.cache, quiet)
     mirror.broken = True
     assert asking() == "4.6.1"
@@ -284,13 +284,13 @@ def test_without_a_network_the_newest_in_the_cache_is_left(asking: Asking, mirro
     assert asking() == "4.10.0"  # silence is not remembered
 
 
-def test_with_neither_network_nor_cache_the_environment_failed(asking: Asking, mirror: Mirror) -> None:
+def test_without_network_and_cache_the_environment_failed(asking: Asking, mirror: Mirror) -> None:
     mirror.broken = True
-    with pytest.raises(MachineError, match=r"none of the pinned versions can be had \(4\.10\.0, 4\.7\.3"):
+    with pytest.raises(MachineError, match=r"none of the pinned versions can be downloaded \(4\.10\.0, 4\.7\.3"):
         asking()
 
 
-# --- what the default never falls back to
+# --- versions that the default never falls back to
 
 
 def with_proved(asking: Asking, *versions: str) -> Asking:
@@ -298,7 +298,7 @@ def with_proved(asking: Asking, *versions: str) -> Asking:
     return dataclasses.replace(asking, pins=dataclasses.replace(asking.pins, pins=tuple(marked)))
 
 
-def test_the_default_is_the_newest_that_was_proved(asking: Asking) -> None:
+def test_the_default_is_the_newest_proved_version(asking: Asking) -> None:
     assert with_proved(asking, "4.6.1", "4.3.5")() == "4.6.1"
 
 
@@ -306,24 +306,24 @@ def test_the_default_is_the_newest_that_was_proved(asking: Asking) -> None:
 def test_the_default_never_falls_back_into_an_advisory(
     asking: Asking, mirror: Mirror, tmp_path: Path, silent: bool
 ) -> None:
-    """Else a stranger that keeps an address from answering chooses which version is built."""
+    """Otherwise an attacker who blocks an address chooses the version that is built."""
     asking = with_proved(asking, "4.6.1", "4.3.5")
     asking.pins.obtain("4.3.5", mirror.uri, asking.cache, quiet)
     lacks(tmp_path, "4.6.1")
     mirror.broken = silent
     with pytest.raises(
-        MachineError, match=r"^pgpool-II 4\.6\.1 cannot be had \(.*\), and 4\.3\.5 has CVE-2026-9999"
+        MachineError, match=r"^pgpool-II 4\.6\.1 is unavailable \(.*\), and 4\.3\.5 lacks its fix for CVE-2026-9999"
     ) as e:
         asking()
-    assert "--pgpool 4.3.5 builds that all the same" in e.value.hint
+    assert "--pgpool 4.3.5 builds 4.3.5 anyway" in e.value.hint
 
 
-def test_the_default_falls_back_where_no_more_is_wrong(asking: Asking, tmp_path: Path) -> None:
+def test_the_default_falls_back_to_a_version_without_more_advisories(asking: Asking, tmp_path: Path) -> None:
     lacks(tmp_path, "4.10.0")
     assert with_proved(asking, "4.10.0", "4.7.3")() == "4.7.3"
 
 
-def test_a_default_that_is_named_is_taken(pins: Pins, tmp_path: Path) -> None:
+def test_a_named_default_is_used(pins: Pins, tmp_path: Path) -> None:
     text = 'default = "4.3.5"\n' + pins.path.read_text()
     assert loaded(tmp_path, text).default_version("http://nowhere.invalid", tmp_path / "cache", quiet) == "4.3.5"
 
@@ -331,7 +331,9 @@ def test_a_default_that_is_named_is_taken(pins: Pins, tmp_path: Path) -> None:
 def test_a_mirror_whose_authority_is_unknown_is_named_with_the_package_to_install(
     asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgpool_deb.download.probe", lambda *_: Probe(Standing.SILENT, download.CERTIFICATE_REFUSED))
+    monkeypatch.setattr(
+        "pgpool_deb.download.probe", lambda *_: Probe(Availability.SILENT, download.CERTIFICATE_REFUSED)
+    )
     with pytest.raises(MachineError) as failure:
         asking()
     assert "its certificate is not accepted" in asking.lines[0]

@@ -1,4 +1,4 @@
-"""Linters over the whole checkout, and over the shell scripts that debian/ consists of once it is rendered."""
+"""Linters check the whole checkout, and the shell scripts of the rendered debian/."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pgpool_deb import plan
 from pgpool_deb.debianize import write
 from pgpool_deb.pins import Pins
-from pgpool_deb.plan import Request
+from pgpool_deb.plan import BuildRequest
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 from pgpool_deb.source_package import SourcePackage
@@ -27,29 +27,29 @@ SHELL = re.compile(rb"#! ?/(?:usr/)?bin/(?:env )?(?:ba|da)?sh\b")
 
 
 def own_files() -> list[Path]:
-    """Files that are, or are about to be, in version control."""
+    """Return the files that are in version control or not ignored."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=HERE.path, capture_output=True, text=True, check=True).stdout.split("\0")
     return [path for name in names if name and (path := HERE.path / name).is_file()]
 
 
 def shell_scripts(files: Sequence[Path]) -> list[Path]:
-    """Shell scripts among files; a template is no script yet."""
+    """Return the shell scripts among files; a template is not a script yet."""
     return [path for path in files if path.suffix != ".j2" and SHELL.match(path.read_bytes()[:40])]
 
 
 def packages() -> Iterator[SourcePackage]:
-    """Every source package: pgpool2 of every pinned version for every release, and the cluster package for each."""
+    """Yield pgpool2 of every pinned version for every release, and the cluster package for every release."""
     table = ReleaseTable.load(HERE.releases)
     names = tuple(release.name for release in table.releases)
     for number, pin in enumerate(Pins.load(HERE.sources).pins):
         source = Source(pin.version, HERE.path, "gz", pin.sha256, True, pin.date, "a pin", False)
-        for cell in plan.cells(Request(releases=names), table, source, "", HERE):
+        for cell in plan.cells(BuildRequest(releases=names), table, source, "", HERE):
             yield from cell.packages if number == 0 else [cell.pgpool2]
 
 
 def passes(*command: str | Path) -> None:
-    """The command succeeds; else its output is what the test shows."""
+    """Check that the command succeeds; otherwise the test shows its output."""
     answer = subprocess.run(list(map(str, command)), cwd=HERE.path, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         pytest.fail(f"{command[0]} exits with {answer.returncode}\n{answer.stdout}{answer.stderr}", pytrace=False)
@@ -61,6 +61,10 @@ def module(name: str) -> tuple[str, str, str]:
 
 def test_ruff_finds_nothing() -> None:
     passes(*module("ruff"), "check", "--no-fix", "--output-format=concise", ".")
+
+
+def test_ruff_format_changes_nothing() -> None:
+    passes(*module("ruff"), "format", "--check", ".")
 
 
 def test_mypy_finds_nothing() -> None:
@@ -126,7 +130,7 @@ def test_shellcheck_finds_nothing_in_the_rendered_packaging(package: SourcePacka
 
 
 def registry_hosts() -> set[str]:
-    """Hosts that this machine's apt and pip are configured for."""
+    """Return the hosts that this machine's apt and pip are configured for."""
     apt = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     pip = [*module("pip"), "config", "list"]
     answers = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in (apt, pip)]

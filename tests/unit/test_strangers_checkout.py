@@ -1,4 +1,4 @@
-"""A checkout that somebody else has made is read without running what its configuration names."""
+"""An untrusted checkout is read without running the programs that its configuration names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Trap = Callable[[Repository, Path], None]
 
 
 def program(place: Path) -> tuple[Path, Path]:
-    """Return a program, and the file that is there once it has been run."""
+    """Return a program, and the file that it creates when it runs."""
     ran, path = place / "ran", place / "trap"
     path.write_text(f"#!/bin/sh\ntouch {ran}\n")
     path.chmod(0o755)
@@ -51,7 +51,7 @@ def included(repository: Repository, trap: Path) -> None:
 
 
 def fetching(repository: Repository, trap: Path) -> None:
-    """The commit's tree is missing, and a promise says where to fetch it, by which program."""
+    """Remove the commit's tree, and configure a promisor remote with a program that fetches it."""
     git(repository.root, "config", "core.repositoryformatversion", "1")
     git(repository.root, "config", "extensions.partialClone", "origin")
     git(repository.root, "config", "remote.origin.url", "ssh://example.org/x")
@@ -81,16 +81,16 @@ TRAPS: tuple[Trap, ...] = (fsmonitor, clean_filter, filter_of_the_tree, included
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
-def test_reading_a_checkout_runs_nothing_that_it_names(repository: Repository, tmp_path: Path, trap: Trap) -> None:
+def test_reading_a_checkout_runs_no_program_that_it_names(repository: Repository, tmp_path: Path, trap: Trap) -> None:
     path, ran = program(tmp_path)
     repository.commit("4.6.1", "V4_6_1")
     trap(repository, path)
-    with suppress(UsageError):  # what cannot be read without it is refused
+    with suppress(UsageError):  # a checkout that git cannot read without the program is refused
         repository.source()
     assert not ran.exists()
 
 
-def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path: Path) -> None:
+def test_reading_an_untrusted_worktree_runs_no_program(repository: Repository, tmp_path: Path) -> None:
     path, ran = program(tmp_path)
     repository.commit("4.6.1", "V4_6_1")
     git(repository.root, "worktree", "add", "-q", str(tmp_path / "wt"), "V4_6_1")
@@ -100,7 +100,7 @@ def test_a_worktree_of_a_stranger_runs_nothing(repository: Repository, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["HEAD", "config", "index", "packed-refs", "refs/tags/V4_6_1", ""])
-def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
+def test_a_pipe_in_a_checkout_is_refused_at_once(repository: Repository, name: str) -> None:
     repository.commit("4.6.1", "V4_6_1")
     path = repository.root / ".git" / name
     if not name:
@@ -110,22 +110,22 @@ def test_a_pipe_is_not_waited_for(repository: Repository, name: str) -> None:
     end = threading.Timer(10, lambda: os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK)))
     end.start()
     try:
-        with pytest.raises(UsageError, match="is no regular file"):
+        with pytest.raises(UsageError, match="is not a regular file"):
             repository.source()
     finally:
         end.cancel()
 
 
-def test_git_has_not_for_ever(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_has_a_time_limit(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     repository.commit("4.6.1", "V4_6_1")
     (repository.root / "src" / "main.c").touch()
     os.mkfifo(repository.root / ".gitattributes")
-    monkeypatch.setattr(git_checkout, "_MOST_SECONDS", 2)
-    with pytest.raises(UsageError, match="git has not ended after 2 seconds"):
+    monkeypatch.setattr(git_checkout, "_TIMEOUT_SECONDS", 2)
+    with pytest.raises(UsageError, match="git did not end within 2 seconds"):
         repository.source()
 
 
-def test_line_ends_are_read_as_the_owner_has_them(repository: Repository) -> None:
+def test_line_endings_are_read_as_the_owner_configured(repository: Repository) -> None:
     git(repository.root, "config", "core.autocrlf", "true")
     (repository.root / "src" / "main.c").write_bytes(b"int main;\r\n")
     repository.commit("4.6.1", "V4_6_1")

@@ -1,4 +1,4 @@
-"""Tarballs are refused before they are unpacked, and trees give the same bytes every time."""
+"""Bad tarballs are refused before they are unpacked, and equal trees give equal bytes."""
 
 from __future__ import annotations
 
@@ -53,20 +53,22 @@ def packed(path: Path, members: list[Member], compress: Callable[[bytes], bytes]
 
 
 @pytest.mark.parametrize(("compress", "suffix"), [(gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")])
-def test_a_good_tarball_tells_what_is_in_it(tmp_path: Path, compress: Callable[[bytes], bytes], suffix: str) -> None:
+def test_the_contents_of_a_good_tarball_are_returned(
+    tmp_path: Path, compress: Callable[[bytes], bytes], suffix: str
+) -> None:
     path = packed(tmp_path / "any name", GOOD, compress)
     contents = tarball.check(path, ["configure.ac", "configure"])
     assert contents == tarball.Contents("top", 1_700_000_000, None, {"configure.ac": AC.decode()})
     assert tarball.suffix(path) == suffix
 
 
-def test_names_may_begin_with_a_dot(tmp_path: Path) -> None:
+def test_names_may_start_with_a_dot(tmp_path: Path) -> None:
     members = [(f"./{name}", kind, value) for name, kind, value in GOOD[:4]]
     assert tarball.check(packed(tmp_path / "t", [("./", FOLDER, ""), *members])).top == "top"
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "output"),
     [
         (("/etc/passwd", FILE, b"x"), "'/etc/passwd' is absolute"),
         (("top/../../x", FILE, b"x"), "'top/../../x' contains '..'"),
@@ -88,25 +90,25 @@ def test_names_may_begin_with_a_dot(tmp_path: Path) -> None:
         (("top/fifo", tarfile.FIFOTYPE, ""), "'top/fifo' is neither"),
     ],
 )
-def test_a_bad_entry_is_named_and_nothing_unpacked(tmp_path: Path, bad: Member, said: str) -> None:
+def test_a_bad_entry_is_named_and_nothing_is_unpacked(tmp_path: Path, bad: Member, output: str) -> None:
     path = packed(tmp_path / "t.tar.gz", [*GOOD, bad])
     with pytest.raises(UsageError) as caught:
         tarball.check(path)
     assert caught.value.message.startswith(f"{path}: ")
-    assert said in caught.value.message
+    assert output in caught.value.message
     assert "\n" not in caught.value.message
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_entry_behind_a_link_is_refused(tmp_path: Path) -> None:
-    # s is inside, and ../.. of where it lies is too; of where it leads it is not.
+def test_an_entry_through_a_link_is_refused(tmp_path: Path) -> None:
+    # s itself is inside, and so is ../.. from its own folder; ../.. from its target is outside.
     members: list[Member] = [*GOOD, ("top/s", LINK, "src"), ("top/s/x", FILE, b"x")]
-    with pytest.raises(UsageError, match="'top/s/x' lies behind the link 'top/s'"):
+    with pytest.raises(UsageError, match="'top/s/x' passes through the link 'top/s'"):
         tarball.check(packed(tmp_path / "t", members))
 
 
-def test_a_lone_file_is_no_top_directory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'x' lies outside of a top directory"):
+def test_a_single_file_is_not_a_top_directory(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'x' is outside a top directory"):
         tarball.check(packed(tmp_path / "t", [("x", FILE, b"x")]))
 
 
@@ -115,14 +117,14 @@ def test_an_empty_tarball_is_refused(tmp_path: Path) -> None:
         tarball.check(packed(tmp_path / "t", []))
 
 
-def test_a_tarball_that_explodes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tarball, "MOST_UNPACKED", 10 << 20)
+def test_a_tarball_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarball, "MAX_UNPACKED_BYTES", 10 << 20)
     with pytest.raises(UsageError, match="unpacks to more than 10 MiB"):
         tarball.check(packed(tmp_path / "t", [*GOOD, ("top/zero", FILE, bytes(11 << 20))]))
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04", b"<html></html>"])
-def test_what_is_no_tarball_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tarball_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.tar.gz").write_bytes(content)
     with pytest.raises(UsageError, match="not a tarball compressed with gzip, xz or bzip2"):
         tarball.check(tmp_path / "t.tar.gz")
@@ -143,45 +145,45 @@ def test_a_damaged_tarball_is_refused(tmp_path: Path, compress: Callable[[bytes]
     data = bytearray(path.read_bytes())
     data[60_000] ^= 0xFF
     path.write_bytes(data)
-    # bzip2 hands out the content of a block before it looks at its checksum.
-    with pytest.raises(UsageError, match=r"truncated or damaged|header of an entry makes no sense"):
+    # bzip2 returns the content of a block before it verifies the block's checksum.
+    with pytest.raises(UsageError, match=r"truncated or damaged|header of an entry is malformed"):
         tarball.check(path)
 
 
 @pytest.mark.parametrize("cut", [512, 700, 1024, 1600, 3000])
-def test_an_archive_cut_before_it_was_compressed_is_refused(tmp_path: Path, cut: int) -> None:
+def test_an_archive_truncated_before_compression_is_refused(tmp_path: Path, cut: int) -> None:
     path = packed(tmp_path / "t", [("top", FOLDER, ""), ("top/a", FILE, b"x" * 3000), ("top/b", FILE, b"x")])
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:cut]))
-    if cut == 512:  # ends cleanly after the first entry: tar itself takes that for whole
+    if cut == 512:  # ends cleanly after the first entry, so even tar considers it complete
         assert tarball.check(path).texts == {}
         return
     with pytest.raises(UsageError):
         tarball.check(path)
 
 
-def test_a_header_that_makes_no_sense_is_not_taken_for_the_end(tmp_path: Path) -> None:
+def test_a_malformed_header_is_not_the_end_of_the_archive(tmp_path: Path) -> None:
     path = packed(tmp_path / "t", GOOD)
     data = bytearray(gzip.decompress(path.read_bytes()))
     data[512:520] = b"garbage!"  # the second header; its checksum is wrong now
     path.write_bytes(gzip.compress(data))
-    with pytest.raises(UsageError, match="header of an entry makes no sense"):
+    with pytest.raises(UsageError, match="header of an entry is malformed"):
         tarball.check(path)
 
 
-def test_what_follows_the_end_is_not_ignored(tmp_path: Path) -> None:
+def test_data_after_the_end_is_not_ignored(tmp_path: Path) -> None:
     path = packed(tmp_path / "t", GOOD)
     path.write_bytes(path.read_bytes() + gzip.compress(b"x" * 512))
-    with pytest.raises(UsageError, match="unreadable after its last entry"):
+    with pytest.raises(UsageError, match="unreadable data after its last entry"):
         tarball.check(path)
 
 
-def test_the_caller_says_whose_fault_a_bad_tarball_is(tmp_path: Path) -> None:
+def test_the_caller_chooses_the_error_for_a_bad_tarball(tmp_path: Path) -> None:
     path = packed(tmp_path / "t", [("/x", FILE, b"")])
     with pytest.raises(MachineError):
         tarball.check(path, refusal=MachineError)
 
 
-def test_git_archive_tells_its_commit(tmp_path: Path) -> None:
+def test_a_git_archive_contains_its_commit(tmp_path: Path) -> None:
     plain = io.BytesIO()
     with tarfile.open(
         fileobj=plain, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "0123456789" * 4}
@@ -211,7 +213,7 @@ def written(root: Path, destination: Path, date: int = 1_700_000_000) -> bytes:
     return destination.read_bytes()
 
 
-def test_a_written_tarball_is_whole_and_clean(root: Path, tmp_path: Path) -> None:
+def test_a_written_tarball_is_complete_and_valid(root: Path, tmp_path: Path) -> None:
     written(root, tmp_path / "t.tar.gz")
     assert tarball.check(tmp_path / "t.tar.gz", ["configure.ac"]) == tarball.Contents(
         "pgpool2-1", 1_700_000_000, None, {"configure.ac": AC.decode()}
@@ -259,7 +261,7 @@ def test_every_change_of_content_changes_the_digest(root: Path, change: Callable
     assert tarball.digest(tarball.tree(root)) != before
 
 
-def test_what_is_left_out_does_not_count(root: Path) -> None:
+def test_left_out_folders_do_not_count(root: Path) -> None:
     before = tarball.digest(tarball.tree(root))
     (root / ".git" / "index").touch()
     os.utime(root / "configure.ac")
@@ -273,7 +275,7 @@ def test_the_writer_returns_the_digest_of_what_it_wrote(root: Path, tmp_path: Pa
     assert tarball.write(entries, "t", 0, tmp_path / "u.tar.gz") != tarball.digest(tarball.tree(root, ["src/main.c"]))
 
 
-def test_only_named_files_are_taken_with_their_folders(root: Path) -> None:
+def test_only_named_files_and_their_folders_are_packed(root: Path) -> None:
     assert [entry.name for entry in tarball.tree(root, ["src/main.c", "configure.ac"])] == [
         "configure.ac",
         "src",
@@ -287,7 +289,7 @@ def test_a_link_out_of_the_tree_is_refused(root: Path) -> None:
         tarball.tree(root)
 
 
-def test_a_socket_does_not_belong_into_a_source(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_does_not_belong_in_a_source(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("socket")
@@ -295,7 +297,7 @@ def test_a_socket_does_not_belong_into_a_source(root: Path, monkeypatch: pytest.
             tarball.tree(root)
 
 
-def test_a_file_that_is_gone_is_named(root: Path, tmp_path: Path) -> None:
+def test_a_vanished_file_is_named(root: Path, tmp_path: Path) -> None:
     entries = tarball.tree(root)
     (root / "src" / "main.c").unlink()
     with pytest.raises(UsageError, match=r"main\.c cannot be read: No such file"):
@@ -324,8 +326,8 @@ def test_any_tree_survives_the_round_trip(
     tarball.write(tarball.tree(root), "top", date, path)
     assert tarball.check(path).newest == date
     with tarfile.open(path) as archive:
-        found = {member.name: archive.extractfile(member) for member in archive if member.isreg()}
-        assert {name: handle.read() for name, handle in found.items() if handle} == {
+        result = {member.name: archive.extractfile(member) for member in archive if member.isreg()}
+        assert {name: handle.read() for name, handle in result.items() if handle} == {
             f"top/{name}": data for name, data in files.items()
         }
 

@@ -1,4 +1,4 @@
-"""A new upstream release: its tarball is found and checked, and it is pinned only once it builds and passes."""
+"""A new upstream release is downloaded and checked, and pinned only if it builds and passes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pgpool_deb import matrix, opening, patches, plan, update, watch
 from pgpool_deb.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
-from pgpool_deb.proof import CellResult, Proof, StageResult, State
+from pgpool_deb.proof import CellResult, Proof, StageResult, StageState
 from pgpool_deb.releases import ReleaseTable
 
 HERE = Path(__file__).parents[2]
 
 
 def tarball(version: str, *, more: str = "") -> bytes:
-    """Make what upstream might release."""
+    """Return a tarball that upstream might release."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in (("configure.ac", f"AC_INIT([pgpool-II],[{version}])\n"), ("configure", more)):
@@ -42,7 +42,7 @@ def tarball(version: str, *, more: str = "") -> bytes:
 
 @dataclass
 class Web:
-    """What its paths send."""
+    """A web server that sends `files` by their paths."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     host: str = ""
@@ -52,61 +52,61 @@ class Web:
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    found = Web()
+    result = Web()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = found.files.get(self.path)
-            promised = len(content or b"") + found.short
+            content = result.files.get(self.path)
+            promised = len(content or b"") + result.short
             self.send_response(404 if content is None else 200)
             self.send_header("Content-Length", str(promised))
             self.end_headers()
             self.wfile.write(content or b"")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Ignore the message."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.host = f"http://127.0.0.1:{server.server_address[1]}"
+    result.host = f"http://127.0.0.1:{server.server_address[1]}"
     with serving(server):
-        yield found
+        yield result
 
 
 @dataclass
 class Tried:
-    """What was built and tested, with which pins, and how that ends."""
+    """Records builds and tests with their pins, and decides how they end."""
 
-    built: list[plan.Request] = field(default_factory=list)
+    built: list[plan.BuildRequest] = field(default_factory=list)
     pins: list[str] = field(default_factory=list)
     default: str = ""
     tested: list[matrix.Matrix] = field(default_factory=list)
     build: ExitStatus = ExitStatus.GOOD
-    state: State = State.PASSED
+    state: StageState = StageState.PASSED
 
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
-    found = Tried()
+    result = Tried()
 
-    def build(project: Project, request: plan.Request) -> ExitStatus:
-        found.built.append(request)
+    def build(project: Project, request: plan.BuildRequest) -> ExitStatus:
+        result.built.append(request)
         pins = Pins.load(project.sources)
-        found.pins = [pin.version for pin in pins.pins]
-        found.default = pins.default
-        return found.build
+        result.pins = [pin.version for pin in pins.pins]
+        result.default = pins.default
+        return result.build
 
     def test(self: matrix.Matrix) -> Proof:
-        found.tested.append(self)
-        return Proof("", "", 0, (CellResult("trixie", "trixie", (StageResult("install", found.state),)),))
+        result.tested.append(self)
+        return Proof("", "", 0, (CellResult("trixie", "trixie", (StageResult("install", result.state),)),))
 
     monkeypatch.setattr(building, "run", build)
     monkeypatch.setattr(matrix.Matrix, "run", test)
-    return found
+    return result
 
 
 @pytest.fixture
 def project(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout with the pins of this one, whose addresses are the web's."""
+    """Make a checkout with the pins of this one, whose addresses are those of `web`."""
     monkeypatch.setenv("PGPOOL_DEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PGPOOL_DEB_SOURCES", raising=False)
     place = tmp_path / "checkout"
@@ -125,8 +125,8 @@ def checkout(project: Project) -> dict[str, str]:
     return {str(path): path.read_text() for path in project.path.rglob("*") if path.is_file()}
 
 
-def request(web: Web, version: str = "4.8.0", tarball: Path | None = None) -> update.Request:
-    return update.Request(version, tarball, releases=("trixie",), mirror=f"{web.host}/debian")
+def request(web: Web, version: str = "4.8.0", tarball: Path | None = None) -> update.UpdateRequest:
+    return update.UpdateRequest(version, tarball, releases=("trixie",), mirror=f"{web.host}/debian")
 
 
 def test_a_release_that_builds_and_passes_is_pinned(project: Project, web: Web, tried: Tried) -> None:
@@ -142,7 +142,7 @@ def test_a_release_that_builds_and_passes_is_pinned(project: Project, web: Web, 
     assert "PGPOOL_DEB_SOURCES" not in os.environ
 
 
-def test_the_same_again_changes_nothing(project: Project, web: Web, tried: Tried) -> None:
+def test_a_second_update_changes_nothing(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     update.run(project, request(web))
     before = checkout(project)
@@ -152,23 +152,25 @@ def test_the_same_again_changes_nothing(project: Project, web: Web, tried: Tried
 
 
 @pytest.mark.parametrize("which", ["build", "test"])
-def test_what_does_not_build_or_pass_is_not_pinned(project: Project, web: Web, tried: Tried, which: str) -> None:
+def test_a_release_that_does_not_build_or_pass_is_not_pinned(
+    project: Project, web: Web, tried: Tried, which: str
+) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     tried.build = ExitStatus.FAILED if which == "build" else ExitStatus.GOOD
-    tried.state = State.FAILED if which == "test" else State.PASSED
+    tried.state = StageState.FAILED if which == "test" else StageState.PASSED
     before = checkout(project)
     assert update.run(project, request(web)) is ExitStatus.FAILED
     assert checkout(project) == before
 
 
-def test_what_changes_in_the_packages_is_told(
+def test_changes_of_package_contents_are_reported(
     project: Project, web: Web, tried: Tried, capsys: pytest.CaptureFixture[str]
 ) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     update.run(project, request(web))
     assert tried.built
-    told = capsys.readouterr().out
-    assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in told
+    text = capsys.readouterr().out
+    assert "trixie: 1 lines of the packages' contents differ from 4.6.1\n  - pgpool2 depends libc6" in text
 
 
 def test_an_older_branch_is_tested_as_well(project: Project, web: Web, tried: Tried) -> None:
@@ -180,24 +182,24 @@ def test_an_older_branch_is_tested_as_well(project: Project, web: Web, tried: Tr
     assert not Pins.load(project.sources).default, "only while it was tried"
 
 
-def test_what_is_pinned_is_not_proved(project: Project, web: Web, tried: Tried) -> None:
+def test_a_pinned_release_is_not_yet_proved(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     assert update.run(project, request(web)) is ExitStatus.GOOD
     assert tried.built
     assert Pins.load(project.sources).named("4.8.0").proved is None
 
 
-def test_how_to_call_a_version_proved_is_told() -> None:
+def test_the_output_explains_how_to_prove_a_version() -> None:
     assert "./invoke update --proved 4.7.2" in "\n".join(update.how_to_prove("4.7.2"))
 
 
-def test_a_tarball_that_one_has_is_taken(project: Project, web: Web, tried: Tried, tmp_path: Path) -> None:
+def test_a_local_tarball_is_used(project: Project, web: Web, tried: Tried, tmp_path: Path) -> None:
     (tmp_path / "mine.tar.gz").write_bytes(tarball("4.8.0"))
     assert update.run(project, request(web, tarball=tmp_path / "mine.tar.gz")) is ExitStatus.GOOD
     assert len(tried.built) == 1
 
 
-def test_two_addresses_that_disagree_are_believed_neither(project: Project, web: Web, tried: Tried) -> None:
+def test_two_addresses_with_different_files_are_an_error(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     web.files["/debian/4.8.0.tar.gz"] = tarball("4.8.0", more="evil")
     before = checkout(project)
@@ -207,15 +209,15 @@ def test_two_addresses_that_disagree_are_believed_neither(project: Project, web:
     assert tried.built == []
 
 
-def test_a_download_that_breaks_off_is_told_and_nothing_is_pinned(project: Project, web: Web, tried: Tried) -> None:
+def test_an_incomplete_download_is_an_error_and_pins_nothing(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball("4.8.0")
     web.short = 10
-    with pytest.raises(MachineError, match=r"no address has it: .*10 more expected"):
+    with pytest.raises(MachineError, match=r"no address has it: .*ended in the middle"):
         update.run(project, request(web))
     assert tried.built == []
 
 
-def test_a_version_that_nobody_has_is_told_with_every_answer(project: Project, web: Web, tried: Tried) -> None:
+def test_an_unavailable_version_is_reported_with_every_answer(project: Project, web: Web, tried: Tried) -> None:
     with pytest.raises(MachineError, match=r"no address has it: .*404.*404"):
         update.run(project, request(web))
     assert tried.built == []
@@ -224,12 +226,12 @@ def test_a_version_that_nobody_has_is_told_with_every_answer(project: Project, w
 @pytest.mark.parametrize("stated", ["4.8.1", "4.8.0beta1"])
 def test_a_tarball_of_another_version_is_refused(project: Project, web: Web, tried: Tried, stated: str) -> None:
     web.files["/upstream/4.8.0.tar.gz"] = tarball(stated)
-    with pytest.raises(UsageError, match="the tarball says that it is"):
+    with pytest.raises(UsageError, match="the tarball states"):
         update.run(project, request(web))
     assert tried.built == []
 
 
-def test_a_pinned_version_with_another_sum_is_refused(project: Project, web: Web, tried: Tried) -> None:
+def test_a_pinned_version_with_another_hash_is_refused(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.6.1.tar.gz"] = tarball("4.6.1")
     with pytest.raises(UsageError, match=r"pgpool-II 4\.6\.1 is pinned with another sha256"):
         update.run(project, request(web, "4.6.1"))
@@ -237,8 +239,8 @@ def test_a_pinned_version_with_another_sum_is_refused(project: Project, web: Web
 
 
 @pytest.mark.parametrize("version", ["", "4.8", "4.8.0rc1", "../4.8.0"])
-def test_what_is_no_release_is_told(project: Project, web: Web, version: str) -> None:
-    with pytest.raises(UsageError, match="is no release of pgpool-II"):
+def test_a_version_that_is_not_a_release_is_reported(project: Project, web: Web, version: str) -> None:
+    with pytest.raises(UsageError, match="is not a pgpool-II release"):
         update.run(project, request(web, version))
 
 
@@ -246,20 +248,23 @@ def test_what_is_no_release_is_told(project: Project, web: Web, version: str) ->
 
 
 def report(project: Project, version: str, **changed: str) -> None:
-    """Have a matrix try a version on every release; `changed` are other states by their stages."""
+    """Write the report of a matrix that ran a version on every release; `changed` maps stages to other states."""
     stages = {"build": "passed", **{one.name: "passed" for one in matrix.STAGES if not one.on_request}, **changed}
     cells = [
-        {"release": release.name, "cell": f"{release.name}-amd64-{version}",
-         "stages": [{"stage": name, "state": state} for name, state in stages.items()]}
+        {
+            "release": release.name,
+            "cell": f"{release.name}-amd64-{version}",
+            "stages": [{"stage": name, "state": state} for name, state in stages.items()],
+        }
         for release in ReleaseTable.load(project.releases).releases
-    ]  # fmt: skip
+    ]
     (project.dist / "report").mkdir(parents=True, exist_ok=True)
     (project.dist / "report" / "report.json").write_text(json.dumps({"cells": cells}))
 
 
 @pytest.fixture
 def pinned(project: Project) -> Project:
-    """A checkout that has the patches, and builds 4.6.1 by default until it is proved."""
+    """Make a checkout that has the patches, and builds 4.6.1 by default until it is proved."""
     shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
     text = project.sources.read_text()
     project.sources.write_text(f'default = "4.6.1"\n\n{text}')
@@ -289,7 +294,9 @@ def test_a_version_that_passed_everything_is_proved_with_todays_patches(pinned: 
         ("4.9.9", {}, "4.9.9"),
     ],
 )
-def test_a_version_that_did_not_is_not(pinned: Project, version: str, changed: dict[str, str], reason: str) -> None:
+def test_a_version_that_did_not_pass_is_not_proved(
+    pinned: Project, version: str, changed: dict[str, str], reason: str
+) -> None:
     report(pinned, "4.6.1", **changed)
     before = checkout(pinned)
     with pytest.raises(UsageError, match=re.escape(reason)):
@@ -297,7 +304,7 @@ def test_a_version_that_did_not_is_not(pinned: Project, version: str, changed: d
     assert checkout(pinned) == before
 
 
-def test_a_new_pin_stands_before_those_of_later_versions(project: Project, web: Web, tried: Tried) -> None:
+def test_a_new_pin_comes_before_those_of_later_versions(project: Project, web: Web, tried: Tried) -> None:
     web.files["/upstream/4.6.2.tar.gz"] = tarball("4.6.2")
     assert update.run(project, request(web, "4.6.2")) is ExitStatus.GOOD
     versions = re.findall(r'^\[pgpool\."(.*)"\]', project.sources.read_text(), re.MULTILINE)
@@ -320,7 +327,7 @@ CVE = "CVE-2026-99001"
 
 @pytest.fixture
 def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout under git, for which upstream has tagged 4.8.0; Debian knows of nothing new."""
+    """Make a git checkout for which upstream has tagged 4.8.0 and Debian has no news."""
     assert tried
     shutil.copy(HERE / "pyproject.toml", project.path)
     shutil.copytree(HERE / "debian-templates", project.path / "debian-templates")
@@ -341,8 +348,8 @@ def opened(project: Project, web: Web, tried: Tried, tmp_path: Path, monkeypatch
 
 def opening_says(project: Project, web: Web) -> tuple[ExitStatus, list[str]]:
     lines: list[str] = []
-    wanted = update.Request("", mirror=f"{web.host}/debian")
-    return opening.run(project, wanted, lines.append), lines
+    without_version = update.UpdateRequest("", mirror=f"{web.host}/debian")
+    return opening.run(project, without_version, lines.append), lines
 
 
 def branch(project: Project) -> str:
@@ -363,7 +370,7 @@ def test_a_new_tag_becomes_a_commit_on_a_branch_that_builds_it(opened: Project, 
     assert tried.built[0].releases == tuple(releases)
 
 
-def test_the_branch_is_proved_as_a_matrix_of_it_is(opened: Project, web: Web) -> None:
+def test_a_matrix_on_the_branch_proves_it(opened: Project, web: Web) -> None:
     opening_says(opened, web)
     report(opened, "4.8.0")
     assert update.prove(opened, "4.8.0") is ExitStatus.GOOD
@@ -371,13 +378,13 @@ def test_the_branch_is_proved_as_a_matrix_of_it_is(opened: Project, web: Web) ->
     assert (pins.default, bool(pins.named("4.8.0").proved)) == ("", True)
 
 
-def test_what_is_open_is_not_opened_again(opened: Project, web: Web, tried: Tried) -> None:
+def test_an_open_change_is_not_opened_again(opened: Project, web: Web, tried: Tried) -> None:
     main = branch(opened)
     opening_says(opened, web)
     git(opened.path, "switch", "-q", main)
     git(opened.path, "update-ref", "refs/remotes/origin/update/4.8.0", "update/4.8.0")
     git(opened.path, "branch", "-D", "update/4.8.0")
-    assert opening_says(opened, web) == (ExitStatus.GOOD, ["there is nothing new that is not open already"])
+    assert opening_says(opened, web) == (ExitStatus.GOOD, ["nothing is new, or its change is already open"])
     assert (branch(opened), len(tried.built)) == (main, 1)
 
 
@@ -388,7 +395,7 @@ def test_a_release_that_does_not_build_is_not_opened(opened: Project, web: Web, 
     assert (branch(opened), git(opened.path, "status", "--porcelain", "--untracked-files=no")) == (main, "")
 
 
-def test_what_debian_knows_goes_first_and_the_cluster_package_gets_a_version(
+def test_debians_advisories_come_first_and_raise_the_cluster_packages_version(
     opened: Project, web: Web, tried: Tried
 ) -> None:
     web.files["/tracker/source-package/pgpool2"] = CVE.encode()
@@ -407,24 +414,24 @@ def test_what_debian_knows_goes_first_and_the_cluster_package_gets_a_version(
 
 
 @pytest.mark.parametrize("fixed", ["(unfixed)", "4.8.0-2", "1:4.8-1", "<script>"])
-def test_where_debian_does_not_say_who_mended_it_a_person_is_asked(fixed: str, opened: Project, web: Web) -> None:
+def test_without_a_fixed_version_at_debian_a_person_must_decide(fixed: str, opened: Project, web: Web) -> None:
     web.files["/tracker/source-package/pgpool2"] = CVE.encode()
     web.files[f"/tracker/{CVE}"] = TRACKER.format(cve=CVE, fixed=fixed).encode()
     _, lines = opening_says(opened, web)
-    assert lines[0].startswith(f"warning: {CVE}: Debian names no release of upstream's that mended it")
+    assert lines[0].startswith(f"warning: {CVE}: Debian names no upstream release that fixed it")
     assert branch(opened) == "update/4.8.0"
 
 
 def test_nothing_is_opened_from_a_checkout_with_changes(opened: Project, web: Web) -> None:
     (opened.path / "CHANGELOG.md").write_text("mine")
-    with pytest.raises(UsageError, match="the checkout has changes"):
+    with pytest.raises(UsageError, match="the checkout has uncommitted changes"):
         opening_says(opened, web)
 
 
-def test_where_upstream_is_silent_that_is_the_status(
+def test_if_upstream_does_not_answer_the_environment_failed(
     opened: Project, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "UPSTREAM", "/no-such-repository")
     status, lines = opening_says(opened, web)
     assert status is ExitStatus.ENVIRONMENT
-    assert lines[0].startswith("warning: upstream's tags are not known")
+    assert lines[0].startswith("warning: upstream's tags cannot be read")

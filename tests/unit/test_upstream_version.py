@@ -1,4 +1,4 @@
-"""Versions derived from what a source says about itself."""
+"""Versions are derived from the version that a source states."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgpool_deb.upstream_version import (
+    PreRelease,
     Snapshot,
-    Stage,
     UpstreamVersion,
     is_named_in,
     of_commit,
@@ -31,7 +31,7 @@ def understood(text: str) -> UpstreamVersion:
     return version
 
 
-# What upstream's repository really has: the tag, AC_INIT at the tag, and our version.
+# From upstream's real repository: the tag, AC_INIT at the tag, and our version.
 @pytest.mark.parametrize(
     ("tag", "stated", "version"),
     [
@@ -43,11 +43,11 @@ def understood(text: str) -> UpstreamVersion:
         ("V3_6_0_ALPHA1", "3.6-alpha1", "3.6.0~alpha1"),
     ],
 )
-def test_tag_and_configure_ac_give_the_same_version(tag: str, stated: str, version: str) -> None:
+def test_a_tag_and_configure_ac_give_the_same_version(tag: str, stated: str, version: str) -> None:
     assert str(parse_tag(tag)) == str(parse(stated)) == version
 
 
-def test_a_devel_version_is_below_all_of_its_release() -> None:
+def test_a_devel_version_sorts_below_all_versions_of_its_release() -> None:
     assert str(parse("4.8devel")) == str(parse("4.8.0devel")) == "4.8~devel"
 
 
@@ -76,7 +76,7 @@ def test_other_texts_state_no_version(text: str) -> None:
         (None, None, None),
     ],
 )
-def test_what_the_source_states(configure_ac: str | None, configure: str | None, stated: str | None) -> None:
+def test_the_stated_version_is_found(configure_ac: str | None, configure: str | None, stated: str | None) -> None:
     assert stated_in(configure_ac, configure) == stated
 
 
@@ -92,7 +92,7 @@ def test_what_the_source_states(configure_ac: str | None, configure: str | None,
         ("pgpool-II-4.7beta1.tar.gz", "4.7beta1"),
     ],
 )
-def test_names_that_say_a_version(name: str, stated: str) -> None:
+def test_names_with_a_version_are_recognised(name: str, stated: str) -> None:
     assert is_named_in(understood(stated), name)
 
 
@@ -107,7 +107,7 @@ def test_names_that_say_a_version(name: str, stated: str) -> None:
         ("source.tar.gz", "4.6.1"),
     ],
 )
-def test_names_that_do_not(name: str, stated: str) -> None:
+def test_names_without_a_version_are_not_recognised(name: str, stated: str) -> None:
     assert not is_named_in(understood(stated), name)
 
 
@@ -157,7 +157,7 @@ def test_the_whole_life_of_a_release_sorts_in_its_order() -> None:
     assert len(set(life)) == len(life)
 
 
-stages = st.sampled_from([Stage.ALPHA, Stage.BETA, Stage.RC, None])
+stages = st.sampled_from([PreRelease.ALPHA, PreRelease.BETA, PreRelease.RC, None])
 releases = st.tuples(*[st.integers(0, 40)] * 3)
 versions = st.builds(UpstreamVersion, releases, stages, st.integers(0, 30))
 snapshots = st.builds(
@@ -170,7 +170,7 @@ snapshots = st.builds(
 
 
 def rank(version: UpstreamVersion) -> tuple[tuple[int, ...], int, int]:
-    order = [Stage.ALPHA, Stage.BETA, Stage.RC, None]
+    order = [PreRelease.ALPHA, PreRelease.BETA, PreRelease.RC, None]
     return version.release, order.index(version.stage), (version.number or 0) if version.stage else 0
 
 

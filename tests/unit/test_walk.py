@@ -1,4 +1,4 @@
-"""The walk from a .deb to upstream's tarball: what it says, and which link it names where one does not hold."""
+"""The walk from a .deb to upstream's tarball prints every link and names a broken one."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ HEAD = 'addresses = ["https://example.org/{version}.tar.gz"]\n'
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A package with upstream's tarball, and the statement beside it."""
+    """Make a package with upstream's tarball, and the statement beside it."""
     place = tmp_path / "pool"
     upload(place, VERSION, upstream=True)
     (record,) = rebuild.records(place)
-    told = provenance.statement(record, source_of(record, "trixie", pins_of(place)), "trixie")
-    (place / f"{STEM}_amd64.intoto.json").write_text(provenance.text(told))
+    text = provenance.statement(record, source_of(record, "trixie", pins_of(place)), "trixie")
+    (place / f"{STEM}_amd64.intoto.json").write_text(provenance.text(text))
     return place
 
 
@@ -51,18 +51,18 @@ def walked(folder: Path, pins: Pins) -> list[Link]:
     return list(links(record, [DEB], pins))
 
 
-def test_each_link_is_told_with_its_sum(folder: Path) -> None:
-    found = walked(folder, pins_of(folder))
-    assert all(link.holds for link in found)
+def test_each_link_is_reported_with_its_hash(folder: Path) -> None:
+    result = walked(folder, pins_of(folder))
+    assert all(link.holds for link in result)
     sums = {name: sha256_of(folder / name) for name in (DEB, f"{STEM}.dsc", ORIG, f"{STEM}.debian.tar.xz")}
-    assert [link.text.split(": ")[0] for link in found[:4]] == [f"{name} {sha256}" for name, sha256 in sums.items()]
-    told = "\n".join(link.text for link in found[4:])
-    assert f"{ORIG} is upstream's release 4.7.2 of 2026-06-04, as pinned; https://example.org/4.7.2.tar.gz" in told
-    assert re.search(r"^debian/patches/one.patch [0-9a-f]{64}: in pgpool2_.*debian.tar.xz$", told, re.MULTILINE)
-    assert "intoto.json says the same of all these" in told
+    assert [link.text.split(": ")[0] for link in result[:4]] == [f"{name} {sha256}" for name, sha256 in sums.items()]
+    text = "\n".join(link.text for link in result[4:])
+    assert f"{ORIG} is upstream's release 4.7.2 of 2026-06-04, as pinned; https://example.org/4.7.2.tar.gz" in text
+    assert re.search(r"^debian/patches/one.patch [0-9a-f]{64}: in pgpool2_.*debian.tar.xz$", text, re.MULTILINE)
+    assert "intoto.json has the same hashes of all these files" in text
 
 
-def test_documents_that_were_not_fetched_are_no_fault(folder: Path) -> None:
+def test_missing_documents_are_no_fault(folder: Path) -> None:
     other_document(folder)
     (folder / f"{STEM}_amd64.cdx.json").unlink()
     assert all(link.holds for link in walked(folder, pins_of(folder)))
@@ -81,7 +81,7 @@ def no_tarball(folder: Path) -> None:
 
 
 def no_patch(folder: Path) -> None:
-    """The tarball is as the .dsc says, and its series names a patch that it has not."""
+    """Replace the tarball, with its hash in the .dsc, by one whose series names a missing patch."""
     tar = folder / f"{STEM}.debian.tar.xz"
     before, packed = sha256_of(tar), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as made:
@@ -107,29 +107,29 @@ def no_statement(folder: Path) -> None:
 
 def other_document(folder: Path) -> None:
     path = folder / f"{STEM}_amd64.intoto.json"
-    told = json.loads(path.read_text())
-    told["predicate"]["runDetails"]["byproducts"].append({"name": f"{STEM}_amd64.cdx.json", "digest": {"sha256": "0"}})
-    path.write_text(json.dumps(told))
+    statement = json.loads(path.read_text())
+    statement["predicate"]["runDetails"]["byproducts"].append(
+        {"name": f"{STEM}_amd64.cdx.json", "digest": {"sha256": "0"}}
+    )
+    path.write_text(json.dumps(statement))
     (folder / f"{STEM}_amd64.cdx.json").write_text("{}")
 
 
 @pytest.mark.parametrize(
     ("harm", "message", "of_source"),
     [
-        (changed(DEB), rf"^{re.escape(DEB)} \w+: .*buildinfo says \w+$", False),
-        (changed(f"{STEM}.dsc"), r"\.dsc \w+: .*buildinfo says \w+$", True),
-        (changed(ORIG), rf"^{ORIG} \w+: .*\.dsc says \w+$", True),
-        (changed(f"{STEM}.debian.tar.xz"), r"debian\.tar\.xz \w+: .*\.dsc says \w+$", True),
+        (changed(DEB), rf"^{re.escape(DEB)} \w+: .*buildinfo has \w+$", False),
+        (changed(f"{STEM}.dsc"), r"\.dsc \w+: .*buildinfo has \w+$", True),
+        (changed(ORIG), rf"^{ORIG} \w+: .*\.dsc has \w+$", True),
+        (changed(f"{STEM}.debian.tar.xz"), r"debian\.tar\.xz \w+: .*\.dsc has \w+$", True),
         (no_tarball, rf"^{ORIG} is missing; .*\.dsc names it$", True),
         (no_patch, r"^debian/patches/two\.patch is not in .*, whose series names it$", False),
-        (other_statement, rf"intoto\.json says something else of {ORIG}$", False),
+        (other_statement, rf"intoto\.json has another hash of {ORIG}$", False),
         (no_statement, r"intoto\.json cannot be read as a statement", False),
-        (other_document, r"\.cdx\.json \w+: .*intoto\.json says 0$", False),
+        (other_document, r"\.cdx\.json \w+: .*intoto\.json has 0$", False),
     ],
 )
-def test_a_link_that_does_not_hold_is_named(
-    folder: Path, harm: Callable[[Path], None], message: str, of_source: bool
-) -> None:
+def test_a_broken_link_is_named(folder: Path, harm: Callable[[Path], None], message: str, of_source: bool) -> None:
     pins = pins_of(folder)
     harm(folder)
     broken = [link for link in walked(folder, pins) if not link.holds]
@@ -154,23 +154,23 @@ def test_a_tarball_that_is_not_the_pinned_one_is_named(folder: Path, version: st
 def test_a_package_of_our_own_has_no_upstream(tmp_path: Path) -> None:
     upload(tmp_path, "0.2.0+deb13+1", source="pgpool2-cluster")
     (record,) = rebuild.records(tmp_path)
-    found = list(
+    result = list(
         links(
             record,
             ["pgpool2-cluster_0.2.0+deb13+1_all.deb"],
             loaded(tmp_path, HEAD + ROW.format(version="4.7.2", sha256="0" * 64)),
         )
     )
-    assert all(link.holds for link in found)
-    assert any("it is this project's own, there is no upstream" in link.text for link in found)
+    assert all(link.holds for link in result)
+    assert any("this project's own without an upstream" in link.text for link in result)
 
 
-def test_verify_fails_for_a_broken_link_and_builds_nothing_from_a_broken_source(
+def test_verify_fails_for_a_broken_link_and_does_not_rebuild_a_broken_source(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPOOL_DEB_SOURCES", str(pins_of(folder).path))
     changed(ORIG)(folder)
     assert rebuild.run(Project(CHECKOUT), folder / DEB, install=False) is ExitStatus.FAILED
-    told = capsys.readouterr().out
-    assert f"fault: {ORIG}" in told
-    assert "built again" not in told
+    text = capsys.readouterr().out
+    assert f"fault: {ORIG}" in text
+    assert "built again" not in text

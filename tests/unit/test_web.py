@@ -1,4 +1,4 @@
-"""Requests as the machine makes them: proxies and certificates of the environment, else of apt."""
+"""Requests use the proxies and certificates of the environment, else those of apt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers everything with `status`, as a server and as a proxy."""
+    """Answers every request with `status`, as a server and as a proxy."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
         self.uri = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *args: Any) -> None:
-        """A client that does not like the certificate is part of these tests."""
+        """Ignore it: these tests have clients that reject the certificate."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def direct() -> Iterator[Server]:
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The whole configuration of apt."""
+    """Make the whole configuration of apt."""
     path = tmp_path / "apt.conf"
     path.touch()
     monkeypatch.setenv("APT_CONFIG", str(path))
@@ -71,7 +71,7 @@ def status_of(address: str) -> int:
         return answer.status_code
 
 
-def test_apts_proxy_is_the_way_to_a_mirror_where_the_environment_names_none(
+def test_apts_proxy_is_used_if_the_environment_has_none(
     conf: Path, proxy: Server, direct: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
@@ -82,20 +82,20 @@ def test_apts_proxy_is_the_way_to_a_mirror_where_the_environment_names_none(
     assert direct.asked == ["http://mirror.invalid/pool/y"]
 
 
-def test_a_proxy_for_packages_alone_is_passed_by(conf: Path, proxy: Server, direct: Server) -> None:
+def test_a_proxy_that_serves_only_packages_is_bypassed(conf: Path, proxy: Server, direct: Server) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
     proxy.status = 403
     assert status_of(f"{direct.uri}/x") == 200
     assert (len(proxy.asked), direct.asked) == (1, ["/x"])
 
 
-def test_what_a_proxy_refuses_and_nothing_else_reaches_is_refused(conf: Path, proxy: Server) -> None:
+def test_a_request_fails_if_the_proxy_refuses_and_no_other_way_works(conf: Path, proxy: Server) -> None:
     conf.write_text(f'Acquire::http::Proxy "{proxy.uri}";')
     proxy.status = 404
     assert status_of("http://mirror.invalid/x") == 404
 
 
-def test_a_proxy_that_is_gone_is_passed_by(conf: Path, direct: Server) -> None:
+def test_a_proxy_that_is_down_is_bypassed(conf: Path, direct: Server) -> None:
     conf.write_text('Acquire::http::Proxy "http://127.0.0.1:9";')
     assert status_of(f"{direct.uri}/x") == 200
 
@@ -105,7 +105,7 @@ def authority(tmp_path: Path) -> Path:
     return company(tmp_path / "company.pem")
 
 
-def test_a_companys_authority_that_apt_knows_is_enough(conf: Path, direct: Server, authority: Path) -> None:
+def test_a_certificate_authority_that_only_apt_knows_suffices(conf: Path, direct: Server, authority: Path) -> None:
     context = SSLContext(PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority)
     direct.socket = context.wrap_socket(direct.socket, server_side=True)
