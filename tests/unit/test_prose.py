@@ -11,7 +11,6 @@ from tests.unit import prose
 HERE = Path(__file__).parents[2]
 UNCLEAN = (
     "packaging/pgpool_deb/",
-    "packaging/start.py",
     "scripts/pgpool_cluster/",
     "tests/built.py",
     "tests/clean_root.py",
@@ -22,7 +21,6 @@ UNCLEAN = (
     "tests/fuzz/",
     "tests/host.py",
     "tests/install/",
-    "tests/package/",
     "tests/published.py",
     "tests/reproducible/",
     "tests/unit/",

@@ -125,7 +125,7 @@ MASKED = 'mount --bind /dev/null /proc/interrupts; set -- unshare --user --map-r
     [
         (OVERLAY, "^the cache lies on overlayfs, where roots cannot be mounted: .*/roots\n", "_CACHE=.* volume"),
         (NOEXEC, "^the cache lies on a file system mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
-        (MASKED, "forbids the mounts that roots are made with: .*proc", "--privileged, also for a plain user"),
+        (MASKED, "forbids the mounts that roots need: .*proc", "--privileged, also for a plain user"),
         ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
     ],
 )

@@ -278,7 +278,7 @@ def test_without_a_network_the_newest_version_in_the_cache_is_used(asking: Askin
     mirror.broken = True
     assert asking() == "4.6.1"
     assert re.fullmatch(
-        r"pgpool-II 4\.10\.0 is passed over: no address answers \(http\S+/pgpool2_4\.10\.0\S+: 503.*\)", asking.lines[0]
+        r"skipping pgpool-II 4\.10\.0: no address answers \(http\S+/pgpool2_4\.10\.0\S+: 503.*\)", asking.lines[0]
     )
     mirror.broken = False
     assert asking() == "4.10.0"  # silence is not remembered
@@ -331,9 +331,8 @@ def test_a_named_default_is_used(pins: Pins, tmp_path: Path) -> None:
 def test_a_mirror_whose_authority_is_unknown_is_named_with_the_package_to_install(
     asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "pgpool_deb.download.probe", lambda *_: Probe(Availability.SILENT, download.CERTIFICATE_REFUSED)
-    )
+    refused = Probe(Availability.SILENT, download.CERTIFICATE_REFUSED)
+    monkeypatch.setattr("pgpool_deb.download.probe", lambda *_: refused)
     with pytest.raises(MachineError) as failure:
         asking()
     assert "its certificate is not accepted" in asking.lines[0]
