@@ -1,4 +1,4 @@
-"""The hands: does what `decide` asks for, one function an action. Each may be done again without harm."""
+"""Carry out what `decide` returns, one function per action. Each function may run again without harm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from . import copying, paths, pgpool, rehearsal, replay, synchrony, terms, units
 from . import postgresql as pg
@@ -17,6 +17,7 @@ from .actions import (
     Begin,
     Clone,
     CreateSlots,
+    Deed,
     Detach,
     Dismiss,
     Follow,
@@ -57,32 +58,55 @@ _DYING = 5.0
 
 
 def perform(here: Here, action: Action) -> None:
-    """Do one action; raises ClusterError where it came to nothing."""
-    work = _WORK.get(type(action))
-    if work is not None:
-        work(here, action)
-        here.forget_looks()
+    """Carry out one action; does nothing for those that only name a reason. Raises ClusterError if it fails."""
+    if isinstance(action, Wait | AwaitRecovery | Refuse):
+        return
+    _work(here, action)
+    here.forget_looks()
 
 
-def said(action: Action) -> str:
-    """Return an action in words, for the journal and for status; hint included."""
+def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action
     match action:
-        case Wait(reason=reason):
-            return f"waits: {reason}"
-        case AwaitRecovery(reason=reason, hint=hint):
-            return f"waits for an administrator: {reason}; hint: {hint}"
-        case Refuse(reason=reason, hint=hint):
-            return f"stops here: {reason}; hint: {hint}"
-        case Stop(reason=reason) | Detach(reason=reason):
-            return f"{_verb(action)}: {reason}"
+        case Found():
+            found(here, action)
+        case Clone():
+            clone(here, action)
+        case Rejoin():
+            rejoin(here, action)
+        case Rebuild():
+            rebuild(here, action)
+        case GiveUpPlace():
+            give_up_place(here, action)
+        case StandApart():
+            stand_apart(here, action)
+        case Serve():
+            serve(here, action)
+        case Begin():
+            begin(here, action)
+        case Dismiss():
+            dismiss(here, action)
+        case Start():
+            start(here, action)
+        case Resume():
+            resume(here, action)
+        case Stop():
+            stop(here, action)
+        case Promote():
+            promote(here, action)
+        case Lead():
+            lead(here, action)
+        case Follow():
+            follow(here, action)
+        case CreateSlots():
+            create_slots(here, action)
+        case StartPgpool():
+            start_pgpool(here, action)
+        case Attach():
+            attach(here, action)
+        case Detach():
+            detach(here, action)
         case _:
-            return _verb(action)
-
-
-def _verb(action: Action) -> str:
-    words = re.sub(r"(?<!^)([A-Z])", r" \1", type(action).__name__).lower()
-    rest = [f"{name} {getattr(action, name)}" for name in ("source", "primary", "term") if hasattr(action, name)]
-    return " ".join([words, action.node, *rest])
+            assert_never(action)
 
 
 def query(here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -463,29 +487,6 @@ def _copied(here: Here, work: Callable[[], None]) -> None:
     except ClusterError as error:
         here.copies.failed(error)
         raise
-
-
-_WORK: dict[type[Any], Callable[[Here, Any], None]] = {
-    Found: found,
-    Clone: clone,
-    Rejoin: rejoin,
-    Rebuild: rebuild,
-    GiveUpPlace: give_up_place,
-    StandApart: stand_apart,
-    Serve: serve,
-    Begin: begin,
-    Dismiss: dismiss,
-    Start: start,
-    Resume: resume,
-    Stop: stop,
-    Promote: promote,
-    Lead: lead,
-    Follow: follow,
-    CreateSlots: create_slots,
-    StartPgpool: start_pgpool,
-    Attach: attach,
-    Detach: detach,
-}
 
 
 def set_role(here: Here, name: str, verifier: str | None) -> None:

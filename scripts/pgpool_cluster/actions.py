@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,63 @@ class Refuse:
     hint: str
 
 
-Action = (
+Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
-    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
+    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach
 )  # fmt: skip
+"""The actions that change something (act.py)."""
+Action = Deed | Wait | AwaitRecovery | Refuse
+
+
+def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an action
+    """Return an action in words, for the journal and for `pgpoolctl status`, with its reason and its hint.
+
+    The words are spelt out: they stay the same when a class is renamed.
+    """
+    match action:
+        case Found():
+            return f"found {action.node}"
+        case Clone():
+            return f"clone {action.node} source {action.source}"
+        case Rejoin():
+            return f"rejoin {action.node} source {action.source}"
+        case Rebuild():
+            return f"rebuild {action.node}"
+        case GiveUpPlace():
+            return f"give up place {action.node}"
+        case StandApart():
+            return f"stand apart {action.node}"
+        case Serve():
+            return f"serve {action.node} term {action.term}"
+        case Begin():
+            return f"begin {action.node} term {action.term}"
+        case Dismiss():
+            return f"dismiss {action.node} term {action.term}"
+        case Start():
+            return f"start {action.node}"
+        case Resume():
+            return f"resume {action.node} term {action.term}"
+        case Stop():
+            return f"stop {action.node}: {action.reason}"
+        case Promote():
+            return f"promote {action.node} term {action.term}"
+        case Lead():
+            return f"lead {action.node} term {action.term}"
+        case Follow():
+            return f"follow {action.node} primary {action.primary}"
+        case CreateSlots():
+            return f"create slots {action.node}"
+        case StartPgpool():
+            return f"start pgpool {action.node}"
+        case Attach():
+            return f"attach {action.node}"
+        case Detach():
+            return f"detach {action.node}: {action.reason}"
+        case Wait():
+            return f"waits: {action.reason}"
+        case AwaitRecovery():
+            return f"waits for an administrator: {action.reason}; hint: {action.hint}"
+        case Refuse():
+            return f"stops here: {action.reason}; hint: {action.hint}"
+        case _:
+            assert_never(action)

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, before, files, paths, pgpool, pulse, rights, server, units, upgrade
-from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
+from .actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from .answers import Answers
 from .channel import notify, serving
 from .cluster import Service
@@ -126,7 +126,7 @@ class Agent:
         """Look, decide and act now, and return what was done or is waited for; raises ClusterError."""
         self.here.copies.hurry()
         with self.acting:
-            return [act.said(action) for action in self._step()]
+            return [said(action) for action in self._step()]
 
     def step(self) -> bool:
         """Look, decide and act once; True if something is on its way. Nothing ends the loop but a fault of its own."""
@@ -156,7 +156,7 @@ class Agent:
         self._wrote |= {found.node: time.monotonic() for found in facts.members(here.cluster) if found.writable}
         actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
-        here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
+        here.note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
             self._tell(here.note or "all is well here")
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
@@ -216,7 +216,7 @@ class Agent:
             raise failed[0]
 
     def _do(self, action: Action) -> None:
-        text = act.said(action)
+        text = said(action)
         if text != self._tried:
             self._say(text)
         self._tried = text

@@ -30,7 +30,7 @@ from . import (
     units,
     wire,
 )
-from .actions import Follow, Resume, Start
+from .actions import Follow, Resume, Start, said
 from .decide import decide
 from .errors import ClusterError, OperationError, UsageError
 from .excuse import Excuse
@@ -204,7 +204,7 @@ class Answers:
 
     def _failover(self, request: Json, progress: Progress) -> Json:
         failed = self.here.cluster.backend(int(request["failed"]))
-        return {"actions": [act.said(action) for action in takeover.fail_over(self.here, failed, progress)]}
+        return {"actions": [said(action) for action in takeover.fail_over(self.here, failed, progress)]}
 
     def _may_start(self, request: Json, _: Progress) -> Json:
         """Tell whether the unit may start this node's server now: as a primary only if it is the rightful one."""
@@ -224,7 +224,7 @@ class Answers:
                 with here.promotion:
                     act.claim(here, action.term, kept=synchrony.kept(here.record))
         go = any(isinstance(action, Start | Resume) for action in actions)
-        return {"go": go, "why": "; ".join(act.said(action) for action in actions)}
+        return {"go": go, "why": "; ".join(said(action) for action in actions)}
 
     # Verbs
 

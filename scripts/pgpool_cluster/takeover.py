@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import act, units
-from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
+from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from .cluster import Node
 from .decide import decide, failover
 from .errors import ClusterError, OperationError
@@ -53,7 +53,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
         done = all(_done(here, action, progress) for action in actions)
         if (done and not quiet) or time.monotonic() > deadline:
             return actions
-        text = "; ".join(act.said(action) for action in quiet)
+        text = "; ".join(said(action) for action in quiet)
         if text != before:
             log(f"failover of {failed.name}: {text}")
         before = text
@@ -73,13 +73,13 @@ def _done(here: Here, action: Action, progress: Progress) -> bool:
     """Promote or follow; False where it is worth another look. Who does not follow now does so by itself later."""
     if not isinstance(action, Promote | Follow | Dismiss):
         return True
-    log(f"failover: {act.said(action)}")
+    log(f"failover: {said(action)}")
     try:
         act.perform(here, action)
     except ClusterError as error:
         log(f"failover: {error.message}")
         return isinstance(action, Follow)
-    progress(act.said(action))
+    progress(said(action))
     return True
 
 

@@ -34,7 +34,7 @@ from pgpool_cluster import (
     units,
 )
 from pgpool_cluster import postgresql as pg
-from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait
+from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import Cluster, Mode, Node, Service
 from pgpool_cluster.decide import confirmed, decide
@@ -757,7 +757,7 @@ class World:
             decide(self.cluster, host.node, self.seen(), policy),
             lambda: decide(self.cluster, host.node, self.seen(), policy),
         )
-        self.told[host.name] = "; ".join(act.said(action) for action in actions if isinstance(action, QUIET))
+        self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
         for action in actions:
             try:
