@@ -6,9 +6,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, assert_never
 
-from . import copying, paths, pgpool, rehearsal, replay, synchrony, terms, units
+from . import copying, paths, pgpool, rehearsal, replay, synchrony, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -41,6 +42,7 @@ from .excuse import Excuse
 from .facts import ClusterFacts
 from .key import Role
 from .node import LOOK_SECONDS, Here, log, sql_errors
+from .protocol import OF_AN_OLDER_PACKAGE, FollowRequest, GoOnRequest, PromoteRequest, RecoverRequest, TermRequest
 from .roles import Roles
 from .situation import in_service
 
@@ -232,12 +234,8 @@ def promote(here: Here, action: Promote) -> None:
     if action.node == here.me.name:
         become_primary(here, action.term, action.excuse)
     else:
-        request = {"do": "promote", "term": action.term, "excuse": action.excuse}
+        request = PromoteRequest(action.term, action.excuse)
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
-
-
-OF_AN_OLDER_PACKAGE = (-1, -1)
-"""Place of the excuse of a node that knows of none, as its package is older: it cannot hold one against a claim."""
 
 
 def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
@@ -247,26 +245,9 @@ def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
     """
     if not here.note_term(term):
         return {}
-    answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
-    taken = {name: _place(answer) for name, answer in answers.items() if answer.get("taken") is True}
-    places = {name: place for name, place in taken.items() if place is not None}
+    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint), seconds=LOOK_SECONDS)
+    places = {name: answer.excuse for name, answer in answers.items() if answer.taken}
     return {here.me.name: here.record.excuse.place, **places}
-
-
-def _place(answer: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the place of the excuse in an answer; None for what is none, which is no vote either."""
-    place = answer.get("excuse", OF_AN_OLDER_PACKAGE)
-    if place == OF_AN_OLDER_PACKAGE:
-        return OF_AN_OLDER_PACKAGE
-    match place:
-        case [term, serial] if terms.plausible(term) and terms.plausible(serial):
-            return term, serial
-    return None
-
-
-def _news(here: Here, term: int, **more: object) -> dict[str, object]:
-    """Return the request that tells a new term; a node with another cluster.yml takes no note of it."""
-    return {"do": "term", "term": term, "file": here.cluster.fingerprint, **more}
 
 
 def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
@@ -341,15 +322,16 @@ def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
     serving = [found.node for found in in_service(here.cluster, facts) if found.node != gone]
     if not serving:
         raise OperationError("no node in service is in sight that could begin a term", hint="pgpoolctl status")
-    here.peers.ask(serving[0], {"do": "go-on", "node": gone}, seconds=_GO_ON_SECONDS)
+    here.peers.ask(serving[0], GoOnRequest(gone), seconds=_GO_ON_SECONDS)
 
 
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
     """Tell all nodes in reach but `without` a new term, and those in service that they are in service in it."""
     others = [name for name in here.peers.peers if name != without]
-    request = _news(here, term, serves=True, restart=restart)
+    news = TermRequest(term, here.cluster.fingerprint)
+    request = replace(news, serves=True, restart=restart)
     told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
-    here.peers.ask_some([name for name in others if name not in serving], _news(here, term), seconds=LOOK_SECONDS)
+    here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)
     here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
     missing = serving - set(told) - {here.me.name}
     if missing:
@@ -385,7 +367,7 @@ def rebuild(here: Here, _: Rebuild) -> None:
 
 def _rebuild(here: Here) -> None:
     try:
-        here.answer({"do": "recover", "node": here.me.name}, log)
+        here.answer(RecoverRequest(here.me.name), log)
     except ClusterError as error:
         here.copies.failed(error)
         log(f"rebuilding this node: {error.message}")
@@ -397,7 +379,7 @@ def _rebuild(here: Here) -> None:
 def follow(here: Here, action: Follow) -> None:
     """Let a standby receive from another primary, by reload."""
     if action.node != here.me.name:
-        here.peers.ask(action.node, {"do": "follow", "primary": action.primary}, seconds=10)
+        here.peers.ask(action.node, FollowRequest(action.primary), seconds=10)
         return
     text = pg.conninfo(here.cluster, here.me.name, action.primary)
     query(here, f"ALTER SYSTEM SET primary_conninfo = '{text}'")

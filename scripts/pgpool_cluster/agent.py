@@ -9,9 +9,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
@@ -25,8 +25,9 @@ from .errors import ClusterError, OperationError, ServerError
 from .facts import ClusterFacts
 from .housekeeping import Housekeeping, writes
 from .node import Here, log
-from .peers import Peers
+from .peers import Peers, Progress
 from .postgresql import Database
+from .protocol import Request
 from .record import Record
 from .roles import Roles
 from .situation import Actions, Policy
@@ -34,6 +35,7 @@ from .status import differing
 from .vigil import Vigil
 from .wake import Wake
 
+A = TypeVar("A")
 CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
@@ -42,7 +44,6 @@ TOLD_SECONDS = 10.0
 """How long pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
 """For how long a primary that drops out of sight may just be restarting its agent, as at the end of an upgrade."""
-Json = dict[str, Any]
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _MOMENT = 0.5
 
@@ -242,9 +243,10 @@ class Agent:
         self._said = ""
         notify(f"STATUS={text.splitlines()[-1] if text else ''}")
 
-    def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
-        """Do what a node, a hook or a verb asks for; raises ClusterError."""
+    def answer(self, request: Request[A], progress: Progress, peer: str = "") -> A:
+        """Do what a node, a hook or a verb asks for, and return the answer; raises ClusterError."""
+        answers = Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin)
         try:
-            return Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin).do(request, progress)
+            return answers.do(request, progress, peer)
         except psycopg2.Error as error:
             raise OperationError(f"PostgreSQL: {str(error).strip()}", hint="its log has the rest") from error

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .archive import Usage
 from .cluster import Cluster
 from .excuse import NO_EXCUSE, Excuse
+from .usage import Usage
 
 _PAGE = 8192
 _PAGE_HEADER = 24
@@ -98,6 +98,15 @@ class PgpoolFacts:
     quorum: bool
     backends: Mapping[str, BackendState]
     primary: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
+
+    serves: bool
+    state: WatchdogState
+    standbys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

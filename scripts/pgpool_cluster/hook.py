@@ -14,6 +14,7 @@ from pathlib import Path
 from . import paths, plain
 from .channel import SILENCE, ask, bridge
 from .errors import ExitStatus, UsageError
+from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, SecondStageRequest, StartRequest
 
 _ETC = Path("/etc/postgresql")
 _LONGEST_REQUEST = 256
@@ -51,8 +52,8 @@ def _failover(words: list[str]) -> int:
     """failover_command: %d %m %M %P."""
     if not words or not words[0].isdigit():
         raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
-    answer = ask({"do": "failover", "failed": int(words[0])}, seconds=90, progress=_say)
-    for line in answer["actions"]:
+    answer = ask(FailoverRequest(int(words[0])), seconds=90, progress=_say)
+    for line in answer.actions:
         _say(f"failover: {line}")
     return ExitStatus.GOOD
 
@@ -71,13 +72,13 @@ def _backend(words: list[str]) -> int:
 
 def _first_stage(words: list[str]) -> int:
     """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this ends."""
-    ask({"do": "first-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    ask(FirstStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
 def _second_stage(words: list[str]) -> int:
     """recovery_2nd_stage, on the main node, while no client writes."""
-    ask({"do": "second-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    ask(SecondStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
@@ -85,7 +86,7 @@ def _remote_start(words: list[str]) -> int:
     """pgpool_remote_start, on the primary: HOST DATADIR of the recovered node."""
     if not words:
         raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
-    ask({"do": "start", "host": words[0]}, seconds=300)
+    ask(StartRequest(words[0]), seconds=300)
     return ExitStatus.GOOD
 
 
@@ -94,15 +95,15 @@ def _may_start(words: list[str]) -> int:
     if not paths.RECORD.exists() or not paths.CLUSTER_YML.exists():
         return 0
     try:
-        answer = ask({"do": "may-start", "instance": words[0]}, seconds=20)
+        answer = ask(MayStartRequest(words[0]), seconds=20)
     except Exception:  # whatever is broken, servers that are not the cluster's start
         if not _concerns(words[0]):
             return 0
         print(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place", flush=True)
         return 1
-    if not answer["go"]:
-        print(f"PostgreSQL is not started: {answer['why']}", flush=True)
-    return 0 if answer["go"] else 1
+    if not answer.go:
+        print(f"PostgreSQL is not started: {answer.why}", flush=True)
+    return 0 if answer.go else 1
 
 
 def _concerns(name: str) -> bool:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, paths, pgpool, wire
+from . import archive, paths, pgpool
 from .cluster import Cluster, Node, Service
 from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from .peers import Peers
+from .peers import Answering, Peers, Progress
 from .postgresql import HANGING_SECONDS, Database
+from .protocol import LookRequest, Request
 from .record import Record
 from .shared import Shared
+from .usage import Usage
 from .users import Users
 
 T = TypeVar("T")
-Json = dict[str, Any]
+A = TypeVar("A")
 LOOK_SECONDS = 2.5
 """How long another node may take to answer before it counts as out of reach."""
 _OWN_SECONDS = 2.2
@@ -59,8 +60,9 @@ class _Answer:
         return time.monotonic() - self.asked
 
 
-def _nobody(request: Json, _: Callable[[str], None]) -> Json:
-    raise OperationError(f"nobody answers {request.get('do')!r} here", hint="systemctl restart pgpool2-cluster")
+def _nobody(request: Request[A], progress: Progress, peer: str = "", /) -> A:
+    del progress, peer
+    raise OperationError(f"nobody answers {request.do!r} here", hint="systemctl restart pgpool2-cluster")
 
 
 def log(text: str) -> None:
@@ -87,7 +89,7 @@ class Here:
     copies: Copies = field(default_factory=Copies, repr=False)
     starting: bool = False
     """It is starting its PostgreSQL itself, so the unit may go on."""
-    answer: Callable[[Json, Callable[[str], None]], Json] = field(default=_nobody, repr=False)
+    answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests as it would another node's."""
     recovering: threading.Lock = field(default_factory=threading.Lock, repr=False)
     telling: Callable[[str], None] | None = field(default=None, repr=False)
@@ -113,7 +115,7 @@ class Here:
     _slow_since: float = 0.0
     """Since when, by the monotonic clock, looks have taken too long; 0 if they do not."""
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
-    _archive: Shared[archive.Usage | None] = field(init=False, repr=False)
+    _archive: Shared[Usage | None] = field(init=False, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
     _awaited: float = 0.0
     """Until when looks wait for it."""
@@ -232,7 +234,7 @@ class Here:
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
 
-    def _looked_at_archive(self) -> archive.Usage | None:
+    def _looked_at_archive(self) -> Usage | None:
         if not self.cluster.archives(self.me):
             return None
         try:
@@ -259,8 +261,11 @@ class Here:
         finally:
             self._asking = None
 
-    def on(self, name: str, request: Json, *, seconds: float) -> Json:
-        """Have a node, this one or another, do what is asked for; raises ClusterError. `seconds`: without a word."""
+    def on(self, name: str, request: Request[A], *, seconds: float) -> A:
+        """Ask a node, this one or another, and return its answer; raises ClusterError.
+
+        `seconds` bound how long another node may stay silent.
+        """
         if name == self.me.name:
             return self.answer(request, log)
         return self.peers.ask(name, request, seconds=seconds)
@@ -288,14 +293,9 @@ class Here:
 
     def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
         asked = time.monotonic()
-        answers = self.peers.ask_some(list(names), {"do": "look", "fresh": fresh}, seconds=LOOK_SECONDS)
-        found = {}
-        for name, answer in answers.items():
-            with contextlib.suppress(ValueError):
-                facts = wire.decode(answer)
-                if facts.node == name:  # a node's word is on itself
-                    found[name] = _Answer(facts, asked)
-        return found
+        answers = self.peers.ask_some(list(names), LookRequest(fresh=fresh), seconds=LOOK_SECONDS)
+        # A node speaks for itself only.
+        return {name: _Answer(facts, asked) for name, facts in answers.items() if facts.node == name}
 
 
 def sql_errors(work: Callable[[], T]) -> T:

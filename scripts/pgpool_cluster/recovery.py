@@ -13,6 +13,7 @@ from .errors import ClusterError, OperationError
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
+from .protocol import AttachRequest, DetachRequest, TakeBackRequest
 from .situation import in_service, leading_node, leading_pgpools, rightful_primary
 
 _ATTACH_SECONDS = 60.0
@@ -92,7 +93,7 @@ def _take_out(here: Here, progress: Progress, *, force: bool) -> None:
         if sends and (force or not mine.streaming):
             progress(f"detaching {here.me.name}")
             with suppress(ClusterError):
-                here.on(node.name, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=10)
+                here.on(node.name, DetachRequest(here.me.name, recovering=True), seconds=10)
             return
 
 
@@ -142,7 +143,7 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
     asked = False
     if leading:
         with suppress(ClusterError):
-            here.on(leading, {"do": "take-back", "node": here.me.name}, seconds=10)
+            here.on(leading, TakeBackRequest(here.me.name), seconds=10)
             return
     here.forget_looks()
     while time.monotonic() < deadline:
@@ -153,7 +154,7 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
                 return
             if not asked:
                 with suppress(ClusterError):
-                    here.on(name, {"do": "attach", "node": here.me.name, "recovering": True}, seconds=20)
+                    here.on(name, AttachRequest(here.me.name, recovering=True), seconds=20)
                 asked = True
         time.sleep(0.05)
         here.forget_looks()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from . import act, copying, matching, replay
 from . import postgresql as pg
@@ -18,7 +17,6 @@ from .node import Here
 from .peers import Progress
 from .situation import rightful_primary
 
-Json = dict[str, Any]
 _CATCH_UP_SECONDS = 20.0
 _HINT = "pgpoolctl status shows every node"
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, copying, pgpool, wire
+from . import act, copying, pgpool
 from .channel import SILENCE
 from .cluster import Cluster
 from .errors import ClusterError, OperationError, ServerError
@@ -24,11 +23,19 @@ from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, WatchdogState
 from .key import Role
 from .node import Here, log
 from .peers import Progress
+from .protocol import (
+    CancelActiveRequest,
+    CopyRequest,
+    DetachRequest,
+    NoteRequest,
+    PcpRecoveryRequest,
+    TakeUpRequest,
+    WhyRequest,
+)
 from .recovery import refuse_needless, refuse_to_lose, sight
 from .situation import in_service, leading_node, rightful_primary
 from .watchdog import await_joined
 
-Json = dict[str, Any]
 _DAY = 86400.0
 _EVER = 1e9
 _FINISHING = 10.0
@@ -112,7 +119,7 @@ def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     _take_out(here, pooler)
     progress(f"pgpool-II of {pooler} rebuilds {here.me.name}")
     try:
-        here.on(pooler, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
+        here.on(pooler, PcpRecoveryRequest(here.me.name), seconds=_DAY)
     except ClusterError as error:
         if not isinstance(error, ServerError):  # pgpool-II itself gave it up: nothing more comes
             here.promoting = False
@@ -168,7 +175,7 @@ def _take_out(here: Here, pooler: str) -> None:
         if view is not None and view.backends.get(here.me.name) is not BackendState.UP:
             return
         if view is not None and not asked:
-            here.on(pooler, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=_DETACH_SECONDS)
+            here.on(pooler, DetachRequest(here.me.name, recovering=True), seconds=_DETACH_SECONDS)
             asked = True
         time.sleep(0.2)
     raise OperationError(f"pgpool-II of {pooler} does not give {here.me.name} up", hint=_HINT)
@@ -204,7 +211,7 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
         raise OperationError(f"pgpool-II sees {name} as the main node, which cannot be rebuilt from itself", hint=hint)
     here.archive_needed = str(act.query(here, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
     try:
-        here.peers.ask(name, {"do": "copy", "source": here.me.name}, seconds=SILENCE, progress=progress)
+        here.peers.ask(name, CopyRequest(here.me.name), seconds=SILENCE, progress=progress)
     except ClusterError:
         here.archive_needed = ""
         raise
@@ -228,8 +235,8 @@ def second_stage(here: Here, name: str, progress: Progress) -> None:
         position = str(act.query(here, "SELECT pg_current_wal_insert_lsn()")[0][0])
         act.query(here, "SELECT pg_switch_wal()")  # into the archive, should the target not be able to stream
         term = here.record.term
-        request = {"do": "take-up", "source": here.me.name, "position": position, "term": term}
-        here.peers.ask(name, {"do": "note"}, seconds=_PATIENCE)  # it may have gone while sessions ended
+        request = TakeUpRequest(here.me.name, position, term)
+        here.peers.ask(name, NoteRequest(), seconds=_PATIENCE)  # it may have gone while sessions ended
         here.peers.ask(name, request, seconds=_STUCK + _PATIENCE, progress=progress)
         here.taken_up = name
     except ClusterError as error:
@@ -245,7 +252,7 @@ def second_stage(here: Here, name: str, progress: Progress) -> None:
 
 def _tell_why(here: Here, name: str, why: str) -> None:
     with contextlib.suppress(ClusterError):
-        here.peers.ask(name, {"do": "why", "why": why}, seconds=5)
+        here.peers.ask(name, WhyRequest(why), seconds=5)
 
 
 def align_sequences(here: Here) -> None:
@@ -274,9 +281,8 @@ def _watch_sessions(here: Here) -> None:
     while here.draining == began and time.monotonic() < began + SILENCE:
         count = cancel_active(here, _EVER)
         since = time.monotonic() - over
-        request = {"do": "cancel-active", "since": since if since < finishing else _EVER}
-        for answer in here.peers.ask_all(request, seconds=3).values():
-            count += int(wire.number(answer.get("count")) or 0)
+        request = CancelActiveRequest(since if since < finishing else _EVER)
+        count += sum(answer.count for answer in here.peers.ask_all(request, seconds=3).values())
         if count and not said:
             log(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
             said = True

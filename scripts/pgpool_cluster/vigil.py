@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import pgpool, units, wire
+from . import pgpool, units
 from .cluster import Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
 from .node import Here, log
+from .protocol import SilentRequest
 
 TRIES = 3
 """So many without an answer make a host silent. Counted, not timed: this node's own programs may be held up, too."""
@@ -117,8 +118,8 @@ class Vigil:
 
     def _others_say(self) -> list[frozenset[str]]:
         heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
-        answers = self.here.peers.ask_some(heard, {"do": "silent"}, seconds=_ANSWER).values()
-        return [frozenset(wire.texts(answer.get("silent"))) for answer in answers]
+        answers = self.here.peers.ask_some(heard, SilentRequest(), seconds=_ANSWER).values()
+        return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
         if Service.PGPOOL in self.here.me.runs and node in self.here.cluster.pgpools:

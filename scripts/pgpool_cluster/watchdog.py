@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping
 
 from . import pgpool
 from .errors import OperationError
-from .facts import WatchdogState
+from .facts import Standing, WatchdogState
 from .node import LOOK_SECONDS, Here
 from .peers import Progress
-from .pgpool import Standing
+from .protocol import StandingRequest
 
 _JOIN_SECONDS = 30.0
 """One that was lost joins again in 1 s, or 11 if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
@@ -45,11 +45,7 @@ def outsiders(here: Here) -> list[str]:
     if len(here.cluster.pgpools) < 2:
         return []
     names = [node.name for node in here.cluster.pgpools]
-    answers = here.peers.ask_some(names, {"do": "standing"}, seconds=LOOK_SECONDS)
-    standings = {}
-    for name, answer in answers.items():
-        with contextlib.suppress(ValueError):
-            standings[name] = Standing.of(answer)
+    standings = here.peers.ask_some(names, StandingRequest(), seconds=LOOK_SECONDS)
     if here.me.name in names:
         standings[here.me.name] = pgpool.standing(here.cluster)
     found = outside(standings, set(names) - set(standings))
