@@ -210,11 +210,17 @@ class Wires:
             self.world.need_power()
 
     def ask_some(self, names: list[str], request: Request[A], **_: object) -> dict[str, A]:
-        found = {}
+        outcomes = self.outcomes(names, request)
+        return {name: found for name, found in outcomes.items() if not isinstance(found, ClusterError)}
+
+    def outcomes(self, names: list[str], request: Request[A], **_: object) -> dict[str, A | ClusterError]:
+        found: dict[str, A | ClusterError] = {}
         for name in names:
-            with suppress(ClusterError):
+            try:
                 if name != self.me:
                     found[name] = self.ask(name, request)
+            except ClusterError as error:
+                found[name] = error
         return found
 
     def ask_all(self, request: Request[A], **_: object) -> dict[str, A]:
