@@ -120,11 +120,7 @@ class Line:
         number, version = values.get("id"), values.get("version", 1)
         if not _is_version(version):
             raise ValueError("an answer of no version")
-        texts = [values.get(name, "") for name in ("progress", "error", "hint")]
-        for name, value in zip(("progress", "error", "hint"), texts, strict=True):
-            if not isinstance(value, str):
-                raise ValueError(f"{name} that is no text")  # noqa: TRY004
-        heard, error = (str(values[name]) if name in values else None for name in ("progress", "error"))
+        heard, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
         return cls(number if type(number) is int else None, heard, error, version, values)
 
     def answer(self, asked: Request[A], node: str) -> A:
@@ -148,6 +144,14 @@ class Line:
             reason = f"{node} (protocol version {self.version}) sent what is no answer to {asked.do!r}: {error}"
             hint = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
             raise OddAnswerError(reason, hint=hint) from error
+
+
+def _text(values: Mapping[str, object], name: str) -> str | None:
+    """Return a text of a line, None where there is none of this name; raises ValueError for what is no text."""
+    value = values.get(name, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} that is no text")  # noqa: TRY004
+    return value if name in values else None
 
 
 def _parsed(text: bytes) -> Any:  # noqa: ANN401 - JSON

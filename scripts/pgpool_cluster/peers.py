@@ -171,10 +171,10 @@ class _Connection:
             _, text = self._process.communicate(timeout=2)
         if self._complaint:
             return reach.explained([self._complaint])
-        lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-        if lines and lines[-1].startswith("hint: "):
-            lines.pop()
-        return reach.explained(lines)
+        said = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+        if said and said[-1].startswith("hint: "):
+            said.pop()
+        return reach.explained(said)
 
 
 @dataclass(slots=True)

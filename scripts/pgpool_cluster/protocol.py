@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from . import terms, wire
@@ -151,7 +151,7 @@ class UserList:
     """All users as of change number `serial`; whether they can be users is for users.py to tell."""
 
     serial: int
-    entries: Mapping[str, str]
+    entries: Mapping[str, str] = field(repr=False)
     mark: str
 
 
@@ -324,7 +324,7 @@ class RoleRequest(Request[Done]):
 
     do = "role"
     name: str
-    verifier: str | None = None
+    verifier: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +336,8 @@ class UserRequest(Request[Done]):
 
     do = "user"
     name: str
-    verifier: str | None = None
-    entry: str | None = None
+    verifier: str | None = field(default=None, repr=False)
+    entry: str | None = field(default=None, repr=False)
     mark: str = ""
 
 

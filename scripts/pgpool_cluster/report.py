@@ -19,7 +19,10 @@ class ArchiveReport:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """A database node. `pgpool`: the state that the leading pgpool-II gives it. A number that is not known is None."""
+    """A database node. `pgpool`: the state that the leading pgpool-II gives it. A number that is not known is None.
+
+    Fields with a default may be missing in the report of an agent that is older than they are.
+    """
 
     name: str
     address: str
@@ -29,9 +32,9 @@ class NodeReport:
     pgpool: str
     lag_bytes: int | None
     timeline: int | None
-    streaming: bool
-    stalled: str
-    note: str
+    streaming: bool = False
+    stalled: str = ""
+    note: str = ""
     archive: ArchiveReport | None = None
 
 

@@ -395,3 +395,10 @@ def test_a_fault_of_the_agent_is_a_failure() -> None:
 def test_progress_comes_before_the_answer_and_is_none() -> None:
     line = Line.parse(lines.progress("half", 4))
     assert (line.number, line.progress) == (4, "half")
+
+
+def test_no_repr_shows_what_a_password_could_be_guessed_from() -> None:
+    for request in (UserRequest("app", "verifier", "entry", "m"), RoleRequest("app", "verifier"),
+                    UsersRequest(UserList(1, {"app": "entry"}, "m"))):  # fmt: skip
+        assert "verifier'" not in repr(request)
+        assert "entry" not in repr(request)
