@@ -1,4 +1,4 @@
-"""What a node does when it is asked: by another node, by pgpool-II's and PostgreSQL's hooks, by `pgpoolctl`."""
+"""How a node answers requests of other nodes, of pgpool-II's and PostgreSQL's hooks, and of `pgpoolctl`."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ A = TypeVar("A")
 _LONG_SECONDS = 120.0
 _USER_SECONDS = 60.0
 _CHANGING_USERS = threading.Lock()
-"""Held from the reading of the users to the storing of the changed list: a second change builds on the first."""
+"""Held while the list of users is read, changed and stored, so that a second change builds on the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The agent's answers; `acting` is taken by those that change this node for long."""
+    """The agent's answers. Those that change this node for longer hold `acting`."""
 
     here: Here
     acting: threading.RLock
@@ -113,16 +113,16 @@ class Answers:
     """Begin a vigil (vigil.py)."""
 
     def do(self, request: Request[A], progress: Progress, peer: str = "") -> A:
-        """Do what `request` asks for, if node `peer` may ask for it (rights.py); "" is a program on this node.
+        """Carry out `request` and return the answer, if node `peer` may ask for it (rights.py); raises ClusterError.
 
-        Raises ClusterError.
+        A `peer` of "" is a program on this node.
         """
         rights.refuse(self.here.cluster, type(request), peer)
         found = self._answer(cast("AnyRequest", request), progress, peer)
-        return cast("A", found)  # `_pair` has seen to it
+        return cast("A", found)  # mypy has checked this at `_pair`
 
     def _answer(self, request: AnyRequest, progress: Progress, peer: str) -> object:  # noqa: C901, PLR0911, PLR0912
-        """Answer a request. `_pair` has mypy check that each answer is of its request's type."""
+        """Return the answer to a request. `_pair` lets mypy check that each answer has its request's type."""
         here = self.here
         match request:
             case LookRequest():
@@ -219,7 +219,7 @@ class Answers:
         return ExcuseAnswer(self.here.note_excuse(Excuse(request.term, request.serial, request.names)))
 
     def _promote(self, request: PromoteRequest, peer: str) -> Done:
-        """Become the primary if a database node says so; decide by this node's own facts where another node asks."""
+        """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
         if rights.is_database(self.here.cluster, peer):
             act.become_primary(self.here, request.term, request.excuse)
         else:
@@ -256,7 +256,7 @@ class Answers:
         return "; ".join(text for text in told if text)
 
     def _locked_out(self) -> str:
-        """Return why PostgreSQL runs and refuses every login, with what to do; "" where that is not so."""
+        """Return why PostgreSQL, which runs, refuses every login, with a hint; "" if it does not."""
         database = self.here.database
         absent = locales.refused(database.refused) if database is not None else ""
         if database is None or not (absent or database.shut):
@@ -284,7 +284,7 @@ class Answers:
         return FailoverAnswer(tuple(said(action) for action in takeover.fail_over(self.here, failed, progress)))
 
     def _may_start(self, request: MayStartRequest) -> MayStartAnswer:
-        """Tell whether the unit may start this node's server now: as a primary only if it is the rightful one."""
+        """Decide whether the unit may start this node's server now; as a primary only if it is the rightful one."""
         here = self.here
         if here.database is None or request.instance != here.database.instance.unit.split("@")[1].split(".")[0]:
             return MayStartAnswer(go=True)
@@ -337,7 +337,7 @@ class Answers:
         return Done()
 
     def _first_stage(self, request: FirstStageRequest, progress: Progress) -> Done:
-        """Answer recovery_1st_stage_command; where standbys stream, there is one stage only."""
+        """Run recovery_1st_stage_command. With streaming replication there is only this stage."""
         name = self.here.cluster.backend(request.backend).name
         if self.here.cluster.mode.streams:
             return self._recover(RecoverRequest(name, attach=False), progress)
@@ -354,7 +354,7 @@ class Answers:
         return Done()
 
     def _take_up(self, request: TakeUpRequest, progress: Progress) -> Done:
-        # Clients wait for it: not for the loop's present round, too, which leaves a node in recovery alone.
+        # Without `acting`: clients wait, and the loop leaves a node in recovery alone anyway.
         source = self.here.cluster.named(request.source).name
         two_stages.take_up(self.here, source, request.position, request.term, progress)
         self.wake()
@@ -384,7 +384,7 @@ class Answers:
         return SwitchoverAnswer(target.node)
 
     def _take_over(self, request: SwitchoverRequest, name: str, progress: Progress) -> SwitchoverAnswer:
-        """Let this node's data count, as an administrator decided, or hand the request on to the node it names."""
+        """Accept this node's data, as an administrator decided, or hand the request on to the node that it names."""
         if name != self.here.me.name:
             return self.here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
         with self.acting:
@@ -393,12 +393,12 @@ class Answers:
         return SwitchoverAnswer(name)
 
     def _renew_view(self, name: str) -> None:
-        """Have pgpool-II look for the primary again, which it does when a node goes or comes."""
+        """Make pgpool-II search for the primary again, which it does when a node is detached or attached."""
         with suppress(ClusterError):
             attachment.detach(self.here, DetachRequest(name, recovering=True))
 
     def _start(self, request: StartRequest) -> Done:
-        """Answer pgpool_remote_start: the server of the node is to run."""
+        """Run pgpool_remote_start: start the server of the node, if it is down."""
         host = request.host
         node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
         if node is None:
@@ -426,7 +426,7 @@ class Answers:
         return Done()
 
     def _user(self, request: UserRequest, progress: Progress) -> Done:
-        """Create, change or remove a role on the primary, and tell every node its pool_passwd entry."""
+        """Create, change or remove a role on the primary, and send its pool_passwd entry to every node."""
         here = self.here
         facts = here.look_at_all()
         primary = rightful_primary(here.cluster, facts)
@@ -443,7 +443,7 @@ class Answers:
         return Done()
 
     def _change_user(self, request: UserRequest, facts: ClusterFacts, progress: Progress) -> None:
-        """Change a role here, on the primary, with every node's list of users; one such change at a time."""
+        """Change a role on this node, the primary, and the list of users of every node. The caller holds the lock."""
         here = self.here
         name, entry = _role_name(request.name), request.entry
         known = Users.load(paths.USERS)
@@ -479,25 +479,25 @@ class Answers:
 
 
 def _pair(request: Request[A], answer: A) -> A:
-    """Return the answer; mypy accepts one of the type that the request has, and no other."""
+    """Return the answer. mypy accepts only an answer of the request's type."""
     del request
     return answer
 
 
 def _role_name(name: str) -> str:
-    """Return the name of the role that a request is about; raises UsageError for what could not stand in SQL."""
+    """Return the name of a role; raises UsageError if it could not stand in SQL between quotes."""
     if not plain.is_role(name):
         raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
     return name
 
 
 def _listed(users: Users) -> UserList:
-    """Return the users as other nodes read them."""
+    """Return the users as the answer to another node."""
     return UserList(users.serial, users.entries, users.mark)
 
 
 def _users_in(found: UserList) -> Users:
-    """Return the users in a list of another node's; raises UsageError for names or entries that none can have."""
+    """Return the users of a list that another node sent; raises UsageError for impossible names or entries."""
     try:
         return Users.of({"serial": found.serial, "entries": dict(found.entries), "mark": found.mark})
     except ValueError as error:
@@ -505,7 +505,7 @@ def _users_in(found: UserList) -> Users:
 
 
 def users_of(here: Here, name: str) -> Users:
-    """Ask another node for its list of users; raises ClusterError, also for what is none."""
+    """Return another node's list of users. Raises ClusterError, also for an answer that is no such list."""
     try:
         return _users_in(here.peers.ask(name, UsersRequest(), seconds=5))
     except (OddAnswerError, UsageError) as error:
@@ -514,12 +514,12 @@ def users_of(here: Here, name: str) -> Users:
 
 
 def store_users(users: Users) -> bool:
-    """Keep a list of users that is later than what is here, and lay pool_passwd down again; False if it is not kept.
+    """Store a list of users if it is later than the stored one, write pool_passwd, and return whether it is stored.
 
-    A list that is encrypted for another cluster key is left for later: the key is being changed, or is not the same.
-    A list that is kept already is laid down again: another thread may still be busy with that, and the caller may rely
-    on pgpool-II's having read it.
-    Raises OperationError for one that names the cluster's own roles, or has a number that none can have come to.
+    A list that is encrypted with another cluster key is not stored: the key is being changed, or the nodes differ.
+    A list that is stored already is written to pool_passwd again: another thread may not have finished that yet, and
+    the caller may rely on pgpool-II having read it.
+    Raises OperationError for a list with the cluster's own roles or an impossible number.
     """
     if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):
         hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which one is odd"

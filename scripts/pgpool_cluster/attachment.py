@@ -1,4 +1,4 @@
-"""Whether pgpool-II sends clients to a node: what `attach` and `detach` come to, on any node that is asked."""
+"""Attach a node to pgpool-II or detach it, whichever node is asked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BETWEEN = 0.1
 
 
 def attach(here: Here, request: AttachRequest) -> Done:
-    """Have pgpool-II send clients to the node, which has every write; answer when every pgpool-II in sight does.
+    """Attach a node that has every write, and return when every pgpool-II in sight sends clients there.
 
-    `recovering`: it is a part of something longer, which looks itself for what it needs.
+    `recovering`: this is a step of a recovery, which waits for the effect itself. Raises OperationError.
     """
     node = here.cluster.named(request.node)
     facts = here.look_at_all()
@@ -48,9 +48,9 @@ def attach(here: Here, request: AttachRequest) -> Done:
 
 
 def detach(here: Here, request: DetachRequest) -> Done:
-    """Keep clients off the node; answer when every pgpool-II in sight does, and none ends sessions for it any more.
+    """Detach a node, and return when no pgpool-II in sight sends clients there or ends sessions because of it.
 
-    `recovering`: as for attach; the primary may go then, too.
+    `recovering` is as in `attach`; it also allows the primary to be detached. Raises OperationError.
     """
     node = here.cluster.named(request.node)
     facts = here.look_at_all()
@@ -78,7 +78,7 @@ def detach(here: Here, request: DetachRequest) -> Done:
 
 
 def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
-    """Return the node whose pgpool-II is to be asked: None for this one."""
+    """Return the node whose pgpool-II has to be asked, or None for this node."""
     up = [node for node in here.cluster.pgpools if facts.of(node.name).pgpool is not None]
     if not up:
         raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
@@ -86,7 +86,7 @@ def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
 
 
 def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
-    """Wait until every pgpool-II that answers believes it: those that do not lead learn it from the one that does.
+    """Wait until every pgpool-II that answers agrees: the standbys learn it from the leader.
 
     Each ends sessions right after it has changed its mind (pgpool_main.c, sync_backend_from_watchdog), so a client
     that comes after this keeps its session.

@@ -35,7 +35,7 @@ from .protocol import (
 
 A = TypeVar("A")
 SILENCE = 1800.0
-"""Seconds that a stage of a recovery may take without a word."""
+"""Seconds of silence that a stage of a recovery may take."""
 
 
 def _verbs(*requests: type[Request[Any]]) -> frozenset[str]:
@@ -43,26 +43,26 @@ def _verbs(*requests: type[Request[Any]]) -> frozenset[str]:
 
 
 _KNOWN = _verbs(NoteRequest, TermRequest, WhyRequest, HoldRequest, WatchRequest, SilentRequest)
-"""Requests that an agent answers from memory."""
+"""Requests that the agent answers from memory."""
 _LOOKS = _verbs(LookRequest, ClockRequest, StatusRequest, MayStartRequest, StandingRequest)
-"""Requests that wait for a look, which takes seconds where something hangs. All others may take hours."""
+"""Requests that wait for facts, which takes seconds if something hangs. All others may take hours."""
 _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
-"""Requests under way for one node: no node's agent, gone astray, keeps the others from being answered."""
+"""Requests under way for one node, so that a faulty agent cannot keep the other nodes from being answered."""
 _SHARE_OF_CONNECTIONS = 16
-"""More than one: where a host has lost its power, its connections stay until they have been idle for long."""
+"""More than one: the connections of a host that lost its power stay open until they have been idle for long."""
 _SHARE_OF_KNOWN = 8
 _PAUSE = 0.005
-"""Seconds after which the next request of another node's is read: none keeps this one's processor busy."""
+"""Seconds between two requests of another node, so that no node can keep this processor busy."""
 _IDLE = 600.0
-"""Seconds after which a connection that asks for nothing ends; another node's agent asks every two."""
+"""Seconds after which an idle connection ends. The agents of other nodes ask every two seconds."""
 _TURN = 30.0
-"""Seconds for which somebody may not read what is said, and between two looks whether a connection is idle."""
+"""Seconds that the other side may take to read, and between two checks whether a connection is idle."""
 
 
 class _Share:
-    """What one node may have under way, over however many connections; each program on this one has its own."""
+    """What one node may have under way over all of its connections. Each program on this node has its own share."""
 
     def __init__(self, peer: str) -> None:
         self.requests = threading.BoundedSemaphore(_SHARE)
@@ -71,7 +71,7 @@ class _Share:
 
 
 class _Bounds:
-    """How much is under way: each request is a thread, and none keeps another kind from being served."""
+    """Limits of what is under way. Each request is a thread, and no kind of request can block another kind."""
 
     def __init__(self) -> None:
         self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
@@ -81,11 +81,11 @@ class _Bounds:
         self._shares: dict[str, _Share] = {}
 
     def share(self, peer: str) -> _Share:
-        """Return the share of node `peer`, a new one for a program on this node."""
+        """Return the share of node `peer`, or a new one for a program on this node."""
         return self._shares.setdefault(peer, _Share(peer)) if peer else _Share(peer)
 
     def of(self, verb: str, share: _Share) -> list[threading.BoundedSemaphore]:
-        """Return what a request of a connection with this `share` takes from."""
+        """Return the limits that a request counts against on a connection with this `share`."""
         if verb in _KNOWN:
             return [share.known, self._known]
         return [share.requests, self._looks if verb in _LOOKS else self._long]
@@ -96,12 +96,12 @@ _FROM = b"\0pgpool2-cluster/"
 
 
 def _peer(name: object) -> str:
-    """Return the node that a connection comes from, by the name of its other end; "" for a program on this node."""
+    """Return the node that a connection comes from, which is in the name of its other end; "" for a local program."""
     return name.split(b"/")[1].decode("ascii", "replace") if isinstance(name, bytes) and name[:1] == b"\0" else ""
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    """A connection, until the other side hangs up, is idle for long, or sends what is no request."""
+    """A connection. It ends when the other side hangs up, is idle for too long, or sends a line that is no request."""
 
     request: socket.socket
     server: _Server
@@ -151,7 +151,7 @@ class _Connection(socketserver.BaseRequestHandler):
                 return
 
     def _take(self, line: bytes) -> bool:
-        """Begin to serve a request; False where it is none: what comes after it cannot be trusted either."""
+        """Start to serve a request. Return False if the line is no request: the connection must end then."""
         try:
             asked = Asked.parse(line)
         except (ValueError, RecursionError):
@@ -188,11 +188,11 @@ class _Connection(socketserver.BaseRequestHandler):
             return lines.fault(f"{paths.UNIT} failed: {error!r}", f"journalctl -u {paths.UNIT} has the rest", number)
 
     def refuse(self, number: int | None, reason: str, hint: str) -> None:
-        """Say why a request is not served."""
+        """Send the reason why a request is not served."""
         self.say(lines.refusal(OperationError(reason, hint=hint), number))
 
     def say(self, line: bytes) -> None:
-        """Send a line. The other side may have gone, and the work goes on; one that does not read is hung up on."""
+        """Send a line. If the other side has gone, the work goes on; if it does not read, the connection ends."""
         with self.saying, contextlib.suppress(OSError, ValueError):
             try:
                 self.request.sendall(line)
@@ -201,7 +201,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 def _taken(bounds: list[threading.BoundedSemaphore]) -> list[threading.BoundedSemaphore]:
-    """Take from all of them and return them; none is taken from, and none returned, where one is used up."""
+    """Acquire all bounds and return them; acquire none and return [] if one is used up."""
     taken = [bound for bound in bounds if bound.acquire(blocking=False)]
     if len(taken) == len(bounds):
         return taken
@@ -231,8 +231,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 def serving(answer: Answering, is_database: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
     """Answer requests on the socket for as long as the block runs.
 
-    Each has a thread of its own, or is refused at once where too many are under way. `is_database`: whether a peer may
-    say long lines, since it has users to tell.
+    Each request has its own thread, or is refused at once if too many are under way. `is_database` returns whether a
+    peer may send long lines, which a list of users needs.
     """
     paths.AGENT.unlink(missing_ok=True)
     before = os.umask(0o177)
@@ -252,7 +252,7 @@ def serving(answer: Answering, is_database: Callable[[str], bool] = lambda _: Tr
 def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None = None) -> A:
     """Ask this node's agent and return its answer; raises ClusterError.
 
-    `seconds` bound the silence between lines, or without `progress` all of it: root asks, and postgres may
+    `seconds` bound the silence between two lines, or without `progress` the whole time: root asks, and postgres may
     have put another program in the agent's place.
     """
     hint = f"systemctl status {paths.UNIT} shows why; systemctl start {paths.UNIT}"
@@ -282,7 +282,7 @@ def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None
 
 
 def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[bytes]:
-    """Return lines as they come, within `seconds` in all, or for `each`; raises TimeoutError, or ValueError."""
+    """Yield lines as they come; `seconds` bound the whole time, or each line's. Raises TimeoutError or ValueError."""
     pending = bytearray()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
@@ -302,9 +302,9 @@ def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[byt
 
 
 def bridge(peer: str) -> None:
-    """Join standard input and output with the agent's socket: the program behind the ssh key of node `peer`.
+    """Connect standard input and output to the agent's socket, for the ssh key of node `peer`.
 
-    The agent learns the node's name from that of this end of the connection, which goes with no request.
+    The agent reads the node's name from the address of this end of the connection: no request can claim another one.
     """
     with socket.socket(socket.AF_UNIX) as agent:
         try:
@@ -327,7 +327,7 @@ def bridge(peer: str) -> None:
 
 
 def notify(text: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens where it does not listen."""
+    """Notify systemd (sd_notify(3)); do nothing if it does not listen."""
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as saying:
