@@ -1,6 +1,6 @@
-"""What others call by name: ssh, pgpool-II, PostgreSQL's recovery function, systemd. Thin: the agent does the work.
+"""Programs that ssh, pgpool-II, PostgreSQL and systemd start by name. They are thin: the agent does the work.
 
-Somebody waits for each of them, so a module that only some need is imported where it is needed.
+Each caller waits for its program, so a module that only some programs need is imported by these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, Secon
 _ETC = Path("/etc/postgresql")
 _LONGEST_REQUEST = 256
 _REQUEST_SECONDS = 10
-"""How long a request may be, in characters, and take to come over the control socket."""
+"""Seconds that a request may take to come over the control socket; _LONGEST_REQUEST is in characters."""
 
 
 def run(words: list[str]) -> int:
@@ -32,9 +32,10 @@ def run(words: list[str]) -> int:
 
 
 def _ssh_command(words: list[str]) -> int:
-    """What a peer's ssh key may do: talk to this node's agent, and read its WAL archive, all data that it is.
+    """Serve the ssh key of a peer, which may talk to this node's agent and read its WAL archive, which is all data.
 
-    The forced command has the peer's name, and `witness` for one without PostgreSQL, which has no use for WAL.
+    The arguments come from the forced command: the peer's name, and `witness` if it runs no PostgreSQL and so needs
+    no WAL.
     """
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
@@ -71,7 +72,7 @@ def _backend(words: list[str]) -> int:
 
 
 def _first_stage(words: list[str]) -> int:
-    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this ends."""
+    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this returns."""
     ask(FirstStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
@@ -107,10 +108,10 @@ def _may_start(words: list[str]) -> int:
 
 
 def _concerns(name: str) -> bool:
-    """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new.
+    """Return whether a server (V-NAME) needs the agent's permission: the cluster's own does, a new one does not.
 
-    Where that cannot be told, as in the middle of a dist-upgrade, when modules are missing, it is the server that has
-    the cluster's configuration: no other is kept down, and a former primary does not start unasked.
+    If this fails, as in a dist-upgrade while modules are missing, it is the server with the cluster's configuration.
+    No other server stays down then, and a former primary does not start unasked.
     """
     try:
         return _is_ours(name)
@@ -130,7 +131,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _upgrade(words: list[str]) -> int:
-    """pg_upgradecluster.d: old version, name, new version, phase; another status than 0 ends the upgrade."""
+    """pg_upgradecluster.d: old version, name, new version, phase. A status other than 0 would end the upgrade."""
     from . import upgrade  # noqa: PLC0415
     from .cluster import PostgresqlCluster  # noqa: PLC0415
 
@@ -161,14 +162,14 @@ def _announce_address(words: list[str]) -> int:
 
 
 def _control(words: list[str]) -> int:
-    """The control socket's program: one line in, `done` or the reason out; ended if no line comes in 10 s."""
+    """Serve the control socket: read one line, print `done` or the reason. It is killed if no line comes in 10 s."""
     from . import units  # noqa: PLC0415
 
     del words
     signal.alarm(_REQUEST_SECONDS)
     request = sys.stdin.readline(_LONGEST_REQUEST)
     signal.alarm(0)
-    # What has no end in time is no request, whatever it begins with.
+    # A line without an end is no request, whatever it begins with.
     request = request[:-1] if request.endswith("\n") else ascii(request)
     print(units.serve_control(request), flush=True)
     return ExitStatus.GOOD

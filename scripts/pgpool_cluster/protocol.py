@@ -395,7 +395,7 @@ class WhyRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CancelActiveRequest(Request[CancelActiveAnswer]):
-    """Cancel clients' statements: those that write only if they began less than `since` seconds ago."""
+    """Cancel clients' statements; one that writes only if it began in the last `since` seconds."""
 
     do = "cancel-active"
     since: float

@@ -1,4 +1,4 @@
-"""What an administrator types: each verb a few lines over the agent, or over files where it is about files."""
+"""The verbs that an administrator types. Each asks the agent, or reads and writes files if it is about files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 
 
 def _report() -> Report:
-    """Ask the agent for a report; where none runs, say first what keeps it from running."""
+    """Ask the agent for a report. If no agent runs, raise the reason that keeps it from running, if there is one."""
     try:
         return ask(StatusRequest(), seconds=_LOOKING)
     except ServerError:
@@ -111,7 +111,7 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
     else:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
-        with contextlib.suppress(ClusterError):  # no agent runs yet, or no PostgreSQL
+        with contextlib.suppress(ClusterError):  # no agent or no PostgreSQL runs yet
             said = ask(WaitingRequest(), seconds=_SHORT).waiting
             print(f"{said}\n" if said else "", end="")
         if refused:
@@ -130,7 +130,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     try:
         here = agent.load()
     except ClusterError as error:
-        # Started all the same: the unit says what is wrong, and tries again; dpkg has nothing to fail for.
+        # The unit counts as started: it shows the error and retries, and dpkg does not fail.
         notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
         time.sleep(_BEFORE_NEXT)
         raise
@@ -162,7 +162,7 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
 
 
 class _Progress:
-    """Prints what is reported: bytes on one line that changes where there is a terminal."""
+    """Prints progress. On a terminal, counted bytes stay on one line."""
 
     def __init__(self) -> None:
         self.open = False
