@@ -7,6 +7,9 @@ Nodes of two versions talk to each other during an upgrade, so the protocol only
 - A key that a node does not know is ignored; a new field has a default, for the nodes that do not send it.
 - A verb that a node does not know is refused, and the asker has to bear that.
 - Each line names the sender's VERSION. Version 1 did not name it yet, so a line without one is of version 1.
+
+A new request needs a class here, in AnyRequest too, a place in rights.py and a case in answers.py: mypy and
+test_rights.py find what is missing.
 """
 
 from __future__ import annotations
