@@ -1,4 +1,4 @@
-"""The hands: does what `decide` asks for, one function an action. Each may be done again without harm."""
+"""Carry out what `decide` returns, one function per action. Each function may run again without harm."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, assert_never
 
-from . import copying, paths, pgpool, rehearsal, replay, synchrony, terms, units
+from . import copying, paths, pgpool, rehearsal, replay, synchrony, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -17,6 +18,7 @@ from .actions import (
     Begin,
     Clone,
     CreateSlots,
+    Deed,
     Detach,
     Dismiss,
     Follow,
@@ -40,6 +42,7 @@ from .excuse import Excuse
 from .facts import ClusterFacts
 from .key import Role
 from .node import LOOK_SECONDS, Here, log, sql_errors
+from .protocol import OF_AN_OLDER_PACKAGE, FollowRequest, GoOnRequest, PromoteRequest, RecoverRequest, TermRequest
 from .roles import Roles
 from .situation import in_service
 
@@ -57,32 +60,55 @@ _DYING = 5.0
 
 
 def perform(here: Here, action: Action) -> None:
-    """Do one action; raises ClusterError where it came to nothing."""
-    work = _WORK.get(type(action))
-    if work is not None:
-        work(here, action)
-        here.forget_looks()
+    """Carry out one action; does nothing for those that only name a reason. Raises ClusterError if it fails."""
+    if isinstance(action, Wait | AwaitRecovery | Refuse):
+        return
+    _work(here, action)
+    here.forget_looks()
 
 
-def said(action: Action) -> str:
-    """Return an action in words, for the journal and for status; hint included."""
+def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action
     match action:
-        case Wait(reason=reason):
-            return f"waits: {reason}"
-        case AwaitRecovery(reason=reason, hint=hint):
-            return f"waits for an administrator: {reason}; hint: {hint}"
-        case Refuse(reason=reason, hint=hint):
-            return f"stops here: {reason}; hint: {hint}"
-        case Stop(reason=reason) | Detach(reason=reason):
-            return f"{_verb(action)}: {reason}"
+        case Found():
+            found(here, action)
+        case Clone():
+            clone(here, action)
+        case Rejoin():
+            rejoin(here, action)
+        case Rebuild():
+            rebuild(here, action)
+        case GiveUpPlace():
+            give_up_place(here, action)
+        case StandApart():
+            stand_apart(here, action)
+        case Serve():
+            serve(here, action)
+        case Begin():
+            begin(here, action)
+        case Dismiss():
+            dismiss(here, action)
+        case Start():
+            start(here, action)
+        case Resume():
+            resume(here, action)
+        case Stop():
+            stop(here, action)
+        case Promote():
+            promote(here, action)
+        case Lead():
+            lead(here, action)
+        case Follow():
+            follow(here, action)
+        case CreateSlots():
+            create_slots(here, action)
+        case StartPgpool():
+            start_pgpool(here, action)
+        case Attach():
+            attach(here, action)
+        case Detach():
+            detach(here, action)
         case _:
-            return _verb(action)
-
-
-def _verb(action: Action) -> str:
-    words = re.sub(r"(?<!^)([A-Z])", r" \1", type(action).__name__).lower()
-    rest = [f"{name} {getattr(action, name)}" for name in ("source", "primary", "term") if hasattr(action, name)]
-    return " ".join([words, action.node, *rest])
+            assert_never(action)
 
 
 def query(here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -91,7 +117,7 @@ def query(here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def found(here: Here, _: Found) -> None:
-    """Make this node's data the cluster's: restarted once if its configuration needs it, with roles and extension."""
+    """Make this node's data the cluster's: create roles and extensions, and restart the server if it needs that."""
     folder = here.server.instance.configuration
     if not includes_drop_in(here):
         reason = f"{folder}/postgresql.conf does not include conf.d, so the cluster's parameters are not read"
@@ -106,7 +132,7 @@ INCLUDE_HINT = "add the line include_dir = 'conf.d' at the end of {folder}/postg
 
 
 def includes_drop_in(here: Here) -> bool:
-    """Tell whether this node's server reads the cluster's drop-in."""
+    """Return whether this node's server reads the cluster's drop-in file."""
     sql = "SELECT count(*) FROM pg_file_settings WHERE sourcefile LIKE %s"
     return bool(query(here, sql, "%/conf.d/pgpool2-cluster.conf")[0][0])
 
@@ -137,7 +163,7 @@ _SLOTS = "SELECT slot_name::text, slot_type = 'logical' FROM pg_replication_slot
 
 
 def _refuse_restart(here: Here, names: str) -> None:
-    """Raise OperationError where the server would not start again: it serves as it is."""
+    """Raise OperationError if the server would not start again; it keeps serving with its present configuration."""
     instance = here.server.instance
     values = {name: pg.setting(instance, name) for name in rehearsal.STARTING}
     slots = [rehearsal.Slot(str(name), bool(logical)) for name, logical in query(here, _SLOTS)]
@@ -177,18 +203,18 @@ def resume(here: Here, action: Resume) -> None:
 def claim(
     here: Here, term: int, *, kept: tuple[str, ...] = (), decided: tuple[int, int] | None = None, **changes: object
 ) -> None:
-    """Make this node the one of a new term; raises OperationError where no majority takes note: another one may be.
+    """Claim a new term for this node. Raises OperationError unless a majority of nodes notes the claim.
 
-    What former primaries said of their standbys is void then, but for `kept`, the names that this one has excused
-    itself. `decided`: the place of the excuse that the claim rests on; it comes to nothing where a later one is known.
-    `changes` of the record are written together with the claim.
+    The claim voids the excuses of former primaries, except for `kept`, the names that this node has excused itself.
+    `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
+    one. `changes` of the record are written together with the claim.
     """
     told = tell(here, term)
     if len(told) < here.cluster.majority:
         few = f"only {', '.join(told)} took note of term {term}"
         raise OperationError(few if told else f"term {term} is another node's already", hint="pgpoolctl status")
     if here.cluster.synchronous:
-        # From here on no majority takes an excuse of an earlier term any more.
+        # From here on no majority accepts an excuse of an earlier term.
         if decided is not None and max(told.values()) > decided:
             raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
         older = [name for name, place in told.items() if place == OF_AN_OLDER_PACKAGE]
@@ -204,51 +230,30 @@ def stop(here: Here, _: Stop) -> None:
 
 
 def promote(here: Here, action: Promote) -> None:
-    """Let a standby become the primary: it does so itself, whoever asks, so that two who ask do it once."""
+    """Have a standby promote itself. Two nodes that ask for the same promotion cause only one."""
     if action.node == here.me.name:
         become_primary(here, action.term, action.excuse)
     else:
-        request = {"do": "promote", "term": action.term, "excuse": action.excuse}
+        request = PromoteRequest(action.term, action.excuse)
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
-OF_AN_OLDER_PACKAGE = (-1, -1)
-"""Place of the excuse of a node that knows of none, as its package is older: it cannot hold one against a claim."""
-
-
 def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
-    """Tell a new term to every node and return those, this one included, that have taken note and known none later.
+    """Send a new term to every node and return the nodes that noted it, this one included: none knows a later one.
 
-    With each, the place of the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
+    Each comes with the place of the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
     """
     if not here.note_term(term):
         return {}
-    answers = here.peers.ask_all(_news(here, term), seconds=LOOK_SECONDS)
-    taken = {name: _place(answer) for name, answer in answers.items() if answer.get("taken") is True}
-    places = {name: place for name, place in taken.items() if place is not None}
+    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint), seconds=LOOK_SECONDS)
+    places = {name: answer.excuse for name, answer in answers.items() if answer.taken}
     return {here.me.name: here.record.excuse.place, **places}
 
 
-def _place(answer: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the place of the excuse in an answer; None for what is none, which is no vote either."""
-    place = answer.get("excuse", OF_AN_OLDER_PACKAGE)
-    if place == OF_AN_OLDER_PACKAGE:
-        return OF_AN_OLDER_PACKAGE
-    match place:
-        case [term, serial] if terms.plausible(term) and terms.plausible(serial):
-            return term, serial
-    return None
-
-
-def _news(here: Here, term: int, **more: object) -> dict[str, object]:
-    """Return the request that tells a new term; a node with another cluster.yml takes no note of it."""
-    return {"do": "term", "term": term, "file": here.cluster.fingerprint, **more}
-
-
 def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
-    """Claim the term, then end recovery on this node; nothing if it is over. Raises OperationError.
+    """Claim the term, then end recovery on this node; do nothing if recovery is over. Raises OperationError.
 
-    `decided`: the place of the excuse that this rests on; None for an administrator's word.
+    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision.
     """
     with here.promotion:
         if not query(here, "SELECT pg_is_in_recovery()")[0][0]:
@@ -264,14 +269,14 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
 
 
 def refuse_promotion(here: Here) -> None:
-    """Raise OperationError where a promotion would end this node's server: it cannot replay all that it has."""
+    """Raise OperationError if a promotion would end this node's server, because it cannot replay all of its WAL."""
     mine = here.look()
     if mine.needs:
         raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
 
 
 def end_recovery(here: Here) -> None:
-    """Promote this node's standby, whose term it is, and wait until it takes writes; raises OperationError."""
+    """Promote this node's standby and wait until it takes writes. The term must be claimed. Raises OperationError."""
     query(here, "SELECT pg_promote(false)")
     _await_writable(here)
 
@@ -285,12 +290,12 @@ def _await_writable(here: Here) -> None:
 
 
 def lead(here: Here, action: Lead) -> None:
-    """Have a majority note that this node, a primary already, is the one of a new term; raises OperationError."""
+    """Claim a new term for this node, which is a primary already. Raises OperationError without a majority."""
     claim(here, action.term, kept=synchrony.kept(here.record))
 
 
 def dismiss(here: Here, action: Dismiss) -> None:
-    """Tell a new term to all nodes in reach, the dismissed one included: those in service but that are in it."""
+    """Send a new term to all nodes in reach. All nodes in service, except the dismissed one, are in service in it."""
     facts = here.look_at_all()
     if here.database is None:
         _have_go_on(here, facts, action.node)
@@ -302,7 +307,7 @@ def dismiss(here: Here, action: Dismiss) -> None:
 
 
 def begin(here: Here, action: Begin) -> None:
-    """Tell a new term to all nodes in reach: the nodes that are in service now are in service in it."""
+    """Send a new term to all nodes in reach. The nodes that are in service now are in service in it."""
     if here.database is None:
         _have_go_on(here, here.look_at_all(), None)
         return
@@ -313,19 +318,20 @@ def begin(here: Here, action: Begin) -> None:
 
 
 def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
-    """From a node without PostgreSQL: have one in service begin the term, by its own decision."""
+    """Ask a node in service to begin the term, which it decides itself: this node runs no PostgreSQL."""
     serving = [found.node for found in in_service(here.cluster, facts) if found.node != gone]
     if not serving:
         raise OperationError("no node in service is in sight that could begin a term", hint="pgpoolctl status")
-    here.peers.ask(serving[0], {"do": "go-on", "node": gone}, seconds=_GO_ON_SECONDS)
+    here.peers.ask(serving[0], GoOnRequest(gone), seconds=_GO_ON_SECONDS)
 
 
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
-    """Tell all nodes in reach but `without` a new term, and those in service that they are in service in it."""
+    """Send a new term to all nodes in reach except `without`, and mark the nodes of `serving` as in service in it."""
     others = [name for name in here.peers.peers if name != without]
-    request = _news(here, term, serves=True, restart=restart)
+    news = TermRequest(term, here.cluster.fingerprint)
+    request = replace(news, serves=True, restart=restart)
     told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
-    here.peers.ask_some([name for name in others if name not in serving], _news(here, term), seconds=LOOK_SECONDS)
+    here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)
     here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
     missing = serving - set(told) - {here.me.name}
     if missing:
@@ -334,17 +340,17 @@ def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, wit
 
 
 def give_up_place(here: Here, _: GiveUpPlace) -> None:
-    """Remember that this node's data is not to serve again before it has been rebuilt."""
+    """Remember that this node's data must not serve again until it has been rebuilt."""
     here.remember(led=0, apart=False)
 
 
 def stand_apart(here: Here, _: StandApart) -> None:
-    """Remember that clients may have written here alone: of the nodes in service, this one has more than the others."""
+    """Remember that clients may have written to this node alone, so that it has more data than the other nodes."""
     here.remember(apart=True)
 
 
 def serve(here: Here, action: Serve) -> None:
-    """Start this node's server as the only one in service; the nodes that crashed with it are rebuilt from it."""
+    """Start this node's server as the only one in service. Nodes that crashed with it are rebuilt from it."""
     restart = here.record.restart or here.record.led
     with here.promotion:
         claim(here, action.term, restart=restart, apart=False)
@@ -352,7 +358,7 @@ def serve(here: Here, action: Serve) -> None:
 
 
 def rebuild(here: Here, _: Rebuild) -> None:
-    """Have pgpool-II rebuild this node, beside everything else; not one that has come into service since the look."""
+    """Start an online recovery of this node in a thread, unless it has rejoined since the facts were collected."""
     mine = here.look()
     served = mine.member and mine.writable and not mine.half_copied and mine.led >= mine.term
     if not served and here.copies.due and not here.recovering.locked() and not here.promoting:
@@ -361,7 +367,7 @@ def rebuild(here: Here, _: Rebuild) -> None:
 
 def _rebuild(here: Here) -> None:
     try:
-        here.answer({"do": "recover", "node": here.me.name}, log)
+        here.answer(RecoverRequest(here.me.name), log)
     except ClusterError as error:
         here.copies.failed(error)
         log(f"rebuilding this node: {error.message}")
@@ -371,9 +377,9 @@ def _rebuild(here: Here) -> None:
 
 
 def follow(here: Here, action: Follow) -> None:
-    """Let a standby receive from another primary, by reload."""
+    """Point a standby at another primary and reload it."""
     if action.node != here.me.name:
-        here.peers.ask(action.node, {"do": "follow", "primary": action.primary}, seconds=10)
+        here.peers.ask(action.node, FollowRequest(action.primary), seconds=10)
         return
     text = pg.conninfo(here.cluster, here.me.name, action.primary)
     query(here, f"ALTER SYSTEM SET primary_conninfo = '{text}'")
@@ -381,7 +387,7 @@ def follow(here: Here, action: Follow) -> None:
 
 
 def create_slots(here: Here, action: CreateSlots) -> None:
-    """Create slots, those that have lost their WAL anew."""
+    """Create replication slots, and create those again that have lost their WAL."""
     for slot in action.slots:
         query(here, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
                     "WHERE slot_name = %s AND NOT active", slot)  # fmt: skip
@@ -389,7 +395,7 @@ def create_slots(here: Here, action: CreateSlots) -> None:
 
 
 def start_pgpool(here: Here, _: StartPgpool) -> None:
-    """Start pgpool-II, which may run from now on."""
+    """Start pgpool-II, and allow it to run from now on."""
     state = units.state(paths.PGPOOL_UNIT)
     if state.active == "deactivating" or state.queued or state.restarts_with("pgpool2"):
         return  # whether an administrator wants it so is known when it has ended; dpkg starts what it has stopped
@@ -419,7 +425,7 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
 
 
 def _start_first_pgpool(here: Here) -> None:
-    """Start pgpool-II with the cluster's configuration: again, where it ran before there was a primary."""
+    """Start pgpool-II with the cluster's configuration; restart it if it ran before there was a primary."""
     paths.SERVE.touch()
     if not here.cluster.mode.streams:
         pgpool.write_status(here.cluster, [found.node for found in in_service(here.cluster, here.look_at_all())])
@@ -431,7 +437,7 @@ def _start_first_pgpool(here: Here) -> None:
 
 
 def attach(here: Here, action: Attach) -> None:
-    """Let pgpool-II send clients to a node that lets one in: it would wait for ever for one that falls silent."""
+    """Attach a node to pgpool-II if it accepts a login: pgpool-II would wait for ever for a node that hangs."""
     node = here.cluster.named(action.node)
     if why := copying.refusal(node, Role.CHECK):  # also where no other role is known: on a witness
         hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
@@ -440,22 +446,22 @@ def attach(here: Here, action: Attach) -> None:
 
 
 def detach(here: Here, action: Detach) -> None:
-    """Keep clients off a node."""
+    """Detach a node from pgpool-II, which then sends no clients there."""
     pgpool.detach(here.cluster, here.cluster.named(action.node))
 
 
 def clone(here: Here, action: Clone) -> None:
-    """Replace this node's data by a copy."""
+    """Replace this node's data with a copy."""
     _copied(here, lambda: copying.clone(here, action.source, log))
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
-    """Bring this node back as a standby, keeping as much of its data as can be."""
+    """Bring this node back as a standby, and keep as much of its data as possible."""
     _copied(here, lambda: copying.rejoin(here, action.source, log))
 
 
 def _copied(here: Here, work: Callable[[], None]) -> None:
-    """Copy, unless that has failed for the same reason over and over and is not due yet: `status` tells it."""
+    """Copy, unless copies keep failing for the same reason and the next one is not due; `status` reports that."""
     if not here.copies.due:
         return
     try:
@@ -465,31 +471,8 @@ def _copied(here: Here, work: Callable[[], None]) -> None:
         raise
 
 
-_WORK: dict[type[Any], Callable[[Here, Any], None]] = {
-    Found: found,
-    Clone: clone,
-    Rejoin: rejoin,
-    Rebuild: rebuild,
-    GiveUpPlace: give_up_place,
-    StandApart: stand_apart,
-    Serve: serve,
-    Begin: begin,
-    Dismiss: dismiss,
-    Start: start,
-    Resume: resume,
-    Stop: stop,
-    Promote: promote,
-    Lead: lead,
-    Follow: follow,
-    CreateSlots: create_slots,
-    StartPgpool: start_pgpool,
-    Attach: attach,
-    Detach: detach,
-}
-
-
 def set_role(here: Here, name: str, verifier: str | None) -> None:
-    """Give a role that can log in another password, made where it is missing; without one it can log in no longer."""
+    """Set the password of a login role, which is created if it is missing. Without a verifier, forbid it to log in."""
     if name in set(Role) or name == "postgres":
         raise UsageError(f"{name} is a role of the cluster itself", hint="choose another name")
     there = bool(query(here, "SELECT 1 FROM pg_roles WHERE rolname = %s", name))

@@ -1,15 +1,16 @@
-"""What can be done about a cluster: the output of `decide`. `node` is the one that it is done to."""
+"""The actions that `decide` returns. `node` is the node that an action changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Make the node, with the data that it has, the first member: roles, extension, term 1.
+    """Make the node, with the data that it has, the first member: create roles and extensions, begin term 1.
 
-    Like all that the cluster itself writes, with synchronous_commit = local: the standbys are yet to come.
+    The cluster writes with synchronous_commit = local, here as elsewhere, since there are no standbys yet.
     """
 
     node: str
@@ -17,7 +18,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """Replace the node's data by a copy of `source`'s. The only action that loses data of a node."""
+    """Replace the node's data with a copy of `source`. No other action loses data of a node."""
 
     node: str
     source: str
@@ -25,7 +26,7 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class Rejoin:
-    """Bring a former primary back as a standby of `source`: by pg_rewind where that is enough, else by a clone."""
+    """Bring a former primary back as a standby of `source`: with pg_rewind if that is enough, else with a clone."""
 
     node: str
     source: str
@@ -33,28 +34,28 @@ class Rejoin:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Bring the node back by pgpool-II's online recovery in two stages, where every node is a primary."""
+    """Bring the node back with pgpool-II's online recovery in two stages. Every node is a primary."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUpPlace:
-    """Remember that the node no longer has every write, so that it is rebuilt and nothing waits for its start."""
+    """Remember that the node no longer has every write, so it is rebuilt and nothing waits for it to start."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class StandApart:
-    """Remember that clients may have written to the node alone, while few nodes answered and no term could be told."""
+    """Remember that clients may have written to the node alone: too few nodes answered to begin a term."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Start the node's PostgreSQL, which crashed, as the only one in service: the others are rebuilt from it."""
+    """Start the node's PostgreSQL, which crashed, as the only one in service. The others are rebuilt from it."""
 
     node: str
     term: int
@@ -62,9 +63,9 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Begin a term with the nodes in service but `without`, before any pgpool-II serves without those that are away.
+    """Begin a term with the nodes in service, except `without`, before a pgpool-II serves without the missing nodes.
 
-    `node` is the one that tells it to the others. What is away was not dismissed: it is rebuilt when it is back.
+    `node` sends the term to the others. A missing node was not dismissed: it is rebuilt when it is back.
     """
 
     node: str
@@ -74,7 +75,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """Tell all other nodes in service a new term, in which the node is not: pgpool-II goes on without it."""
+    """Send a new term to all other nodes in service. The node is not in service in it: pgpool-II serves without it."""
 
     node: str
     term: int
@@ -89,7 +90,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Tell `term` to more than half of all nodes, then start the node's PostgreSQL as the primary that it was."""
+    """Claim `term` from more than half of all nodes, then start the node's PostgreSQL as the primary that it was."""
 
     node: str
     term: int
@@ -97,7 +98,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop the node's PostgreSQL at once, since it takes writes that would be lost."""
+    """Stop the node's PostgreSQL at once, because it takes writes that would be lost."""
 
     node: str
     reason: str
@@ -105,10 +106,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Tell `term` to more than half of all nodes, then make the standby the primary.
+    """Claim `term` from more than half of all nodes, then promote the standby.
 
-    `excuse`: the place of the one that this was decided by; where a later one is known, it is to be decided anew.
-    None: whatever the nodes know.
+    `excuse`: the place of the excuse that the decision rests on. The promotion fails if a node knows a later excuse;
+    with None it does not.
     """
 
     node: str
@@ -118,7 +119,7 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Write down on every node in reach that the node, a primary already, is the one of `term`."""
+    """Record on every node in reach that the node, a primary already, leads in `term`."""
 
     node: str
     term: int
@@ -126,7 +127,7 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Let the standby receive from `primary`: by reload, without a restart."""
+    """Point the standby at `primary` with a reload, without a restart."""
 
     node: str
     primary: str
@@ -164,7 +165,7 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing can be done on the node now; look again later."""
+    """Nothing can be done on the node now. The agent decides again later."""
 
     node: str
     reason: str
@@ -172,10 +173,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AwaitRecovery:
-    """The node stays out until an administrator says `pgpoolctl recover NODE`.
+    """The node stays out of use until an administrator runs `pgpoolctl recover NODE`.
 
-    `source_in_sight`: there is a node to recover it from. Where there is none, that one has to come back first, or the
-    node's own data has to count.
+    `source_in_sight`: a node to recover it from is in sight. If none is, that node has to come back first, or an
+    administrator has to accept the node's own data.
     """
 
     node: str
@@ -184,7 +185,7 @@ class AwaitRecovery:
 
     @property
     def hint(self) -> str:
-        """The command that mends it."""
+        """The command that brings the node back."""
         command = f"pgpoolctl recover {self.node}"
         if self.source_in_sight:
             return command
@@ -196,14 +197,70 @@ class AwaitRecovery:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The node stops here: only an administrator can know what is right."""
+    """The node does nothing more: only an administrator can decide."""
 
     node: str
     reason: str
     hint: str
 
 
-Action = (
+Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
-    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach | Wait | AwaitRecovery | Refuse
+    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach
 )  # fmt: skip
+"""The actions that change something (act.py)."""
+Action = Deed | Wait | AwaitRecovery | Refuse
+
+
+def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an action
+    """Return an action in words, for the journal and for `pgpoolctl status`, with its reason and its hint.
+
+    The words are spelt out: they stay the same when a class is renamed.
+    """
+    match action:
+        case Found():
+            return f"found {action.node}"
+        case Clone():
+            return f"clone {action.node} source {action.source}"
+        case Rejoin():
+            return f"rejoin {action.node} source {action.source}"
+        case Rebuild():
+            return f"rebuild {action.node}"
+        case GiveUpPlace():
+            return f"give up place {action.node}"
+        case StandApart():
+            return f"stand apart {action.node}"
+        case Serve():
+            return f"serve {action.node} term {action.term}"
+        case Begin():
+            return f"begin {action.node} term {action.term}"
+        case Dismiss():
+            return f"dismiss {action.node} term {action.term}"
+        case Start():
+            return f"start {action.node}"
+        case Resume():
+            return f"resume {action.node} term {action.term}"
+        case Stop():
+            return f"stop {action.node}: {action.reason}"
+        case Promote():
+            return f"promote {action.node} term {action.term}"
+        case Lead():
+            return f"lead {action.node} term {action.term}"
+        case Follow():
+            return f"follow {action.node} primary {action.primary}"
+        case CreateSlots():
+            return f"create slots {action.node}"
+        case StartPgpool():
+            return f"start pgpool {action.node}"
+        case Attach():
+            return f"attach {action.node}"
+        case Detach():
+            return f"detach {action.node}: {action.reason}"
+        case Wait():
+            return f"waits: {action.reason}"
+        case AwaitRecovery():
+            return f"waits for an administrator: {action.reason}; hint: {action.hint}"
+        case Refuse():
+            return f"stops here: {action.reason}; hint: {action.hint}"
+        case _:
+            assert_never(action)

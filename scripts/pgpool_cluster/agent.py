@@ -1,6 +1,6 @@
-"""`pgpoolctl converge`: looks, decides and acts, again and again, and answers the other nodes, hooks and verbs.
+"""`pgpoolctl converge`: collect facts, decide and act in a loop, and answer other nodes, hooks and verbs.
 
-One thread converges; every connection to the socket has one of its own. Whoever changes this node holds `acting`.
+One thread runs the loop; every request on the socket has its own. A thread that changes this node holds `acting`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import act, before, files, paths, pgpool, pulse, rights, server, units, upgrade
-from .actions import Action, Attach, AwaitRecovery, Refuse, Wait
+from .actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from .answers import Answers
 from .channel import notify, serving
 from .cluster import Service
@@ -25,8 +25,9 @@ from .errors import ClusterError, OperationError, ServerError
 from .facts import ClusterFacts
 from .housekeeping import Housekeeping, writes
 from .node import Here, log
-from .peers import Peers
+from .peers import Peers, Progress
 from .postgresql import Database
+from .protocol import Request
 from .record import Record
 from .roles import Roles
 from .situation import Actions, Policy
@@ -34,15 +35,15 @@ from .status import differing
 from .vigil import Vigil
 from .wake import Wake
 
+A = TypeVar("A")
 CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
-"""How long other nodes may take to boot before pgpool-II is started without them."""
+"""Seconds that other nodes may take to boot before pgpool-II starts without them."""
 TOLD_SECONDS = 10.0
-"""How long pgpool-II may take to attach a node before the agent asks again."""
+"""Seconds that pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
-"""For how long a primary that drops out of sight may just be restarting its agent, as at the end of an upgrade."""
-Json = dict[str, Any]
+"""Seconds for which a primary that drops out of sight may only be restarting its agent, as in an upgrade."""
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _MOMENT = 0.5
 
@@ -62,7 +63,7 @@ def load() -> Here:
 
 @dataclass(slots=True)
 class Agent:
-    """The program of one node. `acting` is held by whoever changes this node."""
+    """The program of one node. A thread that changes the node holds `acting`."""
 
     here: Here
     acting: threading.RLock = field(default_factory=threading.RLock)
@@ -86,7 +87,7 @@ class Agent:
         self._housekeeping = Housekeeping(self.here, self._vigil, of_the_key)
 
     def run(self) -> None:
-        """Serve and converge until told to end; SIGHUP reads cluster.yml again. Raises ClusterError at the start."""
+        """Answer and converge until SIGTERM; read cluster.yml again on SIGHUP. Raises ClusterError at the start."""
         files.sweep(paths.STATE)
         upgrade.finish(self.here)
         self.here.answer = self.answer
@@ -123,13 +124,13 @@ class Agent:
         log("cluster.yml has been read again")
 
     def once(self) -> list[str]:
-        """Look, decide and act now, and return what was done or is waited for; raises ClusterError."""
+        """Run one step now, and return in words what it did or waits for. Raises ClusterError."""
         self.here.copies.hurry()
         with self.acting:
-            return [act.said(action) for action in self._step()]
+            return [said(action) for action in self._step()]
 
     def step(self) -> bool:
-        """Look, decide and act once; True if something is on its way. Nothing ends the loop but a fault of its own."""
+        """Collect facts, decide and act once. Return whether there was something to do. Errors are logged."""
         try:
             with self.acting:
                 return bool(self._step())
@@ -156,7 +157,7 @@ class Agent:
         self._wrote |= {found.node: time.monotonic() for found in facts.members(here.cluster) if found.writable}
         actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
-        here.note = "; ".join([*map(act.said, quiet), *differing(here.cluster, facts, here.me.name)])
+        here.note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
             self._tell(here.note or "all is well here")
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
@@ -166,7 +167,7 @@ class Agent:
         return actions
 
     def _not_asked_yet(self, actions: Actions) -> Actions:
-        """Return the actions without attachments that this agent asked for less than TOLD_SECONDS ago.
+        """Return the actions, except attachments that this agent requested less than TOLD_SECONDS ago.
 
         pgpool-II queues such requests while it searches for a primary, and carries out all of them afterwards, even if
         the node is down again by then.
@@ -188,7 +189,7 @@ class Agent:
         return Policy(patient=now - self.began < PATIENCE_SECONDS, lately=lately)
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
-        """Lay the roles down again once most nodes have the new key: before that, the others could not log in here."""
+        """Write the roles again once most nodes have the new key: the others could not log in before that."""
         if not writes(self.here, facts):
             return
         roles = Roles.rendered()
@@ -203,7 +204,7 @@ class Agent:
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
-        """Do one after the other; a node that cannot be attached keeps no other from being attached."""
+        """Carry out the actions in order. A node that cannot be attached does not stop the next action."""
         failed: list[ClusterError] = []
         for action in actions:
             try:
@@ -216,7 +217,7 @@ class Agent:
             raise failed[0]
 
     def _do(self, action: Action) -> None:
-        text = act.said(action)
+        text = said(action)
         if text != self._tried:
             self._say(text)
         self._tried = text
@@ -225,14 +226,14 @@ class Agent:
             self._attached[action.node] = time.monotonic()
 
     def _fail(self, text: str) -> None:
-        """Log what went wrong, once until it is something else; what is tried again is not told again either."""
+        """Log an error, but not again while it stays the same. Its last line becomes this node's note."""
         self.here.note = text.splitlines()[-1]
         if text != self._failed:
             self._say(text)
         self._failed = text
 
     def _tell(self, text: str) -> None:
-        """Log what is the case, once until it changes."""
+        """Log the state of this node when it changes."""
         if text != self._said:
             self._say(text)
         self._said = text
@@ -242,9 +243,10 @@ class Agent:
         self._said = ""
         notify(f"STATUS={text.splitlines()[-1] if text else ''}")
 
-    def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
-        """Do what a node, a hook or a verb asks for; raises ClusterError."""
+    def answer(self, request: Request[A], progress: Progress, peer: str = "") -> A:
+        """Do what a node, a hook or a verb asks for, and return the answer; raises ClusterError."""
+        answers = Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin)
         try:
-            return Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin).do(request, progress)
+            return answers.do(request, progress, peer)
         except psycopg2.Error as error:
             raise OperationError(f"PostgreSQL: {str(error).strip()}", hint="its log has the rest") from error

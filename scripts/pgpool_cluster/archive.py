@@ -23,6 +23,7 @@ from typing import IO
 from . import files, paths, plain
 from .errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 from .record import Record
+from .usage import Usage
 
 COMPRESSED = ".gz"
 PRUNE_SECONDS = 600.0
@@ -51,20 +52,6 @@ class Stored:
     def position(self) -> str:
         """Sort key of WAL files across timelines, as in pg_archivecleanup(1); "" for a history file."""
         return self.name[8:24] if _SEGMENT.match(self.name) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How full an archive is: `bytes` on the disk, `used` the share of that disk that is taken, by whatever.
-
-    `oldest` and `newest`: the first and the last WAL file by position, "" if there is none.
-    """
-
-    files: int
-    bytes: int
-    used: float
-    oldest: str = ""
-    newest: str = ""
 
 
 def run(words: list[str]) -> int:

@@ -1,9 +1,8 @@
-"""Whether pgpool-II sends clients to a node: what `attach` and `detach` come to, on any node that is asked."""
+"""Attach a node to pgpool-II or detach it, whichever node is asked."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from . import act, pgpool, replay
 from .actions import Attach
@@ -11,21 +10,21 @@ from .cluster import Node
 from .errors import OperationError
 from .facts import BackendState, ClusterFacts
 from .node import Here
+from .protocol import AttachRequest, DetachRequest, Done, HoldRequest
 from .situation import in_service, rightful_primary
 
-Json = dict[str, Any]
 _ELSEWHERE_SECONDS = 40.0
 _HOLD_SECONDS = 5.0
 _EVERYWHERE_SECONDS = 20.0
 _BETWEEN = 0.1
 
 
-def attach(here: Here, request: Json) -> Json:
-    """Have pgpool-II send clients to the node, which has every write; answer when every pgpool-II in sight does.
+def attach(here: Here, request: AttachRequest) -> Done:
+    """Attach a node that has every write, and return when every pgpool-II in sight sends clients there.
 
-    `recovering`: it is a part of something longer, which looks itself for what it needs.
+    `recovering`: this is a step of a recovery, which waits for the effect itself. Raises OperationError.
     """
-    node = here.cluster.named(str(request["node"]))
+    node = here.cluster.named(request.node)
     facts = here.look_at_all()
     elsewhere = _through_pgpool(here, facts)
     if elsewhere is not None:
@@ -40,21 +39,20 @@ def attach(here: Here, request: Json) -> Json:
         raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
     elif found.stalled:
         raise OperationError(f"{node.name} does not replay: {found.stalled}", hint=replay.hint(found))
-    here.on(node.name, {"do": "hold", "hold": False}, seconds=_HOLD_SECONDS)
+    here.on(node.name, HoldRequest(hold=False), seconds=_HOLD_SECONDS)
     act.attach(here, Attach(node.name))
     here.forget_looks()
-    if not request.get("recovering"):
+    if not request.recovering:
         _await_everywhere(here, node, up=True)
-    return {}
+    return Done()
 
 
-def detach(here: Here, request: Json) -> Json:
-    """Keep clients off the node; answer when every pgpool-II in sight does, and none ends sessions for it any more.
+def detach(here: Here, request: DetachRequest) -> Done:
+    """Detach a node, and return when no pgpool-II in sight sends clients there or ends sessions because of it.
 
-    `recovering`: as for attach; the primary may go then, too.
+    `recovering` is as in `attach`; it also allows the primary to be detached. Raises OperationError.
     """
-    node = here.cluster.named(str(request["node"]))
-    recovering = bool(request.get("recovering"))
+    node = here.cluster.named(request.node)
     facts = here.look_at_all()
     elsewhere = _through_pgpool(here, facts)
     if elsewhere is not None:
@@ -63,24 +61,24 @@ def detach(here: Here, request: Json) -> Json:
     streams = here.cluster.mode.streams
     if not streams:
         _refuse_last(here, node, facts)
-    elif primary is not None and primary.node == node.name and not recovering:
+    elif primary is not None and primary.node == node.name and not request.recovering:
         hint = "to let another node take its place: pgpoolctl switchover"
         raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
-    if streams and facts.of(node.name).reachable and not recovering:
-        here.on(node.name, {"do": "hold", "hold": True}, seconds=_HOLD_SECONDS)
+    if streams and facts.of(node.name).reachable and not request.recovering:
+        here.on(node.name, HoldRequest(hold=True), seconds=_HOLD_SECONDS)
     try:
         pgpool.detach(here.cluster, node)
     except OperationError as error:
         if pgpool.DOWN_ALREADY not in error.message:
             raise
     here.forget_looks()
-    if not recovering:
+    if not request.recovering:
         _await_everywhere(here, node, up=False)
-    return {}
+    return Done()
 
 
 def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
-    """Return the node whose pgpool-II is to be asked: None for this one."""
+    """Return the node whose pgpool-II has to be asked, or None for this node."""
     up = [node for node in here.cluster.pgpools if facts.of(node.name).pgpool is not None]
     if not up:
         raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
@@ -88,7 +86,7 @@ def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
 
 
 def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
-    """Wait until every pgpool-II that answers believes it: those that do not lead learn it from the one that does.
+    """Wait until every pgpool-II that answers agrees: the standbys learn it from the leader.
 
     Each ends sessions right after it has changed its mind (pgpool_main.c, sync_backend_from_watchdog), so a client
     that comes after this keeps its session.

@@ -1,9 +1,8 @@
-"""The agent's socket: requests in, answers out, one line of JSON each; and word to systemd."""
+"""The agent's socket, over which requests and answers go as lines (lines.py); and messages to systemd."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -12,39 +11,58 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from . import log, paths, plain
+from . import lines, log, paths, plain
 from .errors import ClusterError, OperationError, ServerError
-from .peers import LINE_BYTES, SHORT_LINE_BYTES, Progress, raised
+from .lines import Asked, Line, OddAnswerError
+from .peers import LINE_BYTES, SHORT_LINE_BYTES, Answering, Progress
+from .protocol import (
+    VERSIONS_DIFFER,
+    ClockRequest,
+    HoldRequest,
+    LookRequest,
+    MayStartRequest,
+    NoteRequest,
+    Request,
+    SilentRequest,
+    StandingRequest,
+    StatusRequest,
+    TermRequest,
+    WatchRequest,
+    WhyRequest,
+)
 
+A = TypeVar("A")
 SILENCE = 1800.0
-"""Seconds that a stage of a recovery may take without a word."""
-Json = dict[str, Any]
-Answer = Callable[[Json, Progress], Json]
+"""Seconds of silence that a stage of a recovery may take."""
 
 
-_KNOWN = frozenset({"note", "term", "why", "hold", "watch", "silent"})
-"""Requests that an agent answers from memory."""
-_LOOKS = frozenset({"look", "clock", "status", "may-start", "standing"})
-"""Requests that wait for a look, which takes seconds where something hangs. All others may take hours."""
+def _verbs(*requests: type[Request[Any]]) -> frozenset[str]:
+    return frozenset(request.do for request in requests)
+
+
+_KNOWN = _verbs(NoteRequest, TermRequest, WhyRequest, HoldRequest, WatchRequest, SilentRequest)
+"""Requests that the agent answers from memory."""
+_LOOKS = _verbs(LookRequest, ClockRequest, StatusRequest, MayStartRequest, StandingRequest)
+"""Requests that wait for facts, which takes seconds if something hangs. All others may take hours."""
 _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
-"""Requests under way for one node: no node's agent, gone astray, keeps the others from being answered."""
+"""Requests under way for one node, so that a faulty agent cannot keep the other nodes from being answered."""
 _SHARE_OF_CONNECTIONS = 16
-"""More than one: where a host has lost its power, its connections stay until they have been idle for long."""
+"""More than one: the connections of a host that lost its power stay open until they have been idle for long."""
 _SHARE_OF_KNOWN = 8
 _PAUSE = 0.005
-"""Seconds after which the next request of another node's is read: none keeps this one's processor busy."""
+"""Seconds between two requests of another node, so that no node can keep this processor busy."""
 _IDLE = 600.0
-"""Seconds after which a connection that asks for nothing ends; another node's agent asks every two."""
+"""Seconds after which an idle connection ends. The agents of other nodes ask every two seconds."""
 _TURN = 30.0
-"""Seconds for which somebody may not read what is said, and between two looks whether a connection is idle."""
+"""Seconds that the other side may take to read, and between two checks whether a connection is idle."""
 
 
 class _Share:
-    """What one node may have under way, over however many connections; each program on this one has its own."""
+    """What one node may have under way over all of its connections. Each program on this node has its own share."""
 
     def __init__(self, peer: str) -> None:
         self.requests = threading.BoundedSemaphore(_SHARE)
@@ -53,7 +71,7 @@ class _Share:
 
 
 class _Bounds:
-    """How much is under way: each request is a thread, and none keeps another kind from being served."""
+    """Limits of what is under way. Each request is a thread, and no kind of request can block another kind."""
 
     def __init__(self) -> None:
         self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
@@ -63,15 +81,14 @@ class _Bounds:
         self._shares: dict[str, _Share] = {}
 
     def share(self, peer: str) -> _Share:
-        """Return the share of node `peer`, a new one for a program on this node."""
+        """Return the share of node `peer`, or a new one for a program on this node."""
         return self._shares.setdefault(peer, _Share(peer)) if peer else _Share(peer)
 
-    def of(self, request: Json, share: _Share) -> list[threading.BoundedSemaphore]:
-        """Return what a request of a connection with this `share` takes from."""
-        name = str(request.get("do"))
-        if name in _KNOWN:
+    def of(self, verb: str, share: _Share) -> list[threading.BoundedSemaphore]:
+        """Return the limits that a request counts against on a connection with this `share`."""
+        if verb in _KNOWN:
             return [share.known, self._known]
-        return [share.requests, self._looks if name in _LOOKS else self._long]
+        return [share.requests, self._looks if verb in _LOOKS else self._long]
 
 
 _FROM = b"\0pgpool2-cluster/"
@@ -79,26 +96,12 @@ _FROM = b"\0pgpool2-cluster/"
 
 
 def _peer(name: object) -> str:
-    """Return the node that a connection comes from, by the name of its other end; "" for a program on this node."""
+    """Return the node that a connection comes from, which is in the name of its other end; "" for a local program."""
     return name.split(b"/")[1].decode("ascii", "replace") if isinstance(name, bytes) and name[:1] == b"\0" else ""
 
 
-def _request(line: bytes, peer: str) -> tuple[Json, int | None]:
-    """Return a request, with the node that it is `from` if it is another one, and its number.
-
-    Raises ValueError for what is none.
-    """
-    request = json.loads(line)
-    if not isinstance(request, dict):
-        raise ValueError("no request")  # noqa: TRY004 - like all else that is wrong with it
-    number = request.pop("id", None)
-    request.pop("from", None)  # a request does not say that itself
-    whole = {**plain.shown(request), **({"from": peer} if peer else {})}
-    return whole, number if type(number) is int else None
-
-
 class _Connection(socketserver.BaseRequestHandler):
-    """A connection, until the other side hangs up, is idle for long, or sends what is no request."""
+    """A connection. It ends when the other side hangs up, is idle for too long, or sends a line that is no request."""
 
     request: socket.socket
     server: _Server
@@ -114,7 +117,7 @@ class _Connection(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):
             taken = _taken([self.share.connections, self.server.bounds.connections])
             if not taken:
-                self.say(None, _told(OperationError("too many connections to it are open", hint=_BUSY_HINT)))
+                self.refuse(None, "too many connections to it are open", _BUSY_HINT)
                 return
             try:
                 self._serve_lines()
@@ -134,8 +137,8 @@ class _Connection(socketserver.BaseRequestHandler):
             if not data:
                 return
             heard = time.monotonic()
-            *lines, rest = data.split(b"\n")
-            for line in lines:
+            *whole, rest = data.split(b"\n")
+            for line in whole:
                 if not self._take(bytes(pending) + line):
                     return
                 pending.clear()
@@ -144,27 +147,26 @@ class _Connection(socketserver.BaseRequestHandler):
             pending += rest
             longest = LINE_BYTES if self.server.is_database(self.peer) else min(LINE_BYTES, SHORT_LINE_BYTES)
             if len(pending) > longest:
-                self.say(None, _told(OperationError(f"a line of more than {longest} bytes", hint=_VERSIONS_HINT)))
+                self.refuse(None, f"a line of more than {longest} bytes", VERSIONS_DIFFER)
                 return
 
     def _take(self, line: bytes) -> bool:
-        """Begin to serve a request; False where it is none: what comes after it cannot be trusted either."""
+        """Start to serve a request. Return False if the line is no request: the connection must end then."""
         try:
-            request, number = _request(line, self.peer)
+            asked = Asked.parse(line)
         except (ValueError, RecursionError):
-            self.say(None, _told(OperationError("a line that is no request", hint=_VERSIONS_HINT)))
+            self.refuse(None, "a line that is no request", VERSIONS_DIFFER)
             return False
-        taken = _taken(self.server.bounds.of(request, self.share))
+        taken = _taken(self.server.bounds.of(asked.verb, self.share))
         if not taken:
-            reason = f"{paths.UNIT} has too much to do for {request.get('do')!r}"
-            self.say(number, _told(OperationError(reason, hint=_BUSY_HINT)))
+            self.refuse(asked.number, f"{paths.UNIT} has too much to do for {asked.verb!r}", _BUSY_HINT)
             return True
         under_way = object()
         self.under_way.add(under_way)
 
         def serve() -> None:
             try:
-                self.say(number, self._done(request, number))
+                self.say(self._done(asked))
             finally:
                 self.under_way.discard(under_way)
                 _release(taken)
@@ -172,28 +174,34 @@ class _Connection(socketserver.BaseRequestHandler):
         threading.Thread(target=serve, daemon=True).start()
         return True
 
-    def _done(self, request: Json, number: int | None) -> Json:
+    def _done(self, asked: Asked) -> bytes:
+        number = asked.number
         try:
-            return {"done": self.server.answer(request, lambda text: self.say(number, {"progress": text}))}
+            found = self.server.answer(
+                asked.request(), lambda text: self.say(lines.progress(text, number)), self.peer
+            )  # fmt: skip
+            return lines.done(found, number)
         except ClusterError as error:
-            return _told(error)
+            return lines.refusal(error, number)
         except Exception as error:
             log.error(traceback.format_exc().rstrip("\n"))
-            reason = f"{paths.UNIT} failed: {error!r}"
-            return {"error": reason, "hint": f"journalctl -u {paths.UNIT} has the rest"}
+            return lines.fault(f"{paths.UNIT} failed: {error!r}", f"journalctl -u {paths.UNIT} has the rest", number)
 
-    def say(self, number: int | None, line: Json) -> None:
-        """Send a line. The other side may have gone, and the work goes on; one that does not read is hung up on."""
-        text = json.dumps({**line, "id": number}).encode() + b"\n"
+    def refuse(self, number: int | None, reason: str, hint: str) -> None:
+        """Send the reason why a request is not served."""
+        self.say(lines.refusal(OperationError(reason, hint=hint), number))
+
+    def say(self, line: bytes) -> None:
+        """Send a line. If the other side has gone, the work goes on; if it does not read, the connection ends."""
         with self.saying, contextlib.suppress(OSError, ValueError):
             try:
-                self.request.sendall(text)
+                self.request.sendall(line)
             except TimeoutError:  # half a line may have been sent
                 self.request.shutdown(socket.SHUT_RDWR)
 
 
 def _taken(bounds: list[threading.BoundedSemaphore]) -> list[threading.BoundedSemaphore]:
-    """Take from all of them and return them; none is taken from, and none returned, where one is used up."""
+    """Acquire all bounds and return them; acquire none and return [] if one is used up."""
     taken = [bound for bound in bounds if bound.acquire(blocking=False)]
     if len(taken) == len(bounds):
         return taken
@@ -207,11 +215,6 @@ def _release(taken: list[threading.BoundedSemaphore]) -> None:
 
 
 _BUSY_HINT = f"systemctl status {paths.UNIT}; it goes on by itself once what is under way has ended"
-_VERSIONS_HINT = "the nodes have different versions"
-
-
-def _told(error: ClusterError) -> Json:
-    return {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -219,17 +222,17 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, answer: Answer, is_database: Callable[[str], bool]) -> None:
+    def __init__(self, answer: Answering, is_database: Callable[[str], bool]) -> None:
         self.answer, self.is_database, self.bounds = answer, is_database, _Bounds()
         super().__init__(str(paths.AGENT), _Connection)
 
 
 @contextlib.contextmanager
-def serving(answer: Answer, is_database: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
+def serving(answer: Answering, is_database: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
     """Answer requests on the socket for as long as the block runs.
 
-    Each has a thread of its own, or is refused at once where too many are under way. `is_database`: whether a peer may
-    say long lines, since it has users to tell.
+    Each request has its own thread, or is refused at once if too many are under way. `is_database` returns whether a
+    peer may send long lines, which a list of users needs.
     """
     paths.AGENT.unlink(missing_ok=True)
     before = os.umask(0o177)
@@ -246,10 +249,10 @@ def serving(answer: Answer, is_database: Callable[[str], bool] = lambda _: True)
         paths.AGENT.unlink(missing_ok=True)
 
 
-def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = None) -> Json:
-    """Ask this node's agent and return its result; raises ClusterError.
+def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None = None) -> A:
+    """Ask this node's agent and return its answer; raises ClusterError.
 
-    `seconds` bound the silence between lines, or without `progress` all of it: root asks, and postgres may
+    `seconds` bound the silence between two lines, or without `progress` the whole time: root asks, and postgres may
     have put another program in the agent's place.
     """
     hint = f"systemctl status {paths.UNIT} shows why; systemctl start {paths.UNIT}"
@@ -258,15 +261,13 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
             asking.settimeout(seconds)
             asking.connect(str(paths.AGENT))
             with contextlib.suppress(BrokenPipeError):  # hung up on at once: the reason is there to be read
-                asking.sendall(json.dumps(request).encode() + b"\n")
+                asking.sendall(lines.request(request))
             for text in _lines(asking, seconds, each=progress is not None):
-                line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise ServerError(f"{paths.UNIT} sent what is no answer", hint=hint)
-                if "progress" not in line:
-                    return raised(line)
+                line = Line.parse(text)
+                if line.progress is None:
+                    return line.answer(request, paths.UNIT)
                 if progress is not None:
-                    progress(plain.shown(str(line["progress"])))
+                    progress(plain.shown(line.progress))
     except PermissionError as error:
         raise ServerError(f"{paths.AGENT}: {error.strerror}", hint="run it as root") from error
     except BlockingIOError as error:
@@ -275,13 +276,13 @@ def ask(request: Json, *, seconds: float = 30.0, progress: Progress | None = Non
         raise ServerError(f"{paths.UNIT} does not answer for {seconds:.0f} s", hint=hint) from error
     except OSError as error:
         raise ServerError(f"{paths.UNIT} is not running on this node", hint=hint) from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OddAnswerError) as error:
         raise ServerError(f"{paths.UNIT} sent what is no answer", hint=hint) from error
     raise ServerError(f"{paths.UNIT} ended while it was asked", hint=hint)
 
 
 def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[bytes]:
-    """Return lines as they come, within `seconds` in all, or for `each`; raises TimeoutError, or ValueError."""
+    """Yield lines as they come; `seconds` bound the whole time, or each line's. Raises TimeoutError or ValueError."""
     pending = bytearray()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
@@ -289,8 +290,8 @@ def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[byt
         data = asking.recv(65536)
         if not data:
             return
-        *lines, rest = data.split(b"\n")
-        for line in lines:
+        *whole, rest = data.split(b"\n")
+        for line in whole:
             yield bytes(pending) + line
             pending.clear()
             end = time.monotonic() + seconds if each else end
@@ -301,9 +302,9 @@ def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[byt
 
 
 def bridge(peer: str) -> None:
-    """Join standard input and output with the agent's socket: the program behind the ssh key of node `peer`.
+    """Connect standard input and output to the agent's socket, for the ssh key of node `peer`.
 
-    The agent learns the node's name from that of this end of the connection, which goes with no request.
+    The agent reads the node's name from the address of this end of the connection: no request can claim another one.
     """
     with socket.socket(socket.AF_UNIX) as agent:
         try:
@@ -326,7 +327,7 @@ def bridge(peer: str) -> None:
 
 
 def notify(text: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens where it does not listen."""
+    """Notify systemd (sd_notify(3)); do nothing if it does not listen."""
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as saying:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
@@ -42,11 +39,11 @@ from . import (
     turned_away,
     units,
     wal_space,
-    wire,
 )
 from . import key as keys
 from .certificates import Laid
 from .channel import ask
+from .check import Check
 from .cluster import WATCHDOG_PORT, Node, Service
 from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
@@ -55,10 +52,10 @@ from .fault import Fault
 from .key import Role
 from .node import Here
 from .postgresql import Database
+from .protocol import CheckRequest, ClockRequest
 from .roles import Roles
 from .users import Users
 
-Json = dict[str, Any]
 MOST_SKEW = 2.0
 """Seconds between two nodes' clocks: pgpool-II's watchdog compares times, logs are read side by side."""
 LEAST_FREE = 0.1
@@ -78,63 +75,20 @@ WHERE a.sourcefile LIKE '%/postgresql.auto.conf' AND b.sourcefile LIKE '%/conf.d
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line.
-
-    A `note` is something to know that is no failure; it has a reason and a fix, too.
-    """
-
-    node: str
-    what: str
-    ok: bool
-    why: str = ""
-    fix: str = ""
-    note: bool = False
-
-    @property
-    def json(self) -> Json:
-        """The shape in docs/reference/pgpoolctl.md."""
-        found: Json = {"node": self.node, "check": self.what, "ok": self.ok}
-        return found if self.ok and not self.note else {**found, "reason": self.why, "fix": self.fix}
-
-    @classmethod
-    def of(cls, values: object) -> Check:
-        """Return what `json` gave; raises ValueError for what no node can have said."""
-        if not isinstance(values, dict) or "node" not in values or "check" not in values:
-            raise ValueError("no check")
-        why, fix = str(values.get("reason", "")), str(values.get("fix", ""))
-        ok = bool(values["ok"])
-        return cls(str(values["node"]), str(values["check"]), ok, why, fix, note=ok and bool(why))
-
-    def __str__(self) -> str:
-        if self.note:
-            return f"note  {self.node}: {self.what}: {self.why}; {self.fix}"
-        if self.ok:
-            return f"ok    {self.node}: {self.what}"
-        return f"FAIL  {self.node}: {self.what}: {self.why}; fix: {self.fix}"
-
-
 def of_cluster() -> list[Check]:
     """Return the checks of this machine's files, then of every node in sight."""
     found = list(_files())
     try:
-        answer = ask({"do": "check", "all": True}, seconds=40)
+        return [*found, *ask(CheckRequest(all=True), seconds=40).checks]
     except ClusterError as error:
         fix = f"systemctl start {paths.UNIT}"
         return [*found, Check(server.host_name(), f"{paths.UNIT} answers", False, error.message, fix)]
-    said = answer.get("checks")
-    return [*found, *(Check.of(values) for values in (said if isinstance(said, list) else []))]
 
 
-def told(node: str, answer: Json) -> list[Json]:
-    """Return the checks that another node tells, or that it tells none."""
-    said = answer.get("checks")
-    try:
-        return [Check.of(values).json for values in (said if isinstance(said, list) else [None])]
-    except ValueError:
-        fix = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
-        return [Check(node, "it tells its checks", False, "what it sent are none", fix).json]
+def unreadable(node: str) -> Check:
+    """Return the check that fails where another node answered, but not with checks."""
+    fix = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
+    return Check(node, "it tells its checks", False, "what it sent are none", fix)
 
 
 def _files() -> Iterator[Check]:
@@ -246,20 +200,19 @@ def _reaches(address: str, port: int) -> str:
 
 def _peers(here: Here, check: _Say) -> None:
     before = time.time()
-    clocks = here.peers.ask_all({"do": "clock"}, seconds=2.5)
+    clocks = here.peers.ask_all(ClockRequest(), seconds=2.5)
     after = time.time()
     mine = here.look().key
     for name, peer in here.peers.peers.items():
         check(f"{name} answers over ssh", name in clocks, peer.problem or "no answer", reach.fix(peer.problem, name))
         if name in clocks:
-            same = clocks[name].get("key") == mine
+            same = clocks[name].key == mine
             check(f"{name} has this node's cluster.key", same, "it has another one, or it is not laid down yet",
                   f"put {paths.CLUSTER_KEY} of this node there, then pgpoolctl apply on both")  # fmt: skip
-            other = clocks[name].get("file", "") not in ("", here.cluster.fingerprint)
+            other = clocks[name].file not in ("", here.cluster.fingerprint)
             check(f"{name} has this node's cluster.yml", not other, "nodes, mode or synchronous differ there",
                   f"the same {paths.CLUSTER_YML} on both, then pgpoolctl apply on both")  # fmt: skip
-            theirs = wire.number(clocks[name].get("clock"))
-            skew = max(before - theirs, theirs - after, 0.0) if theirs is not None else math.inf
+            skew = max(before - clocks[name].clock, clocks[name].clock - after, 0.0)
             check(f"the clock of {name} agrees", skew <= MOST_SKEW, f"{skew:.1f} s apart",
                   "apt install chrony, on both")  # fmt: skip
 

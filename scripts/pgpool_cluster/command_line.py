@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 
 from . import log, plain
 from .errors import ClusterError, ExitStatus
 
 DESCRIPTION = (
-    "Looks after one node of a PostgreSQL cluster behind pgpool-II. What the cluster is stands in "
-    "/etc/pgpool2/cluster.yml and /etc/pgpool2/cluster.key, the same on every node."
+    "Manages one node of a PostgreSQL cluster behind pgpool-II. The cluster is defined in "
+    "/etc/pgpool2/cluster.yml and /etc/pgpool2/cluster.key, which are the same on every node."
 )
 EPILOGUE = (
     "Exit status: 0 good, 1 something failed or is not healthy, 2 wrong usage or configuration, 3 the server, its disk "
@@ -74,18 +73,50 @@ def _users(user: argparse.ArgumentParser) -> None:
     _verb(verbs, "list", "list the roles that can log in through pgpool-II")
 
 
-INTERNAL = ("seed", "withdraw", "hook", "archive")
-"""Verbs of maintainer scripts and hooks, which nobody types: `run` of the module that is called like the verb."""
+def _seed(words: list[str]) -> int:
+    from . import seed  # noqa: PLC0415
+
+    return seed.run(words)
+
+
+def _withdraw(words: list[str]) -> int:
+    from . import withdraw  # noqa: PLC0415
+
+    return withdraw.run(words)
+
+
+def _hook(words: list[str]) -> int:
+    from . import hook  # noqa: PLC0415
+
+    return hook.run(words)
+
+
+def _archive(words: list[str]) -> int:
+    from . import archive  # noqa: PLC0415
+
+    return archive.run(words)
+
+
+INTERNAL: dict[str, Callable[[list[str]], int]] = {
+    "seed": _seed,
+    "withdraw": _withdraw,
+    "hook": _hook,
+    "archive": _archive,
+}
+"""Verbs of maintainer scripts and hooks, which nobody types. Each imports its module when it runs: PostgreSQL starts
+`archive` once per WAL file, and pgpool-II waits for `hook`."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one command; errors of the tree in errors.py become their two lines and their exit status."""
+    """Run one command and return its exit status. A ClusterError becomes two lines on standard error."""
     log.uncaught_as_errors()
     try:
         if words and words[0] in INTERNAL:
-            return int(import_module(f"pgpool_cluster.{words[0]}").run(list(words[1:])))
+            return INTERNAL[words[0]](list(words[1:]))
         options = parser().parse_args(words)
-        return int(import_module("pgpool_cluster.verbs").run(options))
+        from . import verbs  # noqa: PLC0415 - the parser alone needs none of what it imports
+
+        return int(verbs.run(options))
     except ClusterError as error:
         log.error(plain.shown(f"pgpoolctl: {error}"), stream=sys.stderr)
         return int(error.exit_status)

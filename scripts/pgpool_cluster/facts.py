@@ -1,7 +1,7 @@
-"""What a look at every node finds: the input of `decide`, as data.
+"""Facts about every node: the input of `decide`, as data.
 
-A fact that could not be found out is None; nothing here is a guess. Times are not part of it: whoever looks decides how
-long "now" lasts.
+An unknown fact is None; nothing here is a guess. Facts have no times: the code that collects them decides how long they
+are good.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .archive import Usage
 from .cluster import Cluster
 from .excuse import NO_EXCUSE, Excuse
+from .usage import Usage
 
 _PAGE = 8192
 _PAGE_HEADER = 24
@@ -53,11 +53,11 @@ class Postgresql(StrEnum):
     """No data directory, or an empty one."""
     DOWN = "down"
     STOPPED = "stopped"
-    """Down because an administrator wants it so: the unit was stopped and not started since."""
+    """Down because an administrator stopped the unit and has not started it since."""
     STARTING = "starting"
-    """The unit is on its way up, as in a restart; or it has not answered for a moment."""
+    """The unit is starting, as in a restart, or the server has not answered for a moment."""
     HANGING = "hanging"
-    """It runs and has answered nobody for long, as where its disk hangs: it may go on any time, and take writes."""
+    """It runs, but has not answered for long, as when its disk hangs. It may go on at any time and take writes."""
     UP = "up"
 
 
@@ -70,7 +70,7 @@ class BackendState(StrEnum):
 
 
 class WatchdogState(StrEnum):
-    """State of a pgpool-II in its watchdog; ALONE where there is none."""
+    """State of a pgpool-II in its watchdog; ALONE if it has no watchdog."""
 
     ALONE = "alone"
     LEADER = "leader"
@@ -79,7 +79,7 @@ class WatchdogState(StrEnum):
 
 
 LEADING = (WatchdogState.ALONE, WatchdogState.LEADER)
-"""The states of the one whose word counts."""
+"""The states of the pgpool-II that decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,15 @@ class PgpoolFacts:
     quorum: bool
     backends: Mapping[str, BackendState]
     primary: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
+
+    serves: bool
+    state: WatchdogState
+    standbys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +197,7 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """All nodes as one node sees them; who was not looked at or did not answer is not reachable."""
+    """All nodes as one node sees them. A node that was not asked or did not answer is unreachable."""
 
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
 
@@ -198,7 +207,7 @@ class ClusterFacts:
 
     @property
     def excuse(self) -> Excuse:
-        """The latest word of a primary that any node in sight took note of."""
+        """The latest excuse of a primary that a reachable node has noted."""
         found = (one.excuse for one in self.nodes.values() if one.reachable)
         return max(found, key=lambda excuse: excuse.place, default=NO_EXCUSE)
 
@@ -212,12 +221,12 @@ class ClusterFacts:
         return tuple(facts for facts in self.databases(cluster) if facts.member)
 
     def same_key(self, cluster: Cluster, key: str) -> bool:
-        """Tell whether more than half of all nodes answer and have the cluster key with this fingerprint."""
+        """Return whether more than half of all nodes answer and have the cluster key with this fingerprint."""
         found = [self.of(node.name) for node in cluster.nodes]
         return sum(facts.reachable and facts.key == key for facts in found) >= cluster.majority
 
     def majority(self, cluster: Cluster) -> bool:
-        """Tell whether more than half of all nodes answer, so that no other part of the cluster can say the same.
+        """Return whether more than half of all nodes answer, so that no other part of the cluster has a majority.
 
         A node with another cluster.yml does not count: it may know other nodes, and number them otherwise.
         """
@@ -226,16 +235,16 @@ class ClusterFacts:
         return sum(one.reachable and one.node not in differing for one in found) >= cluster.majority
 
     def differing(self, cluster: Cluster) -> tuple[str, ...]:
-        """Return the reachable nodes whose cluster.yml is another one than `cluster`."""
+        """Return the reachable nodes whose cluster.yml differs from `cluster`."""
         found = [self.of(node.name) for node in cluster.nodes]
         return tuple(one.node for one in found if one.reachable and one.file not in ("", cluster.fingerprint))
 
 
 def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
-    """Tell whether all that `target` has written is also in the history of `source`; None if it cannot be told.
+    """Return whether the history of `source` contains all WAL of `target`; None if that is unknown.
 
-    If so, `target` can follow `source` as it stands; if not, it has diverged and needs pg_rewind or a new clone.
-    A running source must have been looked at after the target, or the target may seem ahead.
+    If it does, `target` can follow `source` as it is; if not, it has diverged and needs pg_rewind or a new clone.
+    The facts of a running source must be later than those of the target, or the target may seem ahead.
     """
     if None in (source.timeline, source.position, target.timeline, target.position):
         return None

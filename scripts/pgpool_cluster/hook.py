@@ -1,6 +1,6 @@
-"""What others call by name: ssh, pgpool-II, PostgreSQL's recovery function, systemd. Thin: the agent does the work.
+"""Programs that ssh, pgpool-II, PostgreSQL and systemd start by name. They are thin: the agent does the work.
 
-Somebody waits for each of them, so a module that only some need is imported where it is needed.
+Each caller waits for its program, so a module that only some programs need is imported by these.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from . import log, paths, plain
 from .channel import SILENCE, ask, bridge
 from .errors import ExitStatus, UsageError
+from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, SecondStageRequest, StartRequest
 
 _ETC = Path("/etc/postgresql")
 _LONGEST_REQUEST = 256
 _REQUEST_SECONDS = 10
-"""How long a request may be, in characters, and take to come over the control socket."""
+"""Seconds that a request may take to come over the control socket; _LONGEST_REQUEST is in characters."""
 
 
 def run(words: list[str]) -> int:
@@ -31,9 +32,10 @@ def run(words: list[str]) -> int:
 
 
 def _ssh_command(words: list[str]) -> int:
-    """What a peer's ssh key may do: talk to this node's agent, and read its WAL archive, all data that it is.
+    """Serve the ssh key of a peer, which may talk to this node's agent and read its WAL archive, which is all data.
 
-    The forced command has the peer's name, and `witness` for one without PostgreSQL, which has no use for WAL.
+    The arguments come from the forced command: the peer's name, and `witness` if it runs no PostgreSQL and so needs
+    no WAL.
     """
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
@@ -51,8 +53,8 @@ def _failover(words: list[str]) -> int:
     """failover_command: %d %m %M %P."""
     if not words or not words[0].isdigit():
         raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
-    answer = ask({"do": "failover", "failed": int(words[0])}, seconds=90, progress=_say)
-    for line in answer["actions"]:
+    answer = ask(FailoverRequest(int(words[0])), seconds=90, progress=_say)
+    for line in answer.actions:
         _say(f"failover: {line}")
     return ExitStatus.GOOD
 
@@ -70,14 +72,14 @@ def _backend(words: list[str]) -> int:
 
 
 def _first_stage(words: list[str]) -> int:
-    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this ends."""
-    ask({"do": "first-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this returns."""
+    ask(FirstStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
 def _second_stage(words: list[str]) -> int:
     """recovery_2nd_stage, on the main node, while no client writes."""
-    ask({"do": "second-stage", "backend": _backend(words)}, seconds=SILENCE, progress=_say)
+    ask(SecondStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
@@ -85,7 +87,7 @@ def _remote_start(words: list[str]) -> int:
     """pgpool_remote_start, on the primary: HOST DATADIR of the recovered node."""
     if not words:
         raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
-    ask({"do": "start", "host": words[0]}, seconds=300)
+    ask(StartRequest(words[0]), seconds=300)
     return ExitStatus.GOOD
 
 
@@ -94,22 +96,22 @@ def _may_start(words: list[str]) -> int:
     if not paths.RECORD.exists() or not paths.CLUSTER_YML.exists():
         return 0
     try:
-        answer = ask({"do": "may-start", "instance": words[0]}, seconds=20)
+        answer = ask(MayStartRequest(words[0]), seconds=20)
     except Exception:  # whatever is broken, servers that are not the cluster's start
         if not _concerns(words[0]):
             return 0
         log.info(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place")
         return 1
-    if not answer["go"]:
-        log.warning(f"PostgreSQL is not started: {answer['why']}")
-    return 0 if answer["go"] else 1
+    if not answer.go:
+        log.warning(f"PostgreSQL is not started: {answer.why}")
+    return 0 if answer.go else 1
 
 
 def _concerns(name: str) -> bool:
-    """Tell whether the agent has to be asked about a server (V-NAME): the cluster's own, but not one that is new.
+    """Return whether a server (V-NAME) needs the agent's permission: the cluster's own does, a new one does not.
 
-    Where that cannot be told, as in the middle of a dist-upgrade, when modules are missing, it is the server that has
-    the cluster's configuration: no other is kept down, and a former primary does not start unasked.
+    If this fails, as in a dist-upgrade while modules are missing, it is the server with the cluster's configuration.
+    No other server stays down then, and a former primary does not start unasked.
     """
     try:
         return _is_ours(name)
@@ -129,7 +131,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _upgrade(words: list[str]) -> int:
-    """pg_upgradecluster.d: old version, name, new version, phase; another status than 0 ends the upgrade."""
+    """pg_upgradecluster.d: old version, name, new version, phase. A status other than 0 would end the upgrade."""
     from . import upgrade  # noqa: PLC0415
     from .cluster import PostgresqlCluster  # noqa: PLC0415
 
@@ -160,14 +162,14 @@ def _announce_address(words: list[str]) -> int:
 
 
 def _control(words: list[str]) -> int:
-    """The control socket's program: one line in, `done` or the reason out; ended if no line comes in 10 s."""
+    """Serve the control socket: read one line, print `done` or the reason. It is killed if no line comes in 10 s."""
     from . import units  # noqa: PLC0415
 
     del words
     signal.alarm(_REQUEST_SECONDS)
     request = sys.stdin.readline(_LONGEST_REQUEST)
     signal.alarm(0)
-    # What has no end in time is no request, whatever it begins with.
+    # A line without an end is no request, whatever it begins with.
     request = request[:-1] if request.endswith("\n") else ascii(request)
     print(units.serve_control(request), flush=True)
     return ExitStatus.GOOD

@@ -1,39 +1,40 @@
-"""One node at work: what it is part of, its server, its memory, and the others."""
+"""One node at work: its cluster, its server, its record and its peers."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, paths, pgpool, wire
+from . import archive, paths, pgpool
 from .cluster import Cluster, Node, Service
 from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .log import info
-from .peers import Peers
+from .peers import Answering, Peers, Progress
 from .postgresql import HANGING_SECONDS, Database
+from .protocol import LookRequest, Request
 from .record import Record
 from .shared import Shared
+from .usage import Usage
 from .users import Users
 
 T = TypeVar("T")
-Json = dict[str, Any]
+A = TypeVar("A")
 LOOK_SECONDS = 2.5
-"""How long another node may take to answer before it counts as out of reach."""
+"""Seconds that another node may take to answer before it counts as out of reach."""
 _OWN_SECONDS = 2.2
-"""How long this node may take to look at itself: others are to hear of it before they take it for unreachable."""
+"""Seconds in which this node collects its own facts, so that others have them before it counts as out of reach."""
 _KEPT = 0.3
 _OLD = 1.0
-"""Seconds after which another node is asked again, since others have taken so long."""
+"""Seconds after which facts are too old, because other nodes answered late; the node is asked again."""
 _PGPOOL_KEPT = 1.0
 _ARCHIVE_KEPT = 10.0
 _PGPOOL_WAIT = 0.5
@@ -42,7 +43,7 @@ _ARCHIVE_WAIT = 0.5
 
 @dataclass(slots=True)
 class _Seen(Generic[T]):
-    """Something that was looked at, good for a moment."""
+    """A result that may be reused for a moment."""
 
     value: T
     until: float
@@ -50,7 +51,7 @@ class _Seen(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Another node's facts, which may be as old as the question, `asked` by the monotonic clock."""
+    """Another node's facts, and when it was asked for them by the monotonic clock: they may be that old."""
 
     facts: NodeFacts
     asked: float
@@ -60,8 +61,9 @@ class _Answer:
         return time.monotonic() - self.asked
 
 
-def _nobody(request: Json, _: Callable[[str], None]) -> Json:
-    raise OperationError(f"nobody answers {request.get('do')!r} here", hint="systemctl restart pgpool2-cluster")
+def _nobody(request: Request[A], progress: Progress, peer: str = "", /) -> A:
+    del progress, peer
+    raise OperationError(f"nobody answers {request.do!r} here", hint="systemctl restart pgpool2-cluster")
 
 
 def log(text: str) -> None:
@@ -71,7 +73,7 @@ def log(text: str) -> None:
 
 @dataclass(slots=True)
 class Here:
-    """One node of a running cluster, as the program on it sees it; used by several threads."""
+    """One node of a running cluster, as its agent sees it. Several threads use it."""
 
     cluster: Cluster
     me: Node
@@ -82,21 +84,21 @@ class Here:
     """Hash of the cluster.yml that `cluster` was read from."""
     promoting: bool = False
     note: str = ""
-    """What it waits for or refuses to do, with its hint; "" if nothing."""
+    """What this node waits for or refuses to do, with a hint; "" for nothing."""
     chores: str = ""
-    """What of its housekeeping fails or is to be told, with a hint; "" if nothing."""
+    """What fails in its housekeeping or needs attention, with a hint; "" for nothing."""
     copies: Copies = field(default_factory=Copies, repr=False)
     starting: bool = False
-    """It is starting its PostgreSQL itself, so the unit may go on."""
-    answer: Callable[[Json, Callable[[str], None]], Json] = field(default=_nobody, repr=False)
-    """Answers this node's own requests as it would another node's."""
+    """The agent is starting PostgreSQL itself, so the unit may start it."""
+    answer: Answering = field(default=_nobody, repr=False)
+    """Answers requests of this node itself in the same way as requests of another node."""
     recovering: threading.Lock = field(default_factory=threading.Lock, repr=False)
     telling: Callable[[str], None] | None = field(default=None, repr=False)
-    """Who asked for the recovery that is going on, and wants to hear of it."""
+    """Reports the progress of the running recovery to its requester; None while none runs."""
     awaited: float = 0.0
-    """Until when, by the monotonic clock, the next stage of a recovery must have come here; 0 while none is awaited."""
+    """Deadline, by the monotonic clock, for the next stage of a recovery; 0 while none is awaited."""
     failure: str = ""
-    """Why the last stage of a recovery came to nothing."""
+    """Why the last stage of a recovery failed."""
     taken_up: str = ""
     """The node that a second stage has just made a primary."""
     draining: float = 0.0
@@ -104,22 +106,22 @@ class Here:
     archive_needed: str = ""
     """The first WAL file that a running recovery needs of this node's archive; "" if none runs."""
     silent: frozenset[str] = frozenset()
-    """The nodes that send no packet any more, while a recovery goes on (vigil.py)."""
+    """The nodes that stopped sending packets during a recovery (vigil.py)."""
     pgpool_busy: bool = False
-    """It waits for its failover_command, and answers nobody: its last word is taken, and no other waited for."""
+    """pgpool-II waits for its failover_command and answers nobody, so its last facts are used without waiting."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
     _last: NodeFacts | None = field(default=None, repr=False)
-    """The facts of the last look that ended in time."""
+    """The last facts that were collected in time."""
     _slow_since: float = 0.0
-    """Since when, by the monotonic clock, looks have taken too long; 0 if they do not."""
+    """Since when, by the monotonic clock, collecting facts has taken too long; 0 if it does not."""
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
-    _archive: Shared[archive.Usage | None] = field(init=False, repr=False)
+    _archive: Shared[Usage | None] = field(init=False, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
     _awaited: float = 0.0
-    """Until when looks wait for it."""
+    """Deadline, by the monotonic clock, for facts to wait for it."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    """For the record, and never held while something is looked at."""
+    """Guards the record. Never held while facts are collected."""
 
     def __post_init__(self) -> None:
         self._looks = Shared(self._looked, kept=_KEPT, limit=_OWN_SECONDS)
@@ -127,7 +129,7 @@ class Here:
 
     @property
     def server(self) -> Database:
-        """The node's database server; raises OperationError on a node without one."""
+        """The node's database server; raises OperationError if the node has none."""
         if self.database is None:
             raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml says which nodes do")
         return self.database
@@ -142,9 +144,9 @@ class Here:
             self._looks.forget()
 
     def note_term(self, term: int, **changes: object) -> bool:
-        """Write down a new term, with other `changes` of the record in the same write.
+        """Record a new term, together with other `changes` of the record.
 
-        False if this node knows the term, or a later one, already: of two nodes that tell the same one, one may.
+        Returns False if this term or a later one is known, so of two nodes that claim the same term only one succeeds.
         """
         with self._lock:
             if term <= self.record.term:
@@ -153,7 +155,7 @@ class Here:
             return True
 
     def note_excuse(self, excuse: Excuse) -> bool:
-        """Write down a primary's word on standbys; False if a later one, or a later term, is known here already."""
+        """Record a primary's excuse of standbys. Returns False if a later excuse or a later term is known."""
         with self._lock:
             if excuse.term < self.record.term or excuse.place < self.record.excuse.place:
                 return False
@@ -163,7 +165,7 @@ class Here:
             return True
 
     def renew(self, fresh: Here) -> None:
-        """Go on with cluster.yml as `fresh` has read it; what is under way in other threads goes on."""
+        """Switch to the cluster.yml that `fresh` was read from. Work in other threads goes on."""
         self.peers.close()
         with self._lock:
             self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
@@ -171,7 +173,7 @@ class Here:
         self.forget_looks()
 
     def forget_looks(self) -> None:
-        """The next look is a new one."""
+        """Discard kept facts, so that the next call collects new ones."""
         self._looks.forget()
         seen = self._pgpool
         if seen is not None:
@@ -180,8 +182,8 @@ class Here:
     def look(self) -> NodeFacts:
         """Return the facts of this node, at most a moment old.
 
-        All who ask at once share one look. Where it takes too long, as on a busy machine, the node is in sight, and its
-        server counts as one that does not answer. Raises OperationError where no look has succeeded yet.
+        Concurrent callers share them. If collecting them takes too long, as on a busy machine, the node is reachable,
+        but its server counts as one that does not answer. Raises OperationError if it never succeeded before.
         """
         try:
             found = self._looks.get()
@@ -194,7 +196,7 @@ class Here:
         return found
 
     def _busy(self, last: NodeFacts) -> NodeFacts:
-        """Return the last facts with what is in the record now: what the server does is unknown."""
+        """Return the last facts with the present record. The state of the server is unknown."""
         now, record = time.monotonic(), self.record
         self._slow_since = self._slow_since or now
         state = last.postgresql
@@ -233,7 +235,7 @@ class Here:
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
 
-    def _looked_at_archive(self) -> archive.Usage | None:
+    def _looked_at_archive(self) -> Usage | None:
         if not self.cluster.archives(self.me):
             return None
         try:
@@ -254,14 +256,17 @@ class Here:
         return self._pgpool.value if self._pgpool is not None else None
 
     def _ask_pgpool(self) -> None:
-        """Ask pgpool-II, which may hold its answer back while it fails over; meanwhile its last one is good."""
+        """Ask pgpool-II, which may not answer during a failover; its last answer is used meanwhile."""
         try:
             self._pgpool = _Seen(pgpool.look(self.cluster), time.monotonic() + _PGPOOL_KEPT)
         finally:
             self._asking = None
 
-    def on(self, name: str, request: Json, *, seconds: float) -> Json:
-        """Have a node, this one or another, do what is asked for; raises ClusterError. `seconds`: without a word."""
+    def on(self, name: str, request: Request[A], *, seconds: float) -> A:
+        """Ask a node, this one or another, and return its answer; raises ClusterError.
+
+        `seconds` bound how long another node may stay silent.
+        """
         if name == self.me.name:
             return self.answer(request, log)
         return self.peers.ask(name, request, seconds=seconds)
@@ -269,8 +274,8 @@ class Here:
     def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
         """Return the facts of all nodes, `fresh` or at most a moment old; raises OperationError as `look` does.
 
-        Writable ones are looked at last, so that no standby seems ahead of them. What is older than LOOK_SECONDS in the
-        end, as after this program was stopped for a while, is left out: that node counts as out of reach.
+        Writable nodes are asked last, so that no standby seems ahead of them. Facts that are older than LOOK_SECONDS in
+        the end, as after a suspension of this program, are dropped: that node counts as out of reach.
         """
         if fresh:
             self.forget_looks()
@@ -289,18 +294,13 @@ class Here:
 
     def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
         asked = time.monotonic()
-        answers = self.peers.ask_some(list(names), {"do": "look", "fresh": fresh}, seconds=LOOK_SECONDS)
-        found = {}
-        for name, answer in answers.items():
-            with contextlib.suppress(ValueError):
-                facts = wire.decode(answer)
-                if facts.node == name:  # a node's word is on itself
-                    found[name] = _Answer(facts, asked)
-        return found
+        answers = self.peers.ask_some(list(names), LookRequest(fresh=fresh), seconds=LOOK_SECONDS)
+        # A node speaks for itself only.
+        return {name: _Answer(facts, asked) for name, facts in answers.items() if facts.node == name}
 
 
 def sql_errors(work: Callable[[], T]) -> T:
-    """Run `work`; what PostgreSQL says against it becomes an OperationError."""
+    """Run `work` and return its result. An error of PostgreSQL becomes an OperationError."""
     try:
         return work()
     except psycopg2.Error as error:

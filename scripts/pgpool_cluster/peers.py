@@ -1,8 +1,7 @@
-"""The other nodes: one ssh connection each, kept open, over which requests and answers go as lines of JSON.
+"""The other nodes: one ssh connection each, kept open, over which requests and answers go as lines (lines.py).
 
-The connection ends in the other node's `ssh-command`, which hands every line to the agent there. A request is a
-mapping whose `do` names it and whose `id` all lines of its answer bear: the last of them has `done` or `error`, those
-before it have `progress`. Many requests are under way at once, so a long one holds no look up.
+The connection ends in the other node's `ssh-command`, which hands every line to the agent there. Many requests are
+under way at once, so a long one does not delay the others.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import os
 import queue
 import select
@@ -19,57 +17,41 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from . import paths, plain, reach
+from . import lines, paths, plain, reach
 from .cluster import Cluster
-from .errors import ClusterError, ExitStatus, OperationError, ServerError
+from .errors import ClusterError, ServerError
+from .lines import Line
+from .protocol import CheckRequest, NoteRequest, Request, UsersRequest
 
+A = TypeVar("A")
 _BETWEEN_TRIES = 0.3
 _TRY_SECONDS = 8.0
-_QUOTED = 120
-"""Bytes of what is no answer."""
 LINE_BYTES = 1 << 24
 """More than the longest line that a node has to say: its users, of whom there may be tens of thousands."""
 SHORT_LINE_BYTES = 1 << 20
 """More than the longest of all others: a look with ten thousand databases."""
-_LONG = frozenset({"users", "check"})
+_LONG = (UsersRequest, CheckRequest)
 """Requests whose answers may be longer. To read megabytes in every look would keep this node from looking at others."""
-Json = dict[str, Any]
 Progress = Callable[[str], None]
 
 
-class RemoteError(OperationError):
-    """What another node answered instead of doing it, with the exit status that it would have had there."""
+class Answering(Protocol):
+    """How an agent answers a request of node `peer`, or of a program on its own node (""); raises ClusterError."""
 
-    def __init__(self, message: str, *, hint: str, status: int) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_status = ExitStatus(status)
-
-
-def raised(answer: Json) -> Json:
-    """Return an answer's result; raises RemoteError with the other node's own two lines."""
-    try:
-        answer = plain.shown(answer)
-    except RecursionError as error:
-        reason = "its answer has no end of lists"
-        raise RemoteError(reason, hint="pgpoolctl status", status=ExitStatus.FAILED) from error
-    if "error" in answer:
-        hint, status = str(answer.get("hint", "pgpoolctl status")), str(answer.get("status"))
-        known = {str(int(one)): int(one) for one in ExitStatus}
-        raise RemoteError(str(answer["error"]), hint=hint, status=known.get(status, ExitStatus.FAILED))
-    found = answer.get("done")
-    return found if isinstance(found, dict) else {}
+    def __call__(self, request: Request[A], progress: Progress, peer: str = "", /) -> A:
+        """Do what is asked for, report meanwhile, and return the answer."""
 
 
-class _Line:
+class _Connection:
     """One ssh connection to a node's agent, until it ends; `problem` then says why."""
 
     def __init__(self, name: str) -> None:
         self.problem = ""
         self._retired = False
         self._complaint = ""
-        self._waiting: dict[int, queue.SimpleQueue[Json | None]] = {}
+        self._waiting: dict[int, queue.SimpleQueue[Line | None]] = {}
         self._long: set[int] = set()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -82,27 +64,27 @@ class _Line:
         os.set_blocking(self._process.stdin.fileno(), False)
         threading.Thread(target=self._read, daemon=True).start()
 
-    def ask(self, request: Json, seconds: float, progress: Progress | None) -> Json:
+    def ask(self, request: Request[Any], seconds: float, progress: Progress | None) -> Line:
         """Return the last line of the answer; raises ConnectionError, or TimeoutError after `seconds` of silence.
 
         Without `progress` there is nothing else to be said: these are the seconds in all then.
         """
         end = time.monotonic() + seconds
-        lines: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
+        heard: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         with self._lock:
             if self.problem:
                 raise ConnectionError(self.problem)
             number = next(self._numbers)
-            self._waiting[number] = lines
-            if request.get("do") in _LONG:
+            self._waiting[number] = heard
+            if isinstance(request, _LONG):
                 self._long.add(number)
         try:
-            self._send(json.dumps({**request, "id": number}).encode() + b"\n", seconds)
-            while (line := lines.get(timeout=max(0.0, end - time.monotonic()))) is not None:
-                if "progress" not in line:
+            self._send(lines.request(request, number), seconds)
+            while (line := heard.get(timeout=max(0.0, end - time.monotonic()))) is not None:
+                if line.progress is None:
                     return line
                 if progress is not None:
-                    progress(plain.shown(line["progress"]))
+                    progress(plain.shown(line.progress))
                     end = time.monotonic() + seconds
                 elif time.monotonic() > end:
                     raise queue.Empty
@@ -167,20 +149,15 @@ class _Line:
                 longest = LINE_BYTES if self._long else min(LINE_BYTES, SHORT_LINE_BYTES)
                 if len(text) > longest:
                     raise ValueError(f"a line of more than {longest} bytes")
-                self._hand_on(_parsed(text))
+                self._hand_on(Line.parse(text))
 
-    def _hand_on(self, line: Json) -> None:
-        """Hand an answer to the request that waits for it; raises ValueError for what is none."""
-        if not isinstance(line, dict):
-            raise ValueError("no mapping")  # noqa: TRY004 - like all else that is wrong with it
-        if not isinstance(line.get("progress", ""), str):
-            raise ValueError("progress that is no text")  # noqa: TRY004
-        number = line.pop("id", None)
-        if type(number) is not int:  # about the connection: it ends after it
-            self._complaint = str(plain.shown(line.get("error", "")))
+    def _hand_on(self, line: Line) -> None:
+        """Hand a line to the request that waits for it."""
+        if line.number is None:  # about the connection: it ends after it
+            self._complaint = str(plain.shown(line.error or ""))
             return
         with self._lock:
-            waiting = self._waiting.get(number)
+            waiting = self._waiting.get(line.number)
         if waiting is not None:
             waiting.put(line)
 
@@ -194,19 +171,10 @@ class _Line:
             _, text = self._process.communicate(timeout=2)
         if self._complaint:
             return reach.explained([self._complaint])
-        lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-        if lines and lines[-1].startswith("hint: "):
-            lines.pop()
-        return reach.explained(lines)
-
-
-def _parsed(text: bytes) -> Any:  # noqa: ANN401 - JSON
-    """Return the JSON of a line; raises ValueError that quotes the beginning of what is none."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        said = plain.shown(text[:_QUOTED].decode(errors="replace").strip())
-        raise ValueError(f"'{said}'") from error
+        said = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+        if said and said[-1].startswith("hint: "):
+            said.pop()
+        return reach.explained(said)
 
 
 @dataclass(slots=True)
@@ -221,14 +189,15 @@ class Peer:
     problem: str = ""
     _trying: threading.Thread | None = field(default=None, repr=False)
     _closed: bool = False
-    _line: _Line | None = field(default=None, repr=False)
+    _connection: _Connection | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def ask(self, request: Json, *, seconds: float, progress: Progress | None = None, patient: bool = False) -> Json:
-        """Send a request and return its result; raises RemoteError for a refusal, ServerError where it is out of reach.
+    def ask(self, request: Request[A], *, seconds: float, progress: Progress | None = None, patient: bool = False) -> A:
+        """Send a request and return its answer.
 
-        `seconds` bound the silence between two lines, or all of it without `progress`; `patient`: so much is waited for
-        a node out of reach, too.
+        `seconds` bound the silence between two lines, or without `progress` the whole time. `patient`: wait for a node
+        out of reach, too. Raises RemoteError if the node refuses, OddAnswerError if it sends what is no answer, and
+        ServerError if it is out of reach.
         """
         trying = self._trying
         if trying is not None:
@@ -237,32 +206,32 @@ class Peer:
             if self._trying is not None:
                 raise self._out_of_reach(self.problem)
         try:
-            answer = self._ask(request, seconds, progress)
+            line = self._ask(request, seconds, progress)
         except OSError as error:
             self.problem = str(error)
             self._try_again()
             raise self._out_of_reach(self.problem) from error
         self.problem = ""
-        return raised(answer)
+        return line.answer(request, self.name)
 
-    def _ask(self, request: Json, seconds: float, progress: Progress | None) -> Json:
-        line = self._connected()
+    def _ask(self, request: Request[Any], seconds: float, progress: Progress | None) -> Line:
+        connection = self._connected()
         try:
-            return line.ask(request, seconds, progress)
+            return connection.ask(request, seconds, progress)
         except OSError:
-            line.retire()
+            connection.retire()
             with self._lock:
-                if self._line is line:
-                    self._line = None
+                if self._connection is connection:
+                    self._connection = None
             raise
 
-    def _connected(self) -> _Line:
+    def _connected(self) -> _Connection:
         with self._lock:
             if self._closed:
                 raise ConnectionError("cluster.yml was read again")
-            if self._line is None or self._line.problem:
-                self._line = _Line(self.name)
-            return self._line
+            if self._connection is None or self._connection.problem:
+                self._connection = _Connection(self.name)
+            return self._connection
 
     def _try_again(self) -> None:
         with self._lock:
@@ -275,7 +244,7 @@ class Peer:
             while not self._closed:
                 time.sleep(_BETWEEN_TRIES)
                 try:
-                    self._ask({"do": "note"}, _TRY_SECONDS, None)
+                    self._ask(NoteRequest(), _TRY_SECONDS, None)
                 except OSError as error:
                     self.problem = str(error)
                 else:
@@ -289,19 +258,19 @@ class Peer:
     def drop(self, reason: str) -> None:
         """End the connection with all that is under way, as one that has broken for `reason`."""
         with self._lock:
-            line, self._line = self._line, None
+            connection, self._connection = self._connection, None
         self.problem = reason
-        if line is not None:
-            line.close()
+        if connection is not None:
+            connection.close()
         self._try_again()
 
     def close(self) -> None:
         """Take no more requests, and end the connection when those under way have their answers."""
         with self._lock:
             self._closed = True
-            line, self._line = self._line, None
-        if line is not None:
-            line.retire()
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.retire()
 
 
 @dataclass(slots=True)
@@ -315,17 +284,24 @@ class Peers:
         """Return the peers of node `me`; nothing is connected yet."""
         return cls({node.name: Peer(node.name) for node in cluster.nodes if node.name != me})
 
-    def ask_all(self, request: Json, *, seconds: float) -> dict[str, Json]:
-        """Ask all at once and return the answers of those who gave one in time."""
+    def ask_all(self, request: Request[A], *, seconds: float) -> dict[str, A]:
+        """Ask all nodes at once and return the answers that came in time."""
         return self.ask_some(list(self.peers), request, seconds=seconds)
 
-    def ask_some(self, names: list[str], request: Json, *, seconds: float) -> dict[str, Json]:
-        """Ask some at once and return the answers of those who gave one in time."""
-        answers: dict[str, Json] = {}
+    def ask_some(self, names: list[str], request: Request[A], *, seconds: float) -> dict[str, A]:
+        """Ask some nodes at once and return the answers that came in time."""
+        outcomes = self.outcomes(names, request, seconds=seconds)
+        return {name: found for name, found in outcomes.items() if not isinstance(found, ClusterError)}
+
+    def outcomes(self, names: list[str], request: Request[A], *, seconds: float) -> dict[str, A | ClusterError]:
+        """Ask some nodes at once and return what came of it in time: an answer, or the error of `Peer.ask`."""
+        found: dict[str, A | ClusterError] = {}
 
         def ask(name: str) -> None:
-            with contextlib.suppress(ClusterError):
-                answers[name] = self.peers[name].ask(request, seconds=seconds)
+            try:
+                found[name] = self.peers[name].ask(request, seconds=seconds)
+            except ClusterError as error:
+                found[name] = error
 
         threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in names if name in self.peers]
         for thread in threads:
@@ -333,9 +309,9 @@ class Peers:
         deadline = time.monotonic() + seconds + 0.5
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return dict(answers)
+        return dict(found)
 
-    def ask(self, name: str, request: Json, *, seconds: float, progress: Progress | None = None) -> Json:
+    def ask(self, name: str, request: Request[A], *, seconds: float, progress: Progress | None = None) -> A:
         """Ask one node, also one that has just been out of reach; raises as `Peer.ask`."""
         return self.peers[name].ask(request, seconds=seconds, progress=progress, patient=True)
 

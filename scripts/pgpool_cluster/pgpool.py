@@ -16,12 +16,11 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from . import files, paths, plain, units
 from .cluster import PCP_PORT, Cluster, Node
 from .errors import OperationError
-from .facts import BackendState, PgpoolFacts, WatchdogState
+from .facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from .key import PCP_USER
 from .server import HOME, SOCKETS, interface_of, run
 
@@ -117,28 +116,6 @@ def leads(cluster: Cluster) -> bool:
         return _watchdog(pcp("pcp_watchdog_info", "-v"))[0] is WatchdogState.LEADER
     except OperationError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
-
-    serves: bool
-    state: WatchdogState
-    standbys: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Standing:
-        """Read what `as_json` wrote; raises ValueError."""
-        try:
-            state = WatchdogState(values["state"])
-            return cls(bool(values["serves"]), state, frozenset(map(str, values["standbys"])))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no standing of a pgpool-II: {error}") from error
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for the way to another node."""
-        return {"serves": self.serves, "state": self.state, "standbys": sorted(self.standbys)}
 
 
 def standing(cluster: Cluster) -> Standing:

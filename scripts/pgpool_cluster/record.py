@@ -1,4 +1,4 @@
-"""What a node remembers of itself, outside of its data directory: a clone replaces that."""
+"""A node's memory of itself, kept outside of its data directory, which a clone replaces."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read the record; a node without one is new. Raises ServerError for one that cannot be read."""
+        """Read the record; a node without one is new. Raises ServerError if it cannot be read."""
         try:
             found = hands.read(path)
             if found is None:

@@ -1,4 +1,4 @@
-"""Online recovery where standbys stream: the node itself finds out how little will do, and pgpool-II takes it back."""
+"""Online recovery with streaming replication: the node does as little as is enough, and pgpool-II attaches it again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .errors import ClusterError, OperationError
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
+from .protocol import AttachRequest, DetachRequest, TakeBackRequest
 from .situation import in_service, leading_node, leading_pgpools, rightful_primary
 
 _ATTACH_SECONDS = 60.0
@@ -22,8 +23,8 @@ _SIGHT_SECONDS = 10.0
 def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
     """Make this node a standby of the primary again; raises ClusterError.
 
-    A node in use is refused before anything is touched, unless `force` says to copy it all the same. Return the node
-    whose pgpool-II leads and has yet to take it back; "" if none was in sight.
+    A node in use is refused before anything changes; with `force` it is copied all the same. Returns the node whose
+    pgpool-II leads and has to attach this node; "" if none was in sight.
     """
     primary = _source(here, progress)
     if not force:
@@ -39,7 +40,7 @@ def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
 
 
 def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
-    """Raise OperationError for a node in use: it is well, and every leading pgpool-II sends clients there."""
+    """Raise OperationError if a node is healthy and every leading pgpool-II sends clients there."""
     mine, primary = facts.of(name), rightful_primary(cluster, facts)
     if mine.standby and mine.streaming and mine.stalled and not mine.half_copied:
         raise OperationError(f"{name} has its data, but does not replay: {mine.stalled}", hint=replay.hint(mine))
@@ -58,7 +59,7 @@ def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
 
 
 def sight(here: Here, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
-    """Look at all nodes until that is `enough`: one that has just booted is given time to see the others."""
+    """Collect facts until they are `enough`, for 10 s: a node that just booted needs time to see the others."""
     deadline = time.monotonic() + _SIGHT_SECONDS
     while True:
         here.forget_looks()
@@ -83,7 +84,7 @@ def _source(here: Here, progress: Progress) -> NodeFacts:
 
 
 def _take_out(here: Here, progress: Progress, *, force: bool) -> None:
-    """Have pgpool-II send no client here meanwhile, wherever one answers."""
+    """Detach this node for the duration, if a pgpool-II answers and sends clients here."""
     facts = here.look_at_all()
     for node in here.cluster.pgpools:
         believed = facts.of(node.name).pgpool
@@ -92,7 +93,7 @@ def _take_out(here: Here, progress: Progress, *, force: bool) -> None:
         if sends and (force or not mine.streaming):
             progress(f"detaching {here.me.name}")
             with suppress(ClusterError):
-                here.on(node.name, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=10)
+                here.on(node.name, DetachRequest(here.me.name, recovering=True), seconds=10)
             return
 
 
@@ -111,7 +112,7 @@ def _rebuild(here: Here, primary: NodeFacts, progress: Progress) -> None:
 
 
 def refuse_to_lose(mine: NodeFacts) -> None:
-    """Raise OperationError on a node with databases of its own, which a copy would replace."""
+    """Raise OperationError if the node has databases of its own, which a copy would replace."""
     if not mine.member and not mine.half_copied and mine.databases:
         names = ", ".join(mine.databases)
         hint = "pg_dump them and drop them first"
@@ -119,7 +120,7 @@ def refuse_to_lose(mine: NodeFacts) -> None:
 
 
 def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
-    """Start a standby that is merely down, and see whether it can catch up."""
+    """Start a standby that is merely down, and return whether it catches up."""
     try:
         if here.look().postgresql is not Postgresql.UP:
             progress("starting it as it is")
@@ -133,16 +134,16 @@ def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
 
 
 def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
-    """Wait until the leading pgpool-II has taken this node back: asked to, which its agent also does by itself.
+    """Wait until the leading pgpool-II has attached this node. It is asked once, as its agent also asks by itself.
 
-    `leading`: the node whose pgpool-II led a moment ago; it is asked before anybody is looked at.
+    `leading`: the node whose pgpool-II led a moment ago; it is asked first, before facts are collected.
     """
     deadline = time.monotonic() + _ATTACH_SECONDS
     progress("waiting for pgpool-II to attach it")
     asked = False
     if leading:
         with suppress(ClusterError):
-            here.on(leading, {"do": "take-back", "node": here.me.name}, seconds=10)
+            here.on(leading, TakeBackRequest(here.me.name), seconds=10)
             return
     here.forget_looks()
     while time.monotonic() < deadline:
@@ -153,7 +154,7 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
                 return
             if not asked:
                 with suppress(ClusterError):
-                    here.on(name, {"do": "attach", "node": here.me.name, "recovering": True}, seconds=20)
+                    here.on(name, AttachRequest(here.me.name, recovering=True), seconds=20)
                 asked = True
         time.sleep(0.05)
         here.forget_looks()

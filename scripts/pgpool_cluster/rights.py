@@ -8,9 +8,48 @@ it asks decides by its own facts.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from .cluster import Cluster
 from .errors import OperationError
+from .protocol import (
+    VERSIONS_DIFFER,
+    AttachRequest,
+    CancelActiveRequest,
+    CheckRequest,
+    ClockRequest,
+    ConvergeRequest,
+    CopyRequest,
+    DetachRequest,
+    ExcuseRequest,
+    FailoverRequest,
+    FirstStageRequest,
+    FollowRequest,
+    GoOnRequest,
+    HoldRequest,
+    LookRequest,
+    MayStartRequest,
+    NoteRequest,
+    PcpRecoveryRequest,
+    PromoteRequest,
+    RecoverRequest,
+    Request,
+    RoleRequest,
+    SecondStageRequest,
+    SilentRequest,
+    StandingRequest,
+    StartRequest,
+    StatusRequest,
+    SwitchoverRequest,
+    TakeBackRequest,
+    TakeUpRequest,
+    TermRequest,
+    UserRequest,
+    UsersRequest,
+    WaitingRequest,
+    WatchRequest,
+    WhyRequest,
+)
 
 
 class Asker(Enum):
@@ -21,22 +60,27 @@ class Asker(Enum):
     HERE = "programs on the node itself"
 
 
-_BY_ASKER = {
+_BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     Asker.ANYBODY: (
-        "look", "note", "check", "clock", "standing", "silent", "watch", "users",
+        LookRequest, NoteRequest, CheckRequest, ClockRequest, StandingRequest, SilentRequest, WatchRequest,
+        UsersRequest,
         # it may be asked; what comes of it follows from the facts of the node that is asked
-        "promote", "follow", "go-on",
+        PromoteRequest, FollowRequest, GoOnRequest,
         # whether clients are sent to a node is pgpool-II's, on whichever node it leads
-        "hold",
+        HoldRequest,
     ),
     Asker.DATABASES: (
-        "term", "excuse", "attach", "detach", "take-back", "recover", "switchover", "start", "user", "role",
-        "pcp-recovery", "copy", "take-up", "cancel-active", "why",
+        TermRequest, ExcuseRequest, AttachRequest, DetachRequest, TakeBackRequest, RecoverRequest, SwitchoverRequest,
+        StartRequest, UserRequest, RoleRequest, PcpRecoveryRequest, CopyRequest, TakeUpRequest, CancelActiveRequest,
+        WhyRequest,
     ),
-    Asker.HERE: ("status", "converge", "waiting", "failover", "may-start", "first-stage", "second-stage"),
+    Asker.HERE: (
+        StatusRequest, ConvergeRequest, WaitingRequest, FailoverRequest, MayStartRequest, FirstStageRequest,
+        SecondStageRequest,
+    ),
 }  # fmt: skip
-MAY_ASK = {verb: asker for asker, verbs in _BY_ASKER.items() for verb in verbs}
-"""Every request that an agent answers, by its `do`."""
+MAY_ASK = {request: asker for asker, requests in _BY_ASKER.items() for request in requests}
+"""Every request that an agent answers."""
 
 
 def is_database(cluster: Cluster, peer: str) -> bool:
@@ -44,13 +88,13 @@ def is_database(cluster: Cluster, peer: str) -> bool:
     return peer in ("", *(node.name for node in cluster.databases))
 
 
-def refuse(cluster: Cluster, verb: str, peer: str) -> None:
-    """Raise OperationError where `peer`, a node's name or "" for this one, may not ask for `verb`."""
-    asker = MAY_ASK.get(verb, Asker.HERE)
+def refuse(cluster: Cluster, request: type[Request[Any]], peer: str) -> None:
+    """Raise OperationError where `peer`, a node's name or "" for this one, may not ask for `request`."""
+    asker = MAY_ASK.get(request, Asker.HERE)
     if not peer or asker is Asker.ANYBODY or (asker is Asker.DATABASES and is_database(cluster, peer)):
         return
     if asker is Asker.HERE:
-        reason = f"only programs on the node itself may ask for {verb!r}, and {peer} did"
-        raise OperationError(reason, hint="the nodes have different versions")
+        reason = f"only programs on the node itself may ask for {request.do!r}, and {peer} did"
+        raise OperationError(reason, hint=VERSIONS_DIFFER)
     hint = "the same command on a node that runs PostgreSQL"
-    raise OperationError(f"{peer} runs no PostgreSQL, so it may not ask for {verb!r}", hint=hint)
+    raise OperationError(f"{peer} runs no PostgreSQL, so it may not ask for {request.do!r}", hint=hint)

@@ -1,4 +1,4 @@
-"""The cluster's own database roles and its extensions: what `apply` rendered, and how it gets into the primary."""
+"""The cluster's own database roles and extensions, which `apply` rendered, and how the primary gets them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATH = Path(FOLDER) / "roles.sql"
 class Roles:
     """SQL that creates the roles; their passwords follow from the cluster key with the fingerprint `key`.
 
-    They have to be one reading: `apply` may lay down another key's at any time.
+    Key and SQL must come from one read, because `apply` may write those of another key at any time.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Roles:
 
     @classmethod
     def rendered(cls) -> Roles:
-        """Return what was laid down last; raises ServerError."""
+        """Read the roles that `apply` wrote last; raises ServerError."""
         try:
             sql = _PATH.read_text(encoding="utf-8")
         except OSError as error:
@@ -35,13 +35,13 @@ class Roles:
         return cls(key_of_roles(sql), sql)
 
     def laid(self, here: Here) -> bool:
-        """Tell whether this node's server has the roles with these passwords."""
+        """Return whether this node's server has the roles with these passwords."""
         sql = "SELECT coalesce(rolpassword, '-') FROM pg_authid WHERE rolname = ANY(%s)"
         found = sql_errors(lambda: here.server.query(sql, (list(Role),)))
         return len(found) == len(Role) and all(f"'{password}'" in self.sql for (password,) in found)
 
     def lay(self, here: Here) -> None:
-        """Create the roles or change their passwords, and create the extensions where pgpool-II asks for them.
+        """Create the roles or change their passwords, and create the extensions where pgpool-II needs them.
 
         pgpool-II 4.3 to 4.6 look for pgpool_recovery in template1, 4.7 in recovery_database.
         """
@@ -57,7 +57,7 @@ def _lay_in(here: Here, name: str, sql: str) -> None:
 
 
 def create_extensions(here: Here, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Create the extensions in the cursor's database; raises OperationError where one that is needed is missing."""
+    """Create the extensions in the cursor's database; raises OperationError if a needed one is not installed."""
     for extension in EXTENSIONS:
         _create_extension(here, cursor, extension)
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from . import paths, replay
 from .cluster import Cluster, Node
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
+from .report import ArchiveReport, NodeReport, PgpoolReport, Report
 from .situation import in_service, leads, rightful_primary
 
-Json = dict[str, Any]
 
-
-def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> Json:
-    """Return the JSON of `pgpoolctl status --json` (docs/reference/pgpoolctl.md)."""
+def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> Report:
+    """Return what `pgpoolctl status` reports (docs/reference/pgpoolctl.md)."""
     primary = rightful_primary(cluster, facts)
-    nodes = [_node(cluster, facts, node, primary, notes) for node in cluster.databases]
-    pgpools = [_pgpool(cluster, facts.of(node.name)) for node in cluster.pgpools]
-    return {
-        "cluster": cluster.name,
-        "mode": str(cluster.mode),
-        "healthy": healthy(cluster, facts),
-        "nodes": nodes,
-        "pgpools": pgpools,
-        "notes": _notes(cluster, facts, notes),
-    }
+    return Report(
+        cluster=cluster.name,
+        mode=str(cluster.mode),
+        healthy=healthy(cluster, facts),
+        nodes=tuple(_node(cluster, facts, node, primary, notes) for node in cluster.databases),
+        pgpools=tuple(_pgpool(cluster, facts.of(node.name)) for node in cluster.pgpools),
+        notes=_notes(cluster, facts, notes),
+    )
 
 
 def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> dict[str, str]:
@@ -116,30 +112,29 @@ def _role(cluster: Cluster, found: NodeFacts, primary: NodeFacts | None) -> str:
 
 def _node(
     cluster: Cluster, facts: ClusterFacts, node: Node, primary: NodeFacts | None, notes: Mapping[str, str]
-) -> Json:
+) -> NodeReport:
     found = facts.of(node.name)
-    return {
-        "name": node.name,
-        "address": node.written,
-        "id": cluster.databases.index(node),
-        "role": _role(cluster, found, primary),
-        "postgresql": str(found.postgresql) if found.reachable else "unreachable",
-        "pgpool": _belief(cluster, facts, node.name),
-        "lag_bytes": _lag(found, primary),
-        "timeline": found.timeline,
-        "streaming": found.streaming,
-        "stalled": found.stalled,
-        "note": notes.get(node.name, ""),
-        "archive": _archive(found),
-    }
+    return NodeReport(
+        name=node.name,
+        address=node.written,
+        id=cluster.databases.index(node),
+        role=_role(cluster, found, primary),
+        postgresql=str(found.postgresql) if found.reachable else "unreachable",
+        pgpool=_belief(cluster, facts, node.name),
+        lag_bytes=_lag(found, primary),
+        timeline=found.timeline,
+        streaming=found.streaming,
+        stalled=found.stalled,
+        note=notes.get(node.name, ""),
+        archive=_archive(found),
+    )
 
 
-def _archive(found: NodeFacts) -> Json | None:
+def _archive(found: NodeFacts) -> ArchiveReport | None:
     usage = found.archive
     if usage is None or not found.reachable:
         return None
-    ends = {"oldest": usage.oldest or None, "newest": usage.newest or None}
-    return {"files": usage.files, "bytes": usage.bytes, "used": round(usage.used, 2), **ends}
+    return ArchiveReport(usage.files, usage.bytes, round(usage.used, 2), usage.oldest or None, usage.newest or None)
 
 
 def _belief(cluster: Cluster, facts: ClusterFacts, name: str) -> str:
@@ -160,34 +155,34 @@ def _lag(found: NodeFacts, primary: NodeFacts | None) -> int | None:
     return max(0, primary.position.bytes - found.replayed.bytes) if found.replayed else None
 
 
-def _pgpool(cluster: Cluster, found: NodeFacts) -> Json:
+def _pgpool(cluster: Cluster, found: NodeFacts) -> PgpoolReport:
     state = "unreachable" if not found.reachable else "down" if found.pgpool is None else str(found.pgpool.watchdog)
-    return {"name": found.node, "state": state, "virtual_ip": found.virtual_ip if cluster.virtual_ip else False}
+    return PgpoolReport(found.node, state, found.virtual_ip if cluster.virtual_ip else False)
 
 
-def lines(status: Json) -> list[str]:
+def lines(status: Report) -> list[str]:
     """Return a status as text for people."""
     head = ("node", "role", "postgresql", "pgpool", "lag", "timeline", "address")
     rows = [
         (
-            node["name"], node["role"], node["postgresql"], node["pgpool"],
-            "-" if node["lag_bytes"] is None else str(node["lag_bytes"]),
-            "-" if node["timeline"] is None else str(node["timeline"]), node["address"],
+            node.name, node.role, node.postgresql, node.pgpool,
+            "-" if node.lag_bytes is None else str(node.lag_bytes),
+            "-" if node.timeline is None else str(node.timeline), node.address,
         )
-        for node in status["nodes"]
+        for node in status.nodes
     ]  # fmt: skip
-    text = [f"cluster {status['cluster']}, {status['mode']}: {'healthy' if status['healthy'] else 'NOT healthy'}"]
+    text = [f"cluster {status.cluster}, {status.mode}: {'healthy' if status.healthy else 'NOT healthy'}"]
     text += ["", *_table([head, *rows]), ""]
-    pools = [(one["name"], one["state"], "virtual address" if one["virtual_ip"] else "") for one in status["pgpools"]]
+    pools = [(one.name, one.state, "virtual address" if one.virtual_ip else "") for one in status.pgpools]
     text += _table([("pgpool-II", "state", ""), *pools])
     archives = [
-        (node["name"], str(kept["files"]), str(kept["bytes"]), f"{kept['used']:.0%}", kept["oldest"] or "-")
-        for node in status["nodes"]
-        if (kept := node.get("archive")) is not None
+        (node.name, str(kept.files), str(kept.bytes), f"{kept.used:.0%}", kept.oldest or "-")
+        for node in status.nodes
+        if (kept := node.archive) is not None
     ]
     if archives:
         text += ["", *_table([("archive", "files", "bytes", "disk used", "from"), *archives])]
-    notes = [f"{name}: {note}" for name, note in status["notes"].items()]
+    notes = [f"{name}: {note}" for name, note in status.notes.items()]
     return [*text, *(["", *notes] if notes else [])]
 
 

@@ -1,11 +1,10 @@
-"""A planned change of the primary: it stops in order, so a standby that has all it wrote takes its place."""
+"""A planned change of the primary: it shuts down, and a standby that has all of its WAL takes its place."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from . import act, copying, matching, replay
 from . import postgresql as pg
@@ -18,13 +17,12 @@ from .node import Here
 from .peers import Progress
 from .situation import rightful_primary
 
-Json = dict[str, Any]
 _CATCH_UP_SECONDS = 20.0
 _HINT = "pgpoolctl status shows every node"
 
 
 def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
-    """Return the primary and the standby that takes its place; raises OperationError where none can."""
+    """Return the primary and the standby that takes its place; raises OperationError if there is none."""
     if not cluster.mode.streams:
         raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
     primary = rightful_primary(cluster, facts)
@@ -48,7 +46,7 @@ def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[N
 
 
 def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: NodeFacts) -> None:
-    """Raise OperationError where a node could not follow `target`, whose parameters are higher than its own."""
+    """Raise OperationError if a node could not follow `target`, whose parameters are higher than its own."""
     low = matching.lower(settings, target.settings)
     for parameter, (value, least) in low.items():
         raise OperationError(
@@ -58,9 +56,9 @@ def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: Nod
 
 
 def run(here: Here, target: NodeFacts, progress: Progress) -> None:
-    """On the primary: stop, promote `target`, and come back as its standby; started again where that fails.
+    """On the primary: stop, promote `target` and come back as its standby. If that fails, start again.
 
-    Raises OperationError, before anything is stopped, where it would not start as the standby of `target`.
+    Raises OperationError, before anything is stopped, if this node could not start as a standby of `target`.
     """
     if target.settings:
         _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
@@ -83,7 +81,7 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
 
 
 def _await_all(here: Here, name: str) -> None:
-    """Wait until the standby has all that this node wrote, its last checkpoint included."""
+    """Wait until the standby has all WAL of this node, including its last checkpoint."""
     deadline = time.monotonic() + _CATCH_UP_SECONDS
     while True:
         here.forget_looks()
@@ -96,7 +94,7 @@ def _await_all(here: Here, name: str) -> None:
 
 
 def _take_back(here: Here) -> None:
-    """Go on as the primary in a new term that a majority notes; else stay down, and let the agent decide later."""
+    """Become the primary again in a new term, if a majority notes it; otherwise stay down for the agent to decide."""
     here.forget_looks()
     for action in decide(here.cluster, here.me, here.look_at_all()):
         if isinstance(action, Resume):
@@ -104,10 +102,10 @@ def _take_back(here: Here) -> None:
 
 
 def accept_loss(here: Here, progress: Progress) -> None:
-    """Let this node's data count, by an administrator's word, where the cluster waits for a node that may have more.
+    """Accept this node's data, as an administrator decided, while the cluster waits for a node that may have more.
 
-    Its server becomes the primary, or where every node is one the only one in service, in a new term that a majority
-    notes. Raises OperationError where another node serves, few nodes answer, or the data is not whole.
+    Its server becomes the primary in a new term; if every node is a primary, it becomes the only one in service.
+    Raises OperationError if another node serves, no majority answers, or the data is not whole.
     """
     here.forget_looks()
     facts = here.look_at_all()

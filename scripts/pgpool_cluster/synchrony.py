@@ -21,6 +21,7 @@ from .errors import ClusterError, OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, Lsn, NodeFacts
 from .node import LOOK_SECONDS, Here, sql_errors
+from .protocol import ExcuseRequest
 from .record import Record
 from .situation import rightful_primary
 
@@ -121,12 +122,9 @@ def announce(here: Here, excuse: Excuse) -> list[str]:
     """Send an excuse to every node; return the nodes, including this one, that have recorded it as the latest."""
     if not here.note_excuse(excuse):
         return []
-    request = {
-        "do": "excuse", "term": excuse.term, "serial": excuse.serial, "names": list(excuse.names),
-        "file": here.cluster.fingerprint,
-    }  # fmt: skip
+    request = ExcuseRequest(excuse.term, excuse.serial, excuse.names, here.cluster.fingerprint)
     answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
-    return [here.me.name, *(name for name, answer in answers.items() if answer.get("taken") is True)]
+    return [here.me.name, *(name for name, answer in answers.items() if answer.taken)]
 
 
 @dataclass(slots=True)

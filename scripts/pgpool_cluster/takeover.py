@@ -1,11 +1,11 @@
-"""pgpool-II has given a node up: what its failover_command comes to, on the node of the pgpool-II that leads."""
+"""Handle failover_command on the node that runs the watchdog leader."""
 
 from __future__ import annotations
 
 import time
 
 from . import act, log, units
-from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
+from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from .cluster import Node
 from .decide import decide, failover
 from .errors import ClusterError, OperationError
@@ -15,13 +15,13 @@ from .peers import Progress
 from .situation import Actions
 
 _SECONDS = 15.0
-"""How long it is tried for; later, the agents go on by themselves."""
+"""Seconds for which a failover is tried. After that, the agents go on by themselves."""
 
 
 def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
-    """Promote the right standby in place of `failed`, let the others follow it, and return what there was to do.
+    """Promote the right standby in place of `failed`, let the others follow it, and return the last decision.
 
-    What a node has to wait for, or refuses, is looked at again for 15 s; no action that fails is an error here.
+    While a node waits or refuses, decide again for 15 s. A failed action raises nothing.
     """
     progress(f"failover: node {failed.name} is down for pgpool-II")
     here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
@@ -34,7 +34,7 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
 
 
 def _hang_up(here: Here, failed: Node) -> None:
-    """End this host's sessions with the node; a failover goes on where that fails."""
+    """End this host's sessions with the node. The failover goes on if that fails."""
     try:
         units.hang_up(here.cluster, failed)
     except ClusterError as error:
@@ -53,7 +53,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
         done = all(_done(here, action, progress) for action in actions)
         if (done and not quiet) or time.monotonic() > deadline:
             return actions
-        text = "; ".join(act.said(action) for action in quiet)
+        text = "; ".join(said(action) for action in quiet)
         if text != before:
             log.warning(f"failover of {failed.name}: {text}")
         before = text
@@ -62,7 +62,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
 
 
 def _note_apart(here: Here) -> None:
-    """Note that clients may write here alone; its agent notes it again where that fails now."""
+    """Remember that clients may write to this node alone. If that fails now, its agent does it later."""
     try:
         here.remember(apart=True)
     except ClusterError as error:
@@ -70,30 +70,30 @@ def _note_apart(here: Here) -> None:
 
 
 def _done(here: Here, action: Action, progress: Progress) -> bool:
-    """Promote or follow; False where it is worth another look. Who does not follow now does so by itself later."""
+    """Carry out a promotion or the like, and return False if it has to be decided again. A failed Follow does not."""
     if not isinstance(action, Promote | Follow | Dismiss):
         return True
-    log.warning(f"failover: {act.said(action)}")
+    log.warning(f"failover: {said(action)}")
     try:
         act.perform(here, action)
     except ClusterError as error:
         log.warning(f"failover: {error.message}")
         return isinstance(action, Follow)
-    progress(act.said(action))
+    progress(said(action))
     return True
 
 
-# On a database node that a witness asks: its pgpool-II leads, and what comes of that is decided here
+# On a database node that a witness asks: the witness's pgpool-II leads, and this node decides
 
 
 _MOMENT = 0.5
-"""Seconds between two looks of a node that is asked to take over."""
+"""Seconds between the two decisions of a node that is asked to take over."""
 
 
 def take_over(here: Here) -> None:
-    """Promote this node's standby if a failover of the node that it follows comes to that, by two looks.
+    """Promote this node's standby if a failover of its primary would choose it, twice in a row.
 
-    Raises OperationError where it does not.
+    Raises OperationError if it would not.
     """
     planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
     if planned:
@@ -104,16 +104,16 @@ def take_over(here: Here) -> None:
 
 
 def refuse_undecided(here: Here, action: Follow) -> None:
-    """Raise OperationError where this node's own decision is not to follow that primary."""
+    """Raise OperationError unless this node itself decides to follow that primary."""
     here.forget_looks()
     if action not in decide(here.cluster, here.me, here.look_at_all()):
         raise OperationError(f"{here.me.name} does not see that it is to follow {action.primary}", hint=_SEES)
 
 
 def go_on(here: Here, gone: Node | None) -> None:
-    """Begin a term without the node `gone`, or without all that are not in service, if that is what is to be done.
+    """Begin a term without the node `gone`, or without all nodes out of service, if this node decides so itself.
 
-    Raises OperationError where it is not, by what this node sees.
+    Raises OperationError if it does not.
     """
     here.forget_looks()
     facts = here.look_at_all()

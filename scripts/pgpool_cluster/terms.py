@@ -10,6 +10,7 @@ are still accepted.
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
 from .errors import UsageError
 
@@ -34,3 +35,14 @@ def checked(term: object) -> int:
         return term
     shown = str(term)[:30] if isinstance(term, str | float) or (type(term) is int and abs(term) < 10**20) else "that"
     raise UsageError(f"no cluster can have come to the term {shown}", hint="pgpoolctl check compares the nodes' clocks")
+
+
+def known(term: object) -> int:
+    """Return a term that another node tells, or 0 for none; raises UsageError for anything else."""
+    return 0 if type(term) is int and term == 0 else checked(term)
+
+
+Term = Annotated[int, checked]
+"""A term that comes from another node."""
+KnownTerm = Annotated[int, known]
+"""Such a term, or 0."""

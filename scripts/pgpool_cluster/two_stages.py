@@ -1,10 +1,10 @@
-"""Online recovery where every node is a primary: what the target, the main node and the leading pgpool-II's node do.
+"""Online recovery if every node is a primary: the parts of the target, the main node and the leading pgpool-II's node.
 
 pgpool-II drives it (`pcp_recovery_node`): the first stage copies the main node while everybody writes; the target then
 follows it as a standby. In the second stage pgpool-II lets no new client in and waits for the sessions to end; the
 target replays what is left and becomes a primary of its own, and pgpool-II attaches it. The record says `copying` from
 the first file until the target is a primary, and the target is in service (`led`) only once pgpool-II has attached it:
-whatever breaks in between, it is not taken for a node that has every write.
+whatever breaks in between, it does not count as a node that has every write.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, copying, log, pgpool, wire
+from . import act, copying, log, pgpool
 from .channel import SILENCE
 from .cluster import Cluster
 from .errors import ClusterError, OperationError, ServerError
@@ -24,11 +23,19 @@ from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, WatchdogState
 from .key import Role
 from .node import Here
 from .peers import Progress
+from .protocol import (
+    CancelActiveRequest,
+    CopyRequest,
+    DetachRequest,
+    NoteRequest,
+    PcpRecoveryRequest,
+    TakeUpRequest,
+    WhyRequest,
+)
 from .recovery import refuse_needless, refuse_to_lose, sight
 from .situation import in_service, leading_node, rightful_primary
 from .watchdog import await_joined
 
-Json = dict[str, Any]
 _DAY = 86400.0
 _EVER = 1e9
 _FINISHING = 10.0
@@ -76,8 +83,8 @@ just begun, since it may not have sent its row description yet (a "kind mismatch
 def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
     """Have pgpool-II rebuild this node; raises OperationError with the reason of the part that failed.
 
-    A node in service is refused before anything is touched, unless `force` says to rebuild it all the same; then it is
-    rebuilt again and again until that succeeds, since the others take writes without it.
+    A node in service is refused before anything changes. With `force` it is rebuilt all the same, and again until that
+    succeeds, because the others take writes without it.
     """
     if not here.recovering.acquire(blocking=False):
         _await_other(here, progress)
@@ -90,7 +97,7 @@ def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
 
 
 def _await_other(here: Here, progress: Progress) -> None:
-    """Wait for the end of a recovery of this node that somebody else asked for; raises OperationError if it failed."""
+    """Wait for the end of a recovery of this node that is already running; raises OperationError if it failed."""
     progress(f"{here.me.name} is being rebuilt already")
     while not here.recovering.acquire(timeout=_WORD_SECONDS):
         progress("it still is")
@@ -112,7 +119,7 @@ def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     _take_out(here, pooler)
     progress(f"pgpool-II of {pooler} rebuilds {here.me.name}")
     try:
-        here.on(pooler, {"do": "pcp-recovery", "node": here.me.name}, seconds=_DAY)
+        here.on(pooler, PcpRecoveryRequest(here.me.name), seconds=_DAY)
     except ClusterError as error:
         if not isinstance(error, ServerError):  # pgpool-II itself gave it up: nothing more comes
             here.promoting = False
@@ -132,9 +139,9 @@ def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
 
 
 def _pooler(here: Here) -> str:
-    """Return the node whose pgpool-II is to rebuild this one: the one that leads, but where a witness has that.
+    """Return the node whose pgpool-II has to rebuild this one: the leader's, unless that is a witness.
 
-    A leader does not answer for a moment when it has just given a node up.
+    A leader does not answer for a moment after it has given a node up.
     """
     deadline = time.monotonic() + _LEADER_SECONDS
     while not (name := leading_node(here.cluster, facts := here.look_at_all())):
@@ -159,7 +166,7 @@ def rebuilds(cluster: Cluster, facts: ClusterFacts, leader: str) -> str:
 
 
 def _take_out(here: Here, pooler: str) -> None:
-    """Have the pgpool-II that is to rebuild it give this node up, if it has not yet."""
+    """Have the pgpool-II that will rebuild this node detach it, if it has not yet."""
     deadline = time.monotonic() + _DETACH_SECONDS
     asked = False
     while time.monotonic() < deadline:
@@ -168,7 +175,7 @@ def _take_out(here: Here, pooler: str) -> None:
         if view is not None and view.backends.get(here.me.name) is not BackendState.UP:
             return
         if view is not None and not asked:
-            here.on(pooler, {"do": "detach", "node": here.me.name, "recovering": True}, seconds=_DETACH_SECONDS)
+            here.on(pooler, DetachRequest(here.me.name, recovering=True), seconds=_DETACH_SECONDS)
             asked = True
         time.sleep(0.2)
     raise OperationError(f"pgpool-II of {pooler} does not give {here.me.name} up", hint=_HINT)
@@ -178,7 +185,7 @@ def _take_out(here: Here, pooler: str) -> None:
 
 
 def pcp_recovery(here: Here, name: str) -> None:
-    """Run pcp_recovery_node, again while pgpool-II is busy; raises OperationError."""
+    """Run pcp_recovery_node, and retry while pgpool-II is busy; raises OperationError."""
     number = here.cluster.databases.index(here.cluster.named(name))
     left = dict(_BUSY)
     while True:
@@ -198,13 +205,13 @@ def pcp_recovery(here: Here, name: str) -> None:
 
 
 def first_stage(here: Here, name: str, progress: Progress) -> None:
-    """Have the target copy this node; raises OperationError. Afterwards sessions that do not end are watched."""
+    """Have the target copy this node; raises OperationError. Then watch for sessions that do not end."""
     if name == here.me.name:
         hint = "pgpoolctl status shows whether pgpool-II has given it up; the same command begins it again"
         raise OperationError(f"pgpool-II sees {name} as the main node, which cannot be rebuilt from itself", hint=hint)
     here.archive_needed = str(act.query(here, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
     try:
-        here.peers.ask(name, {"do": "copy", "source": here.me.name}, seconds=SILENCE, progress=progress)
+        here.peers.ask(name, CopyRequest(here.me.name), seconds=SILENCE, progress=progress)
     except ClusterError:
         here.archive_needed = ""
         raise
@@ -220,7 +227,7 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
 
 
 def second_stage(here: Here, name: str, progress: Progress) -> None:
-    """Hand the target all that is left, and let it become a primary; raises OperationError."""
+    """Have the target replay the rest and become a primary; raises OperationError."""
     here.draining = 0.0
     try:
         await_joined(here, progress, seconds=_PATIENCE)
@@ -228,8 +235,8 @@ def second_stage(here: Here, name: str, progress: Progress) -> None:
         position = str(act.query(here, "SELECT pg_current_wal_insert_lsn()")[0][0])
         act.query(here, "SELECT pg_switch_wal()")  # into the archive, should the target not be able to stream
         term = here.record.term
-        request = {"do": "take-up", "source": here.me.name, "position": position, "term": term}
-        here.peers.ask(name, {"do": "note"}, seconds=_PATIENCE)  # it may have gone while sessions ended
+        request = TakeUpRequest(here.me.name, position, term)
+        here.peers.ask(name, NoteRequest(), seconds=_PATIENCE)  # it may have gone while sessions ended
         here.peers.ask(name, request, seconds=_STUCK + _PATIENCE, progress=progress)
         here.taken_up = name
     except ClusterError as error:
@@ -245,7 +252,7 @@ def second_stage(here: Here, name: str, progress: Progress) -> None:
 
 def _tell_why(here: Here, name: str, why: str) -> None:
     with contextlib.suppress(ClusterError):
-        here.peers.ask(name, {"do": "why", "why": why}, seconds=5)
+        here.peers.ask(name, WhyRequest(why), seconds=5)
 
 
 def align_sequences(here: Here) -> None:
@@ -262,9 +269,9 @@ def align_sequences(here: Here) -> None:
 
 
 def _watch_sessions(here: Here) -> None:
-    """Cancel what still runs when its time is over, on all nodes; pgpool-II then ends the sessions as idle ones.
+    """After the deadline, cancel running statements on all nodes; pgpool-II then ends the idle sessions.
 
-    A statement is cancelled, not its session ended: a COMMIT cannot be cancelled, so no node is left without it.
+    Statements are cancelled, sessions are not ended: a COMMIT cannot be cancelled, so no node misses one.
     """
     began, limit = here.draining, here.cluster.drain_seconds
     said = False
@@ -274,9 +281,8 @@ def _watch_sessions(here: Here) -> None:
     while here.draining == began and time.monotonic() < began + SILENCE:
         count = cancel_active(here, _EVER)
         since = time.monotonic() - over
-        request = {"do": "cancel-active", "since": since if since < finishing else _EVER}
-        for answer in here.peers.ask_all(request, seconds=3).values():
-            count += int(wire.number(answer.get("count")) or 0)
+        request = CancelActiveRequest(since if since < finishing else _EVER)
+        count += sum(answer.count for answer in here.peers.ask_all(request, seconds=3).values())
         if count and not said:
             log.warning(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
             said = True
@@ -286,7 +292,7 @@ def _watch_sessions(here: Here) -> None:
 
 
 def cancel_active(here: Here, since: float) -> int:
-    """Cancel clients' running statements here and return how many; `since`: what writes only if it began since then."""
+    """Cancel clients' statements and return how many; one that writes only if it began in the last `since` seconds."""
     with contextlib.suppress(ClusterError):
         return int(act.query(here, _CANCEL, [*Role, "postgres"], since)[0][0])
     return 0
@@ -296,7 +302,7 @@ def cancel_active(here: Here, since: float) -> int:
 
 
 def copy(here: Here, source: str, progress: Progress) -> None:
-    """First stage: replace this node's data by a copy of `source`'s, and follow it as a standby."""
+    """First stage: replace this node's data with a copy of `source`, and follow it as a standby."""
 
     def tell(text: str) -> None:
         progress(text)
@@ -319,7 +325,7 @@ def copy(here: Here, source: str, progress: Progress) -> None:
 
 
 def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
-    """Second stage: replay up to `position`, the end of all that `source` has, and become a primary."""
+    """Second stage: replay up to `position`, the end of the WAL of `source`, and become a primary."""
     here.promoting, here.awaited = True, 0.0
     try:
         _replay(here, source, position, progress)
@@ -342,7 +348,7 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
 
 
 def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
-    """Wait until all is replayed, as long as there is a change; a stream that stands still is left for the archive."""
+    """Wait for the replay while it makes progress. If the stream stands still, read the archive instead."""
     before, changed, told, streams = "", time.monotonic(), time.monotonic(), True
     while True:
         replayed, done = act.query(here, _REPLAYED, position)[0]
@@ -366,12 +372,12 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
 
 
 def _until(here: Here) -> float:
-    """Return until when pgpool-II must come back to this node: it waits until the sessions have ended."""
+    """Return the deadline for pgpool-II's next step on this node; it waits for sessions to end."""
     return time.monotonic() + here.cluster.recovery_timeout + _LATE
 
 
 def attend(here: Here) -> None:
-    """See a recovery of this node through to its service, or notice that nothing more comes of it."""
+    """Finish a recovery of this node once pgpool-II has attached it, or give it up after the deadline."""
     _enter_service(here)
     if here.promoting and 0 < here.awaited < time.monotonic():
         here.promoting = False

@@ -1,4 +1,4 @@
-"""What an administrator types: each verb a few lines over the agent, or over files where it is about files."""
+"""The verbs that an administrator types. Each asks the agent, or reads and writes files if it is about files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
-from . import plain
+from . import plain, wire
 from .channel import ask, notify
 from .errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
+from .protocol import (
+    AttachRequest,
+    ConvergeRequest,
+    DetachRequest,
+    RecoverRequest,
+    StatusRequest,
+    SwitchoverRequest,
+    UserRequest,
+    UsersRequest,
+    WaitingRequest,
+)
+from .report import Report
 
 _LOOKING = 15.0
 _BEFORE_NEXT = 5.0
@@ -26,10 +37,10 @@ def run(options: argparse.Namespace) -> ExitStatus:
     return _VERBS[str(options.verb)](options)
 
 
-def _asked(request: dict[str, object], *, seconds: float) -> dict[str, Any]:
-    """Ask the agent; where none runs, say first what keeps it from running."""
+def _report() -> Report:
+    """Ask the agent for a report. If no agent runs, raise the reason that keeps it from running, if there is one."""
     try:
-        return ask(request, seconds=seconds)
+        return ask(StatusRequest(), seconds=_LOOKING)
     except ServerError:
         from . import agent, apply  # noqa: PLC0415
 
@@ -42,9 +53,9 @@ def _asked(request: dict[str, object], *, seconds: float) -> dict[str, Any]:
 def _status(options: argparse.Namespace) -> ExitStatus:
     from . import status  # noqa: PLC0415
 
-    found = _asked({"do": "status"}, seconds=_LOOKING)
-    print(json.dumps(found, indent=2) if options.json else "\n".join(status.lines(found)))
-    return ExitStatus.GOOD if found["healthy"] else ExitStatus.FAILED
+    found = _report()
+    print(json.dumps(wire.fields(found), indent=2) if options.json else "\n".join(status.lines(found)))
+    return ExitStatus.GOOD if found.healthy else ExitStatus.FAILED
 
 
 def _wait(options: argparse.Namespace) -> ExitStatus:
@@ -53,10 +64,10 @@ def _wait(options: argparse.Namespace) -> ExitStatus:
     deadline, why = time.monotonic() + options.timeout, ""
     while True:
         try:
-            found = _asked({"do": "status"}, seconds=_LOOKING)
-            if found["healthy"]:
+            found = _report()
+            if found.healthy:
                 return ExitStatus.GOOD
-            why = "; ".join(f"{name}: {note}" for name, note in found["notes"].items())
+            why = "; ".join(f"{name}: {note}" for name, note in found.notes.items())
         except ClusterError as error:
             why = error.message
         if time.monotonic() > deadline:
@@ -100,8 +111,8 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
     else:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
-        with contextlib.suppress(ClusterError):  # no agent runs yet, or no PostgreSQL
-            said = ask({"do": "waiting"}, seconds=_SHORT)["waiting"]
+        with contextlib.suppress(ClusterError):  # no agent or no PostgreSQL runs yet
+            said = ask(WaitingRequest(), seconds=_SHORT).waiting
             print(f"{said}\n" if said else "", end="")
         if refused:
             apply.tell(refused[:-1])
@@ -113,13 +124,13 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     from . import agent  # noqa: PLC0415
 
     if options.once:
-        found = ask({"do": "converge"}, seconds=600, progress=print)
-        print("\n".join(found["said"]) or "all is well here")
+        found = ask(ConvergeRequest(), seconds=600, progress=print)
+        print("\n".join(found.said) or "all is well here")
         return ExitStatus.GOOD
     try:
         here = agent.load()
     except ClusterError as error:
-        # Started all the same: the unit says what is wrong, and tries again; dpkg has nothing to fail for.
+        # The unit counts as started: it shows the error and retries, and dpkg does not fail.
         notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
         time.sleep(_BEFORE_NEXT)
         raise
@@ -130,7 +141,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 def _recover(options: argparse.Namespace) -> ExitStatus:
     said = _Progress()
     try:
-        ask({"do": "recover", "node": options.node, "force": options.force}, seconds=300, progress=said)
+        ask(RecoverRequest(options.node, force=options.force), seconds=300, progress=said)
     finally:
         said.end()
     print(f"{options.node} is recovered")
@@ -140,18 +151,18 @@ def _recover(options: argparse.Namespace) -> ExitStatus:
 def _switchover(options: argparse.Namespace) -> ExitStatus:
     if options.accept_loss and not options.node:
         raise UsageError("--accept-loss needs the node whose data is to count", hint="pgpoolctl status shows the nodes")
-    request = {"do": "switchover", "node": options.node, "accept_loss": options.accept_loss}
+    request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
     said = _Progress()
     try:
         answer = ask(request, seconds=300, progress=said)
     finally:
         said.end()
-    print(f"{answer['primary']} is the primary")
+    print(f"{answer.primary} is the primary")
     return ExitStatus.GOOD
 
 
 class _Progress:
-    """Prints what is reported: bytes on one line that changes where there is a terminal."""
+    """Prints progress. On a terminal, counted bytes stay on one line."""
 
     def __init__(self) -> None:
         self.open = False
@@ -172,7 +183,12 @@ class _Progress:
 
 
 def _attach(options: argparse.Namespace) -> ExitStatus:
-    ask({"do": options.verb, "node": options.node}, seconds=60)
+    ask(AttachRequest(options.node), seconds=60)
+    return ExitStatus.GOOD
+
+
+def _detach(options: argparse.Namespace) -> ExitStatus:
+    ask(DetachRequest(options.node), seconds=60)
     return ExitStatus.GOOD
 
 
@@ -180,19 +196,18 @@ def _user(options: argparse.Namespace) -> ExitStatus:
     from . import apply, key  # noqa: PLC0415
 
     if options.user_verb == "list":
-        print("".join(f"{name}\n" for name in sorted(ask({"do": "users"})["entries"])), end="")
+        print("".join(f"{name}\n" for name in sorted(ask(UsersRequest()).entries)), end="")
         return ExitStatus.GOOD
     name = str(options.name)
     plain.refuse_role(name)
-    request = {"do": "user", "name": name}
+    request = UserRequest(name)
     if options.user_verb == "set":
         secret = apply.read_key()
         password = _password(options)
-        request["verifier"] = secret.scram_verifier(name, password)
+        verifier = secret.scram_verifier(name, password)
         pool_key = apply.pool_key(secret)
-        request["entry"] = key.pool_passwd_entry(password, pool_key)
-        request["mark"] = key.mark(pool_key)
-    elif name not in ask({"do": "users"})["entries"]:
+        request = UserRequest(name, verifier, key.pool_passwd_entry(password, pool_key), key.mark(pool_key))
+    elif name not in ask(UsersRequest()).entries:
         raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
     ask(request, seconds=60, progress=print)
     return ExitStatus.GOOD
@@ -243,7 +258,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitStatus]] = {
     "recover": _recover,
     "switchover": _switchover,
     "attach": _attach,
-    "detach": _attach,
+    "detach": _detach,
     "user": _user,
     "key": _key,
 }

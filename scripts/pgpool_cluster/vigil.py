@@ -1,9 +1,9 @@
-"""While a recovery in two stages goes on, a host that sends no packet any more is given up within seconds.
+"""During a recovery in two stages, give up a host within seconds when it stops sending packets.
 
 Clients may be waiting for it: in the second stage, or for a main node that takes their writes. pgpool-II's health
-checks and lifecheck need 8 to 20 seconds, since they have to bear a busy server and a broken session; what is asked
-here is the other host's kernel, which answers for a port, be it open or closed, however busy its programs are. Nobody
-is given up on one node's word: more than half of all nodes must find that host silent. Of two nodes, none is.
+checks and lifecheck need 8 to 20 seconds, because they must tolerate a busy server and a broken session. A vigil asks
+the other host's kernel, which answers for any port, open or closed, however busy its programs are. One node alone
+gives up no host: more than half of all nodes must find it silent. A cluster of two nodes never gives one up.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import log, pgpool, units, wire
+from . import log, pgpool, units
 from .cluster import Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
 from .node import Here
+from .protocol import SilentRequest
 
 TRIES = 3
-"""So many without an answer make a host silent. Counted, not timed: this node's own programs may be held up, too."""
+"""Unanswered tries after which a host is silent. Counted, not timed: this node itself may be slow."""
 _ANSWER = 0.4
 _BETWEEN = 0.1
 _WELL = 0.25
-"""Seconds between a try that was answered and the next."""
+"""Seconds between an answered try and the next."""
 _LINGER = 30.0
-"""Seconds for which a vigil goes on when nobody says any more that a recovery goes on: who would may have vanished."""
+"""Seconds for which a vigil goes on after the last sign of a recovery: the node that shows it may have vanished."""
 _DETACHES = 30.0
-"""Seconds for which pgpool-II is asked to go on without a host; by then its health checks have seen to that, too."""
+"""Seconds for which pgpool-II is asked to detach a host. After that, its own health checks have done so."""
 _SSH = 22
 
 
 @dataclass(slots=True)
 class Vigil:
-    """One node's watch over the others. `here.silent` names those that it finds silent."""
+    """One node's watch over the others. `here.silent` names the hosts that it finds silent."""
 
     here: Here
     _until: float = 0.0
     _watching: bool = False
     _given_up: dict[str, float] = field(default_factory=dict)
-    """When each was, by the monotonic clock."""
+    """When each host was given up, by the monotonic clock."""
     _out: set[str] = field(default_factory=set)
-    """Those of them that pgpool-II says it has given up, too."""
+    """Those of them that pgpool-II has detached as well."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tend(self, facts: ClusterFacts) -> None:
@@ -78,13 +79,13 @@ class Vigil:
             self.here.silent = frozenset()
 
     def _goes_on(self) -> bool:
-        """Also until all who were given up have been told to be back."""
+        """Return whether to keep watching: also until every given-up node has been reported alive again."""
         with self._lock:
             self._watching = time.monotonic() < self._until or bool(self._given_up)
             return self._watching
 
     def _listen(self, node: Node, missed: dict[str, int], over: threading.Event) -> None:
-        """Count a host's missing answers since the last; one that never gave any, as behind a firewall, has none."""
+        """Count unanswered tries since the last answer; not for a host that never answered, as behind a firewall."""
         own = node.port if Service.POSTGRESQL in node.runs else pgpool.port(self.here.cluster)
         with contextlib.suppress(OSError):
             places = [_place(node, port) for port in (own, _SSH)]
@@ -117,25 +118,25 @@ class Vigil:
 
     def _others_say(self) -> list[frozenset[str]]:
         heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
-        answers = self.here.peers.ask_some(heard, {"do": "silent"}, seconds=_ANSWER).values()
-        return [frozenset(wire.texts(answer.get("silent"))) for answer in answers]
+        answers = self.here.peers.ask_some(heard, SilentRequest(), seconds=_ANSWER).values()
+        return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
         if Service.PGPOOL in self.here.me.runs and node in self.here.cluster.pgpools:
             pgpool.tell_watchdog(self.here.cluster, node, alive=alive)
 
     def _detach(self, node: Node) -> None:
-        """Have pgpool-II go on without the node, if this one's leads, and again until it says that it does.
+        """If this node's pgpool-II leads, ask it to detach the node, again and again until it says that it has.
 
-        Nothing else tells: pcp_node_info asks the node itself and waits, and pgpool_status has only what this very
-        pgpool-II decided, not what it learnt from a leader (4.3 to 4.7).
-        Its quorum is not waited for: the nodes have agreed, and other pgpool-IIs take a second to join it.
+        Nothing else shows that: pcp_node_info asks the node itself and waits, and pgpool_status has only what this
+        pgpool-II decided itself, not what it learnt from a leader (4.3 to 4.7).
+        The quorum is not awaited: the nodes have agreed, and other pgpool-IIs take a second to join the leader.
         """
         runs = Service.PGPOOL in self.here.me.runs
         if runs and node.name not in self._out and pgpool.leads(self.here.cluster):
             try:
                 pgpool.detach(self.here.cluster, node)
-            except ClusterError as error:  # else refused for a moment, perhaps: pgpool-II's log has why
+            except ClusterError as error:  # otherwise pgpool-II refuses for a moment; its log says why
                 if pgpool.DOWN_ALREADY in error.message:
                     self._out.add(node.name)
 
@@ -147,23 +148,23 @@ class Vigil:
 
 
 def _place(node: Node, port: int) -> tuple[int, tuple[Any, ...]]:
-    """Return family and address as socket wants them; no name server is asked, which may be on the silent host."""
+    """Return family and address for a socket, without a name server, which may be on the silent host."""
     found = socket.getaddrinfo(node.address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     return found[0], found[4]
 
 
 def silent(missed: dict[str, int]) -> frozenset[str]:
-    """Return who gives no answer any more; `missed`: how many tries each one has left without, since it gave one."""
+    """Return the silent hosts. `missed`: unanswered tries of each host since its last answer."""
     return frozenset(name for name, tries in list(missed.items()) if tries >= TRIES)
 
 
 def agreed(majority: int, name: str, others: list[frozenset[str]]) -> bool:
-    """Tell whether a majority of nodes finds `name` silent: this one, and those of the `others` that say so."""
+    """Return whether a majority finds `name` silent: this node, and each of `others` whose set has that name."""
     return 1 + sum(name in found for found in others) >= majority
 
 
 def answers(family: int, address: tuple[Any, ...]) -> bool:
-    """Tell whether a host answers for a port at all: a refusal is an answer."""
+    """Return whether a host answers for a port at all; a refusal is an answer."""
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as asking:
         asking.settimeout(_ANSWER)
         try:

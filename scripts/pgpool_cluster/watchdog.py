@@ -1,8 +1,8 @@
-"""Whether every pgpool-II that serves clients has joined the watchdog, and so holds them back in a second stage.
+"""Check that every pgpool-II that serves clients has joined the watchdog, and so holds them back in a second stage.
 
-The one that runs a recovery tells those that its watchdog knows as standbys. One that it takes for lost serves on, in
-native replication, and its clients would write past the node that is being recovered. What counts is the leader's word,
-since a pgpool-II can be lost to it without knowing.
+The pgpool-II that runs a recovery informs those that its watchdog knows as standbys. One that it counts as lost keeps
+serving in native replication, and its clients would write past the node that is being recovered. The leader's view
+counts, because a pgpool-II can be lost to the leader without noticing.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Collection, Mapping
 
 from . import pgpool
 from .errors import OperationError
-from .facts import WatchdogState
+from .facts import Standing, WatchdogState
 from .node import LOOK_SECONDS, Here
 from .peers import Progress
-from .pgpool import Standing
+from .protocol import StandingRequest
 
 _JOIN_SECONDS = 30.0
-"""One that was lost joins again in 1 s, or 11 if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
+"""A lost one joins again in 1 s, or in 11 s if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
 _BETWEEN = 0.2
 _CONNECT_SECONDS = 0.4
 _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
 
 
 def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) -> list[str]:
-    """Return the nodes whose pgpool-II serves clients, but that no leader knows, or not every one where there are two.
+    """Return the nodes whose pgpool-II serves clients, but is unknown to a leader; there can be two leaders.
 
-    `standings`: by node, of those that answered; `serving`: nodes that did not, but whose pgpool-II may serve.
-    Where no leader answered, each one's own word counts.
+    `standings`: of the nodes that answered, by name. `serving`: nodes that did not answer, but whose pgpool-II may
+    serve. If no leader answered, each pgpool-II's own state counts.
     """
     leaders = {name: one for name, one in standings.items() if one.state is WatchdogState.LEADER}
     if leaders:
@@ -41,15 +41,11 @@ def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) ->
 
 
 def outsiders(here: Here) -> list[str]:
-    """Look at all nodes now, and return those of `outside`: within 3 s, and 0.4 s for each that does not answer."""
+    """Ask all nodes now and return those of `outside`, within 3 s, and 0.4 s for each node that does not answer."""
     if len(here.cluster.pgpools) < 2:
         return []
     names = [node.name for node in here.cluster.pgpools]
-    answers = here.peers.ask_some(names, {"do": "standing"}, seconds=LOOK_SECONDS)
-    standings = {}
-    for name, answer in answers.items():
-        with contextlib.suppress(ValueError):
-            standings[name] = Standing.of(answer)
+    standings = here.peers.ask_some(names, StandingRequest(), seconds=LOOK_SECONDS)
     if here.me.name in names:
         standings[here.me.name] = pgpool.standing(here.cluster)
     found = outside(standings, set(names) - set(standings))
@@ -64,7 +60,7 @@ def _takes_connections(here: Here, name: str) -> bool:
 
 
 def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECONDS) -> None:
-    """Wait until nobody is outside any more, as after a restart; raises OperationError after `seconds`."""
+    """Wait until every pgpool-II that serves has joined, as after a restart. Raises OperationError after `seconds`."""
     deadline = time.monotonic() + seconds
     said: list[str] = []
     while names := outsiders(here):

@@ -1,4 +1,8 @@
-"""Facts as JSON, for the way between two nodes."""
+"""Frozen dataclasses as JSON and back, for the way between two nodes.
+
+Reading checks every value against the type of its field, so what comes from another node has a type before anything
+rests on it. A field of type `Annotated[X, read]` has a bound, too: `read` returns the value, or raises.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +14,56 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from . import terms
+from .check import Check
 from .facts import Lsn, NodeFacts, Switch
 
-Json = dict[str, Any]
+T = TypeVar("T")
 _ALWAYS = ("node", "postgresql", "databases", "slots", "history", "pgpool")
 """What every version has said; of what came later, an older one says nothing."""
 
 
-def encode(facts: NodeFacts) -> Json:
-    """Return what `decode` takes."""
-    return {field.name: _plain(getattr(facts, field.name)) for field in dataclasses.fields(facts)}
+def fields(value: object) -> dict[str, object]:
+    """Return a dataclass as a JSON object, a key for each field."""
+    assert dataclasses.is_dataclass(value)  # noqa: S101 - for the type checker
+    return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _plain(value: object) -> object:  # noqa: PLR0911 - one return a kind
+    """Return a value as JSON has it."""
     if isinstance(value, Lsn):
         return str(value)
     if isinstance(value, Switch):
         return [value.timeline, str(value.lsn)]
-    if isinstance(value, tuple | frozenset):
-        parts = [_plain(one) for one in value]
-        return sorted(parts) if isinstance(value, frozenset) else parts
-    if dataclasses.is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, Check):
+        return value.json
+    if isinstance(value, frozenset):
+        return sorted(map(_plain, value), key=str)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return fields(value) if dataclasses.is_dataclass(value) else value
 
 
-def decode(values: Json) -> NodeFacts:
-    """Return the facts; unknown names, as of a newer version, are left out.
+def read(kind: type[T], values: object, name: str) -> T:
+    """Return the dataclass `kind` that `fields` described; unknown keys, as of a newer version, are left out.
 
-    Raises ValueError for what is no fact, values of another type than theirs included: a decision rests on them.
+    `name` is what errors call it. Raises ValueError for a value of another type than its field's and for a missing
+    one; or ClusterError, where a bound says so.
     """
+    found = _read(kind, values, name)
+    assert isinstance(found, kind)  # noqa: S101 - for the type checker
+    return found
+
+
+def _facts(values: object) -> NodeFacts:
+    """Read NodeFacts; raises ValueError, also for numbers that no cluster can have come to: decisions rest on them."""
     if not isinstance(values, dict) or any(name not in values for name in _ALWAYS):
         raise ValueError("no facts of a node")
-    found = _read(NodeFacts, values, "facts")
-    assert isinstance(found, NodeFacts)  # noqa: S101 - for the type checker
+    found: NodeFacts = _dataclass(NodeFacts, values, "facts")
     told = {
         "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
         "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
@@ -57,39 +74,36 @@ def decode(values: Json) -> NodeFacts:
     return found
 
 
-def texts(value: object) -> tuple[str, ...]:
-    """Return the texts of a list that another node tells; what is none has none."""
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
-
-
-def number(value: object) -> float | None:
-    """Return a number that another node tells, None for what is none."""
-    with contextlib.suppress(ValueError):
-        return _float(float, value, "number")
-    return None
-
-
 def _read(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
-    """Return `value` as one of type `kind`, which is that of the fact `name`; raises ValueError."""
-    if get_origin(kind) is UnionType:
+    """Return `value` as one of type `kind`, which is that of the field `name`; raises ValueError."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return get_args(kind)[1](value)
+    if origin in (Union, UnionType):
         others = [one for one in get_args(kind) if one is not NoneType]
         return None if value is None else _read(others[0], value, name)
-    if kind in _READ or get_origin(kind) in _READ:
-        return _READ[get_origin(kind) or kind](kind, value, name)
+    if kind in _READ or origin in _READ:
+        return _READ[origin or kind](kind, value, name)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, name)
     if issubclass(kind, StrEnum) and isinstance(value, str):
         return kind(value)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        make: Any = kind
-        try:
-            return make(**{one: _read(type_, value[one], one) for one, type_ in _hints(make).items() if one in value})
-        except TypeError as error:  # one is missing
-            raise ValueError(f"{name}: {error}") from error
     raise _no(value, name)
+
+
+def _dataclass(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
+    if not isinstance(value, dict):
+        raise _no(value, name)
+    try:
+        return kind(**{one: _read(type_, value[one], one) for one, type_ in _hints(kind).items() if one in value})
+    except TypeError as error:  # one is missing
+        raise ValueError(f"{name}: {error}") from error
 
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _no(value: object, name: str) -> ValueError:
@@ -132,6 +146,8 @@ def _mapping(kind: Any, value: Any, name: str) -> dict[str, Any]:  # noqa: ANN40
 
 
 _READ = {
+    NodeFacts: lambda _, value, __: _facts(value),
+    Check: lambda _, value, __: Check.of(value),
     str: _scalar,
     int: _scalar,
     bool: _scalar,

@@ -56,8 +56,9 @@ ASKS = f"""
 import sys
 sys.path.insert(0, "/usr/share/pgpool2-cluster")
 from pgpool_cluster.channel import ask
+from pgpool_cluster.protocol import LookRequest
 for _ in range({LOOKS}):
-    assert ask({{"do": "look", "fresh": True}})["node"]
+    assert ask(LookRequest(fresh=True)).node
 """
 PLAIN_PORT = 9991
 PLAIN = f"""

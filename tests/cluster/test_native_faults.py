@@ -73,10 +73,11 @@ CANCEL = """
 import sys, time
 sys.path.insert(0, "/usr/share/pgpool2-cluster")
 from pgpool_cluster.channel import ask
+from pgpool_cluster.protocol import CancelActiveRequest
 since, rounds = map(float, sys.argv[1:])
 end = time.monotonic() + rounds
 while time.monotonic() < end:
-    ask({"do": "cancel-active", "since": since}, seconds=5)
+    ask(CancelActiveRequest(since), seconds=5)
 """
 
 

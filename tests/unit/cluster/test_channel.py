@@ -9,30 +9,64 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgpool_cluster import channel, paths, peers
+from pgpool_cluster import channel, paths, peers, wire
 from pgpool_cluster.channel import ask, serving
 from pgpool_cluster.errors import OperationError, ServerError
+from pgpool_cluster.facts import NodeFacts
+from pgpool_cluster.peers import Progress
+from pgpool_cluster.protocol import (
+    ConvergeAnswer,
+    ConvergeRequest,
+    Done,
+    HoldRequest,
+    LookRequest,
+    MayStartRequest,
+    NoteAnswer,
+    NoteRequest,
+    RecoverRequest,
+    TermAnswer,
+    TermRequest,
+    UserList,
+    UsersRequest,
+)
 
 Json = dict[str, Any]
 
 
+FACTS, DONE, NOTED = NodeFacts("pg1"), Done(), NoteAnswer("well")
+LOOKED = {"done": wire.fields(FACTS)}
+
+
 class Agent:
-    """Answers at once, but for a request with `wait`: once `goes_on` is set."""
+    """Answers at once, but for a long request, which waits until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.goes_on = threading.Event()
+        self.much = 0
+        """How long a position it names in its facts."""
 
-    def answer(self, request: Json, progress: Callable[[str], None]) -> Json:
+    def answer(self, request: object, progress: Progress, _: str = "") -> Any:
         progress("at work")
-        if request.get("wait"):
-            self.goes_on.wait(10)
-        return {"did": request["do"], **({"much": "x" * request["much"]} if "much" in request else {})}
+        match request:
+            case LookRequest(fresh=True) | RecoverRequest(force=True) | HoldRequest(hold=True):
+                self.goes_on.wait(10)
+        match request:
+            case LookRequest():
+                return replace(FACTS, key="x" * self.much)
+            case NoteRequest():
+                return NOTED
+            case TermRequest():
+                return TermAnswer(taken=True, excuse=(0, 0))
+            case UsersRequest():
+                return UserList(1, {}, "m")
+        return DONE
 
 
 @pytest.fixture
@@ -69,7 +103,7 @@ def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answe
     threads = threading.active_count()
     with connected() as asking:
         sending = threading.Thread(
-            target=lambda: say(asking, *({"do": "look", "wait": True, "id": number} for number in range(10_000)))
+            target=lambda: say(asking, *({"do": "look", "fresh": True, "id": number} for number in range(10_000)))
         )
         sending.start()
         answers = lines(asking)
@@ -77,10 +111,10 @@ def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answe
         assert threading.active_count() < threads + channel._SHARE + 5
         assert {one["error"] for one in refused} == {"pgpool2-cluster.service has too much to do for 'look'"}
         assert all(one["hint"] for one in refused)
-        assert ask({"do": "note"}, seconds=20) == {"did": "note"}
+        assert ask(NoteRequest(), seconds=20) == NOTED
         agent.goes_on.set()
         done = [next(answers) for _ in range(channel._SHARE)]
-        assert all(one["done"] == {"did": "look"} for one in done)
+        assert all(one["done"] == LOOKED["done"] for one in done)
         assert {one["id"] for one in [*refused, *done]} == set(range(10_000))
         sending.join()
 
@@ -88,18 +122,18 @@ def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answe
 def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(4):
-            many = ({"do": "recover", "wait": True, "id": one} for one in range(channel._SHARE))
+            many = ({"do": "recover", "node": "pg2", "force": True, "id": one} for one in range(channel._SHARE))
             say(stack.enter_context(connected()), *many)
-            assert ask({"do": "look"}, seconds=20) == {"did": "look"}, number
+            assert ask(LookRequest(), seconds=20) == FACTS, number
         time.sleep(0.1)
         with pytest.raises(OperationError, match="too much to do for 'recover'"):
-            ask({"do": "recover"}, seconds=20)
-        assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+            ask(RecoverRequest("pg2"), seconds=20)
+        assert ask(LookRequest(), seconds=20) == FACTS
         agent.goes_on.set()
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         with contextlib.suppress(OperationError):
-            assert ask({"do": "recover"}, seconds=20) == {"did": "recover"}
+            assert ask(RecoverRequest("pg2"), seconds=20) == DONE
             return
     pytest.fail("refused after all have ended")
 
@@ -107,18 +141,18 @@ def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
 def test_looks_that_hang_keep_no_term_from_being_noted(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(5):
-            many = ({"do": "look", "wait": True, "id": one} for one in range(channel._SHARE))
+            many = ({"do": "look", "fresh": True, "id": one} for one in range(channel._SHARE))
             say(stack.enter_context(connected()), *many)
         last = stack.enter_context(connected())
         say(
             last,
-            *({"do": "look", "wait": True, "id": one} for one in range(2 * channel._SHARE)),
+            *({"do": "look", "fresh": True, "id": one} for one in range(2 * channel._SHARE)),
             {"do": "note", "id": 99},
         )
-        assert next(one for one in lines(last) if one["id"] == 99)["done"] == {"did": "note"}
-        assert ask({"do": "term"}, seconds=20) == {"did": "term"}
+        assert next(one for one in lines(last) if one["id"] == 99)["done"] == {"note": "well"}
+        assert ask(TermRequest(2), seconds=20).taken
         with pytest.raises(OperationError, match="too much to do for 'look'"):
-            ask({"do": "look"}, seconds=20)
+            ask(LookRequest(), seconds=20)
         agent.goes_on.set()
 
 
@@ -129,7 +163,7 @@ def test_what_is_no_request_is_told_and_ends_its_connection(agent: Agent, line: 
         (told,) = lines(asking)
         assert told["error"] == "a line that is no request"
         assert told["id"] is None
-    assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+    assert ask(LookRequest(), seconds=20) == FACTS
     del agent
 
 
@@ -142,7 +176,7 @@ def test_a_line_without_an_end_is_not_read_for_ever(agent: Agent, monkeypatch: p
         with contextlib.suppress(ConnectionError):
             (told,) = lines(asking)
             assert told["error"] == "a line of more than 100000 bytes"
-    assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+    assert ask(LookRequest(), seconds=20) == FACTS
     del agent
 
 
@@ -154,7 +188,7 @@ def test_a_request_may_come_in_pieces(agent: Agent) -> None:
         asking.shutdown(socket.SHUT_WR)
         found = lines(asking)
         answers = {one["id"]: one["done"] for one in (next(found), next(found))}
-    assert answers == {3: {"did": "look"}, 4: {"did": "note"}}
+    assert answers == {3: LOOKED["done"], 4: {"note": "well"}}
     del agent
 
 
@@ -164,26 +198,27 @@ def test_who_asks_for_nothing_is_hung_up_on_but_not_while_it_waits(
     """The other node has gone, and its connection stays: sshd notices only much later."""
     monkeypatch.setattr(channel, "_IDLE", 0.3)
     with connected() as idle, connected() as waiting:
-        say(waiting, {"do": "recover", "wait": True, "id": 1})
+        say(waiting, {"do": "recover", "node": "pg2", "force": True, "id": 1})
         began = time.monotonic()
         assert idle.recv(1) == b""
         assert time.monotonic() - began < 1.5
         agent.goes_on.set()
-        assert next(lines(waiting))["done"] == {"did": "recover"}
+        assert next(lines(waiting))["done"] == {}
 
 
 def test_who_does_not_read_is_hung_up_on(agent: Agent) -> None:
+    agent.much = 5_000_000
     with connected() as asking:
-        say(asking, {"do": "look", "much": 5_000_000, "id": 1}, {"do": "look", "much": 5_000_000, "id": 2})
+        say(asking, {"do": "look", "id": 1}, {"do": "look", "id": 2})
         hung_up = select.poll()
         hung_up.register(asking, select.POLLRDHUP)
         assert hung_up.poll(20_000)
-        assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+        agent.much = 0
+        assert ask(LookRequest(), seconds=20) == FACTS
         read = 0
         while data := asking.recv(1 << 20):
             read += len(data)
         assert read < 5_000_000
-    del agent
 
 
 def test_too_many_connections_are_refused_with_a_reason(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,24 +226,30 @@ def test_too_many_connections_are_refused_with_a_reason(agent: Agent, monkeypatc
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected()) for _ in range(channel._CONNECTIONS)]
         say(held[-1], {"do": "look", "id": 1})
-        assert next(lines(held[-1]))["done"] == {"did": "look"}
+        assert next(lines(held[-1]))["done"] == LOOKED["done"]
         with pytest.raises(OperationError, match="too many connections"):
-            ask({"do": "look"}, seconds=20)
+            ask(LookRequest(), seconds=20)
 
 
 def test_what_is_said_steers_no_terminal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(_: Agent, request: Json, progress: Callable[[str], None]) -> Json:
+    asked: list[object] = []
+
+    def answer(_: Agent, request: object, progress: Progress, __: str = "") -> Any:
+        asked.append(request)
         progress("\x1b]0;owned\x07half")
-        return {"asked": request["text"], "list": ["\x9b2J\ttab\nline"]}
+        return ConvergeAnswer(("\x9b2J\ttab\nline",))
 
     monkeypatch.setattr(Agent, "answer", answer)
     agent.goes_on.set()
     told: list[str] = []
     monkeypatch.setattr(paths, "AGENT", paths.AGENT.with_name("agent2"))
     with serving(agent.answer):
-        found = ask({"do": "look", "text": "\x1b[2J"}, seconds=1, progress=told.append)
+        found = ask(ConvergeRequest(), seconds=1, progress=told.append)
+        with pytest.raises(ServerError, match="sent what is no answer"):
+            ask(MayStartRequest("\x1b[2J"), seconds=1)
     assert told == ["?]0;owned?half"]
-    assert found == {"asked": "?[2J", "list": ["?2J\ttab\nline"]}
+    assert found == ConvergeAnswer(("?2J\ttab\nline",))
+    assert asked[-1] == MayStartRequest("?[2J")
 
 
 @contextlib.contextmanager
@@ -233,14 +274,14 @@ def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> Non
         assert set(told) == {None, "too many connections to it are open"}
         assert told.count(None) == channel._SHARE_OF_CONNECTIONS
         for one in [one for one, error in zip(many, told, strict=True) if error is None]:
-            say(one, *({"do": "look", "wait": True, "id": number} for number in range(channel._SHARE)))
-            say(one, *({"do": "hold", "wait": True, "id": number} for number in range(channel._SHARE)))
+            say(one, *({"do": "look", "fresh": True, "id": number} for number in range(channel._SHARE)))
+            say(one, *({"do": "hold", "hold": True, "id": number} for number in range(channel._SHARE)))
         other = stack.enter_context(connected_from("pg2"))
         answers = lines(other)
-        for verb in ("look", "term", "promote"):
-            say(other, {"do": verb, "id": 1})
-            assert next(answers)["done"] == {"did": verb}
-        assert ask({"do": "look"}, seconds=20) == {"did": "look"}
+        for request in ({"do": "look"}, {"do": "term", "term": 2}, {"do": "promote", "term": 2}):
+            say(other, {**request, "id": 1})
+            assert "done" in next(answers)
+        assert ask(LookRequest(), seconds=20) == FACTS
         agent.goes_on.set()
 
 
@@ -251,11 +292,12 @@ def test_a_witness_has_no_long_lines_to_say(
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     with serving(Agent().answer, lambda peer: peer != "w"), connected_from(peer) if peer else connected() as asking:
         with contextlib.suppress(OSError):
-            say(asking, {"do": "users", "new": "x" * 2 * peers.SHORT_LINE_BYTES, "id": 1})
+            new = {"serial": 1, "entries": {}, "mark": "x" * 2 * peers.SHORT_LINE_BYTES}
+            say(asking, {"do": "users", "new": new, "id": 1})
         said = ""
         with contextlib.suppress(ConnectionError):
             said = str(next(lines(asking)))
-    assert ("'did': 'users'" in said) is read
+    assert ("'serial': 1" in said) is read
 
 
 @contextlib.contextmanager
@@ -288,7 +330,7 @@ def test_root_waits_for_no_agent_that_talks_without_an_end(agent: Agent, said: b
     del agent
     began = time.monotonic()
     with playing(said, again=True), pytest.raises(ServerError, match="does not answer"):
-        ask({"do": "look"}, seconds=0.5)
+        ask(LookRequest(), seconds=0.5)
     assert time.monotonic() - began < 2
 
 
@@ -297,4 +339,4 @@ def test_what_is_no_answer_is_told_and_not_kept(agent: Agent, said: bytes, monke
     del agent
     monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
     with playing(said), pytest.raises(ServerError, match="sent what is no answer"):
-        ask({"do": "look"}, seconds=5)
+        ask(LookRequest(), seconds=5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.unit.cluster.wired import Json, answering
 
 from pgpool_cluster import act, paths, wire
 from pgpool_cluster.cluster_file import parse
@@ -24,17 +24,17 @@ CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster
 def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     """The node pg1, which led in term 1."""
     monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
-    return Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1, term=1, led=1))
+    return Here(CLUSTER, CLUSTER.named("pg1"), None, Peers.of(CLUSTER, "pg1"), Record(system=1, term=1, led=1))
 
 
 def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
     """Let the other nodes answer so to a new term."""
 
-    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+    def said(name: str, request: Json) -> object:
         assert (request["term"], request["file"]) == (2, CLUSTER.fingerprint)
-        return {name: {"taken": answer} for name, answer in taken.items()}
+        return {"taken": taken[name]} if name in taken else None
 
-    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    answering(monkeypatch, said)
 
 
 def test_a_majority_makes_it_this_nodes(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,10 +48,7 @@ def test_nodes_of_an_older_package_take_part_although_they_know_of_no_excuse(
 ) -> None:
     """A node that is upgraded first has to be able to take over while the others are not yet."""
 
-    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
-        return {"pg2": {"taken": True}, "pg3": {"taken": True}} if request["do"] == "term" else {}
-
-    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    answering(monkeypatch, lambda _, request: {"taken": True} if request["do"] == "term" else None)
     act.claim(pg1, 2)
     assert pg1.record.led == 2
 
@@ -87,24 +84,18 @@ def test_of_several_who_tell_the_same_term_at_once_one_gets_it(pg1: Here, monkey
         assert sorted(nodes.map(pg1.note_term, [2, 2, 2, 2])) == [False, False, False, True]
 
 
-@pytest.mark.parametrize("place", ["x", [1], [1, "0"], [10**12, 0], [1, -1], {"1": 0}, 7, None])
+@pytest.mark.parametrize("place", ["x", [1], [1, "0"], [10**12, 0], [1, -1], [-1, -1], [True, 0], {"1": 0}, 7, None])
 def test_a_vote_that_is_nonsense_is_none_and_stops_no_claim(
     pg1: Here, place: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
-        del request
-        return {"pg2": {"taken": True, "excuse": [1, 0]}, "pg3": {"taken": True, "excuse": place}}
-
-    monkeypatch.setattr(Peers, "ask_all", ask_all)
-    act.claim(pg1, 2, decided=(1, 0))
-    assert pg1.record.led == 2
+    answering(monkeypatch, lambda name, _: {"taken": True, "excuse": [1, 0] if name == "pg2" else place})
+    assert act.tell(pg1, 2) == {"pg1": (0, 0), "pg2": (1, 0)}
+    act.claim(pg1, 3, decided=(1, 0))
+    assert pg1.record.led == 3
 
 
 def test_a_node_has_a_word_on_itself_alone(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """A witness that said something of a database node would take that one's vote."""
 
-    def ask_some(_: Peers, *__: object, **___: object) -> dict[str, dict[str, Any]]:
-        return {"pg2": wire.encode(NodeFacts("pg2")), "pg3": wire.encode(NodeFacts("pg2", file="other"))}
-
-    monkeypatch.setattr(Peers, "ask_some", ask_some)
+    answering(monkeypatch, lambda name, _: wire.fields(NodeFacts("pg2", file="" if name == "pg2" else "other")))
     assert set(pg1._ask_for_looks(["pg2", "pg3"], fresh=False)) == {"pg2"}

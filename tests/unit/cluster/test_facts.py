@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.unit.cluster.nodes import OTHER_SYSTEM, primary, standby
 
 from pgpool_cluster import wire
-from pgpool_cluster.archive import Usage
 from pgpool_cluster.facts import BackendState, Lsn, NodeFacts, PgpoolFacts, Postgresql, Switch, WatchdogState, contains
+from pgpool_cluster.usage import Usage
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,15 @@ def test_facts_survive_the_way_between_two_nodes() -> None:
         slots=frozenset({"pg2"}), pgpool=pgpool, users=4,
         archive=Usage(3, 1 << 24, 0.41, "000000010000000000000001", "000000010000000000000003"),
     )  # fmt: skip
-    assert wire.decode(json.loads(json.dumps(wire.encode(facts)))) == facts
+    assert wire.read(NodeFacts, json.loads(json.dumps(wire.fields(facts))), "facts") == facts
     bare = NodeFacts("pg2")
-    assert wire.decode(json.loads(json.dumps({**wire.encode(bare), "of_tomorrow": 1}))) == bare
+    assert wire.read(NodeFacts, json.loads(json.dumps({**wire.fields(bare), "of_tomorrow": 1})), "facts") == bare
 
 
 def test_the_facts_of_an_older_node_have_no_archive_in_them() -> None:
-    values = wire.encode(NodeFacts("pg2"))
+    values = wire.fields(NodeFacts("pg2"))
     del values["archive"]
-    assert wire.decode(values) == NodeFacts("pg2")
+    assert wire.read(NodeFacts, values, "facts") == NodeFacts("pg2")
 
 
 LSNS = st.builds(Lsn, st.integers(0, 2**64 - 1))
@@ -72,19 +72,19 @@ JUNK: st.SearchStrategy[object] = st.recursive(
 
 @given(ANY_FACTS)
 def test_any_facts_survive_the_way_between_two_nodes(facts: NodeFacts) -> None:
-    assert wire.decode(json.loads(json.dumps(wire.encode(facts)))) == facts
+    assert wire.read(NodeFacts, json.loads(json.dumps(wire.fields(facts))), "facts") == facts
 
 
 @given(ANY_FACTS, st.sampled_from([field.name for field in fields(NodeFacts)]), JUNK)
 def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, name: str, junk: object) -> None:
-    values = {**wire.encode(facts), name: junk}
+    values = {**wire.fields(facts), name: junk}
     try:
-        found = wire.decode(values)
+        found = wire.read(NodeFacts, values, "facts")
     except ValueError:
         return
     if name == "slots" and isinstance(junk, list):
         junk = sorted(set(junk))
-    assert json.dumps(wire.encode(found)[name], sort_keys=True).lower() == json.dumps(junk, sort_keys=True).lower()
+    assert json.dumps(wire.fields(found)[name], sort_keys=True).lower() == json.dumps(junk, sort_keys=True).lower()
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, 
 )
 def test_a_value_of_another_type_is_no_fact(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
-        wire.decode({**wire.encode(primary("pg1")), name: value})
+        wire.read(NodeFacts, {**wire.fields(primary("pg1")), name: value}, "facts")
 
 
 def test_what_is_no_fact_is_not_told_at_length() -> None:
     with pytest.raises(ValueError, match="term cannot be") as refusal:
-        wire.decode({**wire.encode(primary("pg1")), "term": ["x" * 1_000_000] * 10})
+        wire.read(NodeFacts, {**wire.fields(primary("pg1")), "term": ["x" * 1_000_000] * 10}, "facts")
     assert len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize("values", [{}, {"node": "pg1", "postgresql": "levitating"}, {"node": "pg1"}])
 def test_what_is_no_fact_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        wire.decode(values)
+        wire.read(NodeFacts, values, "facts")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, primary, s
 
 from pgpool_cluster import act, agent, housekeeping, paths, takeover, units
 from pgpool_cluster import pgpool as pgpool_module
-from pgpool_cluster.actions import Action
+from pgpool_cluster.actions import Action, said
 from pgpool_cluster.cluster import Cluster, Node
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts
@@ -34,7 +34,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise OperationError(f"hang-up {node.address}: an inet prefix is expected", hint="ss")
 
     def perform(_: Here, action: Action) -> None:
-        done.append(act.said(action))
+        done.append(said(action))
 
     monkeypatch.setattr(units, "hang_up", hang_up)
     monkeypatch.setattr(act, "perform", perform)

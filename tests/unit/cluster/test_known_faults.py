@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from pgpool_cluster import checks, known_faults
-from pgpool_cluster.checks import Check
+from pgpool_cluster.check import Check
 from pgpool_cluster.node import Here
 from pgpool_deb import known_faults as made
 from pgpool_deb import patches

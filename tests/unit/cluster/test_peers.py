@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgpool_cluster import peers
 from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError
-from pgpool_cluster.peers import Peer, RemoteError, raised
+from pgpool_cluster.lines import Line, RemoteError
+from pgpool_cluster.peers import Peer
+from pgpool_cluster.protocol import (
+    CheckAnswer,
+    CheckRequest,
+    ConvergeAnswer,
+    ConvergeRequest,
+    CopyRequest,
+    Done,
+    FollowRequest,
+    HoldRequest,
+    NoteAnswer,
+    NoteRequest,
+    RecoverRequest,
+    Request,
+    TermRequest,
+    UserList,
+    UsersRequest,
+    WatchRequest,
+)
 
 SSH = """#!/usr/bin/python3
 import json, os, sys, threading, time
@@ -26,20 +47,24 @@ def answer(line):
     def say(**found):
         sys.stdout.write(json.dumps({"id": number, **found}) + chr(10))
         sys.stdout.flush()
-    if do == "die":
+    if do == "watch":
         sys.stderr.write("Connection to pg2 closed by remote host." + chr(10))
         os._exit(255)
-    for step in range(request.get("steps", 0)):
-        time.sleep(request["pause"])
-        say(progress=str(step))
-    if do == "refuse":
+    if do == "copy":
+        for step in range(8):
+            time.sleep(float(request["source"]))
+            say(progress=str(step))
+    if do == "follow":
         say(error="no", hint="never", status=2)
-    elif do != "ignore":
-        say(done={"did": do})
+    elif do != "hold":
+        say(done={"note": "did " + do})
 for line in sys.stdin:
     threading.Thread(target=answer, args=(line,)).start()
 """
-LONG = {"do": "copy", "steps": 8, "pause": 0.1}
+LONG = CopyRequest("0.1")
+"""Eight times there is progress, after so many seconds each."""
+NOTE, NOTED = NoteRequest(), NoteAnswer("did note")
+REFUSED, DEADLY, IGNORED = FollowRequest("pg1"), WatchRequest(), HoldRequest(hold=True)
 
 
 @pytest.fixture
@@ -66,10 +91,10 @@ def test_a_look_does_not_wait_for_a_long_request_on_the_same_connection(peer: Pe
         long = workers.submit(peer.ask, LONG, seconds=5, progress=told.append)
         time.sleep(0.3)
         began = time.monotonic()
-        assert peer.ask({"do": "look"}, seconds=5) == {"did": "look"}
+        assert peer.ask(NOTE, seconds=5) == NOTED
         assert time.monotonic() - began < 0.3
         assert not long.done()
-        assert long.result() == {"did": "copy"}
+        assert long.result() == Done()
     assert told == [str(step) for step in range(8)]
     assert starts.read_text() == "x"
 
@@ -79,14 +104,14 @@ def test_a_request_without_an_answer_ends_no_other(peer: Peer, starts: Path) -> 
         long = workers.submit(peer.ask, LONG, seconds=5, progress=print)
         time.sleep(0.2)
         with pytest.raises(ServerError, match="no answer for 0 s"):
-            peer.ask({"do": "ignore"}, seconds=0.2)
-        assert long.result() == {"did": "copy"}
-    assert peer.ask({"do": "look"}, seconds=5, patient=True) == {"did": "look"}
+            peer.ask(IGNORED, seconds=0.2)
+        assert long.result() == Done()
+    assert peer.ask(NOTE, seconds=5, patient=True) == NOTED
     assert starts.read_text() == "xx"
 
 
 def test_silence_counts_between_two_lines_and_not_in_all(peer: Peer) -> None:
-    assert peer.ask({**LONG, "pause": 0.2}, seconds=0.8, progress=print) == {"did": "copy"}
+    assert peer.ask(CopyRequest("0.2"), seconds=0.8, progress=print) == Done()
 
 
 def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(peer: Peer, starts: Path) -> None:
@@ -94,7 +119,7 @@ def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(
     play(starts, """read line; while :; do echo '{"progress": "soon", "id": 0}'; sleep 0.05; done""")
     began = time.monotonic()
     with pytest.raises(ServerError, match="no answer for 1 s"):
-        peer.ask({"do": "look"}, seconds=0.6)
+        peer.ask(NOTE, seconds=0.6)
     assert time.monotonic() - began < 1.5
 
 
@@ -102,24 +127,25 @@ def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(
 def test_progress_that_is_no_text_ends_the_connection(peer: Peer, starts: Path, said: str) -> None:
     play(starts, f"""read line; echo '{{"progress": {said}, "id": 0}}'; exec sleep 5""")
     with pytest.raises(ServerError, match="it sent what is no answer"):
-        peer.ask({"do": "look"}, seconds=4, progress=print)
+        peer.ask(NOTE, seconds=4, progress=print)
 
 
 def test_an_answer_of_lists_in_lists_is_a_refusal() -> None:
     deep: object = "x"
     for _ in range(5000):
         deep = [deep]
+    line = Line(1, None, None, 1, {"done": {"note": deep}})
     with pytest.raises(RemoteError, match="no end of lists"):
-        raised({"done": {"note": deep}})
+        line.answer(NOTE, "pg2")
 
 
 def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer: Peer) -> None:
     with ThreadPoolExecutor() as workers:
-        long = workers.submit(peer.ask, {**LONG, "pause": 5}, seconds=60)
+        long = workers.submit(peer.ask, CopyRequest("5"), seconds=60)
         time.sleep(0.3)
         began = time.monotonic()
         with pytest.raises(ServerError, match="closed by remote host"):
-            peer.ask({"do": "die"}, seconds=5)
+            peer.ask(DEADLY, seconds=5)
         with pytest.raises(ServerError, match="closed by remote host"):
             long.result()
         assert time.monotonic() - began < 2
@@ -127,10 +153,10 @@ def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer
 
 def test_a_refusal_bears_the_other_nodes_words_and_leaves_the_connection(peer: Peer, starts: Path) -> None:
     with pytest.raises(RemoteError) as refusal:
-        peer.ask({"do": "refuse"}, seconds=5)
+        peer.ask(REFUSED, seconds=5)
     assert (refusal.value.message, refusal.value.hint, int(refusal.value.exit_status)) == ("no", "never", 2)
     assert isinstance(refusal.value, OperationError)
-    assert peer.ask({"do": "look"}, seconds=5) == {"did": "look"}
+    assert peer.ask(NOTE, seconds=5) == NOTED
     assert starts.read_text() == "x"
 
 
@@ -138,14 +164,14 @@ def test_a_node_out_of_reach_refuses_looks_at_once_and_is_found_again(peer: Peer
     down = starts.with_name("starts.down")
     down.touch()
     with pytest.raises(ServerError, match="No route to host"):
-        peer.ask({"do": "look"}, seconds=5)
+        peer.ask(NOTE, seconds=5)
     began = time.monotonic()
     with pytest.raises(ServerError, match="No route to host"):
-        peer.ask({"do": "look"}, seconds=5)
+        peer.ask(NOTE, seconds=5)
     assert time.monotonic() - began < 0.1
     assert peer.problem
     threading.Timer(0.5, down.unlink).start()
-    assert peer.ask({"do": "recover"}, seconds=5, patient=True) == {"did": "recover"}
+    assert peer.ask(RecoverRequest("pg2"), seconds=5, patient=True) == Done()
     assert not peer.problem
 
 
@@ -155,8 +181,8 @@ def test_a_closed_peer_takes_no_request_and_finishes_what_is_under_way(peer: Pee
         time.sleep(0.3)
         peer.close()
         with pytest.raises(ClusterError):
-            peer.ask({"do": "look"}, seconds=5)
-        assert long.result() == {"did": "copy"}
+            peer.ask(NOTE, seconds=5)
+        assert long.result() == Done()
 
 
 def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> None:
@@ -166,7 +192,7 @@ def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> N
     def ask(peer: Peer, moment: float) -> None:
         time.sleep(moment)
         with pytest.raises(ServerError, match="gone"):
-            peer.ask({"do": "look"}, seconds=5)
+            peer.ask(NOTE, seconds=5)
 
     with ThreadPoolExecutor(max_workers=40) as workers:
         for _ in range(10):
@@ -182,19 +208,19 @@ def play(starts: Path, script: str) -> None:
 
 
 STRAY = """echo '{"error": "a line that is no request", "id": null}'"""
-DONE = """read line; echo '{"done": {"did": "look"}, "id": 0}'"""
+DONE = """read line; echo '{"done": {"note": "did note"}, "id": 0}'"""
 
 
 def test_an_answer_that_is_nobodys_keeps_no_other_from_coming(peer: Peer, starts: Path) -> None:
     play(starts, f"{STRAY}; {DONE}; sleep 5")
-    assert peer.ask({"do": "look"}, seconds=2) == {"did": "look"}
+    assert peer.ask(NOTE, seconds=2) == NOTED
 
 
 def test_what_the_other_agent_said_of_the_connection_is_why_it_ended(peer: Peer, starts: Path) -> None:
     play(starts, f"read line; {STRAY}; echo closed >&2")
     began = time.monotonic()
     with pytest.raises(ServerError, match="a line that is no request"):
-        peer.ask({"do": "look"}, seconds=5)
+        peer.ask(NOTE, seconds=5)
     assert time.monotonic() - began < 1
 
 
@@ -203,7 +229,7 @@ def test_what_is_no_answer_ends_the_connection_with_a_reason(peer: Peer, starts:
     play(starts, f"read line; echo '{line}'; exec sleep 5")
     began = time.monotonic()
     with pytest.raises(ServerError, match="it sent what is no answer"):
-        peer.ask({"do": "look"}, seconds=4)
+        peer.ask(NOTE, seconds=4)
     assert time.monotonic() - began < 1
 
 
@@ -211,25 +237,32 @@ def test_a_line_without_an_end_is_not_read_for_ever(peer: Peer, starts: Path, mo
     monkeypatch.setattr(peers, "LINE_BYTES", 100_000)
     play(starts, "exec cat /dev/zero")
     with pytest.raises(ServerError, match="a line of more than 100000 bytes"):
-        peer.ask({"do": "look"}, seconds=4)
+        peer.ask(NOTE, seconds=4)
 
 
-@pytest.mark.parametrize(("verb", "taken"), [("users", True), ("check", True), ("look", False), ("term", False)])
-def test_only_a_list_of_users_or_of_checks_may_be_long(peer: Peer, starts: Path, verb: str, taken: bool) -> None:
-    play(starts, """read line; printf '{"id": 0, "done": {"x": "%02000000d"}}\\n' 0; exec sleep 5""")
+@pytest.mark.parametrize(
+    ("request_", "taken"),
+    [(UsersRequest(), True), (CheckRequest(), True), (NOTE, False), (TermRequest(2), False)],
+)
+def test_only_a_list_of_users_or_of_checks_may_be_long(
+    peer: Peer, starts: Path, request_: Request[Any], taken: bool
+) -> None:
+    done = '"serial": 1, "entries": {}, "checks": [], "mark": "%02000000d"'
+    play(starts, f"""read line; printf '{{"id": 0, "done": {{{done}}}}}\\n' 0; exec sleep 5""")
     if taken:
-        assert len(str(peer.ask({"do": verb}, seconds=4)["x"])) == 2_000_000
+        assert isinstance(peer.ask(request_, seconds=4), UserList | CheckAnswer)
     else:
         with pytest.raises(ServerError, match="a line of more than 1048576 bytes"):
-            peer.ask({"do": verb}, seconds=4)
+            peer.ask(request_, seconds=4)
 
 
 def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None:
     """It is longer than what a pipe holds, and the other end has stopped reading."""
     play(starts, "exec sleep 5")
+    long = UsersRequest(UserList(1, {}, "x" * 1_000_000))
     began = time.monotonic()
     with ThreadPoolExecutor() as workers:
-        asked = [workers.submit(peer.ask, {"do": "users", "new": "x" * 1_000_000}, seconds=0.3) for _ in range(3)]
+        asked = [workers.submit(peer.ask, long, seconds=0.3) for _ in range(3)]
         for one in asked:
             with pytest.raises(ServerError):
                 one.result()
@@ -237,8 +270,10 @@ def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None
 
 
 def test_an_answer_steers_no_terminal_and_its_status_is_one_that_is_known() -> None:
+    refused = {"error": "\x1b]0;owned\x07no", "hint": "\x9b2Jnever", "status": "99", "id": 1}
     with pytest.raises(RemoteError) as refusal:
-        raised({"error": "\x1b]0;owned\x07no", "hint": "\x9b2Jnever", "status": "99"})
+        Line.parse(json.dumps(refused).encode()).answer(NOTE, "pg2")
     assert (refusal.value.message, refusal.value.hint) == ("?]0;owned?no", "?2Jnever")
     assert refusal.value.exit_status is ExitStatus.FAILED
-    assert raised({"done": {"note": "\x1b[2J", "lines": ["a\tb\n"]}}) == {"note": "?[2J", "lines": ["a\tb\n"]}
+    line = Line.parse(b'{"done": {"said": ["\\u001b[2J", "a\\tb\\n"]}, "id": 1}')
+    assert line.answer(ConvergeRequest(), "pg2") == ConvergeAnswer(("?[2J", "a\tb\n"))

@@ -5,22 +5,24 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
-from pgpool_cluster import paths, rights, terms, wire
-from pgpool_cluster.answers import Answers
-from pgpool_cluster.channel import ask, serving
+from pgpool_cluster import paths, protocol, rights, terms, wire
+from pgpool_cluster.channel import serving
 from pgpool_cluster.cluster import Mode
 from pgpool_cluster.errors import ClusterError, OperationError, UsageError
 from pgpool_cluster.facts import NodeFacts
+from pgpool_cluster.peers import Progress
+from pgpool_cluster.protocol import Done, FailoverRequest, WatchRequest
 
 Json = dict[str, Any]
 STREAMS = Mode.STREAMING_REPLICATION
@@ -48,14 +50,14 @@ def led_by_witness(mode: Mode, count: int = 2) -> World:
     return world
 
 
-def asked(world: World, name: str, request: Json, *, peer: str) -> Json:
+def asked(world: World, name: str, request: Json, *, peer: str) -> Any:
     """What node `peer` gets of node `name`."""
-    return world.on(name, {**request, "from": peer})
+    return world.on(name, protocol.decode(request), peer)
 
 
 def test_every_request_has_one_line_about_its_askers() -> None:
-    known = Answers._known(Answers(None, None, print, list, print))  # type: ignore[arg-type]
-    assert set(known) == set(rights.MAY_ASK)
+    assert set(rights.MAY_ASK) == set(protocol.REQUESTS.values())
+    assert len(rights.MAY_ASK) == sum(len(found) for found in rights._BY_ASKER.values())
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_every_request_has_one_line_about_its_askers() -> None:
     [{"do": "term", "term": 9}, {"do": "excuse", "term": 1, "serial": 9, "names": ["pg2"], "file": ""},
      {"do": "recover", "node": "pg2", "force": True}, {"do": "switchover", "node": "pg2"},
      {"do": "role", "name": "app", "verifier": None}, {"do": "user", "name": "app", "verifier": None},
-     {"do": "users", "new": {}}, {"do": "copy", "source": "pg1"}, {"do": "detach", "node": "pg2"},
+     {"do": "users", "new": {"serial": 9, "entries": {}, "mark": ""}}, {"do": "copy", "source": "pg1"},
+     {"do": "detach", "node": "pg2"},
      {"do": "take-up", "source": "pg1", "position": "0/0", "term": 9}, {"do": "start", "host": "pg2"},
      {"do": "pcp-recovery", "node": "pg2"}, {"do": "cancel-active", "since": 0}, {"do": "why", "why": ""},
      {"do": "failover", "failed": 0}, {"do": "may-start", "instance": "15-main"}, {"do": "converge"}],
@@ -88,8 +91,8 @@ def test_a_witness_cannot_promote_a_node_while_the_primary_is_in_sight(world: Wo
 
 def test_a_witness_whose_pgpool_leads_makes_the_right_node_take_over(world: World) -> None:
     world.cut(["pg1"])
-    done = world.on("w", {"do": "failover", "failed": 0})
-    assert done["actions"][0].startswith("promote pg2")
+    done = world.on("w", FailoverRequest(0))
+    assert done.actions[0].startswith("promote pg2")
     assert world.hosts["pg2"].record.led == 2
     assert not world.hosts["pg2"].data.standby  # type: ignore[union-attr]
 
@@ -105,14 +108,14 @@ def test_in_a_native_cluster_a_database_node_decides_which_node_is_out_of_servic
         with pytest.raises(OperationError, match="does not see that the others are to go on"):
             asked(world, "pg2", {"do": "go-on", "node": None}, peer="w")
         world.cut(["pg1"])
-        world.on("w", {"do": "failover", "failed": 0})
+        world.on("w", FailoverRequest(0))
         assert [world.hosts[name].record.led for name in ("pg1", "pg2", "pg3")] == [1, 2, 2]
 
 
 def test_a_node_is_rebuilt_through_a_pgpool_that_may_log_in_as_a_superuser(monkeypatch: pytest.MonkeyPatch) -> None:
     with at_work(led_by_witness(NATIVE, 3)) as world:
         world.cut(["pg1"])
-        world.on("w", {"do": "failover", "failed": 0})
+        world.on("w", FailoverRequest(0))
         world.boot("pg1")
         world.pools.remove("w")
         world.pools.insert(0, "w")
@@ -145,7 +148,7 @@ def test_an_implausible_term_is_not_recorded(term: object, world: World) -> None
 
 
 def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) -> None:
-    assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1")["taken"] is True
+    assert asked(world, "pg2", {"do": "term", "term": 5000}, peer="pg1").taken
 
 
 def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +159,7 @@ def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.
     with pytest.raises(ClusterError):
         asked(world, "w", {"do": "term", "term": terms.highest() + 1}, peer="pg2")
     moment += 1
-    assert asked(world, "w", {"do": "term", "term": terms.highest()}, peer="pg2")["taken"] is True
+    assert asked(world, "w", {"do": "term", "term": terms.highest()}, peer="pg2").taken
 
 
 @pytest.mark.parametrize("term", [10**6, 10**6 + 10_000])
@@ -177,30 +180,32 @@ def test_a_cluster_whose_term_was_driven_up_continues_by_itself(term: int) -> No
 
 def test_a_node_that_claims_an_absurd_term_is_not_believed() -> None:
     for name in ("term", "led", "restart", "users"):
-        told = {**wire.encode(NodeFacts("pg1")), name: 10**12}
+        told = {**wire.fields(NodeFacts("pg1")), name: 10**12}
         with pytest.raises(ValueError, match=f"{name}: no cluster"):
-            wire.decode(told)
-    assert wire.decode(wire.encode(NodeFacts("pg1", term=5000))).term == 5000
+            wire.read(NodeFacts, told, "facts")
+    assert wire.read(NodeFacts, wire.fields(NodeFacts("pg1", term=5000)), "facts").term == 5000
 
 
 # The identity of the requesting node
 
 
 @pytest.fixture
-def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
-    """The requests that an agent gets."""
-    found: list[Json] = []
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, str]]]:
+    """The requests that an agent gets, each with the node that it comes from."""
+    found: list[tuple[object, str]] = []
 
-    def answer(request: Json, _: Callable[[str], None]) -> Json:
-        found.append(request)
-        return {}
+    def answer(request: object, _: Progress, peer: str = "") -> Any:
+        found.append((request, peer))
+        return Done()
 
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     with serving(answer):
         yield found
 
 
-def test_the_forced_command_says_which_node_asks_and_no_request_does(heard: list[Json]) -> None:
+def test_the_forced_command_says_which_node_asks_and_no_request_does(
+    heard: list[tuple[object, str]],
+) -> None:
     program = (
         "from pathlib import Path; from pgpool_cluster import channel, paths; "
         f"paths.AGENT = Path({str(paths.AGENT)!r}); channel.bridge('pg2.example-1')"
@@ -210,10 +215,13 @@ def test_the_forced_command_says_which_node_asks_and_no_request_does(heard: list
                           env=environment) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"do": "look", "from": "", "id": 1}).encode() + b"\n")
+        process.stdin.write(json.dumps({"do": "watch", "from": "", "id": 1}).encode() + b"\n")
         process.stdin.flush()
-        assert json.loads(process.stdout.readline()) == {"done": {}, "id": 1}
+        assert json.loads(process.stdout.readline()) == {"done": {}, "version": protocol.VERSION, "id": 1}
         process.stdin.close()
         process.kill()
-    ask({"do": "status", "from": "pg1"})
-    assert heard == [{"do": "look", "from": "pg2.example-1"}, {"do": "status"}]
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(paths.AGENT))
+        asking.sendall(json.dumps({"do": "watch", "from": "pg1", "id": 2}).encode() + b"\n")
+        assert json.loads(asking.makefile().readline())["id"] == 2
+    assert heard == [(WatchRequest(), "pg2.example-1"), (WatchRequest(), "")]

@@ -279,9 +279,9 @@ class _Lock:
 def test_a_cluster_with_a_stalled_standby_is_not_healthy_and_says_which(reason: str) -> None:
     facts = seen(*with_stalled(reason))
     found = status.report(CLUSTER, facts, {})
-    assert found["healthy"] is False
-    assert [row["stalled"] for row in found["nodes"]] == ["", reason, ""]
-    assert found["notes"]["pg2"].startswith(f"{reason}; hint: ")
+    assert found.healthy is False
+    assert [row.stalled for row in found.nodes] == ["", reason, ""]
+    assert found.notes["pg2"].startswith(f"{reason}; hint: ")
     assert status.healthy(CLUSTER, seen(*healthy()))
 
 

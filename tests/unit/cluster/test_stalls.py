@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
@@ -27,7 +26,7 @@ from tests.unit.cluster.nodes import (
     pgpool as view,
 )
 
-from pgpool_cluster import node, paths, pgpool, units, wire
+from pgpool_cluster import node, paths, pgpool, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Follow, Promote
 from pgpool_cluster.cluster import PostgresqlCluster
@@ -38,6 +37,7 @@ from pgpool_cluster.facts import NodeFacts, Postgresql
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.postgresql import Database
+from pgpool_cluster.protocol import LookRequest
 from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
 
@@ -246,11 +246,11 @@ def test_answers_that_have_grown_old_are_asked_for_again(here: Here, monkeypatch
     monkeypatch.setattr(node, "_OLD", 0.1)
     asked: list[tuple[str, ...]] = []
 
-    def ask_some(_: Peers, names: list[str], request: dict[str, Any], **__: object) -> dict[str, Any]:
-        asked.append((*names, str(request["fresh"])))
+    def ask_some(_: Peers, names: list[str], request: LookRequest, **__: object) -> dict[str, NodeFacts]:
+        asked.append((*names, str(request.fresh)))
         if len(asked) == 1:
             time.sleep(0.2)
-        return {name: wire.encode(standby(name, "pg1", term=len(asked))) for name in names}
+        return {name: standby(name, "pg1", term=len(asked)) for name in names}
 
     monkeypatch.setattr(Peers, "ask_some", ask_some)
     here.peers = Peers.of(CLUSTER, "pg1")
@@ -263,10 +263,10 @@ def test_answers_of_before_a_stall_are_left_out(here: Here, monkeypatch: pytest.
     monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
     monkeypatch.setattr(node, "LOOK_SECONDS", 0.2)
 
-    def ask_some(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, Any]:
+    def ask_some(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, NodeFacts]:
         if not names:
             time.sleep(0.3)  # this program was stopped
-        return {name: wire.encode(standby(name, "pg1")) for name in names}
+        return {name: standby(name, "pg1") for name in names}
 
     monkeypatch.setattr(Peers, "ask_some", ask_some)
     here.peers = Peers.of(CLUSTER, "pg1")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from pgpool_cluster import status
-from pgpool_cluster.archive import Usage
+from pgpool_cluster import status, wire
 from pgpool_cluster.cluster import Cluster, Mode
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.facts import BackendState, ClusterFacts, Lsn, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.report import ArchiveReport, Report
+from pgpool_cluster.usage import Usage
 
 CLUSTER: Cluster = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
 UP = dict.fromkeys(("pg1", "pg2", "pg3"), BackendState.UP)
@@ -33,14 +35,14 @@ def facts(**changes: dict[str, object]) -> ClusterFacts:
 
 def test_a_healthy_cluster() -> None:
     found = status.report(CLUSTER, facts(), {})
-    assert found["healthy"] is True
-    assert [(row["name"], row["id"], row["role"], row["lag_bytes"]) for row in found["nodes"]] == [
+    assert found.healthy is True
+    assert [(row.name, row.id, row.role, row.lag_bytes) for row in found.nodes] == [
         ("pg1", 0, "primary", 0), ("pg2", 1, "standby", 100), ("pg3", 2, "standby", 100),
     ]  # fmt: skip
-    assert {row["name"]: row["state"] for row in found["pgpools"]} == {
+    assert {row.name: row.state for row in found.pgpools} == {
         "pg1": "leader", "pg2": "standby", "pg3": "standby",
     }  # fmt: skip
-    assert not found["notes"]
+    assert not found.notes
 
 
 DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}, "pg1")
@@ -70,9 +72,9 @@ def test_one_thing_wrong_and_it_is_not_healthy(changes: dict[str, dict[str, obje
 
 def test_an_unreachable_node_is_shown_as_such_with_its_note() -> None:
     found = status.report(CLUSTER, facts(pg3={"reachable": False}), {"pg3": "no answer for 2 s", "pg1": ""})
-    row = found["nodes"][2]
-    assert (row["role"], row["postgresql"], row["lag_bytes"]) == ("unknown", "unreachable", None)
-    assert found["notes"] == {"pg3": "no answer for 2 s"}
+    row = found.nodes[2]
+    assert (row.role, row.postgresql, row.lag_bytes) == ("unknown", "unreachable", None)
+    assert found.notes == {"pg3": "no answer for 2 s"}
     text = "\n".join(status.lines(found))
     assert "NOT healthy" in text
     assert "pg3: no answer for 2 s" in text
@@ -83,32 +85,47 @@ def test_a_leader_without_a_quorum_is_not_believed() -> None:
     cut_off = PgpoolFacts(WatchdogState.LEADER, False, {**UP, "pg2": BackendState.DOWN}, "pg1")
     leading = PgpoolFacts(WatchdogState.LEADER, True, {**UP, "pg1": BackendState.DOWN}, "pg2")
     found = status.report(CLUSTER, facts(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
-    assert [row["pgpool"] for row in found["nodes"]] == ["down", "up", "up"]
+    assert [row.pgpool for row in found.nodes] == ["down", "up", "up"]
 
 
 def test_a_held_node_has_a_hint_how_to_release_it() -> None:
     found = status.report(CLUSTER, facts(pg2={"held": True}), {})
-    assert "pgpoolctl attach pg2" in found["notes"]["pg2"]
+    assert "pgpoolctl attach pg2" in found.notes["pg2"]
 
 
 def test_the_archive_is_shown_where_there_is_one() -> None:
     usage = Usage(12, 201326592, 0.4149, "000000010000000000000001", "00000001000000000000000C")
     other = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION)
     found = status.report(other, facts(pg1={"archive": usage}, pg2={"archive": usage, "reachable": False}), {})
-    assert [row["archive"] for row in found["nodes"]] == [
-        {"files": 12, "bytes": 201326592, "used": 0.41, "oldest": usage.oldest, "newest": usage.newest}, None, None,
-    ]  # fmt: skip
+    archive = ArchiveReport(12, 201326592, 0.41, usage.oldest, usage.newest)
+    assert [row.archive for row in found.nodes] == [archive, None, None]
     assert "pg1      12     201326592  41%        000000010000000000000001" in status.lines(found)
     streaming = status.report(CLUSTER, facts(), {})
-    assert [row["archive"] for row in streaming["nodes"]] == [None] * 3
+    assert [row.archive for row in streaming.nodes] == [None] * 3
     assert "archive" not in "\n".join(status.lines(streaming))
 
 
 def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
     found = status.report(CLUSTER, facts(pg1={"archive": Usage(0, 0, 0.5)}), {})
-    assert (found["nodes"][0]["archive"]["oldest"], found["nodes"][0]["archive"]["newest"]) == (None, None)
-    del found["nodes"][1]["archive"]
-    assert "pg1      0      0      50%        -" in status.lines(found)
+    assert found.nodes[0].archive == ArchiveReport(0, 0, 0.5, None, None)
+    told = wire.fields(found)
+    del told["nodes"][1]["archive"]  # type: ignore[index]
+    assert "pg1      0      0      50%        -" in status.lines(wire.read(Report, told, "status"))
+
+
+def test_the_keys_of_the_json_are_those_of_the_documentation() -> None:
+    """Scripts read them: they only grow in number (docs/reference/pgpoolctl.md)."""
+    usage = Usage(12, 201326592, 0.4149, "000000010000000000000001", "00000001000000000000000C")
+    other = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION)
+    found = status.report(other, facts(pg1={"archive": usage}), {"pg2": "it waits"})
+    told = json.loads(json.dumps(wire.fields(found)))
+    assert list(told) == ["cluster", "mode", "healthy", "nodes", "pgpools", "notes"]
+    assert list(told["nodes"][0]) == ["name", "address", "id", "role", "postgresql", "pgpool", "lag_bytes", "timeline",
+                                      "streaming", "stalled", "note", "archive"]  # fmt: skip
+    assert told["nodes"][0]["archive"] == {"files": 12, "bytes": 201326592, "used": 0.41, "oldest": usage.oldest,
+                                           "newest": usage.newest}  # fmt: skip
+    assert list(told["pgpools"][0]) == ["name", "state", "virtual_ip"]
+    assert told["notes"] == {"pg2": "it waits"}
 
 
 def test_the_cluster_is_not_healthy_before_every_node_applies_synchronous_replication() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen
 from tests.unit.cluster.test_decide_rests import boot, command, cut, lose, slow, turns, write
+from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
 
@@ -90,7 +91,7 @@ def test_a_setting_of_the_administrators_own_is_left_alone() -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
     database: Any = SimpleNamespace()
-    return Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), LED)
+    return Here(CLUSTER, CLUSTER.named("pg1"), database, Peers.of(CLUSTER, "pg1"), LED)
 
 
 def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -> None:
@@ -104,21 +105,23 @@ def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -
     assert Record.load(paths.RECORD) == here.record
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[dict[str, Any]]:
+def telling(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[dict[str, Any]]:
     """Let the only other node that answers, pg2, say this to each kind of request; return the requests."""
     asked: list[dict[str, Any]] = []
 
-    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, Any]:
+    def said(name: str, request: Json) -> object:
+        if name != "pg2":
+            return None
         asked.append(request)
-        return {"pg2": answers[request["do"]]}
+        return answers[request["do"]]
 
-    monkeypatch.setattr(Peers, "ask_all", ask_all)
+    answering(monkeypatch, said)
     return asked
 
 
 def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old primary may have listed a standby again between the decision and the claim."""
-    answering(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
+    telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     with pytest.raises(OperationError, match="spoken again"):
         act.claim(here, 2, decided=(1, 2))
     assert here.record.led == 1
@@ -126,14 +129,15 @@ def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pyt
 
 def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here.note_excuse(Excuse(1, 3, ("pg3",)))
-    asked = answering(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
+    asked = telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     act.claim(here, 2, decided=(1, 3))
     assert here.record.excuse == Excuse(2, 0, ())
-    assert asked[-1] == {"do": "excuse", "term": 2, "serial": 0, "names": [], "file": CLUSTER.fingerprint}
+    assert asked[-1] == {"do": "excuse", "term": 2, "serial": 0, "names": [], "file": CLUSTER.fingerprint,
+                         "version": 2}  # fmt: skip
 
 
 def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
+    telling(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
         act.claim(here, 2)
     assert here.record.led == 1
@@ -170,7 +174,7 @@ def test_apply_is_requested_again_until_the_server_runs_with_the_intended_list(
             raise OperationError("apply: cluster.yml:3: a tab", hint="take it out")
 
     monkeypatch.setattr(units, "control", control)
-    answering(monkeypatch, excuse={"taken": True})
+    telling(monkeypatch, excuse={"taken": True})
     here.remember(standbys_came=False)
     first, *others = healthy()
     tending = Synchrony(here)
@@ -206,7 +210,7 @@ def test_a_cluster_whose_commits_do_not_wait_as_they_should_is_not_healthy() -> 
     assert is_healthy(CLUSTER, seen(first, second, third))
     facts = seen(first, replace(second, laid=False), third)
     assert not is_healthy(CLUSTER, facts)
-    assert "pgpoolctl apply, on pg2" in report(CLUSTER, facts, {})["notes"]["pg2"]
+    assert "pgpoolctl apply, on pg2" in report(CLUSTER, facts, {}).notes["pg2"]
 
 
 # Whole clusters (world.py), where a promotion without an acknowledged write is an error

@@ -16,6 +16,7 @@ from pgpool_cluster.errors import OperationError, ServerError
 from pgpool_cluster.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
+from pgpool_cluster.protocol import Done, PcpRecoveryRequest, RecoverRequest
 from pgpool_cluster.record import Record
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
@@ -40,8 +41,8 @@ def pg3(monkeypatch: pytest.MonkeyPatch) -> Here:
 def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have pg3 ask for its recovery, which ends with an error, and return what it says then."""
 
-    def on(_: Here, name: str, request: dict[str, Any], **__: object) -> dict[str, Any]:
-        assert (name, request["do"]) == ("pg1", "pcp-recovery")
+    def on(_: Here, name: str, request: object, **__: object) -> object:
+        assert (name, request) == ("pg1", PcpRecoveryRequest("pg3"))
         raise error
 
     monkeypatch.setattr(Here, "on", on)
@@ -75,19 +76,19 @@ def test_a_node_that_came_into_service_since_the_look_is_not_rebuilt(
     mine: NodeFacts, rebuilt: bool, pg3: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bench found it: decided on half a copy, carried out when that was whole and in service."""
-    asked_for: list[str] = []
+    asked_for: list[object] = []
     done = threading.Event()
 
-    def answer(request: dict[str, Any], _: object) -> dict[str, Any]:
-        asked_for.append(request["do"])
+    def answer(request: object, *_: object) -> Any:
+        asked_for.append(request)
         done.set()
-        return {}
+        return Done()
 
     pg3.promoting, pg3.answer = False, answer
     monkeypatch.setattr(Here, "look", lambda _: mine)
     act.perform(pg3, Rebuild("pg3"))
     done.wait(5 if rebuilt else 0.1)
-    assert asked_for == (["recover"] if rebuilt else [])
+    assert asked_for == ([RecoverRequest("pg3")] if rebuilt else [])
 
 
 def test_what_may_still_go_on_out_of_sight_is_waited_for(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:

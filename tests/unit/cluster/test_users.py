@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.cluster.wired import answering
 
 from pgpool_cluster import act, answers, checks, paths, units
+from pgpool_cluster.check import Check
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
+from pgpool_cluster.protocol import CheckRequest, Done, Request, RoleRequest, UserList, UserRequest, UsersRequest
 from pgpool_cluster.record import Record
 from pgpool_cluster.users import Users, changing
 
@@ -24,14 +27,14 @@ CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster
 class Others(Peers):
     """The other nodes; `lists` has the list that each of them knows after a change."""
 
-    def __init__(self, lists: dict[str, Users] | None = None) -> None:
+    def __init__(self, lists: dict[str, UserList] | None = None) -> None:
         super().__init__({})
         self.lists = lists or {}
 
-    def ask_all(self, request: dict[str, Any], *, seconds: float) -> dict[str, dict[str, Any]]:
+    def ask_all(self, request: Request[Any], *, seconds: float) -> dict[str, Any]:
         del seconds
-        told = {name: self.lists.get(name) or Users.of(request["new"]) for name in ("pg2", "pg3")}
-        return {name: users.json for name, users in told.items()}
+        assert isinstance(request, UsersRequest)
+        return {name: self.lists.get(name) or request.new for name in ("pg2", "pg3")}
 
 
 class Primary:
@@ -46,8 +49,7 @@ class Primary:
         self.said: list[str] = []
 
     def set(self, name: str) -> None:
-        request = {"do": "user", "name": name, "verifier": "v", "entry": f"entry of {name}", "mark": "m"}
-        self.answers.do(request, self.said.append)
+        self.answers.do(UserRequest(name, "v", f"entry of {name}", "m"), self.said.append)
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_list_that_is_not_kept_is_reported(stored: list[int], monkeypatch: pyt
 
 
 def test_a_node_that_keeps_another_list_is_named(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    primary = Primary(monkeypatch, Others({"pg3": Users(6, {"other": "e"}, "m")}))
+    primary = Primary(monkeypatch, Others({"pg3": UserList(6, {"other": "e"}, "m")}))
     primary.set("app")
     assert stored == [6]
     assert [line.split()[0] for line in primary.said] == ["pg3"]
@@ -133,16 +135,16 @@ def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: py
     assert stored == []
 
 
-@pytest.mark.parametrize("verb", ["role", "user"])
+@pytest.mark.parametrize("request_", [RoleRequest('x" SUPERUSER; --'), UserRequest('x" SUPERUSER; --', mark="m")])
 def test_a_name_that_could_end_its_quotes_never_reaches_sql(
-    verb: str, stored: list[int], monkeypatch: pytest.MonkeyPatch
+    request_: Request[Done], stored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`role` comes from another node, and used to be quoted without a check."""
     reached: list[object] = []
     primary = Primary(monkeypatch, Others())
     monkeypatch.setattr(act, "set_role", lambda *words: reached.append(words))
     with pytest.raises(ClusterError) as caught:
-        primary.answers.do({"do": verb, "name": 'x" SUPERUSER; --', "verifier": None, "mark": "m"}, print)
+        primary.answers.do(request_, print)
     assert isinstance(caught.value, UsageError)
     assert reached == stored == []
 
@@ -159,16 +161,28 @@ def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, store
 
 
 @pytest.mark.parametrize("said", [{}, {"serial": 9}, {"serial": "x", "entries": {}, "mark": ""},
-                                  {"serial": 9, "entries": [], "mark": ""}])  # fmt: skip
+                                  {"serial": 9, "entries": [], "mark": ""},
+                                  {"serial": 9, "entries": {"a:b": "x"}, "mark": ""}])  # fmt: skip
 def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     here = Primary(monkeypatch, Others()).answers.here
-    monkeypatch.setattr(Others, "ask", lambda *_, **__: said)
+    here.peers = Peers.of(CLUSTER, "pg1")
+    answering(monkeypatch, lambda *_: said)
     with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
         answers.users_of(here, "pg2")
 
 
 @pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
-def test_a_node_that_tells_no_checks_is_one_that_fails(said: dict[str, object]) -> None:
-    (found,) = checks.told("pg2", said)
-    assert (found["node"], found["ok"]) == ("pg2", False)
-    assert checks.told("pg2", {"checks": [found]}) == [found]
+def test_a_node_that_tells_no_checks_is_one_that_fails(
+    said: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One out of reach is left out: this node's own checks name it."""
+    asked = Primary(monkeypatch, Others()).answers
+    asked.here.peers = Peers.of(CLUSTER, "pg1")
+    mine, third = Check("pg1", "it runs", True), Check("pg3", "it runs", False, "it is down", "start it")
+    monkeypatch.setattr(checks, "run", lambda _: [mine])
+    answering(monkeypatch, lambda name, _: said if name == "pg2" else {"checks": [third.json]})
+    found = asked.do(CheckRequest(all=True), print).checks
+    assert {one.node: one.ok for one in found} == {"pg1": True, "pg2": False, "pg3": False}
+    assert third in found
+    answering(monkeypatch, lambda *_: None)
+    assert asked.do(CheckRequest(all=True), print).checks == (mine,)

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
+from tests.unit.cluster.wired import answering
 
 from pgpool_cluster import pgpool, two_stages, units, vigil
 from pgpool_cluster.answers import Answers
@@ -19,6 +19,7 @@ from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
 from pgpool_cluster.node import Here, _Seen
 from pgpool_cluster.peers import Peers
+from pgpool_cluster.protocol import PcpRecoveryRequest, WatchRequest
 from pgpool_cluster.record import Record
 from pgpool_cluster.vigil import Vigil
 
@@ -39,7 +40,7 @@ class World:
     """What the others say, what this node's pgpool-II is, and what was done."""
 
     here: Here
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    others: dict[str, object] = field(default_factory=dict)
     leads: bool = False
     down: set[str] = field(default_factory=set)
     """Whom pgpool-II has given up."""
@@ -61,10 +62,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def tell(_: Cluster, node: object, *, alive: bool) -> None:
         made.done.append(f"{getattr(node, 'name', node)} is {'alive' if alive else 'dead'}")
 
-    def others(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, dict[str, Any]]:
-        return {name: answer for name, answer in made.others.items() if name in names}
-
-    monkeypatch.setattr(Peers, "ask_some", others)
+    answering(monkeypatch, lambda name, _: made.others.get(name))
     monkeypatch.setattr(Peers, "drop", lambda _, name, __: made.done.append(f"drop {name}"))
     monkeypatch.setattr(units, "control", lambda *words: made.done.append(" ".join(words)))
     monkeypatch.setattr(pgpool, "tell_watchdog", tell)
@@ -198,19 +196,19 @@ def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkey
 def test_everybody_watches_from_the_moment_that_a_recovery_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[object] = []
 
-    def ask_all(_: Peers, request: dict[str, Any], **__: object) -> dict[str, dict[str, Any]]:
+    def ask_all(_: Peers, request: object, **__: object) -> dict[str, object]:
         asked.append(request)
         return {}
 
     monkeypatch.setattr(Peers, "ask_all", ask_all)
-    monkeypatch.setattr(two_stages, "pcp_recovery", lambda _, name: asked.append({"recovery": name}))
+    monkeypatch.setattr(two_stages, "pcp_recovery", lambda _, name: asked.append(name))
     began: list[str] = []
     answers = Answers(world.here, threading.RLock(), lambda: None, list, lambda: began.append("pg2"))
-    answers.do({"do": "pcp-recovery", "node": "pg3"}, lambda _: None)
-    answers.do({"do": "watch"}, lambda _: None)
-    assert asked == [{"do": "watch"}, {"recovery": "pg3"}]
+    answers.do(PcpRecoveryRequest("pg3"), lambda _: None)
+    answers.do(WatchRequest(), lambda _: None)
+    assert asked == [WatchRequest(), "pg3"]
     assert began == ["pg2", "pg2"]
 
 
@@ -245,5 +243,4 @@ def test_looks_do_not_wait_for_a_pgpool_that_waits_itself(
 def test_nonsense_of_another_node_ends_no_vigil(world: World) -> None:
     for said in (7, None, "pg2", {"pg2": 1}, [7, "pg3"]):
         world.others["pg1"] = {"silent": said}
-        (found,) = Vigil(world.here)._others_say()
-        assert found == (frozenset({"pg3"}) if isinstance(said, list) else frozenset())
+        assert Vigil(world.here)._others_say() == []

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, cluster, pgpool, two_stages, watchdog
+from pgpool_cluster import act, cluster, pgpool, two_stages, watchdog, wire
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import WatchdogState
+from pgpool_cluster.facts import Standing, WatchdogState
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
-from pgpool_cluster.pgpool import Standing
 from pgpool_cluster.record import Record
 
 NODES = "mode: native_replication\nnodes: {pg1: 127.0.0.1, pg2: 127.0.0.2, pg3: 127.0.0.3}"
@@ -74,7 +73,7 @@ def test_the_leaders_standbys_are_read_from_pcp_watchdog_info(monkeypatch: pytes
     monkeypatch.setattr(pgpool, "listens", lambda _: True)
     found = pgpool.standing(CLUSTER)
     assert found == Standing(True, WatchdogState.LEADER, frozenset({"pg2"}))
-    assert Standing.of(found.as_json()) == found
+    assert wire.read(Standing, wire.fields(found), "standing") == found
 
 
 def test_a_pgpool_that_serves_but_answers_no_pcp_is_not_taken_for_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,15 +96,14 @@ def pg1(monkeypatch: pytest.MonkeyPatch) -> Here:
 def answers(mine: Standing, others: dict[str, Standing], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the nodes answer with these."""
     monkeypatch.setattr(pgpool, "standing", lambda _: mine)
-    said = {name: one.as_json() for name, one in others.items()}
-    monkeypatch.setattr(Peers, "ask_some", lambda *_, **__: said)
+    monkeypatch.setattr(Peers, "ask_some", lambda *_, **__: dict(others))
 
 
 def test_a_second_stage_begins_where_all_hold_their_clients_back(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(two_stages, "align_sequences", lambda _: asked.append("sequences"))
     monkeypatch.setattr(act, "query", lambda *_: [("0/1",)])
-    monkeypatch.setattr(Peers, "ask", lambda _, __, request, **___: asked.append(request["do"]))
+    monkeypatch.setattr(Peers, "ask", lambda _, __, request, **___: asked.append(request.do))
     two_stages.second_stage(pg1, "pg3", lambda _: None)
     assert asked == ["sequences", "note", "take-up"]
 

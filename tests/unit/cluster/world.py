@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,10 +22,12 @@ from pgpool_cluster import (
     answers,
     attachment,
     copying,
+    lines,
     log,
     node,
     paths,
     pgpool,
+    protocol,
     recovery,
     server_log,
     switchover,
@@ -35,7 +37,7 @@ from pgpool_cluster import (
     units,
 )
 from pgpool_cluster import postgresql as pg
-from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait
+from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import Cluster, Mode, Node, Service
 from pgpool_cluster.decide import confirmed, decide
@@ -50,14 +52,24 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
+from pgpool_cluster.lines import Asked, Line
 from pgpool_cluster.node import Here
+from pgpool_cluster.protocol import (
+    Done,
+    FirstStageRequest,
+    MayStartRequest,
+    Request,
+    SecondStageRequest,
+    StartRequest,
+    SwitchoverRequest,
+)
 from pgpool_cluster.record import Record
 from pgpool_cluster.situation import Policy, in_service, leading_pgpools, rightful_primary
 from pgpool_cluster.status import healthy
 from pgpool_cluster.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.units import UnitState
 
-Json = dict[str, Any]
+A = TypeVar("A")
 QUIET = (Wait, AwaitRecovery, Refuse)
 CHECKPOINT = 0
 """The number of a log record that is not a client's write."""
@@ -183,29 +195,36 @@ class Wires:
     def peers(self) -> dict[str, Any]:
         return {name: SimpleNamespace(problem="out of reach") for name in self.world.hosts if name != self.me}
 
-    def ask(self, name: str, request: Json, **_: object) -> Json:
-        return self.reach(name, {**request, "from": self.me})
+    def ask(self, name: str, request: Request[A], **_: object) -> A:
+        return self.reach(name, request, self.me)
 
-    def reach(self, name: str, request: Json) -> Json:
-        """Have a program on a host ask its agent: what the ssh key starts, or what PostgreSQL does there."""
+    def reach(self, name: str, request: Request[A], peer: str = "") -> A:
+        """Have a program on a host ask its agent: what the ssh key of `peer` starts, or what PostgreSQL does there."""
         if not self.world.hosts[name].on:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         try:
-            return self.world.on(name, request)
+            asked = Asked.parse(lines.request(request)).request()
+            return Line.parse(lines.done(self.world.on(name, asked, peer), None)).answer(request, name)
         except PowerCut:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status") from None
         finally:
             self.world.need_power()
 
-    def ask_some(self, names: list[str], request: Json, **_: object) -> dict[str, Json]:
-        found = {}
+    def ask_some(self, names: list[str], request: Request[A], **_: object) -> dict[str, A]:
+        outcomes = self.outcomes(names, request)
+        return {name: found for name, found in outcomes.items() if not isinstance(found, ClusterError)}
+
+    def outcomes(self, names: list[str], request: Request[A], **_: object) -> dict[str, A | ClusterError]:
+        found: dict[str, A | ClusterError] = {}
         for name in names:
-            with suppress(ClusterError):
+            try:
                 if name != self.me:
                     found[name] = self.ask(name, request)
+            except ClusterError as error:
+                found[name] = error
         return found
 
-    def ask_all(self, request: Json, **_: object) -> dict[str, Json]:
+    def ask_all(self, request: Request[A], **_: object) -> dict[str, A]:
         return self.ask_some(list(self.peers), request)
 
     def drop(self, name: str, reason: str) -> None:
@@ -490,7 +509,7 @@ class World:
         host = self.hosts[name]
         host.by_hand = False
         with suppress(ClusterError, PowerCut):
-            if not host.up and self.on(name, {"do": "may-start", "instance": "15-main"})["go"]:
+            if not host.up and self.on(name, MayStartRequest("15-main")).go:
                 self.start_server(host)
 
     def crash(self, name: str) -> None:
@@ -639,14 +658,14 @@ class World:
             raise OperationError("pcp_recovery_node: ERROR: node is alive, or no main node", hint="")
         here = self.stack[-1]
 
-        def on_main(request: Json) -> None:
+        def on_main(request: Request[Done]) -> None:
             self.on(main, request) if main == here else Wires(self, here).reach(main, request)
 
         try:
-            on_main({"do": "first-stage", "backend": int(words[1])})
+            on_main(FirstStageRequest(int(words[1])))
             self.held = True
-            on_main({"do": "second-stage", "backend": int(words[1])})
-            on_main({"do": "start", "host": target.address})
+            on_main(SecondStageRequest(int(words[1])))
+            on_main(StartRequest(target.address))
             self.tick()
             if not self.hosts[target.name].up:
                 raise OperationError("pcp_recovery_node: it does not come up", hint="")
@@ -726,13 +745,13 @@ class World:
         finally:
             self.stack.pop()
 
-    def on(self, name: str, request: Json) -> Json:
-        """Ask an agent."""
+    def on(self, name: str, request: Request[A], peer: str = "") -> A:
+        """Ask an agent, as node `peer` or as a program on its own host."""
         here = self.hosts[name].here
         if here is None:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         with self.within(name):
-            return here.answer(request, lambda _: None)
+            return here.answer(request, lambda _: None, peer)
 
     def step(self, name: str) -> tuple[Action, ...]:
         """One round of an agent, as in agent.py."""
@@ -758,7 +777,7 @@ class World:
             decide(self.cluster, host.node, self.seen(), policy),
             lambda: decide(self.cluster, host.node, self.seen(), policy),
         )
-        self.told[host.name] = "; ".join(act.said(action) for action in actions if isinstance(action, QUIET))
+        self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
         for action in actions:
             try:
@@ -853,9 +872,9 @@ class World:
             if verb == "start":
                 self.start_unit(name)
             elif verb == "accept":
-                self.on(name, {"do": "switchover", "node": name, "accept_loss": True})
+                self.on(name, SwitchoverRequest(name, accept_loss=True))
             else:
-                self.on(name, {"do": verb, "node": name})
+                self.on(name, protocol.REQUESTS[verb](node=name))  # type: ignore[call-arg]
         except ClusterError as error:
             return f"{verb} {name}: {error.message}"
         except PowerCut:

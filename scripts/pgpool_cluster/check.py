@@ -1,0 +1,41 @@
+"""One precondition of a working cluster, as one node found it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line.
+
+    A `note` is something to know that is no failure; it has a reason and a fix, too.
+    """
+
+    node: str
+    what: str
+    ok: bool
+    why: str = ""
+    fix: str = ""
+    note: bool = False
+
+    @property
+    def json(self) -> dict[str, object]:
+        """The shape in docs/reference/pgpoolctl.md, and between nodes."""
+        found: dict[str, object] = {"node": self.node, "check": self.what, "ok": self.ok}
+        return found if self.ok and not self.note else {**found, "reason": self.why, "fix": self.fix}
+
+    @classmethod
+    def of(cls, values: object) -> Check:
+        """Return the check that `json` describes; raises ValueError for anything else."""
+        match {"reason": "", "fix": "", **values} if isinstance(values, dict) else {}:
+            case {"node": str(node), "check": str(what), "ok": bool(ok), "reason": str(why), "fix": str(fix)}:
+                return cls(node, what, ok, why, fix, note=ok and bool(why))
+        raise ValueError("no check")
+
+    def __str__(self) -> str:
+        if self.note:
+            return f"note  {self.node}: {self.what}: {self.why}; {self.fix}"
+        if self.ok:
+            return f"ok    {self.node}: {self.what}"
+        return f"FAIL  {self.node}: {self.what}: {self.why}; fix: {self.fix}"

@@ -1,0 +1,59 @@
+"""What `pgpoolctl status` reports, as data: its fields are the keys of `--json` (docs/reference/pgpoolctl.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReport:
+    """How full a node's WAL archive is; `oldest` and `newest` are None while it is empty."""
+
+    files: int
+    bytes: int
+    used: float
+    oldest: str | None
+    newest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """A database node. `pgpool`: the state that the leading pgpool-II gives it. A number that is not known is None.
+
+    Fields with a default may be missing in the report of an agent that is older than they are.
+    """
+
+    name: str
+    address: str
+    id: int
+    role: str
+    postgresql: str
+    pgpool: str
+    lag_bytes: int | None
+    timeline: int | None
+    streaming: bool = False
+    stalled: str = ""
+    note: str = ""
+    archive: ArchiveReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PgpoolReport:
+    """The pgpool-II of a node."""
+
+    name: str
+    state: str
+    virtual_ip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole cluster, as one node sees it."""
+
+    cluster: str
+    mode: str
+    healthy: bool
+    nodes: tuple[NodeReport, ...]
+    pgpools: tuple[PgpoolReport, ...]
+    notes: Mapping[str, str]

@@ -1,0 +1,44 @@
+"""An agent on a socket that says what a test has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgpool_cluster import paths
+from pgpool_cluster.channel import serving
+from pgpool_cluster.errors import OperationError
+from pgpool_cluster.peers import Progress
+from pgpool_cluster.protocol import Done, Request
+
+
+@dataclass
+class Said:
+    """`asked`: the requests that came; `answers`: what is answered to each kind: an answer, an error, or a function."""
+
+    asked: list[object] = field(default_factory=list)
+    answers: dict[type[Request[Any]], Any] = field(default_factory=dict)
+    progress: tuple[str, ...] = ()
+
+    def answer(self, request: object, progress: Progress, _: str = "") -> Any:
+        self.asked.append(request)
+        for text in self.progress:
+            progress(text)
+        found = self.answers.get(type(request), Done())  # type: ignore[arg-type]
+        if isinstance(found, OperationError):
+            raise found
+        return found(request) if isinstance(found, Callable) else found  # type: ignore[arg-type]
+
+
+@contextmanager
+def agent_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
+    """Have an agent listen on a socket in this folder."""
+    monkeypatch.setattr(paths, "AGENT", folder / "agent")
+    said = Said()
+    with serving(said.answer):
+        yield said

@@ -1,0 +1,345 @@
+"""The agent's loop: what it does, says and remembers when a step succeeds, waits or fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+import pytest
+from tests.unit.cluster.nodes import CLUSTER, healthy, pgpool, seen
+
+from pgpool_cluster import act, agent, before, files, paths, pulse, server, units, upgrade
+from pgpool_cluster import pgpool as pools
+from pgpool_cluster.actions import Action, Attach, Detach, Refuse, Start, Wait
+from pgpool_cluster.agent import Agent
+from pgpool_cluster.channel import ask
+from pgpool_cluster.cluster import Cluster, Node
+from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
+from pgpool_cluster.facts import ClusterFacts
+from pgpool_cluster.housekeeping import Housekeeping
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Peers
+from pgpool_cluster.protocol import ConvergeRequest, NoteAnswer, NoteRequest, WatchRequest
+from pgpool_cluster.record import Record
+from pgpool_cluster.roles import Roles
+from pgpool_cluster.vigil import Vigil
+
+WELL = seen(*(replace(one, pgpool=pgpool(leader=one.node == "pg1")) for one in healthy()))
+
+
+class Program:
+    """The agent of pg1: `wants` are the actions that it decides on, `fails` those that come to nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wants: tuple[Action, ...] = ()
+        self.fails: dict[Action, Exception] = {}
+        self.done: list[Action] = []
+        self.logged: list[str] = []
+        self.status: list[str] = []
+        self.facts: ClusterFacts | Exception = WELL
+        self.here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=7000, term=1, led=1))
+        monkeypatch.setattr(agent, "decide", lambda *_: self.wants)
+        monkeypatch.setattr(agent, "confirmed", lambda actions, _: actions)
+        monkeypatch.setattr(agent, "log", self.logged.append)
+        monkeypatch.setattr(agent, "notify", self.status.append)
+        monkeypatch.setattr(act, "perform", self._perform)
+        monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: self._seen())
+        monkeypatch.setattr(Here, "look", lambda _: WELL.of("pg1"))
+        monkeypatch.setattr(Housekeeping, "keep", lambda *_: "a chore fails")
+        self.agent = Agent(self.here)
+
+    def _seen(self) -> ClusterFacts:
+        if isinstance(self.facts, Exception):
+            raise self.facts
+        return self.facts
+
+    def _perform(self, _: Here, action: Action) -> None:
+        if action in self.fails:
+            raise self.fails[action].with_traceback(None)
+        self.done.append(action)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    return Program(monkeypatch)
+
+
+# One step
+
+
+def test_what_is_decided_is_done_and_said_once(program: Program) -> None:
+    program.wants = (Start("pg1"),)
+    assert program.agent.step()
+    assert program.agent.step()
+    assert program.done == [Start("pg1")] * 2
+    assert program.logged == ["start pg1"]
+    assert program.here.chores == "a chore fails"
+
+
+def test_what_is_waited_for_is_a_note_and_nothing_is_done(program: Program) -> None:
+    program.wants = (Wait("pg1", "pg2 is away"), Refuse("pg1", "two clusters", "remove one"))
+    assert program.agent.step()
+    program.agent.step()
+    note = "waits: pg2 is away; stops here: two clusters; hint: remove one"
+    assert (program.here.note, program.done, program.logged) == (note, [], [note])
+    assert program.status == [f"STATUS={note}"]
+
+
+def test_all_is_well_is_said_once(program: Program) -> None:
+    assert not program.agent.step()
+    program.agent.step()
+    assert (program.here.note, program.logged) == ("", ["all is well here"])
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (OperationError("no majority", hint="pgpoolctl status"), "no majority; hint: pgpoolctl status"),
+        (psycopg2.OperationalError("server closed the connection\n"), "PostgreSQL: server closed the connection"),
+        (KeyError("pg9"), "KeyError: 'pg9'"),
+    ],
+)
+def test_a_step_that_fails_is_told_once_and_ends_nothing(error: Exception, note: str, program: Program) -> None:
+    program.wants, program.fails = (Start("pg1"),), {Start("pg1"): error}
+    assert not program.agent.step()
+    assert program.here.note == note
+    program.agent.step()
+    assert len(program.logged) == 2  # the action and why it failed, each once
+    program.fails = {}
+    assert program.agent.step()
+    assert program.done == [Start("pg1")]
+
+
+def test_a_look_that_fails_leaves_the_chores_alone(program: Program) -> None:
+    program.facts = OperationError("it cannot look at itself", hint="dmesg")
+    program.here.chores = "as before"
+    assert not program.agent.step()
+    assert (program.here.note, program.here.chores) == ("it cannot look at itself; hint: dmesg", "as before")
+
+
+def test_the_chores_are_done_although_a_decision_fails(program: Program) -> None:
+    program.wants, program.fails = (Start("pg1"),), {Start("pg1"): OperationError("no", hint="")}
+    program.agent.step()
+    assert program.here.chores == "a chore fails"
+
+
+def test_a_node_that_cannot_be_attached_keeps_no_other_from_it(program: Program) -> None:
+    program.wants = (Attach("pg2"), Attach("pg3"))
+    program.fails = {Attach("pg2"): OperationError("pg2 lets nobody log in", hint="see there")}
+    assert not program.agent.step()
+    assert program.done == [Attach("pg3")]
+    assert program.here.note == "pg2 lets nobody log in; hint: see there"
+
+
+def test_another_action_that_fails_ends_the_step(program: Program) -> None:
+    program.wants = (Start("pg1"), Attach("pg3"))
+    program.fails = {Start("pg1"): OperationError("no", hint="")}
+    program.agent.step()
+    assert program.done == []
+
+
+def test_pgpool_is_asked_to_attach_a_node_once_in_a_while(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It queues such requests while it searches for a primary."""
+    now = time.monotonic()
+    monkeypatch.setattr("pgpool_cluster.agent.time.monotonic", lambda: now)
+    program.wants = (Attach("pg2"),)
+    program.agent.step()
+    program.agent.step()
+    assert program.done == [Attach("pg2")]
+    now += agent.TOLD_SECONDS + 1
+    program.agent.step()
+    assert program.done == [Attach("pg2")] * 2
+    program.wants = (Detach("pg2", "it lags"),)
+    program.agent.step()
+    program.wants = (Attach("pg2"),)
+    program.agent.step()
+    assert program.done[2:] == [Detach("pg2", "it lags"), Attach("pg2")]
+
+
+def test_the_policy_knows_how_long_it_runs_and_who_wrote_lately(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = program.agent.began
+    monkeypatch.setattr("pgpool_cluster.agent.time.monotonic", lambda: now)
+    program.agent.step()
+    assert program.agent._policy.patient
+    assert program.agent._policy.lately == {"pg1"}
+    now += agent.PATIENCE_SECONDS + 1
+    assert not program.agent._policy.patient
+    assert program.agent._policy.lately == frozenset()
+
+
+def test_a_decision_that_has_to_be_confirmed_is_made_again_from_a_new_look(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_MOMENT", 0.0)
+    monkeypatch.setattr(agent, "confirmed", lambda _, again: again())
+    program.wants = (Start("pg1"),)
+    program.agent.step()
+    assert program.done == [Start("pg1")]
+
+
+def test_once_returns_the_words_of_what_was_done_and_raises_what_failed(program: Program) -> None:
+    program.wants = (Start("pg1"), Wait("pg1", "pg2 is away"))
+    assert program.agent.once() == ["start pg1", "waits: pg2 is away"]
+    program.fails = {Start("pg1"): OperationError("no", hint="")}
+    with pytest.raises(OperationError, match="no"):
+        program.agent.once()
+
+
+# Keys
+
+
+@pytest.mark.parametrize(("same", "laid", "lays"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_the_roles_are_laid_down_again_once_most_nodes_have_the_new_key(
+    same: bool, laid: bool, lays: bool, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(Roles, "rendered", classmethod(lambda cls: cls("key", "")))
+    monkeypatch.setattr(ClusterFacts, "same_key", lambda *_: same)
+    monkeypatch.setattr(Roles, "laid", lambda *_: laid)
+    monkeypatch.setattr(Roles, "lay", lambda *_: done.append("laid"))
+    program.agent._lay_roles(WELL)
+    assert done == (["laid"] if lays else [])
+    monkeypatch.setattr(agent, "writes", lambda *_: False)
+    program.agent._lay_roles(WELL)
+    assert len(done) == lays
+
+
+@pytest.mark.parametrize(("same", "other", "restarts"), [(True, True, 1), (True, False, 0), (False, True, 0)])
+def test_pgpool_is_restarted_once_most_nodes_have_the_new_key(
+    same: bool, other: bool, restarts: int, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(ClusterFacts, "same_key", lambda *_: same)
+    monkeypatch.setattr(pools, "of_another_key", lambda _: other)
+    monkeypatch.setattr(units, "control", lambda *words: asked.append(words))
+    program.agent._rekey(WELL)
+    assert asked == [("restart", paths.PGPOOL_UNIT)] * restarts
+
+
+# Answers
+
+
+def test_requests_of_a_program_and_of_another_node_are_answered(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.here.note = "it waits"
+    assert program.agent.answer(NoteRequest(), print, "pg2") == NoteAnswer("it waits")
+    began: list[bool] = []
+    monkeypatch.setattr(Vigil, "begin", lambda _: began.append(True))
+    program.agent.answer(WatchRequest(), print, "pg2")
+    assert began == [True]
+    program.wants = (Start("pg1"),)
+    assert program.agent.answer(ConvergeRequest(), print).said == ("start pg1",)
+
+
+def test_what_postgresql_says_against_a_request_is_an_error_of_this_package(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(_: Vigil) -> None:
+        raise psycopg2.OperationalError("the disk is full\n")
+
+    monkeypatch.setattr(Vigil, "begin", begin)
+    with pytest.raises(OperationError, match="PostgreSQL: the disk is full"):
+        program.agent.answer(WatchRequest(), print)
+
+
+# The program
+
+
+@pytest.fixture
+def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Begin the agent's program in a thread; it ends with the test. Signals are left alone."""
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    monkeypatch.setattr(files, "sweep", lambda _: None)
+    monkeypatch.setattr(upgrade, "finish", lambda _: None)
+    monkeypatch.setattr("pgpool_cluster.agent.signal.signal", lambda *_: None)
+    monkeypatch.setattr(pulse, "beat", lambda: None)
+    thread = threading.Thread(target=program.agent.run)
+
+    def begin() -> None:
+        thread.start()
+        deadline = time.monotonic() + 10
+        while "READY=1" not in program.status and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    yield begin
+    program.agent._end()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_program_says_that_it_is_ready_and_answers(program: Program, running: Callable[[], None]) -> None:
+    program.here.note = ""
+    running()
+    assert program.status[0] == "READY=1"
+    assert ask(ConvergeRequest(), seconds=20).said == ()
+    assert program.here.answer == program.agent.answer
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def test_a_signal_makes_it_read_cluster_yml_again(
+    program: Program, running: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(), "another hash")
+    loads: list[Here | ClusterError] = [UsageError("cluster.yml:3: a tab", hint="take it out"), fresh]
+
+    def load() -> Here:
+        found = loads.pop(0)
+        if isinstance(found, ClusterError):
+            raise found
+        return found
+
+    monkeypatch.setattr(agent, "load", load)
+    running()
+    program.agent._renew()
+    assert eventually(lambda: any("cluster.yml as it was stays in force" in line for line in program.logged))
+    assert program.here.loaded == ""
+    program.agent._renew()
+    assert eventually(lambda: "cluster.yml has been read again" in program.logged)
+    assert program.here.loaded == "another hash"
+
+
+def this_node(cluster: Cluster, me: Node) -> Callable[[], tuple[Cluster, Node]]:
+    return lambda: (cluster, me)
+
+
+def test_a_node_without_configuration_says_first_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[bool] = []
+    monkeypatch.setattr(paths, "file_hash", lambda: "hash")
+    monkeypatch.setattr(paths, "FINGERPRINT", tmp_path / "fingerprint")
+    monkeypatch.setattr(server, "this_node", this_node(CLUSTER, CLUSTER.named("pg1")))
+    monkeypatch.setattr(before, "explain", lambda: explained.append(True))
+    with pytest.raises(ServerError, match="not laid down on this node yet"):
+        agent.load()
+    assert explained == [True]
+
+
+def test_a_node_is_loaded_with_its_server_its_record_and_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fingerprint").touch()
+    instance: Any = SimpleNamespace(unit="postgresql@17-main.service", port=5432)
+    monkeypatch.setattr(paths, "file_hash", lambda: "hash")
+    monkeypatch.setattr(paths, "FINGERPRINT", tmp_path / "fingerprint")
+    monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(server, "this_node", this_node(CLUSTER, CLUSTER.named("pg2")))
+    monkeypatch.setattr(server, "instances", lambda _: [instance])
+    monkeypatch.setattr(server, "choose_instance", lambda *_: instance)
+    found = agent.load()
+    assert (found.me.name, found.loaded, found.record) == ("pg2", "hash", Record())
+    assert set(found.peers.peers) == {"pg1", "pg3"}
+    assert found.server.instance is instance

@@ -1,0 +1,405 @@
+"""What a node does when it is asked, on the cluster in memory (world.py): each request, and to whom it is handed on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
+
+from pgpool_cluster import act, checks, paths, pgpool, protocol, recovery, restarts, rights, takeover, two_stages, units
+from pgpool_cluster.answers import Answers
+from pgpool_cluster.check import Check
+from pgpool_cluster.cluster import Mode
+from pgpool_cluster.errors import OperationError, UsageError
+from pgpool_cluster.facts import Standing, WatchdogState
+from pgpool_cluster.node import Here
+from pgpool_cluster.peers import Progress
+from pgpool_cluster.protocol import (
+    AttachRequest,
+    CancelActiveAnswer,
+    CancelActiveRequest,
+    CheckAnswer,
+    CheckRequest,
+    ClockRequest,
+    ConvergeAnswer,
+    ConvergeRequest,
+    CopyRequest,
+    DetachRequest,
+    Done,
+    ExcuseAnswer,
+    ExcuseRequest,
+    FailoverAnswer,
+    FailoverRequest,
+    FirstStageRequest,
+    FollowRequest,
+    GoOnRequest,
+    HoldRequest,
+    LookRequest,
+    MayStartAnswer,
+    MayStartRequest,
+    NoteAnswer,
+    NoteRequest,
+    PcpRecoveryRequest,
+    PromoteRequest,
+    RecoverRequest,
+    Request,
+    RoleRequest,
+    SecondStageRequest,
+    SilentAnswer,
+    SilentRequest,
+    StandingRequest,
+    StartRequest,
+    StatusRequest,
+    SwitchoverAnswer,
+    SwitchoverRequest,
+    TakeBackRequest,
+    TakeUpRequest,
+    TermAnswer,
+    TermRequest,
+    UserList,
+    UserRequest,
+    UsersRequest,
+    WaitingAnswer,
+    WaitingRequest,
+    WatchRequest,
+    WhyRequest,
+)
+from pgpool_cluster.restarts import Waiting
+from pgpool_cluster.users import Users
+
+STREAMS, NATIVE = Mode.STREAMING_REPLICATION, Mode.NATIVE_REPLICATION
+INSTANCE = UNIT.split("@")[1].split(".")[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hands() -> Iterator[None]:
+    with hands():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
+    monkeypatch.setattr(act, "set_role", lambda *_: None)
+    monkeypatch.setattr(units, "control", lambda *_: None)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Three nodes, all is well; pg1 is the primary."""
+    with at_work(World.healthy(make_cluster(STREAMS, 3))) as found:
+        yield found
+
+
+@pytest.fixture
+def native() -> Iterator[World]:
+    """Three nodes in service."""
+    with at_work(World.healthy(make_cluster(NATIVE, 3))) as found:
+        yield found
+
+
+@pytest.fixture
+def handed_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """Requests to other nodes, which answer each as if it was done."""
+    found: list[tuple[str, object]] = []
+
+    def ask(_: Wires, name: str, request: Request[Any], **__: object) -> object:
+        found.append((name, request))
+        answers: dict[type[Request[Any]], object] = {
+            SwitchoverRequest: SwitchoverAnswer("pg9"), NoteRequest: NoteAnswer("busy"),
+            UsersRequest: UserList(0, {}, ""), CheckRequest: CheckAnswer((Check(name, "it runs", True),)),
+        }  # fmt: skip
+        return answers.get(type(request), Done())
+
+    monkeypatch.setattr(Wires, "ask", ask)
+    return found
+
+
+def here(world: World, name: str) -> Here:
+    found = world.hosts[name].here
+    assert found is not None
+    return found
+
+
+# Every request
+
+
+EACH: list[Request[Any]] = [
+    LookRequest(fresh=True), NoteRequest(), CheckRequest(), ClockRequest(), StandingRequest(), SilentRequest(),
+    StatusRequest(), WaitingRequest(), ConvergeRequest(), MayStartRequest(INSTANCE), WatchRequest(), WhyRequest("why"),
+    TermRequest(5), ExcuseRequest(5, 1, (), "f"), HoldRequest(hold=False), FollowRequest("pg1"), UsersRequest(),
+    RoleRequest("app"), UserRequest("app", "v", "e", ""), TakeBackRequest("pg2"), StartRequest("pg1"),
+    FailoverRequest(1), CancelActiveRequest(1e9), PromoteRequest(6), PcpRecoveryRequest("pg2"),
+    FirstStageRequest(1), SecondStageRequest(1), CopyRequest("pg2"), TakeUpRequest("pg2", "0/0", 5),
+    RecoverRequest("pg2", force=True), SwitchoverRequest("pg2"), AttachRequest("pg2", recovering=True),
+    DetachRequest("pg3", recovering=True), GoOnRequest(),
+]  # fmt: skip
+
+
+def test_each_request_is_asked() -> None:
+    assert {type(request) for request in EACH} == set(protocol.REQUESTS.values())
+
+
+@pytest.mark.parametrize("request_", EACH, ids=lambda request: request.do)
+def test_an_answer_is_of_the_type_that_its_request_has(
+    request_: Request[Any], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pcp_recovery", "first_stage", "second_stage", "copy", "take_up"):
+        monkeypatch.setattr(two_stages, name, lambda *_: None)
+    monkeypatch.setattr(two_stages, "cancel_active", lambda *_: 3)
+    monkeypatch.setattr(checks, "run", lambda _: [])
+    monkeypatch.setattr(restarts, "waiting", lambda _: Waiting((), {}, UNIT))
+    monkeypatch.setattr(pgpool, "standing", lambda _: Standing(True, WatchdogState.LEADER))
+    monkeypatch.setattr("pgpool_cluster.answers.time.time", lambda: 7.0, raising=False)
+    monkeypatch.setattr(takeover, "fail_over", lambda *_: ())
+    monkeypatch.setattr(takeover, "go_on", lambda *_: None)
+    monkeypatch.setattr(recovery, "refuse_needless", lambda *_: None)
+    answer = world.on("pg1", request_)
+    assert isinstance(answer, protocol.answer_of(type(request_)))
+
+
+def test_a_request_that_a_node_may_not_make_reaches_nothing(world: World, handed_on: list[object]) -> None:
+    for kind in rights.MAY_ASK:
+        if rights.MAY_ASK[kind] is rights.Asker.HERE:
+            request = next((one for one in EACH if type(one) is kind), FirstStageRequest(1))
+            with pytest.raises(OperationError, match="only programs on the node itself"):
+                world.on("pg1", request, "pg2")
+    assert handed_on == []
+
+
+# Between nodes
+
+
+def test_a_term_is_noted_once_and_only_from_a_node_with_the_same_cluster_yml(world: World) -> None:
+    print_ = world.cluster.fingerprint
+    assert world.on("pg2", TermRequest(5, "other"), "pg1") == TermAnswer(taken=False, excuse=(0, 0))
+    assert world.on("pg2", TermRequest(5, print_), "pg1") == TermAnswer(taken=True, excuse=(0, 0))
+    assert world.on("pg2", TermRequest(5, print_), "pg1") == TermAnswer(taken=False, excuse=(0, 0))
+    assert (here(world, "pg2").record.term, here(world, "pg2").record.led) == (5, 0)
+    assert world.on("pg2", TermRequest(6), "pg1").taken  # a node whose package is older tells none
+    here(world, "pg2").remember(apart=True)
+    assert world.on("pg2", TermRequest(7, print_, serves=True, restart=3), "pg1").taken
+    record = here(world, "pg2").record
+    assert (record.term, record.led, record.restart, record.apart) == (7, 7, 3, False)
+
+
+def test_an_excuse_is_noted_from_a_node_with_the_same_cluster_yml(world: World) -> None:
+    same = ExcuseRequest(1, 2, ("pg3",), world.cluster.fingerprint)
+    assert world.on("pg2", ExcuseRequest(1, 2, ("pg3",), "other"), "pg1") == ExcuseAnswer(taken=False)
+    assert world.on("pg2", same, "pg1") == ExcuseAnswer(taken=True)
+    assert here(world, "pg2").record.excuse.names == ("pg3",)
+
+
+def test_a_note_has_all_that_a_node_waits_for(world: World) -> None:
+    pg2 = here(world, "pg2")
+    assert world.on("pg2", NoteRequest(), "pg1") == NoteAnswer("")
+    pg2.note, pg2.chores = "it waits", "a chore fails"
+    assert world.on("pg2", NoteRequest(), "pg1") == NoteAnswer("it waits; a chore fails")
+
+
+def test_a_report_has_the_notes_of_all_nodes_and_why_one_is_out_of_reach(world: World) -> None:
+    here(world, "pg1").note, here(world, "pg2").note = "mine", "theirs"
+    world.cut(["pg3"])
+    found = world.on("pg1", StatusRequest())
+    assert (found.notes["pg1"], found.notes["pg2"]) == ("mine", "theirs")
+    assert found.notes["pg3"].startswith("out of reach; hint: ")
+    assert not found.healthy
+
+
+def test_what_is_remembered_for_others(world: World) -> None:
+    pg2 = here(world, "pg2")
+    world.on("pg2", HoldRequest(hold=True), "pg1")
+    assert pg2.record.held
+    world.on("pg2", HoldRequest(hold=False), "pg1")
+    assert not pg2.record.held
+    pg2.promoting = True
+    world.on("pg2", WhyRequest("pg1 has no room"), "pg1")
+    assert (pg2.failure, pg2.promoting) == ("pg1 has no room", False)
+    pg2.silent = frozenset({"pg3"})
+    assert world.on("pg2", SilentRequest(), "pg1") == SilentAnswer(frozenset({"pg3"}))
+
+
+def test_a_promotion_and_a_following_by_the_word_of_a_database_node(world: World) -> None:
+    world.cut(["pg1"])
+    world.on("pg2", PromoteRequest(2, None), "pg3")
+    assert here(world, "pg2").record.led == 2
+    world.on("pg3", FollowRequest("pg2"), "pg2")
+    assert world.hosts["pg3"].data.follows == "pg2"  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="no node is called 'pg9'"):
+        world.on("pg3", FollowRequest("pg9"), "pg2")
+
+
+# Hooks
+
+
+def test_failover_says_what_there_was_to_do(world: World) -> None:
+    world.cut(["pg1"])
+    found = world.on("pg2", FailoverRequest(0))
+    assert isinstance(found, FailoverAnswer)
+    assert found.actions[0].startswith("promote pg")
+    with pytest.raises(UsageError, match="no node has the id 9"):
+        world.on("pg2", FailoverRequest(9))
+
+
+def test_another_server_may_always_start(world: World) -> None:
+    world.cut(["pg2"])
+    assert world.on("pg1", MayStartRequest("17-other")) == MayStartAnswer(go=True)
+    here(world, "pg1").starting = True
+    assert world.on("pg1", MayStartRequest(INSTANCE)) == MayStartAnswer(go=True)
+
+
+def test_a_server_that_is_half_a_copy_may_not_start(world: World) -> None:
+    here(world, "pg2").remember(copying="pg1")
+    found = world.on("pg2", MayStartRequest(INSTANCE))
+    assert found == MayStartAnswer(go=False, why="half a copy of pg1 is there")
+
+
+def test_a_former_primary_may_start_in_a_new_term_only_while_a_majority_is_there(world: World) -> None:
+    world.crash("pg1")
+    world.cut(["pg2", "pg3"])
+    found = world.on("pg1", MayStartRequest(INSTANCE))
+    assert not found.go
+    assert found.why
+    for name in ("pg2", "pg3"):
+        world.boot(name)
+    found = world.on("pg1", MayStartRequest(INSTANCE))
+    assert (found.go, found.why) == (True, f"resume pg1 term {here(world, 'pg1').record.term}")
+
+
+# Requests that are handed on
+
+
+@pytest.mark.parametrize(
+    ("at", "request_", "then"),
+    [
+        ("pg1", RecoverRequest("pg3", force=True), ("pg3", RecoverRequest("pg3", force=True))),
+        ("pg2", SwitchoverRequest("pg3"), ("pg1", SwitchoverRequest("pg3"))),
+        ("pg2", SwitchoverRequest(), ("pg1", SwitchoverRequest("pg2"))),
+        ("pg2", SwitchoverRequest("pg3", accept_loss=True), ("pg3", SwitchoverRequest("pg3", accept_loss=True))),
+        ("pg2", UserRequest("app"), ("pg1", UserRequest("app"))),
+        ("pg1", StartRequest("10.0.0.3"), ("pg3", StartRequest("10.0.0.3"))),
+        ("pg1", FirstStageRequest(2), ("pg3", RecoverRequest("pg3", attach=False))),
+    ],
+)
+def test_the_node_that_a_request_is_about_gets_it(
+    at: str, request_: Request[Any], then: object, world: World, handed_on: list[tuple[str, object]]
+) -> None:
+    world.on(at, request_)
+    assert handed_on == [then]
+
+
+def test_a_node_that_no_one_knows_is_refused(world: World, handed_on: list[tuple[str, object]]) -> None:
+    asked: list[Request[Any]] = [
+        RecoverRequest("pg9"), SwitchoverRequest("pg9"), TakeBackRequest("pg9"), PcpRecoveryRequest("pg9"),
+    ]  # fmt: skip
+    for request in asked:
+        with pytest.raises(UsageError, match="no node is called 'pg9'"):
+            world.on("pg1", request)
+    with pytest.raises(UsageError, match=r"no node has the host 10\.0\.0\.99"):
+        world.on("pg1", StartRequest("10.0.0.99"))
+    assert handed_on == [("pg2", WatchRequest()), ("pg3", WatchRequest())]
+
+
+def test_a_node_that_a_second_stage_has_made_a_primary_is_not_started_again(
+    native: World, handed_on: list[object]
+) -> None:
+    here(native, "pg1").taken_up = "pg2"
+    native.on("pg1", StartRequest("10.0.0.2"))
+    assert (here(native, "pg1").taken_up, handed_on) == ("", [])
+    native.on("pg1", StartRequest("10.0.0.2"))
+    assert handed_on == [("pg2", StartRequest("10.0.0.2"))]
+
+
+def test_checks_of_all_nodes_are_asked_for_together(
+    world: World, handed_on: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "run", lambda _: [Check("pg1", "it runs", True)])
+    assert world.on("pg1", CheckRequest()).checks == (Check("pg1", "it runs", True),)
+    assert handed_on == []
+    found = world.on("pg1", CheckRequest(all=True)).checks
+    assert {one.node for one in found} == {"pg1", "pg2", "pg3"}
+    assert [request for _, request in handed_on] == [CheckRequest()] * 2
+
+
+# A recovery in two stages
+
+
+def test_all_nodes_watch_from_the_moment_that_pgpool_is_asked_to_recover_one(
+    native: World, handed_on: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(two_stages, "pcp_recovery", lambda _, name: ran.append(name))
+    native.on("pg1", PcpRecoveryRequest("pg3"))
+    assert (ran, handed_on) == (["pg3"], [("pg2", WatchRequest()), ("pg3", WatchRequest())])
+
+
+def test_the_stages_run_on_the_node_that_is_asked(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[object, ...]] = []
+    for name in ("first_stage", "second_stage", "copy", "take_up"):
+        monkeypatch.setattr(two_stages, name, lambda _, *words, of=name: ran.append((of, *words[:-1])))
+    native.on("pg1", FirstStageRequest(2))
+    native.on("pg1", SecondStageRequest(2))
+    native.on("pg3", CopyRequest("pg1"), "pg1")
+    native.on("pg3", TakeUpRequest("pg1", "0/3000060", 4), "pg1")
+    assert ran == [("first_stage", "pg3"), ("second_stage", "pg3"), ("copy", "pg1"),
+                   ("take_up", "pg1", "0/3000060", 4)]  # fmt: skip
+
+
+def test_a_second_stage_cancels_what_it_is_told_to(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_stages, "cancel_active", lambda _, since: int(since))
+    assert native.on("pg1", CancelActiveRequest(4.0), "pg2") == CancelActiveAnswer(4)
+
+
+# Users
+
+
+def test_a_list_of_users_is_taken_over_from_a_database_node_only(world: World) -> None:
+    new = UserList(9, {"app": "e"}, "")
+    with pytest.raises(OperationError, match="gone runs no PostgreSQL, so it may not ask for 'user'"):
+        world.on("pg2", UsersRequest(new), "gone")
+    assert world.on("pg2", UsersRequest(), "gone") == UserList(0, {}, "")
+    assert world.on("pg2", UsersRequest(new), "pg1") == new
+    assert Users.load(paths.USERS) == Users(9, {"app": "e"}, "")
+
+
+@pytest.mark.parametrize("new", [UserList(9, {"a:b": "e"}, ""), UserList(9, {"app": "two\nlines"}, "")])
+def test_a_list_with_a_line_that_pool_passwd_cannot_have_is_refused(new: UserList, world: World) -> None:
+    with pytest.raises(UsageError, match="holds what is none"):
+        world.on("pg2", UsersRequest(new), "pg1")
+    assert Users.load(paths.USERS) == Users()
+
+
+def test_where_every_node_is_a_primary_each_gets_the_role(native: World, handed_on: list[tuple[str, object]]) -> None:
+    native.on("pg1", UserRequest("app", "v", "e", ""))
+    roles = [(name, request) for name, request in handed_on if isinstance(request, RoleRequest)]
+    assert roles == [("pg2", RoleRequest("app", "v")), ("pg3", RoleRequest("app", "v"))]
+    new = UsersRequest(UserList(1, {"app": "e"}, ""))
+    assert [one for one in handed_on if isinstance(one[1], UsersRequest)] == [("pg2", new), ("pg3", new)]
+
+
+def test_without_a_primary_no_user_is_changed(world: World) -> None:
+    world.crash("pg1")
+    with pytest.raises(OperationError, match="no primary is in sight"):
+        world.on("pg2", UserRequest("app"))
+
+
+# Programs on the node
+
+
+def test_what_the_agent_itself_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    waiting = Waiting(("max_connections",), {}, UNIT)
+    monkeypatch.setattr(restarts, "waiting", lambda _: waiting)
+    answers = Answers(
+        here(world, "pg1"), threading.RLock(), lambda: done.append("woken"), lambda: ["attach pg2"],
+        lambda: done.append("watches"),
+    )  # fmt: skip
+    progress: Progress = done.append
+    assert answers.do(ConvergeRequest(), progress) == ConvergeAnswer(("attach pg2",))
+    assert answers.do(WaitingRequest(), progress) == WaitingAnswer(str(waiting))
+    answers.do(WatchRequest(), progress, "pg2")
+    assert done == ["watches"]

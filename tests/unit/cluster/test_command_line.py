@@ -1,0 +1,83 @@
+"""Which module a command starts, and what it imports for that: PostgreSQL starts `archive` once per WAL file."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgpool_cluster import archive, command_line, hook, seed, verbs, withdraw
+from pgpool_cluster.errors import ExitStatus, OperationError
+
+SCRIPTS = Path(inspect.getfile(command_line)).parents[1]
+STANDARD = set(sys.stdlib_module_names)
+
+
+def imported(program: str) -> set[str]:
+    """Modules that a Python with the package's own modules has at the end of a program, without the interpreter's."""
+    before = "import sys; before = set(sys.modules)\n"
+    after = "\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", before + program + after],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(answer.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(("verb", "module"), [("seed", seed), ("withdraw", withdraw), ("hook", hook),
+                                              ("archive", archive)])  # fmt: skip
+def test_an_internal_verb_runs_its_module(verb: str, module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        heard.append(words)
+        return 7
+
+    monkeypatch.setattr(module, "run", run)
+    assert command_line.main((verb, "x", "--y")) == 7
+    assert heard == [["x", "--y"]]
+
+
+def test_all_else_goes_through_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "run", lambda options: ExitStatus.FAILED if options.json else ExitStatus.GOOD)
+    assert command_line.main(("status", "--json")) == 1
+    assert command_line.main(("status",)) == 0
+    with pytest.raises(SystemExit):
+        command_line.main(("pgpool_cluster.seed",))
+
+
+def test_an_error_is_two_lines_and_an_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> ExitStatus:
+        raise OperationError("no primary is in sight\x1b[2J", hint="pgpoolctl status")
+
+    monkeypatch.setattr(verbs, "run", run)
+    assert command_line.main(("status",)) == 1
+    assert capsys.readouterr().err == "pgpoolctl: no primary is in sight?[2J\nhint: pgpoolctl status\n"
+
+
+def test_archiving_a_file_imports_the_standard_library_and_little_of_this_package() -> None:
+    found = imported("from pgpool_cluster import command_line, archive")
+    assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
+    own = {name.partition(".")[2] for name in found if name.startswith("pgpool_cluster.")}
+    assert own <= {
+        "ancestors", "archive", "command_line", "errors", "excuse", "files", "hands", "paths", "plain", "record",
+        "usage",
+    }  # fmt: skip
+
+
+def test_a_hook_imports_the_standard_library_only() -> None:
+    """pgpool-II waits for it, and so does every start of PostgreSQL; in a dist-upgrade other modules are missing."""
+    found = imported("from pgpool_cluster import command_line, hook, verbs")
+    assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
+    assert "json" in found
+    assert not {"pgpool_cluster.node", "pgpool_cluster.server", "pgpool_cluster.hands"} & found

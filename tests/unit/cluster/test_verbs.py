@@ -1,0 +1,276 @@
+"""What an administrator types: the request that it makes of the agent, what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.unit.cluster.agents import Said, agent_in
+
+from pgpool_cluster import agent as agents
+from pgpool_cluster import apply, checks, command_line, key, paths, server, verbs
+from pgpool_cluster.check import Check
+from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
+from pgpool_cluster.protocol import (
+    AttachRequest,
+    CheckAnswer,
+    CheckRequest,
+    ConvergeAnswer,
+    ConvergeRequest,
+    DetachRequest,
+    RecoverRequest,
+    StatusRequest,
+    SwitchoverAnswer,
+    SwitchoverRequest,
+    UserList,
+    UserRequest,
+    UsersRequest,
+    WaitingAnswer,
+    WaitingRequest,
+)
+from pgpool_cluster.report import NodeReport, PgpoolReport, Report
+
+NODE = NodeReport("pg1", "10.0.0.1", 0, "primary", "up", "up", 0, 1, False, "", "")
+WELL = Report("main", "streaming_replication", True, (NODE,), (PgpoolReport("pg1", "leader", False),), {})
+ILL = Report("main", "streaming_replication", False, (NODE,), (), {"pg2": "it waits for pg1"})
+SECRET = SimpleNamespace(scram_verifier=lambda name, password: f"{name}:{password}")
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
+    with agent_in(tmp_path, monkeypatch) as found:
+        found.answers = {StatusRequest: WELL, UsersRequest: UserList(3, {"app": "e", "a": "e"}, "m")}
+        yield found
+
+
+def typed(*words: str) -> ExitStatus:
+    """Run a command; errors are raised."""
+    return verbs.run(command_line.parser().parse_args(words))
+
+
+# Looking
+
+
+def test_status_tells_whether_the_cluster_is_healthy(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("status") is ExitStatus.GOOD
+    assert "cluster main, streaming_replication: healthy" in capsys.readouterr().out
+    said.answers[StatusRequest] = ILL
+    assert typed("status", "--json") is ExitStatus.FAILED
+    found = json.loads(capsys.readouterr().out)
+    assert (found["healthy"], found["notes"]) == (False, {"pg2": "it waits for pg1"})
+    assert found["nodes"][0]["name"] == "pg1"
+
+
+@pytest.mark.parametrize("broken", ["cluster.yml", "cluster.key", "nothing"])
+def test_where_no_agent_runs_the_reason_comes_first(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise UsageError(f"{broken} is broken", hint="mend it")
+
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    monkeypatch.setattr(agents, "load", fails if broken == "cluster.yml" else lambda: None)
+    monkeypatch.setattr(apply, "read_key", fails if broken == "cluster.key" else lambda: None)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    expected = "is not running on this node" if broken == "nothing" else f"{broken} is broken"
+    with pytest.raises(ClusterError, match=expected):
+        typed("status")
+
+
+def test_wait_ends_once_the_cluster_is_healthy(said: Said) -> None:
+    reports = iter([ILL, WELL])
+    said.answers[StatusRequest] = lambda _: next(reports)
+    assert typed("wait", "--timeout", "60") is ExitStatus.GOOD
+    assert len(said.asked) == 2
+
+
+def test_wait_gives_up_with_what_the_nodes_wait_for(said: Said) -> None:
+    said.answers[StatusRequest] = ILL
+    with pytest.raises(OperationError, match=r"not healthy after 0 s: pg2: it waits for pg1"):
+        typed("wait", "--timeout", "0")
+    said.answers[StatusRequest] = OperationError("it cannot look at itself", hint="dmesg")
+    with pytest.raises(OperationError, match=r"not healthy after 0 s: it cannot look at itself"):
+        typed("wait", "--timeout", "0")
+    with pytest.raises(UsageError, match="below 0"):
+        typed("wait", "--timeout", "-1")
+
+
+def test_check_shows_the_files_and_every_node(
+    said: Said, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_files", lambda: iter([Check("pg1", "a file", True)]))
+    said.answers[CheckRequest] = CheckAnswer((Check("pg2", "it has room", False, "full\x1b[2J", "free some"),))
+    assert typed("check") is ExitStatus.FAILED
+    out = capsys.readouterr().out
+    assert out == "ok    pg1: a file\nFAIL  pg2: it has room: full?[2J; fix: free some\n"
+    assert said.asked == [CheckRequest(all=True)]
+    said.answers[CheckRequest] = CheckAnswer((Check("pg2", "it has room", True),))
+    assert typed("check", "--json") is ExitStatus.GOOD
+    assert json.loads(capsys.readouterr().out)["checks"][1] == {"node": "pg2", "check": "it has room", "ok": True}
+
+
+def test_an_agent_that_does_not_answer_is_a_check_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
+    monkeypatch.setattr(checks, "_files", lambda: iter(()))
+    monkeypatch.setattr(server, "host_name", lambda: "pg1")
+    (found,) = checks.of_cluster()
+    assert (found.node, found.ok, found.fix) == ("pg1", False, f"systemctl start {paths.UNIT}")
+
+
+# Acting
+
+
+@pytest.mark.parametrize(
+    ("words", "request_", "out"),
+    [
+        (("recover", "pg2"), RecoverRequest("pg2"), "half\npg2 is recovered\n"),
+        (("recover", "--force", "pg2"), RecoverRequest("pg2", force=True), "half\npg2 is recovered\n"),
+        (("switchover",), SwitchoverRequest(), "half\npg9 is the primary\n"),
+        (("switchover", "pg2"), SwitchoverRequest("pg2"), "half\npg9 is the primary\n"),
+        (("switchover", "--accept-loss", "pg2"), SwitchoverRequest("pg2", accept_loss=True),
+         "half\npg9 is the primary\n"),
+        (("attach", "pg2"), AttachRequest("pg2"), ""),
+        (("detach", "pg2"), DetachRequest("pg2"), ""),
+        (("converge", "--once"), ConvergeRequest(), "half\nattach pg2\nwaits: pg3\n"),
+    ],
+)  # fmt: skip
+def test_a_verb_is_one_request_and_says_what_came_of_it(
+    words: tuple[str, ...], request_: object, out: str, said: Said, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said.progress = ("half",)
+    said.answers[SwitchoverRequest] = SwitchoverAnswer("pg9")
+    said.answers[ConvergeRequest] = ConvergeAnswer(("attach pg2", "waits: pg3"))
+    assert typed(*words) is ExitStatus.GOOD
+    assert said.asked == [request_]
+    assert capsys.readouterr().out == out
+
+
+def test_a_round_without_anything_to_do_says_so(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    said.answers[ConvergeRequest] = ConvergeAnswer(())
+    typed("converge", "--once")
+    assert capsys.readouterr().out == "all is well here\n"
+
+
+def test_a_refusal_of_the_agent_ends_the_command(said: Said) -> None:
+    said.answers[RecoverRequest] = OperationError("pg2 needs no recovery", hint="pgpoolctl status")
+    with pytest.raises(OperationError, match="pg2 needs no recovery"):
+        typed("recover", "pg2")
+
+
+def test_a_loss_is_accepted_for_a_node_that_is_named(said: Said) -> None:
+    with pytest.raises(UsageError, match="--accept-loss needs the node"):
+        typed("switchover", "--accept-loss")
+    assert said.asked == []
+
+
+def test_bytes_are_counted_on_one_line_of_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = verbs._Progress()
+    for text in ("copying", "1 of 9 MB (11%)", "2 of 9 MB (22%)", "starting"):
+        shown(text)
+    shown.end()
+    assert capsys.readouterr().out == "copying\n\r\x1b[K1 of 9 MB (11%)\r\x1b[K2 of 9 MB (22%)\nstarting\n"
+
+
+def test_apply_shows_what_waits_for_a_restart(
+    said: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = SimpleNamespace(changes=["changed a"], refused=[])
+    monkeypatch.setattr(apply, "plan", lambda: planned)
+    monkeypatch.setattr(apply, "carry_out", lambda _: [])
+    said.answers[WaitingRequest] = WaitingAnswer("PostgreSQL is to be restarted")
+    assert typed("apply") is ExitStatus.GOOD
+    assert capsys.readouterr().out == "changed a\nPostgreSQL is to be restarted\n"
+    said.answers[WaitingRequest] = OperationError("no PostgreSQL", hint="")
+    assert typed("apply") is ExitStatus.GOOD
+    monkeypatch.setattr(apply, "carry_out", lambda _: [OperationError("a file is edited", hint="mv it")])
+    with pytest.raises(OperationError, match="a file is edited"):
+        typed("apply")
+
+
+def test_a_unit_that_cannot_begin_says_why_to_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    notified: list[str] = []
+
+    def load() -> None:
+        raise ServerError("no cluster.yml", hint="write it")
+
+    monkeypatch.setattr(agents, "load", load)
+    monkeypatch.setattr(verbs, "notify", notified.append)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(ServerError, match=r"no cluster\.yml"):
+        typed("converge")
+    assert notified == ["READY=1\nSTATUS=no cluster.yml; hint: write it"]
+
+
+def test_a_key_is_generated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("key", "generate") is ExitStatus.GOOD
+    assert capsys.readouterr().out.strip()
+
+
+# Users
+
+
+def test_users_are_listed_by_name(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("user", "list") is ExitStatus.GOOD
+    assert capsys.readouterr().out == "a\napp\n"
+    assert said.asked == [UsersRequest()]
+
+
+def test_a_user_is_set_with_what_only_this_node_can_make_of_the_password(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
+    monkeypatch.setattr(apply, "pool_key", lambda _: "pool key")
+    monkeypatch.setattr(key, "pool_passwd_entry", lambda password, pool_key: f"{password} by {pool_key}")
+    monkeypatch.setattr(key, "mark", lambda pool_key: f"mark of {pool_key}")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+    assert typed("user", "set", "--password-stdin", "app") is ExitStatus.GOOD
+    assert said.asked == [UserRequest("app", "app:secret", "secret by pool key", "mark of pool key")]
+
+
+def test_a_user_that_is_removed_has_to_be_one(said: Said) -> None:
+    assert typed("user", "remove", "app") is ExitStatus.GOOD
+    assert said.asked == [UsersRequest(), UserRequest("app")]
+    with pytest.raises(UsageError, match="nobody is no user of pgpool-II here"):
+        typed("user", "remove", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [("", "is empty"), ("pässword", "beyond ASCII"), ("a\tb", "control character"), ("x" * 500, "reads passwords of")],
+)
+def test_a_password_that_could_never_log_in_is_refused(
+    password: str, why: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{password}\n"))
+    with pytest.raises(UsageError, match=why):
+        typed("user", "set", "--password-stdin", "app")
+    assert said.asked == []
+
+
+def test_a_password_is_asked_for_on_a_terminal_only_and_twice(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(UsageError, match="no terminal"):
+        typed("user", "set", "app")
+    answers = iter(["one", "two"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _: next(answers))
+    with pytest.raises(UsageError, match="the two passwords differ"):
+        typed("user", "set", "app")
+    assert said.asked == []
+
+
+@pytest.mark.parametrize("name", ["pg_app", "public", "a b", "x" * 64, '"'])
+def test_a_name_that_postgresql_keeps_or_quotes_is_refused(name: str, said: Said) -> None:
+    with pytest.raises(UsageError):
+        typed("user", "set", "--password-stdin", name)
+    assert said.asked == []
