@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, assert_never
 
-from . import copying, paths, pgpool, rehearsal, replay, synchrony, units
+from . import copying, log, paths, pgpool, rehearsal, replay, synchrony, units
 from . import postgresql as pg
 from .actions import (
     Action,
@@ -41,7 +41,7 @@ from .errors import ClusterError, OperationError, UsageError
 from .excuse import Excuse
 from .facts import ClusterFacts
 from .key import Role
-from .node import LOOK_SECONDS, Here, log, sql_errors
+from .node import LOOK_SECONDS, Here, sql_errors
 from .protocol import OF_AN_OLDER_PACKAGE, FollowRequest, GoOnRequest, PromoteRequest, RecoverRequest, TermRequest
 from .roles import Roles
 from .situation import in_service
@@ -149,7 +149,7 @@ def restart_if_pending(here: Here) -> None:
     if pending:
         names = ", ".join(str(name) for (name,) in pending)
         _refuse_restart(here, names)
-        log(f"restarting PostgreSQL {database.instance.name} once, for {names}")
+        log.info(f"restarting PostgreSQL {database.instance.name} once, for {names}")
         here.starting = True
         try:
             units.control("restart", database.instance.unit)
@@ -221,7 +221,7 @@ def claim(
         if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
             raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
     here.remember(led=term, **changes)
-    log(f"this node is the primary of term {term}, known to {', '.join(told)}")
+    log.info(f"this node is the primary of term {term}, known to {', '.join(told)}")
 
 
 def stop(here: Here, _: Stop) -> None:
@@ -301,7 +301,7 @@ def dismiss(here: Here, action: Dismiss) -> None:
         _have_go_on(here, facts, action.node)
         return
     serving = {found.node for found in in_service(here.cluster, facts)} - {action.node}
-    log(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
+    log.warning(f"{action.node} is out of service; in service: {', '.join(sorted(serving))}")
     gone = "" if facts.of(action.node).reachable else action.node
     _tell_service(here, serving, action.term, restart=0, without=gone)
 
@@ -313,7 +313,7 @@ def begin(here: Here, action: Begin) -> None:
         return
     found = [one for one in in_service(here.cluster, here.look_at_all()) if one.node not in action.without]
     serving = {one.node for one in found}
-    log(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
+    log.warning(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
     _tell_service(here, serving, action.term, restart=min((one.restart or one.led for one in found), default=0))
 
 
@@ -367,10 +367,10 @@ def rebuild(here: Here, _: Rebuild) -> None:
 
 def _rebuild(here: Here) -> None:
     try:
-        here.answer(RecoverRequest(here.me.name), log)
+        here.answer(RecoverRequest(here.me.name), log.info)
     except ClusterError as error:
         here.copies.failed(error)
-        log(f"rebuilding this node: {error.message}")
+        log.warning(f"rebuilding this node: {error.message}")
         time.sleep(_PAUSE)
     else:
         here.copies.end()
@@ -452,12 +452,12 @@ def detach(here: Here, action: Detach) -> None:
 
 def clone(here: Here, action: Clone) -> None:
     """Replace this node's data with a copy."""
-    _copied(here, lambda: copying.clone(here, action.source, log))
+    _copied(here, lambda: copying.clone(here, action.source, log.info))
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
     """Bring this node back as a standby, and keep as much of its data as possible."""
-    _copied(here, lambda: copying.rejoin(here, action.source, log))
+    _copied(here, lambda: copying.rejoin(here, action.source, log.info))
 
 
 def _copied(here: Here, work: Callable[[], None]) -> None:

@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, before, files, paths, pgpool, pulse, rights, server, units, upgrade
+from . import act, before, files, log, paths, pgpool, pulse, rights, server, units, upgrade
 from .actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from .answers import Answers
 from .channel import notify, serving
@@ -24,7 +24,7 @@ from .decide import confirmed, decide
 from .errors import ClusterError, OperationError, ServerError
 from .facts import ClusterFacts
 from .housekeeping import Housekeeping, writes
-from .node import Here, log
+from .node import Here
 from .peers import Peers, Progress
 from .postgresql import Database
 from .protocol import Request
@@ -117,11 +117,11 @@ class Agent:
         try:
             fresh = load()
         except ClusterError as error:
-            log(f"cluster.yml as it was stays in force: {error}")
+            log.error(f"cluster.yml as it was stays in force: {error}")
             return
         with self.acting:
             self.here.renew(fresh)
-        log("cluster.yml has been read again")
+        log.info("cluster.yml has been read again")
 
     def once(self) -> list[str]:
         """Run one step now, and return in words what it did or waits for. Raises ClusterError."""
@@ -159,7 +159,8 @@ class Agent:
         quiet = [action for action in actions if isinstance(action, _QUIET)]
         here.note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
         if here.note or not actions:
-            self._tell(here.note or "all is well here")
+            stuck = any(isinstance(action, AwaitRecovery | Refuse) for action in quiet)
+            self._tell(here.note or "all is well here", log.warning if stuck else log.info)
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
@@ -194,13 +195,13 @@ class Agent:
             return
         roles = Roles.rendered()
         if facts.same_key(self.here.cluster, roles.key) and not roles.laid(self.here):
-            log("laying the cluster's roles down again: its key has changed")
+            log.info("laying the cluster's roles down again: its key has changed")
             roles.lay(self.here)
 
     def _rekey(self, facts: ClusterFacts) -> None:
         key = self.here.look().key
         if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
-            log("pgpool-II is restarted: most nodes have another key now")
+            log.info("pgpool-II is restarted: most nodes have another key now")
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
@@ -219,7 +220,7 @@ class Agent:
     def _do(self, action: Action) -> None:
         text = said(action)
         if text != self._tried:
-            self._say(text)
+            self._say(text, log.info)
         self._tried = text
         act.perform(self.here, action)
         if isinstance(action, Attach):
@@ -229,17 +230,17 @@ class Agent:
         """Log an error, but not again while it stays the same. Its last line becomes this node's note."""
         self.here.note = text.splitlines()[-1]
         if text != self._failed:
-            self._say(text)
+            self._say(text, log.warning)
         self._failed = text
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, write: Callable[[str], None]) -> None:
         """Log the state of this node when it changes."""
         if text != self._said:
-            self._say(text)
+            self._say(text, write)
         self._said = text
 
-    def _say(self, text: str) -> None:
-        log(text)
+    def _say(self, text: str, write: Callable[[str], None]) -> None:
+        write(text)
         self._said = ""
         notify(f"STATUS={text.splitlines()[-1] if text else ''}")
 

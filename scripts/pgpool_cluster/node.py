@@ -11,13 +11,12 @@ from typing import Generic, TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import archive, paths, pgpool
+from . import archive, log, paths, pgpool
 from .cluster import Cluster, Node, Service
 from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from .log import info
 from .peers import Answering, Peers, Progress
 from .postgresql import HANGING_SECONDS, Database
 from .protocol import LookRequest, Request
@@ -64,11 +63,6 @@ class _Answer:
 def _nobody(request: Request[A], progress: Progress, peer: str = "", /) -> A:
     del progress, peer
     raise OperationError(f"nobody answers {request.do!r} here", hint="systemctl restart pgpool2-cluster")
-
-
-def log(text: str) -> None:
-    """Write a line to the journal with the priority `info`; log.py has `warning` and `error`."""
-    info(text)
 
 
 @dataclass(slots=True)
@@ -268,7 +262,7 @@ class Here:
         `seconds` bound how long another node may stay silent.
         """
         if name == self.me.name:
-            return self.answer(request, log)
+            return self.answer(request, log.info)
         return self.peers.ask(name, request, seconds=seconds)
 
     def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:

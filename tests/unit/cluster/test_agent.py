@@ -14,7 +14,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, pgpool, seen
 
-from pgpool_cluster import act, agent, before, files, paths, pulse, server, units, upgrade
+from pgpool_cluster import act, agent, before, files, log, paths, pulse, server, units, upgrade
 from pgpool_cluster import pgpool as pools
 from pgpool_cluster.actions import Action, Attach, Detach, Refuse, Start, Wait
 from pgpool_cluster.agent import Agent
@@ -46,7 +46,8 @@ class Program:
         self.here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=7000, term=1, led=1))
         monkeypatch.setattr(agent, "decide", lambda *_: self.wants)
         monkeypatch.setattr(agent, "confirmed", lambda actions, _: actions)
-        monkeypatch.setattr(agent, "log", self.logged.append)
+        for write in ("info", "warning", "error"):
+            monkeypatch.setattr(log, write, self.logged.append)
         monkeypatch.setattr(agent, "notify", self.status.append)
         monkeypatch.setattr(act, "perform", self._perform)
         monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: self._seen())

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import pytest
 
-from pgpool_cluster import log, node
+from pgpool_cluster import log
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
@@ -45,12 +45,6 @@ def test_each_level_has_its_prefix(journal: Journal) -> None:
     log.warning("slow disk", stream=journal.stream)
     log.info("disk found", stream=journal.stream)
     assert journal.text == "<3>no disk\n<4>slow disk\n<6>disk found\n"
-
-
-def test_what_the_node_logs_without_a_level_is_information(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", journal.stream)
-    node.log("this node is in service")
-    assert journal.text == "<6>this node is in service\n"
 
 
 def test_every_line_of_a_text_has_the_prefix(journal: Journal) -> None:
