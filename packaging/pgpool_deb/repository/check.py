@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable, State
 
-from . import findings, reading
+from . import documents, findings, reading
 from .findings import Finding, Kind, Packages
+from .inside import Lack
 from .keyring import NAME
 from .places import Address, Folder, Place
+from .reading import ReadSuite
 from .states import Report
 from .suites import TESTING
 from .trial import Trials, offered
@@ -24,8 +28,9 @@ from .trial import Trials, offered
 def run(where: str, report: Report, *, project: Project | None = None, install: bool = True) -> ExitStatus:
     """Check a repository and say what is wrong with it: FAILED where something is, with one line each.
 
-    Checked are every suite's signature, validity, indexes (by name and by hash) and every file that they name, the
-    key's end, the order of versions across releases, and that no two packages own a path. With a `project`, every
+    Checked are every suite's signature, validity, indexes (by name and by hash) and every file that they name, each
+    .deb's documents with their signed statement, the key's end, the order of versions across releases, and that no two
+    packages own a path. With a `project`, every
     suite of a release of its table is tried, too (trial.py). Raises UsageError and MachineError where that cannot be
     looked at.
     """
@@ -38,8 +43,10 @@ def run(where: str, report: Report, *, project: Project | None = None, install: 
         where = str(Path(where.removeprefix("file://")).absolute())
         place = Folder(Path(where))
     key = place.read(f"keyring/{NAME}.gpg")
-    if key is None:
+    if key is Lack.MISSING:
         raise UsageError(f"{where} has no keyring/{NAME}.gpg", hint="it is no repository of ours, or not whole")
+    if isinstance(key, Lack):
+        raise UsageError(f"{where}/keyring/{NAME}.gpg {key}", hint="keyring is a symbolic link to current/keyring")
     check = Check(place, key, report)
     packages = check.suites()
     if project is not None:
@@ -72,10 +79,19 @@ class Check:
         files = {path: file for suite in suites for path, file in suite.files.items()}
         for path, file in files.items():
             self._say(reading.different(self.place, path, file))
+        self._say(self._documents(suites))
         packages = {suite.name: suite.packages for suite in suites}
         self._say(findings.of_versions(packages))
         self.found, self.files = len(suites), len(files)
         return packages
+
+    def _documents(self, suites: Sequence[ReadSuite]) -> Iterator[Finding]:
+        architectures = documents.architectures(suites)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each build waits for a gpgv
+            for found in pool.map(
+                lambda build: documents.of_build(self.place, build, architectures, self.key), documents.builds(suites)
+            ):
+                yield from found
 
     def tried(self, where: str, packages: Packages, project: Project) -> None:
         """Have apt install, upgrade and remove what each suite offers; says which suite is of no release of ours."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from . import findings, gpg, stanzas
 from .findings import Finding
+from .inside import Lack
 from .places import LARGEST_INDEX, Place
 from .stanzas import PoolFile, Stanza
 from .suites import SUMMARY
@@ -34,10 +35,10 @@ def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
     found = ReadSuite(name)
     folder = f"dists/{name}"
     signed = place.read(f"{folder}/InRelease")
-    text = gpg.verified(signed, key) if signed is not None else None
+    text = gpg.verified(signed, key) if isinstance(signed, bytes) else None
     if text is None:
-        why = "missing" if signed is None else "not signed by the key of the keyring"
-        found.findings.append(Finding(f"{name}: InRelease is {why}"))
+        why = signed if isinstance(signed, Lack) else "is not signed by the key of the keyring"
+        found.findings.append(Finding(f"{name}: InRelease {why}"))
         return found
     found.findings += findings.of_validity(name, text, now, archived=_archived(place, folder))
     if place.read(f"{folder}/Release") != text.encode():
@@ -53,8 +54,8 @@ def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
 def different(place: Place, path: str, file: PoolFile) -> list[Finding]:
     """Return what is wrong with a file, of which `file` says what it should be; nothing where it is that."""
     told = place.sum(path, file.size)
-    if told is None:
-        return [Finding(f"{path} is missing")]
+    if isinstance(told, Lack):
+        return [Finding(f"{path} {told}")]
     return [] if told == (file.sha256, file.size) else [Finding(f"{path} has other bytes than its index says")]
 
 
@@ -64,7 +65,7 @@ def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
     by_hash = f"{folder}/{path.rpartition('/')[0]}/by-hash/SHA256/{file.sha256}"
     found.findings += different(place, f"{folder}/{path}", file)
     data = place.read(by_hash)
-    if data is None or (hashlib.sha256(data).hexdigest(), len(data)) != (file.sha256, file.size):
+    if isinstance(data, Lack) or (hashlib.sha256(data).hexdigest(), len(data)) != (file.sha256, file.size):
         found.findings += different(place, by_hash, file)
     elif (lines := _unpacked(data)) is None:
         found.findings.append(Finding(f"{folder}/{path} is no gzip file, or too large"))
@@ -78,8 +79,9 @@ def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
 
 def _archived(place: Place, folder: str) -> bool:
     """Tell whether a suite says that its release is past its end; that what says so is signed is seen later."""
+    summary = place.read(f"{folder}/{SUMMARY}")
     try:
-        return json.loads(place.read(f"{folder}/{SUMMARY}") or b"{}").get("archived", False) is True
+        return isinstance(summary, bytes) and json.loads(summary).get("archived", False) is True
     except (ValueError, AttributeError):
         return False
 

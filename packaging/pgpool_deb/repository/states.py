@@ -13,7 +13,7 @@ from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 
-from . import keyring, page, signing, suites
+from . import keyring, page, resigning, signing, suites
 from .own_key import KeyType
 from .signing import Key
 from .suites import Suite
@@ -52,6 +52,8 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
     changed = [*changed, *_of_another_key(before, {suite.name for suite in changed}, key)]
     for suite in changed:
         keyring.offer(repository, suite, table.named(suite.release).number, key, moment)
+    if before is not None and (old := keyring.held(before)) not in (None, key.public):
+        resigning.statements(repository, old or b"", key, moment)
     with repository.writing(moment) as state:
         for suite in changed:
             suites.write(state, suite, key, moment)

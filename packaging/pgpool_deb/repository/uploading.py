@@ -41,8 +41,12 @@ def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unprov
     known = {file.path for file in suite.files}
     added = [file for path, file in files.items() if path.endswith((".deb", ".dsc")) and path not in known]
     admission.refuse_older(added, suite.newest, suite.name)
-    origins = [(upload.folder / Path(file.path).name, file) for upload in uploads for file in upload.files]
-    absent = [(origin, file) for origin, file in origins if not _published(repository, file)]
+    absent = [
+        (upload.folder / Path(file.path).name, file)
+        for upload in uploads
+        for file in upload.files
+        if not _published(repository, upload, file)
+    ]
     for origin, file in absent:
         admission.refuse_damaged(origin, file)
     repository.admit(absent)
@@ -57,14 +61,15 @@ def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unprov
 
 def told_of(repository: Repository, upload: Upload) -> bool:
     """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
-    return (repository.path / f"{upload.statement}.asc").exists()
+    return repository.state is not None and (repository.path / f"{upload.statement}.asc").exists()
 
 
-def _published(repository: Repository, file: PoolFile) -> bool:
+def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
     """Tell whether the pool has a file; raises UsageError where another one of its name has been published.
 
-    One that a killed publish left, before any state named it, goes. A .changes or .buildinfo is as published as its
-    .dsc: the first stays, where a later build came to the same packages.
+    One that a killed publish left, before any state named it, goes, and with it the signature of what was said of it.
+    A .changes or .buildinfo is as published as its .dsc: the first stays, where a later build came to the same
+    packages.
     """
     found = repository.find(file)
     if found is Found.OTHER:
@@ -77,6 +82,7 @@ def _published(repository: Repository, file: PoolFile) -> bool:
                 f"{Path(file.path).name} is published already, with other bytes",
                 hint="raise `revision` in packaging/releases.toml or the project's version: one is published once",
             )
+        (repository.path / f"{upload.statement}.asc").unlink(missing_ok=True)
         repository.drop(file)
     return found is Found.SAME
 
