@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from pgpool_deb import machine
 from pgpool_deb.errors import ExitStatus, UsageError
@@ -40,7 +41,7 @@ def run(where: str, report: Report, *, project: Project | None = None, install: 
         where = where.rstrip("/")
         place = Address(where)
     else:
-        where = str(Path(where.removeprefix("file://")).absolute())
+        where = str(Path(unquote(where.removeprefix("file://")) if "://" in where else where).absolute())
         place = Folder(Path(where))
     key = place.read(f"keyring/{NAME}.gpg")
     if key is Lack.MISSING:

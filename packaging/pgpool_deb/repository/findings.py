@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from debian.debian_support import Version
 
+from pgpool_deb.errors import printable
+
 from . import gpg, signing, stanzas
 from .stanzas import Stanza
 
@@ -37,7 +39,7 @@ class Finding:
     @property
     def line(self) -> str:
         """The line that is printed."""
-        return f"{self.kind}: {self.text}"
+        return f"{self.kind}: {printable(self.text)}"
 
 
 def of_keys(keyring: bytes, now: int) -> Iterator[Finding]:

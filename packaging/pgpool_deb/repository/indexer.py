@@ -28,11 +28,18 @@ def index(repository: Path, files: Iterable[PoolFile], architectures: Collection
     with _pool_of(repository, files) as place:
         packages = parsed(_run(place, [*_OPTIONS, "packages", "pool"]))
         found = {stanza.architecture for stanza in packages} | set(architectures)
-        return Indexed(
-            packages,
-            parsed(_run(place, [*_OPTIONS, "sources", "pool"])),
-            {name: _run(place, ["--arch", name, "contents", "pool"]) for name in sorted(found - {"all"}) or ["amd64"]},
-        )
+        sources = parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
+        return Indexed(packages, sources, _contents(place, sorted(found - {"all"}) or ["amd64"]))
+
+
+def contents(repository: Path, files: Iterable[PoolFile], architectures: Collection[str]) -> dict[str, str]:
+    """Return the Contents of these files of the pool for each of these architectures; raises MachineError."""
+    with _pool_of(repository, files) as place:
+        return _contents(place, sorted(architectures))
+
+
+def _contents(place: str, architectures: Iterable[str]) -> dict[str, str]:
+    return {name: _run(place, ["--arch", name, "contents", "pool"]) for name in architectures}
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     uploads = {release: admission.uploads(project.dist / release.name, release) for release in chosen}
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
+    _tell_move(repository, report)
     with states.session(repository, request.key, report, wanted) as (key, moment):
         admission.refuse_archived(suites.summaries(repository.state), [release.name for release in unproved])
         grown: list[Suite] = []
@@ -75,7 +76,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
                 uploading.grow(repository, suite, those, unproved[release])
                 grown.append(suite)
                 new += [(release, upload) for upload in those if not uploading.told_of(repository, upload)]
-        if not grown:
+        if not grown and repository.moved_from is None:
             report(f"nothing is new: {repository.path} is as it was")
             return ExitStatus.GOOD
         if new:
@@ -89,10 +90,18 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     return ExitStatus.GOOD
 
 
+def _tell_move(repository: Repository, report: Report) -> None:
+    """Say how clients go over, where the repository gets another address."""
+    if repository.state is not None and (before := repository.moved_from) is not None:
+        report(f"the address changes from {before} to {repository.url}: every suite offers a keyring package with it")
+        report("hint: serve the old address, too, until all servers have run apt upgrade")
+
+
 def _sign_anew(project: Project, request: Request, report: Report) -> None:
     """Publish nothing: sign the suites of releases past their end for the last time, or all others as of now."""
     renewing.refuse_living(project, request.archive)
-    repository = Repository.open(request.to)
+    repository = Repository.open(request.to, request.url)
+    _tell_move(repository, report)
     with states.session(repository, request.key, report, request.wanted) as (key, moment):
         found = (
             renewing.archived(repository, request.archive, key) if request.archive else renewing.living(repository, key)

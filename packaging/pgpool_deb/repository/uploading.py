@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pgpool_deb.errors import UsageError
 
-from . import admission, indexer, suites
+from . import admission, growing, indexer, suites
 from .admission import Upload
+from .pool import Found
 from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import Suite
-from .tree import Found, Repository
+from .tree import Repository
 
 _RECORDS = (".changes", ".buildinfo")
 
@@ -37,24 +38,27 @@ def new(
 
 def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
     """Put the files of uploads into the pool, and their stanzas into the suite."""
+    admission.refuse_two(uploads)
     files = {file.path: file for upload in uploads for file in upload.files}
     known = {file.path for file in suite.files}
     added = [file for path, file in files.items() if path.endswith((".deb", ".dsc")) and path not in known]
     admission.refuse_older(added, suite.newest, suite.name)
+    of = {file.path: upload for upload in uploads for file in upload.files}
     absent = [
-        (upload.folder / Path(file.path).name, file)
-        for upload in uploads
-        for file in upload.files
-        if not _published(repository, upload, file)
+        (of[path].folder / Path(path).name, file)
+        for path, file in files.items()
+        if not _published(repository, of[path], file)
     ]
     for origin, file in absent:
         admission.refuse_damaged(origin, file)
     repository.admit(absent)
     parts = [file for path, file in files.items() if not path.endswith(_RECORDS)]
     if added:
-        found = indexer.index(repository.path, parts, suite.architectures)
+        found = indexer.index(repository.path, parts, suite.contents)
+        admission.refuse_misnamed((file for file in parts if file.path.endswith(".deb")), found.packages)
         packages = tuple(one for one in found.packages if one.place not in known)
-        suite.grow(Indexed(packages, tuple(one for one in found.sources if one.place not in known), found.contents))
+        sources = tuple(one for one in found.sources if one.place not in known)
+        growing.grow(repository.path, suite, Indexed(packages, sources, found.contents))
     proved = {upload.title for upload in uploads} - set(unproved)
     suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
 

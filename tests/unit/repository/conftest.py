@@ -61,7 +61,8 @@ def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def run(**options: object) -> list[str]:
         lines: list[str] = []
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + next(count)))
-        request = publish.Request(tmp_path / "repo", **{"unproved": True, "install": False, **options})  # type: ignore[arg-type]
+        given = {"to": tmp_path / "repo", "unproved": True, "install": False, **options}
+        request = publish.Request(**given)  # type: ignore[arg-type]
         assert publish.run(checkout, request, lines.append) is ExitStatus.GOOD
         return lines
 
