@@ -82,7 +82,7 @@ def _archived(place: Place, folder: str) -> bool:
     summary = place.read(f"{folder}/{SUMMARY}")
     try:
         return isinstance(summary, bytes) and json.loads(summary).get("archived", False) is True
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return False
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pgpool_deb.errors import UsageError
 
+from . import inside
+
 POINTER = "current"
 BEHIND_POINTER = ("dists", "index.html", "keyring")
 """Names in the repository's folder that are links through the pointer."""
@@ -22,7 +24,14 @@ def states(path: Path) -> tuple[Path, ...]:
 
 
 def refuse_other(path: Path) -> None:
-    """Raise UsageError where a repository's folder has links elsewhere, or others in place of its own."""
+    """Raise UsageError where a repository's folder has links elsewhere, or others in place of its own; MachineError."""
+    try:
+        _refuse_other(path)
+    except OSError as error:
+        raise inside.unreadable(Path(error.filename or path), error) from error
+
+
+def _refuse_other(path: Path) -> None:
     for name in ("pool", STATES):
         place = path / name
         if place.is_symlink():

@@ -84,7 +84,7 @@ class Repository:
                     (path / name).symlink_to(f"{POINTER}/{name}")
         except OSError as error:
             raise MachineError(
-                f"{path}: {error.strerror}", hint="--to takes a folder that this user can write"
+                f"{error.filename or path}: {error.strerror}", hint="--to takes a folder that this user can write"
             ) from error
         return found
 
@@ -214,9 +214,10 @@ def _lock(path: Path) -> Iterator[TextIO]:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own") from error
         raise MachineError(f"{path}: {error.strerror}", hint="a writer needs a folder that it can write") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own")
     with os.fdopen(handle, "r+", encoding="ascii", errors="replace") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own")
         yield stream
 
 
