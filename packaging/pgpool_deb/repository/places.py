@@ -127,6 +127,10 @@ class Address:
 
     def _blocks(self, path: str) -> Iterator[bytes] | None:
         """Return the body of an answer in blocks, None where the server has no such file; raises MachineError."""
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"{self.url} is no address of a web server", hint="a folder, http:// or https:// is checked"
+            )
         with self._errors(path):
             answer = web.get(f"{self.url}/{quote(path)}", timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
         if answer.status_code == requests.codes.not_found:
@@ -144,4 +148,5 @@ class Address:
         try:
             yield
         except requests.RequestException as error:
-            raise MachineError(f"{self.url}/{path}: {error}", hint="is the web server up?") from error
+            why = str(error).rpartition(": ")[2].rstrip("\"')")
+            raise MachineError(f"{self.url}/{path}: {why}", hint="is the web server up?") from error

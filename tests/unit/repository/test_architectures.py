@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.repository.apt import Apt
-from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
-from tests.unit.repository.test_publish import proved
+from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, proved
 
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
