@@ -154,6 +154,8 @@ class Repository:
             if first:
                 (partial / POINTER).replace(self.path / POINTER)
             (partial / "state").rename(self.path / shape.STATES / name)
+            if first:
+                self.new.clear()
             flushed(self.path / shape.STATES)
             if self.moved_from is not None:
                 (partial / mark.NAME).replace(self.path / mark.NAME)

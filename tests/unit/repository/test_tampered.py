@@ -212,6 +212,17 @@ def test_a_keyring_package_is_not_put_through_a_link(repo: Path, published: Publ
     )
 
 
+def test_a_first_publish_that_was_killed_before_its_state_was_there_is_made_again(
+    repo: Path, published: Publisher
+) -> None:
+    """It leaves a pointer to nothing, and no state; with states a lost pointer is refused, as they may be anybody's."""
+    for one in (repo / "snapshot").iterdir():
+        shutil.rmtree(one)
+    published()
+    lines: list[str] = []
+    assert check.run(str(repo), lines.append, install=False) is ExitStatus.GOOD, lines
+
+
 @pytest.mark.parametrize("name", ["lost+found", "a\nb", "notes.txt"])
 def test_other_things_among_the_states_are_left_alone(repo: Path, published: Publisher, name: str) -> None:
     (repo / "snapshot" / name).mkdir()
