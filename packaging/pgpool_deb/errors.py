@@ -18,6 +18,11 @@ class ExitStatus(IntEnum):
     ENVIRONMENT = 3
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that any terminal shows: a file's name can hold a newline, or no characters at all."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class ToolkitError(Exception):
     """An error with a one-line message for the user and a hint; only its subclasses are raised."""
 
@@ -25,8 +30,8 @@ class ToolkitError(Exception):
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}"

@@ -48,11 +48,11 @@ License: small
 _BUILDINFO = """Format: 1.0
 Source: {source}
 Binary: {source}
-Architecture: amd64 source
+Architecture: {machine} source
 Version: {version}
 Checksums-Sha256:
 {sums}Build-Origin: Debian
-Build-Architecture: amd64
+Build-Architecture: {machine}
 Build-Date: Mon, 30 Nov 2026 01:48:13 +0000
 Build-Path: /build/{source}
 Installed-Build-Depends:
@@ -63,9 +63,17 @@ Environment:
 _FILES = 20
 
 
-def deb(folder: Path, package: str, version: str, *, source: str = "pgpool2", text: str = "as built\n") -> Path:
+def deb(  # noqa: PLR0913 - what a package is made of
+    folder: Path,
+    package: str,
+    version: str,
+    *,
+    source: str = "pgpool2",
+    text: str = "as built\n",
+    machine: str = "amd64",
+) -> Path:
     """Write a .deb with twenty files, one of which contains `text`, and return its path."""
-    architecture = "amd64" if source == "pgpool2" else "all"
+    architecture = machine if source == "pgpool2" else "all"
     control = _CONTROL.format(package=package, version=version, architecture=architecture, source=source)
     files = {f"./usr/share/{package}/{number}": f"{package} {number}".encode() for number in range(1, _FILES)}
     files[f"./usr/share/{package}/text"] = text.encode()
@@ -91,10 +99,12 @@ def upload(  # noqa: PLR0913 - the parts of a package
     binaries: tuple[str, ...] = (),
     text: str = "",
     upstream: bool = False,
+    machine: str = "amd64",
 ) -> Path:
     """Write the files of a source package's build and return its .changes; the bytes depend on `text`.
 
-    With `upstream`, the source consists of upstream's tarball and ours, else of one native tarball.
+    With `upstream`, the source consists of upstream's tarball and ours, else of one native tarball; pgpool2 is for
+    `machine`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -112,10 +122,15 @@ def upload(  # noqa: PLR0913 - the parts of a package
     kind = "quilt" if upstream else "native"
     own = _DSC.format(format=kind, source=source, version=version, sha256=_sums(*tars), md5=md5)
     dsc.write_text(own, encoding="utf-8")
-    debs = [deb(folder, name, version, source=source, text=text or version) for name in binaries or (source,)]
-    info = folder / f"{source}_{version}_amd64.buildinfo"
-    info.write_text(_BUILDINFO.format(source=source, version=version, sums=_sums(dsc, *debs)), encoding="utf-8")
-    changes = folder / f"{source}_{version}_amd64.changes"
+    debs = [
+        deb(folder, name, version, source=source, text=text or version, machine=machine)
+        for name in binaries or (source,)
+    ]
+    info = folder / f"{source}_{version}_{machine}.buildinfo"
+    info.write_text(
+        _BUILDINFO.format(source=source, version=version, machine=machine, sums=_sums(dsc, *debs)), encoding="utf-8"
+    )
+    changes = folder / f"{source}_{version}_{machine}.changes"
     sums = _sums(dsc, *tars, info, *debs)
     changes.write_text(
         f"Format: 1.8\nSource: {source}\nVersion: {version}\nChecksums-Sha256:\n{sums}", encoding="utf-8"

@@ -17,7 +17,7 @@ from pgpool_deb.errors import UsageError
 from pgpool_deb.proof import lacking
 from pgpool_deb.releases import Release
 
-from .stanzas import PoolFile
+from .stanzas import PoolFile, Stanza
 from .suites import Summary
 
 SOURCES = ("pgpool2", "pgpool2-cluster")
@@ -58,6 +58,8 @@ def uploads(folder: Path, release: Release) -> tuple[Upload, ...]:
 
 
 def _upload(path: Path, release: Release) -> Upload:
+    if path.is_symlink() or not path.is_file():
+        raise UsageError(f"{path} is no regular file", hint=_AGAIN)
     try:
         changes = Changes(path.read_text(encoding="utf-8"))
         source, version = str(changes["Source"]), str(changes["Version"])
@@ -123,6 +125,30 @@ def refuse_archived(told: Iterable[Summary], releases: Collection[str]) -> None:
             )
 
 
+def refuse_two(uploads: Iterable[Upload]) -> None:
+    """Raise UsageError where two .changes differ about a file: builds of two architectures share their .dsc."""
+    known: dict[str, str] = {}
+    for upload in uploads:
+        for file in upload.files:
+            if known.setdefault(file.path, file.sha256) != file.sha256:
+                name = Path(file.path).name
+                raise UsageError(
+                    f"{upload.folder}: two .changes differ about {name}", hint="one of them is older: remove it"
+                )
+
+
+def refuse_misnamed(debs: Iterable[PoolFile], packages: Iterable[Stanza]) -> None:
+    """Raise UsageError where a .deb is none, or is of another package than its name says."""
+    found = {one.place: one for one in packages}
+    for file in debs:
+        name, stanza = Path(file.path).name, found.get(file.path)
+        if stanza is None:
+            raise UsageError(f"{name} is no Debian package", hint=_AGAIN)
+        own = f"{stanza.package}_{stanza.version.rpartition(':')[2]}_{stanza.architecture}.deb"
+        if name != own:
+            raise UsageError(f"{name} holds another package, {own.removesuffix('.deb')}", hint=_AGAIN)
+
+
 def refuse_damaged(path: Path, file: PoolFile) -> None:
     """Raise UsageError where a file is not what its .changes says."""
     if sha256_of(path) != file.sha256:
@@ -136,10 +162,10 @@ def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[
     nothing to try.
     """
     try:
-        told = json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        cells = [cell for cell in told["cells"] if cell.get("release") == release.name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{one.title}: there is no report of a matrix" for one in uploads]
-    cells = [cell for cell in told.get("cells", []) if cell.get("release") == release.name]
     if not cells:
         return [f"{one.title}: the last matrix did not try {release.name}" for one in uploads]
     for cell in cells:

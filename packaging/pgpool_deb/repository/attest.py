@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.record import Record
 from pgpool_deb.releases import Release
@@ -41,8 +40,8 @@ def attest(  # noqa: PLR0913 - what is told, of what, by whom and when
 ) -> None:
     """Publish what there is to say about uploads whose files are in the pool; signatures come last.
 
-    `stanzas` are those of their .debs, by their paths. Raises UsageError where a source package or a .deb cannot be
-    read.
+    `stanzas` are those of their .debs, by their paths; each has one, as the suite has it. Raises UsageError where a
+    source package cannot be read.
     """
     with ThreadPoolExecutor(_SIGNING) as pool:  # gpg signs while the next documents are made
         made: list[tuple[bytes, PoolFile]] = []
@@ -62,10 +61,6 @@ def attest(  # noqa: PLR0913 - what is told, of what, by whom and when
 def _controls(upload: Upload, stanzas: Mapping[str, Stanza]) -> dict[str, dict[str, str]]:
     """Return the fields of debian/control of each .deb of an upload, by its name."""
     paths = [file.path for file in upload.files if file.path.endswith(".deb")]
-    if absent := [path for path in paths if path not in stanzas]:
-        raise UsageError(
-            f"{Path(absent[0]).name} cannot be read as a package", hint="./invoke build-deb builds it anew"
-        )
     return {Path(path).name: stanzas[path].fields for path in paths}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -139,12 +139,23 @@ def verified(signed: bytes, keyring: bytes) -> str | None:
 
     As apt has it, a second signature may be of a key that is not known, but none may be wrong.
     """
+    answer = _gpgv(keyring, {"InRelease": signed}, ["--output", "-"])
+    return answer.stdout.decode(errors="replace") if _good(answer) else None
+
+
+def signs(signature: bytes, data: bytes, keyring: bytes) -> bool:
+    """Tell whether this is a signature of the data by one of the keyring's keys, as `verified` does."""
+    return _good(_gpgv(keyring, {"signature": signature, "data": data}))
+
+
+def _gpgv(keyring: bytes, files: Mapping[str, bytes], words: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        trusted, message = Path(folder, "keyring.gpg"), Path(folder, "InRelease")
-        trusted.write_bytes(keyring)
-        message.write_bytes(signed)
-        words = ["gpgv", "--keyring", str(trusted), "--status-fd", "2", "--output", "-", str(message)]
-        answer = subprocess.run(words, capture_output=True, check=False)
+        for name, data in {"keyring.gpg": keyring, **files}.items():
+            Path(folder, name).write_bytes(data)
+        command = ["gpgv", "--keyring", f"{folder}/keyring.gpg", "--status-fd", "2", *words]
+        return subprocess.run([*command, *(f"{folder}/{name}" for name in files)], capture_output=True, check=False)
+
+
+def _good(answer: subprocess.CompletedProcess[bytes]) -> bool:
     told = answer.stderr.decode(errors="replace")
-    good = "[GNUPG:] VALIDSIG " in told and "[GNUPG:] BADSIG " not in told
-    return answer.stdout.decode(errors="replace") if good else None
+    return "[GNUPG:] VALIDSIG " in told and "[GNUPG:] BADSIG " not in told

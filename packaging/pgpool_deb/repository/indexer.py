@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pgpool_deb.errors import MachineError
@@ -31,13 +32,24 @@ def index(repository: Path, files: Iterable[PoolFile], architectures: Collection
     names = sorted((found | set(architectures)) - {"all"}) or ["amd64"]
     with _pool_of(repository, files) as place, ThreadPoolExecutor() as pool:
         packages = pool.submit(_run, place, [*_OPTIONS, "packages", "pool"])
-        contents = {name: pool.submit(_run, place, ["--arch", name, "contents", "pool"]) for name in names}
+        told = pool.map(partial(_contents, place), names)  # all of them begin now
         sources = parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
-        return Indexed(parsed(packages.result()), sources, {name: told.result() for name, told in contents.items()})
+        return Indexed(parsed(packages.result()), sources, dict(zip(names, told, strict=True)))
+
+
+def contents(repository: Path, files: Iterable[PoolFile], architectures: Iterable[str]) -> dict[str, str]:
+    """Return the Contents of these files of the pool for each of these architectures; raises MachineError."""
+    names = sorted(architectures)
+    with _pool_of(repository, list(files)) as place, ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(partial(_contents, place), names), strict=True))
+
+
+def _contents(place: str, architecture: str) -> str:
+    return _run(place, ["--arch", architecture, "contents", "pool"])
 
 
 @contextmanager
-def _pool_of(repository: Path, files: Iterable[PoolFile]) -> Iterator[str]:
+def _pool_of(repository: Path, files: Collection[PoolFile]) -> Iterator[str]:
     """Yield a folder whose pool/ has these files alone."""
     with tempfile.TemporaryDirectory(prefix=".partial-index-", dir=repository) as place:
         for folder in {os.path.dirname(file.path) for file in files}:  # noqa: PTH120 - of thousands

@@ -13,7 +13,7 @@ from pathlib import Path
 from pgpool_deb.debianize import MAINTAINER
 from pgpool_deb.download import sha256_of
 
-from . import indexer
+from . import growing, indexer
 from .signing import Key
 from .stanzas import PoolFile
 from .suites import Suite
@@ -65,7 +65,7 @@ def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: i
     `number` is the release's: versions rise with it, and those of a testing suite are below the stable one's.
     """
     text = sources(repository.url, suite.name)
-    held = hashlib.sha256(key.public + text.encode()).hexdigest()
+    held = digest(key.public, repository.url, suite.name)
     if held == suite.keyring:
         return
     testing = "" if suite.name == suite.release else "~testing"
@@ -74,8 +74,13 @@ def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: i
         path = _package(Path(place), version, text, key.public, moment)
         file = PoolFile(f"pool/main/p/{NAME}/{path.name}", sha256_of(path), path.stat().st_size)
         repository.admit([(path, file)])
-    suite.grow(indexer.index(repository.path, [file], suite.architectures))
+    growing.grow(repository.path, suite, indexer.index(repository.path, [file], suite.contents))
     suite.keyring = held
+
+
+def digest(key: bytes, url: str, suite: str) -> str:
+    """Return the hash of what the keyring package of a suite holds."""
+    return hashlib.sha256(key + sources(url, suite).encode()).hexdigest()
 
 
 def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> Path:

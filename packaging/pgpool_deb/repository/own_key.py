@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from pgpool_deb import atomic
-from pgpool_deb.errors import UsageError
+from pgpool_deb.errors import MachineError, UsageError
 
 from . import gpg
 
@@ -39,7 +39,7 @@ def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None])
     """Return the folder of the key: gnupg/ with what signs, and `made` with the fingerprints of the primary keys.
 
     Where there is none it is made, of the type that is wanted (Ed25519 by default), as of `moment`. Raises UsageError
-    where there is one of another type, MachineError where gpg fails.
+    where there is one of another type, MachineError where gpg fails or the folder cannot be written.
     """
     folder = Path(platformdirs.user_data_dir("pgpool-deb")) / "archive-key"
     if (folder / "made").exists():
@@ -47,8 +47,12 @@ def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None])
             _refuse_another_type(folder, wanted)
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left: no signature is of it
-    (folder / "gnupg").mkdir(parents=True, mode=0o700)
-    folder.chmod(0o700)
+    try:
+        (folder / "gnupg").mkdir(parents=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        hint = "the key is made there; $XDG_DATA_HOME names another place, --key another key"
+        raise MachineError(f"{folder}: {error.strerror}", hint=hint) from error
     with gpg.at_short_path(folder) as place:
         fingerprint = _make(place / "gnupg", place / "primary-key.asc", wanted or KeyType.ED25519, moment)
     atomic.write(folder / "made", f"{fingerprint}\n")

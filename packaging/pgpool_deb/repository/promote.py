@@ -9,7 +9,7 @@ from pgpool_deb import machine
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
 
-from . import admission, keyring, states, suites
+from . import admission, growing, keyring, states, suites
 from .stanzas import Indexed
 from .states import Report
 from .tree import Repository
@@ -54,7 +54,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             admission.refuse_older((file for one in new for file in one.files), stable.newest, release)
             sources = {one.place for one in stable.sources}
             added = tuple(one for one in testing.sources if one.place not in sources)
-            stable.grow(Indexed(tuple(new), added, testing.contents))
+            growing.grow(repository.path, stable, Indexed(tuple(new), added, testing.contents))
             changed.append(stable)
             for one in new:
                 report(f"{release}: {one.package} {one.version}")

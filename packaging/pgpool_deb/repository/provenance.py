@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgpool_deb.download import sha256_of
 from pgpool_deb.record import Record
 
-from .bill import Source
 from .stanzas import PoolFile
+
+if TYPE_CHECKING:
+    from .bill import Source  # loads the list of licences, which a check of statements does not need
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"

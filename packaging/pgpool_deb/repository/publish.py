@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +10,17 @@ from pgpool_deb import machine
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable, State
+from pgpool_deb.releases import Release, ReleaseTable
 
-from . import admission, indexer, states, suites
+from . import admission, renewing, states, suites, uploading
 from .admission import Upload
 from .own_key import KeyType
 from .signing import Key
-from .stanzas import Indexed, PoolFile
 from .states import Report
 from .suites import TESTING, Suite
-from .tree import Found, Repository
+from .tree import Repository
 
 STABLE = "stable"
-_RECORDS = (".changes", ".buildinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +57,26 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
     if request.archive and (request.renew or request.releases):
         raise UsageError("--archive publishes nothing, and renews nothing", hint="leave out --renew and --release")
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
-    if request.archive:
-        return _archive(project, request, report)
-    if request.renew:
-        return _renew(project, request, report)
+    if request.archive or request.renew:
+        _sign_anew(project, request, report)
+        return ExitStatus.GOOD
     chosen = _releases(project, request)
     uploads = {release: admission.uploads(project.dist / release.name, release) for release in chosen}
     unproved = _unproved(project, uploads, request, report)
     repository = Repository.begin(request.to, request.url)
+    _tell_move(repository, report)
     with states.session(repository, request.key, report, wanted) as (key, moment):
         admission.refuse_archived(suites.summaries(repository.state), [release.name for release in unproved])
         grown: list[Suite] = []
         new: list[tuple[Release, Upload]] = []
         for release, suite in _suites(repository, request, unproved, key).items():
             built = uploads[release]
-            those = _new(repository, suite, built, unproved[release], report) if request.new else built
+            those = uploading.new(repository, suite, built, unproved[release], report) if request.new else built
             if those:
-                _grow(repository, suite, those, unproved[release])
+                uploading.grow(repository, suite, those, unproved[release])
                 grown.append(suite)
-                new += [(release, upload) for upload in those if not _told(repository, upload)]
-        if not grown:
+                new += [(release, upload) for upload in those if not uploading.told_of(repository, upload)]
+        if not grown and repository.moved_from is None:
             report(f"nothing is new: {repository.path} is as it was")
             return ExitStatus.GOOD
         if new:
@@ -89,50 +87,33 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
         states.write(project, repository, grown, key, moment)
     for suite in grown:
         report(f"{suite.name}: {len(suite.packages)} packages, {len(suite.sources)} sources, at {repository.url}")
-    _remind(project, repository, report)
+    renewing.remind(project, repository, report)
     return ExitStatus.GOOD
 
 
-def _renew(project: Project, request: Request, report: Report) -> ExitStatus:
-    repository = Repository.open(request.to)
+def _tell_move(repository: Repository, report: Report) -> None:
+    """Say how clients go over, where the repository gets another address."""
+    if repository.state is not None and (before := repository.moved_from) is not None:
+        report(f"the address changes from {before} to {repository.url}: every suite offers a keyring package with it")
+        report("hint: serve the old address, too, until all servers have run apt upgrade")
+
+
+def _sign_anew(project: Project, request: Request, report: Report) -> None:
+    """Publish nothing: sign the suites of releases past their end for the last time, or all others as of now."""
+    renewing.refuse_living(project, request.archive)
+    repository = Repository.open(request.to, request.url)
+    _tell_move(repository, report)
     with states.session(repository, request.key, report, request.wanted) as (key, moment):
-        state = repository.state
-        living = [one for one in suites.summaries(state) if not one.archived]
-        found = [suites.verified(state, one.name, one.release, key) for one in living]
+        found = (
+            renewing.archived(repository, request.archive, key) if request.archive else renewing.living(repository, key)
+        )
         states.write(project, repository, found, key, moment)
-    report(f"{len(found)} suites were signed anew, for {suites.VALID_DAYS} days")
-    _remind(project, repository, report)
-    return ExitStatus.GOOD
-
-
-def _archive(project: Project, request: Request, report: Report) -> ExitStatus:
-    """Sign the suites of releases past their end without Valid-Until; they take no packages any more."""
-    table = ReleaseTable.load(project.releases)
-    for name in request.archive:
-        if (state := table.named(name).state) is not State.ARCHIVED:
-            hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
-            raise UsageError(f"{name} is {state}, not past its end", hint=hint)
-    repository = Repository.open(request.to)
-    with states.session(repository, request.key, report, request.wanted) as (key, moment):
-        before = repository.state
-        names = {name: release for name, release in suites.named(before).items() if release in request.archive}
-        if absent := [name for name in request.archive if name not in names.values()]:
-            raise UsageError(f"{repository.path}: {absent[0]} has no suite", hint="dists/ has a folder for each suite")
-        found = [suites.verified(before, name, release, key) for name, release in names.items()]
+    if request.archive:
         for suite in found:
-            suite.archived = True
-        states.write(project, repository, found, key, moment)
-    for suite in found:
-        report(f"{suite.name}: archived: it stays, signed without an end, and takes no packages any more")
-    return ExitStatus.GOOD
-
-
-def _remind(project: Project, repository: Repository, report: Report) -> None:
-    """Say which suites are of releases past their end."""
-    past = {one.name for one in ReleaseTable.load(project.releases).releases if one.state is State.ARCHIVED}
-    for name in sorted({one.release for one in suites.summaries(repository.state) if not one.archived} & past):
-        report(f"warning: {name} is past its end")
-        report(f"hint: ./invoke publish --to {repository.path} --archive {name}")
+            report(f"{suite.name}: archived: it stays, signed without an end, and takes no packages any more")
+        return
+    report(f"{len(found)} suites were signed anew, for {suites.VALID_DAYS} days")
+    renewing.remind(project, repository, report)
 
 
 def suite_name(release: str, suite: str) -> str:
@@ -172,80 +153,9 @@ def _unproved(
     return found
 
 
-def _new(
-    repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str], report: Report
-) -> tuple[Upload, ...]:
-    """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
-    found = []
-    proved = set(suite.unproved) - set(unproved)
-    known = suite.places
-    for upload in uploads:
-        if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
-            report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
-            report("hint: to publish a change, raise `revision` in packaging/releases.toml or the project's version")
-        elif upload.title in proved or any(
-            file.path.endswith((".deb", ".dsc")) and file.path not in known for file in upload.files
-        ):
-            found.append(upload)
-    return tuple(found)
-
-
-def _published_as_other(repository: Repository, file: PoolFile) -> bool:
-    """Tell whether a file is published with other bytes; records of a build do not count, as the first one stays."""
-    if file.path.endswith(_RECORDS) or repository.find(file) is not Found.OTHER:
-        return False
-    return any(file.path in suites.files_named(state) for state in reversed(repository.states))
-
-
 def _suites(repository: Repository, request: Request, releases: Iterable[Release], key: Key) -> dict[Release, Suite]:
     """Return the suites of releases as they are now; raises UsageError where one is damaged."""
     return {
         release: suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
         for release in releases
     }
-
-
-def _grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
-    """Put the files of uploads into the pool, and their stanzas into the suite."""
-    files = {file.path: file for upload in uploads for file in upload.files}
-    known = suite.places
-    new = [file for path, file in files.items() if path.endswith((".deb", ".dsc")) and path not in known]
-    admission.refuse_older(new, suite.newest, suite.name)
-    origins = [(upload.folder / Path(file.path).name, file) for upload in uploads for file in upload.files]
-    absent = [(origin, file) for origin, file in origins if not _published(repository, file)]
-    for origin, file in absent:
-        admission.refuse_damaged(origin, file)
-    repository.admit(absent)
-    parts = [file for path, file in files.items() if not path.endswith(_RECORDS)]
-    if new:
-        found = indexer.index(repository.path, parts, suite.architectures)
-        packages = tuple(one for one in found.packages if one.place not in known)
-        suite.grow(Indexed(packages, tuple(one for one in found.sources if one.place not in known), found.contents))
-    proved = {upload.title for upload in uploads} - set(unproved)
-    suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
-
-
-def _told(repository: Repository, upload: Upload) -> bool:
-    """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
-    return (repository.path / f"{upload.statement}.asc").exists()
-
-
-def _published(repository: Repository, file: PoolFile) -> bool:
-    """Tell whether the pool has a file; raises UsageError where another one of its name has been published.
-
-    One that a killed publish left, before any state named it, goes. A .changes or .buildinfo is as published as its
-    .dsc: the first stays, where a later build came to the same packages.
-    """
-    found = repository.find(file)
-    if found is Found.OTHER:
-        record = file.path.endswith(_RECORDS)
-        path = f"{file.path.rpartition('_')[0]}.dsc" if record else file.path
-        if any(path in suites.files_named(state) for state in reversed(repository.states)):
-            if record:
-                return True
-            raise UsageError(
-                f"{Path(file.path).name} is published already, with other bytes",
-                hint="raise `revision` in packaging/releases.toml or the project's version: one is published once",
-            )
-        repository.drop(file)
-    return found is Found.SAME

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
+from pgpool_deb.errors import MachineError, UsageError
 
 from . import gpg, own_key
 from .own_key import KeyType
@@ -23,6 +23,8 @@ WARNED_DAYS = 60
 _FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{16,40}")
 _DAY = 86400
 _VARIABLE = "env:"
+_SHOWN = 80
+"""How much of a wrong --key a message repeats."""
 _ARMOR = b"-----BEGIN PGP "
 
 
@@ -92,8 +94,8 @@ def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: 
         return
     if wanted is not None:
         raise UsageError("--key-type is of a key that is made, and --key names one", hint="leave one of them out")
-    names = [chosen] if Path(chosen).is_file() else chosen.split(",")
-    if all(name.startswith(_VARIABLE) or Path(name).is_file() for name in names):
+    names = [chosen] if _is_file(chosen) else chosen.split(",")
+    if all(name.startswith(_VARIABLE) or _is_file(name) for name in names):
         with _imported([(name, _exported(name)) for name in names], moment) as found:
             yield found
     else:
@@ -107,7 +109,8 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
             hint = "--key takes a fingerprint of your gpg keyring, a file with a secret key, or env:NAME"
-            raise UsageError(f"{name!r} is neither a key's fingerprint nor a file", hint=hint)
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+            raise UsageError(f"{shown!r} is neither a key's fingerprint nor a file", hint=hint)
         listed = gpg.secret_keys(home, name)
         if not listed:
             raise UsageError(f"there is no secret key {name}", hint="gpg --list-secret-keys shows those that there are")
@@ -129,7 +132,19 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
 
 def _exported(name: str) -> bytes:
     """Return what a file or a variable of the environment holds."""
-    return _taken(name.removeprefix(_VARIABLE)) if name.startswith(_VARIABLE) else Path(name).read_bytes()
+    if name.startswith(_VARIABLE):
+        return _taken(name.removeprefix(_VARIABLE))
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise MachineError(f"{name}: {error.strerror}", hint="run this as a user who may read the key") from error
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # as a whole key is too long for a path
+        return False
 
 
 def _taken(name: str) -> bytes:
@@ -160,6 +175,9 @@ def _imported(exported: Sequence[tuple[str, bytes]], moment: int) -> Iterator[Ke
         home = Path(place)
         try:
             for number, (origin, data) in enumerate(exported, start=1):
+                if not gpg.public_keys(data):
+                    hint = "--key takes what gpg --export-secret-subkeys ID writes, armored or not"
+                    raise UsageError(f"{origin} holds no key", hint=hint)
                 gpg.run(home, ["--import"], data)
                 count = len(gpg.secret_keys(home)) - number + 1
                 if count != 1:

@@ -13,7 +13,7 @@ from pgpool_deb.pins import Pins
 from pgpool_deb.project import Project
 from pgpool_deb.releases import ReleaseTable
 
-from . import keyring, page, signing, suites
+from . import carrying, keyring, page, resigning, signing, suites
 from .own_key import KeyType
 from .signing import Key
 from .suites import Suite
@@ -45,13 +45,16 @@ def session(
 def write(project: Project, repository: Repository, changed: Sequence[Suite], key: Key, moment: int) -> None:
     """Have clients see these suites as they are now, and all others as before.
 
-    Those that end soon are signed anew; where the key is another than before, all are, and offer it to their clients.
+    Those that end soon are signed anew; where the key or the URL is another than before, all are, and offer it to their
+    clients.
     """
     before = repository.state
     table = ReleaseTable.load(project.releases)
-    changed = [*changed, *_of_another_key(before, {suite.name for suite in changed}, key)]
+    changed = [*changed, *_to_be_told(before, {suite.name for suite in changed}, repository.url, key)]
     for suite in changed:
         keyring.offer(repository, suite, table.named(suite.release).number, key, moment)
+    if before is not None and (old := keyring.held(before)) not in (None, key.public):
+        resigning.statements(repository, old or b"", key, moment)
     with repository.writing(moment) as state:
         for suite in changed:
             suites.write(state, suite, key, moment)
@@ -61,20 +64,21 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
             if suites.ends_soon(before, name, moment):
                 suites.write(state, suites.verified(before, name, release, key), key, moment)
             else:
-                suites.keep(before, state, name)
-        suites.link_by_hash(repository, state, moment)
+                carrying.keep(before, state, name)
+        carrying.link_by_hash(repository, state, moment)
         told = suites.summaries(state)
         keyring.lay_down(state, repository.url, key, [one.name for one in told])
         text = page.html(repository.url, told, key, moment, Pins.load(project.sources).known)
         (state / "index.html").write_text(text, encoding="utf-8")
 
 
-def _of_another_key(before: Path | None, changed: Collection[str], key: Key) -> list[Suite]:
-    """Return the suites that have not changed, where clients were told of another key than this."""
-    if before is None or keyring.held(before) == key.public:
-        return []
-    others = {name: release for name, release in suites.named(before).items() if name not in changed}
-    return [suites.verified(before, name, release, key) for name, release in others.items()]
+def _to_be_told(before: Path | None, changed: Collection[str], url: str, key: Key) -> list[Suite]:
+    """Return the suites that have not changed, but whose clients were told of another key or URL than these."""
+    return [
+        suites.verified(before, one.name, one.release, key)
+        for one in suites.summaries(before)
+        if one.name not in changed and one.keyring != keyring.digest(key.public, url, one.name)
+    ]
 
 
 def moment_after(before: Path | None) -> int:

@@ -6,7 +6,6 @@ import bisect
 import gzip
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,20 +16,18 @@ from debian.debian_support import Version
 
 from pgpool_deb.errors import UsageError
 
-from . import gpg, stanzas
+from . import gpg, inside, stanzas
 from .indexer import compressed
+from .inside import Lack
 from .signing import Key
 from .stanzas import Indexed, PoolFile, Stanza
-from .tree import Repository, moment_of
 
 VALID_DAYS = 30
 """For how long apt takes a state for current."""
 RENEWED_DAYS = 20
 """With fewer days left, a suite is signed anew by any publish."""
-BY_HASH_SECONDS = 24 * 3600
-BY_HASH_STATES = 3
-"""How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
 _DAY = 24 * 3600
+_LIKE = "the state before, below snapshot/, has its like"
 SUMMARY = "suite.json"
 TESTING = "testing"
 """What the name of a suite for packages that are yet to be tried ends in."""
@@ -89,9 +86,9 @@ class Suite:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The architectures that it has packages of, besides `all`."""
+        """The architectures that it is for; one that it was for once stays."""
         found = {stanza.architecture for stanza in self.packages} - {"all"}
-        return tuple(sorted(found)) or ("amd64",)
+        return tuple(sorted(found | set(self.contents))) or ("amd64",)
 
     @property
     def places(self) -> set[str]:
@@ -140,7 +137,7 @@ def summaries(state: Path | None) -> tuple[Summary, ...]:
     """Return what is told of the suites of a state; raises UsageError where one cannot be read."""
     if state is None:
         return ()
-    return tuple(_summary(path.parent) for path in sorted(state.glob(f"dists/*/{SUMMARY}")))
+    return tuple(_summary(state / "dists" / name) for name in inside.names(state, "dists"))
 
 
 def files_named(state: Path) -> set[str]:
@@ -160,7 +157,7 @@ def verified(state: Path | None, name: str, release: str, key: Key) -> Suite:
 
 def ends_soon(state: Path, name: str, moment: int) -> bool:
     """Tell whether apt takes a suite for current for less than 20 days yet."""
-    found = stanzas.valid_until((state / "dists" / name / "Release").read_text(encoding="utf-8"))
+    found = stanzas.valid_until(_read(state / "dists" / name, "Release").decode(errors="replace"))
     return found is not None and (found - moment) // _DAY < RENEWED_DAYS
 
 
@@ -170,15 +167,15 @@ def read(state: Path | None, name: str, release: str) -> Suite:
     folder = state / "dists" / name if state is not None else None
     if folder is None or not folder.is_dir():
         return suite
-    listed = _listed(folder)
-    for path, file in listed.items():
+    indexes = listed(folder)
+    for path, file in indexes.items():
         if path.endswith("/Packages.gz"):
             suite.packages = stanzas.merged(suite.packages, stanzas.parsed(_index(folder, path, file)))
         elif path.endswith("/Sources.gz"):
             suite.sources = stanzas.parsed(_index(folder, path, file))
         elif path.endswith(".gz"):
             suite.contents[path.partition("Contents-")[2].removesuffix(".gz")] = _index(folder, path, file)
-    _checked(folder, SUMMARY, listed[SUMMARY])
+    _checked(folder, SUMMARY, indexes.get(SUMMARY))
     summary = _summary(folder)
     suite.unproved, suite.rows, suite.newest = summary.unproved, summary.rows, summary.newest
     suite.keyring, suite.archived = summary.keyring, summary.archived
@@ -217,71 +214,54 @@ def _sign(folder: Path, suite: Suite, named: Mapping[str, bytes], key: Key, mome
     _write(folder / "InRelease", key.clearsigned(text, moment).encode())
 
 
-def keep(before: Path, state: Path, name: str) -> None:
-    """Have a suite in a new state as it was in the state before, by hard links."""
-    for path in (before / "dists" / name).rglob("*"):
-        if path.is_file() and "by-hash" not in path.parts:
-            target = state / path.relative_to(before)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
-
-
-def link_by_hash(repository: Repository, state: Path, moment: int) -> None:
-    """Give a new state its by-hash folders: its own indexes, and those that clients may still ask for."""
-    for folder in (state / "dists").iterdir():
-        _link(folder, folder)
-    states = repository.states
-    young = [one for one in states if moment - moment_of(one) < BY_HASH_SECONDS]
-    for before in {*young, *states[-BY_HASH_STATES + 1 :]}:
-        for folder in (before / "dists").iterdir():
-            _link(folder, state / "dists" / folder.name)
-
-
-def _link(origin: Path, target: Path) -> None:
-    for path, file in _listed(origin).items():
-        if path.endswith(".gz"):
-            place = target / Path(path).parent / "by-hash" / "SHA256" / file.sha256
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                os.link(origin / path, place)
+def listed(folder: Path) -> dict[str, PoolFile]:
+    """Return the indexes that the Release of a suite in this folder names; raises UsageError where there is none."""
+    return stanzas.listed(_read(folder, "Release").decode(errors="replace"))
 
 
 def _verify(state: Path, name: str, key: Key) -> None:
     """Raise UsageError where a suite's InRelease is not signed by this key, or Release says something else."""
-    path = state / "dists" / name / "InRelease"
-    text = gpg.verified(path.read_bytes(), key.public) if path.is_file() else None
-    if text is None or text != path.with_name("Release").read_text(encoding="utf-8"):
+    folder = state / "dists" / name
+    text = gpg.verified(_read(folder, "InRelease"), key.public)
+    if text is None or text.encode() != _read(folder, "Release"):
         hint = "it was signed with another key, or changed since: --key names that key, snapshot/ has the states before"
-        raise UsageError(f"{path} is not signed by this key", hint=hint)
-
-
-def _listed(folder: Path) -> dict[str, PoolFile]:
-    return stanzas.listed((folder / "Release").read_text(encoding="utf-8"))
+        raise UsageError(f"{folder / 'InRelease'} is not signed by this key", hint=hint)
 
 
 def _summary(folder: Path) -> Summary:
-    path = folder / SUMMARY
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(_read(folder, SUMMARY))
         rows = tuple(Row(str(name), str(version), tuple(map(int, majors))) for name, version, majors in found["rows"])
         newest = {str(name): str(version) for name, version in found["newest"].items()}
         unproved = tuple(map(str, found["unproved"]))
         archived = found.get("archived", False) is True
         return Summary(folder.name, str(found["release"]), unproved, rows, newest, str(found["keyring"]), archived)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged", hint="the state before, below snapshot/, has its like") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(folder / SUMMARY) from error
 
 
 def _index(folder: Path, path: str, file: PoolFile) -> str:
     return gzip.decompress(_checked(folder, path, file)).decode()
 
 
-def _checked(folder: Path, path: str, file: PoolFile) -> bytes:
+def _checked(folder: Path, path: str, file: PoolFile | None) -> bytes:
     """Return a file of a suite that is as its Release says; raises UsageError where it is not."""
-    data = (folder / path).read_bytes() if (folder / path).is_file() else b""
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise UsageError(f"{folder / path} is damaged", hint="the state before, below snapshot/, has its like")
+    data = _read(folder, path)
+    if file is None or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise _damaged(folder / path)
     return data
+
+
+def _read(folder: Path, path: str) -> bytes:
+    """Return a file of a suite; raises UsageError where it is missing, leads elsewhere or is none, and MachineError."""
+    data = inside.read(folder.parents[1], f"dists/{folder.name}/{path}")
+    if isinstance(data, Lack):
+        raise UsageError(f"{folder / path} {data}", hint=_LIKE)
+    return data
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path} is damaged", hint=_LIKE)
 
 
 def _write(path: Path, data: bytes) -> None:

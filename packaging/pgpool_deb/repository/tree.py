@@ -14,68 +14,49 @@ writer, whole ones give way to others of their name, and `prune` removes them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
 import os
 import shutil
+import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
+from typing import TextIO
 
 from pgpool_deb import atomic
-from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import MachineError, UsageError
 
+from . import mark, pool, shape
+from .pool import PARTIAL, Found, all_flushed, flushed
+from .shape import BEHIND_POINTER, POINTER
 from .stanzas import PoolFile
 
-MARK = "repository.json"
-FORMAT = 1
-POINTER = "current"
-BEHIND_POINTER = ("dists", "index.html", "keyring")
-"""Names in the repository's folder that are links through the pointer."""
-_PARTIAL = ".partial-"
-_MANY = 100
-_MODE = 0o644
-_AS_IT_WAS = "is there room? The repository is as it was"
-
-
-class Found(Enum):
-    """What the pool has under the name of a file."""
-
-    NOTHING = "nothing"
-    SAME = "the same file"
-    OTHER = "a file with other bytes"
+AS_IT_WAS = "is there room? The repository is as it was"
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder that holds a repository of ours."""
+    """A folder that holds a repository of ours; `url` is where clients find it, from the next state on."""
 
     path: Path
     url: str
+    new: list[Path] = field(default_factory=list, compare=False)
+    """Files that were put into the pool, and that no state names yet."""
 
     @classmethod
-    def open(cls, path: Path) -> Repository:
-        """Return the repository in a folder; raises UsageError where it is none of ours."""
+    def open(cls, path: Path, url: str | None = None) -> Repository:
+        """Return the repository in a folder; raises UsageError where it is none of ours, or was tampered with.
+
+        With another `url` than it has, clients are told of that one with the next state.
+        """
         path = path.absolute()
-        try:
-            mark = json.loads((path / MARK).read_text(encoding="utf-8"))
-            known = mark["format"] == FORMAT
-            url = str(mark["url"])
-        except FileNotFoundError as error:
-            raise UsageError(f"{path} is no repository of ours", hint="./invoke publish --to DIR makes one") from error
-        except OSError as error:
-            raise MachineError(f"{path / MARK}: {error.strerror}", hint="may this user read it?") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path / MARK} is damaged", hint='it holds {"format": 1, "url": …}') from error
-        if not known:
-            raise UsageError(f"{path} has a format that this version does not know", hint="git pull, then again")
-        _refuse_links(path)
-        return cls(path, url)
+        known = mark.url_of(path)
+        shape.refuse_other(path)
+        return cls(path, mark.address(url) if url is not None else known)
 
     @classmethod
     def begin(cls, path: Path, url: str | None) -> Repository:
@@ -85,44 +66,55 @@ class Repository:
         given later takes its place. Raises UsageError where the folder holds anything else.
         """
         path = path.absolute()
+        address = mark.address(url) if url is not None else None
         try:
             path.mkdir(parents=True, exist_ok=True)
             names = {entry.name for entry in path.iterdir()} - {".lock"}
-            if names and MARK not in names:
+            if names and mark.NAME not in names:
                 raise UsageError(
                     f"{path} holds other things than a repository", hint="--to takes a new or an empty folder"
                 )
-            if not names or (url is not None and url != cls.open(path).url):
-                mark = {"format": FORMAT, "url": (url or f"file://{path}").rstrip("/")}
-                atomic.write(path / MARK, json.dumps(mark) + "\n")
+            if not names:
+                atomic.write(path / mark.NAME, mark.text(address or mark.address_of(path)))
+            found = cls.open(path, url)
             (path / "pool").mkdir(exist_ok=True)
-            (path / "snapshot").mkdir(exist_ok=True)
+            (path / shape.STATES).mkdir(exist_ok=True)
             for name in BEHIND_POINTER:
                 if not (path / name).is_symlink():
                     (path / name).symlink_to(f"{POINTER}/{name}")
         except OSError as error:
             raise MachineError(
-                f"{path}: {error.strerror}", hint="--to takes a folder that this user can write"
+                f"{error.filename or path}: {error.strerror}", hint="--to takes a folder that this user can write"
             ) from error
-        return cls.open(path)
+        return found
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Hold the repository's lock, which the kernel takes back from a writer that ends; a wait is reported."""
-        with (self.path / ".lock").open("a+", encoding="ascii") as handle:
+        """Hold the repository's lock, which the kernel takes back from a writer that ends; a wait is reported.
+
+        Where the block fails, files that no state names yet leave the pool again. Raises UsageError and MachineError.
+        """
+        with _lock(self.path / ".lock") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                handle.seek(0)
                 report(
                     f"waiting for the run with process id {handle.read().strip() or '?'}, which writes to {self.path}"
                 )
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            handle.truncate(0)
-            handle.write(f"{os.getpid()}\n")
-            handle.flush()
-            self._sweep()
-            yield
+            try:
+                handle.seek(0)
+                handle.truncate(0)
+                handle.write(f"{os.getpid()}\n")
+                handle.flush()
+                self._sweep()
+                yield
+            except Exception as error:
+                for path in self.new:
+                    path.unlink(missing_ok=True)
+                if isinstance(error, OSError | subprocess.CalledProcessError):
+                    raise _machine_error(self.path, error) from error
+                raise
 
     @property
     def state(self) -> Path | None:
@@ -131,88 +123,79 @@ class Repository:
         return pointer.resolve() if pointer.is_symlink() and pointer.exists() else None
 
     @property
+    def moved_from(self) -> str | None:
+        """The address that clients know yet, where it is another one."""
+        known = mark.url_of(self.path)
+        return known if known != self.url else None
+
+    @property
     def states(self) -> tuple[Path, ...]:
         """The folders of all states that are kept, oldest first."""
-        return tuple(sorted(path for path in (self.path / "snapshot").iterdir() if path.is_dir()))
+        return shape.states(self.path)
 
     @contextmanager
     def writing(self, moment: int) -> Iterator[Path]:
-        """Yield a folder for the state of this time; once the block has ended well, clients see it."""
+        """Yield a folder for the state of this time; once the block has ended well, clients see it.
+
+        The pointer is what they see it by. Before there is any state it is made first, so states without a pointer are
+        never what a killed run left.
+        """
         name = named(moment)
-        partial = self.path / f"{_PARTIAL}{os.getpid()}"
+        partial = self.path / f"{PARTIAL}{os.getpid()}"
         partial.mkdir()
         try:
             (partial / "state").mkdir()
             (partial / "state" / "pool").symlink_to("../../pool")
             yield partial / "state"
-            _all_flushed([str(path) for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
-            (partial / "state").rename(self.path / "snapshot" / name)
-            (partial / POINTER).symlink_to(f"snapshot/{name}")
-            _flushed(self.path / "snapshot")
-            (partial / POINTER).replace(self.path / POINTER)
-            _flushed(self.path)
+            all_flushed([str(path) for path in (partial / "state").rglob("*") if not path.is_symlink()], self.path)
+            (partial / mark.NAME).write_text(mark.text(self.url), encoding="utf-8")
+            (partial / POINTER).symlink_to(f"{shape.STATES}/{name}")
+            first = not self.states
+            if first:
+                (partial / POINTER).replace(self.path / POINTER)
+            (partial / "state").rename(self.path / shape.STATES / name)
+            if first:
+                self.new.clear()
+            flushed(self.path / shape.STATES)
+            if self.moved_from is not None:
+                (partial / mark.NAME).replace(self.path / mark.NAME)
+            if not first:
+                (partial / POINTER).replace(self.path / POINTER)
+            self.new.clear()
+            flushed(self.path)
         except OSError as error:
-            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
+            raise _machine_error(self.path, error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def find(self, file: PoolFile) -> Found:
-        """Tell what the pool has under the name of a file; raises UsageError where that is a symbolic link."""
-        place = f"{self.path}/{file.path}"
-        if _is_link(place, str(self.path)):
-            raise UsageError(f"{place} is a symbolic link, or below one", hint="the pool holds files alone: remove it")
-        if not os.path.exists(place):  # noqa: PTH110 - of thousands
-            return Found.NOTHING
-        same = os.stat(place).st_size == file.size and sha256_of(Path(place)) == file.sha256  # noqa: PTH116
-        return Found.SAME if same else Found.OTHER
+        """Tell what the pool has under the name of a file; raises UsageError where that is no regular file."""
+        return pool.find(self.path, file)
 
     def drop(self, file: PoolFile) -> None:
         """Remove a file of the pool that no state names."""
         (self.path / file.path).unlink()
 
-    def admit(self, files: Iterable[tuple[Path | bytes, PoolFile]]) -> None:
+    def admit(self, files: Sequence[tuple[Path | bytes, PoolFile]]) -> None:
         """Put files that were checked, or their bytes, into the pool.
 
-        None has its name before it is whole and on the disk.
+        None has its name before it is whole and on the disk. Raises UsageError where a name leads elsewhere,
+        MachineError where the disk is full.
         """
-        partial = self.path / f"{_PARTIAL}{os.getpid()}"
         try:
-            partial.mkdir()
-            places = []
-            for number, (origin, file) in enumerate(files):
-                _written(origin, f"{partial}/{number}")
-                places.append(f"{self.path}/{file.path}")
-            folders = sorted({place.rpartition("/")[0] for place in places})
-            for folder in folders:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-            _all_flushed([f"{partial}/{number}" for number in range(len(places))], self.path)
-            for number, place in enumerate(places):
-                os.rename(f"{partial}/{number}", place)  # noqa: PTH104 - of thousands
-            _all_flushed(folders, self.path)
+            for path in pool.admit(self.path, files):
+                self.new.append(path)
         except OSError as error:
-            raise MachineError(f"{self.path}: {error.strerror}", hint=_AS_IT_WAS) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            raise _machine_error(self.path, error) from error
 
     def _sweep(self) -> None:
         """Remove what killed writers left: half files, and states that clients never saw."""
-        for left in self.path.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in self.path.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         seen = self.state
         for state in self.states:
-            if seen is None or state.name > seen.name:
+            if seen is not None and state.name > seen.name:
                 shutil.rmtree(state)
-
-
-def _written(origin: Path | bytes, target: str) -> None:
-    """Write a file that every user may read, whatever the umask is."""
-    if isinstance(origin, Path):
-        shutil.copyfile(origin, target)
-        os.chmod(target, _MODE)  # noqa: PTH101 - of thousands
-    else:
-        with open(target, "wb", buffering=0) as handle:  # noqa: PTH123 - of thousands
-            handle.write(origin)
-            os.fchmod(handle.fileno(), _MODE)
 
 
 def named(moment: int) -> str:
@@ -225,36 +208,24 @@ def moment_of(state: Path) -> int:
     return int(datetime.strptime(state.name, "%Y%m%dT%H%M%S%z").timestamp())
 
 
-def _is_link(place: str, above: str) -> bool:
-    """Tell whether a path, or a folder of it below another, is a symbolic link."""
-    return place != above and (os.path.islink(place) or _is_link(place.rpartition("/")[0], above))  # noqa: PTH114
-
-
-def _refuse_links(path: Path) -> None:
-    """Raise UsageError where a folder that is written to is a symbolic link, which may lead out of the repository."""
-    for name in ("pool", "snapshot"):
-        if (path / name).is_symlink():
-            raise UsageError(
-                f"{path / name} is a symbolic link", hint="a repository holds its own folders: move it there"
-            )
-    pointer = path / POINTER
-    if pointer.is_symlink() and not pointer.readlink().as_posix().startswith("snapshot/"):
-        raise UsageError(f"{pointer} leads out of the repository", hint=f"ln -sfn snapshot/TIME {pointer} sets it")
-
-
-def _all_flushed(paths: Sequence[str], below: Path) -> None:
-    """Have the kernel write these files; where there are many, all that the file system has yet to write."""
-    if len(paths) > _MANY:
-        subprocess.run(["sync", "--file-system", str(below)], check=True)
-    else:
-        for path in paths:
-            _flushed(path)
-
-
-def _flushed(path: str | Path) -> None:
-    """Have the kernel write a file or folder to the disk: a power cut leaves what a name says."""
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def _lock(path: Path) -> Iterator[TextIO]:
+    """Open the file whose lock a writer holds; raises UsageError where it is anything else than a file."""
     try:
-        os.fsync(handle)
-    finally:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own") from error
+        raise MachineError(f"{path}: {error.strerror}", hint="a writer needs a folder that it can write") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
+        raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own")
+    with os.fdopen(handle, "r+", encoding="ascii", errors="replace") as stream:
+        yield stream
+
+
+def _machine_error(path: Path, error: OSError | subprocess.CalledProcessError) -> MachineError:
+    if isinstance(error, subprocess.CalledProcessError):
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return MachineError(f"{error.cmd[0]} failed: {said[-1] if said else error.returncode}", hint=AS_IT_WAS)
+    return MachineError(f"{error.filename or path}: {error.strerror}", hint=AS_IT_WAS)

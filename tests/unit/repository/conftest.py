@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -9,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.repository.tampering import OUTSIDE
 
+from pgpool_deb import matrix
+from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
 from pgpool_deb.repository import publish, signing, suites
@@ -61,11 +65,35 @@ def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def run(**options: object) -> list[str]:
         lines: list[str] = []
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + next(count)))
-        request = publish.Request(tmp_path / "repo", **{"unproved": True, "install": False, **options})  # type: ignore[arg-type]
+        given = {"to": tmp_path / "repo", "unproved": True, "install": False, **options}
+        request = publish.Request(**given)  # type: ignore[arg-type]
         assert publish.run(checkout, request, lines.append) is ExitStatus.GOOD
         return lines
 
     return run
+
+
+def proved(checkout: Project, *names: str) -> None:
+    """Have a matrix prove what dist/ holds of trixie, or the files of these names alone."""
+    files = {
+        path.name: sha256_of(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
+    }
+    stages = [{"stage": stage, "state": "passed"} for stage in matrix.PROOF]
+    (checkout.dist / "report").mkdir(exist_ok=True)
+    report = {"cells": [{"release": "trixie", "cell": "trixie-amd64-4.7.2", "stages": stages, "files": files}]}
+    (checkout.dist / "report" / "report.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def repo(published: Publisher, checkout: Project, tmp_path: Path) -> Path:
+    """A repository whose packages are proved, with a newer version in dist/."""
+    published()
+    proved(checkout)
+    published(unproved=False)
+    upload(checkout.dist / "trixie", V2)
+    (tmp_path / OUTSIDE).mkdir()
+    (tmp_path / OUTSIDE / "letter").write_text("dear")
+    return tmp_path / "repo"
 
 
 def tree(folder: Path) -> dict[str, bytes]:

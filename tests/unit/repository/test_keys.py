@@ -17,7 +17,7 @@ from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, Publisher, tree, versions
 from tests.unit.repository.keys import gnupg, output, secret_key
 
-from pgpool_deb.errors import ExitStatus, MachineError, UsageError
+from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
 from pgpool_deb.repository import check, gpg, keyring, publish, signing
 from pgpool_deb.repository.tree import Repository
@@ -111,7 +111,7 @@ def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home
     (tmp_path / "secret.asc").write_bytes(exported(data_home, "--armor"))
     published(key=str(tmp_path / "secret.asc"))
     (tmp_path / "secret.asc").write_text("nothing")
-    with pytest.raises(MachineError, match="gpg failed"):
+    with pytest.raises(UsageError, match=r"secret\.asc holds no key"):
         published(key=str(tmp_path / "secret.asc"))
 
 

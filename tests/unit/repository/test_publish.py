@@ -7,27 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, tree, versions
+from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, proved, tree, versions
 
-from pgpool_deb import matrix
 from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import ExitStatus, UsageError
 from pgpool_deb.project import Project
 from pgpool_deb.repository import check, gpg, keyring, promote, prune, publish, signing, stanzas, suites
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import deb, upload
-
-
-def proved(checkout: Project, *names: str) -> None:
-    """Have a matrix prove what dist/ holds of trixie, or the files of these names alone."""
-    files = {
-        path.name: sha256_of(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
-    }
-    stages = [{"stage": stage, "state": "passed"} for stage in matrix.PROOF]
-    (checkout.dist / "report").mkdir(exist_ok=True)
-    report = {"cells": [{"release": "trixie", "cell": "trixie-amd64-4.7.2", "stages": stages, "files": files}]}
-    (checkout.dist / "report" / "report.json").write_text(json.dumps(report))
-
 
 # -- what is in it -----------------------------------------------------------------------------------------------------
 

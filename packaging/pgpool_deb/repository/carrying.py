@@ -1,0 +1,52 @@
+"""What a new state has of the states before it, by hard links: suites that did not change, and indexes by hash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pgpool_deb.errors import UsageError
+
+from .suites import listed
+from .tree import Repository, moment_of
+
+BY_HASH_SECONDS = 24 * 3600
+BY_HASH_STATES = 3
+"""How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
+
+
+def keep(before: Path, state: Path, name: str) -> None:
+    """Have a suite in a new state as it was in the state before, by hard links."""
+    for path in (before / "dists" / name).rglob("*"):
+        if not path.is_dir() and "by-hash" not in path.parts:
+            target = state / path.relative_to(before)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(path, target)
+
+
+def link_by_hash(repository: Repository, state: Path, moment: int) -> None:
+    """Give a new state its by-hash folders: its own indexes, and those that clients may still ask for."""
+    for folder in (state / "dists").iterdir():
+        _link_indexes(folder, folder)
+    states = repository.states
+    young = [one for one in states if moment - moment_of(one) < BY_HASH_SECONDS]
+    for before in {*young, *states[-BY_HASH_STATES + 1 :]}:
+        for folder in (before / "dists").iterdir():
+            _link_indexes(folder, state / "dists" / folder.name)
+
+
+def _link_indexes(origin: Path, target: Path) -> None:
+    for path, file in listed(origin).items():
+        if path.endswith(".gz"):
+            place = target / Path(path).parent / "by-hash" / "SHA256" / file.sha256
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                _link(origin / path, place)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file another name; raises UsageError where it is missing, or none."""
+    if path.is_symlink() or not path.is_file():
+        why = "is no regular file" if path.is_symlink() or path.exists() else "is missing"
+        raise UsageError(f"{path} {why}", hint="a state before, below snapshot/, has its like")
+    os.link(path, target)

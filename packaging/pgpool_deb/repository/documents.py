@@ -1,0 +1,215 @@
+"""What check-repository finds of published documents: bills of materials, and the statements that name them.
+
+A statement is of one build of a source package, is signed, and names the .debs and their documents with SHA-256. The
+keyring package is made by the repository itself, from what keyring/ holds, and has no documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import gpg, provenance
+from .findings import Finding
+from .inside import Lack
+from .keyring import NAME
+from .places import Place
+from .reading import ReadSuite
+from .stanzas import PoolFile
+
+DOCUMENTS = (".cdx.json", ".spdx.json")
+"""What a document's name has in place of `.deb`; attest.py makes them."""
+STATEMENT = ".intoto.json"
+SIGNATURE = ".asc"
+_COMMON = ("amd64", "arm64", "all")
+"""Architectures that a statement at a URL may be named after, besides those of the packages."""
+
+
+@dataclass(slots=True)
+class Build:
+    """The .debs of one version of a source package, and its source files, by their names in `folder`."""
+
+    folder: str
+    version: str
+    debs: dict[str, PoolFile] = field(default_factory=dict)
+    files: dict[str, PoolFile] = field(default_factory=dict)
+
+    @property
+    def stem(self) -> str:
+        """What the names of its statements begin with."""
+        return f"{self.folder.rpartition('/')[2]}_{self.version}_"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an in-toto statement says: SHA-256 by name of .debs, of what they were made from, and of their documents."""
+
+    subjects: Mapping[str, str]
+    materials: Mapping[str, str]
+    byproducts: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Statement:
+        """Return what a statement says; raises ValueError where it is none of ours."""
+        try:
+            told = json.loads(data)
+            if (told["_type"], told["predicateType"]) != (provenance.TYPE, provenance.PREDICATE):
+                raise ValueError("it is a statement of another type")
+            predicate = told["predicate"]
+            materials = predicate["buildDefinition"]["resolvedDependencies"]
+            return cls(
+                _digests(told["subject"]),
+                _digests(one for one in materials if "name" in one),
+                _digests(predicate["runDetails"]["byproducts"]),
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError("it is no statement of ours") from error
+
+
+def builds(suites: Iterable[ReadSuite]) -> list[Build]:
+    """Return the builds whose .debs the suites name, each once."""
+    found: dict[tuple[str, str], Build] = {}
+    for suite in suites:
+        for path, file in suite.files.items():
+            folder, _, name = path.rpartition("/")
+            if name.endswith((".deb", ".dsc")) and not folder.endswith(f"/{NAME}"):
+                version = name.removesuffix(".dsc").split("_")[1] if "_" in name else ""
+                build = found.setdefault((folder, version), Build(folder, version))
+                (build.debs if name.endswith(".deb") else build.files)[name] = file
+    return [build for build in found.values() if build.debs]
+
+
+def architectures(suites: Iterable[ReadSuite]) -> list[str]:
+    """Return what the statements of the suites' packages may be named after, the likely ones first."""
+    own = {package.architecture for suite in suites for package in suite.packages}
+    return [*sorted(own - {"all"}), *(name for name in _COMMON if name not in own or name == "all")]
+
+
+def of_build(place: Place, build: Build, architectures: Sequence[str], key: bytes) -> list[Finding]:
+    """Return a fault for each document of a build that is missing, foreign, changed or extra; raises MachineError."""
+    return list(_Walk(place, build, place.names(build.folder)).findings(architectures, key))
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One walk over the documents of a build; `listed` are the names in its folder, None where they are not known."""
+
+    place: Place
+    build: Build
+    listed: Collection[str] | None
+    covered: set[str] = field(default_factory=set)
+    """The .debs that statements name."""
+    expected: set[str] = field(default_factory=set)
+    """The names that the build's documents, statements and signatures have."""
+    legible: bool = True
+
+    def findings(self, architectures: Sequence[str], key: bytes) -> Iterator[Finding]:
+        for name in self._statements(architectures):
+            if self.listed is None and self.covered >= set(self.build.debs):
+                break
+            data = self.place.read(self._path(name))
+            if data is not Lack.MISSING:
+                yield from self._statement(name, data, key)
+        without = sorted(set(self.build.debs) - self.covered)
+        if not self.legible:
+            return  # what it names is not known
+        for deb in without:
+            yield Finding(f"{self._path(deb)} has no statement: no {self.build.stem}*{STATEMENT} names it")
+            yield from (one for name in _documents(deb) for one in self._missing(name))
+        if not without:
+            yield from self._extra()
+
+    def _statements(self, architectures: Sequence[str]) -> list[str]:
+        """Return the names that statements of the build have, or may have."""
+        if self.listed is None:
+            return [f"{self.build.stem}{architecture}{STATEMENT}" for architecture in architectures]
+        return [name for name in self.listed if name.startswith(self.build.stem) and name.endswith(STATEMENT)]
+
+    def _statement(self, name: str, data: bytes | Lack, key: bytes) -> Iterator[Finding]:
+        self.expected |= {name, f"{name}{SIGNATURE}"}
+        path = self._path(name)
+        if isinstance(data, Lack):
+            self.legible = False
+            yield Finding(f"{path} {data}")
+            return
+        signature = self.place.read(f"{path}{SIGNATURE}")
+        if isinstance(signature, Lack):
+            yield Finding(f"{path}{SIGNATURE} {signature}")
+        elif not gpg.signs(signature, data, key):
+            yield Finding(f"{path}{SIGNATURE} is no signature of {name} by the key of the keyring")
+        try:
+            statement = Statement.parse(data)
+        except ValueError as error:
+            self.legible = False
+            yield Finding(f"{path} cannot be read as a statement: {error}")
+            return
+        self.covered |= set(statement.subjects) & set(self.build.debs)
+        yield from self._compared(path, statement)
+        yield from self._beside(name, statement)
+
+    def _compared(self, path: str, statement: Statement) -> Iterator[Finding]:
+        """Yield where a statement and the indexes differ about a .deb, or about the source package."""
+        for name, sha256 in statement.subjects.items():
+            file = self.build.debs.get(name)
+            if file is None:
+                yield Finding(f"{path} names {name}, which no suite has")
+            elif file.sha256 != sha256:
+                yield Finding(f"{path} has another SHA-256 of {name} than Packages")
+        for name, sha256 in statement.materials.items():
+            if name in self.build.files and self.build.files[name].sha256 != sha256:
+                yield Finding(f"{path} has another SHA-256 of {name} than Sources")
+
+    def _beside(self, statement: str, said: Statement) -> Iterator[Finding]:
+        """Yield what is wrong with the files that a statement names as byproducts, and with those it should name."""
+        about = {name: deb for deb in said.subjects for name in _documents(deb)}
+        self.expected |= set(about)
+        for name, deb in about.items():
+            if name not in said.byproducts:
+                yield Finding(f"{self._path(statement)} does not name {name}")
+                yield from self._missing(name)
+            elif found := self._different(name, said.byproducts[name], said.subjects[deb], statement):
+                yield found
+        record = f"{statement.removesuffix(STATEMENT)}.buildinfo"
+        for name, sha256 in said.byproducts.items():
+            if name == record:
+                if found := self._different(name, sha256, "", statement):
+                    yield found
+            elif name not in about:
+                yield Finding(f"{self._path(statement)} names {name}, which is about none of its packages")
+
+    def _different(self, name: str, sha256: str, about: str, statement: str) -> Finding | None:
+        """Return what is wrong with a file: `sha256` is its own by the statement, `about` that of its .deb."""
+        data = self.place.read(self._path(name))
+        if isinstance(data, Lack):
+            return Finding(f"{self._path(name)} {data}")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return Finding(f"{self._path(name)} has other bytes than {statement} says")
+        if about.encode() not in data:
+            return Finding(f"{self._path(name)} is about another .deb: it does not have the SHA-256 of this one")
+        return None
+
+    def _missing(self, name: str) -> Iterator[Finding]:
+        self.expected.add(name)
+        if isinstance(lack := self.place.read(self._path(name)), Lack):
+            yield Finding(f"{self._path(name)} {lack}")
+
+    def _extra(self) -> Iterator[Finding]:
+        """Yield documents of this version that no statement names; those of no version are left for prune."""
+        for name in self.listed or ():
+            ours = name.endswith((*DOCUMENTS, STATEMENT, f"{STATEMENT}{SIGNATURE}"))
+            if ours and f"_{self.build.version}_" in name and name not in self.expected:
+                yield Finding(f"{self._path(name)} is extra: no statement names it")
+
+    def _path(self, name: str) -> str:
+        return f"{self.build.folder}/{name}"
+
+
+def _documents(deb: str) -> list[str]:
+    return [f"{deb.removesuffix('.deb')}{suffix}" for suffix in DOCUMENTS]
+
+
+def _digests(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {str(row["name"]): str(row["digest"]["sha256"]) for row in rows}

@@ -1,0 +1,64 @@
+"""Reading files of a repository that others can write to: a link out of it, a pipe or a device is never opened."""
+
+from __future__ import annotations
+
+import stat
+from enum import StrEnum
+from pathlib import Path
+
+from pgpool_deb.errors import MachineError
+
+
+class Lack(StrEnum):
+    """Why a path of a repository is no file of it; the values follow the path in a message."""
+
+    MISSING = "is missing"
+    OUTSIDE = "leads out of the repository"
+    IRREGULAR = "is no regular file"
+
+
+def find(root: Path, path: str) -> Path | Lack:
+    """Return where a file below `root` really lies, links within it resolved.
+
+    Raises MachineError where this user may not see that.
+    """
+    try:
+        base, place = root.resolve(), (root / path).resolve()
+        if base not in place.parents:
+            return Lack.OUTSIDE
+        mode = place.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return Lack.MISSING
+    except RuntimeError:  # a loop of symbolic links
+        return Lack.IRREGULAR
+    except OSError as error:
+        raise unreadable(root / path, error) from error
+    return place if stat.S_ISREG(mode) else Lack.IRREGULAR
+
+
+def read(root: Path, path: str) -> bytes | Lack:
+    """Return the contents of a file below `root`; raises MachineError where this user may not read it."""
+    place = find(root, path)
+    if isinstance(place, Lack):
+        return place
+    try:
+        return place.read_bytes()
+    except OSError as error:
+        raise unreadable(root / path, error) from error
+
+
+def names(root: Path, path: str) -> list[str]:
+    """Return what a folder below `root` holds; nothing where it is missing, or leads out of it. Raises MachineError."""
+    try:
+        place = (root / path).resolve()
+        found = root.resolve() in place.parents and place.is_dir()
+        return sorted(one.name for one in place.iterdir()) if found else []
+    except RuntimeError:
+        return []
+    except OSError as error:
+        raise unreadable(root / path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> MachineError:
+    """Return the error for a file that this user may not read."""
+    return MachineError(f"{path}: {error.strerror}", hint="run this as a user who may read it")

@@ -1,0 +1,109 @@
+"""The pool of a repository: files that are put there once, and never written twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+
+from pgpool_deb.download import sha256_of
+from pgpool_deb.errors import UsageError
+
+from .stanzas import PoolFile
+
+PARTIAL = ".partial-"
+"""What the names of files and folders begin with that are not whole yet."""
+_MANY = 100
+_MODE = 0o644
+
+
+class Found(Enum):
+    """What the pool has under the name of a file."""
+
+    NOTHING = "nothing"
+    SAME = "the same file"
+    OTHER = "a file with other bytes"
+
+
+def find(repository: Path, file: PoolFile) -> Found:
+    """Tell what the pool has under the name of a file; raises UsageError as `place_of` does."""
+    place = place_of(repository, file.path)
+    if not os.path.exists(place):  # noqa: PTH110 - of thousands
+        return Found.NOTHING
+    same = os.stat(place).st_size == file.size and sha256_of(Path(place)) == file.sha256  # noqa: PTH116
+    return Found.SAME if same else Found.OTHER
+
+
+def place_of(repository: Path, path: str) -> str:
+    """Return where the pool has a file, or is to have it.
+
+    Raises UsageError where that is a symbolic link, or below one, or anything else than a regular file.
+    """
+    place = f"{repository}/{path}"
+    if _is_link(place, str(repository)):
+        raise UsageError(f"{place} is a symbolic link, or below one", hint="the pool holds files alone: remove it")
+    if os.path.exists(place) and not os.path.isfile(place):  # noqa: PTH110, PTH113 - of thousands
+        raise UsageError(f"{place} is no regular file", hint="the pool holds files alone: remove it")
+    return place
+
+
+def _is_link(place: str, above: str) -> bool:
+    """Tell whether a path, or a folder of it below another, is a symbolic link."""
+    return place != above and (os.path.islink(place) or _is_link(place.rpartition("/")[0], above))  # noqa: PTH114
+
+
+def admit(repository: Path, files: Sequence[tuple[Path | bytes, PoolFile]]) -> Iterator[Path]:
+    """Put files that were checked, or their bytes, into the pool, and yield each that is new there.
+
+    None has its name before it is whole and on the disk. Raises OSError, and UsageError as `place_of` does.
+    """
+    places = [place_of(repository, file.path) for _, file in files]
+    folders = sorted({place.rpartition("/")[0] for place in places})
+    partial = repository / f"{PARTIAL}{os.getpid()}"
+    try:
+        partial.mkdir()
+        for number, (origin, _) in enumerate(files):
+            _written(origin, f"{partial}/{number}")
+        for folder in folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        all_flushed([f"{partial}/{number}" for number in range(len(places))], repository)
+        for number, place in enumerate(places):
+            new = not os.path.exists(place)  # noqa: PTH110 - of thousands
+            os.rename(f"{partial}/{number}", place)  # noqa: PTH104 - of thousands
+            if new:
+                yield Path(place)
+        all_flushed(folders, repository)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _written(origin: Path | bytes, target: str) -> None:
+    """Write a file that every user may read, whatever the umask is."""
+    if isinstance(origin, Path):
+        shutil.copyfile(origin, target)
+        os.chmod(target, _MODE)  # noqa: PTH101 - of thousands
+    else:
+        with open(target, "wb", buffering=0) as handle:  # noqa: PTH123 - of thousands
+            handle.write(origin)
+            os.fchmod(handle.fileno(), _MODE)
+
+
+def all_flushed(paths: Sequence[str], below: Path) -> None:
+    """Have the kernel write these files; where there are many, all that the file system has yet to write."""
+    if len(paths) > _MANY:
+        subprocess.run(["sync", "--file-system", str(below)], check=True)
+    else:
+        for path in paths:
+            flushed(path)
+
+
+def flushed(path: str | Path) -> None:
+    """Have the kernel write a file or folder to the disk: a power cut leaves what a name says."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

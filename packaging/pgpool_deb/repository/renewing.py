@@ -1,0 +1,53 @@
+"""`./invoke publish --renew` and `--archive`: suites are signed anew, and get no packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgpool_deb.errors import UsageError
+from pgpool_deb.project import Project
+from pgpool_deb.releases import ReleaseTable, State
+
+from . import suites
+from .signing import Key
+from .states import Report
+from .suites import Suite
+from .tree import Repository
+
+
+def living(repository: Repository, key: Key) -> list[Suite]:
+    """Return every suite but for archived ones; raises UsageError where one is damaged, or another key's."""
+    state = repository.state
+    return [suites.verified(state, one.name, one.release, key) for one in suites.summaries(state) if not one.archived]
+
+
+def refuse_living(project: Project, releases: Sequence[str]) -> None:
+    """Raise UsageError where one of these releases is not past its end."""
+    table = ReleaseTable.load(project.releases)
+    for name in releases:
+        if (state := table.named(name).state) is not State.ARCHIVED:
+            hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
+            raise UsageError(f"{name} is {state}, not past its end", hint=hint)
+
+
+def archived(repository: Repository, releases: Sequence[str], key: Key) -> list[Suite]:
+    """Return the suites of releases past their end, as they are to be written for the last time.
+
+    Raises UsageError where a release has no suite, or a suite is damaged or another key's.
+    """
+    before = repository.state
+    names = {name: release for name, release in suites.named(before).items() if release in releases}
+    if absent := [name for name in releases if name not in names.values()]:
+        raise UsageError(f"{repository.path}: {absent[0]} has no suite", hint="dists/ has a folder for each suite")
+    found = [suites.verified(before, name, release, key) for name, release in names.items()]
+    for suite in found:
+        suite.archived = True
+    return found
+
+
+def remind(project: Project, repository: Repository, report: Report) -> None:
+    """Say which suites are of releases past their end, and not archived."""
+    past = {one.name for one in ReleaseTable.load(project.releases).releases if one.state is State.ARCHIVED}
+    for name in sorted({one.release for one in suites.summaries(repository.state) if not one.archived} & past):
+        report(f"warning: {name} is past its end")
+        report(f"hint: ./invoke publish --to {repository.path} --archive {name}")

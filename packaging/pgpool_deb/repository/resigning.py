@@ -1,0 +1,44 @@
+"""Statements are signed again when the key changes: what the old key signed, the new one alone would not vouch for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import gpg, inside
+from .documents import SIGNATURE, STATEMENT
+from .signing import Key
+from .stanzas import PoolFile
+from .tree import Repository
+
+
+def statements(repository: Repository, old: bytes, key: Key, moment: int) -> None:
+    """Sign each statement of the pool that `key` does not vouch for; `old` are the public keys of the state before.
+
+    Where the signature is not of one of those either, it stays, and check-repository names it. Raises MachineError.
+    """
+    paths = sorted((repository.path / "pool").rglob(f"*{STATEMENT}"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda path: _signature(repository, path, old, key, moment), paths)
+        made = [
+            (
+                text,
+                PoolFile(
+                    f"{path.relative_to(repository.path)}{SIGNATURE}", hashlib.sha256(text).hexdigest(), len(text)
+                ),
+            )
+            for path, text in zip(paths, found, strict=True)
+            if text is not None
+        ]
+    repository.admit(made)
+
+
+def _signature(repository: Repository, path: Path, old: bytes, key: Key, moment: int) -> bytes | None:
+    """Return the new signature of a statement, None where it needs none or must not have one."""
+    name = str(path.relative_to(repository.path))
+    data, signature = (inside.read(repository.path, one) for one in (name, f"{name}{SIGNATURE}"))
+    if not isinstance(data, bytes) or not isinstance(signature, bytes) or gpg.signs(signature, data, key.public):
+        return None
+    return key.signature(data.decode(), moment).encode() if gpg.signs(signature, data, old) else None

@@ -1,0 +1,64 @@
+"""The shape that a repository's folder must have before anything is written to it: no link out of it, none missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pgpool_deb.errors import UsageError
+
+from . import inside
+
+POINTER = "current"
+BEHIND_POINTER = ("dists", "index.html", "keyring")
+"""Names in the repository's folder that are links through the pointer."""
+STATES = "snapshot"
+_STATE = re.compile(r"\d{8}T\d{6}Z")
+_COPIED = "was the folder copied without its symbolic links? cp -a and rsync -a keep them"
+
+
+def states(path: Path) -> tuple[Path, ...]:
+    """Return the folders of all states that are kept, oldest first; what has another name is none of ours."""
+    found = (one for one in (path / STATES).iterdir() if _STATE.fullmatch(one.name))
+    return tuple(sorted(one for one in found if one.is_dir()))
+
+
+def refuse_other(path: Path) -> None:
+    """Raise UsageError where a repository's folder has links elsewhere, or others in place of its own; MachineError."""
+    try:
+        _refuse_other(path)
+    except OSError as error:
+        raise inside.unreadable(Path(error.filename or path), error) from error
+
+
+def _refuse_other(path: Path) -> None:
+    for name in ("pool", STATES):
+        place = path / name
+        if place.is_symlink():
+            raise UsageError(f"{place} is a symbolic link", hint="a repository holds its own folders: move it there")
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"{place} is no folder", hint="it is no repository of ours, or not whole")
+    for name in BEHIND_POINTER:
+        place = path / name
+        if place.is_symlink():
+            if place.readlink() != Path(POINTER, name):
+                raise UsageError(f"{place} leads elsewhere", hint=f"ln -sfn {POINTER}/{name} {place} sets it")
+        elif place.exists():
+            raise UsageError(f"{place} is no symbolic link to {POINTER}/{name}", hint=_COPIED)
+    if (path / STATES).is_dir():
+        _refuse_pointer(path)
+
+
+def _refuse_pointer(path: Path) -> None:
+    pointer, kept = path / POINTER, states(path)
+    if links := [state for state in kept if state.is_symlink()]:
+        raise UsageError(f"{links[0]} is a symbolic link", hint="a repository holds its own states: remove it")
+    if pointer.is_symlink():
+        parts = pointer.readlink().parts
+        if parts[:1] != (STATES,) or len(parts) != 2 or not _STATE.fullmatch(parts[1]):
+            raise UsageError(f"{pointer} leads out of the repository", hint=f"ln -sfn {STATES}/TIME {pointer} sets it")
+    elif pointer.exists():
+        raise UsageError(f"{pointer} is no symbolic link to a state", hint=_COPIED)
+    if kept and not pointer.exists():
+        hint = f"ln -sfn {STATES}/{kept[-1].name} {pointer} sets it to the newest state"
+        raise UsageError(f"{pointer}, which leads to the state that clients see, leads nowhere", hint=hint)

@@ -1,0 +1,98 @@
+"""Putting uploads into the pool and into a suite: what is there already stays, what differs from it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pgpool_deb.errors import UsageError
+
+from . import admission, growing, indexer, suites
+from .admission import Upload
+from .pool import Found
+from .stanzas import Indexed, PoolFile
+from .states import Report
+from .suites import Suite
+from .tree import Repository
+
+_RECORDS = (".changes", ".buildinfo")
+
+
+def new(
+    repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str], report: Report
+) -> tuple[Upload, ...]:
+    """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
+    found = []
+    proved = set(suite.unproved) - set(unproved)
+    known = suite.places
+    for upload in uploads:
+        if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
+            report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
+            report("hint: to publish a change, raise `revision` in packaging/releases.toml or the project's version")
+        elif upload.title in proved or any(
+            file.path.endswith((".deb", ".dsc")) and file.path not in known for file in upload.files
+        ):
+            found.append(upload)
+    return tuple(found)
+
+
+def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
+    """Put the files of uploads into the pool, and their stanzas into the suite."""
+    admission.refuse_two(uploads)
+    files = {file.path: file for upload in uploads for file in upload.files}
+    known = suite.places
+    added = [file for path, file in files.items() if path.endswith((".deb", ".dsc")) and path not in known]
+    admission.refuse_older(added, suite.newest, suite.name)
+    of = {file.path: upload for upload in uploads for file in upload.files}
+    absent = [
+        (of[path].folder / Path(path).name, file)
+        for path, file in files.items()
+        if not _published(repository, of[path], file)
+    ]
+    for origin, file in absent:
+        admission.refuse_damaged(origin, file)
+    repository.admit(absent)
+    parts = [file for path, file in files.items() if not path.endswith(_RECORDS)]
+    if added:
+        found = indexer.index(repository.path, parts, suite.contents)
+        admission.refuse_misnamed((file for file in parts if file.path.endswith(".deb")), found.packages)
+        packages = tuple(one for one in found.packages if one.place not in known)
+        sources = tuple(one for one in found.sources if one.place not in known)
+        growing.grow(repository.path, suite, Indexed(packages, sources, found.contents))
+    proved = {upload.title for upload in uploads} - set(unproved)
+    suite.unproved = tuple(sorted({*suite.unproved, *unproved} - proved))
+
+
+def told_of(repository: Repository, upload: Upload) -> bool:
+    """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
+    return repository.state is not None and (repository.path / f"{upload.statement}.asc").exists()
+
+
+def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
+    """Tell whether the pool has a file; raises UsageError where another one of its name has been published.
+
+    One that a killed publish left, before any state named it, goes, and with it the signature of what was said of it.
+    A .changes or .buildinfo is as published as its .dsc: the first stays, where a later build came to the same
+    packages.
+    """
+    found = repository.find(file)
+    if found is Found.OTHER:
+        record = file.path.endswith(_RECORDS)
+        path = f"{file.path.rpartition('_')[0]}.dsc" if record else file.path
+        if any(path in suites.files_named(state) for state in reversed(repository.states)):
+            if record:
+                return True
+            raise UsageError(
+                f"{Path(file.path).name} is published already, with other bytes",
+                hint="raise `revision` in packaging/releases.toml or the project's version: one is published once",
+            )
+        (repository.path / f"{upload.statement}.asc").unlink(missing_ok=True)
+        repository.drop(file)
+    return found is Found.SAME
+
+
+def _published_as_other(repository: Repository, file: PoolFile) -> bool:
+    """Tell whether a file is published with other bytes; records of a build do not count, as the first one stays."""
+    if file.path.endswith(_RECORDS) or repository.find(file) is not Found.OTHER:
+        return False
+    return any(file.path in suites.files_named(state) for state in reversed(repository.states))

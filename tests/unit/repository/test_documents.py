@@ -1,0 +1,285 @@
+"""check-repository looks at what is published beside each .deb: its bills of materials and the signed statement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.serving import web
+from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
+from tests.unit.repository.keys import secret_key
+
+from pgpool_deb.errors import ExitStatus
+from pgpool_deb.project import Project
+from pgpool_deb.repository import check, documents, signing
+from pgpool_deb.repository.attest import DOCUMENTS
+from pgpool_deb.repository.tree import Repository
+from pgpool_deb.small_packages import upload
+
+FOLDER = "pool/main/p/pgpool2"
+STATEMENT = f"pgpool2_{V1}_amd64.intoto.json"
+BILL = f"pgpool2_{V1}_amd64.cdx.json"
+OTHER_BILL = f"libpgpool-dev_{V1}_amd64.cdx.json"
+
+
+def faults(where: Path | str) -> list[str]:
+    """What check-repository says, which fails exactly where it names a fault."""
+    lines: list[str] = []
+    status = check.run(str(where), lines.append, install=False)
+    found = [line for line in lines if line.startswith("fault: ")]
+    assert status is (ExitStatus.FAILED if found else ExitStatus.GOOD), lines
+    assert lines[-1].endswith(f" {len(found)} faults")
+    return [line.removeprefix("fault: ") for line in found]
+
+
+def signed(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    """Change a statement, and sign it with the repository's own key."""
+    path = folder / STATEMENT
+    told = json.loads(path.read_text())
+    change(told)
+    path.write_text(json.dumps(told))
+    with signing.key(None, FIRST, print) as key:
+        (folder / f"{STATEMENT}.asc").write_text(key.signature(path.read_text(), FIRST))
+
+
+def byproducts(told: dict[str, object]) -> list[dict[str, object]]:
+    return told["predicate"]["runDetails"]["byproducts"]  # type: ignore[index,no-any-return]
+
+
+# -- one fault each ----------------------------------------------------------------------------------------------------
+
+
+def a_bill_is_missing(folder: Path) -> None:
+    (folder / BILL).unlink()
+
+
+def a_bill_was_changed(folder: Path) -> None:
+    (folder / BILL).write_text((folder / BILL).read_text() + " ")
+
+
+def a_bill_is_another_debs(folder: Path) -> None:
+    shutil.copyfile(folder / OTHER_BILL, folder / BILL)
+    sha256 = next(one["digest"] for one in byproducts(json.loads((folder / STATEMENT).read_text()))
+                  if one["name"] == OTHER_BILL)  # fmt: skip
+    signed(folder, lambda told: [one.update(digest=sha256) for one in byproducts(told) if one["name"] == BILL])
+
+
+def a_bill_is_not_named(folder: Path) -> None:
+    signed(folder, lambda told: byproducts(told).remove(next(x for x in byproducts(told) if x["name"] == BILL)))
+
+
+def a_bill_is_extra(folder: Path) -> None:
+    (folder / f"nginx_{V1}_amd64.spdx.json").write_text("{}")
+
+
+def a_stranger_is_named(folder: Path) -> None:
+    signed(folder, lambda told: byproducts(told).append({"name": "../x", "digest": {"sha256": "0" * 64}}))
+
+
+def the_record_was_changed(folder: Path) -> None:
+    path = folder / STATEMENT.replace(".intoto.json", ".buildinfo")
+    path.write_text(path.read_text() + "\n")
+
+
+def no_signature(folder: Path) -> None:
+    (folder / f"{STATEMENT}.asc").unlink()
+
+
+def a_signature_of_something_else(folder: Path) -> None:
+    cluster = folder.with_name("pgpool2-cluster") / "pgpool2-cluster_0.2.0+deb13+1_amd64.intoto.json.asc"
+    shutil.copyfile(cluster, folder / f"{STATEMENT}.asc")
+
+
+def a_signature_of_a_foreign_key(folder: Path) -> None:
+    with signing.key(str(secret_key(folder.parents[4], "foreign")), FIRST, print) as key:
+        (folder / f"{STATEMENT}.asc").write_text(key.signature((folder / STATEMENT).read_text(), FIRST))
+
+
+def the_statement_was_changed(folder: Path) -> None:
+    (folder / STATEMENT).write_text((folder / STATEMENT).read_text() + " ")
+
+
+def another_deb_in_the_statement(folder: Path) -> None:
+    def change(told: dict[str, object]) -> None:
+        told["subject"][0]["digest"]["sha256"] = "0" * 64  # type: ignore[index]
+
+    signed(folder, change)
+    for name in DOCUMENTS:  # so that nothing else differs
+        path = folder / f"libpgpool-dev_{V1}_amd64{name}"
+        path.write_text(path.read_text() + "0" * 64)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        signed(folder, lambda told, name=path.name, digest=digest: [  # type: ignore[misc]
+            one.update(digest={"sha256": digest}) for one in byproducts(told) if one["name"] == name])  # fmt: skip
+
+
+def an_unknown_deb_in_the_statement(folder: Path) -> None:
+    """With its documents."""
+    names = [f"nginx_1_amd64{suffix}" for suffix in DOCUMENTS]
+    for name in names:
+        (folder / name).write_text("0" * 64)
+    digest = {"sha256": hashlib.sha256(b"0" * 64).hexdigest()}
+
+    def change(told: dict[str, list[object]]) -> None:
+        told["subject"].append({"name": "nginx_1_amd64.deb", "digest": {"sha256": "0" * 64}})
+        byproducts(told).extend({"name": name, "digest": digest} for name in names)  # type: ignore[arg-type]
+
+    signed(folder, change)  # type: ignore[arg-type]
+
+
+def another_source_in_the_statement(folder: Path) -> None:
+    def change(told: dict[str, object]) -> None:
+        rows = told["predicate"]["buildDefinition"]["resolvedDependencies"]  # type: ignore[index]
+        next(row for row in rows if row.get("name") == f"pgpool2_{V1}.dsc")["digest"]["sha256"] = "0" * 64
+
+    signed(folder, change)
+
+
+def no_statement_of_ours(folder: Path) -> None:
+    (folder / STATEMENT).write_text("[]")
+    signed_text = (folder / STATEMENT).read_text()
+    with signing.key(None, FIRST, print) as key:
+        (folder / f"{STATEMENT}.asc").write_text(key.signature(signed_text, FIRST))
+
+
+def a_link_out(folder: Path) -> None:
+    (folder / BILL).rename(folder.parents[4] / BILL)
+    (folder / BILL).symlink_to(folder.parents[4] / BILL)
+
+
+def a_pipe(folder: Path) -> None:
+    (folder / BILL).unlink()
+    os.mkfifo(folder / BILL)
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (a_bill_is_missing, f"{FOLDER}/{BILL} is missing"),
+        (a_bill_was_changed, f"{FOLDER}/{BILL} has other bytes than {STATEMENT} says"),
+        (a_bill_is_another_debs, f"{FOLDER}/{BILL} is about another .deb: it does not have the SHA-256 of this one"),
+        (a_bill_is_not_named, f"{FOLDER}/{STATEMENT} does not name {BILL}"),
+        (a_bill_is_extra, f"{FOLDER}/nginx_{V1}_amd64.spdx.json is extra: no statement names it"),
+        (a_stranger_is_named, f"{FOLDER}/{STATEMENT} names ../x, which is about none of its packages"),
+        (
+            the_record_was_changed,
+            f"{FOLDER}/pgpool2_{V1}_amd64.buildinfo has other bytes than {STATEMENT} says",
+        ),
+        (no_signature, f"{FOLDER}/{STATEMENT}.asc is missing"),
+        (
+            a_signature_of_something_else,
+            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+        ),
+        (
+            a_signature_of_a_foreign_key,
+            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+        ),
+        (
+            the_statement_was_changed,
+            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+        ),
+        (
+            another_deb_in_the_statement,
+            f"{FOLDER}/{STATEMENT} has another SHA-256 of libpgpool-dev_{V1}_amd64.deb than Packages",
+        ),
+        (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which no suite has"),
+        (another_source_in_the_statement, f"{FOLDER}/{STATEMENT} has another SHA-256 of pgpool2_{V1}.dsc than Sources"),
+        (no_statement_of_ours, f"{FOLDER}/{STATEMENT} cannot be read as a statement: it is no statement of ours"),
+        (a_link_out, f"{FOLDER}/{BILL} leads out of the repository"),
+        (a_pipe, f"{FOLDER}/{BILL} is no regular file"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_each_document_that_is_not_as_it_should_be_is_one_fault(
+    published: Publisher, tmp_path: Path, harm: Callable[[Path], None], expected: str
+) -> None:
+    published()
+    harm(tmp_path / "repo" / FOLDER)
+    assert faults(tmp_path / "repo") == [expected]
+
+
+def test_a_deb_without_a_statement_is_named_with_the_documents_that_it_lacks(
+    published: Publisher, tmp_path: Path
+) -> None:
+    published()
+    folder = tmp_path / "repo" / FOLDER
+    for name in (STATEMENT, f"{STATEMENT}.asc", BILL):
+        (folder / name).unlink()
+    expected = [
+        f"{FOLDER}/libpgpool-dev_{V1}_amd64.deb has no statement: no pgpool2_{V1}_*.intoto.json names it",
+        f"{FOLDER}/pgpool2_{V1}_amd64.deb has no statement: no pgpool2_{V1}_*.intoto.json names it",
+        f"{FOLDER}/{BILL} is missing",
+    ]
+    assert faults(tmp_path / "repo") == expected
+    with web(tmp_path / "repo") as url:
+        assert faults(url) == expected
+
+
+def test_what_is_whole_is_whole_at_a_url_too(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    published()
+    upload(checkout.dist / "trixie", V2)
+    published()
+    with web(tmp_path / "repo") as url:
+        assert faults(url) == []
+        (tmp_path / "repo" / FOLDER / BILL).unlink()
+        assert faults(url) == [f"{FOLDER}/{BILL} is missing"]
+
+
+def test_both_modules_name_the_same_documents() -> None:
+    assert tuple(DOCUMENTS) == documents.DOCUMENTS
+
+
+# -- what publish does about them --------------------------------------------------------------------------------------
+
+
+def test_a_statement_without_its_signature_is_made_anew_by_the_next_publish_of_its_packages(
+    published: Publisher, tmp_path: Path
+) -> None:
+    published()
+    a_bill_was_changed(tmp_path / "repo" / FOLDER)
+    no_signature(tmp_path / "repo" / FOLDER)
+    assert len(faults(tmp_path / "repo")) == 2
+    published()
+    assert faults(tmp_path / "repo") == []
+
+
+def test_another_build_after_a_publish_that_was_killed_has_a_statement_of_its_own(
+    published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The killed one left the statement of its packages, which no state names."""
+    published()
+    upload(checkout.dist / "trixie", V2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "writing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            published()
+    assert (tmp_path / "repo" / FOLDER / f"pgpool2_{V2}_amd64.intoto.json.asc").exists()
+    assert faults(tmp_path / "repo") == []
+    upload(checkout.dist / "trixie", V2, text="another build")
+    published()
+    assert faults(tmp_path / "repo") == []
+
+
+def killed(*_: object) -> None:
+    """Does what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_another_key_signs_the_statements_of_the_old_one_but_no_others(published: Publisher, tmp_path: Path) -> None:
+    old, new = (secret_key(tmp_path, name) for name in ("old", "new"))
+    published(key=str(old))
+    signature = tmp_path / "repo" / FOLDER / f"{STATEMENT}.asc"
+    before = signature.read_bytes()
+    published(key=f"{old},{new}")
+    assert signature.read_bytes() == before
+    assert faults(tmp_path / "repo") == []
+    cluster = "pool/main/p/pgpool2-cluster/pgpool2-cluster_0.2.0+deb13+1_amd64.intoto.json"
+    path = tmp_path / "repo" / cluster
+    path.write_text(path.read_text() + " ")
+    published(key=str(new))
+    assert signature.read_bytes() != before
+    assert faults(tmp_path / "repo") == [f"{cluster}.asc is no signature of {path.name} by the key of the keyring"]
