@@ -1,1 +1,1 @@
-"""The signed repository that `./invoke publish` makes: what apt reads, what stays, and the signatures."""
+"""The signed apt repository that `./invoke publish` writes: its indexes, its pool and its signatures."""

@@ -1,4 +1,4 @@
-"""Which packages may be published: whole, ours, of their release, not older than what is there, and proved."""
+"""Check packages before publishing: they must be complete, ours, for their release, not outdated, and proved."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGAIN = "./invoke build-deb builds it anew"
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What one .changes names, itself included; `files` by their paths in `folder`."""
+    """The files that one .changes in `folder` names, including itself; their paths are those in the pool."""
 
     folder: Path
     source: str
@@ -35,22 +35,25 @@ class Upload:
 
     @property
     def buildinfo(self) -> PoolFile:
-        """The record of how it was built."""
+        """The record of its build."""
         return next(file for file in self.files if file.path.endswith(".buildinfo"))
 
     @property
     def statement(self) -> str:
-        """Where the pool has the statement about what it was made from; with `.asc`, the statement's signature."""
+        """The pool path of its provenance statement; the statement's signature has `.asc` appended."""
         return f"{self.buildinfo.path.removesuffix('.buildinfo')}.intoto.json"
 
     @property
     def title(self) -> str:
-        """The name and version, as messages have it."""
+        """The name and version, as shown in messages."""
         return f"{self.source} {self.version}"
 
 
 def uploads(folder: Path, release: Release) -> tuple[Upload, ...]:
-    """Return what the .changes files of dist/<release>/ name; raises UsageError for what is foreign or not whole."""
+    """Return the uploads of dist/<release>/, one for each .changes file.
+
+    Raises UsageError if there is none, or if one is not of this project and release or is incomplete.
+    """
     found = sorted(folder.glob("*.changes"))
     if not found:
         raise UsageError(f"{folder} holds no packages", hint=f"./invoke build-deb --release {release.name} builds them")
@@ -87,7 +90,7 @@ def _upload(path: Path, release: Release) -> Upload:
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Tell whether there is a file of this size, and no link to one."""
+    """Return whether `path` is a regular file of this size, not a link."""
     try:
         found = path.lstat()
     except OSError:
@@ -96,13 +99,16 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def pool_folder(source: str) -> str:
-    """Return the folder of a source package's files, as Debian's pool has it."""
+    """Return the folder of a source package's files, laid out like Debian's pool."""
     letter = source[:4] if source.startswith("lib") else source[:1]
     return f"pool/main/{letter}/{source}"
 
 
 def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str) -> None:
-    """Raise UsageError where a .deb is older than the newest of its name in the suite; its file's name has both."""
+    """Raise UsageError if a .deb is older than the suite's newest of that package.
+
+    The package and its version are parsed from the file name.
+    """
     for file in new:
         if not file.path.endswith(".deb"):
             continue
@@ -116,7 +122,7 @@ def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str)
 
 
 def refuse_archived(told: Iterable[Summary], releases: Collection[str]) -> None:
-    """Raise UsageError where a suite of one of these releases is archived."""
+    """Raise UsageError if a suite of one of these releases is archived."""
     for suite in told:
         if suite.archived and suite.release in releases:
             raise UsageError(
@@ -126,7 +132,10 @@ def refuse_archived(told: Iterable[Summary], releases: Collection[str]) -> None:
 
 
 def refuse_two(uploads: Iterable[Upload]) -> None:
-    """Raise UsageError where two .changes differ about a file: builds of two architectures share their .dsc."""
+    """Raise UsageError if two .changes have different SHA-256 for a file.
+
+    Builds for two architectures share their .dsc, so both .changes name it.
+    """
     known: dict[str, str] = {}
     for upload in uploads:
         for file in upload.files:
@@ -138,7 +147,7 @@ def refuse_two(uploads: Iterable[Upload]) -> None:
 
 
 def refuse_misnamed(debs: Iterable[PoolFile], packages: Iterable[Stanza]) -> None:
-    """Raise UsageError where a .deb is none, or is of another package than its name says."""
+    """Raise UsageError if a file is no Debian package, or if its file name does not match its control fields."""
     found = {one.place: one for one in packages}
     for file in debs:
         name, stanza = Path(file.path).name, found.get(file.path)
@@ -150,16 +159,16 @@ def refuse_misnamed(debs: Iterable[PoolFile], packages: Iterable[Stanza]) -> Non
 
 
 def refuse_damaged(path: Path, file: PoolFile) -> None:
-    """Raise UsageError where a file is not what its .changes says."""
+    """Raise UsageError if a file's SHA-256 differs from the one in its .changes."""
     if sha256_of(path) != file.sha256:
         raise UsageError(f"{path} is damaged: its SHA-256 is another than its .changes says", hint=_AGAIN)
 
 
 def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[str]:
-    """Return which of the packages the last matrix has not proved, each with the reason.
+    """Return one line, "TITLE: REASON", for each upload that the last matrix has not proved.
 
-    The proof is of the very bytes: the report names the .debs that were tried, and every stage has passed or had
-    nothing to try.
+    A proof is for exact bytes. The matrix report lists the SHA-256 of each .deb that it tested. Every stage must have
+    passed or had nothing to test.
     """
     try:
         told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}

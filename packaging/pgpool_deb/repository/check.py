@@ -1,4 +1,4 @@
-"""`./invoke check-repository`: what apt would find of a repository, in a folder or at a URL, and for how long."""
+"""`./invoke check-repository`: check a repository in a folder or at a URL as apt does, and report coming expiries."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ from .trial import Trials, offered
 
 
 def run(where: str, report: Report, *, project: Project | None = None, install: bool = True) -> ExitStatus:
-    """Check a repository and say what is wrong with it: FAILED where something is, with one line each.
+    """Check a repository and report one line per finding; return FAILED if there is a fault.
 
-    Checked are every suite's signature, validity, indexes (by name and by hash) and every file that they name, each
-    .deb's documents with their signed statement, the key's end, the order of versions across releases, and that no two
-    packages own a path. With a `project`, every
-    suite of a release of its table is tried, too (trial.py). Raises UsageError and MachineError where that cannot be
-    looked at.
+    The checks cover every suite's signature, validity, indexes (by name and by hash) and every file that they name,
+    each .deb's documents with their signed statement, the key's expiry, and the order of versions across releases. No
+    two packages may own a path. With a `project`, every suite of a release in its table is also installed (trial.py).
+    Raises UsageError or MachineError if the repository cannot be read.
     """
     machine.require(machine.REPOSITORIES, install=install, report=report)
     place: Place
@@ -58,19 +57,19 @@ def run(where: str, report: Report, *, project: Project | None = None, install: 
 
 @dataclass(slots=True)
 class Check:
-    """One run over a repository: reports what is found, and counts the faults."""
+    """One check of a repository, which reports the findings and counts the faults."""
 
     place: Place
     key: bytes
     report: Report
     faults: int = 0
     found: int = 0
-    """How many suites there are."""
+    """The number of suites."""
     files: int = 0
-    """How many files their indexes name."""
+    """The number of files that their indexes name."""
 
     def suites(self) -> Packages:
-        """Check all that can be read, and return the packages of each suite."""
+        """Check every suite and every file that they name, and return the packages of each suite."""
         now = int(time.time())
         self._say(findings.of_keys(self.key, now))
         suites = []
@@ -95,7 +94,7 @@ class Check:
                 yield from found
 
     def tried(self, where: str, packages: Packages, project: Project) -> None:
-        """Have apt install, upgrade and remove what each suite offers; says which suite is of no release of ours."""
+        """Install, upgrade and remove the packages of each suite with apt; report suites of unknown releases."""
         table = ReleaseTable.load(project.releases)
         releases = {release.name: release for release in table.releases if release.state is not State.ARCHIVED}
         trials = Trials.begin(where, self.key)
@@ -111,7 +110,7 @@ class Check:
                 self.report(f"{suite}: {len(offer.newest)} packages install and go, {len(offer.before)} upgrade")
 
     def end(self) -> ExitStatus:
-        """Say how much was checked, and return the exit status."""
+        """Report the numbers of suites, files and faults, and return the exit status."""
         self.report(f"{self.found} suites, {self.files} files, {self.faults} faults")
         return ExitStatus.FAILED if self.faults else ExitStatus.GOOD
 

@@ -1,4 +1,4 @@
-"""What check-repository finds: a line for each fault, and for each that is to come. Pure, but for gpg."""
+"""Findings of check-repository: faults, and warnings about faults to come. Pure, except for running gpg."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .stanzas import Stanza
 
 _DAY = 24 * 3600
 _SUITE_DAYS = 10
-"""With fewer days until Valid-Until, a warning is due: any publish signs with 20 left."""
+"""Warn if Valid-Until is closer than this, in days; every publish renews a suite with fewer than 20 days left."""
 Packages = Mapping[str, Sequence[Stanza]]
 """The packages of each suite, by its name."""
 
 
 class Kind(StrEnum):
-    """Whether something is wrong, or will be soon."""
+    """The severity of a finding: a present fault, or one that will occur soon."""
 
     FAULT = "fault"
     WARNING = "warning"
@@ -31,19 +31,19 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that check-repository has to say."""
+    """One finding of check-repository."""
 
     text: str
     kind: Kind = Kind.FAULT
 
     @property
     def line(self) -> str:
-        """The line that is printed."""
+        """The line to print."""
         return f"{self.kind}: {printable(self.text)}"
 
 
 def of_keys(keyring: bytes, now: int) -> Iterator[Finding]:
-    """Yield a fault where no key of a keyring signs, or one has expired; a warning where one expires within 60 days."""
+    """Yield a fault if no key of a keyring signs or if one has expired, and a warning for one with < 60 days left."""
     ends = {one.fingerprint: one.end for one in gpg.public_keys(keyring) if one.signing}
     if not ends:
         yield Finding("no key of the keyring signs")
@@ -55,7 +55,10 @@ def of_keys(keyring: bytes, now: int) -> Iterator[Finding]:
 
 
 def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterator[Finding]:
-    """Yield a fault where apt refuses a Release text, a warning where it soon will; an archived suite never ends."""
+    """Yield a fault if apt refuses a Release text as expired, and a warning if it has < 10 days left.
+
+    The Release text of an archived suite has no Valid-Until and never expires.
+    """
     end = stanzas.valid_until(release)
     if end is None:
         if not archived:
@@ -69,7 +72,7 @@ def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterat
 
 
 def of_owners(suite: str, contents: str) -> Iterator[Finding]:
-    """Yield a fault for each path that two packages own, by a suite's Contents."""
+    """Yield a fault for each path that two packages own according to a suite's Contents."""
     for line in contents.splitlines():
         path, _, owners = line.rpartition(" ")
         if "," in owners:
@@ -77,7 +80,7 @@ def of_owners(suite: str, contents: str) -> Iterator[Finding]:
 
 
 def of_versions(packages: Packages) -> Iterator[Finding]:
-    """Yield a fault for each package that is newer in an older release: servers go over to the next by upgrading."""
+    """Yield a fault for each package that is newer in an older release, which blocks its upgrade to the next one."""
     for first, second in pairwise(sorted(packages, key=lambda name: _order(name, packages[name]))):
         if first.partition("-")[1:] != second.partition("-")[1:]:
             continue
@@ -89,6 +92,6 @@ def of_versions(packages: Packages) -> Iterator[Finding]:
 
 
 def _order(suite: str, packages: Sequence[Stanza]) -> tuple[str, int]:
-    """Return what suites are sorted by: their kind, then their release by the +debN of its versions."""
+    """Return the sort key of a suite: its kind, then its release number, from the +debN of its versions."""
     numbers = (re.search(r"[+]deb(\d+)[+]", stanza.version) for stanza in packages)
     return suite.partition("-")[2], max((int(one[1]) for one in numbers if one), default=0)

@@ -1,4 +1,4 @@
-"""Reading files of a repository that others can write to: a link out of it, a pipe or a device is never opened."""
+"""Read files of a repository that other users can write to; never open a link out of it, a pipe or a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgpool_deb.errors import MachineError
 
 
 class Lack(StrEnum):
-    """Why a path of a repository is no file of it; the values follow the path in a message."""
+    """The reason why a path of a repository is no file of it; in a message, the value follows the path."""
 
     MISSING = "is missing"
     OUTSIDE = "leads out of the repository"
@@ -18,9 +18,9 @@ class Lack(StrEnum):
 
 
 def find(root: Path, path: str) -> Path | Lack:
-    """Return where a file below `root` really lies, links within it resolved.
+    """Return the path of a file below `root` with links resolved, or the reason why it is no file of `root`.
 
-    Raises MachineError where this user may not see that.
+    Raises MachineError if this user has no permission.
     """
     try:
         base, place = root.resolve(), (root / path).resolve()
@@ -37,7 +37,7 @@ def find(root: Path, path: str) -> Path | Lack:
 
 
 def read(root: Path, path: str) -> bytes | Lack:
-    """Return the contents of a file below `root`; raises MachineError where this user may not read it."""
+    """Return the contents of a file below `root`, or the reason why it is none; raises MachineError if unreadable."""
     place = find(root, path)
     if isinstance(place, Lack):
         return place
@@ -48,7 +48,10 @@ def read(root: Path, path: str) -> bytes | Lack:
 
 
 def names(root: Path, path: str) -> list[str]:
-    """Return what a folder below `root` holds; nothing where it is missing, or leads out of it. Raises MachineError."""
+    """Return the sorted names in a folder below `root`; empty if it is missing or leads out of `root`.
+
+    Raises MachineError if this user may not read it.
+    """
     try:
         place = (root / path).resolve()
         found = root.resolve() in place.parents and place.is_dir()

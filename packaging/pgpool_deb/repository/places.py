@@ -1,4 +1,4 @@
-"""Where a repository that is checked lies: in a folder of this machine, or at a URL."""
+"""Read a repository that is checked, in a folder of this machine or at a URL."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from . import inside
 from .inside import Lack
 
 LARGEST_INDEX = 256 << 20
-"""No index of ours is larger, in bytes."""
+"""An upper limit for the size of our indexes, in bytes."""
 _TIMEOUT = 30.0
 _BLOCK = 1 << 20
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 class Place(Protocol):
-    """Where a repository is."""
+    """The location of a repository."""
 
     def suites(self) -> list[str]:
-        """Return the names of its suites; raises UsageError where it is no repository of ours, and MachineError."""
+        """Return the names of its suites.
+
+        Raises UsageError if it is not one of our repositories, MachineError if it cannot be read.
+        """
 
     def names(self, folder: str) -> list[str] | None:
-        """Return the names in a folder, None where the place does not tell; raises MachineError."""
+        """Return the names in a folder, None if the place cannot list folders; raises MachineError if unreadable."""
 
     def read(self, path: str) -> bytes | Lack:
-        """Return a small file below it, or why there is none; raises MachineError."""
+        """Return the contents of a small file, or the reason why there is none; raises MachineError if unreadable."""
 
     def sum(self, path: str, size: int) -> tuple[str, int] | Lack:
-        """Return SHA-256 and size of a file below it, or why there is none; raises MachineError.
+        """Return SHA-256 and size of a file, or the reason why there is none; raises MachineError if unreadable.
 
-        No more than `size` bytes and a block are read.
+        It reads at most `size` bytes and one block of 1 MiB.
         """
 
 
@@ -69,7 +72,7 @@ class Folder:
         return inside.read(self.path, path)
 
     def sum(self, path: str, size: int) -> tuple[str, int] | Lack:
-        """Return SHA-256 and size of a file; of one that is not of this size, the size alone."""
+        """Return SHA-256 and size of a file; the SHA-256 is empty if the size is another one."""
         place = inside.find(self.path, path)
         if isinstance(place, Lack):
             return place
@@ -87,7 +90,7 @@ class Address:
     url: str
 
     def suites(self) -> list[str]:
-        """Return what keyring/suites names: the web has no lists of folders."""
+        """Return the names in keyring/suites: HTTP cannot list folders."""
         listed = self.read("keyring/suites")
         if isinstance(listed, Lack):
             raise UsageError(f"{self.url} has no keyring/suites", hint="it is no repository of ours, or not whole")
@@ -98,10 +101,10 @@ class Address:
         return names
 
     def names(self, _folder: str) -> None:
-        """Return None: the web has no lists of folders."""
+        """Return None: HTTP cannot list folders."""
 
     def read(self, path: str) -> bytes | Lack:
-        """Return the body of an answer, at most 256 MB."""
+        """Return the body of a response; raises MachineError if it has more than 256 MiB."""
         blocks = self._blocks(path)
         if blocks is None:
             return Lack.MISSING
@@ -113,7 +116,7 @@ class Address:
         return bytes(data)
 
     def sum(self, path: str, size: int) -> tuple[str, int] | Lack:
-        """Return SHA-256 and size of the body of an answer, as far as it is read."""
+        """Return SHA-256 and size of the part of a response body that is read."""
         blocks = self._blocks(path)
         if blocks is None:
             return Lack.MISSING
@@ -126,7 +129,10 @@ class Address:
         return found.hexdigest(), read
 
     def _blocks(self, path: str) -> Iterator[bytes] | None:
-        """Return the body of an answer in blocks, None where the server has no such file; raises MachineError."""
+        """Return the body of a response in blocks, None if the server has no such file.
+
+        Raises UsageError if the URL is not of a web server, MachineError if the request fails.
+        """
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(
                 f"{self.url} is no address of a web server", hint="a folder, http:// or https:// is checked"

@@ -1,4 +1,4 @@
-"""`./invoke promote`: what a release's testing suite has goes into its stable one, byte for byte."""
+"""`./invoke promote`: add the packages of a release's testing suite to its stable suite, byte for byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Request:
 
 
 def run(project: Project, request: Request, report: Report) -> ExitStatus:
-    """Promote; raises UsageError where a suite is missing, or holds what was not proved."""
+    """Promote; raises UsageError if a suite is missing, is archived, or has packages without a proof."""
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
     repository = Repository.open(request.place)
     with states.session(repository, request.key, report) as (key, moment):

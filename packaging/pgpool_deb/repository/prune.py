@@ -1,4 +1,4 @@
-"""`./invoke prune`: old snapshots go, and files of the pool that no state names any more."""
+"""`./invoke prune`: remove old snapshots, and files of the pool that no state names any more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of `./invoke prune`, parsed; without `older` (days) every snapshot is kept."""
+    """The options of `./invoke prune`, parsed; without `older` (days) it keeps every snapshot."""
 
     place: Path
     older: int | None = None
@@ -26,9 +26,10 @@ class Request:
 
 
 def run(request: Request, report: Report) -> ExitStatus:
-    """Say what would go, and with `yes` remove it. What a suite or a kept snapshot names stays.
+    """Report superfluous snapshots and files, and with `yes` remove them.
 
-    Raises UsageError where a state cannot be read: then nothing is known to be superfluous.
+    Files that a suite or a kept snapshot names stay. Raises UsageError if a state cannot be read, because the files
+    that it names are then unknown.
     """
     if request.older is not None and request.older < 1:
         raise UsageError(f"--older {request.older} would leave no snapshot", hint="--older takes days, 1 or more")
@@ -51,7 +52,7 @@ def run(request: Request, report: Report) -> ExitStatus:
         size = sum(path.stat().st_size for path in superfluous)
         report(f"{len(dropped)} snapshots and {len(superfluous)} files ({size // 1_000_000} MB) {verb}")
         if request.yes:
-            for state in dropped:  # first: what they name may go then
+            for state in dropped:  # first, because only these snapshots name the files
                 shutil.rmtree(state)
             for path in superfluous:
                 path.unlink()
@@ -68,5 +69,5 @@ def _old(repository: Repository, older: int | None) -> list[Path]:
 
 
 def _record_of(path: Path, kept: set[str]) -> bool:
-    """Tell whether a file is the .changes, .buildinfo, statement or a document of a package that is kept."""
+    """Return whether a file is the .changes, .buildinfo, statement or a document of a kept package."""
     return path.suffix in (".changes", ".buildinfo", ".json", ".asc") and path.name.rpartition("_")[0] in kept

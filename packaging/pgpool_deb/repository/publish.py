@@ -1,4 +1,4 @@
-"""`./invoke publish`: what dist/ holds becomes a new state of a repository."""
+"""`./invoke publish`: write the packages of dist/ as a new state of a repository."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STABLE = "stable"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of `./invoke publish`, parsed; no releases mean all that dist/ has packages of."""
+    """The options of `./invoke publish`, parsed; no releases mean every release with packages in dist/."""
 
     to: Path
     suite: str = TESTING
@@ -34,23 +34,23 @@ class Request:
     url: str | None = None
     unproved: bool = False
     renew: bool = False
-    """Publish nothing: sign every suite anew, as of now."""
+    """Publish nothing, but sign every suite that is not archived again, with the current time."""
     archive: tuple[str, ...] = ()
-    """Publish nothing: sign the suites of these releases, which are past their end, for the last time."""
+    """Publish nothing, but sign the suites of these releases, which are past their end of life, for the last time."""
     key_type: str | None = None
-    """What the project's own key is made of, on first use."""
+    """The algorithm of the project's own key, which is created on first use."""
     new: bool = False
-    """Publish only what is proved and not published yet; a version that was built again stays as it was published."""
+    """Publish only proved, unpublished packages; a rebuild of a published version does not replace it."""
     install: bool = True
 
     @property
     def wanted(self) -> KeyType | None:
-        """`key_type`, parsed; raises UsageError where there is no such type."""
+        """`key_type`, parsed; raises UsageError if there is no such type."""
         return KeyType.parse(self.key_type) if self.key_type is not None else None
 
 
 def run(project: Project, request: Request, report: Report) -> ExitStatus:
-    """Publish; raises UsageError for what may not be published, MachineError where the machine fails."""
+    """Publish; raises UsageError for packages that may not be published, MachineError if the machine fails."""
     if request.suite not in (TESTING, STABLE):
         raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
     wanted = request.wanted
@@ -80,7 +80,7 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
             report(f"nothing is new: {repository.path} is as it was")
             return ExitStatus.GOOD
         if new:
-            from .attest import attest  # noqa: PLC0415 - loads much, and only what is new is told of
+            from .attest import attest  # noqa: PLC0415 - slow to load, and needed only for new packages
 
             known = {one.place: one for suite in grown for one in suite.packages}
             attest(repository, new, stanzas=known, key=key, moment=moment, pins=Pins.load(project.sources))
@@ -92,14 +92,14 @@ def run(project: Project, request: Request, report: Report) -> ExitStatus:
 
 
 def _tell_move(repository: Repository, report: Report) -> None:
-    """Say how clients go over, where the repository gets another address."""
+    """Report how clients move if the repository gets another URL."""
     if repository.state is not None and (before := repository.moved_from) is not None:
         report(f"the address changes from {before} to {repository.url}: every suite offers a keyring package with it")
         report("hint: serve the old address, too, until all servers have run apt upgrade")
 
 
 def _sign_anew(project: Project, request: Request, report: Report) -> None:
-    """Publish nothing: sign the suites of releases past their end for the last time, or all others as of now."""
+    """Sign without publishing: all suites again, or with --archive those of the given releases for the last time."""
     renewing.refuse_living(project, request.archive)
     repository = Repository.open(request.to, request.url)
     _tell_move(repository, report)
@@ -132,9 +132,9 @@ def _releases(project: Project, request: Request) -> tuple[Release, ...]:
 def _unproved(
     project: Project, uploads: dict[Release, tuple[Upload, ...]], request: Request, report: Report
 ) -> dict[Release, list[str]]:
-    """Return the releases to publish, with the titles of what has no proof; raises UsageError unless that is wanted.
+    """Return the releases to publish, with the titles of their unproved packages.
 
-    Where only what is new is wanted, a release with anything unproved is passed over.
+    Raises UsageError for unproved packages without --unproved; with --new, skips their release instead.
     """
     found: dict[Release, list[str]] = {}
     for release, those in uploads.items():
@@ -154,7 +154,7 @@ def _unproved(
 
 
 def _suites(repository: Repository, request: Request, releases: Iterable[Release], key: Key) -> dict[Release, Suite]:
-    """Return the suites of releases as they are now; raises UsageError where one is damaged."""
+    """Return the current suites of releases; raises UsageError if one is damaged."""
     return {
         release: suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)
         for release in releases

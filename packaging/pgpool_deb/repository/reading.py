@@ -1,4 +1,4 @@
-"""Reading a suite as apt does: its signature, its indexes by name and by hash, and what they name."""
+"""Read a suite as apt does: its signature, its indexes by name and by hash, and the files that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .suites import SUMMARY
 
 @dataclass(slots=True)
 class ReadSuite:
-    """What a suite's indexes name, and what is wrong with them; a suite that is not signed names nothing."""
+    """The packages and sources of a suite's indexes, and their faults; empty if the suite is not signed."""
 
     name: str
     packages: tuple[Stanza, ...] = ()
@@ -31,7 +31,7 @@ class ReadSuite:
 
 
 def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
-    """Return what a suite of a repository has; the files that it names are not read. Raises MachineError."""
+    """Read a suite of a repository, but not the files that it names; raises MachineError if it is unreadable."""
     found = ReadSuite(name)
     folder = f"dists/{name}"
     signed = place.read(f"{folder}/InRelease")
@@ -52,7 +52,7 @@ def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
 
 
 def different(place: Place, path: str, file: PoolFile) -> list[Finding]:
-    """Return what is wrong with a file, of which `file` says what it should be; nothing where it is that."""
+    """Return a fault if a file differs from its index entry `file`, else nothing."""
     told = place.sum(path, file.size)
     if isinstance(told, Lack):
         return [Finding(f"{path} {told}")]
@@ -60,7 +60,7 @@ def different(place: Place, path: str, file: PoolFile) -> list[Finding]:
 
 
 def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
-    """Add what an index names, and what is wrong with it under its name and under its hash."""
+    """Add the entries of an index to `found`, and the faults of its copies by name and by hash."""
     folder = f"dists/{found.name}"
     by_hash = f"{folder}/{path.rpartition('/')[0]}/by-hash/SHA256/{file.sha256}"
     found.findings += different(place, f"{folder}/{path}", file)
@@ -78,7 +78,7 @@ def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
 
 
 def _archived(place: Place, folder: str) -> bool:
-    """Tell whether a suite says that its release is past its end; that what says so is signed is seen later."""
+    """Return whether suite.json marks the suite as archived; `suite` compares its signed hash afterwards."""
     summary = place.read(f"{folder}/{SUMMARY}")
     try:
         return isinstance(summary, bytes) and json.loads(summary).get("archived", False) is True
@@ -87,7 +87,7 @@ def _archived(place: Place, folder: str) -> bool:
 
 
 def _unpacked(index: bytes) -> str | None:
-    """Return what a gzip file holds, None where it is none, or holds more than 256 MB."""
+    """Return the contents of a gzip file, None if it is none or has more than 256 MiB."""
     packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         data = packed.decompress(index, LARGEST_INDEX)

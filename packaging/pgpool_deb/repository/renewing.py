@@ -1,4 +1,4 @@
-"""`./invoke publish --renew` and `--archive`: suites are signed anew, and get no packages."""
+"""`./invoke publish --renew` and `--archive`: sign suites again without adding packages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .tree import Repository
 
 
 def living(repository: Repository, key: Key) -> list[Suite]:
-    """Return every suite but for archived ones; raises UsageError where one is damaged, or another key's."""
+    """Return every suite that is not archived; raises UsageError if one is damaged, or signed by another key."""
     state = repository.state
     return [suites.verified(state, one.name, one.release, key) for one in suites.summaries(state) if not one.archived]
 
 
 def refuse_living(project: Project, releases: Sequence[str]) -> None:
-    """Raise UsageError where one of these releases is not past its end."""
+    """Raise UsageError if one of these releases is not past its end of life."""
     table = ReleaseTable.load(project.releases)
     for name in releases:
         if (state := table.named(name).state) is not State.ARCHIVED:
@@ -31,9 +31,9 @@ def refuse_living(project: Project, releases: Sequence[str]) -> None:
 
 
 def archived(repository: Repository, releases: Sequence[str], key: Key) -> list[Suite]:
-    """Return the suites of releases past their end, as they are to be written for the last time.
+    """Return the suites of releases past their end of life, marked as archived.
 
-    Raises UsageError where a release has no suite, or a suite is damaged or another key's.
+    Raises UsageError if a release has no suite, or if a suite is damaged or signed by another key.
     """
     before = repository.state
     names = {name: release for name, release in suites.named(before).items() if release in releases}
@@ -46,7 +46,7 @@ def archived(repository: Repository, releases: Sequence[str], key: Key) -> list[
 
 
 def remind(project: Project, repository: Repository, report: Report) -> None:
-    """Say which suites are of releases past their end, and not archived."""
+    """Report the releases past their end of life whose suites are not archived."""
     past = {one.name for one in ReleaseTable.load(project.releases).releases if one.state is State.ARCHIVED}
     for name in sorted({one.release for one in suites.summaries(repository.state) if not one.archived} & past):
         report(f"warning: {name} is past its end")

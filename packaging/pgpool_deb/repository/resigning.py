@@ -1,4 +1,4 @@
-"""Statements are signed again when the key changes: what the old key signed, the new one alone would not vouch for."""
+"""Sign statements again when the key changes, because the new keyring cannot verify the old key's signatures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .tree import Repository
 
 
 def statements(repository: Repository, old: bytes, key: Key, moment: int) -> None:
-    """Sign each statement of the pool that `key` does not vouch for; `old` are the public keys of the state before.
+    """Sign each statement of the pool that `key` did not sign but `old`, the previous state's public keys, did.
 
-    Where the signature is not of one of those either, it stays, and check-repository names it. Raises MachineError.
+    A signature by any other key stays, and check-repository reports it. Raises MachineError if gpg fails.
     """
     paths = sorted((repository.path / "pool").rglob(f"*{STATEMENT}"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -36,7 +36,7 @@ def statements(repository: Repository, old: bytes, key: Key, moment: int) -> Non
 
 
 def _signature(repository: Repository, path: Path, old: bytes, key: Key, moment: int) -> bytes | None:
-    """Return the new signature of a statement, None where it needs none or must not have one."""
+    """Return the new signature of a statement, None if it needs none or must not get one."""
     name = str(path.relative_to(repository.path))
     data, signature = (inside.read(repository.path, one) for one in (name, f"{name}{SIGNATURE}"))
     if not isinstance(data, bytes) or not isinstance(signature, bytes) or gpg.signs(signature, data, key.public):

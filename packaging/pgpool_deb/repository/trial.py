@@ -1,7 +1,7 @@
-"""Trials of a suite: in a clean root of its release, apt installs, upgrades and removes everything that it offers.
+"""Trials of a suite: apt installs, upgrades and removes all of its packages in a clean root of its release.
 
-The root has Debian's archive and this repository, and nothing else, so a package that needs something from elsewhere,
-or overwrites a file of one of Debian's, fails here before it fails on a server.
+The root's only sources are Debian's archive and this repository. A package that depends on anything else, or that
+overwrites a file of a Debian package, therefore fails here before it fails on a server.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .keyring import NAME, SOURCES, sources
 from .stanzas import Stanza
 
 PLACE = "/srv/repository"
-"""Where the root sees a repository that is a folder."""
+"""The path at which a local repository is mounted in the root."""
 _SHARED = ("/var/lib/apt/lists", "/var/cache/apt/archives")
-"""What roots share with each other; a trial reads lists of its own."""
+"""Folders that roots share with each other; a trial has its own, to read its own lists."""
 _DEBUG = "-dbgsym"
 _REASON = re.compile(r"E: |dpkg: error |\s+trying to overwrite |\s*\S+ : (Pre-)?Depends: ")
-"""How lines begin in which apt and dpkg say what is wrong."""
+"""The beginnings of lines in which apt and dpkg report the cause of a failure."""
 _SCRIPT = """
 printf '127.0.0.1 localhost\\n127.0.1.1 trial\\n' >/etc/hosts
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
@@ -50,14 +50,14 @@ dpkg-query -W -f '${{db:Status-Abbrev}}${{binary:Package}}\\n' {names} 2>/dev/nu
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a suite offers: for each package the newest version, and the one before where there is one."""
+    """The packages to test of a suite: the newest version of each, and the previous one if there is one."""
 
     newest: Mapping[str, str]
     before: Mapping[str, str]
 
 
 def offered(stanzas: Iterable[Stanza]) -> Offer:
-    """Return what is to be tried of a suite; symbols for debuggers are not, as they only add files of their own."""
+    """Return the packages to test of a suite, without -dbgsym packages, which only add files of their own."""
     newest: dict[str, str] = {}
     before: dict[str, str] = {}
     ordered = sorted(stanzas, key=lambda one: one.package)
@@ -71,7 +71,7 @@ def offered(stanzas: Iterable[Stanza]) -> Offer:
 
 
 def script(offer: Offer) -> str:
-    """Return the shell commands of a trial, each step announced by a line that begins with STEP."""
+    """Return the shell script of a trial; it prints a line that begins with STEP before each step."""
     steps = []
     if offer.before:
         steps += ["echo 'STEP the version before is installed'", f"$apt install {_pinned(offer.before)}"]
@@ -93,14 +93,14 @@ class Trials:
 
     @classmethod
     def begin(cls, where: str, key: bytes) -> Trials:
-        """Return trials in roots of the cache."""
+        """Return trials of a repository in roots of the cache."""
         cache = Cache.open()
         return cls(where, key, cache, Roots(cache, machine_architecture(), lambda: archive.find_archive(None)))
 
     def failure(self, suite: str, release: Release, offer: Offer) -> str | None:
-        """Try what a suite offers; return the step that failed with apt's reason, None where none did.
+        """Test the packages of a suite; return the failed step with apt's reason, None if every step succeeded.
 
-        Raises MachineError where the root cannot be made.
+        Raises MachineError if the root cannot be created.
         """
         log = self.cache.folder("logs") / f"trial-{suite}.log"
         lines: list[str] = []
@@ -127,12 +127,12 @@ def _pinned(versions: Mapping[str, str]) -> str:
 
 
 def _step(lines: Iterable[str]) -> str:
-    """Return the step that the output ends in."""
+    """Return the last step in the output."""
     return next((line.removeprefix("STEP ") for line in reversed([*lines]) if line.startswith("STEP ")), "the root")
 
 
 def _reason(lines: Iterable[str]) -> str:
-    """Return what apt or dpkg says of why it failed, the first of its lines in the last step."""
+    """Return the first line of the last step in which apt or dpkg reports a cause."""
     found: list[str] = []
     for line in lines:
         if line.startswith("STEP "):

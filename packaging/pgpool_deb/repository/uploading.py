@@ -1,4 +1,4 @@
-"""Putting uploads into the pool and into a suite: what is there already stays, what differs from it is refused."""
+"""Add uploads to the pool and to a suite: published files stay, and files that differ from them are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _RECORDS = (".changes", ".buildinfo")
 def new(
     repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str], report: Report
 ) -> tuple[Upload, ...]:
-    """Return the uploads that the suite does not have yet, or not as proved; none that are published otherwise."""
+    """Return the uploads that the suite lacks or lists as unproved though they are now proved.
+
+    Reports and skips uploads with a file that is already published with other bytes.
+    """
     found = []
     proved = set(suite.unproved) - set(unproved)
     known = suite.places
@@ -37,7 +40,7 @@ def new(
 
 
 def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unproved: Sequence[str]) -> None:
-    """Put the files of uploads into the pool, and their stanzas into the suite."""
+    """Add the files of uploads to the pool, and their stanzas to the suite; raises UsageError if one is refused."""
     admission.refuse_two(uploads)
     files = {file.path: file for upload in uploads for file in upload.files}
     known = suite.places
@@ -64,16 +67,16 @@ def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unprov
 
 
 def told_of(repository: Repository, upload: Upload) -> bool:
-    """Tell whether the pool says of an upload what it was made from; that stays as it was first said."""
+    """Return whether the pool has the signed provenance statement of an upload, which is never replaced."""
     return repository.state is not None and (repository.path / f"{upload.statement}.asc").exists()
 
 
 def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
-    """Tell whether the pool has a file; raises UsageError where another one of its name has been published.
+    """Return whether the pool has a file; raises UsageError if another one of its name has been published.
 
-    One that a killed publish left, before any state named it, goes, and with it the signature of what was said of it.
-    A .changes or .buildinfo is as published as its .dsc: the first stays, where a later build came to the same
-    packages.
+    A different file that no state names was left by a killed publish. It is removed together with the signature of its
+    statement. A .changes or .buildinfo counts as published if its .dsc is: the first one stays, even if a later build
+    of the same packages has another.
     """
     found = repository.find(file)
     if found is Found.OTHER:
@@ -92,7 +95,7 @@ def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
 
 
 def _published_as_other(repository: Repository, file: PoolFile) -> bool:
-    """Tell whether a file is published with other bytes; records of a build do not count, as the first one stays."""
+    """Return whether a file is published with other bytes; ignores .changes and .buildinfo, as the first ones stay."""
     if file.path.endswith(_RECORDS) or repository.find(file) is not Found.OTHER:
         return False
     return any(file.path in suites.files_named(state) for state in reversed(repository.states))
