@@ -1,7 +1,7 @@
-"""What is published beside .debs to say what they are and what they were made from: documents and a signed statement.
+"""Publish bills of materials and a signed provenance statement beside the .debs.
 
-The statement names every document with its SHA-256, so its signature is theirs: one signature a build, however many
-packages it has. Loading this module loads SPDX' list of licences, which takes a tenth of a second.
+The statement names every document with its SHA-256, so its signature also covers the documents. A build needs one
+signature, regardless of its number of packages. Importing this module loads the SPDX licence list, which takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .stanzas import PoolFile, Stanza
 from .tree import Repository
 
 DOCUMENTS = {".cdx.json": cyclonedx_bill.text, ".spdx.json": spdx_bill.text}
-"""What makes the text of a document about a .deb, by what its name has in place of `.deb`."""
+"""The function that renders each document about a .deb, by the suffix that replaces `.deb` in its name."""
 
 _SIGNING = 4
-"""How many gpg sign at once: each waits for the agent half of its time."""
+"""The number of concurrent gpg processes: each spends half of its time waiting for the agent."""
 
 
-def attest(  # noqa: PLR0913 - what is told, of what, by whom and when
+def attest(  # noqa: PLR0913 - facts, files, key and time
     repository: Repository,
     uploads: Sequence[tuple[Release, Upload]],
     *,
@@ -38,10 +38,10 @@ def attest(  # noqa: PLR0913 - what is told, of what, by whom and when
     moment: int,
     pins: Pins,
 ) -> None:
-    """Publish what there is to say about uploads whose files are in the pool; signatures come last.
+    """Publish the documents and statements of uploads whose files are in the pool; signatures are added last.
 
-    `stanzas` are those of their .debs, by their paths; each has one, as the suite has it. Raises UsageError where a
-    source package cannot be read.
+    `stanzas` holds the suite's stanza of each of their .debs, by its path. Raises UsageError if a source package
+    cannot be read.
     """
     with ThreadPoolExecutor(_SIGNING) as pool:  # gpg signs while the next documents are made
         made: list[tuple[bytes, PoolFile]] = []
@@ -59,7 +59,7 @@ def attest(  # noqa: PLR0913 - what is told, of what, by whom and when
 
 
 def _controls(upload: Upload, stanzas: Mapping[str, Stanza]) -> dict[str, dict[str, str]]:
-    """Return the fields of debian/control of each .deb of an upload, by its name."""
+    """Return the debian/control fields of each .deb of an upload, by its file name."""
     paths = [file.path for file in upload.files if file.path.endswith(".deb")]
     return {Path(path).name: stanzas[path].fields for path in paths}
 

@@ -1,6 +1,6 @@
-"""Bills of materials: what a .deb is, what it needs, and what it was built from, as CycloneDX and SPDX tell it.
+"""Bills of materials: the identity, dependencies and sources of a .deb, for the CycloneDX and SPDX documents.
 
-A bill is made of what is published beside the .deb, so it is the same wherever and whenever it is made.
+A bill is derived only from files published beside the .deb, so it is identical on every machine and at every time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .licences import Licences, declared
 from .stanzas import PoolFile
 
 AUTHOR = "pgpool-deb"
-"""The tool that made a document, and the vendor in the package URLs of our packages."""
+"""The tool that a document names as its author, and the vendor in the package URLs of our packages."""
 _NEEDED = ("Pre-Depends", "Depends")
 _USEFUL = ("Recommends", "Suggests")
 _PERSON = re.compile(r"(?P<name>[^<]*?)\s*(?:<(?P<mail>[^>]*)>)?\s*")
@@ -33,10 +33,10 @@ _PERSON = re.compile(r"(?P<name>[^<]*?)\s*(?:<(?P<mail>[^>]*)>)?\s*")
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A package that a .deb declares to need, or to be more useful with.
+    """A package that a .deb depends on, recommends or suggests.
 
-    `clause` is what debian/control says, alternatives included; `version` is that of a package of the same build, else
-    empty.
+    `clause` is the clause of debian/control, including alternatives. `version` is set for packages of the same build,
+    and otherwise empty.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source package that .debs were built from; `address` is where upstream has its tarball, "" if not known."""
+    """The source package that .debs were built from; `address` is the URL of upstream's tarball, "" if unknown."""
 
     name: str
     version: str
@@ -67,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What is told of one .deb; `built` is when the build ended, the time of the documents, too."""
+    """The facts about one .deb; `built` is the time at which its build ended, and the time of its documents."""
 
     name: str
     version: str
@@ -83,22 +83,22 @@ class Bill:
 
     @property
     def identity(self) -> uuid.UUID:
-        """What tells these documents from all others: it follows from the .deb and the record of its build."""
+        """The unique identifier of its documents, derived from the .deb and its .buildinfo."""
         return uuid.uuid5(uuid.NAMESPACE_OID, f"{self.file.sha256} {self.buildinfo.sha256}")
 
     @property
     def stem(self) -> str:
-        """The name of its file without the suffix, which its documents have, too."""
+        """The file name without `.deb`; the names of its documents begin with it."""
         return self.file.name.removesuffix(".deb")
 
 
 def bills(
     record: Record, source: Source, files: Iterable[PoolFile], controls: Mapping[str, Mapping[str, str]], release: str
 ) -> Iterator[Bill]:
-    """Yield a bill for each .deb of an upload, whose source package this is.
+    """Yield a bill for each .deb of an upload that was built from `source`.
 
-    `controls` are the fields of debian/control by the names of the .debs. Raises UsageError where the record does not
-    say when they were built.
+    `controls` holds the debian/control fields by the file names of the .debs. Raises UsageError if the record lacks
+    the build date.
     """
     if record.built is None:
         raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
@@ -123,13 +123,13 @@ def bills(
 
 
 def person(maintainer: str) -> tuple[str, str]:
-    """Return the name and the address of a Maintainer field, each "" where it has none."""
+    """Return the name and the address of a Maintainer field, each "" if missing."""
     found = _PERSON.fullmatch(maintainer)
     return (found["name"], found["mail"] or "") if found else ("", "")
 
 
 def source_of(record: Record, release: str, pins: Pins) -> Source:
-    """Return the source package that lies beside a .buildinfo; raises UsageError where it cannot be read."""
+    """Return the source package beside a .buildinfo; raises UsageError if it cannot be read."""
     origin = Origin.read(record.dsc)
     debian = origin.debian()
     return Source(
@@ -156,7 +156,7 @@ def _of_any_version(name: str, architecture: str, release: str) -> str:
 
 @lru_cache(maxsize=16)
 def _in_purl(version: str) -> str:
-    """Return a version as package URLs have it; all packages of a build have the same."""
+    """Return a version encoded for package URLs; cached, as all packages of a build have the same version."""
     return PackageURL("deb", AUTHOR, "any", version).to_string().partition("@")[2]
 
 
@@ -168,7 +168,7 @@ def _of_debian(name: str, release: str) -> str:
 def _dependencies(
     control: Mapping[str, str], siblings: Mapping[str, tuple[str, str]], release: str
 ) -> Iterator[Dependency]:
-    """Yield each package that is named, once: with the field that binds most."""
+    """Yield each package that is named, once, with the strongest field that names it."""
     seen: set[str] = set()
     for field in (*_NEEDED, *_USEFUL):
         for name, clause in _relations(control[field]) if field in control else ():

@@ -1,7 +1,7 @@
-"""A bill of materials as CycloneDX 1.6 has it in JSON. Pure; tests hold every document against the format's schema.
+"""Render a bill of materials as CycloneDX 1.6 JSON. Pure; tests validate every document against the format's schema.
 
-The .deb is what the document is about; its pedigree leads to the source package, and from there with our patches to
-upstream's tarball. What it depends on are components without a version, as debian/control leaves that open.
+The .deb is the subject of the document. Its pedigree leads to the source package, and from there with our patches to
+upstream's tarball. Dependencies are components without a version, because debian/control does not fix one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .bill import AUTHOR, Bill, Dependency, Source, person
 
 Element = dict[str, Any]
 _OF_ADDRESSES = "%/:?#@!$&()*+,;=~"
-"""What an address may hold beside letters and digits."""
+"""The characters that an address may contain besides letters and digits."""
 
 
 def text(bill: Bill) -> str:
@@ -42,7 +42,7 @@ def text(bill: Bill) -> str:
 
 
 def _told(**values: object) -> Element:
-    """Return what there is a value of: the schema has no empty ones."""
+    """Return the non-empty values: the schema allows no empty ones."""
     return {name: value for name, value in values.items() if value}
 
 
@@ -72,7 +72,7 @@ def _package(bill: Bill) -> Element:
 
 @lru_cache(maxsize=4)
 def _source(source: Source) -> Element:
-    """Return the source package, whose parts are files, and what it was made from; all its .debs share it."""
+    """Return the source package with its files and its pedigree; cached, as all of its .debs share it."""
     files = sorted((one.name, one.sha256) for one in source.origin.archives)
     return _component(
         source.name,
@@ -89,7 +89,7 @@ def _source(source: Source) -> Element:
 
 
 def _pedigree(source: Source) -> Element:
-    """Return upstream's tarball and the patches on it; nothing for a native package."""
+    """Return upstream's tarball and our patches to it; empty for a native package."""
     tarball, archive = source.origin.upstream, source.origin.packaging.name
     if tarball is None:
         return {}

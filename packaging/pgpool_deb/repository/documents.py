@@ -1,7 +1,7 @@
-"""What check-repository finds of published documents: bills of materials, and the statements that name them.
+"""Check published documents: bills of materials, and the signed statements that name them.
 
-A statement is of one build of a source package, is signed, and names the .debs and their documents with SHA-256. The
-keyring package is made by the repository itself, from what keyring/ holds, and has no documents.
+A statement covers one build of a source package, and names the .debs and their documents with SHA-256. The repository
+itself builds the keyring package from the files of keyring/, so that package has no documents.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .reading import ReadSuite
 from .stanzas import PoolFile
 
 DOCUMENTS = (".cdx.json", ".spdx.json")
-"""What a document's name has in place of `.deb`; attest.py makes them."""
+"""The suffixes that replace `.deb` in the names of documents; attest.py writes the documents."""
 STATEMENT = ".intoto.json"
 SIGNATURE = ".asc"
 _COMMON = ("amd64", "arm64", "all")
-"""Architectures that a statement at a URL may be named after, besides those of the packages."""
+"""Architectures that may occur in the name of a statement at a URL, besides those of the packages."""
 
 
 @dataclass(slots=True)
 class Build:
-    """The .debs of one version of a source package, and its source files, by their names in `folder`."""
+    """The .debs and source files of one version of a source package, by their names in `folder`."""
 
     folder: str
     version: str
@@ -39,13 +39,13 @@ class Build:
 
     @property
     def stem(self) -> str:
-        """What the names of its statements begin with."""
+        """The prefix of the names of its statements."""
         return f"{self.folder.rpartition('/')[2]}_{self.version}_"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What an in-toto statement says: SHA-256 by name of .debs, of what they were made from, and of their documents."""
+    """The contents of an in-toto statement: SHA-256 by name of .debs, of their materials, and of their documents."""
 
     subjects: Mapping[str, str]
     materials: Mapping[str, str]
@@ -53,7 +53,7 @@ class Statement:
 
     @classmethod
     def parse(cls, data: bytes) -> Statement:
-        """Return what a statement says; raises ValueError where it is none of ours."""
+        """Parse a statement; raises ValueError if it is not one of ours."""
         try:
             told = json.loads(data)
             if (told["_type"], told["predicateType"]) != (provenance.TYPE, provenance.PREDICATE):
@@ -83,7 +83,7 @@ def builds(suites: Iterable[ReadSuite]) -> list[Build]:
 
 
 def architectures(suites: Iterable[ReadSuite]) -> list[str]:
-    """Return what the statements of the suites' packages may be named after, the likely ones first."""
+    """Return the architectures that may occur in the names of the suites' statements, the likely ones first."""
     own = {package.architecture for suite in suites for package in suite.packages}
     return [*sorted(own - {"all"}), *(name for name in _COMMON if name not in own or name == "all")]
 
@@ -95,7 +95,7 @@ def of_build(place: Place, build: Build, architectures: Sequence[str], key: byte
 
 @dataclass(slots=True)
 class _Walk:
-    """One walk over the documents of a build; `listed` are the names in its folder, None where they are not known."""
+    """One check of the documents of a build; `listed` holds the names in its folder, None if unknown (at a URL)."""
 
     place: Place
     build: Build
@@ -103,7 +103,7 @@ class _Walk:
     covered: set[str] = field(default_factory=set)
     """The .debs that statements name."""
     expected: set[str] = field(default_factory=set)
-    """The names that the build's documents, statements and signatures have."""
+    """The expected names of the build's documents, statements and signatures."""
     legible: bool = True
 
     def findings(self, architectures: Sequence[str], key: bytes) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ class _Walk:
                 yield from self._statement(name, data, key)
         without = sorted(set(self.build.debs) - self.covered)
         if not self.legible:
-            return  # what it names is not known
+            return  # the files that it names are unknown
         for deb in without:
             yield Finding(f"{self._path(deb)} has no statement: no {self.build.stem}*{STATEMENT} names it")
             yield from (one for name in _documents(deb) for one in self._missing(name))
@@ -123,7 +123,7 @@ class _Walk:
             yield from self._extra()
 
     def _statements(self, architectures: Sequence[str]) -> list[str]:
-        """Return the names that statements of the build have, or may have."""
+        """Return the names of the build's statements; at a URL, the possible names."""
         if self.listed is None:
             return [f"{self.build.stem}{architecture}{STATEMENT}" for architecture in architectures]
         return [name for name in self.listed if name.startswith(self.build.stem) and name.endswith(STATEMENT)]
@@ -151,7 +151,7 @@ class _Walk:
         yield from self._beside(name, statement)
 
     def _compared(self, path: str, statement: Statement) -> Iterator[Finding]:
-        """Yield where a statement and the indexes differ about a .deb, or about the source package."""
+        """Yield the differences between a statement and the indexes about a .deb or the source package."""
         for name, sha256 in statement.subjects.items():
             file = self.build.debs.get(name)
             if file is None:
@@ -163,7 +163,7 @@ class _Walk:
                 yield Finding(f"{path} has another SHA-256 of {name} than Sources")
 
     def _beside(self, statement: str, said: Statement) -> Iterator[Finding]:
-        """Yield what is wrong with the files that a statement names as byproducts, and with those it should name."""
+        """Yield faults of the files that a statement names, or should name, as byproducts."""
         about = {name: deb for deb in said.subjects for name in _documents(deb)}
         self.expected |= set(about)
         for name, deb in about.items():
@@ -181,7 +181,10 @@ class _Walk:
                 yield Finding(f"{self._path(statement)} names {name}, which is about none of its packages")
 
     def _different(self, name: str, sha256: str, about: str, statement: str) -> Finding | None:
-        """Return what is wrong with a file: `sha256` is its own by the statement, `about` that of its .deb."""
+        """Return the fault of a file, None if it has none.
+
+        `sha256` is the file's SHA-256 in the statement; `about` is that of its .deb.
+        """
         data = self.place.read(self._path(name))
         if isinstance(data, Lack):
             return Finding(f"{self._path(name)} {data}")
@@ -197,7 +200,7 @@ class _Walk:
             yield Finding(f"{self._path(name)} {lack}")
 
     def _extra(self) -> Iterator[Finding]:
-        """Yield documents of this version that no statement names; those of no version are left for prune."""
+        """Yield documents of this version that no statement names; `prune` handles those of unpublished versions."""
         for name in self.listed or ():
             ours = name.endswith((*DOCUMENTS, STATEMENT, f"{STATEMENT}{SIGNATURE}"))
             if ours and f"_{self.build.version}_" in name and name not in self.expected:

@@ -1,7 +1,7 @@
-"""The licences of a debian/copyright as SPDX has them, and who holds the rights.
+"""Convert debian/copyright to an SPDX licence expression and a list of copyright holders.
 
-debian/copyright is about the source package: what it says is declared of every package that is built from it. A licence
-that SPDX has no name for becomes a `LicenseRef-…`, with its text.
+debian/copyright describes the source package, so its declarations apply to every package that is built from it. A
+licence without an SPDX name becomes a `LicenseRef-…`, with its text.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Licences:
-    """What a debian/copyright declares: one expression, None where it declares nothing that can be read.
+    """The declarations of a debian/copyright; `expression` is None if none can be parsed.
 
-    `texts` are those of licences that SPDX does not know, by their `LicenseRef-…`; `holders` are as they are written.
+    `texts` holds the texts of licences without an SPDX name, by their `LicenseRef-…`. `holders` are verbatim.
     """
 
     expression: str | None
@@ -41,13 +41,13 @@ class Licences:
 
 @lru_cache(maxsize=16)
 def declared(text: str) -> Licences:
-    """Return what a debian/copyright declares, in an order that depends on nothing but its text."""
+    """Parse a debian/copyright; the order of the result depends only on its text."""
     try:
         with warnings.catch_warnings(action="ignore"):
             found = Copyright(text.splitlines(keepends=True), strict=False)
     except (Error, ValueError):
         return Licences(None, (), ())
-    # the library's types are those of its descriptors, not of what they give
+    # the library declares the types of its descriptors, not of their values
     stanzas: list[Any] = [found.header, *found.all_files_paragraphs()]
     licences: list[Any] = list(found.all_license_paragraphs())
     texts = {one.license.synopsis: one.license.text for one in licences}
@@ -65,7 +65,7 @@ def declared(text: str) -> Licences:
 
 
 def _terms(names: str, texts: dict[str, str], own: str, unknown: dict[str, str]) -> Iterator[str]:
-    """Yield the parts of an SPDX expression; what SPDX does not know is put into `unknown`, with its text."""
+    """Yield the parts of an SPDX expression; adds licences without an SPDX name to `unknown`, with their text."""
     for word in _JOINED.split(names):
         if word in ("and", "or"):
             yield f" {word.upper()} "
@@ -78,7 +78,7 @@ def _terms(names: str, texts: dict[str, str], own: str, unknown: dict[str, str])
 
 
 def _known(name: str) -> str | None:
-    """Return SPDX' name of a licence of debian/copyright, None where it has none."""
+    """Return the SPDX name of a licence of debian/copyright, None if it has none."""
     base, _, exception = name.partition(" with ")
     if gnu := _GNU.fullmatch(base):
         base = f"{gnu['name']}-{gnu['major']}{gnu['minor'] or '.0'}-{'or-later' if gnu['later'] else 'only'}"

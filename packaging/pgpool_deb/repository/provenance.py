@@ -1,8 +1,8 @@
-"""What a source package's binaries were made from, where and how: an in-toto statement with SLSA's provenance.
+"""Write the provenance of a source package's binaries as an in-toto statement.
 
-The statement (in-toto 1, SLSA provenance 1) is written from what was published beside it, so anybody can check it: the
-.buildinfo names the toolchain, the .dsc upstream's tarball and our files, and the latter hold the patches. What else is
-published of the build, and is not signed itself, is among its byproducts.
+The statement (in-toto 1, SLSA provenance 1) is derived from the files published beside it, so every user can check it.
+The .buildinfo names the toolchain. The .dsc names upstream's tarball and our files, which contain the patches. The
+byproducts are the other files of the build that are published but not signed themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pgpool_deb.record import Record
 from .stanzas import PoolFile
 
 if TYPE_CHECKING:
-    from .bill import Source  # loads the list of licences, which a check of statements does not need
+    from .bill import Source  # loads the SPDX licence list, which a check of statements does not need
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -27,7 +27,7 @@ BUILD_TYPE = "urn:pgpool-deb:dpkg-buildpackage:1"
 
 
 def statement(record: Record, source: Source, release: str, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
-    """Return the statement about the .debs that were built from a source package; `more` are files about them."""
+    """Return the statement about the .debs built from a source package; `more` lists further byproducts."""
     return {
         "_type": TYPE,
         "subject": [_digest(name, sha256) for name, sha256 in sorted(record.sums.items()) if name.endswith(".deb")],
@@ -55,7 +55,7 @@ def statement(record: Record, source: Source, release: str, more: Sequence[PoolF
 
 
 def text(made: Mapping[str, Any]) -> str:
-    """Return a statement as it is published, always in the same order."""
+    """Return the published text of a statement, with sorted keys."""
     return json.dumps(made, sort_keys=True) + "\n"
 
 
@@ -64,7 +64,7 @@ def _digest(name: str, sha256: str, **more: str) -> dict[str, Any]:
 
 
 def _sources(record: Record, source: Source) -> list[dict[str, Any]]:
-    """Return the source package, upstream's tarball with where it is from, and each patch."""
+    """Return the source package, upstream's tarball with its URL, and each patch."""
     found = [_digest(record.dsc.name, record.sums[record.dsc.name])]
     for archive in source.origin.archives:
         address = source.address if archive == source.origin.upstream else ""
@@ -74,7 +74,7 @@ def _sources(record: Record, source: Source) -> list[dict[str, Any]]:
 
 
 def _toolchain(installed: frozenset[str], architecture: str, release: str) -> list[dict[str, Any]]:
-    """Return what was installed, as package URLs."""
+    """Return the installed packages as package URLs."""
     pairs = (one.split("=", 1) for one in sorted(installed))
     return [
         {"uri": f"pkg:deb/debian/{name}@{version}?arch={architecture}&distro={release}".replace("+", "%2B")}

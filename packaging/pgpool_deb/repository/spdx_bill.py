@@ -1,7 +1,7 @@
-"""A bill of materials as SPDX 2.3 has it in JSON. Pure; tests have spdx-tools read and validate every document.
+"""Render a bill of materials as SPDX 2.3 JSON. Pure; tests validate every document with spdx-tools.
 
-The .deb is GENERATED_FROM the source package, that is a DESCENDANT_OF upstream's tarball, which our patches were
-applied to. What the .deb depends on are packages without a version, as debian/control leaves that open.
+The .deb is GENERATED_FROM the source package. That is a DESCENDANT_OF upstream's tarball, to which our patches were
+applied. Dependencies are packages without a version, because debian/control does not fix one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .bill import AUTHOR, Bill, Dependency, Source, person
 
 Element = dict[str, Any]
 _NAMESPACE = "https://spdx.org/spdxdocs"
-"""What the specification has for those who have no place of their own; nothing lies there."""
+"""The namespace that the specification offers to authors without a web site; its URLs need not exist."""
 _DOCUMENT = "SPDXRef-DOCUMENT"
 _PACKAGE = "SPDXRef-Package"
 _SOURCE = "SPDXRef-Source"
@@ -26,7 +26,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, slots=True)
 class _Elements:
-    """What a document holds of a source package, which all its .debs share."""
+    """The elements of a source package, which the documents of all its .debs share."""
 
     packages: list[Element] = field(default_factory=list)
     files: list[Element] = field(default_factory=list)
@@ -57,12 +57,12 @@ def text(bill: Bill) -> str:
 
 
 def _told(**values: object) -> Element:
-    """Return what there is a value of."""
+    """Return the non-empty values."""
     return {name: value for name, value in values.items() if value}
 
 
 def _element(spdx_id: str, name: str, where: str = _UNKNOWN, **more: object) -> Element:
-    """Return a package, whose files are not listed."""
+    """Return a package element without a list of its files."""
     return {"SPDXID": spdx_id, "name": name, "downloadLocation": where, "filesAnalyzed": False, **_told(**more)}
 
 
@@ -87,7 +87,7 @@ def _package(bill: Bill) -> Element:
 
 @lru_cache(maxsize=4)
 def _source(source: Source) -> _Elements:
-    """Return the source package, its files and patches, and how they are related."""
+    """Return the source package, its files and patches, and their relationships."""
     package = _element(
         _SOURCE,
         source.name,
@@ -135,7 +135,7 @@ def _dependency(name: str, one: Dependency) -> Element:
 
 
 def _need(name: str, one: Dependency) -> Element:
-    """Return how the .deb and a package that it names are related."""
+    """Return the relationship between the .deb and a package that it depends on, recommends or suggests."""
     said = f"{one.field}: {one.clause}"
     if one.needed:
         return _relationship(_PACKAGE, "DEPENDS_ON", name, said)
@@ -148,7 +148,7 @@ def _relationship(one: str, kind: str, other: str, comment: str = "") -> Element
 
 
 def _rights(source: Source) -> Element:
-    """Return the licences and holders, which debian/copyright has for the whole source package."""
+    """Return the licences and holders, which debian/copyright declares for the whole source package."""
     return {
         "licenseConcluded": _UNKNOWN,
         "licenseDeclared": source.licences.expression or _UNKNOWN,
