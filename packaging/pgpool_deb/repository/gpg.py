@@ -1,4 +1,4 @@
-"""Calls of gpg(1) and gpgv(1), and the keys that gpg lists."""
+"""Run gpg(1) and gpgv(1), and parse the keys that gpg lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A primary key with its subkeys, as `--with-colons` lists them: GnuPG's doc/DETAILS has the fields."""
+    """A primary key with its subkeys, as `--with-colons` lists them; GnuPG's doc/DETAILS defines the fields."""
 
     rows: tuple[Row, ...]
 
@@ -32,33 +32,36 @@ class Listed:
 
     @property
     def grip(self) -> str:
-        """The name under which gpg's agent has the primary key."""
+        """The keygrip of the primary key, under which gpg's agent stores it."""
         return next(row[9] for row in self.rows if row[0] == "grp")
 
     @property
     def signing(self) -> dict[str, Row]:
-        """The primary key and subkeys that sign, by their fingerprints.
+        """The primary key and subkeys that can sign, by their fingerprints.
 
-        Those that were revoked are not among them, nor, where secret keys are listed, those whose secret is not here.
+        Revoked keys are left out. So are, in a list of secret keys, those whose secret part is not on this machine.
         """
         parts = ((row, after[9]) for row, after in pairwise(self.rows) if row[0] in _PARTS and after[0] == "fpr")
         return {name: row for row, name in parts if "s" in row[11] and row[14] != "#" and row[1] != "r"}
 
     def lasting(self, moment: int) -> dict[str, Row]:
-        """Return those that sign at this time."""
+        """Return the keys of `signing` that are valid at this time, in seconds since 1970."""
         whole = _lasts(self.rows[0], moment)
         return {name: row for name, row in self.signing.items() if whole and _lasts(row, moment)}
 
     @property
     def end(self) -> int | None:
-        """When it ends to sign: with its primary key, or with the last of what signs; None where it never does."""
+        """The time at which it stops signing, in seconds since 1970; None if it never expires.
+
+        It is the earlier of the expiry of the primary key and that of the last key that signs.
+        """
         whole, parts = _end(self.rows[0]), [_end(row) for row in self.signing.values()]
         last = None if None in parts else max((one for one in parts if one is not None), default=0)
         return min((one for one in (whole, last) if one is not None), default=None)
 
 
 def refused_by_apt(row: Row) -> str | None:
-    """Return what an algorithm is that apt takes no signature of, None where apt takes it."""
+    """Return the description of a key algorithm whose signatures apt refuses; None if apt accepts it."""
     bits, algorithm = int(row[2] or 0), row[3]
     if algorithm in _RSA:
         return f"RSA of {bits} bits" if bits < _RSA_BITS else None
@@ -75,7 +78,10 @@ def _end(row: Row) -> int | None:
 
 
 def run(home: Path | None, words: Sequence[str], given: bytes = b"") -> bytes:
-    """Return what gpg writes, with this folder or the user's own; raises MachineError with its last line."""
+    """Run gpg with this home folder, or the user's own, and return its output.
+
+    Raises MachineError with gpg's last line if it fails.
+    """
     answer = subprocess.run(_command(home, words), input=given, capture_output=True, check=False)
     if answer.returncode != 0:
         said = answer.stderr.decode(errors="replace").strip().splitlines()
@@ -84,14 +90,14 @@ def run(home: Path | None, words: Sequence[str], given: bytes = b"") -> bytes:
 
 
 def secret_keys(home: Path | None, name: str | None = None) -> list[Listed]:
-    """Return the secret keys of this name, or all; none where there is none."""
+    """Return the secret keys that match this name, or all; empty if there are none."""
     words = ["--with-colons", "--with-keygrip", "--list-secret-keys", *([name] if name else [])]
     answer = subprocess.run(_command(home, words), capture_output=True, text=True, check=False)
     return list(_grouped(answer.stdout.splitlines()))
 
 
 def public_keys(keyring: bytes) -> list[Listed]:
-    """Return the keys that a keyring's bytes hold; none where they are no keyring."""
+    """Return the keys of a keyring; empty if the bytes are no keyring."""
     with tempfile.TemporaryDirectory() as home:
         words = ["--no-keyring", "--with-colons", "--show-keys"]
         answer = subprocess.run(_command(Path(home), words), input=keyring, capture_output=True, check=False)
@@ -113,13 +119,13 @@ def _grouped(lines: Iterable[str]) -> Iterator[Listed]:
 
 
 def end_agent(home: Path) -> None:
-    """End what gpg started for a folder."""
+    """End the daemons that gpg started for a home folder."""
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], capture_output=True, check=False)
 
 
 @contextmanager
 def at_short_path(folder: Path) -> Iterator[Path]:
-    """Yield another path of a folder: gpg's agent has its sockets in there, whose paths have 108 bytes at most."""
+    """Yield a short path of a folder: gpg's agent creates sockets in it, whose paths have at most 108 bytes."""
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-") as place:
         link = Path(place, "key")
         link.symlink_to(folder)
@@ -135,16 +141,16 @@ def _command(home: Path | None, words: Sequence[str]) -> list[str]:
 
 
 def verified(signed: bytes, keyring: bytes) -> str | None:
-    """Return what a clear signature of one of the keyring's keys covers, None where there is none.
+    """Return the text that a clear signature by one of the keyring's keys covers; None if there is no valid one.
 
-    As apt has it, a second signature may be of a key that is not known, but none may be wrong.
+    As in apt, additional signatures may be by unknown keys, but none may be bad.
     """
     answer = _gpgv(keyring, {"InRelease": signed}, ["--output", "-"])
     return answer.stdout.decode(errors="replace") if _good(answer) else None
 
 
 def signs(signature: bytes, data: bytes, keyring: bytes) -> bool:
-    """Tell whether this is a signature of the data by one of the keyring's keys, as `verified` does."""
+    """Return whether this is a signature of the data by one of the keyring's keys, by the rules of `verified`."""
     return _good(_gpgv(keyring, {"signature": signature, "data": data}))
 
 

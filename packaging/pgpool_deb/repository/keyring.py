@@ -1,4 +1,4 @@
-"""What a client needs to trust a repository: the key, and where it is, as files and as a package of each suite."""
+"""The keyring of a repository: its public key and .sources, as files and as a package in each suite."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Description: key and apt source of the packages of pgpool-II
  over a new key before the old one ends.
 """
 LICENSE = Path(__file__).parents[3] / "LICENSE"
-"""Of the package's files as of all of this project."""
+"""The licence of this project, which also covers the package's files."""
 
 
 def sources(url: str, suite: str) -> str:
@@ -46,10 +46,10 @@ def sources(url: str, suite: str) -> str:
 
 
 def lines(url: str, suite: str, key: bytes) -> list[str]:
-    """Return what an administrator pastes to have apt trust and read a suite, and to install a cluster from it.
+    """Return the commands that an administrator pastes to add a suite to apt and to install a cluster from it.
 
-    apt-helper is in apt itself: a server that knows nothing has neither curl nor wget. It fetches as root, as apt's own
-    user cannot write to where the files go, and would say so.
+    apt-helper is part of apt; a minimal server has neither curl nor wget. It downloads as root, because apt's own user
+    cannot write to the target folders, and apt would print a warning.
     """
     fetch = f"/usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file {url}/keyring"
     return [
@@ -60,9 +60,10 @@ def lines(url: str, suite: str, key: bytes) -> list[str]:
 
 
 def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: int) -> None:
-    """Have a suite offer its keyring package, a new version where the key or the place changed.
+    """Add a new version of the keyring package to a suite if the key or the URL changed.
 
-    `number` is the release's: versions rise with it, and those of a testing suite are below the stable one's.
+    `number` is the number of the Debian release. Versions rise with it, and a testing suite's version sorts below that
+    of the stable suite.
     """
     text = sources(repository.url, suite.name)
     held = digest(key.public, repository.url, suite.name)
@@ -79,12 +80,12 @@ def offer(repository: Repository, suite: Suite, number: int, key: Key, moment: i
 
 
 def digest(key: bytes, url: str, suite: str) -> str:
-    """Return the hash of what the keyring package of a suite holds."""
+    """Return the hash of the contents of a suite's keyring package."""
     return hashlib.sha256(key + sources(url, suite).encode()).hexdigest()
 
 
 def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> Path:
-    """Make the package; its bytes depend on nothing else."""
+    """Build the package; its bytes depend only on the arguments."""
     tree = place / "tree"
     files = {
         "DEBIAN/control": CONTROL.format(name=NAME, version=version, maintainer=MAINTAINER).encode(),
@@ -106,7 +107,7 @@ def _package(place: Path, version: str, text: str, key: bytes, moment: int) -> P
 
 
 def held(state: Path) -> bytes | None:
-    """Return the public key of a state, None where it has none."""
+    """Return the public key of a state, None if it has none."""
     path = state / "keyring" / f"{NAME}.gpg"
     return path.read_bytes() if path.is_file() else None
 

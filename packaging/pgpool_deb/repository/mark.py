@@ -1,4 +1,4 @@
-"""repository.json: what tells a repository of ours from any other folder, and the URL that clients find it by."""
+"""repository.json: marks a folder as one of our repositories and holds the URL at which clients reach it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .inside import Lack
 NAME = "repository.json"
 _FORMAT = 1
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:/[A-Za-z0-9._~:/@%+,=\[\]-]+")
-"""What apt reads as one address in a .sources file, and a shell as one word of the lines to paste."""
+"""URLs that apt reads as one address in a .sources file, and a shell as one word of the commands to paste."""
 
 
 def text(url: str) -> str:
-    """Return what the file holds."""
+    """Return the contents of the file."""
     return json.dumps({"format": _FORMAT, "url": url}) + "\n"
 
 
 def url_of(path: Path) -> str:
-    """Return the URL that a repository has; raises UsageError where the folder is no repository of ours."""
+    """Return the URL of a repository; raises UsageError if the folder is not one of our repositories."""
     data = inside.read(path, NAME)
     if data is Lack.MISSING:
         raise UsageError(f"{path} is no repository of ours", hint="./invoke publish --to DIR makes one")
@@ -40,7 +40,7 @@ def url_of(path: Path) -> str:
 
 
 def address(url: str) -> str:
-    """Return a URL as it is remembered; raises UsageError where apt could not read it."""
+    """Return a URL in the form in which it is stored; raises UsageError if apt could not read it."""
     if not _URL.fullmatch(url):
         hint = "it takes what apt takes, as https://packages.example.org/pgpool; a space is written %20"
         raise UsageError(f"--url {url!r} is no address", hint=hint)
@@ -48,7 +48,10 @@ def address(url: str) -> str:
 
 
 def address_of(path: Path) -> str:
-    """Return the URL by which apt reads a folder; raises UsageError where it cannot, as it decodes such a URL twice."""
+    """Return the file: URL of a folder; raises UsageError for names that apt cannot read.
+
+    apt decodes such a URL twice, so the name must not contain "%". Unprintable characters are refused, too.
+    """
     if "%" in str(path) or not str(path).isprintable():
         raise UsageError(f"apt cannot read the folder {path}", hint="choose a name without %, or say --url")
     return path.as_uri()

@@ -1,4 +1,4 @@
-"""The project's own key: made on first use, its primary key apart from the subkey that signs."""
+"""The project's own key: created on first use, with the primary key stored apart from the subkey that signs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SUBKEY_YEARS = "3y"
 
 
 class KeyType(StrEnum):
-    """What a key is made of; the values are gpg's names."""
+    """The algorithm of a key; the values are gpg's names."""
 
     ED25519 = "ed25519"
     RSA4096 = "rsa4096"
 
     @classmethod
     def parse(cls, name: str) -> KeyType:
-        """Return the type of this name; raises UsageError that lists those that there are."""
+        """Return the type of this name; raises UsageError with a list of the types if there is none."""
         try:
             return cls(name)
         except ValueError as error:
@@ -36,17 +36,18 @@ class KeyType(StrEnum):
 
 
 def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None]) -> Path:
-    """Return the folder of the key: gnupg/ with what signs, and `made` with the fingerprints of the primary keys.
+    """Return the folder of the key, and create the key if there is none.
 
-    Where there is none it is made, of the type that is wanted (Ed25519 by default), as of `moment`. Raises UsageError
-    where there is one of another type, MachineError where gpg fails or the folder cannot be written.
+    gnupg/ has the subkey that signs, and `made` the fingerprints of the primary keys. A new key is of the type `wanted`
+    (Ed25519 by default) and dated `moment`. Raises UsageError if a key of another type exists, MachineError if gpg
+    fails or the folder cannot be written.
     """
     folder = Path(platformdirs.user_data_dir("pgpool-deb")) / "archive-key"
     if (folder / "made").exists():
         if wanted is not None:
             _refuse_another_type(folder, wanted)
         return folder
-    shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left: no signature is of it
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run, and never used to sign
     try:
         (folder / "gnupg").mkdir(parents=True, mode=0o700)
         folder.chmod(0o700)
@@ -62,7 +63,7 @@ def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None])
 
 
 def fingerprints(folder: Path) -> list[str]:
-    """Return the fingerprints of the primary keys that sign: one, or while clients go over to another, both."""
+    """Return the fingerprints of the primary keys that sign: one, or two during a key change."""
     return (folder / "made").read_text(encoding="ascii").split()
 
 
@@ -77,7 +78,7 @@ def _refuse_another_type(folder: Path, wanted: KeyType) -> None:
 
 
 def _make(home: Path, primary: Path, made_of: KeyType, moment: int) -> str:
-    """Make a key whose primary key is in a file of its own, and whose subkey signs; return its fingerprint."""
+    """Create a key whose subkey signs, move its primary key to the file `primary`, and return its fingerprint."""
     at = ["--faked-system-time", f"{moment}!", "--passphrase", ""]
     gpg.run(home, [*at, "--quick-generate-key", _USER, made_of, "cert", PRIMARY_YEARS])
     fingerprint = gpg.secret_keys(home)[0].fingerprint

@@ -1,4 +1,4 @@
-"""Keys that sign a repository: the project's own, those of the user's keyring, and those of files."""
+"""Keys that sign a repository: the project's own, or keys from the user's keyring, files or the environment."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from . import gpg, own_key
 from .own_key import KeyType
 
 WARNED_DAYS = 60
-"""With fewer days left, a key's end is told."""
+"""Warn if a key expires in fewer days than this."""
 _FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{16,40}")
 _DAY = 86400
 _VARIABLE = "env:"
 _SHOWN = 80
-"""How much of a wrong --key a message repeats."""
+"""The number of characters of a wrong --key that a message repeats."""
 _ARMOR = b"-----BEGIN PGP "
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What signs: one key, or while clients go over from one to another, both.
+    """The keys that sign: one, or two during a key change.
 
-    `home` is gpg's folder with them, None for the user's own. `public` has the public keys as apt's Signed-By takes
-    them, without other people's signatures. `ends` is when each ends to sign, by the fingerprint of its primary key, in
-    seconds since 1970; None where it never does. `parts` are the fingerprints of what makes signatures: every subkey
-    that signs, so that a client whose keyring has the older one alone is served while both last.
+    `home` is their gpg home folder, None for the user's own. `public` holds the public keys in the format of apt's
+    Signed-By, without third-party signatures. `ends` holds the expiry of each key by the fingerprint of its primary
+    key, in seconds since 1970, or None if it never expires. `parts` holds the fingerprints of every subkey that signs,
+    so that clients with only the older subkey can verify signatures until it expires.
     """
 
     home: Path | None
@@ -49,11 +49,11 @@ class Key:
         return tuple(self.ends)
 
     def clearsigned(self, text: str, moment: int) -> str:
-        """Return InRelease: the text with its signature of this time. Raises MachineError."""
+        """Return InRelease: the text, clear-signed with this time (s since 1970). Raises MachineError if gpg fails."""
         return gpg.run(self.home, [*self._signing(moment), "--clearsign"], text.encode()).decode()
 
     def signature(self, text: str, moment: int) -> str:
-        """Return Release.gpg: the signature alone, armored. Raises MachineError."""
+        """Return Release.gpg: the detached signature, armored. Raises MachineError if gpg fails."""
         return gpg.run(self.home, [*self._signing(moment), "--armor", "--detach-sign"], text.encode()).decode()
 
     def _signing(self, moment: int) -> list[str]:
@@ -64,28 +64,28 @@ class Key:
 
 
 def _leave(moment: int) -> None:
-    """Wait while it is this second, or the one before it.
+    """Wait until `moment` and the second before it are over.
 
-    gpg does not stop its clock at a time that is the present one when it starts (gnupg_set_time in common/gettime.c):
-    a signature that is finished a second later would have that second in it, and other bytes.
+    gpg does not freeze its clock at a time that equals the present when it starts (gnupg_set_time in
+    common/gettime.c). A signature that is finished a second later would then contain that second, and other bytes.
     """
     while moment - 1 <= time.time() < moment + 1:
         time.sleep(0.05)
 
 
 def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:
-    """Return the keys that end within 60 days, by their fingerprints: for how many whole days they sign yet."""
+    """Return the whole days until expiry, by fingerprint, of the keys that expire within 60 days."""
     left = {name: (end - moment) // _DAY for name, end in ends.items() if end is not None}
     return {name: days for name, days in left.items() if days < WARNED_DAYS}
 
 
 @contextmanager
 def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: KeyType | None = None) -> Iterator[Key]:
-    """Yield the key that was chosen.
+    """Yield the keys of --key.
 
-    That is, by commas, files, variables of the environment (`env:NAME`), or fingerprints in the user's keyring; where
-    none is chosen, the project's own, which is made on first use, of the type that is wanted, as of `moment`. Raises
-    UsageError for a key that cannot sign then or that apt refuses, MachineError where gpg fails.
+    `chosen` is a comma-separated list of files, environment variables (`env:NAME`), or fingerprints in the user's
+    keyring. None chooses the project's own key. On first use, that key is created with the type `wanted` and the date
+    `moment`. Raises UsageError for a key that cannot sign at `moment` or that apt refuses, MachineError if gpg fails.
     """
     if chosen is None:
         folder = own_key.obtained(wanted, moment, report)
@@ -103,7 +103,7 @@ def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: 
 
 
 def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
-    """Return the keys of these identifiers; raises UsageError where one is not there, or cannot sign at this time."""
+    """Return the keys with these fingerprints; raises UsageError if one is missing or cannot sign at this time."""
     ends: dict[str, int | None] = {}
     parts: list[str] = []
     for name in names:
@@ -131,7 +131,7 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
 
 
 def _exported(name: str) -> bytes:
-    """Return what a file or a variable of the environment holds."""
+    """Return the exported key in a file or an environment variable."""
     if name.startswith(_VARIABLE):
         return _taken(name.removeprefix(_VARIABLE))
     try:
@@ -143,14 +143,15 @@ def _exported(name: str) -> bytes:
 def _is_file(name: str) -> bool:
     try:
         return Path(name).is_file()
-    except OSError:  # as a whole key is too long for a path
+    except OSError:  # for example, a whole key is too long for a path
         return False
 
 
 def _taken(name: str) -> bytes:
-    """Take the key out of a variable of the environment, so that no program that is started later inherits it.
+    """Return the key in an environment variable, and unset the variable so that child processes do not inherit it.
 
-    It is armored, or the exported bytes in base64: some platforms hide a secret in logs only where it is one line.
+    The key is armored, or the exported bytes are in base64: some platforms mask a secret in logs only if it is one
+    line.
     """
     text = os.environ.pop(name, "").strip().encode()
     if not text:
@@ -166,9 +167,9 @@ def _taken(name: str) -> bytes:
 
 @contextmanager
 def _imported(exported: Sequence[tuple[str, bytes]], moment: int) -> Iterator[Key]:
-    """Yield the keys that these places hold as exported, in a folder of memory that goes with the block.
+    """Import exported keys into a temporary folder, and yield them; the folder is removed after the block.
 
-    They never lie on a disk.
+    The folder is in memory (/dev/shm) if that is writable, so that the keys are never written to a disk.
     """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder of this process below it
     with tempfile.TemporaryDirectory(prefix="pgpool-deb-key-", dir=memory) as place:
