@@ -1,4 +1,4 @@
-"""What a new state has of the states before it, by hard links: suites that did not change, and indexes by hash."""
+"""Hard-link unchanged suites and by-hash indexes from earlier states into a new state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .tree import Repository, moment_of
 
 BY_HASH_SECONDS = 24 * 3600
 BY_HASH_STATES = 3
-"""How long, and for how many states at least, indexes stay under their hashes: a client may be on its way."""
+"""Indexes stay available by hash for at least 24 hours and for at least 3 states.
+
+A client may still be downloading the indexes of an earlier Release.
+"""
 
 
 def keep(before: Path, state: Path, name: str) -> None:
-    """Have a suite in a new state as it was in the state before, by hard links."""
+    """Hard-link an unchanged suite from the previous state into the new one."""
     for path in (before / "dists" / name).rglob("*"):
         if not path.is_dir() and "by-hash" not in path.parts:
             target = state / path.relative_to(before)
@@ -25,7 +28,7 @@ def keep(before: Path, state: Path, name: str) -> None:
 
 
 def link_by_hash(repository: Repository, state: Path, moment: int) -> None:
-    """Give a new state its by-hash folders: its own indexes, and those that clients may still ask for."""
+    """Create the by-hash folders of a new state: its own indexes, and earlier ones that clients may still request."""
     for folder in (state / "dists").iterdir():
         _link_indexes(folder, folder)
     states = repository.states
@@ -45,7 +48,7 @@ def _link_indexes(origin: Path, target: Path) -> None:
 
 
 def _link(path: Path, target: Path) -> None:
-    """Give a file another name; raises UsageError where it is missing, or none."""
+    """Hard-link a file; raises UsageError if it is missing or not a regular file."""
     if path.is_symlink() or not path.is_file():
         why = "is no regular file" if path.is_symlink() or path.exists() else "is missing"
         raise UsageError(f"{path} {why}", hint="a state before, below snapshot/, has its like")

@@ -1,4 +1,4 @@
-"""Adding packages to a suite, with the Contents of what an architecture that is new in it shares with the others."""
+"""Add packages to a suite; a new architecture also gets the Contents of packages for all architectures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .suites import Suite
 
 
 def grow(repository: Path, suite: Suite, added: Indexed) -> None:
-    """Add packages that the suite has not, whose files are in the pool.
+    """Add packages that the suite lacks and whose files are in the pool.
 
-    An architecture that comes with them also gets the Contents of the packages for all architectures that are there;
-    indexes of the others have nothing of the new one. Raises MachineError where apt-ftparchive fails.
+    An architecture that is new in the suite also gets the Contents of the suite's existing `Architecture: all`
+    packages. The indexes of the other architectures do not change. Raises MachineError if apt-ftparchive fails.
     """
     new = {name for name in added.contents if name not in suite.contents}
     shared = [file for one in suite.packages if one.architecture == "all" for file in one.files]

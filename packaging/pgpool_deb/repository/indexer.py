@@ -1,4 +1,4 @@
-"""Stanzas of new packages, by apt-ftparchive(1), and indexes as they are compressed."""
+"""Index new packages with apt-ftparchive(1), and compress indexes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _OPTIONS = [
 
 
 def index(repository: Path, files: Iterable[PoolFile], architectures: Collection[str] = ()) -> Indexed:
-    """Return what apt-ftparchive says of these files of the pool, for their architectures and the ones named.
+    """Return the index of these files of the pool, for their architectures and the ones named.
 
-    Raises MachineError where it fails.
+    Raises MachineError if apt-ftparchive fails.
     """
     files = list(files)
     found = {file.path.removesuffix(".deb").rpartition("_")[2] for file in files if file.path.endswith(".deb")}
     names = sorted((found | set(architectures)) - {"all"}) or ["amd64"]
     with _pool_of(repository, files) as place, ThreadPoolExecutor() as pool:
         packages = pool.submit(_run, place, [*_OPTIONS, "packages", "pool"])
-        told = pool.map(partial(_contents, place), names)  # all of them begin now
+        told = pool.map(partial(_contents, place), names)  # all start immediately
         sources = parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
         return Indexed(parsed(packages.result()), sources, dict(zip(names, told, strict=True)))
 
 
 def contents(repository: Path, files: Iterable[PoolFile], architectures: Iterable[str]) -> dict[str, str]:
-    """Return the Contents of these files of the pool for each of these architectures; raises MachineError."""
+    """Return the Contents of these files of the pool by architecture; raises MachineError if apt-ftparchive fails."""
     names = sorted(architectures)
     with _pool_of(repository, list(files)) as place, ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(partial(_contents, place), names), strict=True))
@@ -50,7 +50,7 @@ def _contents(place: str, architecture: str) -> str:
 
 @contextmanager
 def _pool_of(repository: Path, files: Collection[PoolFile]) -> Iterator[str]:
-    """Yield a folder whose pool/ has these files alone."""
+    """Yield a temporary folder whose pool/ has hard links to only these files."""
     with tempfile.TemporaryDirectory(prefix=".partial-index-", dir=repository) as place:
         for folder in {os.path.dirname(file.path) for file in files}:  # noqa: PTH120 - of thousands
             Path(place, folder).mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def _pool_of(repository: Path, files: Collection[PoolFile]) -> Iterator[str]:
 
 
 def compressed(text: str) -> bytes:
-    """Return the text as GNU gzip packs it: its bytes are the same on every release of Debian."""
+    """Return the text compressed by GNU gzip, whose output is identical on every Debian release."""
     answer = subprocess.run(["gzip", "-6n"], input=text.encode(), capture_output=True, check=True)
     return answer.stdout
 

@@ -1,4 +1,4 @@
-"""index.html of a repository: its suites, what is in them, how to add them, and the key. It has no script."""
+"""Render index.html of a repository: its suites, their packages, how to add them, and the key. It has no script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("index.html.j2")
 
 
 def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequence[Advisory]) -> str:
-    """Return the page; `known` are the advisories that sources.toml has."""
+    """Return the page; `known` holds the advisories of sources.toml."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         url=url,
@@ -44,10 +44,10 @@ def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequ
 
 
 def older(newest: Mapping[str, str]) -> str:
-    """Return the command that installs an older pgpool2 of a suite; `newest` are the versions by package.
+    """Return the command that installs an older pgpool2 of a suite; `newest` holds the versions by package.
 
-    It depends on the library of its own build, and apt takes an older one only where it is named. Empty where the suite
-    has no pgpool2.
+    The command also names the library of the same build, because apt installs an older dependency only if it is named.
+    Empty if the suite has no pgpool2.
     """
     libraries = (name for name in sorted(newest) if re.fullmatch(r"libpgpool\w*\d", name))
     names = [name for name in ("pgpool2", *libraries) if newest.get(name) == newest.get("pgpool2")]

@@ -1,4 +1,4 @@
-"""The pool of a repository: files that are put there once, and never written twice."""
+"""The pool of a repository: each published file is added once and never overwritten."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pgpool_deb.errors import UsageError
 from .stanzas import PoolFile
 
 PARTIAL = ".partial-"
-"""What the names of files and folders begin with that are not whole yet."""
+"""The prefix of the names of incomplete files and folders."""
 _MANY = 100
 _MODE = 0o644
 
 
 class Found(Enum):
-    """What the pool has under the name of a file."""
+    """The state of a file's name in the pool."""
 
     NOTHING = "nothing"
     SAME = "the same file"
@@ -29,7 +29,7 @@ class Found(Enum):
 
 
 def find(repository: Path, file: PoolFile) -> Found:
-    """Tell what the pool has under the name of a file; raises UsageError as `place_of` does."""
+    """Return whether the pool has this file, another one of its name, or none; raises UsageError as `place_of` does."""
     place = place_of(repository, file.path)
     if not os.path.exists(place):  # noqa: PTH110 - of thousands
         return Found.NOTHING
@@ -38,9 +38,9 @@ def find(repository: Path, file: PoolFile) -> Found:
 
 
 def place_of(repository: Path, path: str) -> str:
-    """Return where the pool has a file, or is to have it.
+    """Return the path of a file in the pool, whether or not it exists.
 
-    Raises UsageError where that is a symbolic link, or below one, or anything else than a regular file.
+    Raises UsageError if the path is a symbolic link or below one, or exists and is not a regular file.
     """
     place = f"{repository}/{path}"
     if _is_link(place, str(repository)):
@@ -51,14 +51,15 @@ def place_of(repository: Path, path: str) -> str:
 
 
 def _is_link(place: str, above: str) -> bool:
-    """Tell whether a path, or a folder of it below another, is a symbolic link."""
+    """Return whether a path, or one of its folders below `above`, is a symbolic link."""
     return place != above and (os.path.islink(place) or _is_link(place.rpartition("/")[0], above))  # noqa: PTH114
 
 
 def admit(repository: Path, files: Sequence[tuple[Path | bytes, PoolFile]]) -> Iterator[Path]:
-    """Put files that were checked, or their bytes, into the pool, and yield each that is new there.
+    """Add checked files, or their bytes, to the pool, and yield each path that is new.
 
-    None has its name before it is whole and on the disk. Raises OSError, and UsageError as `place_of` does.
+    A file gets its name only after it is complete and flushed to the disk. Raises OSError, and UsageError as `place_of`
+    does.
     """
     places = [place_of(repository, file.path) for _, file in files]
     folders = sorted({place.rpartition("/")[0] for place in places})
@@ -81,7 +82,7 @@ def admit(repository: Path, files: Sequence[tuple[Path | bytes, PoolFile]]) -> I
 
 
 def _written(origin: Path | bytes, target: str) -> None:
-    """Write a file that every user may read, whatever the umask is."""
+    """Write a file that every user may read, regardless of the umask."""
     if isinstance(origin, Path):
         shutil.copyfile(origin, target)
         os.chmod(target, _MODE)  # noqa: PTH101 - of thousands
@@ -92,7 +93,7 @@ def _written(origin: Path | bytes, target: str) -> None:
 
 
 def all_flushed(paths: Sequence[str], below: Path) -> None:
-    """Have the kernel write these files; where there are many, all that the file system has yet to write."""
+    """Flush these files to the disk; if there are more than 100, flush the whole file system."""
     if len(paths) > _MANY:
         subprocess.run(["sync", "--file-system", str(below)], check=True)
     else:
@@ -101,7 +102,7 @@ def all_flushed(paths: Sequence[str], below: Path) -> None:
 
 
 def flushed(path: str | Path) -> None:
-    """Have the kernel write a file or folder to the disk: a power cut leaves what a name says."""
+    """Flush a file or folder to the disk, so that a name never refers to missing contents after a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The shape that a repository's folder must have before anything is written to it: no link out of it, none missing."""
+"""Check the layout of a repository's folder before writing to it: its links must exist and must not lead out of it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from . import inside
 
 POINTER = "current"
 BEHIND_POINTER = ("dists", "index.html", "keyring")
-"""Names in the repository's folder that are links through the pointer."""
+"""Names in the repository's folder that are symbolic links through `current`."""
 STATES = "snapshot"
 _STATE = re.compile(r"\d{8}T\d{6}Z")
 _COPIED = "was the folder copied without its symbolic links? cp -a and rsync -a keep them"
 
 
 def states(path: Path) -> tuple[Path, ...]:
-    """Return the folders of all states that are kept, oldest first; what has another name is none of ours."""
+    """Return the folders of all states, oldest first; ignores folders with other names."""
     found = (one for one in (path / STATES).iterdir() if _STATE.fullmatch(one.name))
     return tuple(sorted(one for one in found if one.is_dir()))
 
 
 def refuse_other(path: Path) -> None:
-    """Raise UsageError where a repository's folder has links elsewhere, or others in place of its own; MachineError."""
+    """Raise UsageError if a repository's folder has links that lead elsewhere, or other files in place of its links.
+
+    Raises MachineError if the folder cannot be read.
+    """
     try:
         _refuse_other(path)
     except OSError as error:

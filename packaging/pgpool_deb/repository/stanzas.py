@@ -1,8 +1,7 @@
-"""The texts of a suite's indexes, as apt reads them: Packages, Sources, Contents and Release. Pure.
+"""Parse, merge and render the indexes of a suite: Packages, Sources, Contents and Release. Pure.
 
-An index is merged rather than made anew: what a publish costs grows with what is new. Stanzas are sorted by the path
-of their file, and the lines of Contents by theirs, so an index depends on what is in it and not on the order of
-publishing.
+New stanzas are merged into an index, so the cost of a publish grows mainly with the number of new packages. Stanzas and
+lines of Contents are sorted by path, so an index depends on its contents and not on the order of publishing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _ASKED = re.compile(r"^(Package|Version|Architecture|Filename|Directory): (.*)$"
 _OF_FILE = re.compile(r"^(Filename|SHA256|Size): (.*)$", re.MULTILINE)
 _DSC = re.compile(r"^ .* (\S+\.dsc)$", re.MULTILINE)
 _NAMED = 100
-"""How many packages without a proof a description names."""
+"""The maximum number of unproved packages that a description names."""
 _CHECKSUM = re.compile(r"^ ([0-9a-f]{64}) +(\d+) +(\S+)$", re.MULTILINE)
 
 
@@ -37,9 +36,9 @@ class PoolFile:
 
 @dataclass(frozen=True, slots=True)
 class Stanza:
-    """A paragraph of Packages or Sources, without the empty line behind it, and what is often asked of it.
+    """A paragraph of Packages or Sources, without the empty line after it, and its most used fields.
 
-    `place` is what it is sorted by and known by: the path of its .deb or .dsc.
+    `place` is the path of its .deb or .dsc; it identifies the stanza and is its sort key.
     """
 
     text: str
@@ -50,14 +49,14 @@ class Stanza:
 
     @classmethod
     def parse(cls, text: str) -> Stanza:
-        """Return the stanza of this text."""
+        """Parse a stanza."""
         found = dict(_ASKED.findall(text))
         place = found.get("Filename") or f"{found.get('Directory', '')}/{_DSC.search(text)[1]}"  # type: ignore[index]
         return cls(text, found["Package"], found["Version"], found.get("Architecture", ""), place)
 
     @property
     def fields(self) -> dict[str, str]:
-        """All its fields by their names, those of debian/control included."""
+        """All its fields by name, including those of debian/control."""
         return dict(_FIELD.findall(self.text))
 
     @property
@@ -76,7 +75,7 @@ class Stanza:
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What is said of some files of the pool: stanzas of .debs and of .dscs, and lines of Contents by architecture."""
+    """The index of some files of the pool: stanzas of .debs and of .dscs, and lines of Contents by architecture."""
 
     packages: tuple[Stanza, ...] = ()
     sources: tuple[Stanza, ...] = ()
@@ -89,13 +88,13 @@ def parsed(index: str) -> tuple[Stanza, ...]:
 
 
 def merged(*indexes: Iterable[Stanza]) -> tuple[Stanza, ...]:
-    """Return all stanzas in their order, each once; of two of the same place the later counts."""
+    """Return all stanzas in their order, each once; of two with the same place, the later one replaces the earlier."""
     found = {stanza.place: stanza for index in indexes for stanza in index}
     return tuple(found[place] for place in sorted(found))
 
 
 def newest(stanzas: Iterable[Stanza], before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the newest version of each package by its name, those of `before` included."""
+    """Return the newest version of each package by its name, including those of `before`."""
     found = dict(before or {})
     for stanza in stanzas:
         known = found.get(stanza.package)
@@ -106,7 +105,7 @@ def newest(stanzas: Iterable[Stanza], before: Mapping[str, str] | None = None) -
 
 @lru_cache(maxsize=4096)
 def _is_older(one: str, other: str) -> bool:
-    """Compare versions; those of the packages of one source are mostly the same."""
+    """Compare versions; cached, because the packages of one source mostly share their version."""
     return one != other and Version(one) < Version(other)
 
 
@@ -116,7 +115,7 @@ def written(stanzas: Iterable[Stanza]) -> str:
 
 
 def merged_contents(*texts: str) -> str:
-    """Return a Contents index with the paths of all; each line names its packages in their order, each once."""
+    """Return the union of Contents indexes; each line names the sorted packages of a path, each once."""
     found: dict[str, set[str]] = {}
     for text in texts:
         for line in text.splitlines():
@@ -127,18 +126,18 @@ def merged_contents(*texts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What Release says of a suite beside its indexes; times in seconds since 1970."""
+    """The fields of Release other than the list of indexes; times in seconds since 1970."""
 
     suite: str
     description: str
     architectures: tuple[str, ...]
     date: int
     valid_until: int | None
-    """None: apt takes it for current for ever."""
+    """None if apt accepts it without a time limit."""
     origin: str = "pgpool-deb"
 
     def text(self, indexes: Mapping[str, bytes]) -> str:
-        """Return the text of Release; `indexes` by their paths below the suite's folder."""
+        """Return the text of Release; `indexes` holds their bytes by their paths below the suite's folder."""
         lines = [
             f"Origin: {self.origin}", f"Label: {self.origin}", f"Suite: {self.suite}", f"Codename: {self.suite}",
             f"Date: {_rfc(self.date)}",
@@ -151,9 +150,9 @@ class Release:
 
 
 def described(release: str, suite: str, unproved: Sequence[str], *, archived: bool = False) -> str:
-    """Return the description of a suite, which names what was published without a proof: suite.json names all of it.
+    """Return the description of a suite, which names at most 100 unproved packages; suite.json names all of them.
 
-    It is one line of Release, and gpg cuts a line of more than 20,000 characters where it signs within a text.
+    The description is one line of Release, and gpg truncates lines of more than 20,000 characters in clear-signed text.
     """
     title = "tested" if suite == release else "to be tested"
     if archived:
@@ -170,7 +169,7 @@ def listed(release: str) -> dict[str, PoolFile]:
 
 
 def valid_until(release: str) -> int | None:
-    """Return until when apt takes a Release text for current, in seconds since 1970; None where it does not say."""
+    """Return the Valid-Until of a Release text, in seconds since 1970; None if it has none."""
     found = re.search(r"^Valid-Until: (.*)$", release, re.MULTILINE)
     return int(datetime.strptime(found[1], _TIME).replace(tzinfo=UTC).timestamp()) if found else None
 

@@ -1,4 +1,4 @@
-"""Writing a new state of a repository: its time, the suites that changed, and those that stay as they were."""
+"""Write a new state of a repository: its time, the changed suites, and the unchanged ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .suites import Suite
 from .tree import Repository, moment_of
 
 _SAME_SECOND = 60
-"""Publishes in one second get the seconds after it; a clock that is further behind is wrong."""
+"""Publishes within one second get the following seconds. If the clock is further behind, in seconds, it is wrong."""
 Report = Callable[[str], None]
 
 
@@ -28,10 +28,10 @@ Report = Callable[[str], None]
 def session(
     repository: Repository, chosen: str | None, report: Report, wanted: KeyType | None = None
 ) -> Iterator[tuple[Key, int]]:
-    """Hold the repository's lock, and yield the key that signs and the time of the state that is to be written.
+    """Hold the repository's lock, and yield the key that signs and the time of the state to be written.
 
-    Says so where a key ends within 60 days; `wanted` is what the project's own is made of on first use. Raises
-    UsageError for a wrong clock or key.
+    Reports a warning if a key expires within 60 days. `wanted` is the type of the project's own key, which is created
+    on first use. Raises UsageError for a wrong clock or key.
     """
     with repository.locked(report):
         moment = moment_after(repository.state)
@@ -43,10 +43,10 @@ def session(
 
 
 def write(project: Project, repository: Repository, changed: Sequence[Suite], key: Key, moment: int) -> None:
-    """Have clients see these suites as they are now, and all others as before.
+    """Write and switch to a new state with these changed suites; all other suites stay the same.
 
-    Those that end soon are signed anew; where the key or the URL is another than before, all are, and offer it to their
-    clients.
+    Suites with fewer than 20 days until Valid-Until are signed again. If the key or the URL changed, all suites that
+    are not up to date are signed again and get a keyring package with the change.
     """
     before = repository.state
     table = ReleaseTable.load(project.releases)
@@ -73,7 +73,7 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
 
 
 def _to_be_told(before: Path | None, changed: Collection[str], url: str, key: Key) -> list[Suite]:
-    """Return the suites that have not changed, but whose clients were told of another key or URL than these."""
+    """Return the unchanged suites whose keyring package holds another key or URL than these."""
     return [
         suites.verified(before, one.name, one.release, key)
         for one in suites.summaries(before)
@@ -82,7 +82,7 @@ def _to_be_told(before: Path | None, changed: Collection[str], url: str, key: Ke
 
 
 def moment_after(before: Path | None) -> int:
-    """Return the time of a new state: $SOURCE_DATE_EPOCH, else the second that has just passed, as keys sign for it.
+    """Return the time of a new state: $SOURCE_DATE_EPOCH, else the previous second, for which gpg can sign.
 
     Raises UsageError for a wrong clock.
     """

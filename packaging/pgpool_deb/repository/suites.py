@@ -1,4 +1,4 @@
-"""Suites of a state: reading them from the state before, and writing their indexes and signatures beside it."""
+"""Suites of a state: read them from the previous state, and write their indexes and signatures to the new one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .signing import Key
 from .stanzas import Indexed, PoolFile, Stanza
 
 VALID_DAYS = 30
-"""For how long apt takes a state for current."""
+"""The days from signing a suite to its Valid-Until."""
 RENEWED_DAYS = 20
-"""With fewer days left, a suite is signed anew by any publish."""
+"""Every publish signs a suite again if it has fewer days than this until Valid-Until."""
 _DAY = 24 * 3600
 _LIKE = "the state before, below snapshot/, has its like"
 SUMMARY = "suite.json"
 TESTING = "testing"
-"""What the name of a suite for packages that are yet to be tried ends in."""
+"""The suffix of the names of suites for packages that still have to be tested."""
 _SERVER_MODULE = re.compile(r"postgresql-(\d+)-pgpool2")
 
 
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def order(self) -> tuple[str, Version]:
-        """What rows are sorted by."""
+        """The sort key of rows."""
         return self.source, _version(self.version)
 
 
@@ -55,7 +55,7 @@ def _version(text: str) -> Version:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is told of a suite; kept beside its indexes, which need not be read for it. `rows` are in their order."""
+    """The summary of a suite (suite.json), stored so that readers need not parse the indexes. `rows` are sorted."""
 
     name: str
     release: str
@@ -68,7 +68,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Suite:
-    """What a suite holds; `contents` by architecture, `unproved` titles of packages that no matrix has proved."""
+    """A suite; `contents` is by architecture, `unproved` holds the titles of packages that no matrix has proved."""
 
     name: str
     release: str
@@ -80,19 +80,19 @@ class Suite:
     newest: dict[str, str] = field(default_factory=dict)
     """The newest version of each package, by its name."""
     keyring: str = ""
-    """What the newest keyring package in it holds, as a hash."""
+    """The hash of the contents of its newest keyring package."""
     archived: bool = False
-    """Its release is past its end: nothing is added, and apt takes it for current for ever."""
+    """Its release is past its end of life: nothing is added, and it has no Valid-Until."""
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The architectures that it is for; one that it was for once stays."""
+        """The architectures of its packages and Contents; an architecture is never removed."""
         found = {stanza.architecture for stanza in self.packages} - {"all"}
         return tuple(sorted(found | set(self.contents))) or ("amd64",)
 
     @property
     def places(self) -> set[str]:
-        """The paths of all .debs and .dscs that it has."""
+        """The paths of all its .debs and .dscs."""
         return {stanza.place for stanza in (*self.packages, *self.sources)}
 
     @property
@@ -101,7 +101,7 @@ class Suite:
         return tuple(file for stanza in (*self.packages, *self.sources) for file in stanza.files)
 
     def grow(self, added: Indexed) -> None:
-        """Add packages that the suite has not; what that costs depends on their number alone, but for the merging."""
+        """Add packages that the suite lacks; apart from the merging, the cost depends only on their number."""
         self.packages = stanzas.merged(self.packages, added.packages)
         self.sources = stanzas.merged(self.sources, added.sources)
         for architecture, lines in added.contents.items():
@@ -119,7 +119,7 @@ class Suite:
         self.newest = stanzas.newest(added.packages, self.newest)
 
     def indexes(self) -> dict[str, str]:
-        """Return the texts of its indexes by their paths, uncompressed ones."""
+        """Return the texts of its indexes by their uncompressed paths."""
         found = {"main/source/Sources": stanzas.written(self.sources)}
         for architecture in self.architectures:
             own = (one for one in self.packages if one.architecture in (architecture, "all"))
@@ -134,21 +134,21 @@ def named(state: Path | None) -> dict[str, str]:
 
 
 def summaries(state: Path | None) -> tuple[Summary, ...]:
-    """Return what is told of the suites of a state; raises UsageError where one cannot be read."""
+    """Return the summaries of the suites of a state; raises UsageError if one cannot be read."""
     if state is None:
         return ()
     return tuple(_summary(state / "dists" / name) for name in inside.names(state, "dists"))
 
 
 def files_named(state: Path) -> set[str]:
-    """Return the paths of all files that the suites of a state name; raises UsageError where one is damaged."""
+    """Return the paths of all files that the suites of a state name; raises UsageError if one is damaged."""
     return {file.path for name, release in named(state).items() for file in read(state, name, release).files}
 
 
 def verified(state: Path | None, name: str, release: str, key: Key) -> Suite:
-    """Return a suite as a state has it, an empty one where it has none.
+    """Return a suite of a state, an empty one if the state lacks it.
 
-    Raises UsageError where it is damaged, or its InRelease is not signed by the key.
+    Raises UsageError if it is damaged, or if its InRelease is not signed by the key.
     """
     if state is not None and (state / "dists" / name).is_dir():
         _verify(state, name, key)
@@ -156,13 +156,13 @@ def verified(state: Path | None, name: str, release: str, key: Key) -> Suite:
 
 
 def ends_soon(state: Path, name: str, moment: int) -> bool:
-    """Tell whether apt takes a suite for current for less than 20 days yet."""
+    """Return whether a suite has fewer than 20 days until Valid-Until."""
     found = stanzas.valid_until(_read(state / "dists" / name, "Release").decode(errors="replace"))
     return found is not None and (found - moment) // _DAY < RENEWED_DAYS
 
 
 def read(state: Path | None, name: str, release: str) -> Suite:
-    """Return a suite as a state has it, an empty one where it has none; raises UsageError where it is damaged."""
+    """Return a suite of a state, an empty one if the state lacks it; raises UsageError if it is damaged."""
     suite = Suite(name, release)
     folder = state / "dists" / name if state is not None else None
     if folder is None or not folder.is_dir():
@@ -200,7 +200,7 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
         "keyring": suite.keyring,
         **({"archived": True} if suite.archived else {}),
     }
-    named[SUMMARY] = (json.dumps(summary) + "\n").encode()  # it is signed, too
+    named[SUMMARY] = (json.dumps(summary) + "\n").encode()  # listed in Release, so the signature covers it
     _write(folder / SUMMARY, named[SUMMARY])
     _sign(folder, suite, named, key, moment)
 
@@ -215,12 +215,12 @@ def _sign(folder: Path, suite: Suite, named: Mapping[str, bytes], key: Key, mome
 
 
 def listed(folder: Path) -> dict[str, PoolFile]:
-    """Return the indexes that the Release of a suite in this folder names; raises UsageError where there is none."""
+    """Return the indexes that the Release of a suite in this folder names; raises UsageError if Release is missing."""
     return stanzas.listed(_read(folder, "Release").decode(errors="replace"))
 
 
 def _verify(state: Path, name: str, key: Key) -> None:
-    """Raise UsageError where a suite's InRelease is not signed by this key, or Release says something else."""
+    """Raise UsageError if a suite's InRelease is not signed by this key, or if Release has another text."""
     folder = state / "dists" / name
     text = gpg.verified(_read(folder, "InRelease"), key.public)
     if text is None or text.encode() != _read(folder, "Release"):
@@ -245,7 +245,7 @@ def _index(folder: Path, path: str, file: PoolFile) -> str:
 
 
 def _checked(folder: Path, path: str, file: PoolFile | None) -> bytes:
-    """Return a file of a suite that is as its Release says; raises UsageError where it is not."""
+    """Return a file of a suite; raises UsageError if its SHA-256 is not the one in Release."""
     data = _read(folder, path)
     if file is None or hashlib.sha256(data).hexdigest() != file.sha256:
         raise _damaged(folder / path)
@@ -253,7 +253,10 @@ def _checked(folder: Path, path: str, file: PoolFile | None) -> bytes:
 
 
 def _read(folder: Path, path: str) -> bytes:
-    """Return a file of a suite; raises UsageError where it is missing, leads elsewhere or is none, and MachineError."""
+    """Return a file of a suite.
+
+    Raises UsageError if it is missing, not a regular file, or outside the repository, MachineError if it is unreadable.
+    """
     data = inside.read(folder.parents[1], f"dists/{folder.name}/{path}")
     if isinstance(data, Lack):
         raise UsageError(f"{folder / path} {data}", hint=_LIKE)

@@ -1,15 +1,15 @@
-"""The folder of a repository: files that never change, and one pointer that is switched with one rename.
+"""The folder of a repository: files that never change, and one pointer that is switched atomically by one rename.
 
-    pool/main/p/pgpool2/…      every file ever published; none is written twice
-    snapshot/<time>/dists/…    the indexes of one state; what did not change is a hard link to the state before
-    snapshot/<time>/pool       a symbolic link to pool/, which holds whatever a state names
+    pool/main/p/pgpool2/…      every published file; none is overwritten
+    snapshot/<time>/dists/…    the indexes of one state; unchanged ones are hard links to the previous state
+    snapshot/<time>/pool       a symbolic link to pool/, which holds every file that a state names
     current                    the pointer: a symbolic link to the newest snapshot
     dists, index.html, keyring symbolic links through `current`
-    repository.json            what the repository is: `format` and `url`
+    repository.json            the metadata of the repository: `format` and `url`
 
-A state is written beside, below .partial-PID/, and gets its name when it is whole. Then `current` is replaced. A writer
-that is killed leaves the old or the new state, and at most files that no index names: half files are swept by the next
-writer, whole ones give way to others of their name, and `prune` removes them.
+A writer creates a state below .partial-PID/, renames it when it is complete, and then replaces `current`. A writer that
+is killed leaves the old or the new state, and at most files that no index names. The next writer removes incomplete
+files. Complete ones are replaced by new files of the same name, and `prune` removes them.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ AS_IT_WAS = "is there room? The repository is as it was"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder that holds a repository of ours; `url` is where clients find it, from the next state on."""
+    """A folder with one of our repositories; `url` is its URL for clients, from the next state on."""
 
     path: Path
     url: str
     new: list[Path] = field(default_factory=list, compare=False)
-    """Files that were put into the pool, and that no state names yet."""
+    """Files that were added to the pool, and that no state names yet."""
 
     @classmethod
     def open(cls, path: Path, url: str | None = None) -> Repository:
-        """Return the repository in a folder; raises UsageError where it is none of ours, or was tampered with.
+        """Return the repository in a folder; raises UsageError if it is not one of ours, or was tampered with.
 
-        With another `url` than it has, clients are told of that one with the next state.
+        If `url` differs from the stored one, clients receive the new URL with the next state.
         """
         path = path.absolute()
         known = mark.url_of(path)
@@ -60,10 +60,10 @@ class Repository:
 
     @classmethod
     def begin(cls, path: Path, url: str | None) -> Repository:
-        """Return the repository in a folder, which is made where it is missing or empty.
+        """Return the repository in a folder, and create it if the folder is missing or empty.
 
-        `url` is where clients find the folder, a file: address of it by default. It is remembered; another one that is
-        given later takes its place. Raises UsageError where the folder holds anything else.
+        `url` is the URL of the folder for clients, by default its file: URL. It is stored, and a later `url` replaces
+        it. Raises UsageError if the folder holds anything else, MachineError if it cannot be written.
         """
         path = path.absolute()
         address = mark.address(url) if url is not None else None
@@ -90,9 +90,10 @@ class Repository:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Hold the repository's lock, which the kernel takes back from a writer that ends; a wait is reported.
+        """Hold the repository's lock; reports if it has to wait. The kernel releases the lock when a writer ends.
 
-        Where the block fails, files that no state names yet leave the pool again. Raises UsageError and MachineError.
+        If the block fails, files that no state names yet are removed from the pool. Raises UsageError if the lock is no
+        regular file, MachineError if the machine fails.
         """
         with _lock(self.path / ".lock") as handle:
             try:
@@ -118,27 +119,27 @@ class Repository:
 
     @property
     def state(self) -> Path | None:
-        """The folder of the state that clients see; None where nothing has been published."""
+        """The folder of the state that clients see; None if nothing has been published."""
         pointer = self.path / POINTER
         return pointer.resolve() if pointer.is_symlink() and pointer.exists() else None
 
     @property
     def moved_from(self) -> str | None:
-        """The address that clients know yet, where it is another one."""
+        """The URL that clients still use, if it differs from `url`; else None."""
         known = mark.url_of(self.path)
         return known if known != self.url else None
 
     @property
     def states(self) -> tuple[Path, ...]:
-        """The folders of all states that are kept, oldest first."""
+        """The folders of all states, oldest first."""
         return shape.states(self.path)
 
     @contextmanager
     def writing(self, moment: int) -> Iterator[Path]:
-        """Yield a folder for the state of this time; once the block has ended well, clients see it.
+        """Yield a folder for the state of this time; when the block has succeeded, clients see the state.
 
-        The pointer is what they see it by. Before there is any state it is made first, so states without a pointer are
-        never what a killed run left.
+        Clients reach it through the pointer. For the first state, the pointer is created before the state, so a killed
+        run never leaves states without a pointer.
         """
         name = named(moment)
         partial = self.path / f"{PARTIAL}{os.getpid()}"
@@ -169,7 +170,10 @@ class Repository:
             shutil.rmtree(partial, ignore_errors=True)
 
     def find(self, file: PoolFile) -> Found:
-        """Tell what the pool has under the name of a file; raises UsageError where that is no regular file."""
+        """Return whether the pool has this file, another one of its name, or none.
+
+        Raises UsageError if the existing one is no regular file.
+        """
         return pool.find(self.path, file)
 
     def drop(self, file: PoolFile) -> None:
@@ -177,10 +181,10 @@ class Repository:
         (self.path / file.path).unlink()
 
     def admit(self, files: Sequence[tuple[Path | bytes, PoolFile]]) -> None:
-        """Put files that were checked, or their bytes, into the pool.
+        """Add checked files, or their bytes, to the pool.
 
-        None has its name before it is whole and on the disk. Raises UsageError where a name leads elsewhere,
-        MachineError where the disk is full.
+        A file gets its name only after it is complete and flushed to the disk. Raises UsageError if a path is a
+        symbolic link or no regular file, MachineError if it cannot be written, for example because the disk is full.
         """
         try:
             for path in pool.admit(self.path, files):
@@ -189,7 +193,7 @@ class Repository:
             raise _machine_error(self.path, error) from error
 
     def _sweep(self) -> None:
-        """Remove what killed writers left: half files, and states that clients never saw."""
+        """Remove the incomplete files that killed writers left, and states that clients never saw."""
         for left in self.path.glob(f"{PARTIAL}*"):
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         seen = self.state
@@ -199,18 +203,18 @@ class Repository:
 
 
 def named(moment: int) -> str:
-    """Return the name of the state of a time, in seconds since 1970."""
+    """Return the name of the state of `moment`, in seconds since 1970."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def moment_of(state: Path) -> int:
-    """Return the time of a state by its name, in seconds since 1970."""
+    """Return the time of a state, parsed from its name, in seconds since 1970."""
     return int(datetime.strptime(state.name, "%Y%m%dT%H%M%S%z").timestamp())
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[TextIO]:
-    """Open the file whose lock a writer holds; raises UsageError where it is anything else than a file."""
+    """Open the lock file; raises UsageError if it is no regular file, MachineError if it cannot be opened."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
