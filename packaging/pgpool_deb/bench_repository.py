@@ -1,7 +1,7 @@
-"""`./invoke bench repository`: what a publish costs with 100, 1,000 and 10,000 packages there, beside aptly's.
+"""`./invoke bench repository`: time a publish into 100, 1,000 and 10,000 packages, and compare it with aptly.
 
-The packages are small and made by the bench, ten binary packages a version, so what is measured is the repository's
-part: checking, indexing, signing and switching, and not the copying of large files.
+The bench generates small packages, ten binary packages per version. It therefore measures checking, indexing, signing
+and switching, not the copying of large files.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .small_packages import upload
 
 SIZES = (100, 1_000, 10_000)
 BINARIES = tuple(f"postgresql-{number}-pgpool2" for number in range(10))
-"""Those of a version."""
+"""The binary packages of a version."""
 _RELEASE = "trixie"
 _PAUSE = 1.1
-"""Seconds between two publishes: a state has a second of its own, and a publish in that of the last waits for it."""
+"""Seconds between two publishes: each state has its own second, and a publish within the same second would wait."""
 _APTLY_SECONDS = 3600.0
-"""How long aptly may say nothing."""
+"""The timeout for output of aptly, in seconds."""
 _APTLY = """
 set -eu
 export HOME=/work
@@ -63,14 +63,14 @@ done
 
 @dataclass(slots=True)
 class RepositoryBench:
-    """One run in the folder `scratch`; `pairs` is how often each side publishes one more cell."""
+    """One run in the folder `scratch`; each side publishes one more cell `pairs` times."""
 
     project: Project
     scratch: Path
     pairs: int
 
     def run(self) -> None:
-        """Measure, print the table, write dist/bench/repository.json; raises MachineError where a tool is missing."""
+        """Measure, print the table, write dist/bench/repository.json; raises MachineError if a tool is missing."""
         machine.require((*machine.REPOSITORIES, *machine.for_roots()), install=True, report=say)
         rows = []
         for size in SIZES:
@@ -87,7 +87,7 @@ class RepositoryBench:
         publish(rows, self.project.dist / "bench" / "repository.json")
 
     def _ours(self, size: int) -> tuple[float, float]:
-        """Return how long it took to publish all, and in the median one cell more."""
+        """Return the time to publish all packages, and the median time to publish one more cell, in seconds."""
         checkout = self.scratch / "checkout"
         shutil.rmtree(self.scratch, ignore_errors=True)
         (checkout / "packaging").mkdir(parents=True)
@@ -114,7 +114,7 @@ class RepositoryBench:
         return time.monotonic() - began
 
     def _aptly(self) -> float:
-        """Return how long aptly takes, in the median, to add a cell to the packages of the last run of ours."""
+        """Return aptly's median time to add a cell to the packages of our last run, in seconds."""
         cache = Cache.open()
         release = ReleaseTable.load(self.project.releases).named(_RELEASE)
         roots = Roots(cache, machine_architecture(), lambda: archive.find_archive(None))

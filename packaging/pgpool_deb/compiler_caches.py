@@ -1,8 +1,8 @@
 """Folders that builds leave for later builds (ccache's and kept files), separated by trust.
 
-A build decides what it leaves there, under names that anybody can compute. An untrusted source could therefore plant
-objects for a pinned release. So only builds of proved releases write to the folder PROVED. Every other source has its
-own folder, which starts as a copy of PROVED.
+A build chooses the contents of its folder, under names that every build can compute. An untrusted source could
+therefore plant objects for a pinned release. So only builds of proved releases write to the folder PROVED. Every other
+source has its own folder, which starts as a copy of PROVED.
 """
 
 from __future__ import annotations

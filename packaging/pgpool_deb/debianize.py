@@ -89,7 +89,7 @@ class File:
 
     @classmethod
     def read(cls, path: Path) -> File:
-        """Return a file of the checkout, with mode 0o755 if anybody may execute it, else 0o644."""
+        """Return a file of the checkout, with mode 0o755 if it has any execute bit, else 0o644."""
         return cls(path.read_bytes(), 0o755 if path.stat().st_mode & 0o111 else 0o644)
 
 

@@ -50,7 +50,7 @@ class Patch:
     name: str
     text: str
     without: str
-    """What is missing without it, in one line."""
+    """The effect of leaving it out, in one line (X-Without)."""
     relied_on: bool
     """Whether pgpool2-cluster relies on it."""
     mends: tuple[str, ...] = ()
