@@ -1,4 +1,4 @@
-"""This machine's apt with folders of its own: it sees one repository and nothing of the machine."""
+"""Run this machine's apt with its own folders, so that it sees one repository and none of the machine's sources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pgpool_deb.repository import keyring
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """A client whose state is below `place`."""
+    """A client that stores its state below `place`."""
 
     place: Path
 
     @classmethod
     def new(cls, place: Path, repository: Path, url: str = "", suite: str = "trixie-testing") -> Apt:
-        """Return a client that knows nothing yet, and has the key of the repository as it is now."""
+        """Return a client without lists, with the current key of the repository."""
         shutil.rmtree(place, ignore_errors=True)
         for name in ("lists/partial", "cache/archives/partial", "etc/preferences.d"):
             (place / name).mkdir(parents=True)
@@ -31,7 +31,7 @@ class Apt:
         return cls(place)
 
     def run(self, program: str, *words: str) -> str:
-        """Run apt-get or apt-cache, which must succeed and have nothing to warn of; returns what it prints."""
+        """Run apt-get or apt-cache, which must succeed without warnings, and return its output."""
         paths = {
             "Dir::State::lists": "lists", "Dir::Cache": "cache", "Dir::State::status": "status",
             "Dir::Etc::SourceList": "sources.list", "Dir::Etc::SourceParts": "etc", "Dir::Etc": "etc",
@@ -41,19 +41,19 @@ class Apt:
         answer = subprocess.run(
             [program, "-q", *options, *words], capture_output=True, text=True, check=False, cwd=self.place
         )
-        said = f"{program} {' '.join(words)}: {answer.returncode}\n{answer.stdout}{answer.stderr}"
-        assert answer.returncode == 0, said
-        assert not [line for line in answer.stderr.splitlines() if line.startswith(("W:", "E:", "N:"))], said
+        report = f"{program} {' '.join(words)}: {answer.returncode}\n{answer.stdout}{answer.stderr}"
+        assert answer.returncode == 0, report
+        assert not [line for line in answer.stderr.splitlines() if line.startswith(("W:", "E:", "N:"))], report
         return answer.stdout
 
     def versions(self, package: str) -> set[str]:
-        """Return the versions of a package that there are, after an update."""
+        """Update, and return the available versions of a package."""
         self.run("apt-get", "update")
-        told = self.run("apt-cache", "madison", package)
-        return {line.split("|")[1].strip() for line in told.splitlines() if line.endswith("Packages")}
+        table = self.run("apt-cache", "madison", package)
+        return {line.split("|")[1].strip() for line in table.splitlines() if line.endswith("Packages")}
 
     def download(self, package: str) -> Path:
-        """Fetch the newest version of a package, and return where it lies."""
+        """Download the newest version of a package, and return the path of its file."""
         self.run("apt-get", "download", package)
         (found,) = self.place.glob(f"{package}_*.deb")
         return found

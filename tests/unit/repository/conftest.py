@@ -1,4 +1,4 @@
-"""A checkout with small packages in its dist/, a key made for the session, and what publishes them."""
+"""Fixtures: a checkout with small packages in its dist/, a signing key for the session, and a function to publish."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
 
 FIRST = (int(time.time()) // 3600 - 48) * 3600
-"""The time of the first state; a full hour, as pytest imports this module a second time, perhaps a second later."""
+"""The time of the first state, two days ago; a full hour, as pytest may import this module again a second later."""
 V1, V2 = "4.7.2-50+deb13+1", "4.7.2-51+deb13+1"
 Publisher = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
 def data_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that has the key, made before the first state."""
+    """The data folder with the key, which is created before the first state."""
     place = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(place))
@@ -48,7 +48,7 @@ def own(data_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Project:
-    """A checkout with the real table of releases and a dist/ of its own, with packages of trixie."""
+    """A checkout with the real table of releases and its own dist/, with packages of trixie."""
     shutil.copytree(Path(__file__).parents[3] / "packaging", tmp_path / "checkout" / "packaging",
                     ignore=lambda folder, names: [name for name in names if not name.endswith(".toml")])  # fmt: skip
     made = Project(tmp_path / "checkout")
@@ -59,7 +59,7 @@ def checkout(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    """Publishes what dist/ holds, unproved, and returns the lines that were said."""
+    """A function that publishes the packages of dist/, by default unproved, and returns the reported lines."""
     count = iter(range(1000))
 
     def run(**options: object) -> list[str]:
@@ -74,7 +74,7 @@ def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def proved(checkout: Project, *names: str) -> None:
-    """Have a matrix prove what dist/ holds of trixie, or the files of these names alone."""
+    """Write a matrix report that proves trixie's packages in dist/, or only the files of these names."""
     files = {
         path.name: sha256_of(path) for path in (checkout.dist / "trixie").iterdir() if not names or path.name in names
     }
@@ -97,7 +97,7 @@ def repo(published: Publisher, checkout: Project, tmp_path: Path) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files of a tree by their paths, links with where they lead."""
+    """Return the contents of all files of a tree, and the targets of all links, by their paths."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -108,6 +108,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def versions(repo: Path, suite: str) -> list[tuple[str, str]]:
-    """The packages of a suite of trixie, with their versions."""
+    """Return the packages of a suite of trixie, with their versions."""
     state = Repository.open(repo).state
     return [(one.package, one.version) for one in suites.read(state, suite, "trixie").packages]

@@ -1,4 +1,4 @@
-"""Keys that gpg makes for tests."""
+"""Create keys with gpg for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgpool_deb.repository import gpg
 
 @contextmanager
 def gnupg(folder: Path, moment: int = FIRST) -> Iterator[list[str]]:
-    """The command of gpg with this folder, which is made, at a time."""
+    """Create a gpg home folder, and yield the command line of gpg with this folder and time."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with gpg.at_short_path(folder.parent) as place:
         home = str(place / folder.name)
@@ -23,12 +23,12 @@ def gnupg(folder: Path, moment: int = FIRST) -> Iterator[list[str]]:
 
 
 def output(*command: str) -> bytes:
-    """What a command prints, which must succeed."""
+    """Run a command, which must succeed, and return its output."""
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def secret_key(place: Path, name: str, made_of: str = "ed25519", *, ends: str = "never") -> Path:
-    """A file with a secret key that gpg made."""
+    """Create a secret key with gpg, and return the path of the file with it."""
     with gnupg(place / f"gnupg-{name}") as command:
         output(*command, "--quick-generate-key", name, made_of, "sign", ends)
         path = place / f"{name}.asc"

@@ -1,4 +1,4 @@
-"""Doing something to a repository, and seeing that nothing else has changed."""
+"""Tamper with a repository, and check that a refused command changes nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import pytest
 from pgpool_deb.errors import ExitStatus, ToolkitError
 
 Harm = Callable[[Path], None]
-"""Does something to a repository, or to dist/<release>."""
+"""A function that tampers with a repository, or with dist/<release>."""
 OUTSIDE = "outside"
-"""A folder beside the repository, which nobody may touch."""
+"""The name of a folder beside the repository, which no command may change."""
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All below a folder with its type, and what it holds or leads to; nothing is followed, and pipes are not read."""
+    """Return the type and the contents or link target of each file below a folder.
+
+    It follows no links and reads no pipes.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -29,7 +32,7 @@ def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def moved_out(path: Path) -> None:
-    """Put a part of the repository elsewhere, and a link in its place."""
+    """Move a part of the repository outside, and replace it by a link."""
     repo = next(parent for parent in path.parents if parent.name == "repo")
     target = repo.with_name(OUTSIDE) / path.name
     path.rename(target)
@@ -42,7 +45,7 @@ def as_pipe(path: Path) -> None:
 
 
 def refused(run: Callable[[], object], repo: Path, status: ExitStatus = ExitStatus.USAGE) -> str:
-    """Return the line of an error that leaves the repository, and what is outside, as they were."""
+    """Return the message of an error; asserts that it has a hint, and that nothing in or beside `repo` has changed."""
     before = everything(repo.parent)
     with pytest.raises(ToolkitError) as raised:
         run()

@@ -1,4 +1,4 @@
-"""Another --url: every suite tells its clients of it by a keyring package, and a publish that fails tells nobody."""
+"""A new --url: every suite offers a keyring package with it, and a failed publish changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW = "https://new.example.org/pgpool"
 
 
 def uris(deb: Path, place: Path) -> str:
-    """The address in the .sources of a keyring package."""
+    """Return the URL in the .sources of a keyring package."""
     subprocess.run(["dpkg-deb", "-x", deb, place], check=True)
     (line,) = [one for one in (place / keyring.SOURCES[1:]).read_text().splitlines() if one.startswith("URIs: ")]
     return line.removeprefix("URIs: ")
@@ -30,7 +30,7 @@ def uris(deb: Path, place: Path) -> str:
 
 @pytest.fixture
 def two_suites(published: Publisher, checkout: Project, tmp_path: Path) -> Path:
-    """A repository at an old address with two suites."""
+    """A repository at an old URL with two suites."""
     upload(checkout.dist / "bookworm", V1.replace("deb13", "deb12"))
     published(url="https://old.example.org/pgpool")
     return tmp_path / "repo"
@@ -39,32 +39,32 @@ def two_suites(published: Publisher, checkout: Project, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "options", [{"releases": ("bookworm",)}, {"renew": True}, {"new": True}], ids=lambda one: next(iter(one))
 )
-def test_apt_takes_the_new_address_from_every_suite(
+def test_every_suite_offers_the_new_address_to_apt(
     two_suites: Path, published: Publisher, tmp_path: Path, options: dict[str, object]
 ) -> None:
-    """Also from those without new packages, and where nothing else is new."""
+    """This includes suites without new packages, and publishes in which nothing else is new."""
     clients = {suite: Apt.new(tmp_path / suite, two_suites, suite=suite) for suite in SUITES}
     for suite, apt in clients.items():
         assert len(apt.versions(keyring.NAME)) == 1
         assert uris(apt.download(keyring.NAME), tmp_path / f"{suite}-before") == "https://old.example.org/pgpool"
         next(apt.place.glob("*.deb")).unlink()
-    said = published(url=NEW, **options)
-    (told,) = [number for number, line in enumerate(said) if line.startswith("the address changes")]
-    assert f"from https://old.example.org/pgpool to {NEW}: every suite offers a keyring package" in said[told]
-    assert said[told + 1] == "hint: serve the old address, too, until all servers have run apt upgrade"
+    lines = published(url=NEW, **options)
+    (index,) = [number for number, line in enumerate(lines) if line.startswith("the address changes")]
+    assert f"from https://old.example.org/pgpool to {NEW}: every suite offers a keyring package" in lines[index]
+    assert lines[index + 1] == "hint: serve the old address, too, until all servers have run apt upgrade"
     for suite, apt in clients.items():
         assert len(apt.versions(keyring.NAME)) == 2
         assert uris(apt.download(keyring.NAME), tmp_path / f"{suite}-after") == NEW
-    assert check.run(str(two_suites), said.append, install=False) is ExitStatus.GOOD, said
+    assert check.run(str(two_suites), lines.append, install=False) is ExitStatus.GOOD, lines
     before = len(Repository.open(two_suites).states)
     assert published(new=True)[-1].startswith("nothing is new")
     assert len(Repository.open(two_suites).states) == before
 
 
-def test_a_server_goes_over_by_upgrading_the_keyring_package(
+def test_a_server_moves_by_upgrading_the_keyring_package(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
-    """With a dpkg of its own: the .sources that came from keyring/ is replaced without a question."""
+    """Its dpkg replaces the .sources that came from keyring/ without asking."""
     repo, root = tmp_path / "repo", tmp_path / "root"
     with web(repo) as url:
         published(url=url)
@@ -76,7 +76,7 @@ def test_a_server_goes_over_by_upgrading_the_keyring_package(
         apt = Apt.new(tmp_path / "apt", repo, url)
         dpkg = ["dpkg", "--root", str(root), "--force-script-chrootless", "--log=/dev/null", "-i"]
         for address in (url, f"{url}/."):
-            time.sleep(1.1)  # HTTP tells a changed file by the second: apt would take the InRelease before
+            time.sleep(1.1)  # HTTP dates have a resolution of 1 s; apt would reuse the old InRelease
             published(url=address, renew=True)
             apt.versions(keyring.NAME)
             deb = apt.download(keyring.NAME)
@@ -87,9 +87,7 @@ def test_a_server_goes_over_by_upgrading_the_keyring_package(
         assert not list(own.parent.glob("*.dpkg-*"))
 
 
-def test_a_publish_that_is_refused_leaves_the_address(
-    two_suites: Path, published: Publisher, checkout: Project
-) -> None:
+def test_a_refused_publish_keeps_the_address(two_suites: Path, published: Publisher, checkout: Project) -> None:
     upload(checkout.dist / "trixie", "4.6.1-50+deb13+1")
     before = tree(two_suites)
     with pytest.raises(UsageError, match="is older than"):
@@ -100,7 +98,7 @@ def test_a_publish_that_is_refused_leaves_the_address(
 @pytest.mark.parametrize(
     "url", ["packages.example.org", "https://a b/c", "https://a/\nSuites: x", "https://a/$(id)", ""]
 )
-def test_what_is_no_address_is_refused(published: Publisher, tmp_path: Path, url: str) -> None:
+def test_an_invalid_address_is_refused(published: Publisher, tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match=r"is no address\nhint: ") as raised:
         published(url=url)
     assert len(str(raised.value).splitlines()) == 2
@@ -111,7 +109,7 @@ def test_what_is_no_address_is_refused(published: Publisher, tmp_path: Path, url
 def test_a_folder_of_any_name_is_a_repository_that_apt_reads(
     published: Publisher, checkout: Project, tmp_path: Path, name: str
 ) -> None:
-    """By the address that the repository has by default, and by the lines of its page."""
+    """apt reads it by the default URL of the repository, and the commands of its page work."""
     repo = tmp_path / name
     published(to=repo)
     upload(checkout.dist / "trixie", V2)
@@ -131,7 +129,7 @@ def test_a_folder_of_any_name_is_a_repository_that_apt_reads(
 def test_a_folder_that_apt_cannot_read_is_refused_unless_it_has_an_address(
     published: Publisher, tmp_path: Path, name: str
 ) -> None:
-    """apt decodes file: addresses twice, and waits for ever for one with a newline."""
+    """apt decodes file: URLs twice, and hangs on one with a newline."""
     with pytest.raises(UsageError, match=r"apt cannot read the folder .*\nhint: choose a name without %, or say --url"):
         published(to=tmp_path / name)
     assert list((tmp_path / name).iterdir()) == []

@@ -1,4 +1,4 @@
-"""An architecture that is new in a suite: it has what is for all architectures, and the others keep their bytes."""
+"""A new architecture in a suite gets the packages for all architectures; indexes of the others stay identical."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paths(contents: str) -> set[str]:
 
 
 def another_machine(checkout: Project, version: str = V1) -> None:
-    """dist/ has the packages of an arm64 machine alone."""
+    """Replace the packages of dist/ by those of an arm64 machine."""
     shutil.rmtree(checkout.dist / "trixie")
     upload(checkout.dist / "trixie", version, binaries=("pgpool2", "libpgpool-dev"), machine="arm64")
 
@@ -39,7 +39,7 @@ def whole(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [V1, V2], ids=["of the same version", "of a newer version"])
-def test_it_has_the_packages_for_all_and_the_others_keep_their_bytes(
+def test_a_new_architecture_has_packages_for_all_and_the_others_keep_their_bytes(
     published: Publisher, checkout: Project, tmp_path: Path, version: str
 ) -> None:
     published()
@@ -60,10 +60,10 @@ def test_it_has_the_packages_for_all_and_the_others_keep_their_bytes(
     assert Apt.new(tmp_path / "apt", repo).versions("pgpool2") == {V1}
 
 
-def test_at_once_or_one_after_the_other_it_comes_to_the_same(
+def test_publishing_architectures_together_or_in_turn_gives_the_same_contents(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
-    """But for the keyring packages, which are of the time of the first publish."""
+    """Only the keyring packages differ, as their version is the time of the first publish."""
     published()
     another_machine(checkout)
     published()
@@ -74,10 +74,10 @@ def test_at_once_or_one_after_the_other_it_comes_to_the_same(
         assert index(tmp_path / "repo", name) == index(tmp_path / "other", name)
 
 
-def test_an_architecture_stays_where_its_packages_are_for_all(
+def test_an_architecture_stays_if_all_its_packages_are_for_all_architectures(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
-    """A suite of the cluster package alone is for amd64; then an arm64 machine publishes."""
+    """A suite with only the cluster package is for amd64; then an arm64 machine publishes."""
     shutil.rmtree(checkout.dist / "trixie")
     upload(checkout.dist / "trixie", "0.2.0+deb13+1", source="pgpool2-cluster")
     published()
@@ -89,7 +89,7 @@ def test_an_architecture_stays_where_its_packages_are_for_all(
     assert Apt.new(tmp_path / "apt", tmp_path / "repo").versions("pgpool2-cluster") == {"0.2.0+deb13+1"}
 
 
-def test_promotion_brings_it_to_a_suite_that_has_more(
+def test_promotion_adds_an_architecture_to_a_suite_with_other_packages(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(suite="stable")

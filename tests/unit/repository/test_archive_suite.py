@@ -1,4 +1,4 @@
-"""A release past its end: its suites stay, signed without an end, and take nothing any more."""
+"""A release past its end of life: its suites stay, signed without Valid-Until, and accept no packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def past_its_end(checkout: Project, name: str = "trixie") -> None:
 
 @pytest.fixture
 def archived(published: Publisher, checkout: Project, tmp_path: Path) -> Path:
-    """A repository whose trixie, in testing and stable, was archived; its bookworm lives on."""
+    """A repository whose trixie is archived in testing and stable, and whose bookworm is still supported."""
     upload(checkout.dist / "bookworm", V1.replace("deb13", "deb12"))
     published()
     published(suite="stable")
@@ -39,7 +39,7 @@ def release(repo: Path, suite: str) -> str:
     return (repo / "dists" / suite / "Release").read_text()
 
 
-def test_both_suites_stay_and_never_end(archived: Path, tmp_path: Path) -> None:
+def test_both_suites_stay_and_never_expire(archived: Path, tmp_path: Path) -> None:
     for suite in SUITES:
         assert stanzas.valid_until(release(archived, suite)) is None
         assert "Description: pgpool-II for Debian trixie, archived: the release is past its end" in release(
@@ -49,8 +49,8 @@ def test_both_suites_stay_and_never_end(archived: Path, tmp_path: Path) -> None:
     assert stanzas.valid_until(release(archived, "bookworm"))
 
 
-def test_an_ordinary_client_goes_on_through_the_change(published: Publisher, checkout: Project, tmp_path: Path) -> None:
-    """Its sources are as they were; a client that was there before has nothing to say."""
+def test_an_existing_client_is_unaffected_by_archiving(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    """Its sources stay the same, and its apt prints no warning."""
     published()
     apt = Apt.new(tmp_path / "apt", tmp_path / "repo")
     assert apt.versions("pgpool2") == {V1}
@@ -59,7 +59,7 @@ def test_an_ordinary_client_goes_on_through_the_change(published: Publisher, che
     assert apt.versions("pgpool2") == {V1}
 
 
-def test_the_page_has_them_under_archive(archived: Path) -> None:
+def test_the_page_lists_archived_suites_under_archive(archived: Path) -> None:
     page = (archived / "index.html").read_text()
     living, heading, rest = page.partition('<h2 id="archive">Archive</h2>')
     assert heading
@@ -70,7 +70,7 @@ def test_the_page_has_them_under_archive(archived: Path) -> None:
     assert page.count('id="archive"') == 1
 
 
-def test_nothing_is_added(archived: Path, published: Publisher, checkout: Project) -> None:
+def test_an_archived_suite_accepts_no_packages(archived: Path, published: Publisher, checkout: Project) -> None:
     upload(checkout.dist / "trixie", V2)
     upload(checkout.dist / "bookworm", V2.replace("deb13", "deb12"))
     before = tree(archived)
@@ -82,7 +82,7 @@ def test_nothing_is_added(archived: Path, published: Publisher, checkout: Projec
     assert tree(archived) != before
 
 
-def test_a_release_gets_no_other_suite_then(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_an_archived_release_gets_no_other_suite(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     past_its_end(checkout)
     published(archive=("trixie",))
@@ -91,7 +91,7 @@ def test_a_release_gets_no_other_suite_then(published: Publisher, checkout: Proj
     assert [path.name for path in (tmp_path / "repo/dists").iterdir()] == ["trixie-testing"]
 
 
-def test_promotion_leaves_it_out_and_refuses_it_by_name(
+def test_promotion_skips_an_archived_release_and_refuses_it_by_name(
     archived: Path, published: Publisher, checkout: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
@@ -101,15 +101,17 @@ def test_promotion_leaves_it_out_and_refuses_it_by_name(
         promote.run(checkout, promote.Request(archived, install=False), print)
 
 
-def test_renewals_leave_it_as_it_was_signed(archived: Path, published: Publisher) -> None:
+def test_a_renewal_does_not_sign_an_archived_suite(archived: Path, published: Publisher) -> None:
     before = (archived / "dists/trixie/InRelease").read_bytes()
     lines = published(renew=True)
     assert lines == ["2 suites were signed anew, for 30 days"]
     assert (archived / "dists/trixie/InRelease").read_bytes() == before
 
 
-def test_a_year_later_it_is_as_it_was(archived: Path, checkout: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publish of that time signs what else is there anew."""
+def test_a_publish_a_year_later_does_not_change_an_archived_suite(
+    archived: Path, checkout: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That publish signs the other suites again."""
     first, old = ((archived / "dists" / name / "InRelease").read_bytes() for name in ("trixie", "bookworm"))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 365 * DAY))
     request = publish.Request(archived, releases=("bookworm",), unproved=True, install=False)
@@ -118,7 +120,7 @@ def test_a_year_later_it_is_as_it_was(archived: Path, checkout: Project, monkeyp
     assert (archived / "dists/bookworm/InRelease").read_bytes() != old
 
 
-def test_check_and_prune_respect_it(archived: Path, published: Publisher) -> None:
+def test_check_and_prune_accept_an_archived_suite(archived: Path, published: Publisher) -> None:
     published(renew=True)
     lines: list[str] = []
     prune.run(prune.Request(archived, older=1, yes=True), lines.append)
@@ -129,7 +131,7 @@ def test_check_and_prune_respect_it(archived: Path, published: Publisher) -> Non
     assert not [line for line in lines if line.startswith("warning")]
 
 
-def test_a_suite_without_an_end_that_is_not_archived_is_a_fault(
+def test_a_suite_without_valid_until_that_is_not_archived_is_a_fault(
     published: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stanzas, "valid_until", lambda _: None)
@@ -139,8 +141,10 @@ def test_a_suite_without_an_end_that_is_not_archived_is_a_fault(
     assert lines[0].startswith("fault: trixie-testing: it has no Valid-Until")
 
 
-def test_another_key_signs_it_too_and_is_offered_in_it(published: Publisher, checkout: Project, tmp_path: Path) -> None:
-    """Its clients could not read it otherwise, once the old key has ended."""
+def test_another_key_also_signs_an_archived_suite_and_is_offered_in_it(
+    published: Publisher, checkout: Project, tmp_path: Path
+) -> None:
+    """Otherwise, its clients could not read it after the old key has expired."""
     upload(checkout.dist / "bookworm", V1.replace("deb13", "deb12"))
     old, new = secret_key(tmp_path, "old"), secret_key(tmp_path, "new")
     published(key=str(old))
@@ -155,7 +159,7 @@ def test_another_key_signs_it_too_and_is_offered_in_it(published: Publisher, che
     assert len(found) == 3
 
 
-def test_it_is_of_releases_past_their_end(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_only_releases_past_their_end_are_archived(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     before = tree(tmp_path / "repo")
     with pytest.raises(UsageError, match=r"trixie is supported, not past its end\nhint: .*releases.toml"):
@@ -168,7 +172,7 @@ def test_it_is_of_releases_past_their_end(published: Publisher, checkout: Projec
     assert tree(tmp_path / "repo") == before
 
 
-def test_who_publishes_is_reminded(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_publish_reminds_of_releases_past_their_end(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     past_its_end(checkout)
     reminder = [

@@ -1,4 +1,4 @@
-"""Publishing small packages: what is in the tree, what stays, what prune removes, and what signs."""
+"""Publish small packages: the files of the tree, proofs, promotion, prune, and publishes from a pipeline."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pgpool_deb.repository import check, gpg, keyring, promote, prune, publish, 
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import deb, upload
 
-# -- what is in it -----------------------------------------------------------------------------------------------------
+# -- the files of the tree ---------------------------------------------------------------------------------------------
 
 
 def test_every_file_that_a_changes_names_is_published_and_checked(published: Publisher, tmp_path: Path) -> None:
-    said = published()
-    assert said[-1].startswith("trixie-testing: 4 packages, 2 sources")
+    reported = published()
+    assert reported[-1].startswith("trixie-testing: 4 packages, 2 sources")
     lines: list[str] = []
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.GOOD, lines
     names = {path.name for path in (tmp_path / "repo" / "pool").rglob("*") if path.is_file()}
@@ -33,26 +33,26 @@ def test_every_file_that_a_changes_names_is_published_and_checked(published: Pub
     } <= names
 
 
-def test_what_packages_were_made_from_is_signed_and_beside_them(
+def test_a_signed_provenance_statement_is_beside_the_packages(
     published: Publisher, checkout: Project, data_home: Path, tmp_path: Path
 ) -> None:
     published()
     folder = tmp_path / "repo/pool/main/p/pgpool2"
     path = folder / f"pgpool2_{V1}_amd64.intoto.json"
-    told = json.loads(path.read_text())
-    assert (told["_type"], told["predicateType"]) == (
+    statement = json.loads(path.read_text())
+    assert (statement["_type"], statement["predicateType"]) == (
         "https://in-toto.io/Statement/v1",
         "https://slsa.dev/provenance/v1",
     )
-    for subject in told["subject"]:
+    for subject in statement["subject"]:
         assert subject["digest"]["sha256"] == sha256_of(folder / subject["name"])
-    made_from = {one.get("name"): one for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    made_from = {one.get("name"): one for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
     assert {f"pgpool2_{V1}.dsc", f"pgpool2_{V1}.tar.xz", "debian/patches/one.patch"} <= set(made_from)
     keyring_file = tmp_path / "repo/keyring" / f"{keyring.NAME}.gpg"
     subprocess.run(["gpgv", "--keyring", str(keyring_file), f"{path}.asc", str(path)], check=True, capture_output=True)
 
 
-def test_the_keyring_package_says_what_it_is_under(published: Publisher, tmp_path: Path) -> None:
+def test_the_keyring_package_contains_its_licence(published: Publisher, tmp_path: Path) -> None:
     published()
     (package,) = (tmp_path / "repo/pool/main/p" / keyring.NAME).glob("*.deb")
     subprocess.run(["dpkg-deb", "-x", package, tmp_path / "out"], check=True)
@@ -72,7 +72,7 @@ def test_the_same_packages_key_and_time_give_the_same_tree(
     assert tree(tmp_path / "repo") == first
 
 
-def test_every_version_stays_and_every_state_can_be_looked_at(
+def test_every_version_stays_and_every_state_stays_readable(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
@@ -87,7 +87,7 @@ def test_every_version_stays_and_every_state_can_be_looked_at(
     assert new == Repository.open(tmp_path / "repo").state
 
 
-def test_indexes_of_the_state_before_stay_under_their_hashes(
+def test_indexes_of_the_previous_state_stay_available_by_hash(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
@@ -99,7 +99,7 @@ def test_indexes_of_the_state_before_stay_under_their_hashes(
     assert len(names) == 2
 
 
-def test_what_did_not_change_is_a_hard_link(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_an_unchanged_suite_is_a_hard_link(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     upload(checkout.dist / "bookworm", V1.replace("deb13", "deb12"))
     published(releases=("bookworm",))
@@ -107,7 +107,7 @@ def test_what_did_not_change_is_a_hard_link(published: Publisher, checkout: Proj
     assert old.samefile(new)
 
 
-def test_a_renewal_publishes_nothing_and_signs_everything_anew(
+def test_a_renewal_publishes_nothing_and_signs_everything_again(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
@@ -121,7 +121,7 @@ def test_a_renewal_publishes_nothing_and_signs_everything_anew(
 # -- proofs ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_no_matrix_proved_is_refused_or_said_to_clients(
+def test_unproved_packages_are_refused_or_named_in_release(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"there is no report of a matrix\nhint: ./invoke matrix --release trixie"):
@@ -135,7 +135,7 @@ def test_what_no_matrix_proved_is_refused_or_said_to_clients(
     assert "not proved" not in (tmp_path / "repo/dists/trixie-testing/Release").read_text()
 
 
-def test_a_suite_with_a_thousand_packages_without_proof_is_signed_as_it_is_written() -> None:
+def test_the_description_of_a_thousand_unproved_packages_survives_signing() -> None:
     titles = [f"pgpool2 4.7.{number}-50+deb13+1" for number in range(1000)]
     description = stanzas.described("trixie", "trixie-testing", titles)
     assert "4.7.99-50+deb13+1 and 900 more" in description
@@ -144,23 +144,23 @@ def test_a_suite_with_a_thousand_packages_without_proof_is_signed_as_it_is_writt
         assert gpg.verified(key.clearsigned(text, FIRST).encode(), key.public) == text
 
 
-def test_a_proof_is_of_the_very_bytes_and_of_every_stage(published: Publisher, checkout: Project) -> None:
+def test_a_proof_covers_exact_bytes_and_every_stage(published: Publisher, checkout: Project) -> None:
     proved(checkout, f"pgpool2_{V1}_amd64.deb")
     with pytest.raises(UsageError, match="the last matrix tried other packages"):
         published(unproved=False)
     proved(checkout)
     report = checkout.dist / "report" / "report.json"
-    told = json.loads(report.read_text())
-    report.write_text(json.dumps({"cells": [{**told["cells"][0], "stages": told["cells"][0]["stages"][:1]}]}))
+    results = json.loads(report.read_text())
+    report.write_text(json.dumps({"cells": [{**results["cells"][0], "stages": results["cells"][0]["stages"][:1]}]}))
     with pytest.raises(UsageError, match="quality not tried in the last matrix"):
         published(unproved=False)
-    told["cells"][0]["stages"][1]["state"] = "failed"
-    report.write_text(json.dumps(told))
+    results["cells"][0]["stages"][1]["state"] = "failed"
+    report.write_text(json.dumps(results))
     with pytest.raises(UsageError, match="quality failed"):
         published(unproved=False)
 
 
-def test_promotion_takes_what_was_proved_byte_for_byte(
+def test_promotion_copies_proved_packages_byte_for_byte(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published()
@@ -184,7 +184,7 @@ def test_promotion_takes_what_was_proved_byte_for_byte(
 # -- prune -------------------------------------------------------------------------------------------------------------
 
 
-def test_prune_tells_and_removes_only_what_nothing_names(
+def test_prune_reports_and_removes_only_files_that_no_state_names(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
@@ -204,10 +204,10 @@ def test_prune_tells_and_removes_only_what_nothing_names(
     assert {("pgpool2", V1), ("pgpool2", V2)} <= set(versions(tmp_path / "repo", "trixie-testing"))
 
 
-# -- as a pipeline does ------------------------------------------------------------------------------------------------
+# -- in a pipeline -----------------------------------------------------------------------------------------------------
 
 
-def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
+def test_a_pipeline_publishes_new_packages_and_skips_rebuilt_ones(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
@@ -215,9 +215,9 @@ def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
     assert len(Repository.open(tmp_path / "repo").states) == 1
     before = tree(tmp_path / "repo" / "pool")
     upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="with another compiler")
-    said = published(new=True)
-    assert [line for line in said if line.startswith(f"pgpool2 {V1} is published already, and stays as it is: ")]
-    assert said[-1].startswith("nothing is new")
+    lines = published(new=True)
+    assert [line for line in lines if line.startswith(f"pgpool2 {V1} is published already, and stays as it is: ")]
+    assert lines[-1].startswith("nothing is new")
     upload(checkout.dist / "trixie", "0.2.1+deb13+1", source="pgpool2-cluster")
     published(new=True)
     after = tree(tmp_path / "repo" / "pool")
@@ -225,17 +225,15 @@ def test_a_pipeline_publishes_what_is_new_and_passes_over_what_it_built_again(
     assert ("pgpool2-cluster", "0.2.1+deb13+1") in versions(tmp_path / "repo", "trixie-testing")
 
 
-def test_a_pipeline_passes_over_a_release_that_is_not_proved(
-    published: Publisher, checkout: Project, tmp_path: Path
-) -> None:
+def test_a_pipeline_skips_an_unproved_release(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     proved(checkout)
     upload(checkout.dist / "bookworm", "4.7.2-50+deb12+1")
-    said = published(new=True, unproved=False)
-    assert said[0].startswith("bookworm: passed over: pgpool2 4.7.2-50+deb12+1: the last matrix did not try bookworm")
+    lines = published(new=True, unproved=False)
+    assert lines[0].startswith("bookworm: passed over: pgpool2 4.7.2-50+deb12+1: the last matrix did not try bookworm")
     assert list(suites.named(Repository.open(tmp_path / "repo").state)) == ["trixie-testing"]
 
 
-def test_what_is_proved_later_is_new(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_a_package_counts_as_new_once_it_is_proved(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     proved(checkout)
     published(new=True, unproved=False)

@@ -1,4 +1,4 @@
-"""What a trial has apt do with a suite."""
+"""The apt commands of a trial of a suite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def stanza(package: str, version: str) -> Stanza:
     return Stanza.parse(f"Package: {package}\nVersion: {version}\nFilename: pool/{package}_{version}.deb")
 
 
-def test_the_newest_version_comes_after_the_one_before_it_and_symbols_are_not_tried() -> None:
+def test_the_newest_version_is_tried_after_the_previous_one_and_debug_symbols_are_not() -> None:
     versions = ("4.7.2-50+deb13+1", "4.7.10-50+deb13+1", "4.6.1-50+deb13+1")
     stanzas = [stanza("pgpool2", version) for version in versions]
     offer = offered([*stanzas, stanza("pgpool2-dbgsym", versions[0]), stanza("libpgpool-dev", versions[0])])
@@ -25,7 +25,7 @@ def test_the_newest_version_comes_after_the_one_before_it_and_symbols_are_not_tr
     ]
 
 
-def test_where_there_is_no_version_before_the_newest_is_installed() -> None:
+def test_without_a_previous_version_the_newest_is_installed() -> None:
     text = script(offered([stanza("pgpool2", "4.7.2-50+deb13+1")]))
     assert "STEP the newest version is installed" in text
     assert "before" not in text
