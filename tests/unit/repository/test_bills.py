@@ -1,6 +1,6 @@
-"""Bills of materials: what they say, that they are always the same, and that the formats' own libraries take them.
+"""Bills of materials: their contents, that they are reproducible, and that the formats' own libraries accept them.
 
-The documents are written without these libraries; here the libraries read, validate and write each of them again.
+The toolkit writes the documents without these libraries. Here, the libraries read, validate and rewrite each of them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def built(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pinned(built: Path, tmp_path: Path) -> Pins:
-    """Upstream's tarball of the package is pinned."""
+    """Pins with upstream's tarball of the package."""
     tarball = built / ORIG
     row = f'[pgpool."4.7.2"]\nsha256 = "{sha256_of(tarball)}"\nsize = {tarball.stat().st_size}\ndate = 2026-06-04'
     return loaded(tmp_path, f'addresses = ["https://example.org/{{version}}.tar.gz"]\n{row}')
@@ -86,7 +86,7 @@ def native(folder: Path) -> Path:
 
 @pytest.fixture
 def all_bills(built: Path, pinned: Pins, tmp_path: Path) -> list[Bill]:
-    """Bills with an upstream and without one, and one that says all that a bill may say."""
+    """Bills with and without an upstream, and bills with all optional fields and with none."""
     found = [*bills_of(built, pinned), *bills_of(native(tmp_path / "native"), pinned)]
     recommended = Dependency("other", "Recommends", "other (>= 1) [linux-any]", "pkg:deb/debian/other", "")
     full = replace(found[0], homepage="https://example.org/a b?c=[d]", maintainer="Jörg O'Neil <j@example.org>")
@@ -95,14 +95,14 @@ def all_bills(built: Path, pinned: Pins, tmp_path: Path) -> list[Bill]:
     return [*found, replace(full, dependencies=(*full.dependencies[:2], recommended)), bare, nameless]
 
 
-def test_the_validators_of_the_formats_take_the_documents(all_bills: list[Bill]) -> None:
+def test_the_validators_of_the_formats_accept_the_documents(all_bills: list[Bill]) -> None:
     for bill in all_bills:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx_bill.text(bill)) is None
         document = JsonLikeDictParser().parse(json.loads(spdx_bill.text(bill)))  # type: ignore[no-untyped-call]
         assert validate_full_spdx_document(document) == []
 
 
-def test_the_validators_would_find_something(built: Path, pinned: Pins) -> None:
+def test_the_validators_reject_bad_documents(built: Path, pinned: Pins) -> None:
     bill = bills_of(built, pinned)[0]
     bad = cyclonedx_bill.text(bill).replace('"type": "application"', '"type": "a program"', 1)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bad) is not None
@@ -126,7 +126,7 @@ def test_spdx_tools_reads_a_document_and_writes_the_same(all_bills: list[Bill]) 
 
 
 def ordered(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with its edges in one order: the format gives them none."""
+    """Return the document with its edges sorted: the format does not define their order."""
     return {**document, "dependencies": sorted(document["dependencies"], key=lambda edge: str(edge["ref"]))}
 
 
@@ -148,7 +148,7 @@ def test_cyclonedx_leads_from_the_deb_to_upstreams_tarball(cyclonedx: dict[str, 
     assert upstream["externalReferences"][0]["url"] == "https://example.org/4.7.2.tar.gz"
 
 
-def test_cyclonedx_has_what_is_declared_to_be_needed(cyclonedx: dict[str, Any]) -> None:
+def test_cyclonedx_lists_the_declared_dependencies(cyclonedx: dict[str, Any]) -> None:
     found = {one["name"]: (one["scope"], one["purl"], one["properties"][0]) for one in cyclonedx["components"]}
     assert set(found) == {"libc6", "libpq5", "pgpool2-common", "other"}
     clause = {"name": "pgpool-deb:Depends", "value": "libc6 (>= 2.36)"}
@@ -202,14 +202,14 @@ def test_the_same_package_has_the_same_documents_in_every_process(built: Path, p
     assert b"2026-11-30T01:48:13" in one
 
 
-def test_another_build_has_documents_of_another_identity(built: Path, pinned: Pins) -> None:
+def test_another_build_has_documents_with_another_identity(built: Path, pinned: Pins) -> None:
     first, second = bills_of(built, pinned)
     (info,) = built.glob("*.buildinfo")
     info.write_text(info.read_text().replace("01:48:13", "01:48:14"))
     assert len({first.identity, second.identity, bills_of(built, pinned)[0].identity}) == 3
 
 
-def test_what_is_not_upstreams_pinned_tarball_has_no_address(built: Path, tmp_path: Path) -> None:
+def test_a_tarball_that_differs_from_the_pinned_one_has_no_address(built: Path, tmp_path: Path) -> None:
     text = (
         f'addresses = ["https://example.org/x"]\n[pgpool."4.7.2"]\nsha256 = "{"0" * 64}"\nsize = 1\ndate = 2026-06-04'
     )
@@ -228,7 +228,7 @@ def test_what_is_not_upstreams_pinned_tarball_has_no_address(built: Path, tmp_pa
         ("ours (1)", "LicenseRef-ours-1-"),
     ],
 )
-def test_licences_get_the_names_that_spdx_has(names: str, expression: str) -> None:
+def test_licences_get_their_spdx_names(names: str, expression: str) -> None:
     head = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
     found = declared(f"{head}Files: *\nCopyright: 2026 A\nLicense: {names}\n It may be used.\n")
     assert str(found.expression) == expression
@@ -236,7 +236,7 @@ def test_licences_get_the_names_that_spdx_has(names: str, expression: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "All rights reserved.\n", "Format: nothing\nFiles *\n"])
-def test_a_copyright_that_no_machine_reads_declares_nothing(text: str) -> None:
+def test_an_unparsable_copyright_declares_nothing(text: str) -> None:
     assert declared(text).expression is None
 
 
@@ -251,8 +251,8 @@ def test_documents_of_every_deb_are_in_the_pool_and_the_signed_statement_names_t
 ) -> None:
     published()
     folder = tmp_path / "repo/pool/main/p/pgpool2"
-    told = json.loads((folder / f"pgpool2_{V1}_amd64.intoto.json").read_text())
-    named = {one["name"]: one["digest"]["sha256"] for one in told["predicate"]["runDetails"]["byproducts"]}
+    statement = json.loads((folder / f"pgpool2_{V1}_amd64.intoto.json").read_text())
+    named = {one["name"]: one["digest"]["sha256"] for one in statement["predicate"]["runDetails"]["byproducts"]}
     expected = {
         f"{package}_{V1}_amd64{suffix}"
         for package in ("pgpool2", "libpgpool-dev")

@@ -1,4 +1,4 @@
-"""check-repository looks at what is published beside each .deb: its bills of materials and the signed statement."""
+"""check-repository checks the documents beside each .deb: its bills of materials and the signed statement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_BILL = f"libpgpool-dev_{V1}_amd64.cdx.json"
 
 
 def faults(where: Path | str) -> list[str]:
-    """What check-repository says, which fails exactly where it names a fault."""
+    """Return the faults that check-repository reports; asserts that it fails if and only if there are any."""
     lines: list[str] = []
     status = check.run(str(where), lines.append, install=False)
     found = [line for line in lines if line.startswith("fault: ")]
@@ -40,18 +40,18 @@ def faults(where: Path | str) -> list[str]:
 def signed(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     """Change a statement, and sign it with the repository's own key."""
     path = folder / STATEMENT
-    told = json.loads(path.read_text())
-    change(told)
-    path.write_text(json.dumps(told))
+    statement = json.loads(path.read_text())
+    change(statement)
+    path.write_text(json.dumps(statement))
     with signing.key(None, FIRST, print) as key:
         (folder / f"{STATEMENT}.asc").write_text(key.signature(path.read_text(), FIRST))
 
 
-def byproducts(told: dict[str, object]) -> list[dict[str, object]]:
-    return told["predicate"]["runDetails"]["byproducts"]  # type: ignore[index,no-any-return]
+def byproducts(statement: dict[str, object]) -> list[dict[str, object]]:
+    return statement["predicate"]["runDetails"]["byproducts"]  # type: ignore[index,no-any-return]
 
 
-# -- one fault each ----------------------------------------------------------------------------------------------------
+# -- changes that cause one fault each ---------------------------------------------------------------------------------
 
 
 def a_bill_is_missing(folder: Path) -> None:
@@ -66,11 +66,16 @@ def a_bill_is_another_debs(folder: Path) -> None:
     shutil.copyfile(folder / OTHER_BILL, folder / BILL)
     sha256 = next(one["digest"] for one in byproducts(json.loads((folder / STATEMENT).read_text()))
                   if one["name"] == OTHER_BILL)  # fmt: skip
-    signed(folder, lambda told: [one.update(digest=sha256) for one in byproducts(told) if one["name"] == BILL])
+    signed(
+        folder, lambda statement: [one.update(digest=sha256) for one in byproducts(statement) if one["name"] == BILL]
+    )
 
 
 def a_bill_is_not_named(folder: Path) -> None:
-    signed(folder, lambda told: byproducts(told).remove(next(x for x in byproducts(told) if x["name"] == BILL)))
+    signed(
+        folder,
+        lambda statement: byproducts(statement).remove(next(x for x in byproducts(statement) if x["name"] == BILL)),
+    )
 
 
 def a_bill_is_extra(folder: Path) -> None:
@@ -78,7 +83,7 @@ def a_bill_is_extra(folder: Path) -> None:
 
 
 def a_stranger_is_named(folder: Path) -> None:
-    signed(folder, lambda told: byproducts(told).append({"name": "../x", "digest": {"sha256": "0" * 64}}))
+    signed(folder, lambda statement: byproducts(statement).append({"name": "../x", "digest": {"sha256": "0" * 64}}))
 
 
 def the_record_was_changed(folder: Path) -> None:
@@ -105,35 +110,35 @@ def the_statement_was_changed(folder: Path) -> None:
 
 
 def another_deb_in_the_statement(folder: Path) -> None:
-    def change(told: dict[str, object]) -> None:
-        told["subject"][0]["digest"]["sha256"] = "0" * 64  # type: ignore[index]
+    def change(statement: dict[str, object]) -> None:
+        statement["subject"][0]["digest"]["sha256"] = "0" * 64  # type: ignore[index]
 
     signed(folder, change)
-    for name in DOCUMENTS:  # so that nothing else differs
+    for name in DOCUMENTS:  # keeps everything else consistent
         path = folder / f"libpgpool-dev_{V1}_amd64{name}"
         path.write_text(path.read_text() + "0" * 64)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        signed(folder, lambda told, name=path.name, digest=digest: [  # type: ignore[misc]
-            one.update(digest={"sha256": digest}) for one in byproducts(told) if one["name"] == name])  # fmt: skip
+        signed(folder, lambda statement, name=path.name, digest=digest: [  # type: ignore[misc]
+            one.update(digest={"sha256": digest}) for one in byproducts(statement) if one["name"] == name])  # fmt: skip
 
 
 def an_unknown_deb_in_the_statement(folder: Path) -> None:
-    """With its documents."""
+    """Its documents are named and present, too."""
     names = [f"nginx_1_amd64{suffix}" for suffix in DOCUMENTS]
     for name in names:
         (folder / name).write_text("0" * 64)
     digest = {"sha256": hashlib.sha256(b"0" * 64).hexdigest()}
 
-    def change(told: dict[str, list[object]]) -> None:
-        told["subject"].append({"name": "nginx_1_amd64.deb", "digest": {"sha256": "0" * 64}})
-        byproducts(told).extend({"name": name, "digest": digest} for name in names)  # type: ignore[arg-type]
+    def change(statement: dict[str, list[object]]) -> None:
+        statement["subject"].append({"name": "nginx_1_amd64.deb", "digest": {"sha256": "0" * 64}})
+        byproducts(statement).extend({"name": name, "digest": digest} for name in names)  # type: ignore[arg-type]
 
     signed(folder, change)  # type: ignore[arg-type]
 
 
 def another_source_in_the_statement(folder: Path) -> None:
-    def change(told: dict[str, object]) -> None:
-        rows = told["predicate"]["buildDefinition"]["resolvedDependencies"]  # type: ignore[index]
+    def change(statement: dict[str, object]) -> None:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]  # type: ignore[index]
         next(row for row in rows if row.get("name") == f"pgpool2_{V1}.dsc")["digest"]["sha256"] = "0" * 64
 
     signed(folder, change)
@@ -194,7 +199,7 @@ def a_pipe(folder: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_each_document_that_is_not_as_it_should_be_is_one_fault(
+def test_each_tampered_document_is_one_fault(
     published: Publisher, tmp_path: Path, harm: Callable[[Path], None], expected: str
 ) -> None:
     published()
@@ -219,7 +224,7 @@ def test_a_deb_without_a_statement_is_named_with_the_documents_that_it_lacks(
         assert faults(url) == expected
 
 
-def test_what_is_whole_is_whole_at_a_url_too(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+def test_check_repository_finds_the_same_at_a_url(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     upload(checkout.dist / "trixie", V2)
     published()
@@ -233,10 +238,10 @@ def test_both_modules_name_the_same_documents() -> None:
     assert tuple(DOCUMENTS) == documents.DOCUMENTS
 
 
-# -- what publish does about them --------------------------------------------------------------------------------------
+# -- publish repairs and replaces them ---------------------------------------------------------------------------------
 
 
-def test_a_statement_without_its_signature_is_made_anew_by_the_next_publish_of_its_packages(
+def test_a_statement_without_a_signature_is_written_again_by_the_next_publish(
     published: Publisher, tmp_path: Path
 ) -> None:
     published()
@@ -247,10 +252,10 @@ def test_a_statement_without_its_signature_is_made_anew_by_the_next_publish_of_i
     assert faults(tmp_path / "repo") == []
 
 
-def test_another_build_after_a_publish_that_was_killed_has_a_statement_of_its_own(
+def test_a_rebuild_after_a_killed_publish_gets_its_own_statement(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The killed one left the statement of its packages, which no state names."""
+    """The killed publish left the statement of its packages, which no state names."""
     published()
     upload(checkout.dist / "trixie", V2)
     with monkeypatch.context() as patch:
@@ -265,7 +270,7 @@ def test_another_build_after_a_publish_that_was_killed_has_a_statement_of_its_ow
 
 
 def killed(*_: object) -> None:
-    """Does what Ctrl-C does."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

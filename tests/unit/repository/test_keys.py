@@ -1,4 +1,4 @@
-"""Keys: the project's own, those of files, of GnuPG and of Sequoia, two at once, and those that end."""
+"""Keys: the project's own, keys in files, from GnuPG and Sequoia, two at once, and expiring ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signatures(tmp_path: Path) -> int:
 
 
 def verifies(tmp_path: Path, key: Path) -> None:
-    """GnuPG's verifier and Sequoia's, which apt has since trixie, take a repository's signatures."""
+    """Verify a repository's signatures with GnuPG's gpgv and with Sequoia's sqv, which apt uses since trixie."""
     folder = tmp_path / "repo/dists/trixie-testing"
     output("gpgv", "--keyring", str(key), str(folder / "InRelease"))
     output("gpgv", "--keyring", str(key), str(folder / "Release.gpg"), str(folder / "Release"))
@@ -51,13 +51,13 @@ def verifies(tmp_path: Path, key: Path) -> None:
 
 
 def exported(data_home: Path, *options: str) -> bytes:
-    """Return the subkey that signs, as gpg exports it."""
+    """Return the signing subkey, exported by gpg."""
     home = data_home / "pgpool-deb/archive-key/gnupg"
     with gnupg(home) as command:
         return output(*command, *options, "--export-secret-subkeys", (home.parent / "made").read_text().strip())
 
 
-def test_the_key_is_told_once_and_its_primary_part_is_not_where_it_signs(
+def test_a_new_key_is_reported_and_its_primary_key_is_stored_apart(
     checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -72,7 +72,7 @@ def test_the_key_is_told_once_and_its_primary_part_is_not_where_it_signs(
         assert b"sec#  ed25519" in output(*command, "--list-secret-keys")
 
 
-def test_a_key_of_rsa_is_made_for_those_who_must_and_its_signatures_have_no_chance_in_them(
+def test_an_rsa_key_can_be_created_and_its_signatures_are_deterministic(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -90,7 +90,7 @@ def test_a_key_of_rsa_is_made_for_those_who_must_and_its_signatures_have_no_chan
     assert tree(tmp_path / "repo") == first
 
 
-def test_a_type_is_of_a_key_that_is_made_now(published: Publisher, tmp_path: Path) -> None:
+def test_a_key_type_applies_only_to_a_new_key(published: Publisher, tmp_path: Path) -> None:
     published()
     published(key_type="ed25519")
     before = tree(tmp_path / "repo")
@@ -106,7 +106,7 @@ def test_a_type_is_of_a_key_that_is_made_now(published: Publisher, tmp_path: Pat
 # -- in a file ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home: Path, tmp_path: Path) -> None:
+def test_a_key_in_a_file_signs(published: Publisher, data_home: Path, tmp_path: Path) -> None:
     published()
     (tmp_path / "secret.asc").write_bytes(exported(data_home, "--armor"))
     published(key=str(tmp_path / "secret.asc"))
@@ -116,7 +116,7 @@ def test_a_key_in_a_file_signs_and_is_on_no_disk(published: Publisher, data_home
 
 
 @pytest.mark.parametrize("made_of", ["rsa2048", "rsa3072", "nistp256"])
-def test_a_key_that_there_was_before_signs(published: Publisher, tmp_path: Path, made_of: str) -> None:
+def test_an_existing_key_signs(published: Publisher, tmp_path: Path, made_of: str) -> None:
     published(key=str(secret_key(tmp_path, "old", made_of)))
     verifies(tmp_path, public_key(tmp_path))
 
@@ -129,7 +129,7 @@ def test_a_key_that_apt_refuses_signs_nothing(published: Publisher, tmp_path: Pa
 
 
 def of_sequoia(place: Path, suite: str) -> tuple[Path, Path]:
-    """A secret key that sq made, and its certificate, by the command line of bookworm's sq, or of a later one."""
+    """Create a secret key and its certificate with sq; bookworm's sq has another command line than later ones."""
     key, certificate = place / "sq.pgp", place / "sq-certificate.pgp"
     if b"--export" in output("sq", "key", "generate", "--help"):
         output("sq", "key", "generate", "--userid", "archive", "--cipher-suite", suite, "--export", str(key))
@@ -145,7 +145,7 @@ def of_sequoia(place: Path, suite: str) -> tuple[Path, Path]:
 def test_a_key_that_sequoia_made_signs_for_both_verifiers(
     checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
 ) -> None:
-    """With sq's own certificate and with the repository's keyring; and the bytes depend on the time alone."""
+    """They verify with sq's own certificate and with the repository's keyring. The bytes depend only on the time."""
     key, certificate = of_sequoia(tmp_path, suite)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time())))
     request = publish.Request(tmp_path / "repo", key=str(key), unproved=True, install=False)
@@ -163,8 +163,8 @@ def test_a_key_that_sequoia_made_signs_for_both_verifiers(
     assert tree(tmp_path / "repo") == first
 
 
-def test_a_signature_has_the_time_of_the_state_also_where_that_is_the_present_second(tmp_path: Path) -> None:
-    """A slow signature would end in the next second; the state's time is what counts."""
+def test_a_signature_has_the_time_of_the_state_even_if_that_is_the_present_second(tmp_path: Path) -> None:
+    """A slow gpg finishes in the next second; the signature must still have the state's time."""
     with signing.key(None, FIRST, print) as key:
         for wait in (0.9, 0.94, 0.97, 0.98, 0.99):
             time.sleep((wait - time.time()) % 1)
@@ -177,10 +177,10 @@ def test_a_signature_has_the_time_of_the_state_also_where_that_is_the_present_se
 # -- two at once -------------------------------------------------------------------------------------------------------
 
 
-def test_while_two_keys_sign_clients_of_either_are_served(
+def test_clients_with_either_key_accept_a_state_that_two_keys_signed(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The keyring package of the new state has both; a client that knows one key takes the state for good."""
+    """The keyring package of the new state has both keys, and a client that has only one of them accepts the state."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     published()
     old = public_key(tmp_path).read_bytes()
@@ -199,7 +199,9 @@ def test_while_two_keys_sign_clients_of_either_are_served(
     assert len([one for one in versions(tmp_path / "repo", "trixie-testing") if one[0] == keyring.NAME]) == 2
 
 
-def test_two_files_are_two_keys_and_a_new_one_alone_comes_after_both(published: Publisher, tmp_path: Path) -> None:
+def test_two_files_are_two_keys_and_the_new_one_signs_alone_only_after_both(
+    published: Publisher, tmp_path: Path
+) -> None:
     old, new = (secret_key(tmp_path, name) for name in ("old", "new"))
     published(key=str(old))
     with pytest.raises(UsageError, match=r"InRelease is not signed by this key\nhint: "):
@@ -212,10 +214,10 @@ def test_two_files_are_two_keys_and_a_new_one_alone_comes_after_both(published: 
         published(key=f"{old},{old}")
 
 
-def test_another_key_signs_every_suite_and_offers_itself_in_each(
+def test_another_key_signs_every_suite_and_is_offered_in_each(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
-    """Though one suite alone has new packages: clients of the others would stay with a key that is gone."""
+    """Suites without new packages need the new key, too, or their clients would keep a key that no longer signs."""
     upload(checkout.dist / "bookworm", "4.7.2-50+deb12+1")
     old, new = (secret_key(tmp_path, name) for name in ("old", "new"))
     published(key=str(old))
@@ -228,26 +230,26 @@ def test_another_key_signs_every_suite_and_offers_itself_in_each(
 
 
 def documented(heading: str) -> str:
-    """The first block of commands below a heading of the how-to."""
+    """Return the first block of commands below a heading of the how-to."""
     page = Path(__file__).parents[3] / "docs/how-to/publish-a-repository.md"
     text = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     lines = itertools.dropwhile(lambda line: not line.startswith("    "), text.splitlines())
     return "\n".join(itertools.takewhile(lambda line: line.startswith("    "), lines))
 
 
-def test_a_new_subkey_signs_beside_the_old_one_while_that_lasts(
+def test_a_new_subkey_signs_beside_the_old_one_until_that_expires(
     checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made by the documented commands; a client of before takes the state, and the keyring package."""
+    """The documented commands create it, and an existing client accepts the state and the keyring package."""
     monkeypatch.delenv("XDG_DATA_HOME")
     request = publish.Request(tmp_path / "repo", unproved=True, install=False)
-    with tempfile.TemporaryDirectory() as home:  # the paths of gpg's sockets have 108 bytes at most
+    with tempfile.TemporaryDirectory() as home:  # the paths of gpg's sockets have at most 108 bytes
         monkeypatch.setenv("HOME", home)
         publish.run(checkout, request, print)
         apt = Apt.new(tmp_path / "apt", tmp_path / "repo")
         apt.versions("pgpool2")
         output("sh", "-euxc", documented("A new subkey"))
-        time.sleep(1)  # a state has the time of the second before it is made, and the subkey is younger in its first
+        time.sleep(1)  # a state is dated 1 s before the publish, when the subkey must already exist
         publish.run(checkout, request, print)
         with gnupg(Path(home, ".local/share/pgpool-deb/archive-key/gnupg")) as command:
             (found,) = gpg.secret_keys(Path(command[2]))
@@ -256,7 +258,7 @@ def test_a_new_subkey_signs_beside_the_old_one_while_that_lasts(
     assert signatures(tmp_path) == 2
 
 
-def test_a_subkey_that_was_revoked_signs_nothing(published: Publisher, tmp_path: Path) -> None:
+def test_a_revoked_subkey_signs_nothing(published: Publisher, tmp_path: Path) -> None:
     with gnupg(tmp_path / "gnupg") as command:
         output(*command, "--quick-generate-key", "old", "ed25519", "cert")
         fingerprint = gpg.secret_keys(Path(command[2]))[0].fingerprint
@@ -271,7 +273,7 @@ def test_a_subkey_that_was_revoked_signs_nothing(published: Publisher, tmp_path:
     verifies(tmp_path, public_key(tmp_path))
 
 
-# -- keys that end -----------------------------------------------------------------------------------------------------
+# -- keys that expire --------------------------------------------------------------------------------------------------
 
 
 def told(lines: Sequence[str]) -> list[str]:
@@ -279,7 +281,7 @@ def told(lines: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("ends", "left"), [("60d", None), ("59d", 59), ("1d", 1)])
-def test_publish_warns_sixty_days_before_a_key_ends(
+def test_publish_warns_sixty_days_before_a_key_expires(
     published: Publisher, tmp_path: Path, ends: str, left: int | None
 ) -> None:
     lines = published(key=str(secret_key(tmp_path, "old", ends=ends)))
@@ -288,14 +290,14 @@ def test_publish_warns_sixty_days_before_a_key_ends(
     assert ("hint: docs/how-to/publish-a-repository.md: a new subkey" in lines) == (left is not None)
 
 
-def test_of_two_keys_the_one_that_ends_is_named(published: Publisher, tmp_path: Path) -> None:
+def test_the_warning_names_the_expiring_one_of_two_keys(published: Publisher, tmp_path: Path) -> None:
     old, new = secret_key(tmp_path, "old", ends="10d"), secret_key(tmp_path, "new")
     first = told(published(key=str(old)))
     assert len(first) == 1
     assert told(published(key=f"{new},{old}")) == [first[0].replace("10 days", "9 days")]
 
 
-def test_a_key_ends_with_its_primary_key(published: Publisher, tmp_path: Path) -> None:
+def test_a_key_expires_with_its_primary_key(published: Publisher, tmp_path: Path) -> None:
     with gnupg(tmp_path / "gnupg") as command:
         output(*command, "--quick-generate-key", "short", "ed25519", "cert", "20d")
         fingerprint = gpg.secret_keys(Path(command[2]))[0].fingerprint
@@ -306,7 +308,7 @@ def test_a_key_ends_with_its_primary_key(published: Publisher, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("ends", "status", "said"),
+    ("ends", "status", "expected"),
     [
         ("never", ExitStatus.GOOD, ""),
         ("63d", ExitStatus.GOOD, ""),
@@ -314,18 +316,18 @@ def test_a_key_ends_with_its_primary_key(published: Publisher, tmp_path: Path) -
         ("1d", ExitStatus.FAILED, "fault: the key {} has expired"),
     ],
 )
-def test_check_repository_warns_sixty_days_before_the_key_ends(
-    published: Publisher, tmp_path: Path, ends: str, status: ExitStatus, said: str
+def test_check_repository_warns_sixty_days_before_the_key_expires(
+    published: Publisher, tmp_path: Path, ends: str, status: ExitStatus, expected: str
 ) -> None:
-    """What was published two days ago is looked at now."""
+    """The repository was published two days ago, and is checked now."""
     published(key=str(secret_key(tmp_path, "old", ends=ends)))
     (fingerprint,) = [one.fingerprint for one in gpg.public_keys(public_key(tmp_path).read_bytes())]
     lines: list[str] = []
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is status, lines
-    assert told(lines) == ([said.format(fingerprint)] if said else [])
+    assert told(lines) == ([expected.format(fingerprint)] if expected else [])
 
 
-def test_a_key_that_has_expired_signs_nothing(
+def test_an_expired_key_signs_nothing(
     published: Publisher, checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = str(secret_key(tmp_path, "old", ends="1d"))
@@ -341,7 +343,7 @@ def test_a_key_that_has_expired_signs_nothing(
 def test_a_key_in_the_environment_signs_and_no_program_inherits_it(
     form: str, published: Publisher, data_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gpg and its agent are started afterwards, in an environment that has it no more."""
+    """gpg and its agent start after the key has been removed from the environment."""
     armored = form == "armored"
     secret = exported(data_home, "--armor") if armored else base64.b64encode(exported(data_home))
     monkeypatch.setenv("ARCHIVE_KEY", secret.decode())
