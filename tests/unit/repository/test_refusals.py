@@ -1,4 +1,4 @@
-"""What may not be published is refused with one line and a hint, and the repository is as it was."""
+"""Publish refuses bad input with one line and a hint, and does not change the repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgpool_deb.repository import publish
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
 
-# -- what is refused, and the repository stays as it was ---------------------------------------------------------------
+# -- bad packages and damaged repositories -----------------------------------------------------------------------------
 
 
 def foreign(checkout: Project, _: Path) -> None:
@@ -107,7 +107,7 @@ def no_mark(_: Project, repo: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_bad_input_is_refused_in_one_line_and_the_repository_is_as_it_was(
+def test_bad_input_is_refused_in_one_line_and_changes_nothing(
     published: Publisher, checkout: Project, tmp_path: Path, harm: Callable[[Project, Path], None], message: str
 ) -> None:
     published()
@@ -119,8 +119,8 @@ def test_bad_input_is_refused_in_one_line_and_the_repository_is_as_it_was(
     assert tree(tmp_path / "repo") == before
 
 
-def test_a_file_that_no_state_names_gives_way(published: Publisher, checkout: Project, tmp_path: Path) -> None:
-    """A publish that was killed left it, and the package was built again since."""
+def test_a_file_that_no_state_names_is_replaced(published: Publisher, checkout: Project, tmp_path: Path) -> None:
+    """A killed publish left it, and the package has since been rebuilt."""
     published()
     upload(checkout.dist / "trixie", V2)
     left = tmp_path / "repo/pool/main/p/pgpool2" / f"pgpool2_{V2}_amd64.deb"
@@ -139,7 +139,7 @@ def test_the_first_record_of_a_build_stays(published: Publisher, checkout: Proje
     assert place.read_bytes() == before
 
 
-def test_a_folder_that_holds_other_things_is_left_alone(published: Publisher, tmp_path: Path) -> None:
+def test_a_folder_that_holds_other_files_is_refused(published: Publisher, tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "letters").write_text("dear")
     with pytest.raises(UsageError, match="holds other things"):
@@ -157,7 +157,7 @@ def test_a_clock_that_is_behind_is_refused(
         publish.run(checkout, request, print)
 
 
-def test_a_key_that_is_not_there_is_said(published: Publisher) -> None:
+def test_a_missing_key_is_reported(published: Publisher) -> None:
     with pytest.raises(UsageError, match="there is no secret key 0123456789ABCDEF"):
         published(key="0123456789ABCDEF")
     with pytest.raises(UsageError, match="neither a key's fingerprint nor a file"):

@@ -1,4 +1,4 @@
-"""A repository, dist/ or key that somebody meddled with: one line and a hint, and nothing else has changed."""
+"""Commands refuse a tampered repository with one line and a hint, and change nothing."""
 
 from __future__ import annotations
 
@@ -186,11 +186,11 @@ REPOSITORY: dict[Harm, str] = {
     index_is_a_link: "Contents-amd64.gz leads out of the repository",
 }
 ONLY_PUBLISH = {pool_folder_is_a_link, pool_file_is_a_pipe, pool_file_is_a_folder}
-"""These are met where something is put into the pool."""
+"""Only adding files to the pool detects these."""
 
 
 @pytest.mark.parametrize("harm", REPOSITORY, ids=lambda harm: harm.__name__)
-def test_publish_promote_and_prune_refuse_what_was_tampered_with(
+def test_publish_and_promote_refuse_a_tampered_repository(
     repo: Path, published: Publisher, checkout: Project, monkeypatch: pytest.MonkeyPatch, harm: Harm
 ) -> None:
     harm(repo)
@@ -205,17 +205,17 @@ def test_publish_promote_and_prune_refuse_what_was_tampered_with(
         assert REPOSITORY[harm] in refused(command, repo)
 
 
-def test_a_keyring_package_is_not_put_through_a_link(repo: Path, published: Publisher) -> None:
+def test_a_keyring_package_is_not_written_through_a_link(repo: Path, published: Publisher) -> None:
     keyring_folder_is_a_link(repo)
     assert "is a symbolic link, or below one" in refused(
         lambda: published(renew=True, url="https://new.example.org"), repo
     )
 
 
-def test_a_first_publish_that_was_killed_before_its_state_was_there_is_made_again(
+def test_a_first_publish_that_was_killed_before_writing_its_state_can_be_repeated(
     repo: Path, published: Publisher
 ) -> None:
-    """It leaves a pointer to nothing, and no state; with states a lost pointer is refused, as they may be anybody's."""
+    """It leaves a pointer to a missing state. If other states exist, a dangling pointer is refused instead."""
     for one in (repo / "snapshot").iterdir():
         shutil.rmtree(one)
     published()
@@ -224,7 +224,7 @@ def test_a_first_publish_that_was_killed_before_its_state_was_there_is_made_agai
 
 
 @pytest.mark.parametrize("name", ["lost+found", "a\nb", "notes.txt"])
-def test_other_things_among_the_states_are_left_alone(repo: Path, published: Publisher, name: str) -> None:
+def test_other_files_among_the_states_are_kept(repo: Path, published: Publisher, name: str) -> None:
     (repo / "snapshot" / name).mkdir()
     (repo / "snapshot" / name / "letter").write_text("dear")
     published()
@@ -232,7 +232,7 @@ def test_other_things_among_the_states_are_left_alone(repo: Path, published: Pub
     assert (repo / "snapshot" / name / "letter").read_text() == "dear"
 
 
-def test_a_link_that_looks_like_a_half_file_is_removed_and_not_followed(repo: Path, published: Publisher) -> None:
+def test_a_link_named_like_a_partial_file_is_removed_and_not_followed(repo: Path, published: Publisher) -> None:
     for folder in (repo, repo / "pool/main"):
         (folder / ".partial-1").symlink_to(repo.with_name(OUTSIDE))
     published()
@@ -241,7 +241,7 @@ def test_a_link_that_looks_like_a_half_file_is_removed_and_not_followed(repo: Pa
 
 
 @pytest.mark.parametrize("what", ["a file", "nothing", "a folder", "a loop"])
-def test_what_is_no_repository_is_told_so(checkout: Project, tmp_path: Path, what: str) -> None:
+def test_a_path_that_is_no_repository_is_refused(checkout: Project, tmp_path: Path, what: str) -> None:
     place = tmp_path / "place"
     if what == "a file":
         place.write_text("dear")
@@ -280,7 +280,7 @@ def faults(where: Path | str) -> list[str]:
 
 
 @pytest.mark.parametrize("harm", CHECKED, ids=lambda harm: harm.__name__)
-def test_check_repository_names_what_was_tampered_with(repo: Path, harm: Callable[[Path], None]) -> None:
+def test_check_repository_reports_the_tampered_file(repo: Path, harm: Callable[[Path], None]) -> None:
     harm(repo)
     before = everything(repo.parent)
     assert faults(repo) == [CHECKED[harm]]
@@ -298,10 +298,10 @@ def test_check_repository_names_what_was_tampered_with(repo: Path, harm: Callabl
     ],
     ids=["link", "pipe", "device", "loop", "folder"],
 )
-def test_what_is_no_file_of_the_pool_or_by_its_hash_is_a_fault(
+def test_an_irregular_file_in_the_pool_or_by_hash_is_a_fault(
     repo: Path, make: Callable[[Path], None], why: str
 ) -> None:
-    """/dev/zero never ends, and a pipe never begins."""
+    """Reading /dev/zero would never end, and opening a pipe would block."""
     packages = state(repo) / "dists/trixie-testing/main/binary-amd64/by-hash/SHA256"
     current = [path for path in packages.iterdir() if path.samefile(packages.parents[1] / "Packages.gz")]
     found = repo / "pool/main/p/pgpool2" / f"pgpool2_{V1}_amd64.deb"
@@ -314,7 +314,7 @@ def test_what_is_no_file_of_the_pool_or_by_its_hash_is_a_fault(
     assert faults(repo) == [f"{found.relative_to(repo)} {why}"]
 
 
-def test_a_suite_whose_name_is_two_lines_is_one_line(repo: Path) -> None:
+def test_a_suite_name_with_a_newline_is_reported_in_one_line(repo: Path) -> None:
     (state(repo) / "dists/a\nb\udcff").mkdir()
     assert faults(repo) == ["a\\nb\\udcff: InRelease is missing"]
 
@@ -327,23 +327,23 @@ def test_a_server_that_answers_with_a_page_for_everything_is_no_repository(repo:
 
 
 @pytest.mark.parametrize(
-    ("where", "said", "status"),
+    ("where", "expected", "status"),
     [
         ("ftp://127.0.0.1/x", "ftp://127.0.0.1/x is no address of a web server", ExitStatus.USAGE),
         ("http://127.0.0.1:1", "gpg: [Errno 111] Connection refused", ExitStatus.ENVIRONMENT),
         ("http://", "http: is no address of a web server", ExitStatus.USAGE),
     ],
 )
-def test_an_address_that_nobody_answers_is_told_in_a_line(
-    tmp_path: Path, where: str, said: str, status: ExitStatus
+def test_an_unreachable_address_is_reported_in_one_line(
+    tmp_path: Path, where: str, expected: str, status: ExitStatus
 ) -> None:
     line = refused(lambda: check.run(where, print, install=False), tmp_path, status)
-    assert said in line
+    assert expected in line
     assert len(line) < 200
 
 
-def test_the_machine_says_which_server_broke_off(repo: Path) -> None:
-    """It promises more than it sends."""
+def test_a_truncated_response_is_reported_with_its_address(repo: Path) -> None:
+    """The server sends less than its Content-Length."""
     import http.server  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
@@ -355,7 +355,7 @@ def test_the_machine_says_which_server_broke_off(repo: Path) -> None:
             self.wfile.write(b"half")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Half)
     threading.Thread(target=server.serve_forever, daemon=True).start()

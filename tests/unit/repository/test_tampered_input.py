@@ -1,4 +1,4 @@
-"""A user who may not read, a dist/ or key that somebody meddled with, a full disk: one line, a hint, and no change."""
+"""Missing permissions, a tampered dist/ or key, a full disk: one line, a hint, and no change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pgpool_deb.project import Project
 from pgpool_deb.repository import keyring
 from pgpool_deb.small_packages import deb, upload
 
-# -- who may read ------------------------------------------------------------------------------------------------------
+# -- permissions -------------------------------------------------------------------------------------------------------
 
 AS_NOBODY = """
 import _strptime, os, sys  # Python's own library may be another user's, too
@@ -49,7 +49,7 @@ except ToolkitError as error:
 
 
 def as_nobody(checkout: Path, repo: Path, what: str) -> tuple[int, list[str]]:
-    """Run a command as a user who owns nothing; returns its status and what it says of an error."""
+    """Run a command as an unprivileged user; returns its status and the lines of its standard error."""
     program = AS_NOBODY.format(packaging=str(Path(__file__).parents[3] / "packaging"))
     command = [sys.executable, "-B", "-c", program, str(checkout), str(repo), what]
     environment = {**os.environ, "HOME": "/nonexistent", "XDG_DATA_HOME": "/nonexistent"}
@@ -59,7 +59,7 @@ def as_nobody(checkout: Path, repo: Path, what: str) -> tuple[int, list[str]]:
 
 @pytest.fixture
 def public(checkout: Project, repo: Path) -> Iterator[Path]:
-    """A folder that every user may enter, with the checkout and the repository; pytest's own are its user's alone."""
+    """A folder that every user may enter, unlike pytest's, with copies of the checkout and the repository."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         folder.chmod(0o755)
@@ -84,7 +84,7 @@ def public(checkout: Project, repo: Path) -> Iterator[Path]:
         (f"pool/main/p/pgpool2/pgpool2_{V1}_amd64.cdx.json", "check"),
     ],
 )
-def test_what_may_not_be_read_is_the_machines_fault(public: Path, path: str, what: str) -> None:
+def test_an_unreadable_file_is_a_machine_error(public: Path, path: str, what: str) -> None:
     repo = public / "repo"
     (repo / path).resolve().chmod(0)
     before = everything(repo)
@@ -122,7 +122,7 @@ def deb_is_a_pipe(folder: Path) -> None:
 
 
 def deb_is_noise(folder: Path) -> None:
-    """Its .changes says so."""
+    """Its .changes has the matching SHA-256."""
     resigned(folder, b"noise\n")
 
 
@@ -133,7 +133,7 @@ def deb_is_another(folder: Path) -> None:
 
 
 def resigned(folder: Path, data: bytes) -> None:
-    """Put other bytes in place of a .deb, with the right hashes in .buildinfo and .changes."""
+    """Replace the bytes of a .deb, and update its hashes in .buildinfo and .changes."""
     path = folder / f"pgpool2_{V2}_amd64.deb"
     path.write_bytes(data)
     told(path, path.with_suffix(".buildinfo"))
@@ -142,14 +142,14 @@ def resigned(folder: Path, data: bytes) -> None:
 
 
 def told(path: Path, record: Path) -> None:
-    """Have a record say what a file is."""
+    """Update the SHA-256 and size of a file in a record."""
     row = f" {sha256_of(path)} {path.stat().st_size} {path.name}"
     lines = [row if line.endswith(f" {path.name}") else line for line in record.read_text().splitlines()]
     record.write_text("\n".join([*lines, ""]))
 
 
 def two_that_differ(folder: Path) -> None:
-    """Builds of two architectures, of two sources of one version."""
+    """Add a build for another architecture, from different source files of the same version."""
     upload(folder, V2, text="other", machine="arm64", binaries=("libpgpool-dev",))
 
 
@@ -177,9 +177,7 @@ DIST: dict[Harm, str] = {
 
 
 @pytest.mark.parametrize("harm", DIST, ids=lambda harm: harm.__name__)
-def test_a_dist_that_was_tampered_with_is_refused(
-    repo: Path, published: Publisher, checkout: Project, harm: Harm
-) -> None:
+def test_a_tampered_dist_is_refused(repo: Path, published: Publisher, checkout: Project, harm: Harm) -> None:
     harm(checkout.dist / "trixie")
     unproved = harm not in (report_is_a_pipe, report_is_a_list)
     assert DIST[harm] in refused(lambda: published(unproved=unproved), repo)
@@ -188,13 +186,13 @@ def test_a_dist_that_was_tampered_with_is_refused(
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_key_is_told_so(repo: Path, published: Publisher, tmp_path: Path) -> None:
+def test_an_argument_that_is_no_key_is_refused(repo: Path, published: Publisher, tmp_path: Path) -> None:
     noise, empty, public = (tmp_path / name for name in ("noise", "empty", "public"))
     noise.write_bytes(b"\xff\x00" * 1000)
     empty.touch()
     shutil.copyfile(repo / "keyring" / f"{keyring.NAME}.gpg", public)
     os.mkfifo(tmp_path / "pipe")
-    for key, said in (
+    for key, expected in (
         (noise, "noise holds no key"),
         (empty, "empty holds no key"),
         (public, "public holds 0 secret keys"),
@@ -204,7 +202,7 @@ def test_what_is_no_key_is_told_so(repo: Path, published: Publisher, tmp_path: P
         ("", "is neither a key's fingerprint nor a file"),
     ):
         line = refused(lambda key=key: published(key=str(key)), repo)  # type: ignore[misc]
-        assert said in line
+        assert expected in line
         assert len(line) < 300
 
 
@@ -236,7 +234,7 @@ except ToolkitError as error:
 def test_on_a_full_disk_nothing_changes(
     repo: Path, checkout: Project, monkeypatch: pytest.MonkeyPatch, left: int, options: dict[str, object]
 ) -> None:
-    """However little room there is: it ends in a line, a hint, and the status of a machine's fault."""
+    """With any amount of free space, it fails with one line, a hint, and the exit status of a machine error."""
     program = FULL.format(packaging=str(Path(__file__).parents[3] / "packaging"))
     (repo.parent / "disk").mkdir()
     script = """
