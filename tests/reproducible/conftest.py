@@ -1,4 +1,4 @@
-"""What this level needs of the machine."""
+"""Requirements of the level `reproducible`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgpool_deb.errors import MachineError
 
 @pytest.fixture(scope="session", autouse=True)
 def able() -> None:
-    """Raise MachineError where Debian's tools could not vary what they vary, or make their namespaces."""
+    """Raise MachineError if Debian's tools cannot vary the environment or create their namespaces on this machine."""
     if os.geteuid() != 0:
         raise MachineError("tests of the level reproducible need root", hint="run them as root")
     if not Path("/dev/fuse").exists():

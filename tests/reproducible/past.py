@@ -1,9 +1,9 @@
-"""Stands in for Debian's archive of the past, which tests do not reach: it has the packages of a folder, and no other.
+"""Stand in for Debian's snapshot archive, which tests cannot reach, with only the packages of a folder.
 
     past.py FOLDER SUITE TIME
 
-debootsnap asks two services over http: which moment of the archive has a package in which version, and that moment of
-the archive. Both answers are given on port 80, whatever the host is called. FOLDER is laid out as the archive is.
+debootsnap queries two services over HTTP: one for the time at which the archive had a package in a version, and one for
+the archive at that time. This server answers both on port 80 for every host name. FOLDER has the archive's layout.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ WHOLE_URL = re.compile(r"^http://[^/]*")
 
 
 class Past(SimpleHTTPRequestHandler):
-    """Serves FOLDER, and says of every package that SUITE had it at TIME."""
+    """Serves FOLDER, and answers for every package that SUITE had it at TIME."""
 
     def translate_path(self, path: str) -> str:
-        """Return the file of a path, or of a whole URL, as a proxy is asked."""
+        """Return the file of a path, or of a complete URL, which proxies receive."""
         return super().translate_path(WHOLE_URL.sub("", path))
 
     def do_POST(self) -> None:
-        """Answer one line a package: name, architecture, version, suite, component, begin and end of the time."""
+        """Answer one line per package: name, architecture, version, suite, component, and first and last time."""
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         asked = ASKED.search(body)
         words = [word for word in asked[1].split(",") if word] if asked else []

@@ -1,4 +1,4 @@
-"""Debian's debrebuild and sbuild make our packages again, byte by byte, from what is published of them."""
+"""Debian's debrebuild and sbuild rebuild our packages, byte for byte, from the published files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TOOLS = (
     "python3-requests", "python3-debian", "python3-apt", "libstring-shellquote-perl", "libwww-perl",
     "libfile-homedir-perl", "debian-archive-keyring",
 )  # fmt: skip
-"""devscripts, sbuild, and what they only recommend; apt-utils, gpg-agent: for the archive's stand-in."""
+"""devscripts and sbuild with packages that they only recommend; apt-utils and gpg-agent for the archive's stand-in."""
 FIRST_RELEASE = 13
-"""bookworm's debrebuild takes a source package from Debian's archive of the past alone, so it cannot know ours."""
+"""bookworm's debrebuild gets source packages only from Debian's snapshot archive, which does not have ours."""
 TIME = "20260101T000000Z"
 PAST = f"/past/archive/debian/{TIME}"
 FETCH = """
@@ -83,8 +83,8 @@ END
 echo 127.0.0.1 localhost builder >/etc/hosts
 chroot /proc/1/root sh -eu '{root}/srv/own-root' '{root}'
 """
-"""debrebuild and sbuild run as a plain user makes user namespaces, and the kernel makes none in a chroot: so the system
-gets a root directory of its own. /tmp is in memory, as in a Debian from trixie on."""
+"""As a plain user, debrebuild and sbuild create user namespaces, which the kernel refuses in a chroot. So the system
+gets its own root directory. /tmp is in memory, as in Debian since trixie."""
 STAND_IN = """
 grep -ohE '[a-z]+[.]debian[.](org|net)' "$(command -v debootsnap)" | sort -u | sed 's/^/127.0.0.1 /' >>/etc/hosts
 python3 /srv/past.py /past {suite} {time} >/tmp/past.log 2>&1 &
@@ -110,13 +110,13 @@ CHECKED = re.compile(r"^checking (\S+): size\.\.\. (?:(?:md5|sha1|sha256)\.\.\. 
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A user of a Debian that has Debian's tools, and of ours what is published."""
+    """A user of a Debian system with Debian's tools and our published files."""
 
     chroot: Chroot
     suite: str
 
     def run(self, script: str, files: str, *, network: bool = False) -> Answer:
-        """Run a script as a plain user, in a folder with copies of `files`; without `network` there is the stand-in."""
+        """Run a script as a plain user, in a folder with copies of `files`; without `network`, start the stand-in."""
         begin, end = OWN_ROOT.format(root=self.chroot.place / "root").rsplit("\n", 2)[:2]
         stand_in = "" if network else STAND_IN.format(suite=self.suite, time=TIME)
         whole = "\n".join([PUBLISHED.format(files=files, script=script), begin, stand_in, end])
@@ -125,7 +125,7 @@ class Stranger:
 
 @pytest.fixture(scope="module")
 def stranger(release: Release, packages: Built, project: Project, roots: Roots, systems: Path) -> Iterator[Stranger]:
-    """The tools of the release, or of stable where its own are too old, and what the packages were built with."""
+    """A user with the tools of the release, or of stable if those are too old, and our packages' build environment."""
     tools = release if release.number >= FIRST_RELEASE else ReleaseTable.load(project.releases).stable
     runner = Runner(systems / "stranger.log")
     past = systems / f"past-{release.name}"
@@ -151,20 +151,20 @@ def stranger(release: Release, packages: Built, project: Project, roots: Roots, 
 
 @pytest.fixture(params=["pgpool2-cluster", "pgpool2"])
 def published(request: pytest.FixtureRequest, packages: Built) -> tuple[str, set[str]]:
-    """A source package and the .buildinfo, as words of a shell command, and the .debs that were made of it."""
+    """A source package and the .buildinfo, as words of a shell command, and the .debs that were built from it."""
     files = packages.files if request.param == "pgpool2" else packages.cluster_files
     words = " ".join(f"/dist/{name}" for name in files if name.endswith((".dsc", ".gz", ".xz", ".buildinfo")))
     return words, {name for name in files if name.endswith(".deb")}
 
 
-def test_debrebuild_makes_the_same_packages(stranger: Stranger, published: tuple[str, set[str]]) -> None:
+def test_debrebuild_builds_the_same_packages(stranger: Stranger, published: tuple[str, set[str]]) -> None:
     files, debs = published
     answer = stranger.run(DEBREBUILD, files)
     assert answer.status == 0, answer.output[-8000:]
     assert set(CHECKED.findall(answer.output)) == debs, answer.output[-4000:]
 
 
-def test_sbuild_makes_the_same_packages_from_the_archive_of_today(
+def test_sbuild_builds_the_same_packages_from_todays_archive(
     stranger: Stranger, published: tuple[str, set[str]], release: Release
 ) -> None:
     files, debs = published

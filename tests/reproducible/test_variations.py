@@ -1,4 +1,4 @@
-"""Debian's reprotest: the same bytes whatever the time, path, user, umask, locale, zone, cores, kernel, file order."""
+"""Debian's reprotest: same bytes for every time, path, user, umask, locale, zone, cores, kernel and file order."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PREPARE = """
 [ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
 echo 127.0.0.1 localhost builder reprotest-capture-hostname >/etc/hosts
 """
-"""What reprotest asks of a chroot (its own preset for schroot), and sudo of /etc/hosts."""
+"""The requirements of reprotest for a chroot (its own preset for schroot), and of sudo for /etc/hosts."""
 REPROTEST = """
 rm -rf /tmp/store
 cd {folder}
 reprotest --verbosity=1 --store-dir=/tmp/store --vary={vary} {what} -- null
 """
 VARY = "+all,user_group.available+=builder:builder,domain_host.use_sudo=1,time.faketimes+=+398days"
-"""All that it knows. Without a value it has no other user to be, and leaves the time of an old source alone."""
+"""All variations of reprotest. Without these values, it has no other user and does not vary the time of old sources."""
 VARIED = (
     "ENVIRONMENT", "KERNEL", "ASLR", "NUM_CPUS", "FAKETIME", "DISORDERFS", "DOMAIN_HOST", "HOME", "LOCALE", "EXEC_PATH",
     "TIMEZONE", "UMASK",
 )  # fmt: skip
-"""What it says in the log. It builds elsewhere and as someone else without a word."""
+"""The variations that it logs. It does not log the variation of the build path and of the user."""
 SUM = re.compile(r"^([0-9a-f]{64})  \./(\S+\.deb)$", re.MULTILINE)
 LEAKY = """
 rm -rf /leaky
@@ -79,7 +79,7 @@ LEAKS = {
 
 @pytest.fixture(scope="module")
 def tester(release: Release, packages: Built, roots: Roots, systems: Path) -> Iterator[Chroot]:
-    """A system of the release with its reprotest and what our source packages ask for, and our packages in /dist."""
+    """A system of the release with reprotest, the build dependencies of our packages, and our packages in /dist."""
     asked = [word for path in sorted(packages.folder.glob("*.dsc")) for word in build_depends(path)]
     root = roots.obtain(release, tuple(dict.fromkeys([*TOOLS, *asked])), Runner(systems / "reprotest.log"))
     chroot = Chroot(root, systems / f"reprotest-{release.name}", ((packages.folder, "/dist"),))
@@ -88,7 +88,7 @@ def tester(release: Release, packages: Built, roots: Roots, systems: Path) -> It
 
 
 def build_depends(path: Path) -> list[str]:
-    """Return what a source package asks for, as apt-get satisfy takes it."""
+    """Return the build dependencies of a source package, in the syntax of apt-get satisfy."""
     with path.open(encoding="utf-8") as handle:
         words = Dsc(handle)["Build-Depends"].replace("\n", " ").split(",")
     return [word.strip() for word in words if word.strip()]
@@ -109,7 +109,7 @@ def test_no_variation_changes_a_byte(
     assert made == {name: sha256_of(packages.folder / name) for name in files if name.endswith(".deb")}
 
 
-def test_reprotest_would_find_each_of_them(tester: Chroot) -> None:
+def test_reprotest_detects_each_variation(tester: Chroot) -> None:
     leaks = "\n".join(f"{command} >leaked/{name}" for name, command in LEAKS.items())
     script = PREPARE + LEAKY.format(leaks=leaks) + REPROTEST.format(folder="/", vary=VARY, what="leaky_1.dsc")
     answer = tester.attempt(script)

@@ -1,4 +1,4 @@
-"""`./invoke verify` of what was built, and of a package that has another byte."""
+"""`./invoke verify` on the built packages, and on a package with one changed byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def verify(project: Project, what: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def changed(packages: Built, roots: Roots, systems: Path, tmp_path: Path) -> Path:
-    """The cluster package with one letter changed, beside its source package and a .buildinfo that says so."""
+    """The cluster package with one changed letter, beside its source package and a .buildinfo with its new SHA-256."""
     for name in packages.cluster_files:
         shutil.copyfile(packages.folder / name, tmp_path / name)
     (deb,) = tmp_path.glob("*.deb")
