@@ -1,4 +1,4 @@
-"""A system to install on, besides the clean root: one with a PostgreSQL server."""
+"""Systems to install on, besides the clean root: one with a PostgreSQL server, and clients of a repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running PostgreSQL and pgpool-II in a system without systemd, as the unit would run them."""
+"""Run PostgreSQL and pgpool-II in a system without systemd, as the unit would run them."""
 
 from __future__ import annotations
 

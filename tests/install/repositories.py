@@ -32,10 +32,10 @@ def pasted(chroot: Chroot, repository: Repository, suite: str) -> str:
     return chroot.run("\n".join([OFFLINE, *setup, f"{AUDITED} 2>&1"]))
 
 
-def complaints(said: str) -> list[str]:
+def complaints(output: str) -> list[str]:
     """Return the warnings, errors and notices in apt's output."""
     prefixes = ("W:", "E:", "N:", "A:", "Warning", "Notice", "Audit", "Error")
-    return [line for line in said.splitlines() if line.startswith(prefixes)]
+    return [line for line in output.splitlines() if line.startswith(prefixes)]
 
 
 def seen_from(chroot: Chroot, repository: Path) -> Chroot:

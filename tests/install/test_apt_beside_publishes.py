@@ -39,7 +39,7 @@ while [ "$number" -lt {{runs}} ]; do
     echo "$newest" | tee -a {COUNTS}/$0
 done
 """
-"""It prints the versions that it got, which never decrease."""
+"""Prints the version of each run, and fails if a version is lower than the previous one."""
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_the_key_is_nowhere_but_in_its_file(life: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["reconfigured", "upgraded"])
-def test_without_news_nothing_changes(life: dict[str, str], moment: str) -> None:
+def test_reconfiguration_and_reinstallation_change_nothing(life: dict[str, str], moment: str) -> None:
     assert life[moment] == life["installed"]
 
 
@@ -98,9 +98,9 @@ def test_invalid_answers_are_reported_and_leave_no_half_configured_package(
     server: Root, on: Callable[[Root], Chroot], packages: Built
 ) -> None:
     system = on(server)
-    told = system.run(answers(nodes="pg1=10.0.0.1 $(reboot)=10.0.0.2", key=KEY) + install(packages))
-    assert "hint:" in told
-    assert "Traceback" not in told
+    output = system.run(answers(nodes="pg1=10.0.0.1 $(reboot)=10.0.0.2", key=KEY) + install(packages))
+    assert "hint:" in output
+    assert "Traceback" not in output
     assert system.run("dpkg-query -W -f '${db:Status-Abbrev}' pgpool2-cluster") == "ii"
     assert system.run("ls /etc/pgpool2/cluster.yml /etc/pgpool2/cluster.key 2>/dev/null || :") == ""
     assert system.run(f"grep -rlF {KEY} /var/cache/debconf || :") == ""

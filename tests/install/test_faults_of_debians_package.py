@@ -153,8 +153,8 @@ echo "writes: $(($(writes) - before))"
 def test_a_simple_query_is_answered_with_one_write(system: Chroot, packages: Built) -> None:
     """A second write goes to PostgreSQL. Upstream uses three for the answer, which wake the client three times."""
     answer = with_pgpool(system, packages.majors[-1], WRITES)
-    (told,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
-    assert QUERIES * 1.5 < int(told.split()[1]) < QUERIES * 3, answer.output
+    (line,) = (line for line in answer.output.splitlines() if line.startswith("writes: "))
+    assert QUERIES * 1.5 < int(line.split()[1]) < QUERIES * 3, answer.output
 
 
 LEAVES = """
@@ -173,8 +173,8 @@ echo "CPU time: $((($(cpu) - before) * 1000 / $(getconf CLK_TCK))) ms"
 def test_a_client_that_leaves_during_a_query_costs_no_cpu_time(system: Chroot, packages: Built) -> None:
     """With one backend, upstream's process polls the client continuously until the query ends."""
     answer = with_pgpool(system, packages.majors[-1], LEAVES)
-    (told,) = (line for line in answer.output.splitlines() if line.startswith("CPU time: "))
-    assert int(told.split()[2]) < 200, answer.output
+    (line,) = (line for line in answer.output.splitlines() if line.startswith("CPU time: "))
+    assert int(line.split()[2]) < 200, answer.output
 
 
 HBA = "/etc/pgpool2/pool_hba.conf"

@@ -117,8 +117,8 @@ def reader(server: Root, on: Callable[[Root], Chroot], shop: Shop) -> Chroot:
     return system
 
 
-def complaints(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith(COMPLAINTS)]
+def complaints(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith(COMPLAINTS)]
 
 
 def candidate(system: Chroot) -> str:
@@ -138,10 +138,10 @@ def written(path: str, content: str) -> str:
     return f"cat >{path} <<'END'\n{content}END\n"
 
 
-# -- what is pasted ----------------------------------------------------------------------------------------------------
+# -- the lines to paste ------------------------------------------------------------------------------------------------
 
 
-def test_the_three_lines_of_the_page_are_all_that_a_server_needs(
+def test_the_three_lines_of_the_page_suffice_on_a_new_server(
     customer: Root, on: Callable[[Root], Chroot], shop: Shop
 ) -> None:
     system = on(customer)
@@ -208,14 +208,14 @@ def test_unattended_upgrades_install_a_later_version_once_configured(
     assert "pgpool2" not in system.run("unattended-upgrade --dry-run -v 2>&1", network=True)
     (setting,) = of_the_how_to(project, UNATTENDED)
     system.run(written(UNATTENDED, setting))
-    told = system.run("unattended-upgrade --dry-run -v 2>&1", network=True)
-    assert re.search(r"Packages that will be upgraded: .*\bpgpool2\b", told), told
+    output = system.run("unattended-upgrade --dry-run -v 2>&1", network=True)
+    assert re.search(r"Packages that will be upgraded: .*\bpgpool2\b", output), output
     assert system.run(VERSION) == shop.built
     system.run("unattended-upgrade -v 2>&1", network=True)
     assert system.run(VERSION) == shop.later
 
 
-# -- from here only, and from Debian again -----------------------------------------------------------------------------
+# -- only from our repository, and from Debian again -------------------------------------------------------------------
 
 
 def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(

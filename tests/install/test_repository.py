@@ -1,4 +1,4 @@
-"""apt on a clean root with our repository: what it trusts, installs and refuses."""
+"""apt on a clean root with our repository: it installs unchanged packages, and refuses changed files and keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server's clock and a repository's: what apt accepts, or refuses with a reason.
+"""Clocks of a server and of a repository that differ: apt accepts the state, or refuses it with a reason.
 
 apt compares the times in a Release file with its clock. A state from tomorrow stands for a clock that is a day behind,
 and one from 31 days ago for a clock that is a day past Valid-Until.

@@ -121,7 +121,7 @@ HANGS = {
 
 @pytest.mark.parametrize("hang", HANGS)
 def test_a_server_that_falls_silent_is_given_up(host: Host, hang: str) -> None:
-    """health_check_timeout is 2 s; the check of upstream's 4.6.1 waits for ever."""
+    """health_check_timeout is 2 s; the check of upstream's 4.6.1 waits forever."""
     begin, end = HANGS[hang]
     host.run(CHECKED.format(tls="on" if "over TLS" in hang else "off"))
     try:
@@ -216,7 +216,7 @@ def test_a_pcp_packet_without_a_content_crashes_nothing(tried: Host) -> None:
 
 
 def test_a_pcp_client_that_does_not_log_in_is_sent_away(tried: Host) -> None:
-    """authentication_timeout is 3 s; the client would wait for 10 s."""
+    """authentication_timeout is 3 s, and the client's own timeout is 10 s."""
     assert to_pcp(tried, "") == ("", 0)
     assert to_pcp(tried, r"R\0\0\0\5") == ("", 0)
     assert tried.run(f"{PCP.format('node_count')}") == "2"
