@@ -171,8 +171,8 @@ def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[
     passed or had nothing to test.
     """
     try:
-        told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-        cells = [cell for cell in told["cells"] if cell.get("release") == release.name]
+        results = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        cells = [cell for cell in results["cells"] if cell.get("release") == release.name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{one.title}: there is no report of a matrix" for one in uploads]
     if not cells:

@@ -55,13 +55,13 @@ class Statement:
     def parse(cls, data: bytes) -> Statement:
         """Parse a statement; raises ValueError if it is not one of ours."""
         try:
-            told = json.loads(data)
-            if (told["_type"], told["predicateType"]) != (provenance.TYPE, provenance.PREDICATE):
+            document = json.loads(data)
+            if (document["_type"], document["predicateType"]) != (provenance.TYPE, provenance.PREDICATE):
                 raise ValueError("it is a statement of another type")
-            predicate = told["predicate"]
+            predicate = document["predicate"]
             materials = predicate["buildDefinition"]["resolvedDependencies"]
             return cls(
-                _digests(told["subject"]),
+                _digests(document["subject"]),
                 _digests(one for one in materials if "name" in one),
                 _digests(predicate["runDetails"]["byproducts"]),
             )
@@ -162,18 +162,18 @@ class _Walk:
             if name in self.build.files and self.build.files[name].sha256 != sha256:
                 yield Finding(f"{path} has another SHA-256 of {name} than Sources")
 
-    def _beside(self, statement: str, said: Statement) -> Iterator[Finding]:
+    def _beside(self, statement: str, contents: Statement) -> Iterator[Finding]:
         """Yield faults of the files that a statement names, or should name, as byproducts."""
-        about = {name: deb for deb in said.subjects for name in _documents(deb)}
+        about = {name: deb for deb in contents.subjects for name in _documents(deb)}
         self.expected |= set(about)
         for name, deb in about.items():
-            if name not in said.byproducts:
+            if name not in contents.byproducts:
                 yield Finding(f"{self._path(statement)} does not name {name}")
                 yield from self._missing(name)
-            elif found := self._different(name, said.byproducts[name], said.subjects[deb], statement):
+            elif found := self._different(name, contents.byproducts[name], contents.subjects[deb], statement):
                 yield found
         record = f"{statement.removesuffix(STATEMENT)}.buildinfo"
-        for name, sha256 in said.byproducts.items():
+        for name, sha256 in contents.byproducts.items():
             if name == record:
                 if found := self._different(name, sha256, "", statement):
                     yield found

@@ -84,8 +84,8 @@ def run(home: Path | None, words: Sequence[str], given: bytes = b"") -> bytes:
     """
     answer = subprocess.run(_command(home, words), input=given, capture_output=True, check=False)
     if answer.returncode != 0:
-        said = answer.stderr.decode(errors="replace").strip().splitlines()
-        raise MachineError(f"gpg failed: {said[-1] if said else answer.returncode}", hint="gpg --list-secret-keys")
+        lines = answer.stderr.decode(errors="replace").strip().splitlines()
+        raise MachineError(f"gpg failed: {lines[-1] if lines else answer.returncode}", hint="gpg --list-secret-keys")
     return answer.stdout
 
 
@@ -163,5 +163,5 @@ def _gpgv(keyring: bytes, files: Mapping[str, bytes], words: Sequence[str] = ())
 
 
 def _good(answer: subprocess.CompletedProcess[bytes]) -> bool:
-    told = answer.stderr.decode(errors="replace")
-    return "[GNUPG:] VALIDSIG " in told and "[GNUPG:] BADSIG " not in told
+    status = answer.stderr.decode(errors="replace")
+    return "[GNUPG:] VALIDSIG " in status and "[GNUPG:] BADSIG " not in status

@@ -32,9 +32,9 @@ def index(repository: Path, files: Iterable[PoolFile], architectures: Collection
     names = sorted((found | set(architectures)) - {"all"}) or ["amd64"]
     with _pool_of(repository, files) as place, ThreadPoolExecutor() as pool:
         packages = pool.submit(_run, place, [*_OPTIONS, "packages", "pool"])
-        told = pool.map(partial(_contents, place), names)  # all start immediately
+        texts = pool.map(partial(_contents, place), names)  # all start immediately
         sources = parsed(_run(place, [*_OPTIONS, "sources", "pool"]))
-        return Indexed(parsed(packages.result()), sources, dict(zip(names, told, strict=True)))
+        return Indexed(parsed(packages.result()), sources, dict(zip(names, texts, strict=True)))
 
 
 def contents(repository: Path, files: Iterable[PoolFile], architectures: Iterable[str]) -> dict[str, str]:
@@ -74,8 +74,8 @@ def _run(place: str, words: Sequence[str]) -> str:
     except FileNotFoundError as error:
         raise MachineError("apt-ftparchive is missing", hint="apt-get install apt-utils") from error
     if answer.returncode != 0:
-        said = answer.stderr.strip().splitlines()
+        lines = answer.stderr.strip().splitlines()
         raise MachineError(
-            f"apt-ftparchive failed: {said[-1] if said else answer.returncode}", hint="is a .deb damaged?"
+            f"apt-ftparchive failed: {lines[-1] if lines else answer.returncode}", hint="is a .deb damaged?"
         )
     return answer.stdout

@@ -53,10 +53,10 @@ def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
 
 def different(place: Place, path: str, file: PoolFile) -> list[Finding]:
     """Return a fault if a file differs from its index entry `file`, else nothing."""
-    told = place.sum(path, file.size)
-    if isinstance(told, Lack):
-        return [Finding(f"{path} {told}")]
-    return [] if told == (file.sha256, file.size) else [Finding(f"{path} has other bytes than its index says")]
+    actual = place.sum(path, file.size)
+    if isinstance(actual, Lack):
+        return [Finding(f"{path} {actual}")]
+    return [] if actual == (file.sha256, file.size) else [Finding(f"{path} has other bytes than its index says")]
 
 
 def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:

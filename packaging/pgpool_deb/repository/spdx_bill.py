@@ -136,10 +136,10 @@ def _dependency(name: str, one: Dependency) -> Element:
 
 def _need(name: str, one: Dependency) -> Element:
     """Return the relationship between the .deb and a package that it depends on, recommends or suggests."""
-    said = f"{one.field}: {one.clause}"
+    comment = f"{one.field}: {one.clause}"
     if one.needed:
-        return _relationship(_PACKAGE, "DEPENDS_ON", name, said)
-    return _relationship(name, "OPTIONAL_DEPENDENCY_OF", _PACKAGE, said)
+        return _relationship(_PACKAGE, "DEPENDS_ON", name, comment)
+    return _relationship(name, "OPTIONAL_DEPENDENCY_OF", _PACKAGE, comment)
 
 
 def _relationship(one: str, kind: str, other: str, comment: str = "") -> Element:

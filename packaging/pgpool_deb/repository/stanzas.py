@@ -158,8 +158,8 @@ def described(release: str, suite: str, unproved: Sequence[str], *, archived: bo
     if archived:
         title = "archived: the release is past its end, and nothing is added"
     more = f" and {len(unproved) - _NAMED} more" if len(unproved) > _NAMED else ""
-    said = f"; not proved: {', '.join(unproved[:_NAMED])}{more}" if unproved else ""
-    return f"pgpool-II for Debian {release}, {title}{said}"
+    unproved_note = f"; not proved: {', '.join(unproved[:_NAMED])}{more}" if unproved else ""
+    return f"pgpool-II for Debian {release}, {title}{unproved_note}"
 
 
 def listed(release: str) -> dict[str, PoolFile]:

@@ -66,9 +66,9 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
             else:
                 carrying.keep(before, state, name)
         carrying.link_by_hash(repository, state, moment)
-        told = suites.summaries(state)
-        keyring.lay_down(state, repository.url, key, [one.name for one in told])
-        text = page.html(repository.url, told, key, moment, Pins.load(project.sources).known)
+        summaries = suites.summaries(state)
+        keyring.lay_down(state, repository.url, key, [one.name for one in summaries])
+        text = page.html(repository.url, summaries, key, moment, Pins.load(project.sources).known)
         (state / "index.html").write_text(text, encoding="utf-8")
 
 

@@ -230,6 +230,6 @@ def _lock(path: Path) -> Iterator[TextIO]:
 
 def _machine_error(path: Path, error: OSError | subprocess.CalledProcessError) -> MachineError:
     if isinstance(error, subprocess.CalledProcessError):
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        return MachineError(f"{error.cmd[0]} failed: {said[-1] if said else error.returncode}", hint=AS_IT_WAS)
+        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return MachineError(f"{error.cmd[0]} failed: {lines[-1] if lines else error.returncode}", hint=AS_IT_WAS)
     return MachineError(f"{error.filename or path}: {error.strerror}", hint=AS_IT_WAS)
