@@ -163,7 +163,7 @@ def _announce_address(words: list[str]) -> int:
 
 
 def _control(words: list[str]) -> int:
-    """Serve the control socket: read one line, and print `done` or the reason. SIGALRM ends it without a line in 10 s."""
+    """Serve the control socket: read one line, and print `done` or the reason. SIGALRM ends it if 10 s pass first."""
     from . import units  # noqa: PLC0415
 
     del words
