@@ -128,10 +128,10 @@ class Vigil:
     def _detach(self, node: Node) -> None:
         """Detach the node from this node's pgpool-II if that leads, unless it has confirmed the detachment already.
 
-        `_watch` repeats this until then, for 30 s at most. Only pcp_detach_node confirms the detachment: pcp_node_info connects to the
-        node and waits, and pgpool_status has only this pgpool-II's own decisions, not those of a leader (4.3 to 4.7).
-        This does not wait for the quorum, because the nodes have agreed, and the other pgpool-IIs need a second to join
-        the leader.
+        `_watch` repeats this until then, for 30 s at most. Only pcp_detach_node confirms the detachment: pcp_node_info
+        connects to the node and waits, and pgpool_status has only this pgpool-II's own decisions, not those of a leader
+        (4.3 to 4.7). This does not wait for the quorum, because the nodes have agreed, and the other pgpool-IIs need a
+        second to join the leader.
         """
         runs = Service.PGPOOL in self.here.me.runs
         if runs and node.name not in self._out and pgpool.leads(self.here.cluster):
