@@ -209,19 +209,19 @@ def claim(
     `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
     one. `changes` of the record are written together with the claim.
     """
-    told = tell(here, term)
-    if len(told) < here.cluster.majority:
-        few = f"only {', '.join(told)} took note of term {term}"
-        raise OperationError(few if told else f"term {term} is another node's already", hint="pgpoolctl status")
+    noted = tell(here, term)
+    if len(noted) < here.cluster.majority:
+        few = f"only {', '.join(noted)} took note of term {term}"
+        raise OperationError(few if noted else f"term {term} is another node's already", hint="pgpoolctl status")
     if here.cluster.synchronous:
         # From now on, no majority accepts an excuse of an earlier term.
-        if decided is not None and max(told.values()) > decided:
+        if decided is not None and max(noted.values()) > decided:
             raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
-        older = [name for name, place in told.items() if place == OF_AN_OLDER_PACKAGE]
+        older = [name for name, place in noted.items() if place == OF_AN_OLDER_PACKAGE]
         if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
             raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
     here.remember(led=term, **changes)
-    log.info(f"this node is the primary of term {term}, known to {', '.join(told)}")
+    log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 
 def stop(here: Here, _: Stop) -> None:
@@ -334,10 +334,10 @@ def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, wit
     others = [name for name in here.peers.peers if name != without]
     news = TermRequest(term, here.cluster.fingerprint)
     request = replace(news, serves=True, restart=restart)
-    told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
+    noted = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
     here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)
     here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
-    missing = serving - set(told) - {here.me.name}
+    missing = serving - set(noted) - {here.me.name}
     if missing:
         names = ", ".join(sorted(missing))
         raise OperationError(f"{names} took no note of term {term}", hint="pgpoolctl status")

@@ -252,8 +252,8 @@ class Answers:
 
     def _note(self) -> str:
         copies = self.here.copies.said if self.here.record.copying else ""
-        told = (copies, self.here.note, self.here.chores, self._locked_out())
-        return "; ".join(text for text in told if text)
+        texts = (copies, self.here.note, self.here.chores, self._locked_out())
+        return "; ".join(text for text in texts if text)
 
     def _locked_out(self) -> str:
         """Return why a running PostgreSQL refuses every login, with a hint; "" if it does not refuse them."""
@@ -463,11 +463,11 @@ class Answers:
             reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
             raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
         new = _listed(users)
-        told = here.peers.ask_all(UsersRequest(new), seconds=30)
+        lists = here.peers.ask_all(UsersRequest(new), seconds=30)
         for node in here.cluster.nodes:
-            if node != here.me and node.name not in told:
+            if node != here.me and node.name not in lists:
                 progress(f"{node.name} is out of reach and learns it when it is back")
-            elif node != here.me and told[node.name] != new:
+            elif node != here.me and lists[node.name] != new:
                 progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
 
     def _users(self, request: UsersRequest, peer: str) -> UserList:

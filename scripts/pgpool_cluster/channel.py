@@ -129,17 +129,17 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def _serve_lines(self) -> None:
         pending = bytearray()
-        heard = time.monotonic()
+        last = time.monotonic()
         while True:
             try:
                 data = self.request.recv(65536)
             except TimeoutError:
-                if not self.under_way and time.monotonic() - heard > _IDLE:
+                if not self.under_way and time.monotonic() - last > _IDLE:
                     return
                 continue
             if not data:
                 return
-            heard = time.monotonic()
+            last = time.monotonic()
             *whole, rest = data.split(b"\n")
             for line in whole:
                 if not self._take(bytes(pending) + line):

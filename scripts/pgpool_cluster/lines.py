@@ -80,8 +80,8 @@ def done(answer: object, number: int | None) -> bytes:
 
 def refusal(error: ClusterError, number: int | None) -> bytes:
     """Return the last line of a refused or failed request, with the error."""
-    told = {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
-    return _line({**told, "version": VERSION, "id": number})
+    values = {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
+    return _line({**values, "version": VERSION, "id": number})
 
 
 def fault(reason: str, hint: str, number: int | None) -> bytes:
@@ -120,8 +120,8 @@ class Line:
         number, version = values.get("id"), values.get("version", 1)
         if not _is_version(version):
             raise ValueError("an answer of no version")
-        heard, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
-        return cls(number if type(number) is int else None, heard, error, version, values)
+        report, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
+        return cls(number if type(number) is int else None, report, error, version, values)
 
     def answer(self, asked: Request[A], node: str) -> A:
         """Return the answer of `node` to a request.

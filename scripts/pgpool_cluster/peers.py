@@ -70,17 +70,17 @@ class _Connection:
         Without `progress`, `seconds` limit the whole time.
         """
         end = time.monotonic() + seconds
-        heard: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        received: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         with self._lock:
             if self.problem:
                 raise ConnectionError(self.problem)
             number = next(self._numbers)
-            self._waiting[number] = heard
+            self._waiting[number] = received
             if isinstance(request, _LONG):
                 self._long.add(number)
         try:
             self._send(lines.request(request, number), seconds)
-            while (line := heard.get(timeout=max(0.0, end - time.monotonic()))) is not None:
+            while (line := received.get(timeout=max(0.0, end - time.monotonic()))) is not None:
                 if line.progress is None:
                     return line
                 if progress is not None:

@@ -359,7 +359,7 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
 
     Raises OperationError after 4 s without progress.
     """
-    before, changed, told, streams = "", time.monotonic(), time.monotonic(), True
+    before, changed, reported, streams = "", time.monotonic(), time.monotonic(), True
     while True:
         replayed, done = act.query(here, _REPLAYED, position)[0]
         now = time.monotonic()
@@ -375,8 +375,8 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
             act.query(here, "SELECT pg_reload_conf()")
         if now - changed > _STUCK:
             raise OperationError(f"the last changes of {source} did not arrive", hint=_HINT)
-        if now - told > _PATIENCE:
-            told = now
+        if now - reported > _PATIENCE:
+            reported = now
             progress(f"replaying what is left, from {before} to {position}")
         time.sleep(0.01)
 

@@ -117,8 +117,8 @@ class Vigil:
             self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
-        heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
-        answers = self.here.peers.ask_some(heard, SilentRequest(), seconds=_ANSWER).values()
+        answering = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
+        answers = self.here.peers.ask_some(answering, SilentRequest(), seconds=_ANSWER).values()
         return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:

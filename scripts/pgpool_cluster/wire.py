@@ -64,11 +64,11 @@ def _facts(values: object) -> NodeFacts:
     if not isinstance(values, dict) or any(name not in values for name in _ALWAYS):
         raise ValueError("no facts of a node")
     found: NodeFacts = _dataclass(NodeFacts, values, "facts")
-    told = {
+    numbers = {
         "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
         "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
     }  # fmt: skip
-    for name, number in told.items():
+    for name, number in numbers.items():
         if not terms.plausible(number):
             raise ValueError(f"{name}: no cluster can have come to such a number")
     return found
