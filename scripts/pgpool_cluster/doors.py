@@ -97,7 +97,10 @@ def _shell() -> Iterator[Fault]:
 
 
 def _account(*, pam: bool) -> Iterator[Fault]:
-    """Yield a fault for a locked account, which matters only to sshd without PAM, and for an expired one."""
+    """Yield the faults of the account: it is locked, has expired, or its password has expired.
+
+    A lock matters only to sshd without PAM, and an expired password only with PAM.
+    """
     try:
         lines = SHADOW.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -66,7 +66,7 @@ def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _laid_down(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Return whether all reachable nodes have the same cluster.yml, and all nodes have applied it."""
+    """Return whether all reachable nodes have the same cluster.yml and have applied it."""
     return not facts.differing(cluster) and all(facts.of(node.name).applied for node in cluster.nodes)
 
 

@@ -98,7 +98,10 @@ def _await_all(here: Here, name: str) -> None:
 
 
 def _take_back(here: Here) -> None:
-    """Become the primary again in a new term if the facts permit it; otherwise stay down until the agent decides."""
+    """Become the primary again in a new term if `decide` permits it; otherwise stay down until the agent decides.
+
+    Raises OperationError unless a majority records the term.
+    """
     here.forget_looks()
     for action in decide(here.cluster, here.me, here.look_at_all()):
         if isinstance(action, Resume):
