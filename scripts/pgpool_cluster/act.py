@@ -1,4 +1,4 @@
-"""Carry out what `decide` returns, one function per action. Each function may run again without harm."""
+"""Carry out the actions that `decide` returns, with one function per action. Each function is safe to repeat."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ from .situation import in_service
 
 _PROMOTE_SECONDS = 60
 _RELOADED = 10.0
-"""Seconds after which a server must have read its configuration again."""
+"""Seconds within which a server must have reloaded its configuration."""
 _PAUSE = 3.0
-"""Seconds before what failed is tried again."""
+"""Seconds before a failed rebuild is retried."""
 _LISTENING = 20.0
-"""Seconds after which a pgpool-II that runs must listen, and answer pcp."""
+"""Seconds within which a started pgpool-II must listen and answer pcp."""
 _GO_ON_SECONDS = 10.0
-"""Seconds in which a node in service has looked at all others and told them a term."""
+"""Seconds within which a node in service has collected facts from all others and has sent them a term."""
 _DYING = 5.0
-"""Seconds after which a pgpool-II that gave up must be gone; 4.6.1 can hang then."""
+"""Seconds within which a pgpool-II that reported its exit must have ended; 4.6.1 can hang while it exits."""
 
 
 def perform(here: Here, action: Action) -> None:
-    """Carry out one action; does nothing for those that only name a reason. Raises ClusterError if it fails."""
+    """Carry out one action; do nothing for an action that only states a reason. Raises ClusterError if it fails."""
     if isinstance(action, Wait | AwaitRecovery | Refuse):
         return
     _work(here, action)
@@ -112,12 +112,12 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
 
 
 def query(here: Here, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    """Ask this node's server; raises OperationError."""
+    """Run a query on this node's server and return its rows; raises OperationError."""
     return sql_errors(lambda: here.server.query(sql, values))
 
 
 def found(here: Here, _: Found) -> None:
-    """Make this node's data the cluster's: create roles and extensions, and restart the server if it needs that."""
+    """Make this node's data the cluster's: create roles and extensions, and restart the server if necessary."""
     folder = here.server.instance.configuration
     if not includes_drop_in(here):
         reason = f"{folder}/postgresql.conf does not include conf.d, so the cluster's parameters are not read"
@@ -138,7 +138,7 @@ def includes_drop_in(here: Here) -> bool:
 
 
 def restart_if_pending(here: Here) -> None:
-    """Restart this node's server if it runs without a parameter that the cluster needs."""
+    """Restart this node's server if a parameter that the cluster needs is pending a restart."""
     database = here.server
     before = query(here, "SELECT pg_conf_load_time()")
     query(here, "SELECT pg_reload_conf()")
@@ -189,7 +189,7 @@ def start(here: Here, _: Start) -> None:
 
 
 def resume(here: Here, action: Resume) -> None:
-    """Start this node's server as the primary that it was, in a new term."""
+    """Start this node's server as the primary again, in a new term."""
     with here.promotion:
         here.promoting = True
         try:
@@ -203,25 +203,25 @@ def resume(here: Here, action: Resume) -> None:
 def claim(
     here: Here, term: int, *, kept: tuple[str, ...] = (), decided: tuple[int, int] | None = None, **changes: object
 ) -> None:
-    """Claim a new term for this node. Raises OperationError unless a majority of nodes notes the claim.
+    """Claim a new term for this node. Raises OperationError unless a majority of nodes records the claim.
 
-    The claim voids the excuses of former primaries, except for `kept`, the names that this node has excused itself.
+    The claim voids the excuses of former primaries, except for `kept`, the names that this node itself has excused.
     `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
     one. `changes` of the record are written together with the claim.
     """
-    told = tell(here, term)
-    if len(told) < here.cluster.majority:
-        few = f"only {', '.join(told)} took note of term {term}"
-        raise OperationError(few if told else f"term {term} is another node's already", hint="pgpoolctl status")
+    noted = tell(here, term)
+    if len(noted) < here.cluster.majority:
+        few = f"only {', '.join(noted)} took note of term {term}"
+        raise OperationError(few if noted else f"term {term} is another node's already", hint="pgpoolctl status")
     if here.cluster.synchronous:
-        # From here on no majority accepts an excuse of an earlier term.
-        if decided is not None and max(told.values()) > decided:
+        # From now on, no majority accepts an excuse of an earlier term.
+        if decided is not None and max(noted.values()) > decided:
             raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
-        older = [name for name, place in told.items() if place == OF_AN_OLDER_PACKAGE]
+        older = [name for name, place in noted.items() if place == OF_AN_OLDER_PACKAGE]
         if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
             raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
     here.remember(led=term, **changes)
-    log.info(f"this node is the primary of term {term}, known to {', '.join(told)}")
+    log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 
 def stop(here: Here, _: Stop) -> None:
@@ -230,7 +230,7 @@ def stop(here: Here, _: Stop) -> None:
 
 
 def promote(here: Here, action: Promote) -> None:
-    """Have a standby promote itself. Two nodes that ask for the same promotion cause only one."""
+    """Request the promotion of a standby. If two nodes request the same promotion, only one happens."""
     if action.node == here.me.name:
         become_primary(here, action.term, action.excuse)
     else:
@@ -239,9 +239,10 @@ def promote(here: Here, action: Promote) -> None:
 
 
 def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
-    """Send a new term to every node and return the nodes that noted it, this one included: none knows a later one.
+    """Send a new term to every node and return the nodes that recorded it, including this one.
 
-    Each comes with the place of the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
+    A node records the term only if it knows neither this term nor a later one. The value of each node is the place of
+    the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
     """
     if not here.note_term(term):
         return {}
@@ -269,14 +270,17 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
 
 
 def refuse_promotion(here: Here) -> None:
-    """Raise OperationError if a promotion would end this node's server, because it cannot replay all of its WAL."""
+    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL."""
     mine = here.look()
     if mine.needs:
         raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
 
 
 def end_recovery(here: Here) -> None:
-    """Promote this node's standby and wait until it takes writes. The term must be claimed. Raises OperationError."""
+    """Promote this node's standby and wait until it takes writes; raises OperationError.
+
+    The caller must have claimed the term.
+    """
     query(here, "SELECT pg_promote(false)")
     _await_writable(here)
 
@@ -295,7 +299,7 @@ def lead(here: Here, action: Lead) -> None:
 
 
 def dismiss(here: Here, action: Dismiss) -> None:
-    """Send a new term to all nodes in reach. All nodes in service, except the dismissed one, are in service in it."""
+    """Send a new term to all reachable nodes. In it, all nodes in service except the dismissed one stay in service."""
     facts = here.look_at_all()
     if here.database is None:
         _have_go_on(here, facts, action.node)
@@ -307,7 +311,7 @@ def dismiss(here: Here, action: Dismiss) -> None:
 
 
 def begin(here: Here, action: Begin) -> None:
-    """Send a new term to all nodes in reach. The nodes that are in service now are in service in it."""
+    """Send a new term to all reachable nodes. The nodes that are in service now stay in service in it."""
     if here.database is None:
         _have_go_on(here, here.look_at_all(), None)
         return
@@ -318,7 +322,7 @@ def begin(here: Here, action: Begin) -> None:
 
 
 def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
-    """Ask a node in service to begin the term, which it decides itself: this node runs no PostgreSQL."""
+    """Ask a node in service to begin the term. That node decides itself, because this one runs no PostgreSQL."""
     serving = [found.node for found in in_service(here.cluster, facts) if found.node != gone]
     if not serving:
         raise OperationError("no node in service is in sight that could begin a term", hint="pgpoolctl status")
@@ -326,26 +330,26 @@ def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
 
 
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
-    """Send a new term to all nodes in reach except `without`, and mark the nodes of `serving` as in service in it."""
+    """Send a new term to all reachable nodes except `without`, and mark the nodes of `serving` as in service in it."""
     others = [name for name in here.peers.peers if name != without]
     news = TermRequest(term, here.cluster.fingerprint)
     request = replace(news, serves=True, restart=restart)
-    told = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
+    noted = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
     here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)
     here.note_term(term, **({"led": term, "restart": restart, "apart": False} if here.me.name in serving else {}))
-    missing = serving - set(told) - {here.me.name}
+    missing = serving - set(noted) - {here.me.name}
     if missing:
         names = ", ".join(sorted(missing))
         raise OperationError(f"{names} took no note of term {term}", hint="pgpoolctl status")
 
 
 def give_up_place(here: Here, _: GiveUpPlace) -> None:
-    """Remember that this node's data must not serve again until it has been rebuilt."""
+    """Record that this node must not serve again until it has been rebuilt."""
     here.remember(led=0, apart=False)
 
 
 def stand_apart(here: Here, _: StandApart) -> None:
-    """Remember that clients may have written to this node alone, so that it has more data than the other nodes."""
+    """Record that clients may have written to this node alone, so that it has more data than the other nodes."""
     here.remember(apart=True)
 
 
@@ -387,7 +391,7 @@ def follow(here: Here, action: Follow) -> None:
 
 
 def create_slots(here: Here, action: CreateSlots) -> None:
-    """Create replication slots, and create those again that have lost their WAL."""
+    """Create replication slots, and recreate those that have lost their WAL."""
     for slot in action.slots:
         query(here, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
                     "WHERE slot_name = %s AND NOT active", slot)  # fmt: skip
@@ -395,10 +399,10 @@ def create_slots(here: Here, action: CreateSlots) -> None:
 
 
 def start_pgpool(here: Here, _: StartPgpool) -> None:
-    """Start pgpool-II, and allow it to run from now on."""
+    """Start pgpool-II, and permit it to run from now on. Raises OperationError if it does not start or answer."""
     state = units.state(paths.PGPOOL_UNIT)
     if state.active == "deactivating" or state.queued or state.restarts_with("pgpool2"):
-        return  # whether an administrator wants it so is known when it has ended; dpkg starts what it has stopped
+        return  # while the unit stops, its cause is unknown, and dpkg restarts a unit that it has stopped
     if paths.SERVE.exists() and state.active == "inactive" and state.was_active and state.result == "success":
         raise OperationError("pgpool-II was stopped by an administrator", hint=f"systemctl start {paths.PGPOOL_UNIT}")
     if not paths.SERVE.exists():
@@ -406,7 +410,7 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
         return
     port = pgpool.port(here.cluster)
     if state.active == "active" and state.seconds > _LISTENING and not pgpool.listens(port, anybody=True):
-        units.control("restart", paths.PGPOOL_UNIT)  # the port was another program's when it started
+        units.control("restart", paths.PGPOOL_UNIT)  # another program had the port when pgpool-II started
         return
     if state.active == "active" and not pgpool.listens(port):
         hint = f"ss -ltnp 'sport = :{port}' shows whether another program has it; then systemctl restart pgpool2"
@@ -425,7 +429,7 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
 
 
 def _start_first_pgpool(here: Here) -> None:
-    """Start pgpool-II with the cluster's configuration; restart it if it ran before there was a primary."""
+    """Start pgpool-II with the cluster's configuration; restart it if it ran before the cluster had a primary."""
     paths.SERVE.touch()
     if not here.cluster.mode.streams:
         pgpool.write_status(here.cluster, [found.node for found in in_service(here.cluster, here.look_at_all())])
@@ -437,31 +441,34 @@ def _start_first_pgpool(here: Here) -> None:
 
 
 def attach(here: Here, action: Attach) -> None:
-    """Attach a node to pgpool-II if it accepts a login: pgpool-II would wait for ever for a node that hangs."""
+    """Attach a node to pgpool-II if the node accepts a login; otherwise raise OperationError.
+
+    pgpool-II would wait without a time limit for a node that hangs.
+    """
     node = here.cluster.named(action.node)
-    if why := copying.refusal(node, Role.CHECK):  # also where no other role is known: on a witness
+    if why := copying.refusal(node, Role.CHECK):  # a witness knows no other role
         hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
         raise OperationError(f"{node.name} lets nobody log in: {why}", hint=hint)
     pgpool.attach(here.cluster, node)
 
 
 def detach(here: Here, action: Detach) -> None:
-    """Detach a node from pgpool-II, which then sends no clients there."""
+    """Detach a node from pgpool-II, which then sends no clients to it."""
     pgpool.detach(here.cluster, here.cluster.named(action.node))
 
 
 def clone(here: Here, action: Clone) -> None:
-    """Replace this node's data with a copy."""
+    """Replace this node's data with a copy of the source."""
     _copied(here, lambda: copying.clone(here, action.source, log.info))
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
-    """Bring this node back as a standby, and keep as much of its data as possible."""
+    """Make this node a standby again, and keep as much of its data as possible."""
     _copied(here, lambda: copying.rejoin(here, action.source, log.info))
 
 
 def _copied(here: Here, work: Callable[[], None]) -> None:
-    """Copy, unless copies keep failing for the same reason and the next one is not due; `status` reports that."""
+    """Copy, unless copies keep failing for the same reason and the next one is not due; `status` reports this."""
     if not here.copies.due:
         return
     try:
@@ -472,7 +479,7 @@ def _copied(here: Here, work: Callable[[], None]) -> None:
 
 
 def set_role(here: Here, name: str, verifier: str | None) -> None:
-    """Set the password of a login role, which is created if it is missing. Without a verifier, forbid it to log in."""
+    """Set the password of a login role, and create the role if it is missing. Without a verifier, forbid its login."""
     if name in set(Role) or name == "postgres":
         raise UsageError(f"{name} is a role of the cluster itself", hint="choose another name")
     there = bool(query(here, "SELECT 1 FROM pg_roles WHERE rolname = %s", name))

@@ -1,4 +1,4 @@
-"""The actions that `decide` returns. `node` is the node that an action changes."""
+"""Define the actions that `decide` returns. `node` is the node that an action changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import assert_never
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Make the node, with the data that it has, the first member: create roles and extensions, begin term 1.
+    """Make the node, with its present data, the first member: create roles and extensions, and begin term 1.
 
-    The cluster writes with synchronous_commit = local, here as elsewhere, since there are no standbys yet.
+    The agent writes with synchronous_commit = local, as it always does, because there are no standbys yet.
     """
 
     node: str
@@ -18,7 +18,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """Replace the node's data with a copy of `source`. No other action loses data of a node."""
+    """Replace the node's data with a copy of `source`. No other action deletes a node's data."""
 
     node: str
     source: str
@@ -26,7 +26,7 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class Rejoin:
-    """Bring a former primary back as a standby of `source`: with pg_rewind if that is enough, else with a clone."""
+    """Make a former primary a standby of `source`: with pg_rewind if that suffices, otherwise with a clone."""
 
     node: str
     source: str
@@ -34,28 +34,28 @@ class Rejoin:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Bring the node back with pgpool-II's online recovery in two stages. Every node is a primary."""
+    """Rebuild the node with pgpool-II's online recovery in two stages, in a mode where every node is a primary."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUpPlace:
-    """Remember that the node no longer has every write, so it is rebuilt and nothing waits for it to start."""
+    """Record that the node no longer has every write. It is then rebuilt, and no other node waits for its start."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class StandApart:
-    """Remember that clients may have written to the node alone: too few nodes answered to begin a term."""
+    """Record that clients may have written to the node alone, because too few nodes answered to begin a term."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Start the node's PostgreSQL, which crashed, as the only one in service. The others are rebuilt from it."""
+    """Start the node's crashed PostgreSQL as the only one in service. The other nodes are rebuilt from it."""
 
     node: str
     term: int
@@ -65,7 +65,7 @@ class Serve:
 class Begin:
     """Begin a term with the nodes in service, except `without`, before a pgpool-II serves without the missing nodes.
 
-    `node` sends the term to the others. A missing node was not dismissed: it is rebuilt when it is back.
+    `node` sends the term to the others. A missing node was not dismissed. It is rebuilt when it is reachable again.
     """
 
     node: str
@@ -75,7 +75,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """Send a new term to all other nodes in service. The node is not in service in it: pgpool-II serves without it."""
+    """Send a new term to all other nodes in service. `node` is out of service in it: pgpool-II serves without it."""
 
     node: str
     term: int
@@ -83,14 +83,14 @@ class Dismiss:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start the node's PostgreSQL as it is."""
+    """Start the node's PostgreSQL, and keep its data and role."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Claim `term` from more than half of all nodes, then start the node's PostgreSQL as the primary that it was."""
+    """Claim `term` from more than half of all nodes, then start the node's PostgreSQL as the primary again."""
 
     node: str
     term: int
@@ -98,7 +98,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop the node's PostgreSQL at once, because it takes writes that would be lost."""
+    """Stop the node's PostgreSQL immediately, because it accepts writes that would be lost."""
 
     node: str
     reason: str
@@ -108,8 +108,8 @@ class Stop:
 class Promote:
     """Claim `term` from more than half of all nodes, then promote the standby.
 
-    `excuse`: the place of the excuse that the decision rests on. The promotion fails if a node knows a later excuse;
-    with None it does not.
+    `excuse`: the place of the excuse that the decision rests on. The promotion fails if a node knows a later excuse.
+    None disables this check.
     """
 
     node: str
@@ -119,7 +119,7 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Record on every node in reach that the node, a primary already, leads in `term`."""
+    """Record on every reachable node that this node, already a primary, leads in `term`."""
 
     node: str
     term: int
@@ -150,14 +150,14 @@ class StartPgpool:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Tell pgpool-II that the node is up."""
+    """Attach the node to pgpool-II."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """Tell pgpool-II that the node is down."""
+    """Detach the node from pgpool-II."""
 
     node: str
     reason: str
@@ -165,7 +165,7 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing can be done on the node now. The agent decides again later."""
+    """Report that no action is possible on the node now. The agent decides again in its next round."""
 
     node: str
     reason: str
@@ -173,10 +173,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AwaitRecovery:
-    """The node stays out of use until an administrator runs `pgpoolctl recover NODE`.
+    """Report that the node stays out of use until an administrator runs `pgpoolctl recover NODE`.
 
-    `source_in_sight`: a node to recover it from is in sight. If none is, that node has to come back first, or an
-    administrator has to accept the node's own data.
+    `source_in_sight`: the source of that recovery is reachable. If it is not, it must become reachable first, or an
+    administrator must accept the node's own data.
     """
 
     node: str
@@ -185,7 +185,7 @@ class AwaitRecovery:
 
     @property
     def hint(self) -> str:
-        """The command that brings the node back."""
+        """The command that recovers the node."""
         command = f"pgpoolctl recover {self.node}"
         if self.source_in_sight:
             return command
@@ -197,7 +197,7 @@ class AwaitRecovery:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The node does nothing more: only an administrator can decide."""
+    """Report that the node takes no further action, because only an administrator can decide."""
 
     node: str
     reason: str
@@ -213,9 +213,9 @@ Action = Deed | Wait | AwaitRecovery | Refuse
 
 
 def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an action
-    """Return an action in words, for the journal and for `pgpoolctl status`, with its reason and its hint.
+    """Return the text of an action for the journal and for `pgpoolctl status`, with its reason and its hint.
 
-    The words are spelt out: they stay the same when a class is renamed.
+    The text does not use the names of the classes, so it stays the same when a class is renamed.
     """
     match action:
         case Found():

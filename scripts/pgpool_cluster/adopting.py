@@ -87,7 +87,7 @@ SELECT current_setting('shared_preload_libraries'), current_setting('archive_mod
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What a failover to a standby would lose: libraries that only the primary preloads, and its WAL archiving."""
+    """The settings that a failover would lose: libraries that only the primary preloads, and its WAL archiving."""
 
     libraries: tuple[str, ...] = ()
     archive: str = ""

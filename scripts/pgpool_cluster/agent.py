@@ -1,6 +1,6 @@
-"""`pgpoolctl converge`: collect facts, decide and act in a loop, and answer other nodes, hooks and verbs.
+"""Run `pgpoolctl converge`: collect facts, decide and act in a loop, and answer other nodes, hooks and verbs.
 
-One thread runs the loop; every request on the socket has its own. A thread that changes this node holds `acting`.
+One thread runs the loop, and every request on the socket has its own. A thread that changes this node holds `acting`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ PATIENCE_SECONDS = 60.0
 TOLD_SECONDS = 10.0
 """Seconds that pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
-"""Seconds for which a primary that drops out of sight may only be restarting its agent, as in an upgrade."""
+"""Seconds for which an unreachable primary may only be restarting its agent, as in an upgrade."""
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _MOMENT = 0.5
 
 
 def load() -> Here:
-    """Return this node as cluster.yml describes it; raises ClusterError."""
+    """Return this node according to cluster.yml; raises ClusterError."""
     loaded = paths.file_hash()
     cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
@@ -87,7 +87,7 @@ class Agent:
         self._housekeeping = Housekeeping(self.here, self._vigil, of_the_key)
 
     def run(self) -> None:
-        """Answer and converge until SIGTERM; read cluster.yml again on SIGHUP. Raises ClusterError at the start."""
+        """Answer and converge until SIGTERM; reload cluster.yml on SIGHUP. Raises ClusterError only at the start."""
         files.sweep(paths.STATE)
         upgrade.finish(self.here)
         self.here.answer = self.answer
@@ -124,13 +124,13 @@ class Agent:
         log.info("cluster.yml has been read again")
 
     def once(self) -> list[str]:
-        """Run one step now, and return in words what it did or waits for. Raises ClusterError."""
+        """Run one step now, and return the texts of its actions (`said`). Raises ClusterError."""
         self.here.copies.hurry()
         with self.acting:
             return [said(action) for action in self._step()]
 
     def step(self) -> bool:
-        """Collect facts, decide and act once. Return whether there was something to do. Errors are logged."""
+        """Collect facts, decide and act once. Return whether there were actions. Errors are logged."""
         try:
             with self.acting:
                 return bool(self._step())
@@ -170,8 +170,8 @@ class Agent:
     def _not_asked_yet(self, actions: Actions) -> Actions:
         """Return the actions, except attachments that this agent requested less than TOLD_SECONDS ago.
 
-        pgpool-II queues such requests while it searches for a primary, and carries out all of them afterwards, even if
-        the node is down again by then.
+        pgpool-II queues such requests while it searches for a primary, and executes all of them afterwards, even if the
+        node has failed again in the meantime.
         """
         names = {action.node for action in actions if isinstance(action, Attach)}
         since = time.monotonic() - TOLD_SECONDS
@@ -190,7 +190,7 @@ class Agent:
         return Policy(patient=now - self.began < PATIENCE_SECONDS, lately=lately)
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
-        """Write the roles again once most nodes have the new key: the others could not log in before that."""
+        """Rewrite the roles once most nodes have the new key. The other nodes could not log in before that."""
         if not writes(self.here, facts):
             return
         roles = Roles.rendered()
@@ -205,7 +205,7 @@ class Agent:
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
-        """Carry out the actions in order. A node that cannot be attached does not stop the next action."""
+        """Carry out the actions in order. A failed attachment does not stop the next action."""
         failed: list[ClusterError] = []
         for action in actions:
             try:
@@ -227,7 +227,7 @@ class Agent:
             self._attached[action.node] = time.monotonic()
 
     def _fail(self, text: str) -> None:
-        """Log an error, but not again while it stays the same. Its last line becomes this node's note."""
+        """Log an error, but suppress consecutive duplicates. Its last line becomes this node's note."""
         self.here.note = text.splitlines()[-1]
         if text != self._failed:
             self._say(text, log.warning)
@@ -245,7 +245,7 @@ class Agent:
         notify(f"STATUS={text.splitlines()[-1] if text else ''}")
 
     def answer(self, request: Request[A], progress: Progress, peer: str = "") -> A:
-        """Do what a node, a hook or a verb asks for, and return the answer; raises ClusterError."""
+        """Handle a request from a node, a hook or a verb, and return the answer; raises ClusterError."""
         answers = Answers(self.here, self.acting, self.wake.set, self.once, self._vigil.begin)
         try:
             return answers.do(request, progress, peer)

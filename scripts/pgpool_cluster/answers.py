@@ -1,4 +1,4 @@
-"""How a node answers requests of other nodes, of pgpool-II's and PostgreSQL's hooks, and of `pgpoolctl`."""
+"""Handle requests from other nodes, from the hooks of pgpool-II and PostgreSQL, and from `pgpoolctl`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ _CHANGING_USERS = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The agent's answers. Those that change this node for longer hold `acting`."""
+    """The agent's handlers of requests. A handler that changes this node for a longer time holds `acting`."""
 
     here: Here
     acting: threading.RLock
@@ -113,9 +113,9 @@ class Answers:
     """Begin a vigil (vigil.py)."""
 
     def do(self, request: Request[A], progress: Progress, peer: str = "") -> A:
-        """Carry out `request` and return the answer, if node `peer` may ask for it (rights.py); raises ClusterError.
+        """Carry out `request` and return the answer. Raises ClusterError, also if `peer` may not send it (rights.py).
 
-        A `peer` of "" is a program on this node.
+        `peer` is the name of the node that sent the request, or "" for a program on this node.
         """
         rights.refuse(self.here.cluster, type(request), peer)
         found = self._answer(cast("AnyRequest", request), progress, peer)
@@ -204,7 +204,7 @@ class Answers:
         return self.here.look()
 
     def _term(self, request: TermRequest) -> TermAnswer:
-        """Note a new term, and that this node is in service in it if the request says so."""
+        """Record a new term and, if the request says so, that this node is in service in it."""
         here = self.here
         if request.file not in ("", here.cluster.fingerprint):
             return TermAnswer(taken=False, excuse=here.record.excuse.place)
@@ -213,7 +213,7 @@ class Answers:
         return TermAnswer(taken, here.record.excuse.place)
 
     def _excuse(self, request: ExcuseRequest) -> ExcuseAnswer:
-        """Note a primary's excuse of its standbys."""
+        """Record a primary's excuse of its standbys."""
         if request.file != self.here.cluster.fingerprint:
             return ExcuseAnswer(taken=False)
         return ExcuseAnswer(self.here.note_excuse(Excuse(request.term, request.serial, request.names)))
@@ -252,11 +252,11 @@ class Answers:
 
     def _note(self) -> str:
         copies = self.here.copies.said if self.here.record.copying else ""
-        told = (copies, self.here.note, self.here.chores, self._locked_out())
-        return "; ".join(text for text in told if text)
+        texts = (copies, self.here.note, self.here.chores, self._locked_out())
+        return "; ".join(text for text in texts if text)
 
     def _locked_out(self) -> str:
-        """Return why PostgreSQL, which runs, refuses every login, with a hint; "" if it does not."""
+        """Return why a running PostgreSQL refuses every login, with a hint; "" if it does not refuse them."""
         database = self.here.database
         absent = locales.refused(database.refused) if database is not None else ""
         if database is None or not (absent or database.shut):
@@ -284,7 +284,7 @@ class Answers:
         return FailoverAnswer(tuple(said(action) for action in takeover.fail_over(self.here, failed, progress)))
 
     def _may_start(self, request: MayStartRequest) -> MayStartAnswer:
-        """Decide whether the unit may start this node's server now; as a primary only if it is the rightful one."""
+        """Decide whether the unit may start this node's server now. Only the rightful primary may start as primary."""
         here = self.here
         if here.database is None or request.instance != here.database.instance.unit.split("@")[1].split(".")[0]:
             return MayStartAnswer(go=True)
@@ -306,7 +306,7 @@ class Answers:
     # Verbs
 
     def _recover(self, request: RecoverRequest, progress: Progress) -> Done:
-        """Rebuild this node, or hand the request on to the node that it is about."""
+        """Rebuild this node, or forward the request to the node that it names."""
         here = self.here
         name = here.cluster.named(request.node).name
         if name != here.me.name:
@@ -354,7 +354,7 @@ class Answers:
         return Done()
 
     def _take_up(self, request: TakeUpRequest, progress: Progress) -> Done:
-        # Without `acting`: clients wait, and the loop leaves a node in recovery alone anyway.
+        # Do not take `acting`: clients are waiting, and the loop does not act on a node in recovery.
         source = self.here.cluster.named(request.source).name
         two_stages.take_up(self.here, source, request.position, request.term, progress)
         self.wake()
@@ -365,7 +365,7 @@ class Answers:
         return Done()
 
     def _switchover(self, request: SwitchoverRequest, progress: Progress) -> SwitchoverAnswer:
-        """Change the primary, or hand the request on to the node that is the primary now."""
+        """Change the primary, or forward the request to the present primary."""
         here = self.here
         wanted = here.cluster.named(request.node).name if request.node else None
         if request.accept_loss:
@@ -384,7 +384,7 @@ class Answers:
         return SwitchoverAnswer(target.node)
 
     def _take_over(self, request: SwitchoverRequest, name: str, progress: Progress) -> SwitchoverAnswer:
-        """Accept this node's data, as an administrator decided, or hand the request on to the node that it names."""
+        """Accept this node's data, as an administrator decided, or forward the request to the node that it names."""
         if name != self.here.me.name:
             return self.here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
         with self.acting:
@@ -403,7 +403,7 @@ class Answers:
         node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
         if node is None:
             raise UsageError(f"no node has the host {host}", hint="cluster.yml has their addresses")
-        if node.name == self.here.taken_up:  # it runs, and clients are waiting
+        if node.name == self.here.taken_up:  # its server is running already, and clients are waiting
             self.here.taken_up = ""
             return Done()
         if node != self.here.me:
@@ -463,11 +463,11 @@ class Answers:
             reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
             raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
         new = _listed(users)
-        told = here.peers.ask_all(UsersRequest(new), seconds=30)
+        lists = here.peers.ask_all(UsersRequest(new), seconds=30)
         for node in here.cluster.nodes:
-            if node != here.me and node.name not in told:
+            if node != here.me and node.name not in lists:
                 progress(f"{node.name} is out of reach and learns it when it is back")
-            elif node != here.me and told[node.name] != new:
+            elif node != here.me and lists[node.name] != new:
                 progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
 
     def _users(self, request: UsersRequest, peer: str) -> UserList:
@@ -485,14 +485,14 @@ def _pair(request: Request[A], answer: A) -> A:
 
 
 def _role_name(name: str) -> str:
-    """Return the name of a role; raises UsageError if it could not stand in SQL between quotes."""
+    """Return the name of a role; raises UsageError if the name is not safe between quotes in SQL."""
     if not plain.is_role(name):
         raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
     return name
 
 
 def _listed(users: Users) -> UserList:
-    """Return the users as the answer to another node."""
+    """Return the users in the form of an answer to another node."""
     return UserList(users.serial, users.entries, users.mark)
 
 
@@ -505,7 +505,7 @@ def _users_in(found: UserList) -> Users:
 
 
 def users_of(here: Here, name: str) -> Users:
-    """Return another node's list of users. Raises ClusterError, also for an answer that is no such list."""
+    """Return another node's list of users. Raises ClusterError, also if the answer is not a list of users."""
     try:
         return _users_in(here.peers.ask(name, UsersRequest(), seconds=5))
     except (OddAnswerError, UsageError) as error:
@@ -516,9 +516,9 @@ def users_of(here: Here, name: str) -> Users:
 def store_users(users: Users) -> bool:
     """Store a list of users if it is later than the stored one, write pool_passwd, and return whether it is stored.
 
-    A list that is encrypted with another cluster key is not stored: the key is being changed, or the nodes differ.
-    A list that is stored already is written to pool_passwd again: another thread may not have finished that yet, and
-    the caller may rely on pgpool-II having read it.
+    A list that is encrypted with another cluster key is not stored: an administrator is changing the key, or the nodes
+    have different keys. A list that is stored already is written to pool_passwd again, because another thread may not
+    have finished writing it, and the caller may rely on pgpool-II having read it.
     Raises OperationError for a list with the cluster's own roles or an impossible number.
     """
     if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):

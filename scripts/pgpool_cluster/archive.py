@@ -1,4 +1,4 @@
-"""The WAL archive of a node: store and restore whole files, and prune those that no recovery needs any more.
+"""Store files in a node's WAL archive, restore them, and prune those that no recovery needs any more.
 
 PostgreSQL starts this program for every WAL file (archive_command, restore_command), so it imports the standard
 library only.
@@ -207,8 +207,9 @@ def _sync(path: Path) -> None:
 def restore(name: str, folder: Path, target: Path) -> bool:
     """Copy a file from the archive to `target`; returns False if the archive does not have it.
 
-    `target` is replaced at once, when the copy is whole. The copy is not synced to disk; PostgreSQL does that. Raises
-    OperationError for a damaged file, ServerError if there is no archive or a file cannot be read or written.
+    `target` is replaced atomically, when the copy is complete. The copy is not synced to disk, because PostgreSQL does
+    that. Raises OperationError for a damaged file, ServerError if there is no archive or a file cannot be read or
+    written.
     """
     _checked(name)
     with _explained(target.parent):
@@ -324,7 +325,7 @@ def clear(folder: Path) -> None:
 
 
 def usage(folder: Path) -> Usage | None:
-    """Return how full the archive is; None if it does not exist or cannot be read."""
+    """Return the use of the archive; None if it does not exist or cannot be read."""
     try:
         stored, partials = _listed(folder)
         disk = os.statvfs(folder)

@@ -1,4 +1,4 @@
-"""Attach a node to pgpool-II or detach it, whichever node is asked."""
+"""Attach a node to pgpool-II or detach it; any node accepts the request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BETWEEN = 0.1
 
 
 def attach(here: Here, request: AttachRequest) -> Done:
-    """Attach a node that has every write, and return when every pgpool-II in sight sends clients there.
+    """Attach a node that has every write, and return when every reachable pgpool-II sends clients to it.
 
     `recovering`: this is a step of a recovery, which waits for the effect itself. Raises OperationError.
     """
@@ -48,9 +48,9 @@ def attach(here: Here, request: AttachRequest) -> Done:
 
 
 def detach(here: Here, request: DetachRequest) -> Done:
-    """Detach a node, and return when no pgpool-II in sight sends clients there or ends sessions because of it.
+    """Detach a node, and return when no reachable pgpool-II sends clients to it or ends sessions because of that.
 
-    `recovering` is as in `attach`; it also allows the primary to be detached. Raises OperationError.
+    `recovering` is as in `attach`, and also permits detaching the primary. Raises OperationError.
     """
     node = here.cluster.named(request.node)
     facts = here.look_at_all()
@@ -78,7 +78,7 @@ def detach(here: Here, request: DetachRequest) -> Done:
 
 
 def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
-    """Return the node whose pgpool-II has to be asked, or None for this node."""
+    """Return the node whose pgpool-II must carry out the request, or None for this node."""
     up = [node for node in here.cluster.pgpools if facts.of(node.name).pgpool is not None]
     if not up:
         raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
@@ -86,10 +86,10 @@ def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
 
 
 def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
-    """Wait until every pgpool-II that answers agrees: the standbys learn it from the leader.
+    """Wait until every pgpool-II that answers has the new state, which the standbys receive from the leader.
 
-    Each ends sessions right after it has changed its mind (pgpool_main.c, sync_backend_from_watchdog), so a client
-    that comes after this keeps its session.
+    Each pgpool-II ends sessions directly after it has changed the state (pgpool_main.c, sync_backend_from_watchdog). A
+    client that connects after this wait therefore keeps its session. Raises OperationError after 20 s.
     """
     deadline = time.monotonic() + _EVERYWHERE_SECONDS
     while others := _of_another_mind(here, node, up=up):

@@ -1,4 +1,4 @@
-"""The agent's socket, over which requests and answers go as lines (lines.py); and messages to systemd."""
+"""Serve and use the agent's socket, on which requests and answers are lines (lines.py), and notify systemd."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _LOOKS = _verbs(LookRequest, ClockRequest, StatusRequest, MayStartRequest, Stand
 _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
 _CONNECTIONS = 96
 _SHARE = 24
-"""Requests under way for one node, so that a faulty agent cannot keep the other nodes from being answered."""
+"""Requests in progress for one node. The limit keeps a faulty agent from blocking the other nodes' requests."""
 _SHARE_OF_CONNECTIONS = 16
-"""More than one: the connections of a host that lost its power stay open until they have been idle for long."""
+"""More than one, because the connections of a host that lost its power stay open until they have idled for 600 s."""
 _SHARE_OF_KNOWN = 8
 _PAUSE = 0.005
-"""Seconds between two requests of another node, so that no node can keep this processor busy."""
+"""Seconds between two requests of another node, so that a node cannot use up this node's processor."""
 _IDLE = 600.0
 """Seconds after which an idle connection ends. The agents of other nodes ask every two seconds."""
 _TURN = 30.0
@@ -62,7 +62,10 @@ _TURN = 30.0
 
 
 class _Share:
-    """What one node may have under way over all of its connections. Each program on this node has its own share."""
+    """Limits of the requests that one node has in progress, over all of its connections.
+
+    Each program on this node has its own share.
+    """
 
     def __init__(self, peer: str) -> None:
         self.requests = threading.BoundedSemaphore(_SHARE)
@@ -71,7 +74,7 @@ class _Share:
 
 
 class _Bounds:
-    """Limits of what is under way. Each request is a thread, and no kind of request can block another kind."""
+    """Limits of all requests in progress. Each request is a thread, and no kind of request can block another kind."""
 
     def __init__(self) -> None:
         self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
@@ -92,16 +95,16 @@ class _Bounds:
 
 
 _FROM = b"\0pgpool2-cluster/"
-"""Begins the name of the other end of a connection that `bridge` made; the node's name comes after it."""
+"""Prefix of the address to which `bridge` binds its end of a connection; the node's name follows."""
 
 
 def _peer(name: object) -> str:
-    """Return the node that a connection comes from, which is in the name of its other end; "" for a local program."""
+    """Return the node that a connection comes from, read from the peer's address; "" for a local program."""
     return name.split(b"/")[1].decode("ascii", "replace") if isinstance(name, bytes) and name[:1] == b"\0" else ""
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    """A connection. It ends when the other side hangs up, is idle for too long, or sends a line that is no request."""
+    """A connection. It ends when the client closes it, is idle for 600 s, or sends a line that is not a request."""
 
     request: socket.socket
     server: _Server
@@ -126,17 +129,17 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def _serve_lines(self) -> None:
         pending = bytearray()
-        heard = time.monotonic()
+        last = time.monotonic()
         while True:
             try:
                 data = self.request.recv(65536)
             except TimeoutError:
-                if not self.under_way and time.monotonic() - heard > _IDLE:
+                if not self.under_way and time.monotonic() - last > _IDLE:
                     return
                 continue
             if not data:
                 return
-            heard = time.monotonic()
+            last = time.monotonic()
             *whole, rest = data.split(b"\n")
             for line in whole:
                 if not self._take(bytes(pending) + line):
@@ -151,7 +154,7 @@ class _Connection(socketserver.BaseRequestHandler):
                 return
 
     def _take(self, line: bytes) -> bool:
-        """Start to serve a request. Return False if the line is no request: the connection must end then."""
+        """Start to serve a request. Return False if the line is not a request: the connection must then end."""
         try:
             asked = Asked.parse(line)
         except (ValueError, RecursionError):
@@ -188,11 +191,11 @@ class _Connection(socketserver.BaseRequestHandler):
             return lines.fault(f"{paths.UNIT} failed: {error!r}", f"journalctl -u {paths.UNIT} has the rest", number)
 
     def refuse(self, number: int | None, reason: str, hint: str) -> None:
-        """Send the reason why a request is not served."""
+        """Send the reason for refusing a request."""
         self.say(lines.refusal(OperationError(reason, hint=hint), number))
 
     def say(self, line: bytes) -> None:
-        """Send a line. If the other side has gone, the work goes on; if it does not read, the connection ends."""
+        """Send a line. If the client has gone, the request continues; if it does not read, the connection ends."""
         with self.saying, contextlib.suppress(OSError, ValueError):
             try:
                 self.request.sendall(line)
@@ -201,7 +204,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 def _taken(bounds: list[threading.BoundedSemaphore]) -> list[threading.BoundedSemaphore]:
-    """Acquire all bounds and return them; acquire none and return [] if one is used up."""
+    """Acquire all bounds and return them; if one is used up, acquire none and return []."""
     taken = [bound for bound in bounds if bound.acquire(blocking=False)]
     if len(taken) == len(bounds):
         return taken
@@ -229,9 +232,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 @contextlib.contextmanager
 def serving(answer: Answering, is_database: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
-    """Answer requests on the socket for as long as the block runs.
+    """Answer requests on the socket while the block runs.
 
-    Each request has its own thread, or is refused at once if too many are under way. `is_database` returns whether a
+    Each request has its own thread, or is refused at once if too many are in progress. `is_database` returns whether a
     peer may send long lines, which a list of users needs.
     """
     paths.AGENT.unlink(missing_ok=True)
@@ -252,15 +255,15 @@ def serving(answer: Answering, is_database: Callable[[str], bool] = lambda _: Tr
 def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None = None) -> A:
     """Ask this node's agent and return its answer; raises ClusterError.
 
-    `seconds` bound the silence between two lines, or without `progress` the whole time: root asks, and postgres may
-    have put another program in the agent's place.
+    `seconds` limit the silence between two lines, or without `progress` the whole time. The limit protects root, who
+    calls this, from a program that postgres may have put in the agent's place.
     """
     hint = f"systemctl status {paths.UNIT} shows why; systemctl start {paths.UNIT}"
     try:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(seconds)
             asking.connect(str(paths.AGENT))
-            with contextlib.suppress(BrokenPipeError):  # hung up on at once: the reason is there to be read
+            with contextlib.suppress(BrokenPipeError):  # the agent closed the connection, but its reason can be read
                 asking.sendall(lines.request(request))
             for text in _lines(asking, seconds, each=progress is not None):
                 line = Line.parse(text)
@@ -282,7 +285,10 @@ def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None
 
 
 def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[bytes]:
-    """Yield lines as they come; `seconds` bound the whole time, or each line's. Raises TimeoutError or ValueError."""
+    """Yield received lines. Raises ValueError for a line that is too long, or TimeoutError after `seconds`.
+
+    `each`: `seconds` limit the time of each line, not the whole time.
+    """
     pending = bytearray()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
@@ -304,7 +310,8 @@ def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[byt
 def bridge(peer: str) -> None:
     """Connect standard input and output to the agent's socket, for the ssh key of node `peer`.
 
-    The agent reads the node's name from the address of this end of the connection: no request can claim another one.
+    The agent reads the node's name from the address of this end of the connection, so no request can claim another
+    name.
     """
     with socket.socket(socket.AF_UNIX) as agent:
         try:

@@ -1,4 +1,4 @@
-"""One precondition of a working cluster, as one node found it."""
+"""Define the result of checking one precondition of a working cluster on one node."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One precondition on one node; `fix` is what to type or edit where it fails. str() is one line.
+    """One precondition on one node. `fix` is the command or edit that fixes a failure. str() is one line.
 
-    A `note` is something to know that is no failure; it has a reason and a fix, too.
+    A `note` informs about something other than a failure; it has a reason and a fix, too.
     """
 
     node: str
@@ -21,13 +21,13 @@ class Check:
 
     @property
     def json(self) -> dict[str, object]:
-        """The shape in docs/reference/pgpoolctl.md, and between nodes."""
+        """The JSON object in docs/reference/pgpoolctl.md, which nodes also send to each other."""
         found: dict[str, object] = {"node": self.node, "check": self.what, "ok": self.ok}
         return found if self.ok and not self.note else {**found, "reason": self.why, "fix": self.fix}
 
     @classmethod
     def of(cls, values: object) -> Check:
-        """Return the check that `json` describes; raises ValueError for anything else."""
+        """Return the check from an object that `json` returned; raises ValueError for anything else."""
         match {"reason": "", "fix": "", **values} if isinstance(values, dict) else {}:
             case {"node": str(node), "check": str(what), "ok": bool(ok), "reason": str(why), "fix": str(fix)}:
                 return cls(node, what, ok, why, fix, note=ok and bool(why))

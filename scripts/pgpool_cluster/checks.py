@@ -1,4 +1,4 @@
-"""The preconditions of a working cluster, each with the command or edit that mends it."""
+"""Check the preconditions of a working cluster, and give the command or edit that fixes each failure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from .roles import Roles
 from .users import Users
 
 MOST_SKEW = 2.0
-"""Seconds between two nodes' clocks: pgpool-II's watchdog compares times, logs are read side by side."""
+"""Seconds that two nodes' clocks may differ. pgpool-II's watchdog compares times, and people compare logs."""
 LEAST_FREE = 0.1
 _CERTIFICATE_FIX = "put another one there, then pgpoolctl apply"
 _LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"
@@ -76,7 +76,7 @@ WHERE a.sourcefile LIKE '%/postgresql.auto.conf' AND b.sourcefile LIKE '%/conf.d
 
 
 def of_cluster() -> list[Check]:
-    """Return the checks of this machine's files, then of every node in sight."""
+    """Return the checks of this machine's files, then those of every reachable node."""
     found = list(_files())
     try:
         return [*found, *ask(CheckRequest(all=True), seconds=40).checks]
@@ -86,7 +86,7 @@ def of_cluster() -> list[Check]:
 
 
 def unreadable(node: str) -> Check:
-    """Return the check that fails where another node answered, but not with checks."""
+    """Return the failed check of a node whose answer does not contain checks."""
     fix = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
     return Check(node, "it tells its checks", False, "what it sent are none", fix)
 
@@ -123,7 +123,7 @@ def _files() -> Iterator[Check]:
 
 
 def _doors(name: str) -> Iterator[Check]:
-    """Whether other nodes can log in here as postgres; sshd tells its settings to root."""
+    """Check whether other nodes can log in as postgres; sshd shows its settings only to root."""
     what = "sshd lets the other nodes in as postgres"
     try:
         faults = doors.faults(*server.this_node())
@@ -134,12 +134,12 @@ def _doors(name: str) -> Iterator[Check]:
 
 
 def _of_faults(node: str, what: str, faults: Iterable[Fault]) -> list[Check]:
-    """Return a check for each fault, so that each has its own fix; or one that all is well."""
+    """Return a failed check for each fault, so that each has its own fix, or a passed one if there is none."""
     return [Check(node, what, False, fault.why, fault.fix) for fault in faults] or [Check(node, what, True)]
 
 
 def run(here: Here) -> list[Check]:
-    """Return the checks of this node, as its agent can see them."""
+    """Return the checks of this node that its agent can run as postgres."""
     found: list[Check] = []
 
     def check(what: str, ok: bool, why: str = "", fix: str = "") -> None:
@@ -162,7 +162,10 @@ def run(here: Here) -> list[Check]:
 
 
 def _known_faults(here: Here) -> list[Check]:
-    """What is known to be wrong with the pgpool2 that is installed: what the cluster relies on fails, else a note."""
+    """Return the checks for known faults of the installed pgpool2.
+
+    A missing patch that the cluster relies on is a failure; an advisory is a note.
+    """
     installed = known_faults.installed()
     if installed is None:
         return []
@@ -190,7 +193,7 @@ def _say(check: _Say, what: str, faults: Iterable[Fault]) -> None:
 
 
 def _reaches(address: str, port: int) -> str:
-    """Return why nothing answers on a TCP port, "" if something does."""
+    """Return the reason why a TCP port does not accept a connection within 3 s, "" if it does."""
     try:
         socket.create_connection((address, port), timeout=3).close()
     except OSError as error:
@@ -218,7 +221,7 @@ def _peers(here: Here, check: _Say) -> None:
 
 
 def _addresses(here: Here, check: _Say) -> None:
-    """Whether nodes are where this one takes them to be, and see it at the address that they have for it."""
+    """Check that host names have the addresses in use, and that nodes see this node at its address in cluster.yml."""
     named = [node for node in here.cluster.nodes if node.host]
     found = addresses.look_up(node.host for node in named)
     for node in named:
@@ -236,12 +239,12 @@ def _addresses(here: Here, check: _Say) -> None:
 
 
 def _hint(here: Here, otherwise: str) -> str:
-    """Return what this node's own note says to do."""
+    """Return the hint of this node's own note, or `otherwise` if it has none."""
     return here.note.rpartition("hint: ")[2] or otherwise
 
 
 def _others(here: Here, check: _Say) -> None:
-    """What this node needs of the others over the network."""
+    """Check the network connections to other nodes that this node needs."""
     for node in here.cluster.nodes:
         if node == here.me:
             continue
@@ -280,7 +283,7 @@ def _certificate(here: Here, check: _Say) -> None:
 
 
 def _server_certificate(here: Here, check: _Say) -> None:
-    """The one that PostgreSQL shows to the other nodes."""
+    """Check the certificate that PostgreSQL presents to the other nodes."""
     ca, laid = libpq.own_authority(here.cluster), Laid.here()
     why = "" if ca else certificates.faults(laid.server, laid.authorities, here.me)
     if not why and here.look().up:
@@ -351,7 +354,7 @@ def _postgresql(here: Here, check: _Say) -> None:
 
 
 def _replication(here: Here, facts: NodeFacts, check: _Say) -> None:
-    """What a primary keeps for its standbys, and whether a standby follows and could take over."""
+    """Check the slots and WAL that a primary keeps for its standbys, or whether a standby follows and can take over."""
     if facts.writable and facts.member and here.cluster.mode.streams:
         wanted = {node.slot for node in here.cluster.databases if node != here.me}
         missing = ", ".join(sorted(wanted - facts.slots))
@@ -368,7 +371,7 @@ def _replication(here: Here, facts: NodeFacts, check: _Say) -> None:
 
 
 def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
-    """Whether a failover to this standby would lose what no copy brings along."""
+    """Check whether a failover to this standby would lose settings that a copy does not include."""
     lost = adopting.lost(here, primary)
     names, write = ", ".join(lost.libraries), f"under postgresql_conf: in {paths.CLUSTER_YML}, on every node"
     check(f"it preloads what {primary.name} preloads", not names, f"{names} would be gone after a failover",
@@ -382,7 +385,7 @@ def _as_its_primary(here: Here, primary: Node, check: _Say) -> None:
 
 
 def _not_up(state: Postgresql, database: Database) -> str:
-    """Return what a server is that is not up, with its own reason."""
+    """Return the state of a server that is not up, with the server's own reason; "" if it is up."""
     if state is Postgresql.UP:
         return ""
     said = database.refused.splitlines()[:1] if state is Postgresql.STARTING else []
@@ -391,7 +394,7 @@ def _not_up(state: Postgresql, database: Database) -> str:
 
 
 def _roles(here: Here, check: _Say) -> None:
-    """Whether the cluster's own roles, and pgpool-II's users, can log in to the primary."""
+    """Check whether the cluster's own roles, and pgpool-II's users, can log in to the primary."""
     check("the cluster's roles have the key's passwords", Roles.rendered().laid(here), "they have others",
           "pgpoolctl apply, here")  # fmt: skip
     own = here.look().own_database
@@ -401,7 +404,7 @@ def _roles(here: Here, check: _Say) -> None:
 
 
 def _sorting(here: Here, check: _Say) -> None:
-    """Whether indexes of texts are in the order that this machine's C library or ICU has."""
+    """Check whether indexes of texts have the sort order of this machine's C library or ICU."""
     names = [str(name) for (name,) in act.query(here, locales.versions(here.server.instance))]
     shown = ", ".join(names)
     if here.look().in_recovery:

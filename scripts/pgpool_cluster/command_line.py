@@ -1,4 +1,4 @@
-"""`pgpoolctl`: options in, exit status out. The parser needs the standard library only; verbs import what they use."""
+"""Run `pgpoolctl` with its options. The parser imports only the standard library; each verb imports its modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EPILOGUE = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of everything that an administrator types; man page and completion are made from it."""
+    """Return the parser of every verb that an administrator types. Man page and completion are generated from it."""
     top = argparse.ArgumentParser(prog="pgpoolctl", description=DESCRIPTION, epilog=EPILOGUE)
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     status = _verb(verbs, "status", "show every node, every pgpool-II, and whether the cluster is healthy")
@@ -103,8 +103,8 @@ INTERNAL: dict[str, Callable[[list[str]], int]] = {
     "hook": _hook,
     "archive": _archive,
 }
-"""Verbs of maintainer scripts and hooks, which nobody types. Each imports its module when it runs: PostgreSQL starts
-`archive` once per WAL file, and pgpool-II waits for `hook`."""
+"""Verbs for maintainer scripts and hooks, not for administrators. Each imports its module when it runs, because
+PostgreSQL starts `archive` once per WAL file, and pgpool-II waits for `hook`."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -114,7 +114,7 @@ def main(words: Sequence[str]) -> int:
         if words and words[0] in INTERNAL:
             return INTERNAL[words[0]](list(words[1:]))
         options = parser().parse_args(words)
-        from . import verbs  # noqa: PLC0415 - the parser alone needs none of what it imports
+        from . import verbs  # noqa: PLC0415 - the parser does not need its imports
 
         return int(verbs.run(options))
     except ClusterError as error:

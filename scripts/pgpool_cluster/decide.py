@@ -91,7 +91,7 @@ def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | Non
 
 
 def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
-    """Return the actions after pgpool-II has given up `failed`; () if it was not a primary."""
+    """Return the actions after pgpool-II has detached `failed`; () if it was not a primary."""
     if not cluster.mode.streams:
         return native.dismissal(cluster, facts, failed.name)
     primary = rightful_primary(cluster, facts)
@@ -138,9 +138,9 @@ def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
 
 
 def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
-    """Return the nodes that may have a commit but are not in sight as a standby, without those the primary has excused.
+    """Return the nodes that may have a commit but are not reachable standbys, without those the primary has excused.
 
-    A node that pgpool-II has given up may still be the only one that acknowledged a commit.
+    A node that pgpool-II has detached may still be the only one that acknowledged a commit.
     """
     excused = facts.excuse.names
     others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]

@@ -1,6 +1,6 @@
-"""Whether sshd of this machine lets the other nodes in as postgres: its login shell, its account, sshd's settings.
+"""Check whether other nodes can log in as postgres: the login shell, the account, and sshd's settings.
 
-Only root may read them. The commands of the other nodes run through the login shell of postgres.
+Only root may read these. The commands of the other nodes run through the login shell of postgres.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHADOW = Path("/etc/shadow")
 _RELOAD = "then systemctl reload ssh"
 _CERTIFICATE = f"{FOLDER}/ssh_host_ed25519_key-cert.pub"
 _LAID_DOWN = "hostcertificate"
-"""What the cluster's own file in sshd_config.d sets."""
+"""The setting in the cluster's own file in sshd_config.d."""
 SSHD = Path("/etc/ssh/sshd_config")
 INCLUDED = "/etc/ssh/sshd_config.d/*.conf"
 _CERTIFICATE_TYPE = "ssh-ed25519-cert-v01@openssh.com"
@@ -36,15 +36,18 @@ _KEY_TYPE = "ssh-ed25519"
 _PORT = 22
 _DAY = 86400
 _CHANGED, _LONGEST, _EXPIRES = 2, 4, 7
-"""Columns of shadow(5): day of the last change since 1970, days that a password may last, day since 1970."""
+"""Columns of shadow(5): the day of the last change, the most days until the next one, and the day of expiry.
+
+Days are counted from 1970-01-01.
+"""
 _SILENT_SHELLS = ("nologin", "false", "true", "sync")
 Settings = dict[str, list[str]]
 
 
 def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault]:
-    """Return what keeps the other nodes from this one; raises ServerError where sshd does not tell its settings.
+    """Return the faults that keep other nodes from logging in; raises ServerError if sshd does not show its settings.
 
-    `configured`: the cluster's configuration of sshd is laid down, so it is looked for as well.
+    `configured`: the cluster's configuration of sshd has been written, so it is checked as well.
     """
     found = list(_shell())
     for node in cluster.nodes:
@@ -59,7 +62,7 @@ def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault
 
 
 def _include() -> Iterator[Fault]:
-    """Tell whether the file that is going to be laid down would be read."""
+    """Yield a fault if sshd would not read the file that `apply` is about to write."""
     try:
         text = SSHD.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -70,7 +73,10 @@ def _include() -> Iterator[Fault]:
 
 
 def settings(address: str, own: str) -> Settings:
-    """Return sshd's settings for postgres from an address, key to values, as `sshd -T` tells them; ServerError."""
+    """Return sshd's settings for a login of postgres from `address`, from `sshd -T`: the values by key.
+
+    Raises ServerError if `sshd -T` fails.
+    """
     words = {"user": USER, "host": address, "addr": address, "laddr": own, "lport": _PORT}
     login = ",".join(f"{name}={value}" for name, value in words.items())
     said = server.run(["/usr/sbin/sshd", "-T", "-C", login])
@@ -91,7 +97,10 @@ def _shell() -> Iterator[Fault]:
 
 
 def _account(*, pam: bool) -> Iterator[Fault]:
-    """Tell a lock that sshd goes by, which it does where PAM is not asked, and an account that has ended."""
+    """Yield the faults of the account: it is locked, has expired, or its password has expired.
+
+    A lock matters only to sshd without PAM, and an expired password only with PAM.
+    """
     try:
         lines = SHADOW.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -113,22 +122,22 @@ def _account(*, pam: bool) -> Iterator[Fault]:
 
 
 def _modes() -> Iterator[Fault]:
-    """Tell what sshd takes no key from, as others than postgres and root could write it (StrictModes)."""
+    """Yield the paths that others than postgres and root may write: StrictModes then rejects the key in them."""
     owner = pwd.getpwnam(USER).pw_uid
     for path in (HOME, HOME / ".ssh", HOME / ".ssh" / "authorized_keys"):
         try:
             found = path.lstat()
         except OSError:
-            continue  # laid down, or told, by others
+            continue  # other code creates the path, or reports that it is missing
         if not stat.S_ISLNK(found.st_mode) and (found.st_uid not in (0, owner) or found.st_mode & 0o022):
             why = f"{path} can be written by others than {USER} (mode {found.st_mode & 0o7777:04o})"
             yield Fault(f"{why}, and sshd has StrictModes yes", f"chown {USER}: {path}; chmod go-w {path}")
 
 
 def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) -> Iterator[Fault]:
-    """Yield what in `said`, as `settings` returned it, keeps postgres from `address` out, each with its edit.
+    """Yield the settings in `said`, the result of `settings`, that refuse postgres from `address`, each with its edit.
 
-    `configured`: as of `faults`.
+    `configured` is as in `faults`.
     """
     places = said.get("listenaddress", [])
     host = f"[{own}]" if ":" in own else own
@@ -136,7 +145,7 @@ def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) 
         edit = f"ListenAddress {host}:{_PORT}, besides, in sshd's configuration; then systemctl restart ssh"
         yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{_PORT}", edit)
     for key, good, want in _WANTED:
-        values = said.get(key, [] if key == _LAID_DOWN else None)  # sshd -T has no line where there is none
+        values = said.get(key, [] if key == _LAID_DOWN else None)  # sshd -T omits a certificate that is not set
         if values is None or good(values) or (key == _LAID_DOWN and not configured):
             continue
         edit = f"{want} for {USER} in sshd's configuration; {_RELOAD}"
@@ -181,7 +190,7 @@ _WANTED: tuple[tuple[str, Callable[[list[str]], bool], str], ...] = (
 
 
 def _lists(said: Settings, address: str) -> Iterator[Fault]:
-    """Yield what AllowUsers and its three siblings keep out (sshd_config(5): Deny wins, then Allow)."""
+    """Yield AllowUsers, DenyUsers, AllowGroups and DenyGroups that refuse postgres (sshd_config(5): Deny wins)."""
     for key, names in (("users", [USER]), ("groups", _groups())):
         denied, allowed = _patterns(said, f"deny{key}"), _patterns(said, f"allow{key}")
         kind = key.capitalize()
@@ -193,7 +202,7 @@ def _lists(said: Settings, address: str) -> Iterator[Fault]:
 
 
 def _groups() -> list[str]:
-    """Return the names of the groups that postgres is in."""
+    """Return the names of the groups of postgres."""
     found = []
     for number in os.getgrouplist(USER, pwd.getpwnam(USER).pw_gid):
         with contextlib.suppress(KeyError):
@@ -206,7 +215,7 @@ def _patterns(said: Settings, key: str) -> list[str]:
 
 
 def _matches(patterns: Iterable[str], names: list[str], address: str) -> bool:
-    """Tell whether one of `names` matches, at `address`; a pattern with `!` that matches ends it."""
+    """Return whether a pattern matches one of `names` at `address`; a matching pattern with `!` returns False."""
     for name in names:
         found = False
         for pattern in patterns:

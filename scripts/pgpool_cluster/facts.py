@@ -1,7 +1,7 @@
-"""Facts about every node: the input of `decide`, as data.
+"""Define the facts about every node, which are the input of `decide`, as data.
 
-An unknown fact is None; nothing here is a guess. Facts have no times: the code that collects them decides how long they
-are good.
+An unknown fact is None; no fact is a guess. Facts have no times: the code that collects them decides how long they are
+valid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PAGE_HEADER = 24
 
 @dataclass(frozen=True, slots=True, order=True)
 class Lsn:
-    """A place in the write-ahead log, in bytes."""
+    """A position in the write-ahead log, in bytes."""
 
     bytes: int
 
@@ -34,10 +34,10 @@ class Lsn:
         return cls((int(high, 16) << 32) + int(low, 16))
 
     def after_record(self, length: int) -> Lsn:
-        """Return where a record that begins here ends, as a standby's pg_last_wal_receive_lsn() has it.
+        """Return the end of a record that begins here, as a standby's pg_last_wal_receive_lsn() reports it.
 
-        Records are aligned to 8 bytes; where one goes on on another page, that page's header lies in between (24 bytes;
-        src/include/access/xlog_internal.h). For records that are shorter than a page.
+        Records are aligned to 8 bytes. If a record continues on another page, it includes that page's header (24 bytes;
+        src/include/access/xlog_internal.h). `length` must be less than a page.
         """
         size = -(-length // 8) * 8
         return Lsn(self.bytes + size + (_PAGE_HEADER if size > _PAGE - self.bytes % _PAGE else 0))
@@ -57,12 +57,12 @@ class Postgresql(StrEnum):
     STARTING = "starting"
     """The unit is starting, as in a restart, or the server has not answered for a moment."""
     HANGING = "hanging"
-    """It runs, but has not answered for long, as when its disk hangs. It may go on at any time and take writes."""
+    """It runs, but has not answered for long, as when its disk hangs. It may accept writes again at any time."""
     UP = "up"
 
 
 class BackendState(StrEnum):
-    """What a pgpool-II believes of a backend."""
+    """The state of a backend in a pgpool-II."""
 
     UP = "up"
     DOWN = "down"
@@ -70,7 +70,7 @@ class BackendState(StrEnum):
 
 
 class WatchdogState(StrEnum):
-    """State of a pgpool-II in its watchdog; ALONE if it has no watchdog."""
+    """The state of a pgpool-II in its watchdog; ALONE if it has no watchdog."""
 
     ALONE = "alone"
     LEADER = "leader"
@@ -79,12 +79,12 @@ class WatchdogState(StrEnum):
 
 
 LEADING = (WatchdogState.ALONE, WatchdogState.LEADER)
-"""The states of the pgpool-II that decides."""
+"""The states of a pgpool-II that leads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """`timeline` ended at `lsn`: a line of a timeline history file."""
+    """A line of a timeline history file: `timeline` ended at `lsn`."""
 
     timeline: int
     lsn: Lsn
@@ -92,7 +92,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class PgpoolFacts:
-    """A running pgpool-II: its place among the others, and what it believes of each database node, by name."""
+    """A running pgpool-II: its state in the watchdog, and the state that it assigns to each database node, by name."""
 
     watchdog: WatchdogState
     quorum: bool
@@ -102,7 +102,7 @@ class PgpoolFacts:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A pgpool-II's place in the watchdog. `serves`: it takes clients; `standbys`: the nodes that it sees as such."""
+    """A pgpool-II's state in the watchdog. `serves`: it accepts clients; `standbys`: its standbys in the watchdog."""
 
     serves: bool
     state: WatchdogState
@@ -111,35 +111,37 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One node as it was found.
+    """The facts of one node.
 
-    `member`: it was founded or cloned as a node of this cluster, and its system identifier is still the one of then.
-    `term`: the number of the latest promotion that it was told of. `led`: the term in which it was made the primary
-    itself, 0 if never; who founds the cluster leads in term 1. A promotion takes the next term and tells it to all
-    nodes in reach, so a primary knows that it was replaced even if its successor is away.
-    `restart`: where every node is a primary, the first of the terms that ended because all servers ended, and not
-    because a node missed a write. A node that led in it or later, and is down, is rebuilt without being asked; 0: none.
-    `apart`: its pgpool-II went on without other nodes in service while few nodes answered, so none could be told.
-    `databases`: names of those that PostgreSQL did not come with; None if nobody could look.
+    `member`: it was founded or cloned as a node of this cluster, and still has the same system identifier.
+    `term`: the number of the latest promotion that it knows. `led`: the term in which it became the primary, 0 if
+    never; the node that founds the cluster leads in term 1. A promotion takes the next term and sends it to all
+    reachable nodes, so a primary learns that it was replaced even if its successor is unreachable.
+    `restart`: if every node is a primary, the first of the terms that ended because all servers stopped, and not
+    because a node missed a write; 0 if none. If a node that led in that term or a later one is down, it is rebuilt
+    automatically.
+    `apart`: its pgpool-II continued without other nodes in service while too few nodes answered to begin a term.
+    `databases`: the names of databases with data: those that neither initdb nor this package created, and postgres if
+    it has tables; None if they could not be read.
     `standby_signal`: standby.signal is in the data directory.
-    `position`: the end of what it has written or received; None after a crash, when only replay could tell.
-    `replayed`: how far a standby has replayed it. `history`: the timelines before its present one.
+    `position`: the end of the WAL that it has written or received; None after a crash, when only a replay finds it.
+    `replayed`: the position up to which a standby has replayed WAL. `history`: the timelines before its present one.
     `follows`: the node that its primary_conninfo names.
-    `slots`: its physical replication slots. `half_copied`: a clone or rewind began and did not end.
+    `slots`: its physical replication slots. `half_copied`: a clone or rewind began and has not ended.
     `promoting`: a failover is about to make it the primary, or a recovery to bring it into service.
     `held`: an administrator keeps clients off it.
     `virtual_ip`: it has the cluster's virtual address. `users`: the number of the latest change to the users that it
-    knows. `key`: fingerprint of the cluster key that its configuration was laid down with.
-    `file`: fingerprint of its cluster.yml; "" of a node whose package is older than that.
-    `applied`: its configuration is laid down from the cluster.yml that its agent goes by.
+    knows. `key`: fingerprint of the cluster key with which its configuration was written.
+    `file`: fingerprint of its cluster.yml; "" for a node whose package does not report it yet.
+    `applied`: its configuration was written from the cluster.yml that its agent uses.
     `own_database`: its server has the database of the cluster's own roles, and they can log in to it.
-    `archive`: how full its WAL archive is; None where it has none, as in streaming replication.
-    `streaming`: it hears from its primary. `stalled`: why a standby does not replay what there is; "" if it does.
+    `archive`: how full its WAL archive is; None if it has none, as in streaming replication.
+    `streaming`: it receives WAL from its primary. `stalled`: why a standby does not replay received WAL; "" if it does.
     `settings`: the running values of the parameters that a standby must match (matching.py). `needs`: those of them
     that are too low for the WAL that it has to replay, with the values that are needed.
-    `standbys_came`: it knows that as many standbys as `synchronous` asks for have been there once. `laid`: its server
-    runs with the synchronous_standby_names that follow from that; True where nobody could look. `excuse`: the latest
-    one that it took note of.
+    `standbys_came`: it knows that as many standbys as `synchronous` requires have connected once. `laid`: its server
+    runs with the synchronous_standby_names that follow from that; True if they could not be read. `excuse`: the latest
+    excuse that it has recorded.
     """
 
     node: str
@@ -181,12 +183,12 @@ class NodeFacts:
 
     @property
     def up(self) -> bool:
-        """Whether PostgreSQL answers there."""
+        """Whether the node is reachable and its PostgreSQL answers."""
         return self.reachable and self.postgresql is Postgresql.UP
 
     @property
     def writable(self) -> bool:
-        """Whether it takes writes at this moment."""
+        """Whether its PostgreSQL answers and accepts writes."""
         return self.up and not self.in_recovery
 
     @property
@@ -197,17 +199,17 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """All nodes as one node sees them. A node that was not asked or did not answer is unreachable."""
+    """The facts of all nodes as one node collected them. A node that was not asked or did not answer is unreachable."""
 
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
 
     def of(self, name: str) -> NodeFacts:
-        """Return the facts of a node; it is unreachable if nothing is known."""
+        """Return the facts of a node; without facts, it is unreachable."""
         return self.nodes.get(name) or NodeFacts(name, reachable=False)
 
     @property
     def excuse(self) -> Excuse:
-        """The latest excuse of a primary that a reachable node has noted."""
+        """The latest excuse that a reachable node has recorded."""
         found = (one.excuse for one in self.nodes.values() if one.reachable)
         return max(found, key=lambda excuse: excuse.place, default=NO_EXCUSE)
 
@@ -228,7 +230,7 @@ class ClusterFacts:
     def majority(self, cluster: Cluster) -> bool:
         """Return whether more than half of all nodes answer, so that no other part of the cluster has a majority.
 
-        A node with another cluster.yml does not count: it may know other nodes, and number them otherwise.
+        A node with another cluster.yml does not count: it may know other nodes, in another order.
         """
         differing = self.differing(cluster)
         found = [self.of(node.name) for node in cluster.nodes]
@@ -243,8 +245,8 @@ class ClusterFacts:
 def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
     """Return whether the history of `source` contains all WAL of `target`; None if that is unknown.
 
-    If it does, `target` can follow `source` as it is; if not, it has diverged and needs pg_rewind or a new clone.
-    The facts of a running source must be later than those of the target, or the target may seem ahead.
+    If it does, `target` can follow `source` without a copy. If not, `target` has diverged and needs pg_rewind or a new
+    clone. The facts of a running source must be later than those of the target, or the target may seem ahead.
     """
     if None in (source.timeline, source.position, target.timeline, target.position):
         return None
@@ -259,5 +261,5 @@ def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
 
 
 def _end_of(source: NodeFacts, timeline: int | None) -> Lsn | None:
-    """Return where `timeline` was left by the history that led to `source`; None if it is not part of that."""
+    """Return the end of `timeline` in the history of `source`; None if `timeline` is not part of that history."""
     return next((switch.lsn for switch in source.history if switch.timeline == timeline), None)

@@ -1,6 +1,6 @@
-"""Programs that ssh, pgpool-II, PostgreSQL and systemd start by name. They are thin: the agent does the work.
+"""Run the hooks that ssh, pgpool-II, PostgreSQL and systemd start by name. They are thin: the agent does the work.
 
-Each caller waits for its program, so a module that only some programs need is imported by these.
+Each caller waits for its program, so a module that only some programs need is imported only there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, Secon
 _ETC = Path("/etc/postgresql")
 _LONGEST_REQUEST = 256
 _REQUEST_SECONDS = 10
-"""Seconds that a request may take to come over the control socket; _LONGEST_REQUEST is in characters."""
+"""Seconds within which a request must arrive on the control socket. _LONGEST_REQUEST is in characters."""
 
 
 def run(words: list[str]) -> int:
@@ -32,10 +32,10 @@ def run(words: list[str]) -> int:
 
 
 def _ssh_command(words: list[str]) -> int:
-    """Serve the ssh key of a peer, which may talk to this node's agent and read its WAL archive, which is all data.
+    """Serve the ssh key of a peer. It may connect to this node's agent and read its WAL archive, which holds all data.
 
-    The arguments come from the forced command: the peer's name, and `witness` if it runs no PostgreSQL and so needs
-    no WAL.
+    The arguments come from the forced command: the peer's name, and `witness` if the peer runs no PostgreSQL. A witness
+    needs no WAL, and may not read it.
     """
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
@@ -50,7 +50,7 @@ def _ssh_command(words: list[str]) -> int:
 
 
 def _failover(words: list[str]) -> int:
-    """failover_command: %d %m %M %P."""
+    """Run failover_command, with the arguments %d %m %M %P."""
     if not words or not words[0].isdigit():
         raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
     answer = ask(FailoverRequest(int(words[0])), seconds=90, progress=_say)
@@ -72,19 +72,19 @@ def _backend(words: list[str]) -> int:
 
 
 def _first_stage(words: list[str]) -> int:
-    """recovery_1st_stage, on the primary: the node rebuilds itself from here, and runs when this returns."""
+    """Run recovery_1st_stage on the primary: the target rebuilds itself from this node, and runs when this returns."""
     ask(FirstStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
 def _second_stage(words: list[str]) -> int:
-    """recovery_2nd_stage, on the main node, while no client writes."""
+    """Run recovery_2nd_stage on the main node, while no client writes."""
     ask(SecondStageRequest(_backend(words)), seconds=SILENCE, progress=_say)
     return ExitStatus.GOOD
 
 
 def _remote_start(words: list[str]) -> int:
-    """pgpool_remote_start, on the primary: HOST DATADIR of the recovered node."""
+    """Run pgpool_remote_start on the primary, with the HOST and DATADIR of the recovered node."""
     if not words:
         raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
     ask(StartRequest(words[0]), seconds=300)
@@ -92,12 +92,12 @@ def _remote_start(words: list[str]) -> int:
 
 
 def _may_start(words: list[str]) -> int:
-    """ExecCondition of postgresql@.service: 0 lets the server start, 1 leaves it stopped without a failure."""
+    """Run ExecCondition of postgresql@.service: 0 starts the server, 1 leaves it stopped without failing the unit."""
     if not paths.RECORD.exists() or not paths.CLUSTER_YML.exists():
         return 0
     try:
         answer = ask(MayStartRequest(words[0]), seconds=20)
-    except Exception:  # whatever is broken, servers that are not the cluster's start
+    except Exception:  # servers outside the cluster must start despite any error
         if not _concerns(words[0]):
             return 0
         log.info(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place")
@@ -108,10 +108,11 @@ def _may_start(words: list[str]) -> int:
 
 
 def _concerns(name: str) -> bool:
-    """Return whether a server (V-NAME) needs the agent's permission: the cluster's own does, a new one does not.
+    """Return whether a server (V-NAME) needs the agent's permission: the cluster's own server does, others do not.
 
-    If this fails, as in a dist-upgrade while modules are missing, it is the server with the cluster's configuration.
-    No other server stays down then, and a former primary does not start unasked.
+    If the normal check fails, for example because modules are missing in a dist-upgrade, the server with the cluster's
+    configuration counts as the cluster's own. So no other server stays down, and a former primary does not start
+    without permission.
     """
     try:
         return _is_ours(name)
@@ -131,7 +132,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _upgrade(words: list[str]) -> int:
-    """pg_upgradecluster.d: old version, name, new version, phase. A status other than 0 would end the upgrade."""
+    """Run pg_upgradecluster.d, with old version, name, new version, phase. A status other than 0 ends the upgrade."""
     from . import upgrade  # noqa: PLC0415
     from .cluster import PostgresqlCluster  # noqa: PLC0415
 
@@ -142,7 +143,7 @@ def _upgrade(words: list[str]) -> int:
 
 
 def _before_pgpool(words: list[str]) -> int:
-    """ExecStartPre of pgpool2.service, as root."""
+    """Run ExecStartPre of pgpool2.service, as root."""
     from . import apply  # noqa: PLC0415
 
     del words
@@ -151,7 +152,7 @@ def _before_pgpool(words: list[str]) -> int:
 
 
 def _announce_address(words: list[str]) -> int:
-    """arping_cmd for a virtual address in IPv6: ADDRESS INTERFACE."""
+    """Run arping_cmd for a virtual IPv6 address, with the arguments ADDRESS INTERFACE."""
     from . import neighbours  # noqa: PLC0415
 
     address = plain.address(words[0]) if len(words) == 2 else None
@@ -162,14 +163,14 @@ def _announce_address(words: list[str]) -> int:
 
 
 def _control(words: list[str]) -> int:
-    """Serve the control socket: read one line, print `done` or the reason. It is killed if no line comes in 10 s."""
+    """Serve the control socket: read one line, and print `done` or the reason. SIGALRM ends it if 10 s pass first."""
     from . import units  # noqa: PLC0415
 
     del words
     signal.alarm(_REQUEST_SECONDS)
     request = sys.stdin.readline(_LONGEST_REQUEST)
     signal.alarm(0)
-    # A line without an end is no request, whatever it begins with.
+    # An incomplete line must not count as a request, even if its beginning matches one.
     request = request[:-1] if request.endswith("\n") else ascii(request)
     print(units.serve_control(request), flush=True)
     return ExitStatus.GOOD

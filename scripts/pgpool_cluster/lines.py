@@ -1,7 +1,7 @@
-"""Requests and answers as lines of JSON: what a connection adds to protocol.py.
+"""Encode requests and answers as lines of JSON, with the keys that a connection adds to protocol.py.
 
-A request bears an `id`, which all lines of its answer bear, too. The last of these has `done`, the answer, or `error`
-with its `hint` and exit `status`; those before it have `progress`. A line with neither is an answer without content.
+A request has an `id`, and every line of its answer has the same `id`. The last line has `done`, the answer, or `error`
+with its `hint` and exit `status`. Earlier lines have `progress`. A line without these keys is an empty answer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .protocol import VERSION, VERSIONS_DIFFER, Request
 
 A = TypeVar("A")
 _QUOTED = 120
-"""Bytes that are quoted of what is no JSON."""
+"""Bytes of an invalid line that an error quotes."""
 
 
 class RemoteError(OperationError):
-    """What another node answered instead of doing it, with the exit status that it would have had there."""
+    """A refusal or failure that another node answered, with the exit status that it has there."""
 
     def __init__(self, message: str, *, hint: str, status: int) -> None:
         super().__init__(message, hint=hint)
@@ -29,7 +29,7 @@ class RemoteError(OperationError):
 
 
 class OddAnswerError(OperationError):
-    """Another node answered, but with what is no answer to that request."""
+    """Another node sent something other than an answer to the request."""
 
 
 # Requests
@@ -43,7 +43,7 @@ def request(asked: Request[Any], number: int | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it came in. Only `verb` and `number` have been read: `request` reads the rest."""
+    """A received request. `parse` reads only `verb` and `number`; `request` reads the rest."""
 
     verb: str
     number: int | None
@@ -51,16 +51,16 @@ class Asked:
 
     @classmethod
     def parse(cls, line: bytes) -> Asked:
-        """Read a line; raises ValueError or RecursionError for what is no request at all."""
+        """Read a line; raises ValueError or RecursionError if it is not a request."""
         values = json.loads(line)
         if not isinstance(values, dict):
-            raise ValueError("no request")  # noqa: TRY004 - like all else that is wrong with it
+            raise ValueError("no request")  # noqa: TRY004 - the same error as for invalid JSON
         number = values.pop("id", None)
         shown = plain.shown(values)
         return cls(str(shown.get("do")), number if type(number) is int else None, shown)
 
     def request(self) -> Request[Any]:
-        """Return the request; raises UsageError for one that no version of this package makes."""
+        """Return the request; raises UsageError for a request that no version of this package sends."""
         if not _is_version(self._values.get("version", 1)):
             raise UsageError(f"a request to {self.verb!r} of no version", hint=VERSIONS_DIFFER)
         return protocol.decode(self._values)
@@ -79,18 +79,18 @@ def done(answer: object, number: int | None) -> bytes:
 
 
 def refusal(error: ClusterError, number: int | None) -> bytes:
-    """Return the line that says why something was not done."""
-    told = {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
-    return _line({**told, "version": VERSION, "id": number})
+    """Return the last line of a refused or failed request, with the error."""
+    values = {"error": error.message, "hint": error.hint, "status": int(error.exit_status)}
+    return _line({**values, "version": VERSION, "id": number})
 
 
 def fault(reason: str, hint: str, number: int | None) -> bytes:
-    """Return the line of a fault in the agent itself, which has no exit status."""
+    """Return the last line of a request that failed because of a fault in the agent; it has no exit status."""
     return _line({"error": reason, "hint": hint, "version": VERSION, "id": number})
 
 
 def progress(text: str, number: int | None) -> bytes:
-    """Return a line before the last."""
+    """Return a line that reports progress, before the last line."""
     return _line({"progress": text, "id": number})
 
 
@@ -100,9 +100,9 @@ def _line(values: Mapping[str, object]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of an answer. `number`: of its request; None where it is about the connection, which ends after it.
+    """A line of an answer. `number`: the request's id, or None if the line is about the connection, which then ends.
 
-    `progress` is None in the last line of an answer. Texts are as they came; what is handed on is plain.shown().
+    `progress` is None in the last line of an answer. Texts are as received; apply plain.shown() before showing them.
     """
 
     number: int | None
@@ -113,20 +113,21 @@ class Line:
 
     @classmethod
     def parse(cls, text: bytes) -> Line:
-        """Read a line; raises ValueError or RecursionError for what is none of an answer."""
+        """Read a line; raises ValueError or RecursionError if it is not a line of an answer."""
         values = _parsed(text)
         if not isinstance(values, dict):
-            raise ValueError("no mapping")  # noqa: TRY004 - like all else that is wrong with it
+            raise ValueError("no mapping")  # noqa: TRY004 - the same error as for invalid JSON
         number, version = values.get("id"), values.get("version", 1)
         if not _is_version(version):
             raise ValueError("an answer of no version")
-        heard, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
-        return cls(number if type(number) is int else None, heard, error, version, values)
+        report, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
+        return cls(number if type(number) is int else None, report, error, version, values)
 
     def answer(self, asked: Request[A], node: str) -> A:
         """Return the answer of `node` to a request.
 
-        Raises RemoteError with the other node's own two lines, and OddAnswerError for what is no answer to it.
+        Raises RemoteError with the other node's own message and hint, and OddAnswerError if the answer does not match
+        the request.
         """
         try:
             values = plain.shown(self._values)
@@ -147,7 +148,7 @@ class Line:
 
 
 def _text(values: Mapping[str, object], name: str) -> str | None:
-    """Return a text of a line, None where there is none of this name; raises ValueError for what is no text."""
+    """Return the text of key `name`, or None if the line lacks it; raises ValueError if the value is not a text."""
     value = values.get(name, "")
     if not isinstance(value, str):
         raise ValueError(f"{name} that is no text")  # noqa: TRY004
@@ -155,7 +156,7 @@ def _text(values: Mapping[str, object], name: str) -> str | None:
 
 
 def _parsed(text: bytes) -> Any:  # noqa: ANN401 - JSON
-    """Return the JSON of a line; raises ValueError that quotes the beginning of what is none."""
+    """Return the JSON of a line; raises ValueError, which quotes the first 120 bytes of an invalid line."""
     try:
         return json.loads(text)
     except ValueError as error:

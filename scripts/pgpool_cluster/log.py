@@ -4,8 +4,8 @@ On a stream that systemd has connected to the journal, each line starts with the
 On any other stream, such as a terminal or a pipe, the text stays as it is.
 
 Which priority a message has:
-- `error`: the node could not do something, and an administrator has to act;
-- `warning`: something failed or is degraded, and the node retries or goes on without it;
+- `error`: the node could not do something, and an administrator must act;
+- `warning`: something failed or is degraded, and the node retries or continues without it;
 - `info`: the node did something, or reports progress.
 """
 
@@ -65,7 +65,7 @@ def _write(priority: Priority, text: str, stream: TextIO | None) -> None:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Tell whether systemd has connected the stream to the journal (systemd.exec(5), $JOURNAL_STREAM).
+    """Return whether systemd has connected the stream to the journal (systemd.exec(5), $JOURNAL_STREAM).
 
     A program inherits the variable from its parent even where its own output goes to a file or a pipe, so the device
     and inode in it are compared with the stream's.

@@ -19,7 +19,7 @@ _PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[!-.0-~ ]+)+")
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What `apply` wrote last: SHA-256 by path, the users in pool_passwd, and the hash of cluster.yml."""
+    """The files that `apply` wrote last, as SHA-256 by path, the users in pool_passwd, and the hash of cluster.yml."""
 
     files: dict[str, str] = field(default_factory=dict)
     users: tuple[str, ...] = ()

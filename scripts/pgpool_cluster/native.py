@@ -203,7 +203,7 @@ def goes_apart(cluster: Cluster, me: Node, facts: ClusterFacts) -> bool:
 def beliefs(situation: Situation, pgpool: PgpoolFacts) -> Actions:
     """Return the actions that make the leading pgpool-II's view agree with that of the nodes.
 
-    A node that pgpool-II has given up has missed the writes to the others. If pgpool-II sees no node in service, for
+    A node that pgpool-II has detached has missed the writes to the others. If pgpool-II sees no node in service, for
     example after it was cut off from them, none of them has its writes, and the nodes' own view is right.
     """
     seen = [situation.facts.of(node.name) for node in situation.cluster.databases]

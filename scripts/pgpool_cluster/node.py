@@ -1,4 +1,4 @@
-"""One node at work: its cluster, its server, its record and its peers."""
+"""Hold the state of a running node: its cluster, its server, its record, its peers and its facts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .users import Users
 T = TypeVar("T")
 A = TypeVar("A")
 LOOK_SECONDS = 2.5
-"""Seconds that another node may take to answer before it counts as out of reach."""
+"""Seconds that another node may take to answer before it counts as unreachable."""
 _OWN_SECONDS = 2.2
-"""Seconds in which this node collects its own facts, so that others have them before it counts as out of reach."""
+"""Seconds in which this node collects its own facts, so that it answers before it counts as unreachable."""
 _KEPT = 0.3
 _OLD = 1.0
-"""Seconds after which facts are too old, because other nodes answered late; the node is asked again."""
+"""Seconds after which facts are too old, because other nodes answered late. They are requested again."""
 _PGPOOL_KEPT = 1.0
 _ARCHIVE_KEPT = 10.0
 _PGPOOL_WAIT = 0.5
@@ -42,7 +42,7 @@ _ARCHIVE_WAIT = 0.5
 
 @dataclass(slots=True)
 class _Seen(Generic[T]):
-    """A result that may be reused for a moment."""
+    """A result that may be reused until `until`, by the monotonic clock."""
 
     value: T
     until: float
@@ -50,7 +50,7 @@ class _Seen(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Another node's facts, and when it was asked for them by the monotonic clock: they may be that old."""
+    """Another node's facts, and when they were requested, by the monotonic clock. They may be that old."""
 
     facts: NodeFacts
     asked: float
@@ -78,42 +78,42 @@ class Here:
     """Hash of the cluster.yml that `cluster` was read from."""
     promoting: bool = False
     note: str = ""
-    """What this node waits for or refuses to do, with a hint; "" for nothing."""
+    """The reason why this node waits or refuses an action, with a hint; "" if it does neither."""
     chores: str = ""
-    """What fails in its housekeeping or needs attention, with a hint; "" for nothing."""
+    """The failures of its housekeeping and other matters that need attention, with a hint; "" if there are none."""
     copies: Copies = field(default_factory=Copies, repr=False)
     starting: bool = False
     """The agent is starting PostgreSQL itself, so the unit may start it."""
     answer: Answering = field(default=_nobody, repr=False)
-    """Answers requests of this node itself in the same way as requests of another node."""
+    """Answers this node's own requests in the same way as requests from another node."""
     recovering: threading.Lock = field(default_factory=threading.Lock, repr=False)
     telling: Callable[[str], None] | None = field(default=None, repr=False)
-    """Reports the progress of the running recovery to its requester; None while none runs."""
+    """Reports the progress of the running recovery to its requester; None if no recovery is running."""
     awaited: float = 0.0
-    """Deadline, by the monotonic clock, for the next stage of a recovery; 0 while none is awaited."""
+    """Deadline, by the monotonic clock, for the next stage of a recovery; 0 if none is expected."""
     failure: str = ""
     """Why the last stage of a recovery failed."""
     taken_up: str = ""
     """The node that a second stage has just made a primary."""
     draining: float = 0.0
-    """When, by the monotonic clock, sessions were asked to end for a second stage; 0 while none waits for them."""
+    """When, by the monotonic clock, a second stage began to wait for the end of sessions; 0 if none is waiting."""
     archive_needed: str = ""
-    """The first WAL file that a running recovery needs of this node's archive; "" if none runs."""
+    """The first WAL file that a running recovery needs from this node's archive; "" if no recovery is running."""
     silent: frozenset[str] = frozenset()
     """The nodes that stopped sending packets during a recovery (vigil.py)."""
     pgpool_busy: bool = False
-    """pgpool-II waits for its failover_command and answers nobody, so its last facts are used without waiting."""
+    """pgpool-II waits for its failover_command and answers no request, so its last facts are used at once."""
     promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
     _last: NodeFacts | None = field(default=None, repr=False)
-    """The last facts that were collected in time."""
+    """The last facts that were collected within the time limit."""
     _slow_since: float = 0.0
-    """Since when, by the monotonic clock, collecting facts has taken too long; 0 if it does not."""
+    """Since when, by the monotonic clock, collecting facts has exceeded its time limit; 0 if it does not."""
     _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
     _archive: Shared[Usage | None] = field(init=False, repr=False)
     _asking: threading.Thread | None = field(default=None, repr=False)
     _awaited: float = 0.0
-    """Deadline, by the monotonic clock, for facts to wait for it."""
+    """Deadline, by the monotonic clock, until which facts wait for pgpool-II's answer."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Guards the record. Never held while facts are collected."""
 
@@ -123,13 +123,13 @@ class Here:
 
     @property
     def server(self) -> Database:
-        """The node's database server; raises OperationError if the node has none."""
+        """The node's database server; raises OperationError if the node runs no PostgreSQL."""
         if self.database is None:
             raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml says which nodes do")
         return self.database
 
     def remember(self, **changes: object) -> None:
-        """Change the record, on disk first."""
+        """Change the record, first on disk and then in memory. Raises ServerError if it cannot be written."""
         with self._lock:
             changed = self.record.with_changes(**changes)
             if changed != self.record:
@@ -140,7 +140,7 @@ class Here:
     def note_term(self, term: int, **changes: object) -> bool:
         """Record a new term, together with other `changes` of the record.
 
-        Returns False if this term or a later one is known, so of two nodes that claim the same term only one succeeds.
+        Return False if this or a later term is already known, so that only one of two concurrent claimants succeeds.
         """
         with self._lock:
             if term <= self.record.term:
@@ -149,7 +149,7 @@ class Here:
             return True
 
     def note_excuse(self, excuse: Excuse) -> bool:
-        """Record a primary's excuse of standbys. Returns False if a later excuse or a later term is known."""
+        """Record a primary's excuse of standbys. Return False if a later excuse or a later term is known."""
         with self._lock:
             if excuse.term < self.record.term or excuse.place < self.record.excuse.place:
                 return False
@@ -159,7 +159,7 @@ class Here:
             return True
 
     def renew(self, fresh: Here) -> None:
-        """Switch to the cluster.yml that `fresh` was read from. Work in other threads goes on."""
+        """Switch to the cluster.yml that `fresh` was read from. Other threads continue their work."""
         self.peers.close()
         with self._lock:
             self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
@@ -174,10 +174,11 @@ class Here:
             seen.until = 0.0
 
     def look(self) -> NodeFacts:
-        """Return the facts of this node, at most a moment old.
+        """Return the facts of this node, at most 0.3 s old.
 
-        Concurrent callers share them. If collecting them takes too long, as on a busy machine, the node is reachable,
-        but its server counts as one that does not answer. Raises OperationError if it never succeeded before.
+        Concurrent callers share them. If collecting them takes more than 2.2 s, as on a busy machine, the node is
+        reachable, but its server counts as one that does not answer. Raises OperationError if facts have never been
+        collected within that time.
         """
         try:
             found = self._looks.get()
@@ -234,7 +235,7 @@ class Here:
             return None
         try:
             return self._archive.get()
-        except TimeoutError:  # its disk hangs, which keeps nothing else from being looked at
+        except TimeoutError:  # its disk hangs, which must not delay the other facts
             return None
 
     def _looked_at_pgpool(self) -> PgpoolFacts | None:
@@ -245,21 +246,21 @@ class Here:
             self._awaited = time.monotonic() + _PGPOOL_WAIT
             self._asking.start()
         asking = self._asking
-        if asking is not None and not (self.pgpool_busy or self.silent):  # it asks a silent host, too, and waits
+        if asking is not None and not (self.pgpool_busy or self.silent):  # it would query a silent host, too, and wait
             asking.join(max(0.0, self._awaited - time.monotonic()))
         return self._pgpool.value if self._pgpool is not None else None
 
     def _ask_pgpool(self) -> None:
-        """Ask pgpool-II, which may not answer during a failover; its last answer is used meanwhile."""
+        """Query pgpool-II. During a failover it may not answer, and its last answer stays in use."""
         try:
             self._pgpool = _Seen(pgpool.look(self.cluster), time.monotonic() + _PGPOOL_KEPT)
         finally:
             self._asking = None
 
     def on(self, name: str, request: Request[A], *, seconds: float) -> A:
-        """Ask a node, this one or another, and return its answer; raises ClusterError.
+        """Send a request to this node or to another one, and return its answer; raises ClusterError.
 
-        `seconds` bound how long another node may stay silent.
+        `seconds` limit the time that another node may take to answer.
         """
         if name == self.me.name:
             return self.answer(request, log.info)
@@ -268,8 +269,8 @@ class Here:
     def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
         """Return the facts of all nodes, `fresh` or at most a moment old; raises OperationError as `look` does.
 
-        Writable nodes are asked last, so that no standby seems ahead of them. Facts that are older than LOOK_SECONDS in
-        the end, as after a suspension of this program, are dropped: that node counts as out of reach.
+        Writable nodes are queried last, so that no standby seems ahead of them. Facts that are older than LOOK_SECONDS
+        at the end, for example after this program was suspended, are dropped: that node counts as unreachable.
         """
         if fresh:
             self.forget_looks()
@@ -289,12 +290,12 @@ class Here:
     def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
         asked = time.monotonic()
         answers = self.peers.ask_some(list(names), LookRequest(fresh=fresh), seconds=LOOK_SECONDS)
-        # A node speaks for itself only.
+        # A node may report only its own facts.
         return {name: _Answer(facts, asked) for name, facts in answers.items() if facts.node == name}
 
 
 def sql_errors(work: Callable[[], T]) -> T:
-    """Run `work` and return its result. An error of PostgreSQL becomes an OperationError."""
+    """Run `work` and return its result. Turn an error of PostgreSQL into an OperationError."""
     try:
         return work()
     except psycopg2.Error as error:

@@ -1,6 +1,6 @@
 """The database of the cluster's own roles, which exists on every server and which no other role can use.
 
-Health checks and agents have to log in to some database. If they used `postgres`, a REVOKE CONNECT, a connection limit
+Health checks and agents must log in to some database. If they used `postgres`, a REVOKE CONNECT, a connection limit
 or a rename there would take every node out of service at once. So the primary's agent creates a database for the
 roles; if every node is a primary, each node in service creates its own. Once every server has reported that it has the
 database, each node applies a configuration that uses it, and remembers that. The nodes do not wait for a standby that

@@ -1,7 +1,7 @@
-"""The other nodes: one ssh connection each, kept open, over which requests and answers go as lines (lines.py).
+"""Send requests to the other nodes, over one permanent ssh connection per node, as lines (lines.py).
 
-The connection ends in the other node's `ssh-command`, which hands every line to the agent there. Many requests are
-under way at once, so a long one does not delay the others.
+The connection ends in the other node's `ssh-command`, which passes every line to the agent there. Many requests can be
+in progress at once, so a long one does not delay the others.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ A = TypeVar("A")
 _BETWEEN_TRIES = 0.3
 _TRY_SECONDS = 8.0
 LINE_BYTES = 1 << 24
-"""More than the longest line that a node has to say: its users, of whom there may be tens of thousands."""
+"""Above the longest line that a node sends: its list of users, which may have tens of thousands of entries."""
 SHORT_LINE_BYTES = 1 << 20
-"""More than the longest of all others: a look with ten thousand databases."""
+"""Above the longest line of any other kind: the facts of a node with ten thousand databases."""
 _LONG = (UsersRequest, CheckRequest)
-"""Requests whose answers may be longer. To read megabytes in every look would keep this node from looking at others."""
+"""Requests whose answers may be longer. Reading megabytes of one node's facts would delay those of the others."""
 Progress = Callable[[str], None]
 
 
 class Answering(Protocol):
-    """How an agent answers a request of node `peer`, or of a program on its own node (""); raises ClusterError."""
+    """A function that answers a request from node `peer`, or from a local program (""); raises ClusterError."""
 
     def __call__(self, request: Request[A], progress: Progress, peer: str = "", /) -> A:
-        """Do what is asked for, report meanwhile, and return the answer."""
+        """Carry out the request, report progress, and return the answer."""
 
 
 class _Connection:
-    """One ssh connection to a node's agent, until it ends; `problem` then says why."""
+    """One ssh connection to a node's agent. Once it has ended, `problem` gives the reason."""
 
     def __init__(self, name: str) -> None:
         self.problem = ""
@@ -67,20 +67,20 @@ class _Connection:
     def ask(self, request: Request[Any], seconds: float, progress: Progress | None) -> Line:
         """Return the last line of the answer; raises ConnectionError, or TimeoutError after `seconds` of silence.
 
-        Without `progress` there is nothing else to be said: these are the seconds in all then.
+        Without `progress`, `seconds` limit the whole time.
         """
         end = time.monotonic() + seconds
-        heard: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        received: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         with self._lock:
             if self.problem:
                 raise ConnectionError(self.problem)
             number = next(self._numbers)
-            self._waiting[number] = heard
+            self._waiting[number] = received
             if isinstance(request, _LONG):
                 self._long.add(number)
         try:
             self._send(lines.request(request, number), seconds)
-            while (line := heard.get(timeout=max(0.0, end - time.monotonic()))) is not None:
+            while (line := received.get(timeout=max(0.0, end - time.monotonic()))) is not None:
                 if line.progress is None:
                     return line
                 if progress is not None:
@@ -98,7 +98,7 @@ class _Connection:
         raise ConnectionError(self.problem)
 
     def retire(self) -> None:
-        """End the connection when the last request that is under way has its answer."""
+        """End the connection when the last request in progress has its answer."""
         self._retired = True
         self._end_if_done()
 
@@ -109,23 +109,26 @@ class _Connection:
             self.close()
 
     def close(self) -> None:
-        """End the connection, and with it all that is under way."""
+        """End the connection and every request in progress on it."""
         self._process.kill()
 
     def _send(self, line: bytes, seconds: float) -> None:
-        """Write a line; where ssh takes no more of it for so long, the connection ends. Raises TimeoutError."""
+        """Write a line; end the connection if ssh does not read the whole line within `seconds`.
+
+        Raises TimeoutError if another line blocks the connection for that long.
+        """
         end = time.monotonic() + seconds
         if not self._writing.acquire(timeout=seconds):
             raise TimeoutError(f"no answer for {seconds:.0f} s")
         try:
-            with contextlib.suppress(OSError, ValueError):  # broken or closed already: the reader says why
+            with contextlib.suppress(OSError, ValueError):  # the pipe is broken or closed: the reader records why
                 assert self._process.stdin is not None  # noqa: S101 - for the type checker
                 taking = select.poll()
                 taking.register(self._process.stdin.fileno(), select.POLLOUT)
                 while line:
                     line = line[self._process.stdin.write(line) or 0 :]
                     if line and not taking.poll(max(0.0, end - time.monotonic()) * 1000):
-                        self.close()  # half a line is there
+                        self.close()  # ssh has read half of a line
                         break
         finally:
             self._writing.release()
@@ -152,8 +155,8 @@ class _Connection:
                 self._hand_on(Line.parse(text))
 
     def _hand_on(self, line: Line) -> None:
-        """Hand a line to the request that waits for it."""
-        if line.number is None:  # about the connection: it ends after it
+        """Pass a line to the request that waits for it."""
+        if line.number is None:  # the line is about the connection, which ends after it
             self._complaint = str(plain.shown(line.error or ""))
             return
         with self._lock:
@@ -162,12 +165,12 @@ class _Connection:
             waiting.put(line)
 
     def _said(self) -> str:
-        """Return why it ended: what the other agent said, or the last line of ssh's own messages."""
+        """Return why the connection ended: the other agent's reason, or the last line of ssh's own messages."""
         text = b""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2)
         self._process.kill()
-        with self._writing, contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # it closes what is written to
+        with self._writing, contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # closes standard input
             _, text = self._process.communicate(timeout=2)
         if self._complaint:
             return reach.explained([self._complaint])
@@ -179,10 +182,10 @@ class _Connection:
 
 @dataclass(slots=True)
 class Peer:
-    """One other node. `problem` says why it could not be reached the last time, "" if it could.
+    """One other node. `problem` gives the reason why the last request failed to reach it, "" if it succeeded.
 
-    A node that did not answer is tried again in the background; until it answers, looks are refused at once, so that a
-    host that is gone holds nobody up.
+    A thread retries a node that did not answer, 0.3 s after each failure. Until it answers, requests without `patient`
+    fail at once, so that an unreachable host does not block them.
     """
 
     name: str
@@ -195,9 +198,9 @@ class Peer:
     def ask(self, request: Request[A], *, seconds: float, progress: Progress | None = None, patient: bool = False) -> A:
         """Send a request and return its answer.
 
-        `seconds` bound the silence between two lines, or without `progress` the whole time. `patient`: wait for a node
-        out of reach, too. Raises RemoteError if the node refuses, OddAnswerError if it sends what is no answer, and
-        ServerError if it is out of reach.
+        `seconds` limit the silence between two lines, or without `progress` the whole time. `patient`: wait at most 8 s
+        for an unreachable node. Raises RemoteError if the node refuses, OddAnswerError if it sends something other than
+        an answer, and ServerError if it is unreachable.
         """
         trying = self._trying
         if trying is not None:
@@ -256,7 +259,7 @@ class Peer:
         return ServerError(f"{self.name} is out of reach: {reason}", hint=reach.fix(reason, self.name))
 
     def drop(self, reason: str) -> None:
-        """End the connection with all that is under way, as one that has broken for `reason`."""
+        """End the connection and every request in progress, as if it had broken for `reason`."""
         with self._lock:
             connection, self._connection = self._connection, None
         self.problem = reason
@@ -265,7 +268,7 @@ class Peer:
         self._try_again()
 
     def close(self) -> None:
-        """Take no more requests, and end the connection when those under way have their answers."""
+        """Refuse new requests, and end the connection when those in progress have their answers."""
         with self._lock:
             self._closed = True
             connection, self._connection = self._connection, None
@@ -281,20 +284,20 @@ class Peers:
 
     @classmethod
     def of(cls, cluster: Cluster, me: str) -> Peers:
-        """Return the peers of node `me`; nothing is connected yet."""
+        """Return the peers of node `me`, without connecting to them."""
         return cls({node.name: Peer(node.name) for node in cluster.nodes if node.name != me})
 
     def ask_all(self, request: Request[A], *, seconds: float) -> dict[str, A]:
-        """Ask all nodes at once and return the answers that came in time."""
+        """Ask all nodes at once and return the answers that arrived within `seconds`."""
         return self.ask_some(list(self.peers), request, seconds=seconds)
 
     def ask_some(self, names: list[str], request: Request[A], *, seconds: float) -> dict[str, A]:
-        """Ask some nodes at once and return the answers that came in time."""
+        """Ask some nodes at once and return the answers that arrived within `seconds`."""
         outcomes = self.outcomes(names, request, seconds=seconds)
         return {name: found for name, found in outcomes.items() if not isinstance(found, ClusterError)}
 
     def outcomes(self, names: list[str], request: Request[A], *, seconds: float) -> dict[str, A | ClusterError]:
-        """Ask some nodes at once and return what came of it in time: an answer, or the error of `Peer.ask`."""
+        """Ask some nodes at once and return each answer, or the error of `Peer.ask`, that arrived in time."""
         found: dict[str, A | ClusterError] = {}
 
         def ask(name: str) -> None:
@@ -312,11 +315,11 @@ class Peers:
         return dict(found)
 
     def ask(self, name: str, request: Request[A], *, seconds: float, progress: Progress | None = None) -> A:
-        """Ask one node, also one that has just been out of reach; raises as `Peer.ask`."""
+        """Ask one node, and wait for it if it has just been unreachable; raises as `Peer.ask`."""
         return self.peers[name].ask(request, seconds=seconds, progress=progress, patient=True)
 
     def drop(self, name: str, reason: str) -> None:
-        """End the connection to a node that is gone, so that nobody waits for it."""
+        """End the connection to a node that is gone, so that no request waits for it."""
         self.peers[name].drop(reason)
 
     def close(self) -> None:

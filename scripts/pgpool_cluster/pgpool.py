@@ -131,8 +131,8 @@ def standing(cluster: Cluster) -> Standing:
 def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
     """Return the state and the role of every database node in pgpool-II's view; raises OperationError.
 
-    Before pgpool-II answers, it connects to each node that it believes to be up, and waits up to connect_timeout (3 s)
-    for a silent host. `pcp_node_info -a` does that one node after the other. If it is late, this function queries all
+    Before pgpool-II answers, it connects to each node that counts as up, and waits up to connect_timeout (3 s) for a
+    silent host. `pcp_node_info -a` does that one node after the other. If it is late, this function queries all
     nodes separately and in parallel.
     """
     nodes = cluster.databases

@@ -30,7 +30,7 @@ _UNIT_START_SECONDS = 2.0
 _STATEMENT_SECONDS = 15.0
 """Time limit for a statement; longer than statement_timeout, which a working server enforces itself."""
 _LOOK_SECONDS = 1.5
-"""Time limit for collecting facts; short, so that other nodes hear of a hanging server before they drop this node."""
+"""Time limit for collecting facts; short, so that a hanging server is reported before other nodes drop this one."""
 HANGING_SECONDS = 20.0
 """How long a server that does not answer counts as slow rather than hanging."""
 _REFUSAL_SECONDS = 15.0

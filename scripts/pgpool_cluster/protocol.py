@@ -1,15 +1,15 @@
-"""The protocol between nodes, and between a node's agent and the programs on it: a request and its answer per verb.
+"""Define the protocol between nodes, and between a node's agent and its local programs: requests and their answers.
 
-On the wire a request is one JSON object: `do` is its verb, the fields of its class are the other keys. A field that is
-None is left out. `lines.py` adds what belongs to the connection: the number of a request, and `version`.
+A request is sent as one JSON object. `do` is its verb, and the fields of its class are the other keys. A field that is
+None is omitted. `lines.py` adds the keys of the connection: the number of a request, and `version`.
 
-Nodes of two versions talk to each other during an upgrade, so the protocol only grows:
-- A key that a node does not know is ignored; a new field has a default, for the nodes that do not send it.
-- A verb that a node does not know is refused, and the asker has to bear that.
-- Each line names the sender's VERSION. Version 1 did not name it yet, so a line without one is of version 1.
+Nodes of two versions communicate during an upgrade, so the protocol only grows:
+- A node ignores an unknown key. A new field has a default, for nodes that do not send it.
+- A node refuses an unknown verb, and the requester must handle the refusal.
+- Each line has the sender's VERSION. Version 1 did not send it yet, so a line without one is of version 1.
 
-A new request needs a class here, in AnyRequest too, a place in rights.py and a case in answers.py: mypy and
-test_rights.py find what is missing.
+A new request needs a class here, a place in AnyRequest and in rights.py, and a case in answers.py. mypy and
+test_rights.py report a missing one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERSIONS_DIFFER = "the nodes have different versions"
 
 
 def _place(value: object) -> tuple[int, int]:
-    """Read the place of an excuse; raises ValueError for what no primary can have told."""
+    """Read the place of an excuse; raises ValueError for a value that no primary can have sent."""
     match value:
         case [int(term), int(serial)] if terms.plausible(term) and terms.plausible(serial):
             return term, serial
@@ -41,7 +41,7 @@ def _place(value: object) -> tuple[int, int]:
 
 
 def _serial(value: object) -> int:
-    """Read the serial of an excuse; raises UsageError for what no primary can have told."""
+    """Read the serial of an excuse; raises UsageError for a value that no primary can have sent."""
     if isinstance(value, int) and terms.plausible(value):
         return value
     raise UsageError("a primary's excuse has no number", hint=VERSIONS_DIFFER)
@@ -50,7 +50,7 @@ def _serial(value: object) -> int:
 Place = Annotated[tuple[int, int], _place]
 """The term and the serial of an excuse (excuse.py)."""
 OF_AN_OLDER_PACKAGE = (-1, -1)
-"""The place that counts for a node whose package is older than excuses: it cannot hold one against a claim."""
+"""The place assumed for a node whose package is older than excuses: such a node never blocks a claim."""
 
 
 # Answers
@@ -58,19 +58,19 @@ OF_AN_OLDER_PACKAGE = (-1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer to a request that has nothing else to tell."""
+    """The answer to a request that returns no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoteAnswer:
-    """What the node waits for or refuses to do, with a hint; "" for nothing."""
+    """The reason why the node waits or refuses an action, with a hint; "" if it does neither."""
 
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """The checks of one node, or of every node in sight."""
+    """The checks of one node, or of every reachable node."""
 
     checks: tuple[Check, ...]
 
@@ -86,21 +86,21 @@ class ClockAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WaitingAnswer:
-    """What waits for a restart of PostgreSQL, in one line; "" for nothing."""
+    """The settings that wait for a restart of PostgreSQL, in one line; "" if there are none."""
 
     waiting: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConvergeAnswer:
-    """What one round of the agent did or waits for, a line each."""
+    """The actions of one round of the agent and the reasons for waiting, one line each."""
 
     said: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TermAnswer:
-    """`taken`: the node has noted the term. `excuse`: the place of the latest excuse that it knows."""
+    """`taken`: the node has recorded the term. `excuse`: the place of the latest excuse that it knows."""
 
     taken: bool = False
     excuse: Place = OF_AN_OLDER_PACKAGE
@@ -108,21 +108,21 @@ class TermAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ExcuseAnswer:
-    """`taken`: the node has noted the excuse, and knows none later."""
+    """`taken`: the node has recorded the excuse, and knows no later one."""
 
     taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FailoverAnswer:
-    """What there was to do, a line for each action."""
+    """The actions of the failover, one line each."""
 
     actions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MayStartAnswer:
-    """`go`: the server may start; `why` says why not."""
+    """`go`: the server may start. `why`: the reason if it may not."""
 
     go: bool
     why: str = ""
@@ -130,28 +130,28 @@ class MayStartAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SwitchoverAnswer:
-    """The node that is the primary now."""
+    """The name of the new primary."""
 
     primary: str
 
 
 @dataclass(frozen=True, slots=True)
 class CancelActiveAnswer:
-    """How many statements were cancelled."""
+    """The number of cancelled statements."""
 
     count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SilentAnswer:
-    """The nodes that send the answering node no packet any more."""
+    """The nodes that no longer send packets to the answering node."""
 
     silent: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class UserList:
-    """All users as of change number `serial`; whether they can be users is for users.py to tell."""
+    """All users as of change number `serial`. users.py validates the entries."""
 
     serial: int
     entries: Mapping[str, str] = field(repr=False)
@@ -163,15 +163,15 @@ class UserList:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[A]):
-    """A request whose answer is an `A`."""
+    """A request whose answer is an `A`. "You" in the docstrings of its subclasses is the receiving node."""
 
     do: ClassVar[str]
-    """Its verb."""
+    """The verb of the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookRequest(Request[NodeFacts]):
-    """Tell your facts: at most a moment old, or `fresh`."""
+    """Return your facts, at most a moment old. `fresh`: collect new ones."""
 
     do = "look"
     fresh: bool = False
@@ -179,14 +179,14 @@ class LookRequest(Request[NodeFacts]):
 
 @dataclass(frozen=True, slots=True)
 class NoteRequest(Request[NoteAnswer]):
-    """Tell your note. Answered from memory, so it also shows that a node is in reach."""
+    """Return your note. The answer comes from memory, so this also tests whether a node is reachable."""
 
     do = "note"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest(Request[CheckAnswer]):
-    """Run your checks; `all`: have all other nodes run theirs, too."""
+    """Run your checks. `all`: request those of all other nodes, too."""
 
     do = "check"
     all: bool = False
@@ -194,17 +194,17 @@ class CheckRequest(Request[CheckAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class ClockRequest(Request[ClockAnswer]):
-    """Tell your time, and which cluster.key and cluster.yml you have."""
+    """Return your time and the fingerprints of your cluster.key and cluster.yml."""
 
     do = "clock"
 
 
 @dataclass(frozen=True, slots=True)
 class TermRequest(Request[TermAnswer]):
-    """Note a new term.
+    """Record a new term.
 
-    `file`: fingerprint of the asker's cluster.yml; a node with another one notes nothing. `serves`: you are in service
-    in this term. `restart`: from which term on a node comes back without being asked, 0 for none (facts.py).
+    `file`: fingerprint of the requester's cluster.yml. A node with another one records nothing. `serves`: you are in
+    service in this term. `restart`: as in NodeFacts (facts.py); 0 for none.
     """
 
     do = "term"
@@ -216,7 +216,7 @@ class TermRequest(Request[TermAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class ExcuseRequest(Request[ExcuseAnswer]):
-    """Note a primary's excuse (excuse.py). `file` is as in TermRequest."""
+    """Record a primary's excuse (excuse.py). `file` is as in TermRequest."""
 
     do = "excuse"
     term: Term
@@ -229,8 +229,8 @@ class ExcuseRequest(Request[ExcuseAnswer]):
 class PromoteRequest(Request[Done]):
     """Become the primary of `term`.
 
-    `excuse`: the place of the excuse that the decision rests on; None for an administrator's decision. Where a node
-    without PostgreSQL asks, the asked node decides by its own facts.
+    `excuse`: the place of the excuse that the decision rests on; None for an administrator's decision. If the requester
+    runs no PostgreSQL, the receiver decides by its own facts.
     """
 
     do = "promote"
@@ -240,7 +240,7 @@ class PromoteRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest(Request[Done]):
-    """Receive from `primary` from now on."""
+    """Stream from `primary` from now on."""
 
     do = "follow"
     primary: str
@@ -248,7 +248,7 @@ class FollowRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class GoOnRequest(Request[Done]):
-    """Begin a term without `node`, or without all nodes that are not in service, if your facts say so."""
+    """Begin a term without `node`, or without all nodes that are not in service, if your own facts require it."""
 
     do = "go-on"
     node: str | None = None
@@ -256,7 +256,7 @@ class GoOnRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class RecoverRequest(Request[Done]):
-    """Rebuild `node`; `force`: also if it needs none; `attach`: answer when pgpool-II has attached it."""
+    """Rebuild `node`. `force`: even if it needs no recovery. `attach`: answer when pgpool-II has attached it."""
 
     do = "recover"
     node: str
@@ -278,7 +278,7 @@ class SwitchoverRequest(Request[SwitchoverAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class StartRequest(Request[Done]):
-    """Have the server of the node with this name or address run (pgpool_remote_start)."""
+    """Start the server of the node with this name or address if it is down (pgpool_remote_start)."""
 
     do = "start"
     host: str
@@ -286,9 +286,9 @@ class StartRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest(Request[Done]):
-    """Have pgpool-II send clients to `node`.
+    """Attach `node` to pgpool-II, which then sends clients to it.
 
-    `recovering`: it is a part of something longer, which waits for its effect itself.
+    `recovering`: this is a step of a longer operation, which waits for the effect itself.
     """
 
     do = "attach"
@@ -298,7 +298,7 @@ class AttachRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class DetachRequest(Request[Done]):
-    """Have pgpool-II keep clients off `node`. `recovering` is as in AttachRequest; the primary may go then, too."""
+    """Detach `node` from pgpool-II. `recovering` is as in AttachRequest, and also permits detaching the primary."""
 
     do = "detach"
     node: str
@@ -307,7 +307,7 @@ class DetachRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class TakeBackRequest(Request[Done]):
-    """Have your pgpool-II attach `node`, which says itself that it streams; answer when it has."""
+    """Attach `node` to your pgpool-II, and answer when it is attached. `node` sends this itself once it streams."""
 
     do = "take-back"
     node: str
@@ -315,7 +315,7 @@ class TakeBackRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest(Request[Done]):
-    """Remember whether an administrator keeps clients off you."""
+    """Record whether an administrator keeps clients off you."""
 
     do = "hold"
     hold: bool
@@ -323,7 +323,7 @@ class HoldRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class RoleRequest(Request[Done]):
-    """Give a database role another password, or with None keep it from logging in; for your own server only."""
+    """Change the password of a database role on your own server only; None forbids the role to log in."""
 
     do = "role"
     name: str
@@ -332,9 +332,10 @@ class RoleRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class UserRequest(Request[Done]):
-    """Create or change a user on the primary and in every node's list; without `verifier` and `entry` remove it.
+    """Create or change a user on the primary and in every node's list; without `verifier` and `entry`, remove it.
 
-    `verifier`: for PostgreSQL (SCRAM). `entry`: for pool_passwd, encrypted with the pool key that has this `mark`.
+    `verifier`: SCRAM verifier for PostgreSQL. `entry`: entry for pool_passwd, encrypted with the pool key that has this
+    `mark`.
     """
 
     do = "user"
@@ -346,7 +347,7 @@ class UserRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class UsersRequest(Request[UserList]):
-    """Tell your list of users, after you have taken over `new` where that is later."""
+    """Store `new` if it is later than your list of users, then return your list."""
 
     do = "users"
     new: UserList | None = None
@@ -357,14 +358,14 @@ class UsersRequest(Request[UserList]):
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest(Request[Done]):
-    """Begin a vigil (vigil.py): a recovery is about to begin."""
+    """Begin a vigil (vigil.py), because a recovery is about to begin."""
 
     do = "watch"
 
 
 @dataclass(frozen=True, slots=True)
 class PcpRecoveryRequest(Request[Done]):
-    """Have your pgpool-II recover `node`."""
+    """Recover `node` with your pgpool-II."""
 
     do = "pcp-recovery"
     node: str
@@ -372,7 +373,7 @@ class PcpRecoveryRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest(Request[Done]):
-    """First stage: replace your data by a copy of `source`'s."""
+    """Run the first stage: replace your data with a copy of the data of `source`."""
 
     do = "copy"
     source: str
@@ -380,7 +381,7 @@ class CopyRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class TakeUpRequest(Request[Done]):
-    """Second stage: replay what `source` has up to `position`, an LSN, and serve in `term`."""
+    """Run the second stage: replay the WAL of `source` up to `position`, an LSN, and serve in `term`."""
 
     do = "take-up"
     source: str
@@ -390,7 +391,7 @@ class TakeUpRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class WhyRequest(Request[Done]):
-    """Your recovery has failed for this reason."""
+    """Record that your recovery has failed for this reason."""
 
     do = "why"
     why: str
@@ -398,7 +399,7 @@ class WhyRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CancelActiveRequest(Request[CancelActiveAnswer]):
-    """Cancel clients' statements; one that writes only if it began in the last `since` seconds."""
+    """Cancel clients' statements, but a writing one only if it began in the last `since` seconds."""
 
     do = "cancel-active"
     since: float
@@ -406,14 +407,14 @@ class CancelActiveRequest(Request[CancelActiveAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class StandingRequest(Request[Standing]):
-    """Tell your pgpool-II's place in the watchdog."""
+    """Return the state of your pgpool-II in the watchdog."""
 
     do = "standing"
 
 
 @dataclass(frozen=True, slots=True)
 class SilentRequest(Request[SilentAnswer]):
-    """Tell which nodes send you no packet any more."""
+    """Return the nodes that no longer send packets to you."""
 
     do = "silent"
 
@@ -430,21 +431,21 @@ class StatusRequest(Request[Report]):
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest(Request[WaitingAnswer]):
-    """Tell what waits for a restart of PostgreSQL."""
+    """Return the settings that wait for a restart of PostgreSQL."""
 
     do = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
 class ConvergeRequest(Request[ConvergeAnswer]):
-    """Look, decide and act once."""
+    """Collect facts, decide and act once."""
 
     do = "converge"
 
 
 @dataclass(frozen=True, slots=True)
 class FailoverRequest(Request[FailoverAnswer]):
-    """pgpool-II has given up the backend with the number `failed`."""
+    """Handle the failure of the backend with the number `failed`, which pgpool-II has detached."""
 
     do = "failover"
     failed: int
@@ -452,7 +453,7 @@ class FailoverRequest(Request[FailoverAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class MayStartRequest(Request[MayStartAnswer]):
-    """Tell whether the unit postgresql@`instance`.service may start its server."""
+    """Decide whether the unit postgresql@`instance`.service may start its server."""
 
     do = "may-start"
     instance: str
@@ -460,7 +461,7 @@ class MayStartRequest(Request[MayStartAnswer]):
 
 @dataclass(frozen=True, slots=True)
 class FirstStageRequest(Request[Done]):
-    """recovery_1st_stage_command for the backend with this number."""
+    """Run recovery_1st_stage_command for the backend with this number."""
 
     do = "first-stage"
     backend: int
@@ -468,7 +469,7 @@ class FirstStageRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class SecondStageRequest(Request[Done]):
-    """recovery_2nd_stage_command for the backend with this number."""
+    """Run recovery_2nd_stage_command for the backend with this number."""
 
     do = "second-stage"
     backend: int
@@ -485,7 +486,7 @@ AnyRequest = (
 )  # fmt: skip
 """Every request that an agent answers."""
 REQUESTS: Mapping[str, type[Request[Any]]] = {kind.do: kind for kind in get_args(AnyRequest)}
-"""Each by its verb."""
+"""The requests by verb."""
 
 
 def encode(request: Request[Any]) -> dict[str, object]:
@@ -495,7 +496,7 @@ def encode(request: Request[Any]) -> dict[str, object]:
 
 
 def decode(values: Mapping[str, object]) -> Request[Any]:
-    """Return the request that `encode` described; raises UsageError for anything else."""
+    """Return the request from an object that `encode` returned; raises UsageError for anything else."""
     verb = values.get("do")
     kind = REQUESTS.get(verb) if isinstance(verb, str) else None
     if kind is None:
@@ -512,7 +513,7 @@ def encode_answer(answer: object) -> dict[str, object]:
 
 
 def decode_answer(request: Request[A], values: object) -> A:
-    """Return the answer to `request` that `encode_answer` described; raises ValueError for anything else."""
+    """Return the answer to `request` from an object of `encode_answer`; raises ValueError for anything else."""
     try:
         return wire.read(answer_of(type(request)), values, f"the answer to {request.do!r}")
     except UsageError as error:
@@ -520,7 +521,7 @@ def decode_answer(request: Request[A], values: object) -> A:
 
 
 def answer_of(kind: type[Request[A]]) -> type[A]:
-    """Return the `A` of a subclass of Request[A]."""
+    """Return the type of the answer to requests of type `kind`."""
     (base,) = kind.__orig_bases__  # type: ignore[attr-defined]
     found: type[A] = get_args(base)[0]
     return found

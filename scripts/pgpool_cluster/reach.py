@@ -1,4 +1,4 @@
-"""Why a node could not be reached over ssh, each cause with its own fix: from what ssh said, or what came instead."""
+"""Explain from the output of ssh why a node could not be reached, and give the fix for each cause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import paths
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """What ssh or a login says (a pattern), what it means, and what to do; `{name}` is the other node."""
+    """A pattern of the output of ssh or of a login, its meaning, and its fix; `{name}` is the other node."""
 
     says: str
     means: str
@@ -74,7 +74,7 @@ _OTHERWISE = "start {name}; systemctl status pgpool2-cluster there; pgpoolctl ap
 
 
 def explained(lines: Sequence[str]) -> str:
-    """Return why a connection ended, given what ssh printed: the line that tells it, and what that means."""
+    """Return why a connection ended, from the lines that ssh printed: the significant line and its meaning."""
     for cause in _CAUSES:
         for line in lines:
             if re.search(cause.says, line):
@@ -84,6 +84,6 @@ def explained(lines: Sequence[str]) -> str:
 
 
 def fix(problem: str, name: str) -> str:
-    """Return what to do about `problem`, as `explained` returned it, of node `name`."""
+    """Return the fix for `problem`, a result of `explained`, of node `name`."""
     found = next((cause.fix for cause in _CAUSES if re.search(cause.says, problem)), _OTHERWISE)
     return found.format(name=name)

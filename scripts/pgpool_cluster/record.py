@@ -1,4 +1,4 @@
-"""A node's memory of itself, kept outside of its data directory, which a clone replaces."""
+"""Store a node's record outside its data directory, because a clone replaces that directory."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .excuse import NO_EXCUSE, Excuse
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A node's memory.
+    """A node's record.
 
-    `system`: the system identifier it was founded or cloned with, None for no member. `term`: the latest promotion it
-    was told of. `led`: the term it was made the primary in. `copying`: where a clone or rewind that has not ended
-    copies from, "" if none. `standbys_came`: as many standbys as `synchronous` asks for have been there once.
-    `held`: an administrator keeps clients off it, until it is attached or recovered. `upgrading`: the PostgreSQL that
-    pg_upgradecluster is about to put in place of the present one, "" if none. `restart`: where every node is a primary,
-    the first term whose nodes come back without being asked (facts.py); `apart`: clients may have written here alone.
-    `dropped`: the standbys that this node's commits do not wait for. `excuse`: the latest one that was taken note of.
-    `certified`: fingerprint of the latest cluster key that most nodes had. `proven`: what every server's certificate
-    was checked with once, a cluster key's fingerprint or the path of cluster.yml's `ca` (proof.py); "" for nothing.
-    `needs`: the values of matching.py's parameters with which its primary was found, where they were too low here;
-    `libraries`: what it was found to preload that is installed here; `logical`: its wal_level was logical.
-    `own_database`: every database node has shown that it has the roles' own database (own_database.py).
+    `system`: the system identifier with which it was founded or cloned; None if it is not yet a member. `term`: the
+    latest promotion that it knows. `led`: the term in which it became the primary. `copying`: the source of a clone or
+    rewind that has not ended, "" if none. `standbys_came`: as many standbys as `synchronous` requires have connected
+    once. `held`: an administrator keeps clients off it, until it is attached or recovered. `upgrading`: the server that
+    pg_upgradecluster is about to put in place of the present one, "" if none. `restart`: as in NodeFacts (facts.py).
+    `apart`: clients may have written to this node alone. `dropped`: the standbys that this node's commits do not wait
+    for. `excuse`: the latest recorded excuse. `certified`: fingerprint of the latest cluster key that most nodes had.
+    `proven`: the authority with which every server's certificate was checked once, either a cluster key's fingerprint
+    or the path of cluster.yml's `ca` (proof.py); "" if none. `needs`: the primary's values of matching.py's parameters
+    that were too low on this node. `libraries`: libraries that the primary preloads and that are installed on this
+    node. `logical`: the primary's wal_level was logical. `own_database`: every database node has shown that it has the
+    roles' own database (own_database.py).
     """
 
     system: int | None = None
@@ -52,7 +52,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read the record; a node without one is new. Raises ServerError if it cannot be read."""
+        """Read the record; a node without one is new. Raises ServerError if the record cannot be read."""
         try:
             found = hands.read(path)
             if found is None:
@@ -69,7 +69,7 @@ class Record:
             raise ServerError(f"{path} cannot be read: {error}", hint=hint) from error
 
     def with_changes(self, **changes: object) -> Record:
-        """Return the record with other values."""
+        """Return a copy of the record with these changes."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Record:
 
 
 def _check(name: str, value: object, default: object) -> None:
-    """Raise ValueError for a value of another type than its default's: root reads the record, too."""
+    """Raise ValueError if a value has another type than its default. The check matters because root reads it, too."""
     several = dict.fromkeys(("dropped", "needs", "libraries"), (list, tuple))
     types = {"system": (int, NoneType), "excuse": (dict, Excuse), **several}
     if type(value) not in types.get(name, (type(default),)):
@@ -86,7 +86,7 @@ def _check(name: str, value: object, default: object) -> None:
 
 
 def _of_json(values: dict[str, Any]) -> dict[str, object]:
-    """Return those of the values that JSON has in another shape; raises ValueError or TypeError."""
+    """Return the values that JSON stores as another type, converted back; raises ValueError or TypeError."""
     found: dict[str, object] = {name: tuple(map(str, values.get(name, ()))) for name in ("dropped", "libraries")}
     found["needs"] = tuple((str(name), int(value)) for name, value in values.get("needs", ()))
     if "excuse" in values:

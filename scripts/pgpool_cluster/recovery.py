@@ -1,4 +1,4 @@
-"""Online recovery with streaming replication: the node does as little as is enough, and pgpool-II attaches it again."""
+"""Recover a node with streaming replication, with the fewest changes that suffice, and let pgpool-II attach it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SIGHT_SECONDS = 10.0
 def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
     """Make this node a standby of the primary again; raises ClusterError.
 
-    A node in use is refused before anything changes; with `force` it is copied all the same. Returns the node whose
-    pgpool-II leads and has to attach this node; "" if none was in sight.
+    A node in use is refused before any change; with `force`, it is copied nevertheless. Return the node whose pgpool-II
+    leads and must attach this node; "" if no leader was reachable.
     """
     primary = _source(here, progress)
     if not force:
@@ -40,7 +40,7 @@ def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
 
 
 def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
-    """Raise OperationError if a node is healthy and every leading pgpool-II sends clients there."""
+    """Raise OperationError if a node is healthy and every leading pgpool-II sends clients to it."""
     mine, primary = facts.of(name), rightful_primary(cluster, facts)
     if mine.standby and mine.streaming and mine.stalled and not mine.half_copied:
         raise OperationError(f"{name} has its data, but does not replay: {mine.stalled}", hint=replay.hint(mine))
@@ -59,7 +59,7 @@ def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
 
 
 def sight(here: Here, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
-    """Collect facts until they are `enough`, for 10 s: a node that just booted needs time to see the others."""
+    """Collect facts until they are `enough`, for at most 10 s: a node that has just booted connects within seconds."""
     deadline = time.monotonic() + _SIGHT_SECONDS
     while True:
         here.forget_looks()
@@ -84,7 +84,7 @@ def _source(here: Here, progress: Progress) -> NodeFacts:
 
 
 def _take_out(here: Here, progress: Progress, *, force: bool) -> None:
-    """Detach this node for the duration, if a pgpool-II answers and sends clients here."""
+    """Detach this node during the recovery, if a pgpool-II answers and sends clients to it."""
     facts = here.look_at_all()
     for node in here.cluster.pgpools:
         believed = facts.of(node.name).pgpool
@@ -112,7 +112,7 @@ def _rebuild(here: Here, primary: NodeFacts, progress: Progress) -> None:
 
 
 def refuse_to_lose(mine: NodeFacts) -> None:
-    """Raise OperationError if the node has databases of its own, which a copy would replace."""
+    """Raise OperationError if the node is not a member and has databases that a copy would replace."""
     if not mine.member and not mine.half_copied and mine.databases:
         names = ", ".join(mine.databases)
         hint = "pg_dump them and drop them first"
@@ -120,7 +120,7 @@ def refuse_to_lose(mine: NodeFacts) -> None:
 
 
 def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
-    """Start a standby that is merely down, and return whether it catches up."""
+    """Start a standby that is only down, and return whether it streams from the primary then."""
     try:
         if here.look().postgresql is not Postgresql.UP:
             progress("starting it as it is")
@@ -134,9 +134,10 @@ def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
 
 
 def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
-    """Wait until the leading pgpool-II has attached this node. It is asked once, as its agent also asks by itself.
+    """Wait until the leading pgpool-II has attached this node; raises OperationError after 60 s.
 
-    `leading`: the node whose pgpool-II led a moment ago; it is asked first, before facts are collected.
+    This requests the attachment only once, because the leader's agent also requests it on its own. `leading`: the node
+    whose pgpool-II led a moment ago. It receives a request first, before facts are collected.
     """
     deadline = time.monotonic() + _ATTACH_SECONDS
     progress("waiting for pgpool-II to attach it")

@@ -48,7 +48,7 @@ _HOST_TYPES = ("host", "hostssl")
 
 
 class Kind(StrEnum):
-    """What happens to a part of the server."""
+    """The effect of the installation on a part of the server."""
 
     KEPT = "kept"
     CHANGED = "changed"

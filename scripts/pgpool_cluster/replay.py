@@ -1,4 +1,4 @@
-"""Detect a stalled standby: it no longer hears from its primary, or no longer replays what it receives.
+"""Detect a stalled standby: it no longer receives messages from its primary, or no longer replays what it receives.
 
 A stopped walreceiver still reports that it streams, and a standby with paused replay still receives. So this module
 checks that positions and times change, by the node's own monotonic clock. Pure, except for the state in `Watch`.

@@ -1,4 +1,4 @@
-"""What `pgpoolctl status` reports, as data: its fields are the keys of `--json` (docs/reference/pgpoolctl.md)."""
+"""Define the report of `pgpoolctl status`. Its fields are the keys of `--json` (docs/reference/pgpoolctl.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ArchiveReport:
-    """How full a node's WAL archive is; `oldest` and `newest` are None while it is empty."""
+    """The use of a node's WAL archive; `oldest` and `newest` are None while it is empty."""
 
     files: int
     bytes: int
@@ -19,9 +19,9 @@ class ArchiveReport:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """A database node. `pgpool`: the state that the leading pgpool-II gives it. A number that is not known is None.
+    """A database node. `pgpool`: its state in the leading pgpool-II. An unknown number is None.
 
-    Fields with a default may be missing in the report of an agent that is older than they are.
+    Fields with a default may be missing in the report of an older agent.
     """
 
     name: str
@@ -49,7 +49,7 @@ class PgpoolReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole cluster, as one node sees it."""
+    """The whole cluster according to one node's facts."""
 
     cluster: str
     mode: str

@@ -1,8 +1,8 @@
-"""Access rights: which requests a node accepts from any node, from database nodes, or only from its own programs.
+"""Define which requests a node accepts from any node, from database nodes, or only from its own programs.
 
-A witness, which runs pgpool-II but no PostgreSQL, can read facts and report what its pgpool-II has found. It cannot
-change a database node on its own authority: if its pgpool-II leads and a node has to take over, the database node that
-it asks decides by its own facts.
+A witness, which runs pgpool-II but no PostgreSQL, can read facts and report the findings of its pgpool-II. It cannot
+change a database node on its own authority. If its pgpool-II leads and a node must take over, the witness sends a
+request to that database node, which decides by its own facts.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     Asker.ANYBODY: (
         LookRequest, NoteRequest, CheckRequest, ClockRequest, StandingRequest, SilentRequest, WatchRequest,
         UsersRequest,
-        # it may be asked; what comes of it follows from the facts of the node that is asked
+        # any node may request these, because the receiver decides by its own facts
         PromoteRequest, FollowRequest, GoOnRequest,
-        # whether clients are sent to a node is pgpool-II's, on whichever node it leads
+        # the leading pgpool-II may run on a witness, and it decides which nodes get clients
         HoldRequest,
     ),
     Asker.DATABASES: (
@@ -84,12 +84,12 @@ MAY_ASK = {request: asker for asker, requests in _BY_ASKER.items() for request i
 
 
 def is_database(cluster: Cluster, peer: str) -> bool:
-    """Return whether `peer` is a program on this node ("") or a node that runs PostgreSQL."""
+    """Return whether `peer` is a local program ("") or a node that runs PostgreSQL."""
     return peer in ("", *(node.name for node in cluster.databases))
 
 
 def refuse(cluster: Cluster, request: type[Request[Any]], peer: str) -> None:
-    """Raise OperationError where `peer`, a node's name or "" for this one, may not ask for `request`."""
+    """Raise OperationError if `peer`, a node's name or "" for a local program, may not send `request`."""
     asker = MAY_ASK.get(request, Asker.HERE)
     if not peer or asker is Asker.ANYBODY or (asker is Asker.DATABASES and is_database(cluster, peer)):
         return

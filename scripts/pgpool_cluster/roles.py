@@ -1,4 +1,4 @@
-"""The cluster's own database roles and extensions, which `apply` rendered, and how the primary gets them."""
+"""Create the cluster's own database roles and extensions on the primary, from the SQL that `apply` rendered."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PATH = Path(FOLDER) / "roles.sql"
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """SQL that creates the roles; their passwords follow from the cluster key with the fingerprint `key`.
+    """SQL that creates the roles. Their passwords are derived from the cluster key with the fingerprint `key`.
 
-    Key and SQL must come from one read, because `apply` may write those of another key at any time.
+    Key and SQL must come from one read, because `apply` may write the SQL of another key at any time.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Roles:
 
     @classmethod
     def rendered(cls) -> Roles:
-        """Read the roles that `apply` wrote last; raises ServerError."""
+        """Read the roles that `apply` wrote last; raises ServerError if they cannot be read."""
         try:
             sql = _PATH.read_text(encoding="utf-8")
         except OSError as error:
@@ -57,7 +57,7 @@ def _lay_in(here: Here, name: str, sql: str) -> None:
 
 
 def create_extensions(here: Here, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Create the extensions in the cursor's database; raises OperationError if a needed one is not installed."""
+    """Create the extensions in the cursor's database; raises OperationError if pgpool_recovery is not installed."""
     for extension in EXTENSIONS:
         _create_extension(here, cursor, extension)
 

@@ -101,9 +101,9 @@ def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
 
 def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
-    """Return the database nodes that are out of sight and that a leading pgpool-II has not given up.
+    """Return the unreachable database nodes that a leading pgpool-II has not detached.
 
-    If no leading pgpool-II is in sight, these are all nodes out of sight.
+    If no leading pgpool-II is reachable, these are all unreachable nodes.
     """
     away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
     leading = leading_pgpools(cluster, facts)

@@ -1,4 +1,4 @@
-"""The report of `pgpoolctl status`: the state of the cluster according to the facts of all nodes. Pure."""
+"""Build the report of `pgpoolctl status` from the facts of all nodes, without side effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .situation import in_service, leads, rightful_primary
 
 
 def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> Report:
-    """Return what `pgpoolctl status` reports (docs/reference/pgpoolctl.md)."""
+    """Return the report of `pgpoolctl status` (docs/reference/pgpoolctl.md)."""
     primary = rightful_primary(cluster, facts)
     return Report(
         cluster=cluster.name,
@@ -61,12 +61,12 @@ def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Return whether every node has its role and its configuration, and every pgpool-II knows that."""
+    """Return whether every node has its role and its configuration, and every pgpool-II uses every node."""
     return _laid_down(cluster, facts) and _in_place(cluster, facts) and _known(cluster, facts)
 
 
 def _laid_down(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Return whether all nodes in sight have the same cluster.yml and have applied it."""
+    """Return whether all reachable nodes have the same cluster.yml and have applied it."""
     return not facts.differing(cluster) and all(facts.of(node.name).applied for node in cluster.nodes)
 
 
@@ -75,7 +75,7 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
     if any(not found.up or not found.member or found.half_copied for found in members):
         return False
     primary = rightful_primary(cluster, facts)
-    # A node that does not know yet that standbys have connected has yet to apply synchronous replication.
+    # A node that does not yet know that standbys have connected has not applied synchronous replication yet.
     waited_for = cluster.synchronous > 0 and cluster.names_standbys
     known = all(found.standbys_came or not found.file for found in members) or not waited_for
     if primary is None or not known or not all(found.laid for found in members):
@@ -161,7 +161,7 @@ def _pgpool(cluster: Cluster, found: NodeFacts) -> PgpoolReport:
 
 
 def lines(status: Report) -> list[str]:
-    """Return a status as text for people."""
+    """Return the lines of a status as text for people."""
     head = ("node", "role", "postgresql", "pgpool", "lag", "timeline", "address")
     rows = [
         (

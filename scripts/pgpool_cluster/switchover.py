@@ -1,4 +1,4 @@
-"""A planned change of the primary: it shuts down, and a standby that has all of its WAL takes its place."""
+"""Change the primary as planned: stop it, and promote a standby that has all of its WAL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HINT = "pgpoolctl status shows every node"
 
 
 def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
-    """Return the primary and the standby that takes its place; raises OperationError if there is none."""
+    """Return the primary and the standby that replaces it; raises OperationError if either is missing or unfit."""
     if not cluster.mode.streams:
         raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
     primary = rightful_primary(cluster, facts)
@@ -46,7 +46,7 @@ def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[N
 
 
 def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: NodeFacts) -> None:
-    """Raise OperationError if a node could not follow `target`, whose parameters are higher than its own."""
+    """Raise OperationError if a node could not follow `target`, because the parameters of `target` are higher."""
     low = matching.lower(settings, target.settings)
     for parameter, (value, least) in low.items():
         raise OperationError(
@@ -56,9 +56,10 @@ def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: Nod
 
 
 def run(here: Here, target: NodeFacts, progress: Progress) -> None:
-    """On the primary: stop, promote `target` and come back as its standby. If that fails, start again.
+    """Stop this node, the primary, promote `target`, and restart this node as a standby of `target`.
 
-    Raises OperationError, before anything is stopped, if this node could not start as a standby of `target`.
+    If the promotion fails, this node becomes the primary again. Raises OperationError, before the stop, if this node
+    could not start as a standby of `target`.
     """
     if target.settings:
         _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
@@ -81,7 +82,10 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
 
 
 def _await_all(here: Here, name: str) -> None:
-    """Wait until the standby has all WAL of this node, including its last checkpoint."""
+    """Wait until the standby has all WAL of this node, including its last checkpoint.
+
+    Raises OperationError after 20 s.
+    """
     deadline = time.monotonic() + _CATCH_UP_SECONDS
     while True:
         here.forget_looks()
@@ -94,7 +98,10 @@ def _await_all(here: Here, name: str) -> None:
 
 
 def _take_back(here: Here) -> None:
-    """Become the primary again in a new term, if a majority notes it; otherwise stay down for the agent to decide."""
+    """Become the primary again in a new term if `decide` permits it; otherwise stay down until the agent decides.
+
+    Raises OperationError unless a majority records the term.
+    """
     here.forget_looks()
     for action in decide(here.cluster, here.me, here.look_at_all()):
         if isinstance(action, Resume):

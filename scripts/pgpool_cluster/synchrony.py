@@ -129,7 +129,7 @@ def announce(here: Here, excuse: Excuse) -> list[str]:
 
 @dataclass(slots=True)
 class Synchrony:
-    """One node's part in this; its state in memory may be lost at any time, which only delays the next step."""
+    """The state of one node's synchrony. It is in memory only; losing it merely delays the next step."""
 
     here: Here
     _away: dict[str, float] = field(default_factory=dict)
@@ -149,12 +149,12 @@ class Synchrony:
 
     @property
     def goes_on(self) -> tuple[object, ...]:
-        """The state, besides the record, on which later steps depend."""
+        """The state outside the record on which later steps depend."""
         lasting = self._since is not None
         return tuple(sorted(self._away)), self._of, lasting, self._end, self._held, self._failure is None
 
     def tend(self, facts: ClusterFacts) -> None:
-        """Do the next step; the agent calls this in each round. Raises ClusterError, also if the last `apply` failed.
+        """Carry out the next step; the agent calls this in each round. Raises ClusterError, also if `apply` failed.
 
         A step waits only for queries and for answers of other nodes, each with a time limit.
         """
@@ -183,7 +183,7 @@ class Synchrony:
             here.remember(dropped=())  # so that its list is complete if it takes over
 
     def _came(self, facts: ClusterFacts) -> bool:
-        """Return whether the `synchronous` number of standbys receives, or another node knows that it once did."""
+        """Return whether `synchronous` standbys receive WAL, or another node knows that so many once did."""
         members = [member for member in facts.members(self.here.cluster) if member.system == self.here.record.system]
         receiving = sum(member.standby and member.streaming for member in members)
         known = any(member.standbys_came and not member.half_copied for member in members)
@@ -254,7 +254,7 @@ class Synchrony:
     # Configuration
 
     def _lay(self, mine: NodeFacts, *, changed: bool) -> None:
-        """Request an `apply` if the server runs with another list than intended; raises the error of the last one."""
+        """Request an `apply` if the server runs with a wrong list; raises the error of the last `apply`."""
         if mine.laid and not changed:
             self._failure = None
         elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _RETRY_PAUSE_SECONDS):

@@ -15,16 +15,16 @@ from .peers import Progress
 from .situation import Actions
 
 _SECONDS = 15.0
-"""Seconds for which a failover is tried. After that, the agents go on by themselves."""
+"""Seconds for which a failover is retried. After that, the agents continue on their own."""
 
 
 def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     """Promote the right standby in place of `failed`, let the others follow it, and return the last decision.
 
-    While a node waits or refuses, decide again for 15 s. A failed action raises nothing.
+    While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised.
     """
     progress(f"failover: node {failed.name} is down for pgpool-II")
-    here.pgpool_busy = not here.cluster.mode.streams  # where it has no say in who takes over
+    here.pgpool_busy = not here.cluster.mode.streams  # in these modes, pgpool-II does not take part in the choice
     try:
         if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
             _hang_up(here, failed)
@@ -34,7 +34,7 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
 
 
 def _hang_up(here: Here, failed: Node) -> None:
-    """End this host's sessions with the node. The failover goes on if that fails."""
+    """End this host's sessions with the node. If that fails, the failover continues."""
     try:
         units.hang_up(here.cluster, failed)
     except ClusterError as error:
@@ -62,7 +62,7 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
 
 
 def _note_apart(here: Here) -> None:
-    """Remember that clients may write to this node alone. If that fails now, its agent does it later."""
+    """Record that clients may write to this node alone. If that fails, the agent records it later."""
     try:
         here.remember(apart=True)
     except ClusterError as error:
@@ -70,7 +70,10 @@ def _note_apart(here: Here) -> None:
 
 
 def _done(here: Here, action: Action, progress: Progress) -> bool:
-    """Carry out a promotion or the like, and return False if it has to be decided again. A failed Follow does not."""
+    """Carry out an action of a failover, and return False if it failed and needs a new decision.
+
+    A failed Follow needs none. Actions other than Promote, Follow and Dismiss are skipped.
+    """
     if not isinstance(action, Promote | Follow | Dismiss):
         return True
     log.warning(f"failover: {said(action)}")
@@ -83,17 +86,17 @@ def _done(here: Here, action: Action, progress: Progress) -> bool:
     return True
 
 
-# On a database node that a witness asks: the witness's pgpool-II leads, and this node decides
+# On a database node that receives a request from a witness: the witness's pgpool-II leads, and this node decides
 
 
 _MOMENT = 0.5
-"""Seconds between the two decisions of a node that is asked to take over."""
+"""Seconds between the two decisions of a node that a witness asks to take over."""
 
 
 def take_over(here: Here) -> None:
-    """Promote this node's standby if a failover of its primary would choose it, twice in a row.
+    """Promote this node's standby if two consecutive decisions about a failover of its primary choose it.
 
-    Raises OperationError if it would not.
+    Raises OperationError if they do not.
     """
     planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
     if planned:
@@ -111,9 +114,9 @@ def refuse_undecided(here: Here, action: Follow) -> None:
 
 
 def go_on(here: Here, gone: Node | None) -> None:
-    """Begin a term without the node `gone`, or without all nodes out of service, if this node decides so itself.
+    """Begin a term without the node `gone`, or without all nodes out of service, if this node's own facts require it.
 
-    Raises OperationError if it does not.
+    Raises OperationError if they do not.
     """
     here.forget_looks()
     facts = here.look_at_all()

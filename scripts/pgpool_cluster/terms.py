@@ -1,10 +1,10 @@
-"""Plausible terms: a node that claims an absurd term must not exhaust the numbers for all others.
+"""Limit terms to plausible values, so that a faulty node cannot exhaust the numbers for all others.
 
-A promotion takes seconds, so an honest cluster's term grows from 1 by less than one per second. A node that was away
-for long may meet a much higher term than its own, with no other node to confirm it. So the limit depends on the time,
-not on what a node knows: one million, plus one for each second since 2026. A node that lies up to this limit delays the
-next promotion by a second, because the limit has risen by then. With a clock that is far behind, terms up to a million
-are still accepted.
+A promotion takes seconds, so an honest cluster's term grows from 1 by less than one per second. A node that was down
+for long may receive a much higher term than its own, with no other node to confirm it. So the limit depends on the
+time, not on a node's own term: one million, plus one for each second since 2026. A node that claims the highest allowed
+term delays the next promotion by one second, because the limit has risen by then. With a clock that is far behind,
+terms up to one million are still accepted.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def checked(term: object) -> int:
 
 
 def known(term: object) -> int:
-    """Return a term that another node tells, or 0 for none; raises UsageError for anything else."""
+    """Return a term received from another node, or 0 for none; raises UsageError for anything else."""
     return 0 if type(term) is int and term == 0 else checked(term)
 
 
 Term = Annotated[int, checked]
-"""A term that comes from another node."""
+"""A term received from another node."""
 KnownTerm = Annotated[int, known]
-"""Such a term, or 0."""
+"""A term received from another node, or 0 for none."""

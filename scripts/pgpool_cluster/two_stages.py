@@ -1,10 +1,10 @@
-"""Online recovery if every node is a primary: the parts of the target, the main node and the leading pgpool-II's node.
+"""Recover a node if every node is a primary: the steps of the target, the main node and the leading pgpool-II's node.
 
-pgpool-II drives it (`pcp_recovery_node`): the first stage copies the main node while everybody writes; the target then
-follows it as a standby. In the second stage pgpool-II lets no new client in and waits for the sessions to end; the
-target replays what is left and becomes a primary of its own, and pgpool-II attaches it. The record says `copying` from
-the first file until the target is a primary, and the target is in service (`led`) only once pgpool-II has attached it:
-whatever breaks in between, it does not count as a node that has every write.
+pgpool-II controls the recovery (`pcp_recovery_node`). The first stage copies the main node while clients write; the
+target then follows the main node as a standby. In the second stage, pgpool-II accepts no new clients and waits for the
+sessions to end. The target replays the remaining WAL and becomes a primary, and pgpool-II attaches it. The record has
+`copying` from the first file until the target is a primary. The target is in service (`led`) only once pgpool-II has
+attached it, so a recovery that fails in between never leaves a node that counts as having every write.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ from .watchdog import await_joined
 _DAY = 86400.0
 _EVER = 1e9
 _FINISHING = 10.0
-"""Seconds that clients wait for what the main node has written already, or half of what recovery_timeout leaves: after
-it pgpool-II takes a session that is at work for a miscount, and goes on (recovery.c, ensure_conn_counter_validity)."""
+"""Seconds for which statements that the main node has already executed may finish on the other nodes. The limit is half
+of the time that recovery_timeout leaves, if that is shorter: after recovery_timeout, pgpool-II considers a busy session
+a miscount, and continues (recovery.c, ensure_conn_counter_validity)."""
 _DETACH_SECONDS = 40.0
 _LEADER_SECONDS = 10.0
 _COPIED_SECONDS = 600.0
-"""Seconds that a whole copy waits for a pgpool-II that has not joined: an administrator can see to that meanwhile."""
+"""Seconds that a complete copy waits for a pgpool-II that has not joined, so that an administrator can restart it."""
 _BETWEEN = 1.0
 _PATIENCE = 1.0
-"""Seconds without a change of what is replayed, after which the source's archive is read instead of its stream."""
+"""Seconds without progress of the replay, after which the target reads the source's archive instead of its stream."""
 _STUCK = 4.0
-"""Seconds without a change, or without a word, after which a recovery is given up: clients wait for it."""
+"""Seconds without progress, or without a message, after which a recovery is aborted, because clients are waiting."""
 _HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
 _WORD_SECONDS = 10.0
 _LATE = 30.0
-"""Seconds that pgpool-II may need beside recovery_timeout: for its checkpoints, and to attach the node."""
+"""Seconds that pgpool-II may need in addition to recovery_timeout: for its checkpoints, and to attach the node."""
 _BUSY = {"failover is in progress": 20, "already processing": 20, "failed to send start recovery packet": 2}
-"""What pgpool-II says when the same request is good a moment later, and how often it is tried again for that reason.
+"""Messages of pgpool-II after which a retry can succeed, and the number of retries for each message.
 
-The last comes after the copy, while a watchdog that was cut off finds the others.
+The last one occurs after the copy, while a watchdog that was cut off reconnects to the others.
 """
 _REPLAYED = "SELECT pg_last_wal_replay_lsn()::text, pg_last_wal_replay_lsn() >= %s::pg_lsn"
 _SEQUENCES = """
@@ -72,19 +73,20 @@ AND (query_start > clock_timestamp() - %s * interval '1 s' OR NOT EXISTS (
     SELECT FROM pg_locks AS held WHERE held.pid = session.pid AND locktype = 'relation' AND mode <> 'AccessShareLock'
 ))
 """
-"""Ends clients' statements in the same way on all nodes; pgpool-II gives up a node that answers otherwise.
+"""Cancel clients' statements with the same result on all nodes; pgpool-II detaches a node with a different result.
 
-A statement runs on the main node and then on the others, also when it was cancelled there. What writes and began more
-than `since` seconds ago on another node is done on the main node, and is let finish; and nothing is cancelled that has
-just begun, since it may not have sent its row description yet (a "kind mismatch").
+A statement runs on the main node and then on the others, even if it was cancelled on the main node. If a writing
+statement began more than `since` seconds ago on another node, the main node has completed it, so it may finish. A
+statement that has just begun is not cancelled, because it may not have sent its row description yet (a "kind
+mismatch").
 """
 
 
 def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
-    """Have pgpool-II rebuild this node; raises OperationError with the reason of the part that failed.
+    """Rebuild this node with pgpool-II's recovery; raises OperationError with the reason of the step that failed.
 
-    A node in service is refused before anything changes. With `force` it is rebuilt all the same, and again until that
-    succeeds, because the others take writes without it.
+    A node in service is refused before any change. With `force`, it is rebuilt nevertheless. If that fails, the agent
+    repeats it until it succeeds, because the other nodes take writes without this one.
     """
     if not here.recovering.acquire(blocking=False):
         _await_other(here, progress)
@@ -97,7 +99,7 @@ def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
 
 
 def _await_other(here: Here, progress: Progress) -> None:
-    """Wait for the end of a recovery of this node that is already running; raises OperationError if it failed."""
+    """Wait for the end of a running recovery of this node; raises OperationError if it failed."""
     progress(f"{here.me.name} is being rebuilt already")
     while not here.recovering.acquire(timeout=_WORD_SECONDS):
         progress("it still is")
@@ -121,7 +123,7 @@ def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     try:
         here.on(pooler, PcpRecoveryRequest(here.me.name), seconds=_DAY)
     except ClusterError as error:
-        if not isinstance(error, ServerError):  # pgpool-II itself gave it up: nothing more comes
+        if not isinstance(error, ServerError):  # pgpool-II has aborted the recovery
             here.promoting = False
         here.failure = here.failure or error.message
         raise OperationError(here.failure, hint=_HINT) from error
@@ -139,9 +141,10 @@ def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
 
 
 def _pooler(here: Here) -> str:
-    """Return the node whose pgpool-II has to rebuild this one: the leader's, unless that is a witness.
+    """Return the node whose pgpool-II must rebuild this one: the leader's, unless that is a witness.
 
-    A leader does not answer for a moment after it has given a node up.
+    A leader does not answer for a moment after it has detached a node. Raises OperationError if no pgpool-II leads
+    within 10 s.
     """
     deadline = time.monotonic() + _LEADER_SECONDS
     while not (name := leading_node(here.cluster, facts := here.look_at_all())):
@@ -153,10 +156,11 @@ def _pooler(here: Here) -> str:
 
 
 def rebuilds(cluster: Cluster, facts: ClusterFacts, leader: str) -> str:
-    """Return the node whose pgpool-II can call the recovery function, as its superuser's password is there.
+    """Return the node whose pgpool-II can call the recovery function, because its superuser's password is there.
 
-    Each pgpool-II can run a recovery, which its watchdog then tells the others. Where the leader's node has no
-    database, it is the first in sight with one and a pgpool-II that has joined; else the leader (configuration.py).
+    Each pgpool-II can run a recovery, and its watchdog informs the others. If the leader's node has no database, return
+    the first reachable database node whose pgpool-II is a standby in the watchdog; otherwise the leader
+    (configuration.py).
     """
     names = [node.name for node in cluster.databases]
     if leader in names:
@@ -166,7 +170,7 @@ def rebuilds(cluster: Cluster, facts: ClusterFacts, leader: str) -> str:
 
 
 def _take_out(here: Here, pooler: str) -> None:
-    """Have the pgpool-II that will rebuild this node detach it, if it has not yet."""
+    """Detach this node from the pgpool-II that will rebuild it, if necessary; raises OperationError after 40 s."""
     deadline = time.monotonic() + _DETACH_SECONDS
     asked = False
     while time.monotonic() < deadline:
@@ -205,7 +209,7 @@ def pcp_recovery(here: Here, name: str) -> None:
 
 
 def first_stage(here: Here, name: str, progress: Progress) -> None:
-    """Have the target copy this node; raises OperationError. Then watch for sessions that do not end."""
+    """Let the target copy this node; raises OperationError. Then start the thread of `_watch_sessions`."""
     if name == here.me.name:
         hint = "pgpoolctl status shows whether pgpool-II has given it up; the same command begins it again"
         raise OperationError(f"pgpool-II sees {name} as the main node, which cannot be rebuilt from itself", hint=hint)
@@ -216,7 +220,7 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
         here.archive_needed = ""
         raise
     try:
-        with here.server.session("postgres", seconds=SILENCE) as cursor:  # what it writes now, pgpool-II's own need not
+        with here.server.session("postgres", seconds=SILENCE) as cursor:  # so that pgpool-II's own writes less
             cursor.execute("SET statement_timeout = 0")
             cursor.execute("CHECKPOINT")
     except psycopg2.Error as error:
@@ -227,16 +231,16 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
 
 
 def second_stage(here: Here, name: str, progress: Progress) -> None:
-    """Have the target replay the rest and become a primary; raises OperationError."""
+    """Let the target replay the remaining WAL and become a primary; raises OperationError."""
     here.draining = 0.0
     try:
         await_joined(here, progress, seconds=_PATIENCE)
         align_sequences(here)
         position = str(act.query(here, "SELECT pg_current_wal_insert_lsn()")[0][0])
-        act.query(here, "SELECT pg_switch_wal()")  # into the archive, should the target not be able to stream
+        act.query(here, "SELECT pg_switch_wal()")  # into the archive, in case the target cannot stream
         term = here.record.term
         request = TakeUpRequest(here.me.name, position, term)
-        here.peers.ask(name, NoteRequest(), seconds=_PATIENCE)  # it may have gone while sessions ended
+        here.peers.ask(name, NoteRequest(), seconds=_PATIENCE)  # it may have failed while sessions ended
         here.peers.ask(name, request, seconds=_STUCK + _PATIENCE, progress=progress)
         here.taken_up = name
     except ClusterError as error:
@@ -256,7 +260,10 @@ def _tell_why(here: Here, name: str, why: str) -> None:
 
 
 def align_sequences(here: Here) -> None:
-    """Write every sequence's exact value to the WAL, which runs up to 32 values ahead of it; no value is used up."""
+    """Write every sequence's exact value to the WAL, which otherwise has up to 32 values more.
+
+    No value is used up. Raises OperationError.
+    """
     names = act.query(here, "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0'")
     for (database,) in names:
         try:
@@ -269,9 +276,9 @@ def align_sequences(here: Here) -> None:
 
 
 def _watch_sessions(here: Here) -> None:
-    """After the deadline, cancel running statements on all nodes; pgpool-II then ends the idle sessions.
+    """Cancel running statements on all nodes after the deadline; pgpool-II then ends the idle sessions.
 
-    Statements are cancelled, sessions are not ended: a COMMIT cannot be cancelled, so no node misses one.
+    Only statements are cancelled; sessions stay connected. A COMMIT cannot be cancelled, so no node misses one.
     """
     began, limit = here.draining, here.cluster.drain_seconds
     said = False
@@ -292,7 +299,7 @@ def _watch_sessions(here: Here) -> None:
 
 
 def cancel_active(here: Here, since: float) -> int:
-    """Cancel clients' statements and return how many; one that writes only if it began in the last `since` seconds."""
+    """Cancel clients' statements, but a writing one only if it began in the last `since` seconds; return the number."""
     with contextlib.suppress(ClusterError):
         return int(act.query(here, _CANCEL, [*Role, "postgres"], since)[0][0])
     return 0
@@ -302,7 +309,7 @@ def cancel_active(here: Here, since: float) -> int:
 
 
 def copy(here: Here, source: str, progress: Progress) -> None:
-    """First stage: replace this node's data with a copy of `source`, and follow it as a standby."""
+    """Run the first stage: replace this node's data with a copy of `source`, and follow it as a standby."""
 
     def tell(text: str) -> None:
         progress(text)
@@ -325,11 +332,11 @@ def copy(here: Here, source: str, progress: Progress) -> None:
 
 
 def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
-    """Second stage: replay up to `position`, the end of the WAL of `source`, and become a primary."""
+    """Run the second stage: replay up to `position`, the end of the WAL of `source`, and become a primary."""
     here.promoting, here.awaited = True, 0.0
     try:
         _replay(here, source, position, progress)
-        # The end of recovery asks the archive for timelines that nobody has: not while clients wait.
+        # At the end of recovery, PostgreSQL asks the archive for timelines that do not exist. That would delay clients.
         act.query(here, "ALTER SYSTEM SET restore_command = ''")
         act.query(here, "SELECT pg_reload_conf(), pg_sleep(0.02)")
         if not act.query(here, "SELECT pg_promote(true, 4)")[0][0]:
@@ -348,8 +355,11 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
 
 
 def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
-    """Wait for the replay while it makes progress. If the stream stands still, read the archive instead."""
-    before, changed, told, streams = "", time.monotonic(), time.monotonic(), True
+    """Wait for the replay while it makes progress. If the stream delivers nothing for 1 s, read the archive instead.
+
+    Raises OperationError after 4 s without progress.
+    """
+    before, changed, reported, streams = "", time.monotonic(), time.monotonic(), True
     while True:
         replayed, done = act.query(here, _REPLAYED, position)[0]
         now = time.monotonic()
@@ -365,8 +375,8 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
             act.query(here, "SELECT pg_reload_conf()")
         if now - changed > _STUCK:
             raise OperationError(f"the last changes of {source} did not arrive", hint=_HINT)
-        if now - told > _PATIENCE:
-            told = now
+        if now - reported > _PATIENCE:
+            reported = now
             progress(f"replaying what is left, from {before} to {position}")
         time.sleep(0.01)
 
@@ -377,7 +387,7 @@ def _until(here: Here) -> float:
 
 
 def attend(here: Here) -> None:
-    """Finish a recovery of this node once pgpool-II has attached it, or give it up after the deadline."""
+    """Finish a recovery of this node once pgpool-II has attached it, or abort it after the deadline."""
     _enter_service(here)
     if here.promoting and 0 < here.awaited < time.monotonic():
         here.promoting = False
@@ -386,14 +396,14 @@ def attend(here: Here) -> None:
 
 
 def _enter_service(here: Here) -> None:
-    """Remember that this node is in service, once the leading pgpool-II has attached it."""
+    """Record that this node is in service, once every leading pgpool-II has attached it."""
     facts = here.look_at_all()
     views = [found.pgpool for found in facts.nodes.values() if found.pgpool is not None]
     leading = [view for view in views if view.watchdog in LEADING]
     if here.record.copying or not here.look().writable:
         return
     if leading and all(view.backends.get(here.me.name) is BackendState.UP for view in leading):
-        main = rightful_primary(here.cluster, facts)  # none where it has vanished since: then this node has every write
+        main = rightful_primary(here.cluster, facts)  # None if it has failed since: then this node has every write
         term, led, restart = (main.term, main.led, main.restart) if main else (0, here.record.term, 0)
         here.remember(led=led, restart=restart, apart=False, term=max(term, here.record.term))
         here.promoting = False

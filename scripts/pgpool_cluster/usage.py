@@ -1,4 +1,4 @@
-"""How full a WAL archive is."""
+"""Define the use of a WAL archive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How full an archive is: `bytes` on the disk, `used` the share of that disk that is taken, by whatever.
+    """The use of an archive. `bytes`: its size on the disk; `used`: the used fraction of that disk, by all files.
 
     `oldest` and `newest`: the first and the last WAL file by position, "" if there is none.
     """

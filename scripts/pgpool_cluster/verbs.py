@@ -1,4 +1,4 @@
-"""The verbs that an administrator types. Each asks the agent, or reads and writes files if it is about files."""
+"""Run the verbs that an administrator types. Each sends a request to the agent, or reads and writes files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 
 
 def _report() -> Report:
-    """Ask the agent for a report. If no agent runs, raise the reason that keeps it from running, if there is one."""
+    """Return the agent's report. If no agent runs, raise the configuration error that prevents it, if there is one."""
     try:
         return ask(StatusRequest(), seconds=_LOOKING)
     except ServerError:
@@ -162,13 +162,13 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
 
 
 class _Progress:
-    """Prints progress. On a terminal, counted bytes stay on one line."""
+    """Print progress. On a terminal, reports of copied bytes overwrite each other on one line."""
 
     def __init__(self) -> None:
         self.open = False
 
     def __call__(self, text: str) -> None:
-        """Print one report."""
+        """Print one report of progress."""
         counting = text.endswith("%)") and sys.stdout.isatty()
         if not counting:
             self.end()
@@ -227,7 +227,7 @@ def _password(options: argparse.Namespace) -> str:
 
 
 def _refuse_password(password: str) -> None:
-    """Raise UsageError for a password that fails at every login through pgpool-II."""
+    """Raise UsageError for a password with which every login through pgpool-II would fail."""
     from . import key  # noqa: PLC0415
 
     if not password:

@@ -1,9 +1,9 @@
-"""During a recovery in two stages, give up a host within seconds when it stops sending packets.
+"""Detect within seconds, during a recovery in two stages, that a host has stopped sending packets, and detach it.
 
-Clients may be waiting for it: in the second stage, or for a main node that takes their writes. pgpool-II's health
-checks and lifecheck need 8 to 20 seconds, because they must tolerate a busy server and a broken session. A vigil asks
-the other host's kernel, which answers for any port, open or closed, however busy its programs are. One node alone
-gives up no host: more than half of all nodes must find it silent. A cluster of two nodes never gives one up.
+Clients may be waiting for that host in the second stage, or if it is the main node that takes their writes. pgpool-II's
+health checks and lifecheck need 8 to 20 seconds, because they must tolerate a busy server and a broken session. A vigil
+queries the other host's kernel, which answers for any port, open or closed, even if its programs are busy. A single
+node never declares a host dead: more than half of all nodes must find it silent. So a cluster of two nodes never does.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from .node import Here
 from .protocol import SilentRequest
 
 TRIES = 3
-"""Unanswered tries after which a host is silent. Counted, not timed: this node itself may be slow."""
+"""Unanswered tries after which a host is silent. A number, not a time, because this node itself may be slow."""
 _ANSWER = 0.4
 _BETWEEN = 0.1
 _WELL = 0.25
 """Seconds between an answered try and the next."""
 _LINGER = 30.0
-"""Seconds for which a vigil goes on after the last sign of a recovery: the node that shows it may have vanished."""
+"""Seconds for which a vigil continues after the last sign of a recovery: the node that shows it may have failed."""
 _DETACHES = 30.0
-"""Seconds for which pgpool-II is asked to detach a host. After that, its own health checks have done so."""
+"""Seconds for which the vigil requests a detachment. By then, pgpool-II's own health checks have detached the host."""
 _SSH = 22
 
 
 @dataclass(slots=True)
 class Vigil:
-    """One node's watch over the others. `here.silent` names the hosts that it finds silent."""
+    """The vigil of one node. It sets `here.silent` to the names of the hosts that it finds silent."""
 
     here: Here
     _until: float = 0.0
     _watching: bool = False
     _given_up: dict[str, float] = field(default_factory=dict)
-    """When each host was given up, by the monotonic clock."""
+    """When each host was declared dead, by the monotonic clock."""
     _out: set[str] = field(default_factory=set)
-    """Those of them that pgpool-II has detached as well."""
+    """The dead hosts that pgpool-II has detached."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tend(self, facts: ClusterFacts) -> None:
-        """Watch, or go on watching, if a recovery is under way."""
+        """Begin or extend the vigil if a recovery is running."""
         if any(found.promoting for found in facts.nodes.values()):
             self.begin()
 
     def begin(self) -> None:
-        """Watch from now on."""
+        """Begin the vigil, or extend a running one by 30 s."""
         with self._lock:
             self._until = time.monotonic() + _LINGER
             if not self._watching:
@@ -79,13 +79,13 @@ class Vigil:
             self.here.silent = frozenset()
 
     def _goes_on(self) -> bool:
-        """Return whether to keep watching: also until every given-up node has been reported alive again."""
+        """Return whether to keep watching: at least until every dead host has been reported alive again."""
         with self._lock:
             self._watching = time.monotonic() < self._until or bool(self._given_up)
             return self._watching
 
     def _listen(self, node: Node, missed: dict[str, int], over: threading.Event) -> None:
-        """Count unanswered tries since the last answer; not for a host that never answered, as behind a firewall."""
+        """Count unanswered tries since the last answer. Ignore a host that never answered, as behind a firewall."""
         own = node.port if Service.POSTGRESQL in node.runs else pgpool.port(self.here.cluster)
         with contextlib.suppress(OSError):
             places = [_place(node, port) for port in (own, _SSH)]
@@ -117,8 +117,8 @@ class Vigil:
             self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
-        heard = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
-        answers = self.here.peers.ask_some(heard, SilentRequest(), seconds=_ANSWER).values()
+        answering = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
+        answers = self.here.peers.ask_some(answering, SilentRequest(), seconds=_ANSWER).values()
         return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
@@ -126,17 +126,18 @@ class Vigil:
             pgpool.tell_watchdog(self.here.cluster, node, alive=alive)
 
     def _detach(self, node: Node) -> None:
-        """If this node's pgpool-II leads, ask it to detach the node, again and again until it says that it has.
+        """Detach the node from this node's pgpool-II if that leads, unless it has confirmed the detachment already.
 
-        Nothing else shows that: pcp_node_info asks the node itself and waits, and pgpool_status has only what this
-        pgpool-II decided itself, not what it learnt from a leader (4.3 to 4.7).
-        The quorum is not awaited: the nodes have agreed, and other pgpool-IIs take a second to join the leader.
+        `_watch` repeats this until then, for 30 s at most. Only pcp_detach_node confirms the detachment: pcp_node_info
+        connects to the node and waits, and pgpool_status has only this pgpool-II's own decisions, not those of a leader
+        (4.3 to 4.7). This does not wait for the quorum, because the nodes have agreed, and the other pgpool-IIs need a
+        second to join the leader.
         """
         runs = Service.PGPOOL in self.here.me.runs
         if runs and node.name not in self._out and pgpool.leads(self.here.cluster):
             try:
                 pgpool.detach(self.here.cluster, node)
-            except ClusterError as error:  # otherwise pgpool-II refuses for a moment; its log says why
+            except ClusterError as error:  # pgpool-II may refuse for a moment, and logs why
                 if pgpool.DOWN_ALREADY in error.message:
                     self._out.add(node.name)
 
@@ -148,29 +149,29 @@ class Vigil:
 
 
 def _place(node: Node, port: int) -> tuple[int, tuple[Any, ...]]:
-    """Return family and address for a socket, without a name server, which may be on the silent host."""
+    """Return family and address for a socket. This asks no name server, because that may be on the silent host."""
     found = socket.getaddrinfo(node.address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     return found[0], found[4]
 
 
 def silent(missed: dict[str, int]) -> frozenset[str]:
-    """Return the silent hosts. `missed`: unanswered tries of each host since its last answer."""
+    """Return the silent hosts. `missed`: the number of unanswered tries of each host since its last answer."""
     return frozenset(name for name, tries in list(missed.items()) if tries >= TRIES)
 
 
 def agreed(majority: int, name: str, others: list[frozenset[str]]) -> bool:
-    """Return whether a majority finds `name` silent: this node, and each of `others` whose set has that name."""
+    """Return whether a majority finds `name` silent: this node, and each set of `others` that contains it."""
     return 1 + sum(name in found for found in others) >= majority
 
 
 def answers(family: int, address: tuple[Any, ...]) -> bool:
-    """Return whether a host answers for a port at all; a refusal is an answer."""
+    """Return whether a host answers on a port within 0.4 s; a refused connection is an answer, too."""
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as asking:
         asking.settimeout(_ANSWER)
         try:
             asking.connect(address)
         except ConnectionRefusedError:
             return True
-        except OSError:  # also one that `hang-up` has ended
+        except OSError:  # also a connection that `hang-up` has ended
             return False
         return True

@@ -42,7 +42,7 @@ class Held:
 
     @property
     def hint(self) -> str:
-        """What the administrator can do."""
+        """The command or action that frees the disk."""
         if self.ours:
             limit = f"{_GIVEN_UP_FRACTION:.0%}"
             return f"bring {self.slot} back or free space; at {limit} its slot is given up: pgpoolctl recover"

@@ -1,8 +1,8 @@
-"""Check that every pgpool-II that serves clients has joined the watchdog, and so holds them back in a second stage.
+"""Check that every pgpool-II that serves clients has joined the watchdog, so that it blocks them in a second stage.
 
-The pgpool-II that runs a recovery informs those that its watchdog knows as standbys. One that it counts as lost keeps
-serving in native replication, and its clients would write past the node that is being recovered. The leader's view
-counts, because a pgpool-II can be lost to the leader without noticing.
+The pgpool-II that runs a recovery informs those that its watchdog knows as standbys. A pgpool-II that counts as lost
+keeps serving in native replication, and its clients' writes would be missing on the target. The leader's view counts,
+because a pgpool-II does not always notice that the leader has lost it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .peers import Progress
 from .protocol import StandingRequest
 
 _JOIN_SECONDS = 30.0
-"""A lost one joins again in 1 s, or in 11 s if it cannot connect at once (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
+"""A lost pgpool-II rejoins in 1 s, or in 11 s if its first attempt fails (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
 _BETWEEN = 0.2
 _CONNECT_SECONDS = 0.4
 _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
@@ -29,8 +29,8 @@ _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status show
 def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) -> list[str]:
     """Return the nodes whose pgpool-II serves clients, but is unknown to a leader; there can be two leaders.
 
-    `standings`: of the nodes that answered, by name. `serving`: nodes that did not answer, but whose pgpool-II may
-    serve. If no leader answered, each pgpool-II's own state counts.
+    `standings`: the answers, by node. `serving`: nodes that did not answer, but whose pgpool-II may serve clients. If
+    no leader answered, each pgpool-II's own state counts.
     """
     leaders = {name: one for name, one in standings.items() if one.state is WatchdogState.LEADER}
     if leaders:
@@ -41,7 +41,7 @@ def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) ->
 
 
 def outsiders(here: Here) -> list[str]:
-    """Ask all nodes now and return those of `outside`, within 3 s, and 0.4 s for each node that does not answer."""
+    """Query all nodes and return those of `outside`, within 3 s plus 0.4 s for each node that does not answer."""
     if len(here.cluster.pgpools) < 2:
         return []
     names = [node.name for node in here.cluster.pgpools]
@@ -60,7 +60,7 @@ def _takes_connections(here: Here, name: str) -> bool:
 
 
 def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECONDS) -> None:
-    """Wait until every pgpool-II that serves has joined, as after a restart. Raises OperationError after `seconds`."""
+    """Wait until every serving pgpool-II has joined, as after a restart. Raises OperationError after `seconds`."""
     deadline = time.monotonic() + seconds
     said: list[str] = []
     while names := outsiders(here):

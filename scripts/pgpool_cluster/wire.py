@@ -1,7 +1,7 @@
-"""Frozen dataclasses as JSON and back, for the way between two nodes.
+"""Convert frozen dataclasses to JSON and back, for messages between two nodes.
 
-Reading checks every value against the type of its field, so what comes from another node has a type before anything
-rests on it. A field of type `Annotated[X, read]` has a bound, too: `read` returns the value, or raises.
+Reading checks every value against the type of its field before other code uses it. A field of type
+`Annotated[X, read]` has a further check: `read` returns the value, or raises.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .facts import Lsn, NodeFacts, Switch
 
 T = TypeVar("T")
 _ALWAYS = ("node", "postgresql", "databases", "slots", "history", "pgpool")
-"""What every version has said; of what came later, an older one says nothing."""
+"""Fields that every version sends. An older version does not send fields that were added later."""
 
 
 def fields(value: object) -> dict[str, object]:
-    """Return a dataclass as a JSON object, a key for each field."""
+    """Return a dataclass as a JSON object with one key per field."""
     assert dataclasses.is_dataclass(value)  # noqa: S101 - for the type checker
     return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
 def _plain(value: object) -> object:  # noqa: PLR0911 - one return a kind
-    """Return a value as JSON has it."""
+    """Return a value as its JSON type."""
     if isinstance(value, Lsn):
         return str(value)
     if isinstance(value, Switch):
@@ -49,10 +49,10 @@ def _plain(value: object) -> object:  # noqa: PLR0911 - one return a kind
 
 
 def read(kind: type[T], values: object, name: str) -> T:
-    """Return the dataclass `kind` that `fields` described; unknown keys, as of a newer version, are left out.
+    """Return the dataclass `kind` from an object that `fields` returned; ignore unknown keys, as of a newer version.
 
-    `name` is what errors call it. Raises ValueError for a value of another type than its field's and for a missing
-    one; or ClusterError, where a bound says so.
+    Errors contain `name`. Raises ValueError if a value is missing or has another type than its field, and the error of
+    an `Annotated` check, which may be a ClusterError.
     """
     found = _read(kind, values, name)
     assert isinstance(found, kind)  # noqa: S101 - for the type checker
@@ -60,22 +60,22 @@ def read(kind: type[T], values: object, name: str) -> T:
 
 
 def _facts(values: object) -> NodeFacts:
-    """Read NodeFacts; raises ValueError, also for numbers that no cluster can have come to: decisions rest on them."""
+    """Read NodeFacts. Raises ValueError, also for implausible numbers (terms.py), because decisions depend on them."""
     if not isinstance(values, dict) or any(name not in values for name in _ALWAYS):
         raise ValueError("no facts of a node")
     found: NodeFacts = _dataclass(NodeFacts, values, "facts")
-    told = {
+    numbers = {
         "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
         "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
     }  # fmt: skip
-    for name, number in told.items():
+    for name, number in numbers.items():
         if not terms.plausible(number):
             raise ValueError(f"{name}: no cluster can have come to such a number")
     return found
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a type, and JSON
-    """Return `value` as one of type `kind`, which is that of the field `name`; raises ValueError."""
+    """Return `value` as a value of type `kind`, the type of the field `name`; raises ValueError."""
     origin = get_origin(kind)
     if origin is Annotated:
         return get_args(kind)[1](value)
@@ -96,7 +96,7 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - a typ
         raise _no(value, name)
     try:
         return kind(**{one: _read(type_, value[one], one) for one, type_ in _hints(kind).items() if one in value})
-    except TypeError as error:  # one is missing
+    except TypeError as error:  # a field is missing
         raise ValueError(f"{name}: {error}") from error
 
 
