@@ -1,4 +1,4 @@
-"""A repository with the packages that were built, and with later versions of them: what a server of users takes."""
+"""A repository with the built packages and later versions of them, as users' servers install them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW_TO = Path("docs") / "how-to" / "publish-a-repository.md"
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes packages of one release to the repository in `place`, with a key of its own."""
+    """Publishes packages of one release to the repository in `place`, signed with its own key."""
 
     project: Project
     release: Release
@@ -39,23 +39,23 @@ class Publisher:
     @classmethod
     @contextmanager
     def at(cls, project: Project, release: Release, place: Path, url: str) -> Iterator[Publisher]:
-        """Yield a publisher whose key is below `place`; the project's own key is left alone meanwhile."""
+        """Yield a publisher whose key is below `place`. The project's own key stays untouched."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_DATA_HOME", str(place / "data"))
             yield cls(project, release, place, url)
 
     @property
     def folder(self) -> Path:
-        """What a web server serves."""
+        """The folder for a web server."""
         return self.place / "repository"
 
     @property
     def repository(self) -> Repository:
-        """The repository as it is now."""
+        """The repository in its current state."""
         return Repository.open(self.folder)
 
     def publish(self, packages: Path, suite: str, *, age: int = 0) -> str:
-        """Publish what a folder holds, now or as if that were `age` seconds ago; returns the name of the new state."""
+        """Publish the packages in a folder, dated `age` seconds ago; return the name of the new state."""
         checkout = self.place / "checkout"
         if not checkout.exists():
             shutil.copytree(self.project.path / "packaging", checkout / "packaging", ignore=_all_but_tables)
@@ -73,11 +73,11 @@ class Publisher:
         return self.repository.states[-1].name
 
     def lines(self, suite: str) -> list[str]:
-        """Return the lines that index.html shows for a suite, as a browser copies them."""
+        """Return the lines in index.html for a suite, as a browser copies them."""
         return self._code(suite, r"<pre><code>(.*?)</code></pre>").splitlines()
 
     def older(self, suite: str, version: str) -> str:
-        """Return the command of index.html that installs an older version of pgpool-II."""
+        """Return the command in index.html that installs an older version of pgpool-II."""
         return self._code(suite, r"<code>(apt install [^<]*=VERSION)</code>").replace("VERSION", version)
 
     def _code(self, suite: str, pattern: str) -> str:
@@ -99,9 +99,9 @@ def later(version: str, times: int = 1) -> str:
 
 
 def rebuilt(origin: Path, place: Path) -> Path:
-    """Write the packages of a folder to `place` with the version of a rebuild, and return that.
+    """Write the packages of a folder to `place` with the version of a rebuild, and return `place`.
 
-    The .debs are packed anew with another version; nothing else in them changes.
+    The .debs are repacked with another version. Nothing else in them changes.
     """
     place.mkdir(parents=True)
     for path in origin.glob("*.changes"):
@@ -118,7 +118,7 @@ def rebuilt(origin: Path, place: Path) -> Path:
 
 
 def _rebuilt(file: Path, target: Path, before: str) -> None:
-    """Write a .deb with the next version; any other file as it is."""
+    """Write a .deb with the next version. Copy any other file unchanged."""
     if file.suffix != ".deb":
         shutil.copyfile(file, target)
         return
@@ -132,7 +132,7 @@ def _rebuilt(file: Path, target: Path, before: str) -> None:
 
 
 def _summed(text: str, folder: Path) -> str:
-    """Return a .dsc, .buildinfo or .changes with the sums and sizes of the files in `folder`."""
+    """Return a .dsc, .buildinfo or .changes with the checksums and sizes of the files in `folder`."""
 
     def line(found: re.Match[str]) -> str:
         data = (folder / found[3]).read_bytes()
@@ -142,7 +142,7 @@ def _summed(text: str, folder: Path) -> str:
 
 
 def of_the_how_to(project: Project, path: str) -> list[str]:
-    """Return the contents that the how-to has for a file of a server; blocks begin with its path in a comment."""
+    """Return the how-to's contents of a server's file. Each block begins with the file's path in a comment."""
     text = (project.path / HOW_TO).read_text(encoding="utf-8")
     blocks = re.findall(rf"^    (?:#|//) {re.escape(path)}\n((?:(?:    .*)?\n)+)", text, re.MULTILINE)
     return ["\n".join(line.removeprefix("    ") for line in block.splitlines()).strip() + "\n" for block in blocks]
