@@ -51,7 +51,7 @@ def led_by_witness(mode: Mode, count: int = 2) -> World:
 
 
 def asked(world: World, name: str, request: Json, *, peer: str) -> Any:
-    """What node `peer` gets of node `name`."""
+    """Return the answer of node `name` to node `peer`."""
     return world.on(name, protocol.decode(request), peer)
 
 
