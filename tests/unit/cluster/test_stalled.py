@@ -196,16 +196,16 @@ def with_stalled(reason: str = PAUSED, *down: str, **changes: object) -> tuple[N
 
 
 SITUATIONS = [
-    Situation("one that is paused takes no reads", with_stalled(), {"pg1": ["Detach"], "pg2": ["Wait"], "pg3": []}),
-    Situation("so does one that stands still", with_stalled(STILL), {"pg1": ["Detach"], "pg2": ["Wait"]}),
+    Situation("a paused standby gets no reads", with_stalled(), {"pg1": ["Detach"], "pg2": ["Wait"], "pg3": []}),
+    Situation("a standby without progress gets no reads", with_stalled(STILL), {"pg1": ["Detach"], "pg2": ["Wait"]}),
     Situation(
-        "so does one whose walreceiver is stuck", with_stalled("silent", streaming=False),
+        "a standby whose walreceiver is stuck gets no reads", with_stalled("silent", streaming=False),
         {"pg1": ["Detach"], "pg2": ["Wait"]},
     ),
-    Situation("it is not taken back meanwhile", with_stalled(STILL, "pg2"), {"pg1": []}),
-    Situation("it is taken back when it moves again", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": []}),
+    Situation("a detached standby is not attached while it is stalled", with_stalled(STILL, "pg2"), {"pg1": []}),
+    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": []}),
     Situation(
-        "one that follows the former primary still follows the new one first",
+        "a stalled standby of the former primary follows the new one first",
         (away("pg1"), replace(primary("pg2", term=2, timeline=2, at=1500), history=FORK, pgpool=pgpool("pg1")),
          replace(orphaned(standby("pg3", "pg1", term=2)), stalled="it has not received anything for 30 s")),
         {"pg2": [], "pg3": ["Follow"]},
