@@ -269,7 +269,7 @@ class World:
         self.acting: list[str] = []
         self.clock = 1000.0
         self.told: dict[str, str] = {}
-        """What each agent is waiting for, or what has failed there."""
+        """The note of each agent: the reason why it waits, or its failure."""
         self.story: list[str] = []
         self._cut_in: tuple[int, tuple[str, ...]] | None = None
         self._between = False
@@ -692,7 +692,7 @@ class World:
         backends = [name for name, up in self.view.items() if up and self.hosts[name].up]
         for name in backends:
             self._append(self.hosts[name], self._number)
-        # a few hosts that are left write to their own nodes alone, and lose it (native-replication.md)
+        # a remaining minority writes only to its own nodes, and loses these writes (native-replication.md)
         on = sum(host.on for host in self.hosts.values())
         if backends and (on >= self.cluster.majority or len(self.hosts) == 2):
             self.acknowledged.add(self._number)
