@@ -91,7 +91,7 @@ def test_it(request):
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Make a checkout whose levels package and cluster have a test each that waits for the other; unit has two such."""
+    """Make a checkout. The tests of package and cluster wait for each other, and so do the two tests of unit."""
     here = Path(__file__).parents[2]
     meetings = (("package", "package", "cluster"), ("cluster", "cluster", "package"))
     for level, own, other in (*meetings, ("unit", "one", "two"), ("unit", "two", "one")):

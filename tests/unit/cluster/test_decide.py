@@ -1,4 +1,4 @@
-"""The decisions of each node in a situation, and what delays them."""
+"""The decisions of each node in a situation, and the reasons for a delay."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tupl
         yield found
 
 
-def test_the_forced_command_says_which_node_asks_and_no_request_does(
+def test_only_the_forced_command_identifies_the_requesting_node(
     heard: list[tuple[object, str]],
 ) -> None:
     program = (

@@ -136,7 +136,9 @@ def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch:
                          "version": 2}  # fmt: skip
 
 
-def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_majority_that_has_recorded_it_there_is_no_new_primary(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     telling(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
         act.claim(here, 2)

@@ -199,7 +199,7 @@ class Wires:
         return self.reach(name, request, self.me)
 
     def reach(self, name: str, request: Request[A], peer: str = "") -> A:
-        """Have a program on a host ask its agent: what the ssh key of `peer` starts, or what PostgreSQL does there."""
+        """Send a request to an agent as a program on its host: the program behind `peer`'s ssh key, or a local hook."""
         if not self.world.hosts[name].on:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         try:
@@ -853,7 +853,7 @@ class World:
         return any(one.backends.get(name) is BackendState.UP for one in leading for name in good)
 
     def commands(self) -> list[tuple[str, str]]:
-        """The commands that the notes name: what to do with which node."""
+        """The commands in the notes, each with its verb and its node."""
         found: dict[tuple[str, str], None] = {}
         for name, host in self.hosts.items():
             text = self.told.get(name, "") if host.on else ""
