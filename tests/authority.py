@@ -1,4 +1,4 @@
-"""A company's authority, which no machine knows by itself."""
+"""A certificate authority of a company, which machines do not trust by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 def company(path: Path) -> Path:
-    """Write a certificate for 127.0.0.1 that is its own authority, and its key behind it; return the path."""
+    """Write a self-signed certificate for 127.0.0.1, followed by its key, and return the path."""
     key, name = _key(), _name("company")
     here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
     made = _begun(name, key, name).add_extension(here, critical=False).sign(key, hashes.SHA256())
@@ -22,7 +22,7 @@ def company(path: Path) -> Path:
 
 
 def clients(*common_names: str) -> tuple[str, list[str]]:
-    """Return the certificate of an authority, and one that it gave for each name with the key behind it, as PEM."""
+    """Return the certificate of an authority, and one that it issued for each name, followed by its key, as PEM."""
     key, name = _key(), _name("authority of clients")
     ca = x509.BasicConstraints(ca=True, path_length=0)
     authority = _begun(name, key, name).add_extension(ca, critical=True).sign(key, hashes.SHA256())

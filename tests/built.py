@@ -1,4 +1,4 @@
-"""What `./invoke build-deb` made for one release, as dist/summary.json tells it."""
+"""The packages that `./invoke build-deb` built for one release, as listed in dist/summary.json."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pgpool_deb.releases import Release
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The packages of one release, in `folder`; `version` is upstream's.
+    """The packages of one release, in `folder`. `version` is upstream's.
 
-    `files` and what follows from them are pgpool2's, `cluster_files` those of pgpool2-cluster.
+    `files` are those of pgpool2, and `cluster_files` those of pgpool2-cluster.
     """
 
     release: Release
@@ -31,27 +31,27 @@ class Built:
 
     @property
     def debs(self) -> str:
-        """The .debs that a server installs, as words of a shell command where `folder` is /dist."""
+        """The .debs that a server installs, as words of a shell command, with `folder` at /dist."""
         names = [name for name in self.files if name.endswith(".deb") and "-dbgsym_" not in name]
         return " ".join(f"/dist/{name}" for name in names)
 
     @property
     def every_deb(self) -> str:
-        """All .debs, those of debug symbols too, as words of a shell command where `folder` is /dist."""
+        """All .debs, including debug symbols, as words of a shell command, with `folder` at /dist."""
         return " ".join(f"/dist/{name}" for name in self.files if name.endswith(".deb"))
 
     @property
     def cluster_deb(self) -> str:
-        """The cluster package's .deb, as a word of a shell command where `folder` is /dist."""
+        """The cluster package's .deb, as a word of a shell command, with `folder` at /dist."""
         (name,) = [name for name in self.cluster_files if name.endswith(".deb")]
         return f"/dist/{name}"
 
     def one(self, suffix: str) -> Path:
-        """Return the one file whose name ends like this."""
+        """Return the only file of pgpool2 whose name ends with `suffix`."""
         return self._one(self.files, suffix)
 
     def one_of_cluster(self, suffix: str) -> Path:
-        """Return the one file of the cluster package whose name ends like this."""
+        """Return the only file of the cluster package whose name ends with `suffix`."""
         return self._one(self.cluster_files, suffix)
 
     def _one(self, files: Sequence[str], suffix: str) -> Path:
@@ -60,9 +60,9 @@ class Built:
 
 
 def build(project: Project, releases: Sequence[Release], *, install: bool) -> dict[str, dict[str, Any]]:
-    """Build for `releases` as the README says and return the cells of dist/summary.json by release.
+    """Build for `releases` as the README says, and return the cells of dist/summary.json by release.
 
-    Raises MachineError where it was the machine that failed; a package that failed is in its cell.
+    Raises MachineError if the machine failed. The cell of a release states whether its packages failed.
     """
     command = [str(project.path / "invoke"), "build-deb", "--release", ",".join(release.name for release in releases)]
     status = subprocess.run([*command, *([] if install else ["--no-install"])], check=False).returncode
@@ -73,7 +73,7 @@ def build(project: Project, releases: Sequence[Release], *, install: bool) -> di
 
 
 def built(project: Project, release: Release, cell: dict[str, Any]) -> Built:
-    """Return what was built for `release`; fails where it was not."""
+    """Return the packages for `release`. The test fails if they were not built."""
     assert cell["state"] in ("built", "unchanged"), f"{release.name}: {cell.get('error')} (log {cell['log']})"
     names = [str(file["name"]) for file in cell["files"]]
     cluster = tuple(name for name in names if name.startswith("pgpool2-cluster"))

@@ -1,4 +1,4 @@
-"""A Debian system to try packages on: clean layers below, what its commands change above, entered by chroot."""
+"""A Debian system for tests of packages: clean layers below, a layer of changes above, entered by chroot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUESTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a script ended, and all that it printed."""
+    """The exit status of a script, and its complete output."""
 
     status: int
     output: str
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Chroot:
-    """One system. Files outlive a script, processes do not; without `network` there is only its own loopback."""
+    """One system. Files outlive a script; processes do not. Without `network`, it has only a loopback of its own."""
 
     root: roots.Root
     place: Path
@@ -46,7 +46,7 @@ class Chroot:
     def attempt(
         self, script: str, *, network: bool = False, environment: Iterable[str] = (), stall: float = STALL_SECONDS
     ) -> Answer:
-        """Run a shell script as root and return how it ended; after `stall` seconds without a line it is killed."""
+        """Run a shell script as root and return its answer. It is killed after `stall` seconds without a line."""
         lines: list[str] = []
         inside = ["env", "-i", *ENVIRONMENT, "DEBIAN_FRONTEND=noninteractive", *environment, "sh", "-euc", script]
         enter = roots.entering(self.root, self.place, roots.ROOT_USER, self.binds, confined=not network)
@@ -58,13 +58,13 @@ class Chroot:
         return Answer(0, "\n".join(lines))
 
     def run(self, script: str, *, network: bool = False) -> str:
-        """Run a shell script as root, which must succeed, and return what it printed."""
+        """Run a shell script as root, which must succeed, and return its output."""
         answer = self.attempt(script, network=network)
         assert answer.status == 0, f"status {answer.status} of: {script}\n{answer.output}"
         return answer.output.strip()
 
     def attended(self, command: str, patience: int = 180) -> Answer:
-        """Run a command as an administrator at a terminal who presses no key: after `patience` seconds it is killed."""
+        """Run a command at a terminal without any key pressed. It is killed after `patience` seconds."""
         return self.attempt(
             f"status=0; timeout {patience} script -qec '{command}' /dev/null </dev/null >/typescript || status=$?;"
             "tr -d '\\r' </typescript; rm /typescript; exit $status",
@@ -72,7 +72,7 @@ class Chroot:
         )
 
     def packed(self, place: Path) -> Path:
-        """Write the system as it is now into a tar in the folder `place`: the root of a host, whose services start."""
+        """Write the current system to a tar in the folder `place`: the root of a host whose services start."""
         place.mkdir(exist_ok=True)
         self.binds = (*self.binds, (place, "/image"))
         left_out = " ".join(f"--exclude=.{target}" for _, target in self.binds)
@@ -80,11 +80,11 @@ class Chroot:
         return place / "root.tar"
 
     def frozen(self) -> roots.Root:
-        """Return the system as it is now as a root for other systems; this one must not be used any more."""
+        """Return the current system as a root for other systems. This one must not be used afterwards."""
         return roots.Root(
             self.root.release, self.root.key, (*self.root.layers, self.place / "upper"), self.root.packages
         )
 
     def remove(self) -> None:
-        """Throw the system away."""
+        """Delete the system."""
         namespaces.remove(self.place)

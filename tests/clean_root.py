@@ -1,7 +1,7 @@
 """The clean root of a release with all that tests install from below /var/cache/apt.
 
-The archive is asked once a release; after that everything happens without a network, so nothing can come from
-elsewhere than from the release and from dist/.
+The archive is used once per release. After that, the tests have no network, so packages can come only from the release
+and from dist/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pgpool_deb.errors import MachineError
 from pgpool_deb.roots import Root
 
 SERVERS = "systemd systemd-sysv dbus openssh-server iproute2 iputils-ping iputils-arping nftables"
-"""What a Debian server has, whatever it serves."""
+"""Packages that every Debian server has."""
 DEBIANS = "apt-cache search --names-only '^(pgpool2|libpgpool-dev|postgresql-[0-9]+-pgpool2)$' | cut -d ' ' -f 1"
 INDEX = """
 cd {place}
@@ -27,17 +27,17 @@ for deb in *.deb; do
     echo
 done >Packages
 """
-"""Makes the folder {place} an apt source with the .debs in it."""
+"""Makes the folder {place} an apt source of its .debs."""
 ALONE = f"""
 {INDEX.format(place="/var/cache/apt/archives")}
 find /etc/apt/sources.list /etc/apt/sources.list.d -type f -exec mv {{}} {{}}.off ';'
 echo 'deb [trusted=yes] file:/var/cache/apt/archives ./' >/etc/apt/sources.list.d/debian.list
 """
-"""Makes what was fetched of Debian all that there is of it: `apt-get update` needs no network."""
+"""Limits Debian's packages to the fetched ones. `apt-get update` then needs no network."""
 YES = """
 echo 'APT::Get { Assume-Yes "true"; allow-downgrades "true"; };' >/etc/apt/apt.conf.d/90-yes
 """
-"""The administrator answers every question of apt with yes."""
+"""Answers every question of apt with yes."""
 FETCH = """
 printf '127.0.0.1 localhost\\n::1 localhost\\n127.0.1.1 builder\\n' >/etc/hosts
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
@@ -50,7 +50,7 @@ $fetch install --download-only $({debians})
 
 
 def fetched(root: Root, place: Path, packages: Built) -> Root:
-    """Return `root` with apt's lists up to date and the packages fetched; raises MachineError where apt cannot."""
+    """Return `root` with current lists of apt and the fetched packages. Raises MachineError if apt fails."""
     chroot = Chroot(root, place, ((packages.folder, "/dist"),))
     answer = chroot.attempt(FETCH.format(major=packages.majors[-1], servers=SERVERS, debians=DEBIANS), network=True)
     if answer.status != 0:

@@ -1,4 +1,4 @@
-"""What all levels share: the releases under test, and telling a broken machine from a broken package."""
+"""Shared by all levels: the releases under test, and the distinction of a broken machine from a broken package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pgpool_deb.testing import MACHINE_FAILED
 
 PROJECT = Project(Path(__file__).parents[1])
 MACHINE = "machine failed"
-"""The property of a report on a test that a MachineError ended."""
+"""The property in the report of a test that a MachineError ended."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `thorough` takes minutes, and is run where releases were named (else testing.py says --brief)."""
+    """Deselect tests marked `thorough`, which take minutes, if --brief is set (by testing.py, without --release)."""
     if config.getoption("--brief"):
         left = [item for item in items if item.get_closest_marker("thorough")]
         items[:] = [item for item in items if item not in left]
@@ -60,7 +60,7 @@ def releases_under_test(config: pytest.Config) -> tuple[Release, ...]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist hands its reports to the process that runs it
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist sends its reports to the main process
         config.pluginmanager.register(MachineErrors())
 
 
@@ -75,7 +75,7 @@ def pytest_runtest_makereport(
 
 
 class MachineErrors:
-    """A machine's fault weighs more than a package's, as in build-deb."""
+    """Set the exit status: a machine's fault outweighs a package's, as in build-deb."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -100,7 +100,7 @@ def project() -> Project:
 
 @pytest.fixture(scope="session")
 def cells(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
-    """What was built for the releases under test, all in one run of build-deb."""
+    """The cells of the releases under test, built in one run of build-deb."""
     install = not request.config.getoption("--no-install")
     return build(PROJECT, releases_under_test(request.config), install=install)
 
@@ -113,16 +113,16 @@ def packages(release: Release, cells: dict[str, dict[str, Any]]) -> Built:
 
 @pytest.fixture(scope="session")
 def roots() -> Roots:
-    """The store of clean roots, the same that packages are built in."""
+    """The store of clean roots, shared with package builds."""
     return Roots(Cache.open(), plan.machine_architecture(), lambda: archive.find_archive(None))
 
 
 @pytest.fixture(scope="session")
 def systems() -> Iterator[Path]:
-    """A folder for systems under test, beside the roots that they lie over."""
+    """A folder for systems under test, on the file system of their roots."""
     boxes = Cache.open().folder("boxes")
     for left in boxes.glob("test-*"):
-        if not Path("/proc", left.name.split("-")[1]).exists():  # of a run that was killed
+        if not Path("/proc", left.name.split("-")[1]).exists():  # left by a killed run
             namespaces.remove(left)
     place = Path(tempfile.mkdtemp(prefix=f"test-{os.getpid()}-", dir=boxes))
     place.chmod(0o755)
@@ -132,14 +132,14 @@ def systems() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def clean(release: Release, packages: Built, roots: Roots, systems: Path) -> Root:
-    """The release's own clean root, with the packages that are needed below /var/cache/apt."""
+    """The release's own clean root, with the required packages below /var/cache/apt."""
     root = roots.obtain(release, (), Runner(systems / "clean.log"))
     return fetched(root, systems / f"clean-{release.name}", packages)
 
 
 @pytest.fixture(scope="module")
 def on(packages: Built, systems: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[Root], Chroot]]:
-    """Makes systems over a root, with our packages in /dist; they go when the module's tests are done."""
+    """Makes systems over a root, with our packages in /dist. They are deleted after the module's tests."""
     made: list[Chroot] = []
 
     def make(root: Root) -> Chroot:

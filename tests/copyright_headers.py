@@ -1,4 +1,4 @@
-"""What files themselves say of their licence and of the holders of the rights, against debian/copyright."""
+"""Compare licences and copyright holders stated in files with debian/copyright."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOLDERS = {
     "james mclaughlin": r"copyright[^\n]*mclaughlin",
     "x consortium": r"copyright[^\n]*x consortium",
 }
-"""Holders as debian/copyright names them, in small letters, and how a file names them."""
+"""Holders as named in debian/copyright, in lower case, and patterns of their names in files."""
 LICENCES = {
     "pgpool-II": "the author makes no representations about the suitability",
     "BSD": "redistributions of source code must retain",
@@ -31,18 +31,18 @@ LICENCES = {
     "FSF": "gives unlimited permission to copy",
     "X11": "the x consortium shall not",
 }
-"""What the short names of licences contain, and what a file has that is under them."""
+"""Parts of licences' short names, and wording of files under these licences."""
 _ANY_HOLDER = re.compile(r"copyright (?:\(c\)|©)?[ \t]*\d{4}[-0-9, \t]*(?P<who>[a-z][^\n]*)")
 
 
 def parsed(path: Path) -> Copyright:
-    """Return a debian/copyright, which has to be without a fault."""
+    """Parse a debian/copyright; warnings are errors."""
     with warnings.catch_warnings(action="error"), path.open(encoding="utf-8") as handle:
         return Copyright(handle, strict=True)
 
 
 def faults(files: dict[str, str], said: Copyright) -> Iterator[str]:
-    """Yield in a line each what files of these paths and texts say, and their stanza does not."""
+    """Yield one line for each holder or licence that a file (path: text) states and its stanza omits."""
     for path, text in files.items():
         stanza: Any = said.find_files_paragraph(path)
         lower = text.lower()

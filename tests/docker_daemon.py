@@ -1,4 +1,4 @@
-"""A docker daemon of one's own: its socket, its data and its containers are apart from any other's, and end with it."""
+"""A private docker daemon: it shares no socket, data or container with another one, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _STOP_SECONDS = 30
 class Daemon:
     """A dockerd whose files are all in `place`, a folder with a short path that overlay mounts can lie on.
 
-    It is in a network namespace of its own: its containers have no network, or one that reaches nothing else, whatever
-    the machine's packet filter does.
+    It has its own network namespace. Its containers have no network or an isolated one, independently of the machine's
+    packet filter.
     """
 
     place: Path
@@ -42,18 +42,18 @@ class Daemon:
 
     @property
     def log(self) -> Path:
-        """What dockerd says."""
+        """The log of dockerd."""
         return self.place / "dockerd.log"
 
     def start(self) -> None:
-        """Start the daemon and wait until it answers; raises MachineError where it does not.
+        """Start the daemon and wait until it answers. Raises MachineError if it does not.
 
-        It is told to stop when the calling thread ends, however that ends.
+        The kernel sends it SIGTERM when the calling thread ends, for whatever reason.
         """
         words = ["dockerd", "--host", self.host, "--pidfile", f"{self.place}/dockerd.pid"]
         folders = ["--data-root", f"{self.place}/data", "--exec-root", f"{self.place}/run"]
         network = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
-        # After a crash: the numbers in these files may be those of others by now, or of processes nobody has reaped.
+        # After a crash, the process ids in these files may belong to other processes or to zombies.
         for left in ("dockerd.pid", "run/containerd/containerd.pid"):
             (self.place / left).unlink(missing_ok=True)
         with self.log.open("ab") as log:
@@ -75,7 +75,7 @@ class Daemon:
             time.sleep(0.1)
 
     def answers(self) -> bool:
-        """Tell whether the daemon answers."""
+        """Return whether the daemon answers."""
         try:
             with socket.socket(socket.AF_UNIX) as asking:
                 asking.settimeout(5)
@@ -86,7 +86,7 @@ class Daemon:
             return False
 
     def kill(self) -> None:
-        """Kill the daemon as a crash would; its containers run on until it is started again."""
+        """Kill the daemon, as in a crash. Its containers continue to run until it is started again."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -105,7 +105,7 @@ class Daemon:
         self._process = None
 
     def remove(self) -> None:
-        """Stop the daemon and remove all that it holds."""
+        """Stop the daemon and delete its folder."""
         self.stop()
         self._end_containers()
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
@@ -115,7 +115,7 @@ class Daemon:
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.place)], check=True)
 
     def _end_containers(self) -> None:
-        """Kill the containers and shims that a daemon left running when it crashed, known by the containers' ids."""
+        """Kill containers and shims left running by a crashed daemon, identified by the containers' ids."""
         ids = [found.name.encode() for found in (self.place / "data" / "containers").glob("*")]
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -125,7 +125,7 @@ class Daemon:
 
 
 def answers() -> bool:
-    """Tell whether an engine answers where the docker client would look."""
+    """Return whether an engine answers at the docker client's endpoint."""
     try:
         connected().close()
     except (OSError, DockerException):
@@ -135,9 +135,9 @@ def answers() -> bool:
 
 @contextmanager
 def running(*, install: bool) -> Iterator[Daemon]:
-    """Run a daemon in a new folder for as long as it is needed; installs docker.io where it is missing.
+    """Run a daemon in a new folder during the block; install docker.io if it is missing.
 
-    Raises MachineError where that is forbidden, or this user is not root.
+    Raises MachineError if installation is forbidden or this user is not root.
     """
     if os.geteuid() != 0:
         raise MachineError("a docker daemon can only be started as root", hint="start one: sudo systemctl start docker")
@@ -153,7 +153,7 @@ def running(*, install: bool) -> Iterator[Daemon]:
 
 
 def _disk() -> Path:
-    """A folder with a short path, as sockets want, that overlays can lie on: a container's own disk has none."""
+    """Return a folder that supports overlays, unlike a container's own disk, with a path short enough for sockets."""
     usual = Path("/var/lib")
     try:
         disk.check_overlays(usual)

@@ -1,4 +1,4 @@
-"""A server under test: a container that boots systemd as a real machine does."""
+"""A server under test: a container that boots systemd like a real machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pgpool_deb.errors import MachineError
 Result = TypeVar("Result")
 
 FIRST_BOOT = "/srv/first-boot"
-"""A script in an image that runs once on each of its hosts, before anything starts: what no two servers share."""
+"""A script in an image that runs once on each host, before any service, and sets values unique to each server."""
 BOOT = f"""
 if [ -f {FIRST_BOOT} ]; then sh -eu {FIRST_BOOT}; rm {FIRST_BOOT}; fi
 umount -R /sys/fs/cgroup
@@ -34,7 +34,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec /sbin/init
 """
 ONLY_IPV6 = "ip -4 address flush scope global\n"
-"""Docker gives every host an IPv4 address, too."""
+"""Docker also assigns an IPv4 address to every host."""
 LABEL = "pgpool-deb-test"
 BOOT_SECONDS = 120.0
 ANSWERS = "/dev/shm/answers"  # noqa: S108
@@ -46,11 +46,11 @@ cat "$name"; exit "$status"
 """
 """Runs a command and keeps a copy of its output, which ends with the name of the copy and the command's status.
 
-An engine under load drops what a command printed at its end, and reports success (moby issue 27289, and its 2 seconds
-for the copying of output after the end of a command).
+An engine under load drops the last output of a command and reports success (moby issue 27289; it copies output for only
+2 s after a command has ended).
 """
 KILLED = 124
-"""Status of a script that was ended because it took too long (timeout(1))."""
+"""The status of a script that exceeded its time limit, as set by timeout(1)."""
 JOURNAL = """
 journal() { journalctl --no-pager -q -o short-precise -n "$@"; }
 journal 60 -u pgpool2-cluster
@@ -60,24 +60,24 @@ grep -hE 'PANIC|FATAL:  (terminating|could not)|terminated by|LOG:  (received|da
 echo '-- systemd and pgpool-II:'
 journal 1500 -u pgpool2 -u 'postgresql@*' | grep -vE ' (child|psql) pid |: DETAIL: ' | tail -n 200
 """
-"""What explains most comes first: the report of a test run may be cut."""
+"""The most useful commands come first, because the report of a test run may be truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host. Its name, its address and its disk outlive reboots and power cuts."""
+    """One host. Its name, address and disk survive reboots and power cuts."""
 
     container: Container
     name: str
     address: str = "127.0.0.1"
     _read: deque[str] = field(default_factory=deque, compare=False, repr=False)
-    """Names of copies of output that have been read; the next command removes them."""
+    """Names of copies of output that have been read. The next command removes them."""
 
     def __str__(self) -> str:
         return self.name
 
     def attempt(self, script: str, *, seconds: float = 300) -> Answer:
-        """Run a shell script as root and return how it ended; after `seconds` it is ended, with status KILLED."""
+        """Run a shell script as root and return its answer. After `seconds`, it is killed with the status KILLED."""
         words = ["timeout", "--kill-after=5", f"{seconds:g}", "sh", "-euc", script]
         name = uuid4().hex
         status, output = self._execute(["sh", "-c", ANSWERED, "sh", ANSWERS, name, " ".join(self._copies()), *words])
@@ -92,7 +92,7 @@ class Host:
                 yield self._read.popleft()
 
     def _once_more(self, name: str) -> Answer | None:
-        """Return what the engine dropped, from the copy; None where the command or the host did not reach its end."""
+        """Return the dropped output from the copy. None: the command or the host did not reach its end."""
         with suppress(DockerException):
             for _ in range(3):
                 status, output = self._execute(["cat", f"{ANSWERS}/{name}"])
@@ -108,13 +108,13 @@ class Host:
         return status, output.decode("utf-8", "replace")
 
     def run(self, script: str, *, seconds: float = 300) -> str:
-        """Run a shell script as root, which must succeed, and return what it printed."""
+        """Run a shell script as root, which must succeed, and return its output."""
         answer = self.attempt(script, seconds=seconds)
         assert answer.status == 0, f"{self}: status {answer.status} of: {script}\n{answer.output}"
         return answer.output
 
     def until(self, script: str, seconds: float) -> str:
-        """Run a script until it succeeds, for at most `seconds`, and return what it printed."""
+        """Run a script until it succeeds, for at most `seconds`, and return its output."""
         end = time.monotonic() + seconds
         while (answer := self.attempt(script)).status != 0 and time.monotonic() < end:
             time.sleep(0.2)
@@ -122,19 +122,19 @@ class Host:
         return answer.output
 
     def psql(self, sql: str, *, database: str = "postgres") -> str:
-        """Run SQL as superuser on this host's own PostgreSQL, pgpool-II left aside, and return the rows, unaligned."""
+        """Run SQL as superuser on this host's own PostgreSQL, bypassing pgpool-II, and return the rows, unaligned."""
         psql = f"runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -p 5432 -d {database}"
         return self.run(f"{psql} <<'SQL'\n{sql}\nSQL")
 
     def put(self, path: str, content: str, *, mode: int = 0o644) -> None:
-        """Write a file of root's, of at most 90 kB."""
+        """Write a file of root, of at most 90 kB."""
         coded = base64.b64encode(content.encode()).decode()
         self.run(f"install -m {mode:o} /dev/null {path}; echo {coded} | base64 -d >{path}")
 
     def signal(self, signal: str, processes: str, *, once: str = "true") -> None:
-        """Signal all processes whose command line has the words `processes` in it; fails where there is none.
+        """Signal all processes whose command line contains `processes`; fail if there is none.
 
-        `once`: a command; they are signalled within hundredths of a second of its success.
+        `once`: a command; the signal follows within hundredths of a second after its success.
         """
         others = f"[{processes[0]}]{processes[1:]}"  # a regular expression that does not match itself
         find = f"grep -al '{others}' /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3"
@@ -142,11 +142,11 @@ class Host:
         self.run(f'{wait}; pids=$({find}); [ "$pids" ]; kill -{signal} $pids', seconds=60)
 
     def booted(self) -> None:
-        """Wait until the host has come up; raises MachineError where systemd does not run on this machine's engine."""
+        """Wait until the host has booted. Raises MachineError if systemd does not run on this machine's engine."""
         end = time.monotonic() + BOOT_SECONDS
         state = "no answer"
         while time.monotonic() < end:
-            with suppress(DockerException):  # where init has ended already
+            with suppress(DockerException):  # init may have ended already
                 state = self.attempt("systemctl is-system-running || :").output
             if state in ("running", "degraded"):
                 return
@@ -155,26 +155,26 @@ class Host:
         raise MachineError(f"a host did not boot within {BOOT_SECONDS:.0f} s: {state} {logs}", hint="docs: how to test")
 
     def reboot(self) -> None:
-        """Boot the host again, in order."""
+        """Reboot the host cleanly."""
         self.stop()
         self.start()
 
     def stop(self) -> None:
-        """Shut the host down in order."""
+        """Shut the host down cleanly."""
         self.container.stop(timeout=60)
 
     def kill(self) -> None:
-        """Cut the power: nobody is told, connections just fall silent."""
+        """Cut the power: connections fall silent without being closed."""
         self.cut()
         self.container.kill()
 
     def start(self) -> None:
-        """Switch the host on and wait until it has come up; it is connected again."""
+        """Connect the host again, power it on, and wait until it has booted."""
         self.container.start()
         self.booted()
 
     def cut(self, *, hears: bool = False, speaks: bool = False) -> None:
-        """Cut the host off; one that still `hears` gets what others send, one that `speaks` reaches them."""
+        """Cut the host off. If it `hears`, it still receives packets; if it `speaks`, it still sends them."""
         chains = [*([] if hears else ["input"]), *([] if speaks else ["output"])]
         rules = "\n".join(
             f"chain {chain} {{ type filter hook {chain} priority -300; policy drop; {side} lo accept; }}"
@@ -189,7 +189,7 @@ class Host:
         self.run("nft delete table inet cut 2>/dev/null || :")
 
     def journal(self) -> str:
-        """Return the last lines of what cluster, pgpool-II and PostgreSQL said, or why there are none."""
+        """Return the last log lines of the cluster, pgpool-II and PostgreSQL, or the reason why there are none."""
         try:
             failed = self.attempt("systemctl --failed --no-legend --plain", seconds=10).output
             return f"failed units: {failed or 'none'}\n{self.attempt(JOURNAL, seconds=20).output}"
@@ -198,14 +198,14 @@ class Host:
 
 
 def complete(output: str, name: str) -> Answer | None:
-    """Return the answer in the output of ANSWERED; None where its end is missing."""
+    """Return the answer in the output of ANSWERED, or None if its end is missing."""
     text, end, rest = output.partition(f"\n{name} ")
     status, whole, _ = rest.partition("\n")
     return Answer(int(status), text.strip()) if end and whole else None
 
 
 def together(act: Callable[[Host], Result], hosts: Iterable[Host]) -> tuple[Result, ...]:
-    """Do the same to all hosts at once; raises what the first of them raised, after all have ended."""
+    """Act on all hosts in parallel. Raises the exception of the first failed host after all have ended."""
     with ThreadPoolExecutor(max_workers=8) as workers:
         return tuple(workers.map(act, hosts))
 
@@ -219,9 +219,9 @@ def boot(
     address: str = "",
     knows: Mapping[str, str] | None = None,
 ) -> Host:
-    """Switch a new host on, without waiting for it; it has only its loopback where no network is named.
+    """Power on a new host without waiting for it. Without a network, it has only its loopback.
 
-    One with an IPv6 address has no IPv4 address. `knows`: host names with addresses, in its /etc/hosts.
+    A host with an IPv6 address has no IPv4 address. `knows`: host names with addresses, for its /etc/hosts.
     """
     six = ":" in address
     endpoint = engine.api.create_endpoint_config
@@ -242,7 +242,7 @@ def boot(
 
 @contextmanager
 def imported(engine: docker.DockerClient, name: str, file: Path) -> Iterator[str]:
-    """Make an image of the tar of a root, and return its name; it goes in the end."""
+    """Make an image from the tar of a root, yield its name, and delete it after the block."""
     tag = own(name)
     engine.api.import_image(src=str(file), repository=LABEL, tag=tag)
     try:
@@ -253,13 +253,13 @@ def imported(engine: docker.DockerClient, name: str, file: Path) -> Iterator[str
 
 
 def own(name: str) -> str:
-    """Return the tag of an image of this run: another checkout may test its own packages on the same engine."""
+    """Return an image tag unique to this run, because another checkout may test on the same engine."""
     return f"{name}-{os.getpid()}"
 
 
 @contextmanager
 def booted(engine: docker.DockerClient, name: str, file: Path) -> Iterator[Host]:
-    """Boot a host from a tar of a root, with no network; the host and its image go in the end."""
+    """Boot a host without a network from the tar of a root. The host and its image are deleted after the block."""
     with imported(engine, name, file) as image:
         host = boot(engine, image, name)
         try:
@@ -271,9 +271,9 @@ def booted(engine: docker.DockerClient, name: str, file: Path) -> Iterator[Host]
 
 @contextmanager
 def engine(*, install: bool) -> Iterator[docker.DockerClient]:
-    """Return a Docker-API endpoint: the one that answers, else a daemon for as long as it is used.
+    """Yield a client of the Docker endpoint that answers, or else of a daemon that runs during the block.
 
-    Raises MachineError where neither can be had.
+    Raises MachineError if neither is available.
     """
     with ExitStack() as until_then:
         if docker_daemon.answers():

@@ -1,4 +1,4 @@
-"""A server of these tests' own, beside the test that uses it."""
+"""A local server that runs in a thread beside the test."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Served = TypeVar("Served", bound=BaseServer)
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder, and logs nothing."""
+    """Serves a folder without a log."""
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(server: Served) -> Iterator[Served]:
-    """Let a server answer while the block runs; its socket is closed afterwards."""
+    """Run a server during the block, and close its socket afterwards."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -36,7 +36,7 @@ def serving(server: Served) -> Iterator[Served]:
 
 @contextmanager
 def web(folder: Path) -> Iterator[str]:
-    """Serve a folder over HTTP on this machine's loopback while the block runs; yields its address."""
+    """Serve a folder over HTTP on the loopback during the block; yield its address."""
     handler = partial(_Quiet, directory=str(folder))
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}"

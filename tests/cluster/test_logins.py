@@ -15,7 +15,7 @@ HBA = "/etc/pgpool2/cluster/pool_hba.conf"
 
 @pytest.fixture(scope="module")
 def asks(cluster: Cluster, pg1: Host) -> Iterator[Host]:
-    """A host with the client; its pgpool-II requests clear-text passwords, and uses LDAP for the user nobody."""
+    """A host with the client. Its pgpool-II requests clear-text passwords, or LDAP for login.two_gigabytes."""
     pg1.put(CLIENT, Path(__file__).with_name("login.py").read_text(encoding="utf-8"))
     lines = rf"hostssl all {APP} all password\nhostssl all nobody all ldap ldapserver=127.0.0.1 ldapprefix=cn="
     pg1.run(f"cp -p {HBA} /root/hba; sed -i '1i {lines}' {HBA}; systemctl reload pgpool2; sleep 2")

@@ -1,9 +1,9 @@
-"""Sends pgpool-II what no client and no watchdog sends, and tells how many messages that were.
+"""Send malformed messages to pgpool-II, and print their number.
 
     stranger.py KIND SECONDS SEED
 
 KIND is `client` (9999/tcp), `watchdog` (9000/tcp) or `heartbeat` (9694/udp). The same SEED gives the same messages.
-Needs nothing but the standard library. Exit status 1: pgpool-II takes no connections any more.
+Requires only the standard library. Exit status 1: pgpool-II no longer accepts connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Message = bytearray
 HOST = "127.0.0.1"
 PORTS = {"client": 9999, "watchdog": 9000, "heartbeat": 9694}
 USERS = ("scram", "password", "md5", "cert", "ldap", "pam", "nobody")
-"""pool_hba.conf has a line with the method of the same name for each but the last."""
+"""pool_hba.conf has a line with the method of the same name for each user except the last."""
 LONGEST = 12000
 NUMBERS = (0, 1, 3, 4, 5, 7, 8, 12, 127, 255, 1024, 1025, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 4)
 ANSWER_SECONDS = 0.05
@@ -54,7 +54,7 @@ def scram(chance: random.Random) -> Message:
 
 
 def as_client(chance: random.Random) -> list[Message]:
-    """Return what a client sends from its connection to its log-in, in order."""
+    """Return the messages of a client from its connection to its login, in order."""
     user = chance.choice(USERS)
     begin = [startup(user, "application_name", "x", "search_path", "y"), startup(user), old_startup(user)]
     messages = [chance.choice(begin)]
@@ -67,7 +67,7 @@ def as_client(chance: random.Random) -> list[Message]:
 
 
 def node(chance: random.Random) -> dict[str, object]:
-    """Return what a watchdog tells of itself, by a key that the cluster does not have."""
+    """Return the data of a watchdog node, authenticated with a key that the cluster does not have."""
     return {
         "State": chance.randint(-5, 20), "WdPort": 9000, "PgpoolPort": 9999, "WdPriority": 1,
         "PgpoolNodeId": chance.randint(0, 3), "NodeName": "pg2" * chance.choice((1, 100)), "HostName": HOST, "VIP": "",
@@ -90,7 +90,7 @@ def as_watchdog(chance: random.Random) -> list[Message]:
 
 
 def as_heartbeat(chance: random.Random) -> list[Message]:
-    """Return a packet as WdHbPacket of wd_heartbeat.c has it, 352 bytes, or one that is no such thing."""
+    """Return a packet of 352 bytes with the layout of WdHbPacket in wd_heartbeat.c, or a malformed one."""
     if chance.random() < 0.2:
         return [Message(b"x" * chance.choice((0, 1, 64, 254, 351, 352, 353, 1000)))]
     name = b"pg2".ljust(254, chance.choice((b"\0", b"x")))
@@ -99,7 +99,7 @@ def as_heartbeat(chance: random.Random) -> list[Message]:
 
 
 def spoil(messages: list[Message], chance: random.Random) -> list[Message]:
-    """Change some of the messages, leave some out, and send some twice."""
+    """Return the messages with some changed, some omitted, and some repeated."""
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
         if messages:
             chance.choice(WAYS)(chance.choice(messages), chance)
@@ -133,7 +133,7 @@ def _longer(message: Message, chance: random.Random) -> None:
 
 
 def _whole(message: Message, chance: random.Random) -> None:
-    """Make a message longer, and its length with it."""
+    """Make a message longer, with a matching length field."""
     _longer(message, chance)
     del message[LONGEST:]
     if len(message) >= 5:
@@ -154,10 +154,10 @@ MAKERS = {"client": as_client, "watchdog": as_watchdog, "heartbeat": as_heartbea
 
 
 def talk(kind: str, messages: list[Message], chance: random.Random) -> None:
-    """Send messages in one connection, and look for an answer between them."""
+    """Send messages over one connection, and read answers in between."""
     with socket.create_connection((HOST, PORTS[kind]), timeout=10) as plain:
         connection: socket.socket = plain
-        if chance.random() < 0.1:  # it is reset in the end
+        if chance.random() < 0.1:  # the connection is reset at its end
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         for message in messages:
             connection.sendall(message)
@@ -186,7 +186,7 @@ def send(kind: str, messages: list[Message], chance: random.Random) -> None:
 
 
 def main(kind: str, seconds: float, seed: int) -> int:
-    """Send for so many seconds; return the exit status."""
+    """Send for `seconds`; return the exit status."""
     chance = random.Random(seed)
     began = reached = time.monotonic()
     sent = 0
@@ -201,7 +201,7 @@ def main(kind: str, seconds: float, seed: int) -> int:
                 return 1
             time.sleep(0.1)
         except OSError:
-            reached = time.monotonic()  # it hung up on us
+            reached = time.monotonic()  # pgpool-II closed the connection
         sent += len(messages)
     print(f"{kind}: {sent} messages in {seconds:g} s, seed {seed}")
     return 0

@@ -1,7 +1,7 @@
-"""A stranger without a password neither crashes pgpool-II nor fills its memory: ten minutes of odd messages.
+"""Ten minutes of malformed messages from an unauthenticated client neither crash pgpool-II nor fill its memory.
 
-pgpool-II is built anew from the source package of dist/, with AddressSanitizer and with the checks of its own memory
-contexts. It has no PostgreSQL: whatever comes before authentication needs none.
+The test builds pgpool-II from the source package in dist/, with AddressSanitizer and with the checks of pgpool-II's
+memory contexts. There is no PostgreSQL, because the code before authentication does not need one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pgpool_deb.roots import Root
 SECONDS = {"client": 300, "watchdog": 180, "heartbeat": 120}
 SEED = 20261129
 WARM = 20
-"""Seconds after which a process has the memory that it works with."""
+"""Seconds until the memory use of a process has stabilised."""
 GROWTH = 8192
-"""KiB that a process may grow by: the sanitizer keeps some of what was freed."""
+"""KiB that a process may grow by, because the sanitizer retains some freed memory."""
 BUILD = """
 apt-get -q update
 apt-get install -y -q dpkg-dev openssl procps python3
@@ -125,7 +125,7 @@ On = Callable[[Root], Chroot]
 
 @pytest.fixture(scope="module")
 def told(clean: Root, on: On) -> Answer:
-    """What was said after all messages."""
+    """The output after all messages."""
     chroot = on(clean)
     chroot.run(BUILD, network=True)
     (chroot.place / "upper" / "srv" / "stranger.py").write_bytes(Path(__file__).with_name("stranger.py").read_bytes())
@@ -154,7 +154,7 @@ def test_strangers_neither_crash_pgpool_nor_fill_its_memory(
 
 
 def grown(output: str) -> dict[str, int]:
-    """Return the KiB that processes have grown by where that is too much, by moment and title."""
+    """Return the excessive growth of processes in KiB, by moment and title."""
     found: dict[tuple[str, str], int] = {}
     more = {}
     for moment, process, size, title in re.findall(r"^memory\|([\w-]+)\|(\d+)\|(\d+)\|(.*)$", output, re.MULTILINE):

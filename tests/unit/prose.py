@@ -81,7 +81,7 @@ def _matches(passage: Passage) -> Iterator[Finding]:
 
 
 def passages(name: str, text: str) -> Iterator[Passage]:
-    """Return the prose of a file; its name says which lines are prose."""
+    """Return the prose of a file; its name decides which lines are prose."""
     path = Path(name)
     suffix = Path(path.stem).suffix if path.suffix == ".j2" else path.suffix
     if suffix == ".md":

@@ -24,7 +24,7 @@ def quiet(_line: str) -> None:
 def release(
     path: Path, version: str, stated: str | None = None, *, top: str | None = None, configure: bool = True
 ) -> Path:
-    """Write a tarball as upstream would, with the compression that its name says."""
+    """Write a tarball as upstream would, with the compression that its name implies."""
     plain = io.BytesIO()
     files = {"configure.ac": f"AC_INIT([pgpool-II], [{stated or version}])\n", "src/main.c": f"/* {version} */\n"}
     if configure:

@@ -130,7 +130,7 @@ TWO = "http://dead.example/debian|trixie|Debian\nhttp://mirror.example/debian/|t
     [({"mirror"}, "mirror"), ({"dead", "mirror"}, "dead"), (set[str](), "dead")],
     ids=["second", "both", "none"],
 )
-def test_of_several_addresses_the_first_that_answers_is_taken(alive: set[str], mirror: str) -> None:
+def test_of_several_addresses_the_first_that_answers_is_used(alive: set[str], mirror: str) -> None:
     asked: list[tuple[str, str]] = []
 
     def answers(uri: str, suite: str) -> bool:
@@ -148,7 +148,7 @@ def test_a_single_address_is_not_asked() -> None:
     assert parse_index_targets(TWO.splitlines()[1], answers=never).mirror == "http://mirror.example/debian"
 
 
-def test_an_archive_in_a_folder_that_is_gone_is_passed_over(apt: Apt, tmp_path: Path) -> None:
+def test_an_archive_in_a_missing_folder_is_skipped(apt: Apt, tmp_path: Path) -> None:
     (tmp_path / "there/dists/trixie").mkdir(parents=True)
     uris = f"file:{tmp_path}/gone file:{tmp_path}/there"
     assert apt.archive(stanza(uris, "trixie trixie-updates")).mirror == f"file:{tmp_path}/there"

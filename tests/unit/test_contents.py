@@ -88,7 +88,7 @@ SEEDS: dict[str, tuple[Seed, list[str]]] = {
         lambda place: (place / "usr/sbin/pgpool").chmod(0o4755),
         ["- pgpool2 file -755 root:root /usr/sbin/pgpool", "+ pgpool2 file -4755 root:root /usr/sbin/pgpool"],
     ),
-    "a folder that nobody may read": (private, ["+ pgpool2 file d700 root:root /etc/pgpool2"]),
+    "a folder that only root may read": (private, ["+ pgpool2 file d700 root:root /etc/pgpool2"]),
     "a link that points elsewhere": (
         relinked,
         [

@@ -1,4 +1,4 @@
-"""`./invoke release` in a clone of a project: what it commits and tags, and what it refuses."""
+"""`./invoke release` in a clone of a project: its commits, its tags, and its refusals."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cut(project: Project, version: str = "0.3.0") -> list[str]:
 
 
 def state(project: Project) -> tuple[str, ...]:
-    """What a refusal must not change."""
+    """Return the state of a checkout that a refusal must not change."""
     commands = (("rev-parse", "HEAD"), ("tag", "--list"), ("status", "--porcelain"), ("diff",))
     return tuple(git(project.path, *words) for words in commands)
 
@@ -128,7 +128,7 @@ def already_tagged(project: Project) -> None:
 
 
 def raised_for_faults(project: Project) -> None:
-    """`./invoke update --open` raises the version for what Debian knows."""
+    """Raise the version, as `./invoke update --open` does for Debian's advisories."""
     settings = project.path / "pyproject.toml"
     settings.write_text(opening.raised(opening.raised(settings.read_text()).replace("0.2.1", "0.3.0")))
     git(project.path, "commit", "-q", "--all", "-m", "raise")
@@ -171,7 +171,7 @@ def test_a_refusal_is_one_line_with_a_hint_and_changes_nothing(
 
 
 @pytest.mark.parametrize("what", ["commit", "tag"])
-def test_where_git_fails_the_checkout_is_as_it_was(clone: Project, what: str) -> None:
+def test_if_git_fails_the_checkout_stays_unchanged(clone: Project, what: str) -> None:
     if what == "commit":
         hook = clone.path / ".git" / "hooks" / "pre-commit"
         hook.parent.mkdir(exist_ok=True)
@@ -187,7 +187,7 @@ def test_where_git_fails_the_checkout_is_as_it_was(clone: Project, what: str) ->
 
 
 def test_the_command_refuses_with_exit_status_2(clone: Project) -> None:
-    """A checkout that is no clone of its own may have any state, so the version is wrong in every one."""
+    """The command runs in the real checkout, which may be in any state, so the version is always invalid."""
     command = [str(HERE.path / "invoke"), "release", "not-a-version"]
     answer = subprocess.run(command, cwd=clone.path, capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.USAGE

@@ -194,7 +194,7 @@ def test_packages_whose_names_the_engine_drops_are_looked_for_again(tmp_path: Pa
     box.get(tmp_path)
 
 
-def test_packages_whose_names_never_arrive_are_no_empty_build(tmp_path: Path) -> None:
+def test_packages_whose_names_never_arrive_are_not_an_empty_build(tmp_path: Path) -> None:
     box = box_whose_engine_answers(b"", b"a.deb\0", b"")
     with pytest.raises(MachineError, match="while the packages were being listed"):
         box.get(tmp_path)

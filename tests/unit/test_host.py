@@ -1,4 +1,4 @@
-"""What a test learns from a command on a host is what the command printed, whatever the engine does."""
+"""A test gets the complete output of a command on a host, even if the engine drops some of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.host import Host
 
 
 class Engine:
-    """Runs commands here, and drops the output of as many answers as it is asked to."""
+    """Runs commands on this machine, and drops the output of the first `drops` answers."""
 
     def __init__(self, *, drops: int = 0, gone: bool = False) -> None:
         self.drops = drops
@@ -57,11 +57,11 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("(sleep 0.2; echo late) & echo now", Answer(0, "now")),
     ],
 )
-def test_an_answer_is_whole_even_where_the_engine_drops_output(script: str, answer: Answer, drops: int) -> None:
+def test_an_answer_is_complete_even_if_the_engine_drops_output(script: str, answer: Answer, drops: int) -> None:
     assert on(Engine(drops=drops)).attempt(script, seconds=1) == answer
 
 
-def test_output_that_stays_lost_is_no_empty_answer() -> None:
+def test_output_that_stays_lost_is_not_an_empty_answer() -> None:
     with pytest.raises(AssertionError, match="dropped the output of: echo one"):
         on(Engine(drops=9)).attempt("echo one")
 

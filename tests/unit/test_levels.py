@@ -91,7 +91,7 @@ def test_it(request):
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Make a checkout whose levels package and cluster have a test each that waits for the other; unit has two such."""
+    """Make a checkout. The tests of package and cluster wait for each other, and so do the two tests of unit."""
     here = Path(__file__).parents[2]
     meetings = (("package", "package", "cluster"), ("cluster", "cluster", "package"))
     for level, own, other in (*meetings, ("unit", "one", "two"), ("unit", "two", "one")):
@@ -168,7 +168,7 @@ def test_three(): assert False
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_machines_fault_weighs_more_than_a_failure_also_where_a_worker_met_it(tmp_path: Path, workers: str) -> None:
+def test_a_machines_fault_outweighs_a_failure_even_if_a_worker_reports_it(tmp_path: Path, workers: str) -> None:
     here = Path(__file__).parents[2]
     (tmp_path / "test_it.py").write_text(BROKEN_MIRROR)
     options = ["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", f"-c{here / 'pyproject.toml'}", f"-n{workers}"]

@@ -1,4 +1,4 @@
-"""The matrix itself, with a double for its commands: stages in order, left out ones, and the files of the report."""
+"""The matrix itself, with a double for its commands: order of stages, omitted stages, and files of the report."""
 
 from __future__ import annotations
 

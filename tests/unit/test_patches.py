@@ -183,7 +183,7 @@ def test_a_proved_version_names_the_patches_of_the_series() -> None:
 LEFT_OUT = Fit(left_out=tuple(p for p in patches.chosen(TEMPLATES, "4.6.1") if p.name in ("notify-ready", "one-write")))
 
 
-def test_a_package_without_a_patch_says_so_everywhere() -> None:
+def test_a_missing_patch_is_listed_everywhere_in_the_package() -> None:
     files = pgpool2.render(TEMPLATES, TRIXIE, LEFT_OUT)
     series = files["patches/series"].content.decode().split()
     assert "one-write.patch" not in series

@@ -75,7 +75,7 @@ def test_a_left_out_stage_that_passed_before_is_a_regression() -> None:
     ]
 
 
-def test_new_or_passing_stages_are_no_regressions() -> None:
+def test_new_or_passing_stages_are_not_regressions() -> None:
     assert since(proof(BAD), proof(BUILT)) == ()
     assert since(proof(GOOD), proof(BAD)) == ()
     assert proof(BAD).since({}) == ()

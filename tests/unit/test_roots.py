@@ -104,7 +104,7 @@ def test_a_cache_path_with_a_line_feed_is_refused(tmp_path: Path, monkeypatch: p
         Cache.open()
 
 
-# -- what a disk is asked ----------------------------------------------------------------------------------------------
+# -- checks of a disk --------------------------------------------------------------------------------------------------
 
 
 @mounting

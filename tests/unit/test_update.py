@@ -47,7 +47,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     host: str = ""
     short: int = 0
-    """How many bytes of what is promised never come."""
+    """The number of announced bytes that are never sent."""
 
 
 @pytest.fixture

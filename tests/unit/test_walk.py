@@ -62,7 +62,7 @@ def test_each_link_is_reported_with_its_hash(folder: Path) -> None:
     assert "intoto.json has the same hashes of all these files" in text
 
 
-def test_missing_documents_are_no_fault(folder: Path) -> None:
+def test_missing_documents_are_not_a_fault(folder: Path) -> None:
     other_document(folder)
     (folder / f"{STEM}_amd64.cdx.json").unlink()
     assert all(link.holds for link in walked(folder, pins_of(folder)))

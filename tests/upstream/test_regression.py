@@ -1,10 +1,9 @@
 """Upstream's own regression tests, src/test/regression of the pinned tarball, against the packages as installed.
 
-They are told that pgpool-II is installed in a prefix, which here is links to where Debian has things; the tests
-themselves are as upstream wrote them, but for one change in INSTALL. Each has a system, a network and processes of its
-own, so several run side by side. Several look for a line of pgpool-II's log that `cat` has yet to write, or wait a
-second for it to start: under load they miss it. So one that did not pass is run once more when the others are done;
-one that passed then is told apart in the report.
+They run with an installation prefix that consists of links to Debian's paths. The tests are unchanged, except for one
+change in INSTALL. Each test has its own system, network and processes, so several run in parallel. Some tests are
+sensitive to load: they expect a log line that `cat` has not written yet, or a start of pgpool-II within 1 s. Therefore,
+a test that did not pass is run once more after the others. The report marks tests that passed at the second try.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ NEEDED = (
     "bc", "default-jdk-headless", "ed", "iproute2", "iputils-ping", "libdbd-pg-perl", "libpostgresql-jdbc-java",
     "memcached", "net-tools", "openssh-client", "openssh-server", "openssl", "procps", "psmisc",
 )  # fmt: skip
-"""What the tests call, and what they connect to, besides PostgreSQL and pgpool-II."""
+"""Packages with programs and services that the tests use, besides PostgreSQL and pgpool-II."""
 PREFIX = "/srv/pgpool"
 HOME = "/var/lib/postgresql"
 SIDE_BY_SIDE = 6
-"""Most of a test's time is waiting."""
+"""The number of parallel tests, which spend most of their time waiting."""
 SIDE_BY_SIDE_AGAIN = 2
 SECONDS = 900
-"""What one test may take; upstream's limit of 300 is for a machine that does nothing else."""
+"""The time limit of one test. Upstream's limit of 300 s assumes an idle machine."""
 LONG = ("028", "040", "001", "060", "069", "070", "110", "119", "120", "006", "017")
-"""Begun first, so that none of them is left alone at the end; memory leaks are 110 and so on from 4.7 on."""
+"""Started first, so that none of them runs alone at the end. From 4.7 on, the memory leak tests are 110 and higher."""
 INSTALL = f"""
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
@@ -60,7 +59,7 @@ cp -r /tmp/source/src/test/regression /srv/regression
 sed -i 's/^\\tsleep 1$/\\twait_for_pgpool_startup/; s/^\\tfoo=`ps x/\\tsleep 2\\n&/' \\
     /srv/regression/tests/*.memory_leak*/test.sh
 rm -r /tmp/source
-# what pgpool-II's recovery and failover of PostgreSQL go through
+# used by the tests' recovery and failover of PostgreSQL
 install -d -o postgres -g postgres -m 700 {HOME}/.ssh
 ssh-keygen -q -t ed25519 -N '' -f {HOME}/.ssh/id_ed25519
 cp {HOME}/.ssh/id_ed25519.pub {HOME}/.ssh/authorized_keys
@@ -72,7 +71,7 @@ mkdir -p /run/sshd
 /usr/sbin/sshd
 install -d -o postgres -g postgres -m 2775 /run/postgresql
 memcached -d -u memcache
-# as systemd has it on a Debian server: anybody may ping
+# every user may ping, as systemd configures it on a Debian server
 echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
 cd /srv/regression
 status=0
@@ -87,7 +86,7 @@ ENDED = re.compile(r"^testing (\S+?)\.\.\.(?:\x1b\[\d+m)?(ok|failed|timeout|segf
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a test cannot pass; `sign` is what its output has as long as that is true."""
+    """Why a test cannot pass. Its output contains `sign` as long as the reason holds."""
 
     why: str
     sign: str
@@ -100,13 +99,13 @@ CANNOT_PASS = {
         "make: command not found",
     ),
 }
-"""The tests that do not pass. One that does, or that fails in another way, must go from here."""
+"""The tests that do not pass. Remove a test that passes or fails in another way."""
 LEAST = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a test of upstream's ended (`ok`, `failed`, `timeout`, or "" where it did not begin), and what it said."""
+    """The result of an upstream test (`ok`, `failed`, `timeout`, or "" if it did not begin), and its output."""
 
     word: str
     seconds: float
@@ -115,14 +114,14 @@ class Verdict:
 
     @property
     def told(self) -> str:
-        """In a few words."""
+        """A summary in a few words."""
         again = f", at try {self.tries}" if self.tries > 1 else ""
         return f"{self.word or 'did not begin'} after {self.seconds:.0f} s{again}"
 
 
 @pytest.fixture(scope="session")
 def installed(release: Release, packages: Built, roots: Roots, systems: Path) -> Root:
-    """A system of the release with the packages, their prefix, and upstream's tests."""
+    """A system of the release with the packages, the prefix, and upstream's tests."""
     root = roots.obtain(release, NEEDED, Runner(systems / "upstream.log"))
     binds = ((packages.folder, "/dist"), (Cache.open().folder("sources"), "/tarball"))
     chroot = Chroot(root, systems / f"upstream-{release.name}", binds)
@@ -133,7 +132,7 @@ def installed(release: Release, packages: Built, roots: Roots, systems: Path) ->
 
 @pytest.fixture(scope="session")
 def names(installed: Root, systems: Path) -> tuple[str, ...]:
-    """Upstream's tests, in upstream's order."""
+    """The names of upstream's tests, in upstream's order."""
     listing = Chroot(installed, systems / "upstream-list")
     found = listing.run("cd /srv/regression/tests; ls -d */test.sh | cut -d / -f 1").split()
     listing.remove()
@@ -142,7 +141,7 @@ def names(installed: Root, systems: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def verdicts(installed: Root, names: tuple[str, ...], packages: Built, systems: Path) -> dict[str, Verdict]:
-    """How each of the tests ended."""
+    """The verdict on each test."""
 
     def verdict(name: str) -> Verdict:
         chroot = Chroot(installed, systems / f"upstream-{packages.release.name}-{name}")
@@ -161,7 +160,7 @@ def verdicts(installed: Root, names: tuple[str, ...], packages: Built, systems: 
 
 
 def side_by_side(verdict: Callable[[str], Verdict], names: Iterable[str], workers: int) -> dict[str, Verdict]:
-    """Return the verdict on each of the tests, of which so many run at a time."""
+    """Return the verdict on each test; `workers` tests run at the same time."""
     chosen = list(names)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return dict(zip(chosen, pool.map(verdict, chosen), strict=True))

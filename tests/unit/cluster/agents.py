@@ -1,4 +1,4 @@
-"""An agent on a socket that says what a test has for it."""
+"""An agent on a socket, with answers that a test prepares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgpool_cluster.protocol import Done, Request
 
 @dataclass
 class Said:
-    """`asked`: the requests that came; `answers`: what is answered to each kind: an answer, an error, or a function."""
+    """`asked` has the received requests. `answers` has an answer, an error, or a function for each kind of request."""
 
     asked: list[object] = field(default_factory=list)
     answers: dict[type[Request[Any]], Any] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Said:
 
 @contextmanager
 def agent_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
-    """Have an agent listen on a socket in this folder."""
+    """Run an agent that listens on a socket in this folder."""
     monkeypatch.setattr(paths, "AGENT", folder / "agent")
     said = Said()
     with serving(said.answer):

@@ -1,4 +1,4 @@
-"""What an agent does to pgpool-II, by what systemd and the servers say."""
+"""An agent's actions on pgpool-II, which depend on the state of its unit and of the servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """What is asked of systemd on a host whose pgpool-II has run before."""
+    """Requests to systemd on a host whose pgpool-II has run before."""
     asked: list[str] = []
     (tmp_path / "serve").touch()
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
@@ -33,52 +33,56 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def start(state: UnitState, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have an agent start pgpool-II that is in this state."""
+    """Make an agent start pgpool-II, whose unit is in this state."""
     monkeypatch.setattr(units, "state", lambda _: state)
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     act.start_pgpool(here, StartPgpool("pg1"))
 
 
-def test_what_failed_is_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_unit_is_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start(UnitState("failed", "exit-code", was_active=True), monkeypatch)
     assert started == ["start"]
 
 
-def test_one_that_serves_and_does_not_answer_is_told(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pgpool_that_serves_but_answers_no_pcp_is_reported(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
-    start(UnitState("active", "success", was_active=True, seconds=5), monkeypatch)  # it may just be coming up
+    start(UnitState("active", "success", was_active=True, seconds=5), monkeypatch)  # it may still be starting
     with pytest.raises(OperationError, match="pcp_node_info does not answer"):
         start(UnitState("active", "success", was_active=True, seconds=60), monkeypatch)
     assert started == []
 
 
-def test_what_an_administrator_stopped_stays_so(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_that_an_administrator_stopped_stays_stopped(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(OperationError, match="stopped by an administrator"):
         start(UnitState("inactive", "success", was_active=True), monkeypatch)
     assert started == []
 
 
 @pytest.mark.parametrize("queued", [True, False], ids=["a restart", "an upgrade"])
-def test_what_dpkg_or_systemd_is_about_to_start_is_left_to_them(
+def test_a_unit_that_dpkg_or_systemd_is_about_to_start_is_left_to_them(
     started: list[str], queued: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upgrade of pgpool2 was taken for an administrator's stop, if the agent looked in between."""
+    """An upgrade of pgpool2 used to be mistaken for an administrator's stop if the agent checked during it."""
     monkeypatch.setattr(units, "being_upgraded", lambda package: package == "pgpool2" and not queued)
     start(UnitState("inactive", "success", was_active=True, seconds=1, queued=queued), monkeypatch)
     assert started == []
 
 
-def test_what_is_being_stopped_is_not_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its processes had ended, systemd was not done: an administrator's `systemctl stop pgpool2` was undone."""
+def test_a_stopping_unit_is_not_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only its processes had ended, the agent used to undo an administrator's `systemctl stop pgpool2`."""
     start(UnitState("deactivating", "success", was_active=True), monkeypatch)
     assert started == []
 
 
 @pytest.mark.parametrize(("refusal", "attached"), [("", ["pg2"]), ("timeout expired", [])])
-def test_a_server_that_takes_no_logins_is_not_attached(
+def test_a_server_that_accepts_no_logins_is_not_attached(
     refusal: str, attached: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its replication goes on, so it looks well; pgpool-II would wait in the login for ever."""
+    """Its replication continues, so it seems healthy, but pgpool-II would wait for its login without a time limit."""
     told: list[str] = []
     monkeypatch.setattr(copying, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
     monkeypatch.setattr(pgpool, "attach", lambda _, node: told.append(node.name))

@@ -1,4 +1,4 @@
-"""Each action has words of its own, which `pgpoolctl status` and the journal show."""
+"""Each action has its own text, which `pgpoolctl status` and the journal show."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ WORDS: dict[Action, str] = {
 
 
 @pytest.mark.parametrize(("action", "words"), WORDS.items(), ids=lambda found: type(found).__name__)
-def test_the_words_of_an_action_are_what_status_has_always_shown(action: Action, words: str) -> None:
+def test_the_text_of_an_action_stays_as_status_has_always_shown_it(action: Action, words: str) -> None:
     assert said(action) == words
 
 
-def test_every_class_of_actions_is_one_that_mypy_counts() -> None:
-    """`act.perform` and `said` end in assert_never over these: mypy finds one that is forgotten there."""
+def test_every_action_is_in_the_union_that_mypy_checks() -> None:
+    """`act.perform` and `said` end in assert_never over the union, so mypy reports a missing action."""
     classes = {kind for _, kind in inspect.getmembers(actions, is_dataclass) if kind.__module__ == actions.__name__}
     assert classes == set(get_args(Action)) == {type(action) for action in WORDS}
     assert classes - set(get_args(Deed)) == {Wait, AwaitRecovery, Refuse}

@@ -1,4 +1,4 @@
-"""The agent's loop: what it does, says and remembers when a step succeeds, waits or fails."""
+"""The agent's loop: its actions, log lines and notes when a step succeeds, waits or fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WELL = seen(*(replace(one, pgpool=pgpool(leader=one.node == "pg1")) for one in h
 
 
 class Program:
-    """The agent of pg1: `wants` are the actions that it decides on, `fails` those that come to nothing."""
+    """The agent of pg1. `wants` are the actions that it decides on; `fails` has the errors of actions that fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wants: tuple[Action, ...] = ()
@@ -74,7 +74,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
 # One step
 
 
-def test_what_is_decided_is_done_and_said_once(program: Program) -> None:
+def test_decided_actions_are_performed_each_time_and_logged_once(program: Program) -> None:
     program.wants = (Start("pg1"),)
     assert program.agent.step()
     assert program.agent.step()
@@ -83,7 +83,7 @@ def test_what_is_decided_is_done_and_said_once(program: Program) -> None:
     assert program.here.chores == "a chore fails"
 
 
-def test_what_is_waited_for_is_a_note_and_nothing_is_done(program: Program) -> None:
+def test_waiting_and_refusing_only_leave_a_note(program: Program) -> None:
     program.wants = (Wait("pg1", "pg2 is away"), Refuse("pg1", "two clusters", "remove one"))
     assert program.agent.step()
     program.agent.step()
@@ -92,7 +92,7 @@ def test_what_is_waited_for_is_a_note_and_nothing_is_done(program: Program) -> N
     assert program.status == [f"STATUS={note}"]
 
 
-def test_all_is_well_is_said_once(program: Program) -> None:
+def test_a_healthy_state_is_logged_once(program: Program) -> None:
     assert not program.agent.step()
     program.agent.step()
     assert (program.here.note, program.logged) == ("", ["all is well here"])
@@ -106,31 +106,31 @@ def test_all_is_well_is_said_once(program: Program) -> None:
         (KeyError("pg9"), "KeyError: 'pg9'"),
     ],
 )
-def test_a_step_that_fails_is_told_once_and_ends_nothing(error: Exception, note: str, program: Program) -> None:
+def test_a_failed_step_is_logged_once_and_does_not_stop_the_loop(error: Exception, note: str, program: Program) -> None:
     program.wants, program.fails = (Start("pg1"),), {Start("pg1"): error}
     assert not program.agent.step()
     assert program.here.note == note
     program.agent.step()
-    assert len(program.logged) == 2  # the action and why it failed, each once
+    assert len(program.logged) == 2  # the action and its error, each once
     program.fails = {}
     assert program.agent.step()
     assert program.done == [Start("pg1")]
 
 
-def test_a_look_that_fails_leaves_the_chores_alone(program: Program) -> None:
+def test_without_facts_the_note_of_the_chores_is_kept(program: Program) -> None:
     program.facts = OperationError("it cannot look at itself", hint="dmesg")
     program.here.chores = "as before"
     assert not program.agent.step()
     assert (program.here.note, program.here.chores) == ("it cannot look at itself; hint: dmesg", "as before")
 
 
-def test_the_chores_are_done_although_a_decision_fails(program: Program) -> None:
+def test_chores_run_although_an_action_fails(program: Program) -> None:
     program.wants, program.fails = (Start("pg1"),), {Start("pg1"): OperationError("no", hint="")}
     program.agent.step()
     assert program.here.chores == "a chore fails"
 
 
-def test_a_node_that_cannot_be_attached_keeps_no_other_from_it(program: Program) -> None:
+def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program: Program) -> None:
     program.wants = (Attach("pg2"), Attach("pg3"))
     program.fails = {Attach("pg2"): OperationError("pg2 lets nobody log in", hint="see there")}
     assert not program.agent.step()
@@ -138,15 +138,17 @@ def test_a_node_that_cannot_be_attached_keeps_no_other_from_it(program: Program)
     assert program.here.note == "pg2 lets nobody log in; hint: see there"
 
 
-def test_another_action_that_fails_ends_the_step(program: Program) -> None:
+def test_a_failure_of_any_other_action_ends_the_step(program: Program) -> None:
     program.wants = (Start("pg1"), Attach("pg3"))
     program.fails = {Start("pg1"): OperationError("no", hint="")}
     program.agent.step()
     assert program.done == []
 
 
-def test_pgpool_is_asked_to_attach_a_node_once_in_a_while(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It queues such requests while it searches for a primary."""
+def test_pgpool_gets_the_same_attach_request_only_after_a_pause(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pgpool-II queues such requests while it searches for a primary."""
     now = time.monotonic()
     monkeypatch.setattr("pgpool_cluster.agent.time.monotonic", lambda: now)
     program.wants = (Attach("pg2"),)
@@ -163,7 +165,7 @@ def test_pgpool_is_asked_to_attach_a_node_once_in_a_while(program: Program, monk
     assert program.done[2:] == [Detach("pg2", "it lags"), Attach("pg2")]
 
 
-def test_the_policy_knows_how_long_it_runs_and_who_wrote_lately(
+def test_the_policy_depends_on_the_agents_uptime_and_on_recent_primaries(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = program.agent.began
@@ -176,7 +178,7 @@ def test_the_policy_knows_how_long_it_runs_and_who_wrote_lately(
     assert program.agent._policy.lately == frozenset()
 
 
-def test_a_decision_that_has_to_be_confirmed_is_made_again_from_a_new_look(
+def test_a_decision_that_needs_confirmation_is_repeated_with_fresh_facts(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent, "_MOMENT", 0.0)
@@ -186,7 +188,7 @@ def test_a_decision_that_has_to_be_confirmed_is_made_again_from_a_new_look(
     assert program.done == [Start("pg1")]
 
 
-def test_once_returns_the_words_of_what_was_done_and_raises_what_failed(program: Program) -> None:
+def test_once_returns_a_line_for_each_action_and_raises_errors(program: Program) -> None:
     program.wants = (Start("pg1"), Wait("pg1", "pg2 is away"))
     assert program.agent.once() == ["start pg1", "waits: pg2 is away"]
     program.fails = {Start("pg1"): OperationError("no", hint="")}
@@ -198,7 +200,7 @@ def test_once_returns_the_words_of_what_was_done_and_raises_what_failed(program:
 
 
 @pytest.mark.parametrize(("same", "laid", "lays"), [(True, False, True), (True, True, False), (False, False, False)])
-def test_the_roles_are_laid_down_again_once_most_nodes_have_the_new_key(
+def test_the_roles_are_applied_again_once_most_nodes_have_the_new_key(
     same: bool, laid: bool, lays: bool, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -241,7 +243,7 @@ def test_requests_of_a_program_and_of_another_node_are_answered(
     assert program.agent.answer(ConvergeRequest(), print).said == ("start pg1",)
 
 
-def test_what_postgresql_says_against_a_request_is_an_error_of_this_package(
+def test_an_error_of_postgresql_becomes_an_error_of_this_package(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(_: Vigil) -> None:
@@ -257,7 +259,7 @@ def test_what_postgresql_says_against_a_request_is_an_error_of_this_package(
 
 @pytest.fixture
 def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Begin the agent's program in a thread; it ends with the test. Signals are left alone."""
+    """Yield a function that starts the agent's program in a thread, without signal handlers, until the test ends."""
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     monkeypatch.setattr(files, "sweep", lambda _: None)
     monkeypatch.setattr(upgrade, "finish", lambda _: None)
@@ -277,7 +279,7 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not thread.is_alive()
 
 
-def test_the_program_says_that_it_is_ready_and_answers(program: Program, running: Callable[[], None]) -> None:
+def test_the_program_reports_to_systemd_and_answers(program: Program, running: Callable[[], None]) -> None:
     program.here.note = ""
     running()
     assert program.status[0] == "READY=1"
@@ -292,7 +294,7 @@ def eventually(true: Callable[[], bool]) -> bool:
     return true()
 
 
-def test_a_signal_makes_it_read_cluster_yml_again(
+def test_cluster_yml_is_read_again_on_a_signal(
     program: Program, running: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(), "another hash")
@@ -318,7 +320,7 @@ def this_node(cluster: Cluster, me: Node) -> Callable[[], tuple[Cluster, Node]]:
     return lambda: (cluster, me)
 
 
-def test_a_node_without_configuration_says_first_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_configuration_explains_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[bool] = []
     monkeypatch.setattr(paths, "file_hash", lambda: "hash")
     monkeypatch.setattr(paths, "FINGERPRINT", tmp_path / "fingerprint")
@@ -329,7 +331,7 @@ def test_a_node_without_configuration_says_first_why_not(tmp_path: Path, monkeyp
     assert explained == [True]
 
 
-def test_a_node_is_loaded_with_its_server_its_record_and_the_others(
+def test_a_node_is_loaded_with_its_server_its_record_and_its_peers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fingerprint").touch()

@@ -1,4 +1,4 @@
-"""What a node does when it is asked, on the cluster in memory (world.py): each request, and to whom it is handed on."""
+"""Every request to an agent is handled or forwarded to the right node, in the cluster in memory (world.py)."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Three nodes, all is well; pg1 is the primary."""
+    """A healthy cluster of three nodes, with pg1 as the primary."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as found:
         yield found
 
 
 @pytest.fixture
 def native() -> Iterator[World]:
-    """Three nodes in service."""
+    """A healthy cluster of three nodes, each of which is a primary."""
     with at_work(World.healthy(make_cluster(NATIVE, 3))) as found:
         yield found
 
 
 @pytest.fixture
 def handed_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
-    """Requests to other nodes, which answer each as if it was done."""
+    """Requests to other nodes, which answer each one with success."""
     found: list[tuple[str, object]] = []
 
     def ask(_: Wires, name: str, request: Request[Any], **__: object) -> object:
@@ -140,12 +140,12 @@ EACH: list[Request[Any]] = [
 ]  # fmt: skip
 
 
-def test_each_request_is_asked() -> None:
+def test_every_request_is_covered() -> None:
     assert {type(request) for request in EACH} == set(protocol.REQUESTS.values())
 
 
 @pytest.mark.parametrize("request_", EACH, ids=lambda request: request.do)
-def test_an_answer_is_of_the_type_that_its_request_has(
+def test_every_answer_has_the_type_that_its_request_declares(
     request_: Request[Any], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("pcp_recovery", "first_stage", "second_stage", "copy", "take_up"):
@@ -162,7 +162,7 @@ def test_an_answer_is_of_the_type_that_its_request_has(
     assert isinstance(answer, protocol.answer_of(type(request_)))
 
 
-def test_a_request_that_a_node_may_not_make_reaches_nothing(world: World, handed_on: list[object]) -> None:
+def test_a_request_reserved_for_local_programs_is_refused_to_other_nodes(world: World, handed_on: list[object]) -> None:
     for kind in rights.MAY_ASK:
         if rights.MAY_ASK[kind] is rights.Asker.HERE:
             request = next((one for one in EACH if type(one) is kind), FirstStageRequest(1))
@@ -174,27 +174,27 @@ def test_a_request_that_a_node_may_not_make_reaches_nothing(world: World, handed
 # Between nodes
 
 
-def test_a_term_is_noted_once_and_only_from_a_node_with_the_same_cluster_yml(world: World) -> None:
+def test_a_term_is_recorded_once_and_only_from_a_node_with_the_same_cluster_yml(world: World) -> None:
     print_ = world.cluster.fingerprint
     assert world.on("pg2", TermRequest(5, "other"), "pg1") == TermAnswer(taken=False, excuse=(0, 0))
     assert world.on("pg2", TermRequest(5, print_), "pg1") == TermAnswer(taken=True, excuse=(0, 0))
     assert world.on("pg2", TermRequest(5, print_), "pg1") == TermAnswer(taken=False, excuse=(0, 0))
     assert (here(world, "pg2").record.term, here(world, "pg2").record.led) == (5, 0)
-    assert world.on("pg2", TermRequest(6), "pg1").taken  # a node whose package is older tells none
+    assert world.on("pg2", TermRequest(6), "pg1").taken  # a node with an older package sends no fingerprint
     here(world, "pg2").remember(apart=True)
     assert world.on("pg2", TermRequest(7, print_, serves=True, restart=3), "pg1").taken
     record = here(world, "pg2").record
     assert (record.term, record.led, record.restart, record.apart) == (7, 7, 3, False)
 
 
-def test_an_excuse_is_noted_from_a_node_with_the_same_cluster_yml(world: World) -> None:
+def test_an_excuse_is_recorded_only_from_a_node_with_the_same_cluster_yml(world: World) -> None:
     same = ExcuseRequest(1, 2, ("pg3",), world.cluster.fingerprint)
     assert world.on("pg2", ExcuseRequest(1, 2, ("pg3",), "other"), "pg1") == ExcuseAnswer(taken=False)
     assert world.on("pg2", same, "pg1") == ExcuseAnswer(taken=True)
     assert here(world, "pg2").record.excuse.names == ("pg3",)
 
 
-def test_a_note_has_all_that_a_node_waits_for(world: World) -> None:
+def test_a_note_combines_the_notes_of_decisions_and_chores(world: World) -> None:
     pg2 = here(world, "pg2")
     assert world.on("pg2", NoteRequest(), "pg1") == NoteAnswer("")
     pg2.note, pg2.chores = "it waits", "a chore fails"
@@ -210,7 +210,7 @@ def test_a_report_has_the_notes_of_all_nodes_and_why_one_is_out_of_reach(world: 
     assert not found.healthy
 
 
-def test_what_is_remembered_for_others(world: World) -> None:
+def test_holds_failures_and_silent_hosts_are_kept_for_other_nodes(world: World) -> None:
     pg2 = here(world, "pg2")
     world.on("pg2", HoldRequest(hold=True), "pg1")
     assert pg2.record.held
@@ -223,7 +223,7 @@ def test_what_is_remembered_for_others(world: World) -> None:
     assert world.on("pg2", SilentRequest(), "pg1") == SilentAnswer(frozenset({"pg3"}))
 
 
-def test_a_promotion_and_a_following_by_the_word_of_a_database_node(world: World) -> None:
+def test_a_database_node_may_request_a_promotion_or_a_new_primary_to_follow(world: World) -> None:
     world.cut(["pg1"])
     world.on("pg2", PromoteRequest(2, None), "pg3")
     assert here(world, "pg2").record.led == 2
@@ -236,7 +236,7 @@ def test_a_promotion_and_a_following_by_the_word_of_a_database_node(world: World
 # Hooks
 
 
-def test_failover_says_what_there_was_to_do(world: World) -> None:
+def test_failover_returns_its_actions(world: World) -> None:
     world.cut(["pg1"])
     found = world.on("pg2", FailoverRequest(0))
     assert isinstance(found, FailoverAnswer)
@@ -252,13 +252,13 @@ def test_another_server_may_always_start(world: World) -> None:
     assert world.on("pg1", MayStartRequest(INSTANCE)) == MayStartAnswer(go=True)
 
 
-def test_a_server_that_is_half_a_copy_may_not_start(world: World) -> None:
+def test_an_incomplete_copy_may_not_start(world: World) -> None:
     here(world, "pg2").remember(copying="pg1")
     found = world.on("pg2", MayStartRequest(INSTANCE))
     assert found == MayStartAnswer(go=False, why="half a copy of pg1 is there")
 
 
-def test_a_former_primary_may_start_in_a_new_term_only_while_a_majority_is_there(world: World) -> None:
+def test_a_former_primary_may_start_in_a_new_term_only_with_a_majority(world: World) -> None:
     world.crash("pg1")
     world.cut(["pg2", "pg3"])
     found = world.on("pg1", MayStartRequest(INSTANCE))
@@ -270,7 +270,7 @@ def test_a_former_primary_may_start_in_a_new_term_only_while_a_majority_is_there
     assert (found.go, found.why) == (True, f"resume pg1 term {here(world, 'pg1').record.term}")
 
 
-# Requests that are handed on
+# Forwarded requests
 
 
 @pytest.mark.parametrize(
@@ -285,14 +285,14 @@ def test_a_former_primary_may_start_in_a_new_term_only_while_a_majority_is_there
         ("pg1", FirstStageRequest(2), ("pg3", RecoverRequest("pg3", attach=False))),
     ],
 )
-def test_the_node_that_a_request_is_about_gets_it(
+def test_a_request_is_forwarded_to_the_node_that_it_concerns(
     at: str, request_: Request[Any], then: object, world: World, handed_on: list[tuple[str, object]]
 ) -> None:
     world.on(at, request_)
     assert handed_on == [then]
 
 
-def test_a_node_that_no_one_knows_is_refused(world: World, handed_on: list[tuple[str, object]]) -> None:
+def test_an_unknown_node_is_refused(world: World, handed_on: list[tuple[str, object]]) -> None:
     asked: list[Request[Any]] = [
         RecoverRequest("pg9"), SwitchoverRequest("pg9"), TakeBackRequest("pg9"), PcpRecoveryRequest("pg9"),
     ]  # fmt: skip
@@ -314,7 +314,7 @@ def test_a_node_that_a_second_stage_has_made_a_primary_is_not_started_again(
     assert handed_on == [("pg2", StartRequest("10.0.0.2"))]
 
 
-def test_checks_of_all_nodes_are_asked_for_together(
+def test_a_check_of_all_nodes_requests_the_checks_of_each_one(
     world: World, handed_on: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "run", lambda _: [Check("pg1", "it runs", True)])
@@ -328,7 +328,7 @@ def test_checks_of_all_nodes_are_asked_for_together(
 # A recovery in two stages
 
 
-def test_all_nodes_watch_from_the_moment_that_pgpool_is_asked_to_recover_one(
+def test_all_nodes_watch_when_pgpool_is_asked_to_recover_one(
     native: World, handed_on: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
@@ -337,7 +337,7 @@ def test_all_nodes_watch_from_the_moment_that_pgpool_is_asked_to_recover_one(
     assert (ran, handed_on) == (["pg3"], [("pg2", WatchRequest()), ("pg3", WatchRequest())])
 
 
-def test_the_stages_run_on_the_node_that_is_asked(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_run_on_the_node_that_receives_the_request(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[object, ...]] = []
     for name in ("first_stage", "second_stage", "copy", "take_up"):
         monkeypatch.setattr(two_stages, name, lambda _, *words, of=name: ran.append((of, *words[:-1])))
@@ -349,7 +349,7 @@ def test_the_stages_run_on_the_node_that_is_asked(native: World, monkeypatch: py
                    ("take_up", "pg1", "0/3000060", 4)]  # fmt: skip
 
 
-def test_a_second_stage_cancels_what_it_is_told_to(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_cancel_statements_returns_their_number(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_stages, "cancel_active", lambda _, since: int(since))
     assert native.on("pg1", CancelActiveRequest(4.0), "pg2") == CancelActiveAnswer(4)
 
@@ -357,7 +357,7 @@ def test_a_second_stage_cancels_what_it_is_told_to(native: World, monkeypatch: p
 # Users
 
 
-def test_a_list_of_users_is_taken_over_from_a_database_node_only(world: World) -> None:
+def test_a_list_of_users_is_accepted_from_a_database_node_only(world: World) -> None:
     new = UserList(9, {"app": "e"}, "")
     with pytest.raises(OperationError, match="gone runs no PostgreSQL, so it may not ask for 'user'"):
         world.on("pg2", UsersRequest(new), "gone")
@@ -373,7 +373,7 @@ def test_a_list_with_a_line_that_pool_passwd_cannot_have_is_refused(new: UserLis
     assert Users.load(paths.USERS) == Users()
 
 
-def test_where_every_node_is_a_primary_each_gets_the_role(native: World, handed_on: list[tuple[str, object]]) -> None:
+def test_if_every_node_is_a_primary_each_one_gets_the_role(native: World, handed_on: list[tuple[str, object]]) -> None:
     native.on("pg1", UserRequest("app", "v", "e", ""))
     roles = [(name, request) for name, request in handed_on if isinstance(request, RoleRequest)]
     assert roles == [("pg2", RoleRequest("app", "v")), ("pg3", RoleRequest("app", "v"))]
@@ -390,7 +390,7 @@ def test_without_a_primary_no_user_is_changed(world: World) -> None:
 # Programs on the node
 
 
-def test_what_the_agent_itself_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_for_the_agent_itself_call_its_functions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     waiting = Waiting(("max_connections",), {}, UNIT)
     monkeypatch.setattr(restarts, "waiting", lambda _: waiting)

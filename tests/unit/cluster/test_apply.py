@@ -240,7 +240,7 @@ def test_the_agent_is_notified_of_changed_addresses(
 
 
 def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies beside pgpool-II's files; after a key change, PostgreSQL used to present the old one for ever."""
+    """It is beside pgpool-II's files. PostgreSQL used to present the old one after a key change, until a restart."""
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
     monkeypatch.setattr(units, "booted", lambda: True)

@@ -1,4 +1,4 @@
-"""Whether pgpool-II sends clients to a node, as an administrator asks for on any node; on the cluster in memory."""
+"""An administrator attaches and detaches nodes from any node, in the cluster in memory (world.py)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Three nodes, all is well; pg1 is the primary."""
+    """A healthy cluster of three nodes, with pg1 as the primary."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as found:
         yield found
 
 
 @pytest.fixture
 def native() -> Iterator[World]:
-    """Three nodes in service."""
+    """A healthy cluster of three nodes, each of which is a primary."""
     with at_work(World.healthy(make_cluster(NATIVE, 3))) as found:
         yield found
 
@@ -39,12 +39,12 @@ def native() -> Iterator[World]:
 def test_a_node_is_detached_held_and_attached_again(world: World) -> None:
     world.on("pg1", DetachRequest("pg3"))
     assert (world.view["pg3"], world.hosts["pg3"].record.held) == (False, True)
-    world.on("pg2", DetachRequest("pg3"))  # twice is once
+    world.on("pg2", DetachRequest("pg3"))  # a repetition changes nothing
     world.on("pg2", AttachRequest("pg3"))
     assert (world.view["pg3"], world.hosts["pg3"].record.held) == (True, False)
 
 
-def test_a_step_of_a_recovery_holds_nothing(world: World) -> None:
+def test_a_node_detached_by_a_recovery_is_not_held(world: World) -> None:
     world.on("pg1", DetachRequest("pg3", recovering=True))
     assert (world.view["pg3"], world.hosts["pg3"].record.held) == (False, False)
 
@@ -58,7 +58,7 @@ def test_the_primary_is_detached_in_a_recovery_only(world: World) -> None:
 
 
 @pytest.mark.parametrize("verb", [AttachRequest, DetachRequest])
-def test_a_node_whose_pgpool_is_down_hands_the_request_on(
+def test_a_node_whose_pgpool_is_down_forwards_the_request(
     verb: type[AttachRequest | DetachRequest], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, object]] = []
@@ -75,7 +75,7 @@ def test_a_node_whose_pgpool_is_down_hands_the_request_on(
 
 
 @pytest.mark.parametrize("verb", [AttachRequest, DetachRequest])
-def test_without_any_pgpool_there_is_nothing_to_ask(verb: type[AttachRequest | DetachRequest], world: World) -> None:
+def test_without_any_pgpool_the_request_fails(verb: type[AttachRequest | DetachRequest], world: World) -> None:
     for host in world.hosts.values():
         host.pool = False
     with pytest.raises(OperationError, match="no pgpool-II answers"):
@@ -102,7 +102,7 @@ def test_the_last_node_with_every_write_is_not_detached(native: World) -> None:
         native.on("pg1", DetachRequest("pg1"))
 
 
-def test_another_refusal_of_pgpool_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_refusal_of_pgpool_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def detach(_: Cluster, __: Node) -> None:
         raise OperationError("pcp_detach_node: no such node", hint="pgpool.conf")
 
@@ -112,7 +112,7 @@ def test_another_refusal_of_pgpool_is_told(world: World, monkeypatch: pytest.Mon
 
 
 def test_a_pgpool_that_does_not_agree_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgpool, "detach", lambda *_: None)  # it says that it has, and has not
+    monkeypatch.setattr(pgpool, "detach", lambda *_: None)  # reports success, but does not detach
     monkeypatch.setattr(attachment, "_EVERYWHERE_SECONDS", 0.0)
     with pytest.raises(OperationError, match="pgpool-II of pg1 and pg2 and pg3 still sends clients to pg3"):
         world.on("pg1", DetachRequest("pg3"))

@@ -1,4 +1,4 @@
-"""The agent's socket: who asks too much, too long or not at all keeps nobody else from being answered."""
+"""The agent's socket: a peer that sends too much, too slowly or nothing does not block the answers to others."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ LOOKED = {"done": wire.fields(FACTS)}
 
 
 class Agent:
-    """Answers at once, but for a long request, which waits until `goes_on` is set."""
+    """Answers at once, except to long requests, which wait until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.goes_on = threading.Event()
         self.much = 0
-        """How long a position it names in its facts."""
+        """The length of the key in its facts."""
 
     def answer(self, request: object, progress: Progress, _: str = "") -> Any:
         progress("at work")
@@ -99,7 +99,7 @@ def lines(asking: socket.socket) -> Iterator[Json]:
                 yield line
 
 
-def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answer(agent: Agent) -> None:
+def test_ten_thousand_waiting_requests_use_few_threads_and_all_get_answers(agent: Agent) -> None:
     threads = threading.active_count()
     with connected() as asking:
         sending = threading.Thread(
@@ -119,7 +119,7 @@ def test_ten_thousand_requests_that_wait_are_a_few_threads_and_each_has_an_answe
         sending.join()
 
 
-def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
+def test_long_requests_of_many_connections_leave_room_for_quick_ones(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(4):
             many = ({"do": "recover", "node": "pg2", "force": True, "id": one} for one in range(channel._SHARE))
@@ -138,7 +138,7 @@ def test_long_requests_of_many_leave_room_for_quick_ones(agent: Agent) -> None:
     pytest.fail("refused after all have ended")
 
 
-def test_looks_that_hang_keep_no_term_from_being_noted(agent: Agent) -> None:
+def test_hanging_requests_for_facts_do_not_block_a_new_term(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             many = ({"do": "look", "fresh": True, "id": one} for one in range(channel._SHARE))
@@ -157,7 +157,7 @@ def test_looks_that_hang_keep_no_term_from_being_noted(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("line", [b"\xff\n", b"[]\n", b"7\n", b"{\n", b"[" * 100_000 + b"\n"])
-def test_what_is_no_request_is_told_and_ends_its_connection(agent: Agent, line: bytes) -> None:
+def test_a_malformed_request_gets_an_error_and_ends_its_connection(agent: Agent, line: bytes) -> None:
     with connected() as asking:
         asking.sendall(line)
         (told,) = lines(asking)
@@ -167,7 +167,7 @@ def test_what_is_no_request_is_told_and_ends_its_connection(agent: Agent, line: 
     del agent
 
 
-def test_a_line_without_an_end_is_not_read_for_ever(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_not_read_to_its_end(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
     with connected() as asking:
         with contextlib.suppress(OSError):
@@ -192,10 +192,10 @@ def test_a_request_may_come_in_pieces(agent: Agent) -> None:
     del agent
 
 
-def test_who_asks_for_nothing_is_hung_up_on_but_not_while_it_waits(
+def test_an_idle_connection_is_closed_but_not_one_that_waits_for_an_answer(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other node has gone, and its connection stays: sshd notices only much later."""
+    """A connection outlives the other node, because sshd notices its end only much later."""
     monkeypatch.setattr(channel, "_IDLE", 0.3)
     with connected() as idle, connected() as waiting:
         say(waiting, {"do": "recover", "node": "pg2", "force": True, "id": 1})
@@ -206,7 +206,7 @@ def test_who_asks_for_nothing_is_hung_up_on_but_not_while_it_waits(
         assert next(lines(waiting))["done"] == {}
 
 
-def test_who_does_not_read_is_hung_up_on(agent: Agent) -> None:
+def test_a_connection_whose_peer_does_not_read_is_closed(agent: Agent) -> None:
     agent.much = 5_000_000
     with connected() as asking:
         say(asking, {"do": "look", "id": 1}, {"do": "look", "id": 2})
@@ -231,7 +231,7 @@ def test_too_many_connections_are_refused_with_a_reason(agent: Agent, monkeypatc
             ask(LookRequest(), seconds=20)
 
 
-def test_what_is_said_steers_no_terminal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_can_control_a_terminal(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def answer(_: Agent, request: object, progress: Progress, __: str = "") -> Any:
@@ -254,7 +254,7 @@ def test_what_is_said_steers_no_terminal(agent: Agent, monkeypatch: pytest.Monke
 
 @contextlib.contextmanager
 def connected_from(peer: str) -> Iterator[socket.socket]:
-    """A connection as `bridge` makes it for another node."""
+    """Open a connection as `bridge` does for another node."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(20)
         asking.bind(channel._FROM + f"{peer}/{secrets.token_hex(8)}".encode())
@@ -262,8 +262,8 @@ def connected_from(peer: str) -> Iterator[socket.socket]:
         yield asking
 
 
-def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> None:
-    """An intruder on one node would keep the others from each other otherwise."""
+def test_a_node_cannot_exceed_its_share_with_more_connections(agent: Agent) -> None:
+    """Otherwise an intruder on one node could block the requests of all others."""
     with contextlib.ExitStack() as stack:
         many = [stack.enter_context(connected_from("w")) for _ in range(channel._CONNECTIONS)]
         told = []
@@ -286,7 +286,7 @@ def test_a_node_has_its_share_over_however_many_connections(agent: Agent) -> Non
 
 
 @pytest.mark.parametrize(("peer", "read"), [("pg2", True), ("w", False), ("", True)])
-def test_a_witness_has_no_long_lines_to_say(
+def test_a_witness_may_not_send_long_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: str, read: bool
 ) -> None:
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
@@ -302,7 +302,7 @@ def test_a_witness_has_no_long_lines_to_say(
 
 @contextlib.contextmanager
 def playing(said: bytes, *, again: bool = False) -> Iterator[None]:
-    """Another program in the agent's place, which says this, perhaps again and again."""
+    """Run another program in the agent's place, which sends `said`; with `again`, every 0.05 s."""
     paths.AGENT.unlink()
     over = threading.Event()
 
@@ -326,7 +326,7 @@ def playing(said: bytes, *, again: bool = False) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("said", [b" ", b'{"progress": "soon"}\n'])
-def test_root_waits_for_no_agent_that_talks_without_an_end(agent: Agent, said: bytes) -> None:
+def test_root_does_not_wait_for_an_agent_that_sends_endlessly(agent: Agent, said: bytes) -> None:
     del agent
     began = time.monotonic()
     with playing(said, again=True), pytest.raises(ServerError, match="does not answer"):
@@ -335,7 +335,7 @@ def test_root_waits_for_no_agent_that_talks_without_an_end(agent: Agent, said: b
 
 
 @pytest.mark.parametrize("said", [b"x" * 200_000, b"7\n", b"[" * 50_000 + b"\n", b"\xff\n", b"no JSON\n"])
-def test_what_is_no_answer_is_told_and_not_kept(agent: Agent, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_answer_is_an_error(agent: Agent, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     del agent
     monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
     with playing(said), pytest.raises(ServerError, match="sent what is no answer"):

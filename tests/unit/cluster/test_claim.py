@@ -1,4 +1,4 @@
-"""A term is one node's alone: whoever is to take writes needs one that more than half of all nodes have noted."""
+"""A term belongs to one node. A new primary needs a term that more than half of all nodes have recorded for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
-    """Let the other nodes answer so to a new term."""
+    """Make the other nodes answer a new term with these values."""
 
     def said(name: str, request: Json) -> object:
         assert (request["term"], request["file"]) == (2, CLUSTER.fingerprint)
@@ -37,16 +37,16 @@ def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
     answering(monkeypatch, said)
 
 
-def test_a_majority_makes_it_this_nodes(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_node_leads_a_term_that_a_majority_has_recorded(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     others(monkeypatch, pg2=True, pg3=False)
     act.claim(pg1, 2)
     assert (pg1.record.term, pg1.record.led) == (2, 2)
 
 
-def test_nodes_of_an_older_package_take_part_although_they_know_of_no_excuse(
+def test_nodes_with_an_older_package_vote_although_they_record_no_excuses(
     pg1: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is upgraded first has to be able to take over while the others are not yet."""
+    """The node that is upgraded first must be able to take over before the others are upgraded."""
 
     answering(monkeypatch, lambda _, request: {"taken": True} if request["do"] == "term" else None)
     act.claim(pg1, 2)
@@ -54,7 +54,7 @@ def test_nodes_of_an_older_package_take_part_although_they_know_of_no_excuse(
 
 
 @pytest.mark.parametrize("answers", [{}, {"pg2": False, "pg3": False}])
-def test_without_one_this_node_does_not_lead(
+def test_without_a_majority_this_node_does_not_lead(
     pg1: Here, answers: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others(monkeypatch, **answers)
@@ -63,8 +63,8 @@ def test_without_one_this_node_does_not_lead(
     assert pg1.record.led == 1
 
 
-def test_a_term_that_another_node_has_told_is_not_claimed_again(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others would take note of a later one: it would be started beside the node that got this one."""
+def test_a_term_claimed_by_another_node_is_not_claimed_again(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others would record a later term, so this node would start beside the node that leads this term."""
     others(monkeypatch, pg2=True, pg3=True)
     assert pg1.note_term(2)
     with pytest.raises(OperationError, match="term 2 is another node's already"):
@@ -72,7 +72,7 @@ def test_a_term_that_another_node_has_told_is_not_claimed_again(pg1: Here, monke
     assert pg1.record.led == 1
 
 
-def test_of_several_who_tell_the_same_term_at_once_one_gets_it(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_concurrent_claimants_gets_the_term(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     remember = Here.remember
 
     def slowly(here: Here, **changes: object) -> None:
@@ -85,7 +85,7 @@ def test_of_several_who_tell_the_same_term_at_once_one_gets_it(pg1: Here, monkey
 
 
 @pytest.mark.parametrize("place", ["x", [1], [1, "0"], [10**12, 0], [1, -1], [-1, -1], [True, 0], {"1": 0}, 7, None])
-def test_a_vote_that_is_nonsense_is_none_and_stops_no_claim(
+def test_a_malformed_vote_does_not_count_and_stops_no_claim(
     pg1: Here, place: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, lambda name, _: {"taken": True, "excuse": [1, 0] if name == "pg2" else place})
@@ -94,8 +94,8 @@ def test_a_vote_that_is_nonsense_is_none_and_stops_no_claim(
     assert pg1.record.led == 3
 
 
-def test_a_node_has_a_word_on_itself_alone(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A witness that said something of a database node would take that one's vote."""
+def test_a_node_reports_facts_only_about_itself(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a witness could replace a database node's vote by reporting facts about that node."""
 
     answering(monkeypatch, lambda name, _: wire.fields(NodeFacts("pg2", file="" if name == "pg2" else "other")))
     assert set(pg1._ask_for_looks(["pg2", "pg3"], fresh=False)) == {"pg2"}

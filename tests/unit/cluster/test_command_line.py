@@ -1,4 +1,4 @@
-"""Which module a command starts, and what it imports for that: PostgreSQL starts `archive` once per WAL file."""
+"""The module that a command starts, and its imports, which are few because PostgreSQL runs `archive` per WAL file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STANDARD = set(sys.stdlib_module_names)
 
 
 def imported(program: str) -> set[str]:
-    """Modules that a Python with the package's own modules has at the end of a program, without the interpreter's."""
+    """Return the modules that a program has imported at its end, except those of the interpreter itself."""
     before = "import sys; before = set(sys.modules)\n"
     after = "\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
@@ -46,7 +46,7 @@ def test_an_internal_verb_runs_its_module(verb: str, module: object, monkeypatch
     assert heard == [["x", "--y"]]
 
 
-def test_all_else_goes_through_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_other_commands_go_through_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbs, "run", lambda options: ExitStatus.FAILED if options.json else ExitStatus.GOOD)
     assert command_line.main(("status", "--json")) == 1
     assert command_line.main(("status",)) == 0
@@ -76,7 +76,7 @@ def test_archiving_a_file_imports_the_standard_library_and_little_of_this_packag
 
 
 def test_a_hook_imports_the_standard_library_only() -> None:
-    """pgpool-II waits for it, and so does every start of PostgreSQL; in a dist-upgrade other modules are missing."""
+    """pgpool-II and every start of PostgreSQL wait for it. During a dist-upgrade, other modules may be missing."""
     found = imported("from pgpool_cluster import command_line, hook, verbs")
     assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
     assert "json" in found

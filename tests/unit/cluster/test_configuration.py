@@ -110,7 +110,7 @@ def test_applying_a_hundred_times_changes_nothing_after_the_first(text: str) -> 
         assert again == once
 
 
-def test_nobody_but_root_and_postgres_can_read_a_secret() -> None:
+def test_only_root_and_postgres_can_read_a_secret() -> None:
     host_only = [KEY.watchdog_key, KEY.pool_key, KEY.pcp_password, *(KEY.password(role) for role in Role)]
     for file in files().values():
         text = file.content.decode()
@@ -162,7 +162,7 @@ def test_only_nodes_reach_watchdog_heartbeat_and_pcp() -> None:
     assert pgpool_conf()["pcp_listen_addresses"] == "127.0.0.1"
 
 
-def test_no_rule_lets_anybody_in_without_a_password() -> None:
+def test_no_rule_admits_a_client_without_a_password() -> None:
     made = files(f"{THREE}clients: [0.0.0.0/0]\n")
     for path in (f"{FOLDER}/pool_hba.conf", "/etc/postgresql/17/main/pg_hba.conf"):
         rules = [line.split() for line in text_of(path, made).splitlines() if line and not line.startswith("#")]

@@ -57,7 +57,7 @@ def pg2(monkeypatch: pytest.MonkeyPatch) -> Standby:
 
 
 def test_the_third_copy_waits_and_status_shows_the_reason(pg2: Standby) -> None:
-    """pg2 and pg3 used to be copied again every 10 seconds without end, and status said nothing about it."""
+    """pg2 and pg3 used to be copied again every 10 s without end, and status did not report it."""
     pg2.run()
     assert pg2.note == ""
     pg2.run(20)

@@ -1,4 +1,4 @@
-"""The decisions of each node in a situation, and what delays them."""
+"""The decisions of each node in a situation, and the reasons for a delay."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SITUATIONS = [
         (fresh("pg1", "app"), fresh("pg2"), away("pg3")),
         {"pg1": ["Found"]},
     ),
-    Situation("a first server that sees nobody else waits", (fresh("pg1"),), {"pg1": ["Wait"]}),
+    Situation("a first server that sees no other node waits", (fresh("pg1"),), {"pg1": ["Wait"]}),
     Situation(
         "empty servers are cloned once there is a primary",
         (primary("pg1"), fresh("pg2"), absent("pg3")),
@@ -79,42 +79,42 @@ SITUATIONS = [
         {"pg2": ["Refuse"]},
     ),
     Situation(
-        "a server whose contents nobody could see is started, not cloned",
+        "a server whose contents are unknown is started, not cloned",
         (primary("pg1"), replace(fresh("pg2"), databases=None, postgresql=Postgresql.DOWN)),
         {"pg2": ["Start", "StartPgpool"]},
     ),
     Situation(
-        "a first server that was installed anew joins the cluster that is there",
+        "a reinstalled first server joins the existing cluster",
         (fresh("pg1"), primary("pg2", term=2, timeline=2), standby("pg3", "pg2", term=2, timeline=2)),
         {"pg1": ["Clone", "StartPgpool"]},
     ),
     Situation(
-        "half a copy is finished",
+        "an incomplete copy is finished",
         (primary("pg1"), NodeFacts("pg2", half_copied=True)),
         {"pg2": ["Clone", "StartPgpool"]},
     ),
     # Boot
     Situation(
-        "after a power loss the primary starts again once a majority is there",
+        "after a power loss the primary starts again once a majority is in sight",
         (down(primary("pg1")), down(standby("pg2", "pg1")), away("pg3")),
         {"pg1": ["Resume"], "pg2": ["Start"]},
     ),
     Situation(
-        "a term that was claimed in vain, seen by all, keeps nobody out",
+        "a term that no node leads keeps no node out if all are in sight",
         (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), down(standby("pg3", "pg1"))),
         {"pg1": ["Resume"]},
     ),
     Situation(
-        "a later term that somebody out of sight may lead keeps the former primary out",
+        "a later term that a node out of sight may lead keeps the former primary out",
         (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3")),
         {"pg1": ["AwaitRecovery"]},
     ),
     Situation(
-        "a former primary that boots while a standby takes its place waits for that",
+        "a former primary that boots during the promotion of a standby waits for its end",
         (down(primary("pg1")), replace(orphaned(standby("pg2", "pg1")), promoting=True), standby("pg3", "pg1")),
         {"pg1": ["Wait"]},
     ),
-    Situation("a primary that sees nobody waits", (down(primary("pg1")),), {"pg1": ["Wait"]}),
+    Situation("a primary that sees no other node waits", (down(primary("pg1")),), {"pg1": ["Wait"]}),
     Situation(
         "standbys wait while the primary's host is still booting",
         (away("pg1"), orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1"))),
@@ -126,7 +126,7 @@ SITUATIONS = [
         {"pg1": ["Attach", "Attach", "Attach"], "pg2": []},
     ),
     Situation(
-        "pgpool-II is started once there is something to serve",
+        "pgpool-II is started once a server runs",
         (replace(primary("pg1"), pgpool=None), down(standby("pg2", "pg1"))),
         {"pg1": ["StartPgpool"], "pg2": ["Start", "StartPgpool"]},
     ),
@@ -142,7 +142,7 @@ SITUATIONS = [
         {"pg1": ["AwaitRecovery", "StartPgpool"], "pg2": [], "pg3": []},
     ),
     Situation(
-        "trap 2: it stops if it was started all the same, and pgpool-II is told if it took it for up",
+        "trap 2: it stops if it was started nevertheless, and is detached if pgpool-II considers it up",
         (
             primary("pg1", at=1400),
             replace(FAILED_OVER[0], pgpool=pgpool(primary="pg2")),
@@ -161,23 +161,23 @@ SITUATIONS = [
         {"pg1": ["Stop"]},
     ),
     Situation(
-        "trap 2: it stays down if a sibling was told of the promotion and has seen nothing of it",
+        "trap 2: it stays down if a sibling has recorded the promotion's term but not followed yet",
         (down(primary("pg1")), away("pg2"), orphaned(standby("pg3", "pg1", term=2))),
         {"pg1": ["AwaitRecovery"]},
     ),
     Situation(
-        "a primary whose disk was set back does not overrule a standby that has more",
+        "a primary whose disk was reset to an older state does not overrule a standby with more WAL",
         (down(primary("pg1", at=900)), orphaned(standby("pg2", "pg1", at=1000)), away("pg3")),
         {"pg1": ["AwaitRecovery"]},
     ),
     Situation(
-        "a primary that comes back in the middle of a failover waits for its end",
+        "a primary that returns during a failover waits for its end",
         (down(primary("pg1")), replace(orphaned(standby("pg2", "pg1")), promoting=True), away("pg3")),
         {"pg1": ["Wait"]},
     ),
     # Trap 3: a planned restart
     Situation(
-        "trap 3: while the primary restarts, standbys keep still although pgpool-II gave it up",
+        "trap 3: while the primary restarts, standbys wait although pgpool-II gave it up",
         (
             replace(down(primary("pg1")), postgresql=Postgresql.STARTING),
             replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")),
@@ -202,7 +202,7 @@ SITUATIONS = [
     ),
     # After a failover
     Situation(
-        "siblings that still ask the dead primary follow the new one",
+        "siblings that still follow the dead primary follow the new one",
         (away("pg1"), FAILED_OVER[0], orphaned(standby("pg3", "pg1", at=900))),
         {"pg3": ["Follow"]},
     ),
@@ -216,7 +216,7 @@ SITUATIONS = [
         {"pg2": ["Detach"], "pg3": ["AwaitRecovery"]},
     ),
     Situation(
-        "a failover that came to nothing is made up for by the most advanced standby",
+        "after a failed failover the most advanced standby promotes itself",
         (
             away("pg1"),
             replace(orphaned(standby("pg2", "pg1", at=900)), pgpool=pgpool("pg1")),
@@ -225,7 +225,7 @@ SITUATIONS = [
         {"pg2": ["Wait"], "pg3": ["Promote"]},
     ),
     Situation(
-        "without a quorum of pgpool-IIs nobody is promoted",
+        "without a quorum of pgpool-IIs no standby is promoted",
         (
             away("pg1"),
             replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1", quorum=False)),
@@ -248,12 +248,12 @@ SITUATIONS = [
         {"pg2": ["Lead"]},
     ),
     Situation(
-        "D7: but not by a node that is cut off alone, where no pgpool-II leads in its sight",
+        "D7: a promotion by hand is not recognised by an isolated node that sees no leading pgpool-II",
         (replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool("pg1", "pg3", quorum=False)),),
         {"pg2": ["Wait"]},
     ),
     Situation(
-        "but not while the primary is just out of sight for a moment",
+        "a promotion by hand is not recognised while the primary is briefly out of sight",
         (
             away("pg1"),
             replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool()),
@@ -262,12 +262,12 @@ SITUATIONS = [
         {"pg2": ["Wait"], "pg3": ["Wait"]},
     ),
     Situation(
-        "nor when it is in sight again",
+        "a server that was promoted by hand stops when the primary is in sight again",
         (primary("pg1"), primary("pg2", term=1, led=0, timeline=2), standby("pg3", "pg1")),
         {"pg2": ["Stop"]},
     ),
     Situation(
-        "only once a quorum has given the primary up",
+        "a promotion by hand is recognised once a quorum has given the primary up",
         (
             away("pg1"),
             replace(primary("pg2", term=1, led=0, timeline=2), pgpool=pgpool("pg1")),

@@ -42,7 +42,7 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a new node that pgpool-II takes for a member is detached, and keeps what it holds",
+        "a new node that pgpool-II treats as a member is detached, and keeps its data",
         (replace(primary("pg1"), pgpool=pgpool("pg3")), fresh("pg2", "precious"), absent("pg3")),
         {"pg1": ["Detach"], "pg2": ["Refuse", "StartPgpool"]},
         NATIVE,
@@ -54,7 +54,7 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "so does one that runs",
+        "a running node that missed writes waits for its recovery, too",
         (
             replace(primary("pg1", term=2), pgpool=pgpool("pg3")),
             primary("pg2", term=2),
@@ -64,7 +64,7 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a node is out of service once pgpool-II goes on without it",
+        "a node is out of service once pgpool-II continues without it",
         (replace(primary("pg1"), pgpool=pgpool("pg3")), primary("pg2"), primary("pg3")),
         {"pg1": ["Dismiss"], "pg2": [], "pg3": []},
         NATIVE,
@@ -76,13 +76,13 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a pgpool-II that was cut off from all wrote nothing, so it dismisses nobody",
+        "a pgpool-II that was cut off from all nodes wrote nothing, so it dismisses no node",
         (primary("pg1", term=2), primary("pg2", term=2), replace(absent("pg3"), pgpool=pgpool("pg1", "pg2", "pg3"))),
         {"pg3": ["Wait", "Attach", "Attach"]},
         NATIVE,
     ),
     Situation(
-        "one that was cut off and wrote to its own node alone loses that, not what the others have",
+        "a pgpool-II that was cut off and wrote to its own node alone loses these writes, not those of the others",
         (
             primary("pg1", term=2),
             primary("pg2", term=2),
@@ -92,13 +92,13 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a minority dismisses no node, as the others may just have dismissed it, but notes that it stands apart",
+        "a minority dismisses no node, since the others may have dismissed it, but records that it stands apart",
         (replace(primary("pg1", term=2), pgpool=pgpool("pg2", "pg3")), away("pg2"), away("pg3")),
         {"pg1": ["StandApart"]},
         NATIVE,
     ),
     Situation(
-        "two that missed writes at once are dismissed, the one that has them stays",
+        "two nodes that missed writes at once are dismissed, and the node that has them stays",
         (replace(primary("pg1"), pgpool=pgpool("pg2", "pg3")), primary("pg2"), primary("pg3")),
         {"pg1": ["Dismiss", "Dismiss"]},
         NATIVE,
@@ -114,20 +114,20 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "nobody missed a write while all were down in order, and pgpool-II waits for all",
+        "no node missed a write if all were stopped cleanly, and pgpool-II waits for all",
         (replace(primary("pg1"), pgpool=None), down(primary("pg2")), down(primary("pg3"))),
         {"pg1": ["Wait"], "pg2": ["Start", "Wait"], "pg3": ["Start", "Wait"]},
         NATIVE,
         BOOTING,
     ),
     Situation(
-        "pgpool-II does not wait for ever: those in service begin a term in which a node that is away is not",
+        "pgpool-II stops waiting: nodes in service begin a term without a node that is away",
         (replace(primary("pg1"), pgpool=None), replace(primary("pg2"), pgpool=None), away("pg3")),
         {"pg1": ["Begin", "StartPgpool"], "pg2": ["Begin", "StartPgpool"]},
         NATIVE,
     ),
     Situation(
-        "they need begin none where a pgpool-II serves already, or where the node knows that it is out",
+        "no term is begun while a pgpool-II serves, or for a node that is already out of service",
         (
             replace(primary("pg1", term=2), pgpool=None),
             replace(primary("pg2", term=2), pgpool=None),
@@ -137,7 +137,7 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "the few that see few others begin none, as the others may serve",
+        "a minority begins no term, since the others may serve",
         (replace(primary("pg1"), pgpool=None), away("pg2"), away("pg3")),
         {"pg1": ["Wait"]},
         NATIVE,
@@ -168,13 +168,13 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "so is one that ended in order and boots late",
+        "a node that stopped cleanly and boots late is rebuilt, too",
         (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), away("pg2"), down(primary("pg3"))),
         {"pg3": ["Rebuild", "StartPgpool"]},
         NATIVE,
     ),
     Situation(
-        "one that was out of service before the cut waits for an administrator",
+        "a node that was out of service before the power cut waits for an administrator",
         (
             replace(measure("pg1", term=3), pgpool=pgpool("pg2", "pg3")),
             crashed(primary("pg2", term=2)),
@@ -184,13 +184,13 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "where only some crashed, those that ended in order start",
+        "if only some nodes crashed, those that stopped cleanly start",
         (crashed(primary("pg1")), down(primary("pg2")), down(primary("pg3"))),
         {"pg1": ["Wait"], "pg2": ["Start"], "pg3": ["Start"]},
         NATIVE,
     ),
     Situation(
-        "one that crashed waits for a node that is starting, and may have ended in order",
+        "a crashed node waits for a starting node, which may have stopped cleanly",
         (
             crashed(primary("pg1")),
             replace(crashed(primary("pg2")), postgresql=Postgresql.STARTING),
@@ -200,13 +200,13 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "one that crashed gives its place up once another one runs",
+        "a crashed node gives its place up once another one runs",
         (crashed(primary("pg1")), primary("pg2"), primary("pg3")),
         {"pg1": ["GiveUpPlace", "StartPgpool"]},
         NATIVE,
     ),
     Situation(
-        "one whose recovery was cut off before pgpool-II attached it is rebuilt",
+        "a node whose recovery was interrupted before pgpool-II attached it is rebuilt",
         (
             replace(primary("pg1", term=2), pgpool=pgpool("pg3")),
             primary("pg2", term=2),
@@ -216,7 +216,7 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "a term that was claimed in vain, seen by all, keeps no node out",
+        "a term that no node leads keeps no node out if all are in sight",
         (crashed(primary("pg1", term=2, led=1)), crashed(primary("pg2", term=2, led=1)), crashed(primary("pg3"))),
         {"pg1": ["Serve"], "pg2": ["Wait"], "pg3": ["Wait"]},
         NATIVE,
@@ -228,31 +228,31 @@ SITUATIONS = [
         NATIVE,
     ),
     Situation(
-        "the node that clients wrote to alone is the measure, although the others ended in order, too",
+        "the node that clients wrote to alone serves, although the others stopped cleanly, too",
         (down(primary("pg1")), down(replace(primary("pg2"), apart=True)), down(primary("pg3"))),
         {"pg1": ["Wait"], "pg2": ["Serve"], "pg3": ["Wait"]},
         NATIVE,
     ),
     Situation(
-        "it begins a term without the others when it sees most nodes again",
+        "that node begins a term without the others when it sees most nodes again",
         (down(primary("pg1")), replace(primary("pg2"), apart=True), primary("pg3")),
         {"pg1": ["Wait", "StartPgpool"], "pg2": ["Begin"], "pg3": []},
         NATIVE,
     ),
     Situation(
-        "then they are rebuilt, whether they run or not",
+        "then the others are rebuilt, whether they run or not",
         (down(primary("pg1")), replace(measure("pg2"), pgpool=pgpool("pg1", "pg3")), primary("pg3")),
         {"pg1": ["Rebuild", "StartPgpool"], "pg3": ["Rebuild"]},
         NATIVE,
     ),
     Situation(
-        "what clients wrote to two nodes apart is not thrown away unasked",
+        "clients' writes to two separated nodes are not discarded without an administrator",
         (replace(measure("pg1"), pgpool=pgpool("pg2", "pg3")), down(replace(primary("pg2"), apart=True)), away("pg3")),
         {"pg2": ["AwaitRecovery", "StartPgpool"]},
         NATIVE,
     ),
     Situation(
-        "where no node has every write, an administrator says whose data counts",
+        "if no node has every write, an administrator decides which data counts",
         tuple(replace(crashed(primary(name, led=0)), position=None) for name in ("pg1", "pg2", "pg3")),
         {"pg1": ["Refuse"]},
         NATIVE,

@@ -354,7 +354,7 @@ def ended(mode: Mode, states: Sequence[str]) -> World:
         host.record = Record(7000, latest, latest if not standby else 0, standbys_came=world.cluster.synchronous > 0)
         host.names = world.names_wanted(host)
         if out:
-            told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes know the term
+            told = any(state in (OUT, OUT_CRASHED) for state in states[:place])  # most nodes have recorded the term
             host.data = replace(host.data, log=((1, 0),), timeline=1)
             host.record = replace(host.record, term=latest if told else 1, led=1)
         if state == HALF:

@@ -1,4 +1,4 @@
-"""What keeps other nodes from logging in as postgres is named on the node where the edit belongs, with the edit."""
+"""Each obstacle to logins of other nodes as postgres is reported on the node that has it, with the required edit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pubkeyacceptedalgorithms ssh-ed25519,rsa-sha2-512
 
 
 class Machine:
-    """pg1, as root sees it: `sshd` is what sshd -T tells, `shadow` the field of the password and that of the end."""
+    """pg1, as root sees it. `sshd` is the output of sshd -T; `shadow` has the fields of password and expiry date."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sshd, self.shell, self.shadow = GOOD, "/bin/sh", ("!", "")
@@ -56,7 +56,7 @@ class Machine:
         return self.sshd
 
     def change(self, line: str) -> None:
-        """Put a line in the place of those with its key."""
+        """Replace all lines that have the key of `line` by it."""
         key = line.partition(" ")[0]
         kept = [one for one in GOOD.splitlines() if one.partition(" ")[0] != key]
         self.sshd = "\n".join([*kept, line])
@@ -74,13 +74,13 @@ def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
-def test_a_machine_as_debian_makes_it_has_no_fault(pg1: Machine) -> None:
-    """Its account is locked, which is no fault where PAM is asked."""
+def test_a_machine_with_debians_defaults_has_no_fault(pg1: Machine) -> None:
+    """Its account is locked, which is not a fault if sshd uses PAM."""
     assert pg1.faults == []
 
 
 def test_an_sshd_that_does_not_read_the_clusters_file_is_named(pg1: Machine) -> None:
-    """sshd -T prints no line for a host certificate that is not there, so nothing was said."""
+    """This used to stay unreported, because sshd -T prints no line for a missing host certificate."""
     pg1.sshd = "\n".join(line for line in GOOD.splitlines() if not line.startswith("hostcertificate"))
     (found,) = pg1.faults
     assert found.why == "sshd has hostcertificate none"
@@ -91,7 +91,7 @@ def test_an_sshd_that_does_not_read_the_clusters_file_is_named(pg1: Machine) -> 
     ("text", "faults"),
     [("Port 22\nInclude /etc/ssh/sshd_config.d/*.conf\n", 0), ("#Include /etc/ssh/sshd_config.d/*\n", 1)],
 )
-def test_before_the_installation_it_is_looked_for_in_the_file(
+def test_before_the_installation_the_include_line_is_checked(
     pg1: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, faults: int
 ) -> None:
     (tmp_path / "sshd_config").write_text(text)
@@ -101,20 +101,20 @@ def test_before_the_installation_it_is_looked_for_in_the_file(
 
 
 @pytest.mark.parametrize(("changed", "longest", "named"), [("0", "99999", True), ("1", "30", True), ("1", "", False)])
-def test_a_password_that_has_to_be_changed_is_named(pg1: Machine, changed: str, longest: str, named: bool) -> None:
+def test_a_password_that_must_be_changed_is_reported(pg1: Machine, changed: str, longest: str, named: bool) -> None:
     pg1.aging = changed, longest
     assert any("has to be changed" in fault.why for fault in pg1.faults) is named
 
 
 @pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "/bin/nowhere"])
-def test_a_login_shell_that_runs_nothing(shell: str, pg1: Machine) -> None:
+def test_a_login_shell_that_runs_no_command_is_reported(shell: str, pg1: Machine) -> None:
     pg1.shell = shell
     (found,) = pg1.faults
     assert shell in found.why
     assert found.fix == "chsh -s /bin/bash postgres"
 
 
-def test_a_locked_account_where_pam_is_not_asked(pg1: Machine) -> None:
+def test_a_locked_account_without_pam_is_reported(pg1: Machine) -> None:
     pg1.change("usepam no")
     (found,) = pg1.faults
     assert "locked, and sshd has UsePAM no" in found.why
@@ -123,7 +123,7 @@ def test_a_locked_account_where_pam_is_not_asked(pg1: Machine) -> None:
     assert pg1.faults == []
 
 
-def test_an_account_that_has_ended(pg1: Machine) -> None:
+def test_an_expired_account_is_reported(pg1: Machine) -> None:
     pg1.shadow = ("*", "100")
     (found,) = pg1.faults
     assert found.fix == "usermod --expiredate '' postgres"
@@ -152,7 +152,7 @@ def test_an_account_that_has_ended(pg1: Machine) -> None:
         ("denygroups ssl-cert", "take postgres out of it"),
     ],
 )
-def test_a_setting_of_sshd(line: str, fix: str, pg1: Machine) -> None:
+def test_a_setting_of_sshd_that_keeps_nodes_out_is_reported(line: str, fix: str, pg1: Machine) -> None:
     pg1.change(line)
     (found,) = pg1.faults
     assert line.split()[1] in found.why
@@ -165,12 +165,12 @@ def test_a_setting_of_sshd(line: str, fix: str, pg1: Machine) -> None:
      "allowgroups wheel ssl-cert", "authorizedkeysfile %h/.ssh/authorized_keys", "listenaddress 10.0.0.1:22",
      "authenticationmethods publickey password"],
 )  # fmt: skip
-def test_a_setting_that_lets_the_nodes_in(line: str, pg1: Machine) -> None:
+def test_a_setting_of_sshd_that_admits_the_nodes_is_not_reported(line: str, pg1: Machine) -> None:
     pg1.change(line)
     assert pg1.faults == []
 
 
-def test_keys_that_others_can_write(pg1: Machine) -> None:
+def test_keys_that_others_can_write_are_reported(pg1: Machine) -> None:
     pg1.keys.chmod(0o666)
     (found,) = pg1.faults
     assert found.fix.endswith(f"chmod go-w {pg1.keys}")

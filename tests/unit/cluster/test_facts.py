@@ -1,4 +1,4 @@
-"""Facts as data: places in the write-ahead log, and what travels between nodes."""
+"""Facts as data: WAL positions, and the transfer of facts between nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgpool_cluster.usage import Usage
     ("start", "length", "end"),
     [
         ("0/3000028", 114, "0/30000A0"),
-        ("0/3001FF0", 114, "0/3002080"),  # goes on on the next page, after its header
+        ("0/3001FF0", 114, "0/3002080"),  # it continues on the next page, after its header
         ("0/3001F88", 120, "0/3002000"),
     ],
 )
@@ -27,7 +27,7 @@ def test_where_a_record_ends(start: str, length: int, end: str) -> None:
     assert str(Lsn.parse(start).after_record(length)) == end
 
 
-def test_facts_survive_the_way_between_two_nodes() -> None:
+def test_facts_survive_the_transfer_between_two_nodes() -> None:
     pgpool = PgpoolFacts(WatchdogState.LEADER, True, {"pg1": BackendState.UP, "pg2": BackendState.DOWN}, "pg1")
     facts = NodeFacts(
         "pg1", postgresql=Postgresql.UP, member=True, term=3, led=2, system=7, databases=("app",), timeline=2,
@@ -40,7 +40,7 @@ def test_facts_survive_the_way_between_two_nodes() -> None:
     assert wire.read(NodeFacts, json.loads(json.dumps({**wire.fields(bare), "of_tomorrow": 1})), "facts") == bare
 
 
-def test_the_facts_of_an_older_node_have_no_archive_in_them() -> None:
+def test_facts_of_an_older_node_without_an_archive_are_read() -> None:
     values = wire.fields(NodeFacts("pg2"))
     del values["archive"]
     assert wire.read(NodeFacts, values, "facts") == NodeFacts("pg2")
@@ -71,12 +71,12 @@ JUNK: st.SearchStrategy[object] = st.recursive(
 
 
 @given(ANY_FACTS)
-def test_any_facts_survive_the_way_between_two_nodes(facts: NodeFacts) -> None:
+def test_any_facts_survive_the_transfer_between_two_nodes(facts: NodeFacts) -> None:
     assert wire.read(NodeFacts, json.loads(json.dumps(wire.fields(facts))), "facts") == facts
 
 
 @given(ANY_FACTS, st.sampled_from([field.name for field in fields(NodeFacts)]), JUNK)
-def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, name: str, junk: object) -> None:
+def test_junk_in_a_fact_is_refused_or_means_the_same(facts: NodeFacts, name: str, junk: object) -> None:
     values = {**wire.fields(facts), name: junk}
     try:
         found = wire.read(NodeFacts, values, "facts")
@@ -117,19 +117,19 @@ def test_what_is_of_another_type_is_refused_or_means_the_same(facts: NodeFacts, 
         ("archive", {"files": 1, "bytes": 1, "used": 10**400}),
     ],
 )
-def test_a_value_of_another_type_is_no_fact(name: str, value: object) -> None:
+def test_a_fact_of_a_wrong_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.read(NodeFacts, {**wire.fields(primary("pg1")), name: value}, "facts")
 
 
-def test_what_is_no_fact_is_not_told_at_length() -> None:
+def test_the_message_about_a_malformed_fact_is_short() -> None:
     with pytest.raises(ValueError, match="term cannot be") as refusal:
         wire.read(NodeFacts, {**wire.fields(primary("pg1")), "term": ["x" * 1_000_000] * 10}, "facts")
     assert len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize("values", [{}, {"node": "pg1", "postgresql": "levitating"}, {"node": "pg1"}])
-def test_what_is_no_fact_is_refused(values: dict[str, object]) -> None:
+def test_malformed_facts_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         wire.read(NodeFacts, values, "facts")
 
@@ -152,11 +152,11 @@ def test_a_node_can_follow_if_its_log_is_part_of_the_primarys(target: NodeFacts,
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_a_position_survives_being_written_and_read(number: int) -> None:
+def test_a_position_survives_a_round_trip(number: int) -> None:
     assert Lsn.parse(str(Lsn(number))) == Lsn(number)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0/", "g/0", "0/0/0", " 0/0", "123456789/0"])
-def test_what_is_no_position_is_refused(text: str) -> None:
+def test_a_malformed_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no WAL position"):
         Lsn.parse(text)

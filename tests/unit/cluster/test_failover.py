@@ -1,4 +1,4 @@
-"""What pgpool-II's failover program comes to."""
+"""The decisions of pgpool-II's failover_command."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_later_timeline_counts_more_than_a_longer_log() -> None:
     assert best.node == "pg3"
 
 
-def test_a_dead_standby_leads_to_nothing() -> None:
+def test_a_dead_standby_causes_no_action() -> None:
     assert failover(CLUSTER, CLUSTER.named("pg3"), seen(*healthy()[:2])) == ()
 
 
@@ -68,14 +68,14 @@ def test_a_false_alarm_attaches_the_primary_again() -> None:
     assert failover(CLUSTER, CLUSTER.named("pg1"), seen(*healthy())) == (Attach("pg1"),)
 
 
-def test_trap_3_a_planned_restart_promotes_nobody() -> None:
+def test_trap_3_a_planned_restart_promotes_no_standby() -> None:
     restarting = replace(down(primary("pg1")), postgresql=Postgresql.STARTING)
     facts = seen(restarting, orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
     assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Wait"]
 
 
-def test_trap_8_nobody_is_promoted_while_an_acknowledged_commit_may_be_elsewhere() -> None:
-    """With synchronous: 1, pg3 may alone have the last commits; pgpool-II still thought it up."""
+def test_trap_8_no_standby_is_promoted_while_an_acknowledged_commit_may_be_elsewhere() -> None:
+    """With synchronous: 1, pg3 alone may have the last commits. pgpool-II still considers it up."""
     facts = seen(
         replace(down(primary("pg1")), postgresql=Postgresql.STOPPED),
         replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")),
@@ -92,7 +92,7 @@ def test_two_nodes_are_not_promoted_at_once() -> None:
     assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Wait"]
 
 
-def test_nobody_is_promoted_beside_a_stale_primary_that_still_takes_writes() -> None:
+def test_no_standby_is_promoted_beside_a_stale_primary_that_still_accepts_writes() -> None:
     facts = dead_primary(orphaned(standby("pg2", "pg1", term=2)), primary("pg3", term=1))
     assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (
         Wait("pg3", "it still takes writes; it has to stop first"),
@@ -100,48 +100,48 @@ def test_nobody_is_promoted_beside_a_stale_primary_that_still_takes_writes() -> 
 
 
 def alone(*backends_down: str, excuse: Excuse = NO_EXCUSE) -> ClusterFacts:
-    """The primary is stopped, pg3 is away, and pgpool-II has given up these; pg1 knows this excuse."""
+    """The primary is stopped, pg3 is away, and pgpool-II has detached `backends_down`. pg1 has recorded `excuse`."""
     return seen(
         replace(down(primary("pg1")), postgresql=Postgresql.STOPPED, excuse=excuse),
         replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool(*backends_down)),
     )
 
 
-def test_that_pgpool_has_given_a_standby_up_excuses_it_from_nothing() -> None:
+def test_a_standby_is_not_excused_because_pgpool_has_detached_it() -> None:
     [refusal] = failover(CLUSTER, CLUSTER.named("pg1"), alone("pg1", "pg3"))
     assert isinstance(refusal, Refuse)
     assert "pgpoolctl switchover --accept-loss pg2" in refusal.hint
 
 
-def test_a_standby_that_the_primary_has_excused_holds_no_failover_up() -> None:
+def test_a_standby_that_the_primary_has_excused_does_not_block_a_failover() -> None:
     facts = alone("pg1", excuse=Excuse(1, 2, ("pg3",)))
     assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg2", 2, (1, 2)),)
 
 
-def test_the_latest_word_on_the_standbys_counts() -> None:
+def test_the_latest_excuse_counts() -> None:
     facts = alone("pg1", excuse=Excuse(1, 2, ("pg3",)))
     later = replace(facts.of("pg2"), excuse=Excuse(2, 0, ()))
     assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), seen(facts.of("pg1"), later))) == ["Refuse"]
 
 
 @pytest.mark.parametrize("state", [{"half_copied": True}, {"member": False}, {"position": None}], ids=str)
-def test_a_server_that_is_up_but_may_have_lost_what_it_had_does_not_count(state: dict[str, Any]) -> None:
+def test_a_server_that_is_up_but_may_have_lost_data_does_not_count(state: dict[str, Any]) -> None:
     facts = dead_primary(orphaned(standby("pg2", "pg1")), replace(orphaned(standby("pg3", "pg1")), **state))
     assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Refuse"]
 
 
-def test_a_minority_promotes_nobody() -> None:
+def test_a_minority_promotes_no_standby() -> None:
     facts = seen(replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1", "pg3")))
     assert kinds(failover(CLUSTER, CLUSTER.named("pg1"), facts)) == ["Refuse"]
 
 
-def test_in_native_replication_whoever_is_given_up_is_out_of_service_but_the_last() -> None:
+def test_in_native_replication_every_lost_node_except_the_last_is_dismissed() -> None:
     facts = seen(primary("pg2"), primary("pg3"))
     assert failover(NATIVE, NATIVE.named("pg1"), facts) == (Dismiss("pg1", 2),)
     assert failover(NATIVE, NATIVE.named("pg1"), seen(primary("pg1", term=2), primary("pg2", term=2, led=1))) == ()
 
 
-def test_in_native_replication_only_a_majority_dismisses_but_either_of_two() -> None:
+def test_in_native_replication_only_a_majority_dismisses_or_either_of_two_nodes() -> None:
     assert failover(NATIVE, NATIVE.named("pg1"), seen(primary("pg2"))) == ()
     two = replace(NATIVE, nodes=NATIVE.nodes[:2])
     assert failover(two, two.named("pg1"), seen(primary("pg2"))) == (Dismiss("pg1", 2),)

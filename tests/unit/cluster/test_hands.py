@@ -252,7 +252,7 @@ class Server:
         return (0, 0, file.mode) if file.owner == "root" else (self.postgres.pw_uid, self.postgres.pw_gid, file.mode)
 
     def apply(self) -> list[str]:
-        """Run `apply` and return what it refused."""
+        """Run `apply` and return its refusals."""
         return [error.message for error in apply.carry_out(apply.plan())]
 
     def sums(self) -> dict[str, tuple[int, int, int, bytes]]:

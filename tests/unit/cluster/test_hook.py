@@ -36,7 +36,7 @@ def _silent(*_: Any, **__: Any) -> Any:
 
 @pytest.fixture
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/etc/postgresql of a member whose agent does not answer, with 17/main in the cluster and 15/other beside it."""
+    """/etc/postgresql of a member whose agent does not answer. 17/main is in the cluster; 15/other is not."""
     for name in ("RECORD", "CLUSTER_YML"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
         (tmp_path / name.lower()).write_text("{}")
@@ -50,17 +50,17 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("etc")
 @pytest.mark.parametrize(("server", "status"), [("17-main", 1), ("15-other", 0), ("16-new", 0)])
-def test_in_the_middle_of_a_dist_upgrade_only_the_clusters_server_stays_down(
+def test_during_a_dist_upgrade_only_the_clusters_server_stays_down(
     server: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without python3-yaml, no server of the host was started."""
+    """Without python3-yaml, no server of the host used to start."""
     monkeypatch.delattr(pgpool_cluster, "server", raising=False)
-    monkeypatch.setitem(sys.modules, "pgpool_cluster.server", None)  # as where a module that it imports is missing
+    monkeypatch.setitem(sys.modules, "pgpool_cluster.server", None)  # as if one of its imports were missing
     assert hook.run(["may-start", server]) == status
 
 
 @pytest.mark.usefixtures("etc")
-def test_a_fault_of_its_own_starts_what_is_not_the_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_prevents_only_the_start_of_the_clusters_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise TypeError("half of the modules are of another version")
 
@@ -76,10 +76,10 @@ def test_a_fault_of_its_own_starts_what_is_not_the_clusters(monkeypatch: pytest.
      (["w", "witness"], f"wal {SEGMENT}", []), (["w", "other"], "agent", []), (["$(id)"], "agent", []),
      (["pg2"], "id", []), ([], "agent", [])],
 )  # fmt: skip
-def test_what_a_peers_key_opens_and_a_witness_reads_no_wal(
+def test_a_peers_key_permits_few_commands_and_a_witness_reads_no_wal(
     words: list[str], asked: str, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WAL is all data of the databases."""
+    """WAL contains all data of the databases."""
     ran: list[str] = []
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
     monkeypatch.setattr(hook, "bridge", ran.append)
@@ -97,7 +97,7 @@ def test_what_a_peers_key_opens_and_a_witness_reads_no_wal(
     assert ran == done
 
 
-def test_a_request_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_endless_request_is_cut_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     class Endless:
         def readline(self, size: int = -1) -> str:
             assert 0 < size < 10_000
@@ -108,7 +108,7 @@ def test_a_request_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().out.startswith("refused")
 
 
-# Where the agent answers
+# With an agent that answers
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ STAGE = ["/var/lib/postgresql/17/main", "10.0.0.2", "/var/lib/postgresql/17/main
         (["failover", "0", "1", "1", "0"], FailoverRequest(0)),
     ],
 )
-def test_a_hook_is_one_request(
+def test_a_hook_sends_one_request(
     words: list[str], request_: object, said: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said.progress = ("copying",)
@@ -151,14 +151,14 @@ def test_a_hook_is_one_request(
         ["announce-address", "10.0.0.9", "eth0"], ["announce-address", "nonsense", "eth0"], ["announce-address"],
     ],
 )  # fmt: skip
-def test_a_hook_with_other_arguments_asks_for_nothing(words: list[str], said: Said) -> None:
+def test_a_hook_with_other_arguments_sends_no_request(words: list[str], said: Said) -> None:
     with pytest.raises(UsageError) as refused:
         hook.run(words)
     assert refused.value.hint
     assert said.asked == []
 
 
-def test_what_the_agent_says_against_it_is_the_hooks_error(said: Said) -> None:
+def test_a_refusal_of_the_agent_is_the_hooks_error(said: Said) -> None:
     said.answers[FirstStageRequest] = OperationError("pg2 needs no recovery", hint="--force")
     with pytest.raises(OperationError, match="pg2 needs no recovery"):
         hook.run(["recovery-1st-stage", *STAGE])
@@ -180,7 +180,7 @@ def member(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
         (MayStartAnswer(go=False, why="waits: pg2 leads"), 1, "PostgreSQL is not started: waits: pg2 leads\n"),
     ],
 )
-def test_a_server_starts_if_the_agent_says_so(
+def test_a_server_starts_if_the_agent_allows_it(
     answer: MayStartAnswer, status: int, out: str, member: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
     member.answers[MayStartRequest] = answer
@@ -190,7 +190,9 @@ def test_a_server_starts_if_the_agent_says_so(
 
 
 @pytest.mark.parametrize("missing", ["record", "cluster_yml"])
-def test_on_a_node_that_is_no_member_every_server_starts_unasked(missing: str, member: Said, tmp_path: Path) -> None:
+def test_on_a_node_outside_a_cluster_every_server_starts_without_a_request(
+    missing: str, member: Said, tmp_path: Path
+) -> None:
     (tmp_path / missing).unlink()
     assert hook.run(["may-start", "17-main"]) == 0
     assert member.asked == []
@@ -198,10 +200,10 @@ def test_on_a_node_that_is_no_member_every_server_starts_unasked(missing: str, m
 
 @pytest.mark.usefixtures("etc")
 @pytest.mark.parametrize(("server_", "status"), [("17-main", 1), ("15-other", 0), ("18-main", 0)])
-def test_where_the_agent_is_silent_the_clusters_own_server_waits_for_it(
+def test_if_the_agent_is_silent_only_the_clusters_own_server_waits_for_it(
     server_: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """But not one that pg_upgradecluster is about to put in its place."""
+    """A server that pg_upgradecluster is about to put in its place does not wait."""
     instance = SimpleNamespace(unit="postgresql@17-main.service")
     monkeypatch.setattr(Record, "load", lambda _: Record(system=1, upgrading="18/main"))
     monkeypatch.setattr(server, "this_node", lambda: (None, SimpleNamespace(port=5432)))
@@ -220,7 +222,7 @@ def test_where_the_agent_is_silent_the_clusters_own_server_waits_for_it(
         ([], []),
     ],
 )
-def test_an_upgrade_of_postgresql_is_noted_as_it_begins_and_never_ended(
+def test_an_upgrade_of_postgresql_is_recorded_only_at_its_beginning(
     words: list[str], begun: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[object] = []

@@ -26,7 +26,7 @@ LOST = seen(
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records what pg2's agent and failover_command do if pg1 is lost and ending sessions with it fails."""
+    """Records the actions of pg2's agent and failover_command if pg1 is lost and ending sessions with it fails."""
     done: list[str] = []
 
     def hang_up(_: Cluster, node: Node) -> None:

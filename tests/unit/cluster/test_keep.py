@@ -122,7 +122,7 @@ def test_sizes_and_times_are_read_with_any_unit(text: str, unit: str, size: floa
     assert keep.quantity(text, unit) == size
 
 
-def test_a_record_keeps_what_the_primary_needs(tmp_path: Path) -> None:
+def test_a_record_keeps_the_needs_of_the_primary(tmp_path: Path) -> None:
     record = Record(needs=(("max_worker_processes", 32),), libraries=("pg_stat_statements",))
     record.save(tmp_path / "record.json")
     assert Record.load(tmp_path / "record.json") == record

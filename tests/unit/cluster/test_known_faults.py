@@ -83,7 +83,7 @@ def test_a_patch_merged_upstream_is_not_missing(checked: Install) -> None:
         ("4.7.2-1+b2", "backend-proof", "heartbeat-address"),
     ],
 )
-def test_debians_own_package_is_named_with_what_it_lacks(
+def test_debians_own_package_is_named_with_its_missing_patches(
     checked: Install, version: str, faulty: str, not_concerned: str
 ) -> None:
     found = checked(f"installed {version}")

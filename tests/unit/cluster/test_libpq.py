@@ -60,7 +60,7 @@ def test_afterwards_the_certificate_and_its_name_are_verified(root: Path) -> Non
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """An impostor of pg1: its port, and what it received after it had requested a clear-text password."""
+    """An impostor of pg1: its port, and the data received after it had requested a clear-text password."""
     (tmp_path / "stranger.pem").write_text(certificates.server(OTHER, CLUSTER.nodes[0], NOTHING, certified=True))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "stranger.pem")

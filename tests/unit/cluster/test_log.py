@@ -117,7 +117,7 @@ def test_an_exception_of_a_thread_is_reported_and_its_exit_is_not(
 
 
 def logged_on_failure() -> list[tuple[str, str]]:
-    """The calls of log.py in handlers of exceptions: the function, and the file with the text."""
+    """Return the calls of log.py in exception handlers: the function, and the file with the text."""
     return [
         (ast.unparse(call.func), f"{path.name}: {ast.unparse(call.args[0])}")
         for path in sorted((SCRIPTS / "pgpool_cluster").glob("**/*.py"))
@@ -128,7 +128,7 @@ def logged_on_failure() -> list[tuple[str, str]]:
     ]
 
 
-def test_what_failed_is_logged_as_a_warning_at_least() -> None:
+def test_every_failure_is_logged_as_a_warning_at_least() -> None:
     calls = logged_on_failure()
     assert "log.warning" in dict(calls)
     quiet = [text for function, text in calls if function == "log.info"]

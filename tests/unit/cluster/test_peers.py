@@ -1,4 +1,4 @@
-"""One connection to another node, and the requests that are under way on it. A program on PATH plays ssh."""
+"""Requests share one connection to another node. A program on PATH replaces ssh."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ for line in sys.stdin:
     threading.Thread(target=answer, args=(line,)).start()
 """
 LONG = CopyRequest("0.1")
-"""Eight times there is progress, after so many seconds each."""
+"""It reports progress eight times; the argument has the seconds before each report."""
 NOTE, NOTED = NoteRequest(), NoteAnswer("did note")
 REFUSED, DEADLY, IGNORED = FollowRequest("pg1"), WatchRequest(), HoldRequest(hold=True)
 
 
 @pytest.fixture
 def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that grows by one byte with each connection; while `starts.down` is beside it there is none."""
+    """A file that grows by one byte with each connection. While `starts.down` exists, connections fail."""
     program = tmp_path / "ssh"
     program.write_text(SSH)
     program.chmod(0o755)
@@ -85,7 +85,7 @@ def peer(starts: Path) -> Iterator[Peer]:
     one.close()
 
 
-def test_a_look_does_not_wait_for_a_long_request_on_the_same_connection(peer: Peer, starts: Path) -> None:
+def test_a_short_request_does_not_wait_for_a_long_one_on_the_same_connection(peer: Peer, starts: Path) -> None:
     told: list[str] = []
     with ThreadPoolExecutor() as workers:
         long = workers.submit(peer.ask, LONG, seconds=5, progress=told.append)
@@ -110,12 +110,12 @@ def test_a_request_without_an_answer_ends_no_other(peer: Peer, starts: Path) -> 
     assert starts.read_text() == "xx"
 
 
-def test_silence_counts_between_two_lines_and_not_in_all(peer: Peer) -> None:
+def test_the_time_limit_applies_to_the_time_between_two_lines(peer: Peer) -> None:
     assert peer.ask(CopyRequest("0.2"), seconds=0.8, progress=print) == Done()
 
 
-def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(peer: Peer, starts: Path) -> None:
-    """A request without progress, as a look is, has none to tell: endless progress would keep its thread."""
+def test_a_node_that_sends_endless_progress_is_awaited_no_longer_than_a_silent_one(peer: Peer, starts: Path) -> None:
+    """Some requests, such as one for facts, have no progress; endless progress would occupy their threads."""
     play(starts, """read line; while :; do echo '{"progress": "soon", "id": 0}'; sleep 0.05; done""")
     began = time.monotonic()
     with pytest.raises(ServerError, match="no answer for 1 s"):
@@ -124,13 +124,13 @@ def test_a_node_that_talks_without_an_end_is_waited_for_as_long_as_a_silent_one(
 
 
 @pytest.mark.parametrize("said", ["{}", "[[[[7]]]]", "7"])
-def test_progress_that_is_no_text_ends_the_connection(peer: Peer, starts: Path, said: str) -> None:
+def test_progress_of_another_type_than_text_ends_the_connection(peer: Peer, starts: Path, said: str) -> None:
     play(starts, f"""read line; echo '{{"progress": {said}, "id": 0}}'; exec sleep 5""")
     with pytest.raises(ServerError, match="it sent what is no answer"):
         peer.ask(NOTE, seconds=4, progress=print)
 
 
-def test_an_answer_of_lists_in_lists_is_a_refusal() -> None:
+def test_an_answer_of_deeply_nested_lists_is_refused() -> None:
     deep: object = "x"
     for _ in range(5000):
         deep = [deep]
@@ -139,7 +139,7 @@ def test_an_answer_of_lists_in_lists_is_a_refusal() -> None:
         line.answer(NOTE, "pg2")
 
 
-def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer: Peer) -> None:
+def test_when_a_connection_ends_all_its_requests_fail_with_the_reason(peer: Peer) -> None:
     with ThreadPoolExecutor() as workers:
         long = workers.submit(peer.ask, CopyRequest("5"), seconds=60)
         time.sleep(0.3)
@@ -151,7 +151,7 @@ def test_the_end_of_a_connection_ends_all_that_is_under_way_with_the_reason(peer
         assert time.monotonic() - began < 2
 
 
-def test_a_refusal_bears_the_other_nodes_words_and_leaves_the_connection(peer: Peer, starts: Path) -> None:
+def test_a_refusal_has_the_other_nodes_message_and_keeps_the_connection(peer: Peer, starts: Path) -> None:
     with pytest.raises(RemoteError) as refusal:
         peer.ask(REFUSED, seconds=5)
     assert (refusal.value.message, refusal.value.hint, int(refusal.value.exit_status)) == ("no", "never", 2)
@@ -160,7 +160,7 @@ def test_a_refusal_bears_the_other_nodes_words_and_leaves_the_connection(peer: P
     assert starts.read_text() == "x"
 
 
-def test_a_node_out_of_reach_refuses_looks_at_once_and_is_found_again(peer: Peer, starts: Path) -> None:
+def test_a_request_to_a_node_out_of_reach_fails_at_once_until_the_node_returns(peer: Peer, starts: Path) -> None:
     down = starts.with_name("starts.down")
     down.touch()
     with pytest.raises(ServerError, match="No route to host"):
@@ -175,7 +175,7 @@ def test_a_node_out_of_reach_refuses_looks_at_once_and_is_found_again(peer: Peer
     assert not peer.problem
 
 
-def test_a_closed_peer_takes_no_request_and_finishes_what_is_under_way(peer: Peer) -> None:
+def test_a_closed_peer_refuses_new_requests_and_finishes_earlier_ones(peer: Peer) -> None:
     with ThreadPoolExecutor() as workers:
         long = workers.submit(peer.ask, LONG, seconds=5, progress=print)
         time.sleep(0.3)
@@ -185,8 +185,8 @@ def test_a_closed_peer_takes_no_request_and_finishes_what_is_under_way(peer: Pee
         assert long.result() == Done()
 
 
-def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> None:
-    """Also between its end and the reader's notice of it, when its pipe is closed."""
+def test_a_connection_that_ends_at_any_moment_is_reported_as_such(starts: Path) -> None:
+    """This includes the moment when its pipe is closed but the reader has not noticed yet."""
     starts.with_name("ssh").write_text("#!/bin/sh\nsleep 0.1 >/dev/null & sleep 0.05; echo gone >&2; exit 255\n")
 
     def ask(peer: Peer, moment: float) -> None:
@@ -203,7 +203,7 @@ def test_a_connection_that_ends_at_any_moment_is_told_as_such(starts: Path) -> N
 
 
 def play(starts: Path, script: str) -> None:
-    """Have `script` play ssh."""
+    """Make `script` replace ssh."""
     starts.with_name("ssh").write_text(f"#!/bin/sh\n{script}\n")
 
 
@@ -211,12 +211,12 @@ STRAY = """echo '{"error": "a line that is no request", "id": null}'"""
 DONE = """read line; echo '{"done": {"note": "did note"}, "id": 0}'"""
 
 
-def test_an_answer_that_is_nobodys_keeps_no_other_from_coming(peer: Peer, starts: Path) -> None:
+def test_an_answer_without_a_request_does_not_block_others(peer: Peer, starts: Path) -> None:
     play(starts, f"{STRAY}; {DONE}; sleep 5")
     assert peer.ask(NOTE, seconds=2) == NOTED
 
 
-def test_what_the_other_agent_said_of_the_connection_is_why_it_ended(peer: Peer, starts: Path) -> None:
+def test_an_error_about_the_whole_connection_is_the_reason_why_it_ended(peer: Peer, starts: Path) -> None:
     play(starts, f"read line; {STRAY}; echo closed >&2")
     began = time.monotonic()
     with pytest.raises(ServerError, match="a line that is no request"):
@@ -225,7 +225,7 @@ def test_what_the_other_agent_said_of_the_connection_is_why_it_ended(peer: Peer,
 
 
 @pytest.mark.parametrize("line", ["no JSON", "[]", "null", "7", '{"id": 0'])
-def test_what_is_no_answer_ends_the_connection_with_a_reason(peer: Peer, starts: Path, line: str) -> None:
+def test_a_malformed_answer_ends_the_connection_with_a_reason(peer: Peer, starts: Path, line: str) -> None:
     play(starts, f"read line; echo '{line}'; exec sleep 5")
     began = time.monotonic()
     with pytest.raises(ServerError, match="it sent what is no answer"):
@@ -233,7 +233,7 @@ def test_what_is_no_answer_ends_the_connection_with_a_reason(peer: Peer, starts:
     assert time.monotonic() - began < 1
 
 
-def test_a_line_without_an_end_is_not_read_for_ever(peer: Peer, starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_not_read_to_its_end(peer: Peer, starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "LINE_BYTES", 100_000)
     play(starts, "exec cat /dev/zero")
     with pytest.raises(ServerError, match="a line of more than 100000 bytes"):
@@ -256,8 +256,8 @@ def test_only_a_list_of_users_or_of_checks_may_be_long(
             peer.ask(request_, seconds=4)
 
 
-def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None:
-    """It is longer than what a pipe holds, and the other end has stopped reading."""
+def test_a_request_that_ssh_does_not_read_ends(peer: Peer, starts: Path) -> None:
+    """It is longer than a pipe's buffer, and the other end has stopped reading."""
     play(starts, "exec sleep 5")
     long = UsersRequest(UserList(1, {}, "x" * 1_000_000))
     began = time.monotonic()
@@ -269,7 +269,7 @@ def test_a_request_that_ssh_does_not_take_ends(peer: Peer, starts: Path) -> None
     assert time.monotonic() - began < 1.5
 
 
-def test_an_answer_steers_no_terminal_and_its_status_is_one_that_is_known() -> None:
+def test_an_answer_cannot_control_a_terminal_and_has_a_known_status() -> None:
     refused = {"error": "\x1b]0;owned\x07no", "hint": "\x9b2Jnever", "status": "99", "id": 1}
     with pytest.raises(RemoteError) as refusal:
         Line.parse(json.dumps(refused).encode()).answer(NOTE, "pg2")

@@ -1,4 +1,4 @@
-"""Requests and answers survive the way between two nodes of any version; anything else is refused in one line."""
+"""Requests and answers survive the transfer between nodes of any version. Malformed ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ KINDS: list[type[Request[Any]]] = list(protocol.REQUESTS.values())
 OF_THE_CONNECTION = {"do", "id", "from", "version", "done", "error", "hint", "status", "progress"}
 TEXTS = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]).filter(str.isprintable), max_size=8)
 SOME = settings(max_examples=8)
-"""For each kind of request: there are many."""
+"""Few examples for each kind of request, because there are many kinds."""
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one return a kind
-    """Return any values of the type of a field."""
+    """Return a strategy for values of a field's type."""
     parts = get_args(kind)
     match get_origin(kind) or kind:
         case found if found is Annotated:
@@ -98,7 +98,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one return a
 
 
 def built(kind: Any) -> st.SearchStrategy[Any]:
-    """Return instances of a dataclass with any values in its fields."""
+    """Return a strategy for instances of a dataclass with any values in its fields."""
     hints = get_type_hints(kind, include_extras=True)
     return st.builds(kind, **{field.name: values(hints[field.name]) for field in dataclasses.fields(kind)})
 
@@ -128,7 +128,7 @@ def answered(request: Request[Any], done: object, **more: object) -> Any:
     return Line.parse(json.dumps({"done": done, "id": 1, **more}).encode()).answer(request, "pg2")
 
 
-def test_every_request_is_in_the_union_that_mypy_counts_and_has_a_verb_of_its_own() -> None:
+def test_every_request_is_in_the_union_that_mypy_checks_and_has_its_own_verb() -> None:
     classes = {
         kind for _, kind in inspect.getmembers(protocol, inspect.isclass)
         if issubclass(kind, Request) and kind is not Request
@@ -138,14 +138,14 @@ def test_every_request_is_in_the_union_that_mypy_counts_and_has_a_verb_of_its_ow
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.do)
-def test_no_field_has_the_name_of_a_key_that_belongs_to_the_connection(kind: type[Request[Any]]) -> None:
+def test_no_field_has_the_name_of_a_key_of_the_connection(kind: type[Request[Any]]) -> None:
     assert not OF_THE_CONNECTION & {field.name for field in dataclasses.fields(kind)}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.do)
 @SOME
 @given(data=st.data(), number=st.none() | st.integers())
-def test_any_request_survives_the_way_between_two_nodes(
+def test_any_request_survives_the_transfer_between_two_nodes(
     kind: type[Request[Any]], data: st.DataObject, number: int | None
 ) -> None:
     request = data.draw(built(kind))
@@ -158,14 +158,14 @@ def test_any_request_survives_the_way_between_two_nodes(
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.do)
 @SOME
 @given(data=st.data())
-def test_any_answer_survives_the_way_back(kind: type[Request[Any]], data: st.DataObject) -> None:
+def test_any_answer_survives_the_transfer_back(kind: type[Request[Any]], data: st.DataObject) -> None:
     request, answer = data.draw(built(kind)), data.draw(answers(kind))
     line = Line.parse(lines.done(answer, 7))
     assert (line.number, line.progress, line.error, line.version) == (7, None, None, VERSION)
     assert line.answer(request, "pg2") == answer
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if dataclasses.fields(kind)], ids=lambda kind: kind.do)
@@ -194,7 +194,7 @@ def test_an_answer_of_another_type_is_refused_with_the_name_of_the_node(
         assert isinstance(answered(request, odd), protocol.answer_of(kind))
 
 
-def test_an_odd_answer_is_told_in_one_line_with_the_node_and_a_hint() -> None:
+def test_an_odd_answer_is_reported_in_one_line_with_the_node_and_a_hint() -> None:
     with pytest.raises(OddAnswerError) as refusal:
         answered(TermRequest(2), {"taken": ["x" * 100_000]})
     assert refusal.value.message.startswith(
@@ -208,7 +208,7 @@ def test_an_odd_answer_is_told_in_one_line_with_the_node_and_a_hint() -> None:
 @SOME
 @given(data=st.data())
 def test_a_request_without_one_of_its_fields_is_refused(kind: type[Request[Any]], data: st.DataObject) -> None:
-    """Those that have a default may be missing: a node of an older version does not send them."""
+    """Fields with a default may be missing, because a node of an older version does not send them."""
     whole = sent(data.draw(built(kind)))
     for field in dataclasses.fields(kind):
         rest = {name: value for name, value in whole.items() if name != field.name}
@@ -220,7 +220,7 @@ def test_a_request_without_one_of_its_fields_is_refused(kind: type[Request[Any]]
 
 
 @pytest.mark.parametrize("verb", [None, 7, "", "Look", "looks", ["look"], {"do": "look"}, "x" * 100_000])
-def test_what_no_version_knows_is_refused(verb: object) -> None:
+def test_an_unknown_request_is_refused(verb: object) -> None:
     with pytest.raises(UsageError, match="nobody knows how to") as refusal:
         came({"do": verb})
     assert refusal.value.hint == "the nodes have different versions"
@@ -228,7 +228,7 @@ def test_what_no_version_knows_is_refused(verb: object) -> None:
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 1.0, True, None, [1]])
-def test_what_is_no_version_is_refused(version: object) -> None:
+def test_an_invalid_version_is_refused(version: object) -> None:
     with pytest.raises(UsageError, match="a request to 'note' of no version"):
         came({"do": "note", "version": version})
     with pytest.raises(ValueError, match="an answer of no version"):
@@ -236,7 +236,7 @@ def test_what_is_no_version_is_refused(version: object) -> None:
 
 
 @given(st.binary(max_size=60) | JUNK.map(lambda junk: json.dumps(junk).encode()))
-def test_a_line_of_anything_raises_nothing_else(text: bytes) -> None:
+def test_any_line_raises_only_the_expected_errors(text: bytes) -> None:
     for parse in (Asked.parse, Line.parse):
         try:
             found: Any = parse(text)
@@ -250,7 +250,7 @@ def test_a_line_of_anything_raises_nothing_else(text: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["progress", "error", "hint"])
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}])
-def test_a_line_whose_text_is_no_text_is_no_line(name: str, value: object) -> None:
+def test_a_line_with_another_type_in_place_of_text_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} that is no text"):
         Line.parse(json.dumps({"id": 1, name: value}).encode())
 
@@ -276,7 +276,7 @@ def test_a_term_of_this_moment_is_within_its_bound(monkeypatch: pytest.MonkeyPat
     assert came(sent(TermRequest(terms.highest()))) == TermRequest(terms.highest())
 
 
-# What other versions say
+# Requests and answers of other versions
 
 OF_VERSION_1: list[tuple[dict[str, object], Request[Any]]] = [
     ({"do": "look", "fresh": True}, LookRequest(fresh=True)),
@@ -335,7 +335,7 @@ def test_a_request_of_version_1_is_read(values: dict[str, object], request_: Req
 def test_version_1_reads_the_same_in_a_request_of_this_version(
     values: dict[str, object], request_: Request[Any]
 ) -> None:
-    """It reads the keys that it knows, takes a missing one for None, and ignores all others."""
+    """Version 1 reads the keys that it knows, treats a missing one as None, and ignores all others."""
     now = sent(request_, 1)
     assert (now.pop("id"), now.pop("version")) == (1, VERSION)
     for name, value in values.items():
@@ -344,7 +344,7 @@ def test_version_1_reads_the_same_in_a_request_of_this_version(
     assert all(value == defaults[name] for name, value in now.items())
 
 
-def test_every_request_of_version_1_is_there() -> None:
+def test_every_request_of_version_1_is_covered() -> None:
     assert {type(request) for _, request in OF_VERSION_1} == set(KINDS)
 
 
@@ -368,7 +368,7 @@ def test_an_answer_of_an_older_version_is_read(request_: Request[Any], done: obj
 
 
 @given(JUNK)
-def test_what_a_newer_version_adds_is_ignored(junk: object) -> None:
+def test_additions_of_a_newer_version_are_ignored(junk: object) -> None:
     assert came({"do": "follow", "primary": "pg1", "of_tomorrow": junk, "version": 99}) == FollowRequest("pg1")
     assert answered(NoteRequest(), {"note": "x", "of_tomorrow": junk}, version=99) == NoteAnswer("x")
 
@@ -392,12 +392,12 @@ def test_a_fault_of_the_agent_is_a_failure() -> None:
     assert refusal.value.exit_status is ExitStatus.FAILED
 
 
-def test_progress_comes_before_the_answer_and_is_none() -> None:
+def test_progress_is_not_an_answer() -> None:
     line = Line.parse(lines.progress("half", 4))
     assert (line.number, line.progress) == (4, "half")
 
 
-def test_no_repr_shows_what_a_password_could_be_guessed_from() -> None:
+def test_no_repr_shows_data_that_would_help_to_guess_a_password() -> None:
     for request in (UserRequest("app", "verifier", "entry", "m"), RoleRequest("app", "verifier"),
                     UsersRequest(UserList(1, {"app": "entry"}, "m"))):  # fmt: skip
         assert "verifier'" not in repr(request)

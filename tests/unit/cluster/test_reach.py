@@ -27,8 +27,8 @@ SAID = {
 
 
 @pytest.mark.parametrize("line", SAID)
-def test_a_cause_has_its_own_words_and_its_own_fix(line: str) -> None:
-    """`another cluster.key is there` was told for a locked account and a login shell, too."""
+def test_a_cause_has_its_own_message_and_its_own_fix(line: str) -> None:
+    """`another cluster.key is there` used to be reported for a locked account and a login shell, too."""
     means, fix = SAID[line]
     problem = reach.explained(["Warning: something before", line])
     assert line in problem
@@ -36,11 +36,11 @@ def test_a_cause_has_its_own_words_and_its_own_fix(line: str) -> None:
     assert fix in reach.fix(problem, "pg2")
 
 
-def test_the_line_that_tells_is_taken_and_not_the_last() -> None:
+def test_the_line_that_has_the_cause_is_used_instead_of_the_last_one() -> None:
     found = reach.explained(["Your account has expired; please contact", "Connection closed by 10.0.0.2 port 22"])
     assert "the account postgres has expired" in found
 
 
-def test_nothing_said_is_told_as_such() -> None:
+def test_a_connection_that_ended_without_a_message_is_reported_as_such() -> None:
     assert reach.explained([]) == "the connection ended"
     assert "pg2" in reach.fix("", "pg2")

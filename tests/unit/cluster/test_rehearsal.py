@@ -246,7 +246,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return found
 
 
-def test_check_before_says_all_and_fails_where_something_would_be_lost(
+def test_check_before_reports_everything_and_fails_if_something_would_be_lost(
     machine: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command_line.main(["check", "--before"]) == 1

@@ -51,7 +51,7 @@ def led_by_witness(mode: Mode, count: int = 2) -> World:
 
 
 def asked(world: World, name: str, request: Json, *, peer: str) -> Any:
-    """What node `peer` gets of node `name`."""
+    """Return the answer of node `name` to node `peer`."""
     return world.on(name, protocol.decode(request), peer)
 
 
@@ -203,7 +203,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tupl
         yield found
 
 
-def test_the_forced_command_says_which_node_asks_and_no_request_does(
+def test_only_the_forced_command_identifies_the_requesting_node(
     heard: list[tuple[object, str]],
 ) -> None:
     program = (

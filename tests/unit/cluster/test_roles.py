@@ -1,4 +1,4 @@
-"""The cluster's own roles and extensions, on a server that a test plays."""
+"""The cluster's own roles and extensions, on a stand-in for a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"
 
 
 class Server:
-    """`ran`: the statements, each with its database; `passwords`: of the roles that are there."""
+    """`ran` has the statements with their databases, and `passwords` has those of existing roles."""
 
     def __init__(self) -> None:
         self.instance = SimpleNamespace(name=SimpleNamespace(major=17))
@@ -68,14 +68,14 @@ def here(server: Server) -> Here:
     return Here(CLUSTER, CLUSTER.named("pg1"), server, Peers({}), Record())  # type: ignore[arg-type]
 
 
-def test_roles_and_extensions_are_made_where_each_pgpool_looks_for_them(here: Here, server: Server) -> None:
+def test_roles_and_extensions_are_created_where_each_pgpool_expects_them(here: Here, server: Server) -> None:
     Roles("key", "CREATE ROLE x").lay(here)
     made = [f"CREATE EXTENSION IF NOT EXISTS {name}" for name in roles.EXTENSIONS]
     assert server.ran == [*(("template1", sql) for sql in made), ("postgres", "CREATE ROLE x"),
                           *(("postgres", sql) for sql in made)]  # fmt: skip
 
 
-def test_the_extension_for_recoveries_has_to_be_installed_the_other_does_not(here: Here, server: Server) -> None:
+def test_only_the_extension_for_recoveries_is_required(here: Here, server: Server) -> None:
     server.available = {"pgpool_recovery"}
     Roles("key", "").lay(here)
     assert {sql for _, sql in server.ran} == {"CREATE EXTENSION IF NOT EXISTS pgpool_recovery"}
@@ -85,7 +85,7 @@ def test_the_extension_for_recoveries_has_to_be_installed_the_other_does_not(her
     assert refused.value.hint == "apt install postgresql-17-pgpool2"
 
 
-def test_the_roles_are_there_if_each_has_the_password_of_the_key(here: Here, server: Server) -> None:
+def test_the_roles_are_complete_if_each_has_the_password_of_the_key(here: Here, server: Server) -> None:
     found = Roles("key", "".join(f"ALTER ROLE {role} PASSWORD 'verifier of {role}';" for role in Role))
     assert not found.laid(here)
     server.passwords = {role: f"verifier of {role}" for role in Role}
@@ -117,7 +117,7 @@ def test_the_file_of_the_roles_is_read_with_its_key(tmp_path: Path, monkeypatch:
         (False, None, []),
     ],
 )
-def test_a_users_role_is_made_changed_or_kept_from_logging_in(
+def test_a_users_role_is_created_changed_or_barred_from_logging_in(
     known: bool, verifier: str | None, ran: list[str], here: Here, server: Server
 ) -> None:
     server.known = {"app"} if known else set()
@@ -126,14 +126,14 @@ def test_a_users_role_is_made_changed_or_kept_from_logging_in(
 
 
 @pytest.mark.parametrize("verifier", ["secret", "", "SCRAM-SHA-256$4096:x$y:z' SUPERUSER --", f"{VERIFIER}\n"])
-def test_what_is_no_verifier_reaches_no_statement(verifier: str, here: Here, server: Server) -> None:
+def test_an_invalid_verifier_reaches_no_statement(verifier: str, here: Here, server: Server) -> None:
     with pytest.raises(OperationError, match="no SCRAM-SHA-256 verifier"):
         act.set_role(here, "app", verifier)
     assert server.ran == []
 
 
 @pytest.mark.parametrize("name", [*Role, "postgres"])
-def test_a_role_of_the_cluster_itself_is_nobodys_to_change(name: str, here: Here, server: Server) -> None:
+def test_a_role_of_the_cluster_itself_cannot_be_changed(name: str, here: Here, server: Server) -> None:
     with pytest.raises(UsageError, match="is a role of the cluster itself"):
         act.set_role(here, name, VERIFIER)
     assert server.ran == []

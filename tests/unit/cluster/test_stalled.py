@@ -45,7 +45,7 @@ BEHIND = replace(CAUGHT_UP, sent=Lsn(100_400), received=Lsn(100_400))
 
 
 def after(one: Seen, seconds: float) -> tuple[bool, str]:
-    """Return whether a standby hears and why it is stalled, after its report was `one` for so many seconds."""
+    """Return whether a standby streams, and why it is stalled, after it has reported `one` for `seconds`."""
     watch, began = Watch(), 1000.0
     watch.stalled(one, began)
     if one.connected and one.heard is not None:  # a message arrived a moment ago
@@ -89,8 +89,8 @@ def test_wal_after_an_idle_hour_gets_the_full_time() -> None:
 
 
 @pytest.mark.parametrize(("timeout", "limit"), [(10000, 15.0), (60000, 90.0), (1000, 15.0), (0, None)])
-def test_a_walreceiver_streams_while_it_hears_from_the_primary(timeout: int, limit: float | None) -> None:
-    """A stopped one reports `streaming` for ever; an idle primary has to send a message within the timeout."""
+def test_a_walreceiver_streams_while_it_receives_messages_of_the_primary(timeout: int, limit: float | None) -> None:
+    """A stopped one reports `streaming` without end. An idle primary must send a message within the timeout."""
     one, watch = replace(CAUGHT_UP, settings={**SETTINGS, "wal_receiver_timeout": timeout}), Watch()
     assert watch.hears(one, 0.0)
     assert watch.hears(one, (limit or 1e6) - 0.1)
@@ -177,7 +177,7 @@ def test_a_standby_that_a_parameter_keeps_from_starting_names_the_fix(
     instance = Instance(PostgresqlCluster(15, "main"), 5432, tmp_path)
     monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 40})
     monkeypatch.setattr(pg, "control_data", lambda _: {"max_connections setting": "60"})
-    assert "journalctl" in pg._start_hint(instance)  # a primary starts with what it has
+    assert "journalctl" in pg._start_hint(instance)  # a primary starts with its present values
     (tmp_path / "standby.signal").touch()
     assert "postgresql_conf: {max_connections: 60}" in pg._start_hint(instance)
 
@@ -196,16 +196,16 @@ def with_stalled(reason: str = PAUSED, *down: str, **changes: object) -> tuple[N
 
 
 SITUATIONS = [
-    Situation("one that is paused takes no reads", with_stalled(), {"pg1": ["Detach"], "pg2": ["Wait"], "pg3": []}),
-    Situation("so does one that stands still", with_stalled(STILL), {"pg1": ["Detach"], "pg2": ["Wait"]}),
+    Situation("a paused standby gets no reads", with_stalled(), {"pg1": ["Detach"], "pg2": ["Wait"], "pg3": []}),
+    Situation("a standby without progress gets no reads", with_stalled(STILL), {"pg1": ["Detach"], "pg2": ["Wait"]}),
     Situation(
-        "so does one whose walreceiver is stuck", with_stalled("silent", streaming=False),
+        "a standby whose walreceiver is stuck gets no reads", with_stalled("silent", streaming=False),
         {"pg1": ["Detach"], "pg2": ["Wait"]},
     ),
-    Situation("it is not taken back meanwhile", with_stalled(STILL, "pg2"), {"pg1": []}),
-    Situation("it is taken back when it moves again", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": []}),
+    Situation("a detached standby is not attached while it is stalled", with_stalled(STILL, "pg2"), {"pg1": []}),
+    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": []}),
     Situation(
-        "one that follows the former primary still follows the new one first",
+        "a stalled standby of the former primary follows the new one first",
         (away("pg1"), replace(primary("pg2", term=2, timeline=2, at=1500), history=FORK, pgpool=pgpool("pg1")),
          replace(orphaned(standby("pg3", "pg1", term=2)), stalled="it has not received anything for 30 s")),
         {"pg2": [], "pg3": ["Follow"]},
@@ -276,7 +276,7 @@ class _Lock:
 
 
 @pytest.mark.parametrize("reason", [PAUSED, STILL])
-def test_a_cluster_with_a_stalled_standby_is_not_healthy_and_says_which(reason: str) -> None:
+def test_a_cluster_with_a_stalled_standby_is_not_healthy_and_names_it(reason: str) -> None:
     facts = seen(*with_stalled(reason))
     found = status.report(CLUSTER, facts, {})
     assert found.healthy is False
@@ -313,7 +313,7 @@ def test_a_switchover_to_a_node_that_does_not_replay_is_refused() -> None:
         switchover.choose(CLUSTER, seen(*with_stalled()), "pg2")
 
 
-def test_a_switchover_is_refused_where_the_present_primary_would_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switchover_is_refused_if_the_present_primary_would_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its configured value counts, because it will be restarted."""
     target = replace(healthy()[1], settings={"max_connections": 404})
     monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 100})

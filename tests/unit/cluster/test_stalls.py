@@ -1,4 +1,4 @@
-"""A PostgreSQL that hangs: whoever waits for it stops waiting, and all that does not need it goes on."""
+"""If PostgreSQL hangs, every wait for it ends, and everything that does not need it continues."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def here(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def eventually_up(here: Here, seconds: float = 5.0) -> bool:
-    """Tell whether a look finds the server up again; it takes hundredths of a second, and more on a busy machine."""
+    """Return whether the server is found up within `seconds`; on an idle machine, this takes hundredths of a second."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         here.forget_looks()
@@ -102,7 +102,7 @@ def test_a_session_ends_whatever_the_server_does(database: Database) -> None:
         cursor.execute("SELECT 1")
 
 
-def test_who_waits_for_another_statement_waits_no_longer_than_its_own_limit(database: Database) -> None:
+def test_a_query_that_waits_for_another_one_keeps_its_own_time_limit(database: Database) -> None:
     with ThreadPoolExecutor() as workers:
         first = workers.submit(database.query, "SELECT 1", seconds=0.8)
         time.sleep(0.1)
@@ -114,7 +114,7 @@ def test_who_waits_for_another_statement_waits_no_longer_than_its_own_limit(data
             first.result()
 
 
-def test_a_server_that_hangs_is_neither_dead_nor_of_use_and_keeps_its_place(
+def test_a_hanging_server_counts_as_starting_and_keeps_its_timeline(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = primary("pg1", timeline=2, at=1500)
@@ -126,10 +126,10 @@ def test_a_server_that_hangs_is_neither_dead_nor_of_use_and_keeps_its_place(
     assert time.monotonic() - began < 1
     assert hanging.postgresql is Postgresql.STARTING
     assert (hanging.system, hanging.timeline, hanging.history) == (before.system, 2, before.history)
-    assert hanging.position is None  # what is known is where it was
+    assert hanging.position is None  # only its earlier position is known
 
 
-def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
+def test_a_server_without_answers_for_long_is_hanging_until_it_answers(
     server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pg, "HANGING_SECONDS", 0.5)
@@ -146,7 +146,7 @@ def test_a_server_that_answers_nobody_for_long_is_hanging_until_it_answers(
     assert here.look().postgresql is Postgresql.STARTING
 
 
-def test_ten_thousand_looks_at_a_server_that_hangs_are_a_few_connections_and_all_end(
+def test_ten_thousand_checks_of_a_hanging_server_use_few_connections_and_all_end(
     server: HangingServer, here: Here
 ) -> None:
     threads, began = threading.active_count(), time.process_time()
@@ -160,7 +160,7 @@ def test_ten_thousand_looks_at_a_server_that_hangs_are_a_few_connections_and_all
     assert eventually_up(here)
 
 
-def test_a_term_is_noted_while_a_look_hangs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_term_is_recorded_while_the_collection_of_facts_hangs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "_LOOK_SECONDS", 1.2)
     looking = threading.Thread(target=here.look)
     looking.start()
@@ -174,8 +174,10 @@ def test_a_term_is_noted_while_a_look_hangs(here: Here, monkeypatch: pytest.Monk
     assert here.look().term == 5
 
 
-def test_a_look_that_hangs_in_the_kernel_is_waited_for_once(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends such a thread; it has to be one, and a new look has to follow it."""
+def test_a_collection_of_facts_that_hangs_in_the_kernel_blocks_one_thread(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a thread cannot be ended. There must be only one, and a new collection must follow it."""
     goes_on, looks = threading.Event(), []
 
     def look(*_: object) -> NodeFacts:
@@ -198,8 +200,8 @@ def test_a_look_that_hangs_in_the_kernel_is_waited_for_once(here: Here, monkeypa
     assert len(looks) == 2
 
 
-def test_a_node_that_is_too_busy_to_look_at_itself_stays_in_sight(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error made others take it for lost: a primary on a busy machine was replaced during an upgrade."""
+def test_a_node_that_is_too_busy_to_collect_facts_stays_in_sight(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others used to treat it as lost: a primary on a busy machine was replaced during an upgrade."""
     slow = [0.0]
 
     def look(*_: object) -> NodeFacts:
@@ -220,7 +222,7 @@ def test_a_node_that_is_too_busy_to_look_at_itself_stays_in_sight(here: Here, mo
     assert eventually_up(here)
 
 
-def test_who_asks_for_a_fresh_look_gets_one_that_begins_afterwards(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_for_fresh_facts_gets_facts_collected_afterwards(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = iter(range(1, 100))
 
     def look(*_: object) -> NodeFacts:
@@ -240,8 +242,8 @@ def test_who_asks_for_a_fresh_look_gets_one_that_begins_afterwards(here: Here, m
         assert [one.result().term for one in fresh] == [2] * 5
 
 
-def test_answers_that_have_grown_old_are_asked_for_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One node kept the others waiting: what they said before is not what they would say now."""
+def test_stale_answers_are_requested_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one node delays the collection, the facts of the others may have changed since their answers."""
     monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
     monkeypatch.setattr(node, "_OLD", 0.1)
     asked: list[tuple[str, ...]] = []
@@ -259,7 +261,7 @@ def test_answers_that_have_grown_old_are_asked_for_again(here: Here, monkeypatch
     assert facts.of("pg2").term == facts.of("pg3").term == 2
 
 
-def test_answers_of_before_a_stall_are_left_out(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_from_before_a_stall_are_ignored(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
     monkeypatch.setattr(node, "LOOK_SECONDS", 0.2)
 
@@ -281,7 +283,7 @@ SLOW = replace(HANGING, postgresql=Postgresql.STARTING)
 ORPHANS = (orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
 
 
-def test_a_primary_that_hangs_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
+def test_a_hanging_primary_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
     pg1, pg2 = CLUSTER.named("pg1"), CLUSTER.named("pg2")
     assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2"))
     assert kinds(failover(CLUSTER, pg1, seen(SLOW, *ORPHANS))) == ["Wait"]
@@ -291,8 +293,8 @@ def test_a_primary_that_hangs_is_replaced_once_pgpool_has_given_it_up_and_a_slow
     assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=view()), *ORPHANS))) == ["Wait"]
 
 
-def test_a_primary_that_hangs_is_stopped_once_it_is_replaced() -> None:
-    """Else it would take writes from the moment when it goes on, until its agent has seen that."""
+def test_a_hanging_primary_is_stopped_once_it_is_replaced() -> None:
+    """Otherwise it would accept writes as soon as it continues, until its agent notices."""
     pg1, successor = CLUSTER.named("pg1"), primary("pg2", term=2, timeline=2, at=1500)
     follower = standby("pg3", "pg2", term=2, timeline=2, at=1500)
     assert kinds(decide(CLUSTER, pg1, seen(HANGING, *ORPHANS))) == ["Wait"]
@@ -302,7 +304,9 @@ def test_a_primary_that_hangs_is_stopped_once_it_is_replaced() -> None:
     assert kinds(decide(CLUSTER, pg1, seen(told))) == ["Wait"]
 
 
-def test_one_that_is_being_stopped_is_not_stopped_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_that_is_being_stopped_is_not_stopped_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pg, "HANGING_SECONDS", 0.0)
     monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
     for _ in range(2):

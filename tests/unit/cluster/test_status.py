@@ -66,7 +66,7 @@ DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}
     ],
     ids=str,
 )
-def test_one_thing_wrong_and_it_is_not_healthy(changes: dict[str, dict[str, object]]) -> None:
+def test_one_fault_makes_the_cluster_unhealthy(changes: dict[str, dict[str, object]]) -> None:
     assert not status.healthy(CLUSTER, facts(**changes))
 
 
@@ -93,7 +93,7 @@ def test_a_held_node_has_a_hint_how_to_release_it() -> None:
     assert "pgpoolctl attach pg2" in found.notes["pg2"]
 
 
-def test_the_archive_is_shown_where_there_is_one() -> None:
+def test_the_archive_is_shown_if_there_is_one() -> None:
     usage = Usage(12, 201326592, 0.4149, "000000010000000000000001", "00000001000000000000000C")
     other = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION)
     found = status.report(other, facts(pg1={"archive": usage}, pg2={"archive": usage, "reachable": False}), {})

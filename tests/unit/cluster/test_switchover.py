@@ -1,4 +1,4 @@
-"""A switchover that comes to nothing, and an administrator's word for data that may not be the latest."""
+"""A switchover that fails, and one for which an administrator accepts a loss of data."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def here(cluster: Cluster, name: str, record: Record = LED) -> Here:
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, *found: ClusterFacts) -> None:
-    """Let the node see this, one look after the other."""
+    """Make the node collect these facts in turn; the last ones are repeated."""
     left = list(found)
     monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: left.pop(0) if len(left) > 1 else left[0])
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is started and promoted, and with which term."""
+    """Actions that start or promote a node, with their terms."""
     done: list[object] = []
     monkeypatch.setattr(act, "query", lambda *_: [(False,)])
     monkeypatch.setattr(pg, "stop", lambda _: None)
@@ -77,7 +77,7 @@ def test_a_promotion_whose_answer_is_lost_starts_no_second_primary(
 # --accept-loss
 
 
-def test_a_standby_is_promoted_although_another_one_may_have_more(
+def test_a_standby_is_promoted_although_another_one_may_have_more_writes(
     started: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks(monkeypatch, seen(down(primary("pg1", term=3, led=3)), away("pg2"), orphaned(standby("pg3", "pg1", term=3))))
@@ -85,7 +85,7 @@ def test_a_standby_is_promoted_although_another_one_may_have_more(
     assert started == [Promote("pg3", 4)]
 
 
-def test_a_node_that_is_down_serves_with_what_it_has(started: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_down_serves_with_its_own_data(started: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     looks(monkeypatch, seen(away("pg1"), crashed(primary("pg2", term=2, led=1)), crashed(primary("pg3", led=0))))
     switchover.accept_loss(here(NATIVE, "pg2"), lambda _: None)
     assert started == [Resume("pg2", 3)]
@@ -103,7 +103,7 @@ def test_a_node_that_is_down_serves_with_what_it_has(started: list[object], monk
         ),
     ],
 )
-def test_it_is_refused_where_nothing_has_to_be_given_up_or_nothing_can_serve(
+def test_accept_loss_is_refused_if_it_is_not_needed_or_no_node_can_serve(
     cluster: Cluster, facts: ClusterFacts, why: str, started: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks(monkeypatch, facts)

@@ -106,7 +106,7 @@ def test_a_node_records_only_later_excuses_and_none_of_an_old_term(here: Here) -
 
 
 def telling(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[dict[str, Any]]:
-    """Let the only other node that answers, pg2, say this to each kind of request; return the requests."""
+    """Make pg2, the only other node that answers, answer each kind of request with this; return the requests."""
     asked: list[dict[str, Any]] = []
 
     def said(name: str, request: Json) -> object:
@@ -136,7 +136,9 @@ def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch:
                          "version": 2}  # fmt: skip
 
 
-def test_without_a_majority_that_knows_so_there_is_no_new_primary(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_majority_that_has_recorded_it_there_is_no_new_primary(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     telling(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
         act.claim(here, 2)
@@ -263,7 +265,7 @@ def test_commits_do_not_wait_for_a_standby_that_an_administrator_keeps_out_of_us
     assert told(five, slow(PG4_AND_PG5), write(0), lose(PG2), turns(True))
 
 
-def test_an_administrator_may_give_up_what_no_other_node_has(five: World) -> None:
+def test_an_administrator_may_give_up_writes_that_no_other_node_has(five: World) -> None:
     assert not told(five, slow(PG3_TO_PG5), write(0), lose(PG2), turns(True))
     five.promised = False
     assert five.command("accept", "pg3") == ""

@@ -1,4 +1,4 @@
-"""failover_command on the leader's node: it decides, acts and decides again until nothing is left, for 15 seconds."""
+"""failover_command on the leader's node decides and acts repeatedly, for up to 15 s, until no action is left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMOTE, FOLLOW = Promote("pg2", 2, (0, 0)), Follow("pg3", "pg2")
 
 
 class Leader:
-    """pg2, whose pgpool-II leads. `decisions`: of each round, the last one again and again."""
+    """pg2, whose pgpool-II leads. `decisions` has one decision per round; the last one is repeated."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cluster: Cluster = CLUSTER) -> None:
         self.here = Here(cluster, cluster.named("pg2"), None, Peers({}), Record(system=7000, term=1))
@@ -84,14 +84,14 @@ def test_a_promotion_that_fails_is_decided_again(leader: Leader) -> None:
     assert leader.done == [Promote("pg3", 2, (0, 0))]
 
 
-def test_a_standby_that_does_not_follow_now_does_so_later_by_itself(leader: Leader) -> None:
+def test_a_standby_that_does_not_follow_yet_does_not_delay_the_failover(leader: Leader) -> None:
     leader.decisions, leader.fails = [(PROMOTE, FOLLOW)], {FOLLOW}
     leader.fail_over()
     assert (leader.done, leader.now) == ([PROMOTE], 0)
 
 
 @pytest.mark.parametrize("quiet", [Wait("pg2", "pg3 may have more"), Refuse("pg2", "no majority", "start more")])
-def test_what_is_waited_for_or_refused_is_decided_again_for_a_while(quiet: Action, leader: Leader) -> None:
+def test_waits_and_refusals_are_decided_again_until_the_deadline(quiet: Action, leader: Leader) -> None:
     leader.decisions = [(quiet,), (quiet,), (quiet,), (PROMOTE,)]
     assert leader.fail_over() == (PROMOTE,)
     assert leader.now == pytest.approx(1.5)
@@ -113,7 +113,9 @@ def test_sessions_with_a_node_out_of_reach_are_ended_first(
     assert leader.ended == ended
 
 
-def test_a_failover_goes_on_although_sessions_cannot_be_ended(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failover_continues_although_sessions_cannot_be_ended(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hang_up(*_: object) -> None:
         raise OperationError("ss is missing", hint="apt install iproute2")
 
@@ -123,7 +125,7 @@ def test_a_failover_goes_on_although_sessions_cannot_be_ended(leader: Leader, mo
     assert leader.done == [PROMOTE]
 
 
-def test_in_native_replication_pgpool_is_not_waited_for_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_native_replication_pgpool_counts_as_busy_during_a_failover(monkeypatch: pytest.MonkeyPatch) -> None:
     leader = Leader(monkeypatch, NATIVE)
     leader.decisions = [(Dismiss("pg1", 2),)]
     leader.fail_over()
@@ -134,7 +136,7 @@ def test_in_native_replication_pgpool_is_not_waited_for_meanwhile(monkeypatch: p
     assert not leader.here.pgpool_busy
 
 
-# On a database node that a witness asks
+# On a database node, at the request of a witness
 
 
 def became(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
@@ -156,7 +158,7 @@ def test_a_node_takes_over_if_it_decides_so_twice(leader: Leader, monkeypatch: p
     [[()], [(Promote("pg3", 2, (0, 0)),)], [(PROMOTE,), ()], [(PROMOTE,), (Promote("pg2", 3, (0, 0)),)]],
     ids=["nothing", "another node", "not any more", "in another term"],
 )
-def test_a_node_that_does_not_decide_so_twice_does_not(
+def test_a_node_does_not_take_over_without_two_equal_decisions(
     decisions: list[tuple[Action, ...]], leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = became(leader, monkeypatch)
@@ -170,7 +172,7 @@ def decided(*actions: Action) -> Callable[..., tuple[Action, ...]]:
     return lambda *_: actions
 
 
-def test_a_node_follows_only_the_primary_that_it_would_follow_itself(
+def test_a_node_follows_only_the_primary_that_it_would_choose_itself(
     leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(takeover, "decide", decided(Follow("pg2", "pg3")))
@@ -180,7 +182,7 @@ def test_a_node_follows_only_the_primary_that_it_would_follow_itself(
 
 
 @pytest.mark.parametrize("action", [Dismiss("pg1", 2), Begin("pg2", 2)])
-def test_a_node_goes_on_without_others_only_if_it_decides_so(action: Action, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_continues_without_others_only_if_it_decides_so(action: Action, monkeypatch: pytest.MonkeyPatch) -> None:
     leader = Leader(monkeypatch, NATIVE)
     leader.decisions = [(action, Wait("pg3", "later"))]
     gone = NATIVE.named("pg1") if isinstance(action, Dismiss) else None
@@ -191,7 +193,7 @@ def test_a_node_goes_on_without_others_only_if_it_decides_so(action: Action, mon
         takeover.go_on(leader.here, gone)
 
 
-def test_where_standbys_stream_there_is_no_going_on(leader: Leader) -> None:
+def test_with_streaming_no_node_continues_without_others(leader: Leader) -> None:
     leader.decisions = [(Dismiss("pg1", 2),)]
     with pytest.raises(OperationError, match="does not see that the others are to go on"):
         takeover.go_on(leader.here, CLUSTER.named("pg1"))

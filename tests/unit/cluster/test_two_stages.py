@@ -1,4 +1,4 @@
-"""A recovery in two stages, seen by the node that is rebuilt: nothing may leave it waiting for what never comes."""
+"""A recovery in two stages, as seen by its target, which never waits without a deadline."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pg3(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have pg3 ask for its recovery, which ends with an error, and return what it says then."""
+    """Make pg3 request its recovery, which fails with `error`; return the message of the resulting error."""
 
     def on(_: Here, name: str, request: object, **__: object) -> object:
         assert (name, request) == ("pg1", PcpRecoveryRequest("pg3"))
@@ -51,14 +51,14 @@ def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
     return raised.value.message
 
 
-def test_what_pgpool_gave_up_is_waited_for_no_longer(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recovery_that_pgpool_gave_up_is_no_longer_awaited(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "node recovery failed, failed to send start recovery packet"
     assert asked(pg3, OperationError(reason, hint=""), monkeypatch) == reason
     assert not pg3.promoting
 
 
 def test_a_node_is_not_copied_from_itself(pg3: Here) -> None:
-    """As where it is taken out and asked to be rebuilt while pgpool-II attaches it again."""
+    """This happens if pgpool-II attaches a detached node again while its recovery is being requested."""
     with pytest.raises(OperationError, match="cannot be rebuilt from itself"):
         two_stages.first_stage(pg3, "pg3", lambda _: None)
 
@@ -72,10 +72,10 @@ def test_a_node_is_not_copied_from_itself(pg3: Here) -> None:
         (FACTS.of("pg3"), True),
     ],
 )
-def test_a_node_that_came_into_service_since_the_look_is_not_rebuilt(
+def test_a_node_that_rejoined_since_the_facts_were_collected_is_not_rebuilt(
     mine: NodeFacts, rebuilt: bool, pg3: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bench found it: decided on half a copy, carried out when that was whole and in service."""
+    """Found by a benchmark: the copy was incomplete at the decision, but complete and in service at the action."""
     asked_for: list[object] = []
     done = threading.Event()
 
@@ -91,13 +91,13 @@ def test_a_node_that_came_into_service_since_the_look_is_not_rebuilt(
     assert asked_for == ([RecoverRequest("pg3")] if rebuilt else [])
 
 
-def test_what_may_still_go_on_out_of_sight_is_waited_for(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recovery_that_may_continue_out_of_sight_is_awaited(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(pg3, ServerError("pg1 does not answer", hint=""), monkeypatch)
     assert pg3.promoting
 
 
 @pytest.mark.parametrize("copying", ["pg1", ""])
-def test_pgpools_next_step_is_waited_for_as_long_as_it_may_take(
+def test_pgpools_next_step_is_awaited_until_its_deadline(
     copying: str, pg3: Here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pg3.record = Record(system=1, term=2, copying=copying)
@@ -110,14 +110,14 @@ def test_pgpools_next_step_is_waited_for_as_long_as_it_may_take(
     assert "pgpool-II did not go on with it" in capsys.readouterr().out
 
 
-def test_while_this_node_itself_is_at_work_nothing_is_late(pg3: Here) -> None:
+def test_no_deadline_applies_while_this_node_is_working(pg3: Here) -> None:
     pg3.awaited = 0.0
     two_stages.attend(pg3)
     assert pg3.promoting
 
 
-def test_each_reason_to_try_again_counts_for_itself(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CI: pgpool-II was busy with another node for a while, and then its first packet was refused."""
+def test_retries_are_counted_separately_for_each_reason(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by CI: pgpool-II was busy with another node for a while, and then failed to send its first packet."""
     lost = "ERROR:  node recovery failed, failed to send start recovery packet"
     said = ["FATAL:  pgpool-II is already processing another recovery request."] * 9 + [lost] * 2
     left = said[::-1]

@@ -17,7 +17,7 @@ SIX = "nodes: {pg1: fd00::1, pg2: fd00::2, pg3: fd00::3}\n"
 
 @pytest.fixture
 def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What root ran."""
+    """The commands that root ran."""
     ran: list[list[str]] = []
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_both_servers_get_what_they_need(asked: list[str]) -> None:
+def test_both_servers_are_prepared(asked: list[str]) -> None:
     """The old server must not wait for standbys, since none receives; after that, the new server is configured."""
     upgrade.begin(OLD, NEW)
     assert asked == ["apply ", "pg_ctl reload", "apply 17/main"]

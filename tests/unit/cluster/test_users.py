@@ -163,7 +163,7 @@ def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, store
 @pytest.mark.parametrize("said", [{}, {"serial": 9}, {"serial": "x", "entries": {}, "mark": ""},
                                   {"serial": 9, "entries": [], "mark": ""},
                                   {"serial": 9, "entries": {"a:b": "x"}, "mark": ""}])  # fmt: skip
-def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_returns_no_list_is_named(said: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     here = Primary(monkeypatch, Others()).answers.here
     here.peers = Peers.of(CLUSTER, "pg1")
     answering(monkeypatch, lambda *_: said)
@@ -172,10 +172,10 @@ def test_a_node_that_tells_no_list_is_named(said: dict[str, object], monkeypatch
 
 
 @pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
-def test_a_node_that_tells_no_checks_is_one_that_fails(
+def test_a_node_that_returns_no_checks_is_a_failed_check(
     said: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One out of reach is left out: this node's own checks name it."""
+    """A node out of reach is omitted, because this node's own checks report it."""
     asked = Primary(monkeypatch, Others()).answers
     asked.here.peers = Peers.of(CLUSTER, "pg1")
     mine, third = Check("pg1", "it runs", True), Check("pg3", "it runs", False, "it is down", "start it")

@@ -1,4 +1,4 @@
-"""What an administrator types: the request that it makes of the agent, what it prints, and its exit status."""
+"""The commands of pgpoolctl: the requests that they send to the agent, their output, and their exit status."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def typed(*words: str) -> ExitStatus:
     return verbs.run(command_line.parser().parse_args(words))
 
 
-# Looking
+# Reading
 
 
-def test_status_tells_whether_the_cluster_is_healthy(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reports_whether_the_cluster_is_healthy(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("status") is ExitStatus.GOOD
     assert "cluster main, streaming_replication: healthy" in capsys.readouterr().out
     said.answers[StatusRequest] = ILL
@@ -67,7 +67,7 @@ def test_status_tells_whether_the_cluster_is_healthy(said: Said, capsys: pytest.
 
 
 @pytest.mark.parametrize("broken", ["cluster.yml", "cluster.key", "nothing"])
-def test_where_no_agent_runs_the_reason_comes_first(
+def test_if_no_agent_runs_a_fault_in_its_files_is_reported_first(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> None:
@@ -89,7 +89,7 @@ def test_wait_ends_once_the_cluster_is_healthy(said: Said) -> None:
     assert len(said.asked) == 2
 
 
-def test_wait_gives_up_with_what_the_nodes_wait_for(said: Said) -> None:
+def test_wait_times_out_with_the_notes_of_the_nodes(said: Said) -> None:
     said.answers[StatusRequest] = ILL
     with pytest.raises(OperationError, match=r"not healthy after 0 s: pg2: it waits for pg1"):
         typed("wait", "--timeout", "0")
@@ -114,7 +114,7 @@ def test_check_shows_the_files_and_every_node(
     assert json.loads(capsys.readouterr().out)["checks"][1] == {"node": "pg2", "check": "it has room", "ok": True}
 
 
-def test_an_agent_that_does_not_answer_is_a_check_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_does_not_answer_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     monkeypatch.setattr(checks, "_files", lambda: iter(()))
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
@@ -139,7 +139,7 @@ def test_an_agent_that_does_not_answer_is_a_check_that_fails(tmp_path: Path, mon
         (("converge", "--once"), ConvergeRequest(), "half\nattach pg2\nwaits: pg3\n"),
     ],
 )  # fmt: skip
-def test_a_verb_is_one_request_and_says_what_came_of_it(
+def test_a_verb_sends_one_request_and_prints_its_result(
     words: tuple[str, ...], request_: object, out: str, said: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said.progress = ("half",)
@@ -150,7 +150,7 @@ def test_a_verb_is_one_request_and_says_what_came_of_it(
     assert capsys.readouterr().out == out
 
 
-def test_a_round_without_anything_to_do_says_so(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_round_without_actions_is_reported_as_such(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
     said.answers[ConvergeRequest] = ConvergeAnswer(())
     typed("converge", "--once")
     assert capsys.readouterr().out == "all is well here\n"
@@ -162,7 +162,7 @@ def test_a_refusal_of_the_agent_ends_the_command(said: Said) -> None:
         typed("recover", "pg2")
 
 
-def test_a_loss_is_accepted_for_a_node_that_is_named(said: Said) -> None:
+def test_accept_loss_requires_the_name_of_a_node(said: Said) -> None:
     with pytest.raises(UsageError, match="--accept-loss needs the node"):
         typed("switchover", "--accept-loss")
     assert said.asked == []
@@ -179,7 +179,7 @@ def test_bytes_are_counted_on_one_line_of_a_terminal(
     assert capsys.readouterr().out == "copying\n\r\x1b[K1 of 9 MB (11%)\r\x1b[K2 of 9 MB (22%)\nstarting\n"
 
 
-def test_apply_shows_what_waits_for_a_restart(
+def test_apply_shows_a_pending_restart(
     said: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned = SimpleNamespace(changes=["changed a"], refused=[])
@@ -195,7 +195,7 @@ def test_apply_shows_what_waits_for_a_restart(
         typed("apply")
 
 
-def test_a_unit_that_cannot_begin_says_why_to_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_that_cannot_start_reports_the_reason_to_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     notified: list[str] = []
 
     def load() -> None:
@@ -223,9 +223,7 @@ def test_users_are_listed_by_name(said: Said, capsys: pytest.CaptureFixture[str]
     assert said.asked == [UsersRequest()]
 
 
-def test_a_user_is_set_with_what_only_this_node_can_make_of_the_password(
-    said: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_this_node_derives_all_entries_of_a_user_from_the_password(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "read_key", lambda: SECRET)
     monkeypatch.setattr(apply, "pool_key", lambda _: "pool key")
     monkeypatch.setattr(key, "pool_passwd_entry", lambda password, pool_key: f"{password} by {pool_key}")
@@ -235,7 +233,7 @@ def test_a_user_is_set_with_what_only_this_node_can_make_of_the_password(
     assert said.asked == [UserRequest("app", "app:secret", "secret by pool key", "mark of pool key")]
 
 
-def test_a_user_that_is_removed_has_to_be_one(said: Said) -> None:
+def test_only_an_existing_user_can_be_removed(said: Said) -> None:
     assert typed("user", "remove", "app") is ExitStatus.GOOD
     assert said.asked == [UsersRequest(), UserRequest("app")]
     with pytest.raises(UsageError, match="nobody is no user of pgpool-II here"):
@@ -270,7 +268,7 @@ def test_a_password_is_asked_for_on_a_terminal_only_and_twice(said: Said, monkey
 
 
 @pytest.mark.parametrize("name", ["pg_app", "public", "a b", "x" * 64, '"'])
-def test_a_name_that_postgresql_keeps_or_quotes_is_refused(name: str, said: Said) -> None:
+def test_a_name_that_postgresql_reserves_or_quotes_is_refused(name: str, said: Said) -> None:
     with pytest.raises(UsageError):
         typed("user", "set", "--password-stdin", name)
     assert said.asked == []

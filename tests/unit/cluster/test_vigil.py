@@ -1,4 +1,4 @@
-"""A host that vanishes in mid-recovery: given up by those who agree on it, and told to be back when it is."""
+"""A host that vanishes during a recovery is declared dead by a majority, and reported alive after its return."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")
 
 
 def eventually(true: Callable[[], bool]) -> bool:
-    """Wait for it, five seconds at most."""
+    """Wait for at most 5 s; return whether it became true."""
     end = time.monotonic() + 5
     while not true() and time.monotonic() < end:
         time.sleep(0.005)
@@ -37,19 +37,19 @@ def eventually(true: Callable[[], bool]) -> bool:
 
 @dataclass(slots=True)
 class World:
-    """What the others say, what this node's pgpool-II is, and what was done."""
+    """The answers of other nodes, the state of this node's pgpool-II, and the effects so far."""
 
     here: Here
     others: dict[str, object] = field(default_factory=dict)
     leads: bool = False
     down: set[str] = field(default_factory=set)
-    """Whom pgpool-II has given up."""
+    """Nodes that pgpool-II has detached."""
     done: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """The node pg2, in the recovery of pg3."""
+    """The node pg2, during the recovery of pg3."""
     made = World(Here(CLUSTER, CLUSTER.named("pg2"), None, Peers.of(CLUSTER, "pg2"), Record(system=1, term=1, led=1)))
 
     def detach(_: Cluster, node: object) -> None:
@@ -75,7 +75,7 @@ def judge(world: World, watch: Vigil, name: str) -> None:
     watch._judge(CLUSTER.named(name))
 
 
-def test_who_misses_some_tries_in_a_row_is_silent() -> None:
+def test_a_node_that_misses_consecutive_tries_is_silent() -> None:
     assert vigil.silent({"pg1": vigil.TRIES - 1, "pg3": vigil.TRIES}) == {"pg3"}
 
 
@@ -84,10 +84,10 @@ def test_who_misses_some_tries_in_a_row_is_silent() -> None:
     [
         ([True, False, False, True, False], {"pg1": 1}),
         ([True, False, False, False], {"pg1": 3}),
-        ([False, False, False, False], {}),  # never heard of: behind a firewall, perhaps
+        ([False, False, False, False], {}),  # it has never answered; a firewall may block it
     ],
 )
-def test_missing_answers_are_counted_since_the_last(
+def test_missing_answers_are_counted_since_the_last_answer(
     world: World, given: list[bool], expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vigil, "_BETWEEN", 0.001)
@@ -105,7 +105,7 @@ def test_missing_answers_are_counted_since_the_last(
     Vigil(world.here)._listen(CLUSTER.named("pg1"), missed, over)
     assert missed == expected
     if expected:
-        assert ports[1:3] == [5432, 22]  # a queue that is full is no silence
+        assert ports[1:3] == [5432, 22]  # other ports are tried, because a full queue is not silence
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_missing_answers_are_counted_since_the_last(
     [
         (2, [frozenset({"pg1"})], True),
         (2, [frozenset({"pg3"})], False),
-        (2, [], False),  # a node that is cut off itself
+        (2, [], False),  # this node itself is cut off
         (3, [frozenset({"pg1"}), frozenset()], False),
         (3, [frozenset({"pg1"}), frozenset({"pg1", "pg4"})], True),
     ],
@@ -122,28 +122,28 @@ def test_a_majority_must_find_it_silent(majority: int, others: list[frozenset[st
     assert vigil.agreed(majority, "pg1", others) is agreed
 
 
-def test_nobody_is_given_up_on_one_nodes_word(world: World) -> None:
+def test_one_node_alone_declares_no_host_dead(world: World) -> None:
     world.here.silent = frozenset({"pg1"})
     world.others = {"pg3": {"silent": []}}
     judge(world, Vigil(world.here), "pg1")
     assert world.done == []
 
 
-def test_a_silent_host_is_given_up_and_told_to_be_back(world: World) -> None:
+def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -> None:
     watch = Vigil(world.here)
     world.here.silent = frozenset({"pg1"})
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
     assert world.done == ["pg1 is dead", "hang-up 10.0.0.1 5432 9000 9898 9999", "drop pg1"]
-    world.leads = True  # it has been elected meanwhile
+    world.leads = True  # this node was elected in between
     judge(world, watch, "pg1")
     judge(world, watch, "pg3")
-    judge(world, watch, "pg1")  # no answer yet that it is down
+    judge(world, watch, "pg1")  # pgpool-II has not confirmed yet that pg1 is down
     assert world.done[3:] == ["detach pg1", "detach pg1"]
     world.down.add("pg1")
     judge(world, watch, "pg1")
     world.down.clear()
-    judge(world, watch, "pg1")  # pgpool-II has said so: it is not asked again
+    judge(world, watch, "pg1")  # pgpool-II has confirmed it and gets no further request
     world.here.silent = frozenset()
     judge(world, watch, "pg1")
     judge(world, watch, "pg1")
@@ -160,7 +160,7 @@ def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monke
     world.done.clear()
     judge(world, watch, "pg1")
     assert world.done == []
-    assert watch._goes_on()  # to tell the watchdog when it is back
+    assert watch._goes_on()  # to report its return to the watchdog
 
 
 def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
@@ -171,14 +171,14 @@ def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
     assert world.done == ["pg3 is dead", "hang-up 10.0.0.3 5432 9000 9898 9999", "drop pg3"]
 
 
-def test_without_a_recovery_nobody_watches(world: World) -> None:
+def test_without_a_recovery_no_node_watches(world: World) -> None:
     watch = Vigil(world.here)
     watch.tend(ClusterFacts({"pg1": NodeFacts("pg1"), "pg3": NodeFacts("pg3", half_copied=True)}))
     assert not watch._watching
 
 
-def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three recoveries one after the other, each begun when the vigil of the last is over or about to be."""
+def test_a_vigil_that_is_requested_again_while_it_ends_continues(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each recovery begins shortly before or after the end of the previous recovery's vigil."""
     monkeypatch.setattr(vigil, "_LINGER", 0.3)
     monkeypatch.setattr(vigil, "_BETWEEN", 0.01)
     heard: list[str] = []
@@ -193,9 +193,7 @@ def test_a_vigil_that_is_asked_for_again_as_it_ends_goes_on(world: World, monkey
     assert eventually(lambda: not watch._watching)
 
 
-def test_everybody_watches_from_the_moment_that_a_recovery_is_asked_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_nodes_watch_from_the_request_for_a_recovery_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def ask_all(_: Peers, request: object, **__: object) -> dict[str, object]:
@@ -212,22 +210,22 @@ def test_everybody_watches_from_the_moment_that_a_recovery_is_asked_for(
     assert began == ["pg2", "pg2"]
 
 
-def test_a_refusal_is_an_answer_and_silence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_is_an_answer_and_silence_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vigil, "_ANSWER", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         place = listening.getsockname()
         with socket.create_connection(place), socket.socket() as second:
             second.settimeout(0.2)
-            second.connect_ex(place)  # the queue is full now: the kernel drops what comes
+            second.connect_ex(place)  # the queue is full now, so the kernel drops further connections
             assert not vigil.answers(socket.AF_INET, place)
     assert vigil.answers(socket.AF_INET, place)
 
 
 @pytest.mark.parametrize("why", ["a failover", "a silent host"])
-def test_looks_do_not_wait_for_a_pgpool_that_waits_itself(
+def test_the_collection_of_facts_does_not_wait_for_a_blocked_pgpool(
     world: World, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """Clients wait for the failover meanwhile; what pgpool-II said last is good."""
+    """Clients wait for the failover meanwhile, so the last facts from pgpool-II are used."""
     answers = threading.Event()
     last, here = PgpoolFacts(WatchdogState.STANDBY, True, {}), world.here
     monkeypatch.setattr(pgpool, "look", lambda _: answers.wait(10) and None)
@@ -240,7 +238,7 @@ def test_looks_do_not_wait_for_a_pgpool_that_waits_itself(
     answers.set()
 
 
-def test_nonsense_of_another_node_ends_no_vigil(world: World) -> None:
+def test_a_malformed_answer_of_another_node_ends_no_vigil(world: World) -> None:
     for said in (7, None, "pg2", {"pg2": 1}, [7, "pg3"]):
         world.others["pg1"] = {"silent": said}
         assert Vigil(world.here)._others_say() == []

@@ -33,7 +33,7 @@ def looked(monkeypatch: pytest.MonkeyPatch, used: int, rows: list[tuple[str, int
 @pytest.mark.parametrize(
     ("used", "rows"),
     [(79, [("pg_2", 10 * GB)]), (90, []), (99, [("pg_2", 1000)])],
-    ids=["there is room", "nobody is away", "it is something else"],
+    ids=["there is room", "no node is away", "other files use the space"],
 )
 def test_nothing_is_reported(used: int, rows: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert looked(monkeypatch, used, rows) is None

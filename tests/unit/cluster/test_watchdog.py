@@ -1,4 +1,4 @@
-"""Who holds clients back in a second stage: pgpool-IIs that have joined, by the leader's word."""
+"""Only pgpool-IIs that have joined the watchdog's leader hold clients back during a second stage."""
 
 from __future__ import annotations
 
@@ -50,9 +50,13 @@ Status Name       : LOST
     ("found", "serving", "expected"),
     [
         ({"pg1": LEADER, "pg2": STANDBY, "pg3": STANDBY}, (), []),
-        ({"pg1": LEADER, "pg2": JOINING, "pg3": STANDBY}, (), []),  # it is told of the stage all the same
+        ({"pg1": LEADER, "pg2": JOINING, "pg3": STANDBY}, (), []),  # the leader still notifies it of the stage
         ({"pg1": ALONE, "pg2": JOINING, "pg3": STANDBY}, (), ["pg2"]),
-        ({"pg1": ALONE, "pg2": STANDBY, "pg3": STANDBY}, (), ["pg2"]),  # it does not know yet that it is lost
+        (
+            {"pg1": ALONE, "pg2": STANDBY, "pg3": STANDBY},
+            (),
+            ["pg2"],
+        ),  # it has not noticed yet that the leader has lost it
         ({"pg1": ALONE, "pg2": STARTING, "pg3": STANDBY}, (), []),
         ({"pg1": ALONE, "pg3": STANDBY}, ("pg2",), ["pg2"]),
         ({"pg1": LEADER, "pg3": STANDBY}, ("pg2",), []),
@@ -62,7 +66,7 @@ Status Name       : LOST
         ({}, (), []),
     ],
 )
-def test_who_serves_and_is_not_known_to_the_leader_is_outside(
+def test_a_serving_pgpool_that_the_leader_does_not_know_is_outside(
     found: dict[str, Standing], serving: tuple[str, ...], expected: list[str]
 ) -> None:
     assert watchdog.outside(found, serving) == expected
@@ -76,7 +80,7 @@ def test_the_leaders_standbys_are_read_from_pcp_watchdog_info(monkeypatch: pytes
     assert wire.read(Standing, wire.fields(found), "standing") == found
 
 
-def test_a_pgpool_that_serves_but_answers_no_pcp_is_not_taken_for_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pgpool_that_serves_but_answers_no_pcp_does_not_count_as_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: object, **__: object) -> str:
         raise OperationError("pcp_watchdog_info: timed out", hint="")
 
@@ -87,19 +91,21 @@ def test_a_pgpool_that_serves_but_answers_no_pcp_is_not_taken_for_a_standby(monk
 
 @pytest.fixture
 def pg1(monkeypatch: pytest.MonkeyPatch) -> Here:
-    """The main node, whose pgpool-II leads; those of the others are standbys."""
+    """The main node, whose pgpool-II leads. The other pgpool-IIs are standbys."""
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1, term=2, led=2))
     answers(LEADER, {"pg2": STANDBY, "pg3": STANDBY}, monkeypatch)
     return here
 
 
 def answers(mine: Standing, others: dict[str, Standing], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the nodes answer with these."""
+    """Make the nodes answer with these standings."""
     monkeypatch.setattr(pgpool, "standing", lambda _: mine)
     monkeypatch.setattr(Peers, "ask_some", lambda *_, **__: dict(others))
 
 
-def test_a_second_stage_begins_where_all_hold_their_clients_back(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_stage_begins_if_every_pgpool_holds_its_clients_back(
+    pg1: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     monkeypatch.setattr(two_stages, "align_sequences", lambda _: asked.append("sequences"))
     monkeypatch.setattr(act, "query", lambda *_: [("0/1",)])
@@ -108,8 +114,8 @@ def test_a_second_stage_begins_where_all_hold_their_clients_back(pg1: Here, monk
     assert asked == ["sequences", "note", "take-up"]
 
 
-def test_a_second_stage_that_somebody_writes_past_is_given_up(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the target, which whoever waits has asked, is told why."""
+def test_a_second_stage_that_clients_could_bypass_is_aborted(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target receives the reason, because the requesting program waits for the target's answer."""
     asked: list[dict[str, Any]] = []
     answers(ALONE, {"pg2": JOINING, "pg3": STANDBY}, monkeypatch)
     monkeypatch.setattr(two_stages, "_tell_why", lambda _, name, why: asked.append({"name": name, "why": why}))
@@ -118,7 +124,7 @@ def test_a_second_stage_that_somebody_writes_past_is_given_up(pg1: Here, monkeyp
     assert [one["name"] for one in asked] == ["pg3"]
 
 
-def test_who_does_not_answer_is_outside_if_it_takes_connections(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_node_is_outside_if_its_pgpool_accepts_connections(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(ALONE, {"pg3": STANDBY}, monkeypatch)
     with socket.create_server(("127.0.0.2", 0)) as server:
         monkeypatch.setattr(cluster, "POOL_PORT", server.getsockname()[1])
@@ -126,7 +132,7 @@ def test_who_does_not_answer_is_outside_if_it_takes_connections(pg1: Here, monke
     assert watchdog.outsiders(pg1) == []
 
 
-def test_who_joins_again_is_waited_for_and_that_is_said_once(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_joining_pgpool_is_awaited_and_reported_once(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     tries = iter([ALONE] * 3 + [LEADER])
     monkeypatch.setattr(pgpool, "standing", lambda _: next(tries))
@@ -136,7 +142,7 @@ def test_who_joins_again_is_waited_for_and_that_is_said_once(pg1: Here, monkeypa
     assert line.startswith("pgpool-II of pg2 serves clients, but has not joined the others: waiting for that; ")
 
 
-def test_who_never_joins_is_waited_for_no_longer_than_half_a_minute(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pgpool_that_never_joins_is_awaited_for_30_seconds(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100, 200))
     answers(ALONE, {"pg2": JOINING, "pg3": STANDBY}, monkeypatch)
     monkeypatch.setattr("time.sleep", lambda _: None)
@@ -147,7 +153,7 @@ def test_who_never_joins_is_waited_for_no_longer_than_half_a_minute(pg1: Here, m
     assert next(clock) in range(130, 135)
 
 
-def test_a_single_pgpool_has_nobody_to_join() -> None:
+def test_a_single_pgpool_is_never_outside() -> None:
     one: Cluster = parse("mode: native_replication\nnodes:\n  pg1: {address: 10.0.0.1}\n  pg2: {address: 10.0.0.2, "
                          "runs: [postgresql]}", "cluster.yml", "pg1")  # fmt: skip
     here = Here(one, one.named("pg1"), None, Peers({}), Record(system=1))

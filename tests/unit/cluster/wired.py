@@ -1,4 +1,4 @@
-"""Other nodes that answer with JSON: also with what an older version says, or with nonsense."""
+"""Other nodes that answer with JSON, including answers of older versions and malformed ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, said: Callable[[str, Json], object]) -> None:
-    """Let each node answer a request with `said(its name, the request as JSON)`; None: it refuses."""
+    """Make each node answer a request with `said(its name, the request as JSON)`. None: it refuses."""
 
     def ask(peer: Peer, request: Request[Any], *_: object) -> Line:
         asked = json.loads(lines.request(request))

@@ -199,7 +199,7 @@ class Wires:
         return self.reach(name, request, self.me)
 
     def reach(self, name: str, request: Request[A], peer: str = "") -> A:
-        """Have a program on a host ask its agent: what the ssh key of `peer` starts, or what PostgreSQL does there."""
+        """Send a request to an agent as a program on its host: the program behind `peer`'s ssh key, or a local hook."""
         if not self.world.hosts[name].on:
             raise ServerError(f"{name} is out of reach", hint="pgpoolctl status")
         try:
@@ -269,7 +269,7 @@ class World:
         self.acting: list[str] = []
         self.clock = 1000.0
         self.told: dict[str, str] = {}
-        """What each agent is waiting for, or what has failed there."""
+        """The note of each agent: the reason why it waits, or its failure."""
         self.story: list[str] = []
         self._cut_in: tuple[int, tuple[str, ...]] | None = None
         self._between = False
@@ -692,7 +692,7 @@ class World:
         backends = [name for name, up in self.view.items() if up and self.hosts[name].up]
         for name in backends:
             self._append(self.hosts[name], self._number)
-        # a few hosts that are left write to their own nodes alone, and lose it (native-replication.md)
+        # a remaining minority writes only to its own nodes, and loses these writes (native-replication.md)
         on = sum(host.on for host in self.hosts.values())
         if backends and (on >= self.cluster.majority or len(self.hosts) == 2):
             self.acknowledged.add(self._number)
@@ -853,7 +853,7 @@ class World:
         return any(one.backends.get(name) is BackendState.UP for one in leading for name in good)
 
     def commands(self) -> list[tuple[str, str]]:
-        """The commands that the notes name: what to do with which node."""
+        """The commands in the notes, each with its verb and its node."""
         found: dict[tuple[str, str], None] = {}
         for name, host in self.hosts.items():
             text = self.told.get(name, "") if host.on else ""
