@@ -56,4 +56,4 @@ def faults(files: dict[str, str], said: Copyright) -> Iterator[str]:
                 yield f"{path}: {licence}"
         for found in _ANY_HOLDER.finditer(lower):
             if not any(re.search(pattern, f"copyright {found['who']}") for pattern in HOLDERS.values()):
-                yield f"{path}: {found['who']}, whom nobody knows"
+                yield f"{path}: {found['who']}, unknown to debian/copyright"

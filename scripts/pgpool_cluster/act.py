@@ -448,7 +448,7 @@ def attach(here: Here, action: Attach) -> None:
     node = here.cluster.named(action.node)
     if why := copying.refusal(node, Role.CHECK):  # a witness knows no other role
         hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
-        raise OperationError(f"{node.name} lets nobody log in: {why}", hint=hint)
+        raise OperationError(f"{node.name} refuses every login: {why}", hint=hint)
     pgpool.attach(here.cluster, node)
 
 

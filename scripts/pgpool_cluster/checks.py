@@ -306,7 +306,7 @@ def _postgresql(here: Here, check: _Say) -> None:
         check(f"PostgreSQL {instance.name} lets users log in", False, f"this machine has no locale {absent}", fix)
     else:
         check(f"PostgreSQL {instance.name} runs", up, _not_up(facts.postgresql, database), fix)
-    check("it belongs to the cluster", facts.member, "it is no member yet", _hint(here, "pgpoolctl status tells why"))
+    check("it belongs to the cluster", facts.member, "it is not a member yet", _hint(here, "pgpoolctl status"))
     usage = shutil.disk_usage(instance.data if instance.data.exists() else "/var/lib")
     free = usage.free / usage.total
     check("its disk has space", free >= LEAST_FREE, f"{free:.0%} are free", f"free space below {instance.data}")
@@ -315,7 +315,7 @@ def _postgresql(here: Here, check: _Say) -> None:
         path = instance.data / name
         good = path.exists() and path.stat().st_uid == owner and os.access(path, os.X_OK)
         check(f"{path.name} is in the data directory, owned by postgres", good or facts.postgresql is Postgresql.ABSENT,
-              "missing, or somebody else's", "pgpoolctl apply")  # fmt: skip
+              "missing, or not the cluster's", "pgpoolctl apply")  # fmt: skip
     if not up:
         return
     waiting = restarts.waiting(here)
@@ -364,7 +364,7 @@ def _replication(here: Here, facts: NodeFacts, check: _Say) -> None:
         check("no node that is away fills the disk with WAL", held is None, str(held), held.hint if held else "")
     if facts.in_recovery:
         why = here.note or "it does not stream"
-        check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status tells why"))
+        check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status"))
         check("it replays what it receives", not facts.stalled, facts.stalled, replay.hint(facts))
     if facts.in_recovery and facts.follows:
         _as_its_primary(here, here.cluster.named(facts.follows), check)

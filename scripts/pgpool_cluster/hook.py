@@ -100,7 +100,7 @@ def _may_start(words: list[str]) -> int:
     except Exception:  # servers outside the cluster must start despite any error
         if not _concerns(words[0]):
             return 0
-        log.info(f"not yet: {paths.UNIT} starts it, once it knows that nobody took this node's place")
+        log.info(f"not yet: {paths.UNIT} starts it, once it knows that no other node took this one's place")
         return 1
     if not answer.go:
         log.warning(f"PostgreSQL is not started: {answer.why}")

@@ -62,7 +62,7 @@ class _Answer:
 
 def _nobody(request: Request[A], progress: Progress, peer: str = "", /) -> A:
     del progress, peer
-    raise OperationError(f"nobody answers {request.do!r} here", hint="systemctl restart pgpool2-cluster")
+    raise OperationError(f"the agent does not answer {request.do!r} here", hint="systemctl restart pgpool2-cluster")
 
 
 @dataclass(slots=True)

@@ -500,7 +500,7 @@ def decode(values: Mapping[str, object]) -> Request[Any]:
     verb = values.get("do")
     kind = REQUESTS.get(verb) if isinstance(verb, str) else None
     if kind is None:
-        raise UsageError(f"nobody knows how to {reprlib.repr(verb)}", hint=VERSIONS_DIFFER)
+        raise UsageError(f"unknown request {reprlib.repr(verb)}", hint=VERSIONS_DIFFER)
     try:
         return wire.read(kind, values, kind.do)
     except (ValueError, RecursionError) as error:

@@ -116,7 +116,7 @@ def refuse_to_lose(mine: NodeFacts) -> None:
     if not mine.member and not mine.half_copied and mine.databases:
         names = ", ".join(mine.databases)
         hint = "pg_dump them and drop them first"
-        raise OperationError(f"{mine.node} holds databases that nobody else has: {names}", hint=hint)
+        raise OperationError(f"{mine.node} holds databases that no other node has: {names}", hint=hint)
 
 
 def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:

@@ -267,6 +267,6 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
         ),
         Row.absolute(f"{name}: the primary's host lost, others write again", lost, unit="s", goal=20),
         Row.absolute(f"{name}: all hosts power-cycled, to healthy", cut, unit="s", goal=30),
-        Row.absolute(f"{name}: a look of the agent, CPU", look, unit="ms", goal=20),
+        Row.absolute(f"{name}: one round of the agent, CPU", look, unit="ms", goal=20),
     ]  # fmt: skip
     publish(rows, project.dist / "bench" / "cluster.json")

@@ -185,7 +185,7 @@ class Cluster:
         asked = hosts or self.hosts
         answers = together(lambda host: host.attempt(ask, seconds=20), asked)
         if all(answer.output != "t" for answer in answers):
-            print("nobody is writable:", dict(zip(map(str, asked), answers, strict=True)))
+            print("no pgpool-II accepts writes:", dict(zip(map(str, asked), answers, strict=True)))
         return [host.name for host, answer in zip(asked, answers, strict=True) if answer.output == "t"]
 
     def replayed(self) -> None:

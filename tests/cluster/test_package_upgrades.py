@@ -38,7 +38,7 @@ def began(host: Host) -> str:
     return host.until(psql, 60)
 
 
-def nobody_took_over(cluster: Cluster, at: Host, through: Host, name: str, work: Callable[[], object]) -> Ledger:
+def no_other_node_took_over(cluster: Cluster, at: Host, through: Host, name: str, work: Callable[[], object]) -> Ledger:
     """Do `work` while clients write; check that primary and timeline are unchanged, and return the account."""
     primary = cluster.primary()
     timeline = cluster.status().nodes[primary.name].timeline
@@ -58,7 +58,7 @@ def nobody_took_over(cluster: Cluster, at: Host, through: Host, name: str, work:
 
 
 def test_1_postgresql_is_upgraded_on_the_primary(cluster: Cluster, pg1: Host, pg3: Host) -> None:
-    account = nobody_took_over(cluster, pg3, pg3, "upgraded", lambda: upgrade(pg1, POSTGRESQL))
+    account = no_other_node_took_over(cluster, pg3, pg3, "upgraded", lambda: upgrade(pg1, POSTGRESQL))
     assert account.longest_gap < RESTART_SECONDS, account.errors
 
 
@@ -73,7 +73,7 @@ def slow(pg1: Host) -> Iterator[None]:
 @pytest.mark.thorough
 @pytest.mark.usefixtures("slow")
 def test_2_an_upgrade_longer_than_a_failover_causes_none(cluster: Cluster, pg1: Host, pg3: Host) -> None:
-    account = nobody_took_over(cluster, pg3, pg3, "slow", lambda: upgrade(pg1, POSTGRESQL))
+    account = no_other_node_took_over(cluster, pg3, pg3, "slow", lambda: upgrade(pg1, POSTGRESQL))
     assert SLOW_SECONDS < account.longest_gap < SLOW_SECONDS + RESTART_SECONDS, account.errors
 
 
@@ -83,7 +83,7 @@ def test_3_the_cluster_package_is_upgraded_in_the_same_run(cluster: Cluster, pg1
     main = "systemctl show -P MainPID pgpool2-cluster"
     before = pg1.run(main)
     packages = (POSTGRESQL, "pgpool2-cluster", "pgpool2")
-    nobody_took_over(cluster, pg3, pg3, "together", lambda: upgrade(pg1, *packages))
+    no_other_node_took_over(cluster, pg3, pg3, "together", lambda: upgrade(pg1, *packages))
     assert pg1.run(main) != before
 
 
@@ -93,7 +93,7 @@ def test_4_pgpool_is_upgraded_where_it_leads(cluster: Cluster, pg1: Host, pg3: H
     assert len(names) == 1
     (leader,) = (host for host in cluster.hosts if host.name in names)
     through = next(host for host in (pg3, pg1) if host != leader)
-    nobody_took_over(cluster, through, through, "leader", lambda: upgrade(leader, "pgpool2"))
+    no_other_node_took_over(cluster, through, through, "leader", lambda: upgrade(leader, "pgpool2"))
 
 
 @pytest.mark.thorough
@@ -102,7 +102,7 @@ def test_4_pgpool_is_upgraded_where_it_leads(cluster: Cluster, pg1: Host, pg3: H
 def test_5_all_nodes_are_upgraded_at_once(cluster: Cluster, pg3: Host, upgraded: tuple[str, ...]) -> None:
     """As with unattended-upgrades, no command is needed afterwards."""
     name = f"{len(upgraded)} {upgraded[0]}".partition("$")[0]
-    nobody_took_over(cluster, pg3, pg3, name,
+    no_other_node_took_over(cluster, pg3, pg3, name,
                      lambda: together(lambda host: upgrade(host, *upgraded), cluster.hosts))  # fmt: skip
 
 

@@ -117,7 +117,7 @@ def test_the_longest_password_works_and_an_md5_one_is_reported(pg1: Host, pg2: H
     [
         ("echo x | pgpoolctl user set 'bad name' --password-stdin", 2),
         ("printf '' | pgpoolctl user set carol --password-stdin", 2),
-        ("pgpoolctl user remove nobody-knows", 2),
+        ("pgpoolctl user remove unknown-user", 2),
         ("echo x | pgpoolctl user set pgpool_check --password-stdin", 2),
         ("echo x | pgpoolctl user set postgres --password-stdin", 2),
         ("echo x | pgpoolctl user set pg_carol --password-stdin", 2),

@@ -34,7 +34,10 @@ RULES = (
     _rule(rf"{_START}(?:Who|who)(?:ever)?\b(?![^.?]*\?)", "name the node, process or user that acts"),
     _rule(rf"{_START}What\b(?![^.?]*\?)", "name the thing"),
     _rule(r"\b(?:of|for|to|from|by|than|with|and|or) who\b(?! (?:may|can|is|are)\b[^.]*\?)", "name the node or user"),
-    _rule(r"\b(?i:whoever|nobody(?!:)|somebody|anybody)\b", "name the node, process or user"),
+    _rule(
+        r"\b(?i:whoever|(?<!-u\x20)(?<!reuid\x20)(?<!all\x20)(?<!\x00)nobody(?![:'\"\\])|somebody|anybody)\b",
+        "name the node, process or user",  # but nobody is a user of Debian's
+    ),
     _rule(rf"\b{_COUNTED} looks?\b(?! like)", "collect facts, check: a look is not a thing"),
     _rule(rf"\b(?:takes?|took|taking) (?:{_OBJECT} )?for {_WRONGLY} ", "treat as, mistake for"),
     _rule(r"\btaken for\b", "treated as, mistaken for"),

@@ -124,7 +124,7 @@ def test_only_the_last_few_untrusted_caches_are_kept_and_the_proved_one_always(c
 def test_pinned_releases_that_are_not_proved_have_their_own_cache() -> None:
     assert PINNED.trust == PROVED
     assert replace(PINNED, proved=False).trust == trust_in("a" * 64)
-    assert replace(STRANGE, sha256="b" * 64).trust == STRANGE.trust, "who edits and builds goes on with what there is"
+    assert replace(STRANGE, sha256="b" * 64).trust == STRANGE.trust, "an edited source keeps its compiler cache"
 
 
 def test_results_depend_on_the_whole_checksum_of_the_tarball() -> None:

@@ -89,7 +89,7 @@ def test_our_own_files_name_no_other_holder() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("/* Copyright (c) 1999 Somebody Else */", "src/main/main.c: somebody else */, whom nobody knows"),
+        ("/* Copyright (c) 1999 Another Author */", "src/main/main.c: another author */, unknown to debian/copyright"),
         ("/* Copyright (c) 1996, PostgreSQL Global Development Group */", "src/main/main.c: postgresql global"),
         (" * Redistributions of source code\n * must retain the above", "src/main/main.c: BSD"),
     ],

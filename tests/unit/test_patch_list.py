@@ -56,5 +56,5 @@ def test_patches_that_upstream_knows_are_marked() -> None:
 
 
 def test_a_patch_without_a_test_says_why() -> None:
-    patch = Patch("mend", TEXT, "w", relied_on=False, tested_by="none: nobody has that")
-    assert line(patch, [])[6] == "none: nobody has that"
+    patch = Patch("mend", TEXT, "w", relied_on=False, tested_by="none: it cannot be tried")
+    assert line(patch, [])[6] == "none: it cannot be tried"

@@ -96,5 +96,5 @@ def _told(folder: Path, fingerprint: str) -> list[str]:
         f"  {folder / 'gnupg'} has the subkey that signs, without a passphrase. It stays on this machine.",
         f"  {folder / 'primary-key.asc'} is the primary key. Copy it to two places that are not on a network,",
         "  then remove it here: it makes the next subkey, and a new key's clients know it by the old one's signature.",
-        "  Without it the repository ends with its subkey, and every client has to be told of another key by hand.",
+        "  Without it the repository ends with its subkey, and every client needs another key by hand.",
     ]

@@ -45,7 +45,7 @@ def come_back(world: World, boots: Sequence[str], turns: Sequence[str]) -> None:
     world.story.append("rest")
     tried = 0
     while not world.is_healthy():
-        assert world.serves() or wishes(world), f"nobody serves\n{world.shown()}"
+        assert world.serves() or wishes(world), f"no node serves\n{world.shown()}"
         assert helped(world, turns), f"no command helps\n{world.shown()}"
         tried += 1
         assert tried <= 4 * len(world.hosts), f"commands without end\n{world.shown()}"

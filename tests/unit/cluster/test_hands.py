@@ -267,7 +267,7 @@ class Server:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     if os.getuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change its user")
     place = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     place.chmod(0o755)
     ancestors.forget()
@@ -440,7 +440,7 @@ def test_a_link_of_root_is_followed(machine: Server) -> None:
 
 def test_a_program_that_root_runs_as_postgres_gets_no_environment_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can become somebody else")
+        pytest.skip("only root can change its user")
     monkeypatch.setenv("SECRET_OF_ROOT", "hush")
     words = [word.replace("postgres", other().pw_name) for word in server.as_postgres()]
     words = [word if not word.startswith("--regid") else f"--regid={other().pw_gid}" for word in words]

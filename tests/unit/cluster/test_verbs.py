@@ -236,8 +236,8 @@ def test_this_node_derives_all_entries_of_a_user_from_the_password(said: Said, m
 def test_only_an_existing_user_can_be_removed(said: Said) -> None:
     assert typed("user", "remove", "app") is ExitStatus.GOOD
     assert said.asked == [UsersRequest(), UserRequest("app")]
-    with pytest.raises(UsageError, match="nobody is no user of pgpool-II here"):
-        typed("user", "remove", "nobody")
+    with pytest.raises(UsageError, match="absent is no user of pgpool-II here"):
+        typed("user", "remove", "absent")
 
 
 @pytest.mark.parametrize(

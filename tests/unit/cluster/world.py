@@ -645,7 +645,7 @@ class World:
 
     def _pcp(self) -> None:
         if not self.hosts[self.stack[-1]].pool:
-            raise OperationError("pcp: nobody listens", hint="")
+            raise OperationError("pcp: connection refused", hint="")
 
     def pcp(self, name: str, *words: str, seconds: float = 0) -> str:
         """pcp_recovery_node: both stages on pgpool-II's main node, the first that it believes to be up."""
