@@ -49,8 +49,8 @@ SEQUOIA = (
     Tool("sqv", "sqv", "tests check a repository's signatures with it, as apt does since trixie"),
 )
 LINTERS = (Tool("shellcheck", "shellcheck", "it checks shell scripts"),)
-UNIT_TESTS = (*LINTERS, *REPOSITORIES, *SEQUOIA)
-PACKAGE_TESTS = (*REPOSITORIES, *KILLERS)
+UNIT_TESTS = (*LINTERS, *REPOSITORIES)
+PACKAGE_TESTS = (*REPOSITORIES, *KILLERS, *SEQUOIA)
 
 
 _LOCK_SECONDS = 300.0

@@ -1,5 +1,8 @@
-"""The checkout, with small packages and a key, that tests/unit/repository publishes from."""
+"""The fixtures of tests/unit/repository: a checkout with small packages, a key, and a repository published from it.
 
-from tests.unit.repository.conftest import checkout, data_home, own
+The tests of this folder run gpg, gpgv, apt-ftparchive or apt dozens of times each, which is too slow for the unit level.
+"""
 
-__all__ = ["checkout", "data_home", "own"]
+from tests.unit.repository.conftest import checkout, data_home, own, published, repo
+
+__all__ = ["checkout", "data_home", "own", "published", "repo"]
