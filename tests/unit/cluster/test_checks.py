@@ -335,7 +335,7 @@ def test_a_cluster_of_two_nodes_is_reported(pg1: Machine) -> None:
 @pytest.mark.parametrize(
     ("break_", "what", "why", "fix"),
     [
-        pytest.param(lambda m: m.becomes(member=False), "it belongs to the cluster", "it is no member",
+        pytest.param(lambda m: m.becomes(member=False), "it belongs to the cluster", "member yet",
                      "pgpoolctl status", id="stranger"),
         pytest.param(lambda m: m.has(disk=Disk(0.09)), "its disk has space", "9% are free", "free space below",
                      id="disk"),
