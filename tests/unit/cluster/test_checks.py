@@ -49,7 +49,7 @@ from pgpool_cluster.configuration import STUBS
 from pgpool_cluster.errors import ServerError, UsageError
 from pgpool_cluster.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
 from pgpool_cluster.fault import Fault
-from pgpool_cluster.key import ClusterKey
+from pgpool_cluster.key import ClusterKey, Role
 from pgpool_cluster.known_faults import Installed
 from pgpool_cluster.node import Here
 from pgpool_cluster.protocol import ClockAnswer
@@ -129,6 +129,8 @@ class Machine:
         """The answers of the other nodes; the time is an offset to this machine's."""
         self.resolved = {"db2.example.org": ("10.0.0.2",)}
         self.source: str | None = "10.0.0.1"
+        self.logins: set[str] = set()
+        """The roles of the logins to other servers."""
         self.refused_logins: dict[str, str] = {}
         """Why PostgreSQL at an address refuses logins."""
         self.closed: dict[tuple[str, int], OSError] = {}
@@ -193,6 +195,7 @@ class Machine:
         del self.clocks[name]
 
     def connect(self, dsn: str, **_: object) -> Any:
+        self.logins |= {word.removeprefix("user=") for word in dsn.split() if word.startswith("user=")}
         for address, why in self.refused_logins.items():
             if f"host={address} " in dsn:
                 raise psycopg2.OperationalError(why)
@@ -307,6 +310,11 @@ def test_a_fault_between_two_nodes_fails_only_its_own_check(
     assert why in found.why
     assert fix in found.fix
     assert found.node == "pg1"
+
+
+def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:
+    checks.run(pg1.here)
+    assert pg1.logins == {Role.RECOVERY}
 
 
 def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:
@@ -578,6 +586,7 @@ def test_a_witness_is_not_asked_about_postgresql(pg1: Machine) -> None:
     pg1.clocks = {name: replace(one, file=pg1.cluster.fingerprint) for name, one in pg1.clocks.items()}
     pg1.server, pg1.facts = None, NodeFacts("pg1", key="k", pgpool=POOL)
     found = checks.run(pg1.here)
+    assert pg1.logins == {Role.CHECK}, "it knows no other role's password"
     assert [check for check in found if not check.ok] == []
     assert not [check for check in found if check.what.startswith(("PostgreSQL 17", "it belongs"))]
     assert [check for check in found if check.what == "pgpool-II runs"]

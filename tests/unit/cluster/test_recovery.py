@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, primary, seen, standby
-from tests.unit.cluster.world import Acting, Data, World, at_work, hands, make_cluster
+from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
 from pgpool_cluster import recovery
 from pgpool_cluster.cluster import Mode
@@ -94,10 +94,11 @@ def test_a_running_standby_is_only_pointed_to_the_primary(three: Recovering) -> 
 
 def test_a_standby_with_wal_that_the_primary_lacks_is_rewound(three: Recovering) -> None:
     three.stop("pg2")
-    three.data("pg2").log += ((1, 99), (1, 100))
+    three.data("pg2").log += ((1, 99), (1, CHECKPOINT))
     three.recover("pg2")
     assert three.copies == ["rewind pg2 from pg1"]
     assert three.data("pg2").writes == set()
+    assert "starting it as it is" not in three.said, "it could not follow the primary"
 
 
 def test_a_standby_that_does_not_stream_after_its_start_is_rewound(three: Recovering) -> None:
@@ -235,16 +236,25 @@ class Agent:
         self.silent: tuple[type[object], ...] = ()
         """The kinds of requests that fail."""
         self.now = 0.0
+        self._served, self._forgotten = False, False
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
         monkeypatch.setattr(recovery, "time", clock)
         monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: self._facts())
+        monkeypatch.setattr(Here, "forget_looks", lambda _: self._forget())
         monkeypatch.setattr(Here, "on", lambda _, name, request, **__: self._ask(name, request))
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    def _forget(self) -> None:
+        self._forgotten = True
+
     def _facts(self) -> ClusterFacts:
-        return self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0]
+        """Return the facts of the next round, or those of the last one if they are still kept."""
+        if self._served and self._forgotten and len(self.rounds) > 1:
+            self.rounds.pop(0)
+        self._served, self._forgotten = True, False
+        return self.rounds[0]
 
     def _ask(self, name: str, request: object) -> None:
         self.asked.append((name, request))

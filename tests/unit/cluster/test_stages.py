@@ -215,7 +215,7 @@ def test_databases_of_a_new_node_are_not_replaced(pg3: Node) -> None:
 @pytest.mark.parametrize("known", ["", "pg_basebackup: no space"])
 def test_the_reason_of_the_part_that_failed_is_reported(known: str, pg3: Node) -> None:
     def fails() -> None:
-        pg3.here.failure = known
+        pg3.here.failure = known or pg3.here.failure
         raise OperationError("pcp_recovery_node: ERROR: recovery failed", hint="")
 
     pg3.here.failure = "the failure of an earlier recovery"
