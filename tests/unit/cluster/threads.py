@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 
 class _Now:
     """A thread whose `start` runs it to its end."""
 
-    def __init__(self, target: Callable[[], None], **_: object) -> None:
-        self.start = target
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...] = (), **_: object) -> None:
+        self.start = partial(target, *args)
 
     def is_alive(self) -> bool:
         return False
