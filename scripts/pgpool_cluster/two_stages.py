@@ -216,18 +216,23 @@ def first_stage(here: Here, name: str, progress: Progress) -> None:
     here.archive_needed = str(act.query(here, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
     try:
         here.peers.ask(name, CopyRequest(here.me.name), seconds=SILENCE, progress=progress)
+        _checkpoint(here)
     except ClusterError:
         here.archive_needed = ""
         raise
+    here.taken_up = ""
+    here.draining = time.monotonic()
+    threading.Thread(target=_watch_sessions, args=(here,), daemon=True).start()
+
+
+def _checkpoint(here: Here) -> None:
+    """Run a CHECKPOINT, so that the one that pgpool-II runs next writes less; raises OperationError."""
     try:
-        with here.server.session("postgres", seconds=SILENCE) as cursor:  # so that pgpool-II's own writes less
+        with here.server.session("postgres", seconds=SILENCE) as cursor:
             cursor.execute("SET statement_timeout = 0")
             cursor.execute("CHECKPOINT")
     except psycopg2.Error as error:
         raise OperationError(f"CHECKPOINT: {str(error).strip()}", hint=_HINT) from error
-    here.taken_up = ""
-    here.draining = time.monotonic()
-    threading.Thread(target=_watch_sessions, args=(here,), daemon=True).start()
 
 
 def second_stage(here: Here, name: str, progress: Progress) -> None:

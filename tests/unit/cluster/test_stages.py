@@ -341,7 +341,7 @@ def test_a_checkpoint_that_fails_ends_the_first_stage(pg1: Node, watched: list[f
     pg1.server.rows |= {"pg_walfile_name": [("0",)], "CHECKPOINT": psycopg2.OperationalError("no space left\n")}
     with pytest.raises(OperationError, match="CHECKPOINT: no space left"):
         two_stages.first_stage(pg1.here, "pg3", pg1.say)
-    assert (pg1.here.draining, watched) == (0.0, [])
+    assert (pg1.here.archive_needed, pg1.here.draining, watched) == ("", 0.0, [])
 
 
 # The second stage, on the main node
