@@ -39,7 +39,7 @@ LABEL = "pgpool-deb-test"
 BOOT_SECONDS = 120.0
 ANSWERS = "/dev/shm/answers"  # noqa: S108
 ANSWERED = """
-umask 077; mkdir -p "$1"; cd "$1"; name=$2; rm -f $3; shift 3
+mkdir -p -m 700 "$1"; cd "$1"; name=$2; rm -f $3; shift 3
 (cd /; exec "$@") >>"$name" 2>&1 && status=0 || status=$?
 printf '\\n%s %s\\n' "$name" "$status" >>"$name"
 cat "$name"; exit "$status"

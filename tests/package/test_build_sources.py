@@ -122,7 +122,7 @@ def test_ctrl_c_during_the_download_is_not_a_failed_package(
     ("fault", "where", "message"),
     [
         (missing, "InRelease$|Release$", "InRelease|Release file|404"),
-        (hang, "InRelease$", "nothing happened for too long"),
+        (hang, "InRelease$", "no output for too long"),
         (None, "", "[Cc]onnect"),
     ],
     ids=["404", "time-out", "unreachable"],

@@ -75,3 +75,11 @@ def test_copies_do_not_pile_up(answers: Path) -> None:
     for _ in range(5):
         one.attempt("true")
     assert len(list(answers.iterdir())) == 1
+
+
+def test_a_script_has_the_umask_that_the_server_gives(answers: Path) -> None:
+    """Files of a script that only root could read kept a server from starting."""
+    usual = subprocess.run(["sh", "-c", "umask"], capture_output=True, text=True, check=True).stdout.strip()
+    assert usual != "0077"
+    assert on(Engine()).run("umask") == usual
+    assert answers.stat().st_mode & 0o777 == 0o700
