@@ -352,7 +352,7 @@ def test_a_cluster_of_two_nodes_is_reported(pg1: Machine) -> None:
         pytest.param(lambda m: (m.folder / "data" / "pgpool_remote_start").chmod(0o600),
                      "pgpool_remote_start is in the data directory", "missing", "pgpoolctl apply", id="no program"),
         pytest.param(lambda m: os.chown(m.folder / "data" / "recovery_2nd_stage", 54321, -1),
-                     "recovery_2nd_stage is in the data directory", "somebody else's", "pgpoolctl apply",
+                     "recovery_2nd_stage is in the data directory", "not the cluster's", "pgpoolctl apply",
                      marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"), id="owner"),
         pytest.param(lambda m: m.rows("pending_restart", ("wal_level",)), "it runs with its configuration",
                      "wal_level want a restart", "systemctl restart postgresql@17-main.service", id="restart"),
