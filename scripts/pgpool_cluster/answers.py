@@ -17,6 +17,7 @@ from . import (
     paths,
     pgpool,
     plain,
+    protocol,
     reach,
     recovery,
     restarts,
@@ -38,59 +39,7 @@ from .key import Role
 from .lines import OddAnswerError
 from .node import Here
 from .peers import Progress
-from .protocol import (
-    VERSIONS_DIFFER,
-    AnyRequest,
-    AttachRequest,
-    CancelActiveAnswer,
-    CancelActiveRequest,
-    CheckAnswer,
-    CheckRequest,
-    ClockAnswer,
-    ClockRequest,
-    ConvergeAnswer,
-    ConvergeRequest,
-    CopyRequest,
-    DetachRequest,
-    Done,
-    ExcuseAnswer,
-    ExcuseRequest,
-    FailoverAnswer,
-    FailoverRequest,
-    FirstStageRequest,
-    FollowRequest,
-    GoOnRequest,
-    HoldRequest,
-    LookRequest,
-    MayStartAnswer,
-    MayStartRequest,
-    NoteAnswer,
-    NoteRequest,
-    PcpRecoveryRequest,
-    PromoteRequest,
-    RecoverRequest,
-    Request,
-    RoleRequest,
-    SecondStageRequest,
-    SilentAnswer,
-    SilentRequest,
-    StandingRequest,
-    StartRequest,
-    StatusRequest,
-    SwitchoverAnswer,
-    SwitchoverRequest,
-    TakeBackRequest,
-    TakeUpRequest,
-    TermAnswer,
-    TermRequest,
-    UserList,
-    UserRequest,
-    UsersRequest,
-    WaitingAnswer,
-    WaitingRequest,
-    WatchRequest,
-    WhyRequest,
-)
+from .protocol import VERSIONS_DIFFER, AnyRequest, Request
 from .situation import in_service, rightful_primary
 from .users import Users, changing
 
@@ -125,124 +74,124 @@ class Answers:
         """Return the answer to a request. `_pair` lets mypy check that each answer has its request's type."""
         here = self.here
         match request:
-            case LookRequest():
+            case protocol.LookRequest():
                 return _pair(request, self._look(request))
-            case NoteRequest():
-                return _pair(request, NoteAnswer(self._note()))
-            case CheckRequest():
+            case protocol.NoteRequest():
+                return _pair(request, protocol.NoteAnswer(self._note()))
+            case protocol.CheckRequest():
                 return _pair(request, self._check(request))
-            case ClockRequest():
-                return _pair(request, ClockAnswer(time.time(), here.look().key, here.cluster.fingerprint))
-            case TermRequest():
+            case protocol.ClockRequest():
+                return _pair(request, protocol.ClockAnswer(time.time(), here.look().key, here.cluster.fingerprint))
+            case protocol.TermRequest():
                 return _pair(request, self._term(request))
-            case ExcuseRequest():
+            case protocol.ExcuseRequest():
                 return _pair(request, self._excuse(request))
-            case PromoteRequest():
+            case protocol.PromoteRequest():
                 return _pair(request, self._promote(request, peer))
-            case FollowRequest():
+            case protocol.FollowRequest():
                 return _pair(request, self._follow(request, peer))
-            case GoOnRequest():
+            case protocol.GoOnRequest():
                 return _pair(request, self._go_on(request))
-            case RecoverRequest():
+            case protocol.RecoverRequest():
                 return _pair(request, self._recover(request, progress))
-            case SwitchoverRequest():
+            case protocol.SwitchoverRequest():
                 return _pair(request, self._switchover(request, progress))
-            case StartRequest():
+            case protocol.StartRequest():
                 return _pair(request, self._start(request))
-            case AttachRequest():
+            case protocol.AttachRequest():
                 return _pair(request, attachment.attach(here, request))
-            case DetachRequest():
+            case protocol.DetachRequest():
                 return _pair(request, attachment.detach(here, request))
-            case TakeBackRequest():
+            case protocol.TakeBackRequest():
                 return _pair(request, self._take_back(request))
-            case HoldRequest():
+            case protocol.HoldRequest():
                 return _pair(request, self._hold(request))
-            case RoleRequest():
+            case protocol.RoleRequest():
                 return _pair(request, self._role(request))
-            case UserRequest():
+            case protocol.UserRequest():
                 return _pair(request, self._user(request, progress))
-            case UsersRequest():
+            case protocol.UsersRequest():
                 return _pair(request, self._users(request, peer))
-            case WatchRequest():
+            case protocol.WatchRequest():
                 return _pair(request, self._watch())
-            case PcpRecoveryRequest():
+            case protocol.PcpRecoveryRequest():
                 return _pair(request, self._pcp_recovery(request))
-            case CopyRequest():
+            case protocol.CopyRequest():
                 return _pair(request, self._copy(request, progress))
-            case TakeUpRequest():
+            case protocol.TakeUpRequest():
                 return _pair(request, self._take_up(request, progress))
-            case WhyRequest():
+            case protocol.WhyRequest():
                 return _pair(request, self._why(request))
-            case CancelActiveRequest():
-                return _pair(request, CancelActiveAnswer(two_stages.cancel_active(here, request.since)))
-            case StandingRequest():
+            case protocol.CancelActiveRequest():
+                return _pair(request, protocol.CancelActiveAnswer(two_stages.cancel_active(here, request.since)))
+            case protocol.StandingRequest():
                 return _pair(request, pgpool.standing(here.cluster))
-            case SilentRequest():
-                return _pair(request, SilentAnswer(here.silent))
-            case StatusRequest():
+            case protocol.SilentRequest():
+                return _pair(request, protocol.SilentAnswer(here.silent))
+            case protocol.StatusRequest():
                 return _pair(request, status.report(here.cluster, here.look_at_all(), self._notes()))
-            case WaitingRequest():
-                return _pair(request, WaitingAnswer(str(restarts.waiting(here) or "")))
-            case ConvergeRequest():
-                return _pair(request, ConvergeAnswer(tuple(self.once())))
-            case FailoverRequest():
+            case protocol.WaitingRequest():
+                return _pair(request, protocol.WaitingAnswer(str(restarts.waiting(here) or "")))
+            case protocol.ConvergeRequest():
+                return _pair(request, protocol.ConvergeAnswer(tuple(self.once())))
+            case protocol.FailoverRequest():
                 return _pair(request, self._failover(request, progress))
-            case MayStartRequest():
+            case protocol.MayStartRequest():
                 return _pair(request, self._may_start(request))
-            case FirstStageRequest():
+            case protocol.FirstStageRequest():
                 return _pair(request, self._first_stage(request, progress))
-            case SecondStageRequest():
+            case protocol.SecondStageRequest():
                 return _pair(request, self._second_stage(request, progress))
             case _:
                 assert_never(request)
 
     # Between nodes
 
-    def _look(self, request: LookRequest) -> NodeFacts:
+    def _look(self, request: protocol.LookRequest) -> NodeFacts:
         if request.fresh:
             self.here.forget_looks()
         return self.here.look()
 
-    def _term(self, request: TermRequest) -> TermAnswer:
+    def _term(self, request: protocol.TermRequest) -> protocol.TermAnswer:
         """Record a new term and, if the request says so, that this node is in service in it."""
         here = self.here
         if request.file not in ("", here.cluster.fingerprint):
-            return TermAnswer(taken=False, excuse=here.record.excuse.place)
+            return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
         serves = {"led": request.term, "restart": request.restart, "apart": False}
         taken = here.note_term(request.term, **(serves if request.serves else {}))
-        return TermAnswer(taken, here.record.excuse.place)
+        return protocol.TermAnswer(taken, here.record.excuse.place)
 
-    def _excuse(self, request: ExcuseRequest) -> ExcuseAnswer:
+    def _excuse(self, request: protocol.ExcuseRequest) -> protocol.ExcuseAnswer:
         """Record a primary's excuse of its standbys."""
         if request.file != self.here.cluster.fingerprint:
-            return ExcuseAnswer(taken=False)
-        return ExcuseAnswer(self.here.note_excuse(Excuse(request.term, request.serial, request.names)))
+            return protocol.ExcuseAnswer(taken=False)
+        return protocol.ExcuseAnswer(self.here.note_excuse(Excuse(request.term, request.serial, request.names)))
 
-    def _promote(self, request: PromoteRequest, peer: str) -> Done:
+    def _promote(self, request: protocol.PromoteRequest, peer: str) -> protocol.Done:
         """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
         if rights.is_database(self.here.cluster, peer):
             act.become_primary(self.here, request.term, request.excuse)
         else:
             takeover.take_over(self.here)
         self.wake()
-        return Done()
+        return protocol.Done()
 
-    def _follow(self, request: FollowRequest, peer: str) -> Done:
+    def _follow(self, request: protocol.FollowRequest, peer: str) -> protocol.Done:
         here = self.here
         action = Follow(here.me.name, here.cluster.named(request.primary).name)
         if not rights.is_database(here.cluster, peer):
             takeover.refuse_undecided(here, action)
         act.follow(here, action)
         here.forget_looks()
-        return Done()
+        return protocol.Done()
 
-    def _go_on(self, request: GoOnRequest) -> Done:
+    def _go_on(self, request: protocol.GoOnRequest) -> protocol.Done:
         gone = request.node
         takeover.go_on(self.here, None if gone is None else self.here.cluster.named(gone))
-        return Done()
+        return protocol.Done()
 
     def _notes(self) -> dict[str, str]:
-        answers = self.here.peers.ask_all(NoteRequest(), seconds=2.5)
+        answers = self.here.peers.ask_all(protocol.NoteRequest(), seconds=2.5)
         notes = {name: answer.note for name, answer in answers.items()}
         unreached = {
             name: f"{peer.problem}; hint: {reach.fix(peer.problem, name)}" if peer.problem else ""
@@ -267,45 +216,47 @@ class Answers:
         reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
         return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"
 
-    def _check(self, request: CheckRequest) -> CheckAnswer:
+    def _check(self, request: protocol.CheckRequest) -> protocol.CheckAnswer:
         found, peers = checks.run(self.here), self.here.peers
         if request.all:
-            for name, answer in peers.outcomes(list(peers.peers), CheckRequest(), seconds=20).items():
-                if isinstance(answer, CheckAnswer):
+            for name, answer in peers.outcomes(list(peers.peers), protocol.CheckRequest(), seconds=20).items():
+                if isinstance(answer, protocol.CheckAnswer):
                     found += answer.checks
                 elif isinstance(answer, OddAnswerError):
                     found.append(checks.unreadable(name))
-        return CheckAnswer(tuple(found))
+        return protocol.CheckAnswer(tuple(found))
 
     # Hooks
 
-    def _failover(self, request: FailoverRequest, progress: Progress) -> FailoverAnswer:
+    def _failover(self, request: protocol.FailoverRequest, progress: Progress) -> protocol.FailoverAnswer:
         failed = self.here.cluster.backend(request.failed)
-        return FailoverAnswer(tuple(said(action) for action in takeover.fail_over(self.here, failed, progress)))
+        return protocol.FailoverAnswer(
+            tuple(said(action) for action in takeover.fail_over(self.here, failed, progress))
+        )
 
-    def _may_start(self, request: MayStartRequest) -> MayStartAnswer:
+    def _may_start(self, request: protocol.MayStartRequest) -> protocol.MayStartAnswer:
         """Decide whether the unit may start this node's server now. Only the rightful primary may start as primary."""
         here = self.here
         if here.database is None or request.instance != here.database.instance.unit.split("@")[1].split(".")[0]:
-            return MayStartAnswer(go=True)
+            return protocol.MayStartAnswer(go=True)
         if here.starting or here.record.system is None:
-            return MayStartAnswer(go=True)
+            return protocol.MayStartAnswer(go=True)
         here.forget_looks()
         facts = here.look_at_all()
         mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
         if mine.half_copied:
-            return MayStartAnswer(go=False, why=f"half a copy of {here.record.copying} is there")
+            return protocol.MayStartAnswer(go=False, why=f"half a copy of {here.record.copying} is there")
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
         for action in actions:
             if isinstance(action, Resume):
                 with here.promotion:
                     act.claim(here, action.term, kept=synchrony.kept(here.record))
         go = any(isinstance(action, Start | Resume) for action in actions)
-        return MayStartAnswer(go, "; ".join(said(action) for action in actions))
+        return protocol.MayStartAnswer(go, "; ".join(said(action) for action in actions))
 
     # Verbs
 
-    def _recover(self, request: RecoverRequest, progress: Progress) -> Done:
+    def _recover(self, request: protocol.RecoverRequest, progress: Progress) -> protocol.Done:
         """Rebuild this node, or forward the request to the node that it names."""
         here = self.here
         name = here.cluster.named(request.node).name
@@ -316,55 +267,55 @@ class Answers:
             two_stages.rebuild(here, progress, force=request.force)
             self.wake()
             recovery.await_attached(here, progress)
-            return Done()
+            return protocol.Done()
         with self.acting:
             leading = recovery.recover(here, progress, force=request.force)
         if request.attach:
             recovery.await_attached(here, progress, leading)
         self.wake()
-        return Done()
+        return protocol.Done()
 
     # Recovery in two stages
 
-    def _watch(self) -> Done:
+    def _watch(self) -> protocol.Done:
         self.watch()
-        return Done()
+        return protocol.Done()
 
-    def _pcp_recovery(self, request: PcpRecoveryRequest) -> Done:
+    def _pcp_recovery(self, request: protocol.PcpRecoveryRequest) -> protocol.Done:
         self.watch()
-        self.here.peers.ask_all(WatchRequest(), seconds=1)
+        self.here.peers.ask_all(protocol.WatchRequest(), seconds=1)
         two_stages.pcp_recovery(self.here, self.here.cluster.named(request.node).name)
-        return Done()
+        return protocol.Done()
 
-    def _first_stage(self, request: FirstStageRequest, progress: Progress) -> Done:
+    def _first_stage(self, request: protocol.FirstStageRequest, progress: Progress) -> protocol.Done:
         """Run recovery_1st_stage_command. With streaming replication there is only this stage."""
         name = self.here.cluster.backend(request.backend).name
         if self.here.cluster.mode.streams:
-            return self._recover(RecoverRequest(name, attach=False), progress)
+            return self._recover(protocol.RecoverRequest(name, attach=False), progress)
         two_stages.first_stage(self.here, name, progress)
-        return Done()
+        return protocol.Done()
 
-    def _second_stage(self, request: SecondStageRequest, progress: Progress) -> Done:
+    def _second_stage(self, request: protocol.SecondStageRequest, progress: Progress) -> protocol.Done:
         two_stages.second_stage(self.here, self.here.cluster.backend(request.backend).name, progress)
-        return Done()
+        return protocol.Done()
 
-    def _copy(self, request: CopyRequest, progress: Progress) -> Done:
+    def _copy(self, request: protocol.CopyRequest, progress: Progress) -> protocol.Done:
         with self.acting:
             two_stages.copy(self.here, self.here.cluster.named(request.source).name, progress)
-        return Done()
+        return protocol.Done()
 
-    def _take_up(self, request: TakeUpRequest, progress: Progress) -> Done:
+    def _take_up(self, request: protocol.TakeUpRequest, progress: Progress) -> protocol.Done:
         # Do not take `acting`: clients are waiting, and the loop does not act on a node in recovery.
         source = self.here.cluster.named(request.source).name
         two_stages.take_up(self.here, source, request.position, request.term, progress)
         self.wake()
-        return Done()
+        return protocol.Done()
 
-    def _why(self, request: WhyRequest) -> Done:
+    def _why(self, request: protocol.WhyRequest) -> protocol.Done:
         self.here.failure, self.here.promoting = request.why, False
-        return Done()
+        return protocol.Done()
 
-    def _switchover(self, request: SwitchoverRequest, progress: Progress) -> SwitchoverAnswer:
+    def _switchover(self, request: protocol.SwitchoverRequest, progress: Progress) -> protocol.SwitchoverAnswer:
         """Change the primary, or forward the request to the present primary."""
         here = self.here
         wanted = here.cluster.named(request.node).name if request.node else None
@@ -381,23 +332,25 @@ class Answers:
         progress("waiting for pgpool-II")
         self._renew_view(here.me.name)
         recovery.await_attached(here, progress)
-        return SwitchoverAnswer(target.node)
+        return protocol.SwitchoverAnswer(target.node)
 
-    def _take_over(self, request: SwitchoverRequest, name: str, progress: Progress) -> SwitchoverAnswer:
+    def _take_over(
+        self, request: protocol.SwitchoverRequest, name: str, progress: Progress
+    ) -> protocol.SwitchoverAnswer:
         """Accept this node's data, as an administrator decided, or forward the request to the node that it names."""
         if name != self.here.me.name:
             return self.here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
         with self.acting:
             switchover.accept_loss(self.here, progress)
         self.wake()
-        return SwitchoverAnswer(name)
+        return protocol.SwitchoverAnswer(name)
 
     def _renew_view(self, name: str) -> None:
         """Make pgpool-II search for the primary again, which it does when a node is detached or attached."""
         with suppress(ClusterError):
-            attachment.detach(self.here, DetachRequest(name, recovering=True))
+            attachment.detach(self.here, protocol.DetachRequest(name, recovering=True))
 
-    def _start(self, request: StartRequest) -> Done:
+    def _start(self, request: protocol.StartRequest) -> protocol.Done:
         """Run pgpool_remote_start: start the server of the node, if it is down."""
         host = request.host
         node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
@@ -405,27 +358,27 @@ class Answers:
             raise UsageError(f"no node has the host {host}", hint="cluster.yml has their addresses")
         if node.name == self.here.taken_up:  # its server is running already, and clients are waiting
             self.here.taken_up = ""
-            return Done()
+            return protocol.Done()
         if node != self.here.me:
             return self.here.peers.ask(node.name, request, seconds=_LONG_SECONDS)
         if not self.here.look().up:
             act.start(self.here, Start(node.name))
-        return Done()
+        return protocol.Done()
 
-    def _take_back(self, request: TakeBackRequest) -> Done:
+    def _take_back(self, request: protocol.TakeBackRequest) -> protocol.Done:
         pgpool.attach(self.here.cluster, self.here.cluster.named(request.node), wait=True)
         self.here.forget_looks()
-        return Done()
+        return protocol.Done()
 
-    def _hold(self, request: HoldRequest) -> Done:
+    def _hold(self, request: protocol.HoldRequest) -> protocol.Done:
         self.here.remember(held=request.hold)
-        return Done()
+        return protocol.Done()
 
-    def _role(self, request: RoleRequest) -> Done:
+    def _role(self, request: protocol.RoleRequest) -> protocol.Done:
         act.set_role(self.here, _role_name(request.name), request.verifier)
-        return Done()
+        return protocol.Done()
 
-    def _user(self, request: UserRequest, progress: Progress) -> Done:
+    def _user(self, request: protocol.UserRequest, progress: Progress) -> protocol.Done:
         """Create, change or remove a role on the primary, and send its pool_passwd entry to every node."""
         here = self.here
         facts = here.look_at_all()
@@ -440,9 +393,9 @@ class Answers:
             self._change_user(request, here.look_at_all(), progress)
         finally:
             _CHANGING_USERS.release()
-        return Done()
+        return protocol.Done()
 
-    def _change_user(self, request: UserRequest, facts: ClusterFacts, progress: Progress) -> None:
+    def _change_user(self, request: protocol.UserRequest, facts: ClusterFacts, progress: Progress) -> None:
         """Change a role on this node, the primary, and the list of users of every node. The caller holds the lock."""
         here = self.here
         name, entry = _role_name(request.name), request.entry
@@ -457,22 +410,22 @@ class Answers:
         if not here.cluster.mode.streams:
             others = [found.node for found in in_service(here.cluster, facts) if found.node != here.me.name]
             for other in others:
-                here.peers.ask(other, RoleRequest(name, request.verifier), seconds=30)
+                here.peers.ask(other, protocol.RoleRequest(name, request.verifier), seconds=30)
         users = known.with_entry(name, entry)
         if not store_users(users):
             reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
             raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
         new = _listed(users)
-        lists = here.peers.ask_all(UsersRequest(new), seconds=30)
+        lists = here.peers.ask_all(protocol.UsersRequest(new), seconds=30)
         for node in here.cluster.nodes:
             if node != here.me and node.name not in lists:
                 progress(f"{node.name} is out of reach and learns it when it is back")
             elif node != here.me and lists[node.name] != new:
                 progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
 
-    def _users(self, request: UsersRequest, peer: str) -> UserList:
+    def _users(self, request: protocol.UsersRequest, peer: str) -> protocol.UserList:
         if request.new is not None:
-            rights.refuse(self.here.cluster, UserRequest, peer)
+            rights.refuse(self.here.cluster, protocol.UserRequest, peer)
             store_users(_users_in(request.new))
             self.here.forget_looks()
         return _listed(Users.load(paths.USERS))
@@ -491,12 +444,12 @@ def _role_name(name: str) -> str:
     return name
 
 
-def _listed(users: Users) -> UserList:
+def _listed(users: Users) -> protocol.UserList:
     """Return the users in the form of an answer to another node."""
-    return UserList(users.serial, users.entries, users.mark)
+    return protocol.UserList(users.serial, users.entries, users.mark)
 
 
-def _users_in(found: UserList) -> Users:
+def _users_in(found: protocol.UserList) -> Users:
     """Return the users of a list that another node sent; raises UsageError for impossible names or entries."""
     try:
         return Users.of({"serial": found.serial, "entries": dict(found.entries), "mark": found.mark})
@@ -507,7 +460,7 @@ def _users_in(found: UserList) -> Users:
 def users_of(here: Here, name: str) -> Users:
     """Return another node's list of users. Raises ClusterError, also if the answer is not a list of users."""
     try:
-        return _users_in(here.peers.ask(name, UsersRequest(), seconds=5))
+        return _users_in(here.peers.ask(name, protocol.UsersRequest(), seconds=5))
     except (OddAnswerError, UsageError) as error:
         hint = f"journalctl -u {paths.UNIT}, on {name}; the same version of pgpool2-cluster on every node"
         raise OperationError(f"{name} tells what is no list of users", hint=hint) from error

@@ -10,46 +10,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from . import protocol
 from .cluster import Cluster
 from .errors import OperationError
-from .protocol import (
-    VERSIONS_DIFFER,
-    AttachRequest,
-    CancelActiveRequest,
-    CheckRequest,
-    ClockRequest,
-    ConvergeRequest,
-    CopyRequest,
-    DetachRequest,
-    ExcuseRequest,
-    FailoverRequest,
-    FirstStageRequest,
-    FollowRequest,
-    GoOnRequest,
-    HoldRequest,
-    LookRequest,
-    MayStartRequest,
-    NoteRequest,
-    PcpRecoveryRequest,
-    PromoteRequest,
-    RecoverRequest,
-    Request,
-    RoleRequest,
-    SecondStageRequest,
-    SilentRequest,
-    StandingRequest,
-    StartRequest,
-    StatusRequest,
-    SwitchoverRequest,
-    TakeBackRequest,
-    TakeUpRequest,
-    TermRequest,
-    UserRequest,
-    UsersRequest,
-    WaitingRequest,
-    WatchRequest,
-    WhyRequest,
-)
+from .protocol import VERSIONS_DIFFER, Request
 
 
 class Asker(Enum):
@@ -62,23 +26,48 @@ class Asker(Enum):
 
 _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     Asker.ANYBODY: (
-        LookRequest, NoteRequest, CheckRequest, ClockRequest, StandingRequest, SilentRequest, WatchRequest,
-        UsersRequest,
+        protocol.LookRequest,
+        protocol.NoteRequest,
+        protocol.CheckRequest,
+        protocol.ClockRequest,
+        protocol.StandingRequest,
+        protocol.SilentRequest,
+        protocol.WatchRequest,
+        protocol.UsersRequest,
         # any node may request these, because the receiver decides by its own facts
-        PromoteRequest, FollowRequest, GoOnRequest,
+        protocol.PromoteRequest,
+        protocol.FollowRequest,
+        protocol.GoOnRequest,
         # the leading pgpool-II may run on a witness, and it decides which nodes get clients
-        HoldRequest,
+        protocol.HoldRequest,
     ),
     Asker.DATABASES: (
-        TermRequest, ExcuseRequest, AttachRequest, DetachRequest, TakeBackRequest, RecoverRequest, SwitchoverRequest,
-        StartRequest, UserRequest, RoleRequest, PcpRecoveryRequest, CopyRequest, TakeUpRequest, CancelActiveRequest,
-        WhyRequest,
+        protocol.TermRequest,
+        protocol.ExcuseRequest,
+        protocol.AttachRequest,
+        protocol.DetachRequest,
+        protocol.TakeBackRequest,
+        protocol.RecoverRequest,
+        protocol.SwitchoverRequest,
+        protocol.StartRequest,
+        protocol.UserRequest,
+        protocol.RoleRequest,
+        protocol.PcpRecoveryRequest,
+        protocol.CopyRequest,
+        protocol.TakeUpRequest,
+        protocol.CancelActiveRequest,
+        protocol.WhyRequest,
     ),
     Asker.HERE: (
-        StatusRequest, ConvergeRequest, WaitingRequest, FailoverRequest, MayStartRequest, FirstStageRequest,
-        SecondStageRequest,
+        protocol.StatusRequest,
+        protocol.ConvergeRequest,
+        protocol.WaitingRequest,
+        protocol.FailoverRequest,
+        protocol.MayStartRequest,
+        protocol.FirstStageRequest,
+        protocol.SecondStageRequest,
     ),
-}  # fmt: skip
+}
 MAY_ASK = {request: asker for asker, requests in _BY_ASKER.items() for request in requests}
 """Every request that an agent answers."""
 
