@@ -47,7 +47,7 @@ def _repository(project: Project, pairs: int, scratch: Path | None) -> None:
 
     place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
     try:
-        with _failures_told():
+        with _failures_reported():
             RepositoryBench(project, place.resolve() / "repository", pairs).run()
     finally:
         if scratch is None:
@@ -72,7 +72,7 @@ def _build(project: Project, pairs: int, scratch: Path | None) -> None:
     place = scratch or Path(tempfile.mkdtemp(prefix="bench-", dir=Cache.open().path))
     place.mkdir(parents=True, exist_ok=True)
     try:
-        with _failures_told():
+        with _failures_reported():
             BuildBench(project, place.resolve(), pairs).run()
     finally:
         if scratch is None:
@@ -81,7 +81,7 @@ def _build(project: Project, pairs: int, scratch: Path | None) -> None:
 
 
 @contextmanager
-def _failures_told() -> Iterator[None]:
+def _failures_reported() -> Iterator[None]:
     """Raise PackageError, with the last line that it said, for a program that fails or hangs in the block."""
     try:
         yield

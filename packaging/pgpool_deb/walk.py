@@ -8,18 +8,17 @@ If a signed statement lies beside the .buildinfo, its hashes must agree.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from .download import sha256_of
 from .errors import UsageError
 from .origin import Archive, Debian, Origin
 from .pins import Pins
 from .record import Record
+from .statement import STATEMENT, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +94,21 @@ def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
 
 def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
     """Yield links for the hashes in the signed statement, and for the documents of the .debs that it names."""
-    path = record.path.with_name(f"{record.path.stem}.intoto.json")
+    path = record.path.with_name(f"{record.path.stem}{STATEMENT}")
     if not path.is_file():
         return
     try:
-        statement = json.loads(path.read_text(encoding="utf-8"))
-        predicate = statement["predicate"]
-        stated = _digests([*statement["subject"], *predicate["buildDefinition"]["resolvedDependencies"]])
-        documents = _digests(predicate["runDetails"]["byproducts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        statement = Statement.parse(path.read_bytes())
+    except (OSError, ValueError) as error:
         yield Link(f"{path.name} cannot be read as a statement: {error}", holds=False)
         return
+    stated = {**statement.subjects, **statement.materials}
     different = [name for name, sha256 in known.items() if stated.get(name) != sha256]
     if different:
         yield Link(f"{path.name} has another hash of {different[0]}", holds=False)
     else:
         yield Link(f"{path.name} has the same hashes of all these files")
     stems = tuple(f"{Path(name).stem}." for name in (record.path.name, *known) if name.endswith((".buildinfo", ".deb")))
-    for name, sha256 in documents.items():
+    for name, sha256 in statement.byproducts.items():
         if name.startswith(stems) and "/" not in name and record.path.with_name(name).is_file():
             yield _file(record, Archive(name, sha256), path.name)
-
-
-def _digests(rows: list[dict[str, Any]]) -> dict[str, str]:
-    return {row["name"]: row["digest"]["sha256"] for row in rows if "name" in row}

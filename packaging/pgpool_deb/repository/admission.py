@@ -16,6 +16,7 @@ from pgpool_deb.download import sha256_of
 from pgpool_deb.errors import UsageError
 from pgpool_deb.proof import lacking
 from pgpool_deb.releases import Release
+from pgpool_deb.statement import SIGNATURE, STATEMENT
 
 from .stanzas import PoolFile, Stanza
 from .suites import Summary
@@ -40,8 +41,13 @@ class Upload:
 
     @property
     def statement(self) -> str:
-        """The pool path of its provenance statement; the statement's signature has `.asc` appended."""
-        return f"{self.buildinfo.path.removesuffix('.buildinfo')}.intoto.json"
+        """The pool path of its provenance statement."""
+        return f"{self.buildinfo.path.removesuffix('.buildinfo')}{STATEMENT}"
+
+    @property
+    def signature(self) -> str:
+        """The pool path of the statement's signature."""
+        return f"{self.statement}{SIGNATURE}"
 
     @property
     def title(self) -> str:

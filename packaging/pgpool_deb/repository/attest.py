@@ -6,7 +6,6 @@ signature, regardless of its number of packages. Importing this module loads the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from pgpool_deb.pins import Pins
 from pgpool_deb.record import Record
 from pgpool_deb.releases import Release
+from pgpool_deb.statement import CYCLONEDX, SPDX
 
 from . import cyclonedx_bill, provenance, spdx_bill
 from .admission import Upload
@@ -22,7 +22,7 @@ from .signing import Key
 from .stanzas import PoolFile, Stanza
 from .tree import Repository
 
-DOCUMENTS = {".cdx.json": cyclonedx_bill.text, ".spdx.json": spdx_bill.text}
+DOCUMENTS = {CYCLONEDX: cyclonedx_bill.text, SPDX: spdx_bill.text}
 """The function that renders each document about a .deb, by the suffix that replaces `.deb` in its name."""
 
 _SIGNING = 4
@@ -52,9 +52,9 @@ def attest(  # noqa: PLR0913 - facts, files, key and time
             documents = list(_documents(record, source, upload, _controls(upload, stanzas), release))
             files = [file for _, file in documents]
             statement = provenance.text(provenance.statement(record, source, release.name, files))
-            made += [*documents, _made(upload.statement, statement)]
-            signatures[f"{upload.statement}.asc"] = pool.submit(key.signature, statement, moment)
-        made += [_made(path, signed.result()) for path, signed in signatures.items()]
+            made += [*documents, PoolFile.of(upload.statement, statement.encode())]
+            signatures[upload.signature] = pool.submit(key.signature, statement, moment)
+        made += [PoolFile.of(path, signed.result().encode()) for path, signed in signatures.items()]
     repository.admit(made)
 
 
@@ -71,9 +71,4 @@ def _documents(
     folder = Path(upload.statement).parent
     for bill in bills(record, source, upload.files, controls, release.name):
         for suffix, text in DOCUMENTS.items():
-            yield _made(f"{folder}/{bill.stem}{suffix}", text(bill))
-
-
-def _made(path: str, text: str) -> tuple[bytes, PoolFile]:
-    data = text.encode()
-    return data, PoolFile(path, hashlib.sha256(data).hexdigest(), len(data))
+            yield PoolFile.of(f"{folder}/{bill.stem}{suffix}", text(bill).encode())

@@ -7,12 +7,12 @@ itself builds the keyring package from the files of keyring/, so that package ha
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from . import gpg, provenance
+from pgpool_deb.statement import CYCLONEDX, SIGNATURE, SPDX, STATEMENT, Statement
+
+from . import gpg
 from .findings import Finding
 from .inside import Lack
 from .keyring import NAME
@@ -20,10 +20,6 @@ from .places import Place
 from .reading import ReadSuite
 from .stanzas import PoolFile
 
-DOCUMENTS = (".cdx.json", ".spdx.json")
-"""The suffixes that replace `.deb` in the names of documents; attest.py writes the documents."""
-STATEMENT = ".intoto.json"
-SIGNATURE = ".asc"
 _COMMON = ("amd64", "arm64", "all")
 """Architectures that may occur in the name of a statement at a URL, besides those of the packages."""
 
@@ -41,32 +37,6 @@ class Build:
     def stem(self) -> str:
         """The prefix of the names of its statements."""
         return f"{self.folder.rpartition('/')[2]}_{self.version}_"
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The contents of an in-toto statement: SHA-256 by name of .debs, of their materials, and of their documents."""
-
-    subjects: Mapping[str, str]
-    materials: Mapping[str, str]
-    byproducts: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, data: bytes) -> Statement:
-        """Parse a statement; raises ValueError if it is not one of ours."""
-        try:
-            document = json.loads(data)
-            if (document["_type"], document["predicateType"]) != (provenance.TYPE, provenance.PREDICATE):
-                raise ValueError("it is a statement of another type")
-            predicate = document["predicate"]
-            materials = predicate["buildDefinition"]["resolvedDependencies"]
-            return cls(
-                _digests(document["subject"]),
-                _digests(one for one in materials if "name" in one),
-                _digests(predicate["runDetails"]["byproducts"]),
-            )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError("it is no statement of ours") from error
 
 
 def builds(suites: Iterable[ReadSuite]) -> list[Build]:
@@ -202,7 +172,7 @@ class _Walk:
     def _extra(self) -> Iterator[Finding]:
         """Yield documents of this version that no statement names; `prune` handles those of unpublished versions."""
         for name in self.listed or ():
-            ours = name.endswith((*DOCUMENTS, STATEMENT, f"{STATEMENT}{SIGNATURE}"))
+            ours = name.endswith((CYCLONEDX, SPDX, STATEMENT, f"{STATEMENT}{SIGNATURE}"))
             if ours and f"_{self.build.version}_" in name and name not in self.expected:
                 yield Finding(f"{self._path(name)} is extra: no statement names it")
 
@@ -211,8 +181,4 @@ class _Walk:
 
 
 def _documents(deb: str) -> list[str]:
-    return [f"{deb.removesuffix('.deb')}{suffix}" for suffix in DOCUMENTS]
-
-
-def _digests(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {str(row["name"]): str(row["digest"]["sha256"]) for row in rows}
+    return [f"{deb.removesuffix('.deb')}{suffix}" for suffix in (CYCLONEDX, SPDX)]

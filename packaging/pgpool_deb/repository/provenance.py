@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pgpool_deb.download import sha256_of
 from pgpool_deb.record import Record
+from pgpool_deb.statement import PREDICATE, TYPE
 
 from .stanzas import PoolFile
 
 if TYPE_CHECKING:
     from .bill import Source  # loads the SPDX licence list, which a check of statements does not need
 
-TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:pgpool-deb:dpkg-buildpackage:1"
 """`externalParameters`: the source package and the release; `internalParameters`: the path and the environment."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pgpool_deb.statement import SIGNATURE, STATEMENT
+
 from . import gpg, inside
-from .documents import SIGNATURE, STATEMENT
 from .signing import Key
 from .stanzas import PoolFile
 from .tree import Repository
@@ -23,12 +23,7 @@ def statements(repository: Repository, old: bytes, key: Key, moment: int) -> Non
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda path: _signature(repository, path, old, key, moment), paths)
         made = [
-            (
-                text,
-                PoolFile(
-                    f"{path.relative_to(repository.path)}{SIGNATURE}", hashlib.sha256(text).hexdigest(), len(text)
-                ),
-            )
+            PoolFile.of(f"{path.relative_to(repository.path)}{SIGNATURE}", text)
             for path, text in zip(paths, found, strict=True)
             if text is not None
         ]

@@ -33,6 +33,11 @@ class PoolFile:
     sha256: str
     size: int
 
+    @classmethod
+    def of(cls, path: str, data: bytes) -> tuple[bytes, PoolFile]:
+        """Return these bytes with the entry that describes them."""
+        return data, cls(path, hashlib.sha256(data).hexdigest(), len(data))
+
 
 @dataclass(frozen=True, slots=True)
 class Stanza:

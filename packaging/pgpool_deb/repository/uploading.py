@@ -68,7 +68,7 @@ def grow(repository: Repository, suite: Suite, uploads: Sequence[Upload], unprov
 
 def told_of(repository: Repository, upload: Upload) -> bool:
     """Return whether the pool has the signed provenance statement of an upload, which is never replaced."""
-    return repository.state is not None and (repository.path / f"{upload.statement}.asc").exists()
+    return repository.state is not None and (repository.path / upload.signature).exists()
 
 
 def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
@@ -89,7 +89,7 @@ def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
                 f"{Path(file.path).name} is published already, with other bytes",
                 hint="raise `revision` in packaging/releases.toml or the project's version: one is published once",
             )
-        (repository.path / f"{upload.statement}.asc").unlink(missing_ok=True)
+        (repository.path / upload.signature).unlink(missing_ok=True)
         repository.drop(file)
     return found is Found.SAME
 

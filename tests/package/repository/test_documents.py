@@ -16,10 +16,10 @@ from tests.unit.repository.keys import secret_key
 
 from pgpool_deb.errors import ExitStatus
 from pgpool_deb.project import Project
-from pgpool_deb.repository import check, documents, signing
-from pgpool_deb.repository.attest import DOCUMENTS
+from pgpool_deb.repository import check, signing
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.small_packages import upload
+from pgpool_deb.statement import CYCLONEDX, SPDX
 
 FOLDER = "pool/main/p/pgpool2"
 STATEMENT = f"pgpool2_{V1}_amd64.intoto.json"
@@ -114,7 +114,7 @@ def another_deb_in_the_statement(folder: Path) -> None:
         statement["subject"][0]["digest"]["sha256"] = "0" * 64  # type: ignore[index]
 
     signed(folder, change)
-    for name in DOCUMENTS:  # keeps everything else consistent
+    for name in (CYCLONEDX, SPDX):  # keeps everything else consistent
         path = folder / f"libpgpool-dev_{V1}_amd64{name}"
         path.write_text(path.read_text() + "0" * 64)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -124,7 +124,7 @@ def another_deb_in_the_statement(folder: Path) -> None:
 
 def an_unknown_deb_in_the_statement(folder: Path) -> None:
     """Its documents are named and present, too."""
-    names = [f"nginx_1_amd64{suffix}" for suffix in DOCUMENTS]
+    names = [f"nginx_1_amd64{suffix}" for suffix in (CYCLONEDX, SPDX)]
     for name in names:
         (folder / name).write_text("0" * 64)
     digest = {"sha256": hashlib.sha256(b"0" * 64).hexdigest()}
@@ -193,7 +193,7 @@ def a_pipe(folder: Path) -> None:
         ),
         (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which no suite has"),
         (another_source_in_the_statement, f"{FOLDER}/{STATEMENT} has another SHA-256 of pgpool2_{V1}.dsc than Sources"),
-        (no_statement_of_ours, f"{FOLDER}/{STATEMENT} cannot be read as a statement: it is no statement of ours"),
+        (no_statement_of_ours, f"{FOLDER}/{STATEMENT} cannot be read as a statement: it is not a statement of ours"),
         (a_link_out, f"{FOLDER}/{BILL} leads out of the repository"),
         (a_pipe, f"{FOLDER}/{BILL} is no regular file"),
     ],
@@ -232,10 +232,6 @@ def test_check_repository_finds_the_same_at_a_url(published: Publisher, checkout
         assert faults(url) == []
         (tmp_path / "repo" / FOLDER / BILL).unlink()
         assert faults(url) == [f"{FOLDER}/{BILL} is missing"]
-
-
-def test_both_modules_name_the_same_documents() -> None:
-    assert tuple(DOCUMENTS) == documents.DOCUMENTS
 
 
 # -- publish repairs and replaces them ---------------------------------------------------------------------------------
