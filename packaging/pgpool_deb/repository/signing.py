@@ -26,6 +26,8 @@ _VARIABLE = "env:"
 _SHOWN = 80
 """The number of characters of a wrong --key that a message repeats."""
 _ARMOR = b"-----BEGIN PGP "
+_TICK_SECONDS = 0.05
+"""More than a timer tick of Linux, which is at most 10 ms (CONFIG_HZ, time(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ def _leave(moment: int) -> None:
 
     gpg does not freeze its clock at a time that equals the present when it starts (gnupg_set_time in
     common/gettime.c). A signature that is finished a second later would then contain that second, and other bytes.
+    gpg reads time(2), whose clock is up to a timer tick behind that of time.time().
     """
-    while moment - 1 <= time.time() < moment + 1:
-        time.sleep(0.05)
+    while moment - 1 <= time.time() < moment + 1 + _TICK_SECONDS:
+        time.sleep(_TICK_SECONDS)
 
 
 def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:

@@ -1,14 +1,16 @@
-"""gpg's agent may fail under load; gpg is run again then, and only then."""
+"""gpg's agent may fail under load; gpg is run again then, and only then. gpg's clock may lag behind Python's."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from pgpool_deb.errors import MachineError
-from pgpool_deb.repository import gpg
+from pgpool_deb.repository import gpg, signing
 
+TICK_AT_100_HZ_SECONDS = 0.01
 FAILING = """#!/bin/sh
 echo x >>"$NOTES"
 [ "$(wc -l <"$NOTES")" -gt "$FAILURES" ] && {{ cat; exit 0; }}
@@ -54,3 +56,21 @@ def test_gpg_that_keeps_failing_is_an_error_and_a_wrong_pin_is_tried_once(
     with pytest.raises(MachineError, match=f"gpg failed: gpg: signing failed: {error}"):
         gpg.run(None, ["--detach-sign"], b"text")
     assert notes.read_text().count("x") == runs
+
+
+def test_gpg_starts_after_the_second_on_its_own_clock_which_lags_behind(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """time.time() may be in the next second while time(2), which gpg reads, is still in this one."""
+    fails(notes, monkeypatch, 0, "")
+    moment = now = 1_796_042_443.95
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    key = signing.Key(None, b"", {}, ())
+    assert key.signature("text", int(moment)) == "text"
+    assert now > int(moment) + 1 + TICK_AT_100_HZ_SECONDS
