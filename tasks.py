@@ -11,10 +11,12 @@ sys.path.insert(0, str(HERE / "packaging"))
 
 from invoke import Context, Exit, task  # noqa: E402
 
-from pgpool_deb import benches, plan, testing  # noqa: E402
-from pgpool_deb import build_deb as building  # noqa: E402
-from pgpool_deb.errors import ExitStatus  # noqa: E402
-from pgpool_deb.project import Project  # noqa: E402
+from pgpool_deb.automation import benches  # noqa: E402
+from pgpool_deb.builds import plan  # noqa: E402
+from pgpool_deb.ground.errors import ExitStatus  # noqa: E402
+from pgpool_deb.ground.project import Project  # noqa: E402
+from pgpool_deb.runs import build_deb as building  # noqa: E402
+from pgpool_deb.runs import testing  # noqa: E402
 
 
 def _end(status: ExitStatus) -> None:
@@ -138,7 +140,7 @@ def run_matrix(
     context: Context, release: str | None = None, stage: str | None = None, jobs: int = 0, install: bool = True
 ) -> None:
     """Build and prove every cell, and write the report dist/report/index.html."""
-    from pgpool_deb import matrix  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.runs import matrix  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     request = matrix.MatrixRequest(
         plan.parse_releases(release), matrix.parse_stages(stage), jobs or os.cpu_count() or 1, install
@@ -149,7 +151,7 @@ def run_matrix(
 @task(name="gather", help={"where": "a folder that holds a folder for each run, with its dist/report and dist/RELEASE"})
 def gather_runs(context: Context, where: str) -> None:
     """Merge the dist/ folders of matrix runs on several machines into this dist/, as if they were one run."""
-    from pgpool_deb import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.automation import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(gather.run(Project(HERE), Path(where), building.say))
 
@@ -157,8 +159,8 @@ def gather_runs(context: Context, where: str) -> None:
 @task(name="ci", help={"engine": "github or gitlab"})
 def write_pipeline(context: Context, engine: str) -> None:
     """Write the pipeline of a CI engine into this checkout, with one job for each release of releases.toml."""
-    from pgpool_deb import pipelines  # noqa: PLC0415 - an unchanged build-deb need not load it
-    from pgpool_deb.releases import ReleaseTable  # noqa: PLC0415
+    from pgpool_deb.automation import pipelines  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.ground.releases import ReleaseTable  # noqa: PLC0415
 
     project = Project(HERE)
     releases = [release.name for release in ReleaseTable.load(project.releases).releases]
@@ -174,7 +176,7 @@ def write_pipeline(context: Context, engine: str) -> None:
 )
 def compare_contents(context: Context, release: str | None = None, accept: bool = False) -> None:
     """Compare the packages in dist/ with the expected contents in packaging/contents."""
-    from pgpool_deb import contents  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.runs import contents  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(contents.run(Project(HERE), plan.parse_releases(release), accept=accept))
 
@@ -188,7 +190,7 @@ def compare_contents(context: Context, release: str | None = None, accept: bool 
 )
 def write_patches(context: Context, pgpool: str | None = None, install: bool = True) -> None:
     """List our patches in docs/reference/patches.md, and write mails to upstream into dist/upstream."""
-    from pgpool_deb import patch_mails  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.runs import patch_mails  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(patch_mails.run(Project(HERE), pgpool, install=install, report=building.say))
 
@@ -217,14 +219,14 @@ def update(
     install: bool = True,
 ) -> None:
     """Pin a new upstream release if it builds and passes its tests; without --pgpool, print the news from upstream."""
-    from pgpool_deb import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.automation import update as updating  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     if proved is not None:
         _end(updating.prove(Project(HERE), proved))
         return
     if pgpool is None and not open:
-        from pgpool_deb import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
-        from pgpool_deb.pins import Pins  # noqa: PLC0415
+        from pgpool_deb.automation import watch  # noqa: PLC0415 - an unchanged build-deb need not load it
+        from pgpool_deb.upstream.pins import Pins  # noqa: PLC0415
 
         _end(watch.run(Pins.load(Project(HERE).sources), building.say))
         return
@@ -237,7 +239,7 @@ def update(
         install=install,
     )
     if open:
-        from pgpool_deb import opening  # noqa: PLC0415 - an unchanged build-deb need not load it
+        from pgpool_deb.automation import opening  # noqa: PLC0415 - an unchanged build-deb need not load it
 
         _end(opening.run(Project(HERE), request, building.say))
     else:
@@ -249,7 +251,7 @@ def cut_release(context: Context, version: str) -> None:
     """Date the changelog's unreleased changes, set the version, commit and tag; docs/how-to/cut-a-release.md."""
     from datetime import datetime  # noqa: PLC0415
 
-    from pgpool_deb import cut_release as cutting  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.automation import cut_release as cutting  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(cutting.run(Project(HERE), version, building.say, today=datetime.now().astimezone().date()))
 
@@ -359,6 +361,6 @@ def check_repository(context: Context, where: str, trial: bool = False, install:
 )
 def verify(context: Context, what: str, mirror: str | None = None, install: bool = True) -> None:
     """Trace packages to their sources, rebuild them from there, and compare every byte."""
-    from pgpool_deb import rebuild  # noqa: PLC0415 - an unchanged build-deb need not load it
+    from pgpool_deb.runs import rebuild  # noqa: PLC0415 - an unchanged build-deb need not load it
 
     _end(rebuild.run(Project(HERE), Path(what), mirror=mirror, install=install))

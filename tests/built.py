@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgpool_deb.errors import ExitStatus, MachineError
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release
+from pgpool_deb.ground.errors import ExitStatus, MachineError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgpool_deb import namespaces, roots
-from pgpool_deb.command import STALL_SECONDS, CommandFailed, Runner
+from pgpool_deb.boxes import roots
+from pgpool_deb.ground import namespaces
+from pgpool_deb.ground.command import STALL_SECONDS, CommandFailed, Runner
 
 ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "TERM=dumb")
 QUESTION = re.compile(

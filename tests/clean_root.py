@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.errors import MachineError
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.errors import MachineError
 
 SERVERS = "systemd systemd-sysv dbus openssh-server iproute2 iputils-ping iputils-arping nftables"
 """Packages that every Debian server has."""

@@ -13,14 +13,16 @@ from tests.built import Built, build, built
 from tests.chroot import Chroot
 from tests.clean_root import fetched
 
-from pgpool_deb import archive, namespaces, plan
-from pgpool_deb.cache import Cache
-from pgpool_deb.command import Runner
-from pgpool_deb.errors import MachineError
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable, machine_release
-from pgpool_deb.roots import Root, Roots
-from pgpool_deb.testing import MACHINE_FAILED
+from pgpool_deb.boxes import archive
+from pgpool_deb.boxes.roots import Root, Roots
+from pgpool_deb.builds import plan
+from pgpool_deb.ground import namespaces
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release, ReleaseTable, machine_release
+from pgpool_deb.runs.testing import MACHINE_FAILED
 
 PROJECT = Project(Path(__file__).parents[1])
 MACHINE = "machine failed"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from docker.errors import DockerException
 
-from pgpool_deb import disk, machine
-from pgpool_deb.cache import Cache
-from pgpool_deb.docker_endpoint import connected
-from pgpool_deb.errors import MachineError
+from pgpool_deb.boxes import disk, machine
+from pgpool_deb.boxes.docker_endpoint import connected
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.errors import MachineError
 
 _START_SECONDS = 60
 _STOP_SECONDS = 30

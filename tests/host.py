@@ -20,8 +20,8 @@ from docker.models.containers import Container
 from tests import docker_daemon
 from tests.chroot import Answer
 
-from pgpool_deb.docker_endpoint import connected
-from pgpool_deb.errors import MachineError
+from pgpool_deb.boxes.docker_endpoint import connected
+from pgpool_deb.ground.errors import MachineError
 
 Result = TypeVar("Result")
 

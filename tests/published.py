@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from debian.deb822 import Changes
 
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release
 from pgpool_deb.repository import publish
 from pgpool_deb.repository.tree import Repository
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 from invoke import Program
 from invoke.exceptions import Exit, ParseError
 
-from .errors import ExitStatus, MachineError, ToolkitError, UsageError
+from pgpool_deb.ground.errors import ExitStatus, MachineError, ToolkitError, UsageError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """The errors of a disk that is full, read-only, inaccessible or broken."""

@@ -17,8 +17,8 @@ from tests.cluster.load import ledger, pgbench
 from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
-from pgpool_deb.bench import Row, publish
-from pgpool_deb.project import Project
+from pgpool_deb.automation.bench import Row, publish
+from pgpool_deb.ground.project import Project
 
 SCALE = 70
 """Value of pgbench's -s for about 1 GB."""

@@ -15,8 +15,8 @@ from tests.cluster.load import ledger
 from tests.cluster.native import STOP, equal, given_up
 from tests.host import Host, together
 
-from pgpool_deb.bench import Row, publish
-from pgpool_deb.project import Project
+from pgpool_deb.automation.bench import Row, publish
+from pgpool_deb.ground.project import Project
 
 RECOVERIES = 50
 WRITE = "pgbench -n -N -c 4 -j 2 -T 10"

@@ -15,8 +15,8 @@ from tests.cluster.lab import Lab, lab
 from tests.cluster.native import NATIVE_MODES, fill
 from tests.host import Host, engine
 
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.releases import Release
 
 NAMES = ("pg1", "pg2", "pg3")
 PATIENCE = 25.0

@@ -10,7 +10,7 @@ from tests.host import Host, together
 from tests.package.builds import started
 from tests.package.caches import over_users_roots
 
-from pgpool_deb.releases import Release
+from pgpool_deb.ground.releases import Release
 
 EARLIER = "/srv/earlier"
 INSTALL_FROM = (

@@ -18,7 +18,7 @@ from tests.chroot import Chroot
 from tests.clean_root import INDEX, SERVERS
 from tests.host import FIRST_BOOT, LABEL, imported, own
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 PACKAGES = "/srv/packages"
 INDEXED = f"""

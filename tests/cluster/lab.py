@@ -13,7 +13,7 @@ from docker.models.networks import Network
 from docker.types import IPAMConfig, IPAMPool
 from tests.host import LABEL, Host, boot, together
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 
 TRIES = 10
 

@@ -19,10 +19,10 @@ from tests.cluster.lab import Lab
 from tests.cluster.load import Ledger, ledger
 from tests.host import FIRST_BOOT, Host, imported, together
 
-from pgpool_deb import archive
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable, State
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes import archive
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release, ReleaseTable, State
 
 pytestmark = pytest.mark.thorough
 NEXT = "/srv/next"

@@ -17,8 +17,8 @@ from tests.cluster.native import NATIVE_MODES
 from tests.host import Host, together
 from tests.package.builds import copy_of
 
-from pgpool_deb.pins import Pins
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
+from pgpool_deb.upstream.pins import Pins
 
 pytestmark = pytest.mark.thorough
 GAP_SECONDS = 10.0

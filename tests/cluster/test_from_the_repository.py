@@ -23,7 +23,7 @@ from tests.cluster.load import Ledger, ledger
 from tests.host import Host, together
 from tests.published import Publisher, later, of_the_how_to, rebuilt
 
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import keyring
 
 pytestmark = pytest.mark.thorough

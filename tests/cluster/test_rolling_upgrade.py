@@ -17,8 +17,8 @@ from tests.cluster.lab import Lab
 from tests.cluster.load import Ledger, accounted, ledger
 from tests.host import Host
 
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release
 
 pytestmark = pytest.mark.thorough
 OLD = "21297de5c126a2ae0cc43460a40d40965054da0e"

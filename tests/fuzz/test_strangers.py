@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.chroot import Answer, Chroot
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 SECONDS = {"client": 300, "watchdog": 180, "heartbeat": 120}
 SEED = 20261129

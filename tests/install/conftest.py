@@ -11,8 +11,8 @@ from tests.chroot import Chroot
 from tests.clean_root import DEBIANS
 from tests.install.repositories import Client, seen_from
 
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.releases import Release
 
 SERVER = """
 apt-get install -y -q postgresql-{major} systemd iproute2 iputils-arping iputils-ping

@@ -12,10 +12,10 @@ from tests.chroot import Answer, Chroot
 from tests.published import Publisher
 from tests.serving import web
 
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Root
-from pgpool_deb.small_packages import upload
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release
+from pgpool_deb.runs.small_packages import upload
 
 pytestmark = pytest.mark.thorough
 CLIENTS = 4

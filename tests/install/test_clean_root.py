@@ -8,7 +8,7 @@ import pytest
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.chroot import Chroot
 from tests.install.test_removal import FILES
 from tests.install.test_upgrade import DEBIANS
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 KEY = "31f2a6c95e0d4b7788c1a0e9d3f4b5526f7e8d9c0b1a29384756aabbccddeeff"
 OWN = "find /etc /usr/share/pgpool2-cluster /var/lib/pgpool2-cluster /var/lib/postgresql -type f"

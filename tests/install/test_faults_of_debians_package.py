@@ -14,7 +14,7 @@ from tests.built import Built
 from tests.chroot import Chroot
 from tests.install.daemon import with_pgpool
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 CONF = "/etc/pgpool2/pgpool.conf"
 UNIT = "$(dpkg -L pgpool2 | grep /pgpool2.service$)"

@@ -13,7 +13,7 @@ from tests.chroot import Chroot
 from tests.install.test_removal import FILES
 from tests.install.test_upgrade import CONFIGURATION, EDIT, ours
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 pytestmark = pytest.mark.thorough
 DIED = """

@@ -13,9 +13,9 @@ from tests.clean_root import ALONE, YES
 from tests.published import Publisher, later, of_the_how_to, rebuilt
 from tests.serving import web
 
-from pgpool_deb.project import Project
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import keyring
-from pgpool_deb.roots import Root
 
 HOUR = 3600
 LONG_AGO = 40 * 24 * HOUR

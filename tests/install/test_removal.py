@@ -10,7 +10,7 @@ from tests.built import Built
 from tests.chroot import Chroot
 from tests.install.daemon import with_pgpool
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 LOGS = r"apt|dpkg\.log|alternatives\.log"
 BOOKKEEPING = rf"^/(dist|tmp|etc/ld\.so\.cache|var/(cache|lib/(dpkg|apt|ucf|postgresql/[0-9]+)|log/({LOGS})))(/|$)"

@@ -13,10 +13,10 @@ from tests.built import Built
 from tests.chroot import Chroot
 from tests.install.repositories import OFFLINE, UPDATE, URL, complaints, lines, pasted, seen_from
 
-from pgpool_deb.project import Project
+from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import keyring, publish
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.roots import Root
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tests.built import Built
 from tests.install.repositories import OFFLINE, UPDATE, URL, Client, complaints, lines, pasted
 from tests.unit.repository.keys import gnupg, output
 
-from pgpool_deb.project import Project
-from pgpool_deb.releases import State
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import State
 from pgpool_deb.repository import publish, suites
 from pgpool_deb.repository.tree import Repository
 

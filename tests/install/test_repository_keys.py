@@ -13,7 +13,7 @@ from tests.chroot import Chroot
 from tests.install.repositories import AUDITED, UPDATE, URL, Client, complaints, lines, pasted
 from tests.unit.repository.keys import gnupg, output, secret_key
 
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import gpg, keyring, publish
 from pgpool_deb.repository.tree import Repository
 

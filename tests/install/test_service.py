@@ -10,7 +10,7 @@ from tests.built import Built
 from tests.chroot import Chroot
 from tests.host import Host, booted, engine
 
-from pgpool_deb.roots import Root
+from pgpool_deb.boxes.roots import Root
 
 ASK = "runuser -u postgres -- psql -X -A -t -h /var/run/postgresql -p 9999 -c 'SELECT 40 + 2' postgres"
 MAIN = "systemctl show -P MainPID pgpool2"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tests.built import Built
 
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, publish
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 pytestmark = pytest.mark.thorough
 

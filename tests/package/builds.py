@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.download import sha256_of
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.upstream.download import sha256_of
 
 PROGRAM = "import sys; sys.path.insert(0, 'packaging'); from pgpool_deb.program import main; main('.')"
 SAME = (".deb", ".dsc", ".tar.xz", ".orig.tar.gz")

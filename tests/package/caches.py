@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.package.desk import CHECKOUT
 
-from pgpool_deb import docker_box
-from pgpool_deb.cache import Cache
-from pgpool_deb.docker_box import DockerEngine
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.boxes import docker_box
+from pgpool_deb.boxes.docker_box import DockerEngine
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable
 
 
 def over_users_roots(place: Path) -> Cache:

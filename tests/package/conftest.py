@@ -17,10 +17,10 @@ from tests.package.desk import CHECKOUT, PINNED, Desk, borrow
 from tests.package.processes import mounts_below
 from tests.serving import serving
 
-from pgpool_deb import archive
-from pgpool_deb.cache import Cache
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable
+from pgpool_deb.boxes import archive
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release, ReleaseTable
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from debian.deb822 import Changes
 
-from pgpool_deb import compiler_caches
-from pgpool_deb.compiler_caches import trust_in
-from pgpool_deb.download import sha256_of
+from pgpool_deb.ground import compiler_caches
+from pgpool_deb.ground.compiler_caches import trust_in
+from pgpool_deb.upstream.download import sha256_of
 
 CHECKOUT = Path(__file__).parents[2]
 RELEASE = "trixie"

@@ -18,14 +18,15 @@ import pytest
 from tests.package.caches import CacheMaker, boxes_of, of_cache
 from tests.package.processes import eventually, running_anywhere
 
-from pgpool_deb import archive, box, docker_box, engines, plan
-from pgpool_deb.cache import Cache
-from pgpool_deb.command import CommandFailed, CommandStalled, Runner, Stop, Stopped
-from pgpool_deb.compiler_caches import PROVED
-from pgpool_deb.docker_box import DockerEngine
-from pgpool_deb.errors import MachineError
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Root, Roots
+from pgpool_deb.boxes import archive, box, docker_box, engines
+from pgpool_deb.boxes.docker_box import DockerEngine
+from pgpool_deb.boxes.roots import Root, Roots
+from pgpool_deb.builds import plan
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.command import CommandFailed, CommandStalled, Runner, Stop, Stopped
+from pgpool_deb.ground.compiler_caches import PROVED
+from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.releases import Release
 
 CONNECT = "exec 3<>/dev/tcp/192.0.2.1/80"
 
@@ -206,13 +207,13 @@ def test_the_box_of_a_killed_run_is_ended_and_removed(
     mark = f"2{secrets.randbelow(10**6):06}"
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pgpool_deb.cache import Cache; from pgpool_deb.command import Runner; from pgpool_deb.roots import Root\n"
-        "from pgpool_deb.docker_box import DockerEngine\n"
+        "from pgpool_deb.boxes.docker_box import DockerEngine; from pgpool_deb.boxes.roots import Root\n"
+        "from pgpool_deb.ground.cache import Cache; from pgpool_deb.ground.command import Runner\n"
         "root = Root(sys.argv[4], sys.argv[5], tuple(map(Path, sys.argv[6:])), ())\n"
         "one = DockerEngine.connect(Cache(Path(sys.argv[2]))).box(root, 'killed', Runner(Path(sys.argv[3])))\n"
         f"one.run(['sleep', '{mark}'], Runner(Path(sys.argv[3])))\n"
     )
-    packaging = Path(box.__file__).parents[1]
+    packaging = Path(box.__file__).parents[2]
     words = [packaging, cache.path, tmp_path / "log", root.release, root.key, *root.layers]
     with subprocess.Popen([sys.executable, "-c", code, *map(str, words)]) as process:
         assert eventually(lambda: running_anywhere(f"sleep {mark}"), 20)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.built import Built
 
-from pgpool_deb import contents
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
+from pgpool_deb.runs import contents
 
 
 def test_the_contents_are_the_expected_ones(packages: Built, project: Project) -> None:

@@ -8,7 +8,7 @@ import tarfile
 from tests.built import Built
 from tests.copyright_headers import faults, parsed
 
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 
 
 def test_debian_copyright_covers_all_statements_of_upstreams_files(packages: Built, project: Project) -> None:

@@ -16,10 +16,10 @@ from tests import docker_daemon
 from tests.package.builds import copy_of, same_files, started, until_it_compiles
 from tests.package.caches import over_users_roots
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.docker_box import IMAGE, LABEL, DockerEngine
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.boxes.docker_box import IMAGE, LABEL, DockerEngine
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 
 pytestmark = pytest.mark.thorough
 RELEASES = ("bookworm", "trixie")

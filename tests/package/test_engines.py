@@ -14,11 +14,11 @@ from tests import docker_daemon
 from tests.package.builds import copy_of, same_files, started, until_it_compiles
 from tests.package.caches import CacheMaker, boxes_of, of_cache
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.docker_box import DockerEngine
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release
+from pgpool_deb.boxes.docker_box import DockerEngine
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from tests.package.builds import copy_of
 from tests.package.desk import CHECKOUT, PINNED, Desk
 from tests.serving import serving
 
-from pgpool_deb import archive, plan
-from pgpool_deb.archive import Archive
-from pgpool_deb.cache import Cache
-from pgpool_deb.command import Runner
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes import archive
+from pgpool_deb.boxes.archive import Archive
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.builds import plan
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.releases import Release
 
 ODD = "my cache, a:b größe"
 UPDATE = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.package.builds import copy_of, started
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.pins import Pins
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable, machine_release
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable, machine_release
+from pgpool_deb.upstream.pins import Pins
 
 SOURCES = Path("packaging", "sources.toml")
 OTHERS = [pin.version for pin in Pins.load(SOURCES).pins if pin.proved is None]

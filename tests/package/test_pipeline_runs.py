@@ -20,18 +20,18 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.unit.reports import run_of
-from tests.unit.repositories import git
+from tests.unit.runs.reports import run_of
+from tests.unit.upstream.repositories import git
 
-from pgpool_deb import pipelines
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.pins import Pins
-from pgpool_deb.pipeline_steps import BRANCH, CHANGE, KEY
-from pgpool_deb.project import Project
-from pgpool_deb.proof import StageState
-from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.automation import pipelines
+from pgpool_deb.automation.pipeline_steps import BRANCH, CHANGE, KEY
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable
 from pgpool_deb.repository import check, signing, suites
 from pgpool_deb.repository.tree import Repository
+from pgpool_deb.runs.proof import StageState
+from pgpool_deb.upstream.pins import Pins
 
 HERE = Path(__file__).parents[2]
 TABLE = ReleaseTable.load(Project(HERE).releases)

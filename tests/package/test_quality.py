@@ -9,9 +9,9 @@ import pytest
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.command import Runner
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.releases import Release
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ import pytest
 from debian.debfile import DebFile
 from tests.package.builds import copy_of, started
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 
 BULLSEYE = """
 [release.bullseye]

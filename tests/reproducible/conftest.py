@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,12 +11,12 @@ import pytest
 from tests.built import Built
 from tests.chroot import Answer, Chroot
 
-from pgpool_deb import archive
-from pgpool_deb.command import Runner
-from pgpool_deb.errors import MachineError
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes import archive
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release, ReleaseTable
 
 TOOLS = (
     "devscripts", "sbuild", "mmdebstrap", "uidmap", "iproute2", "equivs", "apt-utils", "gpg", "gpgv", "gpg-agent",

@@ -11,10 +11,10 @@ from debian.deb822 import Dsc
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.command import Runner
-from pgpool_deb.download import sha256_of
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.releases import Release
+from pgpool_deb.upstream.download import sha256_of
 
 TOOLS = (
     "build-essential", "reprotest", "disorderfs", "faketime", "locales-all", "sudo", "diffoscope-minimal",

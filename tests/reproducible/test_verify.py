@@ -10,12 +10,12 @@ import pytest
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.command import Runner
-from pgpool_deb.deb_differences import DIFFOSCOPE
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
+from pgpool_deb.runs.deb_differences import DIFFOSCOPE
+from pgpool_deb.upstream.download import sha256_of
 
 CHANGED = "usr/share/doc/pgpool2-cluster/copyright"
 CHANGE = f"""

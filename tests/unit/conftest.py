@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.unit.repositories import Repository, git
-from tests.unit.tarballs import VERSIONS, loaded, pooled, release
+from tests.unit.upstream.repositories import Repository, git
+from tests.unit.upstream.tarballs import VERSIONS, loaded, pooled, release
 
-from pgpool_deb.pins import Pins
+from pgpool_deb.upstream.pins import Pins
 
 # A busy machine is slow, and that is not the code's fault.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

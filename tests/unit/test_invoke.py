@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb.errors import ExitStatus
+from pgpool_deb.ground.errors import ExitStatus
 
 HERE = Path(__file__).parents[2]
 PROGRAM = """

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pgpool_deb import program
-from pgpool_deb.errors import ExitStatus
+from pgpool_deb.ground.errors import ExitStatus
 
 TASKS = """
 import errno, os, sys
 from invoke import Exit, task
-from pgpool_deb import errors
+from pgpool_deb.ground import errors
 
 @task
 def good(context):

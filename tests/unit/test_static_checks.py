@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb import plan
-from pgpool_deb.debianize import write
-from pgpool_deb.pins import Pins
-from pgpool_deb.plan import BuildRequest
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable
-from pgpool_deb.source_package import SourcePackage
-from pgpool_deb.sources import Source
+from pgpool_deb.builds import plan
+from pgpool_deb.builds.plan import BuildRequest
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable
+from pgpool_deb.packages.debianize import write
+from pgpool_deb.packages.source_package import SourcePackage
+from pgpool_deb.upstream.pins import Pins
+from pgpool_deb.upstream.sources import Source
 
 HERE = Project(Path(__file__).parents[2])
 PACKAGES = ("packaging/pgpool_deb", "scripts/pgpool_cluster")
@@ -96,10 +96,15 @@ def copied_packages(tmp_path: Path) -> Path:
     ("module", "line", "complaint"),
     [
         ("scripts/pgpool_cluster/plain.py", "import pgpool_deb", "pgpool_cluster.plain -> pgpool_deb"),
-        ("packaging/pgpool_deb/plan.py", "import pgpool_cluster", "pgpool_deb.plan -> pgpool_cluster"),
+        ("packaging/pgpool_deb/builds/plan.py", "import pgpool_cluster", "pgpool_deb.builds.plan -> pgpool_cluster"),
         ("scripts/pgpool_cluster/decide.py", "from . import act", "pgpool_cluster.decide -> pgpool_cluster.act"),
-        ("packaging/pgpool_deb/releases.py", "from . import plan", "pgpool_deb.releases -> pgpool_deb.plan"),
+        (
+            "packaging/pgpool_deb/ground/releases.py",
+            "from pgpool_deb.builds import plan",
+            "pgpool_deb.ground.releases -> pgpool_deb.builds.plan",
+        ),
         ("scripts/pgpool_cluster/homeless.py", "", "homeless"),
+        ("packaging/pgpool_deb/homeless.py", "", "homeless"),
     ],
 )
 def test_a_forbidden_import_is_found(copied_packages: Path, module: str, line: str, complaint: str) -> None:

@@ -19,10 +19,10 @@ import pytest
 from tests.built import Built
 from tests.chroot import Chroot
 
-from pgpool_deb.cache import Cache
-from pgpool_deb.command import Runner
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Root, Roots
+from pgpool_deb.boxes.roots import Root, Roots
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.command import Runner
+from pgpool_deb.ground.releases import Release
 
 NEEDED = (
     "bc", "default-jdk-headless", "ed", "iproute2", "iputils-ping", "libdbd-pg-perl", "libpostgresql-jdbc-java",

@@ -11,12 +11,12 @@ from pathlib import Path
 from debian.deb822 import Changes
 from debian.debian_support import Version
 
-from pgpool_deb import matrix
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import UsageError
-from pgpool_deb.proof import lacking
-from pgpool_deb.releases import Release
-from pgpool_deb.statement import SIGNATURE, STATEMENT
+from pgpool_deb.builds.statement import SIGNATURE, STATEMENT
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.releases import Release
+from pgpool_deb.runs import matrix
+from pgpool_deb.runs.proof import lacking
+from pgpool_deb.upstream.download import sha256_of
 
 from .stanzas import PoolFile, Stanza
 from .suites import Summary

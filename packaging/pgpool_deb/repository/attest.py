@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pgpool_deb.pins import Pins
-from pgpool_deb.record import Record
-from pgpool_deb.releases import Release
-from pgpool_deb.statement import CYCLONEDX, SPDX
+from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.statement import CYCLONEDX, SPDX
+from pgpool_deb.ground.releases import Release
+from pgpool_deb.upstream.pins import Pins
 
 from . import cyclonedx_bill, provenance, spdx_bill
 from .admission import Upload

@@ -16,10 +16,10 @@ from pathlib import Path
 from debian.deb822 import PkgRelation
 from packageurl import PackageURL
 
-from pgpool_deb.errors import UsageError
-from pgpool_deb.origin import Archive, Debian, Origin
-from pgpool_deb.pins import Pins
-from pgpool_deb.record import Record
+from pgpool_deb.builds.record import Record
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.packages.origin import Archive, Debian, Origin
+from pgpool_deb.upstream.pins import Pins
 
 from .licences import Licences, declared
 from .stanzas import PoolFile

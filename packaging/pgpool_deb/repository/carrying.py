@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
+from pgpool_deb.ground.errors import UsageError
 
 from .suites import listed
 from .tree import Repository, moment_of

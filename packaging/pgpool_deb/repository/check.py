@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from pgpool_deb import machine
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable, State
+from pgpool_deb.boxes import machine
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable, State
 
 from . import documents, findings, reading
 from .findings import Finding, Kind, Packages

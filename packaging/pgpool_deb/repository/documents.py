@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pgpool_deb.statement import CYCLONEDX, SIGNATURE, SPDX, STATEMENT, Statement
+from pgpool_deb.builds.statement import CYCLONEDX, SIGNATURE, SPDX, STATEMENT, Statement
 
 from . import gpg
 from .findings import Finding

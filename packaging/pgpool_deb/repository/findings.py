@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from debian.debian_support import Version
 
-from pgpool_deb.errors import printable
+from pgpool_deb.ground.errors import printable
 
 from . import gpg, signing, stanzas
 from .stanzas import Stanza

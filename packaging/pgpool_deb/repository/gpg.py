@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 
 _RSA = frozenset({"1", "3"})
 _CURVES = frozenset({"19", "22"})

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 
 from .stanzas import Indexed, PoolFile, parsed
 

@@ -6,7 +6,7 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 
 
 class Lack(StrEnum):

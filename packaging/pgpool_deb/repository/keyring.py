@@ -10,8 +10,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pgpool_deb.debianize import MAINTAINER
-from pgpool_deb.download import sha256_of
+from pgpool_deb.packages.debianize import MAINTAINER
+from pgpool_deb.upstream.download import sha256_of
 
 from . import growing, indexer
 from .signing import Key

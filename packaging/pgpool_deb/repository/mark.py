@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
+from pgpool_deb.ground.errors import UsageError
 
 from . import inside
 from .inside import Lack

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import platformdirs
 
-from pgpool_deb import atomic
-from pgpool_deb.errors import MachineError, UsageError
+from pgpool_deb.ground import atomic
+from pgpool_deb.ground.errors import MachineError, UsageError
 
 from . import gpg
 

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import requests
 
-from pgpool_deb import web
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import MachineError, UsageError
+from pgpool_deb.ground import web
+from pgpool_deb.ground.errors import MachineError, UsageError
+from pgpool_deb.upstream.download import sha256_of
 
 from . import inside
 from .inside import Lack

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import UsageError
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.upstream.download import sha256_of
 
 from .stanzas import PoolFile
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgpool_deb import machine
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.boxes import machine
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
 
 from . import admission, growing, keyring, states, suites
 from .stanzas import Indexed

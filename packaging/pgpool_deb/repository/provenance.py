@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.record import Record
-from pgpool_deb.statement import PREDICATE, TYPE
+from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.statement import PREDICATE, TYPE
+from pgpool_deb.upstream.download import sha256_of
 
 from .stanzas import PoolFile
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgpool_deb.errors import ExitStatus, UsageError
+from pgpool_deb.ground.errors import ExitStatus, UsageError
 
 from . import suites
 from .states import Report

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgpool_deb import machine
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.pins import Pins
-from pgpool_deb.project import Project
-from pgpool_deb.releases import Release, ReleaseTable
+from pgpool_deb.boxes import machine
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import Release, ReleaseTable
+from pgpool_deb.upstream.pins import Pins
 
 from . import admission, renewing, states, suites, uploading
 from .admission import Upload

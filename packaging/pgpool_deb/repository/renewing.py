@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pgpool_deb.errors import UsageError
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable, State
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable, State
 
 from . import suites
 from .signing import Key

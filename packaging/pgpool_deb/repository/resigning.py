@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pgpool_deb.statement import SIGNATURE, STATEMENT
+from pgpool_deb.builds.statement import SIGNATURE, STATEMENT
 
 from . import gpg, inside
 from .signing import Key

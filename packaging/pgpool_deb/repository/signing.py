@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgpool_deb.errors import MachineError, UsageError
+from pgpool_deb.ground.errors import MachineError, UsageError
 
 from . import gpg, own_key
 from .own_key import KeyType

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
-from pgpool_deb.pins import Pins
-from pgpool_deb.project import Project
-from pgpool_deb.releases import ReleaseTable
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.project import Project
+from pgpool_deb.ground.releases import ReleaseTable
+from pgpool_deb.upstream.pins import Pins
 
-from . import carrying, keyring, page, resigning, signing, suites
+from . import carrying, index_page, keyring, resigning, signing, suites
 from .own_key import KeyType
 from .signing import Key
 from .suites import Suite
@@ -68,7 +68,7 @@ def write(project: Project, repository: Repository, changed: Sequence[Suite], ke
         carrying.link_by_hash(repository, state, moment)
         summaries = suites.summaries(state)
         keyring.lay_down(state, repository.url, key, [one.name for one in summaries])
-        text = page.html(repository.url, summaries, key, moment, Pins.load(project.sources).known)
+        text = index_page.html(repository.url, summaries, key, moment, Pins.load(project.sources).known)
         (state / "index.html").write_text(text, encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from debian.debian_support import Version
 
-from pgpool_deb.errors import UsageError
+from pgpool_deb.ground.errors import UsageError
 
 from . import gpg, inside, stanzas
 from .indexer import compressed

@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from pgpool_deb import atomic
-from pgpool_deb.errors import MachineError, UsageError
+from pgpool_deb.ground import atomic
+from pgpool_deb.ground.errors import MachineError, UsageError
 
 from . import mark, pool, shape
 from .pool import PARTIAL, Found, all_flushed, flushed

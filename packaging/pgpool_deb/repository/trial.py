@@ -15,12 +15,12 @@ from pathlib import Path
 
 from debian.debian_support import Version
 
-from pgpool_deb import archive
-from pgpool_deb.cache import Cache
-from pgpool_deb.command import CommandFailed, Runner
-from pgpool_deb.plan import machine_architecture
-from pgpool_deb.releases import Release
-from pgpool_deb.roots import Roots
+from pgpool_deb.boxes import archive
+from pgpool_deb.boxes.roots import Roots
+from pgpool_deb.builds.plan import machine_architecture
+from pgpool_deb.ground.cache import Cache
+from pgpool_deb.ground.command import CommandFailed, Runner
+from pgpool_deb.ground.releases import Release
 
 from .keyring import NAME, SOURCES, sources
 from .stanzas import Stanza

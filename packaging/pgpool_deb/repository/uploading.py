@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgpool_deb.errors import UsageError
+from pgpool_deb.ground.errors import UsageError
 
 from . import admission, growing, indexer, suites
 from .admission import Upload

@@ -11,11 +11,11 @@ from tests.serving import web
 from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import V1, V2, Publisher, tree
 
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, keyring
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 SUITES = ("bookworm-testing", "trixie-testing")
 NEW = "https://new.example.org/pgpool"

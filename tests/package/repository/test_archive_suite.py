@@ -9,11 +9,11 @@ from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, tree, versions
 from tests.unit.repository.keys import secret_key
 
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, keyring, promote, prune, publish, stanzas
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 DAY = 86400
 SUITES = ("trixie", "trixie-testing")

@@ -16,16 +16,16 @@ from debian.debian_support import Version
 from tests.serving import web
 from tests.unit.repository.apt import Apt
 
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 PACKAGING = str(Path(__file__).parents[3] / "packaging")
 PUBLISH = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {PACKAGING!r})
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unproved=True, install=False), print)
 """

@@ -14,12 +14,12 @@ from tests.serving import web
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
 from tests.unit.repository.keys import secret_key
 
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.builds.statement import CYCLONEDX, SPDX
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, signing
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
-from pgpool_deb.statement import CYCLONEDX, SPDX
+from pgpool_deb.runs.small_packages import upload
 
 FOLDER = "pool/main/p/pgpool2"
 STATEMENT = f"pgpool2_{V1}_amd64.intoto.json"

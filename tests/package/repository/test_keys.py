@@ -17,11 +17,11 @@ from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, Publisher, tree, versions
 from tests.unit.repository.keys import gnupg, output, secret_key
 
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, gpg, keyring, publish, signing
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 
 def inrelease(tmp_path: Path, suite: str = "trixie-testing") -> Path:

@@ -21,10 +21,10 @@ import pytest
 from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, V1, V2
 
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, publish
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 CHANGING = (
     "openat", "write", "rename", "renameat2", "link", "linkat", "symlink", "symlinkat", "mkdir", "mkdirat", "unlink",
@@ -37,7 +37,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {packaging!r})
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 print(">>> begins", flush=True)
 publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unproved=True, install=False), print)

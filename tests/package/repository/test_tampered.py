@@ -13,8 +13,8 @@ from tests.serving import web
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher
 from tests.unit.repository.tampering import OUTSIDE, Harm, as_pipe, everything, moved_out, refused
 
-from pgpool_deb.errors import ExitStatus, MachineError, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus, MachineError, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, keyring, promote, prune, publish
 
 

@@ -15,11 +15,11 @@ import pytest
 from tests.unit.repository.conftest import V1, V2, Publisher
 from tests.unit.repository.tampering import Harm, as_pipe, everything, refused
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import keyring
-from pgpool_deb.small_packages import deb, upload
+from pgpool_deb.runs.small_packages import deb, upload
+from pgpool_deb.upstream.download import sha256_of
 
 # -- permissions -------------------------------------------------------------------------------------------------------
 
@@ -27,9 +27,9 @@ AS_NOBODY = """
 import _strptime, os, sys  # Python's own library may be another user's, too
 from pathlib import Path
 sys.path.insert(0, {packaging!r})
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ToolkitError
-from pgpool_deb.project import Project
+from pgpool_deb.upstream.download import sha256_of
+from pgpool_deb.ground.errors import ToolkitError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, publish, promote, prune
 checkout, repo, what = sys.argv[1:]
 os.setgid(65534); os.setuid(65534)
@@ -213,9 +213,9 @@ FULL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {packaging!r})
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ToolkitError
-from pgpool_deb.project import Project
+from pgpool_deb.upstream.download import sha256_of
+from pgpool_deb.ground.errors import ToolkitError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 checkout, repo, options = sys.argv[1:]
 try:

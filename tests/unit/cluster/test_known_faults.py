@@ -15,9 +15,9 @@ import pytest
 from pgpool_cluster import checks, known_faults
 from pgpool_cluster.check import Check
 from pgpool_cluster.node import Here
-from pgpool_deb import known_faults as made
-from pgpool_deb import patches
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
+from pgpool_deb.packages import known_faults as made
+from pgpool_deb.packages import patches
 
 HERE = Project(Path(__file__).parents[3])
 KNOWN: dict[str, Any] = json.loads(made.table(HERE))

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from tests.unit.repository.tampering import OUTSIDE
 
-from pgpool_deb import matrix
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish, signing, suites
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs import matrix
+from pgpool_deb.runs.small_packages import upload
+from pgpool_deb.upstream.download import sha256_of
 
 FIRST = (int(time.time()) // 3600 - 48) * 3600
 """The time of the first state, two days ago; a full hour, as pytest may import this module again a second later."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb.errors import ExitStatus, ToolkitError
+from pgpool_deb.ground.errors import ExitStatus, ToolkitError
 
 Harm = Callable[[Path], None]
 """A function that tampers with a repository, or with dist/<release>."""

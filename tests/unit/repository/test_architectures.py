@@ -10,10 +10,10 @@ import pytest
 from tests.unit.repository.apt import Apt
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, proved
 
-from pgpool_deb.errors import ExitStatus
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, promote
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
 
 SUITE = "dists/trixie-testing/main"
 SHARED = ("usr/share/pgpool2-cluster/text", "usr/share/keyrings/pgpool-deb-archive-keyring.gpg")

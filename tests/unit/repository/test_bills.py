@@ -22,18 +22,18 @@ from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
 from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 from tests.unit.repository.conftest import V1, V2, Publisher
-from tests.unit.tarballs import loaded
+from tests.unit.upstream.tarballs import loaded
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import UsageError
-from pgpool_deb.pins import Pins
-from pgpool_deb.project import Project
-from pgpool_deb.record import Record
+from pgpool_deb.builds.record import Record
+from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import cyclonedx_bill, spdx_bill
 from pgpool_deb.repository.bill import Bill, Dependency, bills, source_of
 from pgpool_deb.repository.licences import declared
 from pgpool_deb.repository.stanzas import PoolFile
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
+from pgpool_deb.upstream.download import sha256_of
+from pgpool_deb.upstream.pins import Pins
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 ORIG = "pgpool2_4.7.2.orig.tar.gz"
@@ -186,7 +186,7 @@ PRINTED = """
 import sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from pgpool_deb.pins import Pins
+from pgpool_deb.upstream.pins import Pins
 from pgpool_deb.repository import cyclonedx_bill, spdx_bill
 from tests.unit.repository.test_bills import bills_of
 for bill in bills_of(Path(sys.argv[3]), Pins.load(Path(sys.argv[4]))):
@@ -268,7 +268,7 @@ LOADING = """
 import sys
 sys.path.insert(0, {packaging!r})
 from pathlib import Path
-from pgpool_deb.project import Project
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 request = publish.Request(Path({repository!r}), unproved=True, install=False)
 publish.run(Project(Path({checkout!r})), request, lambda line: None)

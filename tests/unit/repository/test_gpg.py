@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb.errors import MachineError
+from pgpool_deb.ground.errors import MachineError
 from pgpool_deb.repository import gpg, signing
 
 TICK_AT_100_HZ_SECONDS = 0.01

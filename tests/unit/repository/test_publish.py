@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, proved, tree, versions
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ExitStatus, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import check, gpg, keyring, promote, prune, publish, signing, stanzas, suites
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import deb, upload
+from pgpool_deb.runs.small_packages import deb, upload
+from pgpool_deb.upstream.download import sha256_of
 
 # -- the files of the tree ---------------------------------------------------------------------------------------------
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, tree
 
-from pgpool_deb.download import sha256_of
-from pgpool_deb.errors import ToolkitError, UsageError
-from pgpool_deb.project import Project
+from pgpool_deb.ground.errors import ToolkitError, UsageError
+from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 from pgpool_deb.repository.tree import Repository
-from pgpool_deb.small_packages import upload
+from pgpool_deb.runs.small_packages import upload
+from pgpool_deb.upstream.download import sha256_of
 
 # -- bad packages and damaged repositories -----------------------------------------------------------------------------
 

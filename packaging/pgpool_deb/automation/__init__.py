@@ -1,0 +1,1 @@
+"""Drive many builds: new upstream releases, CI pipelines, several machines, and measurements."""

@@ -1,0 +1,1 @@
+"""Provide clean Debian roots, and the boxes of an engine in which packages are built."""

@@ -1,0 +1,1 @@
+"""Plan the cells of a run, schedule and build them, and keep their results."""
