@@ -288,7 +288,7 @@ def publish(
     """Publish the proved packages of dist/ in a signed apt repository."""
     from pgpool_deb.repository import publish as publishing  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = publishing.Request(
+    request = publishing.PublishRequest(
         to=Path(to),
         suite=suite,
         releases=plan.parse_releases(release),
@@ -319,7 +319,7 @@ def promote(
     """Copy the packages of a release's testing suite into its stable suite, byte for byte."""
     from pgpool_deb.repository import promote as promoting  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    request = promoting.Request(Path(in_), plan.parse_releases(release), key, install)
+    request = promoting.PromoteRequest(Path(in_), plan.parse_releases(release), key, install)
     _end(promoting.run(Project(HERE), request, building.say))
 
 
@@ -334,7 +334,7 @@ def prune(context: Context, in_: str, older: int = 0, yes: bool = False) -> None
     """List the files of a repository that neither a suite nor a kept snapshot names; --yes removes them."""
     from pgpool_deb.repository import prune as pruning  # noqa: PLC0415 - an unchanged build-deb need not load it
 
-    _end(pruning.run(pruning.Request(Path(in_), older or None, yes), building.say))
+    _end(pruning.run(pruning.PruneRequest(Path(in_), older or None, yes), building.say))
 
 
 @task(

@@ -63,7 +63,7 @@ class Publisher:
         dist = checkout / "dist" / self.release.name
         dist.unlink(missing_ok=True)
         dist.symlink_to(packages)
-        request = publish.Request(self.folder, suite, (self.release.name,), url=self.url, unproved=True)
+        request = publish.PublishRequest(self.folder, suite, (self.release.name,), url=self.url, unproved=True)
         with pytest.MonkeyPatch.context() as patch:
             if age:
                 patch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - age))

@@ -17,7 +17,7 @@ from tests.cluster.load import ledger, pgbench
 from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
-from pgpool_deb.automation.bench import Row, publish
+from pgpool_deb.automation.bench import BenchRow, publish
 from pgpool_deb.ground.project import Project
 
 SCALE = 70
@@ -250,23 +250,27 @@ def test_bench(hosts: tuple[Host, ...], packages: Built, project: Project, pairs
     cut = statistics.median([bench.power_cut() for _ in range(pairs)])
     name = packages.release.name
     rows = [
-        Row.absolute(f"{name}: three hosts, from unpacked packages to healthy", up, unit="s", goal=120),
-        Row.compared(f"{name}: recover of {gigabytes:.1f} GB against pg_basebackup", ours, theirs, unit="s", goal=1.3),
-        Row.absolute(f"{name}: writes that failed for others during a recovery", failed, unit="transactions", goal=0),
-        Row.compared(
+        BenchRow.absolute(f"{name}: three hosts, from unpacked packages to healthy", up, unit="s", goal=120),
+        BenchRow.compared(
+            f"{name}: recover of {gigabytes:.1f} GB against pg_basebackup", ours, theirs, unit="s", goal=1.3
+        ),
+        BenchRow.absolute(
+            f"{name}: writes that failed for others during a recovery", failed, unit="transactions", goal=0
+        ),
+        BenchRow.compared(
             f"{name}: pgbench -S, against Debian's own package with its default configuration",
             rates["ours"], rates["stock"], unit="transactions/s", goal=1.0, better="higher",
         ),
-        Row.compared(
+        BenchRow.compared(
             f"{name}: the same, had we no TLS towards PostgreSQL either", rates["plain"], rates["stock"],
             unit="transactions/s", goal=1.0, better="higher",
         ),
-        Row.compared(
+        BenchRow.compared(
             f"{name}: pgbench -S, against a direct connection", rates["ours"], rates["direct"], unit="transactions/s",
             goal=0.0, better="higher",
         ),
-        Row.absolute(f"{name}: the primary's host lost, others write again", lost, unit="s", goal=20),
-        Row.absolute(f"{name}: all hosts power-cycled, to healthy", cut, unit="s", goal=30),
-        Row.absolute(f"{name}: one round of the agent, CPU", look, unit="ms", goal=20),
+        BenchRow.absolute(f"{name}: the primary's host lost, others write again", lost, unit="s", goal=20),
+        BenchRow.absolute(f"{name}: all hosts power-cycled, to healthy", cut, unit="s", goal=30),
+        BenchRow.absolute(f"{name}: one round of the agent, CPU", look, unit="ms", goal=20),
     ]  # fmt: skip
     publish(rows, project.dist / "bench" / "cluster.json")

@@ -15,7 +15,7 @@ from tests.cluster.load import ledger
 from tests.cluster.native import STOP, equal, given_up
 from tests.host import Host, together
 
-from pgpool_deb.automation.bench import Row, publish
+from pgpool_deb.automation.bench import BenchRow, publish
 from pgpool_deb.ground.project import Project
 
 RECOVERIES = 50
@@ -105,12 +105,12 @@ def test_bench(cluster: Cluster, packages: Built, project: Project, pairs: int) 
     tail = waits[min(len(waits) - 1, round(0.99 * len(waits)) - 1)]
     median = statistics.median(waits)
     rows = [
-        Row.absolute(f"{name}: second stage holds clients, median of {len(waits)}", median, unit="s", goal=1),
-        Row.absolute(f"{name}: second stage holds clients, 99th percentile", tail, unit="s", goal=2),
-        Row.compared(f"{name}: recover of 1 GB against pg_basebackup", ours, theirs, unit="s", goal=1.5),
-        Row.absolute(f"{name}: power cut of all hosts, to healthy", cuts, unit="s", goal=30),
+        BenchRow.absolute(f"{name}: second stage holds clients, median of {len(waits)}", median, unit="s", goal=1),
+        BenchRow.absolute(f"{name}: second stage holds clients, 99th percentile", tail, unit="s", goal=2),
+        BenchRow.compared(f"{name}: recover of 1 GB against pg_basebackup", ours, theirs, unit="s", goal=1.5),
+        BenchRow.absolute(f"{name}: power cut of all hosts, to healthy", cuts, unit="s", goal=30),
         *(
-            Row.compared(f"{name}: pgbench -N on {count}, against a single server", rate, single,
+            BenchRow.compared(f"{name}: pgbench -N on {count}, against a single server", rate, single,
                          unit="transactions/s", goal=0.0, better="higher")
             for count, rate in (("1 node", one), ("2 nodes", two), ("3 nodes", three))
         ),

@@ -27,7 +27,7 @@ def repository(project: Project, packages: Built, tmp_path_factory: pytest.TempP
         patch.setenv("XDG_DATA_HOME", str(place / "data"))
         for suite, age in (("testing", 7200), ("stable", 60)):
             patch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - age))
-            request = publish.Request(
+            request = publish.PublishRequest(
                 place / "repository", suite, (packages.release.name,), url=URL, unproved=True, install=True
             )
             publish.run(project, request, print)

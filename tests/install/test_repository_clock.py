@@ -35,7 +35,7 @@ def published(project: Project, packages: Built, tmp_path: Path, monkeypatch: py
     def run(age: int, **options: object) -> Repository:
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time()) - age))
         words = {"suite": "stable", "releases": (packages.release.name,), "url": URL, "unproved": True, **options}
-        request = publish.Request(tmp_path / "repository", key=str(tmp_path / "key.asc"), **words)  # type: ignore[arg-type]
+        request = publish.PublishRequest(tmp_path / "repository", key=str(tmp_path / "key.asc"), **words)  # type: ignore[arg-type]
         publish.run(project, request, print)
         return Repository.open(tmp_path / "repository")
 

@@ -32,7 +32,7 @@ def signed(project: Project, packages: Built, tmp_path: Path) -> Iterator[Signer
             patch.setenv("SOURCE_DATE_EPOCH", str(next(moments)))
             to = tmp_path / "repository"
             releases = () if to.exists() else (packages.release.name,)
-            request = publish.Request(
+            request = publish.PublishRequest(
                 to, "stable", releases, ",".join(map(str, keys)), URL, unproved=True, renew=not releases
             )
             publish.run(project, request, print)

@@ -26,7 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_built_packages_install_and_can_be_removed(project: Project, packages: Built, place: Path) -> None:
     name = packages.release.name
-    publish.run(project, publish.Request(place, releases=(name,), unproved=True), print)
+    publish.run(project, publish.PublishRequest(place, releases=(name,), unproved=True), print)
     lines: list[str] = []
     assert check.run(str(place), lines.append, project=project) is ExitStatus.GOOD, lines
     assert any(line.startswith(f"{name}-testing: ") and "install and go" in line for line in lines)
@@ -41,7 +41,7 @@ def test_a_failed_installation_is_a_fault_with_apts_reason(
         (checkout.path / "packaging" / name).write_bytes((project.path / "packaging" / name).read_bytes())
     release = packages.release
     upload(checkout.dist / release.name, f"9.9.9-50+deb{release.number}+1")
-    publish.run(checkout, publish.Request(place, releases=(release.name,), unproved=True), print)
+    publish.run(checkout, publish.PublishRequest(place, releases=(release.name,), unproved=True), print)
     lines: list[str] = []
     assert check.run(str(place), lines.append, project=project) is ExitStatus.FAILED
     (fault,) = [line for line in lines if line.startswith("fault: ")]

@@ -15,7 +15,7 @@ from tests.package.desk import CHECKOUT, PINNED, Desk
 from tests.serving import serving
 
 from pgpool_deb.boxes import archive
-from pgpool_deb.boxes.archive import Archive
+from pgpool_deb.boxes.archive import DebianArchive
 from pgpool_deb.boxes.roots import Roots
 from pgpool_deb.builds import plan
 from pgpool_deb.ground.cache import Cache
@@ -40,7 +40,7 @@ def asks(uri: str, release: Release, place: Path) -> list[str]:
     users = Cache.open()
     usual = Roots(users, plan.machine_architecture(), lambda: archive.find_archive(None))
     base = usual.obtain(release, (), Runner(place / "root.log"))
-    store = Roots(Cache(place / ODD), plan.machine_architecture(), lambda: Archive(uri, None))
+    store = Roots(Cache(place / ODD), plan.machine_architecture(), lambda: DebianArchive(uri, None))
     short = replace(release, suites=(release.suites[0] + "-updates",))
     lines: list[str] = []
     store.run_in(base, UPDATE, Runner(place / "log", on_line=lines.append), binds=store.apt_binds(short))

@@ -11,7 +11,7 @@ from pgpool_deb.ground import atomic
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchRow:
     """One row of a bench; `ours` and `theirs` are in `unit`, and `goal` bounds `ratio`, or `ours` without a ratio."""
 
     case: str
@@ -25,12 +25,12 @@ class Row:
     @classmethod
     def compared(  # noqa: PLR0913 - the columns of a row
         cls, case: str, ours: float, theirs: float, *, unit: str, goal: float, better: str = "lower"
-    ) -> Row:
+    ) -> BenchRow:
         """Return a row whose goal bounds the ratio of ours to theirs."""
         return cls(case, round(ours, 3), round(theirs, 3), unit, round(ours / theirs, 4), goal, better)
 
     @classmethod
-    def absolute(cls, case: str, ours: float, *, unit: str, goal: float) -> Row:
+    def absolute(cls, case: str, ours: float, *, unit: str, goal: float) -> BenchRow:
         """Return a row whose goal bounds our figure itself."""
         return cls(case, round(ours, 3), None, unit, None, goal)
 
@@ -41,14 +41,14 @@ class Row:
         return figure <= self.goal if self.better == "lower" else figure >= self.goal
 
 
-def publish(rows: Sequence[Row], path: Path) -> None:
+def publish(rows: Sequence[BenchRow], path: Path) -> None:
     """Write the rows to `path` as JSON and print them as a Markdown table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     print(table(rows))
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[BenchRow]) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| case | ours | theirs | unit | ratio | goal | reached |", "|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -60,6 +60,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def sign(row: Row) -> str:
+def sign(row: BenchRow) -> str:
     """Return the sign for the side of its goal on which a row should be."""
     return "≤" if row.better == "lower" else "≥"

@@ -35,7 +35,7 @@ from pgpool_deb.upstream import download
 from pgpool_deb.upstream.pins import Pins
 from pgpool_deb.upstream.sources import Source
 
-from .bench import Row, publish
+from .bench import BenchRow, publish
 
 VERSION = "4.6.1"
 RELEASE = "trixie"
@@ -83,12 +83,12 @@ class BuildBench:
         title = f"{RELEASE}, {VERSION}, ready root, nothing cached, against Debian's 4.6.1-2"
         entering_title = "entering a clean builder root, against unpacking its tar"
         rows = [
-            Row.compared(title, _median(cold), theirs, unit="s", goal=0.6),
-            Row.compared("the same after touching one C file", _median(touched), theirs, unit="s", goal=0.2),
-            Row.absolute("nothing changed, all releases", _median(unchanged), unit="s", goal=1),
-            Row.compared(entering_title, entered, unpacked, unit="s", goal=0.05),
-            Row.absolute(f"{names} from nothing", nothing.seconds / 60, unit="min", goal=20),
-            Row.absolute("peak memory of the tool itself", peak, unit="MiB", goal=150),
+            BenchRow.compared(title, _median(cold), theirs, unit="s", goal=0.6),
+            BenchRow.compared("the same after touching one C file", _median(touched), theirs, unit="s", goal=0.2),
+            BenchRow.absolute("nothing changed, all releases", _median(unchanged), unit="s", goal=1),
+            BenchRow.compared(entering_title, entered, unpacked, unit="s", goal=0.05),
+            BenchRow.absolute(f"{names} from nothing", nothing.seconds / 60, unit="min", goal=20),
+            BenchRow.absolute("peak memory of the tool itself", peak, unit="MiB", goal=150),
         ]
         publish(rows, self.project.dist / "bench" / "build.json")
 

@@ -26,7 +26,7 @@ from pgpool_deb.repository import publish as publishing
 from pgpool_deb.runs.build_deb import say
 from pgpool_deb.runs.small_packages import upload
 
-from .bench import Row, publish
+from .bench import BenchRow, publish
 
 SIZES = (100, 1_000, 10_000)
 BINARIES = tuple(f"postgresql-{number}-pgpool2" for number in range(10))
@@ -77,13 +77,15 @@ class RepositoryBench:
         for size in SIZES:
             fresh, more = self._ours(size)
             rows.append(
-                Row.absolute(f"one new cell into {size:,} packages", more, unit="s", goal=1 if size < SIZES[-1] else 2)
+                BenchRow.absolute(
+                    f"one new cell into {size:,} packages", more, unit="s", goal=1 if size < SIZES[-1] else 2
+                )
             )
             if size == SIZES[-1]:
-                rows.append(Row.absolute(f"{size:,} packages from nothing", fresh, unit="s", goal=20))
+                rows.append(BenchRow.absolute(f"{size:,} packages from nothing", fresh, unit="s", goal=20))
                 theirs = self._aptly()
                 rows.append(
-                    Row.compared(f"one new cell into {size:,}, against aptly", more, theirs, unit="s", goal=0.2)
+                    BenchRow.compared(f"one new cell into {size:,}, against aptly", more, theirs, unit="s", goal=0.2)
                 )
         publish(rows, self.project.dist / "bench" / "repository.json")
 
@@ -110,7 +112,7 @@ class RepositoryBench:
     def _publish(self, project: Project) -> float:
         time.sleep(_PAUSE)
         began = time.monotonic()
-        request = publishing.Request(self.scratch / "repository", unproved=True, install=False)
+        request = publishing.PublishRequest(self.scratch / "repository", unproved=True, install=False)
         publishing.run(project, request, lambda _: None)
         return time.monotonic() - began
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from pgpool_deb.ground import atomic
 from pgpool_deb.ground.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.ground.own_git import git
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
-from pgpool_deb.upstream.sources import Report
 
 BRANCH = "main"
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.runs import matrix
 from pgpool_deb.runs.proof import Proof, merged
@@ -21,7 +22,7 @@ from pgpool_deb.upstream.download import sha256_of
 REPORT = "report"
 
 
-def run(project: Project, origin: Path, report: Callable[[str], None]) -> ExitStatus:
+def run(project: Project, origin: Path, report: Report) -> ExitStatus:
     """Fill dist/ and write dist/report; the exit status is the worst one of all runs.
 
     Raises UsageError, and leaves dist/ as it was, if a report is missing or damaged, if two reports share a cell, or if

@@ -14,11 +14,11 @@ from pathlib import Path
 from pgpool_deb.ground import atomic
 from pgpool_deb.ground.errors import ExitStatus, MachineError, UsageError
 from pgpool_deb.ground.own_git import git
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import ReleaseTable
 from pgpool_deb.upstream import debians_tracker
 from pgpool_deb.upstream.pins import Advisory, Pins
-from pgpool_deb.upstream.sources import Report
 
 from . import update, watch
 

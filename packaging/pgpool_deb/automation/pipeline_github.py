@@ -37,7 +37,7 @@ _BASE = {"DEFAULT": "${{ github.event.repository.default_branch || 'main' }}"}
 _KEY = {steps.KEY: f"${{{{ secrets.{steps.KEY} }}}}"}
 _CHECKED_OUT = {"uses": CHECKOUT, "with": {"persist-credentials": False}}
 
-Job = dict[str, Any]
+GithubJob = dict[str, Any]
 
 
 def pipeline(releases: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def pipeline(releases: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _rooted(**more: str) -> Job:
+def _rooted(**more: str) -> GithubJob:
     """Return the keys of a job that mounts roots."""
     return {
         "runs-on": RUNNER,
@@ -95,7 +95,7 @@ def _rooted(**more: str) -> Job:
     }
 
 
-def _kept(name: str) -> Job:
+def _kept(name: str) -> GithubJob:
     hashed = ", ".join(f"'{pattern}'" for pattern in INPUTS)
     return {
         "name": "roots and compiler cache",
@@ -108,7 +108,7 @@ def _kept(name: str) -> Job:
     }
 
 
-def _cell(releases: Sequence[str]) -> Job:
+def _cell(releases: Sequence[str]) -> GithubJob:
     name = "${{ matrix.release }}"
     return {
         "name": name,
@@ -137,7 +137,7 @@ def _cell(releases: Sequence[str]) -> Job:
 
 def _writer(
     environment: str, condition: str, command: str, *, cells: bool = False, more: dict[str, str] | None = None
-) -> Job:
+) -> GithubJob:
     """Return a job that changes the repository, one at a time. Only one step has the key in its environment."""
     gathered = [
         {"name": "cells", "uses": DOWNLOAD, "with": {"path": "cells"}},
@@ -170,7 +170,7 @@ def _writer(
     }
 
 
-def _pages() -> Job:
+def _pages() -> GithubJob:
     writers = ["publish", "promote", "renew"]
     return {
         "needs": writers,
@@ -189,7 +189,7 @@ def _pages() -> Job:
     }
 
 
-def _update() -> Job:
+def _update() -> GithubJob:
     """Return the job that tries a new upstream release. It builds untrusted code, so its token may only read."""
     output = 'echo "branch=$branch" >>"$GITHUB_OUTPUT"\n'
     return {
@@ -242,7 +242,7 @@ fi
 """If branch protection requires checks of the last commit, the workflow runs on it again."""
 
 
-def _open() -> Job:
+def _open() -> GithubJob:
     return {
         "needs": ["update"],
         "if": "${{ needs.update.outputs.branch != '' }}",
@@ -257,7 +257,7 @@ def _open() -> Job:
     }
 
 
-def _proved() -> Job:
+def _proved() -> GithubJob:
     branch = "github.event_name == 'workflow_dispatch' && startsWith(github.ref, 'refs/heads/update/')"
     merge = {steps.MERGE: f"${{{{ vars.{steps.MERGE} }}}}"}
     return {

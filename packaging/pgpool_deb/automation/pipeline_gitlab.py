@@ -33,7 +33,7 @@ _GIT = [f"export {name}={shlex.quote(value)}" for name, value in steps.GIT.items
 """Exported in scripts, because GitLab would expand the token in the values of job variables."""
 _PACK = 'tar -C "$PGPOOL_DEB_CACHE" --numeric-owner --zstd -cf cache.tar.zst .'
 
-Job = dict[str, Any]
+GitlabJob = dict[str, Any]
 
 
 def pipeline(releases: Sequence[str]) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def _task(name: str) -> dict[str, str]:
     return {"if": f'{_SCHEDULED} && ${TASK} == "{name}"'}
 
 
-def _kept(name: str) -> Job:
+def _kept(name: str) -> GitlabJob:
     return {"key": f"pgpool-deb-{name}", "paths": ["cache.tar.zst"], "when": "always"}
 
 
-def _cell() -> Job:
+def _cell() -> GitlabJob:
     release = "$RELEASE"
     move = f"if [ -f dist/report/report.json ]; then mkdir -p cells && cp -r dist cells/{release}; fi"
     return {
@@ -92,10 +92,10 @@ def _cell() -> Job:
     }
 
 
-def _writer(stage: str, environment: str, command: str, rule: dict[str, str], *, gather: bool = False) -> Job:
+def _writer(stage: str, environment: str, command: str, rule: dict[str, str], *, gather: bool = False) -> GitlabJob:
     """Return a job that changes the repository, one at a time. Only the signing program gets the key."""
     rules = [rule] if "schedule" in rule["if"] else [_NO_SCHEDULE, rule]
-    artifacts: Job = {} if gather else {"dependencies": []}
+    artifacts: GitlabJob = {} if gather else {"dependencies": []}
     return {
         "stage": stage,
         "rules": rules,
@@ -113,7 +113,7 @@ def _writer(stage: str, environment: str, command: str, rule: dict[str, str], *,
     }
 
 
-def _pages(stage: str, after: str, rule: dict[str, str]) -> Job:
+def _pages(stage: str, after: str, rule: dict[str, str]) -> GitlabJob:
     rules = [rule] if "schedule" in rule["if"] else [_NO_SCHEDULE, rule]
     return {
         "stage": stage,
@@ -127,7 +127,7 @@ def _pages(stage: str, after: str, rule: dict[str, str]) -> Job:
     }
 
 
-def _update() -> Job:
+def _update() -> GitlabJob:
     """Return the job that tries a new upstream release. It builds untrusted code, so it has no token that may write."""
     return {
         "stage": "cells",
@@ -164,7 +164,7 @@ fi
 """
 
 
-def _open() -> Job:
+def _open() -> GitlabJob:
     return {
         "stage": "proved",
         "rules": [_task("update")],
@@ -174,7 +174,7 @@ def _open() -> Job:
     }
 
 
-def _proved() -> Job:
+def _proved() -> GitlabJob:
     return {
         "stage": "proved",
         "rules": [_NO_SCHEDULE, {"if": "$CI_COMMIT_BRANCH =~ /^update\\//"}],

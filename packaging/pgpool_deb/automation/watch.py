@@ -12,16 +12,16 @@ import requests
 
 from pgpool_deb.ground import web
 from pgpool_deb.ground.errors import ExitStatus, MachineError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.upstream import upstream_version
 from pgpool_deb.upstream.pins import Pins
-from pgpool_deb.upstream.sources import Report
 
 UPSTREAM = "https://git.postgresql.org/git/pgpool2.git"
 DEBIAN = "https://security-tracker.debian.org/tracker/source-package/pgpool2"
 _TIMEOUT_SECONDS = 30
 _CVE = re.compile(r"\bCVE-([0-9]{4})-[0-9]{4,}\b")
 
-Release = tuple[int, ...]
+VersionNumber = tuple[int, ...]
 
 
 def run(pins: Pins, report: Report) -> ExitStatus:
@@ -52,10 +52,10 @@ def new_releases(pins: Pins) -> list[str]:
     return [".".join(map(str, release)) for release in newer(_tagged(), pinned)]
 
 
-def newer(tagged: Collection[Release], pinned: Collection[Release]) -> list[Release]:
+def newer(tagged: Collection[VersionNumber], pinned: Collection[VersionNumber]) -> list[VersionNumber]:
     """Return the newest release of each branch that is newer than its pins; branches older than all pins have none."""
     newest = max(pinned)
-    newest_of: dict[Release, Release] = {}
+    newest_of: dict[VersionNumber, VersionNumber] = {}
     for release in sorted(tagged):
         branch = release[:2]
         of_branch = [pin for pin in pinned if pin[:2] == branch]
@@ -64,7 +64,7 @@ def newer(tagged: Collection[Release], pinned: Collection[Release]) -> list[Rele
     return list(newest_of.values())
 
 
-def _tagged() -> set[Release]:
+def _tagged() -> set[VersionNumber]:
     command = ["git", "ls-remote", "--tags", "--refs", UPSTREAM]
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:

@@ -24,7 +24,7 @@ _PACKAGES = re.compile(r"^'(?P<uri>\S+?)/dists/(?P<suite>\S+?)/main/binary-[^/]+
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class DebianArchive:
     """Debian's main archive and, where the machine knows one, its security archive (URIs without a final slash)."""
 
     mirror: str
@@ -78,7 +78,7 @@ def _extra_line(extra: ExtraSource, suite: str, mirror: str, release: Release) -
     return f"deb {options}{uri} {suite} {' '.join(extra.components)}"
 
 
-def find_archive(mirror: str | None) -> Archive:
+def find_archive(mirror: str | None) -> DebianArchive:
     """Return the archive to use: `mirror` if given, else the one that this machine's apt is configured for.
 
     Raises UsageError for a mirror that is not a URI, MachineError if apt names no usable Debian archive.
@@ -86,7 +86,7 @@ def find_archive(mirror: str | None) -> Archive:
     if mirror is not None:
         if not mirror.startswith(_URIS):
             raise UsageError(f"--mirror {mirror} is not a URI", hint="as in sources.list: http://HOST/debian")
-        return Archive(mirror.rstrip("/"), None)
+        return DebianArchive(mirror.rstrip("/"), None)
     return parse_index_targets(_index_targets(), _addresses, _answers)
 
 
@@ -125,7 +125,7 @@ def parse_index_targets(
     answer: str,
     addresses: Callable[[], str] = lambda: "",
     answers: Callable[[str, str], bool] = lambda _uri, _suite: True,
-) -> Archive:
+) -> DebianArchive:
     """Return Debian's archives from lines `URI|suite|origin`; suites ending in `-security` name the security archive.
 
     Without apt's package lists, it reads `addresses`, the lines of `apt-get update --print-uris`.
@@ -142,7 +142,7 @@ def parse_index_targets(
             others.add(uri.rstrip("/"))
     if all(suite.endswith("-security") for _, suite in debians):
         debians = _debians(addresses(), others)
-    return Archive(*_first_of_each(debians, answers))
+    return DebianArchive(*_first_of_each(debians, answers))
 
 
 def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:

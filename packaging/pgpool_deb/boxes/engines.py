@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pgpool_deb.ground.cache import Cache
 from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.progress import Report
 
 from .box import ChrootEngine, Engine
 
@@ -24,9 +25,7 @@ def find_engine(name: str, cache: Cache) -> Engine:
     return docker_box.DockerEngine.reachable(cache) or ChrootEngine(cache)
 
 
-def find_engines(
-    name: str, endpoints: Sequence[str], cache: Cache, report: Callable[[str], None]
-) -> tuple[Engine, ...]:
+def find_engines(name: str, endpoints: Sequence[str], cache: Cache, report: Report) -> tuple[Engine, ...]:
     """Return an engine for each of the Docker-API `endpoints`, or the one called `name` without endpoints.
 
     An unusable endpoint is reported and left out. Raises MachineError if no endpoint can be used, UsageError if there

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.progress import Report
 
 from .archive import KEYRING
 
@@ -64,7 +65,7 @@ def for_roots() -> tuple[Tool, ...]:
     return ROOTS if os.geteuid() == 0 else ROOTS + USER_ROOTS
 
 
-def require(tools: Sequence[Tool], *, install: bool, report: Callable[[str], None]) -> None:
+def require(tools: Sequence[Tool], *, install: bool, report: Report) -> None:
     """Install the missing ones of `tools` with apt, as root or through sudo; reports which and why.
 
     Raises MachineError if `install` forbids it, if the user may not install packages, or if apt fails.
@@ -97,7 +98,7 @@ def _as_root(package: str, by_hand: str) -> list[str]:
     return ["sudo"]
 
 
-def _apt(command: Sequence[str], by_hand: str, report: Callable[[str], None]) -> None:
+def _apt(command: Sequence[str], by_hand: str, report: Report) -> None:
     """Run apt-get; retry while another apt works on this machine, as at its first boot."""
     deadline = time.monotonic() + _LOCK_SECONDS
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}

@@ -25,10 +25,11 @@ from pgpool_deb.ground import apt_conf, atomic, namespaces
 from pgpool_deb.ground.cache import Cache
 from pgpool_deb.ground.command import CommandFailed, CommandStalled, Runner
 from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.releases import Release
 
 from . import disk
-from .archive import Archive, preferences
+from .archive import DebianArchive, preferences
 
 MAX_AGE_SECONDS = 7 * 24 * 3600
 FORGOTTEN_SECONDS = 30 * 24 * 3600
@@ -67,7 +68,7 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class _RootRecord:
     """The record of the current root of a release and purpose, stored as JSON."""
 
     key: str
@@ -85,7 +86,7 @@ class Roots:
 
     cache: Cache
     architecture: str
-    archive: Callable[[], Archive]
+    archive: Callable[[], DebianArchive]
 
     def current(self, release: Release, dependencies: Sequence[str] = ()) -> Root | None:
         """Return the root with `dependencies` as last resolved, None if there is none or its record is too old."""
@@ -295,24 +296,25 @@ class Roots:
             (sources, "/etc/apt/sources.list"),
         ]
 
-    def _root(self, release: Release, record: _Record) -> Root | None:
+    def _root(self, release: Release, record: _RootRecord) -> Root | None:
         layers = tuple(self.cache.path / "roots" / name for name in record.layers)
         if not all(layer.is_dir() for layer in layers):
             return None
         return Root(release.name, record.key, layers, tuple(record.packages))
 
     def _record_path(self, release: Release, dependencies: Sequence[str]) -> Path:
+        # The key contains names from the code: a rename of Release, State or a field would make every root anew.
         purpose = _digest([repr(release), self.architecture, *dependencies])[:12]
         return self.cache.folder("roots") / f"{release.name}-{purpose}.json"
 
-    def _read(self, path: Path) -> _Record | None:
+    def _read(self, path: Path) -> _RootRecord | None:
         try:
-            return _Record(**json.loads(path.read_text(encoding="utf-8")))
+            return _RootRecord(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def _write(self, path: Path, root: Root) -> None:
-        record = _Record(root.key, [layer.name for layer in root.layers], list(root.packages), time.time())
+        record = _RootRecord(root.key, [layer.name for layer in root.layers], list(root.packages), time.time())
         atomic.write(path, json.dumps(asdict(record), indent=1))
 
 
@@ -387,5 +389,5 @@ def _digest(words: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def _report_to(runner: Runner) -> Callable[[str], None]:
+def _report_to(runner: Runner) -> Report:
     return lambda line: runner.on_line(line) if runner.on_line else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pgpool_deb.boxes.box import Engine
 from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.progress import Report
 
 
 def chosen(busy: Mapping[int, int], of: int, home: int) -> int:
@@ -29,7 +30,7 @@ class Farm:
     """
 
     connect: Callable[[], Sequence[Engine]]
-    report: Callable[[str], None]
+    report: Report
     _engines: Sequence[Engine] = ()
     _busy: dict[int, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

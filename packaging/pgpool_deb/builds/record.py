@@ -15,7 +15,7 @@ from pgpool_deb.ground.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BuildRecord:
     """The fields of a .buildinfo. `sums` maps file names to SHA-256, `installed` has `name=version` of packages."""
 
     path: Path
@@ -33,7 +33,7 @@ class Record:
     """The time of the build, in UTC."""
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path) -> BuildRecord:
         """Read a .buildinfo; raises UsageError if a field is missing or a path is not one of our builds."""
         try:
             fields = BuildInfo(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from .errors import MachineError
+from .progress import Report
 
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by the pgpool-II packaging toolkit; may be removed.\n"
 
@@ -57,7 +58,7 @@ class Cache:
         return path
 
     @contextmanager
-    def locked(self, name: str, report: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, name: str, report: Report) -> Iterator[None]:
         """Hold the lock called `name`, so that concurrent runs never touch the same files; report a wait for it.
 
         The kernel releases the lock when its holder ends, even by kill -9.

@@ -90,7 +90,7 @@ class ReleaseTable:
     def load(cls, path: Path) -> ReleaseTable:
         """Read and check releases.toml; raises UsageError that names the file, the key and the reason."""
         try:
-            rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            rows = _ReleasesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError) as error:
             hint = "the top of packaging/releases.toml explains its rows"
             raise UsageError(f"{path}: {error}", hint=hint) from error
@@ -133,16 +133,16 @@ class ReleaseTable:
         return max(supported, key=lambda release: release.number)
 
 
-class _Row(BaseModel):
+class _ReleasesModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Packaging(_Row):
+class _PackagingRow(_ReleasesModel):
     revision: Annotated[int, Field(ge=1)]
     date: date
 
 
-class _Extra(_Row):
+class _ExtraRow(_ReleasesModel):
     uri: str
     suites: Annotated[list[SuiteName], Field(min_length=1)]
     components: list[Name] = ["main"]
@@ -163,7 +163,7 @@ class _Extra(_Row):
         )
 
 
-class _Release(_Row):
+class _ReleaseRow(_ReleasesModel):
     number: Annotated[int, Field(ge=1)]
     state: State
     distribution: Name | None = None
@@ -171,7 +171,7 @@ class _Release(_Row):
     suites: Annotated[list[SuiteName], Field(min_length=1)]
     check_valid_until: bool = True
     archive: str | Literal["debian"] = "debian"
-    extra: list[_Extra] = []
+    extra: list[_ExtraRow] = []
 
     def release(self, name: str) -> Release:
         return Release(
@@ -187,9 +187,9 @@ class _Release(_Row):
         )
 
 
-class _File(_Row):
-    packaging: _Packaging
-    release: Annotated[dict[Name, _Release], Field(min_length=1)]
+class _ReleasesFile(_ReleasesModel):
+    packaging: _PackagingRow
+    release: Annotated[dict[Name, _ReleaseRow], Field(min_length=1)]
 
 
 def machine_release(os_release: Path = Path("/etc/os-release")) -> str:

@@ -81,21 +81,21 @@ class Packaging:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class PackageFile:
     """A file of a source package: its bytes, and its permission bits (0o644 or 0o755)."""
 
     content: bytes
     mode: int
 
     @classmethod
-    def read(cls, path: Path) -> File:
+    def read(cls, path: Path) -> PackageFile:
         """Return a file of the checkout, with mode 0o755 if it has any execute bit, else 0o644."""
         return cls(path.read_bytes(), 0o755 if path.stat().st_mode & 0o111 else 0o644)
 
 
 def render(
     templates: Path, packaging: Packaging, own_facts: Mapping[str, object], without: Collection[str] = ()
-) -> dict[str, File]:
+) -> dict[str, PackageFile]:
     """Return all files of debian/ by their path in it; templates see the packaging's facts and `own_facts`.
 
     `without` holds the file names of patches to leave out. The same arguments give the same bytes.
@@ -118,7 +118,7 @@ def render(
     return dict(sorted(files.items()))
 
 
-def write(files: Mapping[str, File], destination: Path) -> None:
+def write(files: Mapping[str, PackageFile], destination: Path) -> None:
     """Write files with their modes below `destination`; raises `FileExistsError` if that exists."""
     destination.mkdir(parents=True)
     for name, file in files.items():
@@ -200,20 +200,22 @@ def _lines(series: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield match["name"], re.findall(r"\((\S+) (\S+)\)", match["ranges"])
 
 
-def _templates(templates: Path, majors: tuple[int, ...], facts: Mapping[str, object]) -> Iterator[tuple[str, File]]:
+def _templates(
+    templates: Path, majors: tuple[int, ...], facts: Mapping[str, object]
+) -> Iterator[tuple[str, PackageFile]]:
     for path in sorted(templates.rglob("*")):
         if not path.is_file():
             continue
-        name, file = path.relative_to(templates).as_posix(), File.read(path)
+        name, file = path.relative_to(templates).as_posix(), PackageFile.read(path)
         if name.endswith(TEMPLATE_SUFFIX):
             name = _template(name.removesuffix(TEMPLATE_SUFFIX)).render(facts)
-            file = File(_template(file.content.decode()).render(facts).encode(), file.mode)
+            file = PackageFile(_template(file.content.decode()).render(facts).encode(), file.mode)
         if PER_MAJOR not in name:
             yield name, file
             continue
         for major in map(str, majors):
             content = file.content.replace(PER_MAJOR.encode(), major.encode())
-            yield name.replace(PER_MAJOR, major), File(content, file.mode)
+            yield name.replace(PER_MAJOR, major), PackageFile(content, file.mode)
 
 
 @cache
@@ -222,7 +224,7 @@ def _template(text: str) -> Template:
     return _ENVIRONMENT.from_string(text)
 
 
-def _unused_patches(files: dict[str, File], series: tuple[str, ...]) -> list[str]:
+def _unused_patches(files: dict[str, PackageFile], series: tuple[str, ...]) -> list[str]:
     used = {f"patches/{name}" for name in series}
     missing = used - files.keys()
     if missing:
@@ -230,5 +232,5 @@ def _unused_patches(files: dict[str, File], series: tuple[str, ...]) -> list[str
     return [name for name in files if name.endswith(".patch") and name not in used]
 
 
-def _text(content: str) -> File:
-    return File(content.encode(), 0o644)
+def _text(content: str) -> PackageFile:
+    return PackageFile(content.encode(), 0o644)

@@ -22,7 +22,7 @@ _PATCHES = "debian/patches/"
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class DscFile:
     """A file that a .dsc names, with its SHA-256 there."""
 
     name: str
@@ -30,7 +30,7 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
+class AppliedPatch:
     """A patch by its path in the source package; its hashes are empty if the series names a missing file."""
 
     path: str
@@ -43,7 +43,7 @@ class Origin:
     """The archives of a .dsc. A native package has no upstream tarball; the last archive contains debian/."""
 
     dsc: Path
-    archives: tuple[Archive, ...]
+    archives: tuple[DscFile, ...]
 
     @classmethod
     def read(cls, dsc: Path) -> Origin:
@@ -51,7 +51,7 @@ class Origin:
         try:
             with dsc.open(encoding="utf-8") as handle:
                 rows = Dsc(handle)["Checksums-Sha256"]
-            archives = tuple(sorted((Archive(row["name"], row["sha256"]) for row in rows), key=_upstream_first))
+            archives = tuple(sorted((DscFile(row["name"], row["sha256"]) for row in rows), key=_upstream_first))
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{dsc} cannot be read as a .dsc: {error}", hint="get the source package again") from error
         if not archives or any("/" in archive.name for archive in archives):
@@ -59,7 +59,7 @@ class Origin:
         return cls(dsc, archives)
 
     @property
-    def upstream(self) -> Archive | None:
+    def upstream(self) -> DscFile | None:
         """Upstream's tarball."""
         first = self.archives[0]
         return first if _UPSTREAM.fullmatch(first.name) else None
@@ -71,7 +71,7 @@ class Origin:
         return match["version"] if match else ""
 
     @property
-    def packaging(self) -> Archive:
+    def packaging(self) -> DscFile:
         """The archive with debian/."""
         return self.archives[-1]
 
@@ -107,15 +107,15 @@ class Origin:
 class Debian:
     """The parts of debian/ that bills and walks name: patches in the order of the series, and debian/copyright."""
 
-    patches: tuple[Patch, ...]
+    patches: tuple[AppliedPatch, ...]
     copyright: str
 
 
-def _upstream_first(archive: Archive) -> tuple[bool, str]:
+def _upstream_first(archive: DscFile) -> tuple[bool, str]:
     return not _UPSTREAM.fullmatch(archive.name), archive.name
 
 
-def _patches(contents: dict[str, bytes]) -> list[Patch]:
+def _patches(contents: dict[str, bytes]) -> list[AppliedPatch]:
     """Return the patches that the series names, or all patches if there is no series."""
     series = contents.pop(f"{_PATCHES}series", None)
     names = sorted(path for path in contents if path.startswith(_PATCHES))
@@ -125,8 +125,8 @@ def _patches(contents: dict[str, bytes]) -> list[Patch]:
     return [_patch(path, contents.get(path)) for path in names]
 
 
-def _patch(path: str, data: bytes | None) -> Patch:
+def _patch(path: str, data: bytes | None) -> AppliedPatch:
     if data is None:
-        return Patch(path)
+        return AppliedPatch(path)
     sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()  # SPDX requires it for every file
-    return Patch(path, hashlib.sha256(data).hexdigest(), sha1)
+    return AppliedPatch(path, hashlib.sha256(data).hexdigest(), sha1)

@@ -12,7 +12,7 @@ from pgpool_deb.ground.releases import Release, Revision
 from pgpool_deb.upstream.sources import Source
 
 from . import debianize
-from .debianize import SERIES, File, Packaging, selected_patches
+from .debianize import SERIES, PackageFile, Packaging, selected_patches
 from .patches import EVERY, Fit
 from .source_package import SourcePackage
 
@@ -76,7 +76,7 @@ def build_depends_of(packaging: Packaging) -> tuple[str, ...]:
     return (pg_buildext, *(f"postgresql-server-dev-{major}" for major in packaging.majors))
 
 
-def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str, File]:
+def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str, PackageFile]:
     """Return debian/ of pgpool2 by path, with the patches that fit; raises what `debianize.render` raises."""
     upstream = Version(packaging.upstream_version)
     facts = {
@@ -87,7 +87,7 @@ def render(templates: Path, packaging: Packaging, fit: Fit = EVERY) -> dict[str,
         "notifies": all(f"{patch.name}.patch" != NOTIFIES for patch in fit.left_out),
     }
     files = debianize.render(templates, packaging, facts, fit.names)
-    files[PATCH_LIST] = File(_patch_list(templates, packaging, fit).encode(), 0o644)
+    files[PATCH_LIST] = PackageFile(_patch_list(templates, packaging, fit).encode(), 0o644)
     return dict(sorted(files.items()))
 
 

@@ -10,7 +10,7 @@ from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import Release, Revision
 
 from . import debianize, known_faults
-from .debianize import File, Packaging
+from .debianize import PackageFile, Packaging
 from .source_package import SourcePackage
 
 NAME = "pgpool2-cluster"
@@ -20,7 +20,7 @@ FOLDERS = ("config-templates", "scripts")
 DOCUMENTS = ("docs/reference/cluster.yml.md",)
 
 
-def own_files(checkout: Path) -> dict[str, File]:
+def own_files(checkout: Path) -> dict[str, PackageFile]:
     """Return the checkout's files for the package by path, without those that Python and editors leave there.
 
     Raises UsageError for a file that cannot be read.
@@ -28,7 +28,7 @@ def own_files(checkout: Path) -> dict[str, File]:
     try:
         paths = [path for folder in FOLDERS for path in sorted(_files_below(checkout / folder))]
         paths += [checkout / name for name in DOCUMENTS]
-        return {path.relative_to(checkout).as_posix(): File.read(path) for path in paths}
+        return {path.relative_to(checkout).as_posix(): PackageFile.read(path) for path in paths}
     except OSError as error:
         hint = "the user running this must be able to read all of the checkout"
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
@@ -44,7 +44,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def render(templates: Path, packaging: Packaging) -> dict[str, File]:
+def render(templates: Path, packaging: Packaging) -> dict[str, PackageFile]:
     """Return debian/ of pgpool2-cluster by path; raises what `debianize.render` raises."""
     modules = [f"postgresql-{major}-pgpool2" for major in sorted(packaging.majors, reverse=True)]
     return debianize.render(templates, packaging, {"modules": modules})
@@ -73,7 +73,7 @@ def source_package(release: Release, revision: Revision, project: Project) -> So
         source=NAME,
         debian_version=packaging.debian_version,
         files=own_files(project.path)
-        | {known_faults.NAME: File(known_faults.table(project).encode(), 0o644)}
+        | {known_faults.NAME: PackageFile(known_faults.table(project).encode(), 0o644)}
         | {f"debian/{path}": file for path, file in debian.items()},
         orig=None,
         tools=("build-essential",),

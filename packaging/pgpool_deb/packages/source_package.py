@@ -30,7 +30,7 @@ class SourcePackage:
     source: str
     """The name of the source package in Debian."""
     debian_version: str
-    files: Mapping[str, debianize.File]
+    files: Mapping[str, debianize.PackageFile]
     """Our own files, including debian/, by their path in the source tree."""
     orig: Source | None
     """Upstream's tarball; a native package has none."""

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.builds.statement import CYCLONEDX, SPDX
 from pgpool_deb.ground.releases import Release
 from pgpool_deb.upstream.pins import Pins
 
 from . import cyclonedx_bill, provenance, spdx_bill
 from .admission import Upload
-from .bill import Source, bills, source_of
+from .bill import BilledSource, bills, source_of
 from .signing import Key
 from .stanzas import PoolFile, Stanza
 from .tree import Repository
@@ -47,7 +47,7 @@ def attest(  # noqa: PLR0913 - facts, files, key and time
         made: list[tuple[bytes, PoolFile]] = []
         signatures: dict[str, Future[str]] = {}
         for release, upload in uploads:
-            record = Record.read(repository.path / upload.buildinfo.path)
+            record = BuildRecord.read(repository.path / upload.buildinfo.path)
             source = source_of(record, release.name, pins)
             documents = list(_documents(record, source, upload, _controls(upload, stanzas), release))
             files = [file for _, file in documents]
@@ -65,7 +65,11 @@ def _controls(upload: Upload, stanzas: Mapping[str, Stanza]) -> dict[str, dict[s
 
 
 def _documents(
-    record: Record, source: Source, upload: Upload, controls: Mapping[str, Mapping[str, str]], release: Release
+    record: BuildRecord,
+    source: BilledSource,
+    upload: Upload,
+    controls: Mapping[str, Mapping[str, str]],
+    release: Release,
 ) -> Iterator[tuple[bytes, PoolFile]]:
     """Yield the documents about the .debs of an upload."""
     folder = Path(upload.statement).parent

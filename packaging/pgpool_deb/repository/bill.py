@@ -16,9 +16,9 @@ from pathlib import Path
 from debian.deb822 import PkgRelation
 from packageurl import PackageURL
 
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.ground.errors import UsageError
-from pgpool_deb.packages.origin import Archive, Debian, Origin
+from pgpool_deb.packages.origin import Debian, DscFile, Origin
 from pgpool_deb.upstream.pins import Pins
 
 from .licences import Licences, declared
@@ -52,12 +52,12 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BilledSource:
     """The source package that .debs were built from; `address` is the URL of upstream's tarball, "" if unknown."""
 
     name: str
     version: str
-    dsc: Archive
+    dsc: DscFile
     purl: str
     origin: Origin
     debian: Debian
@@ -71,14 +71,14 @@ class Bill:
 
     name: str
     version: str
-    file: Archive
+    file: DscFile
     purl: str
     maintainer: str
     summary: str
     homepage: str
     dependencies: tuple[Dependency, ...]
-    source: Source
-    buildinfo: Archive
+    source: BilledSource
+    buildinfo: DscFile
     built: datetime
 
     @property
@@ -93,7 +93,11 @@ class Bill:
 
 
 def bills(
-    record: Record, source: Source, files: Iterable[PoolFile], controls: Mapping[str, Mapping[str, str]], release: str
+    record: BuildRecord,
+    source: BilledSource,
+    files: Iterable[PoolFile],
+    controls: Mapping[str, Mapping[str, str]],
+    release: str,
 ) -> Iterator[Bill]:
     """Yield a bill for each .deb of an upload that was built from `source`.
 
@@ -103,14 +107,14 @@ def bills(
     if record.built is None:
         raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
     sums = {Path(file.path).name: file.sha256 for file in files}
-    buildinfo = Archive(record.path.name, sums[record.path.name])
+    buildinfo = DscFile(record.path.name, sums[record.path.name])
     own = {name: controls[name] for name in sorted(sums) if name.endswith(".deb")}
     siblings = {one["Package"]: (_purl(one, release), one["Version"]) for one in own.values()}
     for name, control in own.items():
         yield Bill(
             name=control["Package"],
             version=control["Version"],
-            file=Archive(name, sums[name]),
+            file=DscFile(name, sums[name]),
             purl=siblings[control["Package"]][0],
             maintainer=control.get("Maintainer", ""),
             summary=control.get("Description", "").partition("\n")[0],
@@ -128,14 +132,14 @@ def person(maintainer: str) -> tuple[str, str]:
     return (found["name"], found["mail"] or "") if found else ("", "")
 
 
-def source_of(record: Record, release: str, pins: Pins) -> Source:
+def source_of(record: BuildRecord, release: str, pins: Pins) -> BilledSource:
     """Return the source package beside a .buildinfo; raises UsageError if it cannot be read."""
     origin = Origin.read(record.dsc)
     debian = origin.debian()
-    return Source(
+    return BilledSource(
         name=record.source,
         version=record.version,
-        dsc=Archive(record.dsc.name, record.sums[record.dsc.name]),
+        dsc=DscFile(record.dsc.name, record.sums[record.dsc.name]),
         purl=_purl({"Package": record.source, "Version": record.version, "Architecture": "source"}, release),
         origin=origin,
         debian=debian,

@@ -12,16 +12,16 @@ from urllib.parse import unquote
 
 from pgpool_deb.boxes import machine
 from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import ReleaseTable, State
 
 from . import documents, findings, reading
-from .findings import Finding, Kind, Packages
+from .findings import Finding, FindingKind, Packages
 from .inside import Lack
 from .keyring import NAME
 from .places import Address, Folder, Place
 from .reading import ReadSuite
-from .states import Report
 from .suites import TESTING
 from .trial import Trials, offered
 
@@ -116,5 +116,5 @@ class Check:
 
     def _say(self, found: Iterable[Finding]) -> None:
         for one in found:
-            self.faults += one.kind is Kind.FAULT
+            self.faults += one.kind is FindingKind.FAULT
             self.report(one.line)

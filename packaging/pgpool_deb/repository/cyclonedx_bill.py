@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from .bill import AUTHOR, Bill, Dependency, Source, person
+from .bill import AUTHOR, Bill, BilledSource, Dependency, person
 
-Element = dict[str, Any]
+CycloneDxElement = dict[str, Any]
 _OF_ADDRESSES = "%/:?#@!$&()*+,;=~"
 """The characters that an address may contain besides letters and digits."""
 
@@ -41,16 +41,16 @@ def text(bill: Bill) -> str:
     return json.dumps(document) + "\n"
 
 
-def _told(**values: object) -> Element:
+def _told(**values: object) -> CycloneDxElement:
     """Return the non-empty values: the schema allows no empty ones."""
     return {name: value for name, value in values.items() if value}
 
 
-def _component(name: str, kind: str, reference: str, **more: object) -> Element:
+def _component(name: str, kind: str, reference: str, **more: object) -> CycloneDxElement:
     return {"bom-ref": reference, "type": kind, "name": name, **_told(**more)}
 
 
-def _package(bill: Bill) -> Element:
+def _package(bill: Bill) -> CycloneDxElement:
     references = [_reference("build-meta", bill.buildinfo.name, bill.buildinfo.sha256)]
     if bill.homepage:
         references.append(_reference("website", bill.homepage))
@@ -71,7 +71,7 @@ def _package(bill: Bill) -> Element:
 
 
 @lru_cache(maxsize=4)
-def _source(source: Source) -> Element:
+def _source(source: BilledSource) -> CycloneDxElement:
     """Return the source package with its files and its pedigree; cached, as all of its .debs share it."""
     files = sorted((one.name, one.sha256) for one in source.origin.archives)
     return _component(
@@ -88,7 +88,7 @@ def _source(source: Source) -> Element:
     )
 
 
-def _pedigree(source: Source) -> Element:
+def _pedigree(source: BilledSource) -> CycloneDxElement:
     """Return upstream's tarball and our patches to it; empty for a native package."""
     tarball, archive = source.origin.upstream, source.origin.packaging.name
     if tarball is None:
@@ -108,7 +108,7 @@ def _pedigree(source: Source) -> Element:
 
 
 @lru_cache(maxsize=256)
-def _dependency(one: Dependency) -> Element:
+def _dependency(one: Dependency) -> CycloneDxElement:
     return _component(
         one.name,
         "library",
@@ -120,7 +120,7 @@ def _dependency(one: Dependency) -> Element:
     )
 
 
-def _reference(kind: str, address: str, sha256: str = "") -> Element:
+def _reference(kind: str, address: str, sha256: str = "") -> CycloneDxElement:
     return {"type": kind, "url": _address(address), **_told(hashes=_hash(sha256))}
 
 
@@ -128,15 +128,15 @@ def _address(text: str) -> str:
     return quote(text, safe=_OF_ADDRESSES)
 
 
-def _hash(sha256: str) -> list[Element]:
+def _hash(sha256: str) -> list[CycloneDxElement]:
     return [{"alg": "SHA-256", "content": sha256}] if sha256 else []
 
 
-def _licences(source: Source) -> list[Element]:
+def _licences(source: BilledSource) -> list[CycloneDxElement]:
     expression = source.licences.expression
     return [] if expression is None else [{"acknowledgement": "declared", "expression": expression}]
 
 
-def _supplier(maintainer: str) -> Element:
+def _supplier(maintainer: str) -> CycloneDxElement:
     name, mail = person(maintainer)
     return {"name": name, **_told(contact=[{"email": mail}] if mail else [])} if name else {}

@@ -22,7 +22,7 @@ Packages = Mapping[str, Sequence[Stanza]]
 """The packages of each suite, by its name."""
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """The severity of a finding: a present fault, or one that will occur soon."""
 
     FAULT = "fault"
@@ -34,7 +34,7 @@ class Finding:
     """One finding of check-repository."""
 
     text: str
-    kind: Kind = Kind.FAULT
+    kind: FindingKind = FindingKind.FAULT
 
     @property
     def line(self) -> str:
@@ -51,7 +51,7 @@ def of_keys(keyring: bytes, now: int) -> Iterator[Finding]:
         if left < 0:
             yield Finding(f"the key {fingerprint} has expired")
         else:
-            yield Finding(f"the key {fingerprint} signs for {left} days yet", Kind.WARNING)
+            yield Finding(f"the key {fingerprint} signs for {left} days yet", FindingKind.WARNING)
 
 
 def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterat
     if left < 0:
         yield Finding(f"{suite}: apt refuses it since {-left // _DAY} days: Valid-Until has passed")
     elif left < _SUITE_DAYS * _DAY:
-        yield Finding(f"{suite}: apt refuses it in {left // _DAY} days; any publish signs it anew", Kind.WARNING)
+        yield Finding(f"{suite}: apt refuses it in {left // _DAY} days; any publish signs it anew", FindingKind.WARNING)
 
 
 def of_owners(suite: str, contents: str) -> Iterator[Finding]:

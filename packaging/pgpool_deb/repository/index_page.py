@@ -13,7 +13,7 @@ from pgpool_deb.upstream.pins import Advisory
 
 from . import keyring, stanzas
 from .signing import Key
-from .suites import Row, Summary
+from .suites import PublishedVersion, Summary
 from .tree import named
 
 TEMPLATE = Path(__file__).with_name("index_page.html.j2")
@@ -54,7 +54,7 @@ def older(newest: Mapping[str, str]) -> str:
     return " ".join(["apt install", *(f"{name}=VERSION" for name in names)]) if "pgpool2" in newest else ""
 
 
-def _row(row: Row, known: Sequence[Advisory]) -> dict[str, str]:
+def _row(row: PublishedVersion, known: Sequence[Advisory]) -> dict[str, str]:
     upstream = row.version.partition("-")[0]
     open_in = [cve for one in known if one.concerns(upstream) for cve in one.cves] if row.source == "pgpool2" else []
     return {

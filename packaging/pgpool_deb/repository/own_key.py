@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import platformdirs
 
 from pgpool_deb.ground import atomic
 from pgpool_deb.ground.errors import MachineError, UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import gpg
 
@@ -35,7 +35,7 @@ class KeyType(StrEnum):
             raise UsageError(f"there is no key type {name!r}", hint=f"--key-type {' or '.join(cls)}") from error
 
 
-def obtained(wanted: KeyType | None, moment: int, report: Callable[[str], None]) -> Path:
+def obtained(wanted: KeyType | None, moment: int, report: Report) -> Path:
     """Return the folder of the key, and create the key if there is none.
 
     gnupg/ has the subkey that signs, and `made` the fingerprints of the primary keys. A new key is of the type `wanted`

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from pgpool_deb.boxes import machine
 from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 
 from . import admission, growing, keyring, states, suites
 from .stanzas import Indexed
-from .states import Report
 from .tree import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PromoteRequest:
     """The options of `./invoke promote`, parsed; no releases mean all that have a testing suite."""
 
     place: Path
@@ -25,7 +25,7 @@ class Request:
     install: bool = True
 
 
-def run(project: Project, request: Request, report: Report) -> ExitStatus:
+def run(project: Project, request: PromoteRequest, report: Report) -> ExitStatus:
     """Promote; raises UsageError if a suite is missing, is archived, or has packages without a proof."""
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
     repository = Repository.open(request.place)

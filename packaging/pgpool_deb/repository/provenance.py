@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.builds.statement import PREDICATE, TYPE
 from pgpool_deb.upstream.download import sha256_of
 
 from .stanzas import PoolFile
 
 if TYPE_CHECKING:
-    from .bill import Source  # loads the SPDX licence list, which a check of statements does not need
+    from .bill import BilledSource  # loads the SPDX licence list, which a check of statements does not need
 
 BUILD_TYPE = "urn:pgpool-deb:dpkg-buildpackage:1"
 """`externalParameters`: the source package and the release; `internalParameters`: the path and the environment."""
 
 
-def statement(record: Record, source: Source, release: str, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
+def statement(record: BuildRecord, source: BilledSource, release: str, more: Sequence[PoolFile] = ()) -> dict[str, Any]:
     """Return the statement about the .debs built from a source package; `more` lists further byproducts."""
     return {
         "_type": TYPE,
@@ -62,7 +62,7 @@ def _digest(name: str, sha256: str, **more: str) -> dict[str, Any]:
     return {"name": name, "digest": {"sha256": sha256}, **more}
 
 
-def _sources(record: Record, source: Source) -> list[dict[str, Any]]:
+def _sources(record: BuildRecord, source: BilledSource) -> list[dict[str, Any]]:
     """Return the source package, upstream's tarball with its URL, and each patch."""
     found = [_digest(record.dsc.name, record.sums[record.dsc.name])]
     for archive in source.origin.archives:

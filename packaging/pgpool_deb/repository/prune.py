@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import suites
-from .states import Report
 from .tree import Repository, moment_of
 
 _DAY = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PruneRequest:
     """The options of `./invoke prune`, parsed; without `older` (days) it keeps every snapshot."""
 
     place: Path
@@ -25,7 +25,7 @@ class Request:
     yes: bool = False
 
 
-def run(request: Request, report: Report) -> ExitStatus:
+def run(request: PruneRequest, report: Report) -> ExitStatus:
     """Report superfluous snapshots and files, and with `yes` remove them.
 
     Files that a suite or a kept snapshot names stay. Raises UsageError if a state cannot be read, because the files

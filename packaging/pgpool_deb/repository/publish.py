@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pgpool_deb.boxes import machine
 from pgpool_deb.ground.errors import ExitStatus, UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import Release, ReleaseTable
 from pgpool_deb.upstream.pins import Pins
@@ -16,7 +17,6 @@ from . import admission, renewing, states, suites, uploading
 from .admission import Upload
 from .own_key import KeyType
 from .signing import Key
-from .states import Report
 from .suites import TESTING, Suite
 from .tree import Repository
 
@@ -24,7 +24,7 @@ STABLE = "stable"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PublishRequest:
     """The options of `./invoke publish`, parsed; no releases mean every release with packages in dist/."""
 
     to: Path
@@ -49,7 +49,7 @@ class Request:
         return KeyType.parse(self.key_type) if self.key_type is not None else None
 
 
-def run(project: Project, request: Request, report: Report) -> ExitStatus:
+def run(project: Project, request: PublishRequest, report: Report) -> ExitStatus:
     """Publish; raises UsageError for packages that may not be published, MachineError if the machine fails."""
     if request.suite not in (TESTING, STABLE):
         raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
@@ -98,7 +98,7 @@ def _tell_move(repository: Repository, report: Report) -> None:
         report("hint: serve the old address, too, until all servers have run apt upgrade")
 
 
-def _sign_anew(project: Project, request: Request, report: Report) -> None:
+def _sign_anew(project: Project, request: PublishRequest, report: Report) -> None:
     """Sign without publishing: all suites again, or with --archive those of the given releases for the last time."""
     renewing.refuse_living(project, request.archive)
     repository = Repository.open(request.to, request.url)
@@ -121,7 +121,7 @@ def suite_name(release: str, suite: str) -> str:
     return release if suite == STABLE else f"{release}-{suite}"
 
 
-def _releases(project: Project, request: Request) -> tuple[Release, ...]:
+def _releases(project: Project, request: PublishRequest) -> tuple[Release, ...]:
     table = ReleaseTable.load(project.releases)
     names = request.releases or tuple(one.name for one in table.releases if (project.dist / one.name).is_dir())
     if not names:
@@ -130,7 +130,7 @@ def _releases(project: Project, request: Request) -> tuple[Release, ...]:
 
 
 def _unproved(
-    project: Project, uploads: dict[Release, tuple[Upload, ...]], request: Request, report: Report
+    project: Project, uploads: dict[Release, tuple[Upload, ...]], request: PublishRequest, report: Report
 ) -> dict[Release, list[str]]:
     """Return the releases to publish, with the titles of their unproved packages.
 
@@ -153,7 +153,9 @@ def _unproved(
     return found
 
 
-def _suites(repository: Repository, request: Request, releases: Iterable[Release], key: Key) -> dict[Release, Suite]:
+def _suites(
+    repository: Repository, request: PublishRequest, releases: Iterable[Release], key: Key
+) -> dict[Release, Suite]:
     """Return the current suites of releases; raises UsageError if one is damaged."""
     return {
         release: suites.verified(repository.state, suite_name(release.name, request.suite), release.name, key)

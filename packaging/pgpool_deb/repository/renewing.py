@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import ReleaseTable, State
 
 from . import suites
 from .signing import Key
-from .states import Report
 from .suites import Suite
 from .tree import Repository
 

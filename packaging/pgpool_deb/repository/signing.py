@@ -8,12 +8,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgpool_deb.ground.errors import MachineError, UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import gpg, own_key
 from .own_key import KeyType
@@ -83,7 +84,7 @@ def ending(ends: Mapping[str, int | None], moment: int) -> dict[str, int]:
 
 
 @contextmanager
-def key(chosen: str | None, moment: int, report: Callable[[str], None], wanted: KeyType | None = None) -> Iterator[Key]:
+def key(chosen: str | None, moment: int, report: Report, wanted: KeyType | None = None) -> Iterator[Key]:
     """Yield the keys of --key.
 
     `chosen` is a comma-separated list of files, environment variables (`env:NAME`), or fingerprints in the user's

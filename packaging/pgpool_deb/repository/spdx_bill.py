@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from .bill import AUTHOR, Bill, Dependency, Source, person
+from .bill import AUTHOR, Bill, BilledSource, Dependency, person
 
-Element = dict[str, Any]
+SpdxElement = dict[str, Any]
 _NAMESPACE = "https://spdx.org/spdxdocs"
 """The namespace that the specification offers to authors without a web site; its URLs need not exist."""
 _DOCUMENT = "SPDXRef-DOCUMENT"
@@ -25,12 +25,12 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
-class _Elements:
+class _SpdxElements:
     """The elements of a source package, which the documents of all its .debs share."""
 
-    packages: list[Element] = field(default_factory=list)
-    files: list[Element] = field(default_factory=list)
-    relationships: list[Element] = field(default_factory=list)
+    packages: list[SpdxElement] = field(default_factory=list)
+    files: list[SpdxElement] = field(default_factory=list)
+    relationships: list[SpdxElement] = field(default_factory=list)
 
 
 def text(bill: Bill) -> str:
@@ -56,17 +56,17 @@ def text(bill: Bill) -> str:
     return json.dumps(document, ensure_ascii=False) + "\n"
 
 
-def _told(**values: object) -> Element:
+def _told(**values: object) -> SpdxElement:
     """Return the non-empty values."""
     return {name: value for name, value in values.items() if value}
 
 
-def _element(spdx_id: str, name: str, where: str = _UNKNOWN, **more: object) -> Element:
+def _element(spdx_id: str, name: str, where: str = _UNKNOWN, **more: object) -> SpdxElement:
     """Return a package element without a list of its files."""
     return {"SPDXID": spdx_id, "name": name, "downloadLocation": where, "filesAnalyzed": False, **_told(**more)}
 
 
-def _package(bill: Bill) -> Element:
+def _package(bill: Bill) -> SpdxElement:
     return _element(
         _PACKAGE,
         bill.name,
@@ -86,7 +86,7 @@ def _package(bill: Bill) -> Element:
 
 
 @lru_cache(maxsize=4)
-def _source(source: Source) -> _Elements:
+def _source(source: BilledSource) -> _SpdxElements:
     """Return the source package, its files and patches, and their relationships."""
     package = _element(
         _SOURCE,
@@ -98,7 +98,7 @@ def _source(source: Source) -> _Elements:
         externalRefs=_purl(source.purl),
         primaryPackagePurpose="SOURCE",
     )
-    found = _Elements([package], [], [_relationship(_PACKAGE, "GENERATED_FROM", _SOURCE)])
+    found = _SpdxElements([package], [], [_relationship(_PACKAGE, "GENERATED_FROM", _SOURCE)])
     for number, archive in enumerate(source.origin.archives):
         upstream = archive == source.origin.upstream
         name = _UPSTREAM if upstream else f"SPDXRef-Archive-{number}"
@@ -121,7 +121,7 @@ def _source(source: Source) -> _Elements:
     return found
 
 
-def _add_patches(found: _Elements, source: Source) -> None:
+def _add_patches(found: _SpdxElements, source: BilledSource) -> None:
     to = _UPSTREAM if source.origin.upstream else _SOURCE
     for number, patch in enumerate(source.debian.patches):
         name = f"SPDXRef-Patch-{number}"
@@ -130,11 +130,11 @@ def _add_patches(found: _Elements, source: Source) -> None:
         found.relationships.append(_relationship(name, "PATCH_APPLIED", to))
 
 
-def _dependency(name: str, one: Dependency) -> Element:
+def _dependency(name: str, one: Dependency) -> SpdxElement:
     return _element(name, one.name, versionInfo=one.version, externalRefs=_purl(one.purl))
 
 
-def _need(name: str, one: Dependency) -> Element:
+def _need(name: str, one: Dependency) -> SpdxElement:
     """Return the relationship between the .deb and a package that it depends on, recommends or suggests."""
     comment = f"{one.field}: {one.clause}"
     if one.needed:
@@ -142,12 +142,12 @@ def _need(name: str, one: Dependency) -> Element:
     return _relationship(name, "OPTIONAL_DEPENDENCY_OF", _PACKAGE, comment)
 
 
-def _relationship(one: str, kind: str, other: str, comment: str = "") -> Element:
+def _relationship(one: str, kind: str, other: str, comment: str = "") -> SpdxElement:
     related = {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
     return {**related, **_told(comment=comment)}
 
 
-def _rights(source: Source) -> Element:
+def _rights(source: BilledSource) -> SpdxElement:
     """Return the licences and holders, which debian/copyright declares for the whole source package."""
     return {
         "licenseConcluded": _UNKNOWN,
@@ -156,15 +156,15 @@ def _rights(source: Source) -> Element:
     }
 
 
-def _wording(name: str, text: str) -> Element:
+def _wording(name: str, text: str) -> SpdxElement:
     return {"licenseId": name, "name": name.removeprefix("LicenseRef-"), "extractedText": text}
 
 
-def _purl(locator: str) -> list[Element]:
+def _purl(locator: str) -> list[SpdxElement]:
     return [{"referenceCategory": "PACKAGE_MANAGER", "referenceType": "purl", "referenceLocator": locator}]
 
 
-def _sum(sha256: str) -> list[Element]:
+def _sum(sha256: str) -> list[SpdxElement]:
     return [{"algorithm": "SHA256", "checksumValue": sha256}] if sha256 else []
 
 

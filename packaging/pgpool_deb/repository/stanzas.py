@@ -130,7 +130,7 @@ def merged_contents(*texts: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseFields:
     """The fields of Release other than the list of indexes; times in seconds since 1970."""
 
     suite: str

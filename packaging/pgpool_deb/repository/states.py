@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import ReleaseTable
 from pgpool_deb.upstream.pins import Pins
@@ -21,7 +22,6 @@ from .tree import Repository, moment_of
 
 _SAME_SECOND = 60
 """Publishes within one second get the following seconds. If the clock is further behind, in seconds, it is wrong."""
-Report = Callable[[str], None]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ _SERVER_MODULE = re.compile(r"postgresql-(\d+)-pgpool2")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PublishedVersion:
     """A version of a source package in a suite, and the PostgreSQL majors that it has modules for."""
 
     source: str
@@ -60,7 +60,7 @@ class Summary:
     name: str
     release: str
     unproved: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedVersion, ...]
     newest: dict[str, str]
     keyring: str
     archived: bool
@@ -76,7 +76,7 @@ class Suite:
     sources: tuple[Stanza, ...] = ()
     contents: dict[str, str] = field(default_factory=dict)
     unproved: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PublishedVersion, ...] = ()
     newest: dict[str, str] = field(default_factory=dict)
     """The newest version of each package, by its name."""
     keyring: str = ""
@@ -113,7 +113,7 @@ class Suite:
                 majors.setdefault(one.version, []).append(int(module[1]))
         rows = list(self.rows)
         for source in added.sources:
-            row = Row(source.package, source.version, tuple(sorted(majors.get(source.version, ()))))
+            row = PublishedVersion(source.package, source.version, tuple(sorted(majors.get(source.version, ()))))
             bisect.insort(rows, row, key=lambda row: row.order)
         self.rows = tuple(rows)
         self.newest = stanzas.newest(added.packages, self.newest)
@@ -208,7 +208,7 @@ def write(state: Path, suite: Suite, key: Key, moment: int) -> None:
 def _sign(folder: Path, suite: Suite, named: Mapping[str, bytes], key: Key, moment: int) -> None:
     description = stanzas.described(suite.release, suite.name, suite.unproved, archived=suite.archived)
     valid_until = None if suite.archived else moment + VALID_DAYS * _DAY
-    text = stanzas.Release(suite.name, description, suite.architectures, moment, valid_until).text(named)
+    text = stanzas.ReleaseFields(suite.name, description, suite.architectures, moment, valid_until).text(named)
     _write(folder / "Release", text.encode())
     _write(folder / "Release.gpg", key.signature(text, moment).encode())
     _write(folder / "InRelease", key.clearsigned(text, moment).encode())
@@ -231,7 +231,10 @@ def _verify(state: Path, name: str, key: Key) -> None:
 def _summary(folder: Path) -> Summary:
     try:
         found = json.loads(_read(folder, SUMMARY))
-        rows = tuple(Row(str(name), str(version), tuple(map(int, majors))) for name, version, majors in found["rows"])
+        rows = tuple(
+            PublishedVersion(str(name), str(version), tuple(map(int, majors)))
+            for name, version, majors in found["rows"]
+        )
         newest = {str(name): str(version) for name, version in found["newest"].items()}
         unproved = tuple(map(str, found["unproved"]))
         archived = found.get("archived", False) is True

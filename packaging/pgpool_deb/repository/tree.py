@@ -20,7 +20,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from typing import TextIO
 
 from pgpool_deb.ground import atomic
 from pgpool_deb.ground.errors import MachineError, UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import mark, pool, shape
 from .pool import PARTIAL, Found, all_flushed, flushed
@@ -89,7 +90,7 @@ class Repository:
         return found
 
     @contextmanager
-    def locked(self, report: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, report: Report) -> Iterator[None]:
         """Hold the repository's lock; reports if it has to wait. The kernel releases the lock when a writer ends.
 
         If the block fails, files that no state names yet are removed from the pool. Raises UsageError if the lock is no

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import admission, growing, indexer, suites
 from .admission import Upload
 from .pool import Found
 from .stanzas import Indexed, PoolFile
-from .states import Report
 from .suites import Suite
 from .tree import Repository
 

@@ -181,7 +181,7 @@ def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> N
 def _workshop(
     project: Project, request: BuildRequest, cache: Cache, watcher: PlainDisplay | LiveDisplay, stop: Stop
 ) -> Workshop:
-    find_archive: Callable[[], archive.Archive] = memoised(lambda: _archive(request))
+    find_archive: Callable[[], archive.DebianArchive] = memoised(lambda: _archive(request))
     return Workshop(
         cache=cache,
         roots=Roots(cache, plan.machine_architecture(), find_archive),
@@ -194,7 +194,7 @@ def _workshop(
     )
 
 
-def _archive(request: BuildRequest) -> archive.Archive:
+def _archive(request: BuildRequest) -> archive.DebianArchive:
     chosen = archive.find_archive(request.mirror)
     if chosen.security is None:
         say("warning: no security archive is known, so roots are made without -security suites")

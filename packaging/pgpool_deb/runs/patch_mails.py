@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pgpool_deb.boxes import archive, machine
 from pgpool_deb.ground import atomic
 from pgpool_deb.ground.cache import Cache
 from pgpool_deb.ground.errors import ExitStatus, MachineError, UsageError
+from pgpool_deb.ground.progress import Report
 from pgpool_deb.ground.project import Project
 from pgpool_deb.packages import debianize, patch_list, patches, pgpool2
 from pgpool_deb.packages.patches import NOT_SENT, Change, Patch
@@ -26,7 +27,7 @@ _OURS = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": 
 _MAIL = ("format-patch", "-1", "--stdout", "--no-signature", "--zero-commit")
 
 
-def run(project: Project, version: str | None, *, install: bool, report: Callable[[str], None]) -> ExitStatus:
+def run(project: Project, version: str | None, *, install: bool, report: Report) -> ExitStatus:
     """Write docs/reference/patches.md, and replace the mails in dist/upstream.
 
     `version` is a pinned one, None for the newest whose tarball is in the cache. Raises UsageError if a patch or
@@ -53,7 +54,7 @@ def run(project: Project, version: str | None, *, install: bool, report: Callabl
     return ExitStatus.GOOD
 
 
-def _source(pins: Pins, version: str | None, folder: Path, report: Callable[[str], None]) -> tuple[str, Path]:
+def _source(pins: Pins, version: str | None, folder: Path, report: Report) -> tuple[str, Path]:
     """Return a pinned version and its tarball, which is downloaded only if the user named the version."""
     pin = pins.at_hand(folder) if version is None else pins.named(version)
     if pin is None:

@@ -17,7 +17,7 @@ from debian.deb822 import Dsc
 from pgpool_deb.boxes import archive, engines, machine
 from pgpool_deb.boxes.roots import Roots
 from pgpool_deb.builds.plan import machine_architecture
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.ground.cache import Cache
 from pgpool_deb.ground.command import CommandFailed, Runner
 from pgpool_deb.ground.errors import ExitStatus, PackageError, UsageError
@@ -77,7 +77,7 @@ def run(project: Project, where: Path, *, mirror: str | None = None, install: bo
     return ExitStatus.FAILED if faults else ExitStatus.GOOD
 
 
-def walked(record: Record, debs: Sequence[str], pins: Pins) -> list[Link]:
+def walked(record: BuildRecord, debs: Sequence[str], pins: Pins) -> list[Link]:
     """Print each link from .debs to upstream's tarball, and return the broken ones."""
     say(f"{record.source} {record.version}: from .deb to upstream")
     chain = list(links(record, debs, pins))
@@ -86,7 +86,7 @@ def walked(record: Record, debs: Sequence[str], pins: Pins) -> list[Link]:
     return [link for link in chain if not link.holds]
 
 
-def _debs(record: Record, where: Path) -> list[str]:
+def _debs(record: BuildRecord, where: Path) -> list[str]:
     """Return the requested .debs: all of a folder, or one."""
     named = sorted(name for name in record.sums if name.endswith(".deb"))
     return named if where.is_dir() else [name for name in named if name == where.name]
@@ -102,13 +102,15 @@ def _describe(published: Path, again: Path, report: Path) -> None:
         say("hint: with diffoscope, verify shows all differences: apt-get install diffoscope-minimal")
 
 
-def records(where: Path) -> list[Record]:
+def records(where: Path) -> list[BuildRecord]:
     """Return the .buildinfos of a folder, or the one that names a .deb and lies beside it; raises UsageError."""
     if where.is_dir():
-        chosen = [Record.read(path) for path in sorted(where.rglob("*.buildinfo")) if path.is_file()]
+        chosen = [BuildRecord.read(path) for path in sorted(where.rglob("*.buildinfo")) if path.is_file()]
         hint = "./invoke verify takes a .deb, dist/RELEASE, or the pool of a repository"
     else:
-        beside = [Record.read(path) for path in sorted(where.parent.glob("*.buildinfo"))] if where.is_file() else []
+        beside = (
+            [BuildRecord.read(path) for path in sorted(where.parent.glob("*.buildinfo"))] if where.is_file() else []
+        )
         chosen = [record for record in beside if where.name in record.sums]
         hint = "put the .buildinfo that names it beside it, as in the pool of a repository"
     if not chosen:
@@ -121,7 +123,7 @@ def records(where: Path) -> list[Record]:
     return chosen
 
 
-def release_of(record: Record, table: ReleaseTable) -> Release:
+def release_of(record: BuildRecord, table: ReleaseTable) -> Release:
     """Return the release that a package of ours is for; raises UsageError if it is not ours."""
     for release in table.releases:
         if record.version.endswith(f"+{release.suffix}"):
@@ -129,7 +131,7 @@ def release_of(record: Record, table: ReleaseTable) -> Release:
     raise UsageError(f"{record.source} {record.version} is for no known release", hint="our versions end in +debN+M")
 
 
-def _rebuilt(record: Record, release: Release, cache: Cache, roots: Roots, out: Path) -> Iterator[str]:
+def _rebuilt(record: BuildRecord, release: Release, cache: Cache, roots: Roots, out: Path) -> Iterator[str]:
     """Rebuild the source package and copy its .debs to `out`; yields how the installed packages differ."""
     sources = _checked_sources(record)
     with record.dsc.open(encoding="utf-8") as handle:
@@ -168,7 +170,7 @@ def _rebuilt(record: Record, release: Release, cache: Cache, roots: Roots, out: 
         box.remove()
 
 
-def _checked_sources(record: Record) -> list[Path]:
+def _checked_sources(record: BuildRecord) -> list[Path]:
     """Return the files of the source package after verifying them by the .buildinfo and the .dsc; raises UsageError."""
     with record.dsc.open(encoding="utf-8") as handle:
         rows = Dsc(handle)["Checksums-Sha256"]
@@ -180,7 +182,7 @@ def _checked_sources(record: Record) -> list[Path]:
     return [record.path.with_name(name) for name in sums]
 
 
-def compared(record: Record, published: Path, again: Path) -> str:
+def compared(record: BuildRecord, published: Path, again: Path) -> str:
     """Return `the same bytes`, or a line with the part, file and byte of the first difference between two .debs."""
     if not again.is_file():
         return "the rebuild made no such package"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.builds.statement import STATEMENT, Statement
 from pgpool_deb.ground.errors import UsageError
-from pgpool_deb.packages.origin import Archive, Debian, Origin
+from pgpool_deb.packages.origin import Debian, DscFile, Origin
 from pgpool_deb.upstream.download import sha256_of
 from pgpool_deb.upstream.pins import Pins
 
@@ -30,14 +30,14 @@ class Link:
     of_source: bool = False
 
 
-def links(record: Record, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
+def links(record: BuildRecord, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
     """Yield all links from these .debs to upstream's tarball, even after a broken one."""
     for name in debs:
         if record.path.with_name(name).is_file():
-            yield _file(record, Archive(name, record.sums[name]), record.path.name)
+            yield _file(record, DscFile(name, record.sums[name]), record.path.name)
         else:
             yield Link(f"{name} {record.sums[name]}: as in {record.path.name}; the file is not here")
-    dsc = Archive(record.dsc.name, record.sums[record.dsc.name])
+    dsc = DscFile(record.dsc.name, record.sums[record.dsc.name])
     yield _file(record, dsc, record.path.name, of_source=True)
     known = {name: record.sums[name] for name in (*debs, dsc.name)}
     try:
@@ -55,7 +55,7 @@ def links(record: Record, debs: Sequence[str], pins: Pins) -> Iterator[Link]:
     yield from _statement(record, known)
 
 
-def _file(record: Record, expected: Archive, by: str, *, of_source: bool = False) -> Link:
+def _file(record: BuildRecord, expected: DscFile, by: str, *, of_source: bool = False) -> Link:
     path = record.path.with_name(expected.name)
     if not path.is_file():
         return Link(f"{expected.name} is missing; {by} names it", holds=False, of_source=of_source)
@@ -92,7 +92,7 @@ def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
             yield Link(f"{patch.path} is not in {origin.packaging.name}, whose series names it", holds=False)
 
 
-def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
+def _statement(record: BuildRecord, known: dict[str, str]) -> Iterator[Link]:
     """Yield links for the hashes in the signed statement, and for the documents of the .debs that it names."""
     path = record.path.with_name(f"{record.path.stem}{STATEMENT}")
     if not path.is_file():
@@ -111,4 +111,4 @@ def _statement(record: Record, known: dict[str, str]) -> Iterator[Link]:
     stems = tuple(f"{Path(name).stem}." for name in (record.path.name, *known) if name.endswith((".buildinfo", ".deb")))
     for name, sha256 in statement.byproducts.items():
         if name.startswith(stems) and "/" not in name and record.path.with_name(name).is_file():
-            yield _file(record, Archive(name, sha256), path.name)
+            yield _file(record, DscFile(name, sha256), path.name)

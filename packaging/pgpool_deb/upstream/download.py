@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 from pgpool_deb.ground import web
 from pgpool_deb.ground.errors import MachineError
+from pgpool_deb.ground.progress import Report
 
 if TYPE_CHECKING:
     import requests
     import tenacity
 
-Report = Callable[[str], None]
 _CHUNK_BYTES = 16384
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgpool_deb.ground.errors import UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import download, git_checkout, tarball, upstream_version
 from .git_checkout import GitCheckout
 from .pins import Pins
-from .sources import STATING_FILES, Facts, Report, Source, checked, read_record, write_record
-from .tarball import Entry, Kind
+from .sources import STATING_FILES, Facts, Source, checked, read_record, write_record
+from .tarball import Entry, EntryKind
 from .upstream_version import Snapshot, UpstreamVersion
 
 _KEPT_TREES = 8
@@ -103,7 +104,7 @@ def _from_tree(root: Path, cache: Path, report: Report) -> Source:
     record = cache / "trees" / f"{content}.json"
     date = read_record(record).get("date")
     if not isinstance(date, int):
-        date = max(int(entry.path.lstat().st_mtime) for entry in entries if entry.kind is not Kind.FOLDER)
+        date = max(int(entry.path.lstat().st_mtime) for entry in entries if entry.kind is not EntryKind.FOLDER)
         write_record(record, {"date": date})
     version = upstream_version.of_local_content(stated, date, content)
     return _packed(_Packing(entries, content, version, date, f"unpacked tree {root}", str(root)), cache, report)

@@ -15,9 +15,10 @@ from debian.debian_support import Version
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pgpool_deb.ground.errors import MachineError, UsageError
+from pgpool_deb.ground.progress import Report
 
 from . import download, tarball
-from .sources import Report, Source, checked, read_record, write_record
+from .sources import Source, checked, read_record, write_record
 
 _INSTALL_CERTIFICATES = "apt-get install ca-certificates, or let REQUESTS_CA_BUNDLE name your authority's file; "
 ASK_AGAIN_SECONDS = 24 * 3600
@@ -72,7 +73,7 @@ class Pins:
         """Read and check sources.toml; raises UsageError that names the file, the key and the reason."""
         hint = "the top of that file explains the keys"
         try:
-            rows = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            rows = _SourcesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", hint="is the checkout complete?") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -267,15 +268,15 @@ class _Absences:
         return {key: value for key, value in read_record(self._path).items() if isinstance(value, int | float)}
 
 
-Name = Annotated[str, StringConstraints(min_length=1)]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 ReleaseNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){2}$")]
 
 
-class _Row(BaseModel):
+class _SourcesModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Pin(_Row):
+class _PinRow(_SourcesModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(gt=0)]
     date: date
@@ -287,9 +288,9 @@ class _Pin(_Row):
         return Pin(version, self.sha256, self.size, int(noon.timestamp()), proved)
 
 
-class _Advisory(_Row):
+class _AdvisoryRow(_SourcesModel):
     cves: Annotated[list[Annotated[str, StringConstraints(pattern=r"^CVE-[0-9]{4}-[0-9]{4,}$")]], Field(min_length=1)]
-    summary: Name
+    summary: NonEmpty
     fixed_in: ReleaseNumber
     backports: list[ReleaseNumber] = []
 
@@ -307,8 +308,8 @@ def _address(address: str) -> str:
     return address
 
 
-class _File(_Row):
+class _SourcesFile(_SourcesModel):
     addresses: Annotated[list[Annotated[str, AfterValidator(_address)]], Field(min_length=1)]
-    pgpool: Annotated[dict[ReleaseNumber, _Pin], Field(min_length=1)]
-    advisory: list[_Advisory] = []
+    pgpool: Annotated[dict[ReleaseNumber, _PinRow], Field(min_length=1)]
+    advisory: list[_AdvisoryRow] = []
     default: ReleaseNumber | Literal[""] = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from pgpool_deb.ground import atomic, compiler_caches
 from pgpool_deb.ground.errors import ToolkitError
 
 from . import tarball, upstream_version
-
-Report = Callable[[str], None]
 
 STATING_FILES = ("configure.ac", "configure")
 """Files that state pgpool-II's version."""

@@ -55,7 +55,7 @@ class Contents:
     texts: dict[str, str]
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """The kind of an entry of a source tree; a source has no other kinds."""
 
     FOLDER = "folder"
@@ -69,7 +69,7 @@ class Entry:
 
     name: str
     path: Path
-    kind: Kind
+    kind: EntryKind
     executable: bool = False
     target: str = ""
 
@@ -266,11 +266,11 @@ def _entry(root: Path, name: str) -> Entry:
     if stat.S_ISLNK(mode):
         target = os.readlink(path)  # noqa: PTH115 - Path would normalise the target
         _check_link(name, target, name.count("/"))
-        return Entry(name, path, Kind.LINK, target=target)
+        return Entry(name, path, EntryKind.LINK, target=target)
     if stat.S_ISDIR(mode):
-        return Entry(name, path, Kind.FOLDER)
+        return Entry(name, path, EntryKind.FOLDER)
     if stat.S_ISREG(mode):
-        return Entry(name, path, Kind.FILE, executable=bool(mode & stat.S_IXUSR))
+        return Entry(name, path, EntryKind.FILE, executable=bool(mode & stat.S_IXUSR))
     raise _Fault(f"{_quoted(name)} is neither a file, a folder nor a link")
 
 
@@ -291,7 +291,7 @@ def _add_to(total: hashlib._Hash, entry: Entry, data: bytes) -> None:
 
 def _data(entry: Entry) -> bytes:
     try:
-        return entry.path.read_bytes() if entry.kind is Kind.FILE else os.fsencode(entry.target)
+        return entry.path.read_bytes() if entry.kind is EntryKind.FILE else os.fsencode(entry.target)
     except OSError as error:
         raise _unreadable(error, entry.path) from error
 
@@ -323,11 +323,11 @@ def write(entries: Iterable[Entry], top: str, date: int, destination: Path) -> s
 def _write(entries: Iterable[Entry], top: str, date: int, packed: gzip.GzipFile) -> str:
     total = hashlib.sha256()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        archive.addfile(_header(Entry(top, Path(), Kind.FOLDER), top, date, 0))
+        archive.addfile(_header(Entry(top, Path(), EntryKind.FOLDER), top, date, 0))
         for entry in entries:
             data = _data(entry)
             _add_to(total, entry, data)
-            is_file = entry.kind is Kind.FILE
+            is_file = entry.kind is EntryKind.FILE
             header = _header(entry, f"{top}/{entry.name}", date, len(data) if is_file else 0)
             archive.addfile(header, io.BytesIO(data) if is_file else None)
     return total.hexdigest()
@@ -335,8 +335,10 @@ def _write(entries: Iterable[Entry], top: str, date: int, packed: gzip.GzipFile)
 
 def _header(entry: Entry, name: str, date: int, size: int) -> tarfile.TarInfo:
     header = tarfile.TarInfo(name)
-    header.type = {Kind.FOLDER: tarfile.DIRTYPE, Kind.FILE: tarfile.REGTYPE, Kind.LINK: tarfile.SYMTYPE}[entry.kind]
-    header.mode = 0o644 if entry.kind is Kind.FILE and not entry.executable else 0o755
+    header.type = {EntryKind.FOLDER: tarfile.DIRTYPE, EntryKind.FILE: tarfile.REGTYPE, EntryKind.LINK: tarfile.SYMTYPE}[
+        entry.kind
+    ]
+    header.mode = 0o644 if entry.kind is EntryKind.FILE and not entry.executable else 0o755
     header.mtime = date
     header.size = size
     header.linkname = entry.target

@@ -96,9 +96,9 @@ def test_promotion_skips_an_archived_release_and_refuses_it_by_name(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
     with pytest.raises(UsageError, match="trixie is archived"):
-        promote.run(checkout, promote.Request(archived, ("trixie",), install=False), print)
+        promote.run(checkout, promote.PromoteRequest(archived, ("trixie",), install=False), print)
     with pytest.raises(UsageError, match=r"bookworm-testing: pgpool2 .* was not proved"):
-        promote.run(checkout, promote.Request(archived, install=False), print)
+        promote.run(checkout, promote.PromoteRequest(archived, install=False), print)
 
 
 def test_a_renewal_does_not_sign_an_archived_suite(archived: Path, published: Publisher) -> None:
@@ -114,7 +114,7 @@ def test_a_publish_a_year_later_does_not_change_an_archived_suite(
     """That publish signs the other suites again."""
     first, old = ((archived / "dists" / name / "InRelease").read_bytes() for name in ("trixie", "bookworm"))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 365 * DAY))
-    request = publish.Request(archived, releases=("bookworm",), unproved=True, install=False)
+    request = publish.PublishRequest(archived, releases=("bookworm",), unproved=True, install=False)
     publish.run(checkout, request, print)
     assert (archived / "dists/trixie/InRelease").read_bytes() == first
     assert (archived / "dists/bookworm/InRelease").read_bytes() != old
@@ -123,7 +123,7 @@ def test_a_publish_a_year_later_does_not_change_an_archived_suite(
 def test_check_and_prune_accept_an_archived_suite(archived: Path, published: Publisher) -> None:
     published(renew=True)
     lines: list[str] = []
-    prune.run(prune.Request(archived, older=1, yes=True), lines.append)
+    prune.run(prune.PruneRequest(archived, older=1, yes=True), lines.append)
     assert len(Repository.open(archived).states) == 1
     assert ("pgpool2", V1) in versions(archived, "trixie")
     lines.clear()

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, {PACKAGING!r})
 from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
-publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unproved=True, install=False), print)
+publish.run(Project(Path(sys.argv[1])), publish.PublishRequest(Path(sys.argv[2]), unproved=True, install=False), print)
 """
 
 
@@ -38,7 +38,7 @@ PUBLISHES, CLIENTS, RUNS = 4, 2, 3
 def test_clients_beside_publishes_see_whole_states(checkout: Project, tmp_path: Path) -> None:
     """Each client updates over HTTP and fetches the newest package, again and again; every publish adds a version."""
     repo = tmp_path / "repo"
-    publish.run(checkout, publish.Request(repo, unproved=True, install=False), print)
+    publish.run(checkout, publish.PublishRequest(repo, unproved=True, install=False), print)
     ended = threading.Event()
     seen: Counter[str] = Counter()
 

@@ -62,7 +62,7 @@ def test_a_new_key_is_reported_and_its_primary_key_is_stored_apart(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     lines: list[str] = []
-    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", unproved=True, install=False)
     publish.run(checkout, request, lines.append)
     folder = tmp_path / "data/pgpool-deb/archive-key"
     assert "A KEY WAS MADE" in "\n".join(lines)
@@ -86,7 +86,7 @@ def test_an_rsa_key_can_be_created_and_its_signatures_are_deterministic(
     (tmp_path / "repo").rename(tmp_path / "before")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST))
     url = f"file://{tmp_path / 'repo'}"
-    publish.run(checkout, publish.Request(tmp_path / "repo", url=url, unproved=True, install=False), print)
+    publish.run(checkout, publish.PublishRequest(tmp_path / "repo", url=url, unproved=True, install=False), print)
     assert tree(tmp_path / "repo") == first
 
 
@@ -148,7 +148,7 @@ def test_a_key_that_sequoia_made_signs_for_both_verifiers(
     """They verify with sq's own certificate and with the repository's keyring. The bytes depend only on the time."""
     key, certificate = of_sequoia(tmp_path, suite)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(time.time())))
-    request = publish.Request(tmp_path / "repo", key=str(key), unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", key=str(key), unproved=True, install=False)
     publish.run(checkout, request, print)
     verifies(tmp_path, public_key(tmp_path))
     (tmp_path / "plain.pgp").write_bytes(
@@ -242,7 +242,7 @@ def test_a_new_subkey_signs_beside_the_old_one_until_that_expires(
 ) -> None:
     """The documented commands create it, and an existing client accepts the state and the keyring package."""
     monkeypatch.delenv("XDG_DATA_HOME")
-    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", unproved=True, install=False)
     with tempfile.TemporaryDirectory() as home:  # the paths of gpg's sockets have at most 108 bytes
         monkeypatch.setenv("HOME", home)
         publish.run(checkout, request, print)
@@ -335,7 +335,7 @@ def test_an_expired_key_signs_nothing(
     before = tree(tmp_path / "repo")
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     with pytest.raises(UsageError, match=r"does not sign at this time: it has expired, or is younger\nhint: "):
-        publish.run(checkout, publish.Request(tmp_path / "repo", key=key, unproved=True, install=False), print)
+        publish.run(checkout, publish.PublishRequest(tmp_path / "repo", key=key, unproved=True, install=False), print)
     assert tree(tmp_path / "repo") == before
 
 

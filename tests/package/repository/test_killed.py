@@ -40,7 +40,7 @@ sys.path.insert(0, {packaging!r})
 from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 print(">>> begins", flush=True)
-publish.run(Project(Path(sys.argv[1])), publish.Request(Path(sys.argv[2]), unproved=True, install=False), print)
+publish.run(Project(Path(sys.argv[1])), publish.PublishRequest(Path(sys.argv[2]), unproved=True, install=False), print)
 """
 EVERY = 40
 """Where the tests are brief, every so many calls one is tried."""
@@ -132,7 +132,7 @@ def test_a_publish_that_is_killed_at_any_call_leaves_one_whole_state(
     """Each time apt reads what is left, and the next publish does what the killed one could not."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST))
     before = tmp_path / "before"
-    publish.run(checkout, publish.Request(before, unproved=True, install=False), print)
+    publish.run(checkout, publish.PublishRequest(before, unproved=True, install=False), print)
     upload(checkout.dist / "trixie", V2)
     workers = [
         Worker.new(tmp_path / f"worker-{number}", checkout.path, before, data_home)

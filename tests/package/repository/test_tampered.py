@@ -199,7 +199,7 @@ def test_publish_and_promote_refuse_a_tampered_repository(
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
         commands += [
             lambda: published(renew=True),
-            lambda: promote.run(checkout, promote.Request(repo, install=False), print),
+            lambda: promote.run(checkout, promote.PromoteRequest(repo, install=False), print),
         ]
     for command in commands:
         assert REPOSITORY[harm] in refused(command, repo)
@@ -228,7 +228,7 @@ def test_other_files_among_the_states_are_kept(repo: Path, published: Publisher,
     (repo / "snapshot" / name).mkdir()
     (repo / "snapshot" / name / "letter").write_text("dear")
     published()
-    prune.run(prune.Request(repo, older=1, yes=True), print)
+    prune.run(prune.PruneRequest(repo, older=1, yes=True), print)
     assert (repo / "snapshot" / name / "letter").read_text() == "dear"
 
 
@@ -250,9 +250,9 @@ def test_a_path_that_is_no_repository_is_refused(checkout: Project, tmp_path: Pa
     elif what == "a loop":
         place.symlink_to(place)
     for run in (
-        lambda: publish.run(checkout, publish.Request(place, renew=True, install=False), print),
-        lambda: promote.run(checkout, promote.Request(place, install=False), print),
-        lambda: prune.run(prune.Request(place), print),
+        lambda: publish.run(checkout, publish.PublishRequest(place, renew=True, install=False), print),
+        lambda: promote.run(checkout, promote.PromoteRequest(place, install=False), print),
+        lambda: prune.run(prune.PruneRequest(place), print),
         lambda: check.run(str(place), print, install=False),
     ):
         line = refused(run, place)

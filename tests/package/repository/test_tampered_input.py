@@ -37,11 +37,11 @@ try:
     if what == "check":
         check.run(repo, print, install=False)
     elif what == "publish":
-        publish.run(Project(Path(checkout)), publish.Request(Path(repo), unproved=True, install=False), print)
+        publish.run(Project(Path(checkout)), publish.PublishRequest(Path(repo), unproved=True, install=False), print)
     elif what == "promote":
-        promote.run(Project(Path(checkout)), promote.Request(Path(repo), install=False), print)
+        promote.run(Project(Path(checkout)), promote.PromoteRequest(Path(repo), install=False), print)
     else:
-        prune.run(prune.Request(Path(repo)), print)
+        prune.run(prune.PruneRequest(Path(repo)), print)
 except ToolkitError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)
@@ -219,7 +219,7 @@ from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
 checkout, repo, options = sys.argv[1:]
 try:
-    publish.run(Project(Path(checkout)), publish.Request(Path(repo), install=False, **eval(options)), print)
+    publish.run(Project(Path(checkout)), publish.PublishRequest(Path(repo), install=False, **eval(options)), print)
 except ToolkitError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)

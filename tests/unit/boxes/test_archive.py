@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_deb.boxes.archive import KEYRING, Archive, find_archive, parse_index_targets
+from pgpool_deb.boxes.archive import KEYRING, DebianArchive, find_archive, parse_index_targets
 from pgpool_deb.ground.errors import MachineError, UsageError
 from pgpool_deb.ground.releases import ExtraSource, ReleaseTable
 
 TABLE = ReleaseTable.load(Path(__file__).parents[3] / "packaging" / "releases.toml")
-BOTH = Archive("http://mirror.example/debian", "http://mirror.example/security")
+BOTH = DebianArchive("http://mirror.example/debian", "http://mirror.example/security")
 
 
 def test_a_named_mirror_wins() -> None:
-    assert find_archive("http://mirror.example/debian/") == Archive("http://mirror.example/debian", None)
+    assert find_archive("http://mirror.example/debian/") == DebianArchive("http://mirror.example/debian", None)
 
 
 @pytest.mark.parametrize("mirror", ["mirror.example/debian", "ftp://mirror.example", "", "-o", "http:/one-slash"])
@@ -66,7 +66,7 @@ class Apt:
         )
         (place / "apt.conf").write_text(lines)
 
-    def archive(self, *sources: str) -> Archive:
+    def archive(self, *sources: str) -> DebianArchive:
         """Return the archive that is found if apt has these stanzas."""
         for number, source in enumerate(sources):
             (self.place / "parts" / f"{number}.sources").write_text(source)

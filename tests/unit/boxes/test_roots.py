@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from pgpool_deb.boxes import disk
-from pgpool_deb.boxes.roots import AT_PLAIN_PATH, BUILD_USER, PLAIN, PLAIN_FILE, ROOT_USER, Root, entering, root_failure
+from pgpool_deb.boxes.archive import DebianArchive
+from pgpool_deb.boxes.roots import (
+    AT_PLAIN_PATH,
+    BUILD_USER,
+    PLAIN,
+    PLAIN_FILE,
+    ROOT_USER,
+    Root,
+    Roots,
+    entering,
+    root_failure,
+)
 from pgpool_deb.ground import namespaces
 from pgpool_deb.ground.cache import Cache
 from pgpool_deb.ground.command import CommandFailed, Runner
 from pgpool_deb.ground.errors import MachineError
-from pgpool_deb.ground.releases import ReleaseTable
+from pgpool_deb.ground.releases import ExtraSource, Release, ReleaseTable, State
 
 TABLE = ReleaseTable.load(Path(__file__).parents[3] / "packaging" / "releases.toml")
 ODD = ["my cache  1", "a,b", "a:b", "a\\b", "Größe", "a'b$c;d(e)", '"', "a" * 250, " "]
@@ -33,6 +46,18 @@ def layer(path: Path) -> Path:
         if Path("/", name).is_symlink():
             (path / name).symlink_to(f"usr/{name}")
     return path
+
+
+def test_a_root_is_found_under_the_key_that_earlier_versions_computed(tmp_path: Path) -> None:
+    """A change of the key, for example by a rename in the code, would make every user's roots anew."""
+    backports = ExtraSource("mirror", ("trixie-backports",), ("main",), None, False, 500, ("*",))
+    release = Release("trixie", 13, State.SUPPORTED, "trixie", (17,), ("trixie",), True, None, (backports,))
+    folder = tmp_path / "roots"
+    (folder / "trixie-layer").mkdir(parents=True)
+    record = {"key": "k", "layers": ["trixie-layer"], "packages": ["gcc=14"], "resolved_at": time.time()}
+    (folder / "trixie-70a6f06e9682.json").write_text(json.dumps(record))
+    roots = Roots(Cache(tmp_path), "amd64", lambda: DebianArchive("", None))
+    assert roots.current(release, ("gcc",)) == Root("trixie", "k", (folder / "trixie-layer",), ("gcc=14",))
 
 
 @mounting

@@ -66,7 +66,7 @@ def published(checkout: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         lines: list[str] = []
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + next(count)))
         given = {"to": tmp_path / "repo", "unproved": True, "install": False, **options}
-        request = publish.Request(**given)  # type: ignore[arg-type]
+        request = publish.PublishRequest(**given)  # type: ignore[arg-type]
         assert publish.run(checkout, request, lines.append) is ExitStatus.GOOD
         return lines
 

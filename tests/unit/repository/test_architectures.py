@@ -97,7 +97,7 @@ def test_promotion_adds_an_architecture_to_a_suite_with_other_packages(
     proved(checkout)
     published(unproved=False)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
-    promote.run(checkout, promote.Request(tmp_path / "repo", install=False), print)
+    promote.run(checkout, promote.PromoteRequest(tmp_path / "repo", install=False), print)
     found = paths(index(tmp_path / "repo", "Contents-arm64.gz", "dists/trixie/main"))
     assert {*SHARED, "usr/share/pgpool2/text"} <= found
     assert "Package: pgpool2-cluster\n" in index(tmp_path / "repo", "binary-arm64/Packages.gz", "dists/trixie/main")

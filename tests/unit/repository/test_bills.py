@@ -24,7 +24,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from tests.unit.repository.conftest import V1, V2, Publisher
 from tests.unit.upstream.tarballs import loaded
 
-from pgpool_deb.builds.record import Record
+from pgpool_deb.builds.record import BuildRecord
 from pgpool_deb.ground.errors import UsageError
 from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import cyclonedx_bill, spdx_bill
@@ -42,7 +42,7 @@ EXPRESSION = "GPL-3.0-or-later WITH Bison-exception-2.2 AND LicenseRef-small AND
 
 def bills_of(folder: Path, pins: Pins) -> list[Bill]:
     (path,) = folder.glob("*.buildinfo")
-    record = Record.read(path)
+    record = BuildRecord.read(path)
     files = [PoolFile(name, sha256, 0) for name, sha256 in {**record.sums, path.name: sha256_of(path)}.items()]
     controls = {name: control(folder / name) for name in record.sums if name.endswith(".deb")}
     return list(bills(record, source_of(record, "trixie", pins), files, controls, "trixie"))
@@ -270,7 +270,7 @@ sys.path.insert(0, {packaging!r})
 from pathlib import Path
 from pgpool_deb.ground.project import Project
 from pgpool_deb.repository import publish
-request = publish.Request(Path({repository!r}), unproved=True, install=False)
+request = publish.PublishRequest(Path({repository!r}), unproved=True, install=False)
 publish.run(Project(Path({checkout!r})), request, lambda line: None)
 print(sorted({{"cyclonedx", "spdx_tools", "license_expression"}} & set(sys.modules)))
 """

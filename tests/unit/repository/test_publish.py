@@ -67,7 +67,7 @@ def test_the_same_packages_key_and_time_give_the_same_tree(
     (tmp_path / "repo").rename(tmp_path / "before")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST))
     monkeypatch.setenv("TZ", "Pacific/Auckland")
-    request = publish.Request(tmp_path / "repo", url="http://example.org/pgpool", unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", url="http://example.org/pgpool", unproved=True, install=False)
     publish.run(checkout, request, print)
     assert tree(tmp_path / "repo") == first
 
@@ -139,7 +139,7 @@ def test_the_description_of_a_thousand_unproved_packages_survives_signing() -> N
     titles = [f"pgpool2 4.7.{number}-50+deb13+1" for number in range(1000)]
     description = stanzas.described("trixie", "trixie-testing", titles)
     assert "4.7.99-50+deb13+1 and 900 more" in description
-    text = stanzas.Release("trixie-testing", description, ("amd64",), FIRST, None).text({})
+    text = stanzas.ReleaseFields("trixie-testing", description, ("amd64",), FIRST, None).text({})
     with signing.key(None, FIRST, print) as key:
         assert gpg.verified(key.clearsigned(text, FIRST).encode(), key.public) == text
 
@@ -166,11 +166,11 @@ def test_promotion_copies_proved_packages_byte_for_byte(
     published()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
     with pytest.raises(UsageError, match="was not proved"):
-        promote.run(checkout, promote.Request(tmp_path / "repo", install=False), print)
+        promote.run(checkout, promote.PromoteRequest(tmp_path / "repo", install=False), print)
     proved(checkout)
     published(unproved=False)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
-    assert promote.run(checkout, promote.Request(tmp_path / "repo", install=False), print) is ExitStatus.GOOD
+    assert promote.run(checkout, promote.PromoteRequest(tmp_path / "repo", install=False), print) is ExitStatus.GOOD
     stable, testing = (
         [one for one in versions(tmp_path / "repo", suite) if one[0] != keyring.NAME]
         for suite in ("trixie", "trixie-testing")
@@ -193,10 +193,10 @@ def test_prune_reports_and_removes_only_files_that_no_state_names(
     stray = deb(tmp_path / "repo/pool/main/p/pgpool2", "stray", "1")
     before = tree(tmp_path / "repo")
     lines: list[str] = []
-    prune.run(prune.Request(tmp_path / "repo"), lines.append)
+    prune.run(prune.PruneRequest(tmp_path / "repo"), lines.append)
     assert lines[0] == f"{stray.relative_to(tmp_path / 'repo')}: would be removed"
     assert tree(tmp_path / "repo") == before
-    prune.run(prune.Request(tmp_path / "repo", older=1, yes=True), lines.append)
+    prune.run(prune.PruneRequest(tmp_path / "repo", older=1, yes=True), lines.append)
     repository = Repository.open(tmp_path / "repo")
     assert [repository.state] == list(repository.states)
     assert not stray.exists()

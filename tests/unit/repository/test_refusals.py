@@ -152,7 +152,7 @@ def test_a_clock_that_is_behind_is_refused(
 ) -> None:
     published()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST - 1))
-    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", unproved=True, install=False)
     with pytest.raises(UsageError, match="is not later than that of the state that clients have"):
         publish.run(checkout, request, print)
 
@@ -170,7 +170,7 @@ def test_two_publishes_at_once_wait_for_each_other(
     published()
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     repository, lines = Repository.open(tmp_path / "repo"), list[str]()
-    request = publish.Request(tmp_path / "repo", unproved=True, install=False)
+    request = publish.PublishRequest(tmp_path / "repo", unproved=True, install=False)
     with repository.locked(lines.append):
         other = threading.Thread(target=publish.run, args=(checkout, request, lines.append))
         other.start()
