@@ -103,6 +103,7 @@ def copied_packages(tmp_path: Path) -> Path:
             "from pgpool_deb.builds import plan",
             "pgpool_deb.ground.releases -> pgpool_deb.builds.plan",
         ),
+        ("packaging/pgpool_deb/builds/farm.py", "from . import workshop", ".workshop -> .farm"),
         ("scripts/pgpool_cluster/homeless.py", "", "homeless"),
         ("packaging/pgpool_deb/homeless.py", "", "homeless"),
     ],
