@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
+from .waiting import poll
 
 _PARTIAL = ".partial"
 _LEFTOVER_SECONDS = 60.0
 """Age at which a partial file counts as the leftover of a crash or a power cut."""
+_LOCK_PAUSE_SECONDS = 0.02
 LARGEST = 8 * 2**20
 """The largest file, in bytes, that `read` accepts."""
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
@@ -83,17 +85,16 @@ def kind(path: Path) -> int:
 
 def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
     """Lock an open file (flock(2)); raises ServerError(why) if another process holds the lock for `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def locked() -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                hint = f"fuser -v {path} shows the process that has it open"
-                raise ServerError(why, hint=hint) from error
-            time.sleep(0.02)
-        else:
-            return
+        except BlockingIOError:
+            return False
+        return True
+
+    if not poll(locked, seconds=seconds, pause=_LOCK_PAUSE_SECONDS):
+        raise ServerError(why, hint=f"fuser -v {path} shows the process that has it open")
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:

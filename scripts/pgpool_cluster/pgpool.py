@@ -23,8 +23,10 @@ from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from .key import PCP_USER
 from .server import HOME, SOCKETS, interface_of, run
+from .waiting import poll
 
 _COMMAND_SECONDS = 5.0
+_ATTACH_PAUSE_SECONDS = 0.02
 _ALL_SECONDS = 1.0
 """Time limit for `pcp_node_info -a`, which answers within hundredths of a second unless a host is silent."""
 _RESTS_SECONDS = 30.0
@@ -199,11 +201,13 @@ def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
 def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
     """Attach a database node, and with `wait`, wait until pgpool-II shows it as up; raises OperationError."""
     pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
-    deadline = time.monotonic() + _COMMAND_SECONDS
-    while wait and (_belief(_info(cluster, node)) or ("",))[0] is not BackendState.UP:
-        if time.monotonic() > deadline:
-            raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
-        time.sleep(0.02)
+    if wait and not poll(lambda: _is_up(cluster, node), seconds=_COMMAND_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
+        raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
+
+
+def _is_up(cluster: Cluster, node: Node) -> bool:
+    belief = _belief(_info(cluster, node))
+    return belief is not None and belief[0] is BackendState.UP
 
 
 DOWN_ALREADY = "is not valid for failover"

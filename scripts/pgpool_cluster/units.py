@@ -14,6 +14,7 @@ from pathlib import Path
 from . import log, paths, plain
 from .cluster import Cluster, Node
 from .errors import ClusterError, OperationError, ServerError
+from .waiting import poll
 
 _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
@@ -27,7 +28,9 @@ _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
 _CATCHES_SECONDS = 5.0
 """How long a main process may take to install its SIGHUP handler; pgpool-II takes tenths of a second."""
+_CATCHES_PAUSE_SECONDS = 0.05
 _DPKG_TRIES = 3
+_DPKG_PAUSE_SECONDS = 0.05
 _LOGGED_LINES = 40
 """How many lines of a failed command's output go to the journal."""
 
@@ -95,7 +98,7 @@ def being_upgraded(package: str) -> bool:
         if answer.returncode <= 1:
             words = (line.split() for line in answer.stdout.splitlines())
             return any(want in ("install", "hold") and status in _HALF_WAY for want, status in words)
-        time.sleep(0.05)  # dpkg was merging its journal (/var/lib/dpkg/updates) at that moment
+        time.sleep(_DPKG_PAUSE_SECONDS)  # dpkg was merging its journal (/var/lib/dpkg/updates) at that moment
     return False
 
 
@@ -125,20 +128,22 @@ def reload(unit: str) -> None:
     the handler. systemd does not reload a unit that is starting; its main process gets the signal directly. A unit
     without a main process needs no reload, because it reads the files when it starts.
     """
-    deadline = time.monotonic() + _CATCHES_SECONDS
-    while time.monotonic() < deadline:
-        now = state(unit)
-        if now.main == 0 or not (now.moving or now.active == "active"):
-            return
-        if _catches(now.main, signal.SIGHUP):
-            if now.active == "active":
-                ask("reload", unit)
-                return
-            if now.active == "activating":
-                ask("kill", "--signal=HUP", "--kill-whom=main", unit)
-                return
-        time.sleep(0.05)
-    log.warning(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}")
+    if not poll(lambda: _reloaded(unit), seconds=_CATCHES_SECONDS, pause=_CATCHES_PAUSE_SECONDS):
+        log.warning(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}")
+
+
+def _reloaded(unit: str) -> bool:
+    """Reload a unit if it can be reloaded now; return whether that is done, or not necessary."""
+    now = state(unit)
+    if now.main == 0 or not (now.moving or now.active == "active"):
+        return True
+    if not _catches(now.main, signal.SIGHUP) or now.active not in ("active", "activating"):
+        return False
+    if now.active == "active":
+        ask("reload", unit)
+    else:
+        ask("kill", "--signal=HUP", "--kill-whom=main", unit)
+    return True
 
 
 def _catches(process: int, number: signal.Signals) -> bool:

@@ -26,10 +26,13 @@ from .protocol import (
     WaitingRequest,
 )
 from .report import Report
+from .waiting import poll
 
-_LOOKING = 15.0
-_BEFORE_NEXT = 5.0
-_SHORT = 5.0
+_REPORT_SECONDS = 15.0
+_WAIT_PAUSE_SECONDS = 0.5
+_RESTART_PAUSE_SECONDS = 5.0
+"""Pause before the unit ends after an error, so that systemd does not restart it too often."""
+_WAITING_SECONDS = 5.0
 
 
 def run(options: argparse.Namespace) -> ExitStatus:
@@ -40,7 +43,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 def _report() -> Report:
     """Return the agent's report. If no agent runs, raise the configuration error that prevents it, if there is one."""
     try:
-        return ask(StatusRequest(), seconds=_LOOKING)
+        return ask(StatusRequest(), seconds=_REPORT_SECONDS)
     except ServerError:
         from . import agent, apply  # noqa: PLC0415
 
@@ -61,19 +64,20 @@ def _status(options: argparse.Namespace) -> ExitStatus:
 def _wait(options: argparse.Namespace) -> ExitStatus:
     if options.timeout < 0:
         raise UsageError("--timeout is below 0", hint="seconds, for example: --timeout 120")
-    deadline, why = time.monotonic() + options.timeout, ""
-    while True:
-        try:
-            found = _report()
-            if found.healthy:
-                return ExitStatus.GOOD
-            why = "; ".join(f"{name}: {note}" for name, note in found.notes.items())
-        except ClusterError as error:
-            why = error.message
-        if time.monotonic() > deadline:
-            text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
-            raise OperationError(text, hint="pgpoolctl status shows every node")
-        time.sleep(min(0.5, max(0.0, deadline - time.monotonic())) or 0.05)
+    why = poll(_why_not_healthy, until=lambda why: why is None, seconds=options.timeout, pause=_WAIT_PAUSE_SECONDS)
+    if why is not None:
+        text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
+        raise OperationError(text, hint="pgpoolctl status shows every node")
+    return ExitStatus.GOOD
+
+
+def _why_not_healthy() -> str | None:
+    """Return why the cluster is not healthy, which can be unknown ("" then); None if it is healthy."""
+    try:
+        found = _report()
+    except ClusterError as error:
+        return error.message
+    return None if found.healthy else "; ".join(f"{name}: {note}" for name, note in found.notes.items())
 
 
 def _check(options: argparse.Namespace) -> ExitStatus:
@@ -112,7 +116,7 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
         with contextlib.suppress(ClusterError):  # no agent or no PostgreSQL runs yet
-            said = ask(WaitingRequest(), seconds=_SHORT).waiting
+            said = ask(WaitingRequest(), seconds=_WAITING_SECONDS).waiting
             print(f"{said}\n" if said else "", end="")
         if refused:
             apply.tell(refused[:-1])
@@ -132,7 +136,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     except ClusterError as error:
         # The unit counts as started: it shows the error and retries, and dpkg does not fail.
         notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
-        time.sleep(_BEFORE_NEXT)
+        time.sleep(_RESTART_PAUSE_SECONDS)
         raise
     agent.Agent(here).run()
     return ExitStatus.GOOD
