@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import configuration, doors, hands, own, paths, plain, server
+from . import configuration, doors, hands, own, paths, plain, programs, server
 from . import postgresql as pg
 from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
 from .configuration import File
@@ -173,7 +173,7 @@ def _queried(instance: Instance) -> tuple[Mapping[str, Any], str]:
 def _is_ready(instance: Instance) -> bool:
     words = [instance.program("pg_isready"), "-q", "-h", SOCKETS, "-p", str(instance.port), "-t", "1"]
     try:
-        server.run([*as_postgres(), *words], seconds=_QUERY_SECONDS)
+        programs.run([*as_postgres(), *words], seconds=_QUERY_SECONDS)
     except ServerError:
         return False
     return True
@@ -193,7 +193,7 @@ def _psql(instance: Instance, database: str, sql: str, seconds: float) -> str:
     database = f"dbname={database} options='{options}'"
     where = ("-h", SOCKETS, "-p", str(instance.port), "-U", "postgres", "-d", database)
     command = [*as_postgres(), instance.program("psql"), "-XAtq", "-w", *where, "-c", sql]
-    return server.run(command, seconds=seconds + 0.5)
+    return programs.run(command, seconds=seconds + 0.5)
 
 
 _LISTENING = re.compile(r'(tcp|udp)\s.*?:(\d+)\s+\S+\s+users:\(\("([^"]+)"')
@@ -202,7 +202,7 @@ _LISTENING = re.compile(r'(tcp|udp)\s.*?:(\d+)\s+\S+\s+users:\(\("([^"]+)"')
 def _held() -> dict[str, str]:
     """Return the ports that programs other than pgpool-II listen on, such as `9999/tcp`, with the program's name."""
     try:
-        output = server.run(["ss", "-Hlntup"], seconds=_QUERY_SECONDS)
+        output = programs.run(["ss", "-Hlntup"], seconds=_QUERY_SECONDS)
     except ServerError:
         return {}
     matches = (_LISTENING.match(line) for line in output.splitlines())

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from . import server
+from . import programs, server
 from .cluster import Cluster, Node
 from .configuration import FOLDER
 from .fault import Fault
@@ -79,7 +79,7 @@ def settings(address: str, own: str) -> Settings:
     """
     words = {"user": USER, "host": address, "addr": address, "laddr": own, "lport": _PORT}
     login = ",".join(f"{name}={value}" for name, value in words.items())
-    said = server.run(["/usr/sbin/sshd", "-T", "-C", login])
+    said = programs.run(["/usr/sbin/sshd", "-T", "-C", login])
     found: Settings = {}
     for line in said.splitlines():
         key, _, value = line.strip().partition(" ")

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import programs
+from .programs import ProgramError
+
 Json = dict[str, Any]
 PATCHES = Path("/usr/share/pgpool2/patches.json")
 TABLE = Path(__file__).resolve().parents[1] / "known-faults.json"
 _PACKAGE = "pgpool2"
+_DPKG_SECONDS = 10.0
 _RELATIONS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 FIX = "install the pgpool2 that is built together with this pgpool2-cluster"
@@ -44,8 +47,8 @@ def installed() -> Installed | None:
     """Return the installed pgpool2; None if there is none, or dpkg-query fails."""
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", _PACKAGE]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
+        answer = programs.run(command, seconds=_DPKG_SECONDS).split()
+    except ProgramError:
         return None
     if len(answer) != 2 or answer[0] != "installed":
         return None
@@ -94,7 +97,7 @@ def _is_for(versions: Sequence[Sequence[Sequence[str]]], upstream: str) -> bool:
 @functools.cache
 def _compares(version: str, relation: str, limit: str) -> bool:
     command = ["dpkg", "--compare-versions", version, _RELATIONS[relation], limit]
-    return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    return programs.attempt(command, seconds=_DPKG_SECONDS).returncode == 0
 
 
 def _read(path: Path) -> Json:

@@ -10,19 +10,19 @@ import contextlib
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import files, paths, plain, units
+from . import files, paths, plain, programs, units
 from .cluster import PCP_PORT, Cluster, Node
 from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from .key import PCP_USER
-from .server import HOME, SOCKETS, interface_of, run
+from .programs import LateProgramError, ProgramError
+from .server import HOME, SOCKETS, interface_of
 from .waiting import poll
 
 _COMMAND_SECONDS = 5.0
@@ -44,17 +44,14 @@ def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
     Raises LateError after `seconds`, and OperationError if the command fails.
     """
     command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
-    environment = {**os.environ, "PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
+    environment = {"PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
     hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
-    nothing = subprocess.DEVNULL
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=environment, check=False, stdin=nothing
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LateError(f"{name}: {error}", hint=hint) from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise OperationError(f"{name}: {error}", hint=hint) from error
+        answer = programs.attempt(command, seconds=seconds, environment=environment)
+    except LateProgramError as error:
+        raise LateError(f"{name}: {error.reason}", hint=hint) from error
+    except ProgramError as error:
+        raise OperationError(f"{name}: {error.reason}", hint=hint) from error
     text = f"{answer.stderr}{answer.stdout}".strip()
     if answer.returncode != 0 or re.search(r"\b(ERROR|FATAL):", text):
         lines = [line for line in text.splitlines() if re.search(r"\b(ERROR|FATAL|DETAIL):", line)]
@@ -225,7 +222,7 @@ def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
     Raises ServerError.
     """
     words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
-    run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
+    programs.run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
 
 
 def has_address(interface: plain.Interface | None) -> bool:

@@ -7,17 +7,17 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cluster_file, files, own, paths, plain
+from . import addresses, cluster_file, files, own, paths, plain, programs
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .document import Place
 from .errors import ServerError, UsageError
+from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and postgresql.py
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
@@ -86,35 +86,6 @@ def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
     return settled.cluster, settled.cluster.named(me.name), settled.notes
 
 
-def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
-    """Run a short program and return its output; raises ServerError with its last line.
-
-    The program gets its own session. Otherwise a program that runs as postgres, which other processes of postgres can
-    trace, would share root's terminal and could type there (TIOCSTI).
-    """
-    try:
-        answer = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            errors="replace",
-        )
-    except FileNotFoundError as error:
-        hint = "apt install --reinstall pgpool2-cluster"
-        raise ServerError(f"{words[0]} is not on this machine", hint=hint) from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ServerError(f"{words[0]}: {error}", hint="run it by hand to see more") from error
-    if answer.returncode != 0:
-        lines = (answer.stderr or answer.stdout).strip().splitlines()
-        reason = lines[-1] if lines else answer.returncode
-        raise ServerError(f"{words[0]}: {reason}", hint="run it by hand to see more")
-    return answer.stdout or answer.stderr
-
-
 def as_postgres() -> list[str]:
     """Return the command prefix that runs a program as postgres; as root, it would follow any link in postgres' files.
 
@@ -128,10 +99,10 @@ def as_postgres() -> list[str]:
 def _listed() -> str:
     """Return the output of pg_lsclusters; if it blocks on a FIFO among its files, the error names that FIFO."""
     try:
-        return run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
+        return programs.run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
     except ServerError as error:
         odd = ["find", str(CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
-        for path in run([*as_postgres(), *odd]).splitlines():
+        for path in programs.run([*as_postgres(), *odd]).splitlines():
             raise ServerError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply") from error
         raise
 
@@ -215,7 +186,8 @@ def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
 
 def pgpool_version() -> PgpoolVersion:
     """Return the version of the installed pgpool-II; raises ServerError."""
-    text = run(["/usr/sbin/pgpool", "--version"])
+    ended = programs.attempt(["/usr/sbin/pgpool", "--version"])
+    text = ended.stdout or ended.stderr
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
         raise ServerError(f"pgpool --version prints {text.strip()!r}", hint="apt install pgpool2")
@@ -224,7 +196,7 @@ def pgpool_version() -> PgpoolVersion:
 
 def interface_of(address: str) -> str:
     """Return the network interface that has `address`, "" if none has it; raises ServerError."""
-    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
+    listed: list[dict[str, Any]] = json.loads(programs.run(["ip", "-json", "address"]))
     for link in listed:
         if any(str(entry.get("local")) == address for entry in link.get("addr_info", [])):
             return str(link["ifname"])
@@ -263,7 +235,7 @@ def facts(
     """
     instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
     if not HOST_KEY.exists():
-        run(["ssh-keygen", "-A"])
+        programs.run(["ssh-keygen", "-A"])
     version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
     if Service.PGPOOL in node.runs:
         refuse_ipv6_watchdog(cluster, version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import log, paths, server, units
+from . import log, paths, programs, server, units
 from . import postgresql as pg
 from .cluster import PostgresqlCluster, Service
 from .errors import OperationError, ServerError
@@ -49,7 +49,7 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     record.save(paths.RECORD)
     units.control("apply")
     if (instance.data / "postmaster.pid").exists():  # the upgrade writes to it, and no standby is left to acknowledge
-        server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
+        programs.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
     record.with_changes(upgrading=str(new)).save(paths.RECORD)
     units.control("apply")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import doors, server
+from pgpool_cluster import doors, programs
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.fault import Fault
 
@@ -46,7 +46,7 @@ class Machine:
         monkeypatch.setattr(doors, "HOME", home)
         monkeypatch.setattr(doors, "SHADOW", self._file)
         monkeypatch.setattr(doors, "_groups", lambda: ["postgres", "ssl-cert"])
-        monkeypatch.setattr(server, "run", self._run)
+        monkeypatch.setattr(programs, "run", self._run)
         uid = self.keys.stat().st_uid
         monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_shell=self.shell, pw_uid=uid, pw_gid=1))
 
