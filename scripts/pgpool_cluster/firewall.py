@@ -12,7 +12,6 @@ import sys
 from . import log, paths, programs
 from .programs import ProgramError
 
-_NFT = "/usr/sbin/nft"
 TABLE = ("inet", "pgpool2_cluster")
 
 
@@ -39,7 +38,7 @@ def remove() -> None:
 def _nft(*words: str) -> str:
     """Run nft and return its error; "" on success."""
     try:
-        programs.run([_NFT, *words])
+        programs.run([str(paths.SBIN / "nft"), *words])
     except ProgramError as error:
         return f"nft: {error.reason}"
     return ""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, paths
 from .ancestors import MOST_LINKS, forget, intruder, is_shared
 from .errors import ServerError
 from .files import OddFileError, PlainFile
@@ -44,7 +44,7 @@ _LONGEST_LINE_BYTES = 2 * files.LARGEST
 def postgres() -> int:
     """Return the uid of the postgres user; raises ServerError if there is none."""
     try:
-        return pwd.getpwnam("postgres").pw_uid
+        return pwd.getpwnam(paths.POSTGRES).pw_uid
     except KeyError as error:
         raise ServerError("there is no user postgres", hint="apt install postgresql-common") from error
 

@@ -9,14 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from . import log, paths, plain
 from .channel import SILENCE, ask, bridge
 from .errors import ExitStatus, UsageError
 from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, SecondStageRequest, StartRequest
 
-_ETC = Path("/etc/postgresql")
 _LONGEST_REQUEST = 256
 _REQUEST_SECONDS = 10
 """Seconds within which a request must arrive on the control socket. _LONGEST_REQUEST is in characters."""
@@ -118,7 +116,7 @@ def _concerns(name: str) -> bool:
         return _is_ours(name)
     except Exception:
         version, _, cluster = name.partition("-")
-        return (_ETC / version / cluster / "conf.d" / "pgpool2-cluster.conf").exists()
+        return (paths.POSTGRESQL_CONFIGURATION / version / cluster / "conf.d" / "pgpool2-cluster.conf").exists()
 
 
 def _is_ours(name: str) -> bool:

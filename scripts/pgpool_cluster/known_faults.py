@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import programs
+from . import paths, ports, programs
 from .programs import ProgramError
 
 Json = dict[str, Any]
-PATCHES = Path("/usr/share/pgpool2/patches.json")
 TABLE = Path(__file__).resolve().parents[1] / "known-faults.json"
 _PACKAGE = "pgpool2"
 _DPKG_SECONDS = 10.0
 _RELATIONS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 FIX = "install the pgpool2 that is built together with this pgpool2-cluster"
-ADVICE = "install a newer pgpool2, or keep strangers away from 9999/tcp, 9000/tcp and 9694/udp"
+ADVICE = (
+    "install a newer pgpool2, or keep strangers away from "
+    f"{ports.POOL}/tcp, {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp"
+)
 ADVICE_DEBIAN = f"{ADVICE}. Debian may have fixed them in this revision: apt changelog {_PACKAGE}"
 
 
@@ -52,7 +54,7 @@ def installed() -> Installed | None:
         return None
     if len(answer) != 2 or answer[0] != "installed":
         return None
-    listed = _read(PATCHES)
+    listed = _read(paths.PATCHES)
     return Installed(answer[1], bool(listed), frozenset((*listed.get("patches", ()), *listed.get("upstream", ()))))
 
 

@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import files, paths, plain, programs, units
-from .cluster import PCP_PORT, Cluster, Node
+from . import files, paths, plain, ports, programs, units
+from .cluster import Cluster, Node
 from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from .key import PCP_USER
 from .programs import LateProgramError, ProgramError
-from .server import HOME, SOCKETS, interface_of
+from .server import interface_of
 from .waiting import poll
 
 _COMMAND_SECONDS = 5.0
@@ -43,8 +43,8 @@ def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
 
     Raises LateError after `seconds`, and OperationError if the command fails.
     """
-    command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
-    environment = {"PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
+    command = [str(paths.SBIN / name), "-h", paths.SOCKETS, "-p", str(ports.PCP), "-U", PCP_USER, "-w", *words]
+    environment = {"PCPPASSFILE": str(paths.HOME / paths.PCPPASS), "LC_ALL": "C"}
     hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
     try:
         answer = programs.attempt(command, seconds=seconds, environment=environment)
@@ -222,7 +222,7 @@ def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
     Raises ServerError.
     """
     words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
-    programs.run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
+    programs.run([str(paths.SBIN / "wd_cli"), "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
 
 
 def has_address(interface: plain.Interface | None) -> bool:

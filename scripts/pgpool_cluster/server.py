@@ -17,16 +17,13 @@ from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .document import Place
 from .errors import ServerError, UsageError
+from .paths import HOME as HOME  # noqa: PLC0414 - re-exported for apply.py, copying.py and postgresql.py
+from .paths import SOCKETS as SOCKETS  # noqa: PLC0414 - re-exported for postgresql.py
 from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and postgresql.py
 
-HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
 """Columns of pg_lsclusters(1), whose JSON output needs an optional package. `_DATA` may contain spaces."""
-CONFIGURATION = Path("/etc/postgresql")
 _LIST_SECONDS = 10.0
-HOME = Path("/var/lib/postgresql")
-SOCKETS = "/var/run/postgresql"
-"""The folder of the Unix sockets of PostgreSQL and pgpool-II."""
 _SIX = 6
 _FIRST_WITH_IPV6 = PgpoolVersion(4, 6)
 """The watchdog calls getaddrinfo() since 4.6.0; before that, it used AF_INET (watchdog.c and wd_heartbeat.c)."""
@@ -53,11 +50,11 @@ class Instance:
     @property
     def configuration(self) -> Path:
         """Its configuration folder in /etc."""
-        return CONFIGURATION / str(self.name.major) / self.name.name
+        return paths.POSTGRESQL_CONFIGURATION / str(self.name.major) / self.name.name
 
     def program(self, name: str) -> str:
         """Return the path of one of its programs."""
-        return f"/usr/lib/postgresql/{self.name.major}/bin/{name}"
+        return str(paths.POSTGRESQL_PROGRAMS / str(self.name.major) / "bin" / name)
 
 
 def host_name() -> str:
@@ -93,7 +90,7 @@ def as_postgres() -> list[str]:
     """
     if os.getuid() != 0:
         return []
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env", "--"]
+    return ["setpriv", f"--reuid={paths.POSTGRES}", f"--regid={paths.POSTGRES}", "--init-groups", "--reset-env", "--"]
 
 
 def _listed() -> str:
@@ -101,7 +98,7 @@ def _listed() -> str:
     try:
         return programs.run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
     except ServerError as error:
-        odd = ["find", str(CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
+        odd = ["find", str(paths.POSTGRESQL_CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
         for path in programs.run([*as_postgres(), *odd]).splitlines():
             raise ServerError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply") from error
         raise
@@ -155,7 +152,8 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
     wanted = cluster.postgresql
     shown = ", ".join(str(one.name) for one in found)
     if not found:
-        installed = sorted((int(path.name) for path in Path("/usr/lib/postgresql").glob("[1-9][0-9]")), reverse=True)
+        majors = paths.POSTGRESQL_PROGRAMS.glob("[1-9][0-9]")
+        installed = sorted((int(path.name) for path in majors), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
         raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; then it goes on by itself")
     suitable = sorted(found, key=lambda one: one.port != node.port)
@@ -186,7 +184,7 @@ def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
 
 def pgpool_version() -> PgpoolVersion:
     """Return the version of the installed pgpool-II; raises ServerError."""
-    ended = programs.attempt(["/usr/sbin/pgpool", "--version"])
+    ended = programs.attempt([str(paths.SBIN / "pgpool"), "--version"])
     text = ended.stdout or ended.stderr
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
@@ -234,7 +232,7 @@ def facts(
     `upgrading`: the new PostgreSQL server during a major upgrade, "" otherwise.
     """
     instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
-    if not HOST_KEY.exists():
+    if not paths.HOST_KEY.exists():
         programs.run(["ssh-keygen", "-A"])
     version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
     if Service.PGPOOL in node.runs:
@@ -244,10 +242,10 @@ def facts(
         pgpool=version,
         data_directory=str(instance.data) if instance else "",
         interface=_interface(cluster, node),
-        host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
+        host_key=paths.HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
         dropped=dropped,
-        home=str(HOME),
+        home=str(paths.HOME),
         wal_disk_bytes=size_of_disk(instance.data / "pg_wal") if instance else 0,
         own=own.of_server(instance.configuration) if instance else own.NOTHING,
     )

@@ -250,7 +250,7 @@ def _refusal(request: str) -> str:
 def _command(request: str) -> list[str]:
     verb, _, rest = request.partition(" ")
     if verb == "apply":
-        return ["/usr/bin/pgpoolctl", "apply"]
+        return [str(paths.PGPOOLCTL), "apply"]
     if verb == "hang-up":
         return _hang_up(*rest.split(" "))
     if rest == paths.PGPOOL_UNIT:

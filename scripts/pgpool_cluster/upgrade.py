@@ -56,7 +56,7 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
 
 def extension_of(name: PostgresqlCluster) -> Path:
     """Return the control file of the extension pgpool_recovery, which shows that postgresql-N-pgpool2 is installed."""
-    return Path(f"/usr/share/postgresql/{name.major}/extension/pgpool_recovery.control")
+    return paths.POSTGRESQL_SHARE / str(name.major) / "extension" / "pgpool_recovery.control"
 
 
 def finish(here: Here) -> None:
