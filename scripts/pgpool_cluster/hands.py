@@ -37,7 +37,7 @@ _ANSWER_SECONDS = 30.0
 """Time limit for one answer of the owner's process."""
 _TOTAL_SECONDS = 60.0
 """How long one command waits in total for the processes of one owner, who could stop them."""
-_LONGEST_LINE_BYTES = 2 * files.LARGEST
+_LONGEST_LINE_BYTES = 2 * files.LARGEST_BYTES
 """Limit for a request or an answer: a file in base64, and a few words."""
 
 

@@ -26,10 +26,13 @@ from .server import interface_of
 from .waiting import poll
 
 _COMMAND_SECONDS = 5.0
+_CHANGE_SECONDS = 10.0
+"""Time limit for a command that changes the state of a node."""
+_STANDING_SECONDS = 2.0
 _ATTACH_PAUSE_SECONDS = 0.02
-_ALL_SECONDS = 1.0
+_ALL_NODES_SECONDS = 1.0
 """Time limit for `pcp_node_info -a`, which answers within hundredths of a second unless a host is silent."""
-_RESTS_SECONDS = 30.0
+_REST_SECONDS = 30.0
 """Pause after a late answer: pgpool-II logs FATAL for each client that disconnects before its answer."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
@@ -121,7 +124,7 @@ def standing(cluster: Cluster) -> Standing:
     """Query this node's pgpool-II now; its state is OTHER if it does not answer."""
     serves = listens(port(cluster))
     try:
-        state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=2))
+        state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=_STANDING_SECONDS))
     except OperationError:
         return Standing(serves, WatchdogState.OTHER)
     return Standing(serves, state, frozenset(node.name for node in cluster.pgpools if node.address in addresses))
@@ -154,9 +157,9 @@ class _All:
         if time.monotonic() < self._rests_until:
             return None
         try:
-            return pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
+            return pcp("pcp_node_info", "-a", seconds=_ALL_NODES_SECONDS).splitlines()
         except LateError:
-            self._rests_until = time.monotonic() + _RESTS_SECONDS
+            self._rests_until = time.monotonic() + _REST_SECONDS
             return None
 
 
@@ -197,7 +200,7 @@ def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
 
 def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
     """Attach a database node, and with `wait`, wait until pgpool-II shows it as up; raises OperationError."""
-    pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+    pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
     if wait and not poll(lambda: _is_up(cluster, node), seconds=_COMMAND_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
         raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
 
@@ -213,7 +216,7 @@ DOWN_ALREADY = "is not valid for failover"
 
 def detach(cluster: Cluster, node: Node) -> None:
     """Detach a database node; raises OperationError."""
-    pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+    pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
@@ -222,7 +225,7 @@ def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
     Raises ServerError.
     """
     words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
-    programs.run([str(paths.SBIN / "wd_cli"), "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
+    programs.run([str(paths.SBIN / "wd_cli"), "-f", str(paths.PGPOOL_CONF), *words], seconds=_CHANGE_SECONDS)
 
 
 def has_address(interface: plain.Interface | None) -> bool:

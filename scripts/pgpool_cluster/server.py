@@ -24,7 +24,6 @@ from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
 """Columns of pg_lsclusters(1), whose JSON output needs an optional package. `_DATA` may contain spaces."""
 _LIST_SECONDS = 10.0
-_SIX = 6
 _FIRST_WITH_IPV6 = PgpoolVersion(4, 6)
 """The watchdog calls getaddrinfo() since 4.6.0; before that, it used AF_INET (watchdog.c and wd_heartbeat.c)."""
 
@@ -216,7 +215,7 @@ def _interface(cluster: Cluster, node: Node) -> str:
 
 def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
     """Raise UsageError if a node has an IPv6 address and the watchdog of this pgpool-II supports only IPv4."""
-    node = next((node for node in cluster.pgpools if node.ip.version == _SIX), None)
+    node = next((node for node in cluster.pgpools if node.ip.version == 6), None)
     if node is not None and len(cluster.pgpools) > 1 and version < _FIRST_WITH_IPV6:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
             f"{node.name} has an IPv6 address; the watchdog of pgpool-II {version.major}.{version.minor} needs IPv4",

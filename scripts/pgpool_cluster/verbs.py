@@ -33,6 +33,11 @@ _WAIT_PAUSE_SECONDS = 0.5
 _RESTART_PAUSE_SECONDS = 5.0
 """Pause before the unit ends after an error, so that systemd does not restart it too often."""
 _WAITING_SECONDS = 5.0
+_CONVERGE_SECONDS = 600.0
+_PROGRESS_SECONDS = 300.0
+"""Time limit of a recovery or a switchover for its next report of progress."""
+_ATTACHMENT_SECONDS = 60.0
+_USER_SECONDS = 60.0
 
 
 def run(options: argparse.Namespace) -> ExitStatus:
@@ -128,7 +133,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     from . import agent  # noqa: PLC0415
 
     if options.once:
-        found = ask(ConvergeRequest(), seconds=600, progress=print)
+        found = ask(ConvergeRequest(), seconds=_CONVERGE_SECONDS, progress=print)
         print("\n".join(found.said) or "all is well here")
         return ExitStatus.GOOD
     try:
@@ -145,7 +150,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 def _recover(options: argparse.Namespace) -> ExitStatus:
     said = _Progress()
     try:
-        ask(RecoverRequest(options.node, force=options.force), seconds=300, progress=said)
+        ask(RecoverRequest(options.node, force=options.force), seconds=_PROGRESS_SECONDS, progress=said)
     finally:
         said.end()
     print(f"{options.node} is recovered")
@@ -158,7 +163,7 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
     said = _Progress()
     try:
-        answer = ask(request, seconds=300, progress=said)
+        answer = ask(request, seconds=_PROGRESS_SECONDS, progress=said)
     finally:
         said.end()
     print(f"{answer.primary} is the primary")
@@ -187,12 +192,12 @@ class _Progress:
 
 
 def _attach(options: argparse.Namespace) -> ExitStatus:
-    ask(AttachRequest(options.node), seconds=60)
+    ask(AttachRequest(options.node), seconds=_ATTACHMENT_SECONDS)
     return ExitStatus.GOOD
 
 
 def _detach(options: argparse.Namespace) -> ExitStatus:
-    ask(DetachRequest(options.node), seconds=60)
+    ask(DetachRequest(options.node), seconds=_ATTACHMENT_SECONDS)
     return ExitStatus.GOOD
 
 
@@ -213,7 +218,7 @@ def _user(options: argparse.Namespace) -> ExitStatus:
         request = UserRequest(name, verifier, key.pool_passwd_entry(password, pool_key), key.mark(pool_key))
     elif name not in ask(UsersRequest()).entries:
         raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
-    ask(request, seconds=60, progress=print)
+    ask(request, seconds=_USER_SECONDS, progress=print)
     return ExitStatus.GOOD
 
 
@@ -240,8 +245,8 @@ def _refuse_password(password: str) -> None:
         raise UsageError("the password has characters beyond ASCII", hint="letters, digits and signs of ASCII")
     if not password.isprintable():
         raise UsageError("the password has a tab or another control character", hint="letters, digits and signs")
-    if len(password) > key.LONGEST_PASSWORD:
-        most = key.LONGEST_PASSWORD
+    if len(password) > key.LONGEST_PASSWORD_CHARACTERS:
+        most = key.LONGEST_PASSWORD_CHARACTERS
         reason = f"the password has {len(password)} characters, and pgpool-II reads passwords of at most {most}"
         raise UsageError(reason, hint=f"choose one of at most {most} characters")
 

@@ -197,7 +197,7 @@ def test_a_record_of_other_types_is_damaged(tmp_path: Path, name: str, value: ob
 
 
 def test_an_endless_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGEST", 10)
+    monkeypatch.setattr(files, "LARGEST_BYTES", 10)
     (tmp_path / "file").write_bytes(b"x" * 11)
     with pytest.raises(files.OddFileError, match="is larger than"):
         files.read(tmp_path / "file")
