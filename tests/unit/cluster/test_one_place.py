@@ -1,4 +1,4 @@
-"""Ports and fixed paths of a server are written in one module each; all others import them."""
+"""Ports and fixed paths of a server are written in one module each, and one module starts programs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ LATER = frozenset({"apply", "archive", "checks", "configuration", "rehearsal", "
 """Modules that have paths of their own until they are split by subject."""
 PORTS_LATER = frozenset({"certificates", "checks", "vigil"})
 """`certificates` has the year 9999; the others follow when they are split."""
+STARTS_PROGRAMS = frozenset({"archive", "copying", "peers", "postgresql", "programs", "server_log"})
+"""`archive` imports as little as possible; `peers` and `copying` stream. `postgresql` and `server_log` follow."""
 
 
 def constants(module: Path) -> Iterator[ast.Constant]:
@@ -55,3 +57,8 @@ def test_ports_are_in_one_module(module: Path) -> None:
 @pytest.mark.parametrize("template", sorted(paths.templates().glob("*.j2")), ids=lambda path: path.name)
 def test_no_template_has_the_number_of_a_port(template: Path) -> None:
     assert re.findall(r"\b(?:5432|9000|9694|9898|9999)\b", template.read_text()) == []
+
+
+@pytest.mark.parametrize("module", modules(STARTS_PROGRAMS), ids=lambda path: path.stem)
+def test_programs_are_started_in_one_module(module: Path) -> None:
+    assert not re.search(r"^\s*(?:import|from) subprocess\b", module.read_text(), re.MULTILINE)
