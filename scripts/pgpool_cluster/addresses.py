@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from . import paths, plain
+from . import paths, plain, programs
 from .cluster import Cluster, Node
 from .document import Place
 from .errors import UsageError
+from .programs import ProgramError
 
 _LOOKUP_SECONDS = 5.0
 """Time limit for one run of getent(1)."""
@@ -85,8 +85,8 @@ def _getent(name: str, *options: str) -> tuple[plain.Address, ...]:
     """Resolve with getent(1), which can be killed: the resolver waits half a minute for silent name servers."""
     command = ["getent", "--no-addrconfig", *options, "ahosts", name]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_LOOKUP_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError):
+        answer = programs.attempt(command, seconds=_LOOKUP_SECONDS)
+    except ProgramError:
         return ()
     addresses = (plain.address(line.split()[0]) for line in answer.stdout.splitlines() if line.split())
     return tuple(dict.fromkeys(address for address in addresses if address is not None))

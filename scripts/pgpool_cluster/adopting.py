@@ -20,7 +20,7 @@ from .connection import connect
 from .errors import ClusterError, OperationError
 from .key import Role
 from .node import Here
-from .server import HOME, Instance
+from .server import Instance
 
 LIBRARIES = "shared_preload_libraries"
 _QUERY_SECONDS = 5.0
@@ -102,7 +102,7 @@ class Lost:
 
 def lost(here: Here, upstream: Node) -> Lost:
     """Return what a failover to this standby would lose; nothing if one of the servers does not answer."""
-    dsn = libpq.conninfo(upstream, Role.RECOVERY, "pgpoolctl", HOME) + f" dbname={paths.database()}"
+    dsn = libpq.conninfo(upstream, Role.RECOVERY, libpq.APPLICATION, database=paths.database())
     try:
         connection: Any = connect(dsn=dsn, seconds=_QUERY_SECONDS)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import operator
 
 from . import act, pgpool, replay
 from .actions import Attach
@@ -12,11 +12,12 @@ from .facts import BackendState, ClusterFacts
 from .node import Here
 from .protocol import AttachRequest, DetachRequest, Done, HoldRequest
 from .situation import in_service, rightful_primary
+from .waiting import poll
 
 _ELSEWHERE_SECONDS = 40.0
 _HOLD_SECONDS = 5.0
 _EVERYWHERE_SECONDS = 20.0
-_BETWEEN = 0.1
+_EVERYWHERE_PAUSE_SECONDS = 0.1
 
 
 def attach(here: Here, request: AttachRequest) -> Done:
@@ -91,13 +92,16 @@ def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
     Each pgpool-II ends sessions directly after it has changed the state (pgpool_main.c, sync_backend_from_watchdog). A
     client that connects after this wait therefore keeps its session. Raises OperationError after 20 s.
     """
-    deadline = time.monotonic() + _EVERYWHERE_SECONDS
-    while others := _of_another_mind(here, node, up=up):
-        if time.monotonic() > deadline:
-            said = "does not send" if up else "still sends"
-            text = f"pgpool-II of {' and '.join(others)} {said} clients to {node.name}"
-            raise OperationError(text, hint="pgpoolctl status shows every node; the same command asks again")
-        time.sleep(_BETWEEN)
+    others = poll(
+        lambda: _of_another_mind(here, node, up=up),
+        until=operator.not_,
+        seconds=_EVERYWHERE_SECONDS,
+        pause=_EVERYWHERE_PAUSE_SECONDS,
+    )
+    if others:
+        sends = "does not send" if up else "still sends"
+        text = f"pgpool-II of {' and '.join(others)} {sends} clients to {node.name}"
+        raise OperationError(text, hint="pgpoolctl status shows every node; the same command asks again")
 
 
 def _of_another_mind(here: Here, node: Node, *, up: bool) -> list[str]:

@@ -13,19 +13,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import configuration, doors, hands, own, paths, plain, server
+from psycopg2.extensions import make_dsn  # type: ignore[import-untyped,unused-ignore]
+
+from . import configuration, doors, hands, libpq, own, paths, plain, ports, programs, server
 from . import postgresql as pg
-from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
+from .cluster import Cluster, Node, Service
 from .configuration import File
 from .errors import ClusterError, ServerError, UsageError
 from .fault import Fault
 from .key import ClusterKey, Role
 from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
-from .server import SOCKETS, Instance, as_postgres
+from .server import Instance, as_postgres
 
-HEARTBEAT_PORT = 9694
 _QUERY_SECONDS = 2.0
 _SIZE_QUERY_SECONDS = 1.0
+_CANCEL_SECONDS = 0.5
+"""Time for PostgreSQL to report that it has cancelled a query at its time limit."""
 _DATABASES = ("postgres", "template1")
 """Databases to try in turn: an administrator may have renamed or closed the first."""
 _EXTENSIONS = ("pgpool_recovery",)
@@ -95,13 +98,13 @@ def _findings(cluster: Cluster, me: Node, facts: configuration.Server, rendered:
 
 
 def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> Plan:
-    ports: dict[str, str] = {}
+    needed: dict[str, str] = {}
     if Service.PGPOOL in me.runs:
-        ports = {f"{cluster.pool_port}/tcp": "pgpool-II", f"{PCP_PORT}/tcp": "pcp"}
+        needed = {f"{cluster.pool_port}/tcp": "pgpool-II", f"{ports.PCP}/tcp": "pcp"}
         if len(cluster.pgpools) > 1:
-            ports |= {f"{WATCHDOG_PORT}/tcp": "the watchdog", f"{HEARTBEAT_PORT}/udp": "its heartbeat"}
+            needed |= {f"{ports.WATCHDOG}/tcp": "the watchdog", f"{ports.HEARTBEAT}/udp": "its heartbeat"}
     if instance is None:
-        return Plan({}, ports=ports, streams=cluster.mode.streams)
+        return Plan({}, ports=needed, streams=cluster.mode.streams)
     drop_in = configuration.drop_in(instance.name)
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
     return Plan(
@@ -109,7 +112,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
         wished=frozenset(parameter.name.lower() for parameter in cluster.postgresql_conf),
         streams=cluster.mode.streams,
         own_certificate=cluster.tls is not None and cluster.tls.ca is not None,
-        ports=ports,
+        ports=needed,
         nodes=tuple(node.address for node in cluster.pgpools if plain.address(node.address) is not None),
         slots=frozenset(node.slot for node in cluster.databases),
         roles={role.value: what for role, what in _ROLE_PURPOSES.items()},
@@ -171,9 +174,9 @@ def _queried(instance: Instance) -> tuple[Mapping[str, Any], str]:
 
 
 def _is_ready(instance: Instance) -> bool:
-    words = [instance.program("pg_isready"), "-q", "-h", SOCKETS, "-p", str(instance.port), "-t", "1"]
+    words = [instance.program("pg_isready"), "-q", "-h", paths.SOCKETS, "-p", str(instance.port), "-t", "1"]
     try:
-        server.run([*as_postgres(), *words], seconds=_QUERY_SECONDS)
+        programs.run([*as_postgres(), *words], seconds=_QUERY_SECONDS)
     except ServerError:
         return False
     return True
@@ -190,10 +193,9 @@ def _data_bytes(instance: Instance) -> int | None:
 
 def _psql(instance: Instance, database: str, sql: str, seconds: float) -> str:
     options = f"-c statement_timeout={seconds * 1000:.0f} -c log_min_error_statement=panic"
-    database = f"dbname={database} options='{options}'"
-    where = ("-h", SOCKETS, "-p", str(instance.port), "-U", "postgres", "-d", database)
-    command = [*as_postgres(), instance.program("psql"), "-XAtq", "-w", *where, "-c", sql]
-    return server.run(command, seconds=seconds + 0.5)
+    dsn = make_dsn(**libpq.local(instance.port, database), options=options)
+    command = [*as_postgres(), instance.program("psql"), "-XAtq", "-w", "-d", dsn, "-c", sql]
+    return programs.run(command, seconds=seconds + _CANCEL_SECONDS)
 
 
 _LISTENING = re.compile(r'(tcp|udp)\s.*?:(\d+)\s+\S+\s+users:\(\("([^"]+)"')
@@ -202,7 +204,7 @@ _LISTENING = re.compile(r'(tcp|udp)\s.*?:(\d+)\s+\S+\s+users:\(\("([^"]+)"')
 def _held() -> dict[str, str]:
     """Return the ports that programs other than pgpool-II listen on, such as `9999/tcp`, with the program's name."""
     try:
-        output = server.run(["ss", "-Hlntup"], seconds=_QUERY_SECONDS)
+        output = programs.run(["ss", "-Hlntup"], seconds=_QUERY_SECONDS)
     except ServerError:
         return {}
     matches = (_LISTENING.match(line) for line in output.splitlines())

@@ -47,17 +47,17 @@ _KNOWN = _verbs(NoteRequest, TermRequest, WhyRequest, HoldRequest, WatchRequest,
 _LOOKS = _verbs(LookRequest, ClockRequest, StatusRequest, MayStartRequest, StandingRequest)
 """Requests that wait for facts, which takes seconds if something hangs. All others may take hours."""
 _KNOWN_AT_ONCE, _LOOKS_AT_ONCE, _LONG_AT_ONCE = 32, 64, 32
-_CONNECTIONS = 96
-_SHARE = 24
+_MOST_CONNECTIONS = 96
+_MOST_REQUESTS_OF_NODE = 24
 """Requests in progress for one node. The limit keeps a faulty agent from blocking the other nodes' requests."""
-_SHARE_OF_CONNECTIONS = 16
+_MOST_CONNECTIONS_OF_NODE = 16
 """More than one, because the connections of a host that lost its power stay open until they have idled for 600 s."""
-_SHARE_OF_KNOWN = 8
-_PAUSE = 0.005
+_MOST_KNOWN_OF_NODE = 8
+_REQUEST_PAUSE_SECONDS = 0.005
 """Seconds between two requests of another node, so that a node cannot use up this node's processor."""
-_IDLE = 600.0
+_IDLE_SECONDS = 600.0
 """Seconds after which an idle connection ends. The agents of other nodes ask every two seconds."""
-_TURN = 30.0
+_READ_SECONDS = 30.0
 """Seconds that the other side may take to read, and between two checks whether a connection is idle."""
 
 
@@ -68,9 +68,9 @@ class _Share:
     """
 
     def __init__(self, peer: str) -> None:
-        self.requests = threading.BoundedSemaphore(_SHARE)
-        self.known = threading.BoundedSemaphore(_SHARE_OF_KNOWN if peer else _KNOWN_AT_ONCE)
-        self.connections = threading.BoundedSemaphore(_SHARE_OF_CONNECTIONS)
+        self.requests = threading.BoundedSemaphore(_MOST_REQUESTS_OF_NODE)
+        self.known = threading.BoundedSemaphore(_MOST_KNOWN_OF_NODE if peer else _KNOWN_AT_ONCE)
+        self.connections = threading.BoundedSemaphore(_MOST_CONNECTIONS_OF_NODE)
 
 
 class _Bounds:
@@ -80,7 +80,7 @@ class _Bounds:
         self._known = threading.BoundedSemaphore(_KNOWN_AT_ONCE)
         self._looks = threading.BoundedSemaphore(_LOOKS_AT_ONCE)
         self._long = threading.BoundedSemaphore(_LONG_AT_ONCE)
-        self.connections = threading.BoundedSemaphore(_CONNECTIONS)
+        self.connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._shares: dict[str, _Share] = {}
 
     def share(self, peer: str) -> _Share:
@@ -110,7 +110,7 @@ class _Connection(socketserver.BaseRequestHandler):
     server: _Server
 
     def setup(self) -> None:
-        self.request.settimeout(_TURN)
+        self.request.settimeout(_READ_SECONDS)
         self.saying = threading.Lock()
         self.peer = _peer(self.client_address)
         self.share = self.server.bounds.share(self.peer)
@@ -134,7 +134,7 @@ class _Connection(socketserver.BaseRequestHandler):
             try:
                 data = self.request.recv(65536)
             except TimeoutError:
-                if not self.under_way and time.monotonic() - last > _IDLE:
+                if not self.under_way and time.monotonic() - last > _IDLE_SECONDS:
                     return
                 continue
             if not data:
@@ -146,7 +146,7 @@ class _Connection(socketserver.BaseRequestHandler):
                     return
                 pending.clear()
                 if self.peer:
-                    time.sleep(_PAUSE)
+                    time.sleep(_REQUEST_PAUSE_SECONDS)
             pending += rest
             longest = LINE_BYTES if self.server.is_database(self.peer) else min(LINE_BYTES, SHORT_LINE_BYTES)
             if len(pending) > longest:
@@ -315,7 +315,7 @@ def bridge(peer: str) -> None:
     """
     with socket.socket(socket.AF_UNIX) as agent:
         try:
-            agent.settimeout(_TURN)
+            agent.settimeout(_READ_SECONDS)
             agent.bind(_FROM + f"{peer}/{secrets.token_hex(8)}".encode())
             agent.connect(str(paths.AGENT))
             agent.settimeout(None)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from . import plain
+from . import plain, ports
 from .errors import UsageError
 
 
@@ -128,9 +128,7 @@ _UNREACHABLE_SECONDS = 27
 """How long a pgpool-II that has to drain its sessions may be unreachable."""
 _POOL_DEFAULTS = {"num_init_children": 32, "max_pool": 4}
 """pgpool-II's defaults."""
-POOL_PORT = 9999
-PCP_PORT = 9898
-WATCHDOG_PORT = 9000
+WATCHDOG_PORT = ports.WATCHDOG  # for checks.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +172,13 @@ class Cluster:
     def pool_port(self) -> int:
         """The TCP port on which every pgpool-II serves clients."""
         chosen = [parameter.value for parameter in self.pgpool if parameter.name == "port"]
-        return int(chosen[-1]) if chosen and chosen[-1].isdigit() else POOL_PORT
+        return int(chosen[-1]) if chosen and chosen[-1].isdigit() else ports.POOL
 
     @property
     def ports(self) -> tuple[int, ...]:
         """The TCP ports of the cluster's services on any node; without the port of sshd, which has other users too."""
         servers = (node.port for node in self.databases)
-        return tuple(sorted({*servers, self.pool_port, PCP_PORT, WATCHDOG_PORT}))
+        return tuple(sorted({*servers, self.pool_port, ports.PCP, ports.WATCHDOG}))
 
     @property
     def pooled(self) -> int:

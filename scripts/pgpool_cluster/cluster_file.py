@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from . import document, plain
+from . import document, plain, ports
 from .cluster import Archive, Cluster, Mode, Node, Parameter, PostgresqlCluster, Service, Tls
 from .document import Entry, Mapping, Scalar, Sequence, Value
 from .errors import ServerError
 
-DEFAULT_PORT = 5432
 MOST_NODES = 128
 """pgpool-II's MAX_NUM_BACKENDS and MAX_WATCHDOG_NUM, 4.3 to 4.7."""
 
@@ -151,7 +150,7 @@ def _postgresql(entry: Entry | None) -> PostgresqlCluster | None:
 def _nodes(entry: Entry | None, host_name: str) -> tuple[Node, ...]:
     if entry is None:
         name = host_name if len(host_name) <= plain.LONGEST_NODE_NAME else host_name.split(".", 1)[0]
-        return (Node(0, name, "127.0.0.1", DEFAULT_PORT, 1.0, frozenset(Service)),)
+        return (Node(0, name, "127.0.0.1", ports.POSTGRESQL, 1.0, frozenset(Service)),)
     mapping = _mapping(entry.value, "nodes", "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}")
     if not 1 <= len(mapping.entries) <= MOST_NODES:
         raise mapping.place.error(f"{len(mapping.entries)} nodes", hint=f"from 1 to {MOST_NODES} nodes")
@@ -174,7 +173,7 @@ def _node(number: int, entry: Entry) -> Node:
     line = entry.place.line
     if isinstance(entry.value, Scalar):
         address, host = _address(entry.value)
-        return Node(number, entry.key, address, DEFAULT_PORT, 1.0, frozenset(Service), host, line)
+        return Node(number, entry.key, address, ports.POSTGRESQL, 1.0, frozenset(Service), host, line)
     keys = _known(_mapping(entry.value, f"node {entry.key}", "pg1: {address: 10.0.0.1}"), NODE_KEYS)
     if "address" not in keys:
         raise entry.place.error(f"node {entry.key} has no address", hint="for example: {address: 10.0.0.1}")
@@ -183,7 +182,7 @@ def _node(number: int, entry: Entry) -> Node:
         number,
         entry.key,
         address,
-        _number(_scalar(keys["port"].value, "port", "5432"), "port", 1, 65535) if "port" in keys else DEFAULT_PORT,
+        _port(keys.get("port")),
         _weight(keys.get("weight")),
         _runs(keys.get("runs")),
         host,
@@ -201,6 +200,12 @@ def _address(scalar: Scalar) -> tuple[str, str]:
     raise scalar.place.error(
         f"{scalar.text!r} is not an address or a host name", hint="for example: 10.0.0.1, fd00::1 or pg1.example.org"
     )
+
+
+def _port(entry: Entry | None) -> int:
+    if entry is None:
+        return ports.POSTGRESQL
+    return _number(_scalar(entry.value, "port", str(ports.POSTGRESQL)), "port", 1, 65535)
 
 
 def _weight(entry: Entry | None) -> float:

@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from . import log, plain
+from . import log, paths, plain
 from .errors import ClusterError, ExitStatus
 
 DESCRIPTION = (
     "Manages one node of a PostgreSQL cluster behind pgpool-II. The cluster is defined in "
-    "/etc/pgpool2/cluster.yml and /etc/pgpool2/cluster.key, which are the same on every node."
+    f"{paths.CLUSTER_YML} and {paths.CLUSTER_KEY}, which are the same on every node."
 )
 EPILOGUE = (
     "Exit status: 0 good, 1 something failed or is not healthy, 2 wrong usage or configuration, 3 the server, its disk "

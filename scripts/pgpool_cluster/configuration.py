@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import jinja2
 
-from . import certificates, libpq, paths, ssh
+from . import certificates, libpq, paths, ports, ssh
 from . import keep as keeping
 from . import key as keys
 from . import own as owns
@@ -308,6 +308,8 @@ def _values(cluster: Cluster, key: ClusterKey, node: Node, server: Server) -> di
         "home": server.home,
         "folder": FOLDER,
         "programs": PROGRAMS,
+        "ports": ports,
+        "sockets": paths.SOCKETS,
     }
 
 

@@ -13,7 +13,7 @@ from time import localtime, monotonic, strftime, time
 from . import paths
 from .errors import ClusterError
 
-_BACK_OFF_FROM = 2
+_BACK_OFF_FROM_COPY = 2
 """Number of failures for the same reason after which copies pause."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 10.0, 300.0
 
@@ -53,8 +53,8 @@ class Copies:
         self._kind, self._reason, self._hint, self._under_way = kind, error.message, error.hint, False
         self._laid = paths.laid_file()
         pause = 0.0
-        if self.count >= _BACK_OFF_FROM:
-            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.count - _BACK_OFF_FROM))
+        if self.count >= _BACK_OFF_FROM_COPY:
+            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.count - _BACK_OFF_FROM_COPY))
         self._next = monotonic() + pause
         self._at = strftime("%H:%M:%S", localtime(time() + pause))
 
@@ -65,12 +65,12 @@ class Copies:
     @property
     def due(self) -> bool:
         """Whether the next copy may begin: the pause is over, or another cluster.yml has been applied since."""
-        return self.count < _BACK_OFF_FROM or monotonic() >= self._next or paths.laid_file() != self._laid
+        return self.count < _BACK_OFF_FROM_COPY or monotonic() >= self._next or paths.laid_file() != self._laid
 
     @property
     def said(self) -> str:
         """A message with a hint for the administrator; "" until two copies have failed for the same reason."""
-        if self.count < _BACK_OFF_FROM:
+        if self.count < _BACK_OFF_FROM_COPY:
             return ""
         retry = "is tried again now" if self._under_way or self.due else f"is tried again at {self._at}"
         times = f"{self.count} copies of {self.source} have failed for the same reason, and it {retry}"

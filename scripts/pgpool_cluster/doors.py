@@ -17,24 +17,19 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from . import server
+from . import paths, ports, programs
 from .cluster import Cluster, Node
 from .configuration import FOLDER
 from .fault import Fault
-from .server import HOME
+from .paths import POSTGRES
 
-USER = "postgres"
-SHADOW = Path("/etc/shadow")
 _RELOAD = "then systemctl reload ssh"
 _CERTIFICATE = f"{FOLDER}/ssh_host_ed25519_key-cert.pub"
 _LAID_DOWN = "hostcertificate"
 """The setting in the cluster's own file in sshd_config.d."""
-SSHD = Path("/etc/ssh/sshd_config")
-INCLUDED = "/etc/ssh/sshd_config.d/*.conf"
 _CERTIFICATE_TYPE = "ssh-ed25519-cert-v01@openssh.com"
 _KEY_TYPE = "ssh-ed25519"
-_PORT = 22
-_DAY = 86400
+_DAY_SECONDS = 86400
 _CHANGED, _LONGEST, _EXPIRES = 2, 4, 7
 """Columns of shadow(5): the day of the last change, the most days until the next one, and the day of expiry.
 
@@ -64,12 +59,12 @@ def faults(cluster: Cluster, me: Node, *, configured: bool = True) -> list[Fault
 def _include() -> Iterator[Fault]:
     """Yield a fault if sshd would not read the file that `apply` is about to write."""
     try:
-        text = SSHD.read_text(encoding="utf-8", errors="replace")
+        text = paths.SSHD.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    if not re.search(rf"(?im)^\s*Include\s.*{re.escape(str(Path(INCLUDED).parent))}/", text):
-        yield Fault(f"{SSHD} does not include {INCLUDED}, where the cluster's host certificate is named",
-                    f"Include {INCLUDED} at the top of {SSHD}")  # fmt: skip
+    if not re.search(rf"(?im)^\s*Include\s.*{re.escape(str(Path(paths.SSHD_INCLUDED).parent))}/", text):
+        why = f"{paths.SSHD} does not include {paths.SSHD_INCLUDED}, where the cluster's host certificate is named"
+        yield Fault(why, f"Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}")
 
 
 def settings(address: str, own: str) -> Settings:
@@ -77,9 +72,9 @@ def settings(address: str, own: str) -> Settings:
 
     Raises ServerError if `sshd -T` fails.
     """
-    words = {"user": USER, "host": address, "addr": address, "laddr": own, "lport": _PORT}
+    words = {"user": POSTGRES, "host": address, "addr": address, "laddr": own, "lport": ports.SSH}
     login = ",".join(f"{name}={value}" for name, value in words.items())
-    said = server.run(["/usr/sbin/sshd", "-T", "-C", login])
+    said = programs.run([str(paths.SBIN / "sshd"), "-T", "-C", login])
     found: Settings = {}
     for line in said.splitlines():
         key, _, value = line.strip().partition(" ")
@@ -88,12 +83,12 @@ def settings(address: str, own: str) -> Settings:
 
 
 def _shell() -> Iterator[Fault]:
-    shell = pwd.getpwnam(USER).pw_shell or "/bin/sh"
-    fix = f"chsh -s /bin/bash {USER}"
+    shell = pwd.getpwnam(POSTGRES).pw_shell or "/bin/sh"
+    fix = f"chsh -s /bin/bash {POSTGRES}"
     if Path(shell).name in _SILENT_SHELLS:
-        yield Fault(f"the login shell of {USER} is {shell}, and the other nodes' commands run through it", fix)
+        yield Fault(f"the login shell of {POSTGRES} is {shell}, and the other nodes' commands run through it", fix)
     elif not os.access(shell, os.X_OK):
-        yield Fault(f"the login shell of {USER}, {shell}, is not there", fix)
+        yield Fault(f"the login shell of {POSTGRES}, {shell}, is not there", fix)
 
 
 def _account(*, pam: bool) -> Iterator[Fault]:
@@ -102,36 +97,36 @@ def _account(*, pam: bool) -> Iterator[Fault]:
     A lock matters only to sshd without PAM, and an expired password only with PAM.
     """
     try:
-        lines = SHADOW.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = paths.SHADOW.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
-    fields = next((line.split(":") for line in lines if line.startswith(f"{USER}:")), [])
+    fields = next((line.split(":") for line in lines if line.startswith(f"{POSTGRES}:")), [])
     if not pam and len(fields) > 1 and fields[1].startswith("!"):
-        why = f"the account {USER} is locked, and sshd has UsePAM no, so it takes no key for it"
-        yield Fault(why, f"usermod -p '*' {USER} (no password, not locked), or UsePAM yes in sshd's configuration")
-    today = time.time() // _DAY
+        why = f"the account {POSTGRES} is locked, and sshd has UsePAM no, so it takes no key for it"
+        yield Fault(why, f"usermod -p '*' {POSTGRES} (no password, not locked), or UsePAM yes in sshd's configuration")
+    today = time.time() // _DAY_SECONDS
     expires = fields[_EXPIRES] if len(fields) > _EXPIRES else ""
     if expires.isdecimal() and int(expires) <= today:
-        yield Fault(f"the account {USER} has expired", f"usermod --expiredate '' {USER}")
+        yield Fault(f"the account {POSTGRES} has expired", f"usermod --expiredate '' {POSTGRES}")
     changed, longest = (fields[_CHANGED], fields[_LONGEST]) if len(fields) > _LONGEST else ("", "")
     if pam and changed.isdecimal():
         aged = longest.isdecimal() and int(changed) + int(longest) < today
         if int(changed) == 0 or aged:
-            why = f"the password of {USER} has to be changed, so PAM refuses the login"
-            yield Fault(why, f"chage -d -1 -M -1 {USER}")
+            why = f"the password of {POSTGRES} has to be changed, so PAM refuses the login"
+            yield Fault(why, f"chage -d -1 -M -1 {POSTGRES}")
 
 
 def _modes() -> Iterator[Fault]:
     """Yield the paths that others than postgres and root may write: StrictModes then rejects the key in them."""
-    owner = pwd.getpwnam(USER).pw_uid
-    for path in (HOME, HOME / ".ssh", HOME / ".ssh" / "authorized_keys"):
+    owner = pwd.getpwnam(POSTGRES).pw_uid
+    for path in (paths.HOME, paths.HOME / ".ssh", paths.HOME / ".ssh" / "authorized_keys"):
         try:
             found = path.lstat()
         except OSError:
             continue  # other code creates the path, or reports that it is missing
         if not stat.S_ISLNK(found.st_mode) and (found.st_uid not in (0, owner) or found.st_mode & 0o022):
-            why = f"{path} can be written by others than {USER} (mode {found.st_mode & 0o7777:04o})"
-            yield Fault(f"{why}, and sshd has StrictModes yes", f"chown {USER}: {path}; chmod go-w {path}")
+            why = f"{path} can be written by others than {POSTGRES} (mode {found.st_mode & 0o7777:04o})"
+            yield Fault(f"{why}, and sshd has StrictModes yes", f"chown {POSTGRES}: {path}; chmod go-w {path}")
 
 
 def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) -> Iterator[Fault]:
@@ -141,16 +136,17 @@ def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) 
     """
     places = said.get("listenaddress", [])
     host = f"[{own}]" if ":" in own else own
-    if places and not any(place in (f"0.0.0.0:{_PORT}", f"[::]:{_PORT}", f"{host}:{_PORT}") for place in places):
-        edit = f"ListenAddress {host}:{_PORT}, besides, in sshd's configuration; then systemctl restart ssh"
-        yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{_PORT}", edit)
+    suitable = {f"{listener}:{ports.SSH}" for listener in ("0.0.0.0", "[::]", host)}  # noqa: S104 - compared only
+    if places and not suitable & set(places):
+        edit = f"ListenAddress {host}:{ports.SSH}, besides, in sshd's configuration; then systemctl restart ssh"
+        yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{ports.SSH}", edit)
     for key, good, want in _WANTED:
         values = said.get(key, [] if key == _LAID_DOWN else None)  # sshd -T omits a certificate that is not set
         if values is None or good(values) or (key == _LAID_DOWN and not configured):
             continue
-        edit = f"{want} for {USER} in sshd's configuration; {_RELOAD}"
+        edit = f"{want} for {POSTGRES} in sshd's configuration; {_RELOAD}"
         if key == _LAID_DOWN:
-            edit = f"Include {INCLUDED} at the top of {SSHD}, which brings {want}; {_RELOAD}"
+            edit = f"Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}, which brings {want}; {_RELOAD}"
         yield Fault(f"sshd has {key} {' '.join(values) or 'none'}", edit)
     yield from _lists(said, address)
 
@@ -165,9 +161,9 @@ def _no_command(values: list[str]) -> bool:
 
 def _our_file(values: list[str]) -> bool:
     ways = [word for value in values for word in value.split()]
-    ours = str(HOME / ".ssh" / "authorized_keys")
-    named = (way.replace("%h", str(HOME)).replace("%u", USER).replace("%%", "%") for way in ways)
-    return any((way if way.startswith("/") else f"{HOME}/{way}") == ours for way in named)
+    ours = str(paths.HOME / ".ssh" / "authorized_keys")
+    named = (way.replace("%h", str(paths.HOME)).replace("%u", POSTGRES).replace("%%", "%") for way in ways)
+    return any((way if way.startswith("/") else f"{paths.HOME}/{way}") == ours for way in named)
 
 
 def _by_key(values: list[str]) -> bool:
@@ -182,8 +178,8 @@ _WANTED: tuple[tuple[str, Callable[[list[str]], bool], str], ...] = (
     ("chrootdirectory", _no_command, "ChrootDirectory none"),
     ("refuseconnection", lambda values: values == ["no"], "RefuseConnection no"),
     (_LAID_DOWN, lambda values: _CERTIFICATE in values, f"HostCertificate {_CERTIFICATE}"),
-    ("hostkey", lambda values: str(server.HOST_KEY).removesuffix(".pub") in values,
-     f"HostKey {str(server.HOST_KEY).removesuffix('.pub')}"),
+    ("hostkey", lambda values: str(paths.HOST_KEY).removesuffix(".pub") in values,
+     f"HostKey {str(paths.HOST_KEY).removesuffix('.pub')}"),
     ("hostkeyalgorithms", _algorithms(_CERTIFICATE_TYPE), f"HostKeyAlgorithms +{_CERTIFICATE_TYPE}"),
     ("pubkeyacceptedalgorithms", _algorithms(_KEY_TYPE), f"PubkeyAcceptedAlgorithms +{_KEY_TYPE}"),
 )  # fmt: skip
@@ -191,20 +187,20 @@ _WANTED: tuple[tuple[str, Callable[[list[str]], bool], str], ...] = (
 
 def _lists(said: Settings, address: str) -> Iterator[Fault]:
     """Yield AllowUsers, DenyUsers, AllowGroups and DenyGroups that refuse postgres (sshd_config(5): Deny wins)."""
-    for key, names in (("users", [USER]), ("groups", _groups())):
+    for key, names in (("users", [POSTGRES]), ("groups", _groups())):
         denied, allowed = _patterns(said, f"deny{key}"), _patterns(said, f"allow{key}")
         kind = key.capitalize()
         if _matches(denied, names, address):
-            yield Fault(f"sshd has Deny{kind} {' '.join(denied)}", f"take {USER} out of it; {_RELOAD}")
+            yield Fault(f"sshd has Deny{kind} {' '.join(denied)}", f"take {POSTGRES} out of it; {_RELOAD}")
         if allowed and not _matches(allowed, names, address):
-            why = f"sshd has Allow{kind} {' '.join(allowed)}, without {USER} from {address}"
-            yield Fault(why, f"add {USER} to it, without an address; {_RELOAD}")
+            why = f"sshd has Allow{kind} {' '.join(allowed)}, without {POSTGRES} from {address}"
+            yield Fault(why, f"add {POSTGRES} to it, without an address; {_RELOAD}")
 
 
 def _groups() -> list[str]:
     """Return the names of the groups of postgres."""
     found = []
-    for number in os.getgrouplist(USER, pwd.getpwnam(USER).pw_gid):
+    for number in os.getgrouplist(POSTGRES, pwd.getpwnam(POSTGRES).pw_gid):
         with contextlib.suppress(KeyError):
             found.append(grp.getgrgid(number).gr_name)
     return found

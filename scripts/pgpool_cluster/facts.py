@@ -15,8 +15,8 @@ from .cluster import Cluster
 from .excuse import NO_EXCUSE, Excuse
 from .usage import Usage
 
-_PAGE = 8192
-_PAGE_HEADER = 24
+_PAGE_BYTES = 8192
+_PAGE_HEADER_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,7 +40,7 @@ class Lsn:
         src/include/access/xlog_internal.h). `length` must be less than a page.
         """
         size = -(-length // 8) * 8
-        return Lsn(self.bytes + size + (_PAGE_HEADER if size > _PAGE - self.bytes % _PAGE else 0))
+        return Lsn(self.bytes + size + (_PAGE_HEADER_BYTES if size > _PAGE_BYTES - self.bytes % _PAGE_BYTES else 0))
 
     def __str__(self) -> str:
         return f"{self.bytes >> 32:X}/{self.bytes & 0xFFFFFFFF:X}"

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
+from .waiting import poll
 
 _PARTIAL = ".partial"
 _LEFTOVER_SECONDS = 60.0
 """Age at which a partial file counts as the leftover of a crash or a power cut."""
-LARGEST = 8 * 2**20
+_LOCK_PAUSE_SECONDS = 0.02
+LARGEST_BYTES = 8 * 2**20
 """The largest file, in bytes, that `read` accepts."""
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 _HINT = "correct that, then run pgpoolctl apply"
@@ -45,7 +47,7 @@ class PlainFile:
 
 
 def read(path: Path) -> PlainFile | None:
-    """Return a plain file of at most LARGEST bytes, None if there is none; never blocks.
+    """Return a plain file of at most LARGEST_BYTES bytes, None if there is none; never blocks.
 
     Raises OddFileError for a symbolic link, a FIFO or anything else that is not a plain file, and for a file that is
     too large; ServerError if it cannot be read.
@@ -60,14 +62,14 @@ def read(path: Path) -> PlainFile | None:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise OddFileError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply")
-            content = stream.read(LARGEST + 1)
+            content = stream.read(LARGEST_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         hint = f"chown postgres: {path}; pgpoolctl apply" if isinstance(error, PermissionError) else _HINT
         raise ServerError(f"{path}: {error.strerror}", hint=hint) from error
-    if len(content) > LARGEST:
-        raise OddFileError(f"{path} is larger than {LARGEST // 2**20} MB", hint=f"make it smaller; {_HINT}")
+    if len(content) > LARGEST_BYTES:
+        raise OddFileError(f"{path} is larger than {LARGEST_BYTES // 2**20} MB", hint=f"make it smaller; {_HINT}")
     return PlainFile(content, found.st_uid, found.st_gid, found.st_mode & 0o7777)
 
 
@@ -83,17 +85,16 @@ def kind(path: Path) -> int:
 
 def lock(handle: int, path: Path, why: str, *, seconds: float) -> None:
     """Lock an open file (flock(2)); raises ServerError(why) if another process holds the lock for `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def locked() -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                hint = f"fuser -v {path} shows the process that has it open"
-                raise ServerError(why, hint=hint) from error
-            time.sleep(0.02)
-        else:
-            return
+        except BlockingIOError:
+            return False
+        return True
+
+    if not poll(locked, seconds=seconds, pause=_LOCK_PAUSE_SECONDS):
+        raise ServerError(why, hint=f"fuser -v {path} shows the process that has it open")
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:

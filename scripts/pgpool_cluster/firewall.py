@@ -7,12 +7,11 @@ imports, because each check starts a new process.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
-from . import log, paths
+from . import log, paths, programs
+from .programs import ProgramError
 
-_NFT = "/usr/sbin/nft"
 TABLE = ("inet", "pgpool2_cluster")
 
 
@@ -38,10 +37,8 @@ def remove() -> None:
 
 def _nft(*words: str) -> str:
     """Run nft and return its error; "" on success."""
-    command, nothing = [_NFT, *words], subprocess.DEVNULL
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, stdin=nothing)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"nft: {error}"
-    errors = answer.stderr.strip().splitlines()
-    return "" if answer.returncode == 0 else f"nft: {errors[-1] if errors else answer.returncode}"
+        programs.run([str(paths.SBIN / "nft"), *words])
+    except ProgramError as error:
+        return f"nft: {error.reason}"
+    return ""

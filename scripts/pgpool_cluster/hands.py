@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, paths
 from .ancestors import MOST_LINKS, forget, intruder, is_shared
 from .errors import ServerError
 from .files import OddFileError, PlainFile
@@ -37,14 +37,14 @@ _ANSWER_SECONDS = 30.0
 """Time limit for one answer of the owner's process."""
 _TOTAL_SECONDS = 60.0
 """How long one command waits in total for the processes of one owner, who could stop them."""
-_LONGEST_LINE_BYTES = 2 * files.LARGEST
+_LONGEST_LINE_BYTES = 2 * files.LARGEST_BYTES
 """Limit for a request or an answer: a file in base64, and a few words."""
 
 
 def postgres() -> int:
     """Return the uid of the postgres user; raises ServerError if there is none."""
     try:
-        return pwd.getpwnam("postgres").pw_uid
+        return pwd.getpwnam(paths.POSTGRES).pw_uid
     except KeyError as error:
         raise ServerError("there is no user postgres", hint="apt install postgresql-common") from error
 

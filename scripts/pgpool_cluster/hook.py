@@ -9,17 +9,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from . import log, paths, plain
 from .channel import SILENCE, ask, bridge
 from .errors import ExitStatus, UsageError
 from .protocol import FailoverRequest, FirstStageRequest, MayStartRequest, SecondStageRequest, StartRequest
 
-_ETC = Path("/etc/postgresql")
-_LONGEST_REQUEST = 256
+_LONGEST_REQUEST_CHARACTERS = 256
 _REQUEST_SECONDS = 10
-"""Seconds within which a request must arrive on the control socket. _LONGEST_REQUEST is in characters."""
+"""Time limit for a request to arrive on the control socket."""
+_FAILOVER_SECONDS = 90.0
+_REMOTE_START_SECONDS = 300.0
+_MAY_START_SECONDS = 20.0
 
 
 def run(words: list[str]) -> int:
@@ -53,7 +54,7 @@ def _failover(words: list[str]) -> int:
     """Run failover_command, with the arguments %d %m %M %P."""
     if not words or not words[0].isdigit():
         raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
-    answer = ask(FailoverRequest(int(words[0])), seconds=90, progress=_say)
+    answer = ask(FailoverRequest(int(words[0])), seconds=_FAILOVER_SECONDS, progress=_say)
     for line in answer.actions:
         _say(f"failover: {line}")
     return ExitStatus.GOOD
@@ -87,7 +88,7 @@ def _remote_start(words: list[str]) -> int:
     """Run pgpool_remote_start on the primary, with the HOST and DATADIR of the recovered node."""
     if not words:
         raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
-    ask(StartRequest(words[0]), seconds=300)
+    ask(StartRequest(words[0]), seconds=_REMOTE_START_SECONDS)
     return ExitStatus.GOOD
 
 
@@ -96,7 +97,7 @@ def _may_start(words: list[str]) -> int:
     if not paths.RECORD.exists() or not paths.CLUSTER_YML.exists():
         return 0
     try:
-        answer = ask(MayStartRequest(words[0]), seconds=20)
+        answer = ask(MayStartRequest(words[0]), seconds=_MAY_START_SECONDS)
     except Exception:  # servers outside the cluster must start despite any error
         if not _concerns(words[0]):
             return 0
@@ -118,7 +119,7 @@ def _concerns(name: str) -> bool:
         return _is_ours(name)
     except Exception:
         version, _, cluster = name.partition("-")
-        return (_ETC / version / cluster / "conf.d" / "pgpool2-cluster.conf").exists()
+        return (paths.POSTGRESQL_CONFIGURATION / version / cluster / "conf.d" / "pgpool2-cluster.conf").exists()
 
 
 def _is_ours(name: str) -> bool:
@@ -168,7 +169,7 @@ def _control(words: list[str]) -> int:
 
     del words
     signal.alarm(_REQUEST_SECONDS)
-    request = sys.stdin.readline(_LONGEST_REQUEST)
+    request = sys.stdin.readline(_LONGEST_REQUEST_CHARACTERS)
     signal.alarm(0)
     # An incomplete line must not count as a request, even if its beginning matches one.
     request = request[:-1] if request.endswith("\n") else ascii(request)

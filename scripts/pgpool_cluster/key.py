@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # type: ignore[import-
 from .errors import UsageError
 
 KEY_BYTES = 32
-_LETTERS = 43  # 32 bytes in base64 without padding
-SHORTEST = 12
+_KEY_LETTERS = 43  # 32 bytes in base64 without padding
+SHORTEST_CHARACTERS = 12
 """Minimum length of a key that `generate` has not made."""
 _OURS = "pgpool2-cluster-"
 PREFIX = "pgpool2-cluster-key-1:"
@@ -43,11 +43,11 @@ _WORDS_1 = "pgpool2-cluster-words-1:"
 """Starts a line with words in the format of older packages, which did not write a prefix."""
 _SCRAM_ITERATIONS = 4096  # PostgreSQL's own (SCRAM_SHA_256_DEFAULT_ITERATIONS)
 _SCRAM_SALT_BYTES = 16
-LONGEST_PASSWORD = 79
+LONGEST_PASSWORD_CHARACTERS = 79
 """Maximum length of a user's password. pgpool-II 4.3 to 4.7 read 128 characters of a pool_passwd value
 (MAX_TOKEN_LEN), which is `AES` and the base64 of whole blocks of 16 bytes: 131 characters for a password of 80.
 """
-LONGEST_ENTRY = 128
+LONGEST_ENTRY_CHARACTERS = 128
 HINT = "`pgpoolctl key generate` prints a new one; put the same line on every node"
 
 
@@ -172,9 +172,9 @@ def _random(line: str, file: str) -> bytes:
     letters = line.removeprefix(PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_-]*", letters):
         raise UsageError(f"{file}:1: the cluster key has characters that no key has", hint=HINT)
-    secret = base64.urlsafe_b64decode(letters + "=") if len(letters) == _LETTERS else b""
+    secret = base64.urlsafe_b64decode(letters + "=") if len(letters) == _KEY_LETTERS else b""
     if _letters(secret) != letters:
-        reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_LETTERS})"
+        reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_KEY_LETTERS})"
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
     return secret
 
@@ -212,8 +212,8 @@ def _cost(line: str, file: str) -> tuple[_Cost, str]:
 
 
 def _refuse(words: str, file: str) -> None:
-    if len(words) < SHORTEST or not words.isascii() or not words.isprintable():
-        reason = f"the cluster key is too short, or not plain ASCII: {SHORTEST} characters or more"
+    if len(words) < SHORTEST_CHARACTERS or not words.isascii() or not words.isprintable():
+        reason = f"the cluster key is too short, or not plain ASCII: {SHORTEST_CHARACTERS} characters or more"
         raise UsageError(f"{file}:1: {reason}", hint=HINT)
 
 

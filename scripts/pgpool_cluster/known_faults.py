@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import paths, ports, programs
+from .programs import ProgramError
+
 Json = dict[str, Any]
-PATCHES = Path("/usr/share/pgpool2/patches.json")
 TABLE = Path(__file__).resolve().parents[1] / "known-faults.json"
 _PACKAGE = "pgpool2"
+_DPKG_SECONDS = 10.0
 _RELATIONS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 FIX = "install the pgpool2 that is built together with this pgpool2-cluster"
-ADVICE = "install a newer pgpool2, or keep strangers away from 9999/tcp, 9000/tcp and 9694/udp"
+ADVICE = (
+    "install a newer pgpool2, or keep strangers away from "
+    f"{ports.POOL}/tcp, {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp"
+)
 ADVICE_DEBIAN = f"{ADVICE}. Debian may have fixed them in this revision: apt changelog {_PACKAGE}"
 
 
@@ -44,12 +49,12 @@ def installed() -> Installed | None:
     """Return the installed pgpool2; None if there is none, or dpkg-query fails."""
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", _PACKAGE]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
+        answer = programs.run(command, seconds=_DPKG_SECONDS).split()
+    except ProgramError:
         return None
     if len(answer) != 2 or answer[0] != "installed":
         return None
-    listed = _read(PATCHES)
+    listed = _read(paths.PATCHES)
     return Installed(answer[1], bool(listed), frozenset((*listed.get("patches", ()), *listed.get("upstream", ()))))
 
 
@@ -94,7 +99,7 @@ def _is_for(versions: Sequence[Sequence[Sequence[str]]], upstream: str) -> bool:
 @functools.cache
 def _compares(version: str, relation: str, limit: str) -> bool:
     command = ["dpkg", "--compare-versions", version, _RELATIONS[relation], limit]
-    return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    return programs.attempt(command, seconds=_DPKG_SECONDS).returncode == 0
 
 
 def _read(path: Path) -> Json:

@@ -13,6 +13,11 @@ from pathlib import Path
 from . import paths
 from .cluster import Cluster, Node
 
+SUPERUSER = "postgres"
+"""PostgreSQL's superuser on every node."""
+APPLICATION = "pgpoolctl"
+"""application_name of the sessions that collect facts or administer a server; a standby's is the name of its node."""
+
 
 def own_authority(cluster: Cluster) -> str:
     """Return the path of cluster.yml's `ca`, which then signs all servers' certificates; "" if it is not given."""
@@ -37,19 +42,28 @@ def proof() -> dict[str, str]:
     return {**verified, "channel_binding": "require"}
 
 
-def conninfo(upstream: Node, user: str, application_name: str, home: Path) -> str:
-    """Return the conninfo of `user` for a node's PostgreSQL, without quotes; .pgpass in `home` has the password."""
+def local(port: int, database: str) -> dict[str, str]:
+    """Return the parameters for a server of this machine: as its superuser, through its Unix socket."""
+    return {"host": paths.SOCKETS, "port": str(port), "user": SUPERUSER, "dbname": database}
+
+
+def conninfo(upstream: Node, user: str, application_name: str, home: Path = paths.HOME, *, database: str = "") -> str:
+    """Return the conninfo of `user` for a node's PostgreSQL, without quotes; .pgpass in `home` has the password.
+
+    `database`: "" for a connection that needs none, or whose program names it.
+    """
     words = {
         "host": upstream.address,
         "port": str(upstream.port),
         "user": user,
         "application_name": application_name,
-        "passfile": str(home / ".pgpass"),
+        "passfile": str(home / paths.PGPASS),
         **proof(),
         "connect_timeout": "5",
         "keepalives_idle": "5",
         "keepalives_interval": "2",
         "keepalives_count": "3",
         "tcp_user_timeout": "10000",
+        **({"dbname": database} if database else {}),
     }
     return " ".join(f"{name}={value}" for name, value in words.items())

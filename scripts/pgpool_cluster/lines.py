@@ -16,7 +16,7 @@ from .errors import ClusterError, ExitStatus, OperationError, UsageError
 from .protocol import VERSION, VERSIONS_DIFFER, Request
 
 A = TypeVar("A")
-_QUOTED = 120
+_QUOTED_BYTES = 120
 """Bytes of an invalid line that an error quotes."""
 
 
@@ -160,5 +160,5 @@ def _parsed(text: bytes) -> Any:  # noqa: ANN401 - JSON
     try:
         return json.loads(text)
     except ValueError as error:
-        said = plain.shown(text[:_QUOTED].decode(errors="replace").strip())
+        said = plain.shown(text[:_QUOTED_BYTES].decode(errors="replace").strip())
         raise ValueError(f"'{said}'") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 
+from . import programs
+from .programs import ProgramError
 from .server import Instance
 
 NEEDED = "SELECT DISTINCT unnest(ARRAY[datcollate, datctype]) FROM pg_database WHERE datallowconn ORDER BY 1"
@@ -27,6 +28,7 @@ SELECT DISTINCT d.datname FROM pg_database d JOIN pg_collation c
   ON c.collprovider = 'c' AND lower(replace(c.collcollate, '-', '')) = lower(replace(d.datcollate, '-', ''))
 WHERE d.datallowconn AND c.collversion <> pg_collation_actual_version(c.oid) ORDER BY 1
 """
+_LOCALES_SECONDS = 10.0
 _FIRST_VERSIONED_MAJOR = 15
 """The first major that stores a collation version for each database."""
 
@@ -38,10 +40,9 @@ def missing(names: Iterable[str]) -> list[str]:
     """
     words = [sys.executable, "-I", "-c", _ASK, *dict.fromkeys(names)]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, errors="replace")
-    except (OSError, subprocess.SubprocessError):
+        return programs.run(words, seconds=_LOCALES_SECONDS).splitlines()
+    except ProgramError:
         return []
-    return answer.stdout.splitlines()
 
 
 def making(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from . import act
 from .fault import Fault
-from .key import LONGEST_ENTRY, LONGEST_PASSWORD
+from .key import LONGEST_ENTRY_CHARACTERS, LONGEST_PASSWORD_CHARACTERS
 from .node import Here
 
 _ROLES = """
@@ -18,8 +18,10 @@ _SCRAM = "SCRAM-SHA-256$"
 
 def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
     """Yield the users whose pool_passwd value pgpool-II truncates: an older package accepted longer passwords."""
-    for name in sorted(name for name, entry in entries.items() if len(entry) > LONGEST_ENTRY):
-        reason = f"the password of {name} is longer than the {LONGEST_PASSWORD} characters that pgpool-II reads"
+    for name in sorted(name for name, entry in entries.items() if len(entry) > LONGEST_ENTRY_CHARACTERS):
+        reason = (
+            f"the password of {name} is longer than the {LONGEST_PASSWORD_CHARACTERS} characters that pgpool-II reads"
+        )
         yield Fault(reason, f"pgpoolctl user set {name}")
 
 

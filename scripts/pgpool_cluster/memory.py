@@ -63,5 +63,5 @@ class Applied:
 
 def unit_of(path: str) -> str:
     """Return the systemd unit of the server to which a file below /etc/postgresql belongs; "" for another file."""
-    match = re.fullmatch(r"/etc/postgresql/(\d+)/([^/]+)/.*", path)
+    match = re.fullmatch(rf"{re.escape(str(paths.POSTGRESQL_CONFIGURATION))}/(\d+)/([^/]+)/.*", path)
     return f"postgresql@{match[1]}-{match[2]}.service" if match else ""

@@ -144,13 +144,13 @@ def start_pgpool(situation: Situation) -> Actions:
         return start
     if waiting := _late(situation):
         return situation.wait(f"{', '.join(waiting)} may be booting; pgpool-II would give it up")
-    if not situation.majority and _away(situation) and len(situation.cluster.nodes) > _TWO:
+    if not situation.majority and _away(situation) and len(situation.cluster.nodes) > _ALONE_NODES:
         return situation.wait("too few nodes answer to serve without the others")
     return (*_begin(situation), *start)
 
 
-_TWO = 2
-"""In a cluster of two nodes, either may continue alone."""
+_ALONE_NODES = 2
+"""In a cluster of at most this many nodes, each may continue alone."""
 
 
 def _is_served(situation: Situation) -> bool:
@@ -161,7 +161,7 @@ def _is_served(situation: Situation) -> bool:
 
 
 def _begin(situation: Situation) -> Actions:
-    few = not situation.majority and len(situation.cluster.nodes) > _TWO
+    few = not situation.majority and len(situation.cluster.nodes) > _ALONE_NODES
     return (Begin(situation.name, situation.latest + 1),) if _away(situation) and not few else ()
 
 
@@ -196,7 +196,7 @@ def apart(situation: Situation, pgpool: PgpoolFacts) -> Actions:
 
 def goes_apart(cluster: Cluster, me: Node, facts: ClusterFacts) -> bool:
     """Return whether clients may be writing to this node alone: it is in service, and no majority answers."""
-    few = not facts.majority(cluster) and len(cluster.nodes) > _TWO
+    few = not facts.majority(cluster) and len(cluster.nodes) > _ALONE_NODES
     return not cluster.mode.streams and few and facts.of(me.name) in in_service(cluster, facts)
 
 

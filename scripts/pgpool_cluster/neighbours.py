@@ -14,21 +14,21 @@ import time
 from .errors import ServerError
 
 _ALL_NODES = "ff02::1"
-_ADVERTISEMENT = 136
+_ADVERTISEMENT_TYPE = 136
 _OVERRIDE = 0x20000000
 """Flag: neighbours replace the link-layer address that they have cached."""
 _TARGET_LINK_LAYER = 2
 _HOP_LIMIT = 255
 """Receivers discard an advertisement with any other hop limit."""
-_SENDINGS = 3
-_PAUSE_SECONDS = 0.1
+_ADVERTISEMENTS = 3
+_ADVERTISEMENT_PAUSE_SECONDS = 0.1
 
 
 def advertisement(address: ipaddress.IPv6Address, link_layer: bytes) -> bytes:
     """Return the ICMPv6 message; the kernel adds the checksum."""
     units = (2 + len(link_layer) + 7) // 8
     option = struct.pack("!BB", _TARGET_LINK_LAYER, units) + link_layer
-    return struct.pack("!BBHI", _ADVERTISEMENT, 0, 0, _OVERRIDE) + address.packed + option.ljust(8 * units, b"\0")
+    return struct.pack("!BBHI", _ADVERTISEMENT_TYPE, 0, 0, _OVERRIDE) + address.packed + option.ljust(8 * units, b"\0")
 
 
 def announce(address: ipaddress.IPv6Address, interface: str) -> None:
@@ -42,8 +42,8 @@ def announce(address: ipaddress.IPv6Address, interface: str) -> None:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOP_LIMIT)
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number)
             raw.bind((str(address), 0))
-            for turn in range(_SENDINGS):
-                time.sleep(_PAUSE_SECONDS if turn else 0)
+            for turn in range(_ADVERTISEMENTS):
+                time.sleep(_ADVERTISEMENT_PAUSE_SECONDS if turn else 0)
                 raw.sendto(advertisement(address, link_layer), (_ALL_NODES, 0, 0, number))
     except OSError as error:
         hint = f"ip -6 address show dev {interface} shows whether the address is there"

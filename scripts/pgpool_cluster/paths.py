@@ -1,36 +1,62 @@
-"""Paths and unit names on a server."""
+"""Paths, unit names and the system user on a server, each in this one place."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-CLUSTER_YML = Path("/etc/pgpool2/cluster.yml")
-CLUSTER_KEY = Path("/etc/pgpool2/cluster.key")
-DERIVED_KEY = Path("/etc/pgpool2/cluster/derived_key")
+POSTGRES = "postgres"
+"""The system user as which PostgreSQL, pgpool-II and the agent run."""
+HOME = Path("/var/lib/postgresql")
+"""The home of POSTGRES."""
+PGPASS = ".pgpass"
+"""The file in the home of POSTGRES with the passwords for PostgreSQL."""
+PCPPASS = ".pcppass"
+"""The file in the home of POSTGRES with the password for pcp commands."""
+SOCKETS = "/var/run/postgresql"
+"""The folder of the Unix sockets of PostgreSQL and pgpool-II."""
+POSTGRESQL_CONFIGURATION = Path("/etc/postgresql")
+POSTGRESQL_PROGRAMS = Path("/usr/lib/postgresql")
+POSTGRESQL_SHARE = Path("/usr/share/postgresql")
+SBIN = Path("/usr/sbin")
+"""The programs of pgpool-II, nftables and sshd, by their full path, whatever the PATH is."""
+PGPOOLCTL = Path("/usr/bin/pgpoolctl")
+PATCHES = Path("/usr/share/pgpool2/patches.json")
+"""The patches in our own pgpool2; Debian's pgpool2 has no such file."""
+HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
+SSHD = Path("/etc/ssh/sshd_config")
+SSHD_INCLUDED = "/etc/ssh/sshd_config.d/*.conf"
+SHADOW = Path("/etc/shadow")
+
+ETC = Path("/etc/pgpool2")
+FOLDER = ETC / "cluster"
+"""The files that `apply` writes, other than those in the folders of other packages."""
+CLUSTER_YML = ETC / "cluster.yml"
+CLUSTER_KEY = ETC / "cluster.key"
+DERIVED_KEY = FOLDER / "derived_key"
 """The key derived from the words in cluster.key; only root can read it."""
-FINGERPRINT = Path("/etc/pgpool2/cluster/fingerprint")
+FINGERPRINT = FOLDER / "fingerprint"
 """Fingerprint of the key with which this node's configuration was applied."""
-HOSTS = Path("/etc/pgpool2/cluster/hosts")
+HOSTS = FOLDER / "hosts"
 """The addresses in force for the host names in cluster.yml."""
-LAID_FILE = Path("/etc/pgpool2/cluster/laid")
+LAID_FILE = FOLDER / "laid"
 """Hash of the cluster.yml that was applied last, written when all files had been written."""
-AUTHORITIES = Path("/etc/pgpool2/cluster/authorities/3442880f.0")
+AUTHORITIES = FOLDER / "authorities" / "3442880f.0"
 """The authorities that sign the nodes' certificates.
 
 The name is what OpenSSL looks for in a folder: the hash from `openssl x509 -subject_hash`.
 """
-SERVER_CERTIFICATE = Path("/etc/pgpool2/cluster/server.pem")
+SERVER_CERTIFICATE = FOLDER / "server.pem"
 """The certificate of this node's PostgreSQL, with its private key."""
-ROOT_CERTIFICATE = Path("/etc/pgpool2/cluster/sslrootcert")
+ROOT_CERTIFICATE = FOLDER / "sslrootcert"
 """The path of the root certificate for other servers; empty until every server has a certificate to verify."""
-DATABASE = Path("/etc/pgpool2/cluster/database")
+DATABASE = FOLDER / "database"
 """The name of the database that the cluster's own roles log in to."""
-PEERS_NFT = Path("/etc/pgpool2/cluster/peers.nft")
-MEMORY = Path("/etc/pgpool2/cluster/applied.json")
+PEERS_NFT = FOLDER / "peers.nft"
+MEMORY = FOLDER / "applied.json"
 """The files that `apply` has written; only root can read and change it."""
-SSH_CONFIG = Path("/etc/pgpool2/cluster/ssh_config")
-PGPOOL_CONF = Path("/etc/pgpool2/cluster/pgpool.conf")
+SSH_CONFIG = FOLDER / "ssh_config"
+PGPOOL_CONF = FOLDER / "pgpool.conf"
 
 STATE = Path("/var/lib/pgpool2-cluster")
 """State that survives a reboot (StateDirectory= of the unit)."""

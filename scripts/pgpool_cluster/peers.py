@@ -26,8 +26,10 @@ from .lines import Line
 from .protocol import CheckRequest, NoteRequest, Request, UsersRequest
 
 A = TypeVar("A")
-_BETWEEN_TRIES = 0.3
+_CONNECT_PAUSE_SECONDS = 0.3
 _TRY_SECONDS = 8.0
+_END_SECONDS = 2.0
+"""Time limit for ssh to end once its connection has ended."""
 LINE_BYTES = 1 << 24
 """Above the longest line that a node sends: its list of users, which may have tens of thousands of entries."""
 SHORT_LINE_BYTES = 1 << 20
@@ -168,10 +170,10 @@ class _Connection:
         """Return why the connection ended: the other agent's reason, or the last line of ssh's own messages."""
         text = b""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=2)
+            self._process.wait(timeout=_END_SECONDS)
         self._process.kill()
         with self._writing, contextlib.suppress(subprocess.TimeoutExpired, ValueError):  # closes standard input
-            _, text = self._process.communicate(timeout=2)
+            _, text = self._process.communicate(timeout=_END_SECONDS)
         if self._complaint:
             return reach.explained([self._complaint])
         said = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
@@ -245,7 +247,7 @@ class Peer:
     def _keep_trying(self) -> None:
         try:
             while not self._closed:
-                time.sleep(_BETWEEN_TRIES)
+                time.sleep(_CONNECT_PAUSE_SECONDS)
                 try:
                     self._ask(NoteRequest(), _TRY_SECONDS, None)
                 except OSError as error:

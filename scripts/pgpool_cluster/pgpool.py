@@ -10,24 +10,29 @@ import contextlib
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import files, paths, plain, units
-from .cluster import PCP_PORT, Cluster, Node
+from . import files, paths, plain, ports, programs, units
+from .cluster import Cluster, Node
 from .errors import OperationError
 from .facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from .key import PCP_USER
-from .server import HOME, SOCKETS, interface_of, run
+from .programs import LateProgramError, ProgramError
+from .server import interface_of
+from .waiting import poll
 
 _COMMAND_SECONDS = 5.0
-_ALL_SECONDS = 1.0
+_CHANGE_SECONDS = 10.0
+"""Time limit for a command that changes the state of a node."""
+_STANDING_SECONDS = 2.0
+_ATTACH_PAUSE_SECONDS = 0.02
+_ALL_NODES_SECONDS = 1.0
 """Time limit for `pcp_node_info -a`, which answers within hundredths of a second unless a host is silent."""
-_RESTS_SECONDS = 30.0
+_REST_SECONDS = 30.0
 """Pause after a late answer: pgpool-II logs FATAL for each client that disconnects before its answer."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
 
@@ -41,18 +46,15 @@ def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
 
     Raises LateError after `seconds`, and OperationError if the command fails.
     """
-    command = [f"/usr/sbin/{name}", "-h", SOCKETS, "-p", str(PCP_PORT), "-U", PCP_USER, "-w", *words]
-    environment = {**os.environ, "PCPPASSFILE": str(HOME / ".pcppass"), "LC_ALL": "C"}
+    command = [str(paths.SBIN / name), "-h", paths.SOCKETS, "-p", str(ports.PCP), "-U", PCP_USER, "-w", *words]
+    environment = {"PCPPASSFILE": str(paths.HOME / paths.PCPPASS), "LC_ALL": "C"}
     hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
-    nothing = subprocess.DEVNULL
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=environment, check=False, stdin=nothing
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LateError(f"{name}: {error}", hint=hint) from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise OperationError(f"{name}: {error}", hint=hint) from error
+        answer = programs.attempt(command, seconds=seconds, environment=environment)
+    except LateProgramError as error:
+        raise LateError(f"{name}: {error.reason}", hint=hint) from error
+    except ProgramError as error:
+        raise OperationError(f"{name}: {error.reason}", hint=hint) from error
     text = f"{answer.stderr}{answer.stdout}".strip()
     if answer.returncode != 0 or re.search(r"\b(ERROR|FATAL):", text):
         lines = [line for line in text.splitlines() if re.search(r"\b(ERROR|FATAL|DETAIL):", line)]
@@ -122,7 +124,7 @@ def standing(cluster: Cluster) -> Standing:
     """Query this node's pgpool-II now; its state is OTHER if it does not answer."""
     serves = listens(port(cluster))
     try:
-        state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=2))
+        state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=_STANDING_SECONDS))
     except OperationError:
         return Standing(serves, WatchdogState.OTHER)
     return Standing(serves, state, frozenset(node.name for node in cluster.pgpools if node.address in addresses))
@@ -155,9 +157,9 @@ class _All:
         if time.monotonic() < self._rests_until:
             return None
         try:
-            return pcp("pcp_node_info", "-a", seconds=_ALL_SECONDS).splitlines()
+            return pcp("pcp_node_info", "-a", seconds=_ALL_NODES_SECONDS).splitlines()
         except LateError:
-            self._rests_until = time.monotonic() + _RESTS_SECONDS
+            self._rests_until = time.monotonic() + _REST_SECONDS
             return None
 
 
@@ -198,12 +200,14 @@ def _watchdog(text: str) -> tuple[WatchdogState, bool, frozenset[str]]:
 
 def attach(cluster: Cluster, node: Node, *, wait: bool = False) -> None:
     """Attach a database node, and with `wait`, wait until pgpool-II shows it as up; raises OperationError."""
-    pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=10)
-    deadline = time.monotonic() + _COMMAND_SECONDS
-    while wait and (_belief(_info(cluster, node)) or ("",))[0] is not BackendState.UP:
-        if time.monotonic() > deadline:
-            raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
-        time.sleep(0.02)
+    pcp("pcp_attach_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
+    if wait and not poll(lambda: _is_up(cluster, node), seconds=_COMMAND_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
+        raise OperationError(f"pgpool-II has not attached {node.name}", hint=f"pgpoolctl attach {node.name}")
+
+
+def _is_up(cluster: Cluster, node: Node) -> bool:
+    belief = _belief(_info(cluster, node))
+    return belief is not None and belief[0] is BackendState.UP
 
 
 DOWN_ALREADY = "is not valid for failover"
@@ -212,7 +216,7 @@ DOWN_ALREADY = "is not valid for failover"
 
 def detach(cluster: Cluster, node: Node) -> None:
     """Detach a database node; raises OperationError."""
-    pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=10)
+    pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
@@ -221,7 +225,7 @@ def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:
     Raises ServerError.
     """
     words = ["-n", str(cluster.pgpools.index(node)), "--inform", "ALIVE" if alive else "DEAD", "-m", paths.UNIT]
-    run(["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), *words], seconds=10)
+    programs.run([str(paths.SBIN / "wd_cli"), "-f", str(paths.PGPOOL_CONF), *words], seconds=_CHANGE_SECONDS)
 
 
 def has_address(interface: plain.Interface | None) -> bool:

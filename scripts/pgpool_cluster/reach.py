@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import paths
+from . import paths, ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ _CAUSES = (
     ),
     _Cause(
         r"Connection refused", "nothing listens there",
-        "on {name}: systemctl start ssh; sshd has to listen on 22/tcp of the address in cluster.yml",
+        f"on {{name}}: systemctl start ssh; sshd has to listen on {ports.SSH}/tcp of the address in cluster.yml",
     ),
     _Cause(
         r"Connection (timed out|reset)|No route to host|[Nn]etwork is unreachable|not responding|no answer for",
-        "nothing comes back", "start {name}; 22/tcp has to be open between the nodes",
+        "nothing comes back", f"start {{name}}; {ports.SSH}/tcp has to be open between the nodes",
     ),
     _Cause(
         r"kex_exchange_identification|Connection closed by|Exceeded MaxStartups", "sshd there hangs up on this node",

@@ -7,27 +7,23 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import addresses, cluster_file, files, own, paths, plain
+from . import addresses, cluster_file, files, own, paths, plain, programs
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .configuration import PgpoolVersion, Server
 from .document import Place
 from .errors import ServerError, UsageError
+from .paths import HOME as HOME  # noqa: PLC0414 - re-exported for apply.py, copying.py and postgresql.py
+from .paths import SOCKETS as SOCKETS  # noqa: PLC0414 - re-exported for postgresql.py
+from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and postgresql.py
 
-HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
 """Columns of pg_lsclusters(1), whose JSON output needs an optional package. `_DATA` may contain spaces."""
-CONFIGURATION = Path("/etc/postgresql")
 _LIST_SECONDS = 10.0
-HOME = Path("/var/lib/postgresql")
-SOCKETS = "/var/run/postgresql"
-"""The folder of the Unix sockets of PostgreSQL and pgpool-II."""
-_SIX = 6
 _FIRST_WITH_IPV6 = PgpoolVersion(4, 6)
 """The watchdog calls getaddrinfo() since 4.6.0; before that, it used AF_INET (watchdog.c and wd_heartbeat.c)."""
 
@@ -53,11 +49,11 @@ class Instance:
     @property
     def configuration(self) -> Path:
         """Its configuration folder in /etc."""
-        return CONFIGURATION / str(self.name.major) / self.name.name
+        return paths.POSTGRESQL_CONFIGURATION / str(self.name.major) / self.name.name
 
     def program(self, name: str) -> str:
         """Return the path of one of its programs."""
-        return f"/usr/lib/postgresql/{self.name.major}/bin/{name}"
+        return str(paths.POSTGRESQL_PROGRAMS / str(self.name.major) / "bin" / name)
 
 
 def host_name() -> str:
@@ -86,35 +82,6 @@ def this_node_looked_up() -> tuple[Cluster, Node, tuple[str, ...]]:
     return settled.cluster, settled.cluster.named(me.name), settled.notes
 
 
-def run(words: Sequence[str], *, seconds: float = 30.0) -> str:
-    """Run a short program and return its output; raises ServerError with its last line.
-
-    The program gets its own session. Otherwise a program that runs as postgres, which other processes of postgres can
-    trace, would share root's terminal and could type there (TIOCSTI).
-    """
-    try:
-        answer = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            errors="replace",
-        )
-    except FileNotFoundError as error:
-        hint = "apt install --reinstall pgpool2-cluster"
-        raise ServerError(f"{words[0]} is not on this machine", hint=hint) from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ServerError(f"{words[0]}: {error}", hint="run it by hand to see more") from error
-    if answer.returncode != 0:
-        lines = (answer.stderr or answer.stdout).strip().splitlines()
-        reason = lines[-1] if lines else answer.returncode
-        raise ServerError(f"{words[0]}: {reason}", hint="run it by hand to see more")
-    return answer.stdout or answer.stderr
-
-
 def as_postgres() -> list[str]:
     """Return the command prefix that runs a program as postgres; as root, it would follow any link in postgres' files.
 
@@ -122,16 +89,16 @@ def as_postgres() -> list[str]:
     """
     if os.getuid() != 0:
         return []
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env", "--"]
+    return ["setpriv", f"--reuid={paths.POSTGRES}", f"--regid={paths.POSTGRES}", "--init-groups", "--reset-env", "--"]
 
 
 def _listed() -> str:
     """Return the output of pg_lsclusters; if it blocks on a FIFO among its files, the error names that FIFO."""
     try:
-        return run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
+        return programs.run([*as_postgres(), "pg_lsclusters", "--no-header"], seconds=_LIST_SECONDS)
     except ServerError as error:
-        odd = ["find", str(CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
-        for path in run([*as_postgres(), *odd]).splitlines():
+        odd = ["find", str(paths.POSTGRESQL_CONFIGURATION), "!", "-type", "f", "!", "-type", "d", "!", "-type", "l"]
+        for path in programs.run([*as_postgres(), *odd]).splitlines():
             raise ServerError(f"{path} is not a plain file", hint=f"rm {path}; pgpoolctl apply") from error
         raise
 
@@ -184,7 +151,8 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
     wanted = cluster.postgresql
     shown = ", ".join(str(one.name) for one in found)
     if not found:
-        installed = sorted((int(path.name) for path in Path("/usr/lib/postgresql").glob("[1-9][0-9]")), reverse=True)
+        majors = paths.POSTGRESQL_PROGRAMS.glob("[1-9][0-9]")
+        installed = sorted((int(path.name) for path in majors), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
         raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; then it goes on by itself")
     suitable = sorted(found, key=lambda one: one.port != node.port)
@@ -215,7 +183,8 @@ def _instance(cluster: Cluster, node: Node, upgrading: str) -> Instance:
 
 def pgpool_version() -> PgpoolVersion:
     """Return the version of the installed pgpool-II; raises ServerError."""
-    text = run(["/usr/sbin/pgpool", "--version"])
+    ended = programs.attempt([str(paths.SBIN / "pgpool"), "--version"])
+    text = ended.stdout or ended.stderr
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
         raise ServerError(f"pgpool --version prints {text.strip()!r}", hint="apt install pgpool2")
@@ -224,7 +193,7 @@ def pgpool_version() -> PgpoolVersion:
 
 def interface_of(address: str) -> str:
     """Return the network interface that has `address`, "" if none has it; raises ServerError."""
-    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", "address"]))
+    listed: list[dict[str, Any]] = json.loads(programs.run(["ip", "-json", "address"]))
     for link in listed:
         if any(str(entry.get("local")) == address for entry in link.get("addr_info", [])):
             return str(link["ifname"])
@@ -246,7 +215,7 @@ def _interface(cluster: Cluster, node: Node) -> str:
 
 def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
     """Raise UsageError if a node has an IPv6 address and the watchdog of this pgpool-II supports only IPv4."""
-    node = next((node for node in cluster.pgpools if node.ip.version == _SIX), None)
+    node = next((node for node in cluster.pgpools if node.ip.version == 6), None)
     if node is not None and len(cluster.pgpools) > 1 and version < _FIRST_WITH_IPV6:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
             f"{node.name} has an IPv6 address; the watchdog of pgpool-II {version.major}.{version.minor} needs IPv4",
@@ -262,8 +231,8 @@ def facts(
     `upgrading`: the new PostgreSQL server during a major upgrade, "" otherwise.
     """
     instance = _instance(cluster, node, upgrading) if Service.POSTGRESQL in node.runs else None
-    if not HOST_KEY.exists():
-        run(["ssh-keygen", "-A"])
+    if not paths.HOST_KEY.exists():
+        programs.run(["ssh-keygen", "-A"])
     version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
     if Service.PGPOOL in node.runs:
         refuse_ipv6_watchdog(cluster, version)
@@ -272,10 +241,10 @@ def facts(
         pgpool=version,
         data_directory=str(instance.data) if instance else "",
         interface=_interface(cluster, node),
-        host_key=HOST_KEY.read_text(encoding="ascii", errors="replace"),
+        host_key=paths.HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
         dropped=dropped,
-        home=str(HOME),
+        home=str(paths.HOME),
         wal_disk_bytes=size_of_disk(instance.data / "pg_wal") if instance else 0,
         own=own.of_server(instance.configuration) if instance else own.NOTHING,
     )

@@ -27,8 +27,8 @@ from .key import ClusterKey
 _TYPE = "ssh-ed25519"
 _CERTIFICATE_TYPE = "ssh-ed25519-cert-v01@openssh.com"
 _HOST_CERTIFICATE = 2
-_FOREVER = 2**64 - 1
-_BLOCK = 8
+_NEVER_EXPIRES = 2**64 - 1
+_BLOCK_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class KeyPair:
         """The unencrypted private key file, as ssh-keygen writes it; its check number comes from the public key."""
         check = self.public[:4]
         private = check + check + self.blob + _string(self.seed + self.public) + _text(self.comment)
-        private += bytes(range(1, 1 + -len(private) % _BLOCK))
+        private += bytes(range(1, 1 + -len(private) % _BLOCK_BYTES))
         data = b"openssh-key-v1\0" + _text("none") + _text("none") + _text("") + struct.pack(">I", 1)
         text = _base64(data + _string(self.blob) + _string(private))
         lines = [text[start : start + 70] for start in range(0, len(text), 70)]
@@ -95,7 +95,7 @@ def host_certificate(key: ClusterKey, node: Node, host_key: str) -> str:
         + struct.pack(">QI", 0, _HOST_CERTIFICATE)
         + _text(node.name)
         + _string(principals)
-        + struct.pack(">QQ", 0, _FOREVER)
+        + struct.pack(">QQ", 0, _NEVER_EXPIRES)
         + _text("") * 3
         + _string(host_authority(key).blob)
     )

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import log, paths, plain
+from . import log, paths, plain, programs
 from .cluster import Cluster, Node
 from .errors import ClusterError, OperationError, ServerError
+from .programs import ProgramError
+from .waiting import poll
 
 _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
     r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply|firewall"
 )
+_SHORT_SECONDS = 10.0
+"""Time limit for a query of systemd, of dpkg, or of the journal."""
+_SYSTEMCTL_SECONDS = 120.0
 _CONTROL_SECONDS = 300.0
 """Time limit for a request to the control socket."""
 _UPGRADE_SECONDS = 300.0
@@ -27,7 +31,9 @@ _HALF_WAY = ("half-configured", "half-installed", "unpacked")
 """States of a package from before its prerm until after its postinst (dpkg-query(1))."""
 _CATCHES_SECONDS = 5.0
 """How long a main process may take to install its SIGHUP handler; pgpool-II takes tenths of a second."""
+_CATCHES_PAUSE_SECONDS = 0.05
 _DPKG_TRIES = 3
+_DPKG_PAUSE_SECONDS = 0.05
 _LOGGED_LINES = 40
 """How many lines of a failed command's output go to the journal."""
 
@@ -66,10 +72,11 @@ def state(unit: str) -> UnitState:
     names = "ActiveState,Result,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,Job,MainPID"
     try:
         command = ["systemctl", "show", "--property", names, "--", unit]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ServerError(f"systemd does not answer: {error}", hint="systemctl status shows what it does") from error
-    values = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+        answer = programs.run(command, seconds=_SHORT_SECONDS)
+    except ProgramError as error:
+        hint = "systemctl status shows what it does"
+        raise ServerError(f"systemd does not answer: {error.reason}", hint=hint) from error
+    values = dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
     return UnitState(
         values.get("ActiveState", "inactive"),
         values.get("Result", "success"),
@@ -89,13 +96,13 @@ def being_upgraded(package: str) -> bool:
     command = ["dpkg-query", "--show", "--showformat", "${db:Status-Want} ${db:Status-Status}\n", package]
     for _ in range(_DPKG_TRIES):
         try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        except (OSError, subprocess.SubprocessError):
+            answer = programs.attempt(command, seconds=_SHORT_SECONDS)
+        except ProgramError:
             return False
         if answer.returncode <= 1:
             words = (line.split() for line in answer.stdout.splitlines())
             return any(want in ("install", "hold") and status in _HALF_WAY for want, status in words)
-        time.sleep(0.05)  # dpkg was merging its journal (/var/lib/dpkg/updates) at that moment
+        time.sleep(_DPKG_PAUSE_SECONDS)  # dpkg was merging its journal (/var/lib/dpkg/updates) at that moment
     return False
 
 
@@ -109,10 +116,10 @@ def ask(*words: str) -> None:
     if not booted():
         return
     try:
-        answer = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, timeout=120)
+        answer = programs.attempt(["systemctl", *words], seconds=_SYSTEMCTL_SECONDS)
         failure = answer.stderr.strip() if answer.returncode != 0 else ""
-    except subprocess.TimeoutExpired as error:
-        failure = str(error)
+    except ProgramError as error:
+        failure = error.reason
     if failure:
         log.warning(f"systemctl {' '.join(words)}: {failure}")
 
@@ -125,20 +132,22 @@ def reload(unit: str) -> None:
     the handler. systemd does not reload a unit that is starting; its main process gets the signal directly. A unit
     without a main process needs no reload, because it reads the files when it starts.
     """
-    deadline = time.monotonic() + _CATCHES_SECONDS
-    while time.monotonic() < deadline:
-        now = state(unit)
-        if now.main == 0 or not (now.moving or now.active == "active"):
-            return
-        if _catches(now.main, signal.SIGHUP):
-            if now.active == "active":
-                ask("reload", unit)
-                return
-            if now.active == "activating":
-                ask("kill", "--signal=HUP", "--kill-whom=main", unit)
-                return
-        time.sleep(0.05)
-    log.warning(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}")
+    if not poll(lambda: _reloaded(unit), seconds=_CATCHES_SECONDS, pause=_CATCHES_PAUSE_SECONDS):
+        log.warning(f"{unit} was not reloaded: it does not handle SIGHUP; hint: systemctl reload {unit}")
+
+
+def _reloaded(unit: str) -> bool:
+    """Reload a unit if it can be reloaded now; return whether that is done, or not necessary."""
+    now = state(unit)
+    if now.main == 0 or not (now.moving or now.active == "active"):
+        return True
+    if not _catches(now.main, signal.SIGHUP) or now.active not in ("active", "activating"):
+        return False
+    if now.active == "active":
+        ask("reload", unit)
+    else:
+        ask("kill", "--signal=HUP", "--kill-whom=main", unit)
+    return True
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
@@ -156,10 +165,10 @@ def last_words(unit: str) -> str:
     show = ["systemctl", "show", "--property=InvocationID", "--value", "--", unit]
     journal = ["journalctl", "--quiet", "--no-pager", "--boot", "--output=cat", "--lines=100"]
     try:
-        run = subprocess.run(show, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
-        command = [*journal, f"_SYSTEMD_INVOCATION_ID={run}"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
+        invocation = programs.attempt(show, seconds=_SHORT_SECONDS).stdout.strip()
+        command = [*journal, f"_SYSTEMD_INVOCATION_ID={invocation}"]
+        answer = programs.attempt(command, seconds=_SHORT_SECONDS)
+    except ProgramError:
         return ""
     lines = answer.stdout.splitlines()
     for number in range(len(lines) - 1, -1, -1):
@@ -241,7 +250,7 @@ def _refusal(request: str) -> str:
 def _command(request: str) -> list[str]:
     verb, _, rest = request.partition(" ")
     if verb == "apply":
-        return ["/usr/bin/pgpoolctl", "apply"]
+        return [str(paths.PGPOOLCTL), "apply"]
     if verb == "hang-up":
         return _hang_up(*rest.split(" "))
     if rest == paths.PGPOOL_UNIT:
@@ -263,19 +272,11 @@ def serve_control(request: str) -> str:
 
         return firewall.keep()
     try:
-        answer = subprocess.run(
-            _command(request),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=_CONTROL_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
+        answer = programs.attempt(_command(request), seconds=_CONTROL_SECONDS)
+    except ProgramError as error:
+        return error.message
     if answer.returncode == 0:
         return "done"
-    output = answer.stdout.strip() or f"exit status {answer.returncode}"
+    output = f"{answer.stdout}{answer.stderr}".strip() or f"exit status {answer.returncode}"
     log.warning("\n".join([f"{request} failed", *output.splitlines()[-_LOGGED_LINES:]]), stream=sys.stderr)
     return output

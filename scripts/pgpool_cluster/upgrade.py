@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import log, paths, server, units
+from . import log, paths, programs, server, units
 from . import postgresql as pg
 from .cluster import PostgresqlCluster, Service
 from .errors import OperationError, ServerError
@@ -49,14 +49,14 @@ def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:
     record.save(paths.RECORD)
     units.control("apply")
     if (instance.data / "postmaster.pid").exists():  # the upgrade writes to it, and no standby is left to acknowledge
-        server.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
+        programs.run([instance.program("pg_ctl"), "reload", "--pgdata", str(instance.data)])
     record.with_changes(upgrading=str(new)).save(paths.RECORD)
     units.control("apply")
 
 
 def extension_of(name: PostgresqlCluster) -> Path:
     """Return the control file of the extension pgpool_recovery, which shows that postgresql-N-pgpool2 is installed."""
-    return Path(f"/usr/share/postgresql/{name.major}/extension/pgpool_recovery.control")
+    return paths.POSTGRESQL_SHARE / str(name.major) / "extension" / "pgpool_recovery.control"
 
 
 def finish(here: Here) -> None:

@@ -26,10 +26,18 @@ from .protocol import (
     WaitingRequest,
 )
 from .report import Report
+from .waiting import poll
 
-_LOOKING = 15.0
-_BEFORE_NEXT = 5.0
-_SHORT = 5.0
+_REPORT_SECONDS = 15.0
+_WAIT_PAUSE_SECONDS = 0.5
+_RESTART_PAUSE_SECONDS = 5.0
+"""Pause before the unit ends after an error, so that systemd does not restart it too often."""
+_WAITING_SECONDS = 5.0
+_CONVERGE_SECONDS = 600.0
+_PROGRESS_SECONDS = 300.0
+"""Time limit of a recovery or a switchover for its next report of progress."""
+_ATTACHMENT_SECONDS = 60.0
+_USER_SECONDS = 60.0
 
 
 def run(options: argparse.Namespace) -> ExitStatus:
@@ -40,7 +48,7 @@ def run(options: argparse.Namespace) -> ExitStatus:
 def _report() -> Report:
     """Return the agent's report. If no agent runs, raise the configuration error that prevents it, if there is one."""
     try:
-        return ask(StatusRequest(), seconds=_LOOKING)
+        return ask(StatusRequest(), seconds=_REPORT_SECONDS)
     except ServerError:
         from . import agent, apply  # noqa: PLC0415
 
@@ -61,19 +69,20 @@ def _status(options: argparse.Namespace) -> ExitStatus:
 def _wait(options: argparse.Namespace) -> ExitStatus:
     if options.timeout < 0:
         raise UsageError("--timeout is below 0", hint="seconds, for example: --timeout 120")
-    deadline, why = time.monotonic() + options.timeout, ""
-    while True:
-        try:
-            found = _report()
-            if found.healthy:
-                return ExitStatus.GOOD
-            why = "; ".join(f"{name}: {note}" for name, note in found.notes.items())
-        except ClusterError as error:
-            why = error.message
-        if time.monotonic() > deadline:
-            text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
-            raise OperationError(text, hint="pgpoolctl status shows every node")
-        time.sleep(min(0.5, max(0.0, deadline - time.monotonic())) or 0.05)
+    why = poll(_why_not_healthy, until=lambda why: why is None, seconds=options.timeout, pause=_WAIT_PAUSE_SECONDS)
+    if why is not None:
+        text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
+        raise OperationError(text, hint="pgpoolctl status shows every node")
+    return ExitStatus.GOOD
+
+
+def _why_not_healthy() -> str | None:
+    """Return why the cluster is not healthy, which can be unknown ("" then); None if it is healthy."""
+    try:
+        found = _report()
+    except ClusterError as error:
+        return error.message
+    return None if found.healthy else "; ".join(f"{name}: {note}" for name, note in found.notes.items())
 
 
 def _check(options: argparse.Namespace) -> ExitStatus:
@@ -112,7 +121,7 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
         with contextlib.suppress(ClusterError):  # no agent or no PostgreSQL runs yet
-            said = ask(WaitingRequest(), seconds=_SHORT).waiting
+            said = ask(WaitingRequest(), seconds=_WAITING_SECONDS).waiting
             print(f"{said}\n" if said else "", end="")
         if refused:
             apply.tell(refused[:-1])
@@ -124,7 +133,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     from . import agent  # noqa: PLC0415
 
     if options.once:
-        found = ask(ConvergeRequest(), seconds=600, progress=print)
+        found = ask(ConvergeRequest(), seconds=_CONVERGE_SECONDS, progress=print)
         print("\n".join(found.said) or "all is well here")
         return ExitStatus.GOOD
     try:
@@ -132,7 +141,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
     except ClusterError as error:
         # The unit counts as started: it shows the error and retries, and dpkg does not fail.
         notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
-        time.sleep(_BEFORE_NEXT)
+        time.sleep(_RESTART_PAUSE_SECONDS)
         raise
     agent.Agent(here).run()
     return ExitStatus.GOOD
@@ -141,7 +150,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 def _recover(options: argparse.Namespace) -> ExitStatus:
     said = _Progress()
     try:
-        ask(RecoverRequest(options.node, force=options.force), seconds=300, progress=said)
+        ask(RecoverRequest(options.node, force=options.force), seconds=_PROGRESS_SECONDS, progress=said)
     finally:
         said.end()
     print(f"{options.node} is recovered")
@@ -154,7 +163,7 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
     said = _Progress()
     try:
-        answer = ask(request, seconds=300, progress=said)
+        answer = ask(request, seconds=_PROGRESS_SECONDS, progress=said)
     finally:
         said.end()
     print(f"{answer.primary} is the primary")
@@ -183,12 +192,12 @@ class _Progress:
 
 
 def _attach(options: argparse.Namespace) -> ExitStatus:
-    ask(AttachRequest(options.node), seconds=60)
+    ask(AttachRequest(options.node), seconds=_ATTACHMENT_SECONDS)
     return ExitStatus.GOOD
 
 
 def _detach(options: argparse.Namespace) -> ExitStatus:
-    ask(DetachRequest(options.node), seconds=60)
+    ask(DetachRequest(options.node), seconds=_ATTACHMENT_SECONDS)
     return ExitStatus.GOOD
 
 
@@ -209,7 +218,7 @@ def _user(options: argparse.Namespace) -> ExitStatus:
         request = UserRequest(name, verifier, key.pool_passwd_entry(password, pool_key), key.mark(pool_key))
     elif name not in ask(UsersRequest()).entries:
         raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
-    ask(request, seconds=60, progress=print)
+    ask(request, seconds=_USER_SECONDS, progress=print)
     return ExitStatus.GOOD
 
 
@@ -236,8 +245,8 @@ def _refuse_password(password: str) -> None:
         raise UsageError("the password has characters beyond ASCII", hint="letters, digits and signs of ASCII")
     if not password.isprintable():
         raise UsageError("the password has a tab or another control character", hint="letters, digits and signs")
-    if len(password) > key.LONGEST_PASSWORD:
-        most = key.LONGEST_PASSWORD
+    if len(password) > key.LONGEST_PASSWORD_CHARACTERS:
+        most = key.LONGEST_PASSWORD_CHARACTERS
         reason = f"the password has {len(password)} characters, and pgpool-II reads passwords of at most {most}"
         raise UsageError(reason, hint=f"choose one of at most {most} characters")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from . import pgpool
 from .errors import OperationError
@@ -18,10 +17,11 @@ from .facts import Standing, WatchdogState
 from .node import LOOK_SECONDS, Here
 from .peers import Progress
 from .protocol import StandingRequest
+from .waiting import poll
 
 _JOIN_SECONDS = 30.0
 """A lost pgpool-II rejoins in 1 s, or in 11 s if its first attempt fails (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
-_BETWEEN = 0.2
+_JOIN_PAUSE_SECONDS = 0.2
 _CONNECT_SECONDS = 0.4
 _HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
 
@@ -61,13 +61,19 @@ def _takes_connections(here: Here, name: str) -> bool:
 
 def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECONDS) -> None:
     """Wait until every serving pgpool-II has joined, as after a restart. Raises OperationError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    said: list[str] = []
-    while names := outsiders(here):
-        text = f"pgpool-II of {' and '.join(names)} serves clients, but has not joined the others"
-        if time.monotonic() > deadline:
-            raise OperationError(f"{text}: their writes would be missing on the recovered node", hint=_HINT)
-        if names != said:
-            progress(f"{text}: waiting for that; if it lasts, systemctl restart pgpool2 there")
-            said = names
-        time.sleep(_BETWEEN)
+    reported: list[str] = []
+
+    def joined() -> bool:
+        names = outsiders(here)
+        if names and names != reported:
+            progress(f"{_not_joined(names)}: waiting for that; if it lasts, systemctl restart pgpool2 there")
+        reported[:] = names
+        return not names
+
+    if not poll(joined, seconds=seconds, pause=_JOIN_PAUSE_SECONDS):
+        text = f"{_not_joined(reported)}: their writes would be missing on the recovered node"
+        raise OperationError(text, hint=_HINT)
+
+
+def _not_joined(names: Sequence[str]) -> str:
+    return f"pgpool-II of {' and '.join(names)} serves clients, but has not joined the others"

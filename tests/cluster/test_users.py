@@ -100,7 +100,7 @@ def test_a_removed_user_cannot_log_in_any_more(cluster: Cluster, pg1: Host, pg3:
 
 @pytest.mark.thorough
 def test_the_longest_password_works_and_an_md5_one_is_reported(pg1: Host, pg2: Host) -> None:
-    longest = "x" * keys.LONGEST_PASSWORD
+    longest = "x" * keys.LONGEST_PASSWORD_CHARACTERS
     set_password(pg2, "carol", longest)
     try:
         assert log_in(pg1, pg2, "carol", longest).output == "carol"

@@ -72,7 +72,7 @@ class Agent:
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
-    monkeypatch.setattr(channel, "_TURN", 0.2)
+    monkeypatch.setattr(channel, "_READ_SECONDS", 0.2)
     found = Agent()
     with serving(found.answer):
         yield found
@@ -107,13 +107,13 @@ def test_ten_thousand_waiting_requests_use_few_threads_and_all_get_answers(agent
         )
         sending.start()
         answers = lines(asking)
-        refused = [next(answers) for _ in range(10_000 - channel._SHARE)]
-        assert threading.active_count() < threads + channel._SHARE + 5
+        refused = [next(answers) for _ in range(10_000 - channel._MOST_REQUESTS_OF_NODE)]
+        assert threading.active_count() < threads + channel._MOST_REQUESTS_OF_NODE + 5
         assert {one["error"] for one in refused} == {"pgpool2-cluster.service has too much to do for 'look'"}
         assert all(one["hint"] for one in refused)
         assert ask(NoteRequest(), seconds=20) == NOTED
         agent.goes_on.set()
-        done = [next(answers) for _ in range(channel._SHARE)]
+        done = [next(answers) for _ in range(channel._MOST_REQUESTS_OF_NODE)]
         assert all(one["done"] == LOOKED["done"] for one in done)
         assert {one["id"] for one in [*refused, *done]} == set(range(10_000))
         sending.join()
@@ -122,7 +122,10 @@ def test_ten_thousand_waiting_requests_use_few_threads_and_all_get_answers(agent
 def test_long_requests_of_many_connections_leave_room_for_quick_ones(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(4):
-            many = ({"do": "recover", "node": "pg2", "force": True, "id": one} for one in range(channel._SHARE))
+            many = (
+                {"do": "recover", "node": "pg2", "force": True, "id": one}
+                for one in range(channel._MOST_REQUESTS_OF_NODE)
+            )
             say(stack.enter_context(connected()), *many)
             assert ask(LookRequest(), seconds=20) == FACTS, number
         time.sleep(0.1)
@@ -141,12 +144,12 @@ def test_long_requests_of_many_connections_leave_room_for_quick_ones(agent: Agen
 def test_hanging_requests_for_facts_do_not_block_a_new_term(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(5):
-            many = ({"do": "look", "fresh": True, "id": one} for one in range(channel._SHARE))
+            many = ({"do": "look", "fresh": True, "id": one} for one in range(channel._MOST_REQUESTS_OF_NODE))
             say(stack.enter_context(connected()), *many)
         last = stack.enter_context(connected())
         say(
             last,
-            *({"do": "look", "fresh": True, "id": one} for one in range(2 * channel._SHARE)),
+            *({"do": "look", "fresh": True, "id": one} for one in range(2 * channel._MOST_REQUESTS_OF_NODE)),
             {"do": "note", "id": 99},
         )
         assert next(one for one in lines(last) if one["id"] == 99)["done"] == {"note": "well"}
@@ -196,7 +199,7 @@ def test_an_idle_connection_is_closed_but_not_one_that_waits_for_an_answer(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection outlives the other node, because sshd notices its end only much later."""
-    monkeypatch.setattr(channel, "_IDLE", 0.3)
+    monkeypatch.setattr(channel, "_IDLE_SECONDS", 0.3)
     with connected() as idle, connected() as waiting:
         say(waiting, {"do": "recover", "node": "pg2", "force": True, "id": 1})
         began = time.monotonic()
@@ -224,7 +227,7 @@ def test_a_connection_whose_peer_does_not_read_is_closed(agent: Agent) -> None:
 def test_too_many_connections_are_refused_with_a_reason(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     del agent, monkeypatch
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connected()) for _ in range(channel._CONNECTIONS)]
+        held = [stack.enter_context(connected()) for _ in range(channel._MOST_CONNECTIONS)]
         say(held[-1], {"do": "look", "id": 1})
         assert next(lines(held[-1]))["done"] == LOOKED["done"]
         with pytest.raises(OperationError, match="too many connections"):
@@ -265,17 +268,17 @@ def connected_from(peer: str) -> Iterator[socket.socket]:
 def test_a_node_cannot_exceed_its_share_with_more_connections(agent: Agent) -> None:
     """Otherwise an intruder on one node could block the requests of all others."""
     with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(connected_from("w")) for _ in range(channel._CONNECTIONS)]
+        many = [stack.enter_context(connected_from("w")) for _ in range(channel._MOST_CONNECTIONS)]
         told = []
         for one in many:
             with contextlib.suppress(OSError):
                 say(one, {"do": "note", "id": 1})
             told.append(next(lines(one)).get("error"))
         assert set(told) == {None, "too many connections to it are open"}
-        assert told.count(None) == channel._SHARE_OF_CONNECTIONS
+        assert told.count(None) == channel._MOST_CONNECTIONS_OF_NODE
         for one in [one for one, error in zip(many, told, strict=True) if error is None]:
-            say(one, *({"do": "look", "fresh": True, "id": number} for number in range(channel._SHARE)))
-            say(one, *({"do": "hold", "hold": True, "id": number} for number in range(channel._SHARE)))
+            say(one, *({"do": "look", "fresh": True, "id": number} for number in range(channel._MOST_REQUESTS_OF_NODE)))
+            say(one, *({"do": "hold", "hold": True, "id": number} for number in range(channel._MOST_REQUESTS_OF_NODE)))
         other = stack.enter_context(connected_from("pg2"))
         answers = lines(other)
         for request in ({"do": "look"}, {"do": "term", "term": 2}, {"do": "promote", "term": 2}):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import doors, server
+from pgpool_cluster import doors, paths, programs
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.fault import Fault
 
@@ -43,10 +43,10 @@ class Machine:
         self.keys.parent.mkdir(parents=True, mode=0o700)
         self.keys.touch(mode=0o600)
         home.chmod(0o755)
-        monkeypatch.setattr(doors, "HOME", home)
-        monkeypatch.setattr(doors, "SHADOW", self._file)
+        monkeypatch.setattr(paths, "HOME", home)
+        monkeypatch.setattr(paths, "SHADOW", self._file)
         monkeypatch.setattr(doors, "_groups", lambda: ["postgres", "ssl-cert"])
-        monkeypatch.setattr(server, "run", self._run)
+        monkeypatch.setattr(programs, "run", self._run)
         uid = self.keys.stat().st_uid
         monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_shell=self.shell, pw_uid=uid, pw_gid=1))
 
@@ -95,7 +95,7 @@ def test_before_the_installation_the_include_line_is_checked(
     pg1: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, faults: int
 ) -> None:
     (tmp_path / "sshd_config").write_text(text)
-    monkeypatch.setattr(doors, "SSHD", tmp_path / "sshd_config")
+    monkeypatch.setattr(paths, "SSHD", tmp_path / "sshd_config")
     pg1.sshd = "\n".join(line for line in GOOD.splitlines() if not line.startswith("hostcertificate"))
     assert len(doors.faults(CLUSTER, CLUSTER.named("pg1"), configured=False)) == faults
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, configuration, files, hands, paths, server, units
+from pgpool_cluster import ancestors, apply, configuration, files, hands, paths, programs, server, units
 from pgpool_cluster.configuration import File, Share
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
@@ -197,7 +197,7 @@ def test_a_record_of_other_types_is_damaged(tmp_path: Path, name: str, value: ob
 
 
 def test_an_endless_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LARGEST", 10)
+    monkeypatch.setattr(files, "LARGEST_BYTES", 10)
     (tmp_path / "file").write_bytes(b"x" * 11)
     with pytest.raises(files.OddFileError, match="is larger than"):
         files.read(tmp_path / "file")
@@ -444,7 +444,7 @@ def test_a_program_that_root_runs_as_postgres_gets_no_environment_of_root(monkey
     monkeypatch.setenv("SECRET_OF_ROOT", "hush")
     words = [word.replace("postgres", other().pw_name) for word in server.as_postgres()]
     words = [word if not word.startswith("--regid") else f"--regid={other().pw_gid}" for word in words]
-    said = server.run([*words, "env"])
+    said = programs.run([*words, "env"])
     assert "PATH=" in said
     assert "hush" not in said
 
@@ -453,7 +453,7 @@ def test_a_program_that_root_runs_as_postgres_gets_no_terminal_of_root() -> None
     """Other processes of postgres can trace it, and make it type into its terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
-        said = server.run(["sh", "-c", "(: </dev/tty) 2>/dev/null && echo terminal || echo none"])
+        said = programs.run(["sh", "-c", "(: </dev/tty) 2>/dev/null && echo terminal || echo none"])
         os._exit(0 if said == "none\n" else 1)
     try:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -43,7 +43,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("17/main", "15/other"):
         (tmp_path / name / "conf.d").mkdir(parents=True)
     (tmp_path / "17/main/conf.d/pgpool2-cluster.conf").touch()
-    monkeypatch.setattr(hook, "_ETC", tmp_path)
+    monkeypatch.setattr(paths, "POSTGRESQL_CONFIGURATION", tmp_path)
     monkeypatch.setattr(hook, "ask", _silent)
     return tmp_path
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from pgpool_cluster import checks, known_faults
+from pgpool_cluster import checks, known_faults, paths
 from pgpool_cluster.check import Check
 from pgpool_cluster.node import Here
 from pgpool_deb.ground.project import Project
@@ -29,7 +29,7 @@ Install = Callable[..., list[Check]]
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Return the output of `check` for this version of pgpool2; without `listed`, it is Debian's own."""
     monkeypatch.setattr(known_faults, "TABLE", tmp_path / "table")
-    monkeypatch.setattr(known_faults, "PATCHES", tmp_path / "patches.json")
+    monkeypatch.setattr(paths, "PATCHES", tmp_path / "patches.json")
 
     def check(status: str, listed: dict[str, Any] | None = None, known: dict[str, Any] = KNOWN) -> list[Check]:
         (tmp_path / "dpkg-query").write_text(f"#!/bin/sh\nprintf '{status}'\n")

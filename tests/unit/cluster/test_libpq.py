@@ -34,6 +34,20 @@ def every_connection() -> list[dict[str, str]]:
     return [words(text) for text in (*found, postgresql.conninfo(CLUSTER, "pg2", "pg1"))]
 
 
+def test_a_local_server_is_reached_through_its_socket_as_its_superuser() -> None:
+    assert libpq.local(5433, "my db") == {
+        "host": paths.SOCKETS, "port": "5433", "user": "postgres", "dbname": "my db",
+    }  # fmt: skip
+
+
+def test_a_connection_string_names_a_database_only_if_one_is_given() -> None:
+    node = CLUSTER.nodes[0]
+    assert "dbname" not in words(libpq.conninfo(node, Role.CHECK, libpq.APPLICATION))
+    found = words(libpq.conninfo(node, Role.CHECK, libpq.APPLICATION, database="own"))
+    assert found["dbname"] == "own"
+    assert found["passfile"] == "/var/lib/postgresql/.pgpass"
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "ROOT_CERTIFICATE", tmp_path / "sslrootcert")

@@ -22,8 +22,10 @@ def typed(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
 
 def test_the_longest_password_is_the_longest_that_pgpool_reads() -> None:
     """pgpool-II's getNextToken() reads 128 characters (src/auth/pool_passwd.c, V4_3_5 to V4_7_2)."""
-    assert len(key.pool_passwd_entry("x" * key.LONGEST_PASSWORD, POOL_KEY)) <= key.LONGEST_ENTRY
-    assert len(key.pool_passwd_entry("x" * (key.LONGEST_PASSWORD + 1), POOL_KEY)) > key.LONGEST_ENTRY
+    assert len(key.pool_passwd_entry("x" * key.LONGEST_PASSWORD_CHARACTERS, POOL_KEY)) <= key.LONGEST_ENTRY_CHARACTERS
+    assert (
+        len(key.pool_passwd_entry("x" * (key.LONGEST_PASSWORD_CHARACTERS + 1), POOL_KEY)) > key.LONGEST_ENTRY_CHARACTERS
+    )
 
 
 @pytest.mark.parametrize(

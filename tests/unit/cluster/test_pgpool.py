@@ -42,7 +42,7 @@ class Pgpool:
 
 
 def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | None:
-    monkeypatch.setattr(pgpool, "_ALL_SECONDS", SILENT_SECONDS / 3)
+    monkeypatch.setattr(pgpool, "_ALL_NODES_SECONDS", SILENT_SECONDS / 3)
     monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
     monkeypatch.setattr(pgpool, "_all", pgpool._All())
     asked = Pgpool(silent)

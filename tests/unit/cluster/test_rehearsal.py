@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
 
-from pgpool_cluster import act, before, command_line, configuration, paths, server, units
+from pgpool_cluster import act, before, command_line, configuration, paths, programs, server, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
 from pgpool_cluster.errors import OperationError, UsageError
@@ -236,7 +236,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def cluster() -> Cluster:
         return cluster_of("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}\n" + found.file)
 
-    monkeypatch.setattr(server, "run", run)
+    monkeypatch.setattr(programs, "run", run)
     monkeypatch.setattr(server, "this_node_looked_up", lambda: (cluster(), cluster().named("pg1"), ()))
     monkeypatch.setattr(server, "facts", lambda *_, **__: replace(SERVER, data_directory=str(tmp_path)))
     monkeypatch.setattr(paths, "templates", lambda: TEMPLATES)

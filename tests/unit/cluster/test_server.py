@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import server
+from pgpool_cluster import programs, server
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.configuration import PgpoolVersion
 from pgpool_cluster.errors import UsageError
@@ -52,7 +52,7 @@ def test_a_data_directory_unusable_for_recovery_is_reported(monkeypatch: pytest.
 15  main 5433 online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/my  data/main          /var/log/postgresql/postgresql-17-main.log
 """
-    monkeypatch.setattr(server, "run", lambda *_, **__: rows)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: rows)
     found = server.instances(5432)
     assert [str(one.data) for one in found] == ["/srv/my data/main", "/var/lib/postgresql/15/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
@@ -66,7 +66,7 @@ def test_no_content_of_postgresql_conf_stops_a_command(monkeypatch: pytest.Monke
 15  main x'y online postgres /var/lib/postgresql/15/main /var/log/postgresql/postgresql-15-main.log
 17  main 5432 online postgres /srv/it's /var/log/postgresql/postgresql-17-main.log
 """
-    monkeypatch.setattr(server, "run", lambda *_, **__: rows)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: rows)
     assert [str(one.name) for one in server.instances(5432)] == ["17/main"]
     cluster = parse(NODES, "cluster.yml", "pg1")
     with pytest.raises(UsageError, match="not a plain path"):
@@ -97,7 +97,7 @@ virtual_ip: 10.0.0.50/24
 
 def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = '[{"ifname": "lo", "addr_info": []}, {"ifname": "eth1", "addr_info": [{"local": "10.0.0.3"}]}]'
-    monkeypatch.setattr(server, "run", lambda *_, **__: listed)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: listed)
     cluster = parse(VIRTUAL, "cluster.yml", "pg1")
     assert server._interface(cluster, cluster.named("pg3")) == "eth1"
     assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II to use the address
@@ -119,11 +119,11 @@ def test_an_ipv4_only_watchdog_is_refused_with_the_line(minor: int) -> None:
 def test_a_server_with_an_unsuitable_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message used to be that this machine had no PostgreSQL server, with a hint to create one."""
     row = "17  Main 5432 online postgres /var/lib/postgresql/17/Main /var/log/postgresql/postgresql-17-Main.log\n"
-    monkeypatch.setattr(server, "run", lambda *_, **__: row)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: row)
     with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:
         server.instances(5432)
     assert "pg_renamecluster 17 Main main" in caught.value.hint
-    monkeypatch.setattr(server, "run", lambda *_, **__: row + row.replace("Main", "main").replace("5432", "5433"))
+    monkeypatch.setattr(programs, "run", lambda *_, **__: row + row.replace("Main", "main").replace("5432", "5433"))
     assert [str(one.name) for one in server.instances(5433)] == ["17/main"]
     with pytest.raises(UsageError, match="PostgreSQL 17/Main has a name") as caught:
         server.instances(5432)

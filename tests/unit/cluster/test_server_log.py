@@ -56,7 +56,7 @@ class Machine:
         self.instance = Instance(PostgresqlCluster(17, "main"), 5432, self.data)
         monkeypatch.setattr(server_log, "LOGS", self.logs)
         monkeypatch.setattr(server_log, "LOCALES", folder / "locales")
-        monkeypatch.setattr("pgpool_cluster.server.CONFIGURATION", folder / "etc")
+        monkeypatch.setattr("pgpool_cluster.paths.POSTGRESQL_CONFIGURATION", folder / "etc")
         monkeypatch.setattr(subprocess, "run", self._run)
         server_log.words.cache_clear()
 

@@ -92,3 +92,13 @@ def test_only_the_clusters_own_server_is_started(
     assert units.serve_control("restart postgresql@17-main.service") == "done"
     assert units.serve_control("stop ssh.service").startswith("refused: ")
     assert done == [["systemctl", "restart", "postgresql@17-main.service"]]
+
+
+def test_a_failed_request_returns_all_output_and_the_error_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The postgres user shows the last line, or the last two if there is a hint (units.control)."""
+    script = "echo pgpoolctl: it is broken >&2; echo hint: mend it >&2; echo a file is written; exit 1"
+    monkeypatch.setattr(units, "_command", lambda _: ["sh", "-c", script])
+    assert units.serve_control("apply") == "a file is written\npgpoolctl: it is broken\nhint: mend it"
+    assert "apply failed" in capsys.readouterr().err

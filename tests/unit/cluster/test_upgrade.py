@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, server, units, upgrade
+from pgpool_cluster import paths, programs, server, units, upgrade
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
@@ -34,7 +34,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
     monkeypatch.setattr(server, "instances", lambda _: [Instance(NEW, 5433, tmp_path), Instance(OLD, 5432, tmp_path)])
-    monkeypatch.setattr(server, "run", lambda words: done.append(Path(words[0]).name + " " + words[1]))
+    monkeypatch.setattr(programs, "run", lambda words: done.append(Path(words[0]).name + " " + words[1]))
     monkeypatch.setattr(units, "state", lambda _: UnitState("inactive", "success", was_active=True))
     monkeypatch.setattr(units, "control", lambda verb: done.append(f"{verb} {Record.load(paths.RECORD).upgrading}"))
     monkeypatch.setattr(upgrade, "extension_of", lambda _: tmp_path / "cluster.yml")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, cluster, pgpool, two_stages, watchdog, wire
+from pgpool_cluster import act, pgpool, ports, two_stages, watchdog, wire
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -127,7 +127,7 @@ def test_a_second_stage_that_clients_could_bypass_is_aborted(pg1: Here, monkeypa
 def test_a_silent_node_is_outside_if_its_pgpool_accepts_connections(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(ALONE, {"pg3": STANDBY}, monkeypatch)
     with socket.create_server(("127.0.0.2", 0)) as server:
-        monkeypatch.setattr(cluster, "POOL_PORT", server.getsockname()[1])
+        monkeypatch.setattr(ports, "POOL", server.getsockname()[1])
         assert watchdog.outsiders(pg1) == ["pg2"]
     assert watchdog.outsiders(pg1) == []
 

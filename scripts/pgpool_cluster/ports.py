@@ -1,0 +1,13 @@
+"""The network ports of the services on a node."""
+
+from __future__ import annotations
+
+SSH = 22
+POSTGRESQL = 5432
+"""PostgreSQL's port on a node for which cluster.yml gives none."""
+WATCHDOG = 9000
+HEARTBEAT = 9694
+"""The watchdog's heartbeat, the only one over UDP."""
+PCP = 9898
+POOL = 9999
+"""pgpool-II's port for clients if cluster.yml gives none."""

@@ -1,0 +1,64 @@
+"""Ports and fixed paths of a server are written in one module each, and one module starts programs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgpool_cluster import paths, ports
+
+PACKAGE = Path(paths.__file__).parent
+PORTS = frozenset(value for name, value in vars(ports).items() if name.isupper())
+PORT_IN_TEXT = re.compile(r"\b(22|5432|9000|9694|9898|9999)(?:/tcp|/udp|$)")
+FIXED = re.compile(
+    r"^/(?:etc/(?:pgpool2|postgresql|ssh/sshd?_|shadow)|(?:run|var)/(?:lib/|run/)?p|usr/s?bin|usr/lib/p)"
+)
+"""The beginning of a path that paths.py has, or should have."""
+LATER = frozenset({"apply", "archive", "checks", "configuration", "rehearsal", "server_log"})
+"""Modules that have paths of their own until they are split by subject."""
+PORTS_LATER = frozenset({"certificates", "checks", "vigil"})
+"""`certificates` has the year 9999; the others follow when they are split."""
+STARTS_PROGRAMS = frozenset({"archive", "copying", "peers", "postgresql", "programs", "server_log"})
+"""`archive` imports as little as possible; `peers` and `copying` stream. `postgresql` and `server_log` follow."""
+
+
+def constants(module: Path) -> Iterator[ast.Constant]:
+    """Yield the constants in a module's code, without its docstrings."""
+    tree = ast.parse(module.read_text())
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs)
+
+
+def modules(without: frozenset[str]) -> list[Path]:
+    return [path for path in sorted(PACKAGE.glob("*.py")) if path.stem not in without]
+
+
+@pytest.mark.parametrize("module", modules(LATER | {"paths"}), ids=lambda path: path.stem)
+def test_fixed_paths_are_in_one_module(module: Path) -> None:
+    found = [one.value for one in constants(module) if isinstance(one.value, str) and FIXED.match(one.value)]
+    assert found == []
+
+
+@pytest.mark.parametrize("module", modules(PORTS_LATER | {"ports"}), ids=lambda path: path.stem)
+def test_ports_are_in_one_module(module: Path) -> None:
+    found = [
+        one.value
+        for one in constants(module)
+        if (type(one.value) is int and one.value in PORTS)
+        or (isinstance(one.value, str) and PORT_IN_TEXT.search(one.value))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("template", sorted(paths.templates().glob("*.j2")), ids=lambda path: path.name)
+def test_no_template_has_the_number_of_a_port(template: Path) -> None:
+    assert re.findall(r"\b(?:5432|9000|9694|9898|9999)\b", template.read_text()) == []
+
+
+@pytest.mark.parametrize("module", modules(STARTS_PROGRAMS), ids=lambda path: path.stem)
+def test_programs_are_started_in_one_module(module: Path) -> None:
+    assert not re.search(r"^\s*(?:import|from) subprocess\b", module.read_text(), re.MULTILINE)
