@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,18 @@ from .connection import connect
 from .errors import ClusterError, OperationError, ServerError
 from .facts import Postgresql
 from .key import Role
-from .node import Here, sql_errors
+from .node import Here
 from .server import HOME, Instance
+from .waiting import poll
 
 Report = Callable[[str], None]
 _SOURCE_SECONDS = 1800.0
 """Time limit for a statement on the source, such as CHECKPOINT or the size of its tablespaces."""
+_START_SECONDS = 300.0
 _STREAM_SECONDS = 30.0
 """Time limit for a new standby to start streaming."""
 _SYNC_PAUSE_SECONDS = 0.3
+_LOOK_PAUSE_SECONDS = 0.05
 _FIRST_REWINDING_MAJOR = 15
 """The first major whose pg_rewind can recover a crashed server with a configuration file outside of its data."""
 
@@ -51,7 +53,7 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
     _refuse_mounts(instance.data)
     _stop_server(here)
     here.remember(copying=source)
-    here.copies.begin(source)
+    here.under_way.copies.begin(source)
     report(f"copying {source}")
     waldir = _empty(instance, spaces)
     command = [
@@ -114,7 +116,7 @@ def _rewind(here: Here, source: str, report: Report) -> None:
     _prepare_source(here, upstream, checkpoint=True)
     _stop_server(here)
     here.remember(copying=source)
-    here.copies.begin(source)
+    here.under_way.copies.begin(source)
     report(f"rewinding to where {source} continued")
     (instance.data / "standby.signal").unlink(missing_ok=True)  # pg_rewind needs crash recovery, which ends
     command = [
@@ -312,29 +314,28 @@ def _begin(here: Here, source: str, report: Report, *, member: bool = True) -> N
         os.fsync(stream.fileno())
     files.sync_folder(instance.data)  # pg_rewind, or PostgreSQL at its start, syncs everything else
     report("starting it as a standby")
-    here.starting = True
-    try:
-        pg.start(here.server, seconds=300)
-    finally:
-        here.starting = False
+    with here.under_way.starting:
+        pg.start(here.server, seconds=_START_SECONDS)
     await_streaming(here, source)
-    system = int(sql_errors(lambda: here.server.query("SELECT system_identifier FROM pg_control_system()"))[0][0])
+    system = int(here.query("SELECT system_identifier FROM pg_control_system()")[0][0])
     here.remember(system=system, copying="" if member else source)
     if member:
-        here.copies.end()
+        here.under_way.copies.end()
     log.info(f"this node is a standby of {source}")
 
 
 def await_streaming(here: Here, source: str) -> None:
     """Wait until this node's standby streams from `source`; raises OperationError with the server's own reason."""
-    deadline = time.monotonic() + _STREAM_SECONDS
-    while time.monotonic() < deadline:
+
+    def streams() -> bool:
         here.forget_looks()
         with contextlib.suppress(OperationError):  # a server that has much to write may answer late
             facts = here.look()
-            if facts.standby and facts.streaming and facts.follows == source:
-                return
-        time.sleep(0.05)
+            return facts.standby and facts.streaming and facts.follows == source
+        return False
+
+    if poll(streams, seconds=_STREAM_SECONDS, pause=_LOOK_PAUSE_SECONDS):
+        return
     reason = server_log.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
     raise OperationError(f"it does not receive from {source}: {reason}", hint=f"pgpoolctl recover {here.me.name}")
 

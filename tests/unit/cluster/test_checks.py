@@ -158,7 +158,7 @@ class Machine:
         wires: Any = SimpleNamespace(peers=peers, ask_all=self.answers)
         database: Any = self.server
         here = Here(self.cluster, self.cluster.named(self.facts.node), database, wires, self.record)
-        here.note = self.note
+        here.note.publish(self.note)
         return here
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import archive, copying, locales, paths, pulse, server_log, units
+from pgpool_cluster import archive, copying, locales, paths, pulse, server_log, units, waiting
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
@@ -134,7 +134,7 @@ class Target:
     def here(self) -> Here:
         if self._here is None:
             instance = Instance(PostgresqlCluster(self.major, "main"), 5432, self.data)
-            database: Any = SimpleNamespace(instance=instance, query=lambda _: [(8,)])
+            database: Any = SimpleNamespace(instance=instance, query=lambda *_: [(8,)])
             self._here = Here(self.cluster, self.cluster.named("pg2"), database, Peers({}), self.record)
         return self._here
 
@@ -148,7 +148,7 @@ class Target:
         self.record = self.record.with_changes(**changes)
 
     def _start(self, _: object, *, seconds: float) -> None:
-        self.steps.append(f"start within {seconds:g} s{', by the agent' if self.here.starting else ''}")
+        self.steps.append(f"start within {seconds:g} s{', by the agent' if self.here.under_way.starting else ''}")
         if self.fails_to_start:
             raise OperationError("it does not start", hint="its log")
         self.facts = self.after
@@ -196,7 +196,7 @@ def test_a_copy_replaces_all_data_and_starts_as_a_standby(pg2: Target) -> None:
     assert (pg2.data / "standby.signal").exists()
     conninfo = pg.conninfo(STREAMS, "pg2", "pg1")
     assert (pg2.data / "postgresql.auto.conf").read_text() == f"primary_conninfo = '{conninfo}'\n"
-    assert (pg2.here.record.copying, pg2.here.record.system, pg2.here.starting) == ("", 8, False)
+    assert (pg2.here.record.copying, pg2.here.record.system, bool(pg2.here.under_way.starting)) == ("", 8, False)
     assert Record.load(paths.RECORD) == pg2.here.record
     assert pg2.said == ["copying pg1", "starting it as a standby"]
     assert (pg2.data.stat().st_mode & 0o777) == 0o700
@@ -302,14 +302,14 @@ def test_a_copy_that_does_not_start_stays_half_a_copy(pg2: Target) -> None:
     pg2.fails_to_start = True
     with pytest.raises(OperationError, match="it does not start"):
         pg2.clone()
-    assert (pg2.here.record.copying, pg2.here.starting) == ("pg1", False)
+    assert (pg2.here.record.copying, bool(pg2.here.under_way.starting)) == ("pg1", False)
 
 
 def test_a_copy_counts_as_ended_once_it_streams(pg2: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only then may `status` forget that earlier copies have failed."""
     ended: list[str] = []
-    monkeypatch.setattr(type(pg2.here.copies), "end", lambda _: ended.append("end"))
-    monkeypatch.setattr(type(pg2.here.copies), "begin", lambda _, source: ended.append(f"begin {source}"))
+    monkeypatch.setattr(type(pg2.here.under_way.copies), "end", lambda _: ended.append("end"))
+    monkeypatch.setattr(type(pg2.here.under_way.copies), "begin", lambda _, source: ended.append(f"begin {source}"))
     pg2.clone()
     assert ended == ["begin pg1", "end"]
     pg2.clone(member=False)
@@ -476,7 +476,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(copying, "time", found)
+    monkeypatch.setattr(waiting, "time", found)
     return found
 
 

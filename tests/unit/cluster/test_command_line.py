@@ -71,7 +71,7 @@ def test_archiving_a_file_imports_the_standard_library_and_little_of_this_packag
     own = {name.partition(".")[2] for name in found if name.startswith("pgpool_cluster.")}
     assert own <= {
         "ancestors", "archive", "command_line", "errors", "excuse", "files", "hands", "log", "paths", "plain", "record",
-        "usage",
+        "usage", "waiting",
     }  # fmt: skip
 
 
