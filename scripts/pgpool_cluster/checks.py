@@ -18,7 +18,7 @@ from . import (
     apply,
     archive,
     certificates,
-    copying,
+    copy_source,
     doors,
     firewall,
     key_file,
@@ -248,7 +248,7 @@ def _others(here: Here, check: _Say) -> None:
         if node == here.me:
             continue
         if Service.POSTGRESQL in node.runs:
-            why = copying.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
+            why = copy_source.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
             major = here.database.instance.name.major if here.database is not None else 0
             check(f"PostgreSQL of {node.name} lets this node in", not why, why, turned_away.fix(why, node, major))
             if not why:

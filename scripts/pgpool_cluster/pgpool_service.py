@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import copying, paths, pgpool, units
+from . import copy_source, paths, pgpool, units
 from .actions import Attach, Detach, StartPgpool
 from .errors import ClusterError, OperationError
 from .key import Role
@@ -63,7 +63,7 @@ def attach(here: Here, action: Attach) -> None:
     pgpool-II would wait without a time limit for a node that hangs.
     """
     node = here.cluster.named(action.node)
-    if why := copying.refusal(node, Role.CHECK):  # a witness knows no other role
+    if why := copy_source.refusal(node, Role.CHECK):  # a witness knows no other role
         hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
         raise OperationError(f"{node.name} refuses every login: {why}", hint=hint)
     pgpool.attach(here.cluster, node)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import copying, paths, pgpool, pgpool_service, units
+from pgpool_cluster import copy_source, paths, pgpool, pgpool_service, units
 from pgpool_cluster.actions import Attach, StartPgpool
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -84,7 +84,7 @@ def test_a_server_that_accepts_no_logins_is_not_attached(
 ) -> None:
     """Its replication continues, so it seems healthy, but pgpool-II would wait for its login without a time limit."""
     told: list[str] = []
-    monkeypatch.setattr(copying, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
+    monkeypatch.setattr(copy_source, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
     monkeypatch.setattr(pgpool, "attach", lambda _, node: told.append(node.name))
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     if refusal:

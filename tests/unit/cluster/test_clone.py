@@ -15,7 +15,18 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import archive, copying, locales, paths, pulse, server_log, units, waiting
+from pgpool_cluster import (
+    archive,
+    copy_source,
+    copying,
+    data_directory,
+    locales,
+    paths,
+    pulse,
+    server_log,
+    units,
+    waiting,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
@@ -113,7 +124,7 @@ class Target:
         (folder / "bin").mkdir()
         for name in ("pg_basebackup", "pg_rewind"):
             self.program(name, "")
-        monkeypatch.setattr(copying, "connect", self.source.connect)
+        monkeypatch.setattr(copy_source, "connect", self.source.connect)
         monkeypatch.setattr(Instance, "program", lambda _, name: str(folder / "bin" / name))
         monkeypatch.setattr(Here, "look", lambda _: self.facts)
         monkeypatch.setattr(pg, "start", self._start)
@@ -257,16 +268,16 @@ def test_tablespaces_lose_the_data_of_this_major_only(pg2: Target, tmp_path: Pat
 def test_a_folder_that_cannot_be_emptied_is_named(pg2: Target, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match=f"{tmp_path}/file/space: Not a directory") as failure:
-        copying._empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
+        data_directory.empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
     assert failure.value.hint.startswith("install -d -o postgres")
 
 
 def test_the_space_of_the_replaced_data_counts_as_free(pg2: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     (pg2.data / "base" / "2").write_bytes(b"x" * 2**20)
-    copying._check_space({pg2.data: 2**20})
+    data_directory.refuse_small_disks({pg2.data: 2**20})
     with pytest.raises(ServerError, match="the copy needs 3 MB, and 1 MB are free"):
-        copying._check_space({pg2.data: 3 * 2**20})
+        data_directory.refuse_small_disks({pg2.data: 3 * 2**20})
 
 
 def test_progress_is_reported_in_bytes_and_each_value_once(
@@ -521,10 +532,13 @@ def test_a_server_that_answers_late_is_asked_again(pg2: Target, clock: Clock, mo
 
 def test_a_refused_login_is_reported_on_one_line_as_the_server_words_it(pg2: Target) -> None:
     pg2.source.refuses = "connection to server failed: FATAL:  no\n\tDETAIL:  more\n"
-    assert copying.refusal(STREAMS.named("pg1"), Role.CHECK) == "connection to server failed: FATAL:  no; DETAIL:  more"
+    assert (
+        copy_source.refusal(STREAMS.named("pg1"), Role.CHECK)
+        == "connection to server failed: FATAL:  no; DETAIL:  more"
+    )
     assert f"user={Role.CHECK} " in pg2.source.dsn
     pg2.source.refuses = ""
-    assert copying.refusal(STREAMS.named("pg1"), Role.CHECK) == ""
+    assert copy_source.refusal(STREAMS.named("pg1"), Role.CHECK) == ""
     assert pg2.source.opened == pg2.source.closed == 1
 
 

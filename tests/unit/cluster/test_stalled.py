@@ -21,7 +21,17 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster import adopting, claims, copying, matching, promotion, replay, restarts, status, switchover
+from pgpool_cluster import (
+    adopting,
+    claims,
+    copy_source,
+    matching,
+    promotion,
+    replay,
+    restarts,
+    status,
+    switchover,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
@@ -327,10 +337,10 @@ def test_a_copy_that_would_not_start_is_refused_before_it_is_made(monkeypatch: p
     monkeypatch.setattr(pg, "configured", lambda *_, **__: {"max_worker_processes": 8, "max_connections": 100})
     here: Any = SimpleNamespace(server=SimpleNamespace(instance=None))
     source = CLUSTER.named("pg1")
-    copying._check_settings(here, source, _of(8))
-    copying._check_settings(here, source, _of(32, "/srv/data/postgresql.auto.conf"))
+    copy_source._check_settings(here, source, _of(8))
+    copy_source._check_settings(here, source, _of(32, "/srv/data/postgresql.auto.conf"))
     with pytest.raises(OperationError, match="max_worker_processes = 32 there, 8 here") as caught:
-        copying._check_settings(here, source, _of(32))
+        copy_source._check_settings(here, source, _of(32))
     assert "postgresql_conf: {max_worker_processes: 32}" in caught.value.hint
 
 

@@ -20,6 +20,7 @@ from pgpool_cluster import (
     act,
     agent,
     answers,
+    copy_source,
     copying,
     lines,
     log,
@@ -1022,19 +1023,19 @@ def hands() -> Iterator[None]:
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(Here, "query", lambda *a: world().query(*a))
         patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))
-        patch.setattr(copying, "clone", _clone)
-        patch.setattr(copying, "_rewind", _rewind)
+        patch.setattr(copying._Copy, "clone", _clone)
+        patch.setattr(copying._Copy, "rewind", _rewind)
         patch.setattr(copying, "_rewindable", _rewindable)
-        patch.setattr(copying, "refusal", lambda one, _: "" if world().hosts[one.name].up else "it does not answer")
+        patch.setattr(copy_source, "refusal", lambda one, _: "" if world().hosts[one.name].up else "it does not answer")
         yield
 
 
-def _clone(here: Here, source: str, _: object, *, member: bool = True) -> None:
-    _CURRENT[0].copy(here, source, member=member)
+def _clone(copy: copying._Copy) -> None:
+    _CURRENT[0].copy(copy.here, copy.upstream.name, member=copy.member)
 
 
-def _rewind(here: Here, source: str, _: object) -> None:
-    _CURRENT[0].copy(here, source, member=True, rewind=True)
+def _rewind(copy: copying._Copy) -> None:
+    _CURRENT[0].copy(copy.here, copy.upstream.name, member=True, rewind=True)
 
 
 def _rewindable(here: Here) -> bool:
