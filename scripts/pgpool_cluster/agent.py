@@ -45,7 +45,7 @@ TOLD_SECONDS = 10.0
 LATELY_SECONDS = 10.0
 """Seconds for which an unreachable primary may only be restarting its agent, as in an upgrade."""
 _QUIET = (Wait, AwaitRecovery, Refuse)
-_MOMENT = 0.5
+_CONFIRM_PAUSE_SECONDS = 0.5
 
 
 def load() -> Here:
@@ -125,7 +125,7 @@ class Agent:
 
     def once(self) -> list[str]:
         """Run one step now, and return the texts of its actions (`said`). Raises ClusterError."""
-        self.here.copies.hurry()
+        self.here.under_way.copies.hurry()
         with self.acting:
             return [said(action) for action in self._step()]
 
@@ -149,7 +149,7 @@ class Agent:
         try:
             actions = self._decided(facts)
         finally:
-            here.chores = self._housekeeping.keep(facts)
+            here.chores.publish(self._housekeeping.keep(facts))
         return actions
 
     def _decided(self, facts: ClusterFacts) -> tuple[Action, ...]:
@@ -157,10 +157,11 @@ class Agent:
         self._wrote |= {found.node: time.monotonic() for found in facts.members(here.cluster) if found.writable}
         actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
-        here.note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
-        if here.note or not actions:
+        note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
+        here.note.publish(note)
+        if note or not actions:
             stuck = any(isinstance(action, AwaitRecovery | Refuse) for action in quiet)
-            self._tell(here.note or "all is well here", log.warning if stuck else log.info)
+            self._tell(note or "all is well here", log.warning if stuck else log.info)
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
@@ -179,7 +180,7 @@ class Agent:
         return tuple(one for one in actions if not (isinstance(one, Attach) and one.node in self._attached))
 
     def _decide_again(self) -> tuple[Action, ...]:
-        time.sleep(_MOMENT)
+        time.sleep(_CONFIRM_PAUSE_SECONDS)
         self.here.forget_looks()
         return decide(self.here.cluster, self.here.me, self.here.look_at_all(), self._policy)
 
@@ -228,7 +229,7 @@ class Agent:
 
     def _fail(self, text: str) -> None:
         """Log an error, but suppress consecutive duplicates. Its last line becomes this node's note."""
-        self.here.note = text.splitlines()[-1]
+        self.here.note.publish(text.splitlines()[-1])
         if text != self._failed:
             self._say(text, log.warning)
         self._failed = text

@@ -10,22 +10,28 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never, cast
 
 from . import (
-    act,
     attachment,
     checks,
+    claims,
     locales,
+    main_node,
     paths,
     pgpool,
     plain,
+    postgresql_service,
+    promotion,
     protocol,
     reach,
     recovery,
     restarts,
     rights,
+    roles,
+    sessions,
     status,
     switchover,
     synchrony,
     takeover,
+    target,
     terms,
     two_stages,
     units,
@@ -123,11 +129,11 @@ class Answers:
             case protocol.WhyRequest():
                 return _pair(request, self._why(request))
             case protocol.CancelActiveRequest():
-                return _pair(request, protocol.CancelActiveAnswer(two_stages.cancel_active(here, request.since)))
+                return _pair(request, protocol.CancelActiveAnswer(sessions.cancel_active(here, request.since)))
             case protocol.StandingRequest():
                 return _pair(request, pgpool.standing(here.cluster))
             case protocol.SilentRequest():
-                return _pair(request, protocol.SilentAnswer(here.silent))
+                return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
             case protocol.StatusRequest():
                 return _pair(request, status.report(here.cluster, here.look_at_all(), self._notes()))
             case protocol.WaitingRequest():
@@ -170,7 +176,7 @@ class Answers:
     def _promote(self, request: protocol.PromoteRequest, peer: str) -> protocol.Done:
         """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
         if rights.is_database(self.here.cluster, peer):
-            act.become_primary(self.here, request.term, request.excuse)
+            promotion.become_primary(self.here, request.term, request.excuse)
         else:
             takeover.take_over(self.here)
         self.wake()
@@ -181,7 +187,7 @@ class Answers:
         action = Follow(here.me.name, here.cluster.named(request.primary).name)
         if not rights.is_database(here.cluster, peer):
             takeover.refuse_undecided(here, action)
-        act.follow(here, action)
+        postgresql_service.follow(here, action)
         here.forget_looks()
         return protocol.Done()
 
@@ -200,8 +206,8 @@ class Answers:
         return {**notes, **unreached, self.here.me.name: self._note()}
 
     def _note(self) -> str:
-        copies = self.here.copies.said if self.here.record.copying else ""
-        texts = (copies, self.here.note, self.here.chores, self._locked_out())
+        copies = self.here.under_way.copies.said if self.here.record.copying else ""
+        texts = (copies, self.here.note.value, self.here.chores.value, self._locked_out())
         return "; ".join(text for text in texts if text)
 
     def _locked_out(self) -> str:
@@ -239,7 +245,7 @@ class Answers:
         here = self.here
         if here.database is None or request.instance != here.database.instance.unit.split("@")[1].split(".")[0]:
             return protocol.MayStartAnswer(go=True)
-        if here.starting or here.record.system is None:
+        if here.under_way.starting or here.record.system is None:
             return protocol.MayStartAnswer(go=True)
         here.forget_looks()
         facts = here.look_at_all()
@@ -249,8 +255,8 @@ class Answers:
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
         for action in actions:
             if isinstance(action, Resume):
-                with here.promotion:
-                    act.claim(here, action.term, kept=synchrony.kept(here.record))
+                with here.under_way.claiming():
+                    claims.claim(here, action.term, kept=synchrony.kept(here.record))
         go = any(isinstance(action, Start | Resume) for action in actions)
         return protocol.MayStartAnswer(go, "; ".join(said(action) for action in actions))
 
@@ -292,27 +298,27 @@ class Answers:
         name = self.here.cluster.backend(request.backend).name
         if self.here.cluster.mode.streams:
             return self._recover(protocol.RecoverRequest(name, attach=False), progress)
-        two_stages.first_stage(self.here, name, progress)
+        main_node.first_stage(self.here, name, progress)
         return protocol.Done()
 
     def _second_stage(self, request: protocol.SecondStageRequest, progress: Progress) -> protocol.Done:
-        two_stages.second_stage(self.here, self.here.cluster.backend(request.backend).name, progress)
+        main_node.second_stage(self.here, self.here.cluster.backend(request.backend).name, progress)
         return protocol.Done()
 
     def _copy(self, request: protocol.CopyRequest, progress: Progress) -> protocol.Done:
         with self.acting:
-            two_stages.copy(self.here, self.here.cluster.named(request.source).name, progress)
+            target.copy(self.here, self.here.cluster.named(request.source).name, progress)
         return protocol.Done()
 
     def _take_up(self, request: protocol.TakeUpRequest, progress: Progress) -> protocol.Done:
         # Do not take `acting`: clients are waiting, and the loop does not act on a node in recovery.
         source = self.here.cluster.named(request.source).name
-        two_stages.take_up(self.here, source, request.position, request.term, progress)
+        target.take_up(self.here, source, request.position, request.term, progress)
         self.wake()
         return protocol.Done()
 
     def _why(self, request: protocol.WhyRequest) -> protocol.Done:
-        self.here.failure, self.here.promoting = request.why, False
+        self.here.under_way.rebuilding.fail(request.why)
         return protocol.Done()
 
     def _switchover(self, request: protocol.SwitchoverRequest, progress: Progress) -> protocol.SwitchoverAnswer:
@@ -356,13 +362,12 @@ class Answers:
         node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
         if node is None:
             raise UsageError(f"no node has the host {host}", hint="cluster.yml has their addresses")
-        if node.name == self.here.taken_up:  # its server is running already, and clients are waiting
-            self.here.taken_up = ""
+        if self.here.under_way.drain.take_primary(node.name):  # its server is running already, and clients are waiting
             return protocol.Done()
         if node != self.here.me:
             return self.here.peers.ask(node.name, request, seconds=_LONG_SECONDS)
         if not self.here.look().up:
-            act.start(self.here, Start(node.name))
+            postgresql_service.start(self.here, Start(node.name))
         return protocol.Done()
 
     def _take_back(self, request: protocol.TakeBackRequest) -> protocol.Done:
@@ -375,7 +380,7 @@ class Answers:
         return protocol.Done()
 
     def _role(self, request: protocol.RoleRequest) -> protocol.Done:
-        act.set_role(self.here, _role_name(request.name), request.verifier)
+        roles.set_role(self.here, _role_name(request.name), request.verifier)
         return protocol.Done()
 
     def _user(self, request: protocol.UserRequest, progress: Progress) -> protocol.Done:
@@ -406,7 +411,7 @@ class Answers:
         if entry is not None and known.mark != request.mark:
             hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows where; put it right there, then pgpoolctl apply"
             raise OperationError("not every node has the same cluster key", hint=hint)
-        act.set_role(here, name, request.verifier)
+        roles.set_role(here, name, request.verifier)
         if not here.cluster.mode.streams:
             others = [found.node for found in in_service(here.cluster, facts) if found.node != here.me.name]
             for other in others:

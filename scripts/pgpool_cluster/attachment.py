@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from . import act, pgpool, replay
+from . import pgpool, pgpool_service, replay
 from .actions import Attach
 from .cluster import Node
 from .errors import OperationError
@@ -41,7 +41,7 @@ def attach(here: Here, request: AttachRequest) -> Done:
     elif found.stalled:
         raise OperationError(f"{node.name} does not replay: {found.stalled}", hint=replay.hint(found))
     here.on(node.name, HoldRequest(hold=False), seconds=_HOLD_SECONDS)
-    act.attach(here, Attach(node.name))
+    pgpool_service.attach(here, Attach(node.name))
     here.forget_looks()
     if not request.recovering:
         _await_everywhere(here, node, up=True)

@@ -13,13 +13,12 @@ from pathlib import Path
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
 from . import (
-    act,
     addresses,
     adopting,
     apply,
     archive,
     certificates,
-    copying,
+    copy_source,
     doors,
     firewall,
     key_file,
@@ -240,7 +239,7 @@ def _addresses(here: Here, check: _Say) -> None:
 
 def _hint(here: Here, otherwise: str) -> str:
     """Return the hint of this node's own note, or `otherwise` if it has none."""
-    return here.note.rpartition("hint: ")[2] or otherwise
+    return here.note.value.rpartition("hint: ")[2] or otherwise
 
 
 def _others(here: Here, check: _Say) -> None:
@@ -249,7 +248,7 @@ def _others(here: Here, check: _Say) -> None:
         if node == here.me:
             continue
         if Service.POSTGRESQL in node.runs:
-            why = copying.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
+            why = copy_source.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
             major = here.database.instance.name.major if here.database is not None else 0
             check(f"PostgreSQL of {node.name} lets this node in", not why, why, turned_away.fix(why, node, major))
             if not why:
@@ -320,24 +319,26 @@ def _postgresql(here: Here, check: _Say) -> None:
         return
     waiting = restarts.waiting(here)
     check("it runs with its configuration", not waiting, f"{', '.join(waiting.names)} want a restart", waiting.fix)
-    room = int(act.query(here, _ROOM)[0][0])
+    room = int(here.query(_ROOM)[0][0])
     check("it has room for all connections that pgpool-II may keep", room >= here.cluster.pooled,
           f"{room} are left for {here.cluster.pooled}, and a health check without one takes it for dead",
           "num_init_children or max_pool lower under pgpool:, or max_connections higher under postgresql_conf:, in "
           f"{paths.CLUSTER_YML}; then pgpoolctl apply")  # fmt: skip
-    check(f"{instance.configuration}/postgresql.conf includes conf.d", act.includes_drop_in(here),
-          "the cluster's parameters are not read", act.INCLUDE_HINT.format(folder=instance.configuration))  # fmt: skip
+    included = restarts.includes_drop_in(here)
+    check(f"{instance.configuration}/postgresql.conf includes conf.d", included,
+          "the cluster's parameters are not read",
+          restarts.INCLUDE_HINT.format(folder=instance.configuration))  # fmt: skip
     for extension in ("pgpool_recovery",):
-        known = act.query(here, "SELECT 1 FROM pg_available_extensions WHERE name = %s", extension)
+        known = here.query("SELECT 1 FROM pg_available_extensions WHERE name = %s", extension)
         check(f"the extension {extension} is installed", bool(known), "its files are missing",
               f"apt install postgresql-{instance.name.major}-pgpool2")  # fmt: skip
-    overridden = [str(name) for (name,) in act.query(here, _OVERRIDDEN)]
+    overridden = [str(name) for (name,) in here.query(_OVERRIDDEN)]
     check("nothing overrides the cluster's parameters", not overridden, f"{', '.join(overridden)} by ALTER SYSTEM",
           "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden))  # fmt: skip
     check("commits wait for the standbys that they are to wait for", facts.laid, "synchronous_standby_names differ",
           "pgpoolctl apply")  # fmt: skip
     _sorting(here, check)
-    lost = [str(name) for (name,) in act.query(here, _LOST)]
+    lost = [str(name) for (name,) in here.query(_LOST)]
     check("no replication slot has lost its WAL", not lost, ", ".join(lost),
           "; ".join(f"pgpoolctl recover {name}" for name in lost))  # fmt: skip
     mount = os.statvfs(instance.data)
@@ -345,8 +346,8 @@ def _postgresql(here: Here, check: _Say) -> None:
           "it is mounted noexec", f"mount -o remount,exec the file system of {instance.data}")  # fmt: skip
     if facts.writable and facts.member:
         _roles(here, check)
-    rewindable = act.query(
-        here, "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
+    rewindable = here.query(
+        "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
     )[0][0]
     check("pg_rewind can be used", bool(rewindable), "neither wal_log_hints nor data checksums are on",
           f"systemctl restart {instance.unit}")  # fmt: skip
@@ -363,7 +364,7 @@ def _replication(here: Here, facts: NodeFacts, check: _Say) -> None:
         held = wal_space.held(here)
         check("no node that is away fills the disk with WAL", held is None, str(held), held.hint if held else "")
     if facts.in_recovery:
-        why = here.note or "it does not stream"
+        why = here.note.value or "it does not stream"
         check("it receives from the primary", facts.streaming, why, _hint(here, "pgpoolctl status"))
         check("it replays what it receives", not facts.stalled, facts.stalled, replay.hint(facts))
     if facts.in_recovery and facts.follows:
@@ -405,7 +406,7 @@ def _roles(here: Here, check: _Say) -> None:
 
 def _sorting(here: Here, check: _Say) -> None:
     """Check whether indexes of texts have the sort order of this machine's C library or ICU."""
-    names = [str(name) for (name,) in act.query(here, locales.versions(here.server.instance))]
+    names = [str(name) for (name,) in here.query(locales.versions(here.server.instance))]
     shown = ", ".join(names)
     if here.look().in_recovery:
         fix = "the Debian release of the primary, here; else REINDEX DATABASE there once both have the new one"
@@ -424,7 +425,7 @@ def _archive(here: Here, check: _Say) -> None:
               f"a larger disk at {paths.ARCHIVE}; or compress: true, or fewer keep_hours, under archive: in "
               f"{paths.CLUSTER_YML}, then pgpoolctl apply")  # fmt: skip
     if here.look().up:
-        failed = [str(name) for (name,) in act.query(here, _ARCHIVER)]
+        failed = [str(name) for (name,) in here.query(_ARCHIVER)]
         check("archiving goes on", not failed, f"{', '.join(failed)} could not be archived",
               f"its log (pg_lsclusters names it) has why; df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}")  # fmt: skip
 
@@ -432,7 +433,7 @@ def _archive(here: Here, check: _Say) -> None:
 def _pgpool(here: Here, check: _Say) -> None:
     facts = here.look()
     state = units.state(paths.PGPOOL_UNIT)
-    why = here.note or f"the unit is {state.active}"
+    why = here.note.value or f"the unit is {state.active}"
     fix = _hint(here, f"systemctl status {paths.PGPOOL_UNIT}")
     check("pgpool-II runs", facts.pgpool is not None, why, fix)
     if facts.pgpool is None:

@@ -7,7 +7,8 @@ pause doubles each time.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from time import localtime, monotonic, strftime, time
 
 from . import paths
@@ -33,21 +34,27 @@ class Copies:
     """When the next copy is due, by the monotonic clock."""
     _at: str = ""
     _under_way: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def begin(self, source: str) -> None:
         """Note that a copy of `source` is replacing this node's data."""
-        if source != self.source:
-            self.count = 0
-        self.source, self._under_way = source, True
+        with self._lock:
+            if source != self.source:
+                self.count = 0
+            self.source, self._under_way = source, True
 
     def end(self) -> None:
         """Note that the copy has succeeded."""
-        self.count, self._under_way = 0, False
+        with self._lock:
+            self.count, self._under_way = 0, False
 
     def failed(self, error: ClusterError) -> None:
         """Note why a copy failed; an error before `begin`, such as an unreachable source, does not count."""
-        if not self._under_way:
-            return
+        with self._lock:
+            if self._under_way:
+                self._count(error)
+
+    def _count(self, error: ClusterError) -> None:
         kind = re.sub(r"\d+", "#", error.message)
         self.count = self.count + 1 if kind == self._kind else 1
         self._kind, self._reason, self._hint, self._under_way = kind, error.message, error.hint, False
@@ -60,18 +67,22 @@ class Copies:
 
     def hurry(self) -> None:
         """Make the next copy due now."""
-        self._next = 0.0
+        with self._lock:
+            self._next = 0.0
 
     @property
     def due(self) -> bool:
         """Whether the next copy may begin: the pause is over, or another cluster.yml has been applied since."""
-        return self.count < _BACK_OFF_FROM_COPY or monotonic() >= self._next or paths.laid_file() != self._laid
+        with self._lock:
+            return self.count < _BACK_OFF_FROM_COPY or monotonic() >= self._next or paths.laid_file() != self._laid
 
     @property
     def said(self) -> str:
         """A message with a hint for the administrator; "" until two copies have failed for the same reason."""
-        if self.count < _BACK_OFF_FROM_COPY:
-            return ""
+        with self._lock:
+            return self._said() if self.count >= _BACK_OFF_FROM_COPY else ""
+
+    def _said(self) -> str:
         retry = "is tried again now" if self._under_way or self.due else f"is tried again at {self._at}"
         times = f"{self.count} copies of {self.source} have failed for the same reason, and it {retry}"
         return f"{times}: {self._reason}; hint: {self._hint}"

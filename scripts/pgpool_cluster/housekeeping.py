@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import act, log, paths, two_stages, units, wal_space
+from . import log, paths, postgresql_service, target, units, wal_space
 from .actions import CreateSlots
 from .answers import store_users, users_of
 from .applying import Applying
@@ -135,8 +135,8 @@ class Housekeeping:
     def _attend(self, facts: ClusterFacts) -> None:
         if self.here.cluster.mode.streams:
             return
-        if self.here.promoting:
-            two_stages.attend(self.here)
+        if self.here.under_way.rebuilding.under_way:
+            target.attend(self.here)
         self.vigil.tend(facts)
 
     def _take_users(self, facts: ClusterFacts) -> None:
@@ -152,7 +152,7 @@ class Housekeeping:
     def _prune(self, _: ClusterFacts) -> None:
         here = self.here
         if here.cluster.archives(here.me):
-            self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.archive_needed)
+            self._keeper.tend(keep_hours=here.cluster.archive.keep_hours, keep_from=here.under_way.drain.archive_from)
 
     def _keep_rules(self, _: ClusterFacts) -> None:
         """Ask root to reload the packet filter if it is gone; only root can check that."""
@@ -173,7 +173,7 @@ class Housekeeping:
         self._disk = f"{held}; hint: {held.hint}" if held else ""
         if held is not None and held.given_up:
             log.warning(f"{held}: giving it up")
-            act.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
+            postgresql_service.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
 
 
 def writes(here: Here, facts: ClusterFacts) -> bool:

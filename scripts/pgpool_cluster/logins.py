@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from . import act
 from .fault import Fault
 from .key import LONGEST_ENTRY_CHARACTERS, LONGEST_PASSWORD_CHARACTERS
 from .node import Here
@@ -27,7 +26,7 @@ def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
 
 def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
     """Yield the users that this node's server would refuse to log in through pgpool-II; raises OperationError."""
-    roles = {str(row[0]): row[1:] for row in act.query(here, _ROLES, sorted(entries))}
+    roles = {str(row[0]): row[1:] for row in here.query(_ROLES, sorted(entries))}
     for name in sorted(entries):
         if name not in roles:
             yield Fault(f"PostgreSQL has no role {name}", f"pgpoolctl user set {name}, or pgpoolctl user remove {name}")

@@ -7,21 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import archive, log, paths, pgpool
 from .cluster import Cluster, Node, Service
-from .copies import Copies
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from .last_facts import LastFacts
 from .peers import Answering, Peers, Progress
+from .pgpool_view import PgpoolView
 from .postgresql import HANGING_SECONDS, Database
 from .protocol import LookRequest, Request
 from .record import Record
 from .shared import Shared
+from .under_way import Published, UnderWay
 from .usage import Usage
 from .users import Users
 
@@ -31,21 +33,11 @@ LOOK_SECONDS = 2.5
 """Seconds that another node may take to answer before it counts as unreachable."""
 _OWN_SECONDS = 2.2
 """Seconds in which this node collects its own facts, so that it answers before it counts as unreachable."""
-_KEPT = 0.3
-_OLD = 1.0
+_FACTS_KEPT_SECONDS = 0.3
+_OLD_SECONDS = 1.0
 """Seconds after which facts are too old, because other nodes answered late. They are requested again."""
-_PGPOOL_KEPT = 1.0
-_ARCHIVE_KEPT = 10.0
-_PGPOOL_WAIT = 0.5
-_ARCHIVE_WAIT = 0.5
-
-
-@dataclass(slots=True)
-class _Seen(Generic[T]):
-    """A result that may be reused until `until`, by the monotonic clock."""
-
-    value: T
-    until: float
+_ARCHIVE_KEPT_SECONDS = 10.0
+_ARCHIVE_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,50 +68,26 @@ class Here:
     record: Record
     loaded: str = ""
     """Hash of the cluster.yml that `cluster` was read from."""
-    promoting: bool = False
-    note: str = ""
+    note: Published[str] = field(default_factory=lambda: Published(""), repr=False)
     """The reason why this node waits or refuses an action, with a hint; "" if it does neither."""
-    chores: str = ""
+    chores: Published[str] = field(default_factory=lambda: Published(""), repr=False)
     """The failures of its housekeeping and other matters that need attention, with a hint; "" if there are none."""
-    copies: Copies = field(default_factory=Copies, repr=False)
-    starting: bool = False
-    """The agent is starting PostgreSQL itself, so the unit may start it."""
+    under_way: UnderWay = field(default_factory=UnderWay, repr=False)
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
-    recovering: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    telling: Callable[[str], None] | None = field(default=None, repr=False)
-    """Reports the progress of the running recovery to its requester; None if no recovery is running."""
-    awaited: float = 0.0
-    """Deadline, by the monotonic clock, for the next stage of a recovery; 0 if none is expected."""
-    failure: str = ""
-    """Why the last stage of a recovery failed."""
-    taken_up: str = ""
-    """The node that a second stage has just made a primary."""
-    draining: float = 0.0
-    """When, by the monotonic clock, a second stage began to wait for the end of sessions; 0 if none is waiting."""
-    archive_needed: str = ""
-    """The first WAL file that a running recovery needs from this node's archive; "" if no recovery is running."""
-    silent: frozenset[str] = frozenset()
-    """The nodes that stopped sending packets during a recovery (vigil.py)."""
-    pgpool_busy: bool = False
-    """pgpool-II waits for its failover_command and answers no request, so its last facts are used at once."""
-    promotion: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
-    _last: NodeFacts | None = field(default=None, repr=False)
-    """The last facts that were collected within the time limit."""
-    _slow_since: float = 0.0
-    """Since when, by the monotonic clock, collecting facts has exceeded its time limit; 0 if it does not."""
-    _pgpool: _Seen[PgpoolFacts | None] | None = field(default=None, repr=False)
+    _last: LastFacts = field(default_factory=LastFacts, repr=False)
+    _pgpool: PgpoolView = field(init=False, repr=False)
     _archive: Shared[Usage | None] = field(init=False, repr=False)
-    _asking: threading.Thread | None = field(default=None, repr=False)
-    _awaited: float = 0.0
-    """Deadline, by the monotonic clock, until which facts wait for pgpool-II's answer."""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    """Guards the record. Never held while facts are collected."""
+    """Guards the cluster and the record. Never held while facts are collected."""
 
     def __post_init__(self) -> None:
-        self._looks = Shared(self._looked, kept=_KEPT, limit=_OWN_SECONDS)
-        self._archive = Shared(lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT, limit=_ARCHIVE_WAIT)
+        self._looks = Shared(self._looked, kept=_FACTS_KEPT_SECONDS, limit=_OWN_SECONDS)
+        self._pgpool = PgpoolView(lambda: pgpool.look(self.cluster))
+        self._archive = Shared(
+            lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
+        )
 
     @property
     def server(self) -> Database:
@@ -169,9 +137,7 @@ class Here:
     def forget_looks(self) -> None:
         """Discard kept facts, so that the next call collects new ones."""
         self._looks.forget()
-        seen = self._pgpool
-        if seen is not None:
-            seen.until = 0.0
+        self._pgpool.forget()
 
     def look(self) -> NodeFacts:
         """Return the facts of this node, at most 0.3 s old.
@@ -181,27 +147,33 @@ class Here:
         collected within that time.
         """
         try:
-            found = self._looks.get()
+            return self._last.renew(self._looks.get())
         except TimeoutError as error:
-            if self._last is None:
+            last, seconds = self._last.late()
+            if last is None:
                 hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
                 raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
-            return self._busy(self._last)
-        self._last, self._slow_since = found, 0.0
-        return found
+            return self._busy(last, seconds)
 
-    def _busy(self, last: NodeFacts) -> NodeFacts:
-        """Return the last facts with the present record. The state of the server is unknown."""
-        now, record = time.monotonic(), self.record
-        self._slow_since = self._slow_since or now
-        state = last.postgresql
+    def _busy(self, last: NodeFacts, seconds: float) -> NodeFacts:
+        """Return the last facts with the present record. The state of the server is unknown for so many seconds."""
+        record, state = self.record, last.postgresql
         if state in (Postgresql.UP, Postgresql.STARTING):
-            state = Postgresql.HANGING if now - self._slow_since > HANGING_SECONDS else Postgresql.STARTING
+            state = Postgresql.HANGING if seconds > HANGING_SECONDS else Postgresql.STARTING
         return dataclasses.replace(
-            last, postgresql=state, streaming=False, promoting=self.promoting, half_copied=bool(record.copying),
-            term=record.term, led=record.led, restart=record.restart, apart=record.apart, held=record.held,
-            standbys_came=record.standbys_came, excuse=record.excuse,
-        )  # fmt: skip
+            last,
+            postgresql=state,
+            streaming=False,
+            promoting=self.under_way.promoting,
+            half_copied=bool(record.copying),
+            term=record.term,
+            led=record.led,
+            restart=record.restart,
+            apart=record.apart,
+            held=record.held,
+            standbys_came=record.standbys_came,
+            excuse=record.excuse,
+        )
 
     def _looked(self) -> NodeFacts:
         record = self.record
@@ -214,7 +186,7 @@ class Here:
             file=self.cluster.fingerprint,
             applied=self.loaded in ("", paths.laid_file()),
             half_copied=bool(record.copying),
-            promoting=self.promoting,
+            promoting=self.under_way.promoting,
             held=record.held,
             users=Users.load(paths.USERS).serial,
             key=paths.laid_fingerprint(),
@@ -241,21 +213,12 @@ class Here:
     def _looked_at_pgpool(self) -> PgpoolFacts | None:
         if Service.PGPOOL not in self.me.runs:
             return None
-        if (self._pgpool is None or self._pgpool.until < time.monotonic()) and self._asking is None:
-            self._asking = threading.Thread(target=self._ask_pgpool, daemon=True)
-            self._awaited = time.monotonic() + _PGPOOL_WAIT
-            self._asking.start()
-        asking = self._asking
-        if asking is not None and not (self.pgpool_busy or self.silent):  # it would query a silent host, too, and wait
-            asking.join(max(0.0, self._awaited - time.monotonic()))
-        return self._pgpool.value if self._pgpool is not None else None
+        # During a failover or beside a silent host, pgpool-II would wait for that host before it answers.
+        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.silent.value))
 
-    def _ask_pgpool(self) -> None:
-        """Query pgpool-II. During a failover it may not answer, and its last answer stays in use."""
-        try:
-            self._pgpool = _Seen(pgpool.look(self.cluster), time.monotonic() + _PGPOOL_KEPT)
-        finally:
-            self._asking = None
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a query on this node's server and return its rows; raises OperationError."""
+        return sql_errors(lambda: self.server.query(sql, values))
 
     def on(self, name: str, request: Request[A], *, seconds: float) -> A:
         """Send a request to this node or to another one, and return its answer; raises ClusterError.
@@ -277,7 +240,7 @@ class Here:
         self._looks.prepare()
         found = self._ask_for_looks(self.peers.peers, fresh=fresh)
         mine = self.look()
-        old = [name for name, seen in found.items() if seen.age > _OLD]
+        old = [name for name, seen in found.items() if seen.age > _OLD_SECONDS]
         found |= self._ask_for_looks(old, fresh=fresh)
         writable = [name for name, seen in found.items() if seen.facts.writable]
         found |= self._ask_for_looks(writable, fresh=True)

@@ -16,7 +16,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-from . import act, log, paths
+from . import log, paths
 from . import postgresql as pg
 from .applying import Applying
 from .certificates import Laid
@@ -104,7 +104,7 @@ class Proof:
                 if not refused_here(here.cluster, node):
                     self._verified.add(node.name)
                 elif node == here.me and not own_authority(here.cluster) and laid.of_first:
-                    act.query(here, "SELECT pg_reload_conf()")  # the server still presents its old certificate
+                    here.query("SELECT pg_reload_conf()")  # the server still presents its old certificate
         if self._verified >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
             log.info("every server has presented a valid certificate: from now on each has to")
@@ -132,8 +132,8 @@ class Proof:
         conninfo = pg.conninfo(here.cluster, mine.node, mine.follows)
         if conninfo == self._conninfo:
             return
-        (current,) = act.query(here, "SELECT current_setting('primary_conninfo')")[0]
+        (current,) = here.query("SELECT current_setting('primary_conninfo')")[0]
         if current != conninfo:
-            act.query(here, f"ALTER SYSTEM SET primary_conninfo = '{conninfo}'")
-            act.query(here, "SELECT pg_reload_conf()")
+            here.query(f"ALTER SYSTEM SET primary_conninfo = '{conninfo}'")
+            here.query("SELECT pg_reload_conf()")
         self._conninfo = conninfo

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import act, copying, replay
+from . import copying, postgresql_service, replay
 from .actions import Follow, Start
 from .cluster import Cluster
 from .errors import ClusterError, OperationError
-from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
 from .protocol import AttachRequest, DetachRequest, TakeBackRequest
 from .situation import in_service, leading_node, leading_pgpools, rightful_primary
+from .waiting import poll
 
 _ATTACH_SECONDS = 60.0
 _SIGHT_SECONDS = 10.0
+_SIGHT_PAUSE_SECONDS = 0.3
+_ATTACH_PAUSE_SECONDS = 0.05
 
 
 def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
@@ -60,14 +62,15 @@ def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
 
 def sight(here: Here, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
     """Collect facts until they are `enough`, for at most 10 s: a node that has just booted connects within seconds."""
-    deadline = time.monotonic() + _SIGHT_SECONDS
-    while True:
+
+    def facts_now() -> ClusterFacts:
         here.forget_looks()
-        facts = here.look_at_all()
-        unseen = [node.name for node in here.cluster.databases if not facts.of(node.name).reachable]
-        if enough(facts) or not unseen or time.monotonic() > deadline:
-            return facts
-        time.sleep(0.3)
+        return here.look_at_all()
+
+    def complete(facts: ClusterFacts) -> bool:
+        return bool(enough(facts)) or all(facts.of(node.name).reachable for node in here.cluster.databases)
+
+    return poll(facts_now, until=complete, seconds=_SIGHT_SECONDS, pause=_SIGHT_PAUSE_SECONDS)
 
 
 def _source(here: Here, progress: Progress) -> NodeFacts:
@@ -124,8 +127,8 @@ def _just_start(here: Here, primary: NodeFacts, progress: Progress) -> bool:
     try:
         if here.look().postgresql is not Postgresql.UP:
             progress("starting it as it is")
-            act.start(here, Start(here.me.name))
-        act.follow(here, Follow(here.me.name, primary.node))
+            postgresql_service.start(here, Start(here.me.name))
+        postgresql_service.follow(here, Follow(here.me.name, primary.node))
         copying.await_streaming(here, primary.node)
     except ClusterError as error:
         progress(f"starting it is not enough: {error.message}")
@@ -139,26 +142,31 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
     This requests the attachment only once, because the leader's agent also requests it on its own. `leading`: the node
     whose pgpool-II led a moment ago. It receives a request first, before facts are collected.
     """
-    deadline = time.monotonic() + _ATTACH_SECONDS
     progress("waiting for pgpool-II to attach it")
-    asked = False
     if leading:
         with suppress(ClusterError):
             here.on(leading, TakeBackRequest(here.me.name), seconds=10)
             return
-    here.forget_looks()
-    while time.monotonic() < deadline:
-        for name, found in here.look_at_all().nodes.items():
-            if found.pgpool is None or found.pgpool.watchdog not in LEADING:
-                continue
-            if found.pgpool.backends.get(here.me.name) is BackendState.UP:
-                return
-            if not asked:
-                with suppress(ClusterError):
-                    here.on(name, AttachRequest(here.me.name, recovering=True), seconds=20)
-                asked = True
-        time.sleep(0.05)
+    asked = False
+
+    def attached() -> bool:
+        nonlocal asked
         here.forget_looks()
-    raise OperationError(
-        f"{here.me.name} is ready, but pgpool-II has not taken it back", hint=f"pgpoolctl attach {here.me.name}"
-    )
+        leaders = _leaders(here)
+        if any(view.backends.get(here.me.name) is BackendState.UP for view in leaders.values()):
+            return True
+        if leaders and not asked:
+            with suppress(ClusterError):
+                here.on(next(iter(leaders)), AttachRequest(here.me.name, recovering=True), seconds=20)
+            asked = True
+        return False
+
+    if not poll(attached, seconds=_ATTACH_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
+        reason = f"{here.me.name} is ready, but pgpool-II has not taken it back"
+        raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
+
+
+def _leaders(here: Here) -> dict[str, PgpoolFacts]:
+    """Return what the leading pgpool-II believes, by its node; there can be two leaders."""
+    views = {name: found.pgpool for name, found in here.look_at_all().nodes.items()}
+    return {name: view for name, view in views.items() if view is not None and view.watchdog in LEADING}

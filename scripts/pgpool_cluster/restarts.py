@@ -1,13 +1,19 @@
-"""Find the parameters that need a restart of PostgreSQL, and the order in which to restart the nodes."""
+"""Find the parameters that need a restart of PostgreSQL, in which order the nodes restart, and restart this one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import act, matching
+from . import log, matching, rehearsal, units
 from . import postgresql as pg
+from .errors import OperationError
 from .node import Here
+from .waiting import poll
 
+INCLUDE_HINT = "add the line include_dir = 'conf.d' at the end of {folder}/postgresql.conf"
+_RELOAD_SECONDS = 10.0
+"""Seconds within which a server must have reloaded its configuration."""
+_SLOTS = "SELECT slot_name::text, slot_type = 'logical' FROM pg_replication_slots"
 _WAITING = """
 SELECT name FROM pg_settings
 WHERE pending_restart
@@ -48,5 +54,45 @@ def waiting(here: Here) -> Waiting:
     running = here.look().settings
     configured = pg.configured(instance)
     changes = {name: (running[name], new) for name, new in configured.items() if running.get(name, new) != new}
-    names = {str(name) for (name,) in act.query(here, _WAITING)} | set(changes)
+    names = {str(name) for (name,) in here.query(_WAITING)} | set(changes)
     return Waiting(tuple(sorted(names)), changes, instance.unit, here.cluster.mode.streams)
+
+
+def includes_drop_in(here: Here) -> bool:
+    """Return whether this node's server reads the cluster's drop-in file."""
+    sql = "SELECT count(*) FROM pg_file_settings WHERE sourcefile LIKE %s"
+    return bool(here.query(sql, "%/conf.d/pgpool2-cluster.conf")[0][0])
+
+
+def restart_if_pending(here: Here) -> None:
+    """Restart this node's server if a parameter that the cluster needs is pending a restart."""
+    database = here.server
+    before = here.query("SELECT pg_conf_load_time()")
+    here.query("SELECT pg_reload_conf()")
+    poll(lambda: here.query("SELECT pg_conf_load_time()") != before, seconds=_RELOAD_SECONDS, pause=0.02)
+    pending = here.query("SELECT name FROM pg_settings WHERE pending_restart ORDER BY name")
+    if pending:
+        names = ", ".join(str(name) for (name,) in pending)
+        _refuse_restart(here, names)
+        log.info(f"restarting PostgreSQL {database.instance.name} once, for {names}")
+        with here.under_way.starting:
+            units.control("restart", database.instance.unit)
+        database.close()
+        pg.start(database)
+
+
+def _refuse_restart(here: Here, names: str) -> None:
+    """Raise OperationError if the server would not start again; it keeps serving with its present configuration."""
+    instance = here.server.instance
+    values = {name: pg.setting(instance, name) for name in rehearsal.STARTING}
+    slots = [rehearsal.Slot(str(name), bool(logical)) for name, logical in here.query(_SLOTS)]
+    prepared = int(here.query("SELECT count(*) FROM pg_prepared_xacts")[0][0])
+    found = [(f"{one.area}: {one.what}", one.fix) for one in rehearsal.unstartable(values, slots, prepared)]
+    if fault := pg.fault(instance):
+        found.append((fault, "correct that file"))
+    if found:
+        reasons = "; ".join(reason for reason, _ in found)
+        raise OperationError(
+            f"PostgreSQL {instance.name} is not restarted for {names}, as it would not start again: {reasons}",
+            hint=f"{'; '.join(dict.fromkeys(fix for _, fix in found))}; then pgpoolctl apply",
+        )

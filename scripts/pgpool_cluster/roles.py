@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .configuration import FOLDER, key_of_roles
-from .errors import OperationError, ServerError
+from .errors import OperationError, ServerError, UsageError
 from .key import Role
 from .node import Here, sql_errors
 
 EXTENSIONS = ("pgpool_recovery", "pgpool_adm")
 _PATH = Path(FOLDER) / "roles.sql"
+_VERIFIER = r"SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Roles:
     def laid(self, here: Here) -> bool:
         """Return whether this node's server has the roles with these passwords."""
         sql = "SELECT coalesce(rolpassword, '-') FROM pg_authid WHERE rolname = ANY(%s)"
-        found = sql_errors(lambda: here.server.query(sql, (list(Role),)))
+        found = here.query(sql, list(Role))
         return len(found) == len(Role) and all(f"'{password}'" in self.sql for (password,) in found)
 
     def lay(self, here: Here) -> None:
@@ -72,3 +74,20 @@ def _create_extension(here: Here, cursor: Any, extension: str) -> None:  # noqa:
             f"PostgreSQL {major} has no extension {extension}", hint=f"apt install postgresql-{major}-pgpool2"
         )
     cursor.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+
+
+def set_role(here: Here, name: str, verifier: str | None) -> None:
+    """Set the password of a login role, and create the role if it is missing. Without a verifier, forbid its login."""
+    if name in set(Role) or name == "postgres":
+        raise UsageError(f"{name} is a role of the cluster itself", hint="choose another name")
+    there = bool(here.query("SELECT 1 FROM pg_roles WHERE rolname = %s", name))
+    quoted = '"' + name + '"'
+    if verifier is None:
+        if there:
+            here.query(f"ALTER ROLE {quoted} NOLOGIN PASSWORD NULL")
+        return
+    if not re.fullmatch(_VERIFIER, verifier):
+        raise OperationError("no SCRAM-SHA-256 verifier", hint="the nodes have different versions")
+    if not there:
+        here.query(f"CREATE ROLE {quoted}")
+    here.query(f"ALTER ROLE {quoted} LOGIN PASSWORD '{verifier}'")

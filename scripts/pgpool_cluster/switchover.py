@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping
 
-from . import act, copying, matching, replay
+from . import copying, matching, postgresql_service, promotion, replay
 from . import postgresql as pg
 from .actions import Follow, Promote, Resume
 from .cluster import Cluster
@@ -16,6 +15,7 @@ from .facts import ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
 from .situation import rightful_primary
+from .waiting import poll
 
 _CATCH_UP_SECONDS = 20.0
 _HINT = "pgpoolctl status shows every node"
@@ -63,21 +63,21 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
     """
     if target.settings:
         _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
-    act.query(here, "CHECKPOINT")
+    here.query("CHECKPOINT")
     progress(f"stopping PostgreSQL of {here.me.name}")
     pg.stop(here.server)
     here.forget_looks()
     try:
         _await_all(here, target.node)
         progress(f"promoting {target.node}")
-        act.promote(here, Promote(target.node, here.record.term + 1, None))
+        promotion.promote(here, Promote(target.node, here.record.term + 1, None))
     except ClusterError:
         _take_back(here)
         raise
     for name, peer in here.look_at_all().nodes.items():
         if peer.standby and name != target.node:
             with contextlib.suppress(ClusterError):
-                act.follow(here, Follow(name, target.node))
+                postgresql_service.follow(here, Follow(name, target.node))
     copying.rejoin(here, target.node, progress)
 
 
@@ -86,15 +86,13 @@ def _await_all(here: Here, name: str) -> None:
 
     Raises OperationError after 20 s.
     """
-    deadline = time.monotonic() + _CATCH_UP_SECONDS
-    while True:
-        here.forget_looks()
-        facts = here.look_at_all()
-        if contains(facts.of(name), facts.of(here.me.name)):
-            return
-        if time.monotonic() > deadline:
-            raise OperationError(f"{name} did not receive all that {here.me.name} wrote", hint=_HINT)
-        time.sleep(0.2)
+
+    def complete() -> bool:
+        facts = here.look_at_all(fresh=True)
+        return contains(facts.of(name), facts.of(here.me.name)) is True
+
+    if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=0.2):
+        raise OperationError(f"{name} did not receive all that {here.me.name} wrote", hint=_HINT)
 
 
 def _take_back(here: Here) -> None:
@@ -105,7 +103,7 @@ def _take_back(here: Here) -> None:
     here.forget_looks()
     for action in decide(here.cluster, here.me, here.look_at_all()):
         if isinstance(action, Resume):
-            act.resume(here, action)
+            promotion.resume(here, action)
 
 
 def accept_loss(here: Here, progress: Progress) -> None:
@@ -133,8 +131,8 @@ def accept_loss(here: Here, progress: Progress) -> None:
 
 def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
     if mine.standby and here.cluster.mode.streams:
-        act.become_primary(here, term)
+        promotion.become_primary(here, term)
         return
-    act.resume(here, Resume(mine.node, term))
-    if act.query(here, "SELECT pg_is_in_recovery()")[0][0]:
-        act.end_recovery(here)
+    promotion.resume(here, Resume(mine.node, term))
+    if promotion.in_recovery(here):
+        promotion.end_recovery(here)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
-from . import act, log, units
+from . import act, log, promotion, units
 from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from .cluster import Node
 from .decide import decide, failover
@@ -14,7 +15,7 @@ from .node import Here
 from .peers import Progress
 from .situation import Actions
 
-_SECONDS = 15.0
+_FAILOVER_SECONDS = 15.0
 """Seconds for which a failover is retried. After that, the agents continue on their own."""
 
 
@@ -24,13 +25,11 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised.
     """
     progress(f"failover: node {failed.name} is down for pgpool-II")
-    here.pgpool_busy = not here.cluster.mode.streams  # in these modes, pgpool-II does not take part in the choice
-    try:
-        if failed.name not in here.silent and not here.look_at_all().of(failed.name).reachable:
+    # Where every node is a primary, pgpool-II does not take part in the choice.
+    with nullcontext() if here.cluster.mode.streams else here.under_way.pgpool_busy:
+        if failed.name not in here.under_way.silent.value and not here.look_at_all().of(failed.name).reachable:
             _hang_up(here, failed)
         return _until_done(here, failed, progress)
-    finally:
-        here.pgpool_busy = False
 
 
 def _hang_up(here: Here, failed: Node) -> None:
@@ -42,7 +41,7 @@ def _hang_up(here: Here, failed: Node) -> None:
 
 
 def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + _FAILOVER_SECONDS
     before = ""
     while True:
         facts = here.look_at_all()
@@ -89,7 +88,7 @@ def _done(here: Here, action: Action, progress: Progress) -> bool:
 # On a database node that receives a request from a witness: the witness's pgpool-II leads, and this node decides
 
 
-_MOMENT = 0.5
+_CONFIRM_PAUSE_SECONDS = 0.5
 """Seconds between the two decisions of a node that a witness asks to take over."""
 
 
@@ -100,10 +99,10 @@ def take_over(here: Here) -> None:
     """
     planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
     if planned:
-        time.sleep(_MOMENT)
+        time.sleep(_CONFIRM_PAUSE_SECONDS)
     if not planned or planned[0] not in _planned(here):
         raise OperationError(f"{here.me.name} does not see that it is to take over", hint=_SEES)
-    act.become_primary(here, planned[0].term, planned[0].excuse)
+    promotion.become_primary(here, planned[0].term, planned[0].excuse)
 
 
 def refuse_undecided(here: Here, action: Follow) -> None:

@@ -25,20 +25,20 @@ from .protocol import SilentRequest
 
 TRIES = 3
 """Unanswered tries after which a host is silent. A number, not a time, because this node itself may be slow."""
-_ANSWER = 0.4
-_BETWEEN = 0.1
-_WELL = 0.25
+_ANSWER_SECONDS = 0.4
+_PAUSE_SECONDS = 0.1
+_ANSWERED_PAUSE_SECONDS = 0.25
 """Seconds between an answered try and the next."""
-_LINGER = 30.0
+_LINGER_SECONDS = 30.0
 """Seconds for which a vigil continues after the last sign of a recovery: the node that shows it may have failed."""
-_DETACHES = 30.0
+_DETACH_SECONDS = 30.0
 """Seconds for which the vigil requests a detachment. By then, pgpool-II's own health checks have detached the host."""
 _SSH = 22
 
 
 @dataclass(slots=True)
 class Vigil:
-    """The vigil of one node. It sets `here.silent` to the names of the hosts that it finds silent."""
+    """The vigil of one node. It publishes, in `here.under_way.silent`, the names of the hosts that it finds silent."""
 
     here: Here
     _until: float = 0.0
@@ -57,7 +57,7 @@ class Vigil:
     def begin(self) -> None:
         """Begin the vigil, or extend a running one by 30 s."""
         with self._lock:
-            self._until = time.monotonic() + _LINGER
+            self._until = time.monotonic() + _LINGER_SECONDS
             if not self._watching:
                 self._watching = True
                 threading.Thread(target=self._watch, daemon=True).start()
@@ -70,13 +70,13 @@ class Vigil:
             threading.Thread(target=self._listen, args=(node, missed, over), daemon=True).start()
         try:
             while self._goes_on():
-                time.sleep(_BETWEEN)
-                self.here.silent = silent(missed)
+                time.sleep(_PAUSE_SECONDS)
+                self.here.under_way.silent.publish(silent(missed))
                 for node in others:
                     self._judge(node)
         finally:
             over.set()
-            self.here.silent = frozenset()
+            self.here.under_way.silent.publish(frozenset())
 
     def _goes_on(self) -> bool:
         """Return whether to keep watching: at least until every dead host has been reported alive again."""
@@ -89,7 +89,7 @@ class Vigil:
         own = node.port if Service.POSTGRESQL in node.runs else pgpool.port(self.here.cluster)
         with contextlib.suppress(OSError):
             places = [_place(node, port) for port in (own, _SSH)]
-            while not over.wait(_BETWEEN if missed.get(node.name) else _WELL):
+            while not over.wait(_PAUSE_SECONDS if missed.get(node.name) else _ANSWERED_PAUSE_SECONDS):
                 family, address = places[missed.get(node.name, 0) % len(places)]
                 if answers(family, address):
                     missed[node.name] = 0
@@ -98,7 +98,7 @@ class Vigil:
 
     def _judge(self, node: Node) -> None:
         here = self.here
-        if node.name not in here.silent:
+        if node.name not in here.under_way.silent.value:
             if node.name in self._given_up:
                 del self._given_up[node.name]
                 self._out.discard(node.name)
@@ -113,12 +113,13 @@ class Vigil:
             self._do(lambda: units.hang_up(here.cluster, node))
             here.peers.drop(node.name, "it sends no packet any more")
             here.forget_looks()
-        if time.monotonic() < self._given_up[node.name] + _DETACHES:
+        if time.monotonic() < self._given_up[node.name] + _DETACH_SECONDS:
             self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
-        answering = [node.name for node in self.here.cluster.nodes if node.name not in self.here.silent]
-        answers = self.here.peers.ask_some(answering, SilentRequest(), seconds=_ANSWER).values()
+        quiet = self.here.under_way.silent.value
+        answering = [node.name for node in self.here.cluster.nodes if node.name not in quiet]
+        answers = self.here.peers.ask_some(answering, SilentRequest(), seconds=_ANSWER_SECONDS).values()
         return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
@@ -167,7 +168,7 @@ def agreed(majority: int, name: str, others: list[frozenset[str]]) -> bool:
 def answers(family: int, address: tuple[Any, ...]) -> bool:
     """Return whether a host answers on a port within 0.4 s; a refused connection is an answer, too."""
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as asking:
-        asking.settimeout(_ANSWER)
+        asking.settimeout(_ANSWER_SECONDS)
         try:
             asking.connect(address)
         except ConnectionRefusedError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import act, copying, paths, pgpool, units
+from pgpool_cluster import copy_source, paths, pgpool, pgpool_service, units
 from pgpool_cluster.actions import Attach, StartPgpool
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -36,7 +36,7 @@ def start(state: UnitState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make an agent start pgpool-II, whose unit is in this state."""
     monkeypatch.setattr(units, "state", lambda _: state)
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
-    act.start_pgpool(here, StartPgpool("pg1"))
+    pgpool_service.start_pgpool(here, StartPgpool("pg1"))
 
 
 def test_a_failed_unit_is_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +84,12 @@ def test_a_server_that_accepts_no_logins_is_not_attached(
 ) -> None:
     """Its replication continues, so it seems healthy, but pgpool-II would wait for its login without a time limit."""
     told: list[str] = []
-    monkeypatch.setattr(copying, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
+    monkeypatch.setattr(copy_source, "refusal", lambda _, role: refusal if role is Role.CHECK else "no password")
     monkeypatch.setattr(pgpool, "attach", lambda _, node: told.append(node.name))
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     if refusal:
         with pytest.raises(OperationError, match="pg2 refuses every login: timeout expired"):
-            act.attach(here, Attach("pg2"))
+            pgpool_service.attach(here, Attach("pg2"))
     else:
-        act.attach(here, Attach("pg2"))
+        pgpool_service.attach(here, Attach("pg2"))
     assert told == attached

@@ -80,7 +80,7 @@ def test_decided_actions_are_performed_each_time_and_logged_once(program: Progra
     assert program.agent.step()
     assert program.done == [Start("pg1")] * 2
     assert program.logged == ["start pg1"]
-    assert program.here.chores == "a chore fails"
+    assert program.here.chores.value == "a chore fails"
 
 
 def test_waiting_and_refusing_only_leave_a_note(program: Program) -> None:
@@ -88,14 +88,14 @@ def test_waiting_and_refusing_only_leave_a_note(program: Program) -> None:
     assert program.agent.step()
     program.agent.step()
     note = "waits: pg2 is away; stops here: two clusters; hint: remove one"
-    assert (program.here.note, program.done, program.logged) == (note, [], [note])
+    assert (program.here.note.value, program.done, program.logged) == (note, [], [note])
     assert program.status == [f"STATUS={note}"]
 
 
 def test_a_healthy_state_is_logged_once(program: Program) -> None:
     assert not program.agent.step()
     program.agent.step()
-    assert (program.here.note, program.logged) == ("", ["all is well here"])
+    assert (program.here.note.value, program.logged) == ("", ["all is well here"])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_healthy_state_is_logged_once(program: Program) -> None:
 def test_a_failed_step_is_logged_once_and_does_not_stop_the_loop(error: Exception, note: str, program: Program) -> None:
     program.wants, program.fails = (Start("pg1"),), {Start("pg1"): error}
     assert not program.agent.step()
-    assert program.here.note == note
+    assert program.here.note.value == note
     program.agent.step()
     assert len(program.logged) == 2  # the action and its error, each once
     program.fails = {}
@@ -119,15 +119,18 @@ def test_a_failed_step_is_logged_once_and_does_not_stop_the_loop(error: Exceptio
 
 def test_without_facts_the_note_of_the_chores_is_kept(program: Program) -> None:
     program.facts = OperationError("it cannot look at itself", hint="dmesg")
-    program.here.chores = "as before"
+    program.here.chores.publish("as before")
     assert not program.agent.step()
-    assert (program.here.note, program.here.chores) == ("it cannot look at itself; hint: dmesg", "as before")
+    assert (program.here.note.value, program.here.chores.value) == (
+        "it cannot look at itself; hint: dmesg",
+        "as before",
+    )
 
 
 def test_chores_run_although_an_action_fails(program: Program) -> None:
     program.wants, program.fails = (Start("pg1"),), {Start("pg1"): OperationError("no", hint="")}
     program.agent.step()
-    assert program.here.chores == "a chore fails"
+    assert program.here.chores.value == "a chore fails"
 
 
 def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program: Program) -> None:
@@ -135,7 +138,7 @@ def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program
     program.fails = {Attach("pg2"): OperationError("pg2 refuses every login", hint="see there")}
     assert not program.agent.step()
     assert program.done == [Attach("pg3")]
-    assert program.here.note == "pg2 refuses every login; hint: see there"
+    assert program.here.note.value == "pg2 refuses every login; hint: see there"
 
 
 def test_a_failure_of_any_other_action_ends_the_step(program: Program) -> None:
@@ -181,7 +184,7 @@ def test_the_policy_depends_on_the_agents_uptime_and_on_recent_primaries(
 def test_a_decision_that_needs_confirmation_is_repeated_with_fresh_facts(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "_MOMENT", 0.0)
+    monkeypatch.setattr(agent, "_CONFIRM_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(agent, "confirmed", lambda _, again: again())
     program.wants = (Start("pg1"),)
     program.agent.step()
@@ -233,7 +236,7 @@ def test_pgpool_is_restarted_once_most_nodes_have_the_new_key(
 def test_requests_of_a_program_and_of_another_node_are_answered(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program.here.note = "it waits"
+    program.here.note.publish("it waits")
     assert program.agent.answer(NoteRequest(), print, "pg2") == NoteAnswer("it waits")
     began: list[bool] = []
     monkeypatch.setattr(Vigil, "begin", lambda _: began.append(True))
@@ -280,7 +283,7 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_program_reports_to_systemd_and_answers(program: Program, running: Callable[[], None]) -> None:
-    program.here.note = ""
+    program.here.note.publish("")
     running()
     assert program.status[0] == "READY=1"
     assert ask(ConvergeRequest(), seconds=20).said == ()

@@ -10,7 +10,22 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
 
-from pgpool_cluster import act, checks, paths, pgpool, protocol, recovery, restarts, rights, takeover, two_stages, units
+from pgpool_cluster import (
+    checks,
+    main_node,
+    paths,
+    pgpool,
+    protocol,
+    recovery,
+    restarts,
+    rights,
+    roles,
+    sessions,
+    takeover,
+    target,
+    two_stages,
+    units,
+)
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.check import Check
 from pgpool_cluster.cluster import Mode
@@ -72,6 +87,7 @@ from pgpool_cluster.restarts import Waiting
 from pgpool_cluster.users import Users
 
 STREAMS, NATIVE = Mode.STREAMING_REPLICATION, Mode.NATIVE_REPLICATION
+STAGES = ((main_node, "first_stage"), (main_node, "second_stage"), (target, "copy"), (target, "take_up"))
 INSTANCE = UNIT.split("@")[1].split(".")[0]
 
 
@@ -84,7 +100,7 @@ def _hands() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
-    monkeypatch.setattr(act, "set_role", lambda *_: None)
+    monkeypatch.setattr(roles, "set_role", lambda *_: None)
     monkeypatch.setattr(units, "control", lambda *_: None)
 
 
@@ -148,9 +164,10 @@ def test_every_request_is_covered() -> None:
 def test_every_answer_has_the_type_that_its_request_declares(
     request_: Request[Any], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pcp_recovery", "first_stage", "second_stage", "copy", "take_up"):
-        monkeypatch.setattr(two_stages, name, lambda *_: None)
-    monkeypatch.setattr(two_stages, "cancel_active", lambda *_: 3)
+    monkeypatch.setattr(two_stages, "pcp_recovery", lambda *_: None)
+    for module, name in STAGES:
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(sessions, "cancel_active", lambda *_: 3)
     monkeypatch.setattr(checks, "run", lambda _: [])
     monkeypatch.setattr(restarts, "waiting", lambda _: Waiting((), {}, UNIT))
     monkeypatch.setattr(pgpool, "standing", lambda _: Standing(True, WatchdogState.LEADER))
@@ -197,12 +214,14 @@ def test_an_excuse_is_recorded_only_from_a_node_with_the_same_cluster_yml(world:
 def test_a_note_combines_the_notes_of_decisions_and_chores(world: World) -> None:
     pg2 = here(world, "pg2")
     assert world.on("pg2", NoteRequest(), "pg1") == NoteAnswer("")
-    pg2.note, pg2.chores = "it waits", "a chore fails"
+    pg2.note.publish("it waits")
+    pg2.chores.publish("a chore fails")
     assert world.on("pg2", NoteRequest(), "pg1") == NoteAnswer("it waits; a chore fails")
 
 
 def test_a_report_has_the_notes_of_all_nodes_and_why_one_is_out_of_reach(world: World) -> None:
-    here(world, "pg1").note, here(world, "pg2").note = "mine", "theirs"
+    here(world, "pg1").note.publish("mine")
+    here(world, "pg2").note.publish("theirs")
     world.cut(["pg3"])
     found = world.on("pg1", StatusRequest())
     assert (found.notes["pg1"], found.notes["pg2"]) == ("mine", "theirs")
@@ -216,10 +235,11 @@ def test_holds_failures_and_silent_hosts_are_kept_for_other_nodes(world: World) 
     assert pg2.record.held
     world.on("pg2", HoldRequest(hold=False), "pg1")
     assert not pg2.record.held
-    pg2.promoting = True
+    with pg2.under_way.rebuilding.stage(60):
+        pass
     world.on("pg2", WhyRequest("pg1 has no room"), "pg1")
-    assert (pg2.failure, pg2.promoting) == ("pg1 has no room", False)
-    pg2.silent = frozenset({"pg3"})
+    assert (pg2.under_way.rebuilding.failure, pg2.under_way.promoting) == ("pg1 has no room", False)
+    pg2.under_way.silent.publish(frozenset({"pg3"}))
     assert world.on("pg2", SilentRequest(), "pg1") == SilentAnswer(frozenset({"pg3"}))
 
 
@@ -248,8 +268,8 @@ def test_failover_returns_its_actions(world: World) -> None:
 def test_another_server_may_always_start(world: World) -> None:
     world.cut(["pg2"])
     assert world.on("pg1", MayStartRequest("17-other")) == MayStartAnswer(go=True)
-    here(world, "pg1").starting = True
-    assert world.on("pg1", MayStartRequest(INSTANCE)) == MayStartAnswer(go=True)
+    with here(world, "pg1").under_way.starting:
+        assert world.on("pg1", MayStartRequest(INSTANCE)) == MayStartAnswer(go=True)
 
 
 def test_an_incomplete_copy_may_not_start(world: World) -> None:
@@ -307,9 +327,10 @@ def test_an_unknown_node_is_refused(world: World, handed_on: list[tuple[str, obj
 def test_a_node_that_a_second_stage_has_made_a_primary_is_not_started_again(
     native: World, handed_on: list[object]
 ) -> None:
-    here(native, "pg1").taken_up = "pg2"
+    with here(native, "pg1").under_way.drain.finishing("pg2"):
+        pass
     native.on("pg1", StartRequest("10.0.0.2"))
-    assert (here(native, "pg1").taken_up, handed_on) == ("", [])
+    assert handed_on == []
     native.on("pg1", StartRequest("10.0.0.2"))
     assert handed_on == [("pg2", StartRequest("10.0.0.2"))]
 
@@ -339,8 +360,8 @@ def test_all_nodes_watch_when_pgpool_is_asked_to_recover_one(
 
 def test_the_stages_run_on_the_node_that_receives_the_request(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[object, ...]] = []
-    for name in ("first_stage", "second_stage", "copy", "take_up"):
-        monkeypatch.setattr(two_stages, name, lambda _, *words, of=name: ran.append((of, *words[:-1])))
+    for module, name in STAGES:
+        monkeypatch.setattr(module, name, lambda _, *words, of=name: ran.append((of, *words[:-1])))
     native.on("pg1", FirstStageRequest(2))
     native.on("pg1", SecondStageRequest(2))
     native.on("pg3", CopyRequest("pg1"), "pg1")
@@ -350,7 +371,7 @@ def test_the_stages_run_on_the_node_that_receives_the_request(native: World, mon
 
 
 def test_a_request_to_cancel_statements_returns_their_number(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_stages, "cancel_active", lambda _, since: int(since))
+    monkeypatch.setattr(sessions, "cancel_active", lambda _, since: int(since))
     assert native.on("pg1", CancelActiveRequest(4.0), "pg2") == CancelActiveAnswer(4)
 
 

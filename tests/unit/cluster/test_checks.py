@@ -26,7 +26,7 @@ from pgpool_cluster import (
     archive,
     certificates,
     checks,
-    copying,
+    copy_source,
     doors,
     firewall,
     key,
@@ -158,7 +158,7 @@ class Machine:
         wires: Any = SimpleNamespace(peers=peers, ask_all=self.answers)
         database: Any = self.server
         here = Here(self.cluster, self.cluster.named(self.facts.node), database, wires, self.record)
-        here.note = self.note
+        here.note.publish(self.note)
         return here
 
     @property
@@ -242,7 +242,7 @@ def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setattr(roles, "_PATH", tmp_path / "roles.sql")
     monkeypatch.setattr(checks, "MACHINE_TLS", own)
     monkeypatch.setattr(Here, "look", lambda _: found.facts)
-    monkeypatch.setattr(copying, "connect", found.connect)
+    monkeypatch.setattr(copy_source, "connect", found.connect)
     monkeypatch.setattr(adopting, "connect", found.connect)
     monkeypatch.setattr(socket, "create_connection", found.reach)
     monkeypatch.setattr(addresses, "look_up", found.look_up)

@@ -11,7 +11,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import act, housekeeping, paths, two_stages, units, wal_space
+from pgpool_cluster import housekeeping, paths, postgresql_service, target, units, wal_space
 from pgpool_cluster.actions import CreateSlots
 from pgpool_cluster.archive import Keeper
 from pgpool_cluster.cluster import Archive, Cluster
@@ -63,8 +63,8 @@ class Node:
         monkeypatch.setattr(OwnDatabase, "tend", self._own_database)
         monkeypatch.setattr(Keeper, "tend", lambda _, **words: self.done.append(words))
         monkeypatch.setattr(wal_space, "held", self._held)
-        monkeypatch.setattr(act, "create_slots", lambda _, action: self.done.append(action))
-        monkeypatch.setattr(two_stages, "attend", lambda _: self.done.append("attend"))
+        monkeypatch.setattr(postgresql_service, "create_slots", lambda _, action: self.done.append(action))
+        monkeypatch.setattr(target, "attend", lambda _: self.done.append("attend"))
         monkeypatch.setattr(housekeeping, "users_of", self._users_of)
         monkeypatch.setattr(housekeeping, "store_users", self.done.append)
 
@@ -190,7 +190,8 @@ def test_users_are_fetched_every_five_seconds_at_most(pg1: Node) -> None:
 
 def test_the_archive_is_pruned_up_to_the_file_that_a_recovery_needs(native: Node) -> None:
     native.here.cluster = replace(NATIVE, archive=Archive(keep_hours=48))
-    native.here.archive_needed = "000000010000000000000003"
+    with native.here.under_way.drain.copying("000000010000000000000003"):
+        pass
     native.keep(ALL_IN)
     assert {"keep_hours": 48, "keep_from": "000000010000000000000003"} in native.done
 
@@ -199,14 +200,15 @@ def test_a_node_that_is_rebuilt_is_attended_to_in_each_round(native: Node) -> No
     native.keep(ALL_IN)
     assert "vigil" in native.done
     assert "attend" not in native.done
-    native.here.promoting = True
+    with native.here.under_way.rebuilding.stage(60):
+        pass
     native.keep(ALL_IN)
     assert [one for one in native.done if one in ("attend", "vigil")] == ["attend", "vigil"]
 
 
 def test_with_streaming_there_is_neither_archive_nor_vigil(pg1: Node) -> None:
-    pg1.here.promoting = True
-    pg1.keep()
+    with pg1.here.under_way.promotion():
+        pg1.keep()
     assert pg1.done == ["creates the database", "disk"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.cluster.wired import Json, answering
 
-from pgpool_cluster import act, paths, wire
+from pgpool_cluster import claims, paths, wire
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import NodeFacts
@@ -39,7 +39,7 @@ def others(monkeypatch: pytest.MonkeyPatch, **taken: bool) -> None:
 
 def test_this_node_leads_a_term_that_a_majority_has_recorded(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     others(monkeypatch, pg2=True, pg3=False)
-    act.claim(pg1, 2)
+    claims.claim(pg1, 2)
     assert (pg1.record.term, pg1.record.led) == (2, 2)
 
 
@@ -49,7 +49,7 @@ def test_nodes_with_an_older_package_vote_although_they_record_no_excuses(
     """The node that is upgraded first must be able to take over before the others are upgraded."""
 
     answering(monkeypatch, lambda _, request: {"taken": True} if request["do"] == "term" else None)
-    act.claim(pg1, 2)
+    claims.claim(pg1, 2)
     assert pg1.record.led == 2
 
 
@@ -59,7 +59,7 @@ def test_without_a_majority_this_node_does_not_lead(
 ) -> None:
     others(monkeypatch, **answers)
     with pytest.raises(OperationError, match="only pg1 took note of term 2"):
-        act.claim(pg1, 2)
+        claims.claim(pg1, 2)
     assert pg1.record.led == 1
 
 
@@ -68,7 +68,7 @@ def test_a_term_claimed_by_another_node_is_not_claimed_again(pg1: Here, monkeypa
     others(monkeypatch, pg2=True, pg3=True)
     assert pg1.note_term(2)
     with pytest.raises(OperationError, match="term 2 is another node's already"):
-        act.claim(pg1, 2)
+        claims.claim(pg1, 2)
     assert pg1.record.led == 1
 
 
@@ -89,8 +89,8 @@ def test_a_malformed_vote_does_not_count_and_stops_no_claim(
     pg1: Here, place: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, lambda name, _: {"taken": True, "excuse": [1, 0] if name == "pg2" else place})
-    assert act.tell(pg1, 2) == {"pg1": (0, 0), "pg2": (1, 0)}
-    act.claim(pg1, 3, decided=(1, 0))
+    assert claims.tell(pg1, 2) == {"pg1": (0, 0), "pg2": (1, 0)}
+    claims.claim(pg1, 3, decided=(1, 0))
     assert pg1.record.led == 3
 
 

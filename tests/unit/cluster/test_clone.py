@@ -15,7 +15,18 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import archive, copying, locales, paths, pulse, server_log, units
+from pgpool_cluster import (
+    archive,
+    copy_source,
+    copying,
+    data_directory,
+    locales,
+    paths,
+    pulse,
+    server_log,
+    units,
+    waiting,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
@@ -113,7 +124,7 @@ class Target:
         (folder / "bin").mkdir()
         for name in ("pg_basebackup", "pg_rewind"):
             self.program(name, "")
-        monkeypatch.setattr(copying, "connect", self.source.connect)
+        monkeypatch.setattr(copy_source, "connect", self.source.connect)
         monkeypatch.setattr(Instance, "program", lambda _, name: str(folder / "bin" / name))
         monkeypatch.setattr(Here, "look", lambda _: self.facts)
         monkeypatch.setattr(pg, "start", self._start)
@@ -134,7 +145,7 @@ class Target:
     def here(self) -> Here:
         if self._here is None:
             instance = Instance(PostgresqlCluster(self.major, "main"), 5432, self.data)
-            database: Any = SimpleNamespace(instance=instance, query=lambda _: [(8,)])
+            database: Any = SimpleNamespace(instance=instance, query=lambda *_: [(8,)])
             self._here = Here(self.cluster, self.cluster.named("pg2"), database, Peers({}), self.record)
         return self._here
 
@@ -148,7 +159,7 @@ class Target:
         self.record = self.record.with_changes(**changes)
 
     def _start(self, _: object, *, seconds: float) -> None:
-        self.steps.append(f"start within {seconds:g} s{', by the agent' if self.here.starting else ''}")
+        self.steps.append(f"start within {seconds:g} s{', by the agent' if self.here.under_way.starting else ''}")
         if self.fails_to_start:
             raise OperationError("it does not start", hint="its log")
         self.facts = self.after
@@ -196,7 +207,7 @@ def test_a_copy_replaces_all_data_and_starts_as_a_standby(pg2: Target) -> None:
     assert (pg2.data / "standby.signal").exists()
     conninfo = pg.conninfo(STREAMS, "pg2", "pg1")
     assert (pg2.data / "postgresql.auto.conf").read_text() == f"primary_conninfo = '{conninfo}'\n"
-    assert (pg2.here.record.copying, pg2.here.record.system, pg2.here.starting) == ("", 8, False)
+    assert (pg2.here.record.copying, pg2.here.record.system, bool(pg2.here.under_way.starting)) == ("", 8, False)
     assert Record.load(paths.RECORD) == pg2.here.record
     assert pg2.said == ["copying pg1", "starting it as a standby"]
     assert (pg2.data.stat().st_mode & 0o777) == 0o700
@@ -257,16 +268,16 @@ def test_tablespaces_lose_the_data_of_this_major_only(pg2: Target, tmp_path: Pat
 def test_a_folder_that_cannot_be_emptied_is_named(pg2: Target, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match=f"{tmp_path}/file/space: Not a directory") as failure:
-        copying._empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
+        data_directory.empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
     assert failure.value.hint.startswith("install -d -o postgres")
 
 
 def test_the_space_of_the_replaced_data_counts_as_free(pg2: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     (pg2.data / "base" / "2").write_bytes(b"x" * 2**20)
-    copying._check_space({pg2.data: 2**20})
+    data_directory.refuse_small_disks({pg2.data: 2**20})
     with pytest.raises(ServerError, match="the copy needs 3 MB, and 1 MB are free"):
-        copying._check_space({pg2.data: 3 * 2**20})
+        data_directory.refuse_small_disks({pg2.data: 3 * 2**20})
 
 
 def test_progress_is_reported_in_bytes_and_each_value_once(
@@ -302,14 +313,14 @@ def test_a_copy_that_does_not_start_stays_half_a_copy(pg2: Target) -> None:
     pg2.fails_to_start = True
     with pytest.raises(OperationError, match="it does not start"):
         pg2.clone()
-    assert (pg2.here.record.copying, pg2.here.starting) == ("pg1", False)
+    assert (pg2.here.record.copying, bool(pg2.here.under_way.starting)) == ("pg1", False)
 
 
 def test_a_copy_counts_as_ended_once_it_streams(pg2: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only then may `status` forget that earlier copies have failed."""
     ended: list[str] = []
-    monkeypatch.setattr(type(pg2.here.copies), "end", lambda _: ended.append("end"))
-    monkeypatch.setattr(type(pg2.here.copies), "begin", lambda _, source: ended.append(f"begin {source}"))
+    monkeypatch.setattr(type(pg2.here.under_way.copies), "end", lambda _: ended.append("end"))
+    monkeypatch.setattr(type(pg2.here.under_way.copies), "begin", lambda _, source: ended.append(f"begin {source}"))
     pg2.clone()
     assert ended == ["begin pg1", "end"]
     pg2.clone(member=False)
@@ -476,7 +487,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(copying, "time", found)
+    monkeypatch.setattr(waiting, "time", found)
     return found
 
 
@@ -521,10 +532,13 @@ def test_a_server_that_answers_late_is_asked_again(pg2: Target, clock: Clock, mo
 
 def test_a_refused_login_is_reported_on_one_line_as_the_server_words_it(pg2: Target) -> None:
     pg2.source.refuses = "connection to server failed: FATAL:  no\n\tDETAIL:  more\n"
-    assert copying.refusal(STREAMS.named("pg1"), Role.CHECK) == "connection to server failed: FATAL:  no; DETAIL:  more"
+    assert (
+        copy_source.refusal(STREAMS.named("pg1"), Role.CHECK)
+        == "connection to server failed: FATAL:  no; DETAIL:  more"
+    )
     assert f"user={Role.CHECK} " in pg2.source.dsn
     pg2.source.refuses = ""
-    assert copying.refusal(STREAMS.named("pg1"), Role.CHECK) == ""
+    assert copy_source.refusal(STREAMS.named("pg1"), Role.CHECK) == ""
     assert pg2.source.opened == pg2.source.closed == 1
 
 

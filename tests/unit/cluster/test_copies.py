@@ -34,10 +34,10 @@ class Standby:
     def _copy(self, here: Here, source: str, _: Callable[[str], None]) -> None:
         self.tried += 1
         if self.begins:
-            here.copies.begin(source)
+            here.under_way.copies.begin(source)
         if self.reason:
             raise OperationError(self.reason, hint="more of it")
-        here.copies.end()
+        here.under_way.copies.end()
 
     def run(self, times: int = 1) -> None:
         for _ in range(times):
@@ -83,7 +83,7 @@ def test_another_reason_or_source_resets_the_count(pg2: Standby) -> None:
     assert (pg2.tried, pg2.note) == (3, "")
     pg2.run()
     assert (pg2.tried, pg2.note[:8]) == (4, "2 copies")
-    pg2.here.copies.begin("pg3")
+    pg2.here.under_way.copies.begin("pg3")
     assert pg2.note == ""
 
 

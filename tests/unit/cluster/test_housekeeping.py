@@ -59,7 +59,7 @@ def test_the_agent_decides_although_sessions_cannot_be_ended(pg2: Here, done: li
     assert done.count("promote pg2 term 2") == 2
     assert done.count("hang up on pg1") == 1
     program.step()
-    assert "cannot" not in pg2.chores
+    assert "cannot" not in pg2.chores.value
 
 
 def test_a_primary_that_was_just_there_may_be_restarting_its_agent(
@@ -98,7 +98,7 @@ def test_pgpool_gets_one_attach_request_and_the_next_only_later(
 def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
     pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(takeover, "_SECONDS", 0.0)
+    monkeypatch.setattr(takeover, "_FAILOVER_SECONDS", 0.0)
     takeover.fail_over(pg2, CLUSTER.named("pg1"), lambda _: None)
     assert "promote pg2 term 2" in done
 

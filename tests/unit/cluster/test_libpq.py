@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import certificates, copying, libpq, paths, postgresql
+from pgpool_cluster import certificates, copy_source, libpq, paths, postgresql
 from pgpool_cluster.certificates import NOTHING
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.key import ClusterKey, Role
@@ -30,7 +30,7 @@ def words(text: str) -> dict[str, str]:
 
 
 def every_connection() -> list[dict[str, str]]:
-    found = [copying._dsn(CLUSTER.nodes[0], role) for role in Role]
+    found = [copy_source.dsn(CLUSTER.nodes[0], role) for role in Role]
     return [words(text) for text in (*found, postgresql.conninfo(CLUSTER, "pg2", "pg1"))]
 
 
@@ -111,12 +111,12 @@ def test_an_impostor_host_gets_no_password(
     if verified:
         (tmp_path / "authorities").write_text(certificates.authorities(KEY, NOTHING, alone=True))
         root.write_text(f"{tmp_path}/authorities\n")
-    monkeypatch.setattr(copying, "HOME", tmp_path)
+    monkeypatch.setattr(copy_source, "HOME", tmp_path)
     monkeypatch.setattr(postgresql, "HOME", tmp_path)
     (tmp_path / ".pgpass").write_text("*:*:*:*:of-a-superuser\n")
     (tmp_path / ".pgpass").chmod(0o600)
     cluster = parse(f"nodes: {{pg1: {{address: 127.0.0.1, port: {port}}}, pg2: 10.0.0.2}}\n", "x", "pg1")
-    connections = [copying._dsn(cluster.nodes[0], Role.RECOVERY), postgresql.conninfo(cluster, "pg2", "pg1")]
+    connections = [copy_source.dsn(cluster.nodes[0], Role.RECOVERY), postgresql.conninfo(cluster, "pg2", "pg1")]
     for text in connections:
         with pytest.raises(psycopg2.OperationalError):
             psycopg2.connect(f"{text} dbname=postgres")

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import copying, locales
+from pgpool_cluster import copy_source, locales
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import PostgresqlCluster
@@ -47,9 +47,9 @@ class _Cursor:
 def test_a_copy_that_would_refuse_every_login_is_refused_in_advance() -> None:
     """Such standbys used to stream and stay `starting`, and check suggested `pgpoolctl apply`."""
     source = CLUSTER.named("pg1")
-    copying._check_locales(source, _Cursor("C", "C.UTF-8", "POSIX"))
+    copy_source._check_locales(source, _Cursor("C", "C.UTF-8", "POSIX"))
     with pytest.raises(OperationError, match=r"this machine has no locale xx_YY\.UTF-8") as caught:
-        copying._check_locales(source, _Cursor("C", "xx_YY.UTF-8"))
+        copy_source._check_locales(source, _Cursor("C", "xx_YY.UTF-8"))
     assert "printf '%s\\n' 'xx_YY.UTF-8 UTF-8' >>/etc/locale.gen; locale-gen" in caught.value.hint
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, key, logins, plain, verbs
+from pgpool_cluster import key, logins, plain, verbs
 from pgpool_cluster.errors import UsageError
 
 POOL_KEY = "A" * 43
@@ -66,12 +67,11 @@ def test_a_password_accepted_by_an_older_package_is_reported() -> None:
     assert found.fix == "pgpoolctl user set token"
 
 
-def test_each_reason_for_a_failing_login_has_its_own_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_reason_for_a_failing_login_has_its_own_fix() -> None:
     rows = [("good", True, False, "SCRAM-SHA-256$"), ("old", True, False, "md50123456789a"),
             ("shut", False, False, "SCRAM-SHA-256$"), ("late", True, True, "SCRAM-SHA-256$"),
             ("bare", True, False, "")]  # fmt: skip
-    monkeypatch.setattr(act, "query", lambda *_: rows)
-    here: Any = None
+    here: Any = SimpleNamespace(query=lambda *_: rows)
     entries = dict.fromkeys([*(row[0] for row in rows), "gone"], "")
     found = {fault.why: fault.fix for fault in logins.refused(here, entries)}
     assert found == {

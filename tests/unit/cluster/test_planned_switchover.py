@@ -10,8 +10,8 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, down, healthy, orphaned, primary, seen, standby
 from tests.unit.cluster.world import Acting, Host, World, at_work, hands, make_cluster
 
-from pgpool_cluster import act, switchover
 from pgpool_cluster import postgresql as pg
+from pgpool_cluster import postgresql_service, switchover
 from pgpool_cluster.actions import Follow
 from pgpool_cluster.cluster import Mode
 from pgpool_cluster.errors import OperationError, ServerError
@@ -142,7 +142,7 @@ def test_the_switchover_is_complete_although_another_standby_does_not_answer(
     def follow(here: Here, action: Follow) -> None:
         raise ServerError(f"{action.node} is out of reach", hint=here.me.name)
 
-    monkeypatch.setattr(act, "follow", follow)
+    monkeypatch.setattr(postgresql_service, "follow", follow)
     switch(world)
     assert follows(world) == {"pg1": "pg2", "pg2": None, "pg3": "pg1"}
 

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.cluster.nodes import primary, seen, standby
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import act, applying, certificates, paths, proof, units
+from pgpool_cluster import applying, certificates, paths, proof, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.certificates import NOTHING, Laid
 from pgpool_cluster.cluster import Cluster, Tls
@@ -130,7 +130,7 @@ def pg2(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node2:
         return [(node.conninfo,)]
 
     monkeypatch.setattr(units, "control", control)
-    monkeypatch.setattr(act, "query", query)
+    monkeypatch.setattr(Here, "query", query)
     lay(node, KEY)
     return node
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import copying, pulse
+from pgpool_cluster import copy_program, pulse
 
 UNIT = Path(__file__).resolve().parents[3] / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.service"
 
@@ -59,7 +59,7 @@ def test_a_copy_that_reports_progress_feeds_the_watchdog(
     with pulse.feeding():
         pulse.beat(0.0)
         assert heard(systemd) == set()
-        copying._run(["/bin/sh", "-c", "echo '  1/10 kB (10%)'"], lambda _: None)
+        copy_program.run(["/bin/sh", "-c", "echo '  1/10 kB (10%)'"], lambda _: None)
         assert heard(systemd) == {"WATCHDOG=1"}
 
 

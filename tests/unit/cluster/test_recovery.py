@@ -10,7 +10,7 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, primary, seen, standby
 from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
-from pgpool_cluster import recovery
+from pgpool_cluster import recovery, waiting
 from pgpool_cluster.cluster import Mode
 from pgpool_cluster.errors import OperationError, ServerError
 from pgpool_cluster.facts import ClusterFacts
@@ -238,7 +238,7 @@ class Agent:
         self.now = 0.0
         self._served, self._forgotten = False, False
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
-        monkeypatch.setattr(recovery, "time", clock)
+        monkeypatch.setattr(waiting, "time", clock)
         monkeypatch.setattr(Here, "look_at_all", lambda *_, **__: self._facts())
         monkeypatch.setattr(Here, "forget_looks", lambda _: self._forget())
         monkeypatch.setattr(Here, "on", lambda _, name, request, **__: self._ask(name, request))

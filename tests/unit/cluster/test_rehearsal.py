@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
 
-from pgpool_cluster import act, before, command_line, configuration, paths, programs, server, units
+from pgpool_cluster import before, command_line, configuration, paths, programs, restarts, server, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
 from pgpool_cluster.errors import OperationError, UsageError
@@ -290,19 +290,18 @@ def test_a_restart_that_would_fail_is_not_begun(monkeypatch: pytest.MonkeyPatch)
     """A running production server used to be stopped without a test of its new configuration."""
     answers: dict[str, list[Any]] = {"pg_settings": [("wal_level",)], "pg_replication_slots": [("debezium", True)]}
 
-    def query(_: object, sql: str, *__: object) -> list[Any]:
+    def query(sql: str, *_: object) -> list[Any]:
         return next((rows for name, rows in answers.items() if name in sql), [(0,)])
 
-    monkeypatch.setattr(act, "query", query)
-    monkeypatch.setattr(act, "_RELOADED", 0.0)
+    monkeypatch.setattr(restarts, "_RELOAD_SECONDS", 0.0)
     monkeypatch.setattr(units, "control", lambda *_: pytest.fail("it was restarted"))
     monkeypatch.setattr(pg, "setting", lambda _, name: {"wal_level": "replica"}.get(name, "16"))
     monkeypatch.setattr(pg, "fault", lambda _: "")
-    here: Any = SimpleNamespace(server=SimpleNamespace(instance=SimpleNamespace(name="17/main")))
+    here: Any = SimpleNamespace(query=query, server=SimpleNamespace(instance=SimpleNamespace(name="17/main")))
     with pytest.raises(OperationError, match="is not restarted for wal_level, as it would not start again") as caught:
-        act.restart_if_pending(here)
+        restarts.restart_if_pending(here)
     assert "postgresql_conf: {wal_level: logical}" in caught.value.hint
     answers["pg_replication_slots"] = []
     monkeypatch.setattr(pg, "fault", lambda _: "unrecognized configuration parameter")
     with pytest.raises(OperationError, match="unrecognized configuration parameter"):
-        act.restart_if_pending(here)
+        restarts.restart_if_pending(here)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import act, roles
+from pgpool_cluster import roles
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError, ServerError, UsageError
 from pgpool_cluster.key import Role
@@ -121,19 +121,19 @@ def test_a_users_role_is_created_changed_or_barred_from_logging_in(
     known: bool, verifier: str | None, ran: list[str], here: Here, server: Server
 ) -> None:
     server.known = {"app"} if known else set()
-    act.set_role(here, "app", verifier)
+    roles.set_role(here, "app", verifier)
     assert [sql for _, sql in server.ran] == ran
 
 
 @pytest.mark.parametrize("verifier", ["secret", "", "SCRAM-SHA-256$4096:x$y:z' SUPERUSER --", f"{VERIFIER}\n"])
 def test_an_invalid_verifier_reaches_no_statement(verifier: str, here: Here, server: Server) -> None:
     with pytest.raises(OperationError, match="no SCRAM-SHA-256 verifier"):
-        act.set_role(here, "app", verifier)
+        roles.set_role(here, "app", verifier)
     assert server.ran == []
 
 
 @pytest.mark.parametrize("name", [*Role, "postgres"])
 def test_a_role_of_the_cluster_itself_cannot_be_changed(name: str, here: Here, server: Server) -> None:
     with pytest.raises(UsageError, match="is a role of the cluster itself"):
-        act.set_role(here, name, VERIFIER)
+        roles.set_role(here, name, VERIFIER)
     assert server.ran == []

@@ -21,16 +21,28 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster import act, adopting, copying, matching, replay, restarts, status, switchover
+from pgpool_cluster import (
+    adopting,
+    claims,
+    copy_source,
+    matching,
+    promotion,
+    replay,
+    restarts,
+    status,
+    switchover,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.decide import choose_new_primary, confirmed, decide, failover
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
+from pgpool_cluster.node import Here
 from pgpool_cluster.recovery import refuse_needless
 from pgpool_cluster.replay import PAUSED, Seen, Watch
 from pgpool_cluster.server import Instance
+from pgpool_cluster.under_way import UnderWay
 
 # A standby's report about itself
 
@@ -256,20 +268,13 @@ def test_among_equals_a_standby_that_replays_takes_over() -> None:
 
 def test_a_node_does_not_promote_itself_if_that_would_crash_it(monkeypatch: pytest.MonkeyPatch) -> None:
     claimed: list[int] = []
-    monkeypatch.setattr(act, "query", lambda *_: [(True,)])
-    monkeypatch.setattr(act, "claim", lambda _, term: claimed.append(term))
+    monkeypatch.setattr(claims, "claim", lambda _, term: claimed.append(term))
     here: Any = SimpleNamespace(
-        promotion=_Lock(), promoting=False, look=lambda: replace(LOST[0], **LOW), forget_looks=lambda: None,  # type: ignore[arg-type]
+        under_way=UnderWay(), query=lambda *_: [(True,)], look=lambda: replace(LOST[0], **LOW),  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(OperationError, match="max_connections is 100 on pg2, and 404 is needed"):
-        act.become_primary(here, 2)
+        promotion.become_primary(here, 2)
     assert not claimed
-
-
-class _Lock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 # Reports
@@ -318,7 +323,7 @@ def test_a_switchover_is_refused_if_the_present_primary_would_not_start(monkeypa
     target = replace(healthy()[1], settings={"max_connections": 404})
     monkeypatch.setattr(pg, "configured", lambda _: {"max_connections": 100})
     monkeypatch.setattr(pg, "stop", lambda _: pytest.fail("it was stopped"))
-    monkeypatch.setattr(act, "query", lambda *_: pytest.fail("it was touched"))
+    monkeypatch.setattr(Here, "query", lambda *_: pytest.fail("it was touched"))
     here: Any = SimpleNamespace(me=CLUSTER.named("pg1"), server=SimpleNamespace(instance=None))
     with pytest.raises(OperationError, match="pg1 would start with max_connections = 100, and pg2 runs with 404"):
         switchover.run(here, target, print)
@@ -332,10 +337,10 @@ def test_a_copy_that_would_not_start_is_refused_before_it_is_made(monkeypatch: p
     monkeypatch.setattr(pg, "configured", lambda *_, **__: {"max_worker_processes": 8, "max_connections": 100})
     here: Any = SimpleNamespace(server=SimpleNamespace(instance=None))
     source = CLUSTER.named("pg1")
-    copying._check_settings(here, source, _of(8))
-    copying._check_settings(here, source, _of(32, "/srv/data/postgresql.auto.conf"))
+    copy_source._check_settings(here, source, _of(8))
+    copy_source._check_settings(here, source, _of(32, "/srv/data/postgresql.auto.conf"))
     with pytest.raises(OperationError, match="max_worker_processes = 32 there, 8 here") as caught:
-        copying._check_settings(here, source, _of(32))
+        copy_source._check_settings(here, source, _of(32))
     assert "postgresql_conf: {max_worker_processes: 32}" in caught.value.hint
 
 
@@ -358,11 +363,10 @@ def test_the_order_of_restarts_follows_from_the_change(changes: dict[str, tuple[
 
 def test_pending_restarts_show_old_and_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pg, "configured", lambda *_: {"max_connections": 404, "max_wal_senders": 16})
-    monkeypatch.setattr(act, "query", lambda *_: [("shared_buffers",)])
     mine = replace(healthy()[0], settings={"max_connections": 100, "max_wal_senders": 16})
     here: Any = SimpleNamespace(
         server=SimpleNamespace(instance=SimpleNamespace(unit="postgresql@15-main.service")), cluster=CLUSTER,
-        look=lambda: mine,
+        look=lambda: mine, query=lambda *_: [("shared_buffers",)],
     )  # fmt: skip
     assert str(restarts.waiting(here)) == (
         "PostgreSQL needs a restart for max_connections (100 to 404), shared_buffers: "

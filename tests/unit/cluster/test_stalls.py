@@ -245,7 +245,7 @@ def test_a_request_for_fresh_facts_gets_facts_collected_afterwards(here: Here, m
 def test_stale_answers_are_requested_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """If one node delays the collection, the facts of the others may have changed since their answers."""
     monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
-    monkeypatch.setattr(node, "_OLD", 0.1)
+    monkeypatch.setattr(node, "_OLD_SECONDS", 0.1)
     asked: list[tuple[str, ...]] = []
 
     def ask_some(_: Peers, names: list[str], request: LookRequest, **__: object) -> dict[str, NodeFacts]:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, crashed, down, orphaned, primary, seen, standby
 
-from pgpool_cluster import act, switchover
 from pgpool_cluster import postgresql as pg
+from pgpool_cluster import postgresql_service, promotion, switchover
 from pgpool_cluster.actions import Promote, Resume
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.errors import OperationError, ServerError
@@ -35,12 +35,12 @@ def looks(monkeypatch: pytest.MonkeyPatch, *found: ClusterFacts) -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Actions that start or promote a node, with their terms."""
     done: list[object] = []
-    monkeypatch.setattr(act, "query", lambda *_: [(False,)])
+    monkeypatch.setattr(Here, "query", lambda *_: [(False,)])
     monkeypatch.setattr(pg, "stop", lambda _: None)
     monkeypatch.setattr(pg, "configured", lambda _: {})
-    monkeypatch.setattr(act, "start", lambda _, action: done.append(action))
-    monkeypatch.setattr(act, "resume", lambda _, action: done.append(action))
-    monkeypatch.setattr(act, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
+    monkeypatch.setattr(postgresql_service, "start", lambda _, action: done.append(action))
+    monkeypatch.setattr(promotion, "resume", lambda _, action: done.append(action))
+    monkeypatch.setattr(promotion, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
     return done
 
 
@@ -67,7 +67,7 @@ def test_a_promotion_whose_answer_is_lost_starts_no_second_primary(
     def promote(_: Here, __: Promote) -> None:
         raise ServerError("pg2 is out of reach: no answer", hint="")
 
-    monkeypatch.setattr(act, "promote", promote)
+    monkeypatch.setattr(promotion, "promote", promote)
     looks(monkeypatch, seen(down(primary("pg1")), TARGET, away("pg3")), seen_then)
     with pytest.raises(ServerError, match="out of reach"):
         switchover.run(here(CLUSTER, "pg1"), TARGET, lambda _: None)

@@ -15,7 +15,7 @@ from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
 
-from pgpool_cluster import act, paths, synchrony, units
+from pgpool_cluster import claims, paths, synchrony, units
 from pgpool_cluster.cluster import Cluster, Mode, Parameter
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.excuse import NO_EXCUSE, Excuse
@@ -123,14 +123,14 @@ def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pyt
     """The old primary may have listed a standby again between the decision and the claim."""
     telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     with pytest.raises(OperationError, match="spoken again"):
-        act.claim(here, 2, decided=(1, 2))
+        claims.claim(here, 2, decided=(1, 2))
     assert here.record.led == 1
 
 
 def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here.note_excuse(Excuse(1, 3, ("pg3",)))
     asked = telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
-    act.claim(here, 2, decided=(1, 3))
+    claims.claim(here, 2, decided=(1, 3))
     assert here.record.excuse == Excuse(2, 0, ())
     assert asked[-1] == {"do": "excuse", "term": 2, "serial": 0, "names": [], "file": CLUSTER.fingerprint,
                          "version": 2}  # fmt: skip
@@ -141,7 +141,7 @@ def test_without_a_majority_that_has_recorded_it_there_is_no_new_primary(
 ) -> None:
     telling(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
     with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
-        act.claim(here, 2)
+        claims.claim(here, 2)
     assert here.record.led == 1
 
 
@@ -293,4 +293,4 @@ def test_the_list_names_every_node_but_the_dropped_ones() -> None:
 
 def test_a_busy_node_reports_its_current_excuse(here: Here) -> None:
     here.note_excuse(Excuse(1, 4, ("pg3",)))
-    assert here._busy(healthy()[0]).excuse == Excuse(1, 4, ("pg3",))
+    assert here._busy(healthy()[0], 1.0).excuse == Excuse(1, 4, ("pg3",))

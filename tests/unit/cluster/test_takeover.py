@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, seen, standby
 
-from pgpool_cluster import act, takeover, units
+from pgpool_cluster import act, promotion, takeover, units
 from pgpool_cluster.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.errors import OperationError
@@ -50,7 +50,7 @@ class Leader:
         return self.decisions.pop(0) if len(self.decisions) > 1 else self.decisions[0]
 
     def _perform(self, here: Here, action: Action) -> None:
-        self.busy.append(here.pgpool_busy)
+        self.busy.append(bool(here.under_way.pgpool_busy))
         if action in self.fails:
             raise OperationError("it does not answer", hint="pgpoolctl status")
         self.done.append(action)
@@ -97,7 +97,7 @@ def test_waits_and_refusals_are_decided_again_until_the_deadline(quiet: Action, 
     assert leader.now == pytest.approx(1.5)
     leader.decisions = [(quiet,)]
     assert leader.fail_over() == (quiet,)
-    assert leader.now == pytest.approx(1.5 + takeover._SECONDS, abs=1)
+    assert leader.now == pytest.approx(1.5 + takeover._FAILOVER_SECONDS, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_waits_and_refusals_are_decided_again_until_the_deadline(quiet: Action, 
 def test_sessions_with_a_node_out_of_reach_are_ended_first(
     facts: ClusterFacts, silent: frozenset[str], ended: list[str], leader: Leader
 ) -> None:
-    leader.facts, leader.here.silent = facts, silent
+    leader.facts = facts
+    leader.here.under_way.silent.publish(silent)
     leader.fail_over()
     assert leader.ended == ended
 
@@ -129,11 +130,11 @@ def test_in_native_replication_pgpool_counts_as_busy_during_a_failover(monkeypat
     leader = Leader(monkeypatch, NATIVE)
     leader.decisions = [(Dismiss("pg1", 2),)]
     leader.fail_over()
-    assert (leader.busy, leader.here.pgpool_busy) == ([True], False)
+    assert (leader.busy, bool(leader.here.under_way.pgpool_busy)) == ([True], False)
     monkeypatch.setattr(units, "hang_up", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         leader.fail_over()
-    assert not leader.here.pgpool_busy
+    assert not leader.here.under_way.pgpool_busy
 
 
 # On a database node, at the request of a witness
@@ -141,7 +142,7 @@ def test_in_native_replication_pgpool_counts_as_busy_during_a_failover(monkeypat
 
 def became(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
-    monkeypatch.setattr(act, "become_primary", lambda _, *words: found.append(words))
+    monkeypatch.setattr(promotion, "become_primary", lambda _, *words: found.append(words))
     leader.facts = LOST
     return found
 

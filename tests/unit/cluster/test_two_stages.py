@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, two_stages
+from pgpool_cluster import act, main_node, target, two_stages
 from pgpool_cluster.actions import Rebuild
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
@@ -34,8 +33,14 @@ def pg3(monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(Here, "look_at_all", lambda _: FACTS)
     monkeypatch.setattr(Here, "look", lambda _: FACTS.of("pg3"))
     here = Here(CLUSTER, CLUSTER.named("pg3"), None, Peers({}), Record(system=1, term=2, copying="pg1"))
-    here.promoting = True
+    between_stages(here)
     return here
+
+
+def between_stages(here: Here, seconds: float = 60.0) -> None:
+    """Let a stage of a recovery have ended; pgpool-II has so many seconds for its next step."""
+    with here.under_way.rebuilding.stage(seconds):
+        pass
 
 
 def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -54,13 +59,13 @@ def asked(here: Here, error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_recovery_that_pgpool_gave_up_is_no_longer_awaited(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "node recovery failed, failed to send start recovery packet"
     assert asked(pg3, OperationError(reason, hint=""), monkeypatch) == reason
-    assert not pg3.promoting
+    assert not pg3.under_way.promoting
 
 
 def test_a_node_is_not_copied_from_itself(pg3: Here) -> None:
     """This happens if pgpool-II attaches a detached node again while its recovery is being requested."""
     with pytest.raises(OperationError, match="cannot be rebuilt from itself"):
-        two_stages.first_stage(pg3, "pg3", lambda _: None)
+        main_node.first_stage(pg3, "pg3", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,8 @@ def test_a_node_that_rejoined_since_the_facts_were_collected_is_not_rebuilt(
         done.set()
         return Done()
 
-    pg3.promoting, pg3.answer = False, answer
+    pg3.under_way.rebuilding.end()
+    pg3.answer = answer
     monkeypatch.setattr(Here, "look", lambda _: mine)
     act.perform(pg3, Rebuild("pg3"))
     done.wait(5 if rebuilt else 0.1)
@@ -93,7 +99,7 @@ def test_a_node_that_rejoined_since_the_facts_were_collected_is_not_rebuilt(
 
 def test_a_recovery_that_may_continue_out_of_sight_is_awaited(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(pg3, ServerError("pg1 does not answer", hint=""), monkeypatch)
-    assert pg3.promoting
+    assert pg3.under_way.promoting
 
 
 @pytest.mark.parametrize("copying", ["pg1", ""])
@@ -101,19 +107,19 @@ def test_pgpools_next_step_is_awaited_until_its_deadline(
     copying: str, pg3: Here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pg3.record = Record(system=1, term=2, copying=copying)
-    pg3.awaited = time.monotonic() + 1
-    two_stages.attend(pg3)
-    assert pg3.promoting
-    pg3.awaited = time.monotonic() - 0.01
-    two_stages.attend(pg3)
-    assert not pg3.promoting
+    between_stages(pg3, seconds=1)
+    target.attend(pg3)
+    assert pg3.under_way.promoting
+    between_stages(pg3, seconds=-0.01)
+    target.attend(pg3)
+    assert not pg3.under_way.promoting
     assert "pgpool-II did not go on with it" in capsys.readouterr().out
 
 
 def test_no_deadline_applies_while_this_node_is_working(pg3: Here) -> None:
-    pg3.awaited = 0.0
-    two_stages.attend(pg3)
-    assert pg3.promoting
+    with pg3.under_way.rebuilding.stage(-1.0):
+        target.attend(pg3)
+        assert pg3.under_way.promoting
 
 
 def test_retries_are_counted_separately_for_each_reason(pg3: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.wired import answering
 
-from pgpool_cluster import act, answers, checks, paths, units
+from pgpool_cluster import answers, checks, paths, roles, units
 from pgpool_cluster.check import Check
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
@@ -58,7 +58,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     applied: list[int] = []
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
     monkeypatch.setattr(units, "control", lambda _: applied.append(Users.load(paths.USERS).serial))
-    monkeypatch.setattr(act, "set_role", lambda *_: time.sleep(0.05))
+    monkeypatch.setattr(roles, "set_role", lambda *_: time.sleep(0.05))
     Users(5, {}, "m").save(paths.USERS)
     return applied
 
@@ -79,7 +79,7 @@ def test_two_simultaneous_changes_both_take_effect(stored: list[int], monkeypatc
 def test_a_list_that_is_not_kept_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A change by another primary, or with another key, came in between."""
     primary = Primary(monkeypatch, Others())
-    monkeypatch.setattr(act, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
+    monkeypatch.setattr(roles, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
     with pytest.raises(OperationError, match="app is not stored"):
         primary.set("app")
     assert stored == []
@@ -142,7 +142,7 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
     """`role` comes from another node, and used to be quoted without a check."""
     reached: list[object] = []
     primary = Primary(monkeypatch, Others())
-    monkeypatch.setattr(act, "set_role", lambda *words: reached.append(words))
+    monkeypatch.setattr(roles, "set_role", lambda *words: reached.append(words))
     with pytest.raises(ClusterError) as caught:
         primary.answers.do(request_, print)
     assert isinstance(caught.value, UsageError)

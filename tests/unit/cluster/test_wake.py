@@ -11,13 +11,19 @@ from pgpool_cluster.wake import Wake
 def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:
     """threading.Event.set() in a handler deadlocks if it interrupts a thread inside the same event."""
     wake = Wake()
-    before = signal.signal(signal.SIGALRM, lambda *_: wake.set())
-    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.00005)
+
+    def ring(*_: object) -> None:
+        wake.set()
+        signal.setitimer(signal.ITIMER_REAL, 0.00005)  # one at a time: on a busy machine, handlers would pile up
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001)
     try:
         end = time.monotonic() + 1
         while time.monotonic() < end:
             wake.wait(0.0001)
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

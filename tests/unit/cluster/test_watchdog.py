@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, pgpool, ports, two_stages, watchdog, wire
+from pgpool_cluster import main_node, pgpool, ports, watchdog, wire
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -107,10 +107,10 @@ def test_a_second_stage_begins_if_every_pgpool_holds_its_clients_back(
     pg1: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(two_stages, "align_sequences", lambda _: asked.append("sequences"))
-    monkeypatch.setattr(act, "query", lambda *_: [("0/1",)])
+    monkeypatch.setattr(main_node, "align_sequences", lambda _: asked.append("sequences"))
+    monkeypatch.setattr(Here, "query", lambda *_: [("0/1",)])
     monkeypatch.setattr(Peers, "ask", lambda _, __, request, **___: asked.append(request.do))
-    two_stages.second_stage(pg1, "pg3", lambda _: None)
+    main_node.second_stage(pg1, "pg3", lambda _: None)
     assert asked == ["sequences", "note", "take-up"]
 
 
@@ -118,9 +118,9 @@ def test_a_second_stage_that_clients_could_bypass_is_aborted(pg1: Here, monkeypa
     """The target receives the reason, because the requesting program waits for the target's answer."""
     asked: list[dict[str, Any]] = []
     answers(ALONE, {"pg2": JOINING, "pg3": STANDBY}, monkeypatch)
-    monkeypatch.setattr(two_stages, "_tell_why", lambda _, name, why: asked.append({"name": name, "why": why}))
+    monkeypatch.setattr(main_node, "_tell_why", lambda _, name, why: asked.append({"name": name, "why": why}))
     with pytest.raises(OperationError, match="pgpool-II of pg2 serves clients, but has not joined the others"):
-        two_stages.second_stage(pg1, "pg3", lambda _: None)
+        main_node.second_stage(pg1, "pg3", lambda _: None)
     assert [one["name"] for one in asked] == ["pg3"]
 
 

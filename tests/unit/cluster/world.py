@@ -20,21 +20,25 @@ from pgpool_cluster import (
     act,
     agent,
     answers,
-    attachment,
+    copy_source,
     copying,
     lines,
     log,
+    main_node,
     node,
     paths,
     pgpool,
     protocol,
-    recovery,
+    restarts,
     server_log,
-    switchover,
+    sessions,
+    stages,
     synchrony,
     takeover,
+    target,
     two_stages,
     units,
+    waiting,
 )
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
@@ -327,7 +331,7 @@ class World:
         record, data = host.record, host.data
         found: dict[str, Any] = {
             "term": record.term, "led": record.led, "restart": record.restart, "apart": record.apart,
-            "half_copied": bool(record.copying), "promoting": here.promoting,
+            "half_copied": bool(record.copying), "promoting": here.under_way.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
             "standbys_came": record.standbys_came, "excuse": record.excuse,
         }  # fmt: skip
@@ -770,8 +774,8 @@ class World:
         return actions
 
     def _step(self, host: Host, here: Me) -> tuple[Action, ...]:
-        if not self.cluster.mode.streams and here.promoting:
-            two_stages.attend(here)
+        if not self.cluster.mode.streams and here.under_way.promoting:
+            target.attend(here)
         policy = Policy(patient=host.patient)
         actions = confirmed(
             decide(self.cluster, host.node, self.seen(), policy),
@@ -830,7 +834,7 @@ class World:
                 host.pool,
                 host.record,
                 repr(host.data),
-                host.here and host.here.promoting,
+                host.here and host.here.under_way.promoting,
                 host.names,
                 host.synchrony and host.synchrony.goes_on,
             )
@@ -895,7 +899,7 @@ class World:
             if data:
                 kind = f"standby of {data.follows}" if data.standby else "primary"
                 words.append(f"{kind}{' crashed' if data.crashed else ''} timeline {data.timeline} log {data.log}")
-            if host.here and host.here.promoting:
+            if host.here and host.here.under_way.promoting:
                 words.append("promoting")
             words.append(f"pgpool {'runs' if host.pool else 'does not run'}")
             lines.append(", ".join(words) + f"\n    told: {self.told.get(name, '')!r}")
@@ -1017,21 +1021,21 @@ def hands() -> Iterator[None]:
         patch.setattr(pg, "start", lambda server, **_: world().start_server(server.host))
         patch.setattr(server_log, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
-        patch.setattr(act, "query", lambda *a: world().query(*a))
+        patch.setattr(Here, "query", lambda *a: world().query(*a))
         patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))
-        patch.setattr(copying, "clone", _clone)
-        patch.setattr(copying, "_rewind", _rewind)
+        patch.setattr(copying._Copy, "clone", _clone)
+        patch.setattr(copying._Copy, "rewind", _rewind)
         patch.setattr(copying, "_rewindable", _rewindable)
-        patch.setattr(copying, "refusal", lambda one, _: "" if world().hosts[one.name].up else "it does not answer")
+        patch.setattr(copy_source, "refusal", lambda one, _: "" if world().hosts[one.name].up else "it does not answer")
         yield
 
 
-def _clone(here: Here, source: str, _: object, *, member: bool = True) -> None:
-    _CURRENT[0].copy(here, source, member=member)
+def _clone(copy: copying._Copy) -> None:
+    _CURRENT[0].copy(copy.here, copy.upstream.name, member=copy.member)
 
 
-def _rewind(here: Here, source: str, _: object) -> None:
-    _CURRENT[0].copy(here, source, member=True, rewind=True)
+def _rewind(copy: copying._Copy) -> None:
+    _CURRENT[0].copy(copy.here, copy.upstream.name, member=True, rewind=True)
 
 
 def _rewindable(here: Here) -> bool:
@@ -1041,17 +1045,17 @@ def _rewindable(here: Here) -> bool:
 
 def _replace_machine(patch: pytest.MonkeyPatch) -> None:
     threads, clock = _Threads(_CURRENT), _Clock(_CURRENT)
-    modules = (act, agent, answers, attachment, copying, node, recovery, switchover, synchrony, takeover, two_stages)
-    for module in modules:
-        if hasattr(module, "time"):
-            patch.setattr(module, "time", clock)
+    for module in (act, agent, answers, node, sessions, stages, synchrony, takeover, target, two_stages, waiting):
+        patch.setattr(module, "time", clock)
     patch.setattr(log, "_write", lambda *_: None)
     patch.setattr(act, "threading", threads)
     patch.setattr(synchrony, "threading", threads)
-    patch.setattr(two_stages, "threading", threads)
+    patch.setattr(main_node, "threading", threads)
     patch.setattr(paths, "SERVE", _Serve(_CURRENT))
     patch.setattr(act, "Roles", SimpleNamespace(rendered=lambda: SimpleNamespace(lay=lambda _: None)))
-    patch.setattr(act, "includes_drop_in", lambda _: True)
-    patch.setattr(act, "restart_if_pending", lambda _: None)
-    for name in ("_watch_sessions", "align_sequences", "await_joined"):
-        patch.setattr(two_stages, name, lambda *_, **__: None)
+    patch.setattr(restarts, "includes_drop_in", lambda _: True)
+    patch.setattr(restarts, "restart_if_pending", lambda _: None)
+    patch.setattr(sessions, "watch", lambda *_: None)
+    patch.setattr(main_node, "align_sequences", lambda _: None)
+    for module in (main_node, target, two_stages):
+        patch.setattr(module, "await_joined", lambda *_, **__: None)
