@@ -13,15 +13,13 @@ from . import (
     attachment,
     checks,
     claims,
-    locales,
     main_node,
+    notes,
     paths,
     pgpool,
-    plain,
     postgresql_service,
     promotion,
     protocol,
-    reach,
     recovery,
     restarts,
     rights,
@@ -32,28 +30,22 @@ from . import (
     synchrony,
     takeover,
     target,
-    terms,
     two_stages,
-    units,
+    user_lists,
 )
 from .actions import Follow, Resume, Start, said
 from .decide import decide
-from .errors import ClusterError, OperationError, UsageError
+from .errors import ClusterError, UsageError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, Postgresql
-from .key import Role
 from .lines import OddAnswerError
 from .node import Here
 from .peers import Progress
-from .protocol import VERSIONS_DIFFER, AnyRequest, Request
-from .situation import in_service, rightful_primary
-from .users import Users, changing
+from .protocol import AnyRequest, Request
+from .users import Users
 
 A = TypeVar("A")
 _LONG_SECONDS = 120.0
-_USER_SECONDS = 60.0
-_CHANGING_USERS = threading.Lock()
-"""Held while the list of users is read, changed and stored, so that a second change builds on the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class Answers:
             case protocol.LookRequest():
                 return _pair(request, self._look(request))
             case protocol.NoteRequest():
-                return _pair(request, protocol.NoteAnswer(self._note()))
+                return _pair(request, protocol.NoteAnswer(notes.own(here)))
             case protocol.CheckRequest():
                 return _pair(request, self._check(request))
             case protocol.ClockRequest():
@@ -115,7 +107,7 @@ class Answers:
             case protocol.RoleRequest():
                 return _pair(request, self._role(request))
             case protocol.UserRequest():
-                return _pair(request, self._user(request, progress))
+                return _pair(request, user_lists.change(here, request, progress))
             case protocol.UsersRequest():
                 return _pair(request, self._users(request, peer))
             case protocol.WatchRequest():
@@ -135,7 +127,7 @@ class Answers:
             case protocol.SilentRequest():
                 return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
             case protocol.StatusRequest():
-                return _pair(request, status.report(here.cluster, here.look_at_all(), self._notes()))
+                return _pair(request, status.report(here.cluster, here.look_at_all(), notes.of_all(here)))
             case protocol.WaitingRequest():
                 return _pair(request, protocol.WaitingAnswer(str(restarts.waiting(here) or "")))
             case protocol.ConvergeRequest():
@@ -195,32 +187,6 @@ class Answers:
         gone = request.node
         takeover.go_on(self.here, None if gone is None else self.here.cluster.named(gone))
         return protocol.Done()
-
-    def _notes(self) -> dict[str, str]:
-        answers = self.here.peers.ask_all(protocol.NoteRequest(), seconds=2.5)
-        notes = {name: answer.note for name, answer in answers.items()}
-        unreached = {
-            name: f"{peer.problem}; hint: {reach.fix(peer.problem, name)}" if peer.problem else ""
-            for name, peer in self.here.peers.peers.items() if name not in notes
-        }  # fmt: skip
-        return {**notes, **unreached, self.here.me.name: self._note()}
-
-    def _note(self) -> str:
-        copies = self.here.under_way.copies.said if self.here.record.copying else ""
-        texts = (copies, self.here.note.value, self.here.chores.value, self._locked_out())
-        return "; ".join(text for text in texts if text)
-
-    def _locked_out(self) -> str:
-        """Return why a running PostgreSQL refuses every login, with a hint; "" if it does not refuse them."""
-        database = self.here.database
-        absent = locales.refused(database.refused) if database is not None else ""
-        if database is None or not (absent or database.shut):
-            return ""
-        if not absent:
-            hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
-            return f"PostgreSQL refuses the agent's login: {database.shut}; hint: {hint}"
-        reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
-        return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"
 
     def _check(self, request: protocol.CheckRequest) -> protocol.CheckAnswer:
         found, peers = checks.run(self.here), self.here.peers
@@ -380,113 +346,18 @@ class Answers:
         return protocol.Done()
 
     def _role(self, request: protocol.RoleRequest) -> protocol.Done:
-        roles.set_role(self.here, _role_name(request.name), request.verifier)
+        roles.set_role(self.here, user_lists.role_name(request.name), request.verifier)
         return protocol.Done()
-
-    def _user(self, request: protocol.UserRequest, progress: Progress) -> protocol.Done:
-        """Create, change or remove a role on the primary, and send its pool_passwd entry to every node."""
-        here = self.here
-        facts = here.look_at_all()
-        primary = rightful_primary(here.cluster, facts)
-        if primary is None:
-            raise OperationError("no primary is in sight", hint="pgpoolctl status shows every node")
-        if primary.node != here.me.name:
-            return here.peers.ask(primary.node, request, seconds=_USER_SECONDS, progress=progress)
-        if not _CHANGING_USERS.acquire(timeout=_USER_SECONDS / 2):
-            raise OperationError("another change of the users has not ended yet", hint="the same command again, later")
-        try:
-            self._change_user(request, here.look_at_all(), progress)
-        finally:
-            _CHANGING_USERS.release()
-        return protocol.Done()
-
-    def _change_user(self, request: protocol.UserRequest, facts: ClusterFacts, progress: Progress) -> None:
-        """Change a role on this node, the primary, and the list of users of every node. The caller holds the lock."""
-        here = self.here
-        name, entry = _role_name(request.name), request.entry
-        known = Users.load(paths.USERS)
-        newest = max(facts.nodes.values(), key=lambda found: found.users)
-        if newest.users > known.serial:
-            known = users_of(here, newest.node)
-        if entry is not None and known.mark != request.mark:
-            hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows where; put it right there, then pgpoolctl apply"
-            raise OperationError("not every node has the same cluster key", hint=hint)
-        roles.set_role(here, name, request.verifier)
-        if not here.cluster.mode.streams:
-            others = [found.node for found in in_service(here.cluster, facts) if found.node != here.me.name]
-            for other in others:
-                here.peers.ask(other, protocol.RoleRequest(name, request.verifier), seconds=30)
-        users = known.with_entry(name, entry)
-        if not store_users(users):
-            reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
-            raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
-        new = _listed(users)
-        lists = here.peers.ask_all(protocol.UsersRequest(new), seconds=30)
-        for node in here.cluster.nodes:
-            if node != here.me and node.name not in lists:
-                progress(f"{node.name} is out of reach and learns it when it is back")
-            elif node != here.me and lists[node.name] != new:
-                progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
 
     def _users(self, request: protocol.UsersRequest, peer: str) -> protocol.UserList:
         if request.new is not None:
             rights.refuse(self.here.cluster, protocol.UserRequest, peer)
-            store_users(_users_in(request.new))
+            user_lists.store_users(user_lists.users_in(request.new))
             self.here.forget_looks()
-        return _listed(Users.load(paths.USERS))
+        return user_lists.listed(Users.load(paths.USERS))
 
 
 def _pair(request: Request[A], answer: A) -> A:
     """Return the answer. mypy accepts only an answer of the request's type."""
     del request
     return answer
-
-
-def _role_name(name: str) -> str:
-    """Return the name of a role; raises UsageError if the name is not safe between quotes in SQL."""
-    if not plain.is_role(name):
-        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
-    return name
-
-
-def _listed(users: Users) -> protocol.UserList:
-    """Return the users in the form of an answer to another node."""
-    return protocol.UserList(users.serial, users.entries, users.mark)
-
-
-def _users_in(found: protocol.UserList) -> Users:
-    """Return the users of a list that another node sent; raises UsageError for impossible names or entries."""
-    try:
-        return Users.of({"serial": found.serial, "entries": dict(found.entries), "mark": found.mark})
-    except ValueError as error:
-        raise UsageError("a list of users that holds what is none", hint=VERSIONS_DIFFER) from error
-
-
-def users_of(here: Here, name: str) -> Users:
-    """Return another node's list of users. Raises ClusterError, also if the answer is not a list of users."""
-    try:
-        return _users_in(here.peers.ask(name, protocol.UsersRequest(), seconds=5))
-    except (OddAnswerError, UsageError) as error:
-        hint = f"journalctl -u {paths.UNIT}, on {name}; the same version of pgpool2-cluster on every node"
-        raise OperationError(f"{name} tells what is no list of users", hint=hint) from error
-
-
-def store_users(users: Users) -> bool:
-    """Store a list of users if it is later than the stored one, write pool_passwd, and return whether it is stored.
-
-    A list that is encrypted with another cluster key is not stored: an administrator is changing the key, or the nodes
-    have different keys. A list that is stored already is written to pool_passwd again, because another thread may not
-    have finished writing it, and the caller may rely on pgpool-II having read it.
-    Raises OperationError for a list with the cluster's own roles or an impossible number.
-    """
-    if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):
-        hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which one is odd"
-        raise OperationError("another node tells a list of users that no command can have made", hint=hint)
-    with changing(paths.USERS):
-        known = Users.load(paths.USERS)
-        if users != known:
-            if users.serial <= known.serial or users.mark != known.mark:
-                return False
-            users.save(paths.USERS)
-    units.control("apply")
-    return True

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import log, paths, postgresql_service, target, units, wal_space
+from . import log, paths, postgresql_service, target, units, user_lists, wal_space
 from .actions import CreateSlots
-from .answers import store_users, users_of
 from .applying import Applying
 from .archive import Keeper
 from .cluster import Service
@@ -144,7 +143,7 @@ class Housekeeping:
         stale = newest.users > Users.load(paths.USERS).serial and newest.node != self.here.me.name
         if stale and time.monotonic() >= self._users_from:
             self._users_from = time.monotonic() + _USERS_PAUSE_SECONDS
-            store_users(users_of(self.here, newest.node))
+            user_lists.store_users(user_lists.users_of(self.here, newest.node))
 
     def _give_database(self, facts: ClusterFacts) -> None:
         self._own_database.tend(facts, writes=writes(self.here, facts))

@@ -11,7 +11,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import housekeeping, paths, postgresql_service, target, units, wal_space
+from pgpool_cluster import housekeeping, paths, postgresql_service, target, units, user_lists, wal_space
 from pgpool_cluster.actions import CreateSlots
 from pgpool_cluster.archive import Keeper
 from pgpool_cluster.cluster import Archive, Cluster
@@ -65,8 +65,8 @@ class Node:
         monkeypatch.setattr(wal_space, "held", self._held)
         monkeypatch.setattr(postgresql_service, "create_slots", lambda _, action: self.done.append(action))
         monkeypatch.setattr(target, "attend", lambda _: self.done.append("attend"))
-        monkeypatch.setattr(housekeeping, "users_of", self._users_of)
-        monkeypatch.setattr(housekeeping, "store_users", self.done.append)
+        monkeypatch.setattr(user_lists, "users_of", self._users_of)
+        monkeypatch.setattr(user_lists, "store_users", self.done.append)
 
     def _own_database(self, _: ClusterFacts, *, writes: bool) -> None:
         if writes:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
 
-from pgpool_cluster import act, agent, copies, copying, paths
+from pgpool_cluster import act, agent, copies, copying, notes, paths
 from pgpool_cluster.actions import Clone, Rejoin
-from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.node import Here
@@ -48,7 +46,7 @@ class Standby:
 
     @property
     def note(self) -> str:
-        return Answers(self.here, threading.RLock(), lambda: None, lambda: [], lambda: None)._note()
+        return notes.own(self.here)
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import copy_source, locales
+from pgpool_cluster import copy_source, locales, notes
 from pgpool_cluster import postgresql as pg
-from pgpool_cluster.answers import Answers
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -99,11 +97,10 @@ def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     now[0] += 20
     database.look(NodeFacts("pg2"), CLUSTER)
     here = Here(CLUSTER, CLUSTER.named("pg2"), database, Peers({}), Record(system=7))
-    answers = Answers(here, threading.RLock(), lambda: None, lambda: [], lambda: None)
-    assert answers._note().startswith(f"PostgreSQL refuses the agent's login: {said[0]}; hint: ")
+    assert notes.own(here).startswith(f"PostgreSQL refuses the agent's login: {said[0]}; hint: ")
     said[0] = ENGLISH
     database.look(NodeFacts("pg2"), CLUSTER)
-    assert answers._note().startswith("PostgreSQL refuses every login: this machine has no locale de_DE.UTF-8; hint: ")
+    assert notes.own(here).startswith("PostgreSQL refuses every login: this machine has no locale de_DE.UTF-8; hint: ")
     monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.DOWN)
     database.look(NodeFacts("pg2"), CLUSTER)
-    assert answers._note() == ""
+    assert notes.own(here) == ""

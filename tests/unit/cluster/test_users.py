@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.wired import answering
 
-from pgpool_cluster import answers, checks, paths, roles, units
+from pgpool_cluster import answers, checks, paths, roles, units, user_lists
 from pgpool_cluster.check import Check
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
@@ -95,7 +95,7 @@ def test_a_node_that_keeps_another_list_is_named(stored: list[int], monkeypatch:
 
 def test_no_change_is_lost_when_apply_rewrites_the_list(stored: list[int]) -> None:
     with changing(paths.USERS):
-        storing = threading.Thread(target=answers.store_users, args=(Users(6, {"app": "e"}, "m"),))
+        storing = threading.Thread(target=user_lists.store_users, args=(Users(6, {"app": "e"}, "m"),))
         storing.start()
         storing.join(0.1)
         assert Users.load(paths.USERS).serial == 5
@@ -118,12 +118,12 @@ def test_a_node_that_gets_a_list_twice_answers_once_it_is_applied(
 
     monkeypatch.setattr(units, "control", apply)
     users = Users(6, {"app": "e"}, "m")
-    fetching = threading.Thread(target=answers.store_users, args=(users,))
+    fetching = threading.Thread(target=user_lists.store_users, args=(users,))
     fetching.start()
     while Users.load(paths.USERS) != users:
         fetching.join(0.01)
     threading.Timer(0.2, free.set).start()
-    assert answers.store_users(users)
+    assert user_lists.store_users(users)
     assert laid.is_set()
     fetching.join()
 
@@ -131,7 +131,7 @@ def test_a_node_that_gets_a_list_twice_answers_once_it_is_applied(
 def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
     with changing(paths.USERS), pytest.raises(ServerError, match="another program is changing"):
-        answers.store_users(Users(6, {"app": "e"}, "m"))
+        user_lists.store_users(Users(6, {"app": "e"}, "m"))
     assert stored == []
 
 
@@ -155,7 +155,7 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
 def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, stored: list[int]) -> None:
     """A witness could otherwise replace a role's password in every pool_passwd, or exhaust the serials."""
     with pytest.raises(OperationError, match="no command can have made"):
-        answers.store_users(users)
+        user_lists.store_users(users)
     assert stored == []
     assert Users.load(paths.USERS).serial == 5
 
@@ -168,7 +168,7 @@ def test_a_node_that_returns_no_list_is_named(said: dict[str, object], monkeypat
     here.peers = Peers.of(CLUSTER, "pg1")
     answering(monkeypatch, lambda *_: said)
     with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
-        answers.users_of(here, "pg2")
+        user_lists.users_of(here, "pg2")
 
 
 @pytest.mark.parametrize("said", [{}, {"checks": 7}, {"checks": ["x"]}, {"checks": [{"node": "pg2"}]}])
