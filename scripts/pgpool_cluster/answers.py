@@ -20,12 +20,12 @@ from . import (
     postgresql_service,
     promotion,
     protocol,
-    recovery,
     restarts,
     rights,
     roles,
     sessions,
     status,
+    streaming,
     switchover,
     synchrony,
     takeover,
@@ -238,12 +238,12 @@ class Answers:
         if not here.cluster.mode.streams:
             two_stages.rebuild(here, progress, force=request.force)
             self.wake()
-            recovery.await_attached(here, progress)
+            attachment.await_attached(here, progress)
             return protocol.Done()
         with self.acting:
-            leading = recovery.recover(here, progress, force=request.force)
+            leading = streaming.recover(here, progress, force=request.force)
         if request.attach:
-            recovery.await_attached(here, progress, leading)
+            attachment.await_attached(here, progress, leading)
         self.wake()
         return protocol.Done()
 
@@ -303,7 +303,7 @@ class Answers:
         self.wake()
         progress("waiting for pgpool-II")
         self._renew_view(here.me.name)
-        recovery.await_attached(here, progress)
+        attachment.await_attached(here, progress)
         return protocol.SwitchoverAnswer(target.node)
 
     def _take_over(

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 
 from . import pgpool, pgpool_service, replay
 from .actions import Attach
 from .cluster import Node
-from .errors import OperationError
-from .facts import BackendState, ClusterFacts
+from .errors import ClusterError, OperationError
+from .facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
 from .node import Here
-from .protocol import AttachRequest, DetachRequest, Done, HoldRequest
+from .peers import Progress
+from .protocol import AttachRequest, DetachRequest, Done, HoldRequest, TakeBackRequest
 from .situation import in_service, rightful_primary
 from .waiting import poll
 
 _ELSEWHERE_SECONDS = 40.0
 _HOLD_SECONDS = 5.0
+_ATTACH_SECONDS = 60.0
+_ATTACH_PAUSE_SECONDS = 0.05
+_TAKE_BACK_SECONDS = 10.0
+_REQUEST_SECONDS = 20.0
 _EVERYWHERE_SECONDS = 20.0
 _EVERYWHERE_PAUSE_SECONDS = 0.1
 
@@ -114,3 +120,39 @@ def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
     if serving == [node.name]:
         hint = "recover another node first; pgpoolctl status shows every node"
         raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
+
+
+def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
+    """Wait until the leading pgpool-II has attached this node; raises OperationError after 60 s.
+
+    This requests the attachment only once, because the leader's agent also requests it on its own. `leading`: the node
+    whose pgpool-II led a moment ago. It receives a request first, before facts are collected.
+    """
+    progress("waiting for pgpool-II to attach it")
+    if leading:
+        with suppress(ClusterError):
+            here.on(leading, TakeBackRequest(here.me.name), seconds=_TAKE_BACK_SECONDS)
+            return
+    asked = False
+
+    def attached() -> bool:
+        nonlocal asked
+        here.forget_looks()
+        leaders = _leaders(here)
+        if any(view.backends.get(here.me.name) is BackendState.UP for view in leaders.values()):
+            return True
+        if leaders and not asked:
+            with suppress(ClusterError):
+                here.on(next(iter(leaders)), AttachRequest(here.me.name, recovering=True), seconds=_REQUEST_SECONDS)
+            asked = True
+        return False
+
+    if not poll(attached, seconds=_ATTACH_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
+        reason = f"{here.me.name} is ready, but pgpool-II has not taken it back"
+        raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
+
+
+def _leaders(here: Here) -> dict[str, PgpoolFacts]:
+    """Return what the leading pgpool-II believes, by its node; there can be two leaders."""
+    views = {name: found.pgpool for name, found in here.look_at_all().nodes.items()}
+    return {name: view for name, view in views.items() if view is not None and view.watchdog in LEADING}

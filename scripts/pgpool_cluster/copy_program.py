@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import log, pulse
+from . import log, programs, pulse
 from .errors import OperationError
 
 Report = Callable[[str], None]
@@ -17,32 +16,33 @@ _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")
 
 def run(command: Sequence[str], report: Report) -> None:
     """Run a program of PostgreSQL and report its progress; raises OperationError with its own reason."""
-    name = Path(command[0]).name
-    reason, reported = "", ""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "LC_ALL": "C"},
-        cwd="/",
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - for the type checker
+    output = _Output(Path(command[0]).name, report)
+    pulse.beat(pulse.PROGRESS_SECONDS)
+    status = programs.stream(command, output.take, environment={"LC_ALL": "C"})
+    if status != 0:
+        why = output.reason.split(": error: ")[-1] or f"exit status {status}"
+        raise OperationError(f"{output.program}: {why}", hint="run the same command again")
+
+
+@dataclass(slots=True)
+class _Output:
+    """The output of a running program; `reason` is its last line that is no progress."""
+
+    program: str
+    report: Report
+    reason: str = ""
+    _reported: str = ""
+
+    def take(self, line: str) -> None:
         pulse.beat(pulse.PROGRESS_SECONDS)
-        for line in process.stdout:  # text mode treats \r as an end of line
-            pulse.beat(pulse.PROGRESS_SECONDS)
-            match = _PROGRESS.match(line)
-            if match:
-                if _in_words(match) != reported:
-                    reported = _in_words(match)
-                    report(reported)
-            elif line.strip():
-                log.info(f"{name}: {line.strip()}")
-                reason = line.strip()
-    if process.returncode != 0:
-        why = reason.split(": error: ")[-1] or f"exit status {process.returncode}"
-        raise OperationError(f"{name}: {why}", hint="run the same command again")
+        match = _PROGRESS.match(line)
+        if match is None:
+            if line.strip():
+                log.info(f"{self.program}: {line.strip()}")
+                self.reason = line.strip()
+        elif _in_words(match) != self._reported:
+            self._reported = _in_words(match)
+            self.report(self._reported)
 
 
 def _in_words(match: re.Match[str]) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import archive, copy_program, copy_source, data_directory, files, log, paths, server_log, units
+from . import archive, copy_program, copy_source, data_directory, files, log, paths, programs, server_log, units
 from . import postgresql as pg
 from .cluster import Node
 from .copy_program import Report
@@ -28,6 +27,7 @@ from .waiting import poll
 _START_SECONDS = 300.0
 _STREAM_SECONDS = 30.0
 """Time limit for a new standby to start streaming."""
+_SYNC_SECONDS = 3600.0
 _SYNC_PAUSE_SECONDS = 0.3
 _LOOK_PAUSE_SECONDS = 0.05
 _FIRST_REWINDING_MAJOR = 15
@@ -157,7 +157,7 @@ def _writing_through(data: Path) -> Iterator[None]:
 
     def work() -> None:
         while not ended.wait(_SYNC_PAUSE_SECONDS):
-            subprocess.run(["sync", "--file-system", str(data)], check=False, capture_output=True)
+            programs.attempt(["sync", "--file-system", str(data)], seconds=_SYNC_SECONDS)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

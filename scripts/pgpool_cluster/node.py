@@ -26,6 +26,7 @@ from .shared import Shared
 from .under_way import Published, UnderWay
 from .usage import Usage
 from .users import Users
+from .waiting import poll
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -36,6 +37,8 @@ _OWN_SECONDS = 2.2
 _FACTS_KEPT_SECONDS = 0.3
 _OLD_SECONDS = 1.0
 """Seconds after which facts are too old, because other nodes answered late. They are requested again."""
+_SIGHT_SECONDS = 10.0
+_SIGHT_PAUSE_SECONDS = 0.3
 _ARCHIVE_KEPT_SECONDS = 10.0
 _ARCHIVE_WAIT_SECONDS = 0.5
 
@@ -249,6 +252,21 @@ class Here:
             mine = self.look()
         facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
         return ClusterFacts({self.me.name: mine, **facts})
+
+    def look_until(self, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
+        """Collect facts until they are `enough` or all database nodes answer, for at most 10 s.
+
+        A node that has just booted connects within seconds.
+        """
+
+        def look() -> ClusterFacts:
+            self.forget_looks()
+            return self.look_at_all()
+
+        def complete(facts: ClusterFacts) -> bool:
+            return bool(enough(facts)) or all(facts.of(node.name).reachable for node in self.cluster.databases)
+
+        return poll(look, until=complete, seconds=_SIGHT_SECONDS, pause=_SIGHT_PAUSE_SECONDS)
 
     def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
         asked = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .errors import ServerError
 
@@ -63,6 +63,32 @@ def attempt(words: Sequence[str], *, seconds: float = 30.0, environment: Mapping
         raise LateProgramError(words[0], f"it did not end within {seconds:g} s") from error
     except (OSError, subprocess.SubprocessError) as error:
         raise ProgramError(words[0], str(error)) from error
+
+
+def stream(words: Sequence[str], each: Callable[[str], None], *, environment: Mapping[str, str] | None = None) -> int:
+    """Run a program in /, pass each line of its output to `each`, and return its exit status. There is no time limit.
+
+    A carriage return ends a line, too. Raises ProgramError if the program cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            cwd="/",
+            env=None if environment is None else {**os.environ, **environment},
+        )
+    except OSError as error:
+        raise ProgramError(words[0], str(error), hint=_ABSENT_HINT) from error
+    with process:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        for line in process.stdout:
+            each(line)
+    return process.returncode
 
 
 def last_line(ended: Ended) -> str:

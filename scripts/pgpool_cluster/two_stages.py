@@ -20,7 +20,7 @@ from .facts import BackendState, ClusterFacts, NodeFacts, WatchdogState
 from .node import Here
 from .peers import Progress
 from .protocol import DetachRequest, PcpRecoveryRequest
-from .recovery import refuse_needless, refuse_to_lose, sight
+from .recovery_plan import refuse_needless, refuse_to_lose
 from .situation import in_service, leading_node
 from .stages import HINT
 from .waiting import poll
@@ -64,7 +64,7 @@ def _await_other(here: Here, progress: Progress) -> None:
 
 
 def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
-    facts = sight(here, lambda facts: _serving_others(here, facts))
+    facts = here.look_until(lambda facts: _serving_others(here, facts))
     if not force:
         refuse_needless(here.cluster, facts, here.me.name)
     _refuse(here, _serving_others(here, facts), facts.of(here.me.name))

@@ -16,7 +16,7 @@ from pgpool_cluster import (
     paths,
     pgpool,
     protocol,
-    recovery,
+    recovery_plan,
     restarts,
     rights,
     roles,
@@ -174,7 +174,7 @@ def test_every_answer_has_the_type_that_its_request_declares(
     monkeypatch.setattr("pgpool_cluster.answers.time.time", lambda: 7.0, raising=False)
     monkeypatch.setattr(takeover, "fail_over", lambda *_: ())
     monkeypatch.setattr(takeover, "go_on", lambda *_: None)
-    monkeypatch.setattr(recovery, "refuse_needless", lambda *_: None)
+    monkeypatch.setattr(recovery_plan, "refuse_needless", lambda *_: None)
     answer = world.on("pg1", request_)
     assert isinstance(answer, protocol.answer_of(type(request_)))
 

@@ -22,6 +22,7 @@ from pgpool_cluster import (
     data_directory,
     locales,
     paths,
+    programs,
     pulse,
     server_log,
     units,
@@ -557,7 +558,7 @@ def test_files_are_written_to_disk_while_the_copy_runs(tmp_path: Path, monkeypat
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr(copying, "_SYNC_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(copying, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(programs, "attempt", run)
     before = threading.active_count()
     with pytest.raises(OperationError, match="no space"), copying._writing_through(tmp_path):
         _fail_after(synced)

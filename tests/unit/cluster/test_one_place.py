@@ -22,8 +22,8 @@ LATER = frozenset({"apply", "archive", "checks", "configuration", "rehearsal", "
 """Modules that have paths of their own until they are split by subject."""
 PORTS_LATER = frozenset({"certificates", "checks", "vigil"})
 """`certificates` has the year 9999; the others follow when they are split."""
-STARTS_PROGRAMS = frozenset({"archive", "copying", "peers", "postgresql", "programs", "server_log"})
-"""`archive` imports as little as possible; `peers` and `copying` stream. `postgresql` and `server_log` follow."""
+STARTS_PROGRAMS = frozenset({"archive", "peers", "postgresql", "programs", "server_log"})
+"""`archive` imports as little as possible; `peers` talks to ssh. `postgresql` and `server_log` follow."""
 
 
 def constants(module: Path) -> Iterator[ast.Constant]:

@@ -10,7 +10,7 @@ from tests.unit.cluster.nodes import CLUSTER, NATIVE, healthy, orphaned, pgpool,
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.recovery import refuse_needless
+from pgpool_cluster.recovery_plan import refuse_needless
 
 NATIVE_NODES = (replace(primary("pg1"), pgpool=pgpool()), primary("pg2"), primary("pg3"))
 

@@ -10,14 +10,15 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, primary, seen, standby
 from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
-from pgpool_cluster import recovery, waiting
+from pgpool_cluster import attachment, recovery_plan, streaming, waiting
 from pgpool_cluster.cluster import Mode
 from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import ClusterFacts
+from pgpool_cluster.facts import ClusterFacts, NodeFacts, Postgresql
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import AttachRequest, DetachRequest, TakeBackRequest
+from pgpool_cluster.protocol import AttachRequest, TakeBackRequest
 from pgpool_cluster.record import Record
+from pgpool_cluster.recovery_plan import Remedy
 
 
 class Recovering:
@@ -59,7 +60,7 @@ class Recovering:
         here = self.world.hosts[name].here
         assert here is not None
         with self.world.within(name), Acting(self.world, name):
-            return recovery.recover(here, self.said.append, force=force)
+            return streaming.recover(here, self.said.append, force=force)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -219,7 +220,7 @@ def test_without_a_primary_in_sight_nothing_is_copied(three: Recovering) -> None
 def test_a_stalled_standby_is_not_recovered_but_the_cause_is_named() -> None:
     paused = replace(standby("pg2", "pg1"), stalled="its replay is paused")
     with pytest.raises(OperationError, match="pg2 has its data, but does not replay: its replay is paused") as refusal:
-        recovery.refuse_needless(CLUSTER, seen(replace(primary("pg1"), pgpool=pgpool()), paused), "pg2")
+        recovery_plan.refuse_needless(CLUSTER, seen(replace(primary("pg1"), pgpool=pgpool()), paused), "pg2")
     assert "pg_wal_replay_resume" in refusal.value.hint
 
 
@@ -276,25 +277,25 @@ def test_facts_are_collected_again_until_they_are_enough(pg2: Agent) -> None:
     """A node that just booted needs time to see the others."""
     early, late = seen(away("pg1"), FOLLOWER), seen(*healthy())
     pg2.rounds = [early, early, late, early]
-    assert recovery.sight(pg2.here, lambda facts: facts.of("pg1").reachable) is late
+    assert pg2.here.look_until(lambda facts: facts.of("pg1").reachable) is late
     assert 0 < pg2.now < 1
 
 
 def test_nodes_that_all_answer_are_not_asked_again(pg2: Agent) -> None:
     pg2.rounds = [seen(*healthy()), OUT]
-    assert recovery.sight(pg2.here, lambda _: False) == seen(*healthy())
+    assert pg2.here.look_until(lambda _: False) == seen(*healthy())
     assert pg2.now == 0
 
 
 def test_the_pgpool_that_led_before_is_asked_first(pg2: Agent) -> None:
-    recovery.await_attached(pg2.here, lambda _: None, "pg3")
+    attachment.await_attached(pg2.here, lambda _: None, "pg3")
     assert pg2.asked == [("pg3", TAKE_BACK)]
 
 
 def test_the_pgpool_that_leads_now_is_asked_if_the_former_leader_does_not_answer(pg2: Agent) -> None:
     pg2.silent = (TakeBackRequest,)
     pg2.rounds = [OUT, OUT, OUT, IN]
-    recovery.await_attached(pg2.here, lambda _: None, "pg3")
+    attachment.await_attached(pg2.here, lambda _: None, "pg3")
     assert pg2.asked == [("pg3", TAKE_BACK), ("pg1", ATTACH)], "it queues requests, so it gets one"
 
 
@@ -302,7 +303,7 @@ def test_pgpools_that_follow_the_leader_are_not_asked(pg2: Agent) -> None:
     follows = replace(FOLLOWER, pgpool=pgpool("pg2", leader=False))
     silent = replace(orphaned(standby("pg3", "pg1")), pgpool=None)
     pg2.rounds = [seen(follows, silent), seen(follows, silent), seen(follows, silent, replace(LED, pgpool=pgpool()))]
-    recovery.await_attached(pg2.here, lambda _: None)
+    attachment.await_attached(pg2.here, lambda _: None)
     assert pg2.asked == []
 
 
@@ -310,7 +311,7 @@ def test_a_node_that_pgpool_does_not_attach_within_a_minute_is_reported(pg2: Age
     pg2.silent = (AttachRequest,)
     pg2.rounds = [OUT]
     with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not taken it back") as failure:
-        recovery.await_attached(pg2.here, lambda _: None)
+        attachment.await_attached(pg2.here, lambda _: None)
     assert failure.value.hint == "pgpoolctl attach pg2"
     assert 60 <= pg2.now < 61
     assert pg2.asked == [("pg1", ATTACH)]
@@ -319,5 +320,24 @@ def test_a_node_that_pgpool_does_not_attach_within_a_minute_is_reported(pg2: Age
 def test_the_first_pgpool_in_sight_detaches_a_node_that_does_not_stream(pg2: Agent) -> None:
     broken = orphaned(FOLLOWER)
     pg2.rounds = [seen(replace(LED, pgpool=pgpool()), broken)]
-    recovery._take_out(pg2.here, lambda _: None, force=False)
-    assert pg2.asked == [("pg1", DetachRequest("pg2", recovering=True))]
+    assert recovery_plan.detacher(CLUSTER, pg2.rounds[0], "pg2", force=False) == "pg1"
+    gone = seen(LED, replace(FOLLOWER, pgpool=None))
+    assert recovery_plan.detacher(CLUSTER, gone, "pg2", force=True) == "", "it is down for pgpool-II"
+    assert recovery_plan.detacher(CLUSTER, IN, "pg2", force=False) == "", "it streams"
+    assert recovery_plan.detacher(CLUSTER, IN, "pg2", force=True) == "pg1"
+
+
+@pytest.mark.parametrize(
+    ("mine", "expected"),
+    [
+        (FOLLOWER, Remedy.NOTHING),
+        (replace(FOLLOWER, member=False), Remedy.NOTHING),
+        (replace(FOLLOWER, half_copied=True), Remedy.COPY),
+        (orphaned(FOLLOWER), Remedy.START),
+        (replace(orphaned(FOLLOWER), standby_signal=False), Remedy.REJOIN),
+        (replace(orphaned(FOLLOWER), member=False, databases=()), Remedy.COPY),
+        (NodeFacts("pg2", postgresql=Postgresql.ABSENT, member=True), Remedy.COPY),
+    ],
+)
+def test_a_recovery_does_the_least_that_may_suffice(mine: NodeFacts, expected: Remedy) -> None:
+    assert recovery_plan.remedy(LED, mine) is expected

@@ -39,7 +39,7 @@ from pgpool_cluster.decide import choose_new_primary, confirmed, decide, failove
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
 from pgpool_cluster.node import Here
-from pgpool_cluster.recovery import refuse_needless
+from pgpool_cluster.recovery_plan import refuse_needless
 from pgpool_cluster.replay import PAUSED, Seen, Watch
 from pgpool_cluster.server import Instance
 from pgpool_cluster.under_way import UnderWay
