@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from . import claims, copying, log, pgpool_service, postgresql_service, promotion, restarts
+from . import claims, copying, log, new_primary, pgpool_service, postgresql_service, restarts
 from .actions import (
     Action,
     Attach,
@@ -66,7 +66,7 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
         case StandApart():
             stand_apart(here, action)
         case Serve():
-            promotion.serve(here, action)
+            new_primary.serve(here, action)
         case Begin():
             claims.begin(here, action)
         case Dismiss():
@@ -74,11 +74,11 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
         case Start():
             postgresql_service.start(here, action)
         case Resume():
-            promotion.resume(here, action)
+            new_primary.resume(here, action)
         case Stop():
             postgresql_service.stop(here, action)
         case Promote():
-            promotion.promote(here, action)
+            new_primary.promote(here, action)
         case Lead():
             claims.lead(here, action)
         case Follow():

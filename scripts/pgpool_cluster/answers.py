@@ -14,11 +14,11 @@ from . import (
     checks,
     claims,
     main_node,
+    new_primary,
     notes,
     paths,
     pgpool,
     postgresql_service,
-    promotion,
     protocol,
     restarts,
     rights,
@@ -168,7 +168,7 @@ class Answers:
     def _promote(self, request: protocol.PromoteRequest, peer: str) -> protocol.Done:
         """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
         if rights.is_database(self.here.cluster, peer):
-            promotion.become_primary(self.here, request.term, request.excuse)
+            new_primary.become_primary(self.here, request.term, request.excuse)
         else:
             takeover.take_over(self.here)
         self.wake()

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from . import adopting, data_directory, libpq, locales, matching, paths, pulse
+from . import adopting, copy_target, libpq, locales, matching, paths, pulse
 from . import postgresql as pg
 from .cluster import Node
 from .connection import connect
@@ -53,7 +53,7 @@ def prepare(here: Here, upstream: Node, *, checkpoint: bool = False) -> dict[Pat
     except psycopg2.Error as error:
         reason = f"{upstream.name} cannot be copied from: {str(error).strip()}"
         raise OperationError(reason, hint=f"psql '{dsn}' as postgres shows more") from error
-    data_directory.refuse_small_disks(sizes)
+    copy_target.refuse_small_disks(sizes)
     return {place: size for place, size in sizes.items() if place != data}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import archive, copy_program, copy_source, data_directory, files, log, paths, programs, server_log, units
+from . import archive, copy_program, copy_source, copy_target, files, log, paths, programs, server_log, units
 from . import postgresql as pg
 from .cluster import Node
 from .copy_program import Report
@@ -79,9 +79,9 @@ class _Copy:
     def clone(self) -> None:
         instance = self.instance
         spaces = copy_source.prepare(self.here, self.upstream)
-        data_directory.refuse_mounts(instance.data)
+        copy_target.refuse_mounts(instance.data)
         self._begin(f"copying {self.upstream.name}")
-        waldir = data_directory.empty(instance, spaces)
+        waldir = copy_target.empty(instance, spaces)
         command = [
             instance.program("pg_basebackup"),
             f"--pgdata={instance.data}",

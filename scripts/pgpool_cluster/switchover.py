@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from . import copying, matching, postgresql_service, promotion, replay
+from . import copying, matching, new_primary, postgresql_service, replay
 from . import postgresql as pg
 from .actions import Follow, Promote, Resume
 from .cluster import Cluster
@@ -70,7 +70,7 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
     try:
         _await_all(here, target.node)
         progress(f"promoting {target.node}")
-        promotion.promote(here, Promote(target.node, here.record.term + 1, None))
+        new_primary.promote(here, Promote(target.node, here.record.term + 1, None))
     except ClusterError:
         _take_back(here)
         raise
@@ -103,7 +103,7 @@ def _take_back(here: Here) -> None:
     here.forget_looks()
     for action in decide(here.cluster, here.me, here.look_at_all()):
         if isinstance(action, Resume):
-            promotion.resume(here, action)
+            new_primary.resume(here, action)
 
 
 def accept_loss(here: Here, progress: Progress) -> None:
@@ -131,8 +131,8 @@ def accept_loss(here: Here, progress: Progress) -> None:
 
 def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
     if mine.standby and here.cluster.mode.streams:
-        promotion.become_primary(here, term)
+        new_primary.become_primary(here, term)
         return
-    promotion.resume(here, Resume(mine.node, term))
-    if promotion.in_recovery(here):
-        promotion.end_recovery(here)
+    new_primary.resume(here, Resume(mine.node, term))
+    if new_primary.in_recovery(here):
+        new_primary.end_recovery(here)

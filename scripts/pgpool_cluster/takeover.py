@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 
-from . import act, log, promotion, units
+from . import act, log, new_primary, units
 from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from .cluster import Node
 from .decide import decide, failover
@@ -102,7 +102,7 @@ def take_over(here: Here) -> None:
         time.sleep(_CONFIRM_PAUSE_SECONDS)
     if not planned or planned[0] not in _planned(here):
         raise OperationError(f"{here.me.name} does not see that it is to take over", hint=_SEES)
-    promotion.become_primary(here, planned[0].term, planned[0].excuse)
+    new_primary.become_primary(here, planned[0].term, planned[0].excuse)
 
 
 def refuse_undecided(here: Here, action: Follow) -> None:

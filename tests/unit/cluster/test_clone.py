@@ -18,8 +18,8 @@ import pytest
 from pgpool_cluster import (
     archive,
     copy_source,
+    copy_target,
     copying,
-    data_directory,
     locales,
     paths,
     programs,
@@ -269,16 +269,16 @@ def test_tablespaces_lose_the_data_of_this_major_only(pg2: Target, tmp_path: Pat
 def test_a_folder_that_cannot_be_emptied_is_named(pg2: Target, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerError, match=f"{tmp_path}/file/space: Not a directory") as failure:
-        data_directory.empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
+        copy_target.empty(pg2.here.server.instance, {tmp_path / "file" / "space": 1})
     assert failure.value.hint.startswith("install -d -o postgres")
 
 
 def test_the_space_of_the_replaced_data_counts_as_free(pg2: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     (pg2.data / "base" / "2").write_bytes(b"x" * 2**20)
-    data_directory.refuse_small_disks({pg2.data: 2**20})
+    copy_target.refuse_small_disks({pg2.data: 2**20})
     with pytest.raises(ServerError, match="the copy needs 3 MB, and 1 MB are free"):
-        data_directory.refuse_small_disks({pg2.data: 3 * 2**20})
+        copy_target.refuse_small_disks({pg2.data: 3 * 2**20})
 
 
 def test_progress_is_reported_in_bytes_and_each_value_once(

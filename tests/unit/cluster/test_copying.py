@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import data_directory
+from pgpool_cluster import copy_target
 from pgpool_cluster.errors import ServerError
 
 
 def test_two_tablespaces_share_the_space_of_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them fits alone, but both together do not."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
-    data_directory.refuse_small_disks({tmp_path / "one": 60 << 20})
+    copy_target.refuse_small_disks({tmp_path / "one": 60 << 20})
     with pytest.raises(ServerError, match="the copy needs 120 MB, and 100 MB are free"):
-        data_directory.refuse_small_disks({tmp_path / "one": 60 << 20, tmp_path / "two": 60 << 20})
+        copy_target.refuse_small_disks({tmp_path / "one": 60 << 20, tmp_path / "two": 60 << 20})
 
 
 @pytest.mark.parametrize("mounted", ["pg_wal", "base"])
@@ -26,10 +26,10 @@ def test_a_mount_point_below_the_data_is_named_before_data_is_removed(
 ) -> None:
     for name in ("base", "pg_wal"):
         (tmp_path / name).mkdir()
-    data_directory.refuse_mounts(tmp_path)
+    copy_target.refuse_mounts(tmp_path)
     monkeypatch.setattr(Path, "is_mount", lambda self: self.name == mounted)
     with pytest.raises(ServerError, match=f"{mounted} is a mount point") as refusal:
-        data_directory.refuse_mounts(tmp_path)
+        copy_target.refuse_mounts(tmp_path)
     assert "symbolic link" in refusal.value.hint
 
 
@@ -38,4 +38,4 @@ def test_the_top_folder_of_a_file_system_behind_pg_wal_is_named_too(tmp_path: Pa
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pg_wal").symlink_to(tmp_path / "disk")
     with pytest.raises(ServerError, match=r"lost\+found"):
-        data_directory.refuse_mounts(tmp_path / "data")
+        copy_target.refuse_mounts(tmp_path / "data")

@@ -31,7 +31,7 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
-    {"archive", "channel", "copying", "data_directory", "neighbours", "pgpool_service", "postgresql", "server_log"}
+    {"archive", "channel", "copying", "copy_target", "neighbours", "pgpool_service", "postgresql", "server_log"}
 )
 """Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {

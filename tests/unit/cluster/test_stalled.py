@@ -26,7 +26,7 @@ from pgpool_cluster import (
     claims,
     copy_source,
     matching,
-    promotion,
+    new_primary,
     replay,
     restarts,
     status,
@@ -273,7 +273,7 @@ def test_a_node_does_not_promote_itself_if_that_would_crash_it(monkeypatch: pyte
         under_way=UnderWay(), query=lambda *_: [(True,)], look=lambda: replace(LOST[0], **LOW),  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(OperationError, match="max_connections is 100 on pg2, and 404 is needed"):
-        promotion.become_primary(here, 2)
+        new_primary.become_primary(here, 2)
     assert not claimed
 
 

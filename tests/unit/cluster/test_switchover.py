@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, crashed, down, orphaned, primary, seen, standby
 
+from pgpool_cluster import new_primary, postgresql_service, switchover
 from pgpool_cluster import postgresql as pg
-from pgpool_cluster import postgresql_service, promotion, switchover
 from pgpool_cluster.actions import Promote, Resume
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.errors import OperationError, ServerError
@@ -39,8 +39,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(pg, "stop", lambda _: None)
     monkeypatch.setattr(pg, "configured", lambda _: {})
     monkeypatch.setattr(postgresql_service, "start", lambda _, action: done.append(action))
-    monkeypatch.setattr(promotion, "resume", lambda _, action: done.append(action))
-    monkeypatch.setattr(promotion, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
+    monkeypatch.setattr(new_primary, "resume", lambda _, action: done.append(action))
+    monkeypatch.setattr(new_primary, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
     return done
 
 
@@ -67,7 +67,7 @@ def test_a_promotion_whose_answer_is_lost_starts_no_second_primary(
     def promote(_: Here, __: Promote) -> None:
         raise ServerError("pg2 is out of reach: no answer", hint="")
 
-    monkeypatch.setattr(promotion, "promote", promote)
+    monkeypatch.setattr(new_primary, "promote", promote)
     looks(monkeypatch, seen(down(primary("pg1")), TARGET, away("pg3")), seen_then)
     with pytest.raises(ServerError, match="out of reach"):
         switchover.run(here(CLUSTER, "pg1"), TARGET, lambda _: None)

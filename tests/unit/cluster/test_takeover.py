@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, seen, standby
 
-from pgpool_cluster import act, promotion, takeover, units
+from pgpool_cluster import act, new_primary, takeover, units
 from pgpool_cluster.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
 from pgpool_cluster.cluster import Cluster
 from pgpool_cluster.errors import OperationError
@@ -142,7 +142,7 @@ def test_in_native_replication_pgpool_counts_as_busy_during_a_failover(monkeypat
 
 def became(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
-    monkeypatch.setattr(promotion, "become_primary", lambda _, *words: found.append(words))
+    monkeypatch.setattr(new_primary, "become_primary", lambda _, *words: found.append(words))
     leader.facts = LOST
     return found
 
