@@ -38,20 +38,24 @@ from . import (
     paths,
     pgpool,
     plain,
+    rendered_file,
+    rendered_paths,
     server,
+    server_facts,
     units,
 )
 from . import key as keys
 from .cluster import Service
-from .configuration import FOLDER, File, Share
 from .errors import ClusterError, ServerError
 from .files import OddFileError, PlainFile
 from .key import ClusterKey, Role
 from .memory import Applied, unit_of
 from .record import Record
+from .rendered_file import File, FileShare
+from .rendered_paths import FOLDER
 from .users import Users, changing
 
-UNIT_FILE = str(configuration.PGPOOL_DROP_IN)
+UNIT_FILE = str(rendered_paths.PGPOOL_DROP_IN)
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)
 _LOCK = paths.ROOTS_RUN / "apply.lock"
 _LOCK_SECONDS = 30.0
@@ -154,14 +158,14 @@ def wanted() -> tuple[tuple[File, ...], Users]:
     rendered = configuration.render(cluster, key, me, facts, paths.templates())
     before.refuse(cluster, me, facts, rendered)
     begun = Service.POSTGRESQL in me.runs and files.kind(Path(facts.data_directory, "PG_VERSION")) != 0
-    stubs = {str(Path(facts.data_directory, name)) for name in configuration.STUBS}
+    stubs = {str(Path(facts.data_directory, name)) for name in rendered_paths.STUBS}
     wanted = [file for file in rendered if begun or str(file.path) not in stubs]
     return tuple(_with_users(_kept(file) if kept else file, users) for file in wanted), users
 
 
-def _own(facts: configuration.Server, *, member: bool) -> own.Own:
+def _own(facts: server_facts.ServerFacts, *, member: bool) -> own.Own:
     """Return the settings from the server's own files that the cluster honours."""
-    there = _content(configuration.drop_in(facts.postgresql)) if member else None
+    there = _content(rendered_paths.drop_in(facts.postgresql)) if member else None
     return facts.own if there is None else keep.held(facts.own, dict(own.lines(there.decode(errors="replace"))))
 
 
@@ -201,7 +205,7 @@ def _kept(file: File) -> File:
     there = _content(Path(file.path)) or b""
     if Path(file.path) == POOL_KEY:
         return replace(file, content=there)
-    if file.share is not Share.ENTRIES:
+    if file.share is not FileShare.ENTRIES:
         return file
     roles = {line.split(b":", 1)[0] for line in file.content.splitlines()}
     lines = there.splitlines(keepends=True)
@@ -247,7 +251,7 @@ def _mark(key: str) -> None:
 
 
 def _with_users(file: File, users: Users) -> File:
-    if file.share is not Share.ENTRIES:
+    if file.share is not FileShare.ENTRIES:
         return file
     text = "".join(f"{name}:{entry}\n" for name, entry in sorted(users.entries.items()))
     return replace(file, content=file.content + text.encode())
@@ -283,12 +287,12 @@ def _change(file: File, applied: Applied, claimed: Applied, gone: set[str]) -> C
     there = _there(file, replaceable=known is None)
     before = there.content if there else None
     text = (before or b"").decode(errors="surrogateescape")
-    if file.share is Share.ENTRIES:
-        text = configuration.without_entries(text, gone)
-    after = configuration.merged(text, file).encode(errors="surrogateescape")
+    if file.share is FileShare.ENTRIES:
+        text = rendered_file.without_entries(text, gone)
+    after = rendered_file.merged(text, file).encode(errors="surrogateescape")
     if there and before == after and (there.uid, there.gid, there.mode) == _owner(file):
         return None
-    differs = file.share is Share.WHOLE and before not in (None, after)
+    differs = file.share is FileShare.WHOLE and before not in (None, after)
     # Only postgres vouches for a claimed hash. It can make us keep a file, or replace one while keeping `.old`.
     remembered = claimed.files.get(str(path)) if known is None else known
     edited = differs and remembered not in (None, _hash(before or b""))
@@ -304,13 +308,13 @@ def _there(file: File, *, replaceable: bool) -> PlainFile | None:
         hint = "chown root and chmod go-w that folder"
         raise ServerError(f"{path} belongs to root and is not written: {why}", hint=hint)
     # postgres owns postgresql.conf, and could name any folder there.
-    if path.name in configuration.STUBS and not ancestors.intruder(path):
+    if path.name in rendered_paths.STUBS and not ancestors.intruder(path):
         hint = f"correct data_directory in postgresql.conf, or chown -R postgres: {path.parent} if the data is there"
         raise ServerError(f"{path} belongs to postgres and is not written to a folder of root", hint=hint)
     try:
         return hands.read(path, uid)
     except OddFileError:
-        if replaceable and file.share is Share.WHOLE and files.kind(path) != stat.S_IFDIR:
+        if replaceable and file.share is FileShare.WHOLE and files.kind(path) != stat.S_IFDIR:
             return None
         raise
 
@@ -376,11 +380,11 @@ def _lay(planned: Plan) -> tuple[list[Change], tuple[ServerError, ...]]:
             laid.append(change)
     for file in planned.files:
         beside = Path(f"{file.path}.new")
-        if file.share is Share.WHOLE and Path(file.path) not in planned.edited and os.path.lexists(beside):
+        if file.share is FileShare.WHOLE and Path(file.path) not in planned.edited and os.path.lexists(beside):
             with contextlib.suppress(ServerError):
                 hands.remove(beside, _owner(file)[0])
     needed = {str(file.path) for file in planned.files}
-    for name in configuration.DROP_INS:
+    for name in rendered_paths.DROP_INS:
         if name in Applied.load().files and name not in needed:
             hands.remove(Path(name), 0)
             units.ask("daemon-reload")
@@ -458,7 +462,7 @@ def _load(changed: Sequence[str], *, renewed: bool) -> None:
     """Reload the services that read the changed files, if they are running."""
     if not units.booted():
         return
-    drop_ins = [path for path in changed if path in configuration.DROP_INS]
+    drop_ins = [path for path in changed if path in rendered_paths.DROP_INS]
     if UNIT_FILE in changed or drop_ins:
         units.ask("daemon-reload")
     if str(paths.PEERS_NFT) in changed:
@@ -513,7 +517,7 @@ def withdraw() -> None:
     for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY, paths.DERIVED_KEY):
         with contextlib.suppress(ServerError):
             hands.remove(path)
-    drop_ins = (Path(name).parent for name in (UNIT_FILE, *configuration.DROP_INS))
+    drop_ins = (Path(name).parent for name in (UNIT_FILE, *rendered_paths.DROP_INS))
     for folder in (*drop_ins, paths.AUTHORITIES.parent, paths.ARCHIVE):
         hands.remove_folder(folder)  # keeps a folder that is not empty
     units.ask("daemon-reload")
@@ -545,8 +549,8 @@ def could_be_ours(path: Path) -> bool:
     The recorded paths alone do not justify a deletion: a file in a folder of root must be one that is rendered.
     """
     if ancestors.intruder(path):
-        return path.name in configuration.IN_OTHERS_FOLDERS  # a process of postgres deletes it
-    rendered = (*configuration.IN_ROOTS_FOLDERS, *configuration.DROP_INS, UNIT_FILE)
+        return path.name in rendered_paths.IN_OTHERS_FOLDERS  # a process of postgres deletes it
+    rendered = (*rendered_paths.IN_ROOTS_FOLDERS, *rendered_paths.DROP_INS, UNIT_FILE)
     return str(path.parent) == str(FOLDER) or str(path) in rendered
 
 
@@ -555,7 +559,7 @@ def _take_back(path: Path) -> None:
     if there is None or path.name == "pool_passwd":
         return
     text = there.content.decode(errors="surrogateescape")
-    rest = configuration.without_block(text)
+    rest = rendered_file.without_block(text)
     if rest == text:
         hands.remove(path)
     elif not rest.strip() and not str(path).startswith("/etc/postgresql"):

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import configuration, doors, hands, own, paths, plain, server
+from . import configuration, doors, hands, own, paths, plain, rendered_paths, server, server_facts
 from . import postgresql as pg
 from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
-from .configuration import File
 from .errors import ClusterError, ServerError, UsageError
 from .fault import Fault
 from .key import ClusterKey, Role
 from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
+from .rendered_file import File
 from .server import SOCKETS, Instance, as_postgres
 
 HEARTBEAT_PORT = 9694
@@ -72,7 +72,7 @@ def rehearse() -> list[Finding]:
     return _findings(cluster, me, facts, configuration.render(cluster, _NO_KEY, me, facts, paths.templates()))
 
 
-def refuse(cluster: Cluster, me: Node, facts: configuration.Server, rendered: Iterable[File]) -> None:
+def refuse(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rendered: Iterable[File]) -> None:
     """Raise UsageError if a first installation would take something away; later ones are not checked."""
     if not paths.FINGERPRINT.exists():
         raise_refused(_findings(cluster, me, facts, rendered))
@@ -87,7 +87,7 @@ def raise_refused(found: Iterable[Finding]) -> None:
         raise UsageError(f"nothing is changed on this server: {reasons}", hint=f"{fixes}; then pgpoolctl apply")
 
 
-def _findings(cluster: Cluster, me: Node, facts: configuration.Server, rendered: Iterable[File]) -> list[Finding]:
+def _findings(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rendered: Iterable[File]) -> list[Finding]:
     instance = None
     if Service.POSTGRESQL in me.runs:
         instance = Instance(facts.postgresql, me.port, Path(facts.data_directory))
@@ -102,7 +102,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
             ports |= {f"{WATCHDOG_PORT}/tcp": "the watchdog", f"{HEARTBEAT_PORT}/udp": "its heartbeat"}
     if instance is None:
         return Plan({}, ports=ports, streams=cluster.mode.streams)
-    drop_in = configuration.drop_in(instance.name)
+    drop_in = rendered_paths.drop_in(instance.name)
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
     return Plan(
         dict(own.lines(text)),
@@ -118,7 +118,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
     )
 
 
-def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Instance | None) -> Seen:
+def _seen(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, instance: Instance | None) -> Seen:
     held = _held() if os.geteuid() == 0 else {}
     kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:

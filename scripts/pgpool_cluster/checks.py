@@ -45,7 +45,6 @@ from .certificates import Laid
 from .channel import ask
 from .check import Check
 from .cluster import WATCHDOG_PORT, Node, Service
-from .configuration import MACHINE_TLS, STUBS
 from .errors import ClusterError
 from .facts import NodeFacts, Postgresql
 from .fault import Fault
@@ -53,6 +52,7 @@ from .key import Role
 from .node import Here
 from .postgresql import Database
 from .protocol import CheckRequest, ClockRequest
+from .rendered_paths import MACHINE_TLS, STUBS
 from .roles import Roles
 from .users import Users
 

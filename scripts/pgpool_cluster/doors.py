@@ -19,8 +19,8 @@ from pathlib import Path
 
 from . import server
 from .cluster import Cluster, Node
-from .configuration import FOLDER
 from .fault import Fault
+from .rendered_paths import FOLDER
 from .server import HOME
 
 USER = "postgres"

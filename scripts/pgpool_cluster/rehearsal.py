@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from . import keep, paths, plain
-from .configuration import MACHINE_TLS
 from .fault import Fault
 from .own import NOTHING, Own
+from .rendered_paths import MACHINE_TLS
 
 _KEPT = frozenset(
     (

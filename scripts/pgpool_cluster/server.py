@@ -15,9 +15,9 @@ from typing import Any
 
 from . import addresses, cluster_file, files, own, paths, plain
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
-from .configuration import PgpoolVersion, Server
 from .document import Place
 from .errors import ServerError, UsageError
+from .server_facts import PgpoolVersion, ServerFacts
 
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
@@ -256,7 +256,7 @@ def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
 
 def facts(
     cluster: Cluster, node: Node, *, standbys_came: bool, dropped: tuple[str, ...] = (), upgrading: str = ""
-) -> Server:
+) -> ServerFacts:
     """Return the facts for rendering the configuration; raises UsageError or ServerError if something is missing.
 
     `upgrading`: the new PostgreSQL server during a major upgrade, "" otherwise.
@@ -267,7 +267,7 @@ def facts(
     version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
     if Service.PGPOOL in node.runs:
         refuse_ipv6_watchdog(cluster, version)
-    return Server(
+    return ServerFacts(
         postgresql=instance.name if instance else PostgresqlCluster(0, "none"),
         pgpool=version,
         data_directory=str(instance.data) if instance else "",

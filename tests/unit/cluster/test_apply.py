@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, command_line, configuration, hands, paths, server, units
-from pgpool_cluster.configuration import File, Share
+from pgpool_cluster import ancestors, apply, command_line, hands, paths, rendered_file, server, units
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.memory import Applied
+from pgpool_cluster.rendered_file import File, FileShare
 from pgpool_cluster.users import Users
 
 
@@ -27,8 +27,8 @@ class Disk:
 
     def wanted(self) -> tuple[tuple[File, ...], Users]:
         whole = File(PurePosixPath(self.conf), f"port = {self.port}\n".encode(), "me", "me", 0o640)
-        block = File(PurePosixPath(self.hba), b"hostssl all\n", "me", "me", 0o640, Share.BLOCK)
-        entries = File(PurePosixPath(self.passwd), b"pgpool_check:AESx\n", "me", "me", 0o600, Share.ENTRIES)
+        block = File(PurePosixPath(self.hba), b"hostssl all\n", "me", "me", 0o640, FileShare.BLOCK)
+        entries = File(PurePosixPath(self.passwd), b"pgpool_check:AESx\n", "me", "me", 0o600, FileShare.ENTRIES)
         return (block, whole, apply._with_users(entries, self.users)), self.users
 
     def apply(self) -> list[str]:
@@ -62,7 +62,7 @@ def test_a_second_apply_changes_nothing(disk: Disk) -> None:
     assert disk.apply() == []
     assert disk.conf.stat().st_mode & 0o777 == 0o640
     text = disk.hba.read_text()
-    assert text.startswith(configuration.BEGIN)
+    assert text.startswith(rendered_file.BEGIN)
     assert text.endswith("local all all peer\n")
 
 

@@ -45,7 +45,6 @@ from pgpool_cluster.certificates import NOTHING
 from pgpool_cluster.check import Check
 from pgpool_cluster.cluster import Cluster, Parameter, PostgresqlCluster, Tls
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.configuration import STUBS
 from pgpool_cluster.errors import ServerError, UsageError
 from pgpool_cluster.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
 from pgpool_cluster.fault import Fault
@@ -54,6 +53,7 @@ from pgpool_cluster.known_faults import Installed
 from pgpool_cluster.node import Here
 from pgpool_cluster.protocol import ClockAnswer
 from pgpool_cluster.record import Record
+from pgpool_cluster.rendered_paths import STUBS
 from pgpool_cluster.server import Instance
 from pgpool_cluster.units import UnitState
 from pgpool_cluster.usage import Usage

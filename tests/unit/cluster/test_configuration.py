@@ -17,30 +17,17 @@ from pgpool_cluster.apply import UNIT_FILE
 from pgpool_cluster.certificates import Laid
 from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.configuration import (
-    DROP_INS,
-    FOLDER,
-    IN_OTHERS_FOLDERS,
-    IN_ROOTS_FOLDERS,
-    PROGRAMS,
-    STUBS,
-    File,
-    PgpoolVersion,
-    Server,
-    Share,
-    key_of_roles,
-    merged,
-    render,
-    slots_keep_mb,
-    without_block,
-    without_entries,
-)
+from pgpool_cluster.configuration import key_of_roles, render
 from pgpool_cluster.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.key import ClusterKey, Role
+from pgpool_cluster.rendered_file import File, FileShare, merged, without_block, without_entries
+from pgpool_cluster.rendered_paths import DROP_INS, FOLDER, IN_OTHERS_FOLDERS, IN_ROOTS_FOLDERS, PROGRAMS, STUBS
+from pgpool_cluster.server_facts import PgpoolVersion, ServerFacts
+from pgpool_cluster.template_values import slots_keep_mb
 
 TEMPLATES = Path(__file__).parents[3] / "config-templates"
 KEY = ClusterKey(bytes(range(32)))
-SERVER = Server(
+SERVER = ServerFacts(
     PostgresqlCluster(17, "main"),
     PgpoolVersion(4, 6),
     "/var/lib/postgresql/17/main",
@@ -58,7 +45,7 @@ def cluster_of(text: str = THREE) -> Cluster:
     return placed(parse(text, "cluster.yml", "host"), {f"pg{number}.lan": f"10.0.0.{number}" for number in (1, 2, 3)})
 
 
-def files(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, File]:
+def files(text: str = THREE, node: str = "pg1", server: ServerFacts = SERVER) -> dict[str, File]:
     cluster = cluster_of(text)
     return {str(file.path): file for file in render(cluster, KEY, cluster.named(node), server, TEMPLATES)}
 
@@ -83,7 +70,7 @@ def settings_of(text: str) -> dict[str, str]:
     return found
 
 
-def pgpool_conf(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, str]:
+def pgpool_conf(text: str = THREE, node: str = "pg1", server: ServerFacts = SERVER) -> dict[str, str]:
     return settings_of(text_of(f"{FOLDER}/pgpool.conf", files(text, node, server)))
 
 
@@ -347,7 +334,7 @@ def test_a_file_does_not_show_its_content() -> None:
 
 
 def block(text: str) -> File:
-    return File(PurePosixPath("/x"), text.encode(), "postgres", "postgres", 0o600, Share.BLOCK)
+    return File(PurePosixPath("/x"), text.encode(), "postgres", "postgres", 0o600, FileShare.BLOCK)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))

@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, configuration, files, hands, paths, server, units
-from pgpool_cluster.configuration import File, Share
+from pgpool_cluster import ancestors, apply, files, hands, paths, rendered_paths, server, units
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
+from pgpool_cluster.rendered_file import File, FileShare
 from pgpool_cluster.users import Users
 
 PACKAGE = Path(hands.__file__).parent
@@ -235,17 +235,17 @@ class Server:
         (self.cron / "job").write_text("#!/bin/sh\n")
         self.port = 9999
 
-    def file(self, path: Path, share: Share, owner: str = "postgres") -> File:
-        content = f"port = {self.port}\n" if share is not Share.ENTRIES else "pgpool_check:AESx\n"
+    def file(self, path: Path, share: FileShare, owner: str = "postgres") -> File:
+        content = f"port = {self.port}\n" if share is not FileShare.ENTRIES else "pgpool_check:AESx\n"
         return File(PurePosixPath(path), content.encode(), owner, owner, 0o600, share)
 
     def wanted(self) -> tuple[tuple[File, ...], Users]:
         return (
-            self.file(self.home / ".pgpass", Share.BLOCK),
-            self.file(self.home / ".pgpoolkey", Share.WHOLE),
-            self.file(self.home / ".ssh" / "authorized_keys", Share.BLOCK),
-            self.file(self.etc / "pgpool.conf", Share.WHOLE, "root"),
-            self.file(self.etc / "pool_passwd", Share.ENTRIES),
+            self.file(self.home / ".pgpass", FileShare.BLOCK),
+            self.file(self.home / ".pgpoolkey", FileShare.WHOLE),
+            self.file(self.home / ".ssh" / "authorized_keys", FileShare.BLOCK),
+            self.file(self.etc / "pgpool.conf", FileShare.WHOLE, "root"),
+            self.file(self.etc / "pool_passwd", FileShare.ENTRIES),
         ), Users()
 
     def owner(self, file: File) -> tuple[int, int, int]:
@@ -368,7 +368,7 @@ def test_racing_with_links_gains_nothing(machine: Server) -> None:
 def test_a_file_of_root_is_not_written_to_a_folder_of_postgres(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = (machine.file(machine.home / "unit.conf", Share.WHOLE, "root"),), Users()
+    wanted = (machine.file(machine.home / "unit.conf", FileShare.WHOLE, "root"),), Users()
     monkeypatch.setattr(apply, "wanted", lambda: wanted)
     (refused,) = machine.apply()
     assert f"{machine.home} belongs to {machine.postgres.pw_name}" in refused
@@ -497,7 +497,7 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
     monkeypatch.setattr(apply, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
-    monkeypatch.setattr(configuration, "DROP_INS", ())
+    monkeypatch.setattr(rendered_paths, "DROP_INS", ())
     monkeypatch.setattr(server, "run", lambda _: "")
     monkeypatch.setattr(units, "ask", lambda *_: None)
     (machine.home / ".pgpass").write_text("mine\n")
@@ -537,4 +537,4 @@ def test_the_lock_is_not_waited_for_endlessly(machine: Server, monkeypatch: pyte
 
 
 def test_the_names_of_written_files_are_those_that_may_be_removed() -> None:
-    assert set(configuration.STUBS) < configuration.IN_OTHERS_FOLDERS
+    assert set(rendered_paths.STUBS) < rendered_paths.IN_OTHERS_FOLDERS

@@ -17,7 +17,6 @@ from tests.unit.cluster.threads import AT_ONCE
 
 from pgpool_cluster import applying, own_database, paths, units
 from pgpool_cluster import postgresql as pg
-from pgpool_cluster.configuration import PgpoolVersion
 from pgpool_cluster.connection import Unanswered
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts
@@ -26,6 +25,7 @@ from pgpool_cluster.node import Here
 from pgpool_cluster.own_database import OwnDatabase
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.record import Record
+from pgpool_cluster.server_facts import PgpoolVersion
 
 
 class Agent:

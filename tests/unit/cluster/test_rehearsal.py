@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
 
-from pgpool_cluster import act, before, command_line, configuration, paths, server, units
+from pgpool_cluster import act, before, command_line, configuration, paths, server, server_facts, units
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
 from pgpool_cluster.errors import OperationError, UsageError
@@ -266,7 +266,7 @@ def test_with_the_suggested_line_nothing_is_refused(machine: Any) -> None:
     before.raise_refused(before.rehearse())
 
 
-def rendered() -> tuple[Cluster, Node, configuration.Server, Any]:
+def rendered() -> tuple[Cluster, Node, server_facts.ServerFacts, Any]:
     cluster, me, _ = server.this_node_looked_up()
     facts = server.facts(cluster, me, standbys_came=False)
     return cluster, me, facts, configuration.render(cluster, before._NO_KEY, me, facts, TEMPLATES)
