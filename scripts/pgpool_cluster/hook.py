@@ -40,9 +40,9 @@ def _ssh_command(words: list[str]) -> int:
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
     if asked.startswith("wal ") and not kind:
-        from . import archive  # noqa: PLC0415
+        from . import wal_files  # noqa: PLC0415
 
-        return ExitStatus.GOOD if archive.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
+        return ExitStatus.GOOD if wal_files.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
     if asked != "agent" or kind not in ([], ["witness"]) or len(words) != 1 or not plain.is_host_name(words[0]):
         raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
     bridge(words[0])

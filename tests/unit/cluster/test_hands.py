@@ -30,7 +30,9 @@ OPENS = frozenset(
      "unlink", "rename", "renames", "rmdir", "removedirs", "rmtree", "chmod", "chown", "lchown", "fchown", "fchmod",
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
-BY_THE_AGENT = frozenset({"act", "archive", "channel", "copying", "neighbours", "postgresql", "server_log"})
+BY_THE_AGENT = frozenset(
+    {"act", "archive", "archive_command", "channel", "copying", "neighbours", "postgresql", "server_log", "wal_files"}
+)
 """Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",

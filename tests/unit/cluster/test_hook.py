@@ -88,7 +88,7 @@ def test_a_peers_key_permits_few_commands_and_a_witness_reads_no_wal(
         ran.append(name)
         return True
 
-    monkeypatch.setattr("pgpool_cluster.archive.send", send)
+    monkeypatch.setattr("pgpool_cluster.wal_files.send", send)
     if done:
         assert hook.run(["ssh-command", *words]) == 0
     else:
