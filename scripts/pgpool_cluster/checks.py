@@ -16,9 +16,9 @@ from . import (
     act,
     addresses,
     adopting,
-    apply,
     archive,
     certificates,
+    changes,
     copying,
     doors,
     firewall,
@@ -97,7 +97,7 @@ def _files() -> Iterator[Check]:
         return
     what = "configuration is laid down as cluster.yml and cluster.key have it"
     try:
-        planned = apply.plan()
+        planned = changes.plan()
     except ClusterError as error:
         yield Check(name, what, False, error.message, error.hint)
         return

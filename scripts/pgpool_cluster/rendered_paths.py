@@ -19,6 +19,7 @@ STUBS = {
 }
 """Files in the data directory, where pgpool_recovery looks for them, and the programs that they start."""
 PGPOOL_DROP_IN = PurePosixPath("/etc/systemd/system/pgpool2.service.d/pgpool2-cluster.conf")
+UNIT_FILE = str(PGPOOL_DROP_IN)
 SSHD_CONF = PurePosixPath("/etc/ssh/sshd_config.d/pgpool2-cluster.conf")
 DROP_INS = tuple(
     f"/etc/systemd/system/{unit}.service.d/pgpool2-cluster.conf"

@@ -22,9 +22,9 @@ import pytest
 from pgpool_cluster import (
     addresses,
     adopting,
-    apply,
     archive,
     certificates,
+    changes,
     checks,
     copying,
     doors,
@@ -658,12 +658,12 @@ class Root:
     """A machine whose files are in order, as root sees them."""
 
     def __init__(self) -> None:
-        self.planned: apply.Plan | UsageError = apply.Plan((), Users(), ())
+        self.planned: changes.PlannedChanges | UsageError = changes.PlannedChanges((), Users(), ())
         self.faults: list[Fault] | ServerError = []
         self.unfiltered = False
         self.key = key.generate()
 
-    def plan(self) -> apply.Plan:
+    def plan(self) -> changes.PlannedChanges:
         if isinstance(self.planned, UsageError):
             raise self.planned
         return self.planned
@@ -683,7 +683,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
     monkeypatch.setattr(server, "this_node", lambda: (CLUSTER, CLUSTER.named("pg1")))
-    monkeypatch.setattr(apply, "plan", found.plan)
+    monkeypatch.setattr(changes, "plan", found.plan)
     monkeypatch.setattr(doors, "faults", found.doors)
     monkeypatch.setattr(firewall, "missing", lambda: found.unfiltered)
     monkeypatch.setattr(key_file, "text", lambda: f"{found.key}\n")
@@ -691,9 +691,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     return found
 
 
-def change(name: str, *, edited: bool = False) -> apply.Change:
+def change(name: str, *, edited: bool = False) -> changes.Change:
     file: Any = SimpleNamespace(path=name)
-    return apply.Change(file, b"old", b"new", edited)
+    return changes.Change(file, b"old", b"new", edited)
 
 
 def test_files_that_are_in_order_fail_no_check(root: Root) -> None:
@@ -720,20 +720,22 @@ def test_a_cluster_yml_that_cannot_be_rendered_is_the_only_fault(root: Root) -> 
 
 
 def test_files_that_differ_are_named(root: Root) -> None:
-    root.planned = apply.Plan((), Users(), (change("/etc/a"), change("/etc/b"), change("/etc/c", edited=True)))
+    root.planned = changes.PlannedChanges(
+        (), Users(), (change("/etc/a"), change("/etc/b"), change("/etc/c", edited=True))
+    )
     (found,) = root.failed()
     assert (found.why, found.fix) == ("/etc/a, /etc/b differ", "pgpoolctl apply")
 
 
 def test_a_file_that_an_administrator_has_edited_has_a_check_of_its_own(root: Root) -> None:
-    root.planned = apply.Plan((), Users(), (), edited=(Path("/etc/pgpool2/pgpool.conf"),))
+    root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/pgpool2/pgpool.conf"),))
     (found,) = root.failed()
     assert (found.what, found.why) == ("/etc/pgpool2/pgpool.conf is as rendered", "edited by hand")
     assert "rm /etc/pgpool2/pgpool.conf, pgpoolctl apply" in found.fix
 
 
 def test_a_file_that_cannot_be_written_is_reported_with_its_reason(root: Root) -> None:
-    root.planned = apply.Plan((), Users(), (), refused=(ServerError("/etc/a is a FIFO", hint="rm /etc/a"),))
+    root.planned = changes.PlannedChanges((), Users(), (), refused=(ServerError("/etc/a is a FIFO", hint="rm /etc/a"),))
     (found,) = root.failed()
     assert (found.why, found.fix) == ("/etc/a is a FIFO", "rm /etc/a")
     assert not [check for check in checks._files() if check.ok and "configuration is laid down" in check.what]

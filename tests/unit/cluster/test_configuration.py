@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pgpool_cluster import paths, ssh
 from pgpool_cluster.addresses import parse as parse_hosts
 from pgpool_cluster.addresses import placed
-from pgpool_cluster.apply import UNIT_FILE
 from pgpool_cluster.certificates import Laid
 from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
@@ -21,7 +20,15 @@ from pgpool_cluster.configuration import key_of_roles, render
 from pgpool_cluster.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.key import ClusterKey, Role
 from pgpool_cluster.rendered_file import File, FileShare, merged, without_block, without_entries
-from pgpool_cluster.rendered_paths import DROP_INS, FOLDER, IN_OTHERS_FOLDERS, IN_ROOTS_FOLDERS, PROGRAMS, STUBS
+from pgpool_cluster.rendered_paths import (
+    DROP_INS,
+    FOLDER,
+    IN_OTHERS_FOLDERS,
+    IN_ROOTS_FOLDERS,
+    PROGRAMS,
+    STUBS,
+    UNIT_FILE,
+)
 from pgpool_cluster.server_facts import PgpoolVersion, ServerFacts
 from pgpool_cluster.template_values import slots_keep_mb
 

@@ -18,7 +18,22 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, files, hands, paths, rendered_paths, server, units
+from pgpool_cluster import (
+    ancestors,
+    apply,
+    changes,
+    files,
+    hands,
+    laid_files,
+    node_files,
+    paths,
+    pool_key,
+    reloading,
+    rendered_paths,
+    server,
+    units,
+    withdraw,
+)
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
 from pgpool_cluster.rendered_file import File, FileShare
@@ -105,7 +120,21 @@ def test_code_that_runs_as_root_opens_and_deletes_only_through_hands() -> None:
 
 def test_code_that_runs_as_root_writes_with_a_check() -> None:
     """files.write checks nothing; only processes without more rights than the folder's owner may use it."""
-    for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
+    for name in (
+        "apply",
+        "changes",
+        "laid_files",
+        "memory",
+        "node_files",
+        "pool_key",
+        "reloading",
+        "seed",
+        "withdraw",
+        "upgrade",
+        "verbs",
+        "units",
+        "server",
+    ):
         assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
 
 
@@ -255,7 +284,7 @@ class Server:
 
     def apply(self) -> list[str]:
         """Run `apply` and return its refusals."""
-        return [error.message for error in apply.carry_out(apply.plan())]
+        return [error.message for error in apply.carry_out(changes.plan())]
 
     def sums(self) -> dict[str, tuple[int, int, int, bytes]]:
         """Files of root that `apply` must not touch."""
@@ -280,13 +309,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("USERS", "OLD_MEMORY", "STATE", "SERVE"):
         monkeypatch.setattr(paths, name, found.home / f".{name.lower()}")
     paths.CLUSTER_YML.touch()
-    monkeypatch.setattr(apply, "wanted", found.wanted)
-    monkeypatch.setattr(apply, "_owner", found.owner)
+    monkeypatch.setattr(node_files, "render", found.wanted)
+    monkeypatch.setattr(laid_files, "owner_of", found.owner)
     monkeypatch.setattr(apply, "_make_folders", lambda: None)
-    monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(reloading, "reload", lambda *_, **__: None)
     monkeypatch.setattr(apply, "_with_users_of_now", lambda planned: planned)
     monkeypatch.setattr(apply, "_LOCK", found.etc / "lock")
-    monkeypatch.setattr(apply, "FOLDER", PurePosixPath(found.etc))
+    monkeypatch.setattr(laid_files, "FOLDER", PurePosixPath(found.etc))
     yield found
     hands._end(os.getpid())
     shutil.rmtree(place)
@@ -299,7 +328,7 @@ def test_each_file_belongs_to_its_owner_and_root_creates_none_of_postgres(machin
         assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == machine.owner(file)
     assert (machine.home / ".ssh").stat().st_uid == machine.postgres.pw_uid
     assert (machine.home / ".ssh").stat().st_mode & 0o7777 == 0o700
-    assert apply.plan().changes == ()
+    assert changes.plan().changes == ()
 
 
 def _ln(target: Path) -> Callable[[Path], None]:
@@ -371,7 +400,7 @@ def test_a_file_of_root_is_not_written_to_a_folder_of_postgres(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = (machine.file(machine.home / "unit.conf", FileShare.WHOLE, "root"),), Users()
-    monkeypatch.setattr(apply, "wanted", lambda: wanted)
+    monkeypatch.setattr(node_files, "render", lambda: wanted)
     (refused,) = machine.apply()
     assert f"{machine.home} belongs to {machine.postgres.pw_name}" in refused
     assert not (machine.home / "unit.conf").exists()
@@ -382,10 +411,10 @@ def test_a_forged_memory_deletes_nothing(machine: Server) -> None:
     roots.write_text("root's\n")
     forged = {str(path): "" for path in (roots, machine.secret, machine.cron / "job", paths.CLUSTER_YML)}
     paths.OLD_MEMORY.write_text(json.dumps({"files": forged, "users": [], "cluster": ""}))
-    assert set(apply._claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
-    assert not apply.could_be_ours(roots)
+    assert set(laid_files.claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
+    assert not laid_files.could_be_ours(roots)
     paths.OLD_MEMORY.write_text(json.dumps({"files": {"/x\0": "", "/etc/..": "", "x": ""}, "users": [], "cluster": ""}))
-    assert apply._claimed().files == {}
+    assert laid_files.claimed().files == {}
 
 
 def test_the_owners_process_has_nothing_of_root(machine: Server) -> None:
@@ -484,10 +513,10 @@ def test_a_file_replaced_without_a_memory_of_root_is_kept_beside(machine: Server
     conf = machine.etc / "pgpool.conf"
     conf.write_text("port = 7777\n")
     if claim:
-        found = {str(conf): apply._hash(b"port = 7777\n")}
+        found = {str(conf): laid_files.hash_of(b"port = 7777\n")}
         paths.OLD_MEMORY.write_text(json.dumps({"files": found, "users": [], "cluster": ""}))
         os.chown(paths.OLD_MEMORY, machine.postgres.pw_uid, -1)
-    planned = apply.plan()
+    planned = changes.plan()
     assert f"{conf}: changed; the previous file is {conf}.old" in map(str, planned.changes)
     apply.carry_out(planned)
     assert conf.read_text() == "port = 9999\n"
@@ -498,7 +527,7 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
-    monkeypatch.setattr(apply, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
+    monkeypatch.setattr(rendered_paths, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
     monkeypatch.setattr(rendered_paths, "DROP_INS", ())
     monkeypatch.setattr(server, "run", lambda _: "")
     monkeypatch.setattr(units, "ask", lambda *_: None)
@@ -507,7 +536,7 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
     (machine.etc / "pgpool.conf").write_text("port = 7777\n")
     before = machine.sums()
     machine.apply()
-    apply.withdraw()
+    withdraw.delete_files()
     assert machine.sums() == before
     assert sorted(path.name for path in machine.home.iterdir()) == [".pgpass"]
     assert (machine.home / ".pgpass").read_text() == "mine\n"
@@ -522,7 +551,7 @@ def test_a_pgpool_that_an_older_package_started_keeps_its_mark(
     for content, taken in (("../../etc\n", False), ("0123456789abcdef\n", True), ("fedcba9876543210\n", False)):
         paths.OLD_KEY_OF_PGPOOL.write_text(content)
         os.chown(paths.OLD_KEY_OF_PGPOOL, machine.postgres.pw_uid, -1)
-        apply.take_over_marker()
+        pool_key.take_over_marker()
         assert not paths.OLD_KEY_OF_PGPOOL.exists()
         assert paths.KEY_OF_PGPOOL.exists() is (taken or content.startswith("f"))
     assert paths.KEY_OF_PGPOOL.read_text() == "0123456789abcdef\n"
