@@ -78,7 +78,7 @@ ALLOWED = {
     ("known_faults", "_read"): "reads what packages have in /usr/share, which is root's",
     ("units", "_catches"): "reads /proc, which is the kernel's",
     ("roles", "rendered"): "run by the agent",
-    ("checks", "_certificate"): "the same",
+    ("check_certificates", "of_node"): "the same",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import checks, server_log
+from pgpool_cluster import check_postgresql, server_log
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.facts import Postgresql
@@ -171,4 +171,4 @@ def test_check_reports_why_a_server_is_not_up(state: Postgresql, shown: str, mac
     """It used to report `down`, with `systemctl start` as the fix."""
     machine.own.write_text(ENGLISH)
     database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")
-    assert checks._not_up(state, database) == shown
+    assert check_postgresql.not_up(state, database) == shown

@@ -13,7 +13,19 @@ import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
 from pgpool_cluster import agent as agents
-from pgpool_cluster import apply, changes, checks, command_line, key, key_file, paths, pool_key, server, verbs
+from pgpool_cluster import (
+    apply,
+    changes,
+    check_own_files,
+    checks,
+    command_line,
+    key,
+    key_file,
+    paths,
+    pool_key,
+    server,
+    verbs,
+)
 from pgpool_cluster.check import Check
 from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 from pgpool_cluster.protocol import (
@@ -103,7 +115,7 @@ def test_wait_times_out_with_the_notes_of_the_nodes(said: Said) -> None:
 def test_check_shows_the_files_and_every_node(
     said: Said, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_files", lambda: iter([Check("pg1", "a file", True)]))
+    monkeypatch.setattr(check_own_files, "of_files", lambda: iter([Check("pg1", "a file", True)]))
     said.answers[CheckRequest] = CheckAnswer((Check("pg2", "it has room", False, "full\x1b[2J", "free some"),))
     assert typed("check") is ExitStatus.FAILED
     out = capsys.readouterr().out
@@ -116,7 +128,7 @@ def test_check_shows_the_files_and_every_node(
 
 def test_an_agent_that_does_not_answer_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
-    monkeypatch.setattr(checks, "_files", lambda: iter(()))
+    monkeypatch.setattr(check_own_files, "of_files", lambda: iter(()))
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
     (found,) = checks.of_cluster()
     assert (found.node, found.ok, found.fix) == ("pg1", False, f"systemctl start {paths.UNIT}")
