@@ -14,9 +14,9 @@ from . import (
     server_log,
 )
 from .checklist import LEAST_FREE, Checklist
+from .database import Database
 from .facts import NodeFacts, Postgresql
 from .node import Here
-from .postgresql import Database
 from .rendered_paths import STUBS
 from .roles import Roles
 from .server import Instance

@@ -14,11 +14,11 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from . import archive, log, paths, pgpool
 from .cluster import Cluster, Node, Service
 from .copies import Copies
+from .database import HANGING_SECONDS, Database
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .peers import Answering, Peers, Progress
-from .postgresql import HANGING_SECONDS, Database
 from .protocol import LookRequest, Request
 from .record import Record
 from .shared import Shared

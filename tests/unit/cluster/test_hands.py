@@ -46,7 +46,18 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
-    {"act", "archive", "archive_command", "channel", "copying", "neighbours", "postgresql", "server_log", "wal_files"}
+    {
+        "act",
+        "archive",
+        "archive_command",
+        "channel",
+        "copying",
+        "neighbours",
+        "data_directory",
+        "postgresql",
+        "server_log",
+        "wal_files",
+    }
 )
 """Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {

@@ -21,10 +21,21 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster import act, adopting, copying, matching, replay, restarts, status, switchover
+from pgpool_cluster import (
+    act,
+    adopting,
+    copying,
+    local_server,
+    matching,
+    replay,
+    restarts,
+    status,
+    switchover,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.database import Database
 from pgpool_cluster.decide import choose_new_primary, confirmed, decide, failover
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
@@ -119,7 +130,7 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "PG_VERSION").write_text("15\n")
     (tmp_path / "pg_wal").mkdir()
     asked: list[str] = []
-    databases: dict[int, pg.Database] = {}
+    databases: dict[int, Database] = {}
 
     def look(*, major: int = 15, low: int = 100, **changes: object) -> NodeFacts:
         names = {"streaming": 6, "paused": 12, "heard": 14}
@@ -128,16 +139,16 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in changes.items():
             row[names[name]] = value
 
-        def query(_: pg._Kept, sql: str, *__: object) -> list[tuple[object, ...]]:
+        def query(_: local_server.KeptConnection, sql: str, *__: object) -> list[tuple[object, ...]]:
             asked.append(sql)
             return [tuple(row)]
 
         control = {label: str(SETTINGS[name]) for name, label in matching.CONTROL.items()}
         control["max_connections setting"] = str(low)
         monkeypatch.setattr(pg, "control_data", lambda _: control)
-        monkeypatch.setattr(pg._Kept, "query", query)
+        monkeypatch.setattr(local_server.KeptConnection, "query", query)
         instance = Instance(PostgresqlCluster(major, "main"), 5432, tmp_path)
-        return databases.setdefault(major, pg.Database(instance)).look(NodeFacts("pg2"), CLUSTER)
+        return databases.setdefault(major, Database(instance)).look(NodeFacts("pg2"), CLUSTER)
 
     look.asked = asked  # type: ignore[attr-defined]
     return look
@@ -164,7 +175,7 @@ def test_facts_name_the_parameter_that_paused_replay(looked: Any) -> None:
 
 def test_facts_do_not_trust_the_walreceivers_status(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pgpool_cluster.postgresql.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.database.time.monotonic", lambda: now[0])
     assert looked().streaming
     now[0] += 16
     assert not looked().streaming
