@@ -10,11 +10,12 @@ from . import act, copying, matching, replay
 from . import postgresql as pg
 from .actions import Follow, Promote, Resume
 from .cluster import Cluster
-from .decide import choose_new_primary, decide
+from .decide import decide
 from .errors import ClusterError, OperationError
 from .facts import ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
+from .promotion import choose_new_primary
 from .situation import rightful_primary
 
 _CATCH_UP_SECONDS = 20.0

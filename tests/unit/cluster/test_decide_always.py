@@ -39,7 +39,7 @@ from pgpool_cluster.actions import (
     Stop,
     Wait,
 )
-from pgpool_cluster.decide import decide, failover
+from pgpool_cluster.decide import decide
 from pgpool_cluster.facts import (
     BackendState,
     ClusterFacts,
@@ -50,6 +50,7 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
+from pgpool_cluster.promotion import failover
 from pgpool_cluster.situation import rightful_primary
 
 

@@ -28,7 +28,6 @@ from pgpool_cluster.actions import (
     Refuse,
     Wait,
 )
-from pgpool_cluster.decide import choose_new_primary, failover
 from pgpool_cluster.excuse import NO_EXCUSE, Excuse
 from pgpool_cluster.facts import (
     ClusterFacts,
@@ -36,6 +35,7 @@ from pgpool_cluster.facts import (
     PgpoolFacts,
     Postgresql,
 )
+from pgpool_cluster.promotion import choose_new_primary, failover
 
 
 def dead_primary(*others: NodeFacts, view: PgpoolFacts | None = None) -> ClusterFacts:

@@ -36,9 +36,10 @@ from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.database import Database
-from pgpool_cluster.decide import choose_new_primary, confirmed, decide, failover
+from pgpool_cluster.decide import confirmed, decide
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
+from pgpool_cluster.promotion import choose_new_primary, failover
 from pgpool_cluster.recovery import refuse_needless
 from pgpool_cluster.replay import PAUSED, Seen, Watch
 from pgpool_cluster.server import Instance

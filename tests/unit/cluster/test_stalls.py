@@ -32,11 +32,12 @@ from pgpool_cluster.actions import Follow, Promote
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.connection import Unanswered
 from pgpool_cluster.database import Database
-from pgpool_cluster.decide import decide, failover
+from pgpool_cluster.decide import decide
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import NodeFacts, Postgresql
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
+from pgpool_cluster.promotion import failover
 from pgpool_cluster.protocol import LookRequest
 from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
