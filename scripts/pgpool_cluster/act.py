@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, assert_never
 
-from . import copying, log, paths, pgpool, rehearsal, replay, synchrony, units
+from . import copying, log, paths, pgpool, replay, synchrony, units
 from . import postgresql as pg
+from . import startable as rehearsal
 from .actions import (
     Action,
     Attach,

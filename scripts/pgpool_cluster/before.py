@@ -17,11 +17,14 @@ from . import configuration, doors, hands, own, paths, plain, rendered_paths, se
 from . import postgresql as pg
 from .cluster import PCP_PORT, WATCHDOG_PORT, Cluster, Node, Service
 from .errors import ClusterError, ServerError, UsageError
+from .existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
 from .fault import Fault
+from .finding import Finding, Kind
 from .key import ClusterKey, Role
-from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
+from .rehearsal import findings
 from .rendered_file import File
 from .server import SOCKETS, Instance, as_postgres
+from .startable import Slot
 
 HEARTBEAT_PORT = 9694
 _QUERY_SECONDS = 2.0
@@ -94,17 +97,17 @@ def _findings(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rende
     return findings(_seen(cluster, me, facts, instance), _plan(cluster, me, instance, rendered))
 
 
-def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> Plan:
+def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> PlannedConfiguration:
     ports: dict[str, str] = {}
     if Service.PGPOOL in me.runs:
         ports = {f"{cluster.pool_port}/tcp": "pgpool-II", f"{PCP_PORT}/tcp": "pcp"}
         if len(cluster.pgpools) > 1:
             ports |= {f"{WATCHDOG_PORT}/tcp": "the watchdog", f"{HEARTBEAT_PORT}/udp": "its heartbeat"}
     if instance is None:
-        return Plan({}, ports=ports, streams=cluster.mode.streams)
+        return PlannedConfiguration({}, ports=ports, streams=cluster.mode.streams)
     drop_in = rendered_paths.drop_in(instance.name)
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
-    return Plan(
+    return PlannedConfiguration(
         dict(own.lines(text)),
         wished=frozenset(parameter.name.lower() for parameter in cluster.postgresql_conf),
         streams=cluster.mode.streams,
@@ -118,14 +121,14 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
     )
 
 
-def _seen(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, instance: Instance | None) -> Seen:
+def _seen(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, instance: Instance | None) -> ExistingServer:
     held = _held() if os.geteuid() == 0 else {}
     kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:
-        return Seen(held=held, kept_out=kept_out)
+        return ExistingServer(held=held, kept_out=kept_out)
     said, silent = _queried(instance)
     available = said.get("available") or []
-    return Seen(
+    return ExistingServer(
         running=bool(said),
         silent=silent,
         home=bool(said.get("home", True)),
