@@ -122,7 +122,7 @@ class Database(LocalServer):
             timeline = int(str(self._looks.query(_WRITABLE_TIMELINE, (), until - time.monotonic())[0][0]), 16)
         facts = self._moving_on(
             replace(facts, position=position and Lsn.parse(position), replayed=replayed and Lsn.parse(replayed)),
-            replace(replay.seen(*rest), primary=conninfo, connected=bool(streaming)),
+            replace(replay.report_of(*rest), primary=conninfo, connected=bool(streaming)),
             in_recovery=bool(in_recovery),
         )
         return replace(
@@ -144,7 +144,7 @@ class Database(LocalServer):
     def _question(self) -> str:
         return _LOOK + replay.columns(self.instance.name.major)
 
-    def _moving_on(self, facts: NodeFacts, seen: replay.Seen, *, in_recovery: bool) -> NodeFacts:
+    def _moving_on(self, facts: NodeFacts, seen: replay.StandbyReport, *, in_recovery: bool) -> NodeFacts:
         """Return `facts`, which have its positions, completed with its progress and the settings that affect that."""
         facts = replace(facts, settings={name: seen.settings[name] for name in matching.CONTROL})
         if not in_recovery:

@@ -68,7 +68,9 @@ def render() -> tuple[tuple[File, ...], Users]:
 def _own(facts: server_facts.ServerFacts, *, member: bool) -> own.Own:
     """Return the settings from the server's own files that the cluster honours."""
     there = laid_files.content(rendered_paths.drop_in(facts.postgresql)) if member else None
-    return facts.own if there is None else keep.held(facts.own, dict(own.lines(there.decode(errors="replace"))))
+    return (
+        facts.own if there is None else keep.limited_to_laid(facts.own, dict(own.lines(there.decode(errors="replace"))))
+    )
 
 
 def _is_below_home(data: str, home: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from . import keep
+from . import keep, quantities
 from .existing_server import ExistingServer, PlannedConfiguration, Setting, overriding, values_after
 from .finding import Finding, Kind, written
 from .rendered_paths import MACHINE_TLS
@@ -30,7 +30,7 @@ _VITAL = ("listen_addresses", "ssl", "hot_standby", "max_wal_senders", "max_repl
 def slots_cut_short(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Finding]:
     """Yield the replication slots that would become invalid, because they keep more WAL than would be allowed."""
     name = "max_slot_wal_keep_size"
-    most = keep.quantity(values_after(seen, plan).get(name, ""), "MB")
+    most = quantities.quantity(values_after(seen, plan).get(name, ""), "MB")
     for slot in seen.slots:
         if most is not None and 0 <= most < slot.held and slot.name not in plan.slots:
             what = f"replication slot {slot.name} keeps {slot.held >> 20} MB, and would become invalid"
@@ -103,7 +103,7 @@ def _is_own(seen: ExistingServer, name: str, new: str) -> bool:
 
 
 def _overridden(name: str, there: Setting, new: str, by: str, plan: PlannedConfiguration) -> Finding:
-    own, ours = keep.quantity(there.value, there.unit), keep.quantity(new, there.unit)
+    own, ours = quantities.quantity(there.value, there.unit), quantities.quantity(new, there.unit)
     enough = own is not None and ours is not None and own >= ours
     if name not in _VITAL or enough:
         return Finding(Kind.KEPT, name, f"{_shown(there)}, by {by}; the cluster's would be {new}")
@@ -121,7 +121,7 @@ def _same(there: Setting, new: str) -> bool:
 
 
 def _comparable(text: str, unit: str) -> float | str:
-    found = keep.quantity(text, unit)
+    found = quantities.quantity(text, unit)
     word = text.strip().lower()
     return found if found is not None else {"true": "on", "yes": "on", "false": "off", "no": "off"}.get(word, text)
 

@@ -95,11 +95,11 @@ def values(cluster: Cluster, key: ClusterKey, node: Node, server: ServerFacts) -
     }
 
 
-def _kept_values(cluster: Cluster, server: ServerFacts) -> keeping.Kept:
+def _kept_values(cluster: Cluster, server: ServerFacts) -> keeping.KeptValues:
     keep_mb = slots_keep_mb(server.wal_disk_bytes)
     connections = max(_LEAST_CONNECTIONS, cluster.pooled + _OWN_CONNECTIONS)
     least = keeping.Least(connections, _slots(cluster), keep_mb, min(_WAL_KEEP_MB, keep_mb // 2))
-    return keeping.kept(server.own, least, server.needs, server.libraries, logical=server.logical)
+    return keeping.higher_values(server.own, least, server.needs, server.libraries, logical=server.logical)
 
 
 def _slots(cluster: Cluster) -> int:

@@ -46,19 +46,11 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
-    {
-        "act",
-        "archive",
-        "archive_command",
-        "channel",
-        "copying",
-        "neighbours",
-        "data_directory",
-        "postgresql",
-        "server_log",
-        "wal_files",
-    }
-)
+    (
+        "act", "archive", "archive_command", "channel", "copying", "data_directory", "message_catalogs", "neighbours",
+        "postgresql", "server_log", "wal_files",
+    )
+)  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",

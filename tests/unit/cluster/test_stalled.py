@@ -41,7 +41,7 @@ from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
 from pgpool_cluster.promotion import choose_new_primary, failover
 from pgpool_cluster.recovery import refuse_needless
-from pgpool_cluster.replay import PAUSED, Seen, Watch
+from pgpool_cluster.replay import PAUSED, StandbyReport, Watch
 from pgpool_cluster.server import Instance
 
 # A standby's report about itself
@@ -52,11 +52,13 @@ SETTINGS = {
     "wal_receiver_timeout": 10000,
 }  # fmt: skip
 AT = Lsn(100_000)
-CAUGHT_UP = Seen(False, AT, "12:00", False, SETTINGS, received=AT, replayed=AT, primary="host=pg1", connected=True)
+CAUGHT_UP = StandbyReport(
+    False, AT, "12:00", False, SETTINGS, received=AT, replayed=AT, primary="host=pg1", connected=True
+)
 BEHIND = replace(CAUGHT_UP, sent=Lsn(100_400), received=Lsn(100_400))
 
 
-def after(one: Seen, seconds: float) -> tuple[bool, str]:
+def after(one: StandbyReport, seconds: float) -> tuple[bool, str]:
     """Return whether a standby streams, and why it is stalled, after it has reported `one` for `seconds`."""
     watch, began = Watch(), 1000.0
     watch.stalled(one, began)
@@ -81,7 +83,7 @@ def after(one: Seen, seconds: float) -> tuple[bool, str]:
     ],
 )  # fmt: skip
 def test_replay_without_progress_while_there_is_wal_is_stalled(
-    one: Seen, moves_at: float | None, stalled_at: float | None
+    one: StandbyReport, moves_at: float | None, stalled_at: float | None
 ) -> None:
     if moves_at is not None:
         assert after(one, moves_at)[1] == ""
