@@ -21,9 +21,7 @@ from . import (
     changes,
     files,
     hands,
-    key_file,
     laid_files,
-    log,
     paths,
     pool_key,
     reloading,
@@ -40,16 +38,6 @@ from .users import Users, changing
 _LOCK = paths.ROOTS_RUN / "apply.lock"
 _LOCK_SECONDS = 30.0
 """How long to wait for another `apply`; shorter than the start timeout of the agent's unit."""
-
-
-def before_pgpool() -> None:
-    """ExecStartPre= of pgpool2: apply changes deferred because pgpool-II was running with the previous cluster key."""
-    pool_key.mark("")
-    laid = paths.laid_fingerprint()
-    key = key_file.read()
-    if key.fingerprint == laid and key.pool_key != pool_key.laid():
-        log.refusals(carry_out(changes.plan()))
-    pool_key.mark(laid)
 
 
 def carry_out(planned: changes.PlannedChanges) -> tuple[ServerError, ...]:

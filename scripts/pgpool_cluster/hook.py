@@ -144,10 +144,10 @@ def _upgrade(words: list[str]) -> int:
 
 def _before_pgpool(words: list[str]) -> int:
     """Run ExecStartPre of pgpool2.service, as root."""
-    from . import apply  # noqa: PLC0415
+    from . import before_pgpool  # noqa: PLC0415
 
     del words
-    apply.before_pgpool()
+    before_pgpool.run()
     return ExitStatus.GOOD
 
 
