@@ -25,7 +25,6 @@ from pgpool_cluster import (
     withdraw,
 )
 from pgpool_cluster.errors import ServerError
-from pgpool_cluster.memory import Applied
 from pgpool_cluster.rendered_file import File, FileShare
 from pgpool_cluster.users import Users
 
@@ -201,17 +200,6 @@ def test_withdraw_keeps_archived_wal_and_says_that_a_restart_is_needed(
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_is_requested_from_a_system_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chroot or an image build may not even have systemctl."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(units, "booted", lambda: False)
-    reloading.reload([rendered_paths.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
-    units.ask("stop", "pgpool2.service")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    with pytest.raises(FileNotFoundError):
-        units.ask("stop", "pgpool2.service")
-
-
 def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
     """`apply` used to write back the list that it had read earlier, so a user created in between was lost."""
     disk.users = Users(3, {"app": "AESa"}, "m")
@@ -240,52 +228,3 @@ def test_a_full_disk_is_reported_once_and_an_odd_file_delays_no_other(
     refused = apply.carry_out(planned)
     assert [str(disk.conf) in error.message for error in refused] == [True]
     assert (disk.passwd in written) == bool(intruder)
-
-
-@pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
-def test_the_agent_is_notified_of_changed_addresses(
-    changed: list[str], told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    reloading.reload(changed, renewed=False)
-    assert len([words for words in asked if "--signal=HUP" in words]) == told
-
-
-def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is beside pgpool-II's files. PostgreSQL used to present the old one after a key change, until a restart."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    laid = {"/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf": "x", "/etc/pgpool2/cluster/pcp.conf": "y"}
-    monkeypatch.setattr(Applied, "load", lambda: Applied(laid))
-    reloading.reload([str(paths.SERVER_CERTIFICATE)], renewed=False)
-    assert asked == [("reload", "postgresql@17-main.service")]
-
-
-@pytest.mark.parametrize(
-    ("active", "reloads"),
-    [
-        ("active", [("reload", "postgresql@17-main.service")]),
-        ("activating", [("/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", "17-main", "reload")]),
-        ("inactive", []),
-    ],
-)
-def test_a_server_that_is_still_starting_for_systemd_is_reloaded(
-    active: str, reloads: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copied standby serves before pg_ctlcluster notices; files written in between used to be ignored."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState(active, "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    monkeypatch.setattr(server, "run", lambda words: asked.append(tuple(words)))
-    conf = "/etc/postgresql/17/main"
-    reloading.reload([f"{conf}/conf.d/pgpool2-cluster.conf", f"{conf}/pg_hba.conf"], renewed=False)
-    assert asked == reloads

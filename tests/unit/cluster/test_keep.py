@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.cluster.test_configuration import SERVER, THREE, files, settings_of, text_of
+from tests.unit.cluster.rendered import SERVER, THREE, files, settings_of, text_of
 
-from pgpool_cluster import keep, own, quantities
+from pgpool_cluster import keep, own
 from pgpool_cluster.own import Own
 from pgpool_cluster.record import Record
 
@@ -115,15 +115,6 @@ def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path)
 @pytest.mark.parametrize(("text", "number"), [("32 ", 32), ("0x20", 32), ("+300", 300), ("5MB", 0), ("-1", 0)])
 def test_numbers_are_read_as_postgresql_does(text: str, number: int) -> None:
     assert Own({"max_connections": text}).number("max_connections") == number
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "size"),
-    [("16GB", "MB", 2**34), ("128", "8kB", 2**20), ("1.5 kB", "", 1536), ("10s", "ms", 1e4), ("-1", "MB", -1),
-     ("10", "s", 1e4), ("on", "", None), ("5", "", 5)],
-)  # fmt: skip
-def test_sizes_and_times_are_read_with_any_unit(text: str, unit: str, size: float | None) -> None:
-    assert quantities.quantity(text, unit) == size
 
 
 def test_a_record_keeps_the_needs_of_the_primary(tmp_path: Path) -> None:

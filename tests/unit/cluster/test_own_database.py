@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, seen
-from tests.unit.cluster.test_configuration import SERVER, VERSIONS, files, pgpool_conf, text_of
+from tests.unit.cluster.rendered import SERVER, VERSIONS, files, pgpool_conf, text_of
 from tests.unit.cluster.threads import AT_ONCE
 
 from pgpool_cluster import applying, local_server, own_database, paths, units

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
+from tests.unit.cluster.rendered import SERVER, TEMPLATES, cluster_of
 
 from pgpool_cluster import act, before, command_line, configuration, paths, server, server_facts, units
 from pgpool_cluster import postgresql as pg
