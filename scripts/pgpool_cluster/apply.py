@@ -16,19 +16,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import (
-    ancestors,
-    changes,
-    files,
-    hands,
-    laid_files,
-    paths,
-    pool_key,
-    reloading,
-    rendered_paths,
-    server,
-    units,
-)
+from . import ancestors, changes, files, hands, laid_files, paths, pool_key, reloading, rendered_paths, server, units
 from .errors import ServerError
 from .memory import Applied
 from .rendered_file import FileShare

@@ -12,12 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import (
-    laid_files,
-    node_files,
-    plain,
-    rendered_file,
-)
+from . import laid_files, node_files, plain, rendered_file
 from .errors import ServerError
 from .key import Role
 from .memory import Applied

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
-    act,
-    archive,
-    paths,
-)
+from . import act, archive, paths
 from .checklist import LEAST_FREE, Checklist
 from .node import Here
 

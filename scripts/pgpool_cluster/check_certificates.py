@@ -7,12 +7,7 @@ from pathlib import Path
 
 from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 
-from . import (
-    certificates,
-    libpq,
-    paths,
-    proof,
-)
+from . import certificates, libpq, paths, proof
 from .certificates import Laid
 from .checklist import CERTIFICATE_FIX, Checklist
 from .cluster import Service

@@ -5,17 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from . import (
-    addresses,
-    copying,
-    libpq,
-    paths,
-    pgpool,
-    plain,
-    proof,
-    reach,
-    turned_away,
-)
+from . import addresses, copying, libpq, paths, pgpool, plain, proof, reach, turned_away
 from .checklist import CERTIFICATE_FIX, Checklist
 from .cluster import WATCHDOG_PORT, Node, Service
 from .key import Role

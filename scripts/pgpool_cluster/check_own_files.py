@@ -5,14 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from . import (
-    changes,
-    doors,
-    firewall,
-    key_file,
-    paths,
-    server,
-)
+from . import changes, doors, firewall, key_file, paths, server
 from . import key as keys
 from .check import Check
 from .checklist import of_faults

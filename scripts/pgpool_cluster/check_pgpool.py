@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
-    known_faults,
-    logins,
-    paths,
-    pgpool,
-    units,
-)
+from . import known_faults, logins, paths, pgpool, units
 from .check import Check
 from .checklist import Checklist
 from .node import Here

@@ -5,14 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from . import (
-    act,
-    locales,
-    logins,
-    paths,
-    restarts,
-    server_log,
-)
+from . import act, locales, logins, paths, restarts, server_log
 from .checklist import LEAST_FREE, Checklist
 from .database import Database
 from .facts import NodeFacts, Postgresql

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
-    adopting,
-    paths,
-    replay,
-    wal_space,
-)
+from . import adopting, paths, replay, wal_space
 from .checklist import Checklist
 from .cluster import Node
 from .node import Here

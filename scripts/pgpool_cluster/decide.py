@@ -14,21 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import joining, native, pooling, streaming_member
-from .actions import (
-    Begin,
-    Detach,
-    Dismiss,
-    GiveUpPlace,
-    Stop,
-)
+from .actions import Begin, Detach, Dismiss, GiveUpPlace, Stop
 from .cluster import Cluster, Node, Service
 from .facts import ClusterFacts, Postgresql
-from .situation import (
-    Actions,
-    Policy,
-    Situation,
-    rightful_primary,
-)
+from .situation import Actions, Policy, Situation, rightful_primary
 
 
 def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | None = None) -> Actions:

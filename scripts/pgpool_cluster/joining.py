@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from . import native
-from .actions import (
-    Clone,
-    Found,
-    Refuse,
-    Start,
-)
+from .actions import Clone, Found, Refuse, Start
 from .facts import Postgresql
-from .situation import (
-    Actions,
-    Situation,
-)
+from .situation import Actions, Situation
 
 
 def finish_copy(situation: Situation) -> Actions:

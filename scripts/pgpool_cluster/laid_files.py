@@ -9,12 +9,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from . import (
-    ancestors,
-    files,
-    hands,
-    rendered_paths,
-)
+from . import ancestors, files, hands, rendered_paths
 from .errors import ServerError
 from .files import OddFileError, PlainFile
 from .memory import Applied

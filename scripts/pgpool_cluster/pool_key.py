@@ -11,14 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from . import (
-    hands,
-    laid_files,
-    log,
-    paths,
-    pgpool,
-    server,
-)
+from . import hands, laid_files, log, paths, pgpool, server
 from . import key as keys
 from .errors import ServerError
 from .files import OddFileError

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from . import native
-from .actions import (
-    Action,
-    Attach,
-    Detach,
-    StartPgpool,
-)
+from .actions import Action, Attach, Detach, StartPgpool
 from .facts import BackendState, NodeFacts, contains
-from .situation import (
-    Actions,
-    Situation,
-    leads,
-)
+from .situation import Actions, Situation, leads
 
 
 def of_pgpool(situation: Situation) -> Actions:

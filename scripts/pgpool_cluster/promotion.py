@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from . import native, replay
-from .actions import (
-    Attach,
-    Follow,
-    Promote,
-    Refuse,
-    Wait,
-)
+from .actions import Attach, Follow, Promote, Refuse, Wait
 from .cluster import Cluster, Node
 from .facts import ClusterFacts, NodeFacts, Postgresql, contains
-from .situation import (
-    Actions,
-    latest_term,
-    rank,
-    rightful_primary,
-)
+from .situation import Actions, latest_term, rank, rightful_primary
 
 
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:

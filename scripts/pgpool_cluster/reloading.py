@@ -5,13 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from . import (
-    paths,
-    pgpool,
-    rendered_paths,
-    server,
-    units,
-)
+from . import paths, pgpool, rendered_paths, server, units
 from .errors import ServerError
 from .memory import Applied, unit_of
 from .rendered_paths import FOLDER

@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from . import promotion, replay
-from .actions import (
-    CreateSlots,
-    Follow,
-    Lead,
-    Rejoin,
-    Resume,
-    Start,
-    Stop,
-)
+from .actions import CreateSlots, Follow, Lead, Rejoin, Resume, Start, Stop
 from .facts import BackendState, NodeFacts, Postgresql, contains
-from .situation import (
-    Actions,
-    Situation,
-    leading_pgpools,
-    promoted_by_hand,
-    unseen,
-)
+from .situation import Actions, Situation, leading_pgpools, promoted_by_hand, unseen
 
 
 def was_replaced(situation: Situation) -> bool:

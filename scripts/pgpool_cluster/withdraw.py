@@ -6,18 +6,7 @@ import contextlib
 import pwd
 from pathlib import Path
 
-from . import (
-    ancestors,
-    firewall,
-    hands,
-    laid_files,
-    log,
-    paths,
-    reloading,
-    rendered_file,
-    rendered_paths,
-    units,
-)
+from . import ancestors, firewall, hands, laid_files, log, paths, reloading, rendered_file, rendered_paths, units
 from .errors import ClusterError, ExitStatus, ServerError
 from .memory import Applied, unit_of
 

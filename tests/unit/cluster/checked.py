@@ -14,10 +14,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from pgpool_cluster import (
-    certificates,
-    checks,
-)
+from pgpool_cluster import certificates, checks
 from pgpool_cluster.addresses import placed
 from pgpool_cluster.certificates import NOTHING
 from pgpool_cluster.check import Check

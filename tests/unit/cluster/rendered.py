@@ -13,9 +13,7 @@ from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.configuration import render
 from pgpool_cluster.key import ClusterKey
 from pgpool_cluster.rendered_file import File
-from pgpool_cluster.rendered_paths import (
-    FOLDER,
-)
+from pgpool_cluster.rendered_paths import FOLDER
 from pgpool_cluster.server_facts import PgpoolVersion, ServerFacts
 
 TEMPLATES = Path(__file__).parents[3] / "config-templates"

@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import CLUSTER, Machine, make_certificate
 
-from pgpool_cluster import (
-    certificates,
-)
+from pgpool_cluster import certificates
 from pgpool_cluster.cluster import Tls
 from pgpool_cluster.facts import Postgresql
 from pgpool_cluster.key import ClusterKey

@@ -7,10 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
-from pgpool_cluster import (
-    checks,
-    paths,
-)
+from pgpool_cluster import checks, paths
 from pgpool_cluster.key import Role
 
 

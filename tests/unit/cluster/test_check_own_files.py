@@ -11,16 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.checked import CLUSTER
 
-from pgpool_cluster import (
-    changes,
-    check_own_files,
-    doors,
-    firewall,
-    key,
-    key_file,
-    paths,
-    server,
-)
+from pgpool_cluster import changes, check_own_files, doors, firewall, key, key_file, paths, server
 from pgpool_cluster.check import Check
 from pgpool_cluster.errors import ServerError, UsageError
 from pgpool_cluster.fault import Fault

@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import CLUSTER, UP, Break, Machine, check_of
 
-from pgpool_cluster import (
-    known_faults,
-)
+from pgpool_cluster import known_faults
 from pgpool_cluster.addresses import placed
 from pgpool_cluster.cluster import Parameter
 from pgpool_cluster.cluster_file import parse

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from tests.unit.cluster.checked import POOL, Machine
 
-from pgpool_cluster import (
-    checks,
-)
+from pgpool_cluster import checks
 from pgpool_cluster.addresses import placed
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.facts import NodeFacts

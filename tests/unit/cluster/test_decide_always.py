@@ -8,17 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.cluster.nodes import (
-    ALL_UP,
-    CLUSTER,
-    NAMES,
-    OTHER_SYSTEM,
-    SYSTEM,
-    absent,
-    fresh,
-    kinds,
-    seen,
-)
+from tests.unit.cluster.nodes import ALL_UP, CLUSTER, NAMES, OTHER_SYSTEM, SYSTEM, absent, fresh, kinds, seen
 
 from pgpool_cluster.actions import (
     Action,

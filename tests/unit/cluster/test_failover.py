@@ -20,21 +20,9 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster.actions import (
-    Attach,
-    Dismiss,
-    Follow,
-    Promote,
-    Refuse,
-    Wait,
-)
+from pgpool_cluster.actions import Attach, Dismiss, Follow, Promote, Refuse, Wait
 from pgpool_cluster.excuse import NO_EXCUSE, Excuse
-from pgpool_cluster.facts import (
-    ClusterFacts,
-    NodeFacts,
-    PgpoolFacts,
-    Postgresql,
-)
+from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from pgpool_cluster.promotion import choose_new_primary, failover
 
 

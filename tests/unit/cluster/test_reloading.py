@@ -6,13 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import (
-    paths,
-    reloading,
-    rendered_paths,
-    server,
-    units,
-)
+from pgpool_cluster import paths, reloading, rendered_paths, server, units
 from pgpool_cluster.memory import Applied
 
 

@@ -8,30 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import (
-    CLUSTER,
-    FORK,
-    Situation,
-    away,
-    healthy,
-    orphaned,
-    pgpool,
-    primary,
-    seen,
-    standby,
-)
+from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import (
-    act,
-    adopting,
-    copying,
-    local_server,
-    matching,
-    replay,
-    restarts,
-    status,
-    switchover,
-)
+from pgpool_cluster import act, adopting, copying, local_server, matching, replay, restarts, status, switchover
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster

@@ -13,18 +13,8 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.hanging import PORT, HangingServer, hanging_server
-from tests.unit.cluster.nodes import (
-    CLUSTER,
-    crashed,
-    kinds,
-    orphaned,
-    primary,
-    seen,
-    standby,
-)
-from tests.unit.cluster.nodes import (
-    pgpool as view,
-)
+from tests.unit.cluster.nodes import CLUSTER, crashed, kinds, orphaned, primary, seen, standby
+from tests.unit.cluster.nodes import pgpool as view
 
 from pgpool_cluster import database as databases
 from pgpool_cluster import local_server, node, paths, pgpool, units

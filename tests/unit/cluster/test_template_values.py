@@ -22,9 +22,7 @@ from tests.unit.cluster.rendered import (
 
 from pgpool_cluster.cluster import DRAIN_SECONDS
 from pgpool_cluster.key import Role
-from pgpool_cluster.rendered_paths import (
-    FOLDER,
-)
+from pgpool_cluster.rendered_paths import FOLDER
 from pgpool_cluster.server_facts import PgpoolVersion
 from pgpool_cluster.template_values import slots_keep_mb
 
