@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from . import claims, copying, log, new_primary, pgpool_service, postgresql_service, restarts
+from . import (
+    claims,
+    copying,
+    log,
+    new_primary,
+    pgpool_service,
+    postgresql_service,
+    restarts,
+)
 from .actions import (
     Action,
     Attach,

@@ -20,13 +20,13 @@ from .actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from .answers import Answers
 from .channel import notify, serving
 from .cluster import Service
+from .database import Database
 from .decide import confirmed, decide
 from .errors import ClusterError, OperationError, ServerError
 from .facts import ClusterFacts
 from .housekeeping import Housekeeping, writes
 from .node import Here
 from .peers import Peers, Progress
-from .postgresql import Database
 from .protocol import Request
 from .record import Record
 from .roles import Roles

@@ -15,15 +15,31 @@ from typing import Any
 
 from psycopg2.extensions import make_dsn  # type: ignore[import-untyped,unused-ignore]
 
-from . import configuration, doors, hands, libpq, own, paths, plain, ports, programs, server
+from . import (
+    configuration,
+    doors,
+    hands,
+    libpq,
+    own,
+    paths,
+    plain,
+    ports,
+    programs,
+    rendered_paths,
+    server,
+    server_facts,
+)
 from . import postgresql as pg
 from .cluster import Cluster, Node, Service
-from .configuration import File
 from .errors import ClusterError, ServerError, UsageError
+from .existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
 from .fault import Fault
+from .finding import Finding, Kind
 from .key import ClusterKey, Role
-from .rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
+from .rehearsal import findings
+from .rendered_file import File
 from .server import Instance, as_postgres
+from .startable import Slot
 
 _QUERY_SECONDS = 2.0
 _SIZE_QUERY_SECONDS = 1.0
@@ -75,7 +91,7 @@ def rehearse() -> list[Finding]:
     return _findings(cluster, me, facts, configuration.render(cluster, _NO_KEY, me, facts, paths.templates()))
 
 
-def refuse(cluster: Cluster, me: Node, facts: configuration.Server, rendered: Iterable[File]) -> None:
+def refuse(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rendered: Iterable[File]) -> None:
     """Raise UsageError if a first installation would take something away; later ones are not checked."""
     if not paths.FINGERPRINT.exists():
         raise_refused(_findings(cluster, me, facts, rendered))
@@ -90,24 +106,24 @@ def raise_refused(found: Iterable[Finding]) -> None:
         raise UsageError(f"nothing is changed on this server: {reasons}", hint=f"{fixes}; then pgpoolctl apply")
 
 
-def _findings(cluster: Cluster, me: Node, facts: configuration.Server, rendered: Iterable[File]) -> list[Finding]:
+def _findings(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rendered: Iterable[File]) -> list[Finding]:
     instance = None
     if Service.POSTGRESQL in me.runs:
         instance = Instance(facts.postgresql, me.port, Path(facts.data_directory))
     return findings(_seen(cluster, me, facts, instance), _plan(cluster, me, instance, rendered))
 
 
-def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> Plan:
+def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> PlannedConfiguration:
     needed: dict[str, str] = {}
     if Service.PGPOOL in me.runs:
         needed = {f"{cluster.pool_port}/tcp": "pgpool-II", f"{ports.PCP}/tcp": "pcp"}
         if len(cluster.pgpools) > 1:
             needed |= {f"{ports.WATCHDOG}/tcp": "the watchdog", f"{ports.HEARTBEAT}/udp": "its heartbeat"}
     if instance is None:
-        return Plan({}, ports=needed, streams=cluster.mode.streams)
-    drop_in = configuration.drop_in(instance.name)
+        return PlannedConfiguration({}, ports=needed, streams=cluster.mode.streams)
+    drop_in = rendered_paths.drop_in(instance.name)
     text = next(file.content.decode() for file in rendered if Path(file.path) == drop_in)
-    return Plan(
+    return PlannedConfiguration(
         dict(own.lines(text)),
         wished=frozenset(parameter.name.lower() for parameter in cluster.postgresql_conf),
         streams=cluster.mode.streams,
@@ -121,14 +137,14 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
     )
 
 
-def _seen(cluster: Cluster, me: Node, facts: configuration.Server, instance: Instance | None) -> Seen:
+def _seen(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, instance: Instance | None) -> ExistingServer:
     held = _held() if os.geteuid() == 0 else {}
     kept_out = _kept_out(cluster, me) if os.geteuid() == 0 else ()
     if instance is None:
-        return Seen(held=held, kept_out=kept_out)
+        return ExistingServer(held=held, kept_out=kept_out)
     said, silent = _queried(instance)
     available = said.get("available") or []
-    return Seen(
+    return ExistingServer(
         running=bool(said),
         silent=silent,
         home=bool(said.get("home", True)),

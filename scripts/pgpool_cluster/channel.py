@@ -103,7 +103,7 @@ def _peer(name: object) -> str:
     return name.split(b"/")[1].decode("ascii", "replace") if isinstance(name, bytes) and name[:1] == b"\0" else ""
 
 
-class _Connection(socketserver.BaseRequestHandler):
+class _ServedConnection(socketserver.BaseRequestHandler):
     """A connection. It ends when the client closes it, is idle for 600 s, or sends a line that is not a request."""
 
     request: socket.socket
@@ -227,7 +227,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, answer: Answering, is_database: Callable[[str], bool]) -> None:
         self.answer, self.is_database, self.bounds = answer, is_database, _Bounds()
-        super().__init__(str(paths.AGENT), _Connection)
+        super().__init__(str(paths.AGENT), _ServedConnection)
 
 
 @contextlib.contextmanager

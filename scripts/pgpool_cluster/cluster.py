@@ -128,7 +128,6 @@ _UNREACHABLE_SECONDS = 27
 """How long a pgpool-II that has to drain its sessions may be unreachable."""
 _POOL_DEFAULTS = {"num_init_children": 32, "max_pool": 4}
 """pgpool-II's defaults."""
-WATCHDOG_PORT = ports.WATCHDOG  # for checks.py
 
 
 @dataclass(frozen=True, slots=True)

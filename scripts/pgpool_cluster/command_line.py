@@ -92,9 +92,9 @@ def _hook(words: list[str]) -> int:
 
 
 def _archive(words: list[str]) -> int:
-    from . import archive  # noqa: PLC0415
+    from . import archive_command  # noqa: PLC0415
 
-    return archive.run(words)
+    return archive_command.run(words)
 
 
 INTERNAL: dict[str, Callable[[list[str]], int]] = {

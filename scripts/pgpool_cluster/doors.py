@@ -19,9 +19,9 @@ from pathlib import Path
 
 from . import paths, ports, programs
 from .cluster import Cluster, Node
-from .configuration import FOLDER
 from .fault import Fault
 from .paths import POSTGRES
+from .rendered_paths import FOLDER
 
 _RELOAD = "then systemctl reload ssh"
 _CERTIFICATE = f"{FOLDER}/ssh_host_ed25519_key-cert.pub"

@@ -41,9 +41,9 @@ def _ssh_command(words: list[str]) -> int:
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
     if asked.startswith("wal ") and not kind:
-        from . import archive  # noqa: PLC0415
+        from . import wal_files  # noqa: PLC0415
 
-        return ExitStatus.GOOD if archive.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
+        return ExitStatus.GOOD if wal_files.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
     if asked != "agent" or kind not in ([], ["witness"]) or len(words) != 1 or not plain.is_host_name(words[0]):
         raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
     bridge(words[0])
@@ -145,10 +145,10 @@ def _upgrade(words: list[str]) -> int:
 
 def _before_pgpool(words: list[str]) -> int:
     """Run ExecStartPre of pgpool2.service, as root."""
-    from . import apply  # noqa: PLC0415
+    from . import before_pgpool  # noqa: PLC0415
 
     del words
-    apply.before_pgpool()
+    before_pgpool.run()
     return ExitStatus.GOOD
 
 

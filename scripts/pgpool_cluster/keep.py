@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import matching
 from .own import Own
+from .quantities import quantity
 
 DEFAULTS = {
     "max_connections": 100,
@@ -17,13 +17,10 @@ DEFAULTS = {
     "max_locks_per_transaction": 64,
 }
 """PostgreSQL's defaults, 13 to 18, for the parameters that a standby must match."""
-_SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
-_TIMES = {"us": 0.001, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
-_QUANTITY = re.compile(r"(-?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptValues:
     """Values for the cluster's file, at least as high as the cluster needs.
 
     `more`: parameters for which the cluster itself needs no value.
@@ -50,9 +47,9 @@ class Least:
     wal_keep_mb: int
 
 
-def kept(
+def higher_values(
     own: Own, least: Least, needs: Mapping[str, int], libraries: Sequence[str] = (), *, logical: bool = False
-) -> Kept:
+) -> KeptValues:
     """Return the values in the cluster's file for the parameters that a server may need higher.
 
     `needs`: minimum values for a copy of the primary. `libraries`: what shared_preload_libraries must contain.
@@ -71,7 +68,7 @@ def kept(
     }
     if missing := [name for name in libraries if name not in preloaded(own)]:
         more["shared_preload_libraries"] = ", ".join([*preloaded(own), *missing])
-    return Kept(
+    return KeptValues(
         wal_level="logical" if logical or own.values.get("wal_level", "").lower() == "logical" else "replica",
         max_connections=has["max_connections"],
         max_wal_senders=has["max_wal_senders"],
@@ -83,7 +80,7 @@ def kept(
     )
 
 
-def held(own: Own, laid: Mapping[str, str]) -> Own:
+def limited_to_laid(own: Own, laid: Mapping[str, str]) -> Own:
     """Return the own settings of a member, limited to what the cluster's file `laid` has kept of them.
 
     An older package may have kept less. If its primary suddenly had higher values than the standbys, replay would stop
@@ -119,20 +116,3 @@ def _larger(own: Own, name: str, ours_mb: int) -> str:
     text = own.values.get(name, "")
     found = quantity(text, "MB")
     return text if found is not None and (found < 0 or found > ours_mb * 2**20) else f"{ours_mb}MB"
-
-
-def quantity(text: str, unit: str) -> float | None:
-    """Return a size in bytes, a time in milliseconds, or a plain number; None for any other text.
-
-    `unit`: the unit of a number that has none, in the notation of pg_settings: `8kB`, `MB`, `ms`, or "".
-    """
-    match = _QUANTITY.fullmatch(text.strip())
-    if match is None:
-        return None
-    number, given = float(match[1]), match[2].lower()
-    times = re.match(r"[0-9]*", unit)
-    factor = times[0] if times else ""
-    scale = {**_SIZES, **_TIMES}
-    if given:
-        return number * scale[given] if given in scale else None
-    return number if number < 0 else number * int(factor or 1) * scale.get(unit.lower()[len(factor) :], 1)

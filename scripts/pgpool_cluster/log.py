@@ -14,9 +14,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from enum import IntEnum
 from types import TracebackType
 from typing import TextIO
+
+from . import plain
+from .errors import ClusterError
 
 
 class Priority(IntEnum):
@@ -35,6 +39,12 @@ def error(text: str, *, stream: TextIO | None = None) -> None:
 def warning(text: str, *, stream: TextIO | None = None) -> None:
     """Log that something failed or is degraded, on `stream` or else on standard output."""
     _write(Priority.WARNING, text, stream)
+
+
+def refusals(errors: Iterable[ClusterError]) -> None:
+    """Log one line on standard error for each file that could not be written; under a unit, the journal has them."""
+    for refused in errors:
+        error(plain.shown(f"pgpoolctl: {refused.message}; hint: {refused.hint}"), stream=sys.stderr)
 
 
 def info(text: str, *, stream: TextIO | None = None) -> None:

@@ -13,13 +13,13 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from . import archive, log, paths, pgpool
 from .cluster import Cluster, Node, Service
+from .database import HANGING_SECONDS, Database
 from .errors import OperationError
 from .excuse import Excuse
 from .facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .last_facts import LastFacts
 from .peers import Answering, Peers, Progress
 from .pgpool_view import PgpoolView
-from .postgresql import HANGING_SECONDS, Database
 from .protocol import LookRequest, Request
 from .record import Record
 from .shared import Shared

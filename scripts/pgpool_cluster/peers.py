@@ -46,7 +46,7 @@ class Answering(Protocol):
         """Carry out the request, report progress, and return the answer."""
 
 
-class _Connection:
+class _PeerConnection:
     """One ssh connection to a node's agent. Once it has ended, `problem` gives the reason."""
 
     def __init__(self, name: str) -> None:
@@ -194,7 +194,7 @@ class Peer:
     problem: str = ""
     _trying: threading.Thread | None = field(default=None, repr=False)
     _closed: bool = False
-    _connection: _Connection | None = field(default=None, repr=False)
+    _connection: _PeerConnection | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def ask(self, request: Request[A], *, seconds: float, progress: Progress | None = None, patient: bool = False) -> A:
@@ -230,12 +230,12 @@ class Peer:
                     self._connection = None
             raise
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> _PeerConnection:
         with self._lock:
             if self._closed:
                 raise ConnectionError("cluster.yml was read again")
             if self._connection is None or self._connection.problem:
-                self._connection = _Connection(self.name)
+                self._connection = _PeerConnection(self.name)
             return self._connection
 
     def _try_again(self) -> None:

@@ -47,7 +47,7 @@ def _serial(value: object) -> int:
     raise UsageError("a primary's excuse has no number", hint=VERSIONS_DIFFER)
 
 
-Place = Annotated[tuple[int, int], _place]
+ExcusePlace = Annotated[tuple[int, int], _place]
 """The term and the serial of an excuse (excuse.py)."""
 OF_AN_OLDER_PACKAGE = (-1, -1)
 """The place assumed for a node whose package is older than excuses: such a node never blocks a claim."""
@@ -103,7 +103,7 @@ class TermAnswer:
     """`taken`: the node has recorded the term. `excuse`: the place of the latest excuse that it knows."""
 
     taken: bool = False
-    excuse: Place = OF_AN_OLDER_PACKAGE
+    excuse: ExcusePlace = OF_AN_OLDER_PACKAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class PromoteRequest(Request[Done]):
 
     do = "promote"
     term: Term
-    excuse: Place | None = None
+    excuse: ExcusePlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,13 @@ COLUMNS = f"""
 
 
 def columns(major: int) -> str:
-    """Return the columns to query from a server of this major version; `seen` takes their values."""
+    """Return the columns to query from a server of this major version; `report_of` takes their values."""
     paused = "pg_get_wal_replay_pause_state() <> 'not paused'" if major > 13 else "pg_is_wal_replay_paused()"
     return COLUMNS.format(paused=paused)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StandbyReport:
     """A standby's report about itself.
 
     `heard`: the time of the last message from the primary, as text. `sent`: the end of the primary's WAL in that
@@ -72,9 +72,9 @@ class Seen:
         return max(known, default=None)
 
 
-def seen(paused: Any, sent: Any, heard: Any, conflict: Any, settings: Any) -> Seen:  # noqa: ANN401 - from psycopg2
+def report_of(paused: Any, sent: Any, heard: Any, conflict: Any, settings: Any) -> StandbyReport:  # noqa: ANN401 - from psycopg2
     """Return the values of `columns`."""
-    return Seen(bool(paused), sent and Lsn.parse(sent), heard, bool(conflict), settings or {})
+    return StandbyReport(bool(paused), sent and Lsn.parse(sent), heard, bool(conflict), settings or {})
 
 
 @dataclass(slots=True)
@@ -98,11 +98,11 @@ class Watch:
     _silent: _Since = field(default_factory=_Since)
     _apart: _Since = field(default_factory=_Since)
 
-    def hears(self, one: Seen, now: float) -> bool:
+    def hears(self, one: StandbyReport, now: float) -> bool:
         """Return whether messages arrive from the primary; an idle one has to send some (_TIMEOUT_FACTOR)."""
         return one.connected and self._silent.unchanged((one.primary, one.heard), now) <= _most_silence(one)
 
-    def stalled(self, one: Seen, now: float) -> str:
+    def stalled(self, one: StandbyReport, now: float) -> str:
         """Return in a few words why the standby is stalled; "" if it is not. `now`: seconds of the monotonic clock."""
         hears = self.hears(one, now)
         apart = self._apart.unchanged((one.primary, one.connected), now)
@@ -118,12 +118,12 @@ class Watch:
         return f"it has not replayed anything of what it received for {limit:g} s" if pending and still > limit else ""
 
 
-def _most_silence(one: Seen) -> float:
+def _most_silence(one: StandbyReport) -> float:
     timeout = one.settings.get("wal_receiver_timeout", 0) / 1000
     return max(_LEAST_SILENCE_SECONDS, _TIMEOUT_FACTOR * timeout) if timeout else float("inf")
 
 
-def _most_still(one: Seen) -> float:
+def _most_still(one: StandbyReport) -> float:
     """Return how many seconds replay may make no progress; PostgreSQL's own settings allow some waits."""
     limit = STILL_SECONDS + max(0.0, one.settings.get("recovery_min_apply_delay", 0) / 1000)
     if one.conflict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import log, matching, rehearsal, units
+from . import log, matching, startable, units
 from . import postgresql as pg
 from .errors import OperationError
 from .node import Here
@@ -84,10 +84,10 @@ def restart_if_pending(here: Here) -> None:
 def _refuse_restart(here: Here, names: str) -> None:
     """Raise OperationError if the server would not start again; it keeps serving with its present configuration."""
     instance = here.server.instance
-    values = {name: pg.setting(instance, name) for name in rehearsal.STARTING}
-    slots = [rehearsal.Slot(str(name), bool(logical)) for name, logical in here.query(_SLOTS)]
+    values = {name: pg.setting(instance, name) for name in startable.STARTING}
+    slots = [startable.Slot(str(name), bool(logical)) for name, logical in here.query(_SLOTS)]
     prepared = int(here.query("SELECT count(*) FROM pg_prepared_xacts")[0][0])
-    found = [(f"{one.area}: {one.what}", one.fix) for one in rehearsal.unstartable(values, slots, prepared)]
+    found = [(f"{one.area}: {one.what}", one.fix) for one in startable.unstartable(values, slots, prepared)]
     if fault := pg.fault(instance):
         found.append((fault, "correct that file"))
     if found:

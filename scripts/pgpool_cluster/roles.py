@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .configuration import FOLDER, key_of_roles
+from .configuration import key_of_roles
 from .errors import OperationError, ServerError, UsageError
 from .key import Role
 from .node import Here, sql_errors
+from .rendered_paths import FOLDER
 
 EXTENSIONS = ("pgpool_recovery", "pgpool_adm")
 _PATH = Path(FOLDER) / "roles.sql"

@@ -14,12 +14,12 @@ from typing import Any
 
 from . import addresses, cluster_file, files, own, paths, plain, programs
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
-from .configuration import PgpoolVersion, Server
 from .document import Place
 from .errors import ServerError, UsageError
 from .paths import HOME as HOME  # noqa: PLC0414 - re-exported for apply.py, copying.py and postgresql.py
 from .paths import SOCKETS as SOCKETS  # noqa: PLC0414 - re-exported for postgresql.py
 from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and postgresql.py
+from .server_facts import PgpoolVersion, ServerFacts
 
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1
 """Columns of pg_lsclusters(1), whose JSON output needs an optional package. `_DATA` may contain spaces."""
@@ -225,7 +225,7 @@ def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
 
 def facts(
     cluster: Cluster, node: Node, *, standbys_came: bool, dropped: tuple[str, ...] = (), upgrading: str = ""
-) -> Server:
+) -> ServerFacts:
     """Return the facts for rendering the configuration; raises UsageError or ServerError if something is missing.
 
     `upgrading`: the new PostgreSQL server during a major upgrade, "" otherwise.
@@ -236,7 +236,7 @@ def facts(
     version = pgpool_version() if Service.PGPOOL in node.runs else PgpoolVersion(0, 0)
     if Service.PGPOOL in node.runs:
         refuse_ipv6_watchdog(cluster, version)
-    return Server(
+    return ServerFacts(
         postgresql=instance.name if instance else PostgresqlCluster(0, "none"),
         pgpool=version,
         data_directory=str(instance.data) if instance else "",

@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gettext
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from . import message_catalogs
 from .server import Instance
 
 LOGS = Path("/var/log/postgresql")
-LOCALES = Path("/usr/share/locale")
 _TAIL_BYTES = 65536
 _JOURNAL_LINES = 300
-_PASSING = (
-    "the database system is starting up",
-    "the database system is shutting down",
-    "the database system is in recovery mode",
-    "the database system is not yet accepting connections",
-    "the database system is not accepting connections",
-    "terminating connection due to administrator command",
-    "terminating walreceiver process due to administrator command",
-)
-"""FATAL messages that do not explain why a server ended."""
 _ENCODINGS = ("euc_jp", "euc_kr", "gb18030", "koi8_r", "iso8859_5", "iso8859_2", "iso8859_1")
 """Encodings for logs that are not UTF-8; the first one in which PostgreSQL's words appear is used."""
 _CSV_USER, _CSV_SEVERITY, _CSV_MESSAGE, _CSV_DETAIL = 1, 11, 13, 14
@@ -40,17 +28,7 @@ _CSV_USER, _CSV_SEVERITY, _CSV_MESSAGE, _CSV_DETAIL = 1, 11, 13, 14
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """The words of one major version in all its languages; texts with %s become patterns."""
-
-    fatal: frozenset[str]
-    detail: frozenset[str]
-    starting: re.Pattern[str]
-    passing: re.Pattern[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _LogMessage:
     """A message in a log; `last`: it may be the reason why the server ended."""
 
     message: str
@@ -58,35 +36,9 @@ class _Entry:
     last: bool = False
 
 
-def languages(major: int) -> list[gettext.NullTranslations]:
-    """Return the message catalogs of PostgreSQL `major`, English first."""
-    found: list[gettext.NullTranslations] = [gettext.NullTranslations()]
-    for path in sorted(LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
-        try:
-            with path.open("rb") as stream:
-                found.append(gettext.GNUTranslations(stream))
-        except (OSError, ValueError):  # ignore a damaged catalog
-            continue
-    return found
-
-
-@lru_cache
-def words(major: int) -> Words:
-    """Return the words of PostgreSQL `major`, from the catalogs in its package."""
-    catalogs = languages(major)
-
-    def said(*texts: str) -> frozenset[str]:
-        return frozenset(catalog.gettext(text).strip(": ") for catalog in catalogs for text in texts)
-
-    def pattern(texts: Iterable[str]) -> re.Pattern[str]:
-        return re.compile("|".join(re.escape(text).replace("%s", "PostgreSQL .*") for text in sorted(texts)))
-
-    return Words(said("FATAL", "PANIC"), said("DETAIL:  "), pattern(said("starting %s")), pattern(said(*_PASSING)))
-
-
 def last_words(instance: Instance) -> str:
     """Return the final error of the server's current or latest run, with its detail; "" if the log has none."""
-    known = words(instance.name.major)
+    known = message_catalogs.words(instance.name.major)
     for name, text in _newest_first(instance):
         entries = list(_entries(name, text, known))
         starts = (index for index, entry in enumerate(entries) if known.starting.search(entry.message))
@@ -102,7 +54,7 @@ def last_words(instance: Instance) -> str:
 
 def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
     """Yield the tail of each log with the name of its file, the newest first."""
-    known = words(instance.name.major)
+    known = message_catalogs.words(instance.name.major)
     found = []
     for path in _files(instance):
         with contextlib.suppress(OSError):  # it may just have been rotated
@@ -148,7 +100,7 @@ def _journal(instance: Instance) -> str:
     return answer.stdout
 
 
-def _decoded(text: bytes, known: Words) -> str:
+def _decoded(text: bytes, known: message_catalogs.Words) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError:
@@ -159,13 +111,13 @@ def _decoded(text: bytes, known: Words) -> str:
         return text.decode(errors="replace")
 
 
-def _entries(name: str, text: str, known: Words) -> Iterator[_Entry]:
+def _entries(name: str, text: str, known: message_catalogs.Words) -> Iterator[_LogMessage]:
     if name.endswith(".csv"):
         return _csv(text, known)
     return _json(text, known) if name.endswith(".json") else _plain(text, known)
 
 
-def _csv(text: str, known: Words) -> Iterator[_Entry]:
+def _csv(text: str, known: message_catalogs.Words) -> Iterator[_LogMessage]:
     lines = text.splitlines(keepends=True)
     first = next((place for place, line in enumerate(lines) if re.match(r"\d{4}-\d\d-\d\d ", line)), len(lines))
     rows = csv.reader(line.replace("\0", "") for line in lines[first:])
@@ -173,12 +125,12 @@ def _csv(text: str, known: Words) -> Iterator[_Entry]:
         for row in rows:
             if len(row) > _CSV_DETAIL:
                 last = row[_CSV_SEVERITY] in known.fatal and not row[_CSV_USER]
-                yield _Entry(row[_CSV_MESSAGE], row[_CSV_DETAIL], last)
+                yield _LogMessage(row[_CSV_MESSAGE], row[_CSV_DETAIL], last)
     except csv.Error:  # the last record is incomplete
         return
 
 
-def _json(text: str, known: Words) -> Iterator[_Entry]:
+def _json(text: str, known: message_catalogs.Words) -> Iterator[_LogMessage]:
     for line in text.splitlines():
         try:
             found = json.loads(line)
@@ -186,10 +138,10 @@ def _json(text: str, known: Words) -> Iterator[_Entry]:
             continue
         if isinstance(found, dict):
             last = found.get("error_severity") in known.fatal and not found.get("user")
-            yield _Entry(str(found.get("message", "")), str(found.get("detail", "")), last)
+            yield _LogMessage(str(found.get("message", "")), str(found.get("detail", "")), last)
 
 
-def _plain(text: str, known: Words) -> Iterator[_Entry]:
+def _plain(text: str, known: message_catalogs.Words) -> Iterator[_LogMessage]:
     """Read a plain-text log; a message with user@database, from Debian's log_line_prefix, belongs to a client."""
     bad = re.compile(rf"^(.*?)(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.fatal)))})\s?:\s{{1,2}}(.*)")
     more = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(known.detail)))})\s?:\s{{1,2}}(.*)")
@@ -197,7 +149,7 @@ def _plain(text: str, known: Words) -> Iterator[_Entry]:
     for place, line in enumerate(lines):
         found = bad.search(line)
         if found is None:
-            yield _Entry(line)
+            yield _LogMessage(line)
             continue
         detail = more.search(lines[place + 1]) if place + 1 < len(lines) else None
-        yield _Entry(found[2], detail[1] if detail else "", not re.search(r"\S@\S+ $", found[1]))
+        yield _LogMessage(found[2], detail[1] if detail else "", not re.search(r"\S@\S+ $", found[1]))

@@ -9,11 +9,12 @@ from . import copying, matching, new_primary, postgresql_service, replay
 from . import postgresql as pg
 from .actions import Follow, Promote, Resume
 from .cluster import Cluster
-from .decide import choose_new_primary, decide
+from .decide import decide
 from .errors import ClusterError, OperationError
 from .facts import ClusterFacts, NodeFacts, Postgresql, contains
 from .node import Here
 from .peers import Progress
+from .promotion import choose_new_primary
 from .situation import rightful_primary
 from .waiting import poll
 

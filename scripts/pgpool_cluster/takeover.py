@@ -8,11 +8,12 @@ from contextlib import nullcontext
 from . import act, log, new_primary, units
 from .actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from .cluster import Node
-from .decide import decide, failover
+from .decide import decide
 from .errors import ClusterError, OperationError
 from .native import beginning, goes_apart
 from .node import Here
 from .peers import Progress
+from .promotion import failover
 from .situation import Actions
 
 _FAILOVER_SECONDS = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from . import locales, paths, server_log
+from . import locales, message_catalogs, paths
 from .cluster import Node
 
 _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -37,7 +37,7 @@ _OTHERWISE = "on {name}: pgpoolctl check; pgpoolctl apply; {port}/tcp has to be 
 
 @lru_cache
 def _patterns(major: int) -> tuple[tuple[re.Pattern[str], str], ...]:
-    languages = server_log.languages(major)
+    languages = message_catalogs.languages(major)
 
     def said(text: str) -> set[str]:
         return {re.escape(language.gettext(text)).replace("%s", ".*?") for language in languages}

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import plain, wire
+from . import log, plain, wire
 from .channel import ask, notify
 from .errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 from .protocol import (
@@ -50,11 +50,11 @@ def _report() -> Report:
     try:
         return ask(StatusRequest(), seconds=_REPORT_SECONDS)
     except ServerError:
-        from . import agent, apply  # noqa: PLC0415
+        from . import agent, key_file  # noqa: PLC0415
 
         agent.load()
         if os.geteuid() == 0:
-            apply.read_key()
+            key_file.read()
         raise
 
 
@@ -111,12 +111,12 @@ def _rehearse(options: argparse.Namespace) -> ExitStatus:
 
 
 def _apply(options: argparse.Namespace) -> ExitStatus:
-    from . import apply  # noqa: PLC0415
+    from . import apply, changes  # noqa: PLC0415
 
-    planned = apply.plan()
+    planned = changes.plan()
     if options.diff:
         print("".join(change.diff for change in planned.changes), end="")
-        apply.tell(planned.refused)
+        log.refusals(planned.refused)
     else:
         refused = apply.carry_out(planned)
         print("".join(f"{change}\n" for change in planned.changes), end="")
@@ -124,7 +124,7 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
             said = ask(WaitingRequest(), seconds=_WAITING_SECONDS).waiting
             print(f"{said}\n" if said else "", end="")
         if refused:
-            apply.tell(refused[:-1])
+            log.refusals(refused[:-1])
             raise refused[-1]
     return ExitStatus.GOOD
 
@@ -202,7 +202,7 @@ def _detach(options: argparse.Namespace) -> ExitStatus:
 
 
 def _user(options: argparse.Namespace) -> ExitStatus:
-    from . import apply, key  # noqa: PLC0415
+    from . import key, key_file, pool_key  # noqa: PLC0415
 
     if options.user_verb == "list":
         print("".join(f"{name}\n" for name in sorted(ask(UsersRequest()).entries)), end="")
@@ -211,11 +211,11 @@ def _user(options: argparse.Namespace) -> ExitStatus:
     plain.refuse_role(name)
     request = UserRequest(name)
     if options.user_verb == "set":
-        secret = apply.read_key()
+        secret = key_file.read()
         password = _password(options)
         verifier = secret.scram_verifier(name, password)
-        pool_key = apply.pool_key(secret)
-        request = UserRequest(name, verifier, key.pool_passwd_entry(password, pool_key), key.mark(pool_key))
+        needed = pool_key.needed(secret)
+        request = UserRequest(name, verifier, key.pool_passwd_entry(password, needed), key.mark(needed))
     elif name not in ask(UsersRequest()).entries:
         raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
     ask(request, seconds=_USER_SECONDS, progress=print)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.test_configuration import SERVER, files, settings_of, text_of
+from tests.unit.cluster.rendered import SERVER, files, settings_of, text_of
 
 from pgpool_cluster import adopting, matching, units
 from pgpool_cluster import postgresql as pg

@@ -7,10 +7,25 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, command_line, configuration, hands, paths, server, units
-from pgpool_cluster.configuration import File, Share
+from pgpool_cluster import (
+    ancestors,
+    apply,
+    changes,
+    command_line,
+    hands,
+    laid_files,
+    log,
+    node_files,
+    paths,
+    reloading,
+    rendered_file,
+    rendered_paths,
+    server,
+    units,
+    withdraw,
+)
 from pgpool_cluster.errors import ServerError
-from pgpool_cluster.memory import Applied
+from pgpool_cluster.rendered_file import File, FileShare
 from pgpool_cluster.users import Users
 
 
@@ -27,12 +42,12 @@ class Disk:
 
     def wanted(self) -> tuple[tuple[File, ...], Users]:
         whole = File(PurePosixPath(self.conf), f"port = {self.port}\n".encode(), "me", "me", 0o640)
-        block = File(PurePosixPath(self.hba), b"hostssl all\n", "me", "me", 0o640, Share.BLOCK)
-        entries = File(PurePosixPath(self.passwd), b"pgpool_check:AESx\n", "me", "me", 0o600, Share.ENTRIES)
-        return (block, whole, apply._with_users(entries, self.users)), self.users
+        block = File(PurePosixPath(self.hba), b"hostssl all\n", "me", "me", 0o640, FileShare.BLOCK)
+        entries = File(PurePosixPath(self.passwd), b"pgpool_check:AESx\n", "me", "me", 0o600, FileShare.ENTRIES)
+        return (block, whole, node_files.with_users(entries, self.users)), self.users
 
     def apply(self) -> list[str]:
-        planned = apply.plan()
+        planned = changes.plan()
         apply.carry_out(planned)
         return [change.path.name for change in planned.changes]
 
@@ -47,12 +62,12 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(paths, "LAID_FILE", tmp_path / "laid")
     monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(apply, "wanted", found.wanted)
-    monkeypatch.setattr(apply, "_owner", lambda file: (*me, file.mode))
+    monkeypatch.setattr(node_files, "render", found.wanted)
+    monkeypatch.setattr(laid_files, "owner_of", lambda file: (*me, file.mode))
     monkeypatch.setattr(apply, "_make_folders", lambda: None)
-    monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(reloading, "reload", lambda *_, **__: None)
     monkeypatch.setattr(apply, "_LOCK", tmp_path / ".lock")
-    monkeypatch.setattr(apply, "FOLDER", PurePosixPath(tmp_path))
+    monkeypatch.setattr(laid_files, "FOLDER", PurePosixPath(tmp_path))
     return found
 
 
@@ -62,7 +77,7 @@ def test_a_second_apply_changes_nothing(disk: Disk) -> None:
     assert disk.apply() == []
     assert disk.conf.stat().st_mode & 0o777 == 0o640
     text = disk.hba.read_text()
-    assert text.startswith(configuration.BEGIN)
+    assert text.startswith(rendered_file.BEGIN)
     assert text.endswith("local all all peer\n")
 
 
@@ -75,7 +90,7 @@ def test_an_edited_file_is_kept_and_the_rendered_one_is_written_beside_it(disk: 
     assert disk.conf.read_text() == "port = 7777\n"
     assert beside.read_text() == "port = 8888\n"
     assert disk.apply() == []
-    assert apply.plan().edited == (disk.conf,)
+    assert changes.plan().edited == (disk.conf,)
     disk.conf.unlink()
     disk.apply()
     assert disk.conf.read_text() == "port = 8888\n"
@@ -110,9 +125,9 @@ def test_text_that_postgres_wrote_into_a_file_cannot_control_a_terminal(
     disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.conf.write_text("\x1b]0;x\x07local \udcff\u202e\n", errors="surrogateescape")
-    shown = "".join(change.diff for change in apply.plan().changes)
+    shown = "".join(change.diff for change in changes.plan().changes)
     assert "-?]0;x?local \ufffd?\n" in shown
-    apply.tell([ServerError("\x1b[2J", hint="\x9b2J")])
+    log.refusals([ServerError("\x1b[2J", hint="\x9b2J")])
     assert capsys.readouterr().err == "pgpoolctl: ?[2J; hint: ?2J\n"
 
     def fails(_: list[str]) -> int:
@@ -126,14 +141,14 @@ def test_text_that_postgres_wrote_into_a_file_cannot_control_a_terminal(
 def test_a_data_directory_of_root_gets_no_stub_of_postgres(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """postgres can change data_directory in postgresql.conf."""
     stub = File(PurePosixPath(disk.place / "recovery_1st_stage"), b"#!/bin/sh\n", "me", "me", 0o700)
-    monkeypatch.setattr(apply, "wanted", lambda: ((stub,), Users()))
-    assert "not written to a folder of root" in apply.plan().refused[0].message
-    apply.carry_out(apply.plan())
+    monkeypatch.setattr(node_files, "render", lambda: ((stub,), Users()))
+    assert "not written to a folder of root" in changes.plan().refused[0].message
+    apply.carry_out(changes.plan())
     assert not Path(stub.path).exists()
 
 
 def test_secrets_are_not_shown(disk: Disk) -> None:
-    shown = "".join(change.diff for change in apply.plan().changes)
+    shown = "".join(change.diff for change in changes.plan().changes)
     assert "port = 9999" in shown
     assert "AESx" not in shown
 
@@ -170,39 +185,25 @@ def test_withdraw_keeps_archived_wal_and_says_that_a_restart_is_needed(
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", disk.place / "archive")
     monkeypatch.setattr(units, "ask", lambda *_: None)
-    monkeypatch.setattr(apply, "UNIT_FILE", str(disk.place / "unit"))
+    monkeypatch.setattr(rendered_paths, "UNIT_FILE", str(disk.place / "unit"))
     monkeypatch.setattr(server, "run", lambda _: "")
-    monkeypatch.setattr(apply, "unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
+    monkeypatch.setattr(withdraw, "unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
     paths.ARCHIVE.mkdir()
     if holds:
         (paths.ARCHIVE / "000000010000000000000001").touch()
     disk.apply()
     disk.conf.write_text("# PostgreSQL\narchive_mode = on\n")
-    apply.withdraw()
+    withdraw.delete_files()
     assert paths.ARCHIVE.exists() is holds
     assert "systemctl restart postgresql@17-main.service" in capsys.readouterr().out
-    apply.withdraw()
+    withdraw.delete_files()
     assert capsys.readouterr().out == ""
-
-
-def test_nothing_is_requested_from_a_system_without_systemd(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A chroot or an image build may not even have systemctl."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(units, "booted", lambda: False)
-    apply._load([apply.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
-    units.ask("stop", "pgpool2.service")
-    assert capsys.readouterr().out == ""
-    monkeypatch.setattr(units, "booted", lambda: True)
-    units.ask("stop", "pgpool2.service")
-    assert "systemctl stop pgpool2.service: there is no such program" in capsys.readouterr().out
 
 
 def test_users_that_were_stored_since_the_plan_are_kept(disk: Disk) -> None:
     """`apply` used to write back the list that it had read earlier, so a user created in between was lost."""
     disk.users = Users(3, {"app": "AESa"}, "m")
-    planned = apply.plan()
+    planned = changes.plan()
     disk.users = Users(4, {"app": "AESa", "report": "AESr"}, "m")
     disk.users.save(paths.USERS)
     apply.carry_out(planned)
@@ -221,58 +222,9 @@ def test_a_full_disk_is_reported_once_and_an_odd_file_delays_no_other(
         if path in (disk.conf, paths.MEMORY):
             raise ServerError(f"{path}: No space left on device", hint="free some space")
 
-    planned = apply.plan()
+    planned = changes.plan()
     monkeypatch.setattr(hands, "write", write)
     monkeypatch.setattr(ancestors, "intruder", lambda path: intruder if path == disk.conf else "")
     refused = apply.carry_out(planned)
     assert [str(disk.conf) in error.message for error in refused] == [True]
     assert (disk.passwd in written) == bool(intruder)
-
-
-@pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
-def test_the_agent_is_notified_of_changed_addresses(
-    changed: list[str], told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    apply._load(changed, renewed=False)
-    assert len([words for words in asked if "--signal=HUP" in words]) == told
-
-
-def test_the_server_reloads_a_new_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is beside pgpool-II's files. PostgreSQL used to present the old one after a key change, until a restart."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState("active", "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    laid = {"/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf": "x", "/etc/pgpool2/cluster/pcp.conf": "y"}
-    monkeypatch.setattr(Applied, "load", lambda: Applied(laid))
-    apply._load([str(paths.SERVER_CERTIFICATE)], renewed=False)
-    assert asked == [("reload", "postgresql@17-main.service")]
-
-
-@pytest.mark.parametrize(
-    ("active", "reloads"),
-    [
-        ("active", [("reload", "postgresql@17-main.service")]),
-        ("activating", [("/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", "17-main", "reload")]),
-        ("inactive", []),
-    ],
-)
-def test_a_server_that_is_still_starting_for_systemd_is_reloaded(
-    active: str, reloads: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copied standby serves before pg_ctlcluster notices; files written in between used to be ignored."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(paths, "SERVE", tmp_path / "serve")
-    monkeypatch.setattr(units, "booted", lambda: True)
-    monkeypatch.setattr(units, "state", lambda _: units.UnitState(active, "success", was_active=True))
-    monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    monkeypatch.setattr(server, "run", lambda words: asked.append(tuple(words)))
-    conf = "/etc/postgresql/17/main"
-    apply._load([f"{conf}/conf.d/pgpool2-cluster.conf", f"{conf}/pg_hba.conf"], renewed=False)
-    assert asked == reloads

@@ -9,8 +9,8 @@ from tests.unit.cluster.nodes import CLUSTER, away, healthy, make_cluster, orpha
 
 from pgpool_cluster import status
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.decide import failover
 from pgpool_cluster.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.promotion import failover
 
 SAME = CLUSTER.fingerprint
 THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"

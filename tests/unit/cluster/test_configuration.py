@@ -4,91 +4,42 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.unit.cluster.rendered import (
+    HOME,
+    KEY,
+    MODES,
+    SERVER,
+    SIX,
+    TEMPLATES,
+    THREE,
+    VERSIONS,
+    WITNESS,
+    cluster_of,
+    files,
+    laid_by,
+    pgpool_conf,
+    postgresql_conf,
+    settings_of,
+    text_of,
+)
 
 from pgpool_cluster import paths, ssh
 from pgpool_cluster.addresses import parse as parse_hosts
-from pgpool_cluster.addresses import placed
-from pgpool_cluster.apply import UNIT_FILE
-from pgpool_cluster.certificates import Laid
-from pgpool_cluster.cluster import DRAIN_SECONDS, Cluster, PostgresqlCluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.configuration import (
+from pgpool_cluster.configuration import key_of_roles
+from pgpool_cluster.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.key import Role
+from pgpool_cluster.rendered_paths import (
     DROP_INS,
     FOLDER,
     IN_OTHERS_FOLDERS,
     IN_ROOTS_FOLDERS,
     PROGRAMS,
     STUBS,
-    File,
-    PgpoolVersion,
-    Server,
-    Share,
-    key_of_roles,
-    merged,
-    render,
-    slots_keep_mb,
-    without_block,
-    without_entries,
+    UNIT_FILE,
 )
-from pgpool_cluster.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.key import ClusterKey, Role
-
-TEMPLATES = Path(__file__).parents[3] / "config-templates"
-KEY = ClusterKey(bytes(range(32)))
-SERVER = Server(
-    PostgresqlCluster(17, "main"),
-    PgpoolVersion(4, 6),
-    "/var/lib/postgresql/17/main",
-    "eth0",
-    ssh.KeyPair(bytes(32), "host").public_line,
-)
-THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}\n"
-SIX = "nodes: {pg1: fd00::1, pg2: fd00::2, pg3: fd00::3}\n"
-HOME = "/var/lib/postgresql"
-VERSIONS = [PgpoolVersion(4, minor) for minor in (3, 4, 5, 6, 7)]
-MODES = ["streaming_replication", "native_replication", "snapshot_isolation"]
-
-
-def cluster_of(text: str = THREE) -> Cluster:
-    return placed(parse(text, "cluster.yml", "host"), {f"pg{number}.lan": f"10.0.0.{number}" for number in (1, 2, 3)})
-
-
-def files(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, File]:
-    cluster = cluster_of(text)
-    return {str(file.path): file for file in render(cluster, KEY, cluster.named(node), server, TEMPLATES)}
-
-
-def text_of(path: str, made: dict[str, File]) -> str:
-    return made[path].content.decode()
-
-
-def laid_by(made: dict[str, File]) -> Laid:
-    """Return the certificates on a node with these files."""
-    return Laid(text_of(str(paths.AUTHORITIES), made), text_of(str(paths.SERVER_CERTIFICATE), made))
-
-
-def settings_of(text: str) -> dict[str, str]:
-    """Return the parameters of a pgpool.conf or postgresql.conf; the last line wins, as in both programs."""
-    found = {}
-    for line in text.splitlines():
-        match = re.fullmatch(r"(\w+) = (?:'(.*)'|(\S+))", line)
-        assert match or not line or line.startswith("#"), line
-        if match:
-            found[match[1]] = match[2] if match[2] is not None else match[3]
-    return found
-
-
-def pgpool_conf(text: str = THREE, node: str = "pg1", server: Server = SERVER) -> dict[str, str]:
-    return settings_of(text_of(f"{FOLDER}/pgpool.conf", files(text, node, server)))
-
-
-def postgresql_conf(text: str = THREE, node: str = "pg1") -> dict[str, str]:
-    return settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(text, node)))
+from pgpool_cluster.server_facts import PgpoolVersion
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -97,17 +48,6 @@ def test_rendering_again_gives_the_same_bytes(mode: str, version: PgpoolVersion)
     server = replace(SERVER, pgpool=version)
     made = files(f"mode: {mode}\n{THREE}", server=server)
     assert files(f"mode: {mode}\n{THREE}", server=replace(server, laid=laid_by(made))) == made
-
-
-@pytest.mark.parametrize("text", [THREE, "", f"mode: native_replication\n{THREE}virtual_ip: 10.0.0.9/24\n"])
-def test_applying_a_hundred_times_changes_nothing_after_the_first(text: str) -> None:
-    node = cluster_of(text).nodes[0].name
-    for file in files(text, node).values():
-        once = merged("admin:entry\n# a line of the admin's\n", file)
-        again = once
-        for _ in range(100):
-            again = merged(again, file)
-        assert again == once
 
 
 def test_only_root_and_postgres_can_read_a_secret() -> None:
@@ -129,23 +69,6 @@ def test_files_that_must_be_private_are_private() -> None:
             "postgres",
         )
     assert made[f"{FOLDER}/ssh_key"].mode == 0o600
-
-
-@pytest.mark.parametrize(
-    ("version", "names", "absent"),
-    [
-        ((4, 3), {"socket_dir", "logdir", "delegate_IP"}, {"unix_socket_directories", "work_dir", "recovery_database"}),
-        ((4, 4), {"unix_socket_directories", "logdir", "delegate_ip"}, {"socket_dir", "work_dir", "delegate_IP"}),
-        ((4, 6), {"unix_socket_directories", "logdir", "delegate_ip"}, {"socket_dir", "wd_listen_address"}),
-        ((4, 7), {"work_dir", "delegate_ip", "recovery_database", "wd_listen_address"}, {"logdir", "socket_dir"}),
-    ],
-)
-def test_parameters_have_the_names_of_the_installed_version(
-    version: tuple[int, int], names: set[str], absent: set[str]
-) -> None:
-    found = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.9/24\n", server=replace(SERVER, pgpool=PgpoolVersion(*version)))
-    assert names <= set(found)
-    assert not absent & set(found)
 
 
 @pytest.mark.parametrize("text", ["", THREE])
@@ -297,29 +220,6 @@ def test_host_names_become_addresses_in_every_file() -> None:
     assert parse_hosts(text_of(hosts, plainly)) == {}
 
 
-def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
-    """pg_hba.conf and authorized_keys admit only the nodes' own addresses."""
-    six = pgpool_conf(f"{SIX}virtual_ip: fd00::50/64\n")
-    assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
-    assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
-    assert six["arping_cmd"] == "/usr/lib/pgpool2-cluster/announce-address $_IP_$ eth0"
-    four = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.50/24\n")
-    assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
-    assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
-    elsewhere = pgpool_conf(f"{THREE}virtual_ip: 10.9.0.50/24\n")
-    assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # its route leads to the clients there
-
-
-@pytest.mark.parametrize(
-    ("text", "listens"),
-    [(f"{THREE}virtual_ip: 10.0.0.50/24\n", "0.0.0.0"),  # noqa: S104
-     (f"{THREE}virtual_ip: fd00::50/64\n", "*"),
-     (f"{SIX}virtual_ip: 10.0.0.50/24\n", "*"), (f"{THREE}clients: ['fd00::/64', 10.0.0.0/24]\n", "*")],
-)  # fmt: skip
-def test_pgpool_listens_where_clients_and_the_virtual_address_are(text: str, listens: str) -> None:
-    assert pgpool_conf(text)["listen_addresses"] == listens
-
-
 def test_host_keys_are_verified() -> None:
     made = files()
     assert "StrictHostKeyChecking yes" in text_of(f"{FOLDER}/ssh_config", made)
@@ -342,32 +242,6 @@ def test_no_file_ends_in_the_middle_of_a_line() -> None:
         assert b"\n\n\n" not in file.content, file
 
 
-def test_a_file_does_not_show_its_content() -> None:
-    assert KEY.pool_key not in repr(files()["/var/lib/postgresql/.pgpoolkey"])
-
-
-def block(text: str) -> File:
-    return File(PurePosixPath("/x"), text.encode(), "postgres", "postgres", 0o600, Share.BLOCK)
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
-def test_removing_the_block_restores_the_original_text(existing: str) -> None:
-    assert without_block(merged(existing, block("ours\n"))) == existing
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
-def test_a_new_block_replaces_the_old_one(existing: str) -> None:
-    assert merged(merged(existing, block("old\n")), block("new\n")) == merged(existing, block("new\n"))
-
-
-def test_users_of_the_administrator_stay_in_pool_passwd() -> None:
-    file = files()[f"{FOLDER}/pool_passwd"]
-    text = merged("app:AESxyz\npgpool_check:AESold\n", file)
-    assert "app:AESxyz\n" in text
-    assert "AESold" not in text
-    assert without_entries(text, Role) == "app:AESxyz\n"
-
-
 def test_roles_of_a_key_that_most_nodes_lack_are_not_used_yet() -> None:
     """`apply` may rewrite roles.sql after the agent has collected facts, so the key in the file itself decides."""
     key = key_of_roles(text_of(f"{FOLDER}/roles.sql", files()))
@@ -377,116 +251,6 @@ def test_roles_of_a_key_that_most_nodes_lack_are_not_used_yet() -> None:
     assert not before.same_key(cluster, key)
     assert after.same_key(cluster, key)
     assert not after.same_key(cluster, key_of_roles("ALTER ROLE of an older version"))
-
-
-@pytest.mark.parametrize(
-    ("chosen", "seconds"),
-    [("", DRAIN_SECONDS), ("pgpool: {client_idle_limit_in_recovery: 20}\n", 20),
-     ("pgpool: {client_idle_limit_in_recovery: -1}\n", 0)],
-)  # fmt: skip
-def test_sessions_may_continue_in_a_recovery_as_long_as_pgpool_allows(chosen: str, seconds: int) -> None:
-    text = f"mode: native_replication\n{chosen}{THREE}"
-    assert cluster_of(text).drain_seconds == seconds
-    assert max(0, int(pgpool_conf(text)["client_idle_limit_in_recovery"])) == seconds
-    assert int(pgpool_conf(text)["recovery_timeout"]) == seconds + 27, "pgpool-II must not give up before they have"
-
-
-def test_recovery_timeout_is_the_chosen_one() -> None:
-    assert cluster_of(f"mode: native_replication\npgpool: {{recovery_timeout: 90}}\n{THREE}").recovery_timeout == 90
-    assert cluster_of(THREE).recovery_timeout == int(pgpool_conf(THREE)["recovery_timeout"])
-
-
-GB = 2**30
-
-
-@pytest.mark.parametrize(
-    ("disk", "slots", "wal"),
-    [(0, 128, 64), (1 * GB, 256, 128), (8 * GB, 2048, 512), (20 * GB, 4096, 512), (20 * GB + 5 * 2**20, 4096, 512),
-     (50 * GB, 8192, 512), (64 * GB, 16384, 512), (10_000 * GB, 16384, 512)],
-)  # fmt: skip
-def test_wal_for_an_absent_node_takes_at_most_a_quarter_of_the_primarys_disk(disk: int, slots: int, wal: int) -> None:
-    """The limit used to be 16 GB on any disk; with a disk of 20 GB, one primary after the other stopped with PANIC."""
-    server = replace(SERVER, wal_disk_bytes=disk)
-    made = settings_of(text_of("/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf", files(server=server)))
-    assert made["max_slot_wal_keep_size"].strip("'") == f"{slots}MB"
-    assert made["wal_keep_size"].strip("'") == f"{wal}MB"
-    assert slots_keep_mb(disk) * 4 * 2**20 <= max(disk, 512 * 2**20)
-
-
-OWN = str(paths.SERVER_CERTIFICATE)
-CA = "/etc/ssl/ca.pem"
-TLS = f"{THREE}tls: {{certificate: /etc/ssl/db.pem, key: /etc/ssl/db.key, ca: {CA}}}\n"
-
-
-@pytest.mark.parametrize("proven", ["", KEY.fingerprint, "of-another-key", CA])
-def test_backends_are_verified_once_all_can_be(proven: str) -> None:
-    """Before that, nodes of an older package stay reachable. A key change does not revert the verification."""
-    server = replace(SERVER, proven=proven)
-    made = files(server=server)
-    verified = proven not in ("", CA)
-    parameters = pgpool_conf(server=server)
-    assert parameters.get("ssl_ca_cert_dir") == (str(paths.AUTHORITIES.parent) if verified else None)
-    assert "ssl_ca_cert" not in parameters, "pgpool-II would ask its clients for certificates"
-    service = text_of(f"{FOLDER}/pg_service.conf", made).splitlines()
-    assert f"sslmode={'verify-full' if verified else 'require'}" in service
-    assert (f"sslrootcert={paths.AUTHORITIES}" in service) == verified
-    assert "channel_binding=require" in service
-    assert text_of(str(paths.ROOT_CERTIFICATE), made) == (f"{paths.AUTHORITIES}\n" if verified else "\n")
-
-
-@pytest.mark.parametrize("proven", ["", KEY.fingerprint, CA])
-def test_an_administrators_authority_replaces_the_clusters(proven: str) -> None:
-    made = files(TLS, server=replace(SERVER, proven=proven))
-    assert text_of(str(paths.ROOT_CERTIFICATE), made) == (f"{CA}\n" if proven == CA else "\n")
-    parameters = postgresql_conf(TLS)
-    assert (parameters["ssl_cert_file"], parameters["ssl_ca_file"]) == ("/etc/ssl/db.pem", CA)
-
-
-@pytest.mark.parametrize("text", [THREE, TLS.replace(f", ca: {CA}", "")])
-def test_postgresql_presents_a_certificate_that_the_other_nodes_can_verify(text: str) -> None:
-    parameters = postgresql_conf(text)
-    assert (parameters["ssl_cert_file"], parameters["ssl_key_file"]) == (OWN, OWN)
-    made = files(text)[OWN]
-    assert (made.owner, made.mode) == ("postgres", 0o600)
-
-
-def test_a_witness_knows_the_authority_and_has_no_certificate() -> None:
-    made = files("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, w: {address: 10.0.0.3, runs: [pgpool]}}\n", "w")
-    assert str(paths.AUTHORITIES) in made
-    assert OWN not in made
-
-
-WITNESS = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, w: {address: 10.0.0.9, runs: [pgpool]}}\n"
-
-
-def roles_in(text: str) -> set[str]:
-    return {role for role in Role if role in text}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_witness_knows_the_password_of_no_role_that_could_change_anything(mode: str) -> None:
-    """Otherwise its postgres user could log in as a superuser everywhere."""
-    made = files(f"{WITNESS}mode: {mode}\n", "w")
-    for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
-        assert roles_in(text_of(path, made)) == {Role.CHECK}
-    secret = [KEY.password(role) for role in (Role.RECOVERY, Role.REPLICATION)]
-    secret += [KEY.pool_passwd_entry(word) for word in secret]
-    assert not [path for path in made for word in secret if word in text_of(path, made)]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_database_node_knows_all_roles(mode: str) -> None:
-    made = files(f"{WITNESS}mode: {mode}\n", "pg1")
-    for path in (f"{HOME}/.pgpass", f"{FOLDER}/pool_passwd"):
-        assert roles_in(text_of(path, made)) == set(Role)
-
-
-@pytest.mark.parametrize(("mode", "knows"), [(MODES[0], {Role.CHECK}), (MODES[1], {Role.CHECK, Role.RECOVERY})])
-def test_another_node_knows_the_recovery_role_only_if_no_database_node_can_rebuild(mode: str, knows: set[Role]) -> None:
-    apart = "nodes: {pg1: {address: 10.0.0.1, runs: [postgresql]}, w: {address: 10.0.0.9, runs: [pgpool]}}\n"
-    made = files(f"{apart}mode: {mode}\n", "w")
-    assert roles_in(text_of(f"{FOLDER}/pool_passwd", made)) == knows
-    assert roles_in(text_of(f"{HOME}/.pgpass", made)) == {Role.CHECK}
 
 
 def test_the_pgpool_of_a_witness_starts_without_a_server_beside_it() -> None:

@@ -8,17 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.cluster.nodes import (
-    ALL_UP,
-    CLUSTER,
-    NAMES,
-    OTHER_SYSTEM,
-    SYSTEM,
-    absent,
-    fresh,
-    kinds,
-    seen,
-)
+from tests.unit.cluster.nodes import ALL_UP, CLUSTER, NAMES, OTHER_SYSTEM, SYSTEM, absent, fresh, kinds, seen
 
 from pgpool_cluster.actions import (
     Action,
@@ -39,7 +29,7 @@ from pgpool_cluster.actions import (
     Stop,
     Wait,
 )
-from pgpool_cluster.decide import decide, failover
+from pgpool_cluster.decide import decide
 from pgpool_cluster.facts import (
     BackendState,
     ClusterFacts,
@@ -50,6 +40,7 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
+from pgpool_cluster.promotion import failover
 from pgpool_cluster.situation import rightful_primary
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import apply, paths, units
+from pgpool_cluster import paths, reloading, units
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts
@@ -111,5 +111,5 @@ def test_apply_loads_changed_rules_even_before_pgpool_runs(monkeypatch: pytest.M
     monkeypatch.setattr(units, "booted", lambda: True)
     monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
     monkeypatch.setattr(units, "state", lambda _: units.UnitState("inactive", "success", was_active=False))
-    apply._load([str(paths.PEERS_NFT)], renewed=False)
+    reloading.reload([str(paths.PEERS_NFT)], renewed=False)
     assert asked == [("reload-or-restart", paths.FIREWALL_UNIT)]

@@ -18,10 +18,26 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import ancestors, apply, configuration, files, hands, paths, programs, server, units
-from pgpool_cluster.configuration import File, Share
+from pgpool_cluster import (
+    ancestors,
+    apply,
+    changes,
+    files,
+    hands,
+    laid_files,
+    node_files,
+    paths,
+    pool_key,
+    programs,
+    reloading,
+    rendered_paths,
+    server,
+    units,
+    withdraw,
+)
 from pgpool_cluster.errors import ServerError
 from pgpool_cluster.record import Record
+from pgpool_cluster.rendered_file import File, FileShare
 from pgpool_cluster.users import Users
 
 PACKAGE = Path(hands.__file__).parent
@@ -31,8 +47,11 @@ OPENS = frozenset(
      "symlink", "symlink_to", "link", "hardlink_to", "mkfifo", "mknod", "truncate"}
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
-    {"archive", "channel", "copying", "copy_target", "neighbours", "pgpool_service", "postgresql", "server_log"}
-)
+    (
+        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "message_catalogs",
+        "neighbours", "pgpool_service", "postgresql", "server_log", "wal_files",
+    )
+)  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""
 ALLOWED = {
     ("files", "read"): "carries out what hands.py has found a hand for",
@@ -63,7 +82,7 @@ ALLOWED = {
     ("known_faults", "_read"): "reads what packages have in /usr/share, which is root's",
     ("units", "_catches"): "reads /proc, which is the kernel's",
     ("roles", "rendered"): "run by the agent",
-    ("checks", "_certificate"): "the same",
+    ("check_certificates", "of_node"): "the same",
 }
 
 
@@ -105,7 +124,21 @@ def test_code_that_runs_as_root_opens_and_deletes_only_through_hands() -> None:
 
 def test_code_that_runs_as_root_writes_with_a_check() -> None:
     """files.write checks nothing; only processes without more rights than the folder's owner may use it."""
-    for name in ("apply", "memory", "seed", "withdraw", "upgrade", "verbs", "units", "server"):
+    for name in (
+        "apply",
+        "changes",
+        "laid_files",
+        "memory",
+        "node_files",
+        "pool_key",
+        "reloading",
+        "seed",
+        "withdraw",
+        "upgrade",
+        "verbs",
+        "units",
+        "server",
+    ):
         assert "files.write(" not in (PACKAGE / f"{name}.py").read_text(), name
 
 
@@ -237,17 +270,17 @@ class Server:
         (self.cron / "job").write_text("#!/bin/sh\n")
         self.port = 9999
 
-    def file(self, path: Path, share: Share, owner: str = "postgres") -> File:
-        content = f"port = {self.port}\n" if share is not Share.ENTRIES else "pgpool_check:AESx\n"
+    def file(self, path: Path, share: FileShare, owner: str = "postgres") -> File:
+        content = f"port = {self.port}\n" if share is not FileShare.ENTRIES else "pgpool_check:AESx\n"
         return File(PurePosixPath(path), content.encode(), owner, owner, 0o600, share)
 
     def wanted(self) -> tuple[tuple[File, ...], Users]:
         return (
-            self.file(self.home / ".pgpass", Share.BLOCK),
-            self.file(self.home / ".pgpoolkey", Share.WHOLE),
-            self.file(self.home / ".ssh" / "authorized_keys", Share.BLOCK),
-            self.file(self.etc / "pgpool.conf", Share.WHOLE, "root"),
-            self.file(self.etc / "pool_passwd", Share.ENTRIES),
+            self.file(self.home / ".pgpass", FileShare.BLOCK),
+            self.file(self.home / ".pgpoolkey", FileShare.WHOLE),
+            self.file(self.home / ".ssh" / "authorized_keys", FileShare.BLOCK),
+            self.file(self.etc / "pgpool.conf", FileShare.WHOLE, "root"),
+            self.file(self.etc / "pool_passwd", FileShare.ENTRIES),
         ), Users()
 
     def owner(self, file: File) -> tuple[int, int, int]:
@@ -255,7 +288,7 @@ class Server:
 
     def apply(self) -> list[str]:
         """Run `apply` and return its refusals."""
-        return [error.message for error in apply.carry_out(apply.plan())]
+        return [error.message for error in apply.carry_out(changes.plan())]
 
     def sums(self) -> dict[str, tuple[int, int, int, bytes]]:
         """Files of root that `apply` must not touch."""
@@ -280,13 +313,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("USERS", "OLD_MEMORY", "STATE", "SERVE"):
         monkeypatch.setattr(paths, name, found.home / f".{name.lower()}")
     paths.CLUSTER_YML.touch()
-    monkeypatch.setattr(apply, "wanted", found.wanted)
-    monkeypatch.setattr(apply, "_owner", found.owner)
+    monkeypatch.setattr(node_files, "render", found.wanted)
+    monkeypatch.setattr(laid_files, "owner_of", found.owner)
     monkeypatch.setattr(apply, "_make_folders", lambda: None)
-    monkeypatch.setattr(apply, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(reloading, "reload", lambda *_, **__: None)
     monkeypatch.setattr(apply, "_with_users_of_now", lambda planned: planned)
     monkeypatch.setattr(apply, "_LOCK", found.etc / "lock")
-    monkeypatch.setattr(apply, "FOLDER", PurePosixPath(found.etc))
+    monkeypatch.setattr(laid_files, "FOLDER", PurePosixPath(found.etc))
     yield found
     hands._end(os.getpid())
     shutil.rmtree(place)
@@ -299,7 +332,7 @@ def test_each_file_belongs_to_its_owner_and_root_creates_none_of_postgres(machin
         assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == machine.owner(file)
     assert (machine.home / ".ssh").stat().st_uid == machine.postgres.pw_uid
     assert (machine.home / ".ssh").stat().st_mode & 0o7777 == 0o700
-    assert apply.plan().changes == ()
+    assert changes.plan().changes == ()
 
 
 def _ln(target: Path) -> Callable[[Path], None]:
@@ -370,8 +403,8 @@ def test_racing_with_links_gains_nothing(machine: Server) -> None:
 def test_a_file_of_root_is_not_written_to_a_folder_of_postgres(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = (machine.file(machine.home / "unit.conf", Share.WHOLE, "root"),), Users()
-    monkeypatch.setattr(apply, "wanted", lambda: wanted)
+    wanted = (machine.file(machine.home / "unit.conf", FileShare.WHOLE, "root"),), Users()
+    monkeypatch.setattr(node_files, "render", lambda: wanted)
     (refused,) = machine.apply()
     assert f"{machine.home} belongs to {machine.postgres.pw_name}" in refused
     assert not (machine.home / "unit.conf").exists()
@@ -382,10 +415,10 @@ def test_a_forged_memory_deletes_nothing(machine: Server) -> None:
     roots.write_text("root's\n")
     forged = {str(path): "" for path in (roots, machine.secret, machine.cron / "job", paths.CLUSTER_YML)}
     paths.OLD_MEMORY.write_text(json.dumps({"files": forged, "users": [], "cluster": ""}))
-    assert set(apply._claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
-    assert not apply.could_be_ours(roots)
+    assert set(laid_files.claimed().files) <= {str(paths.CLUSTER_YML)}, "this test has it in the cluster's own folder"
+    assert not laid_files.could_be_ours(roots)
     paths.OLD_MEMORY.write_text(json.dumps({"files": {"/x\0": "", "/etc/..": "", "x": ""}, "users": [], "cluster": ""}))
-    assert apply._claimed().files == {}
+    assert laid_files.claimed().files == {}
 
 
 def test_the_owners_process_has_nothing_of_root(machine: Server) -> None:
@@ -484,10 +517,10 @@ def test_a_file_replaced_without_a_memory_of_root_is_kept_beside(machine: Server
     conf = machine.etc / "pgpool.conf"
     conf.write_text("port = 7777\n")
     if claim:
-        found = {str(conf): apply._hash(b"port = 7777\n")}
+        found = {str(conf): laid_files.hash_of(b"port = 7777\n")}
         paths.OLD_MEMORY.write_text(json.dumps({"files": found, "users": [], "cluster": ""}))
         os.chown(paths.OLD_MEMORY, machine.postgres.pw_uid, -1)
-    planned = apply.plan()
+    planned = changes.plan()
     assert f"{conf}: changed; the previous file is {conf}.old" in map(str, planned.changes)
     apply.carry_out(planned)
     assert conf.read_text() == "port = 9999\n"
@@ -498,8 +531,8 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
     machine: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
-    monkeypatch.setattr(apply, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
-    monkeypatch.setattr(configuration, "DROP_INS", ())
+    monkeypatch.setattr(rendered_paths, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
+    monkeypatch.setattr(rendered_paths, "DROP_INS", ())
     monkeypatch.setattr(server, "run", lambda _: "")
     monkeypatch.setattr(units, "ask", lambda *_: None)
     (machine.home / ".pgpass").write_text("mine\n")
@@ -507,7 +540,7 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
     (machine.etc / "pgpool.conf").write_text("port = 7777\n")
     before = machine.sums()
     machine.apply()
-    apply.withdraw()
+    withdraw.delete_files()
     assert machine.sums() == before
     assert sorted(path.name for path in machine.home.iterdir()) == [".pgpass"]
     assert (machine.home / ".pgpass").read_text() == "mine\n"
@@ -522,7 +555,7 @@ def test_a_pgpool_that_an_older_package_started_keeps_its_mark(
     for content, taken in (("../../etc\n", False), ("0123456789abcdef\n", True), ("fedcba9876543210\n", False)):
         paths.OLD_KEY_OF_PGPOOL.write_text(content)
         os.chown(paths.OLD_KEY_OF_PGPOOL, machine.postgres.pw_uid, -1)
-        apply.take_over_marker()
+        pool_key.take_over_marker()
         assert not paths.OLD_KEY_OF_PGPOOL.exists()
         assert paths.KEY_OF_PGPOOL.exists() is (taken or content.startswith("f"))
     assert paths.KEY_OF_PGPOOL.read_text() == "0123456789abcdef\n"
@@ -539,4 +572,4 @@ def test_the_lock_is_not_waited_for_endlessly(machine: Server, monkeypatch: pyte
 
 
 def test_the_names_of_written_files_are_those_that_may_be_removed() -> None:
-    assert set(configuration.STUBS) < configuration.IN_OTHERS_FOLDERS
+    assert set(rendered_paths.STUBS) < rendered_paths.IN_OTHERS_FOLDERS

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
 import pgpool_cluster
-from pgpool_cluster import apply, hook, neighbours, paths, server, units, upgrade
+from pgpool_cluster import before_pgpool, hook, neighbours, paths, server, units, upgrade
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.errors import OperationError, ServerError, UsageError
 from pgpool_cluster.protocol import (
@@ -88,7 +88,7 @@ def test_a_peers_key_permits_few_commands_and_a_witness_reads_no_wal(
         ran.append(name)
         return True
 
-    monkeypatch.setattr("pgpool_cluster.archive.send", send)
+    monkeypatch.setattr("pgpool_cluster.wal_files.send", send)
     if done:
         assert hook.run(["ssh-command", *words]) == 0
     else:
@@ -233,7 +233,7 @@ def test_an_upgrade_of_postgresql_is_recorded_only_at_its_beginning(
 
 def test_the_hooks_of_systemd_and_of_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
-    monkeypatch.setattr(apply, "before_pgpool", lambda: done.append("before pgpool"))
+    monkeypatch.setattr(before_pgpool, "run", lambda: done.append("before pgpool"))
     monkeypatch.setattr(neighbours, "announce", lambda address, interface: done.append((str(address), interface)))
     monkeypatch.setattr(units, "serve_control", lambda request: f"done {request}")
     monkeypatch.setattr(sys, "stdin", io.StringIO("apply\nmore\n"))

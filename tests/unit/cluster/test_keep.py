@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.cluster.test_configuration import SERVER, THREE, files, settings_of, text_of
+from tests.unit.cluster.rendered import SERVER, THREE, files, settings_of, text_of
 
 from pgpool_cluster import keep, own
 from pgpool_cluster.own import Own
@@ -67,7 +67,7 @@ def test_an_existing_archive_command_continues_to_run(command: str) -> None:
     server = replace(SERVER, own=Own({"archive_mode": "on", "archive_command": command}))
     found = dict(own.lines(text_of(CONF, files(NATIVE, server=server))))["archive_command"]
     assert found == f"/usr/lib/pgpool2-cluster/archive-wal %p %f && ( {command}\n)"
-    assert keep.held(server.own, {"archive_command": found}).values["archive_command"] == command
+    assert keep.limited_to_laid(server.own, {"archive_command": found}).values["archive_command"] == command
     assert "archive_command" not in laid_down(archive_mode="on", archive_command=command)
     assert "&&" not in laid_down(NATIVE, archive_mode="off", archive_command=command)["archive_command"]
 
@@ -76,9 +76,13 @@ def test_a_member_gets_no_higher_values_than_it_joined_with() -> None:
     """Its standbys have no higher values, so their replay would stop. An inactive archive_command stays inactive."""
     mine = Own({"max_connections": "900", "max_wal_senders": "20", "archive_mode": "on", "archive_command": "true"})
     older = {"max_connections": "404", "archive_command": "archive-wal %p %f"}
-    assert keep.held(mine, older).values == {"max_connections": "404", "max_wal_senders": "20", "archive_mode": "on"}
-    assert keep.held(mine, laid_down(NATIVE, **mine.values)).values["archive_command"] == "true"
-    assert keep.held(mine, laid_down(**mine.values)).number("max_connections") == 900
+    assert keep.limited_to_laid(mine, older).values == {
+        "max_connections": "404",
+        "max_wal_senders": "20",
+        "archive_mode": "on",
+    }
+    assert keep.limited_to_laid(mine, laid_down(NATIVE, **mine.values)).values["archive_command"] == "true"
+    assert keep.limited_to_laid(mine, laid_down(**mine.values)).number("max_connections") == 900
 
 
 def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
@@ -111,15 +115,6 @@ def test_the_files_of_a_server_are_read_as_postgresql_reads_them(tmp_path: Path)
 @pytest.mark.parametrize(("text", "number"), [("32 ", 32), ("0x20", 32), ("+300", 300), ("5MB", 0), ("-1", 0)])
 def test_numbers_are_read_as_postgresql_does(text: str, number: int) -> None:
     assert Own({"max_connections": text}).number("max_connections") == number
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "size"),
-    [("16GB", "MB", 2**34), ("128", "8kB", 2**20), ("1.5 kB", "", 1536), ("10s", "ms", 1e4), ("-1", "MB", -1),
-     ("10", "s", 1e4), ("on", "", None), ("5", "", 5)],
-)  # fmt: skip
-def test_sizes_and_times_are_read_with_any_unit(text: str, unit: str, size: float | None) -> None:
-    assert keep.quantity(text, unit) == size
 
 
 def test_a_record_keeps_the_needs_of_the_primary(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from pgpool_cluster import checks, known_faults, paths
+from pgpool_cluster import check_pgpool, known_faults, paths
 from pgpool_cluster.check import Check
 from pgpool_cluster.node import Here
 from pgpool_deb.ground.project import Project
@@ -38,7 +38,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         if listed is not None:
             (tmp_path / "patches.json").write_text(json.dumps(listed))
         here = cast("Here", SimpleNamespace(me=SimpleNamespace(name="pg1")))
-        return checks._known_faults(here)
+        return check_pgpool.of_known_faults(here.me.name)
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert shutil.which("dpkg"), "versions are compared as Debian does"

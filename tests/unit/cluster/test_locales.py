@@ -9,7 +9,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from pgpool_cluster import copy_source, locales, notes
-from pgpool_cluster import postgresql as pg
+from pgpool_cluster import database as databases
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
 from pgpool_cluster.errors import OperationError
@@ -86,12 +86,12 @@ def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     def refuse(*_: object) -> None:
         raise psycopg2.OperationalError(said[0])
 
-    database = pg.Database(Instance(PostgresqlCluster(17, "main"), 5432, tmp_path))
+    database = databases.Database(Instance(PostgresqlCluster(17, "main"), 5432, tmp_path))
     (tmp_path / "PG_VERSION").write_text("17\n")
-    monkeypatch.setattr(pg.Database, "_asked", refuse)
-    monkeypatch.setattr(pg.Database, "_from_files", lambda _, facts: facts)
-    monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.STARTING)
-    monkeypatch.setattr("pgpool_cluster.postgresql.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(databases.Database, "_asked", refuse)
+    monkeypatch.setattr(databases.Database, "_from_files", lambda _, facts: facts)
+    monkeypatch.setattr(databases.Database, "_why_down", lambda *_: Postgresql.STARTING)
+    monkeypatch.setattr("pgpool_cluster.database.time.monotonic", lambda: now[0])
     database.look(NodeFacts("pg2"), CLUSTER)
     assert database.shut == ""
     now[0] += 20
@@ -101,6 +101,6 @@ def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     said[0] = ENGLISH
     database.look(NodeFacts("pg2"), CLUSTER)
     assert notes.own(here).startswith("PostgreSQL refuses every login: this machine has no locale de_DE.UTF-8; hint: ")
-    monkeypatch.setattr(pg.Database, "_why_down", lambda *_: Postgresql.DOWN)
+    monkeypatch.setattr(databases.Database, "_why_down", lambda *_: Postgresql.DOWN)
     database.look(NodeFacts("pg2"), CLUSTER)
     assert notes.own(here) == ""

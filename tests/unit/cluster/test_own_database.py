@@ -12,12 +12,10 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, seen
-from tests.unit.cluster.test_configuration import SERVER, VERSIONS, files, pgpool_conf, text_of
+from tests.unit.cluster.rendered import SERVER, VERSIONS, files, pgpool_conf, text_of
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import applying, own_database, paths, units
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.configuration import PgpoolVersion
+from pgpool_cluster import applying, local_server, own_database, paths, units
 from pgpool_cluster.connection import Unanswered
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts
@@ -26,6 +24,7 @@ from pgpool_cluster.node import Here
 from pgpool_cluster.own_database import OwnDatabase
 from pgpool_cluster.peers import Peers
 from pgpool_cluster.record import Record
+from pgpool_cluster.server_facts import PgpoolVersion
 
 
 class Agent:
@@ -171,13 +170,13 @@ def test_the_agent_uses_it_if_postgres_has_been_renamed(
 
     monkeypatch.setattr(paths, "DATABASE", tmp_path / "database")
     paths.DATABASE.write_text(laid)
-    monkeypatch.setattr(pg, "connect", connect)
+    monkeypatch.setattr(local_server, "connect", connect)
     if laid:
-        found: object = pg._connect_home(5432, seconds=1)
+        found: object = local_server.connect_home(5432, seconds=1)
         assert found == f"to {DATABASE}"
     else:
         with pytest.raises(psycopg2.OperationalError):
-            pg._connect_home(5432, seconds=1)
+            local_server.connect_home(5432, seconds=1)
     assert asked == used
 
 
@@ -190,7 +189,7 @@ def test_a_hanging_server_is_not_queried_twice(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(paths, "DATABASE", tmp_path / "database")
     paths.DATABASE.write_text(DATABASE)
-    monkeypatch.setattr(pg, "connect", connect)
+    monkeypatch.setattr(local_server, "connect", connect)
     with pytest.raises(Unanswered):
-        pg._connect_home(5432, seconds=1)
+        local_server.connect_home(5432, seconds=1)
     assert len(asked) == 1

@@ -11,8 +11,8 @@ import pytest
 
 from pgpool_cluster import paths, units
 from pgpool_cluster.cluster import PostgresqlCluster
+from pgpool_cluster.database import Database
 from pgpool_cluster.facts import Postgresql
-from pgpool_cluster.postgresql import Database
 from pgpool_cluster.server import Instance
 from pgpool_cluster.units import UnitState
 
@@ -70,7 +70,7 @@ def test_a_server_that_dpkg_does_not_restart_counts_as_stopped(
 ) -> None:
     """postinst starts only servers with automatic start (start.conf)."""
     monkeypatch.setattr(units, "state", lambda _: STOPPED)
-    monkeypatch.setattr("pgpool_cluster.postgresql._starts_by_itself", lambda _: False)
+    monkeypatch.setattr("pgpool_cluster.data_directory.starts_by_itself", lambda _: False)
     programs(monkeypatch, (0, "install unpacked\n"))
     assert database._why_down(REFUSED) is Postgresql.STOPPED
 

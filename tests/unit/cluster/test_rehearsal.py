@@ -9,17 +9,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.test_configuration import SERVER, TEMPLATES, cluster_of
+from tests.unit.cluster.rendered import SERVER, TEMPLATES, cluster_of
 
-from pgpool_cluster import before, command_line, configuration, paths, programs, restarts, server, units
+from pgpool_cluster import (
+    before,
+    command_line,
+    configuration,
+    paths,
+    programs,
+    restarts,
+    server,
+    server_facts,
+    units,
+)
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import Cluster, Node
 from pgpool_cluster.errors import OperationError, UsageError
+from pgpool_cluster.existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
 from pgpool_cluster.fault import Fault
+from pgpool_cluster.finding import Finding, Kind
 from pgpool_cluster.own import NOTHING, Own
-from pgpool_cluster.rehearsal import Finding, Kind, Plan, Rule, Seen, Setting, Slot, findings
+from pgpool_cluster.rehearsal import findings
+from pgpool_cluster.startable import Slot
 
-LAID = Plan(
+LAID = PlannedConfiguration(
     {"wal_level": "replica", "max_replication_slots": "16", "max_connections": "404", "listen_addresses": "*",
      "max_slot_wal_keep_size": "1024MB", "wal_sender_timeout": "10s", "synchronous_standby_names": ""},
     ports={"9999/tcp": "pgpool-II"}, nodes=("10.0.0.1", "10.0.0.2"), roles={"pgpool_check": "for health checks"},
@@ -34,17 +47,17 @@ SETTINGS = {
     "synchronous_standby_names": Setting(""),
     "shared_preload_libraries": Setting(""),
 }
-DEBIANS = Seen(running=True, settings=SETTINGS)
+DEBIANS = ExistingServer(running=True, settings=SETTINGS)
 LOGICAL = Slot("debezium", logical=True)
 AUTO = "/var/lib/postgresql/17/main/postgresql.auto.conf"
 
 
-def told(seen: Seen, plan: Plan = LAID, *kinds: Kind) -> dict[str, Finding]:
+def told(seen: ExistingServer, plan: PlannedConfiguration = LAID, *kinds: Kind) -> dict[str, Finding]:
     """Return the findings of these kinds, or of all kinds if none is given, by area."""
     return {one.area: one for one in findings(seen, plan) if not kinds or one.kind in kinds}
 
 
-def with_settings(**changed: Setting) -> Seen:
+def with_settings(**changed: Setting) -> ExistingServer:
     return replace(DEBIANS, settings={**SETTINGS, **changed})
 
 
@@ -126,7 +139,7 @@ def test_an_archive_by_alter_system_is_refused_if_the_cluster_archives(name: str
 
 def test_a_server_that_cannot_be_queried_is_refused() -> None:
     """Its content was unknown, so nothing was refused, and `apply` wrote its configuration."""
-    silent = Seen(silent='psql: FATAL:  password authentication failed for user "postgres"')
+    silent = ExistingServer(silent='psql: FATAL:  password authentication failed for user "postgres"')
     assert "local all postgres peer" in told(silent, LAID, Kind.REFUSED)["PostgreSQL"].fix
     renamed = replace(DEBIANS, home=False)
     assert "CREATE DATABASE postgres" in told(renamed, LAID, Kind.REFUSED)["the database postgres"].fix
@@ -200,8 +213,8 @@ def test_a_port_of_another_program_and_a_missing_extension_are_named() -> None:
 
 
 def test_a_server_that_does_not_run_is_judged_by_its_files() -> None:
-    assert told(Seen(own=NOTHING), LAID, Kind.REFUSED, Kind.MISSING, Kind.RESTART) == {}
-    seen = Seen(own=Own({"synchronous_standby_names": "dr"}))
+    assert told(ExistingServer(own=NOTHING), LAID, Kind.REFUSED, Kind.MISSING, Kind.RESTART) == {}
+    seen = ExistingServer(own=Own({"synchronous_standby_names": "dr"}))
     assert list(told(seen, LAID, Kind.REFUSED)) == ["synchronous_standby_names"]
 
 
@@ -266,7 +279,7 @@ def test_with_the_suggested_line_nothing_is_refused(machine: Any) -> None:
     before.raise_refused(before.rehearse())
 
 
-def rendered() -> tuple[Cluster, Node, configuration.Server, Any]:
+def rendered() -> tuple[Cluster, Node, server_facts.ServerFacts, Any]:
     cluster, me, _ = server.this_node_looked_up()
     facts = server.facts(cluster, me, standbys_came=False)
     return cluster, me, facts, configuration.render(cluster, before._NO_KEY, me, facts, TEMPLATES)

@@ -10,9 +10,9 @@ import pytest
 
 from pgpool_cluster import programs, server
 from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.configuration import PgpoolVersion
 from pgpool_cluster.errors import UsageError
 from pgpool_cluster.server import Instance, choose_instance
+from pgpool_cluster.server_facts import PgpoolVersion
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, port: 5433}}\n"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import checks, server_log
+from pgpool_cluster import check_postgresql, message_catalogs, server_log
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.facts import Postgresql
@@ -55,10 +55,10 @@ class Machine:
         self.own = self.logs / "postgresql-17-main.log"
         self.instance = Instance(PostgresqlCluster(17, "main"), 5432, self.data)
         monkeypatch.setattr(server_log, "LOGS", self.logs)
-        monkeypatch.setattr(server_log, "LOCALES", folder / "locales")
+        monkeypatch.setattr(message_catalogs, "LOCALES", folder / "locales")
         monkeypatch.setattr("pgpool_cluster.paths.POSTGRESQL_CONFIGURATION", folder / "etc")
         monkeypatch.setattr(subprocess, "run", self._run)
-        server_log.words.cache_clear()
+        message_catalogs.words.cache_clear()
 
     def _run(self, words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert words[0] == "journalctl"
@@ -171,4 +171,4 @@ def test_check_reports_why_a_server_is_not_up(state: Postgresql, shown: str, mac
     """It used to report `down`, with `systemctl start` as the fix."""
     machine.own.write_text(ENGLISH)
     database: Any = SimpleNamespace(instance=machine.instance, refused="no role postgres\nHINT: more")
-    assert checks._not_up(state, database) == shown
+    assert check_postgresql.not_up(state, database) == shown

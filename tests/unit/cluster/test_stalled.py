@@ -8,23 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import (
-    CLUSTER,
-    FORK,
-    Situation,
-    away,
-    healthy,
-    orphaned,
-    pgpool,
-    primary,
-    seen,
-    standby,
-)
+from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
 
 from pgpool_cluster import (
     adopting,
     claims,
     copy_source,
+    local_server,
     matching,
     new_primary,
     replay,
@@ -35,12 +25,14 @@ from pgpool_cluster import (
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.decide import choose_new_primary, confirmed, decide, failover
+from pgpool_cluster.database import Database
+from pgpool_cluster.decide import confirmed, decide
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
 from pgpool_cluster.node import Here
+from pgpool_cluster.promotion import choose_new_primary, failover
 from pgpool_cluster.recovery_plan import refuse_needless
-from pgpool_cluster.replay import PAUSED, Seen, Watch
+from pgpool_cluster.replay import PAUSED, StandbyReport, Watch
 from pgpool_cluster.server import Instance
 from pgpool_cluster.under_way import UnderWay
 
@@ -52,11 +44,13 @@ SETTINGS = {
     "wal_receiver_timeout": 10000,
 }  # fmt: skip
 AT = Lsn(100_000)
-CAUGHT_UP = Seen(False, AT, "12:00", False, SETTINGS, received=AT, replayed=AT, primary="host=pg1", connected=True)
+CAUGHT_UP = StandbyReport(
+    False, AT, "12:00", False, SETTINGS, received=AT, replayed=AT, primary="host=pg1", connected=True
+)
 BEHIND = replace(CAUGHT_UP, sent=Lsn(100_400), received=Lsn(100_400))
 
 
-def after(one: Seen, seconds: float) -> tuple[bool, str]:
+def after(one: StandbyReport, seconds: float) -> tuple[bool, str]:
     """Return whether a standby streams, and why it is stalled, after it has reported `one` for `seconds`."""
     watch, began = Watch(), 1000.0
     watch.stalled(one, began)
@@ -81,7 +75,7 @@ def after(one: Seen, seconds: float) -> tuple[bool, str]:
     ],
 )  # fmt: skip
 def test_replay_without_progress_while_there_is_wal_is_stalled(
-    one: Seen, moves_at: float | None, stalled_at: float | None
+    one: StandbyReport, moves_at: float | None, stalled_at: float | None
 ) -> None:
     if moves_at is not None:
         assert after(one, moves_at)[1] == ""
@@ -131,7 +125,7 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "PG_VERSION").write_text("15\n")
     (tmp_path / "pg_wal").mkdir()
     asked: list[str] = []
-    databases: dict[int, pg.Database] = {}
+    databases: dict[int, Database] = {}
 
     def look(*, major: int = 15, low: int = 100, **changes: object) -> NodeFacts:
         names = {"streaming": 6, "paused": 12, "heard": 14}
@@ -140,16 +134,16 @@ def looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in changes.items():
             row[names[name]] = value
 
-        def query(_: pg._Kept, sql: str, *__: object) -> list[tuple[object, ...]]:
+        def query(_: local_server.KeptConnection, sql: str, *__: object) -> list[tuple[object, ...]]:
             asked.append(sql)
             return [tuple(row)]
 
         control = {label: str(SETTINGS[name]) for name, label in matching.CONTROL.items()}
         control["max_connections setting"] = str(low)
         monkeypatch.setattr(pg, "control_data", lambda _: control)
-        monkeypatch.setattr(pg._Kept, "query", query)
+        monkeypatch.setattr(local_server.KeptConnection, "query", query)
         instance = Instance(PostgresqlCluster(major, "main"), 5432, tmp_path)
-        return databases.setdefault(major, pg.Database(instance)).look(NodeFacts("pg2"), CLUSTER)
+        return databases.setdefault(major, Database(instance)).look(NodeFacts("pg2"), CLUSTER)
 
     look.asked = asked  # type: ignore[attr-defined]
     return look
@@ -176,7 +170,7 @@ def test_facts_name_the_parameter_that_paused_replay(looked: Any) -> None:
 
 def test_facts_do_not_trust_the_walreceivers_status(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pgpool_cluster.postgresql.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.database.time.monotonic", lambda: now[0])
     assert looked().streaming
     now[0] += 16
     assert not looked().streaming

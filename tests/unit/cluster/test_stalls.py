@@ -13,30 +13,21 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.hanging import PORT, HangingServer, hanging_server
-from tests.unit.cluster.nodes import (
-    CLUSTER,
-    crashed,
-    kinds,
-    orphaned,
-    primary,
-    seen,
-    standby,
-)
-from tests.unit.cluster.nodes import (
-    pgpool as view,
-)
+from tests.unit.cluster.nodes import CLUSTER, crashed, kinds, orphaned, primary, seen, standby
+from tests.unit.cluster.nodes import pgpool as view
 
-from pgpool_cluster import node, paths, pgpool, units
-from pgpool_cluster import postgresql as pg
+from pgpool_cluster import database as databases
+from pgpool_cluster import local_server, node, paths, pgpool, units
 from pgpool_cluster.actions import Follow, Promote
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.connection import Unanswered
-from pgpool_cluster.decide import decide, failover
+from pgpool_cluster.database import Database
+from pgpool_cluster.decide import decide
 from pgpool_cluster.errors import OperationError
 from pgpool_cluster.facts import NodeFacts, Postgresql
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
-from pgpool_cluster.postgresql import Database
+from pgpool_cluster.promotion import failover
 from pgpool_cluster.protocol import LookRequest
 from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
@@ -44,8 +35,8 @@ from pgpool_cluster.server import Instance
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingServer]:
-    monkeypatch.setattr(pg, "SOCKETS", str(tmp_path))
-    monkeypatch.setattr(pg, "_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(local_server, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(databases, "_LOOK_SECONDS", 0.3)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PG_VERSION").write_text("15\n")
     with hanging_server(tmp_path) as found:
@@ -66,7 +57,7 @@ def here(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pgpool, "look", lambda _: None)
 
     def asked(self: Database, *_: object) -> NodeFacts:
-        assert self._looks.query("SELECT 1", (), pg._LOOK_SECONDS) == [(1,)]
+        assert self._looks.query("SELECT 1", (), databases._LOOK_SECONDS) == [(1,)]
         return primary("pg1")
 
     monkeypatch.setattr(Database, "_asked", asked)
@@ -132,7 +123,7 @@ def test_a_hanging_server_counts_as_starting_and_keeps_its_timeline(
 def test_a_server_without_answers_for_long_is_hanging_until_it_answers(
     server: HangingServer, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pg, "HANGING_SECONDS", 0.5)
+    monkeypatch.setattr(databases, "HANGING_SECONDS", 0.5)
     found = [here.look().postgresql]
     while found[-1] is Postgresql.STARTING and len(found) < 20:
         here.forget_looks()
@@ -161,7 +152,7 @@ def test_ten_thousand_checks_of_a_hanging_server_use_few_connections_and_all_end
 
 
 def test_a_term_is_recorded_while_the_collection_of_facts_hangs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pg, "_LOOK_SECONDS", 1.2)
+    monkeypatch.setattr(databases, "_LOOK_SECONDS", 1.2)
     looking = threading.Thread(target=here.look)
     looking.start()
     time.sleep(0.1)
@@ -307,7 +298,7 @@ def test_a_hanging_primary_is_stopped_once_it_is_replaced() -> None:
 def test_a_hanging_server_that_is_being_stopped_is_not_stopped_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pg, "HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(databases, "HANGING_SECONDS", 0.0)
     monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
     for _ in range(2):
         assert database.look(NodeFacts("pg1"), CLUSTER).postgresql is Postgresql.STARTING

@@ -6,7 +6,7 @@ import gettext
 
 import pytest
 
-from pgpool_cluster import server_log, turned_away
+from pgpool_cluster import message_catalogs, turned_away
 from pgpool_cluster.cluster_file import parse
 
 PG2 = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1").named("pg2")
@@ -40,7 +40,7 @@ def test_a_cause_has_its_own_fix_in_another_language(monkeypatch: pytest.MonkeyP
         def gettext(self, message: str) -> str:
             return {'permission denied for database "%s"': "droit refusé pour la base « %s »"}.get(message, message)
 
-    monkeypatch.setattr(server_log, "languages", lambda _: [gettext.NullTranslations(), French()])
+    monkeypatch.setattr(message_catalogs, "languages", lambda _: [gettext.NullTranslations(), French()])
     turned_away._patterns.cache_clear()
     assert "GRANT CONNECT" in turned_away.fix(f"{AT}FATAL:  droit refusé pour la base « postgres »", PG2, 17)
     turned_away._patterns.cache_clear()

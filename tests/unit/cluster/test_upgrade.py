@@ -11,10 +11,10 @@ from pgpool_cluster import paths, programs, server, units, upgrade
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.database import Database
 from pgpool_cluster.errors import ClusterError, ServerError
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
-from pgpool_cluster.postgresql import Database
 from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
 from pgpool_cluster.units import UnitState

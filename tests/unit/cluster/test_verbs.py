@@ -13,7 +13,19 @@ import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
 from pgpool_cluster import agent as agents
-from pgpool_cluster import apply, checks, command_line, key, paths, server, verbs
+from pgpool_cluster import (
+    apply,
+    changes,
+    check_own_files,
+    checks,
+    command_line,
+    key,
+    key_file,
+    paths,
+    pool_key,
+    server,
+    verbs,
+)
 from pgpool_cluster.check import Check
 from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 from pgpool_cluster.protocol import (
@@ -75,7 +87,7 @@ def test_if_no_agent_runs_a_fault_in_its_files_is_reported_first(
 
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     monkeypatch.setattr(agents, "load", fails if broken == "cluster.yml" else lambda: None)
-    monkeypatch.setattr(apply, "read_key", fails if broken == "cluster.key" else lambda: None)
+    monkeypatch.setattr(key_file, "read", fails if broken == "cluster.key" else lambda: None)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     expected = "is not running on this node" if broken == "nothing" else f"{broken} is broken"
     with pytest.raises(ClusterError, match=expected):
@@ -103,7 +115,7 @@ def test_wait_times_out_with_the_notes_of_the_nodes(said: Said) -> None:
 def test_check_shows_the_files_and_every_node(
     said: Said, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_files", lambda: iter([Check("pg1", "a file", True)]))
+    monkeypatch.setattr(check_own_files, "of_files", lambda: iter([Check("pg1", "a file", True)]))
     said.answers[CheckRequest] = CheckAnswer((Check("pg2", "it has room", False, "full\x1b[2J", "free some"),))
     assert typed("check") is ExitStatus.FAILED
     out = capsys.readouterr().out
@@ -116,7 +128,7 @@ def test_check_shows_the_files_and_every_node(
 
 def test_an_agent_that_does_not_answer_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
-    monkeypatch.setattr(checks, "_files", lambda: iter(()))
+    monkeypatch.setattr(check_own_files, "of_files", lambda: iter(()))
     monkeypatch.setattr(server, "host_name", lambda: "pg1")
     (found,) = checks.of_cluster()
     assert (found.node, found.ok, found.fix) == ("pg1", False, f"systemctl start {paths.UNIT}")
@@ -183,7 +195,7 @@ def test_apply_shows_a_pending_restart(
     said: Said, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned = SimpleNamespace(changes=["changed a"], refused=[])
-    monkeypatch.setattr(apply, "plan", lambda: planned)
+    monkeypatch.setattr(changes, "plan", lambda: planned)
     monkeypatch.setattr(apply, "carry_out", lambda _: [])
     said.answers[WaitingRequest] = WaitingAnswer("PostgreSQL is to be restarted")
     assert typed("apply") is ExitStatus.GOOD
@@ -224,8 +236,8 @@ def test_users_are_listed_by_name(said: Said, capsys: pytest.CaptureFixture[str]
 
 
 def test_this_node_derives_all_entries_of_a_user_from_the_password(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
-    monkeypatch.setattr(apply, "pool_key", lambda _: "pool key")
+    monkeypatch.setattr(key_file, "read", lambda: SECRET)
+    monkeypatch.setattr(pool_key, "needed", lambda _: "pool key")
     monkeypatch.setattr(key, "pool_passwd_entry", lambda password, pool_key: f"{password} by {pool_key}")
     monkeypatch.setattr(key, "mark", lambda pool_key: f"mark of {pool_key}")
     monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
@@ -247,7 +259,7 @@ def test_only_an_existing_user_can_be_removed(said: Said) -> None:
 def test_a_password_that_could_never_log_in_is_refused(
     password: str, why: str, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
+    monkeypatch.setattr(key_file, "read", lambda: SECRET)
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{password}\n"))
     with pytest.raises(UsageError, match=why):
         typed("user", "set", "--password-stdin", "app")
@@ -255,7 +267,7 @@ def test_a_password_that_could_never_log_in_is_refused(
 
 
 def test_a_password_is_asked_for_on_a_terminal_only_and_twice(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "read_key", lambda: SECRET)
+    monkeypatch.setattr(key_file, "read", lambda: SECRET)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     with pytest.raises(UsageError, match="no terminal"):
         typed("user", "set", "app")

@@ -11,9 +11,9 @@ import pytest
 from pgpool_cluster import wal_space
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.cluster_file import parse
+from pgpool_cluster.database import Database
 from pgpool_cluster.node import Here
 from pgpool_cluster.peers import Peers
-from pgpool_cluster.postgresql import Database
 from pgpool_cluster.record import Record
 from pgpool_cluster.server import Instance
 

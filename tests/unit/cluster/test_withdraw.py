@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import apply, hands, paths, units, withdraw
+from pgpool_cluster import hands, paths, units, withdraw
 from pgpool_cluster.errors import ExitStatus, ServerError
 
 STOPPED = [f"stop {paths.UNIT}", f"stop {paths.PGPOOL_UNIT}"]
@@ -19,7 +19,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("MEMORY", "OLD_MEMORY", "SERVE", "STOPPED", "KEY_OF_PGPOOL"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(units, "ask", lambda verb, unit: found.append(f"{verb} {unit}"))
-    monkeypatch.setattr(apply, "withdraw", lambda: found.append("withdraw"))
+    monkeypatch.setattr(withdraw, "delete_files", lambda: found.append("withdraw"))
     monkeypatch.setattr(hands, "remove", lambda path: found.append(f"remove {path.name}"))
     return found
 

@@ -1,0 +1,72 @@
+"""Faults between two nodes, each found by its own check."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.cluster.checked import Break, Machine, check_of
+
+from pgpool_cluster import checks, paths
+from pgpool_cluster.key import Role
+
+
+@pytest.mark.parametrize(
+    ("break_", "what", "why", "fix"),
+    [
+        pytest.param(lambda m: (m.forgets("pg3"), m.problems.update(pg3="Connection refused")),
+                     "pg3 answers over ssh", "Connection refused", "on pg3: systemctl start ssh", id="ssh"),
+        pytest.param(lambda m: m.forgets("pg3"), "pg3 answers over ssh", "no answer", "pg3", id="no reason"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], key="other")),
+                     "pg2 has this node's cluster.key", "it has another one", f"put {paths.CLUSTER_KEY}", id="key"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], file="other")),
+                     "pg2 has this node's cluster.yml", "nodes, mode or synchronous differ",
+                     f"the same {paths.CLUSTER_YML} on both", id="cluster.yml"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], clock=60.0)), "the clock of pg2 agrees",
+                     "60.0 s apart", "apt install chrony", id="ahead"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], clock=-60.0)), "the clock of pg2 agrees",
+                     "60.0 s apart", "apt install chrony", id="behind"),
+        pytest.param(lambda m: m.resolved.update({"db2.example.org": ("10.0.0.9",)}),
+                     "db2.example.org is the address of pg2", "db2.example.org is 10.0.0.9 now", "/etc/hosts or DNS",
+                     id="moved"),
+        pytest.param(lambda m: m.resolved.update({"db2.example.org": ()}),
+                     "db2.example.org is the address of pg2", "is not found", "/etc/hosts or DNS", id="no name"),
+        pytest.param(lambda m: m.refused_logins.update({"10.0.0.3": "FATAL:  sorry, too many clients already\n"}),
+                     "PostgreSQL of pg3 lets this node in", "too many clients", "max_connections higher", id="login"),
+        pytest.param(lambda m: m.unproven.update(pg3="its certificate is not the cluster's"),
+                     "PostgreSQL of pg3 proves itself", "its certificate is not",
+                     "on pg3: pgpoolctl apply", id="proof"),
+        pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
+                     "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
+                     id="pool port"),
+        pytest.param(lambda m: m.closed.update({("10.0.0.3", 9000): TimeoutError("timed out")}),
+                     "pg3 answers on 9000/tcp", "timed out", "open 9000/tcp", id="watchdog port"),
+    ],
+)  # fmt: skip
+def test_a_fault_between_two_nodes_fails_only_its_own_check(
+    break_: Break, what: str, why: str, fix: str, pg1: Machine
+) -> None:
+    found = check_of(pg1, break_, what)
+    assert why in found.why
+    assert fix in found.fix
+    assert found.node == "pg1"
+
+
+def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:
+    checks.run(pg1.here)
+    assert pg1.logins == {Role.RECOVERY}
+
+
+def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:
+    pg1.clocks = {name: replace(one, clock=1.5) for name, one in pg1.clocks.items()}
+    assert pg1.failed() == []
+
+
+def test_each_node_that_sees_this_one_at_another_address_is_named(pg1: Machine) -> None:
+    pg1.source = "192.0.2.1"
+    failed = pg1.failed()
+    assert [check.what for check in failed] == [f"{name} sees this node at its own address" for name in ("pg2", "pg3")]
+    assert failed[0].why == "it sees 192.0.2.1, not 10.0.0.1"
+    assert "ip route get 10.0.0.2" in failed[0].fix
+    pg1.source = None
+    assert pg1.failed() == [], "without a route, other checks fail"
