@@ -122,7 +122,7 @@ def _templates(node: Node, server: ServerFacts) -> list[_Template]:
             _Template("pgpool2.service.j2", PGPOOL_DROP_IN, "root", "root", 0o644),
         ]
     if Service.POSTGRESQL in node.runs:
-        etc = PurePosixPath("/etc/postgresql") / str(server.postgresql.major) / server.postgresql.name
+        etc = PurePosixPath(paths.POSTGRESQL_CONFIGURATION) / str(server.postgresql.major) / server.postgresql.name
         plans += [
             _Template("postgresql.conf.j2", PurePosixPath(drop_in(server.postgresql)), "postgres", "postgres", 0o644),
             _Template("roles.sql.j2", FOLDER / "roles.sql", "postgres", "postgres", 0o600),

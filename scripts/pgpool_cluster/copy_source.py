@@ -15,7 +15,6 @@ from .connection import connect
 from .errors import OperationError
 from .key import Role
 from .node import Here
-from .server import HOME
 
 _STATEMENT_SECONDS = 1800.0
 """Time limit for a statement on the source, such as CHECKPOINT or the size of its tablespaces."""
@@ -113,9 +112,9 @@ def refusal(upstream: Node, role: Role) -> str:
 
 def dsn(upstream: Node, role: Role) -> str:
     """Return the connection string for a node's PostgreSQL as this role, without a database."""
-    return libpq.conninfo(upstream, role, "pgpoolctl", HOME)
+    return libpq.conninfo(upstream, role, libpq.APPLICATION)
 
 
 def database_dsn(upstream: Node, role: Role) -> str:
     """Return the connection string for the roles' own database of a node."""
-    return f"{dsn(upstream, role)} dbname={paths.database()}"
+    return libpq.conninfo(upstream, role, libpq.APPLICATION, database=paths.database())

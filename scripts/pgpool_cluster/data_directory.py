@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
+from . import programs
 from .facts import Lsn, Switch
 from .server import Instance
 
+_PROGRAM_SECONDS = 10.0
 _SHUTDOWN_CHECKPOINT_BYTES = 114
 """Length of the record, PostgreSQL 13 to 18."""
 
@@ -24,8 +25,8 @@ def record_length(instance: Instance, timeline: int, start: Lsn) -> int:
         "--limit=1",
     ]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
-    except (OSError, subprocess.SubprocessError):
+        answer = programs.attempt(words, seconds=_PROGRAM_SECONDS, environment={"LC_ALL": "C"})
+    except programs.ProgramError:
         return _SHUTDOWN_CHECKPOINT_BYTES
     match = re.search(r"len \(rec/tot\):\s*\d+/\s*(\d+)", answer.stdout)
     return int(match[1]) if match else _SHUTDOWN_CHECKPOINT_BYTES

@@ -88,7 +88,7 @@ class PlannedConfiguration:
     nodes: tuple[str, ...] = ()
     slots: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
-    folder: str = "/etc/postgresql"
+    folder: str = str(paths.POSTGRESQL_CONFIGURATION)
     file: str = str(paths.CLUSTER_YML)
 
 

@@ -8,8 +8,6 @@ also use `sslmode=verify-full`, and a host without the cluster key does not even
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from . import paths
 from .cluster import Cluster, Node
 
@@ -47,8 +45,8 @@ def local(port: int, database: str) -> dict[str, str]:
     return {"host": paths.SOCKETS, "port": str(port), "user": SUPERUSER, "dbname": database}
 
 
-def conninfo(upstream: Node, user: str, application_name: str, home: Path = paths.HOME, *, database: str = "") -> str:
-    """Return the conninfo of `user` for a node's PostgreSQL, without quotes; .pgpass in `home` has the password.
+def conninfo(upstream: Node, user: str, application_name: str, *, database: str = "") -> str:
+    """Return the conninfo of `user` for a node's PostgreSQL, without quotes; .pgpass has the password.
 
     `database`: "" for a connection that needs none, or whose program names it.
     """
@@ -57,7 +55,7 @@ def conninfo(upstream: Node, user: str, application_name: str, home: Path = path
         "port": str(upstream.port),
         "user": user,
         "application_name": application_name,
-        "passfile": str(home / paths.PGPASS),
+        "passfile": str(paths.HOME / paths.PGPASS),
         **proof(),
         "connect_timeout": "5",
         "keepalives_idle": "5",

@@ -13,9 +13,9 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from . import paths
+from . import libpq, paths
 from .connection import Connection, Unanswered, connect
-from .server import SOCKETS, Instance
+from .server import Instance
 
 _STATEMENT_SECONDS = 15.0
 """Time limit for a statement; longer than statement_timeout, which a working server enforces itself."""
@@ -72,11 +72,8 @@ class KeptConnection:
 
 def _connect(port: int, database: str, *, seconds: float, until: float = math.inf) -> Connection:
     return connect(
-        host=SOCKETS,
-        port=port,
-        user="postgres",
-        dbname=database,
-        application_name="pgpoolctl",
+        **libpq.local(port, database),
+        application_name=libpq.APPLICATION,
         options=_OPTIONS,
         seconds=seconds,
         until=until,

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-LOCALES = Path("/usr/share/locale")
+from . import paths
+
 _PASSING = (
     "the database system is starting up",
     "the database system is shutting down",
@@ -35,7 +35,7 @@ class Words:
 def languages(major: int) -> list[gettext.NullTranslations]:
     """Return the message catalogs of PostgreSQL `major`, English first."""
     found: list[gettext.NullTranslations] = [gettext.NullTranslations()]
-    for path in sorted(LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
+    for path in sorted(paths.LOCALES.glob(f"*/LC_MESSAGES/postgres-{major}.mo")):
         try:
             with path.open("rb") as stream:
                 found.append(gettext.GNUTranslations(stream))

@@ -21,6 +21,10 @@ POSTGRESQL_SHARE = Path("/usr/share/postgresql")
 SBIN = Path("/usr/sbin")
 """The programs of pgpool-II, nftables and sshd, by their full path, whatever the PATH is."""
 PGPOOLCTL = Path("/usr/bin/pgpoolctl")
+PG_CTLCLUSTER = Path("/usr/bin/pg_ctlcluster")
+POSTGRESQL_LOGS = Path("/var/log/postgresql")
+LOCALES = Path("/usr/share/locale")
+"""The message catalogs of gettext."""
 PATCHES = Path("/usr/share/pgpool2/patches.json")
 """The patches in our own pgpool2; Debian's pgpool2 has no such file."""
 HOST_KEY = Path("/etc/ssh/ssh_host_ed25519_key.pub")

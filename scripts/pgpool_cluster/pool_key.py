@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from . import hands, laid_files, log, paths, pgpool, server
+from . import hands, laid_files, log, paths, pgpool
 from . import key as keys
 from .errors import ServerError
 from .files import OddFileError
@@ -19,7 +19,7 @@ from .key import ClusterKey
 from .rendered_file import File, FileShare
 from .users import Users
 
-POOL_KEY = server.HOME / ".pgpoolkey"
+POOL_KEY = paths.HOME / ".pgpoolkey"
 
 
 def needed(key: ClusterKey) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 import time
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from . import libpq, matching, paths, server_log, units
+from . import libpq, matching, paths, programs, server_log, units
 from .cluster import Cluster
 from .errors import OperationError, ServerError
 from .key import Role
 from .local_server import LocalServer
-from .server import HOME, Instance, as_postgres, run
+from .programs import ProgramError
+from .server import Instance, as_postgres
 
+_PROGRAM_SECONDS = 10.0
+_ENGLISH = {"LC_ALL": "C"}
 _UNIT_START_SECONDS = 2.0
 """Time after which systemd has started a requested job."""
 
@@ -25,10 +27,10 @@ def control_data(instance: Instance) -> dict[str, str]:
     """Return the labels and values of pg_controldata; {} if it cannot read the control file."""
     words = [instance.program("pg_controldata"), "-D", str(instance.data)]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, env={"LC_ALL": "C"})
-    except (OSError, subprocess.SubprocessError):
+        output = programs.run(words, seconds=_PROGRAM_SECONDS, environment=_ENGLISH)
+    except ProgramError:
         return {}
-    pairs = (line.split(":", 1) for line in answer.stdout.splitlines() if ":" in line)
+    pairs = (line.split(":", 1) for line in output.splitlines() if ":" in line)
     return {label.strip(): value.strip() for label, value in pairs}
 
 
@@ -51,28 +53,17 @@ def setting(instance: Instance, name: str, *, without_alter_system: bool = False
     words = [instance.program("postgres"), "-D", str(instance.configuration)]
     words += ["-c", "data_directory=/nonexistent"] if without_alter_system else []
     try:
-        answer = subprocess.run([*words, "-C", name], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return programs.run([*words, "-C", name], seconds=_PROGRAM_SECONDS).strip()
+    except ProgramError:
         return ""
-    return answer.stdout.strip()
 
 
 def fault(instance: Instance) -> str:
     """Return PostgreSQL's first error in its configuration files; "" if it would start with them, or prints none."""
     words = [*as_postgres(), instance.program("postgres"), "-D", str(instance.configuration), "-C", "wal_level"]
     try:
-        answer = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-            env={"LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            errors="replace",
-        )
-    except (OSError, subprocess.SubprocessError):
+        answer = programs.attempt(words, seconds=_PROGRAM_SECONDS, environment=_ENGLISH)
+    except ProgramError:
         return ""
     errors = re.findall(r"(?:LOG|FATAL):\s+(.+)", answer.stderr)
     return str(errors[0]) if answer.returncode != 0 and errors else ""
@@ -80,7 +71,7 @@ def fault(instance: Instance) -> str:
 
 def conninfo(cluster: Cluster, node: str, primary: str) -> str:
     """Return the primary_conninfo of `node` while it follows `primary`; the password is in the passfile."""
-    return libpq.conninfo(cluster.named(primary), Role.REPLICATION, node, HOME)
+    return libpq.conninfo(cluster.named(primary), Role.REPLICATION, node)
 
 
 def start(database: LocalServer, *, seconds: float = 60.0) -> None:
@@ -122,7 +113,7 @@ def stop(database: LocalServer) -> None:
     if (instance.data / "postmaster.pid").exists() and not units.state(instance.unit).moving:
         words = ["pg_ctlcluster", "--skip-systemctl-redirect", "--mode", "fast", str(instance.name.major)]
         with contextlib.suppress(ServerError):  # the file may be a leftover of a crash
-            run([*words, instance.name.name, "stop"], seconds=120)
+            programs.run([*words, instance.name.name, "stop"], seconds=120)
 
 
 def _given_up(instance: Instance) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from . import paths, pgpool, rendered_paths, server, units
+from . import paths, pgpool, programs, rendered_paths, units
 from .errors import ServerError
 from .memory import Applied, unit_of
 from .rendered_paths import FOLDER
@@ -45,7 +45,7 @@ def _load_server(unit: str) -> None:
     elif active == "activating":
         instance = unit.removeprefix("postgresql@").removesuffix(".service")  # what ExecReload= of the unit runs
         with contextlib.suppress(ServerError):  # a server that is not running yet reads the files when it starts
-            server.run(["/usr/bin/pg_ctlcluster", "--skip-systemctl-redirect", instance, "reload"])
+            programs.run([str(paths.PG_CTLCLUSTER), "--skip-systemctl-redirect", instance, "reload"])
 
 
 def _load_pgpool(changed: Sequence[str]) -> None:

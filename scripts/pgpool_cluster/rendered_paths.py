@@ -8,7 +8,7 @@ from . import own as owns
 from . import paths
 from .cluster import PostgresqlCluster, Tls
 
-FOLDER = PurePosixPath("/etc/pgpool2/cluster")
+FOLDER = PurePosixPath(paths.FOLDER)
 PROGRAMS = PurePosixPath("/usr/lib/pgpool2-cluster")
 MACHINE_TLS = Tls("/etc/ssl/certs/ssl-cert-snakeoil.pem", "/etc/ssl/private/ssl-cert-snakeoil.key", None)
 """The certificate that ssl-cert creates on every Debian machine; the postgres user is in its group."""
@@ -29,11 +29,11 @@ DROP_INS = tuple(
 IN_ROOTS_FOLDERS = (str(SSHD_CONF), str(paths.AUTHORITIES))
 """Files owned by root that are rendered outside of FOLDER, besides pgpool-II's drop-in."""
 IN_OTHERS_FOLDERS = frozenset(
-    {"pgpool2-cluster.conf", "pg_hba.conf", ".pgpass", ".pcppass", ".pgpoolkey", "authorized_keys", *STUBS}
+    {"pgpool2-cluster.conf", "pg_hba.conf", paths.PGPASS, paths.PCPPASS, ".pgpoolkey", "authorized_keys", *STUBS}
 )
 """Names of the files in folders of postgres: its home, its servers' configuration and their data."""
 
 
 def drop_in(postgresql: PostgresqlCluster) -> Path:
     """Return the path of the cluster's file in the conf.d of a PostgreSQL cluster."""
-    return Path("/etc/postgresql", str(postgresql.major), postgresql.name, "conf.d", owns.DROP_IN)
+    return Path(paths.POSTGRESQL_CONFIGURATION, str(postgresql.major), postgresql.name, "conf.d", owns.DROP_IN)

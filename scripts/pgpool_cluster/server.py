@@ -16,9 +16,6 @@ from . import addresses, cluster_file, files, own, paths, plain, programs
 from .cluster import Cluster, Node, PostgresqlCluster, Service, own_node
 from .document import Place
 from .errors import ServerError, UsageError
-from .paths import HOME as HOME  # noqa: PLC0414 - re-exported for apply.py, copying.py and postgresql.py
-from .paths import SOCKETS as SOCKETS  # noqa: PLC0414 - re-exported for postgresql.py
-from .programs import run as run  # noqa: PLC0414 - re-exported for apply.py and postgresql.py
 from .server_facts import PgpoolVersion, ServerFacts
 
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1

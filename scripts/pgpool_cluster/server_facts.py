@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from . import certificates
+from . import certificates, paths
 from . import own as owns
 from .cluster import PostgresqlCluster
 
@@ -39,7 +39,7 @@ class ServerFacts:
     interface: str
     host_key: str
     standbys_came: bool = True
-    home: str = "/var/lib/postgresql"
+    home: str = str(paths.HOME)
     wal_disk_bytes: int = 0
     dropped: tuple[str, ...] = ()
     laid: certificates.Laid = certificates.NOTHING

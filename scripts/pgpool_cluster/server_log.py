@@ -10,16 +10,15 @@ import contextlib
 import csv
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import message_catalogs
+from . import message_catalogs, paths, programs
 from .server import Instance
 
-LOGS = Path("/var/log/postgresql")
 _TAIL_BYTES = 65536
+_JOURNAL_SECONDS = 10.0
 _JOURNAL_LINES = 300
 _ENCODINGS = ("euc_jp", "euc_kr", "gb18030", "koi8_r", "iso8859_5", "iso8859_2", "iso8859_1")
 """Encodings for logs that are not UTF-8; the first one in which PostgreSQL's words appear is used."""
@@ -69,7 +68,7 @@ def _newest_first(instance: Instance) -> Iterator[tuple[str, str]]:
 
 def _files(instance: Instance) -> list[Path]:
     """Return the existing log files of pg_ctlcluster and of the logging collector."""
-    own = LOGS / f"postgresql-{instance.name.major}-{instance.name.name}.log"
+    own = paths.POSTGRESQL_LOGS / f"postgresql-{instance.name.major}-{instance.name.name}.log"
     found = [instance.configuration / "log", own]
     try:
         lines = (instance.data / "current_logfiles").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -94,10 +93,9 @@ def _journal(instance: Instance) -> str:
     options = ("--quiet", "--no-pager", "--boot", "--output=short-unix", f"--lines={_JOURNAL_LINES}")
     command = ["journalctl", *options, f"--unit={instance.unit}"]
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=10, check=False, text=True, errors="replace")
-    except (OSError, subprocess.SubprocessError):
+        return programs.attempt(command, seconds=_JOURNAL_SECONDS).stdout
+    except programs.ProgramError:
         return ""
-    return answer.stdout
 
 
 def _decoded(text: bytes, known: message_catalogs.Words) -> str:

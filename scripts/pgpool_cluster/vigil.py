@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import log, pgpool, units
+from . import log, pgpool, ports, units
 from .cluster import Node, Service
 from .errors import ClusterError
 from .facts import ClusterFacts
@@ -33,7 +33,6 @@ _LINGER_SECONDS = 30.0
 """Seconds for which a vigil continues after the last sign of a recovery: the node that shows it may have failed."""
 _DETACH_SECONDS = 30.0
 """Seconds for which the vigil requests a detachment. By then, pgpool-II's own health checks have detached the host."""
-_SSH = 22
 
 
 @dataclass(slots=True)
@@ -88,7 +87,7 @@ class Vigil:
         """Count unanswered tries since the last answer. Ignore a host that never answered, as behind a firewall."""
         own = node.port if Service.POSTGRESQL in node.runs else pgpool.port(self.here.cluster)
         with contextlib.suppress(OSError):
-            places = [_place(node, port) for port in (own, _SSH)]
+            places = [_place(node, port) for port in (own, ports.SSH)]
             while not over.wait(_PAUSE_SECONDS if missed.get(node.name) else _ANSWERED_PAUSE_SECONDS):
                 family, address = places[missed.get(node.name, 0) % len(places)]
                 if answers(family, address):

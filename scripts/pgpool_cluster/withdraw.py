@@ -42,7 +42,7 @@ def delete_files() -> None:
         hands.remove_folder(folder)  # keeps a folder that is not empty
     units.ask("daemon-reload")
     units.ask("try-reload-or-restart", "ssh.service")
-    reloading.reload([name for name in laid if name.startswith("/etc/postgresql/")], renewed=False)
+    reloading.reload([name for name in laid if name.startswith(f"{paths.POSTGRESQL_CONFIGURATION}/")], renewed=False)
     for name in archiving:
         unit = unit_of(name)
         log.warning(f"{unit} keeps all its WAL until it restarts: its archive is gone; systemctl restart {unit}")
@@ -62,7 +62,7 @@ def _take_back(path: Path) -> None:
     rest = rendered_file.without_block(text)
     if rest == text:
         hands.remove(path)
-    elif not rest.strip() and not str(path).startswith("/etc/postgresql"):
+    elif not rest.strip() and not str(path).startswith(str(paths.POSTGRESQL_CONFIGURATION)):
         hands.remove(path)
         if path.parent.name == ".ssh":
             hands.remove_folder(path.parent)

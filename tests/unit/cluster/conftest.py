@@ -16,7 +16,7 @@ from pgpool_cluster import (
     adopting,
     archive,
     check_certificates,
-    copying,
+    copy_source,
     known_faults,
     paths,
     proof,
@@ -59,7 +59,7 @@ def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setattr(roles, "_PATH", tmp_path / "roles.sql")
     monkeypatch.setattr(check_certificates, "MACHINE_TLS", own)
     monkeypatch.setattr(Here, "look", lambda _: found.facts)
-    monkeypatch.setattr(copying, "connect", found.connect)
+    monkeypatch.setattr(copy_source, "connect", found.connect)
     monkeypatch.setattr(adopting, "connect", found.connect)
     monkeypatch.setattr(socket, "create_connection", found.reach)
     monkeypatch.setattr(addresses, "look_up", found.look_up)

@@ -17,10 +17,10 @@ from pgpool_cluster import (
     log,
     node_files,
     paths,
+    programs,
     reloading,
     rendered_file,
     rendered_paths,
-    server,
     units,
     withdraw,
 )
@@ -186,7 +186,7 @@ def test_withdraw_keeps_archived_wal_and_says_that_a_restart_is_needed(
     monkeypatch.setattr(paths, "ARCHIVE", disk.place / "archive")
     monkeypatch.setattr(units, "ask", lambda *_: None)
     monkeypatch.setattr(rendered_paths, "UNIT_FILE", str(disk.place / "unit"))
-    monkeypatch.setattr(server, "run", lambda _: "")
+    monkeypatch.setattr(programs, "run", lambda _: "")
     monkeypatch.setattr(withdraw, "unit_of", lambda path: "postgresql@17-main.service" * path.endswith("pgpool.conf"))
     paths.ARCHIVE.mkdir()
     if holds:

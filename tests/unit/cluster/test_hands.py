@@ -533,7 +533,7 @@ def test_the_removal_deletes_the_written_files_and_nothing_else(
     monkeypatch.setattr(paths, "ARCHIVE", machine.place / "archive")
     monkeypatch.setattr(rendered_paths, "UNIT_FILE", str(machine.place / "unit" / "unit.conf"))
     monkeypatch.setattr(rendered_paths, "DROP_INS", ())
-    monkeypatch.setattr(server, "run", lambda _: "")
+    monkeypatch.setattr(programs, "run", lambda _: "")
     monkeypatch.setattr(units, "ask", lambda *_: None)
     (machine.home / ".pgpass").write_text("mine\n")
     os.chown(machine.home / ".pgpass", machine.postgres.pw_uid, machine.postgres.pw_gid)

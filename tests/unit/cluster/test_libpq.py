@@ -111,8 +111,8 @@ def test_an_impostor_host_gets_no_password(
     if verified:
         (tmp_path / "authorities").write_text(certificates.authorities(KEY, NOTHING, alone=True))
         root.write_text(f"{tmp_path}/authorities\n")
-    monkeypatch.setattr(copy_source, "HOME", tmp_path)
-    monkeypatch.setattr(postgresql, "HOME", tmp_path)
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    monkeypatch.setattr(paths, "HOME", tmp_path)
     (tmp_path / ".pgpass").write_text("*:*:*:*:of-a-superuser\n")
     (tmp_path / ".pgpass").chmod(0o600)
     cluster = parse(f"nodes: {{pg1: {{address: 127.0.0.1, port: {port}}}, pg2: 10.0.0.2}}\n", "x", "pg1")

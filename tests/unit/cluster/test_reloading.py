@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, reloading, rendered_paths, server, units
+from pgpool_cluster import paths, programs, reloading, rendered_paths, units
 from pgpool_cluster.memory import Applied
 
 
-def test_nothing_is_requested_from_a_system_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_requested_from_a_system_without_systemd(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A chroot or an image build may not even have systemctl."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(units, "booted", lambda: False)
     reloading.reload([rendered_paths.UNIT_FILE, "/etc/ssh/sshd_config.d/x.conf"], renewed=True)
     units.ask("stop", "pgpool2.service")
+    assert capsys.readouterr().out == ""
     monkeypatch.setattr(units, "booted", lambda: True)
-    with pytest.raises(FileNotFoundError):
-        units.ask("stop", "pgpool2.service")
+    units.ask("stop", "pgpool2.service")
+    assert "systemctl stop pgpool2.service: there is no such program" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])
@@ -64,7 +67,7 @@ def test_a_server_that_is_still_starting_for_systemd_is_reloaded(
     monkeypatch.setattr(units, "booted", lambda: True)
     monkeypatch.setattr(units, "state", lambda _: units.UnitState(active, "success", was_active=True))
     monkeypatch.setattr(units, "ask", lambda *words: asked.append(words))
-    monkeypatch.setattr(server, "run", lambda words: asked.append(tuple(words)))
+    monkeypatch.setattr(programs, "run", lambda words: asked.append(tuple(words)))
     conf = "/etc/postgresql/17/main"
     reloading.reload([f"{conf}/conf.d/pgpool2-cluster.conf", f"{conf}/pg_hba.conf"], renewed=False)
     assert asked == reloads

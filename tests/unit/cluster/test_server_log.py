@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import check_postgresql, message_catalogs, server_log
+from pgpool_cluster import check_postgresql, message_catalogs, paths, server_log
 from pgpool_cluster import postgresql as pg
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.facts import Postgresql
@@ -54,8 +54,8 @@ class Machine:
         (self.data / "log").mkdir(parents=True)
         self.own = self.logs / "postgresql-17-main.log"
         self.instance = Instance(PostgresqlCluster(17, "main"), 5432, self.data)
-        monkeypatch.setattr(server_log, "LOGS", self.logs)
-        monkeypatch.setattr(message_catalogs, "LOCALES", folder / "locales")
+        monkeypatch.setattr(paths, "POSTGRESQL_LOGS", self.logs)
+        monkeypatch.setattr(paths, "LOCALES", folder / "locales")
         monkeypatch.setattr("pgpool_cluster.paths.POSTGRESQL_CONFIGURATION", folder / "etc")
         monkeypatch.setattr(subprocess, "run", self._run)
         message_catalogs.words.cache_clear()

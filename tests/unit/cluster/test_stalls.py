@@ -17,7 +17,7 @@ from tests.unit.cluster.nodes import CLUSTER, crashed, kinds, orphaned, primary,
 from tests.unit.cluster.nodes import pgpool as view
 
 from pgpool_cluster import database as databases
-from pgpool_cluster import local_server, node, paths, pgpool, units
+from pgpool_cluster import node, paths, pgpool, units
 from pgpool_cluster.actions import Follow, Promote
 from pgpool_cluster.cluster import PostgresqlCluster
 from pgpool_cluster.connection import Unanswered
@@ -35,7 +35,7 @@ from pgpool_cluster.server import Instance
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingServer]:
-    monkeypatch.setattr(local_server, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(paths, "SOCKETS", str(tmp_path))
     monkeypatch.setattr(databases, "_LOOK_SECONDS", 0.3)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PG_VERSION").write_text("15\n")
