@@ -2,7 +2,7 @@
 
 import argparse
 
-from pgpool_cluster import command_line
+from pgpool_cluster.cli import command_line
 
 
 def parser() -> argparse.ArgumentParser:

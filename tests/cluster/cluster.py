@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests.host import Host, together
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 APP = "app"
 APP_PASSWORD = "of-app-8c1f3a"  # noqa: S105

@@ -11,7 +11,7 @@ from tests.cluster.images import Images
 from tests.cluster.lab import Lab
 from tests.host import Host
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 YML = "/etc/pgpool2/cluster.yml"
 KEY = "/etc/pgpool2/cluster.key"

@@ -7,7 +7,7 @@ from tests.cluster.cluster import Cluster, through_pgpool
 from tests.cluster.load import ledger
 from tests.host import Host
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 KEY = "/etc/pgpool2/cluster.key"
 PARALLEL = 40

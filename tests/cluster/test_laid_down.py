@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.cluster import APP, DATA, Cluster, through_pgpool
 from tests.host import Host, together
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 LAID_DOWN = {
     "/etc/pgpool2/cluster.key": "600 root:root",

@@ -13,7 +13,7 @@ from tests.cluster.native import PCP_RECOVERY, STOP, equal, given_up
 from tests.cluster.watchdog import DEADTIME, leaders, led_by, led_elsewhere
 from tests.host import Host, together
 
-from pgpool_cluster.cluster import DRAIN_SECONDS
+from pgpool_cluster.definition.cluster import DRAIN_SECONDS
 
 ARCHIVE = "/var/lib/postgresql-archive"
 KILL = "pkill -9 -u postgres -x postgres || :"

@@ -12,7 +12,7 @@ from tests.cluster.cluster import APP_PASSWORD, Cluster
 from tests.cluster.load import ledger
 from tests.host import Host
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 pytestmark = pytest.mark.thorough  # a node is away for minutes; test_libpq.py and test_proof.py test the protocol
 PROGRAM = (Path(__file__).parent / "stranger.py").read_text(encoding="utf-8")

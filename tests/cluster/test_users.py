@@ -9,7 +9,7 @@ from tests.chroot import Answer
 from tests.cluster.cluster import Cluster
 from tests.host import Host
 
-from pgpool_cluster import key as keys
+from pgpool_cluster.definition import key as keys
 
 PASSWORD = "pass word'\"$\\:of-alice"  # noqa: S105 - with all that a shell, SQL or a file of colons could stumble over
 

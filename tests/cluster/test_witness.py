@@ -13,7 +13,7 @@ from tests.cluster.load import ledger
 from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
-from pgpool_cluster.key import Role
+from pgpool_cluster.definition.key import Role
 
 pytestmark = pytest.mark.thorough
 

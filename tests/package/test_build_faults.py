@@ -148,10 +148,12 @@ def _edited(path: Path, text: str) -> Iterator[None]:
 
 def test_a_changed_cluster_script_rebuilds_only_the_cluster_package(desk: Desk) -> None:
     before = desk.packages()
-    with _edited(desk.project / "scripts" / "pgpool_cluster" / "plain.py", "# touched\n"):
+    with _edited(desk.project / "scripts" / "pgpool_cluster" / "ground" / "plain.py", "# touched\n"):
         explained = desk.run(*PINNED, "--explain").out
         assert re.search(rf"^{RELEASE}-\S+-{VERSION}: unchanged: all ", explained, re.MULTILINE)
-        assert f"{RELEASE}-pgpool2-cluster: will be built: scripts/pgpool_cluster/plain.py changed\n" in explained
+        assert (
+            f"{RELEASE}-pgpool2-cluster: will be built: scripts/pgpool_cluster/ground/plain.py changed\n" in explained
+        )
         ended = desk.run(*PINNED)
         ended.succeeds("built")
         assert ": compile\n" in ended.out

@@ -95,9 +95,13 @@ def copied_packages(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("module", "line", "complaint"),
     [
-        ("scripts/pgpool_cluster/plain.py", "import pgpool_deb", "pgpool_cluster.plain -> pgpool_deb"),
+        ("scripts/pgpool_cluster/ground/plain.py", "import pgpool_deb", "pgpool_cluster.ground.plain -> pgpool_deb"),
         ("packaging/pgpool_deb/builds/plan.py", "import pgpool_cluster", "pgpool_deb.builds.plan -> pgpool_cluster"),
-        ("scripts/pgpool_cluster/decide.py", "from . import act", "pgpool_cluster.decide -> pgpool_cluster.act"),
+        (
+            "scripts/pgpool_cluster/decision/decide.py",
+            "from pgpool_cluster.operations import act",
+            "pgpool_cluster.decision.decide -> pgpool_cluster.operations.act",
+        ),
         (
             "packaging/pgpool_deb/ground/releases.py",
             "from pgpool_deb.builds import plan",

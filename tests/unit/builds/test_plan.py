@@ -139,7 +139,7 @@ def test_inputs_differ_exactly_if_the_packages_could(what: str, changed: set[str
         ("debian-templates/pgpool2/rules.j2", {"pgpool2"}),
         ("debian-templates/pgpool2-cluster/rules", {"pgpool2-cluster"}),
         ("config-templates/pgpool.conf.j2", {"pgpool2-cluster"}),
-        ("scripts/pgpool_cluster/decide.py", {"pgpool2-cluster"}),
+        ("scripts/pgpool_cluster/decision/decide.py", {"pgpool2-cluster"}),
         ("scripts/pgpoolctl", {"pgpool2-cluster"}),
         ("scripts/pgpool_cluster/new.py", {"pgpool2-cluster"}),
         ("scripts/pgpool_cluster/__pycache__/decide.pyc", set()),

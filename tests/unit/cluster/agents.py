@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import paths
-from pgpool_cluster.channel import serving
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.peers import Progress
-from pgpool_cluster.protocol import Done, Request
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.transport.channel import serving
+from pgpool_cluster.transport.peers import Progress
+from pgpool_cluster.transport.protocol import Done, Request
 
 
 @dataclass

@@ -14,23 +14,24 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from pgpool_cluster import certificates, checks
-from pgpool_cluster.addresses import placed
-from pgpool_cluster.certificates import NOTHING
-from pgpool_cluster.check import Check
-from pgpool_cluster.cluster import Cluster, PostgresqlCluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
-from pgpool_cluster.key import ClusterKey
-from pgpool_cluster.known_faults import Installed
-from pgpool_cluster.node import Here
-from pgpool_cluster.protocol import ClockAnswer
-from pgpool_cluster.record import Record
-from pgpool_cluster.rendered_paths import STUBS
-from pgpool_cluster.server import Instance
-from pgpool_cluster.units import UnitState
-from pgpool_cluster.usage import Usage
-from pgpool_cluster.users import Users
+from pgpool_cluster.agent import checks
+from pgpool_cluster.configuration.rendered_paths import STUBS
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import ClusterKey
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.usage import Usage
+from pgpool_cluster.machine import certificates
+from pgpool_cluster.machine.addresses import placed
+from pgpool_cluster.machine.certificates import NOTHING
+from pgpool_cluster.machine.known_faults import Installed
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.protocol import ClockAnswer
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: db2.example.org, pg3: 10.0.0.3}\n"
 CLUSTER = placed(parse(NODES, "cluster.yml", "pg1"), {"db2.example.org": "10.0.0.2"})

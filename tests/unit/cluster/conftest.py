@@ -11,22 +11,13 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.cluster.checked import NATIVE, POOL, STANDBY, Machine, make_certificate
 
-from pgpool_cluster import (
-    addresses,
-    adopting,
-    archive,
-    check_certificates,
-    copy_source,
-    known_faults,
-    paths,
-    proof,
-    roles,
-    server_log,
-    units,
-)
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.cluster import Tls
-from pgpool_cluster.node import Here
+from pgpool_cluster.agent import check_certificates
+from pgpool_cluster.definition.cluster import Tls
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import addresses, archive, known_faults, server_log, units
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.operations import adopting, copy_source, proof, roles
+from pgpool_cluster.operations.node import Here
 
 
 @pytest.fixture

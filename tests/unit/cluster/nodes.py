@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pgpool_cluster.actions import (
+from pgpool_cluster.decision.actions import (
     Action,
 )
-from pgpool_cluster.cluster import Cluster, Mode, Node, Service
-from pgpool_cluster.decide import decide
-from pgpool_cluster.facts import (
+from pgpool_cluster.decision.decide import decide
+from pgpool_cluster.decision.facts import (
     BackendState,
     ClusterFacts,
     Lsn,
@@ -20,7 +19,8 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
-from pgpool_cluster.situation import Policy
+from pgpool_cluster.decision.situation import Policy
+from pgpool_cluster.definition.cluster import Cluster, Mode, Node, Service
 
 NAMES = ("pg1", "pg2", "pg3")
 SYSTEM = 7000

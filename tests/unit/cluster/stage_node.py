@@ -12,14 +12,16 @@ import pytest
 from tests.unit.cluster.nodes import NATIVE, pgpool, primary, seen
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import main_node, sessions, stages, target, two_stages, waiting
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.errors import ClusterError
-from pgpool_cluster.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Progress
-from pgpool_cluster.protocol import CancelActiveAnswer
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.ground import waiting
+from pgpool_cluster.ground.errors import ClusterError
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import stages
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.recovery import main_node, sessions, target, two_stages
+from pgpool_cluster.transport.peers import Progress
+from pgpool_cluster.transport.protocol import CancelActiveAnswer
 
 OUT = NodeFacts("pg3", member=True, term=1, led=1, system=7000)
 """pg3 is down, and pgpool-II has given it up."""

@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from pgpool_cluster import actions
-from pgpool_cluster.actions import (
+from pgpool_cluster.decision import actions
+from pgpool_cluster.decision.actions import (
     Action,
     Attach,
     AwaitRecovery,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import addresses, paths, plain, server
-from pgpool_cluster.addresses import Machine, changed, placed, settle, usable
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import UsageError
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths, plain
+from pgpool_cluster.ground.errors import UsageError
+from pgpool_cluster.machine import addresses, server
+from pgpool_cluster.machine.addresses import Machine, changed, placed, settle, usable
 
 NAMES = "nodes:\n  pg1: pg1.lan\n  pg2: pg2.lan\n  pg3: pg3.lan\n"
 EVERYWHERE = {f"pg{number}.lan": (f"10.0.0.{number}",) for number in (1, 2, 3)}

@@ -14,21 +14,26 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, pgpool, seen
 
-from pgpool_cluster import act, agent, before, files, log, paths, pulse, server, units, upgrade
-from pgpool_cluster import pgpool as pools
-from pgpool_cluster.actions import Action, Attach, Detach, Refuse, Start, Wait
-from pgpool_cluster.agent import Agent
-from pgpool_cluster.channel import ask
-from pgpool_cluster.cluster import Cluster, Node
-from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.housekeeping import Housekeeping
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import ConvergeRequest, NoteAnswer, NoteRequest, WatchRequest
-from pgpool_cluster.record import Record
-from pgpool_cluster.roles import Roles
-from pgpool_cluster.vigil import Vigil
+from pgpool_cluster.agent import agent
+from pgpool_cluster.agent.agent import Agent
+from pgpool_cluster.agent.housekeeping import Housekeeping
+from pgpool_cluster.configuration import before
+from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Wait
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster import Cluster, Node
+from pgpool_cluster.ground import files, log, paths
+from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
+from pgpool_cluster.machine import pgpool as pools
+from pgpool_cluster.machine import server, units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import act, upgrade
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.roles import Roles
+from pgpool_cluster.recovery.vigil import Vigil
+from pgpool_cluster.transport import pulse
+from pgpool_cluster.transport.channel import ask
+from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import ConvergeRequest, NoteAnswer, NoteRequest, WatchRequest
 
 WELL = seen(*(replace(one, pgpool=pgpool(leader=one.node == "pg1")) for one in healthy()))
 
@@ -153,7 +158,7 @@ def test_pgpool_gets_the_same_attach_request_only_after_a_pause(
 ) -> None:
     """pgpool-II queues such requests while it searches for a primary."""
     now = time.monotonic()
-    monkeypatch.setattr("pgpool_cluster.agent.time.monotonic", lambda: now)
+    monkeypatch.setattr("pgpool_cluster.agent.agent.time.monotonic", lambda: now)
     program.wants = (Attach("pg2"),)
     program.agent.step()
     program.agent.step()
@@ -172,7 +177,7 @@ def test_the_policy_depends_on_the_agents_uptime_and_on_recent_primaries(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = program.agent.began
-    monkeypatch.setattr("pgpool_cluster.agent.time.monotonic", lambda: now)
+    monkeypatch.setattr("pgpool_cluster.agent.agent.time.monotonic", lambda: now)
     program.agent.step()
     assert program.agent._policy.patient
     assert program.agent._policy.lately == {"pg1"}
@@ -266,7 +271,7 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(paths, "AGENT", tmp_path / "agent")
     monkeypatch.setattr(files, "sweep", lambda _: None)
     monkeypatch.setattr(upgrade, "finish", lambda _: None)
-    monkeypatch.setattr("pgpool_cluster.agent.signal.signal", lambda *_: None)
+    monkeypatch.setattr("pgpool_cluster.agent.agent.signal.signal", lambda *_: None)
     monkeypatch.setattr(pulse, "beat", lambda: None)
     thread = threading.Thread(target=program.agent.run)
 

@@ -10,30 +10,23 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
 
-from pgpool_cluster import (
-    checks,
-    main_node,
-    paths,
-    pgpool,
-    protocol,
-    recovery_plan,
-    restarts,
-    rights,
-    roles,
-    sessions,
-    takeover,
-    target,
-    two_stages,
-    units,
-)
-from pgpool_cluster.answers import Answers
-from pgpool_cluster.check import Check
-from pgpool_cluster.cluster import Mode
-from pgpool_cluster.errors import OperationError, UsageError
-from pgpool_cluster.facts import Standing, WatchdogState
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Progress
-from pgpool_cluster.protocol import (
+from pgpool_cluster.agent import checks, rights
+from pgpool_cluster.agent.answers import Answers
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.decision import recovery_plan
+from pgpool_cluster.decision.facts import Standing, WatchdogState
+from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import OperationError, UsageError
+from pgpool_cluster.machine import pgpool, units
+from pgpool_cluster.operations import restarts, roles, takeover
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.restarts import Waiting
+from pgpool_cluster.recovery import main_node, sessions, target, two_stages
+from pgpool_cluster.transport import protocol
+from pgpool_cluster.transport.peers import Progress
+from pgpool_cluster.transport.protocol import (
     AttachRequest,
     CancelActiveAnswer,
     CancelActiveRequest,
@@ -83,8 +76,6 @@ from pgpool_cluster.protocol import (
     WatchRequest,
     WhyRequest,
 )
-from pgpool_cluster.restarts import Waiting
-from pgpool_cluster.users import Users
 
 STREAMS, NATIVE = Mode.STREAMING_REPLICATION, Mode.NATIVE_REPLICATION
 STAGES = ((main_node, "first_stage"), (main_node, "second_stage"), (target, "copy"), (target, "take_up"))
@@ -171,7 +162,7 @@ def test_every_answer_has_the_type_that_its_request_declares(
     monkeypatch.setattr(checks, "run", lambda _: [])
     monkeypatch.setattr(restarts, "waiting", lambda _: Waiting((), {}, UNIT))
     monkeypatch.setattr(pgpool, "standing", lambda _: Standing(True, WatchdogState.LEADER))
-    monkeypatch.setattr("pgpool_cluster.answers.time.time", lambda: 7.0, raising=False)
+    monkeypatch.setattr("pgpool_cluster.agent.answers.time.time", lambda: 7.0, raising=False)
     monkeypatch.setattr(takeover, "fail_over", lambda *_: ())
     monkeypatch.setattr(takeover, "go_on", lambda *_: None)
     monkeypatch.setattr(recovery_plan, "refuse_needless", lambda *_: None)

@@ -7,26 +7,22 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import (
-    ancestors,
+from pgpool_cluster.cli import command_line
+from pgpool_cluster.configuration import (
     apply,
     changes,
-    command_line,
-    hands,
     laid_files,
-    log,
     node_files,
-    paths,
-    programs,
     reloading,
     rendered_file,
     rendered_paths,
-    units,
     withdraw,
 )
-from pgpool_cluster.errors import ServerError
-from pgpool_cluster.rendered_file import File, FileShare
-from pgpool_cluster.users import Users
+from pgpool_cluster.configuration.rendered_file import File, FileShare
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.ground import ancestors, log, paths, programs
+from pgpool_cluster.ground.errors import ServerError
+from pgpool_cluster.machine import hands, units
 
 
 class Disk:
@@ -133,7 +129,7 @@ def test_text_that_postgres_wrote_into_a_file_cannot_control_a_terminal(
     def fails(_: list[str]) -> int:
         raise ServerError("\x1b[2J", hint="\udcff")
 
-    monkeypatch.setattr("pgpool_cluster.seed.run", fails)
+    monkeypatch.setattr("pgpool_cluster.configuration.seed.run", fails)
     command_line.main(["seed"])
     assert capsys.readouterr().err == "pgpoolctl: ?[2J\nhint: ?\n"
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pgpool_cluster import applying, units
-from pgpool_cluster.applying import Applying
-from pgpool_cluster.errors import OperationError
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import units
+from pgpool_cluster.operations import applying
+from pgpool_cluster.operations.applying import Applying
 
 
 class Root:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cluster.archives import FIRST, MEGABYTE, NAMES, names, wal
 
-from pgpool_cluster import archive
-from pgpool_cluster.archive import Stored, expendable, prune, usage
-from pgpool_cluster.errors import ClusterError, ServerError
-from pgpool_cluster.wal_files import store
+from pgpool_cluster.ground.errors import ClusterError, ServerError
+from pgpool_cluster.machine import archive
+from pgpool_cluster.machine.archive import Stored, expendable, prune, usage
+from pgpool_cluster.machine.wal_files import store
 
 
 def kept(name: str, hours: float) -> Stored:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tests.unit.cluster.archives import FIRST, failing, names, wal
 
-from pgpool_cluster import archive_command, paths
-from pgpool_cluster.archive_command import STOP
-from pgpool_cluster.errors import UsageError
-from pgpool_cluster.wal_files import store
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import UsageError
+from pgpool_cluster.machine import archive_command
+from pgpool_cluster.machine.archive_command import STOP
+from pgpool_cluster.machine.wal_files import store
 
 
 def test_only_a_missing_file_looks_like_the_end_of_the_archive(

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import Wires, World, at_work, hands, make_cluster
 
-from pgpool_cluster import attachment, pgpool
-from pgpool_cluster.cluster import Cluster, Mode, Node
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.protocol import AttachRequest, DetachRequest, Done, Request
+from pgpool_cluster.definition.cluster import Cluster, Mode, Node
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import pgpool
+from pgpool_cluster.operations import attachment
+from pgpool_cluster.transport.protocol import AttachRequest, DetachRequest, Done, Request
 
 STREAMS, NATIVE = Mode.STREAMING_REPLICATION, Mode.NATIVE_REPLICATION
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import apply, before_pgpool, changes, key_file, paths, pool_key
+from pgpool_cluster.configuration import apply, before_pgpool, changes, key_file, pool_key
+from pgpool_cluster.ground import paths
 
 
 @pytest.mark.parametrize(

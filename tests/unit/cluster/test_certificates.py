@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import certificates, paths
-from pgpool_cluster.addresses import placed
-from pgpool_cluster.certificates import NOTHING, Laid
-from pgpool_cluster.cluster import Node
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.key import ClusterKey
+from pgpool_cluster.definition.cluster import Node
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import ClusterKey
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import certificates
+from pgpool_cluster.machine.addresses import placed
+from pgpool_cluster.machine.certificates import NOTHING, Laid
 
 KEY = ClusterKey(bytes(range(32)))
 OTHER = ClusterKey(bytes(range(1, 33)))

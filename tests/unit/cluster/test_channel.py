@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import channel, paths, peers, wire
-from pgpool_cluster.channel import ask, serving
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.peers import Progress
-from pgpool_cluster.protocol import (
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.transport import channel, peers, wire
+from pgpool_cluster.transport.channel import ask, serving
+from pgpool_cluster.transport.peers import Progress
+from pgpool_cluster.transport.protocol import (
     ConvergeAnswer,
     ConvergeRequest,
     Done,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
-from pgpool_cluster.facts import Postgresql
-from pgpool_cluster.usage import Usage
+from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.ground.usage import Usage
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import CLUSTER, Machine, make_certificate
 
-from pgpool_cluster import certificates
-from pgpool_cluster.cluster import Tls
-from pgpool_cluster.facts import Postgresql
-from pgpool_cluster.key import ClusterKey
+from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.definition.cluster import Tls
+from pgpool_cluster.definition.key import ClusterKey
+from pgpool_cluster.machine import certificates
 
 
 @pytest.mark.parametrize(("days", "why"), [(5, "it ends in 4 days"), (13, "it ends in 12 days"), (15, "")])

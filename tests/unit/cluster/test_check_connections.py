@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
-from pgpool_cluster import checks, paths
-from pgpool_cluster.key import Role
+from pgpool_cluster.agent import checks
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.ground import paths
 
 
 @pytest.mark.parametrize(

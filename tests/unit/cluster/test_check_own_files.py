@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from tests.unit.cluster.checked import CLUSTER
 
-from pgpool_cluster import changes, check_own_files, doors, firewall, key, key_file, paths, server
-from pgpool_cluster.check import Check
-from pgpool_cluster.errors import ServerError, UsageError
-from pgpool_cluster.fault import Fault
-from pgpool_cluster.users import Users
+from pgpool_cluster.agent import check_own_files
+from pgpool_cluster.configuration import changes, doors, key_file
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.definition import key
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import ServerError, UsageError
+from pgpool_cluster.ground.fault import Fault
+from pgpool_cluster.machine import firewall, server
 
 
 class KeyFile:

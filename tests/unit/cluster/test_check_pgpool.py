@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import CLUSTER, UP, Break, Machine, check_of
 
-from pgpool_cluster import known_faults
-from pgpool_cluster.addresses import placed
-from pgpool_cluster.cluster import Parameter
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import BackendState
-from pgpool_cluster.known_faults import Installed
-from pgpool_cluster.units import UnitState
-from pgpool_cluster.users import Users
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.decision.facts import BackendState
+from pgpool_cluster.definition.cluster import Parameter
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.machine import known_faults
+from pgpool_cluster.machine.addresses import placed
+from pgpool_cluster.machine.known_faults import Installed
+from pgpool_cluster.machine.units import UnitState
 
 
 @pytest.mark.parametrize(

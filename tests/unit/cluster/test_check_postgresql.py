@@ -8,7 +8,7 @@ import shutil
 import pytest
 from tests.unit.cluster.checked import NO_LOCALE, Break, Disk, Machine, check_of
 
-from pgpool_cluster.facts import Postgresql
+from pgpool_cluster.decision.facts import Postgresql
 
 
 @pytest.mark.parametrize(

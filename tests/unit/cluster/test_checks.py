@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from tests.unit.cluster.checked import POOL, Machine
 
-from pgpool_cluster import checks
-from pgpool_cluster.addresses import placed
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.key import Role
+from pgpool_cluster.agent import checks
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.machine.addresses import placed
 
 
 def test_a_cluster_of_two_nodes_is_reported(pg1: Machine) -> None:

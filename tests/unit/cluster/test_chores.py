@@ -11,20 +11,24 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import housekeeping, paths, postgresql_service, target, units, user_lists, wal_space
-from pgpool_cluster.actions import CreateSlots
-from pgpool_cluster.archive import Keeper
-from pgpool_cluster.cluster import Archive, Cluster
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.housekeeping import Housekeeping
-from pgpool_cluster.node import Here
-from pgpool_cluster.own_database import OwnDatabase
-from pgpool_cluster.proof import Proof
-from pgpool_cluster.record import Record
-from pgpool_cluster.synchrony import Synchrony
-from pgpool_cluster.users import Users
-from pgpool_cluster.wal_space import Held
+from pgpool_cluster.agent import housekeeping
+from pgpool_cluster.agent.housekeeping import Housekeeping
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.decision.actions import CreateSlots
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster import Archive, Cluster
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.archive import Keeper
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import postgresql_service, user_lists, wal_space
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.own_database import OwnDatabase
+from pgpool_cluster.operations.proof import Proof
+from pgpool_cluster.operations.synchrony import Synchrony
+from pgpool_cluster.operations.wal_space import Held
+from pgpool_cluster.recovery import target
 
 STREAMS = seen(replace(primary("pg1"), pgpool=pgpool()), standby("pg2", "pg1"), standby("pg3", "pg1"))
 ALL_IN = seen(primary("pg1"), primary("pg2"), primary("pg3"))

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from tests.unit.cluster.wired import Json, answering
 
-from pgpool_cluster import claims, paths, wire
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import claims
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport import wire
+from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
 

@@ -15,30 +15,21 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import (
-    archive,
-    copy_source,
-    copy_target,
-    copying,
-    locales,
-    paths,
-    programs,
-    pulse,
-    server_log,
-    units,
-    waiting,
-)
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import NodeFacts, Postgresql
-from pgpool_cluster.key import Role
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
-from pgpool_cluster.server import Instance
-from pgpool_cluster.units import UnitState
+from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.definition.cluster import PostgresqlCluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.ground import paths, programs, waiting
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.machine import archive, locales, server_log, units
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.operations import copy_source, copy_target, copying
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport import pulse
+from pgpool_cluster.transport.peers import Peers
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 STREAMS, NATIVE = (parse(f"{mode}{NODES}", "cluster.yml", "pg2") for mode in ("", "mode: native_replication\n"))

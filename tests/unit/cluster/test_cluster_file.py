@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgpool_cluster import plain
-from pgpool_cluster.cluster import Archive, Cluster, Mode, Service, own_node
-from pgpool_cluster.cluster_file import load, parse
-from pgpool_cluster.errors import ExitStatus, ServerError, UsageError
+from pgpool_cluster.definition.cluster import Archive, Cluster, Mode, Service, own_node
+from pgpool_cluster.definition.cluster_file import load, parse
+from pgpool_cluster.ground import plain
+from pgpool_cluster.ground.errors import ExitStatus, ServerError, UsageError
 
 FULL = """\
 name: main

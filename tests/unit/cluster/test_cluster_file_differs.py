@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, make_cluster, orphaned, pgpool, seen, standby
 
-from pgpool_cluster import status
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.promotion import failover
+from pgpool_cluster.decision import status
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.promotion import failover
+from pgpool_cluster.definition.cluster_file import parse
 
 SAME = CLUSTER.fingerprint
 THREE = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"

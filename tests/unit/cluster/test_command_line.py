@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import archive_command, command_line, hook, seed, verbs, withdraw
-from pgpool_cluster.errors import ExitStatus, OperationError
+from pgpool_cluster.cli import command_line, hook, verbs
+from pgpool_cluster.configuration import seed, withdraw
+from pgpool_cluster.ground.errors import ExitStatus, OperationError
+from pgpool_cluster.machine import archive_command
 
 SCRIPTS = Path(inspect.getfile(command_line)).parents[1]
 STANDARD = set(sys.stdlib_module_names)
@@ -51,7 +53,7 @@ def test_all_other_commands_go_through_the_parser(monkeypatch: pytest.MonkeyPatc
     assert command_line.main(("status", "--json")) == 1
     assert command_line.main(("status",)) == 0
     with pytest.raises(SystemExit):
-        command_line.main(("pgpool_cluster.seed",))
+        command_line.main(("pgpool_cluster.configuration.seed",))
 
 
 def test_an_error_is_two_lines_and_an_exit_status(
@@ -66,16 +68,18 @@ def test_an_error_is_two_lines_and_an_exit_status(
 
 
 def test_archiving_a_file_imports_the_standard_library_and_little_of_this_package() -> None:
-    found = imported("from pgpool_cluster import command_line, archive_command")
+    found = imported("from pgpool_cluster.cli import command_line; from pgpool_cluster.machine import archive_command")
     assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
     own = {name.partition(".")[2] for name in found if name.startswith("pgpool_cluster.")}
-    little = {"errors", "files", "log", "paths", "plain", "waiting"}
-    assert own <= {"archive_command", "command_line", "wal_files"} | little
+    little = {f"ground.{name}" for name in ("errors", "files", "log", "paths", "plain", "waiting")}
+    modules = {"cli.command_line", "machine.archive_command", "machine.wal_files"} | little
+    assert own <= modules | {name.partition(".")[0] for name in modules}
 
 
 def test_a_hook_imports_the_standard_library_only() -> None:
     """pgpool-II and every start of PostgreSQL wait for it. During a dist-upgrade, other modules may be missing."""
-    found = imported("from pgpool_cluster import command_line, hook, verbs")
+    found = imported("from pgpool_cluster.cli import command_line, hook, verbs")
     assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
     assert "json" in found
-    assert not {"pgpool_cluster.node", "pgpool_cluster.server", "pgpool_cluster.hands"} & found
+    heavy = {"operations.node", "machine.server", "machine.hands"}
+    assert not {f"pgpool_cluster.{name}" for name in heavy} & found

@@ -25,12 +25,8 @@ from tests.unit.cluster.rendered import (
     text_of,
 )
 
-from pgpool_cluster import paths, ssh
-from pgpool_cluster.addresses import parse as parse_hosts
-from pgpool_cluster.configuration import key_of_roles
-from pgpool_cluster.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.key import Role
-from pgpool_cluster.rendered_paths import (
+from pgpool_cluster.configuration import ssh
+from pgpool_cluster.configuration.rendered_paths import (
     DROP_INS,
     FOLDER,
     IN_OTHERS_FOLDERS,
@@ -39,7 +35,12 @@ from pgpool_cluster.rendered_paths import (
     STUBS,
     UNIT_FILE,
 )
-from pgpool_cluster.server_facts import PgpoolVersion
+from pgpool_cluster.configuration.rendering import key_of_roles
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine.addresses import parse as parse_hosts
+from pgpool_cluster.machine.server_facts import PgpoolVersion
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -22,7 +22,7 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster.actions import (
+from pgpool_cluster.decision.actions import (
     Attach,
     AwaitRecovery,
     Detach,
@@ -32,12 +32,12 @@ from pgpool_cluster.actions import (
     Rejoin,
     Wait,
 )
-from pgpool_cluster.decide import confirmed, decide
-from pgpool_cluster.facts import (
+from pgpool_cluster.decision.decide import confirmed, decide
+from pgpool_cluster.decision.facts import (
     NodeFacts,
     Postgresql,
 )
-from pgpool_cluster.situation import Actions, Policy
+from pgpool_cluster.decision.situation import Actions, Policy
 
 FAILED_OVER = (
     replace(primary("pg2", term=2, timeline=2, at=1500), pgpool=pgpool("pg1", primary="pg2")),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cluster.nodes import ALL_UP, CLUSTER, NAMES, OTHER_SYSTEM, SYSTEM, absent, fresh, kinds, seen
 
-from pgpool_cluster.actions import (
+from pgpool_cluster.decision.actions import (
     Action,
     Attach,
     AwaitRecovery,
@@ -29,8 +29,8 @@ from pgpool_cluster.actions import (
     Stop,
     Wait,
 )
-from pgpool_cluster.decide import decide
-from pgpool_cluster.facts import (
+from pgpool_cluster.decision.decide import decide
+from pgpool_cluster.decision.facts import (
     BackendState,
     ClusterFacts,
     Lsn,
@@ -40,8 +40,8 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
-from pgpool_cluster.promotion import failover
-from pgpool_cluster.situation import rightful_primary
+from pgpool_cluster.decision.promotion import failover
+from pgpool_cluster.decision.situation import rightful_primary
 
 
 @st.composite

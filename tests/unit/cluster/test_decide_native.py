@@ -17,8 +17,8 @@ from tests.unit.cluster.nodes import (
     primary,
 )
 
-from pgpool_cluster.facts import NodeFacts, Postgresql
-from pgpool_cluster.situation import Policy
+from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.situation import Policy
 
 BOOTING = Policy(patient=True)
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cluster.world import QUIET, Data, World, at_work, hands, make_cluster
 
-from pgpool_cluster.cluster import Mode
-from pgpool_cluster.record import Record
-from pgpool_cluster.situation import rightful_primary
+from pgpool_cluster.decision.situation import rightful_primary
+from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.machine.record import Record
 
 NATIVE = Mode.NATIVE_REPLICATION
 STREAMING = Mode.STREAMING_REPLICATION

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import doors, paths, programs
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.fault import Fault
+from pgpool_cluster.configuration import doors
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths, programs
+from pgpool_cluster.ground.fault import Fault
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")
 GOOD = """\

@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cluster.nodes import OTHER_SYSTEM, primary, standby
 
-from pgpool_cluster import wire
-from pgpool_cluster.facts import BackendState, Lsn, NodeFacts, PgpoolFacts, Postgresql, Switch, WatchdogState, contains
-from pgpool_cluster.usage import Usage
+from pgpool_cluster.decision.facts import (
+    BackendState,
+    Lsn,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+    Switch,
+    WatchdogState,
+    contains,
+)
+from pgpool_cluster.ground.usage import Usage
+from pgpool_cluster.transport import wire
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from tests.unit.cluster.nodes import (
     standby,
 )
 
-from pgpool_cluster.actions import Attach, Dismiss, Follow, Promote, Refuse, Wait
-from pgpool_cluster.excuse import NO_EXCUSE, Excuse
-from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from pgpool_cluster.promotion import choose_new_primary, failover
+from pgpool_cluster.decision.actions import Attach, Dismiss, Follow, Promote, Refuse, Wait
+from pgpool_cluster.decision.excuse import NO_EXCUSE, Excuse
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from pgpool_cluster.decision.promotion import choose_new_primary, failover
 
 
 def dead_primary(*others: NodeFacts, view: PgpoolFacts | None = None) -> ClusterFacts:

@@ -7,8 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pgpool_cluster import files
-from pgpool_cluster.record import Record
+from pgpool_cluster.ground import files
+from pgpool_cluster.machine.record import Record
 
 
 def test_leftovers_of_a_power_cut_do_not_block_a_new_term(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import paths, reloading, units
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.housekeeping import Housekeeping
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.agent.housekeeping import Housekeeping
+from pgpool_cluster.configuration import reloading
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
 
 TEMPLATES = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
 UNIT = TEMPLATES / f"pgpool2-cluster.{paths.FIREWALL_UNIT}"
@@ -75,7 +77,7 @@ def test_the_agent_asks_root_to_check_the_rules_once_a_minute(
     asked: list[str] = []
     now = [100.0]
     monkeypatch.setattr(units, "control", lambda verb, *_: asked.append(verb))
-    monkeypatch.setattr("pgpool_cluster.housekeeping.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.agent.housekeeping.time.monotonic", lambda: now[0])
     vigil: Any = None
     keeping = Housekeeping(Here(cluster, cluster.named(node), None, Peers({}), Record()), vigil)
     for now[0] in (100.0, 130.0, 161.0):

@@ -18,29 +18,24 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster import (
-    ancestors,
+from pgpool_cluster.configuration import (
     apply,
     changes,
-    files,
-    hands,
     laid_files,
     node_files,
-    paths,
     pool_key,
-    programs,
     reloading,
     rendered_paths,
-    server,
-    units,
     withdraw,
 )
-from pgpool_cluster.errors import ServerError
-from pgpool_cluster.record import Record
-from pgpool_cluster.rendered_file import File, FileShare
-from pgpool_cluster.users import Users
+from pgpool_cluster.configuration.rendered_file import File, FileShare
+from pgpool_cluster.configuration.users import Users
+from pgpool_cluster.ground import ancestors, files, paths, programs
+from pgpool_cluster.ground.errors import ServerError
+from pgpool_cluster.machine import hands, server, units
+from pgpool_cluster.machine.record import Record
 
-PACKAGE = Path(hands.__file__).parent
+PACKAGE = Path(hands.__file__).parents[1]
 OPENS = frozenset(
     {"open", "fdopen", "mkstemp", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "mkdir", "makedirs",
      "unlink", "rename", "renames", "rmdir", "removedirs", "rmtree", "chmod", "chown", "lchown", "fchown", "fchmod",
@@ -117,7 +112,7 @@ def opens(function: ast.expr) -> bool:
 
 
 def test_code_that_runs_as_root_opens_and_deletes_only_through_hands() -> None:
-    found = {one for module in PACKAGE.glob("*.py") if module.stem not in BY_THE_AGENT for one in opening(module)}
+    found = {one for module in PACKAGE.rglob("*.py") if module.stem not in BY_THE_AGENT for one in opening(module)}
     assert found - set(ALLOWED) == set()
     assert set(ALLOWED) - found == set(), "allowed for nothing"
 

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
-import pgpool_cluster
-from pgpool_cluster import before_pgpool, hook, neighbours, paths, server, units, upgrade
-from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.errors import OperationError, ServerError, UsageError
-from pgpool_cluster.protocol import (
+import pgpool_cluster.machine
+from pgpool_cluster.cli import hook
+from pgpool_cluster.configuration import before_pgpool
+from pgpool_cluster.definition.cluster import PostgresqlCluster
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError, ServerError, UsageError
+from pgpool_cluster.machine import neighbours, server, units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import upgrade
+from pgpool_cluster.transport.protocol import (
     FailoverAnswer,
     FailoverRequest,
     FirstStageRequest,
@@ -25,7 +30,6 @@ from pgpool_cluster.protocol import (
     SecondStageRequest,
     StartRequest,
 )
-from pgpool_cluster.record import Record
 
 SEGMENT = "000000010000000000000001"
 
@@ -54,8 +58,8 @@ def test_during_a_dist_upgrade_only_the_clusters_server_stays_down(
     server: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without python3-yaml, no server of the host used to start."""
-    monkeypatch.delattr(pgpool_cluster, "server", raising=False)
-    monkeypatch.setitem(sys.modules, "pgpool_cluster.server", None)  # as if one of its imports were missing
+    monkeypatch.delattr(pgpool_cluster.machine, "server", raising=False)
+    monkeypatch.setitem(sys.modules, "pgpool_cluster.machine.server", None)  # as if one of its imports were missing
     assert hook.run(["may-start", server]) == status
 
 
@@ -88,7 +92,7 @@ def test_a_peers_key_permits_few_commands_and_a_witness_reads_no_wal(
         ran.append(name)
         return True
 
-    monkeypatch.setattr("pgpool_cluster.wal_files.send", send)
+    monkeypatch.setattr("pgpool_cluster.machine.wal_files.send", send)
     if done:
         assert hook.run(["ssh-command", *words]) == 0
     else:

@@ -7,15 +7,18 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import act, agent, housekeeping, paths, takeover, units
-from pgpool_cluster import pgpool as pgpool_module
-from pgpool_cluster.actions import Action, said
-from pgpool_cluster.cluster import Cluster, Node
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.agent import agent, housekeeping
+from pgpool_cluster.decision.actions import Action, said
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster import Cluster, Node
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import pgpool as pgpool_module
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import act, takeover
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
 
 LOST = seen(
     away("pg1"),

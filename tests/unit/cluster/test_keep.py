@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from tests.unit.cluster.rendered import SERVER, THREE, files, settings_of, text_of
 
-from pgpool_cluster import keep, own
-from pgpool_cluster.own import Own
-from pgpool_cluster.record import Record
+from pgpool_cluster.configuration import keep
+from pgpool_cluster.machine import own
+from pgpool_cluster.machine.own import Own
+from pgpool_cluster.machine.record import Record
 
 CONF = "/etc/postgresql/17/main/conf.d/pgpool2-cluster.conf"
 NATIVE = f"mode: native_replication\n{THREE}"

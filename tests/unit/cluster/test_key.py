@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import key_file, paths, ssh
-from pgpool_cluster.cluster import Node, Service
-from pgpool_cluster.errors import UsageError
-from pgpool_cluster.key import (
+from pgpool_cluster.configuration import key_file, ssh
+from pgpool_cluster.definition.cluster import Node, Service
+from pgpool_cluster.definition.key import (
     PREFIX,
     WORDS,
     ClusterKey,
@@ -29,6 +28,8 @@ from pgpool_cluster.key import (
     pool_passwd_entry_again,
     scram_verifier,
 )
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import UsageError
 
 KEY = ClusterKey(bytes(range(32)))
 GOOD = PREFIX + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"

@@ -15,10 +15,12 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import certificates, copy_source, libpq, paths, postgresql
-from pgpool_cluster.certificates import NOTHING
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.key import ClusterKey, Role
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import ClusterKey, Role
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import certificates, libpq, postgresql
+from pgpool_cluster.machine.certificates import NOTHING
+from pgpool_cluster.operations import copy_source
 
 ROOT = Path(__file__).parents[3]
 KEY, OTHER = ClusterKey(bytes(range(32))), ClusterKey(bytes(range(1, 33)))
@@ -128,7 +130,7 @@ def test_an_impostor_host_gets_no_password(
 def test_no_other_module_sets_the_verification_parameters() -> None:
     """A second place would be missed in a change of this one."""
     mine = {Path(libpq.__file__).name}
-    for module in (ROOT / "scripts" / "pgpool_cluster").glob("*.py"):
+    for module in (ROOT / "scripts" / "pgpool_cluster").rglob("*.py"):
         text = module.read_text(encoding="utf-8")
         if module.name not in mine:
             assert not re.search(r"""["' ](sslmode|sslrootcert|channel_binding)["']?\s*[=:]""", text), module

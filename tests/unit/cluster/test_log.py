@@ -14,7 +14,7 @@ from typing import TextIO
 
 import pytest
 
-from pgpool_cluster import log
+from pgpool_cluster.ground import log
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import key, logins, plain, verbs
-from pgpool_cluster.errors import UsageError
+from pgpool_cluster.cli import verbs
+from pgpool_cluster.definition import key
+from pgpool_cluster.ground import plain
+from pgpool_cluster.ground.errors import UsageError
+from pgpool_cluster.operations import logins
 
 POOL_KEY = "A" * 43
 

@@ -6,9 +6,9 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.stage_node import StageNode, draining
 
-from pgpool_cluster import main_node, sessions
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.protocol import CopyRequest, NoteRequest, TakeUpRequest, WhyRequest
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.recovery import main_node, sessions
+from pgpool_cluster.transport.protocol import CopyRequest, NoteRequest, TakeUpRequest, WhyRequest
 
 
 @pytest.fixture

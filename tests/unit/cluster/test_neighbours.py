@@ -6,9 +6,9 @@ import ipaddress
 
 import pytest
 
-from pgpool_cluster import hook
-from pgpool_cluster.errors import ServerError, UsageError
-from pgpool_cluster.neighbours import advertisement, announce
+from pgpool_cluster.cli import hook
+from pgpool_cluster.ground.errors import ServerError, UsageError
+from pgpool_cluster.machine.neighbours import advertisement, announce
 
 ADDRESS = ipaddress.IPv6Address("fd00::50")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, ports
+from pgpool_cluster.ground import paths, ports
 
-PACKAGE = Path(paths.__file__).parent
+PACKAGE = Path(paths.__file__).parents[1]
 PORTS = frozenset(value for name, value in vars(ports).items() if name.isupper())
 PORT_IN_TEXT = re.compile(r"\b(22|5432|9000|9694|9898|9999)(?:/tcp|/udp|$)")
 FIXED = re.compile(
@@ -34,7 +34,7 @@ def constants(module: Path) -> Iterator[ast.Constant]:
 
 
 def modules(without: frozenset[str]) -> list[Path]:
-    return [path for path in sorted(PACKAGE.glob("*.py")) if path.stem not in without]
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in without]
 
 
 @pytest.mark.parametrize("module", modules(NAMES_PLACES), ids=lambda path: path.stem)

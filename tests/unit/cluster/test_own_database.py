@@ -15,16 +15,18 @@ from tests.unit.cluster.nodes import CLUSTER, healthy, seen
 from tests.unit.cluster.rendered import SERVER, VERSIONS, files, pgpool_conf, text_of
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import applying, local_server, own_database, paths, units
-from pgpool_cluster.connection import Unanswered
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.key import DATABASE
-from pgpool_cluster.node import Here
-from pgpool_cluster.own_database import OwnDatabase
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
-from pgpool_cluster.server_facts import PgpoolVersion
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.key import DATABASE
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.connection import Unanswered
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import local_server, units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.server_facts import PgpoolVersion
+from pgpool_cluster.operations import applying, own_database
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.own_database import OwnDatabase
+from pgpool_cluster.transport.peers import Peers
 
 
 class Agent:

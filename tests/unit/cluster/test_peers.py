@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import peers
-from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError
-from pgpool_cluster.lines import Line, RemoteError
-from pgpool_cluster.peers import Peer
-from pgpool_cluster.protocol import (
+from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError
+from pgpool_cluster.transport import peers
+from pgpool_cluster.transport.lines import Line, RemoteError
+from pgpool_cluster.transport.peers import Peer
+from pgpool_cluster.transport.protocol import (
     CheckAnswer,
     CheckRequest,
     ConvergeAnswer,

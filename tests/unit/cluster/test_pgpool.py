@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from pgpool_cluster import pgpool
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import BackendState, PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, WatchdogState
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import pgpool
 
 NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
 CLUSTER = parse(f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}", "cluster.yml", "pg3")

@@ -10,13 +10,13 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, down, healthy, orphaned, primary, seen, standby
 from tests.unit.cluster.world import Acting, Host, World, at_work, hands, make_cluster
 
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster import postgresql_service, switchover
-from pgpool_cluster.actions import Follow
-from pgpool_cluster.cluster import Mode
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import ClusterFacts, NodeFacts, Postgresql
-from pgpool_cluster.node import Here
+from pgpool_cluster.decision.actions import Follow
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.operations import postgresql_service, switchover
+from pgpool_cluster.operations.node import Here
 
 # The choice of the standby
 

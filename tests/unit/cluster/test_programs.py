@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.errors import ExitStatus
-from pgpool_cluster.programs import LateProgramError, ProgramError, attempt, last_line, run
+from pgpool_cluster.ground.errors import ExitStatus
+from pgpool_cluster.ground.programs import LateProgramError, ProgramError, attempt, last_line, run
 
 
 def sh(script: str) -> list[str]:

@@ -15,16 +15,18 @@ import pytest
 from tests.unit.cluster.nodes import primary, seen, standby
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster import applying, certificates, paths, proof, units
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.certificates import NOTHING, Laid
-from pgpool_cluster.cluster import Cluster, Tls
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.key import ClusterKey
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster import Cluster, Tls
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import ClusterKey
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import certificates, units
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine.certificates import NOTHING, Laid
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import applying, proof
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
 
 KEY = ClusterKey(bytes(range(32)))
 NEW = ClusterKey(bytes(range(1, 33)))

@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.cluster.test_facts import ANY_FACTS, JUNK
 
-from pgpool_cluster import lines, plain, protocol, terms
-from pgpool_cluster.check import Check
-from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.lines import Asked, Line, OddAnswerError, RemoteError
-from pgpool_cluster.protocol import (
+from pgpool_cluster.decision import terms
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.ground import plain
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
+from pgpool_cluster.transport import lines, protocol
+from pgpool_cluster.transport.lines import Asked, Line, OddAnswerError, RemoteError
+from pgpool_cluster.transport.protocol import (
     VERSION,
     AttachRequest,
     CancelActiveRequest,
@@ -272,7 +274,7 @@ def test_a_number_beyond_its_bound_is_refused(request_: Request[Any], name: str,
 
 
 def test_a_term_of_this_moment_is_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgpool_cluster.terms.time.time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr("pgpool_cluster.decision.terms.time.time", lambda: 1_800_000_000.0)
     assert came(sent(TermRequest(terms.highest()))) == TermRequest(terms.highest())
 
 

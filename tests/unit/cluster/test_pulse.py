@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import copy_program, pulse
+from pgpool_cluster.operations import copy_program
+from pgpool_cluster.transport import pulse
 
 UNIT = Path(__file__).resolve().parents[3] / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.service"
 

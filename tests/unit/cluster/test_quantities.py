@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgpool_cluster import quantities
+from pgpool_cluster.decision import quantities
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgpool_cluster import reach
+from pgpool_cluster.transport import reach
 
 DENIED = "postgres@10.0.0.2: Permission denied (publickey)."
 SAID = {

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, healthy, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.recovery_plan import refuse_needless
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.decision.recovery_plan import refuse_needless
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.ground.errors import OperationError
 
 NATIVE_NODES = (replace(primary("pg1"), pgpool=pgpool()), primary("pg2"), primary("pg3"))
 

@@ -10,15 +10,18 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, primary, seen, standby
 from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
-from pgpool_cluster import attachment, recovery_plan, streaming, waiting
-from pgpool_cluster.cluster import Mode
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import ClusterFacts, NodeFacts, Postgresql
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import AttachRequest, TakeBackRequest
-from pgpool_cluster.record import Record
-from pgpool_cluster.recovery_plan import Remedy
+from pgpool_cluster.decision import recovery_plan
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.recovery_plan import Remedy
+from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground import waiting
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import attachment
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.recovery import streaming
+from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import AttachRequest, TakeBackRequest
 
 
 class Recovering:

@@ -11,26 +11,20 @@ from typing import Any
 import pytest
 from tests.unit.cluster.rendered import SERVER, TEMPLATES, cluster_of
 
-from pgpool_cluster import (
-    before,
-    command_line,
-    configuration,
-    paths,
-    programs,
-    restarts,
-    server,
-    server_facts,
-    units,
-)
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.cluster import Cluster, Node
-from pgpool_cluster.errors import OperationError, UsageError
-from pgpool_cluster.existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
-from pgpool_cluster.fault import Fault
-from pgpool_cluster.finding import Finding, Kind
-from pgpool_cluster.own import NOTHING, Own
-from pgpool_cluster.rehearsal import findings
-from pgpool_cluster.startable import Slot
+from pgpool_cluster.cli import command_line
+from pgpool_cluster.configuration import before, rendering
+from pgpool_cluster.configuration.existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
+from pgpool_cluster.configuration.finding import Finding, Kind
+from pgpool_cluster.configuration.rehearsal import findings
+from pgpool_cluster.configuration.startable import Slot
+from pgpool_cluster.definition.cluster import Cluster, Node
+from pgpool_cluster.ground import paths, programs
+from pgpool_cluster.ground.errors import OperationError, UsageError
+from pgpool_cluster.ground.fault import Fault
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine import server, server_facts, units
+from pgpool_cluster.machine.own import NOTHING, Own
+from pgpool_cluster.operations import restarts
 
 LAID = PlannedConfiguration(
     {"wal_level": "replica", "max_replication_slots": "16", "max_connections": "404", "listen_addresses": "*",
@@ -282,7 +276,7 @@ def test_with_the_suggested_line_nothing_is_refused(machine: Any) -> None:
 def rendered() -> tuple[Cluster, Node, server_facts.ServerFacts, Any]:
     cluster, me, _ = server.this_node_looked_up()
     facts = server.facts(cluster, me, standbys_came=False)
-    return cluster, me, facts, configuration.render(cluster, before._NO_KEY, me, facts, TEMPLATES)
+    return cluster, me, facts, rendering.render(cluster, before._NO_KEY, me, facts, TEMPLATES)
 
 
 def test_a_first_installation_is_refused_before_anything_is_changed(machine: Any) -> None:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from pgpool_cluster import units
-from pgpool_cluster.units import UnitState
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.units import UnitState
 
 CATCHES = """
 import signal, sys, time

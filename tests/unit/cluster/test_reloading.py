@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, programs, reloading, rendered_paths, units
-from pgpool_cluster.memory import Applied
+from pgpool_cluster.configuration import reloading, rendered_paths
+from pgpool_cluster.ground import paths, programs
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.memory import Applied
 
 
 def test_nothing_is_requested_from_a_system_without_systemd(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cluster.rendered import KEY, THREE, cluster_of, files
 
-from pgpool_cluster.key import Role
-from pgpool_cluster.rendered_file import File, FileShare, merged, without_block, without_entries
-from pgpool_cluster.rendered_paths import FOLDER
+from pgpool_cluster.configuration.rendered_file import File, FileShare, merged, without_block, without_entries
+from pgpool_cluster.configuration.rendered_paths import FOLDER
+from pgpool_cluster.definition.key import Role
 
 
 @pytest.mark.parametrize("text", [THREE, "", f"mode: native_replication\n{THREE}virtual_ip: 10.0.0.9/24\n"])

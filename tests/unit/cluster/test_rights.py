@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
-from pgpool_cluster import paths, protocol, rights, terms, wire
-from pgpool_cluster.channel import serving
-from pgpool_cluster.cluster import Mode
-from pgpool_cluster.errors import ClusterError, OperationError, UsageError
-from pgpool_cluster.facts import NodeFacts
-from pgpool_cluster.peers import Progress
-from pgpool_cluster.protocol import Done, FailoverRequest, WatchRequest
+from pgpool_cluster.agent import rights
+from pgpool_cluster.decision import terms
+from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import ClusterError, OperationError, UsageError
+from pgpool_cluster.transport import protocol, wire
+from pgpool_cluster.transport.channel import serving
+from pgpool_cluster.transport.peers import Progress
+from pgpool_cluster.transport.protocol import Done, FailoverRequest, WatchRequest
 
 Json = dict[str, Any]
 STREAMS = Mode.STREAMING_REPLICATION
@@ -153,7 +156,7 @@ def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) ->
 
 def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.time()
-    monkeypatch.setattr("pgpool_cluster.terms.time.time", lambda: moment)
+    monkeypatch.setattr("pgpool_cluster.decision.terms.time.time", lambda: moment)
     asked(world, "pg2", {"do": "term", "term": terms.highest()}, peer="pg1")
     world.cut(["pg1"])
     with pytest.raises(ClusterError):

@@ -11,14 +11,14 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster import roles
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError, ServerError, UsageError
-from pgpool_cluster.key import Role
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
-from pgpool_cluster.roles import Roles
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.ground.errors import OperationError, ServerError, UsageError
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import roles
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.roles import Roles
+from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")
 VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, seed
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import UsageError
-from pgpool_cluster.key import generate
+from pgpool_cluster.configuration import seed
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.definition.key import generate
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import UsageError
 
 ANSWERS = "nodes=pg1=fd00::1 pg2=fd00::2, pg3=fd00::3\nclients=10.0.0.0/24 fd00::/64\nvirtual-ip=10.0.0.50/24\n"
 
@@ -21,7 +22,7 @@ ANSWERS = "nodes=pg1=fd00::1 pg2=fd00::2, pg3=fd00::3\nclients=10.0.0.0/24 fd00:
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "CLUSTER_YML", tmp_path / "cluster.yml")
     monkeypatch.setattr(paths, "CLUSTER_KEY", tmp_path / "cluster.key")
-    monkeypatch.setattr("pgpool_cluster.server.host_name", lambda: "pg1")
+    monkeypatch.setattr("pgpool_cluster.machine.server.host_name", lambda: "pg1")
     return tmp_path
 
 

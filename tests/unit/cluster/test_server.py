@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import programs, server
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import UsageError
-from pgpool_cluster.server import Instance, choose_instance
-from pgpool_cluster.server_facts import PgpoolVersion
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import programs
+from pgpool_cluster.ground.errors import UsageError
+from pgpool_cluster.machine import server
+from pgpool_cluster.machine.server import Instance, choose_instance
+from pgpool_cluster.machine.server_facts import PgpoolVersion
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, port: 5433}}\n"
 

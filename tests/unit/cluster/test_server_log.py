@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import check_postgresql, message_catalogs, paths, server_log
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.facts import Postgresql
-from pgpool_cluster.server import Instance
+from pgpool_cluster.agent import check_postgresql
+from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.definition.cluster import PostgresqlCluster
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import message_catalogs, server_log
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine.server import Instance
 
 LOW = "recovery aborted because of insufficient parameter settings"
 MAX = "max_connections = 40 is a lower setting than on the primary server."
@@ -56,7 +58,7 @@ class Machine:
         self.instance = Instance(PostgresqlCluster(17, "main"), 5432, self.data)
         monkeypatch.setattr(paths, "POSTGRESQL_LOGS", self.logs)
         monkeypatch.setattr(paths, "LOCALES", folder / "locales")
-        monkeypatch.setattr("pgpool_cluster.paths.POSTGRESQL_CONFIGURATION", folder / "etc")
+        monkeypatch.setattr("pgpool_cluster.ground.paths.POSTGRESQL_CONFIGURATION", folder / "etc")
         monkeypatch.setattr(subprocess, "run", self._run)
         message_catalogs.words.cache_clear()
 

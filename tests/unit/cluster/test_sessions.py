@@ -9,11 +9,11 @@ import pytest
 from tests.unit.cluster.nodes import NATIVE
 from tests.unit.cluster.stage_node import StageNode, draining
 
-from pgpool_cluster import sessions
-from pgpool_cluster.channel import SILENCE
-from pgpool_cluster.cluster import Parameter
-from pgpool_cluster.key import Role
-from pgpool_cluster.protocol import CancelActiveAnswer, CancelActiveRequest
+from pgpool_cluster.definition.cluster import Parameter
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.recovery import sessions
+from pgpool_cluster.transport.channel import SILENCE
+from pgpool_cluster.transport.protocol import CancelActiveAnswer, CancelActiveRequest
 
 
 @pytest.fixture

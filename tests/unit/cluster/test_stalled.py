@@ -10,31 +10,22 @@ from typing import Any
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster import (
-    adopting,
-    claims,
-    copy_source,
-    local_server,
-    matching,
-    new_primary,
-    replay,
-    restarts,
-    status,
-    switchover,
-)
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.actions import Detach, Promote, Refuse, Wait
-from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.database import Database
-from pgpool_cluster.decide import confirmed, decide
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts
-from pgpool_cluster.node import Here
-from pgpool_cluster.promotion import choose_new_primary, failover
-from pgpool_cluster.recovery_plan import refuse_needless
-from pgpool_cluster.replay import PAUSED, StandbyReport, Watch
-from pgpool_cluster.server import Instance
-from pgpool_cluster.under_way import UnderWay
+from pgpool_cluster.decision import matching, replay, status
+from pgpool_cluster.decision.actions import Detach, Promote, Refuse, Wait
+from pgpool_cluster.decision.decide import confirmed, decide
+from pgpool_cluster.decision.facts import ClusterFacts, Lsn, NodeFacts
+from pgpool_cluster.decision.promotion import choose_new_primary, failover
+from pgpool_cluster.decision.recovery_plan import refuse_needless
+from pgpool_cluster.decision.replay import PAUSED, StandbyReport, Watch
+from pgpool_cluster.definition.cluster import PostgresqlCluster
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import local_server
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine.database import Database
+from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.operations import adopting, claims, copy_source, new_primary, restarts, switchover
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.under_way import UnderWay
 
 # A standby's report about itself
 
@@ -170,7 +161,7 @@ def test_facts_name_the_parameter_that_paused_replay(looked: Any) -> None:
 
 def test_facts_do_not_trust_the_walreceivers_status(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pgpool_cluster.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.machine.database.time.monotonic", lambda: now[0])
     assert looked().streaming
     now[0] += 16
     assert not looked().streaming

@@ -7,12 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from pgpool_cluster import status, wire
-from pgpool_cluster.cluster import Cluster, Mode
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.facts import BackendState, ClusterFacts, Lsn, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
-from pgpool_cluster.report import ArchiveReport, Report
-from pgpool_cluster.usage import Usage
+from pgpool_cluster.decision import status
+from pgpool_cluster.decision.facts import (
+    BackendState,
+    ClusterFacts,
+    Lsn,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+    WatchdogState,
+)
+from pgpool_cluster.decision.report import ArchiveReport, Report
+from pgpool_cluster.definition.cluster import Cluster, Mode
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground.usage import Usage
+from pgpool_cluster.transport import wire
 
 CLUSTER: Cluster = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
 UP = dict.fromkeys(("pg1", "pg2", "pg3"), BackendState.UP)

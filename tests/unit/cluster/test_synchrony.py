@@ -15,17 +15,19 @@ from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
 
-from pgpool_cluster import claims, paths, synchrony, units
-from pgpool_cluster.cluster import Cluster, Mode, Parameter
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.excuse import NO_EXCUSE, Excuse
-from pgpool_cluster.facts import ClusterFacts, Lsn
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
-from pgpool_cluster.status import healthy as is_healthy
-from pgpool_cluster.status import report
-from pgpool_cluster.synchrony import Sender, Senders, Synchrony, have_all, kept, to_drop, to_list
+from pgpool_cluster.decision.excuse import NO_EXCUSE, Excuse
+from pgpool_cluster.decision.facts import ClusterFacts, Lsn
+from pgpool_cluster.decision.status import healthy as is_healthy
+from pgpool_cluster.decision.status import report
+from pgpool_cluster.definition.cluster import Cluster, Mode, Parameter
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import claims, synchrony
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony, have_all, kept, to_drop, to_list
+from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = make_cluster()
 LED = Record(system=7000, term=1, led=1, standbys_came=True)

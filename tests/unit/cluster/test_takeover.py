@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, seen, standby
 
-from pgpool_cluster import act, new_primary, takeover, units
-from pgpool_cluster.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
+from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import act, new_primary, takeover
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
 
 LOST = seen(
     away("pg1"), replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")), orphaned(standby("pg3", "pg1", at=900))
@@ -43,8 +44,8 @@ class Leader:
         monkeypatch.setattr(takeover, "beginning", lambda *_: self._decide())
         monkeypatch.setattr(act, "perform", self._perform)
         monkeypatch.setattr(units, "hang_up", lambda _, node: self.ended.append(node.name))
-        monkeypatch.setattr("pgpool_cluster.takeover.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("pgpool_cluster.takeover.time.sleep", self._sleep)
+        monkeypatch.setattr("pgpool_cluster.operations.takeover.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("pgpool_cluster.operations.takeover.time.sleep", self._sleep)
 
     def _decide(self) -> tuple[Action, ...]:
         return self.decisions.pop(0) if len(self.decisions) > 1 else self.decisions[0]

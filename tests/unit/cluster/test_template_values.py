@@ -20,11 +20,11 @@ from tests.unit.cluster.rendered import (
     text_of,
 )
 
-from pgpool_cluster.cluster import DRAIN_SECONDS
-from pgpool_cluster.key import Role
-from pgpool_cluster.rendered_paths import FOLDER
-from pgpool_cluster.server_facts import PgpoolVersion
-from pgpool_cluster.template_values import slots_keep_mb
+from pgpool_cluster.configuration.rendered_paths import FOLDER
+from pgpool_cluster.configuration.template_values import slots_keep_mb
+from pgpool_cluster.definition.cluster import DRAIN_SECONDS
+from pgpool_cluster.definition.key import Role
+from pgpool_cluster.machine.server_facts import PgpoolVersion
 
 
 @pytest.mark.parametrize(

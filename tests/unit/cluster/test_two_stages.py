@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import act, main_node, target, two_stages
-from pgpool_cluster.actions import Rebuild
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError, ServerError
-from pgpool_cluster.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import Done, PcpRecoveryRequest, RecoverRequest
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.actions import Rebuild
+from pgpool_cluster.decision.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground.errors import OperationError, ServerError
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import act
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.recovery import main_node, target, two_stages
+from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import Done, PcpRecoveryRequest, RecoverRequest
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg3")
@@ -134,7 +135,7 @@ def test_retries_are_counted_separately_for_each_reason(pg3: Here, monkeypatch: 
             raise OperationError(left.pop(), hint="")
         return ""
 
-    monkeypatch.setattr("pgpool_cluster.pgpool.pcp", pcp)
+    monkeypatch.setattr("pgpool_cluster.machine.pgpool.pcp", pcp)
     monkeypatch.setattr("time.sleep", lambda _: None)
     two_stages.pcp_recovery(pg3, "pg3")
     assert left == []

@@ -9,12 +9,12 @@ import pytest
 from tests.unit.cluster.nodes import away, pgpool, primary, seen
 from tests.unit.cluster.stage_node import ALL_IN, OUT, SERVING, StageNode
 
-from pgpool_cluster import two_stages
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import BackendState, NodeFacts, PgpoolFacts, WatchdogState
-from pgpool_cluster.protocol import DetachRequest, PcpRecoveryRequest
-from pgpool_cluster.stages import Rebuilding
+from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, WatchdogState
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.operations.stages import Rebuilding
+from pgpool_cluster.recovery import two_stages
+from pgpool_cluster.transport.protocol import DetachRequest, PcpRecoveryRequest
 
 WITNESS = parse(
     "mode: native_replication\n"

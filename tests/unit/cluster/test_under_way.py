@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import PgpoolFacts, WatchdogState
-from pgpool_cluster.pgpool_view import PgpoolView
-from pgpool_cluster.stages import Drain, Rebuilding
-from pgpool_cluster.under_way import Span, UnderWay
+from pgpool_cluster.decision.facts import PgpoolFacts, WatchdogState
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.operations.pgpool_view import PgpoolView
+from pgpool_cluster.operations.stages import Drain, Rebuilding
+from pgpool_cluster.operations.under_way import Span, UnderWay
 
 
 def test_a_span_lasts_until_its_last_thread_has_left() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import paths, server, units
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.memory import Applied
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import server, units
+from pgpool_cluster.machine.memory import Applied
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: {address: 10.0.0.2, port: 5433}, pg3: 10.0.0.3}\npgpool: {port: 6432}\n"
 SIX = "nodes: {pg1: fd00::1, pg2: fd00::2, pg3: fd00::3}\n"

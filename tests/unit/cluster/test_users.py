@@ -10,16 +10,27 @@ from typing import Any
 import pytest
 from tests.unit.cluster.wired import answering
 
-from pgpool_cluster import answers, checks, paths, roles, units, user_lists
-from pgpool_cluster.check import Check
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import ClusterError, OperationError, ServerError, UsageError
-from pgpool_cluster.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import CheckRequest, Done, Request, RoleRequest, UserList, UserRequest, UsersRequest
-from pgpool_cluster.record import Record
-from pgpool_cluster.users import Users, changing
+from pgpool_cluster.agent import answers, checks
+from pgpool_cluster.configuration.users import Users, changing
+from pgpool_cluster.decision.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
+from pgpool_cluster.machine import units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations import roles, user_lists
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import (
+    CheckRequest,
+    Done,
+    Request,
+    RoleRequest,
+    UserList,
+    UserRequest,
+    UsersRequest,
+)
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
 
@@ -129,7 +140,7 @@ def test_a_node_that_gets_a_list_twice_answers_once_it_is_applied(
 
 
 def test_a_list_that_stays_locked_is_reported(stored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgpool_cluster.users._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("pgpool_cluster.configuration.users._LOCK_SECONDS", 0.1)
     with changing(paths.USERS), pytest.raises(ServerError, match="another program is changing"):
         user_lists.store_users(Users(6, {"app": "e"}, "m"))
     assert stored == []

@@ -12,23 +12,17 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
-from pgpool_cluster import agent as agents
-from pgpool_cluster import (
-    apply,
-    changes,
-    check_own_files,
-    checks,
-    command_line,
-    key,
-    key_file,
-    paths,
-    pool_key,
-    server,
-    verbs,
-)
-from pgpool_cluster.check import Check
-from pgpool_cluster.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
-from pgpool_cluster.protocol import (
+from pgpool_cluster.agent import agent as agents
+from pgpool_cluster.agent import check_own_files, checks
+from pgpool_cluster.cli import command_line, verbs
+from pgpool_cluster.configuration import apply, changes, key_file, pool_key
+from pgpool_cluster.decision.report import NodeReport, PgpoolReport, Report
+from pgpool_cluster.definition import key
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
+from pgpool_cluster.machine import server
+from pgpool_cluster.transport.protocol import (
     AttachRequest,
     CheckAnswer,
     CheckRequest,
@@ -45,7 +39,6 @@ from pgpool_cluster.protocol import (
     WaitingAnswer,
     WaitingRequest,
 )
-from pgpool_cluster.report import NodeReport, PgpoolReport, Report
 
 NODE = NodeReport("pg1", "10.0.0.1", 0, "primary", "up", "up", 0, 1, False, "", "")
 WELL = Report("main", "streaming_replication", True, (NODE,), (PgpoolReport("pg1", "leader", False),), {})

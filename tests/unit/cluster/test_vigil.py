@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 import pytest
 from tests.unit.cluster.wired import answering
 
-from pgpool_cluster import pgpool, two_stages, units, vigil
-from pgpool_cluster.answers import Answers
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.protocol import PcpRecoveryRequest, WatchRequest
-from pgpool_cluster.record import Record
-from pgpool_cluster.vigil import Vigil
+from pgpool_cluster.agent.answers import Answers
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import pgpool, units
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.recovery import two_stages, vigil
+from pgpool_cluster.recovery.vigil import Vigil
+from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import PcpRecoveryRequest, WatchRequest
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pgpool_cluster import waiting
-from pgpool_cluster.waiting import poll
+from pgpool_cluster.ground import waiting
+from pgpool_cluster.ground.waiting import poll
 
 
 class Clock:

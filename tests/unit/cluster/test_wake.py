@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from pgpool_cluster.wake import Wake
+from pgpool_cluster.agent.wake import Wake
 
 
 def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:

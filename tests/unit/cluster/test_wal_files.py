@@ -13,9 +13,9 @@ from typing import IO
 import pytest
 from tests.unit.cluster.archives import FIRST, HALF_EMPTY, MEGABYTE, NAMES, TRICKS, failing, names, wal
 
-from pgpool_cluster import archive_command, wal_files
-from pgpool_cluster.errors import OperationError, ServerError, UsageError
-from pgpool_cluster.wal_files import restore, store
+from pgpool_cluster.ground.errors import OperationError, ServerError, UsageError
+from pgpool_cluster.machine import archive_command, wal_files
+from pgpool_cluster.machine.wal_files import restore, store
 
 
 @pytest.mark.parametrize("compress", [False, True])

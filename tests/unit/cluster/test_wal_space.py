@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgpool_cluster import wal_space
-from pgpool_cluster.cluster import PostgresqlCluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.database import Database
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
-from pgpool_cluster.server import Instance
+from pgpool_cluster.definition.cluster import PostgresqlCluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.machine.database import Database
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.operations import wal_space
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg-2: 10.0.0.2}", "cluster.yml", "pg1")
 GB = 2**30

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import main_node, pgpool, ports, watchdog, wire
-from pgpool_cluster.cluster import Cluster
-from pgpool_cluster.cluster_file import parse
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.facts import Standing, WatchdogState
-from pgpool_cluster.node import Here
-from pgpool_cluster.peers import Peers
-from pgpool_cluster.record import Record
+from pgpool_cluster.decision.facts import Standing, WatchdogState
+from pgpool_cluster.definition.cluster import Cluster
+from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import ports
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import pgpool
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.recovery import main_node, watchdog
+from pgpool_cluster.transport import wire
+from pgpool_cluster.transport.peers import Peers
 
 NODES = "mode: native_replication\nnodes: {pg1: 127.0.0.1, pg2: 127.0.0.2, pg3: 127.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg1")

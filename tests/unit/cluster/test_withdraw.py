@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster import hands, paths, units, withdraw
-from pgpool_cluster.errors import ExitStatus, ServerError
+from pgpool_cluster.configuration import withdraw
+from pgpool_cluster.ground import paths
+from pgpool_cluster.ground.errors import ExitStatus, ServerError
+from pgpool_cluster.machine import hands, units
 
 STOPPED = [f"stop {paths.UNIT}", f"stop {paths.PGPOOL_UNIT}"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster import lines
-from pgpool_cluster.errors import OperationError
-from pgpool_cluster.lines import Line
-from pgpool_cluster.peers import Peer
-from pgpool_cluster.protocol import Request
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.transport import lines
+from pgpool_cluster.transport.lines import Line
+from pgpool_cluster.transport.peers import Peer
+from pgpool_cluster.transport.protocol import Request
 
 Json = dict[str, Any]
 

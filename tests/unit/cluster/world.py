@@ -16,37 +16,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pgpool_cluster import (
-    act,
-    agent,
-    answers,
-    copy_source,
-    copying,
-    lines,
-    log,
-    main_node,
-    node,
-    paths,
-    pgpool,
-    protocol,
-    restarts,
-    server_log,
-    sessions,
-    stages,
-    synchrony,
-    takeover,
-    target,
-    two_stages,
-    units,
-    waiting,
-)
-from pgpool_cluster import postgresql as pg
-from pgpool_cluster.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
-from pgpool_cluster.answers import Answers
-from pgpool_cluster.cluster import Cluster, Mode, Node, Service
-from pgpool_cluster.decide import confirmed, decide
-from pgpool_cluster.errors import ClusterError, OperationError, ServerError
-from pgpool_cluster.facts import (
+from pgpool_cluster.agent import agent, answers
+from pgpool_cluster.agent.answers import Answers
+from pgpool_cluster.decision.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
+from pgpool_cluster.decision.decide import confirmed, decide
+from pgpool_cluster.decision.facts import (
     BackendState,
     ClusterFacts,
     Lsn,
@@ -56,9 +30,22 @@ from pgpool_cluster.facts import (
     Switch,
     WatchdogState,
 )
-from pgpool_cluster.lines import Asked, Line
-from pgpool_cluster.node import Here
-from pgpool_cluster.protocol import (
+from pgpool_cluster.decision.situation import Policy, in_service, leading_pgpools, rightful_primary
+from pgpool_cluster.decision.status import healthy
+from pgpool_cluster.definition.cluster import Cluster, Mode, Node, Service
+from pgpool_cluster.ground import log, paths, waiting
+from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError
+from pgpool_cluster.machine import pgpool, server_log, units
+from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.operations import act, copy_source, copying, node, restarts, stages, synchrony, takeover
+from pgpool_cluster.operations.node import Here
+from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony
+from pgpool_cluster.recovery import main_node, sessions, target, two_stages
+from pgpool_cluster.transport import lines, protocol
+from pgpool_cluster.transport.lines import Asked, Line
+from pgpool_cluster.transport.protocol import (
     Done,
     FirstStageRequest,
     MayStartRequest,
@@ -67,11 +54,6 @@ from pgpool_cluster.protocol import (
     StartRequest,
     SwitchoverRequest,
 )
-from pgpool_cluster.record import Record
-from pgpool_cluster.situation import Policy, in_service, leading_pgpools, rightful_primary
-from pgpool_cluster.status import healthy
-from pgpool_cluster.synchrony import Sender, Senders, Synchrony
-from pgpool_cluster.units import UnitState
 
 A = TypeVar("A")
 QUIET = (Wait, AwaitRecovery, Refuse)

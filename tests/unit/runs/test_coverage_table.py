@@ -19,8 +19,8 @@ def test_packages_are_the_sums_of_their_files() -> None:
     files = {
         "packaging/pgpool_deb/repository/gpg.py": summary((1, 3), (10, 30)),
         "packaging/pgpool_deb/builds/plan.py": summary((4, 4), (8, 8)),
-        "scripts/pgpool_cluster/paths.py": summary((0, 0), (7, 7)),
-        "scripts/pgpool_cluster/act.py": summary((199, 200), (50, 100)),
+        "scripts/pgpool_cluster/ground/paths.py": summary((0, 0), (7, 7)),
+        "scripts/pgpool_cluster/operations/act.py": summary((199, 200), (50, 100)),
     }
     assert coverage_table.lines({"files": files}) == [
         " branches  statements",

@@ -1,0 +1,62 @@
+"""Check the files of this machine that only root can read, and what they govern."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ..configuration import changes, doors, key_file
+from ..definition import key as keys
+from ..ground import paths
+from ..ground.check import Check
+from ..ground.errors import ClusterError
+from ..machine import firewall, server
+from .checklist import of_faults
+
+
+def of_files() -> Iterator[Check]:
+    """Yield the checks of the files; none for a user other than root."""
+    name = server.host_name()
+    if os.geteuid() != 0:
+        return
+    what = "configuration is laid down as cluster.yml and cluster.key have it"
+    try:
+        planned = changes.plan()
+    except ClusterError as error:
+        yield Check(name, what, False, error.message, error.hint)
+        return
+    others = ", ".join(str(change.path) for change in planned.changes if not change.edited)
+    if others or not planned.refused:
+        yield Check(name, what, not others, f"{others} differ", "pgpoolctl apply")
+    for path in planned.edited:
+        yield Check(
+            name,
+            f"{path} is as rendered",
+            False,
+            "edited by hand",
+            f"put it under pgpool: in cluster.yml, rm {path}, pgpoolctl apply",
+        )
+    for refused in planned.refused:
+        yield Check(name, what, False, refused.message, refused.hint)
+    key = paths.CLUSTER_KEY.stat()
+    closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
+    fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"
+    yield Check(name, f"{paths.CLUSTER_KEY} is root's alone", closed, f"mode {key.st_mode & 0o777:04o}", fix)
+    cheap = keys.is_cheap(key_file.text().strip())
+    fix = "pgpoolctl key generate, and that line on every node: change-the-key.md in the documentation"
+    yield Check(name, f"{paths.CLUSTER_KEY} cannot be guessed", not cheap, "words, as cheap as in older packages", fix)
+    yield from _doors(name)
+    what = "watchdog and pcp ports are closed for strangers"
+    fix = f"systemctl restart {paths.FIREWALL_UNIT}"
+    yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
+
+
+def _doors(name: str) -> Iterator[Check]:
+    """Check whether other nodes can log in as postgres; sshd shows its settings only to root."""
+    what = "sshd lets the other nodes in as postgres"
+    try:
+        faults = doors.faults(*server.this_node())
+    except ClusterError as error:
+        yield Check(name, what, False, error.message, "systemctl status ssh; sshd -T shows what is wrong")
+        return
+    yield from of_faults(name, what, faults)

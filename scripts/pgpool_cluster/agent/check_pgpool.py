@@ -1,0 +1,65 @@
+"""Check this node's pgpool-II and the installed version of it."""
+
+from __future__ import annotations
+
+from ..configuration.users import Users
+from ..ground import paths, ports
+from ..ground.check import Check
+from ..machine import known_faults, pgpool, units
+from ..operations import logins
+from ..operations.node import Here
+from .checklist import Checklist
+
+
+def of_known_faults(name: str) -> list[Check]:
+    """Return the checks for known faults of the installed pgpool2.
+
+    A missing patch that the cluster relies on is a failure; an advisory is a note.
+    """
+    installed = known_faults.installed()
+    if installed is None:
+        return []
+    version, table = installed.version, known_faults.table()
+    lacks = known_faults.missing(installed, table)
+    found = [
+        Check(name, f"pgpool2 {version} has the patch {patch}", False, f"without it, {without}", known_faults.FIX)
+        for patch, without in lacks
+    ]
+    if not lacks:
+        found.append(Check(name, "pgpool2 has the patches that the cluster relies on", True))
+    for advisory in known_faults.advisories(installed, table):
+        advice = known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN
+        found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory, advice, note=True))
+    return found
+
+
+def of_pgpool(here: Here, checks: Checklist) -> None:
+    """Check whether pgpool-II runs as configured, and to which nodes it sends clients."""
+    facts = here.look()
+    state = units.state(paths.PGPOOL_UNIT)
+    why = here.note.value or f"the unit is {state.active}"
+    fix = checks.hint(f"systemctl status {paths.PGPOOL_UNIT}")
+    checks.add("pgpool-II runs", facts.pgpool is not None, why, fix)
+    if facts.pgpool is None:
+        return
+    checks.add(
+        "pgpool-II runs with cluster.key as it is laid down",
+        not pgpool.of_another_key(facts.key),
+        "it was started with another one",
+        "pgpoolctl apply on the other nodes; it is restarted by itself then",
+    )
+    entries = Users.load(paths.USERS).entries
+    checks.add_faults("pgpool-II can read the passwords of its users", logins.unreadable(entries))
+    checks.add(
+        "the watchdog has its quorum",
+        facts.pgpool.quorum,
+        "too few pgpool-IIs see each other",
+        f"start pgpool-II on more nodes; {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp must be open between them",
+    )
+    for name, belief in facts.pgpool.backends.items():
+        checks.add(
+            f"pgpool-II sends clients to {name}",
+            belief == "up",
+            f"it is {belief}",
+            f"pgpoolctl attach {name}, or pgpoolctl recover {name}",
+        )

@@ -1,0 +1,1 @@
+"""Arguments in, exit status out: the verbs of pgpoolctl, and the hooks."""

@@ -1,0 +1,1 @@
+"""Render, compare and write the files of a node's configuration."""

@@ -1,0 +1,1 @@
+"""Pure functions of facts: what to do, and what to report."""

@@ -1,0 +1,84 @@
+"""Decide which standby takes the place of a primary, and whether any may. Pure."""
+
+from __future__ import annotations
+
+from ..definition.cluster import Cluster, Node
+from . import native, replay
+from .actions import Attach, Follow, Promote, Refuse, Wait
+from .facts import ClusterFacts, NodeFacts, Postgresql, contains
+from .situation import Actions, latest_term, rank, rightful_primary
+
+
+def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
+    """Return the standby that has received the most WAL, by timeline and position.
+
+    pgpool-II would choose the lowest id. With quorum commit, only the most advanced standby is certain to have every
+    acknowledged commit, replayed or not. Among equals, a standby that replays is preferred, then the first in
+    cluster.yml.
+    """
+    standbys = [member for member in facts.members(cluster) if _counts(member)]
+    # Among equals, max() returns the first.
+    return max(standbys, key=lambda member: (rank(member), not member.needs, not member.stalled), default=None)
+
+
+def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
+    """Return the actions after pgpool-II has detached `failed`; () if it was not a primary."""
+    if not cluster.mode.streams:
+        return native.dismissal(cluster, facts, failed.name)
+    primary = rightful_primary(cluster, facts)
+    if primary is not None:
+        return (Attach(failed.name),) if primary.node == failed.name else ()
+    if facts.of(failed.name).reachable and facts.of(failed.name).postgresql is Postgresql.STARTING:
+        return (Wait(failed.name, "its PostgreSQL is being restarted"),)
+    return in_place_of(cluster, facts, failed.name)
+
+
+def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
+    """Return the actions that promote a standby in place of `failed`, or the reason why none is promoted."""
+    writable = [member.node for member in facts.members(cluster) if member.writable]
+    if writable:
+        return (Wait(writable[0], "it still takes writes; it has to stop first"),)
+    best = choose_new_primary(cluster, facts)
+    if best is None or best.needs:
+        return (_no_promotion(best, failed),)
+    if not facts.majority(cluster):
+        return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
+    missing = _missing_standbys(cluster, facts, failed)
+    if 0 < cluster.synchronous <= len(missing):
+        reason = f"a commit may be on {', '.join(missing)} alone: not in sight as a standby, nor excused by the primary"
+        hint = (
+            f"bring it back, and the failover goes on by itself; to give up what no other node has: "
+            f"pgpoolctl switchover --accept-loss {best.node}"
+        )
+        return (Refuse(best.node, reason, hint),)
+    if any(other.promoting for other in facts.members(cluster) if other.node != best.node):
+        return (Wait(best.node, "another node is being promoted"),)
+    siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
+    follows = tuple(Follow(other.node, best.node) for other in siblings if contains(best, other))
+    return (Promote(best.node, latest_term(cluster, facts) + 1, facts.excuse.place), *follows)
+
+
+def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
+    """Return why no standby is promoted: there is none, or promotion would crash the most advanced one.
+
+    Another standby may lack a commit that the most advanced one has received.
+    """
+    if best is None:
+        return Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node")
+    return Refuse(best.node, f"it cannot be promoted: {replay.too_low(best)}", replay.hint(best))
+
+
+def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> list[str]:
+    """Return the nodes that may have a commit but are not reachable standbys, without those the primary has excused.
+
+    A node that pgpool-II has detached may still be the only one that acknowledged a commit.
+    """
+    excused = facts.excuse.names
+    others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]
+    return [other.node for other in others if not _counts(other)]
+
+
+def _counts(member: NodeFacts) -> bool:
+    """Return whether a member is a standby with complete data and a known WAL position."""
+    whole = member.member and member.standby and not member.half_copied
+    return whole and member.timeline is not None and member.position is not None

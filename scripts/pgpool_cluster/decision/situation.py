@@ -1,0 +1,164 @@
+"""Conclusions from the facts that hold in every mode: the nodes in service, the rightful primary, the latest term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..definition.cluster import Cluster, Node
+from .actions import Action, AwaitRecovery, Wait
+from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+
+Actions = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Options for decisions.
+
+    `automatic_return`: a former primary rejoins without an administrator.
+    `patient`: nodes out of sight may still be booting, so pgpool-II does not give them up yet.
+    `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
+    """
+
+    automatic_return: bool = False
+    patient: bool = False
+    lately: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One node's view: the facts and the conclusions from them."""
+
+    cluster: Cluster
+    me: Node
+    facts: ClusterFacts
+    mine: NodeFacts
+    primary: NodeFacts | None
+    policy: Policy
+
+    @property
+    def name(self) -> str:
+        """The name of the node that decides."""
+        return self.me.name
+
+    @property
+    def others(self) -> tuple[NodeFacts, ...]:
+        """The other reachable members."""
+        return tuple(other for other in self.facts.members(self.cluster) if other.node != self.name)
+
+    @property
+    def majority(self) -> bool:
+        """Whether more than half of all nodes answer."""
+        return self.facts.majority(self.cluster)
+
+    @property
+    def latest(self) -> int:
+        """The latest term that any member in sight knows."""
+        return latest_term(self.cluster, self.facts)
+
+    @property
+    def service(self) -> int:
+        """The term of the nodes in service, if every node is a primary."""
+        return service_term(self.cluster, self.facts)
+
+    @property
+    def source(self) -> NodeFacts | None:
+        """The node from which this one would be copied."""
+        return self.primary if self.primary is not self.mine else None
+
+    def wait(self, reason: str) -> Actions:
+        """Return the action of a node that has to wait for something else."""
+        return (Wait(self.name, reason),)
+
+    def await_recovery(self, reason: str) -> Actions:
+        """Return the action of a node that waits for an administrator to recover it."""
+        return (AwaitRecovery(self.name, reason, self.source is not None),)
+
+
+def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
+    """Return the writable member that the others should follow; None if there is none in sight.
+
+    With streaming, that node leads in the latest term that any member knows. If no node in sight does, a node that was
+    promoted by hand counts: the only one on the highest timeline, unless a node out of sight may be the primary. If
+    every node is a primary, it is the first one in service, from which the others would be copied.
+    """
+    members = facts.members(cluster)
+    latest = latest_term(cluster, facts)
+    writable = [member for member in members if member.writable and member.timeline is not None]
+    lawful = [member for member in writable if member.led >= latest]
+    if not cluster.mode.streams:
+        return next(iter(in_service(cluster, facts)), None)
+    if lawful:
+        return max(lawful, key=rank)
+    return None if unseen(cluster, facts) else promoted_by_hand(cluster, facts)
+
+
+def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
+    """Return the writable member that is alone on the highest timeline; None if there is none."""
+    members = facts.members(cluster)
+    writable = (member for member in members if member.writable and member.timeline)
+    return next((member for member in writable if _alone_on_top(member, members)), None)
+
+
+def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
+    """Return the unreachable database nodes that a leading pgpool-II has not detached.
+
+    If no leading pgpool-II is reachable, these are all unreachable nodes.
+    """
+    away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
+    leading = leading_pgpools(cluster, facts)
+    if not leading:
+        return tuple(away)
+    return tuple(name for name in away if any(pool.backends.get(name) is not BackendState.DOWN for pool in leading))
+
+
+def in_service(cluster: Cluster, facts: ClusterFacts) -> tuple[NodeFacts, ...]:
+    """Return the nodes of native replication that have every write: up, and never detached since they were copied."""
+    term = service_term(cluster, facts)
+    members = facts.members(cluster)
+    return tuple(member for member in members if member.writable and member.led >= term and not member.half_copied)
+
+
+def latest_term(cluster: Cluster, facts: ClusterFacts) -> int:
+    """Return the latest term that any member in sight knows, at least 1."""
+    return max((member.term for member in facts.members(cluster)), default=1) or 1
+
+
+def service_term(cluster: Cluster, facts: ClusterFacts) -> int:
+    """Return the term in which a node of native replication must have led to have every write.
+
+    That is the latest term, unless all database nodes are in sight and none has led in it: then it never took effect,
+    for example because of a power cut while it was being claimed.
+    """
+    if any(not facts.of(node.name).reachable for node in cluster.databases):
+        return latest_term(cluster, facts)
+    return max((member.led for member in facts.members(cluster)), default=1) or 1
+
+
+def rank(member: NodeFacts) -> tuple[int, int, int]:
+    """Return the sort key of a node's claim, greater for a better one: term if it leads, timeline, position."""
+    return member.led if member.writable else 0, member.timeline or 0, member.position.bytes if member.position else 0
+
+
+def _alone_on_top(one: NodeFacts, members: tuple[NodeFacts, ...]) -> bool:
+    return all((one.timeline or 0) > (other.timeline or 0) for other in members if other is not one)
+
+
+def leading_pgpools(cluster: Cluster, facts: ClusterFacts) -> list[PgpoolFacts]:
+    """Return the views of leading pgpool-IIs: the watchdog leader with a quorum, or a pgpool-II without a watchdog."""
+    return list(_leading(cluster, facts).values())
+
+
+def leading_node(cluster: Cluster, facts: ClusterFacts) -> str:
+    """Return the node of the first leading pgpool-II; "" if there is none in sight."""
+    return next(iter(_leading(cluster, facts)), "")
+
+
+def _leading(cluster: Cluster, facts: ClusterFacts) -> dict[str, PgpoolFacts]:
+    nodes = [facts.of(node.name) for node in cluster.pgpools]
+    return {node.node: node.pgpool for node in nodes if node.reachable and node.pgpool and leads(node.pgpool)}
+
+
+def leads(pgpool: PgpoolFacts) -> bool:
+    """Return whether this pgpool-II leads with a quorum, or is the only one."""
+    return pgpool.watchdog is WatchdogState.ALONE or (pgpool.watchdog is WatchdogState.LEADER and pgpool.quorum)

@@ -1,0 +1,1 @@
+"""cluster.yml and cluster.key as typed data."""

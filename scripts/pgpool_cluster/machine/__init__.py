@@ -1,0 +1,1 @@
+"""The programs, services, files and addresses of this server."""

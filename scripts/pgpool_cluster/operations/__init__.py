@@ -1,0 +1,1 @@
+"""Changes of this node or of the cluster."""

@@ -1,0 +1,160 @@
+"""Attach a node to pgpool-II or detach it; any node accepts the request."""
+
+from __future__ import annotations
+
+import operator
+from contextlib import suppress
+
+from ..decision import replay
+from ..decision.actions import Attach
+from ..decision.facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
+from ..decision.situation import in_service, rightful_primary
+from ..definition.cluster import Node
+from ..ground.errors import ClusterError, OperationError
+from ..ground.waiting import poll
+from ..machine import pgpool
+from ..transport.peers import Progress
+from ..transport.protocol import AttachRequest, DetachRequest, Done, HoldRequest, TakeBackRequest
+from . import pgpool_service
+from .node import Here
+
+_ELSEWHERE_SECONDS = 40.0
+_HOLD_SECONDS = 5.0
+_ATTACH_SECONDS = 60.0
+_ATTACH_PAUSE_SECONDS = 0.05
+_TAKE_BACK_SECONDS = 10.0
+_REQUEST_SECONDS = 20.0
+_EVERYWHERE_SECONDS = 20.0
+_EVERYWHERE_PAUSE_SECONDS = 0.1
+
+
+def attach(here: Here, request: AttachRequest) -> Done:
+    """Attach a node that has every write, and return when every reachable pgpool-II sends clients to it.
+
+    `recovering`: this is a step of a recovery, which waits for the effect itself. Raises OperationError.
+    """
+    node = here.cluster.named(request.node)
+    facts = here.look_at_all()
+    elsewhere = _through_pgpool(here, facts)
+    if elsewhere is not None:
+        return here.peers.ask(elsewhere.name, request, seconds=_ELSEWHERE_SECONDS)
+    primary = rightful_primary(here.cluster, facts)
+    found = facts.of(node.name)
+    hint = f"pgpoolctl recover {node.name}"
+    if not here.cluster.mode.streams:
+        if found not in in_service(here.cluster, facts):
+            raise OperationError(f"{node.name} does not have every write", hint=hint)
+    elif primary is not None and found is not primary and not (found.standby and found.streaming):
+        raise OperationError(f"{node.name} does not follow {primary.node}", hint=hint)
+    elif found.stalled:
+        raise OperationError(f"{node.name} does not replay: {found.stalled}", hint=replay.hint(found))
+    here.on(node.name, HoldRequest(hold=False), seconds=_HOLD_SECONDS)
+    pgpool_service.attach(here, Attach(node.name))
+    here.forget_looks()
+    if not request.recovering:
+        _await_everywhere(here, node, up=True)
+    return Done()
+
+
+def detach(here: Here, request: DetachRequest) -> Done:
+    """Detach a node, and return when no reachable pgpool-II sends clients to it or ends sessions because of that.
+
+    `recovering` is as in `attach`, and also permits detaching the primary. Raises OperationError.
+    """
+    node = here.cluster.named(request.node)
+    facts = here.look_at_all()
+    elsewhere = _through_pgpool(here, facts)
+    if elsewhere is not None:
+        return here.peers.ask(elsewhere.name, request, seconds=_ELSEWHERE_SECONDS)
+    primary = rightful_primary(here.cluster, facts)
+    streams = here.cluster.mode.streams
+    if not streams:
+        _refuse_last(here, node, facts)
+    elif primary is not None and primary.node == node.name and not request.recovering:
+        hint = "to let another node take its place: pgpoolctl switchover"
+        raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
+    if streams and facts.of(node.name).reachable and not request.recovering:
+        here.on(node.name, HoldRequest(hold=True), seconds=_HOLD_SECONDS)
+    try:
+        pgpool.detach(here.cluster, node)
+    except OperationError as error:
+        if pgpool.DOWN_ALREADY not in error.message:
+            raise
+    here.forget_looks()
+    if not request.recovering:
+        _await_everywhere(here, node, up=False)
+    return Done()
+
+
+def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
+    """Return the node whose pgpool-II must carry out the request, or None for this node."""
+    up = [node for node in here.cluster.pgpools if facts.of(node.name).pgpool is not None]
+    if not up:
+        raise OperationError("no pgpool-II answers", hint="pgpoolctl status; systemctl status pgpool2")
+    return None if here.me in up else up[0]
+
+
+def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
+    """Wait until every pgpool-II that answers has the new state, which the standbys receive from the leader.
+
+    Each pgpool-II ends sessions directly after it has changed the state (pgpool_main.c, sync_backend_from_watchdog). A
+    client that connects after this wait therefore keeps its session. Raises OperationError after 20 s.
+    """
+    others = poll(
+        lambda: _of_another_mind(here, node, up=up),
+        until=operator.not_,
+        seconds=_EVERYWHERE_SECONDS,
+        pause=_EVERYWHERE_PAUSE_SECONDS,
+    )
+    if others:
+        sends = "does not send" if up else "still sends"
+        text = f"pgpool-II of {' and '.join(others)} {sends} clients to {node.name}"
+        raise OperationError(text, hint="pgpoolctl status shows every node; the same command asks again")
+
+
+def _of_another_mind(here: Here, node: Node, *, up: bool) -> list[str]:
+    views = {name: found.pgpool for name, found in here.look_at_all(fresh=True).nodes.items() if found.pgpool}
+    return [name for name, view in views.items() if (view.backends.get(node.name) is BackendState.UP) is not up]
+
+
+def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
+    serving = [found.node for found in in_service(here.cluster, facts)]
+    if serving == [node.name]:
+        hint = "recover another node first; pgpoolctl status shows every node"
+        raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
+
+
+def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
+    """Wait until the leading pgpool-II has attached this node; raises OperationError after 60 s.
+
+    This requests the attachment only once, because the leader's agent also requests it on its own. `leading`: the node
+    whose pgpool-II led a moment ago. It receives a request first, before facts are collected.
+    """
+    progress("waiting for pgpool-II to attach it")
+    if leading:
+        with suppress(ClusterError):
+            here.on(leading, TakeBackRequest(here.me.name), seconds=_TAKE_BACK_SECONDS)
+            return
+    asked = False
+
+    def attached() -> bool:
+        nonlocal asked
+        here.forget_looks()
+        leaders = _leaders(here)
+        if any(view.backends.get(here.me.name) is BackendState.UP for view in leaders.values()):
+            return True
+        if leaders and not asked:
+            with suppress(ClusterError):
+                here.on(next(iter(leaders)), AttachRequest(here.me.name, recovering=True), seconds=_REQUEST_SECONDS)
+            asked = True
+        return False
+
+    if not poll(attached, seconds=_ATTACH_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
+        reason = f"{here.me.name} is ready, but pgpool-II has not taken it back"
+        raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
+
+
+def _leaders(here: Here) -> dict[str, PgpoolFacts]:
+    """Return what the leading pgpool-II believes, by its node; there can be two leaders."""
+    views = {name: found.pgpool for name, found in here.look_at_all().nodes.items()}
+    return {name: view for name, view in views.items() if view is not None and view.watchdog in LEADING}

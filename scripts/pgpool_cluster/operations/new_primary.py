@@ -1,0 +1,86 @@
+"""Make this node the primary, or have another node do so, in a new term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..decision import replay
+from ..decision.actions import Promote, Resume, Serve, Start
+from ..ground.errors import OperationError
+from ..ground.waiting import poll
+from ..transport.protocol import PromoteRequest
+from . import claims, postgresql_service, synchrony
+from .node import Here
+
+_PROMOTE_SECONDS = 60.0
+
+
+def resume(here: Here, action: Resume) -> None:
+    """Start this node's server as the primary again, in a new term."""
+    with here.under_way.claiming(), _announced(here):
+        claims.claim(here, action.term, kept=synchrony.kept(here.record))
+        postgresql_service.start(here, Start(action.node))
+
+
+@contextmanager
+def _announced(here: Here) -> Iterator[None]:
+    """Announce in this node's facts that it is becoming a primary."""
+    try:
+        with here.under_way.promotion():
+            yield
+    finally:
+        here.forget_looks()
+
+
+def serve(here: Here, action: Serve) -> None:
+    """Start this node's server as the only one in service. Nodes that crashed with it are rebuilt from it."""
+    restart = here.record.restart or here.record.led
+    with here.under_way.claiming():
+        claims.claim(here, action.term, restart=restart, apart=False)
+        postgresql_service.start(here, Start(action.node))
+
+
+def promote(here: Here, action: Promote) -> None:
+    """Request the promotion of a standby. If two nodes request the same promotion, only one happens."""
+    if action.node == here.me.name:
+        become_primary(here, action.term, action.excuse)
+    else:
+        request = PromoteRequest(action.term, action.excuse)
+        here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
+
+
+def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
+    """Claim the term, then end recovery on this node; do nothing if recovery is over. Raises OperationError.
+
+    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision.
+    """
+    with here.under_way.claiming():
+        if not in_recovery(here):
+            return
+        refuse_promotion(here)
+        with _announced(here):
+            claims.claim(here, term, decided=decided)
+            end_recovery(here)
+
+
+def in_recovery(here: Here) -> bool:
+    """Return whether this node's server is a standby; raises OperationError if it does not answer."""
+    return bool(here.query("SELECT pg_is_in_recovery()")[0][0])
+
+
+def refuse_promotion(here: Here) -> None:
+    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL."""
+    mine = here.look()
+    if mine.needs:
+        raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
+
+
+def end_recovery(here: Here) -> None:
+    """Promote this node's standby and wait until it takes writes; raises OperationError.
+
+    The caller must have claimed the term.
+    """
+    here.query("SELECT pg_promote(false)")
+    if not poll(lambda: not in_recovery(here), seconds=_PROMOTE_SECONDS, pause=0.05):
+        raise OperationError("PostgreSQL did not end its recovery", hint="its log (pg_lsclusters names it) has why")

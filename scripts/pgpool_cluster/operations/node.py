@@ -1,0 +1,286 @@
+"""Hold the state of a running node: its cluster, its server, its record, its peers and its facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
+
+from ..configuration.users import Users
+from ..decision.excuse import Excuse
+from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from ..definition.cluster import Cluster, Node, Service
+from ..ground import log, paths
+from ..ground.errors import OperationError
+from ..ground.shared import Shared
+from ..ground.usage import Usage
+from ..ground.waiting import poll
+from ..machine import archive, pgpool
+from ..machine.database import HANGING_SECONDS, Database
+from ..machine.record import Record
+from ..transport.peers import Answering, Peers, Progress
+from ..transport.protocol import LookRequest, Request
+from .last_facts import LastFacts
+from .pgpool_view import PgpoolView
+from .under_way import Published, UnderWay
+
+T = TypeVar("T")
+A = TypeVar("A")
+LOOK_SECONDS = 2.5
+"""Seconds that another node may take to answer before it counts as unreachable."""
+_OWN_SECONDS = 2.2
+"""Seconds in which this node collects its own facts, so that it answers before it counts as unreachable."""
+_FACTS_KEPT_SECONDS = 0.3
+_OLD_SECONDS = 1.0
+"""Seconds after which facts are too old, because other nodes answered late. They are requested again."""
+_SIGHT_SECONDS = 10.0
+_SIGHT_PAUSE_SECONDS = 0.3
+_ARCHIVE_KEPT_SECONDS = 10.0
+_ARCHIVE_WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Another node's facts, and when they were requested, by the monotonic clock. They may be that old."""
+
+    facts: NodeFacts
+    asked: float
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.asked
+
+
+def _nobody(request: Request[A], progress: Progress, peer: str = "", /) -> A:
+    del progress, peer
+    raise OperationError(f"the agent does not answer {request.do!r} here", hint="systemctl restart pgpool2-cluster")
+
+
+@dataclass(slots=True)
+class Here:
+    """One node of a running cluster, as its agent sees it. Several threads use it."""
+
+    cluster: Cluster
+    me: Node
+    database: Database | None
+    peers: Peers
+    record: Record
+    loaded: str = ""
+    """Hash of the cluster.yml that `cluster` was read from."""
+    note: Published[str] = field(default_factory=lambda: Published(""), repr=False)
+    """The reason why this node waits or refuses an action, with a hint; "" if it does neither."""
+    chores: Published[str] = field(default_factory=lambda: Published(""), repr=False)
+    """The failures of its housekeeping and other matters that need attention, with a hint; "" if there are none."""
+    under_way: UnderWay = field(default_factory=UnderWay, repr=False)
+    answer: Answering = field(default=_nobody, repr=False)
+    """Answers this node's own requests in the same way as requests from another node."""
+    _looks: Shared[NodeFacts] = field(init=False, repr=False)
+    _last: LastFacts = field(default_factory=LastFacts, repr=False)
+    _pgpool: PgpoolView = field(init=False, repr=False)
+    _archive: Shared[Usage | None] = field(init=False, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Guards the cluster and the record. Never held while facts are collected."""
+
+    def __post_init__(self) -> None:
+        self._looks = Shared(self._looked, kept=_FACTS_KEPT_SECONDS, limit=_OWN_SECONDS)
+        self._pgpool = PgpoolView(lambda: pgpool.look(self.cluster))
+        self._archive = Shared(
+            lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
+        )
+
+    @property
+    def server(self) -> Database:
+        """The node's database server; raises OperationError if the node runs no PostgreSQL."""
+        if self.database is None:
+            raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml says which nodes do")
+        return self.database
+
+    def remember(self, **changes: object) -> None:
+        """Change the record, first on disk and then in memory. Raises ServerError if it cannot be written."""
+        with self._lock:
+            changed = self.record.with_changes(**changes)
+            if changed != self.record:
+                changed.save(paths.RECORD)
+                self.record = changed
+            self._looks.forget()
+
+    def note_term(self, term: int, **changes: object) -> bool:
+        """Record a new term, together with other `changes` of the record.
+
+        Return False if this or a later term is already known, so that only one of two concurrent claimants succeeds.
+        """
+        with self._lock:
+            if term <= self.record.term:
+                return False
+            self.remember(term=term, **changes)
+            return True
+
+    def note_excuse(self, excuse: Excuse) -> bool:
+        """Record a primary's excuse of standbys. Return False if a later excuse or a later term is known."""
+        with self._lock:
+            if excuse.term < self.record.term or excuse.place < self.record.excuse.place:
+                return False
+            if excuse.place == self.record.excuse.place:
+                return excuse == self.record.excuse
+            self.remember(excuse=excuse)
+            return True
+
+    def renew(self, fresh: Here) -> None:
+        """Switch to the cluster.yml that `fresh` was read from. Other threads continue their work."""
+        self.peers.close()
+        with self._lock:
+            self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
+            self.loaded = fresh.loaded
+        self.forget_looks()
+
+    def forget_looks(self) -> None:
+        """Discard kept facts, so that the next call collects new ones."""
+        self._looks.forget()
+        self._pgpool.forget()
+
+    def look(self) -> NodeFacts:
+        """Return the facts of this node, at most 0.3 s old.
+
+        Concurrent callers share them. If collecting them takes more than 2.2 s, as on a busy machine, the node is
+        reachable, but its server counts as one that does not answer. Raises OperationError if facts have never been
+        collected within that time.
+        """
+        try:
+            return self._last.renew(self._looks.get())
+        except TimeoutError as error:
+            last, seconds = self._last.late()
+            if last is None:
+                hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
+                raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
+            return self._busy(last, seconds)
+
+    def _busy(self, last: NodeFacts, seconds: float) -> NodeFacts:
+        """Return the last facts with the present record. The state of the server is unknown for so many seconds."""
+        record, state = self.record, last.postgresql
+        if state in (Postgresql.UP, Postgresql.STARTING):
+            state = Postgresql.HANGING if seconds > HANGING_SECONDS else Postgresql.STARTING
+        return dataclasses.replace(
+            last,
+            postgresql=state,
+            streaming=False,
+            promoting=self.under_way.promoting,
+            half_copied=bool(record.copying),
+            term=record.term,
+            led=record.led,
+            restart=record.restart,
+            apart=record.apart,
+            held=record.held,
+            standbys_came=record.standbys_came,
+            excuse=record.excuse,
+        )
+
+    def _looked(self) -> NodeFacts:
+        record = self.record
+        facts = NodeFacts(
+            self.me.name,
+            term=record.term,
+            led=record.led,
+            restart=record.restart,
+            apart=record.apart,
+            file=self.cluster.fingerprint,
+            applied=self.loaded in ("", paths.laid_file()),
+            half_copied=bool(record.copying),
+            promoting=self.under_way.promoting,
+            held=record.held,
+            users=Users.load(paths.USERS).serial,
+            key=paths.laid_fingerprint(),
+            virtual_ip=pgpool.has_address(self.cluster.virtual_ip),
+            pgpool=self._looked_at_pgpool(),
+            archive=self._looked_at_archive(),
+            standbys_came=record.standbys_came,
+            excuse=record.excuse,
+        )
+        if self.database is not None:
+            names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
+            facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
+        member = record.system is not None and facts.system in (None, record.system)
+        return dataclasses.replace(facts, member=member)
+
+    def _looked_at_archive(self) -> Usage | None:
+        if not self.cluster.archives(self.me):
+            return None
+        try:
+            return self._archive.get()
+        except TimeoutError:  # its disk hangs, which must not delay the other facts
+            return None
+
+    def _looked_at_pgpool(self) -> PgpoolFacts | None:
+        if Service.PGPOOL not in self.me.runs:
+            return None
+        # During a failover or beside a silent host, pgpool-II would wait for that host before it answers.
+        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.silent.value))
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a query on this node's server and return its rows; raises OperationError."""
+        return sql_errors(lambda: self.server.query(sql, values))
+
+    def on(self, name: str, request: Request[A], *, seconds: float) -> A:
+        """Send a request to this node or to another one, and return its answer; raises ClusterError.
+
+        `seconds` limit the time that another node may take to answer.
+        """
+        if name == self.me.name:
+            return self.answer(request, log.info)
+        return self.peers.ask(name, request, seconds=seconds)
+
+    def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
+        """Return the facts of all nodes, `fresh` or at most a moment old; raises OperationError as `look` does.
+
+        Writable nodes are queried last, so that no standby seems ahead of them. Facts that are older than LOOK_SECONDS
+        at the end, for example after this program was suspended, are dropped: that node counts as unreachable.
+        """
+        if fresh:
+            self.forget_looks()
+        self._looks.prepare()
+        found = self._ask_for_looks(self.peers.peers, fresh=fresh)
+        mine = self.look()
+        old = [name for name, seen in found.items() if seen.age > _OLD_SECONDS]
+        found |= self._ask_for_looks(old, fresh=fresh)
+        writable = [name for name, seen in found.items() if seen.facts.writable]
+        found |= self._ask_for_looks(writable, fresh=True)
+        if mine.writable:
+            self.forget_looks()
+            mine = self.look()
+        facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
+        return ClusterFacts({self.me.name: mine, **facts})
+
+    def look_until(self, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
+        """Collect facts until they are `enough` or all database nodes answer, for at most 10 s.
+
+        A node that has just booted connects within seconds.
+        """
+
+        def look() -> ClusterFacts:
+            self.forget_looks()
+            return self.look_at_all()
+
+        def complete(facts: ClusterFacts) -> bool:
+            return bool(enough(facts)) or all(facts.of(node.name).reachable for node in self.cluster.databases)
+
+        return poll(look, until=complete, seconds=_SIGHT_SECONDS, pause=_SIGHT_PAUSE_SECONDS)
+
+    def _ask_for_looks(self, names: Iterable[str], *, fresh: bool) -> dict[str, _Answer]:
+        asked = time.monotonic()
+        answers = self.peers.ask_some(list(names), LookRequest(fresh=fresh), seconds=LOOK_SECONDS)
+        # A node may report only its own facts.
+        return {name: _Answer(facts, asked) for name, facts in answers.items() if facts.node == name}
+
+
+def sql_errors(work: Callable[[], T]) -> T:
+    """Run `work` and return its result. Turn an error of PostgreSQL into an OperationError."""
+    try:
+        return work()
+    except psycopg2.Error as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise OperationError(f"PostgreSQL: {reason}", hint="its log (pg_lsclusters names it) has the rest") from error

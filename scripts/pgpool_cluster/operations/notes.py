@@ -1,0 +1,41 @@
+"""The notes of the nodes in `status`: why a node waits, what fails on it, or why it is out of reach."""
+
+from __future__ import annotations
+
+from ..machine import locales
+from ..transport import reach
+from ..transport.protocol import NoteRequest
+from .node import Here
+
+_NOTE_SECONDS = 2.5
+
+
+def of_all(here: Here) -> dict[str, str]:
+    """Return the note of every node by its name; "" for a node that works without one."""
+    answers = here.peers.ask_all(NoteRequest(), seconds=_NOTE_SECONDS)
+    notes = {name: answer.note for name, answer in answers.items()}
+    unreached = {
+        name: f"{peer.problem}; hint: {reach.fix(peer.problem, name)}" if peer.problem else ""
+        for name, peer in here.peers.peers.items() if name not in notes
+    }  # fmt: skip
+    return {**notes, **unreached, here.me.name: own(here)}
+
+
+def own(here: Here) -> str:
+    """Return this node's note with hints; "" if there is nothing to say."""
+    copies = here.under_way.copies.said if here.record.copying else ""
+    texts = (copies, here.note.value, here.chores.value, _locked_out(here))
+    return "; ".join(text for text in texts if text)
+
+
+def _locked_out(here: Here) -> str:
+    """Return why a running PostgreSQL refuses every login, with a hint; "" if it does not refuse them."""
+    database = here.database
+    absent = locales.refused(database.refused) if database is not None else ""
+    if database is None or not (absent or database.shut):
+        return ""
+    if not absent:
+        hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
+        return f"PostgreSQL refuses the agent's login: {database.shut}; hint: {hint}"
+    reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
+    return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"

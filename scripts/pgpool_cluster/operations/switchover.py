@@ -1,0 +1,140 @@
+"""Change the primary as planned: stop it, and promote a standby that has all of its WAL."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from ..decision import matching, replay
+from ..decision.actions import Follow, Promote, Resume
+from ..decision.decide import decide
+from ..decision.facts import ClusterFacts, NodeFacts, Postgresql, contains
+from ..decision.promotion import choose_new_primary
+from ..decision.situation import rightful_primary
+from ..definition.cluster import Cluster
+from ..ground.errors import ClusterError, OperationError
+from ..ground.waiting import poll
+from ..machine import postgresql as pg
+from ..transport.peers import Progress
+from . import copying, new_primary, postgresql_service
+from .node import Here
+
+_CATCH_UP_SECONDS = 20.0
+_HINT = "pgpoolctl status shows every node"
+
+
+def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
+    """Return the primary and the standby that replaces it; raises OperationError if either is missing or unfit."""
+    if not cluster.mode.streams:
+        raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
+    primary = rightful_primary(cluster, facts)
+    if primary is None:
+        raise OperationError("no primary is in sight", hint=_HINT)
+    best = choose_new_primary(cluster, facts)
+    target = facts.of(wanted) if wanted else best
+    if target is None:
+        raise OperationError("no standby is in sight that could take over", hint=_HINT)
+    if target is primary:
+        raise OperationError(f"{target.node} is the primary already", hint=_HINT)
+    if not (target.standby and target.streaming and target.follows == primary.node) or target.held:
+        hint = f"pgpoolctl recover {target.node}, or name another one"
+        raise OperationError(f"{target.node} is no standby in use that receives from {primary.node}", hint=hint)
+    if target.stalled:
+        raise OperationError(f"{target.node} does not replay: {target.stalled}", hint=replay.hint(target))
+    siblings = (one for one in facts.members(cluster) if one.standby and one is not target)
+    for one in siblings:
+        _refuse_lower(one.node, "has", one.settings, target)
+    return primary, target
+
+
+def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: NodeFacts) -> None:
+    """Raise OperationError if a node could not follow `target`, because the parameters of `target` are higher."""
+    low = matching.lower(settings, target.settings)
+    for parameter, (value, least) in low.items():
+        raise OperationError(
+            f"{name} {verb} {parameter} = {value}, and {target.node} runs with {least}: {name} could not follow it",
+            hint=f"{matching.raising(name, {each: needed for each, (_, needed) in low.items()})}; then the switchover",
+        )
+
+
+def run(here: Here, target: NodeFacts, progress: Progress) -> None:
+    """Stop this node, the primary, promote `target`, and restart this node as a standby of `target`.
+
+    If the promotion fails, this node becomes the primary again. Raises OperationError, before the stop, if this node
+    could not start as a standby of `target`.
+    """
+    if target.settings:
+        _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
+    here.query("CHECKPOINT")
+    progress(f"stopping PostgreSQL of {here.me.name}")
+    pg.stop(here.server)
+    here.forget_looks()
+    try:
+        _await_all(here, target.node)
+        progress(f"promoting {target.node}")
+        new_primary.promote(here, Promote(target.node, here.record.term + 1, None))
+    except ClusterError:
+        _take_back(here)
+        raise
+    for name, peer in here.look_at_all().nodes.items():
+        if peer.standby and name != target.node:
+            with contextlib.suppress(ClusterError):
+                postgresql_service.follow(here, Follow(name, target.node))
+    copying.rejoin(here, target.node, progress)
+
+
+def _await_all(here: Here, name: str) -> None:
+    """Wait until the standby has all WAL of this node, including its last checkpoint.
+
+    Raises OperationError after 20 s.
+    """
+
+    def complete() -> bool:
+        facts = here.look_at_all(fresh=True)
+        return contains(facts.of(name), facts.of(here.me.name)) is True
+
+    if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=0.2):
+        raise OperationError(f"{name} did not receive all that {here.me.name} wrote", hint=_HINT)
+
+
+def _take_back(here: Here) -> None:
+    """Become the primary again in a new term if `decide` permits it; otherwise stay down until the agent decides.
+
+    Raises OperationError unless a majority records the term.
+    """
+    here.forget_looks()
+    for action in decide(here.cluster, here.me, here.look_at_all()):
+        if isinstance(action, Resume):
+            new_primary.resume(here, action)
+
+
+def accept_loss(here: Here, progress: Progress) -> None:
+    """Accept this node's data, as an administrator decided, while the cluster waits for a node that may have more.
+
+    Its server becomes the primary in a new term; if every node is a primary, it becomes the only one in service.
+    Raises OperationError if another node serves, no majority answers, or the data is not whole.
+    """
+    here.forget_looks()
+    facts = here.look_at_all()
+    mine = facts.of(here.me.name)
+    serving = rightful_primary(here.cluster, facts)
+    if serving is not None:
+        hint = f"pgpoolctl recover {here.me.name}; pgpoolctl status shows every node"
+        raise OperationError(f"{serving.node} serves, so no data has to be given up", hint=hint)
+    if not facts.majority(here.cluster):
+        hint = "start more nodes, or take those that are gone for good out of cluster.yml and run pgpoolctl apply"
+        raise OperationError("too few nodes answer to know that no other one serves", hint=hint)
+    if mine.half_copied or not mine.member or mine.postgresql in (Postgresql.ABSENT, Postgresql.STARTING):
+        state = "half a copy" if mine.half_copied else f"a server that is {mine.postgresql}"
+        raise OperationError(f"{mine.node} has {state}, which cannot serve", hint=_HINT)
+    progress(f"{mine.node} serves with the data that it has")
+    _serve_with(here, mine, max(one.term for one in facts.members(here.cluster)) + 1)
+
+
+def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
+    if mine.standby and here.cluster.mode.streams:
+        new_primary.become_primary(here, term)
+        return
+    new_primary.resume(here, Resume(mine.node, term))
+    if new_primary.in_recovery(here):
+        new_primary.end_recovery(here)
