@@ -55,8 +55,8 @@ LOOKS = 200
 ASKS = f"""
 import sys
 sys.path.insert(0, "/usr/share/pgpool2-cluster")
-from pgpool_cluster.channel import ask
-from pgpool_cluster.protocol import LookRequest
+from pgpool_cluster.transport.channel import ask
+from pgpool_cluster.transport.protocol import LookRequest
 for _ in range({LOOKS}):
     assert ask(LookRequest(fresh=True)).node
 """

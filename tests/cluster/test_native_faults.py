@@ -72,8 +72,8 @@ def test_1_a_client_that_never_leaves_is_disconnected_and_logged(native: Cluster
 CANCEL = """
 import sys, time
 sys.path.insert(0, "/usr/share/pgpool2-cluster")
-from pgpool_cluster.channel import ask
-from pgpool_cluster.protocol import CancelActiveRequest
+from pgpool_cluster.transport.channel import ask
+from pgpool_cluster.transport.protocol import CancelActiveRequest
 since, rounds = map(float, sys.argv[1:])
 end = time.monotonic() + rounds
 while time.monotonic() < end:

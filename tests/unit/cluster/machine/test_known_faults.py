@@ -21,7 +21,7 @@ from pgpool_deb.ground.project import Project
 from pgpool_deb.packages import known_faults as made
 from pgpool_deb.packages import patches
 
-HERE = Project(Path(__file__).parents[3])
+HERE = Project(Path(__file__).parents[4])
 KNOWN: dict[str, Any] = json.loads(made.table(HERE))
 ALL = [patch.name for patch in patches.chosen(HERE.templates("pgpool2"), "4.6.1")]
 Install = Callable[..., list[Check]]

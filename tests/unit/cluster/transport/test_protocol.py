@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.cluster.test_facts import ANY_FACTS, JUNK
+from tests.unit.cluster.decision.test_facts import ANY_FACTS, JUNK
 
 from pgpool_cluster.decision import terms
 from pgpool_cluster.decision.facts import NodeFacts

@@ -79,7 +79,7 @@ def test_wrong_answers_leave_no_file(etc: Path, monkeypatch: pytest.MonkeyPatch,
     assert not list(etc.iterdir())
 
 
-DEBIAN = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
+DEBIAN = Path(__file__).parents[4] / "debian-templates" / "pgpool2-cluster"
 
 
 @pytest.mark.parametrize(("status", "applied"), [(0, True), (2, False)])

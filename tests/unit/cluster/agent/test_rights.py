@@ -30,7 +30,7 @@ from pgpool_cluster.transport.protocol import Done, FailoverRequest, WatchReques
 Json = dict[str, Any]
 STREAMS = Mode.STREAMING_REPLICATION
 NATIVE = Mode.NATIVE_REPLICATION
-SCRIPTS = Path(inspect.getfile(rights)).parents[1]
+SCRIPTS = Path(inspect.getfile(rights)).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -210,7 +210,8 @@ def test_only_the_forced_command_identifies_the_requesting_node(
     heard: list[tuple[object, str]],
 ) -> None:
     program = (
-        "from pathlib import Path; from pgpool_cluster import channel, paths; "
+        "from pathlib import Path; from pgpool_cluster.ground import paths; "
+        "from pgpool_cluster.transport import channel; "
         f"paths.AGENT = Path({str(paths.AGENT)!r}); channel.bridge('pg2.example-1')"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}

@@ -16,7 +16,7 @@ import pytest
 
 from pgpool_cluster.ground import log
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[4] / "scripts"
 
 
 class Journal:
@@ -80,7 +80,7 @@ CRASHES = """
 import os, sys, threading
 found = os.fstat(2)
 os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
-from pgpool_cluster import log
+from pgpool_cluster.ground import log
 log.uncaught_as_errors()
 def end(): raise SystemExit
 def fail(): raise ValueError("in a thread")

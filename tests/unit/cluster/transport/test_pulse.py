@@ -13,7 +13,7 @@ import pytest
 from pgpool_cluster.operations import copy_program
 from pgpool_cluster.transport import pulse
 
-UNIT = Path(__file__).resolve().parents[3] / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.service"
+UNIT = Path(__file__).resolve().parents[4] / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.service"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.operations.node import Here
 from pgpool_cluster.transport.peers import Peers
 
-TEMPLATES = Path(__file__).parents[3] / "debian-templates" / "pgpool2-cluster"
+TEMPLATES = Path(__file__).parents[4] / "debian-templates" / "pgpool2-cluster"
 UNIT = TEMPLATES / f"pgpool2-cluster.{paths.FIREWALL_UNIT}"
 LIST = ["/usr/sbin/nft", "list", "table", "inet", "pgpool2_cluster"]
 

@@ -22,7 +22,7 @@ from pgpool_cluster.machine import certificates, libpq, postgresql
 from pgpool_cluster.machine.certificates import NOTHING
 from pgpool_cluster.operations import copy_source
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 KEY, OTHER = ClusterKey(bytes(range(32))), ClusterKey(bytes(range(1, 33)))
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}\n", "x", "pg1")
 

@@ -15,7 +15,7 @@ from pgpool_cluster.configuration import seed, withdraw
 from pgpool_cluster.ground.errors import ExitStatus, OperationError
 from pgpool_cluster.machine import archive_command
 
-SCRIPTS = Path(inspect.getfile(command_line)).parents[1]
+SCRIPTS = Path(inspect.getfile(command_line)).parents[2]
 STANDARD = set(sys.stdlib_module_names)
 
 
