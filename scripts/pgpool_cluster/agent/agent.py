@@ -25,11 +25,11 @@ from ..definition.cluster import Service
 from ..ground import files, log, paths
 from ..ground.errors import ClusterError, OperationError, ServerError
 from ..machine import pgpool, server, units
-from ..machine.database import Database
 from ..machine.record import Record
+from ..node.node import Here
 from ..operations import act, upgrade
-from ..operations.node import Here
 from ..operations.roles import Roles
+from ..postgresql.database import Database
 from ..recovery.vigil import Vigil
 from ..transport import pulse
 from ..transport.channel import notify, serving

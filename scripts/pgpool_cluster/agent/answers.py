@@ -18,11 +18,12 @@ from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
 from ..machine import pgpool
+from ..node import notes
+from ..node.node import Here
 from ..operations import (
     attachment,
     claims,
     new_primary,
-    notes,
     postgresql_service,
     restarts,
     roles,
@@ -31,7 +32,6 @@ from ..operations import (
     takeover,
     user_lists,
 )
-from ..operations.node import Here
 from ..recovery import main_node, sessions, streaming, target, two_stages
 from ..transport import protocol
 from ..transport.lines import OddAnswerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ground import paths
 from ..machine import archive
-from ..operations.node import Here
+from ..node.node import Here
 from .checklist import LEAST_FREE, Checklist
 
 _ARCHIVER = """

@@ -10,10 +10,11 @@ from cryptography import x509  # type: ignore[import-not-found,unused-ignore]
 from ..configuration.rendered_paths import MACHINE_TLS
 from ..definition.cluster import Service
 from ..ground import paths
-from ..machine import certificates, libpq
+from ..machine import certificates
 from ..machine.certificates import Laid
+from ..node.node import Here
 from ..operations import proof
-from ..operations.node import Here
+from ..postgresql import libpq
 from .checklist import CERTIFICATE_FIX, Checklist
 
 

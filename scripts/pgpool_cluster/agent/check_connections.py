@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import time
 
+from ..copying import copy_source
 from ..definition.cluster import Node, Service
 from ..definition.key import Role
 from ..ground import paths, plain, ports
-from ..machine import addresses, libpq, pgpool, turned_away
-from ..operations import copy_source, proof
-from ..operations.node import Here
+from ..machine import addresses, pgpool
+from ..node.node import Here
+from ..operations import proof
+from ..postgresql import libpq, turned_away
 from ..transport import reach
 from ..transport.protocol import ClockRequest
 from .checklist import CERTIFICATE_FIX, Checklist

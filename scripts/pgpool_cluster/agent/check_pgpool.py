@@ -6,8 +6,8 @@ from ..configuration.users import Users
 from ..ground import paths, ports
 from ..ground.check import Check
 from ..machine import known_faults, pgpool, units
+from ..node.node import Here
 from ..operations import logins
-from ..operations.node import Here
 from .checklist import Checklist
 
 

@@ -9,12 +9,12 @@ from ..configuration.rendered_paths import STUBS
 from ..configuration.users import Users
 from ..decision.facts import NodeFacts, Postgresql
 from ..ground import paths
-from ..machine import locales, server_log
-from ..machine.database import Database
 from ..machine.server import Instance
+from ..node.node import Here
 from ..operations import logins, restarts
-from ..operations.node import Here
 from ..operations.roles import Roles
+from ..postgresql import locales, server_log
+from ..postgresql.database import Database
 from .checklist import LEAST_FREE, Checklist
 
 _LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"

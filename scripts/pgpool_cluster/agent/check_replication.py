@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..copying import adopting
 from ..decision import replay
 from ..definition.cluster import Node
 from ..ground import paths
-from ..operations import adopting, wal_space
-from ..operations.node import Here
+from ..node.node import Here
+from ..operations import wal_space
 from .checklist import Checklist
 
 

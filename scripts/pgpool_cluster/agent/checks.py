@@ -7,7 +7,7 @@ from ..ground import paths
 from ..ground.check import Check
 from ..ground.errors import ClusterError
 from ..machine import server
-from ..operations.node import Here
+from ..node.node import Here
 from ..transport.channel import ask
 from ..transport.protocol import CheckRequest
 from . import (

@@ -21,9 +21,9 @@ from ..ground import log, paths
 from ..ground.errors import ClusterError
 from ..machine import units
 from ..machine.archive import Keeper
+from ..node.node import Here
 from ..operations import postgresql_service, user_lists, wal_space
 from ..operations.applying import Applying
-from ..operations.node import Here
 from ..operations.own_database import OwnDatabase
 from ..operations.proof import Proof
 from ..operations.synchrony import Synchrony

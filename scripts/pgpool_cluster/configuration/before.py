@@ -20,9 +20,10 @@ from ..definition.key import ClusterKey, Role
 from ..ground import paths, plain, ports, programs
 from ..ground.errors import ClusterError, ServerError, UsageError
 from ..ground.fault import Fault
-from ..machine import hands, libpq, own, server, server_facts
-from ..machine import postgresql as pg
+from ..machine import hands, own, server, server_facts
 from ..machine.server import Instance, as_postgres
+from ..postgresql import libpq
+from ..postgresql import postgresql as pg
 from . import doors, rendered_paths, rendering
 from .existing_server import ExistingServer, PlannedConfiguration, Rule, Setting
 from .finding import Finding, Kind

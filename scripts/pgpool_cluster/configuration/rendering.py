@@ -19,9 +19,10 @@ import jinja2
 from ..definition.cluster import Cluster, Node, Service
 from ..definition.key import ClusterKey
 from ..ground import paths
-from ..machine import certificates, libpq
+from ..machine import certificates
 from ..machine import own as owns
 from ..machine.server_facts import ServerFacts
+from ..postgresql import libpq
 from . import ssh, template_values
 from .rendered_file import File, FileShare
 from .rendered_paths import DROP_INS, FOLDER, PGPOOL_DROP_IN, SSHD_CONF, STUBS, drop_in

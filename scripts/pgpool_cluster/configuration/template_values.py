@@ -8,8 +8,8 @@ from ..definition import key as keys
 from ..definition.cluster import DRAIN_SECONDS, Cluster, Node, Service, Tls
 from ..definition.key import ClusterKey, Role
 from ..ground import paths, ports
-from ..machine import libpq
 from ..machine.server_facts import PgpoolVersion, ServerFacts
+from ..postgresql import libpq
 from . import keep as keeping
 from . import ssh
 from .rendered_paths import FOLDER, MACHINE_TLS, PROGRAMS
@@ -129,7 +129,7 @@ def pooled(cluster: Cluster, node: Node) -> tuple[Role, ...]:
     """Return the roles that this node's pgpool-II logs in with.
 
     In the modes with a second stage, pgpool-II itself calls the recovery function, which only superusers can execute.
-    A pgpool-II on a database node does so (two_stages.py). A pgpool-II elsewhere gets that role only if no database
+    A pgpool-II on a database node does so (recovery/two_stages.py). A pgpool-II elsewhere gets that role only if no database
     node runs pgpool-II.
     """
     alone = not cluster.mode.streams and not any(Service.PGPOOL in database.runs for database in cluster.databases)

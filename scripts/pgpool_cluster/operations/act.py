@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
+from ..copying import copying
 from ..decision.actions import (
     Action,
     Attach,
@@ -35,9 +36,9 @@ from ..decision.actions import (
 )
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
+from ..node.node import Here
 from ..transport.protocol import RecoverRequest
-from . import claims, copying, new_primary, pgpool_service, postgresql_service, restarts
-from .node import Here
+from . import claims, new_primary, pgpool_service, postgresql_service, restarts
 from .roles import Roles
 
 _RETRY_PAUSE_SECONDS = 3.0

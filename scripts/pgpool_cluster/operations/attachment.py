@@ -13,10 +13,10 @@ from ..definition.cluster import Node
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
 from ..machine import pgpool
+from ..node.node import Here
 from ..transport.peers import Progress
 from ..transport.protocol import AttachRequest, DetachRequest, Done, HoldRequest, TakeBackRequest
 from . import pgpool_service
-from .node import Here
 
 _ELSEWHERE_SECONDS = 40.0
 _HOLD_SECONDS = 5.0

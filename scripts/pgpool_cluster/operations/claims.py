@@ -10,9 +10,9 @@ from ..decision.facts import ClusterFacts
 from ..decision.situation import in_service
 from ..ground import log
 from ..ground.errors import OperationError
+from ..node.node import LOOK_SECONDS, Here
 from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermRequest
 from . import synchrony
-from .node import LOOK_SECONDS, Here
 
 _GO_ON_SECONDS = 10.0
 """Seconds within which a node in service has collected facts from all others and has sent them a term."""

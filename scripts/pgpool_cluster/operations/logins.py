@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..definition.key import LONGEST_ENTRY_CHARACTERS, LONGEST_PASSWORD_CHARACTERS
 from ..ground.fault import Fault
-from .node import Here
+from ..node.node import Here
 
 _ROLES = """
 SELECT rolname, rolcanlogin, coalesce(rolvaliduntil < now(), false), coalesce(left(rolpassword, 14), '')

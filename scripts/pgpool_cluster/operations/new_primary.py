@@ -9,9 +9,9 @@ from ..decision import replay
 from ..decision.actions import Promote, Resume, Serve, Start
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
+from ..node.node import Here
 from ..transport.protocol import PromoteRequest
 from . import claims, postgresql_service, synchrony
-from .node import Here
 
 _PROMOTE_SECONDS = 60.0
 

@@ -17,8 +17,8 @@ from ..decision.facts import ClusterFacts
 from ..definition.key import DATABASE, Role
 from ..ground import log, paths
 from ..ground.errors import ClusterError
+from ..node.node import Here, sql_errors
 from .applying import Applying
-from .node import Here, sql_errors
 from .roles import create_extensions
 
 _STATEMENT_SECONDS = 600.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from ..copying import copy_source
 from ..decision.actions import Attach, Detach, StartPgpool
 from ..decision.situation import in_service
 from ..definition.key import Role
 from ..ground import paths
 from ..ground.errors import ClusterError, OperationError
 from ..machine import pgpool, units
-from . import copy_source
-from .node import Here
+from ..node.node import Here
 
 _LISTEN_SECONDS = 20.0
 """Seconds within which a started pgpool-II must listen and answer pcp."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..decision.actions import CreateSlots, Follow, Start, Stop
-from ..machine import postgresql as pg
+from ..node.node import Here
+from ..postgresql import postgresql as pg
 from ..transport.protocol import FollowRequest
-from .node import Here
 
 _FOLLOW_SECONDS = 10.0
 _CREATE_SLOT = "SELECT pg_create_physical_replication_slot(%s, true)"

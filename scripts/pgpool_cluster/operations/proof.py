@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from ..decision.facts import ClusterFacts
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
-from ..machine import postgresql as pg
 from ..machine.certificates import Laid
-from ..machine.libpq import own_authority, root_certificate
+from ..node.node import Here
+from ..postgresql import postgresql as pg
+from ..postgresql.libpq import own_authority, root_certificate
 from .applying import Applying
-from .node import Here
 
 _HANDSHAKE_SECONDS = 1.0
 """Time limit for a TLS handshake."""

@@ -9,9 +9,9 @@ from ..decision import matching
 from ..ground import log
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
-from ..machine import postgresql as pg
 from ..machine import units
-from .node import Here
+from ..node.node import Here
+from ..postgresql import postgresql as pg
 
 INCLUDE_HINT = "add the line include_dir = 'conf.d' at the end of {folder}/postgresql.conf"
 _RELOAD_SECONDS = 10.0

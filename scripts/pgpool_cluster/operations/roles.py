@@ -11,7 +11,7 @@ from ..configuration.rendered_paths import FOLDER
 from ..configuration.rendering import key_of_roles
 from ..definition.key import Role
 from ..ground.errors import OperationError, ServerError, UsageError
-from .node import Here, sql_errors
+from ..node.node import Here, sql_errors
 
 EXTENSIONS = ("pgpool_recovery", "pgpool_adm")
 _PATH = Path(FOLDER) / "roles.sql"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
+from ..copying import copying
 from ..decision import matching, replay
 from ..decision.actions import Follow, Promote, Resume
 from ..decision.decide import decide
@@ -14,10 +15,10 @@ from ..decision.situation import rightful_primary
 from ..definition.cluster import Cluster
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
-from ..machine import postgresql as pg
+from ..node.node import Here
+from ..postgresql import postgresql as pg
 from ..transport.peers import Progress
-from . import copying, new_primary, postgresql_service
-from .node import Here
+from . import new_primary, postgresql_service
 
 _CATCH_UP_SECONDS = 20.0
 _HINT = "pgpoolctl status shows every node"

@@ -23,8 +23,8 @@ from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..machine import units
 from ..machine.record import Record
+from ..node.node import LOOK_SECONDS, Here, sql_errors
 from ..transport.protocol import ExcuseRequest
-from .node import LOOK_SECONDS, Here, sql_errors
 
 AWAY_SECONDS = 10.0
 """How long a standby may stop receiving, for example for a restart, before commits no longer wait for it."""

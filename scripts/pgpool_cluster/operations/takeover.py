@@ -14,9 +14,9 @@ from ..definition.cluster import Node
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..machine import units
+from ..node.node import Here
 from ..transport.peers import Progress
 from . import act, new_primary
-from .node import Here
 
 _FAILOVER_SECONDS = 15.0
 """Seconds for which a failover is retried. After that, the agents continue on their own."""

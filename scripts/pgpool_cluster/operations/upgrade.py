@@ -12,10 +12,10 @@ from pathlib import Path
 from ..definition.cluster import PostgresqlCluster, Service
 from ..ground import log, paths, programs
 from ..ground.errors import OperationError, ServerError
-from ..machine import postgresql as pg
 from ..machine import server, units
 from ..machine.record import Record
-from .node import Here
+from ..node.node import Here
+from ..postgresql import postgresql as pg
 
 _GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian has the whole procedure"
 

@@ -12,11 +12,11 @@ from ..definition.key import Role
 from ..ground import paths, plain
 from ..ground.errors import OperationError, UsageError
 from ..machine import units
+from ..node.node import Here
 from ..transport.lines import OddAnswerError
 from ..transport.peers import Progress
 from ..transport.protocol import VERSIONS_DIFFER, Done, RoleRequest, UserList, UserRequest, UsersRequest
 from . import roles
-from .node import Here
 
 _CHANGE_SECONDS = 60.0
 _ROLE_SECONDS = 30.0

@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from .node import Here, sql_errors
+from ..node.node import Here, sql_errors
 
 _REPORTED_FRACTION = 0.8
 """Used fraction of the disk from which the slot that keeps the most WAL is reported."""

@@ -8,9 +8,9 @@ import threading
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..ground.errors import ClusterError, OperationError
+from ..node.node import Here
+from ..node.stages import HINT, PATIENCE_SECONDS, STALL_SECONDS
 from ..operations import postgresql_service
-from ..operations.node import Here
-from ..operations.stages import HINT, PATIENCE_SECONDS, STALL_SECONDS
 from ..transport.channel import SILENCE
 from ..transport.peers import Progress
 from ..transport.protocol import CopyRequest, NoteRequest, TakeUpRequest, WhyRequest

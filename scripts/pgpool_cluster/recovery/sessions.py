@@ -8,7 +8,7 @@ import time
 from ..definition.key import Role
 from ..ground import log
 from ..ground.errors import ClusterError
-from ..operations.node import Here
+from ..node.node import Here
 from ..transport.channel import SILENCE
 from ..transport.protocol import CancelActiveRequest
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..copying import copying
 from ..decision import recovery_plan
 from ..decision.actions import Follow, Start
 from ..decision.facts import ClusterFacts, Postgresql
 from ..decision.recovery_plan import Remedy
 from ..decision.situation import leading_node, rightful_primary
 from ..ground.errors import ClusterError
-from ..operations import copying, postgresql_service
-from ..operations.node import Here
+from ..node.node import Here
+from ..operations import postgresql_service
 from ..transport.peers import Progress
 from ..transport.protocol import DetachRequest
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from ..copying import copying
 from ..decision.facts import LEADING, BackendState
 from ..decision.situation import rightful_primary
 from ..ground import log
 from ..ground.errors import OperationError
-from ..operations import copying
-from ..operations.node import Here
-from ..operations.stages import HINT, PATIENCE_SECONDS, STALL_SECONDS
+from ..node.node import Here
+from ..node.stages import HINT, PATIENCE_SECONDS, STALL_SECONDS
 from ..transport.peers import Progress
 from .watchdog import await_joined
 

@@ -20,8 +20,8 @@ from ..definition.cluster import Cluster
 from ..ground.errors import ClusterError, OperationError, ServerError
 from ..ground.waiting import poll
 from ..machine import pgpool
-from ..operations.node import Here
-from ..operations.stages import HINT
+from ..node.node import Here
+from ..node.stages import HINT
 from ..transport.peers import Progress
 from ..transport.protocol import DetachRequest, PcpRecoveryRequest
 from .watchdog import await_joined
@@ -116,7 +116,7 @@ def rebuilds(cluster: Cluster, facts: ClusterFacts, leader: str) -> str:
 
     Each pgpool-II can run a recovery, and its watchdog informs the others. If the leader's node has no database, return
     the first reachable database node whose pgpool-II is a standby in the watchdog; otherwise the leader
-    (configuration.py).
+    (template_values.py).
     """
     names = [node.name for node in cluster.databases]
     if leader in names:

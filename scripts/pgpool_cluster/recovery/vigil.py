@@ -21,7 +21,7 @@ from ..definition.cluster import Node, Service
 from ..ground import log, ports
 from ..ground.errors import ClusterError
 from ..machine import pgpool, units
-from ..operations.node import Here
+from ..node.node import Here
 from ..transport.protocol import SilentRequest
 
 TRIES = 3

@@ -15,7 +15,7 @@ from ..decision.facts import Standing, WatchdogState
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
 from ..machine import pgpool
-from ..operations.node import LOOK_SECONDS, Here
+from ..node.node import LOOK_SECONDS, Here
 from ..transport.peers import Progress
 from ..transport.protocol import StandingRequest
 

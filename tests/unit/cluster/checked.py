@@ -30,7 +30,7 @@ from pgpool_cluster.machine.known_faults import Installed
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.machine.units import UnitState
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.transport.protocol import ClockAnswer
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: db2.example.org, pg3: 10.0.0.3}\n"

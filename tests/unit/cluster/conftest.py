@@ -12,12 +12,14 @@ import pytest
 from tests.unit.cluster.checked import NATIVE, POOL, STANDBY, Machine, make_certificate
 
 from pgpool_cluster.agent import check_certificates
+from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import addresses, archive, known_faults, server_log, units
-from pgpool_cluster.machine import postgresql as pg
-from pgpool_cluster.operations import adopting, copy_source, proof, roles
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.machine import addresses, archive, known_faults, units
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.operations import proof, roles
+from pgpool_cluster.postgresql import postgresql as pg
+from pgpool_cluster.postgresql import server_log
 
 
 @pytest.fixture

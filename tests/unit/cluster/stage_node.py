@@ -17,8 +17,8 @@ from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground import waiting
 from pgpool_cluster.ground.errors import ClusterError
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations import stages
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node import stages
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
 from pgpool_cluster.transport.peers import Progress
 from pgpool_cluster.transport.protocol import CancelActiveAnswer

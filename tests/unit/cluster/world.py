@@ -18,6 +18,7 @@ import pytest
 
 from pgpool_cluster.agent import agent, answers
 from pgpool_cluster.agent.answers import Answers
+from pgpool_cluster.copying import copy_source, copying
 from pgpool_cluster.decision.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from pgpool_cluster.decision.decide import confirmed, decide
 from pgpool_cluster.decision.facts import (
@@ -35,13 +36,15 @@ from pgpool_cluster.decision.status import healthy
 from pgpool_cluster.definition.cluster import Cluster, Mode, Node, Service
 from pgpool_cluster.ground import log, paths, waiting
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError
-from pgpool_cluster.machine import pgpool, server_log, units
-from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
-from pgpool_cluster.operations import act, copy_source, copying, node, restarts, stages, synchrony, takeover
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node import node, stages
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.operations import act, restarts, synchrony, takeover
 from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony
+from pgpool_cluster.postgresql import postgresql as pg
+from pgpool_cluster.postgresql import server_log
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
 from pgpool_cluster.transport import lines, protocol
 from pgpool_cluster.transport.lines import Asked, Line

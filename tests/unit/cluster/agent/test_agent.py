@@ -26,8 +26,8 @@ from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerErr
 from pgpool_cluster.machine import pgpool as pools
 from pgpool_cluster.machine import server, units
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, upgrade
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.roles import Roles
 from pgpool_cluster.recovery.vigil import Vigil
 from pgpool_cluster.transport import pulse

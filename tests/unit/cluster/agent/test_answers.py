@@ -20,8 +20,8 @@ from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import OperationError, UsageError
 from pgpool_cluster.machine import pgpool, units
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import restarts, roles, takeover
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.restarts import Waiting
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
 from pgpool_cluster.transport import protocol

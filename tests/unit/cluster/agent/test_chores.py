@@ -22,8 +22,8 @@ from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.archive import Keeper
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import postgresql_service, user_lists, wal_space
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.own_database import OwnDatabase
 from pgpool_cluster.operations.proof import Proof
 from pgpool_cluster.operations.synchrony import Synchrony

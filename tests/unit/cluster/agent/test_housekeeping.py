@@ -16,8 +16,8 @@ from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import pgpool as pgpool_module
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, takeover
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.transport.peers import Peers
 
 LOST = seen(

@@ -21,10 +21,10 @@ from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.errors import OperationError, UsageError
 from pgpool_cluster.ground.fault import Fault
-from pgpool_cluster.machine import postgresql as pg
 from pgpool_cluster.machine import server, server_facts, units
 from pgpool_cluster.machine.own import NOTHING, Own
 from pgpool_cluster.operations import restarts
+from pgpool_cluster.postgresql import postgresql as pg
 
 LAID = PlannedConfiguration(
     {"wal_level": "replica", "max_replication_slots": "16", "max_connections": "404", "listen_addresses": "*",

@@ -19,8 +19,8 @@ from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import roles, user_lists
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import (
     CheckRequest,

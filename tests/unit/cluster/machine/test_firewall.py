@@ -16,7 +16,7 @@ from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.transport.peers import Peers
 
 TEMPLATES = Path(__file__).parents[4] / "debian-templates" / "pgpool2-cluster"

@@ -16,7 +16,7 @@ from pgpool_cluster.agent import check_pgpool
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.machine import known_faults
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
 from pgpool_deb.ground.project import Project
 from pgpool_deb.packages import known_faults as made
 from pgpool_deb.packages import patches

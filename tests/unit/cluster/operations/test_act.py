@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.decision.actions import Attach, StartPgpool
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import Role
@@ -14,8 +15,8 @@ from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
-from pgpool_cluster.operations import copy_source, pgpool_service
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.operations import pgpool_service
 from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1")

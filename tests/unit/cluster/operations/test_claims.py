@@ -14,8 +14,8 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import claims
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.transport import wire
 from pgpool_cluster.transport.peers import Peers
 

@@ -20,12 +20,13 @@ from pgpool_cluster.definition.key import DATABASE
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.connection import Unanswered
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import local_server, units
+from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server_facts import PgpoolVersion
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import applying, own_database
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.own_database import OwnDatabase
+from pgpool_cluster.postgresql import local_server
 from pgpool_cluster.transport.peers import Peers
 
 

@@ -13,9 +13,9 @@ from pgpool_cluster.decision.facts import Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import units
-from pgpool_cluster.machine.database import Database
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.postgresql.database import Database
 
 REFUSED = psycopg2.OperationalError("connection to server on socket failed: No such file or directory")
 STOPPED = UnitState("inactive", "success", was_active=True, seconds=20)
@@ -71,7 +71,7 @@ def test_a_server_that_dpkg_does_not_restart_counts_as_stopped(
 ) -> None:
     """postinst starts only servers with automatic start (start.conf)."""
     monkeypatch.setattr(units, "state", lambda _: STOPPED)
-    monkeypatch.setattr("pgpool_cluster.machine.data_directory.starts_by_itself", lambda _: False)
+    monkeypatch.setattr("pgpool_cluster.postgresql.data_directory.starts_by_itself", lambda _: False)
     programs(monkeypatch, (0, "install unpacked\n"))
     assert database._why_down(REFUSED) is Postgresql.STOPPED
 

@@ -14,9 +14,9 @@ from pgpool_cluster.decision.actions import Follow
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError, ServerError
-from pgpool_cluster.machine import postgresql as pg
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import postgresql_service, switchover
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.postgresql import postgresql as pg
 
 # The choice of the standby
 

@@ -21,11 +21,11 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import certificates, units
-from pgpool_cluster.machine import postgresql as pg
 from pgpool_cluster.machine.certificates import NOTHING, Laid
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import applying, proof
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport.peers import Peers
 
 KEY = ClusterKey(bytes(range(32)))

@@ -15,8 +15,8 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground.errors import OperationError, ServerError, UsageError
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import roles
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.roles import Roles
 from pgpool_cluster.transport.peers import Peers
 

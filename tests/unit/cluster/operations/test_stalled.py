@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
 
+from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.decision import matching, replay, status
 from pgpool_cluster.decision.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.decision.decide import confirmed, decide
@@ -19,13 +20,13 @@ from pgpool_cluster.decision.recovery_plan import refuse_needless
 from pgpool_cluster.decision.replay import PAUSED, StandbyReport, Watch
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import local_server
-from pgpool_cluster.machine import postgresql as pg
-from pgpool_cluster.machine.database import Database
 from pgpool_cluster.machine.server import Instance
-from pgpool_cluster.operations import adopting, claims, copy_source, new_primary, restarts, switchover
-from pgpool_cluster.operations.node import Here
-from pgpool_cluster.operations.under_way import UnderWay
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.node.under_way import UnderWay
+from pgpool_cluster.operations import claims, new_primary, restarts, switchover
+from pgpool_cluster.postgresql import local_server
+from pgpool_cluster.postgresql import postgresql as pg
+from pgpool_cluster.postgresql.database import Database
 
 # A standby's report about itself
 
@@ -161,7 +162,7 @@ def test_facts_name_the_parameter_that_paused_replay(looked: Any) -> None:
 
 def test_facts_do_not_trust_the_walreceivers_status(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pgpool_cluster.machine.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.postgresql.database.time.monotonic", lambda: now[0])
     assert looked().streaming
     now[0] += 16
     assert not looked().streaming

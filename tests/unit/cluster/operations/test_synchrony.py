@@ -24,8 +24,8 @@ from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import claims, synchrony
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony, have_all, kept, to_drop, to_list
 from pgpool_cluster.transport.peers import Peers
 

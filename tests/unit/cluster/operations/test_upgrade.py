@@ -11,14 +11,14 @@ from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.errors import ClusterError, ServerError
-from pgpool_cluster.machine import postgresql as pg
 from pgpool_cluster.machine import server, units
-from pgpool_cluster.machine.database import Database
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import upgrade
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.postgresql import postgresql as pg
+from pgpool_cluster.postgresql.database import Database
 from pgpool_cluster.transport.peers import Peers
 
 NODES = "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}\n"

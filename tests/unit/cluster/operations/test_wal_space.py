@@ -10,11 +10,11 @@ import pytest
 
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
-from pgpool_cluster.machine.database import Database
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import wal_space
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.postgresql.database import Database
 from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg-2: 10.0.0.2}", "cluster.yml", "pg1")

@@ -17,8 +17,8 @@ from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import waiting
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import attachment
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.recovery import streaming
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import AttachRequest, TakeBackRequest

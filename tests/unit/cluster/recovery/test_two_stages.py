@@ -13,8 +13,8 @@ from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act
-from pgpool_cluster.operations.node import Here
 from pgpool_cluster.recovery import main_node, target, two_stages
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import Done, PcpRecoveryRequest, RecoverRequest

@@ -12,7 +12,7 @@ from tests.unit.cluster.stage_node import ALL_IN, OUT, SERVING, StageNode
 from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, WatchdogState
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.operations.stages import Rebuilding
+from pgpool_cluster.node.stages import Rebuilding
 from pgpool_cluster.recovery import two_stages
 from pgpool_cluster.transport.protocol import DetachRequest, PcpRecoveryRequest
 

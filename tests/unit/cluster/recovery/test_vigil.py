@@ -19,7 +19,7 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.recovery import two_stages, vigil
 from pgpool_cluster.recovery.vigil import Vigil
 from pgpool_cluster.transport.peers import Peers

@@ -14,7 +14,7 @@ from pgpool_cluster.ground import ports
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import pgpool
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node.node import Here
 from pgpool_cluster.recovery import main_node, watchdog
 from pgpool_cluster.transport import wire
 from pgpool_cluster.transport.peers import Peers

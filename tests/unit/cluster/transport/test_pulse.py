@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.operations import copy_program
+from pgpool_cluster.copying import copy_program
 from pgpool_cluster.transport import pulse
 
 UNIT = Path(__file__).resolve().parents[4] / "debian-templates" / "pgpool2-cluster" / "pgpool2-cluster.service"

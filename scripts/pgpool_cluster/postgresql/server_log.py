@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..ground import paths, programs
+from ..machine.server import Instance
 from . import message_catalogs
-from .server import Instance
 
 _TAIL_BYTES = 65536
 _JOURNAL_SECONDS = 10.0

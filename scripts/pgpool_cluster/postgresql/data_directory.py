@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..decision.facts import Lsn, Switch
 from ..ground import programs
-from .server import Instance
+from ..machine.server import Instance
 
 _PROGRAM_SECONDS = 10.0
 _SHUTDOWN_CHECKPOINT_BYTES = 114

@@ -7,7 +7,7 @@ import gettext
 import pytest
 
 from pgpool_cluster.definition.cluster_file import parse
-from pgpool_cluster.machine import message_catalogs, turned_away
+from pgpool_cluster.postgresql import message_catalogs, turned_away
 
 PG2 = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg1").named("pg2")
 AT = 'connection to server at "10.0.0.2", port 5432 failed: '

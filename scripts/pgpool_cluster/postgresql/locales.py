@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..ground import programs
 from ..ground.programs import ProgramError
-from .server import Instance
+from ..machine.server import Instance
 
 NEEDED = "SELECT DISTINCT unnest(ARRAY[datcollate, datctype]) FROM pg_database WHERE datallowconn ORDER BY 1"
 _ASK = """

@@ -16,7 +16,8 @@ from ..definition.key import DATABASE, Role
 from ..ground import paths
 from ..ground.connection import Unanswered
 from ..ground.errors import ServerError
-from . import data_directory, units
+from ..machine import units
+from . import data_directory
 from . import postgresql as pg
 from .local_server import LocalServer
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from pgpool_cluster.agent import agent
+from pgpool_cluster.copying import copying
 from pgpool_cluster.decision.actions import Clone, Rejoin
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations import act, copies, copying, notes
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node import copies, notes
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.operations import act
 from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg2")

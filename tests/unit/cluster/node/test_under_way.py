@@ -9,9 +9,9 @@ import pytest
 
 from pgpool_cluster.decision.facts import PgpoolFacts, WatchdogState
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.operations.pgpool_view import PgpoolView
-from pgpool_cluster.operations.stages import Drain, Rebuilding
-from pgpool_cluster.operations.under_way import Span, UnderWay
+from pgpool_cluster.node.pgpool_view import PgpoolView
+from pgpool_cluster.node.stages import Drain, Rebuilding
+from pgpool_cluster.node.under_way import Span, UnderWay
 
 
 def test_a_span_lasts_until_its_last_thread_has_left() -> None:

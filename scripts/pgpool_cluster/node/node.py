@@ -21,8 +21,8 @@ from ..ground.shared import Shared
 from ..ground.usage import Usage
 from ..ground.waiting import poll
 from ..machine import archive, pgpool
-from ..machine.database import HANGING_SECONDS, Database
 from ..machine.record import Record
+from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.peers import Answering, Peers, Progress
 from ..transport.protocol import LookRequest, Request
 from .last_facts import LastFacts

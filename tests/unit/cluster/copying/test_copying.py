@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pgpool_cluster.copying import copy_target
 from pgpool_cluster.ground.errors import ServerError
-from pgpool_cluster.operations import copy_target
 
 
 def test_two_tablespaces_share_the_space_of_their_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

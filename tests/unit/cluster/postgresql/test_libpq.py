@@ -15,12 +15,13 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey, Role
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import certificates, libpq, postgresql
+from pgpool_cluster.machine import certificates
 from pgpool_cluster.machine.certificates import NOTHING
-from pgpool_cluster.operations import copy_source
+from pgpool_cluster.postgresql import libpq, postgresql
 
 ROOT = Path(__file__).parents[4]
 KEY, OTHER = ClusterKey(bytes(range(32))), ClusterKey(bytes(range(1, 33)))

@@ -14,11 +14,11 @@ from ..definition.key import Role
 from ..ground import paths
 from ..ground.connection import connect
 from ..ground.errors import OperationError
-from ..machine import libpq, locales
-from ..machine import postgresql as pg
+from ..node.node import Here
+from ..postgresql import libpq, locales
+from ..postgresql import postgresql as pg
 from ..transport import pulse
 from . import adopting, copy_target
-from .node import Here
 
 _STATEMENT_SECONDS = 1800.0
 """Time limit for a statement on the source, such as CHECKPOINT or the size of its tablespaces."""

@@ -19,12 +19,13 @@ from ..definition.key import Role
 from ..ground import files, log, paths, programs
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
-from ..machine import archive, server_log, units
-from ..machine import postgresql as pg
+from ..machine import archive, units
 from ..machine.server import Instance
+from ..node.node import Here
+from ..postgresql import postgresql as pg
+from ..postgresql import server_log
 from . import copy_program, copy_source, copy_target
 from .copy_program import Report
-from .node import Here
 
 _START_SECONDS = 300.0
 _STREAM_SECONDS = 30.0

@@ -8,16 +8,17 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.decision.facts import NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import database as databases
-from pgpool_cluster.machine import locales
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
-from pgpool_cluster.operations import copy_source, notes
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node import notes
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.postgresql import database as databases
+from pgpool_cluster.postgresql import locales
 from pgpool_cluster.transport.peers import Peers
 
 CLUSTER = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2}", "cluster.yml", "pg2")
@@ -92,7 +93,7 @@ def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     monkeypatch.setattr(databases.Database, "_asked", refuse)
     monkeypatch.setattr(databases.Database, "_from_files", lambda _, facts: facts)
     monkeypatch.setattr(databases.Database, "_why_down", lambda *_: Postgresql.STARTING)
-    monkeypatch.setattr("pgpool_cluster.machine.database.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgpool_cluster.postgresql.database.time.monotonic", lambda: now[0])
     database.look(NodeFacts("pg2"), CLUSTER)
     assert database.shut == ""
     now[0] += 20

@@ -15,8 +15,8 @@ import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
 from ..ground import paths
 from ..ground.connection import Connection, Unanswered, connect
+from ..machine.server import Instance
 from . import libpq
-from .server import Instance
 
 _STATEMENT_SECONDS = 15.0
 """Time limit for a statement; longer than statement_timeout, which a working server enforces itself."""

@@ -15,9 +15,10 @@ from ..definition.key import Role
 from ..ground import paths, programs
 from ..ground.errors import OperationError, ServerError
 from ..ground.programs import ProgramError
-from . import libpq, server_log, units
+from ..machine import units
+from ..machine.server import Instance, as_postgres
+from . import libpq, server_log
 from .local_server import LocalServer
-from .server import Instance, as_postgres
 
 _PROGRAM_SECONDS = 10.0
 _ENGLISH = {"LC_ALL": "C"}

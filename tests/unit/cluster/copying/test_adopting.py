@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tests.unit.cluster.rendered import SERVER, files, settings_of, text_of
 
+from pgpool_cluster.copying import adopting
 from pgpool_cluster.decision import matching
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import postgresql as pg
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.operations import adopting
+from pgpool_cluster.postgresql import postgresql as pg
 
 DEBIANS = {"max_connections": 404, "max_worker_processes": 8, "max_locks_per_transaction": 64}
 TUNED = [("max_worker_processes", "32", "/etc/postgresql/17/main/conf.d/00.conf"), ("max_connections", "404", "")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..machine import locales
+from ..postgresql import locales
 from ..transport import reach
 from ..transport.protocol import NoteRequest
 from .node import Here

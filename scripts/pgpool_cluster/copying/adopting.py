@@ -20,10 +20,11 @@ from ..definition.key import Role
 from ..ground import log, paths, plain
 from ..ground.connection import connect
 from ..ground.errors import ClusterError, OperationError
-from ..machine import libpq, units
-from ..machine import postgresql as pg
+from ..machine import units
 from ..machine.server import Instance
-from .node import Here
+from ..node.node import Here
+from ..postgresql import libpq
+from ..postgresql import postgresql as pg
 
 LIBRARIES = "shared_preload_libraries"
 _QUERY_SECONDS = 5.0

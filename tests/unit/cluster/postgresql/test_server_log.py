@@ -16,9 +16,9 @@ from pgpool_cluster.agent import check_postgresql
 from pgpool_cluster.decision.facts import Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import message_catalogs, server_log
-from pgpool_cluster.machine import postgresql as pg
 from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.postgresql import message_catalogs, server_log
+from pgpool_cluster.postgresql import postgresql as pg
 
 LOW = "recovery aborted because of insufficient parameter settings"
 MAX = "max_connections = 40 is a lower setting than on the primary server."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.machine.data_directory import received_timeline
+from pgpool_cluster.postgresql.data_directory import received_timeline
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.connection import Unanswered
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import database as databases
 from pgpool_cluster.machine import pgpool, units
-from pgpool_cluster.machine.database import Database
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
-from pgpool_cluster.operations import node
-from pgpool_cluster.operations.node import Here
+from pgpool_cluster.node import node
+from pgpool_cluster.node.node import Here
+from pgpool_cluster.postgresql import database as databases
+from pgpool_cluster.postgresql.database import Database
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import LookRequest
 
@@ -208,7 +208,7 @@ def test_a_node_that_is_too_busy_to_collect_facts_stays_in_sight(here: Here, mon
     here.remember(term=9)
     found = here.look()
     assert (found.reachable, found.postgresql, found.term) == (True, Postgresql.STARTING, 9)
-    monkeypatch.setattr("pgpool_cluster.operations.node.HANGING_SECONDS", 0.05)
+    monkeypatch.setattr("pgpool_cluster.node.node.HANGING_SECONDS", 0.05)
     time.sleep(0.1)
     assert here.look().postgresql is Postgresql.HANGING
     slow[0] = 0.0

@@ -1,0 +1,1 @@
+"""Replace the data of this node with a copy from another node."""

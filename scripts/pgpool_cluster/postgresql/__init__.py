@@ -1,0 +1,1 @@
+"""PostgreSQL on this server: programs, connections, files and messages."""
