@@ -129,8 +129,8 @@ def pooled(cluster: Cluster, node: Node) -> tuple[Role, ...]:
     """Return the roles that this node's pgpool-II logs in with.
 
     In the modes with a second stage, pgpool-II itself calls the recovery function, which only superusers can execute.
-    A pgpool-II on a database node does so (recovery/two_stages.py). A pgpool-II elsewhere gets that role only if no database
-    node runs pgpool-II.
+    A pgpool-II on a database node does so (recovery/two_stages.py). A pgpool-II elsewhere gets that role only if no
+    database node runs pgpool-II.
     """
     alone = not cluster.mode.streams and not any(Service.PGPOOL in database.runs for database in cluster.databases)
     return (*logins(node), *((Role.RECOVERY,) if alone and Role.RECOVERY not in logins(node) else ()))
