@@ -37,16 +37,20 @@ def modules(without: frozenset[str]) -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem not in without]
 
 
-@pytest.mark.parametrize("module", modules(NAMES_PLACES), ids=lambda path: path.stem)
-def test_fixed_paths_are_in_one_module(module: Path) -> None:
-    found = [one.value for one in constants(module) if isinstance(one.value, str) and FIXED.match(one.value)]
+def test_fixed_paths_are_in_one_module() -> None:
+    found = [
+        (module.stem, one.value)
+        for module in modules(NAMES_PLACES)
+        for one in constants(module)
+        if isinstance(one.value, str) and FIXED.match(one.value)
+    ]
     assert found == []
 
 
-@pytest.mark.parametrize("module", modules(NO_PORTS | {"ports"}), ids=lambda path: path.stem)
-def test_ports_are_in_one_module(module: Path) -> None:
+def test_ports_are_in_one_module() -> None:
     found = [
-        one.value
+        (module.stem, one.value)
+        for module in modules(NO_PORTS | {"ports"})
         for one in constants(module)
         if (type(one.value) is int and one.value in PORTS)
         or (isinstance(one.value, str) and PORT_IN_TEXT.search(one.value))
@@ -59,6 +63,6 @@ def test_no_template_has_the_number_of_a_port(template: Path) -> None:
     assert re.findall(r"\b(?:5432|9000|9694|9898|9999)\b", template.read_text()) == []
 
 
-@pytest.mark.parametrize("module", modules(STARTS_PROGRAMS), ids=lambda path: path.stem)
-def test_programs_are_started_in_one_module(module: Path) -> None:
-    assert not re.search(r"^\s*(?:import|from) subprocess\b", module.read_text(), re.MULTILINE)
+def test_programs_are_started_in_one_module() -> None:
+    starts = re.compile(r"^\s*(?:import|from) subprocess\b", re.MULTILINE)
+    assert [module.stem for module in modules(STARTS_PROGRAMS) if starts.search(module.read_text())] == []
