@@ -80,10 +80,11 @@ def shop(project: Project, packages: Built, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def stranger(clean: Root, on: Callable[[Root], Chroot]) -> Root:
-    """A server without PostgreSQL that can install Debian's packages."""
+def stranger(clean: Root, on: Callable[[Root], Chroot], project: Project, shop: Shop) -> Root:
+    """A server without PostgreSQL that can install Debian's packages; with the pin, if Debian's pgpool2 is newer."""
     system = on(clean)
     system.run(f"{ALONE}{YES}apt-get update -q")
+    prefer(system, project, shop)
     return system.frozen()
 
 
@@ -110,11 +111,20 @@ def dated(stranger: Root, on: Callable[[Root], Chroot], shop: Shop) -> Root:
 
 
 @pytest.fixture
-def reader(server: Root, on: Callable[[Root], Chroot], shop: Shop) -> Chroot:
-    """A server with the lists of Debian's archive and of our repository."""
+def reader(server: Root, on: Callable[[Root], Chroot], project: Project, shop: Shop) -> Chroot:
+    """A server with the lists of Debian's archive and of our repository; with the pin, if Debian's pgpool2 is newer."""
     system = on(server)
+    prefer(system, project, shop)
     system.run(f"{YES}{shop.fetch}\n{ONE.format(keyring.SOURCES)}", network=True)
     return system
+
+
+def prefer(system: Chroot, project: Project, shop: Shop) -> None:
+    """Write the how-to's pin if Debian's pgpool2 is newer than ours, as in forky and sid since October 2026."""
+    newer = system.attempt(f"dpkg --compare-versions '{candidate(system)}' gt {shop.later}").status == 0
+    if newer:
+        here, _ = of_the_how_to(project, PREFERENCES)
+        system.run(written(PREFERENCES, here))
 
 
 def complaints(output: str) -> list[str]:
@@ -221,6 +231,7 @@ def test_unattended_upgrades_install_a_later_version_once_configured(
 def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(
     reader: Chroot, project: Project, shop: Shop
 ) -> None:
+    reader.run(f"rm -f {PREFERENCES}")
     reader.run(NEWER)
     assert candidate(reader) == "99-1"
     here, _ = of_the_how_to(project, PREFERENCES)

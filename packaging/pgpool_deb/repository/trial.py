@@ -30,8 +30,10 @@ PLACE = "/srv/repository"
 _SHARED = ("/var/lib/apt/lists", "/var/cache/apt/archives")
 """Folders that roots share with each other; a trial has its own, to read its own lists."""
 _DEBUG = "-dbgsym"
-_REASON = re.compile(r"E: |dpkg: error |\s+trying to overwrite |\s*\S+ : (Pre-)?Depends: ")
+_REASON = re.compile(r"E: |dpkg: error |\s+trying to overwrite ")
 """The beginnings of lines in which apt and dpkg report the cause of a failure."""
+_UNMET = re.compile(r"\s*(?:(\S+) : |\s{2,})((?:Pre-)?Depends: .*)")
+"""A line of apt's list of unmet dependencies; a package's second dependency has no name before it."""
 _SCRIPT = """
 printf '127.0.0.1 localhost\\n127.0.1.1 trial\\n' >/etc/hosts
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
@@ -118,7 +120,7 @@ class Trials:
             try:
                 self.roots.run_in(root, ["sh", "-euc", script(offer)], runner, binds=binds)
             except CommandFailed:
-                return f"{_step(lines)}: {_reason(lines)} (the log: {log})"
+                return f"{fault_of(lines)} (the log: {log})"
         return None
 
 
@@ -126,17 +128,32 @@ def _pinned(versions: Mapping[str, str]) -> str:
     return " ".join(f"{package}={version}" for package, version in versions.items())
 
 
-def _step(lines: Iterable[str]) -> str:
-    """Return the last step in the output."""
-    return next((line.removeprefix("STEP ") for line in reversed([*lines]) if line.startswith("STEP ")), "the root")
+def fault_of(output: Iterable[str]) -> str:
+    """Return the last step of a trial's output, and the cause of its failure that apt or dpkg reports.
 
-
-def _reason(lines: Iterable[str]) -> str:
-    """Return the first line of the last step in which apt or dpkg reports a cause."""
-    found: list[str] = []
-    for line in lines:
+    apt's list of unmet dependencies also has those that could be met; one that no package can meet goes first.
+    """
+    step, lines = "the root", list[str]()
+    for line in output:
         if line.startswith("STEP "):
-            found = []
-        elif _REASON.match(line):
-            found.append(line.removeprefix("E: ").strip())
-    return found[0] if found else "it failed"
+            step, lines = line.removeprefix("STEP "), []
+        else:
+            lines.append(line)
+    unmet = _unmet(lines)
+    impossible = [one for one in unmet if "not installable" in one]
+    other = [line.removeprefix("E: ").strip() for line in lines if _REASON.match(line)]
+    return f"{step}: {next(iter([*impossible, *unmet, *other]), 'it failed')}"
+
+
+def _unmet(lines: Iterable[str]) -> list[str]:
+    """Return apt's unmet dependencies, each with its alternatives on one line: `package : Depends: ...`."""
+    found: list[str] = []
+    package, more = "", False
+    for line in lines:
+        if more:
+            found[-1] += f" {line.strip()}"
+        elif match := _UNMET.match(line):
+            package = match[1] or package
+            found.append(f"{package} : {match[2].rstrip()}")
+        more = bool(found) and line.rstrip().endswith(" or")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgpool_deb.repository.stanzas import Stanza
-from pgpool_deb.repository.trial import offered, script
+from pgpool_deb.repository.trial import fault_of, offered, script
 
 
 def stanza(package: str, version: str) -> Stanza:
@@ -29,3 +29,34 @@ def test_without_a_previous_version_the_newest_is_installed() -> None:
     text = script(offered([stanza("pgpool2", "4.7.2-50+deb13+1")]))
     assert "STEP the newest version is installed" in text
     assert "before" not in text
+
+
+APT_3 = """STEP apt reads the suite
+E: of an earlier step
+STEP the newest version is installed
+The following packages have unmet dependencies:
+ pgpool2 : Depends: libpq5 (>= 15) but it is not going to be installed
+           Depends: pgpool2-common but it is not installable or
+                    other but it is not installable
+E: Unable to satisfy dependencies. Reached two conflicting assignments:
+"""
+
+
+def test_the_dependency_that_no_package_can_meet_is_the_fault() -> None:
+    """apt 3 lists the dependencies of a rejected package too, in any order."""
+    expected = "pgpool2 : Depends: pgpool2-common but it is not installable or other but it is not installable"
+    assert fault_of(APT_3.splitlines()) == f"the newest version is installed: {expected}"
+
+
+def test_a_dependency_that_could_be_met_is_the_fault_if_there_is_no_other() -> None:
+    lines = ["STEP one", " pgpool2 : Depends: libpq5 (>= 18) but 17 is to be installed", "E: you have held packages"]
+    assert fault_of(lines) == "one: pgpool2 : Depends: libpq5 (>= 18) but 17 is to be installed"
+
+
+def test_the_first_error_of_the_last_step_is_the_fault() -> None:
+    assert (
+        fault_of(["STEP one", "E: old", "STEP two", "dpkg: error processing", "E: then"])
+        == "two: dpkg: error processing"
+    )
+    assert fault_of(["STEP one"]) == "one: it failed"
+    assert fault_of(["E: no root"]) == "the root: no root"
