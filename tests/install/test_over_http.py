@@ -158,7 +158,7 @@ def test_purging_the_repositorys_package_leaves_nothing_behind(customer: Root, o
     )
 
 
-# -- older versions, older states --------------------------------------------------------------------------------------
+# -- older versions and states -----------------------------------------------------------------------------------------
 
 
 def test_an_older_version_is_installed_by_the_command_of_the_page(

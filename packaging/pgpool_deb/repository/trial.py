@@ -39,10 +39,10 @@ chmod 755 /usr/sbin/policy-rc.d
 cp /trial/key /usr/share/keyrings/{keyring}.gpg
 cp /trial/sources {list}
 apt='apt-get -y -q -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold'
-echo 'STEP apt reads the suite'
+echo 'STEP read the suite with apt'
 $apt update
 {steps}
-echo 'STEP nothing is left'
+echo 'STEP find remaining packages'
 dpkg --audit
 dpkg-query -W -f '${{db:Status-Abbrev}}${{binary:Package}}\\n' {names} 2>/dev/null | grep -v '^un' && exit 1 || true
 """
@@ -74,11 +74,11 @@ def script(offer: Offer) -> str:
     """Return the shell script of a trial; it prints a line that begins with STEP before each step."""
     steps = []
     if offer.before:
-        steps += ["echo 'STEP the version before is installed'", f"$apt install {_pinned(offer.before)}"]
-    word = "upgraded to" if offer.before else "installed"
-    steps += [f"echo 'STEP the newest version is {word}'", f"$apt install {_pinned(offer.newest)}"]
+        steps += ["echo 'STEP install the previous version'", f"$apt install {_pinned(offer.before)}"]
+    verb = "upgrade to" if offer.before else "install"
+    steps += [f"echo 'STEP {verb} the newest version'", f"$apt install {_pinned(offer.newest)}"]
     names = " ".join(offer.newest)
-    steps += ["echo 'STEP everything is purged'", f"$apt purge {names}"]
+    steps += ["echo 'STEP purge all packages'", f"$apt purge {names}"]
     return _SCRIPT.format(steps="\n".join(steps), names=names, keyring=NAME, list=SOURCES)
 
 
@@ -118,7 +118,7 @@ class Trials:
             try:
                 self.roots.run_in(root, ["sh", "-euc", script(offer)], runner, binds=binds)
             except CommandFailed:
-                return f"{_step(lines)}: {_reason(lines)} (the log: {log})"
+                return f"{_step(lines)}: {_reason(lines)} (log: {log})"
         return None
 
 
@@ -128,7 +128,9 @@ def _pinned(versions: Mapping[str, str]) -> str:
 
 def _step(lines: Iterable[str]) -> str:
     """Return the last step in the output."""
-    return next((line.removeprefix("STEP ") for line in reversed([*lines]) if line.startswith("STEP ")), "the root")
+    return next(
+        (line.removeprefix("STEP ") for line in reversed([*lines]) if line.startswith("STEP ")), "prepare the root"
+    )
 
 
 def _reason(lines: Iterable[str]) -> str:
