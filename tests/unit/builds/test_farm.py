@@ -266,7 +266,7 @@ def test_without_endpoints_the_requested_engine_is_used(tmp_path: Path) -> None:
 
 def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    with pytest.raises(UsageError, match="no docker context 'farm1'") as raised:
+    with pytest.raises(UsageError, match="docker context 'farm1' does not exist") as raised:
         DockerEngine.connect(Cache(tmp_path), "farm1")
     assert raised.value.exit_status is ExitStatus.USAGE
 

@@ -186,7 +186,7 @@ def test_a_machines_fault_outweighs_a_failure_even_if_a_worker_reports_it(tmp_pa
 
 
 def test_coverage_without_the_unit_level_is_wrong_usage(checkout: Project) -> None:
-    with pytest.raises(UsageError, match="--coverage measures the unit level"):
+    with pytest.raises(UsageError, match="--coverage requires the unit level"):
         testing.run(checkout, LevelsRequest(("package",), coverage=True))
 
 
