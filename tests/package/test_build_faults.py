@@ -166,7 +166,7 @@ def test_a_changed_cluster_script_rebuilds_only_the_cluster_package(desk: Desk) 
     assert desk.packages() == before
 
 
-def test_a_cell_whose_second_package_fails_leaves_dist_as_it_was(desk: Desk) -> None:
+def test_a_cell_whose_second_package_fails_leaves_dist_unchanged(desk: Desk) -> None:
     before = desk.packages()
     rules = "\noverride_dh_install:\n\techo 'error: broken'; false\n"
     with (

@@ -153,7 +153,7 @@ def test_a_build_continues_past_each_fault_of_a_mirror(rootless: Desk, mirror: M
     ):
         mirror.faults = {pattern: fault}
         rootless.run(*command).failed_cell(3, "root", f"^the root of {RELEASE} was not created: ", "mirror")
-        assert not list((rootless.cache / "roots").glob(".partial-*")), "what is half-made takes no space"
+        assert not list((rootless.cache / "roots").glob(".partial-*")), "an incomplete root was left behind"
         assert rootless.packages() == before
     bases = [path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()]
     assert len(bases) == 1, "the base root was whole before the last fault, and is kept"

@@ -241,7 +241,7 @@ def test_a_link_named_like_a_partial_file_is_removed_and_not_followed(repo: Path
 
 
 @pytest.mark.parametrize("what", ["a file", "nothing", "a folder", "a loop"])
-def test_a_path_that_is_no_repository_is_refused(checkout: Project, tmp_path: Path, what: str) -> None:
+def test_a_path_that_is_not_a_repository_is_refused(checkout: Project, tmp_path: Path, what: str) -> None:
     place = tmp_path / "place"
     if what == "a file":
         place.write_text("dear")
@@ -324,7 +324,7 @@ def test_a_suite_name_with_a_newline_is_reported_in_one_line(repo: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["<html><body>Welcome</body></html>", "", "../../etc"])
-def test_a_server_that_answers_with_a_page_for_everything_is_no_repository(repo: Path, text: str) -> None:
+def test_a_server_that_sends_a_page_for_every_request_is_not_a_repository(repo: Path, text: str) -> None:
     (state(repo) / "keyring/suites").write_text(text)
     with web(repo) as url, pytest.raises(UsageError, match=r"keyring/suites is not a list of suites\nhint: "):
         check.run(url, print, install=False)

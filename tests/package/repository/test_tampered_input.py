@@ -68,7 +68,7 @@ def public(checkout: Project, repo: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
 @pytest.mark.parametrize(
     ("path", "what"),
     [
@@ -186,7 +186,7 @@ def test_a_tampered_dist_is_refused(repo: Path, published: Publisher, checkout: 
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_argument_that_is_no_key_is_refused(repo: Path, published: Publisher, tmp_path: Path) -> None:
+def test_an_argument_that_is_not_a_key_is_refused(repo: Path, published: Publisher, tmp_path: Path) -> None:
     noise, empty, public = (tmp_path / name for name in ("noise", "empty", "public"))
     noise.write_bytes(b"\xff\x00" * 1000)
     empty.touch()
@@ -226,7 +226,7 @@ except ToolkitError as error:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 @pytest.mark.parametrize("left", [0, 4096, 12288, 40960])
 @pytest.mark.parametrize(
     "options", [{"unproved": True}, {"renew": True, "url": "https://new.example.org"}], ids=["new", "renewal"]

@@ -49,7 +49,7 @@ def layer(path: Path) -> Path:
 
 
 def test_a_root_is_found_under_the_key_that_earlier_versions_computed(tmp_path: Path) -> None:
-    """A change of the key, for example by a rename in the code, would make every user's roots anew."""
+    """A change of the key, for example by a rename in the code, would make every user rebuild all roots."""
     backports = ExtraSource("mirror", ("trixie-backports",), ("main",), None, False, 500, ("*",))
     release = Release("trixie", 13, State.SUPPORTED, "trixie", (17,), ("trixie",), True, None, (backports,))
     folder = tmp_path / "roots"

@@ -114,7 +114,7 @@ SEEDS: dict[str, tuple[Seed, list[str]]] = {
         ["- pgpool2 section database", "+ pgpool2 section misc"],
     ),
     "a lost maintainer script": (removed("DEBIAN/postinst"), ["- pgpool2 script postinst"]),
-    "a file that dpkg takes no more care of": (
+    "a lost conffile": (
         removed("DEBIAN/conffiles"),
         ["- pgpool2 conffile /etc/pgpool2/pcp.conf", "- pgpool2 control conffiles"],
     ),

@@ -147,7 +147,7 @@ def test_a_version_that_is_not_pinned_is_refused(project: Callable[..., Project]
         patch_mails.run(project({"ours": patch_text(10, "ten")}), "4.9.9", install=False, report=quiet)
 
 
-def test_without_a_tarball_the_command_says_how_to_get_one(project: Callable[..., Project]) -> None:
+def test_without_a_tarball_the_hint_is_how_to_download_one(project: Callable[..., Project]) -> None:
     with pytest.raises(UsageError) as raised:
         patch_mails.run(project({"ours": patch_text(10, "ten")}, cached=False), None, install=False, report=quiet)
     assert raised.value.hint == "--pgpool 4.6.1 downloads it"
