@@ -125,7 +125,7 @@ class _Walk:
         for name, sha256 in statement.subjects.items():
             file = self.build.debs.get(name)
             if file is None:
-                yield Finding(f"{path} names {name}, which no suite has")
+                yield Finding(f"{path} names {name}, which is in no suite")
             elif file.sha256 != sha256:
                 yield Finding(f"{path} and Packages have different SHA-256 values of {name}")
         for name, sha256 in statement.materials.items():

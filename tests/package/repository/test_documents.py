@@ -191,7 +191,7 @@ def a_pipe(folder: Path) -> None:
             another_deb_in_the_statement,
             f"{FOLDER}/{STATEMENT} and Packages have different SHA-256 values of libpgpool-dev_{V1}_amd64.deb",
         ),
-        (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which no suite has"),
+        (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which is in no suite"),
         (
             another_source_in_the_statement,
             f"{FOLDER}/{STATEMENT} and Sources have different SHA-256 values of pgpool2_{V1}.dsc",

@@ -254,7 +254,7 @@ def test_a_silent_endpoint_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     output: list[str] = []
     result = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), output.append)
     assert [one.place for one in result] == ["a", "b"]
-    assert output == ["warning: no docker engine answers at away; it gets no builds"]
+    assert output == ["warning: no docker engine answers at away; no builds are sent to it"]
     with pytest.raises(MachineError, match="answers at away"):
         engines.find_engines("auto", ("away",), Cache(tmp_path), output.append)
 
