@@ -28,4 +28,4 @@ def test_the_newest_version_is_tried_after_the_previous_one_and_debug_symbols_ar
 def test_without_a_previous_version_the_newest_is_installed() -> None:
     text = script(offered([stanza("pgpool2", "4.7.2-50+deb13+1")]))
     assert "STEP install the newest version" in text
-    assert "before" not in text
+    assert "previous" not in text
