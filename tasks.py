@@ -97,7 +97,7 @@ def bench(
     _end(benches.run(Project(HERE), what, pairs=pairs, scratch=place, releases=release, mode=mode))
 
 
-@task(help={"cell": "a failed cell as build-deb names it: trixie-amd64-4.6.1"})
+@task(help={"cell": "a failed cell, as named by build-deb: trixie-amd64-4.6.1"})
 def shell(context: Context, cell: str) -> None:
     """Open a shell in the root where the build of a cell failed."""
     building.shell(cell)
@@ -110,7 +110,7 @@ def shell(context: Context, cell: str) -> None:
         "release": "Debian releases, comma-separated (default: this machine's and stable)",
         "all": "test every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
-        "coverage": "print which part of each package and file the unit level runs",
+        "coverage": "print the coverage of each package and file by the unit level",
     },
 )
 def run_tests(
@@ -148,7 +148,10 @@ def run_matrix(
     _end(matrix.run(Project(HERE), request))
 
 
-@task(name="gather", help={"where": "a folder that holds a folder for each run, with its dist/report and dist/RELEASE"})
+@task(
+    name="gather",
+    help={"where": "a folder with one folder for each run, which contains its dist/report and dist/RELEASE"},
+)
 def gather_runs(context: Context, where: str) -> None:
     """Merge the dist/ folders of matrix runs on several machines into this dist/, as if they were one run."""
     from pgpool_deb.automation import gather  # noqa: PLC0415 - an unchanged build-deb need not load it
@@ -246,7 +249,7 @@ def update(
         _end(updating.run(Project(HERE), request))
 
 
-@task(name="release", help={"version": "of the package pgpool2-cluster and this project, for example 0.3.0"})
+@task(name="release", help={"version": "the new version of pgpool2-cluster and this project, for example 0.3.0"})
 def cut_release(context: Context, version: str) -> None:
     """Date the changelog's unreleased changes, set the version, commit and tag; docs/how-to/cut-a-release.md."""
     from datetime import datetime  # noqa: PLC0415
@@ -263,7 +266,7 @@ def cut_release(context: Context, version: str) -> None:
         "release": "Debian releases, comma-separated (default: all with packages in dist/)",
         "key": "fingerprints in your gpg keyring, secret key files, or env:NAME (default: a key made on first use)",
         "url": "the address at which clients reach the folder; publish remembers it (default: its file: address)",
-        "unproved": "also publish packages that no matrix has proved, and tell clients so",
+        "unproved": "also publish packages that no matrix has proved; the description of the suite lists them",
         "new": "publish only packages that are proved and not yet published, as a pipeline does",
         "renew": "publish nothing; sign every suite again, because apt accepts a signed state for only 30 days",
         "archive": "publish nothing; sign these end-of-life releases without an expiry date",

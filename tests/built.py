@@ -67,7 +67,7 @@ def build(project: Project, releases: Sequence[Release], *, install: bool) -> di
     command = [str(project.path / "invoke"), "build-deb", "--release", ",".join(release.name for release in releases)]
     status = subprocess.run([*command, *([] if install else ["--no-install"])], check=False).returncode
     if status not in (ExitStatus.GOOD, ExitStatus.FAILED):
-        raise MachineError(f"build-deb ended with status {status}", hint="./invoke build-deb shows why")
+        raise MachineError(f"build-deb ended with status {status}", hint="./invoke build-deb shows the error")
     summary = json.loads((project.dist / "summary.json").read_text(encoding="utf-8"))
     return {cell["release"]: cell for cell in summary["cells"]}
 

@@ -56,6 +56,6 @@ def fetched(root: Root, place: Path, packages: Built) -> Root:
     if answer.status != 0:
         error = next((line for line in answer.output.splitlines() if line.startswith("E:")), f"status {answer.status}")
         raise MachineError(
-            f"{packages.release.name}: {error.removeprefix('E: ')}", hint="is the mirror of apt reachable?"
+            f"{packages.release.name}: {error.removeprefix('E: ')}", hint="check that the mirror of apt is reachable"
         )
     return chroot.frozen()

@@ -70,8 +70,8 @@ class Daemon:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-                raise MachineError(f"dockerd does not start: {lines[-1] if lines else 'it says nothing'}",
-                                   hint=f"its log is {self.log}")  # fmt: skip
+                raise MachineError(f"dockerd does not start: {lines[-1] if lines else 'it printed nothing'}",
+                                   hint=f"read {self.log}")  # fmt: skip
             time.sleep(0.1)
 
     def answers(self) -> bool:

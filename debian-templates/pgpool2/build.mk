@@ -38,7 +38,7 @@ configure:
 	autoreconf -fi
 
 # Not dh_auto_configure: it passes --runstatedir, which upstream's older Autoconf does
-# not know.
+# not support.
 config.status: configure
 	CFLAGS='$(CFLAGS) $(PIE_COMPILE)' LDFLAGS='$(LDFLAGS) $(PIE_LINK)' ./configure \
 	    --build=$(DEB_BUILD_GNU_TYPE) --host=$(DEB_HOST_GNU_TYPE) \

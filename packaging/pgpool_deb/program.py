@@ -45,7 +45,7 @@ class Toolkit(Program):
         try:
             super().execute()
         except KeyboardInterrupt as interrupt:
-            raise MachineError("interrupted", hint="the same command continues from here") from interrupt
+            raise MachineError("interrupted", hint="run the same command again to continue") from interrupt
 
 
 def run(project: str, arguments: Sequence[str]) -> ExitStatus:
@@ -68,7 +68,7 @@ def run(project: str, arguments: Sequence[str]) -> ExitStatus:
 
 def _explained(error: OSError) -> MachineError:
     where = f"{error.filename}: " if error.filename else ""
-    return MachineError(f"{where}{error.strerror}", hint="fix that and run the same command again")
+    return MachineError(f"{where}{error.strerror}", hint="fix the cause, then run the same command again")
 
 
 def main(project: str) -> NoReturn:

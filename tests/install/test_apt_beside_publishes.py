@@ -56,7 +56,7 @@ def publisher(project: Project, release: Release, tmp_path: Path) -> Iterator[Pu
         yield made
 
 
-def test_apt_beside_publishes_sees_whole_states(
+def test_apt_sees_a_consistent_state_during_publishes(
     clean: Root, on: Callable[[Root], Chroot], publisher: Publisher, counts: Path, request: pytest.FixtureRequest
 ) -> None:
     """Publishes are spread over all runs of the clients."""

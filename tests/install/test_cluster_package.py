@@ -60,12 +60,12 @@ def life(server: Root, on: Callable[[Root], Chroot], packages: Built) -> dict[st
     return story
 
 
-def test_the_answers_become_the_two_files(life: dict[str, str]) -> None:
+def test_the_answers_are_written_to_the_two_files(life: dict[str, str]) -> None:
     assert "clients: [10.0.0.0/24]" in life["cluster.yml"]
     assert life["cluster.key"].split() == [f"pgpool2-cluster-words-2:{KEY}", "root", "600"]
 
 
-def test_the_key_is_nowhere_but_in_its_file(life: dict[str, str]) -> None:
+def test_the_key_is_only_in_its_file(life: dict[str, str]) -> None:
     assert life["debconf"] == ""
     assert life["readable"] == "/etc/pgpool2/cluster.key"
 

@@ -168,7 +168,7 @@ def test_purging_the_repositorys_package_leaves_nothing_behind(customer: Root, o
     )
 
 
-# -- older versions, older states --------------------------------------------------------------------------------------
+# -- older versions and states -----------------------------------------------------------------------------------------
 
 
 def test_an_older_version_is_installed_by_the_command_of_the_page(
@@ -228,7 +228,7 @@ def test_unattended_upgrades_install_a_later_version_once_configured(
 # -- only from our repository, and from Debian again -------------------------------------------------------------------
 
 
-def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(
+def test_the_pin_prefers_this_repository_even_if_debian_has_a_newer_pgpool(
     reader: Chroot, project: Project, shop: Shop
 ) -> None:
     reader.run(f"rm -f {PREFERENCES}")
@@ -241,7 +241,7 @@ def test_with_the_pin_pgpool_comes_from_here_even_if_debian_has_a_newer_one(
     assert reader.run(VERSION) == shop.later
 
 
-def test_with_the_other_pin_a_server_goes_back_to_debians(reader: Chroot, project: Project, shop: Shop) -> None:
+def test_the_other_pin_returns_a_server_to_debians_packages(reader: Chroot, project: Project, shop: Shop) -> None:
     assert debians(reader, shop) != shop.later
     reader.run("apt-get install pgpool2", network=True)
     assert reader.run(VERSION) == shop.later

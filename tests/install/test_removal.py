@@ -66,7 +66,7 @@ def test_the_purge_leaves_nothing_behind(life: dict[str, str]) -> None:
     assert "pgpool" not in life["ucf"]
 
 
-def test_these_tests_see_what_a_package_leaves_behind(server: Root, on: Callable[[Root], Chroot]) -> None:
+def test_these_tests_detect_files_that_a_package_leaves_behind(server: Root, on: Callable[[Root], Chroot]) -> None:
     system = on(server)
     system.run(
         "mkdir -p /leaves/DEBIAN /leaves/usr; cd /leaves; echo it >usr/own;"

@@ -51,7 +51,7 @@ def test_apt_accepts_the_repository_without_complaints(system: Chroot, repositor
     assert system.run("dpkg-query -W -f '${Version}' pgpool2") == packages.debian_version
 
 
-def test_a_state_of_the_past_is_a_repository_too(system: Chroot, repository: Repository, packages: Built) -> None:
+def test_an_earlier_state_is_a_repository_too(system: Chroot, repository: Repository, packages: Built) -> None:
     first, _ = repository.states
     pasted(system, repository, packages.release.name)
     there, suite = f"{URL}/snapshot/{first.name}", f"{packages.release.name}-testing"

@@ -29,7 +29,7 @@ def test_built_packages_install_and_can_be_removed(project: Project, packages: B
     publish.run(project, publish.PublishRequest(place, releases=(name,), unproved=True), print)
     lines: list[str] = []
     assert check.run(str(place), lines.append, project=project) is ExitStatus.GOOD, lines
-    assert any(line.startswith(f"{name}-testing: ") and "install and go" in line for line in lines)
+    assert any(line.startswith(f"{name}-testing: ") and "installed and purged" in line for line in lines)
 
 
 def test_a_failed_installation_is_a_fault_with_apts_reason(
@@ -45,5 +45,5 @@ def test_a_failed_installation_is_a_fault_with_apts_reason(
     lines: list[str] = []
     assert check.run(str(place), lines.append, project=project) is ExitStatus.FAILED
     (fault,) = [line for line in lines if line.startswith("fault: ")]
-    assert f"{release.name}-testing: the newest version is installed: " in fault
+    assert f"{release.name}-testing: install the newest version: " in fault
     assert "pgpool2 : Depends: pgpool2-common but it is not installable" in fault

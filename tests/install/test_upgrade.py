@@ -85,7 +85,7 @@ def test_a_later_version_with_other_defaults_keeps_edits(
     assert "port = 9998" in system.run("cat /etc/pgpool2/pgpool.conf.ucf-dist")
 
 
-def test_these_tests_see_a_question_when_there_is_one(server: Root, on: Callable[[Root], Chroot]) -> None:
+def test_these_tests_detect_a_question(server: Root, on: Callable[[Root], Chroot]) -> None:
     """A conffile that both the administrator and the package have changed makes dpkg ask."""
     system = on(server)
     system.run(

@@ -137,7 +137,7 @@ def test_a_mirror_without_the_suite_is_an_environment_failure(
         if fault:
             mirror.faults[where] = fault
         ended = rootless.run(*PINNED, "--mirror", uri, "--stall", "20" if fault is not hang else "5")
-    ended.failed_cell(3, "root", rf"^the root of {RELEASE} was not made: .*({message})", "mirror")
+    ended.failed_cell(3, "root", rf"^the root of {RELEASE} was not created: .*({message})", "mirror")
     assert rootless.packages() == before
 
 
@@ -152,8 +152,8 @@ def test_a_build_continues_past_each_fault_of_a_mirror(rootless: Desk, mirror: M
         (r"/ccache_.*\.deb$", missing),
     ):
         mirror.faults = {pattern: fault}
-        rootless.run(*command).failed_cell(3, "root", f"^the root of {RELEASE} was not made: ", "mirror")
-        assert not list((rootless.cache / "roots").glob(".partial-*")), "what is half-made takes no space"
+        rootless.run(*command).failed_cell(3, "root", f"^the root of {RELEASE} was not created: ", "mirror")
+        assert not list((rootless.cache / "roots").glob(".partial-*")), "an incomplete root was left behind"
         assert rootless.packages() == before
     bases = [path.name for path in (rootless.cache / "roots").glob(f"{RELEASE}-*") if path.is_dir()]
     assert len(bases) == 1, "the base root was whole before the last fault, and is kept"

@@ -388,6 +388,6 @@ def test_a_version_with_a_failed_cell_is_not_marked_proved(platform: Platform) -
     before = platform.branches()
     platform.new_checkout("update/4.7.3")
     cells(platform, "4.7.3", releases=RELEASES[1:])
-    assert f"did not try it on {RELEASES[0]}" in platform.run("proved", good=False, ref="update/4.7.3")
+    assert f"did not test it on {RELEASES[0]}" in platform.run("proved", good=False, ref="update/4.7.3")
     assert platform.branches() == before
     assert not [line for line in platform.notes if "merge" in line]

@@ -16,4 +16,4 @@ def able() -> None:
     if os.geteuid() != 0:
         raise MachineError("tests of the level reproducible need root", hint="run them as root")
     if not Path("/dev/fuse").exists():
-        raise MachineError("there is no /dev/fuse, by which disorderfs varies the order of files", hint="modprobe fuse")
+        raise MachineError("/dev/fuse is missing, and disorderfs requires it", hint="modprobe fuse")

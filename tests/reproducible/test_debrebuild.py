@@ -140,7 +140,7 @@ def stranger(release: Release, packages: Built, project: Project, roots: Roots, 
         )
         raise MachineError(
             f"{release.name}: {gone.removeprefix('E: ')}",
-            hint="what the packages were built with is no longer on the mirror: build them again",
+            hint="rebuild the packages: the mirror no longer has the versions that they were built with",
         )
     served = (*binds, (Path(__file__).with_name("past.py"), "/srv/past.py"))
     chroot = Chroot(roots.obtain(tools, TOOLS, runner), systems / f"stranger-{release.name}", served)

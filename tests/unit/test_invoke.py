@@ -122,7 +122,7 @@ def test_an_environment_of_another_python_is_replaced(tmp_path: Path) -> None:
         assert making.stderr is not None
         said = making.stderr.readline().decode()
         os.killpg(making.pid, signal.SIGKILL)  # the whole environment takes seconds
-    assert said.startswith("Making the Python environment in .venv"), said
+    assert said.startswith("Creating the Python environment .venv"), said
 
 
 def test_a_read_only_checkout_without_environment_is_reported(tmp_path: Path) -> None:
@@ -143,6 +143,6 @@ def test_a_path_with_a_colon_is_refused(tmp_path: Path) -> None:
     answer = subprocess.run([place / "invoke"], capture_output=True, text=True, check=False)
     assert answer.returncode == ExitStatus.ENVIRONMENT
     assert answer.stderr.splitlines() == [
-        f"Python cannot make an environment in a path with a colon: {place}",
-        "hint: move the checkout to a path without one",
+        f"Python cannot create an environment in a path with a colon: {place}",
+        "hint: move the checkout to a path without a colon",
     ]

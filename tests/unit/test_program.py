@@ -105,7 +105,7 @@ def test_a_folder_without_tasks_is_wrong_usage(tmp_path: Path, capfd: pytest.Cap
 
 def test_ctrl_c_is_not_a_failed_package(project: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert status_of(project, "interrupted") == ExitStatus.ENVIRONMENT
-    assert capfd.readouterr().err == "interrupted\nhint: the same command continues from here\n"
+    assert capfd.readouterr().err == "interrupted\nhint: run the same command again to continue\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])

@@ -35,7 +35,7 @@ def run(  # noqa: PLR0913 - the options of the task
     if what not in BENCHES:
         raise UsageError(f"unknown bench: {what}", hint=f"one of {', '.join(BENCHES)}")
     if pairs < 1:
-        raise UsageError(f"--pairs {pairs} compares nothing", hint="at least 1")
+        raise UsageError(f"--pairs {pairs} is too small", hint="--pairs takes 1 or more")
     if what == "cluster":
         return _cluster(project, pairs, releases, mode)
     if what == "repository":

@@ -53,21 +53,26 @@ def run(project: Project, version: str, report: Report, *, today: date) -> ExitS
 
 def _refuse_odd_state(project: Project) -> None:
     if git(project.path, "status", "--porcelain"):
-        raise UsageError("the checkout has changes that are not committed", hint="git status; commit or stash them")
+        raise UsageError(
+            "the checkout has uncommitted changes", hint="commit or stash the changes that git status shows"
+        )
     branch = git(project.path, "branch", "--show-current").strip()
     if branch != BRANCH:
-        where = f"on the branch {branch}" if branch else "on no branch"
-        raise UsageError(f"the checkout is {where}, and releases are cut on {BRANCH}", hint=f"git switch {BRANCH}")
+        where = f"on the branch {branch}" if branch else "at a detached HEAD"
+        raise UsageError(f"the checkout is {where}, but releases are cut on {BRANCH}", hint=f"git switch {BRANCH}")
 
 
 def _refuse_old_version(project: Project, version: str) -> None:
     wanted = _numbers(version)
     if wanted is None:
-        raise UsageError(f"{version!r} is not a version", hint="three numbers, for example 0.3.0")
+        raise UsageError(f"{version!r} is not a version", hint="use three numbers, for example 0.3.0")
     tags = git(project.path, "tag", "--list", _TAG.format(version="*")).split()
     last = _greatest([project.version, *(tag.removeprefix("v") for tag in tags)])
     if wanted <= (_numbers(last) or ()):
-        raise UsageError(f"{version} is not greater than {last}, the last version", hint="git tag --list shows all")
+        raise UsageError(
+            f"{version} is not greater than {last}, the last version",
+            hint="choose a greater one; git tag --list shows the released versions",
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
@@ -93,8 +98,8 @@ def dated(changelog: str, version: str, today: date) -> str:
     """Return the changelog with its unreleased changes under `version`; raises UsageError where there are none."""
     found = _UNRELEASED.search(changelog)
     if found is None or not found["changes"].strip():
-        hint = "write what users notice below `## Unreleased` in CHANGELOG.md"
-        raise UsageError("the changelog has nothing that is unreleased", hint=hint)
+        hint = "describe what users notice below `## Unreleased` in CHANGELOG.md"
+        raise UsageError("CHANGELOG.md has no unreleased changes", hint=hint)
     title = f"## Unreleased\n\n## {version} - {today.isoformat()}\n"
     return f"{changelog[: found.start()]}{title}{found['changes']}{changelog[found.end() :]}"
 

@@ -32,7 +32,9 @@ def run(project: Project, origin: Path, report: Report) -> ExitStatus:
     try:
         proof = merged(reports)
     except ValueError as error:
-        raise UsageError(f"{origin}: {error}", hint="put only the runs of one pipeline there, a folder each") from error
+        raise UsageError(
+            f"{origin}: {error}", hint="put one folder for each run of the pipeline there, and nothing else"
+        ) from error
     releases = {cell.release: origin / name for name, run_proof in reports.items() for cell in run_proof.cells}
     for cell in proof.cells:
         _refuse_untested(releases[cell.release] / cell.release, cell.files)
@@ -57,14 +59,14 @@ def _reports(origin: Path) -> dict[str, Proof]:
     """Return the reports in the folders of `origin`, by the name of the folder."""
     folders = sorted(path for path in origin.iterdir() if path.is_dir()) if origin.is_dir() else []
     if not folders:
-        raise UsageError(f"{origin} has no folder of a run", hint=f"gather reads DIR/NAME/{REPORT}/report.json")
+        raise UsageError(f"{origin} contains no runs", hint=f"gather reads DIR/NAME/{REPORT}/report.json")
     reports = {}
     for folder in folders:
         path = folder / REPORT / "report.json"
         try:
             reports[folder.name] = Proof.from_json(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            hint = "a run without a report proves nothing; its log shows why there is none"
+            hint = "read the log of that run: it ended without a report"
             raise UsageError(f"{path}: {error.strerror}", hint=hint) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is damaged", hint="./invoke matrix writes a new one") from error
@@ -76,4 +78,4 @@ def _refuse_untested(folder: Path, files: Mapping[str, str]) -> None:
         path = folder / name
         if "/" in name or path.is_symlink() or not path.is_file() or sha256_of(path) != sha256:
             hint = "gather reports and packages of the same run"
-            raise UsageError(f"{path} is missing or not the file that was tested", hint=hint)
+            raise UsageError(f"{path} is missing or differs from the tested file", hint=hint)

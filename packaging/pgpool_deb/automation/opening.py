@@ -46,7 +46,7 @@ def run(project: Project, request: update.UpdateRequest, report: Report) -> Exit
             if opened is not None:
                 return opened
     if status is ExitStatus.GOOD:
-        report("nothing is new, or its change is already open")
+        report("nothing to open: there is no news, or its change is already open")
     return status
 
 
@@ -60,7 +60,7 @@ def _advisories(project: Project, pins: Pins, _request: update.UpdateRequest, re
         address = f"{watch.DEBIAN.rpartition('/source-package/')[0]}/{cve}"
         advisory = debians_tracker.advisory(cve, watch.page(address))
         if advisory is None:
-            report(f"warning: {cve}: Debian names no upstream release that fixed it: see {address}")
+            report(f"warning: {cve}: Debian lists no upstream release with the fix; see {address}")
         else:
             advisories.append(advisory)
     if not advisories:

@@ -42,7 +42,7 @@ GithubJob = dict[str, Any]
 
 def pipeline(releases: Sequence[str]) -> dict[str, Any]:
     """Return the workflow. Containers of cells are privileged, because they mount roots and boot hosts."""
-    choice = {"type": "choice", "options": list(TASKS), "default": TASKS[0], "description": "what to do"}
+    choice = {"type": "choice", "options": list(TASKS), "default": TASKS[0], "description": "the task to run"}
     text = {"type": "string", "description": "for promote: releases, comma-separated; empty for all"}
     return {
         "name": "packages",
@@ -201,9 +201,9 @@ def _update() -> GithubJob:
             {"name": "tools", "run": steps.PREPARE},
             _CHECKED_OUT,
             _kept("update"),
-            {"name": "what is open", "env": _TOKEN, "run": steps.KNOWN},
+            {"name": "fetch open changes", "env": _TOKEN, "run": steps.KNOWN},
             {
-                "name": "what is new",
+                "name": "commit the news",
                 "id": "open",
                 "run": steps.OPEN + f"case $branch in\n  update/*) {output.strip()} ;;\nesac\n",
             },
@@ -230,13 +230,13 @@ _MERGE = f"""\
 {steps.PROVED}\
 git push --quiet "$REMOTE" "HEAD:refs/heads/$GITHUB_REF_NAME"
 if [ "${{{steps.MERGE}:-}}" = hand ]; then
-  echo "the pull request waits for a person"
+  echo "the pull request needs a manual merge"
 elif gh pr merge --merge --delete-branch --match-head-commit "$(git rev-parse HEAD)" "$GITHUB_REF_NAME"; then
   gh workflow run {FILE} --ref "$DEFAULT"
 elif [ -n "$version" ]; then
   gh workflow run {FILE} --ref "$GITHUB_REF_NAME"
 else
-  echo "the pull request waits for a person"
+  echo "the pull request needs a manual merge"
 fi
 """
 """If branch protection requires checks of the last commit, the workflow runs on it again."""

@@ -75,7 +75,7 @@ class NewRelease:
 def run(project: Project, request: UpdateRequest) -> ExitStatus:
     """Obtain, build, compare and test a release; then pin it. Raises UsageError or MachineError if it cannot start."""
     if not RELEASED.fullmatch(request.version):
-        raise UsageError(f"{request.version!r} is not a pgpool-II release", hint="three numbers, for example 4.7.4")
+        raise UsageError(f"{request.version!r} is not a pgpool-II release", hint="use three numbers, for example 4.7.4")
     pins = Pins.load(project.sources)
     table = ReleaseTable.load(project.releases)
     releases = tuple(release.name for release in table.select(request.releases, machine_release()))
@@ -124,7 +124,7 @@ def _try(project: Project, request: UpdateRequest, new: NewRelease, releases: Se
 def how_to_prove(version: str) -> list[str]:
     """Return the steps that make a pinned version the default."""
     return [
-        "It is not proved yet, and the default stays the same. To prove it:",
+        "It is not proved yet, so the default version does not change. To prove it:",
         f"  build it by default:  add default = {json.dumps(version)} as the first line of packaging/sources.toml",
         "  test everything:      ./invoke test --all && ./invoke matrix",
         f"  remove the line:      ./invoke update --proved {version}",
@@ -161,11 +161,11 @@ def _why_unproved(project: Project, version: str) -> str:
     try:
         cells = json.loads((project.dist / "report" / "report.json").read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
-        return "there is no report of a matrix"
+        return "no matrix report was found"
     tried = {cell["release"]: cell for cell in cells if cell["cell"].endswith(f"-{version}")}
     for release in ReleaseTable.load(project.releases).releases:
         if release.name not in tried:
-            return f"the last matrix did not try it on {release.name}"
+            return f"the last matrix did not test it on {release.name}"
         if stage := lacking(tried[release.name], matrix.PROOF):
             return f"{release.name}: {stage}"
     return ""
@@ -205,7 +205,7 @@ def obtain(pins: Pins, request: UpdateRequest, folder: Path) -> NewRelease:
             try:
                 shutil.copyfile(request.tarball, part)
             except OSError as error:
-                hint = "--tarball takes a release's .tar.gz"
+                hint = "name the .tar.gz of a release with --tarball"
                 raise UsageError(f"{request.tarball}: {error.strerror}", hint=hint) from error
         else:
             mirror = archive.find_archive(request.mirror).mirror.rstrip("/")
@@ -215,10 +215,13 @@ def obtain(pins: Pins, request: UpdateRequest, folder: Path) -> NewRelease:
         facts = checked(part, sha256, folder, UsageError)
         if facts.stated != request.version:
             stated = f"pgpool-II {facts.stated}" if facts.stated else "no version of pgpool-II"
-            raise UsageError(f"the tarball states {stated}, not {request.version}", hint="check --pgpool")
+            raise UsageError(
+                f"configure.ac in the tarball states {stated}, not {request.version}",
+                hint="correct --pgpool or --tarball",
+            )
         if any(pin.version == request.version and pin.sha256 != sha256 for pin in pins.pins):
-            hint = "upstream does not change a release: ask upstream what happened"
-            raise UsageError(f"pgpool-II {request.version} is pinned with another sha256 than {sha256}", hint=hint)
+            hint = "ask upstream: a released tarball must not change"
+            raise UsageError(f"pgpool-II {request.version} is pinned with a sha256 other than {sha256}", hint=hint)
         destination = part.replace(folder / f"pgpool2_{request.version}.orig.tar.gz")
     date = datetime.fromtimestamp(facts.newest, UTC).date().isoformat()
     return NewRelease(request.version, sha256, destination.stat().st_size, date)
@@ -238,9 +241,11 @@ def _download(addresses: Sequence[str], place: Path) -> Path:
             say(f"downloaded from {address}")
             sums[part] = sha256_of(part)
     if not sums:
-        raise MachineError(f"no address has it: {'; '.join(answers)}", hint="--tarball PATH uses your own copy")
+        raise MachineError(
+            f"no address provides it: {'; '.join(answers)}", hint="use your own copy with --tarball PATH"
+        )
     if len(set(sums.values())) > 1:
-        hint = "ask upstream which one is theirs, then use --tarball PATH"
+        hint = "ask upstream which one is authentic, then use --tarball PATH"
         raise MachineError(f"two addresses send different files: sha256 {', '.join(sums.values())}", hint=hint)
     return next(iter(sums))
 

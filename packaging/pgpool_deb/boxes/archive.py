@@ -85,7 +85,9 @@ def find_archive(mirror: str | None) -> DebianArchive:
     """
     if mirror is not None:
         if not mirror.startswith(_URIS):
-            raise UsageError(f"--mirror {mirror} is not a URI", hint="as in sources.list: http://HOST/debian")
+            raise UsageError(
+                f"--mirror {mirror} is not a URI", hint="use a URI as in sources.list, for example http://HOST/debian"
+            )
         return DebianArchive(mirror.rstrip("/"), None)
     return parse_index_targets(_index_targets(), _addresses, _answers)
 
@@ -116,7 +118,7 @@ def _apt_get(*words: str) -> str:
     try:
         return subprocess.run(["apt-get", *words], capture_output=True, text=True, check=True, timeout=60).stdout
     except FileNotFoundError as error:
-        raise MachineError("apt-get is not on this machine", hint="this tool runs on Debian") from error
+        raise MachineError("apt-get is not installed", hint="run this tool on Debian") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"apt's configuration cannot be read: {error}", hint="apt-get check") from error
 
@@ -154,8 +156,8 @@ def _debians(addresses: str, others: Container[str]) -> list[tuple[str, str]]:
     updated = [(uri, suite) for uri, suite in main if f"{suite}-updates" in suites[uri]]
     if not updated and len({uri for uri, _ in main}) > 1:
         raise MachineError(
-            "apt's package lists are missing, and without them several archives could be Debian's",
-            hint="apt-get update, or name one with --mirror",
+            "apt's package lists are missing, so Debian's archive cannot be identified among its sources",
+            hint="run apt-get update, or name the archive with --mirror URL",
         )
     return [*(updated or main), *security]
 
@@ -175,7 +177,8 @@ def _first_of_each(debians: Iterable[tuple[str, str]], answers: Callable[[str, s
         raise MachineError(f"roots cannot be made from {unusable}", hint="name an archive with --mirror URL")
     if not usable[False]:
         raise MachineError(
-            "apt on this machine is configured for no Debian archive", hint="name one with --mirror, or add it for apt"
+            "no apt source of this machine is a Debian archive",
+            hint="name one with --mirror URL, or add one to /etc/apt/sources.list.d",
         )
     return _first_answering(usable[False], answers), _first_answering(usable[True], answers) if usable[True] else None
 
@@ -198,7 +201,9 @@ def _plain(uri: str) -> list[str]:
     try:
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
-        raise MachineError(f"apt's list of mirrors cannot be read: {path}", hint="name one with --mirror") from error
+        raise MachineError(
+            f"apt's list of mirrors cannot be read: {path}", hint="name a mirror with --mirror URL"
+        ) from error
     listed = [row for row in rows if row and row[0].startswith(_URIS)]
     return [row[0].rstrip("/") for row in sorted(listed, key=_priority)]
 

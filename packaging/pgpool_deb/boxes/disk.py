@@ -13,7 +13,7 @@ from pgpool_deb.ground import namespaces
 from pgpool_deb.ground.errors import MachineError
 
 TRY = Path(__file__).with_name("try-overlay")
-ANOTHER = "PGPOOL_DEB_CACHE=/path names another folder"
+ANOTHER = "set PGPOOL_DEB_CACHE=/path to use another folder"
 _GOOD = ("ext2/ext3", "xfs", "btrfs", "tmpfs")
 """File systems on which overlays are known to work, by stat(1)'s names."""
 
@@ -65,16 +65,16 @@ def _no_overlays(folder: Path, reason: str) -> MachineError:
     if "No space left" in reason:
         return MachineError(f"no space is left in {folder}", hint=f"free some, or {ANOTHER}")
     if reason.endswith("/program: Permission denied"):
-        return MachineError(f"the cache lies on a file system mounted noexec: {folder}", hint=ANOTHER)
+        return MachineError(f"the cache is on a file system that is mounted noexec: {folder}", hint=ANOTHER)
     kind = "".join(_output_as_root("stat", "--file-system", "--format=%T", str(folder))[1])
     if reason.startswith(("unshare: ", "machine: ")) or kind in _GOOD:
         return MachineError(
             f"this machine forbids the mounts that roots need: {reason.removeprefix('machine: ')}",
-            hint="start a container with --privileged, also for a plain user; a virtual machine needs no option",
+            hint="start the container with --privileged, even for a plain user; a virtual machine needs no option",
         )
     return MachineError(
-        f"the cache lies on {kind}, where roots cannot be mounted: {folder}",
-        hint=f"{ANOTHER}: on ext4, XFS or Btrfs; for a container, on a volume",
+        f"the cache is on {kind}, which does not support the mounts of roots: {folder}",
+        hint=f"{ANOTHER} on ext4, XFS or Btrfs; in a container, use a volume",
     )
 
 

@@ -33,7 +33,7 @@ def context(name: str) -> dict[str, Any]:
         where: dict[str, Any] = {"base_url": str(endpoint["Host"])}
     except FileNotFoundError as error:
         hint = "docker context ls lists the contexts; an address contains ://"
-        raise UsageError(f"there is no docker context {name!r}", hint=hint) from error
+        raise UsageError(f"docker context {name!r} does not exist", hint=hint) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DockerException(f"the docker context {name!r} cannot be read: {error}") from error
     certificates = folder / "tls" / known_as / "docker"

@@ -124,7 +124,7 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        raise went_away(what, cause="docker no longer knows the box") from error
+        raise went_away(what, cause="docker no longer has the box") from error
     except APIError as error:
         raise refused(str(error.explanation or error)) from error
     except (DockerException, *GONE) as error:
@@ -135,7 +135,7 @@ def went_away(what: str, cause: str = "the docker engine no longer answers") -> 
     """Return the error for an engine or a box that disappeared while `what` was happening."""
     return MachineError(
         f"{cause} (while {what})",
-        hint="check that it runs (docker info), then run the same command again; --engine chroot needs no daemon",
+        hint="check the daemon with docker info, then run the same command again, or use --engine chroot",
     )
 
 
@@ -144,5 +144,5 @@ def refused(reason: str) -> MachineError:
     if "no space left" in reason.lower():
         hint = "free space where docker keeps its data (docker system df), and run the same command again"
         return MachineError("no space left on the docker engine's device", hint=hint)
-    hint = "docker's own log says more; --engine chroot needs no daemon"
+    hint = "read the log of the docker daemon, or use --engine chroot"
     return MachineError(f"docker refused: {reason.strip()}", hint=hint)

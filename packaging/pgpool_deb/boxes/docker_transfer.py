@@ -41,7 +41,7 @@ def checked_names(names: Iterable[str]) -> list[str]:
     for name in names:
         if not _FILE_NAME.fullmatch(name):
             raise MachineError(
-                f"the build left a file with the name {name!r}", hint="no file of this build was kept; read the log"
+                f"the build left a file with the name {name!r}", hint="read the log; no file of this build was kept"
             )
     return names
 
@@ -54,7 +54,7 @@ def unpack_file(data: Iterable[bytes], name: str, destination: Path) -> None:
             member = archive.next()
             content = archive.extractfile(member) if member and member.isreg() and member.name == name else None
             if content is None:
-                raise MachineError(f"docker did not send the file {name} but something else", hint=again)
+                raise MachineError(f"docker sent something other than the file {name}", hint=again)
             with destination.open("wb") as file:
                 shutil.copyfileobj(content, file, CHUNK)
             if archive.next() is not None:

@@ -45,5 +45,5 @@ def find_engines(name: str, endpoints: Sequence[str], cache: Cache, report: Repo
     if not engines:
         raise failed[0]
     for failure in failed:
-        report(f"warning: {failure.message}; it gets no builds")
+        report(f"warning: {failure.message}; no builds are sent to it")
     return tuple(engines)

@@ -334,7 +334,8 @@ def root_failure(release: Release, failure: CommandFailed) -> MachineError:
     """Return the error with a one-line reason why a root could not be made, and the usual fix as its hint."""
     if isinstance(failure, CommandStalled):
         return MachineError(
-            f"the root of {release.name} was not made: no output for too long", hint="is the mirror reachable?"
+            f"the root of {release.name} was not created: no output for too long",
+            hint="check that the mirror is reachable, or use another with --mirror URL",
         )
     errors = [line for line in failure.lines if re.match(r"(E|Err|W|mount|unshare)\b:?", line)] or failure.lines
     first = errors[0] if errors else str(failure)
@@ -342,12 +343,12 @@ def root_failure(release: Release, failure: CommandFailed) -> MachineError:
     if "does not have a Release file" in line:  # apt prints the reason below the line with the file
         reasons = (below for file, below in pairwise(failure.lines) if file.startswith("Err:") and below[:1] == " ")
         line = next(reasons, line).strip()
-    hint = "is the mirror reachable? another one: --mirror URL"
+    hint = "check that the mirror is reachable, or use another with --mirror URL"
     if any("No space left" in line for line in failure.lines):
         line, hint = "no space left on the device", "free some space, or move the cache with PGPOOL_DEB_CACHE=/path"
     elif any("Unable to locate" in line or "no installation candidate" in line or "Unmet" in line for line in errors):
-        hint = f"does an apt source of {release.name} in releases.toml have it?"
-    return MachineError(f"the root of {release.name} was not made: {line.removeprefix('E: ')}", hint=hint)
+        hint = f"check the apt sources of {release.name} in packaging/releases.toml"
+    return MachineError(f"the root of {release.name} was not created: {line.removeprefix('E: ')}", hint=hint)
 
 
 def _mmdebstrap_options(architecture: str) -> list[str]:

@@ -37,10 +37,10 @@ def check(changes: Path, *, version: str, binaries: Collection[str]) -> list[Pat
             built[control["Package"]] = control["Version"]
     missing = sorted(set(binaries) - built.keys())
     if missing:
-        raise PackageError(f"the build made no {missing[0]}", hint="read build.log")
+        raise PackageError(f"the build produced no {missing[0]}", hint="read build.log")
     wrong = sorted(name for name, built_version in built.items() if built_version != version)
     if wrong:
         raise PackageError(f"{wrong[0]} has version {built[wrong[0]]}, not {version}", hint="read build.log")
     if not any(path.suffix == ".dsc" for path in files):
-        raise PackageError("the build made no source package", hint="read build.log")
+        raise PackageError("the build produced no source package", hint="read build.log")
     return files

@@ -74,7 +74,9 @@ def parse_majors(text: str | None) -> tuple[int, ...]:
     majors = _words("--pg", text)
     for major in majors:
         if not re.fullmatch(r"[1-9][0-9]", major):
-            raise UsageError(f"--pg {major} is not a PostgreSQL major", hint="majors are whole numbers: --pg 15,17")
+            raise UsageError(
+                f"--pg {major} is not a PostgreSQL major", hint="use whole numbers, for example --pg 15,17"
+            )
     return tuple(sorted({int(major) for major in majors}))
 
 
@@ -109,7 +111,7 @@ def machine_architecture() -> str:
     try:
         answer = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise MachineError("dpkg is not on this machine", hint="this tool runs on Debian") from error
+        raise MachineError("dpkg is not installed", hint="run this tool on Debian") from error
     return answer.stdout.strip()
 
 

@@ -47,11 +47,13 @@ class BuildRecord:
             date = fields.get("Build-Date")
             built = parsedate_to_datetime(str(date)).astimezone(UTC) if date else None
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{path} cannot be read as a .buildinfo: {error}", hint="is it complete?") from error
+            raise UsageError(
+                f"{path} is not a valid .buildinfo file: {error}", hint="get the .buildinfo file again"
+            ) from error
         plain_names = all("/" not in name and not name.startswith(".") for name in (*sums, source))
         if not plain_names or PurePosixPath(build_path).parts[:2] != ("/", "build"):
             raise UsageError(
-                f"{path} names paths that no build of ours has", hint="verify takes only packages of this project"
+                f"{path} contains paths that no build of this project has", hint="verify only packages of this project"
             )
         return cls(path, source, version, build_path, environment, installed, sums, architecture, origin, built)
 

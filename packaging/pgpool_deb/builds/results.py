@@ -125,7 +125,8 @@ class Dist:
         except OSError as error:
             self._sweep(folder)
             raise MachineError(
-                f"{folder} cannot be written: {error.strerror}", hint="free space there and run the same command again"
+                f"{folder} cannot be written: {error.strerror}",
+                hint="free space there, then run the same command again",
             ) from error
 
     def _listed(self, folder: Path, source_package: str) -> set[str]:

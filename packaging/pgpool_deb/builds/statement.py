@@ -31,7 +31,7 @@ class Statement:
         try:
             document = json.loads(data)
             if (document["_type"], document["predicateType"]) != (TYPE, PREDICATE):
-                raise ValueError("it is a statement of another type")
+                raise ValueError("its predicateType or payload is of another kind")
             predicate = document["predicate"]
             return cls(
                 _digests(document["subject"]),
@@ -39,7 +39,7 @@ class Statement:
                 _digests(predicate["runDetails"]["byproducts"]),
             )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError("it is not a statement of ours") from error
+            raise ValueError("a required key is missing or malformed") from error
 
 
 def _digests(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -31,7 +31,7 @@ class DiskFullError(MachineError):
     """A build or its result needs more disk space than is free."""
 
 
-INTERRUPTED = MachineError("interrupted", hint="the same command continues from here")
+INTERRUPTED = MachineError("interrupted", hint="run the same command again to continue")
 
 
 class BuildStage(StrEnum):
@@ -327,12 +327,12 @@ class _Job:
         if isinstance(failure, CommandStalled):
             return MachineError(
                 f"{self.stage}: the build printed nothing for {self.shop.stall:.0f} s and was stopped",
-                hint="read the end of the log; --stall SECONDS allows more time",
+                hint="read the end of the log, or allow more time with --stall SECONDS",
             )
         if any(_DISK_FULL.search(line) for line in lines):
             return _disk_full()
         reason = self.first_error or next((line for line in reversed(failure.lines) if line.strip()), str(failure))
-        return PackageError(reason.strip(), hint="the log shows more; the shell command opens the failed root")
+        return PackageError(reason.strip(), hint="read the log, or open the failed root with the shell command")
 
     def _failed(self, began: float, log: Path, error: ToolkitError) -> Outcome:
         if self.box and isinstance(error, DiskFullError):
@@ -355,4 +355,4 @@ def _machine_fault(error: OSError) -> MachineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or _DISK_FULL.search(str(error)):
         return _disk_full()
     where = f"{error.filename}: " if error.filename else ""
-    return MachineError(f"{where}{error.strerror or error}", hint="fix that and run the same command again")
+    return MachineError(f"{where}{error.strerror or error}", hint="fix the cause, then run the same command again")

@@ -30,7 +30,8 @@ class Cache:
         path = Path(chosen) if chosen else Path(platformdirs.user_cache_dir("pgpool-deb"))
         if "\n" in str(path):
             raise MachineError(
-                "the path of the cache folder contains a line feed", hint="PGPOOL_DEB_CACHE=/path names another"
+                "the path of the cache folder contains a line feed",
+                hint="set PGPOOL_DEB_CACHE=/path to use another folder",
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ class Cache:
         except OSError as error:
             raise MachineError(
                 f"the cache folder {path} cannot be written: {error.strerror}",
-                hint="free space there, or name another with PGPOOL_DEB_CACHE=/path",
+                hint="free some space there, or set PGPOOL_DEB_CACHE=/path to use another folder",
             ) from error
         return cls(path.resolve())
 

@@ -13,6 +13,6 @@ def git(checkout: Path, *words: str) -> str:
     answer = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         said = answer.stderr.strip().splitlines()
-        hint = "is this a git checkout of yours, with user.name and user.email set?"
+        hint = "run this command in your own git checkout, and set user.name and user.email in git config"
         raise MachineError(f"git {words[0]} failed: {said[-1] if said else answer.returncode}", hint=hint)
     return answer.stdout

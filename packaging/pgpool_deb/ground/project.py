@@ -40,7 +40,7 @@ class Project:
         try:
             return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
         except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-            hint = "the cluster package takes its version from [project] there"
+            hint = "set version in [project]; the cluster package uses it"
             raise UsageError(f"{path}: the version cannot be read: {error}", hint=hint) from error
 
     def templates(self, source_package: str) -> Path:

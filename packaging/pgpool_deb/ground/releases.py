@@ -92,13 +92,13 @@ class ReleaseTable:
         try:
             rows = _ReleasesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, tomllib.TOMLDecodeError) as error:
-            hint = "the top of packaging/releases.toml explains its rows"
+            hint = "see the comment at the top of packaging/releases.toml"
             raise UsageError(f"{path}: {error}", hint=hint) from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise UsageError(
-                f"{path}: {place}: {first['msg']}", hint="the top of that file explains the keys"
+                f"{path}: {place}: {first['msg']}", hint="see the comment at the top of that file"
             ) from error
         moment = datetime(rows.packaging.date.year, rows.packaging.date.month, rows.packaging.date.day, 12, tzinfo=UTC)
         revision = Revision(rows.packaging.revision, int(moment.timestamp()))
@@ -110,7 +110,7 @@ class ReleaseTable:
             if release.name == name:
                 return release
         known = ", ".join(release.name for release in self.releases)
-        raise UsageError(f"unknown release: {name}", hint=f"releases.toml knows {known}")
+        raise UsageError(f"unknown release: {name}", hint=f"releases.toml lists {known}")
 
     def select(self, names: Iterable[str], machine: str) -> tuple[Release, ...]:
         """Return the releases called `names` without duplicates; without names, the default for a machine.
@@ -129,7 +129,7 @@ class ReleaseTable:
         """The newest supported release."""
         supported = [release for release in self.releases if release.state is State.SUPPORTED]
         if not supported:
-            raise UsageError("releases.toml lists no supported release", hint='one row needs state = "supported"')
+            raise UsageError("releases.toml lists no supported release", hint='set state = "supported" in one row')
         return max(supported, key=lambda release: release.number)
 
 

@@ -53,9 +53,9 @@ class Origin:
                 rows = Dsc(handle)["Checksums-Sha256"]
             archives = tuple(sorted((DscFile(row["name"], row["sha256"]) for row in rows), key=_upstream_first))
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{dsc} cannot be read as a .dsc: {error}", hint="get the source package again") from error
+            raise UsageError(f"{dsc} is not a valid .dsc file: {error}", hint="get the source package again") from error
         if not archives or any("/" in archive.name for archive in archives):
-            raise UsageError(f"{dsc} names no files beside it", hint="get the source package again")
+            raise UsageError(f"{dsc} lists no files, or files in other folders", hint="get the source package again")
         return cls(dsc, archives)
 
     @property

@@ -34,7 +34,7 @@ _FILE_NAMES = re.compile(r"(?:---|\+\+\+) [^/\s]+/")
 _TEST = r"tests/[\w/]+\.py::test_\w+"
 _REQUIRED = {
     "Description": (r".+(\n.*)*", "must begin with one line that names the fault or the change"),
-    "X-Without": (r".+", "must say in one line what is missing without it"),
+    "X-Without": (r".+", "must state in one line what is missing without it"),
     "X-Tested-By": (rf"{_TEST}(,\s+{_TEST})*|none: .+", "must name tests as tests/…/test_x.py::test_y, or none: why"),
     "Forwarded": (r"no|not-needed|https?://\S+", "must be no, not-needed or the address of the report"),
     "Last-Update": (r"\d{4}-\d\d-\d\d", "must be a day such as 2026-11-29"),

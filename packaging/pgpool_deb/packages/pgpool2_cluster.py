@@ -30,7 +30,7 @@ def own_files(checkout: Path) -> dict[str, PackageFile]:
         paths += [checkout / name for name in DOCUMENTS]
         return {path.relative_to(checkout).as_posix(): PackageFile.read(path) for path in paths}
     except OSError as error:
-        hint = "the user running this must be able to read all of the checkout"
+        hint = "run this command as a user who may read the whole checkout"
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
 
 

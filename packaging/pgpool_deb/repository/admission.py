@@ -22,7 +22,7 @@ from .stanzas import PoolFile, Stanza
 from .suites import Summary
 
 SOURCES = ("pgpool2", "pgpool2-cluster")
-_AGAIN = "./invoke build-deb builds it anew"
+_AGAIN = "./invoke build-deb rebuilds it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,25 @@ def uploads(folder: Path, release: Release) -> tuple[Upload, ...]:
     """
     found = sorted(folder.glob("*.changes"))
     if not found:
-        raise UsageError(f"{folder} holds no packages", hint=f"./invoke build-deb --release {release.name} builds them")
+        raise UsageError(
+            f"{folder} contains no .changes file", hint=f"./invoke build-deb --release {release.name} builds them"
+        )
     return tuple(_upload(path, release) for path in found)
 
 
 def _upload(path: Path, release: Release) -> Upload:
     if path.is_symlink() or not path.is_file():
-        raise UsageError(f"{path} is no regular file", hint=_AGAIN)
+        raise UsageError(f"{path} is not a regular file", hint=_AGAIN)
     try:
         changes = Changes(path.read_text(encoding="utf-8"))
         source, version = str(changes["Source"]), str(changes["Version"])
         rows = [(row["name"], row["sha256"], int(row["size"])) for row in changes["Checksums-Sha256"]]
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read as a .changes: {error}", hint=_AGAIN) from error
+        raise UsageError(f"{path} is not a valid .changes file: {error}", hint=_AGAIN) from error
     if source not in SOURCES:
-        raise UsageError(f"{path}: {source} is not of this project", hint=f"only {', '.join(SOURCES)} are published")
+        raise UsageError(
+            f"{path}: {source} is not a source package of this project", hint=f"publish only {' and '.join(SOURCES)}"
+        )
     if f"+deb{release.number}+" not in f"{version}+":
         raise UsageError(
             f"{path}: {version} is not for {release.name}", hint=f"its versions end in +deb{release.number}+N"
@@ -84,13 +88,13 @@ def _upload(path: Path, release: Release) -> Upload:
     files = []
     for name, sha256, size in rows:
         if "/" in name or name.startswith("."):
-            raise UsageError(f"{path} names {name!r}, which is no file beside it", hint=_AGAIN)
+            raise UsageError(f"{path} lists {name!r}, which is not a plain file name", hint=_AGAIN)
         there = path.with_name(name)
         if not _is_whole(there, size):
-            raise UsageError(f"{there} is missing or not whole", hint=_AGAIN)
+            raise UsageError(f"{there} is missing or has the wrong size", hint=_AGAIN)
         files.append(PoolFile(f"{pool_folder(source)}/{name}", sha256, size))
     if not any(name.endswith(".buildinfo") for name, _, _ in rows):
-        raise UsageError(f"{path} names no .buildinfo: it could not be built again", hint=_AGAIN)
+        raise UsageError(f"{path} lists no .buildinfo, so the build cannot be reproduced", hint=_AGAIN)
     own = PoolFile(f"{pool_folder(source)}/{path.name}", sha256_of(path), path.stat().st_size)
     return Upload(path.parent, source, version, (*files, own))
 
@@ -122,8 +126,8 @@ def refuse_older(new: Iterable[PoolFile], newest: Mapping[str, str], suite: str)
         before = newest.get(package)
         if before is not None and Version(version) < Version(before):
             raise UsageError(
-                f"{package} {version} is older than {before}, which {suite} has",
-                hint="clients would not take it; every published version stays installable by its number",
+                f"{package} {version} is older than {before} in {suite}",
+                hint="publish a newer version: apt does not downgrade, and every published version stays available",
             )
 
 
@@ -132,8 +136,8 @@ def refuse_archived(told: Iterable[Summary], releases: Collection[str]) -> None:
     for suite in told:
         if suite.archived and suite.release in releases:
             raise UsageError(
-                f"{suite.name} is archived: its release is past its end, and nothing is added",
-                hint="--release names the others; what it has stays installable",
+                f"{suite.name} is archived: its release has reached end of life",
+                hint="name other releases with --release; the packages in the suite stay installable",
             )
 
 
@@ -148,26 +152,27 @@ def refuse_two(uploads: Iterable[Upload]) -> None:
             if known.setdefault(file.path, file.sha256) != file.sha256:
                 name = Path(file.path).name
                 raise UsageError(
-                    f"{upload.folder}: two .changes differ about {name}", hint="one of them is older: remove it"
+                    f"{upload.folder}: two .changes files have different checksums of {name}",
+                    hint="remove the older .changes file",
                 )
 
 
 def refuse_misnamed(debs: Iterable[PoolFile], packages: Iterable[Stanza]) -> None:
-    """Raise UsageError if a file is no Debian package, or if its file name does not match its control fields."""
+    """Raise UsageError if a file is not a Debian package, or if its file name does not match its control fields."""
     found = {one.place: one for one in packages}
     for file in debs:
         name, stanza = Path(file.path).name, found.get(file.path)
         if stanza is None:
-            raise UsageError(f"{name} is no Debian package", hint=_AGAIN)
+            raise UsageError(f"{name} is not a Debian package", hint=_AGAIN)
         own = f"{stanza.package}_{stanza.version.rpartition(':')[2]}_{stanza.architecture}.deb"
         if name != own:
-            raise UsageError(f"{name} holds another package, {own.removesuffix('.deb')}", hint=_AGAIN)
+            raise UsageError(f"{name} contains the package {own.removesuffix('.deb')}", hint=_AGAIN)
 
 
 def refuse_damaged(path: Path, file: PoolFile) -> None:
     """Raise UsageError if a file's SHA-256 differs from the one in its .changes."""
     if sha256_of(path) != file.sha256:
-        raise UsageError(f"{path} is damaged: its SHA-256 is another than its .changes says", hint=_AGAIN)
+        raise UsageError(f"{path} is damaged: its SHA-256 differs from the one in its .changes file", hint=_AGAIN)
 
 
 def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[str]:
@@ -180,15 +185,15 @@ def unproved(uploads: Sequence[Upload], release: Release, report: Path) -> list[
         results = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         cells = [cell for cell in results["cells"] if cell.get("release") == release.name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{one.title}: there is no report of a matrix" for one in uploads]
+        return [f"{one.title}: no matrix report was found" for one in uploads]
     if not cells:
-        return [f"{one.title}: the last matrix did not try {release.name}" for one in uploads]
+        return [f"{one.title}: the last matrix did not test {release.name}" for one in uploads]
     for cell in cells:
         if what := lacking(cell, matrix.PROOF):
             return [f"{one.title}: {what} in the last matrix" for one in uploads]
     tried = {sha256 for cell in cells for sha256 in cell.get("files", {}).values()}
     return [
-        f"{one.title}: the last matrix tried other packages"
+        f"{one.title}: the last matrix tested other builds of it"
         for one in uploads
         if not all(file.sha256 in tried for file in one.files if file.path.endswith(".deb"))
     ]

@@ -105,7 +105,7 @@ def bills(
     the build date.
     """
     if record.built is None:
-        raise UsageError(f"{record.path} does not say when it was built", hint="./invoke build-deb builds it anew")
+        raise UsageError(f"{record.path} has no Build-Date", hint="./invoke build-deb rebuilds it")
     sums = {Path(file.path).name: file.sha256 for file in files}
     buildinfo = DscFile(record.path.name, sums[record.path.name])
     own = {name: controls[name] for name in sorted(sums) if name.endswith(".deb")}

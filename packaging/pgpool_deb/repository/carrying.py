@@ -50,6 +50,6 @@ def _link_indexes(origin: Path, target: Path) -> None:
 def _link(path: Path, target: Path) -> None:
     """Hard-link a file; raises UsageError if it is missing or not a regular file."""
     if path.is_symlink() or not path.is_file():
-        why = "is no regular file" if path.is_symlink() or path.exists() else "is missing"
-        raise UsageError(f"{path} {why}", hint="a state before, below snapshot/, has its like")
+        why = "is not a regular file" if path.is_symlink() or path.exists() else "is missing"
+        raise UsageError(f"{path} {why}", hint="restore the file from an earlier state in snapshot/")
     os.link(path, target)

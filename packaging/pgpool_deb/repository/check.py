@@ -44,9 +44,13 @@ def run(where: str, report: Report, *, project: Project | None = None, install: 
         place = Folder(Path(where))
     key = place.read(f"keyring/{NAME}.gpg")
     if key is Lack.MISSING:
-        raise UsageError(f"{where} has no keyring/{NAME}.gpg", hint="it is no repository of ours, or not whole")
+        raise UsageError(
+            f"{where} has no keyring/{NAME}.gpg", hint="check the path; ./invoke publish creates a repository"
+        )
     if isinstance(key, Lack):
-        raise UsageError(f"{where}/keyring/{NAME}.gpg {key}", hint="keyring is a symbolic link to current/keyring")
+        raise UsageError(
+            f"{where}/keyring/{NAME}.gpg {key}", hint="restore keyring, which is a symbolic link to current/keyring"
+        )
     check = Check(place, key, report)
     packages = check.suites()
     if project is not None:
@@ -101,13 +105,15 @@ class Check:
         for suite, own in packages.items():
             release = releases.get(suite.removesuffix(f"-{TESTING}"))
             if release is None:
-                self.report(f"{suite}: not tried: no release of {project.releases.name} that is not archived")
+                self.report(
+                    f"{suite}: not tested: {project.releases.name} lists no such release, or lists it as archived"
+                )
                 continue
             offer = offered(own)
             if failure := trials.failure(suite, release, offer):
                 self._say([Finding(f"{suite}: {failure}")])
             else:
-                self.report(f"{suite}: {len(offer.newest)} packages install and go, {len(offer.before)} upgrade")
+                self.report(f"{suite}: {len(offer.newest)} packages installed and purged, {len(offer.before)} upgraded")
 
     def end(self) -> ExitStatus:
         """Report the numbers of suites, files and faults, and return the exit status."""

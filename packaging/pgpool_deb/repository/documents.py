@@ -109,12 +109,12 @@ class _Walk:
         if isinstance(signature, Lack):
             yield Finding(f"{path}{SIGNATURE} {signature}")
         elif not gpg.signs(signature, data, key):
-            yield Finding(f"{path}{SIGNATURE} is no signature of {name} by the key of the keyring")
+            yield Finding(f"{path}{SIGNATURE} is not a signature of {name} by a key in the keyring")
         try:
             statement = Statement.parse(data)
         except ValueError as error:
             self.legible = False
-            yield Finding(f"{path} cannot be read as a statement: {error}")
+            yield Finding(f"{path} is not a valid statement: {error}")
             return
         self.covered |= set(statement.subjects) & set(self.build.debs)
         yield from self._compared(path, statement)
@@ -125,12 +125,12 @@ class _Walk:
         for name, sha256 in statement.subjects.items():
             file = self.build.debs.get(name)
             if file is None:
-                yield Finding(f"{path} names {name}, which no suite has")
+                yield Finding(f"{path} names {name}, which is in no suite")
             elif file.sha256 != sha256:
-                yield Finding(f"{path} has another SHA-256 of {name} than Packages")
+                yield Finding(f"{path} and Packages have different SHA-256 values of {name}")
         for name, sha256 in statement.materials.items():
             if name in self.build.files and self.build.files[name].sha256 != sha256:
-                yield Finding(f"{path} has another SHA-256 of {name} than Sources")
+                yield Finding(f"{path} and Sources have different SHA-256 values of {name}")
 
     def _beside(self, statement: str, contents: Statement) -> Iterator[Finding]:
         """Yield faults of the files that a statement names, or should name, as byproducts."""
@@ -148,7 +148,7 @@ class _Walk:
                 if found := self._different(name, sha256, "", statement):
                     yield found
             elif name not in about:
-                yield Finding(f"{self._path(statement)} names {name}, which is about none of its packages")
+                yield Finding(f"{self._path(statement)} names {name}, which describes none of its packages")
 
     def _different(self, name: str, sha256: str, about: str, statement: str) -> Finding | None:
         """Return the fault of a file, None if it has none.
@@ -159,9 +159,9 @@ class _Walk:
         if isinstance(data, Lack):
             return Finding(f"{self._path(name)} {data}")
         if hashlib.sha256(data).hexdigest() != sha256:
-            return Finding(f"{self._path(name)} has other bytes than {statement} says")
+            return Finding(f"{self._path(name)} does not match its SHA-256 in {statement}")
         if about.encode() not in data:
-            return Finding(f"{self._path(name)} is about another .deb: it does not have the SHA-256 of this one")
+            return Finding(f"{self._path(name)} describes another .deb: it lacks the SHA-256 of this one")
         return None
 
     def _missing(self, name: str) -> Iterator[Finding]:

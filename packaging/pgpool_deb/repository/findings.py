@@ -46,12 +46,12 @@ def of_keys(keyring: bytes, now: int) -> Iterator[Finding]:
     """Yield a fault if no key of a keyring signs or if one has expired, and a warning for one with < 60 days left."""
     ends = {one.fingerprint: one.end for one in gpg.public_keys(keyring) if one.signing}
     if not ends:
-        yield Finding("no key of the keyring signs")
+        yield Finding("no key in the keyring can sign")
     for fingerprint, left in signing.ending(ends, now).items():
         if left < 0:
             yield Finding(f"the key {fingerprint} has expired")
         else:
-            yield Finding(f"the key {fingerprint} signs for {left} days yet", FindingKind.WARNING)
+            yield Finding(f"the key {fingerprint} expires in {left} days", FindingKind.WARNING)
 
 
 def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterator[Finding]:
@@ -62,13 +62,16 @@ def of_validity(suite: str, release: str, now: int, *, archived: bool) -> Iterat
     end = stanzas.valid_until(release)
     if end is None:
         if not archived:
-            yield Finding(f"{suite}: it has no Valid-Until: apt cannot tell an old state from the newest")
+            yield Finding(f"{suite}: Release has no Valid-Until, so apt would accept an outdated state")
         return
     left = end - now
     if left < 0:
-        yield Finding(f"{suite}: apt refuses it since {-left // _DAY} days: Valid-Until has passed")
+        yield Finding(f"{suite}: Valid-Until passed {-left // _DAY} days ago, and apt rejects the suite")
     elif left < _SUITE_DAYS * _DAY:
-        yield Finding(f"{suite}: apt refuses it in {left // _DAY} days; any publish signs it anew", FindingKind.WARNING)
+        yield Finding(
+            f"{suite}: Valid-Until passes in {left // _DAY} days; the next publish re-signs the suite",
+            FindingKind.WARNING,
+        )
 
 
 def of_owners(suite: str, contents: str) -> Iterator[Finding]:
@@ -76,7 +79,7 @@ def of_owners(suite: str, contents: str) -> Iterator[Finding]:
     for line in contents.splitlines():
         path, _, owners = line.rpartition(" ")
         if "," in owners:
-            yield Finding(f"{suite}: /{path} is in {owners.replace(',', ' and ')}")
+            yield Finding(f"{suite}: {owners.replace(',', ' and ')} both contain /{path}")
 
 
 def of_versions(packages: Packages) -> Iterator[Finding]:
@@ -88,7 +91,7 @@ def of_versions(packages: Packages) -> Iterator[Finding]:
         for package, version in newest[first].items():
             later = newest[second].get(package)
             if later is not None and Version(later) < Version(version):
-                yield Finding(f"{package}: {version} of {first} is newer than {later} of {second}")
+                yield Finding(f"{package}: {version} in {first} is newer than {later} in {second}")
 
 
 def _order(suite: str, packages: Sequence[Stanza]) -> tuple[str, int]:

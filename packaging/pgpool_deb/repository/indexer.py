@@ -76,6 +76,7 @@ def _run(place: str, words: Sequence[str]) -> str:
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines()
         raise MachineError(
-            f"apt-ftparchive failed: {lines[-1] if lines else answer.returncode}", hint="is a .deb damaged?"
+            f"apt-ftparchive failed: {lines[-1] if lines else answer.returncode}",
+            hint="check the .debs in dist/ with dpkg-deb --info",
         )
     return answer.stdout

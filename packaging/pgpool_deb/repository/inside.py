@@ -13,8 +13,8 @@ class Lack(StrEnum):
     """The reason why a path of a repository is no file of it; in a message, the value follows the path."""
 
     MISSING = "is missing"
-    OUTSIDE = "leads out of the repository"
-    IRREGULAR = "is no regular file"
+    OUTSIDE = "points outside the repository"
+    IRREGULAR = "is not a regular file"
 
 
 def find(root: Path, path: str) -> Path | Lack:
@@ -64,4 +64,4 @@ def names(root: Path, path: str) -> list[str]:
 
 def unreadable(path: Path, error: OSError) -> MachineError:
     """Return the error for a file that this user may not read."""
-    return MachineError(f"{path}: {error.strerror}", hint="run this as a user who may read it")
+    return MachineError(f"{path}: {error.strerror}", hint="run this command as a user with read permission")

@@ -28,10 +28,10 @@ Maintainer: {maintainer}
 Section: misc
 Priority: optional
 Multi-Arch: foreign
-Description: key and apt source of the packages of pgpool-II
- Holds the key that the repository of pgpool-II is signed with, and the file in
- /etc/apt/sources.list.d that names the repository. With it, apt upgrades take
- over a new key before the old one ends.
+Description: archive key and apt source of the pgpool-deb repository
+ This package contains the OpenPGP key that signs the pgpool-deb repository, and
+ the .sources file for apt. Upgrades of this package install the next key before
+ the current one expires.
 """
 LICENSE = Path(__file__).parents[3] / "LICENSE"
 """The licence of this project, which also covers the package's files."""

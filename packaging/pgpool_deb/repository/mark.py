@@ -26,24 +26,30 @@ def url_of(path: Path) -> str:
     """Return the URL of a repository; raises UsageError if the folder is not one of our repositories."""
     data = inside.read(path, NAME)
     if data is Lack.MISSING:
-        raise UsageError(f"{path} is no repository of ours", hint="./invoke publish --to DIR makes one")
+        raise UsageError(f"{path} is not a repository of this project", hint="./invoke publish --to DIR creates one")
     if isinstance(data, Lack):
-        raise UsageError(f"{path / NAME} {data}", hint='it is a file that holds {"format": 1, "url": …}')
+        raise UsageError(
+            f"{path / NAME} {data}", hint='replace it with a file that contains {"format": 1, "url": "URL"}'
+        )
     try:
         mark = json.loads(data)
         known, url = mark["format"] == _FORMAT, str(mark["url"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path / NAME} is damaged", hint='it holds {"format": 1, "url": …}') from error
+        raise UsageError(
+            f"{path / NAME} is damaged", hint='replace it with a file that contains {"format": 1, "url": "URL"}'
+        ) from error
     if not known:
-        raise UsageError(f"{path} has a format that this version does not know", hint="git pull, then again")
+        raise UsageError(
+            f"{path} has a format that this version does not support", hint="git pull, then run the same command again"
+        )
     return url
 
 
 def address(url: str) -> str:
     """Return a URL in the form in which it is stored; raises UsageError if apt could not read it."""
     if not _URL.fullmatch(url):
-        hint = "it takes what apt takes, as https://packages.example.org/pgpool; a space is written %20"
-        raise UsageError(f"--url {url!r} is no address", hint=hint)
+        hint = "use a URL such as https://packages.example.org/pgpool; write a space as %20"
+        raise UsageError(f"--url {url!r} is not a URL that apt accepts", hint=hint)
     return url.rstrip("/")
 
 
@@ -53,5 +59,5 @@ def address_of(path: Path) -> str:
     apt decodes such a URL twice, so the name must not contain "%". Unprintable characters are refused, too.
     """
     if "%" in str(path) or not str(path).isprintable():
-        raise UsageError(f"apt cannot read the folder {path}", hint="choose a name without %, or say --url")
+        raise UsageError(f"apt cannot read the folder {path}", hint="choose a folder name without %, or set --url")
     return path.as_uri()

@@ -32,7 +32,7 @@ class KeyType(StrEnum):
         try:
             return cls(name)
         except ValueError as error:
-            raise UsageError(f"there is no key type {name!r}", hint=f"--key-type {' or '.join(cls)}") from error
+            raise UsageError(f"unknown key type: {name}", hint=f"--key-type {' or '.join(cls)}") from error
 
 
 def obtained(wanted: KeyType | None, moment: int, report: Report) -> Path:
@@ -52,7 +52,7 @@ def obtained(wanted: KeyType | None, moment: int, report: Report) -> Path:
         (folder / "gnupg").mkdir(parents=True, mode=0o700)
         folder.chmod(0o700)
     except OSError as error:
-        hint = "the key is made there; $XDG_DATA_HOME names another place, --key another key"
+        hint = "set $XDG_DATA_HOME to another folder, or use another key with --key"
         raise MachineError(f"{folder}: {error.strerror}", hint=hint) from error
     with gpg.at_short_path(folder) as place:
         fingerprint = _make(place / "gnupg", place / "primary-key.asc", wanted or KeyType.ED25519, moment)
@@ -73,8 +73,8 @@ def _refuse_another_type(folder: Path, wanted: KeyType) -> None:
         rows = [one.rows[0] for one in gpg.secret_keys(place / "gnupg", newest)]
     found = {f"rsa{row[2]}" if row[3] == "1" else row[16] for row in rows}
     if wanted not in found:
-        hint = "docs/how-to/publish-a-repository.md, Another key: clients go over from one to the other"
-        raise UsageError(f"there is a key already, {newest}: it is {' '.join(found)}, not {wanted}", hint=hint)
+        hint = "to change the key, see docs/how-to/publish-a-repository.md, Another key"
+        raise UsageError(f"the key {newest} already exists, and is {' '.join(found)}, not {wanted}", hint=hint)
 
 
 def _make(home: Path, primary: Path, made_of: KeyType, moment: int) -> str:
@@ -91,10 +91,10 @@ def _make(home: Path, primary: Path, made_of: KeyType, moment: int) -> str:
 
 def _told(folder: Path, fingerprint: str) -> list[str]:
     return [
-        "A KEY WAS MADE that signs repositories of this machine's user.",
+        "CREATED A KEY that signs the repositories of this user.",
         f"  fingerprint  {fingerprint}",
-        f"  {folder / 'gnupg'} has the subkey that signs, without a passphrase. It stays on this machine.",
-        f"  {folder / 'primary-key.asc'} is the primary key. Copy it to two places that are not on a network,",
-        "  then remove it here: it makes the next subkey, and a new key's clients know it by the old one's signature.",
-        "  Without it the repository ends with its subkey, and every client needs another key by hand.",
+        f"  {folder / 'gnupg'} contains the signing subkey, without a passphrase. Keep it on this machine.",
+        f"  {folder / 'primary-key.asc'} is the primary key. Copy it to two places off the network,",
+        "  then remove it here. You need it to create the next subkey, and to certify a new key.",
+        "  If it is lost when the subkey expires, an administrator must install another key on every server.",
     ]

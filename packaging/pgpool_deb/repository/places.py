@@ -59,8 +59,8 @@ class Folder:
         """Return the names of the folders in dists/."""
         names = inside.names(self.path, "dists")
         if not names:
-            hint = "it is no repository of ours, or not whole: dists is a symbolic link to current/dists"
-            raise UsageError(f"{self.path} has no dists/ with suites", hint=hint)
+            hint = "check the path; in a repository, dists is a symbolic link to current/dists"
+            raise UsageError(f"{self.path} has no suites in dists/", hint=hint)
         return [name for name in names if (self.path / "dists" / name).is_dir()]
 
     def names(self, folder: str) -> list[str]:
@@ -93,11 +93,13 @@ class Address:
         """Return the names in keyring/suites: HTTP cannot list folders."""
         listed = self.read("keyring/suites")
         if isinstance(listed, Lack):
-            raise UsageError(f"{self.url} has no keyring/suites", hint="it is no repository of ours, or not whole")
+            raise UsageError(
+                f"{self.url} has no keyring/suites", hint="check the URL; ./invoke publish creates a repository"
+            )
         names = listed.decode(errors="replace").split()
         if not names or not all(map(_SUITE.fullmatch, names)):
-            hint = "it is no repository of ours: does the server answer with a page for what it does not have?"
-            raise UsageError(f"{self.url}/keyring/suites names no suites", hint=hint)
+            hint = "check the URL; does the server send an HTML page instead of status 404?"
+            raise UsageError(f"{self.url}/keyring/suites is not a list of suites", hint=hint)
         return names
 
     def names(self, _folder: str) -> None:
@@ -112,7 +114,10 @@ class Address:
         for block in blocks:
             data += block
             if len(data) > LARGEST_INDEX:
-                raise MachineError(f"{self.url}/{path} does not end", hint="this is no index of ours")
+                raise MachineError(
+                    f"{self.url}/{path} is larger than {LARGEST_INDEX >> 20} MiB",
+                    hint="check the URL: indexes are smaller",
+                )
         return bytes(data)
 
     def sum(self, path: str, size: int) -> tuple[str, int] | Lack:
@@ -135,14 +140,16 @@ class Address:
         """
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(
-                f"{self.url} is no address of a web server", hint="a folder, http:// or https:// is checked"
+                f"{self.url} is not a URL of a web server", hint="name a folder, or an http:// or https:// URL"
             )
         with self._errors(path):
             answer = web.get(f"{self.url}/{quote(path)}", timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
         if answer.status_code == requests.codes.not_found:
             return None
         if not answer.ok:
-            raise MachineError(f"{self.url}/{path}: {answer.status_code} {answer.reason}", hint="see the server's log")
+            raise MachineError(
+                f"{self.url}/{path}: {answer.status_code} {answer.reason}", hint="read the web server's log"
+            )
         return self._body(path, answer)
 
     def _body(self, path: str, answer: requests.Response) -> Iterator[bytes]:

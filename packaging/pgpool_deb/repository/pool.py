@@ -44,9 +44,11 @@ def place_of(repository: Path, path: str) -> str:
     """
     place = f"{repository}/{path}"
     if _is_link(place, str(repository)):
-        raise UsageError(f"{place} is a symbolic link, or below one", hint="the pool holds files alone: remove it")
+        raise UsageError(
+            f"{place} is a symbolic link, or below one", hint="remove it: the pool may contain only regular files"
+        )
     if os.path.exists(place) and not os.path.isfile(place):  # noqa: PTH110, PTH113 - of thousands
-        raise UsageError(f"{place} is no regular file", hint="the pool holds files alone: remove it")
+        raise UsageError(f"{place} is not a regular file", hint="remove it: the pool may contain only regular files")
     return place
 
 

@@ -37,7 +37,7 @@ def run(project: Project, request: PromoteRequest, report: Report) -> ExitStatus
         absent = [release for release in chosen if release not in tested.values()]
         if absent or not chosen:
             what = f"{absent[0]} has no testing suite" if absent else "no release has a testing suite"
-            raise UsageError(f"{repository.path}: {what}", hint="./invoke publish --suite testing fills one")
+            raise UsageError(f"{repository.path}: {what}", hint="publish to it first: ./invoke publish --suite testing")
         admission.refuse_archived(suites.summaries(before), chosen)
         changed = []
         for name, release in tested.items():
@@ -45,8 +45,8 @@ def run(project: Project, request: PromoteRequest, report: Report) -> ExitStatus
                 continue
             testing = suites.verified(before, name, release, key)
             if testing.unproved:
-                hint = "./invoke matrix proves it, and publish then says so"
-                raise UsageError(f"{name}: {testing.unproved[0]} was not proved", hint=hint)
+                hint = "prove it with ./invoke matrix, then publish it again"
+                raise UsageError(f"{name}: {testing.unproved[0]} is not proved", hint=hint)
             stable = suites.verified(before, release, release, key)
             known = {one.place for one in stable.packages}
             # a suite's keyring package names that suite

@@ -32,7 +32,7 @@ def run(request: PruneRequest, report: Report) -> ExitStatus:
     that it names are then unknown.
     """
     if request.older is not None and request.older < 1:
-        raise UsageError(f"--older {request.older} would leave no snapshot", hint="--older takes days, 1 or more")
+        raise UsageError(f"--older {request.older} is too small", hint="--older takes days, 1 or more")
     repository = Repository.open(request.place)
     with repository.locked(report):
         dropped = _old(repository, request.older)
@@ -57,7 +57,7 @@ def run(request: PruneRequest, report: Report) -> ExitStatus:
             for path in superfluous:
                 path.unlink()
         elif dropped or superfluous:
-            report("hint: --yes removes them")
+            report("hint: run it again with --yes to remove them")
     return ExitStatus.GOOD
 
 

@@ -52,10 +52,10 @@ class PublishRequest:
 def run(project: Project, request: PublishRequest, report: Report) -> ExitStatus:
     """Publish; raises UsageError for packages that may not be published, MachineError if the machine fails."""
     if request.suite not in (TESTING, STABLE):
-        raise UsageError(f"there is no suite {request.suite!r}", hint=f"--suite {TESTING} or --suite {STABLE}")
+        raise UsageError(f"unknown suite: {request.suite}", hint=f"--suite {TESTING} or --suite {STABLE}")
     wanted = request.wanted
     if request.archive and (request.renew or request.releases):
-        raise UsageError("--archive publishes nothing, and renews nothing", hint="leave out --renew and --release")
+        raise UsageError("--archive cannot be combined with --renew or --release", hint="run two commands")
     machine.require(machine.REPOSITORIES, install=request.install, report=report)
     if request.archive or request.renew:
         _sign_anew(project, request, report)
@@ -77,7 +77,7 @@ def run(project: Project, request: PublishRequest, report: Report) -> ExitStatus
                 grown.append(suite)
                 new += [(release, upload) for upload in those if not uploading.told_of(repository, upload)]
         if not grown and repository.moved_from is None:
-            report(f"nothing is new: {repository.path} is as it was")
+            report(f"nothing to publish: {repository.path} is unchanged")
             return ExitStatus.GOOD
         if new:
             from .attest import attest  # noqa: PLC0415 - slow to load, and needed only for new packages
@@ -94,8 +94,10 @@ def run(project: Project, request: PublishRequest, report: Report) -> ExitStatus
 def _tell_move(repository: Repository, report: Report) -> None:
     """Report how clients move if the repository gets another URL."""
     if repository.state is not None and (before := repository.moved_from) is not None:
-        report(f"the address changes from {before} to {repository.url}: every suite offers a keyring package with it")
-        report("hint: serve the old address, too, until all servers have run apt upgrade")
+        report(
+            f"the URL changes from {before} to {repository.url}; every suite gets a keyring package with the new URL"
+        )
+        report("hint: keep serving the old URL until all servers have run apt upgrade")
 
 
 def _sign_anew(project: Project, request: PublishRequest, report: Report) -> None:
@@ -110,9 +112,9 @@ def _sign_anew(project: Project, request: PublishRequest, report: Report) -> Non
         states.write(project, repository, found, key, moment)
     if request.archive:
         for suite in found:
-            report(f"{suite.name}: archived: it stays, signed without an end, and takes no packages any more")
+            report(f"{suite.name}: archived; signed without Valid-Until, and closed to new packages")
         return
-    report(f"{len(found)} suites were signed anew, for {suites.VALID_DAYS} days")
+    report(f"{len(found)} suites re-signed, valid for {suites.VALID_DAYS} days")
     renewing.remind(project, repository, report)
 
 
@@ -125,7 +127,7 @@ def _releases(project: Project, request: PublishRequest) -> tuple[Release, ...]:
     table = ReleaseTable.load(project.releases)
     names = request.releases or tuple(one.name for one in table.releases if (project.dist / one.name).is_dir())
     if not names:
-        raise UsageError("dist/ holds no packages", hint="./invoke build-deb builds them")
+        raise UsageError("dist/ contains no packages", hint="./invoke build-deb builds them")
     return tuple(table.named(name) for name in names)
 
 
@@ -140,12 +142,10 @@ def _unproved(
     for release, those in uploads.items():
         lacking = admission.unproved(those, release, project.dist / "report" / "report.json")
         if lacking and request.new and not request.unproved:
-            report(f"{release.name}: passed over: {lacking[0]}")
+            report(f"{release.name}: skipped: {lacking[0]}")
             continue
         if lacking and not request.unproved:
-            hint = (
-                f"./invoke matrix --release {release.name} proves it; --unproved publishes it, and says so to clients"
-            )
+            hint = f"prove it with ./invoke matrix --release {release.name}, or publish it as unproved with --unproved"
             raise UsageError(f"{release.name}: {lacking[0]}", hint=hint)
         for line in lacking:
             report(f"{release.name}: not proved: {line}")

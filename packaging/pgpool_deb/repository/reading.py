@@ -37,12 +37,12 @@ def suite(place: Place, name: str, key: bytes, now: int) -> ReadSuite:
     signed = place.read(f"{folder}/InRelease")
     text = gpg.verified(signed, key) if isinstance(signed, bytes) else None
     if text is None:
-        why = signed if isinstance(signed, Lack) else "is not signed by the key of the keyring"
+        why = signed if isinstance(signed, Lack) else "is not signed by a key in the keyring"
         found.findings.append(Finding(f"{name}: InRelease {why}"))
         return found
     found.findings += findings.of_validity(name, text, now, archived=_archived(place, folder))
     if place.read(f"{folder}/Release") != text.encode():
-        found.findings.append(Finding(f"{name}: Release says something else than InRelease"))
+        found.findings.append(Finding(f"{name}: Release differs from the signed text in InRelease"))
     for path, file in stanzas.listed(text).items():
         if path == SUMMARY:
             found.findings += different(place, f"{folder}/{path}", file)
@@ -56,7 +56,7 @@ def different(place: Place, path: str, file: PoolFile) -> list[Finding]:
     actual = place.sum(path, file.size)
     if isinstance(actual, Lack):
         return [Finding(f"{path} {actual}")]
-    return [] if actual == (file.sha256, file.size) else [Finding(f"{path} has other bytes than its index says")]
+    return [] if actual == (file.sha256, file.size) else [Finding(f"{path} does not match its index entry")]
 
 
 def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
@@ -68,7 +68,7 @@ def _index(place: Place, found: ReadSuite, path: str, file: PoolFile) -> None:
     if isinstance(data, Lack) or (hashlib.sha256(data).hexdigest(), len(data)) != (file.sha256, file.size):
         found.findings += different(place, by_hash, file)
     elif (lines := _unpacked(data)) is None:
-        found.findings.append(Finding(f"{folder}/{path} is no gzip file, or too large"))
+        found.findings.append(Finding(f"{folder}/{path} is not a gzip file, or is too large"))
     elif "/Contents-" in path:
         found.findings += findings.of_owners(found.name, lines)
     elif path.endswith("/Packages.gz"):

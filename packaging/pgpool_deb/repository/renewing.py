@@ -26,8 +26,8 @@ def refuse_living(project: Project, releases: Sequence[str]) -> None:
     table = ReleaseTable.load(project.releases)
     for name in releases:
         if (state := table.named(name).state) is not State.ARCHIVED:
-            hint = f'state = "archived" of [release.{name}] in packaging/releases.toml says that its end has passed'
-            raise UsageError(f"{name} is {state}, not past its end", hint=hint)
+            hint = f'set state = "archived" in [release.{name}] of packaging/releases.toml'
+            raise UsageError(f"{name} is {state}, not archived", hint=hint)
 
 
 def archived(repository: Repository, releases: Sequence[str], key: Key) -> list[Suite]:
@@ -38,7 +38,9 @@ def archived(repository: Repository, releases: Sequence[str], key: Key) -> list[
     before = repository.state
     names = {name: release for name, release in suites.named(before).items() if release in releases}
     if absent := [name for name in releases if name not in names.values()]:
-        raise UsageError(f"{repository.path}: {absent[0]} has no suite", hint="dists/ has a folder for each suite")
+        raise UsageError(
+            f"{repository.path}: {absent[0]} has no suite", hint=f"ls {repository.path}/dists shows the suites"
+        )
     found = [suites.verified(before, name, release, key) for name, release in names.items()]
     for suite in found:
         suite.archived = True
@@ -49,5 +51,5 @@ def remind(project: Project, repository: Repository, report: Report) -> None:
     """Report the releases past their end of life whose suites are not archived."""
     past = {one.name for one in ReleaseTable.load(project.releases).releases if one.state is State.ARCHIVED}
     for name in sorted({one.release for one in suites.summaries(repository.state) if not one.archived} & past):
-        report(f"warning: {name} is past its end")
+        report(f"warning: {name} has reached end of life, and its suites are not archived")
         report(f"hint: ./invoke publish --to {repository.path} --archive {name}")

@@ -14,7 +14,7 @@ BEHIND_POINTER = ("dists", "index.html", "keyring")
 """Names in the repository's folder that are symbolic links through `current`."""
 STATES = "snapshot"
 _STATE = re.compile(r"\d{8}T\d{6}Z")
-_COPIED = "was the folder copied without its symbolic links? cp -a and rsync -a keep them"
+_COPIED = "copy the repository again with cp -a or rsync -a, which keep symbolic links"
 
 
 def states(path: Path) -> tuple[Path, ...]:
@@ -38,16 +38,16 @@ def _refuse_other(path: Path) -> None:
     for name in ("pool", STATES):
         place = path / name
         if place.is_symlink():
-            raise UsageError(f"{place} is a symbolic link", hint="a repository holds its own folders: move it there")
+            raise UsageError(f"{place} is a symbolic link", hint="replace the link with the folder that it points to")
         if place.exists() and not place.is_dir():
-            raise UsageError(f"{place} is no folder", hint="it is no repository of ours, or not whole")
+            raise UsageError(f"{place} is not a folder", hint="check the path; ./invoke publish creates a repository")
     for name in BEHIND_POINTER:
         place = path / name
         if place.is_symlink():
             if place.readlink() != Path(POINTER, name):
-                raise UsageError(f"{place} leads elsewhere", hint=f"ln -sfn {POINTER}/{name} {place} sets it")
+                raise UsageError(f"{place} points to another path", hint=f"ln -sfn {POINTER}/{name} {place}")
         elif place.exists():
-            raise UsageError(f"{place} is no symbolic link to {POINTER}/{name}", hint=_COPIED)
+            raise UsageError(f"{place} is not a symbolic link to {POINTER}/{name}", hint=_COPIED)
     if (path / STATES).is_dir():
         _refuse_pointer(path)
 
@@ -55,13 +55,13 @@ def _refuse_other(path: Path) -> None:
 def _refuse_pointer(path: Path) -> None:
     pointer, kept = path / POINTER, states(path)
     if links := [state for state in kept if state.is_symlink()]:
-        raise UsageError(f"{links[0]} is a symbolic link", hint="a repository holds its own states: remove it")
+        raise UsageError(f"{links[0]} is a symbolic link", hint="remove the link: states are folders")
     if pointer.is_symlink():
         parts = pointer.readlink().parts
         if parts[:1] != (STATES,) or len(parts) != 2 or not _STATE.fullmatch(parts[1]):
-            raise UsageError(f"{pointer} leads out of the repository", hint=f"ln -sfn {STATES}/TIME {pointer} sets it")
+            raise UsageError(f"{pointer} points outside the repository", hint=f"ln -sfn {STATES}/TIME {pointer}")
     elif pointer.exists():
-        raise UsageError(f"{pointer} is no symbolic link to a state", hint=_COPIED)
+        raise UsageError(f"{pointer} is not a symbolic link to a state", hint=_COPIED)
     if kept and not pointer.exists():
-        hint = f"ln -sfn {STATES}/{kept[-1].name} {pointer} sets it to the newest state"
-        raise UsageError(f"{pointer}, which leads to the state that clients see, leads nowhere", hint=hint)
+        hint = f"point it to the newest state: ln -sfn {STATES}/{kept[-1].name} {pointer}"
+        raise UsageError(f"{pointer} is missing or points to no state", hint=hint)

@@ -97,7 +97,9 @@ def key(chosen: str | None, moment: int, report: Report, wanted: KeyType | None 
             yield _found(place / "gnupg", own_key.fingerprints(folder), moment)
         return
     if wanted is not None:
-        raise UsageError("--key-type is of a key that is made, and --key names one", hint="leave one of them out")
+        raise UsageError(
+            "--key and --key-type exclude each other", hint="--key-type applies only to a key that publish creates"
+        )
     names = [chosen] if _is_file(chosen) else chosen.split(",")
     if all(name.startswith(_VARIABLE) or _is_file(name) for name in names):
         with _imported([(name, _exported(name)) for name in names], moment) as found:
@@ -112,22 +114,24 @@ def _found(home: Path | None, names: Sequence[str], moment: int) -> Key:
     parts: list[str] = []
     for name in names:
         if not _FINGERPRINT.fullmatch(name):
-            hint = "--key takes a fingerprint of your gpg keyring, a file with a secret key, or env:NAME"
+            hint = "--key takes a fingerprint in your gpg keyring, a file with a secret key, or env:NAME"
             shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-            raise UsageError(f"{shown!r} is neither a key's fingerprint nor a file", hint=hint)
+            raise UsageError(f"{shown!r} is neither a fingerprint nor a file", hint=hint)
         listed = gpg.secret_keys(home, name)
         if not listed:
-            raise UsageError(f"there is no secret key {name}", hint="gpg --list-secret-keys shows those that there are")
+            raise UsageError(f"no secret key {name} in the gpg keyring", hint="gpg --list-secret-keys lists your keys")
         found = listed[0]
         lasting = found.lasting(moment)
         if not lasting:
             able = bool(found.signing)
-            why = "does not sign at this time: it has expired, or is younger" if able else "has no part here that signs"
-            raise UsageError(f"the key {name} {why}", hint="docs/how-to/publish-a-repository.md: a new subkey")
+            why = "has expired, or is dated in the future" if able else "has no signing subkey in this keyring"
+            raise UsageError(
+                f"the key {name} {why}", hint="to create a new subkey, see docs/how-to/publish-a-repository.md"
+            )
         for row in (found.rows[0], *lasting.values()):
             if what := gpg.refused_by_apt(row):
-                hint = "apt takes RSA of 2048 bits and more, and Ed25519: docs/how-to/publish-a-repository.md, The key"
-                raise UsageError(f"the key {name} is {what}, which apt refuses", hint=hint)
+                hint = "use Ed25519, or RSA with at least 2048 bits; see docs/how-to/publish-a-repository.md, The key"
+                raise UsageError(f"the key {name} is {what}, which apt rejects", hint=hint)
         ends[found.fingerprint] = found.end
         parts += lasting
     public = gpg.run(home, ["--export-options", "export-minimal", "--export", *ends])
@@ -141,7 +145,9 @@ def _exported(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as error:
-        raise MachineError(f"{name}: {error.strerror}", hint="run this as a user who may read the key") from error
+        raise MachineError(
+            f"{name}: {error.strerror}", hint="run this command as a user with read permission for the key"
+        ) from error
 
 
 def _is_file(name: str) -> bool:
@@ -159,14 +165,14 @@ def _taken(name: str) -> bytes:
     """
     text = os.environ.pop(name, "").strip().encode()
     if not text:
-        raise UsageError(f"${name} is not set: no key to sign with", hint="--key env:NAME takes the key from $NAME")
+        raise UsageError(f"${name} is not set or empty", hint="put the key into the variable that --key env:NAME names")
     if text.startswith(_ARMOR):
         return text + b"\n"
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error as error:
-        hint = "gpg --armor --export-secret-subkeys ID, or without --armor, through base64 -w0"
-        raise UsageError(f"${name} holds no key", hint=hint) from error
+        hint = "export it with gpg --armor --export-secret-subkeys ID, or encode the binary export with base64 -w0"
+        raise UsageError(f"${name} contains no key", hint=hint) from error
 
 
 @contextmanager
@@ -181,12 +187,15 @@ def _imported(exported: Sequence[tuple[str, bytes]], moment: int) -> Iterator[Ke
         try:
             for number, (origin, data) in enumerate(exported, start=1):
                 if not gpg.public_keys(data):
-                    hint = "--key takes what gpg --export-secret-subkeys ID writes, armored or not"
-                    raise UsageError(f"{origin} holds no key", hint=hint)
+                    hint = "export the key with gpg --export-secret-subkeys ID, armored or binary"
+                    raise UsageError(f"{origin} contains no key", hint=hint)
                 gpg.run(home, ["--import"], data)
                 count = len(gpg.secret_keys(home)) - number + 1
                 if count != 1:
-                    raise UsageError(f"{origin} holds {count} secret keys", hint="gpg --export-secret-subkeys ID")
+                    raise UsageError(
+                        f"{origin} contains {count} secret keys",
+                        hint="export one key with gpg --export-secret-subkeys ID",
+                    )
             yield _found(home, [one.fingerprint for one in gpg.secret_keys(home)], moment)
         finally:
             gpg.end_agent(home)

@@ -161,7 +161,7 @@ def described(release: str, suite: str, unproved: Sequence[str], *, archived: bo
     """
     title = "tested" if suite == release else "to be tested"
     if archived:
-        title = "archived: the release is past its end, and nothing is added"
+        title = "archived: the release has reached end of life and gets no new packages"
     more = f" and {len(unproved) - _NAMED} more" if len(unproved) > _NAMED else ""
     unproved_note = f"; not proved: {', '.join(unproved[:_NAMED])}{more}" if unproved else ""
     return f"pgpool-II for Debian {release}, {title}{unproved_note}"

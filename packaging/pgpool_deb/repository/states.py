@@ -37,8 +37,8 @@ def session(
         moment = moment_after(repository.state)
         with signing.key(chosen, moment, report, wanted) as key:
             for fingerprint, left in signing.ending(key.ends, moment).items():
-                report(f"warning: the key {fingerprint} signs for {left} days yet")
-                report("hint: docs/how-to/publish-a-repository.md: a new subkey")
+                report(f"warning: the key {fingerprint} expires in {left} days")
+                report("hint: to create a new subkey, see docs/how-to/publish-a-repository.md")
             yield key, moment
 
 
@@ -88,13 +88,15 @@ def moment_after(before: Path | None) -> int:
     """
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is not None and not given.isdecimal():
-        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}", hint="it takes seconds since 1970")
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is not a number: {given!r}", hint="set it to seconds since 1970, or unset it"
+        )
     moment = int(given) if given is not None else int(time.time()) - 1
     if before is None or moment > moment_of(before):
         return moment
     if given is None and moment_of(before) - moment < _SAME_SECOND:
         return moment_of(before) + 1
     raise UsageError(
-        f"the time {moment} is not later than that of the state that clients have, {before.name}",
-        hint="set the clock (or SOURCE_DATE_EPOCH): apt refuses a state that is older than the one it has",
+        f"the time {moment} is not later than the current state, {before.name}",
+        hint="set the clock or SOURCE_DATE_EPOCH: apt rejects a state older than the one that it has",
     )

@@ -27,7 +27,7 @@ VALID_DAYS = 30
 RENEWED_DAYS = 20
 """Every publish signs a suite again if it has fewer days than this until Valid-Until."""
 _DAY = 24 * 3600
-_LIKE = "the state before, below snapshot/, has its like"
+_LIKE = "restore the file from an earlier state in snapshot/"
 SUMMARY = "suite.json"
 TESTING = "testing"
 """The suffix of the names of suites for packages that still have to be tested."""
@@ -224,7 +224,7 @@ def _verify(state: Path, name: str, key: Key) -> None:
     folder = state / "dists" / name
     text = gpg.verified(_read(folder, "InRelease"), key.public)
     if text is None or text.encode() != _read(folder, "Release"):
-        hint = "it was signed with another key, or changed since: --key names that key, snapshot/ has the states before"
+        hint = "pass the key that signed it with --key, or restore the suite from an earlier state in snapshot/"
         raise UsageError(f"{folder / 'InRelease'} is not signed by this key", hint=hint)
 
 

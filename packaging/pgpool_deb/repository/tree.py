@@ -36,7 +36,7 @@ from .pool import PARTIAL, Found, all_flushed, flushed
 from .shape import BEHIND_POINTER, POINTER
 from .stanzas import PoolFile
 
-AS_IT_WAS = "is there room? The repository is as it was"
+AS_IT_WAS = "check the free disk space; the repository is unchanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Repository:
             names = {entry.name for entry in path.iterdir()} - {".lock"}
             if names and mark.NAME not in names:
                 raise UsageError(
-                    f"{path} holds other things than a repository", hint="--to takes a new or an empty folder"
+                    f"{path} contains files that are not of a repository", hint="name a new or empty folder with --to"
                 )
             if not names:
                 atomic.write(path / mark.NAME, mark.text(address or mark.address_of(path)))
@@ -85,7 +85,8 @@ class Repository:
                     (path / name).symlink_to(f"{POINTER}/{name}")
         except OSError as error:
             raise MachineError(
-                f"{error.filename or path}: {error.strerror}", hint="--to takes a folder that this user can write"
+                f"{error.filename or path}: {error.strerror}",
+                hint="name a folder with --to in which this user may write",
             ) from error
         return found
 
@@ -100,9 +101,8 @@ class Repository:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report(
-                    f"waiting for the run with process id {handle.read().strip() or '?'}, which writes to {self.path}"
-                )
+                holder = handle.read().strip() or "?"
+                report(f"waiting for the run with process id {holder}, which is writing to {self.path}")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             try:
                 handle.seek(0)
@@ -173,7 +173,7 @@ class Repository:
     def find(self, file: PoolFile) -> Found:
         """Return whether the pool has this file, another one of its name, or none.
 
-        Raises UsageError if the existing one is no regular file.
+        Raises UsageError if the existing one is not a regular file.
         """
         return pool.find(self.path, file)
 
@@ -215,16 +215,18 @@ def moment_of(state: Path) -> int:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[TextIO]:
-    """Open the lock file; raises UsageError if it is no regular file, MachineError if it cannot be opened."""
+    """Open the lock file; raises UsageError if it is not a regular file, MachineError if it cannot be opened."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own") from error
-        raise MachineError(f"{path}: {error.strerror}", hint="a writer needs a folder that it can write") from error
+            raise UsageError(f"{path} is not a regular file", hint="remove it; publish creates a new one") from error
+        raise MachineError(
+            f"{path}: {error.strerror}", hint="run this command as a user with write permission"
+        ) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UsageError(f"{path} is no regular file", hint="remove it: publish makes its own")
+        raise UsageError(f"{path} is not a regular file", hint="remove it; publish creates a new one")
     with os.fdopen(handle, "r+", encoding="ascii", errors="replace") as stream:
         yield stream
 

@@ -41,10 +41,10 @@ chmod 755 /usr/sbin/policy-rc.d
 cp /trial/key /usr/share/keyrings/{keyring}.gpg
 cp /trial/sources {list}
 apt='apt-get -y -q -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold'
-echo 'STEP apt reads the suite'
+echo 'STEP read the suite with apt'
 $apt update
 {steps}
-echo 'STEP nothing is left'
+echo 'STEP find remaining packages'
 dpkg --audit
 dpkg-query -W -f '${{db:Status-Abbrev}}${{binary:Package}}\\n' {names} 2>/dev/null | grep -v '^un' && exit 1 || true
 """
@@ -76,11 +76,11 @@ def script(offer: Offer) -> str:
     """Return the shell script of a trial; it prints a line that begins with STEP before each step."""
     steps = []
     if offer.before:
-        steps += ["echo 'STEP the version before is installed'", f"$apt install {_pinned(offer.before)}"]
-    word = "upgraded to" if offer.before else "installed"
-    steps += [f"echo 'STEP the newest version is {word}'", f"$apt install {_pinned(offer.newest)}"]
+        steps += ["echo 'STEP install the previous version'", f"$apt install {_pinned(offer.before)}"]
+    verb = "upgrade to" if offer.before else "install"
+    steps += [f"echo 'STEP {verb} the newest version'", f"$apt install {_pinned(offer.newest)}"]
     names = " ".join(offer.newest)
-    steps += ["echo 'STEP everything is purged'", f"$apt purge {names}"]
+    steps += ["echo 'STEP purge all packages'", f"$apt purge {names}"]
     return _SCRIPT.format(steps="\n".join(steps), names=names, keyring=NAME, list=SOURCES)
 
 
@@ -120,7 +120,7 @@ class Trials:
             try:
                 self.roots.run_in(root, ["sh", "-euc", script(offer)], runner, binds=binds)
             except CommandFailed:
-                return f"{fault_of(lines)} (the log: {log})"
+                return f"{fault_of(lines)} (log: {log})"
         return None
 
 
@@ -133,7 +133,7 @@ def fault_of(output: Iterable[str]) -> str:
 
     apt's list of unmet dependencies also has those that could be met; one that no package can meet goes first.
     """
-    step, lines = "the root", list[str]()
+    step, lines = "prepare the root", list[str]()
     for line in output:
         if line.startswith("STEP "):
             step, lines = line.removeprefix("STEP "), []

@@ -30,8 +30,10 @@ def new(
     known = suite.places
     for upload in uploads:
         if other := next((file for file in upload.files if _published_as_other(repository, file)), None):
-            report(f"{upload.title} is published already, and stays as it is: {Path(other.path).name} differs")
-            report("hint: to publish a change, raise `revision` in packaging/releases.toml or the project's version")
+            report(f"{upload.title} is already published with a different {Path(other.path).name}, and is skipped")
+            report(
+                "hint: to publish the new build, raise `revision` in packaging/releases.toml or the project's version"
+            )
         elif upload.title in proved or any(
             file.path.endswith((".deb", ".dsc")) and file.path not in known for file in upload.files
         ):
@@ -86,8 +88,8 @@ def _published(repository: Repository, upload: Upload, file: PoolFile) -> bool:
             if record:
                 return True
             raise UsageError(
-                f"{Path(file.path).name} is published already, with other bytes",
-                hint="raise `revision` in packaging/releases.toml or the project's version: one is published once",
+                f"{Path(file.path).name} is already published with different contents",
+                hint="raise `revision` in packaging/releases.toml or the project's version",
             )
         (repository.path / upload.signature).unlink(missing_ok=True)
         repository.drop(file)

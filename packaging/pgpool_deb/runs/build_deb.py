@@ -31,7 +31,7 @@ from pgpool_deb.upstream.sources import Source
 from . import report
 from .display import LiveDisplay, PlainDisplay, display_for
 
-_UNTRIED = "not known: patch is missing, so nothing can try which of our patches fit (apt-get install patch)"
+_UNTRIED = "unknown: patch(1) is missing, so no patch was tested (apt-get install patch)"
 
 
 def say(text: str) -> None:
@@ -94,8 +94,8 @@ def shell(name: str) -> None:
         words: list[str] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         failed = sorted(record.stem for record in path.parent.glob("*.json"))
-        known = f"failed builds: {', '.join(failed)}" if failed else "no build has failed here"
-        raise UsageError(f"no failed build is called {name!r}", hint=known) from error
+        known = f"failed builds: {', '.join(failed)}" if failed else "no failed build is recorded"
+        raise UsageError(f"{name!r} is not a failed build", hint=known) from error
     os.execvp(words[0], words)  # noqa: S606 - this tool wrote the words
 
 
@@ -103,12 +103,14 @@ def _cells(project: Project, request: BuildRequest, cache: Cache, *, explaining:
     if request.engine not in plan.ENGINES:
         raise UsageError(f"unknown engine: {request.engine}", hint=f"one of {', '.join(plan.ENGINES)}")
     if request.endpoints and request.engine == "chroot":
-        hint = "an endpoint needs --engine docker, or no --engine"
+        hint = "omit --engine, or use --engine docker"
         raise UsageError("--endpoint and --engine chroot exclude each other", hint=hint)
     if request.stall <= 0 or request.jobs < 1:
         raise UsageError("--stall and --jobs take whole numbers above 0", hint="./invoke --help build-deb")
     if request.source is not None and request.pgpool is not None:
-        raise UsageError("--pgpool and --source exclude each other", hint="a source contains its own version")
+        raise UsageError(
+            "--pgpool and --source exclude each other", hint="omit --pgpool: a source contains its own version"
+        )
     table = ReleaseTable.load(project.releases)
     for release in table.select(request.releases, machine_release()):
         plan.majors_of(release, request.majors)
@@ -133,7 +135,7 @@ def _fit(  # noqa: PLR0913 - each argument decides about the patches
     proved = pins.proved_with(source.sha256)
     if proved == tuple(patch.name for patch in chosen):
         return Fit(proved=True)
-    why = "has not passed this project's tests" if proved is None else "was proved with other patches"
+    why = "has not passed the tests of this project" if proved is None else "was proved with other patches"
     say(f"warning: pgpool-II {source.version} {why}")
     if explaining and not all(tool.there() for tool in machine.PATCHES):
         return UNTRIED
@@ -145,7 +147,7 @@ def _fit(  # noqa: PLR0913 - each argument decides about the patches
         names = ", ".join(patch.name for patch in fit.left_out)
         raise PackageError(
             f"patches do not fit pgpool-II {source.version}: {names}",
-            hint="without --strict, the build leaves them out; series.in lists the versions a patch is for",
+            hint="omit --strict to build without them, or correct the versions in series.in",
         )
     for patch in fit.left_out:
         say(f"warning: {patch.name}.patch does not fit and is left out: {patch.without}")
@@ -174,8 +176,8 @@ def _warn_of_advisories(pins: Pins, source: Source, fixed: Collection[str]) -> N
         known = f"pgpool-II {source.version} has known advisories, fixed in {advisory.fixed_in}"
         say(f"warning: {known}: {', '.join(cves)} ({advisory.summary})")
         if better := pins.newest_without(advisory):
-            unproved = "" if better.proved is not None else ", but it has not passed this project's tests"
-            say(f"hint: if it can be downloaded, --pgpool {better.version} builds a version without them{unproved}")
+            unproved = "" if better.proved is not None else ", but it has not passed the tests of this project"
+            say(f"hint: --pgpool {better.version}, if it can be downloaded, builds a version without them{unproved}")
 
 
 def _workshop(

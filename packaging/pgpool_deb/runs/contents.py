@@ -128,7 +128,7 @@ def run(project: Project, releases: Sequence[str], *, accept: bool) -> ExitStatu
             atomic.write(file, "\n".join(actual) + "\n")
             print(f"{release}: recorded in {file}")
         elif differences:
-            what = f"{len(differences)} lines differ from {file.name}" if expected else f"there is no {file.name}"
+            what = f"{len(differences)} lines differ from {file.name}" if expected else f"{file.name} does not exist"
             print(f"{release}: {what}; ./invoke contents --accept records the contents of dist/ as expected")
             status = ExitStatus.FAILED
     return status

@@ -41,7 +41,7 @@ def _in_tar(name: str, data: bytes, again: bytes) -> str:
             if first.name != second.name:
                 return f"{name}: {first.name}, rebuilt {second.name}"
             if first.get_info() != second.get_info():
-                return f"{name}: {first.name}: another size, time, mode or owner"
+                return f"{name}: {first.name}: different size, time, mode or owner"
             if first.isfile():
                 contents = [_read(tar, member) for tar, member in ((one, first), (other, second))]
                 if contents[0] != contents[1]:

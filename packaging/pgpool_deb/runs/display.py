@@ -41,7 +41,7 @@ class PlainDisplay:
         if stage is BuildStage.ROOT:
             expected = self._history.expected(package.name)
             took = f", about {expected:.0f} s" if expected else ""
-            self._print(f"{package.name}: begins{took}; log {log}")
+            self._print(f"{package.name}: started{took}; log: {log}")
         self._print(f"{package.name}: {stage}")
 
     def ended(self, outcome: Outcome) -> None:

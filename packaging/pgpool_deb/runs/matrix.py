@@ -161,7 +161,7 @@ class Matrix:
 
     def _built(self, release: Release, row: dict[str, Any] | None) -> CellResult:
         if row is None:
-            failure = Failure("build-deb", "it ended before it built anything; its log shows why")
+            failure = Failure("build-deb", "build-deb ended before the first build; read its log")
             broken = StageResult(BUILD, StageState.BROKEN, failures=(failure,), log="logs/build.log")
             return CellResult(release.name, release.name, (broken,))
         log = self.place / "logs" / f"{release.name}-build.log"

@@ -49,7 +49,9 @@ def run(project: Project, version: str | None, *, install: bool, report: Report)
     written = mails(patches.changes(chosen, tarball))
     _replace(written, project.dist / FOLDER)
     for name in sorted(not_sent - written.keys()):
-        report(f"warning: no mail for {name}.patch, which is not for pgpool-II {chosen_version} or does not fit it")
+        report(
+            f"warning: no mail for {name}.patch, which is not for pgpool-II {chosen_version} or does not apply to it"
+        )
     report(f"wrote {len(written)} mails for pgpool-II {chosen_version} to {project.dist / FOLDER}")
     return ExitStatus.GOOD
 
@@ -59,7 +61,7 @@ def _source(pins: Pins, version: str | None, folder: Path, report: Report) -> tu
     pin = pins.at_hand(folder) if version is None else pins.named(version)
     if pin is None:
         newest = next((pin.version for pin in pins.pins if pin.proved is not None), pins.pins[0].version)
-        raise UsageError("no tarball of a pinned version is in the cache", hint=f"--pgpool {newest} downloads one")
+        raise UsageError("the cache has no tarball of a pinned version", hint=f"--pgpool {newest} downloads it")
     mirror = "" if pin == pins.at_hand(folder) else archive.find_archive(None).mirror
     source = pins.obtain(pin.version, mirror, folder, report)
     return source.version, source.tarball
@@ -106,7 +108,7 @@ def _git(repository: Path, *arguments: str, **variables: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=repository, env=environment, capture_output=True, check=False)
     if done.returncode != 0:
         first_line = os.fsdecode(done.stderr).strip().partition("\n")[0]
-        raise MachineError(f"git {arguments[0]} failed: {first_line}", hint="is the disk full?")
+        raise MachineError(f"git {arguments[0]} failed: {first_line}", hint="check the free disk space")
     return done.stdout.decode("utf-8")
 
 

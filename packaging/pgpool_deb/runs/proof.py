@@ -223,7 +223,7 @@ def merged(proofs: Mapping[str, Proof]) -> Proof:
     cells = [_with_logs_in(name, cell) for name, proof in proofs.items() for cell in proof.cells]
     names = [cell.cell for cell in cells]
     if shared := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two reports have {', '.join(sorted(shared))}")
+        raise ValueError(f"two reports contain {', '.join(sorted(shared))}")
     return Proof(
         max(proof.written for proof in proofs.values()),
         "; ".join(dict.fromkeys(proof.machine for proof in proofs.values())),
@@ -246,7 +246,7 @@ def lacking(cell: Mapping[str, Any], stages: Iterable[str]) -> str:
     """
     states = {str(stage["stage"]): str(stage["state"]) for stage in cell["stages"]}
     for stage in stages:
-        state = states.get(stage, "not tried")
+        state = states.get(stage, "not run")
         if state not in (StageState.PASSED, StageState.LEFT_OUT):
             return f"{stage} {state}"
     return ""

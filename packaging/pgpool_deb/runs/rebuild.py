@@ -99,22 +99,22 @@ def _describe(published: Path, again: Path, report: Path) -> None:
     if described(published, again, report):
         say(f"all differences: {report}")
     else:
-        say("hint: with diffoscope, verify shows all differences: apt-get install diffoscope-minimal")
+        say("hint: apt-get install diffoscope-minimal, and verify shows all differences")
 
 
 def records(where: Path) -> list[BuildRecord]:
     """Return the .buildinfos of a folder, or the one that names a .deb and lies beside it; raises UsageError."""
     if where.is_dir():
         chosen = [BuildRecord.read(path) for path in sorted(where.rglob("*.buildinfo")) if path.is_file()]
-        hint = "./invoke verify takes a .deb, dist/RELEASE, or the pool of a repository"
+        hint = "name a .deb, dist/RELEASE, or the pool of a repository"
     else:
         beside = (
             [BuildRecord.read(path) for path in sorted(where.parent.glob("*.buildinfo"))] if where.is_file() else []
         )
         chosen = [record for record in beside if where.name in record.sums]
-        hint = "put the .buildinfo that names it beside it, as in the pool of a repository"
+        hint = "put the .buildinfo file of the build beside it, as in the pool of a repository"
     if not chosen:
-        raise UsageError(f"{where}: there is no .buildinfo", hint=hint)
+        raise UsageError(f"{where} contains no .buildinfo file", hint=hint)
     for record in chosen:
         lacking = [name for name in record.sums if name.endswith(".dsc") and not record.path.with_name(name).is_file()]
         if lacking or not any(name.endswith(".dsc") for name in record.sums):
@@ -128,7 +128,10 @@ def release_of(record: BuildRecord, table: ReleaseTable) -> Release:
     for release in table.releases:
         if record.version.endswith(f"+{release.suffix}"):
             return release
-    raise UsageError(f"{record.source} {record.version} is for no known release", hint="our versions end in +debN+M")
+    raise UsageError(
+        f"{record.source} {record.version} is not for a release in releases.toml",
+        hint="use a package of this project: its versions end in +debN+M",
+    )
 
 
 def _rebuilt(record: BuildRecord, release: Release, cache: Cache, roots: Roots, out: Path) -> Iterator[str]:
@@ -144,7 +147,7 @@ def _rebuilt(record: BuildRecord, release: Release, cache: Cache, roots: Roots, 
     missing = sorted(record.installed - set(root.packages))
     if missing:
         some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        yield f"the archive has changed since the build; {len(missing)} of the packages installed then differ: {some}"
+        yield f"the archive has changed since the build: it lacks {len(missing)} of the installed packages: {some}"
     engine = engines.find_engine("chroot", cache)
     box = engine.box(root, f"verify-{record.source}-{release.name}", runner)
     try:
@@ -178,18 +181,18 @@ def _checked_sources(record: BuildRecord) -> list[Path]:
     for name, sha256 in sums.items():
         path = record.path.with_name(name)
         if "/" in name or not path.is_file() or sha256_of(path) != sha256:
-            raise UsageError(f"{path} is missing or not the file that was built", hint="get the source package again")
+            raise UsageError(f"{path} is missing or differs from the built file", hint="get the source package again")
     return [record.path.with_name(name) for name in sums]
 
 
 def compared(record: BuildRecord, published: Path, again: Path) -> str:
     """Return `the same bytes`, or a line with the part, file and byte of the first difference between two .debs."""
     if not again.is_file():
-        return "the rebuild made no such package"
+        return "the rebuild produced no such package"
     if published.is_file() and sha256_of(published) != record.sums[published.name]:
         return "differs from the hash in the .buildinfo"
     if sha256_of(again) == record.sums[again.name]:
         return SAME
     if not published.is_file():
-        return f"SHA-256 {sha256_of(again)}, the published one was {record.sums[again.name]}"
+        return f"SHA-256 {sha256_of(again)}; the published .deb has {record.sums[again.name]}"
     return first_difference(published, again)

@@ -74,7 +74,9 @@ def parse_levels(text: str | None) -> tuple[str, ...]:
 def releases_of(request: LevelsRequest, table: ReleaseTable) -> tuple[Release, ...]:
     """Return the releases to test: the requested ones, or all, or by default the stable one."""
     if request.every_release and request.releases:
-        raise UsageError("--all and --release exclude each other", hint="--all means every row of releases.toml")
+        raise UsageError(
+            "--all and --release exclude each other", hint="omit --release: --all tests every row of releases.toml"
+        )
     if request.every_release:
         return table.releases
     if request.releases:
@@ -99,7 +101,7 @@ def run(project: Project, request: LevelsRequest) -> ExitStatus:
     """
     releases = releases_of(request, ReleaseTable.load(project.releases))
     if request.coverage and UNIT not in request.levels:
-        raise UsageError("--coverage measures the unit level, which is not among the levels", hint="--level unit")
+        raise UsageError("--coverage requires the unit level", hint="--level unit")
     machine.require(tools_of(request.levels), install=request.install, report=say)
     project.dist.mkdir(exist_ok=True)
     say(f"testing {', '.join(request.levels)} for {', '.join(release.name for release in releases)}")

@@ -58,7 +58,7 @@ def links(record: BuildRecord, debs: Sequence[str], pins: Pins) -> Iterator[Link
 def _file(record: BuildRecord, expected: DscFile, by: str, *, of_source: bool = False) -> Link:
     path = record.path.with_name(expected.name)
     if not path.is_file():
-        return Link(f"{expected.name} is missing; {by} names it", holds=False, of_source=of_source)
+        return Link(f"{expected.name} is missing, but listed in {by}", holds=False, of_source=of_source)
     actual = sha256_of(path)
     if actual != expected.sha256:
         text = f"{expected.name} {actual}: {by} has {expected.sha256}"
@@ -70,9 +70,9 @@ def _upstream(origin: Origin, pins: Pins) -> Link:
     """Return the link from the tarball to upstream's release, through the pin of its version."""
     tarball, pin = origin.upstream, origin.pin(pins)
     if tarball is None:
-        return Link(f"{origin.packaging.name} is the whole source, which is this project's own without an upstream")
+        return Link(f"{origin.packaging.name} is the whole source: this native package has no upstream tarball")
     if pin is None:
-        text = f"{tarball.name}: no release {origin.upstream_version} of pgpool-II is pinned in {pins.path.name}"
+        text = f"{tarball.name}: {pins.path.name} pins no release {origin.upstream_version} of pgpool-II"
         return Link(text, holds=False)
     if pin.sha256 != tarball.sha256:
         text = f"{tarball.name} {tarball.sha256}: {pins.path.name} pins {pin.sha256} for {pin.version}"
@@ -89,7 +89,7 @@ def _patches(origin: Origin, debian: Debian) -> Iterator[Link]:
         if patch.sha256:
             yield Link(f"{patch.path} {patch.sha256}: in {origin.packaging.name}")
         else:
-            yield Link(f"{patch.path} is not in {origin.packaging.name}, whose series names it", holds=False)
+            yield Link(f"{patch.path} is not in {origin.packaging.name}, although its series lists it", holds=False)
 
 
 def _statement(record: BuildRecord, known: dict[str, str]) -> Iterator[Link]:
@@ -100,12 +100,12 @@ def _statement(record: BuildRecord, known: dict[str, str]) -> Iterator[Link]:
     try:
         statement = Statement.parse(path.read_bytes())
     except (OSError, ValueError) as error:
-        yield Link(f"{path.name} cannot be read as a statement: {error}", holds=False)
+        yield Link(f"{path.name} is not a valid statement: {error}", holds=False)
         return
     stated = {**statement.subjects, **statement.materials}
     different = [name for name, sha256 in known.items() if stated.get(name) != sha256]
     if different:
-        yield Link(f"{path.name} has another hash of {different[0]}", holds=False)
+        yield Link(f"{path.name} has a different hash of {different[0]}", holds=False)
     else:
         yield Link(f"{path.name} has the same hashes of all these files")
     stems = tuple(f"{Path(name).stem}." for name in (record.path.name, *known) if name.endswith((".buildinfo", ".deb")))

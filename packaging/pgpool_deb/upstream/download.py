@@ -157,10 +157,12 @@ def _failure(answers: Sequence[tuple[str, _Refused]], target: _Target) -> Machin
         address, answer = wrong[0]
         return MachineError(
             f"{name}: {address} sent {answer}; expected sha256 {target.sha256} ({target.size} bytes)",
-            hint="a mirror or proxy alters or mixes up files: try another --mirror, or again later",
+            hint="a mirror or proxy sends wrong files: use another with --mirror URL, or try again later",
         )
     causes = "; ".join(f"{address}: {answer}" for address, answer in answers) or "no address is known"
-    return MachineError(f"{name} cannot be downloaded: {causes}", hint="try again later, or with another --mirror URL")
+    return MachineError(
+        f"{name} cannot be downloaded: {causes}", hint="try again later, or use another mirror with --mirror URL"
+    )
 
 
 def _fetch_from(address: str, target: _Target, patience: Patience) -> None:
@@ -325,9 +327,9 @@ def _reason(error: Exception) -> str:
     """Return an error of requests or urllib3 in a few words; their own texts name objects and repeat the address."""
     text = repr(error)
     reasons = {
-        "ProxyError": "the proxy that this machine names for it does not let it through",
+        "ProxyError": "the proxy of this machine refuses it",
         "NameResolutionError": "its host name cannot be resolved",
-        "ConnectTimeout": "no connection in time",
+        "ConnectTimeout": "the connection timed out",
         "ReadTimeout": "stopped sending",
         "Connection refused": "connection refused",
         "IncompleteRead": "the connection ended in the middle of the file",
@@ -394,7 +396,7 @@ def _disk_error(error: OSError, target: _Target) -> MachineError:
     if error.errno not in _NO_SPACE:
         return MachineError(
             f"{target.destination} cannot be written: {error.strerror or error}",
-            hint=f"the user running this must be able to write to {folder}",
+            hint=f"run this command as a user who may write to {folder}",
         )
     mount = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.is_mount())
     needed, free = target.size - target.received(), shutil.disk_usage(folder).free

@@ -103,7 +103,7 @@ def _folder_of_checkout(root: Path) -> Path:
     line = _line(path)
     folder = (root / line.removeprefix("gitdir:").strip()).resolve()
     if not line.startswith("gitdir:") or not folder.is_dir():
-        raise UsageError(f"{path} names no repository", hint="is the git checkout complete?")
+        raise UsageError(f"{path} does not name a git repository", hint="clone the repository again")
     return folder
 
 
@@ -118,7 +118,7 @@ def _refuse_endless(path: Path) -> None:
     below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     for entry in (path, *below):
         if not entry.is_file() and not entry.is_dir():
-            raise UsageError(f"{entry} is not a regular file", hint="is the git checkout complete?")
+            raise UsageError(f"{entry} is not a regular file", hint="clone the repository again")
 
 
 def _line(path: Path) -> str:
@@ -157,15 +157,14 @@ def _git(root: Path, variables: dict[str, str], *arguments: str) -> str:
             timeout=_TIMEOUT_SECONDS,
         )
     except FileNotFoundError as error:
-        raise MachineError(
-            "git is missing, which reads the checkout that --source names", hint="apt-get install git"
-        ) from error
+        raise MachineError("git is missing, and --source names a git checkout", hint="apt-get install git") from error
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"{root}: git did not end within {_TIMEOUT_SECONDS} seconds", hint="is one of the checkout's files a pipe?"
+            f"{root}: git did not end within {_TIMEOUT_SECONDS} seconds",
+            hint="remove pipes and devices from the checkout",
         ) from error
     except subprocess.CalledProcessError as error:
         first_line = os.fsdecode(error.stderr).strip().partition("\n")[0]
         reason = first_line or f"git ended with status {error.returncode}"
-        raise UsageError(f"{root}: {reason}", hint="is the git checkout complete?") from error
+        raise UsageError(f"{root}: {reason}", hint="check it with git status, or clone it again") from error
     return os.fsdecode(done.stdout)

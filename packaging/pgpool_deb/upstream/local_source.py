@@ -39,7 +39,9 @@ def from_path(path: Path, cache: Path, report: Report, pins: Pins | None = None)
     except FileNotFoundError as error:
         raise UsageError(f"--source {error.filename}: no such file or folder", hint=_TAKES) from error
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"--source {path} cannot be read: {error}", hint="check its path and permissions") from error
+        raise UsageError(
+            f"--source {path} cannot be read: {error}", hint="correct the path or the permissions"
+        ) from error
 
 
 def _from_tarball(path: Path, cache: Path, report: Report, pins: Pins | None) -> Source:
@@ -80,12 +82,12 @@ def _version_of_tarball(path: Path, facts: Facts, stated: UpstreamVersion, sha25
 
 def _understood(stated: str | None, path: Path) -> UpstreamVersion:
     if stated is None:
-        raise UsageError(f"{path} is not pgpool-II's source: it has no configure.ac for pgpool-II", hint=_TAKES)
+        raise UsageError(f"{path} is not pgpool-II's source: it has no configure.ac of pgpool-II", hint=_TAKES)
     version = upstream_version.parse(stated)
     if version is None:
         raise UsageError(
             f"{path}: configure.ac states version {stated[:60]!a}, which does not have pgpool-II's form",
-            hint="as in 4.6.1, 4.7RC1, 4.7beta1 or 4.8devel",
+            hint="use a version such as 4.6.1, 4.7RC1, 4.7beta1 or 4.8devel",
         )
     return version
 
@@ -174,7 +176,8 @@ def _packed(packing: _Packing, cache: Path, report: Report) -> Source:
         if written != packing.content:
             path.unlink()
             raise UsageError(
-                f"{packing.origin} changed while it was being read", hint="start again when nothing writes to it"
+                f"{packing.origin} changed while it was being read",
+                hint="stop the program that writes to it, then run the same command again",
             )
         sha256 = download.sha256_of(path)
         write_record(record, {"sha256": sha256})

@@ -71,11 +71,11 @@ class Pins:
     @classmethod
     def load(cls, path: Path) -> Pins:
         """Read and check sources.toml; raises UsageError that names the file, the key and the reason."""
-        hint = "the top of that file explains the keys"
+        hint = "see the comment at the top of that file"
         try:
             rows = _SourcesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}", hint="is the checkout complete?") from error
+            raise UsageError(f"{path} cannot be read: {error.strerror}", hint="restore it with git checkout") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: {error}", hint=hint) from error
         except ValidationError as error:
@@ -97,7 +97,7 @@ class Pins:
         known = ", ".join(pin.version for pin in self.pins)
         raise UsageError(
             f"pgpool-II {version} is not pinned in {self.path.name}",
-            hint=f"pinned are {known}; --source PATH builds any other",
+            hint=f"use one of {known}, or build another version with --source PATH",
         )
 
     def at_hand(self, cache: Path) -> Pin | None:
@@ -172,7 +172,7 @@ class Pins:
         refused = any(download.CERTIFICATE_REFUSED in reason for reason in skipped.values())
         first = _INSTALL_CERTIFICATES if refused else ""
         raise MachineError(
-            f"none of the pinned versions can be downloaded ({known}): no address has their tarballs or answers",
+            f"none of the pinned versions can be downloaded ({known}): no address answers or provides their tarballs",
             hint=f"{first}check the network, or name a mirror with --mirror URL or a tarball with --source PATH",
         )
 
@@ -188,7 +188,7 @@ class Pins:
         if availability is download.Availability.THERE:
             return ""
         if availability is download.Availability.ABSENT:
-            return "no address has it today"
+            return "no address provides it"
         return f"no address answers ({'; '.join(reasons)})"
 
     def _refuse_to_fall_back(self, version: str, skipped: dict[str, str]) -> None:

@@ -238,7 +238,7 @@ def tree(root: Path, names: Iterable[str] | None = None) -> tuple[Entry, ...]:
     try:
         entries = [_entry(root, name) for name in (_walk(root) if names is None else _with_folders(names))]
     except _Fault as fault:
-        raise UsageError(f"{root}: {fault}", hint="--source takes clean source only") from fault
+        raise UsageError(f"{root}: {fault}", hint="remove that file, or use --source with a clean source") from fault
     except OSError as error:
         raise _unreadable(error, root) from error
     return tuple(sorted(entries, key=lambda entry: os.fsencode(entry.name)))
@@ -299,7 +299,7 @@ def _data(entry: Entry) -> bytes:
 def _unreadable(error: OSError, path: Path) -> UsageError:
     return UsageError(
         f"{error.filename or path} cannot be read: {error.strerror or error}",
-        hint="the user running this must be able to read all of the source",
+        hint="run this command as a user who may read the whole source",
     )
 
 

@@ -49,15 +49,15 @@ def test_every_suite_offers_the_new_address_to_apt(
         assert uris(apt.download(keyring.NAME), tmp_path / f"{suite}-before") == "https://old.example.org/pgpool"
         next(apt.place.glob("*.deb")).unlink()
     lines = published(url=NEW, **options)
-    (index,) = [number for number, line in enumerate(lines) if line.startswith("the address changes")]
-    assert f"from https://old.example.org/pgpool to {NEW}: every suite offers a keyring package" in lines[index]
-    assert lines[index + 1] == "hint: serve the old address, too, until all servers have run apt upgrade"
+    (index,) = [number for number, line in enumerate(lines) if line.startswith("the URL changes")]
+    assert f"from https://old.example.org/pgpool to {NEW}; every suite gets a keyring package" in lines[index]
+    assert lines[index + 1] == "hint: keep serving the old URL until all servers have run apt upgrade"
     for suite, apt in clients.items():
         assert len(apt.versions(keyring.NAME)) == 2
         assert uris(apt.download(keyring.NAME), tmp_path / f"{suite}-after") == NEW
     assert check.run(str(two_suites), lines.append, install=False) is ExitStatus.GOOD, lines
     before = len(Repository.open(two_suites).states)
-    assert published(new=True)[-1].startswith("nothing is new")
+    assert published(new=True)[-1].startswith("nothing to publish")
     assert len(Repository.open(two_suites).states) == before
 
 
@@ -99,7 +99,7 @@ def test_a_refused_publish_keeps_the_address(two_suites: Path, published: Publis
     "url", ["packages.example.org", "https://a b/c", "https://a/\nSuites: x", "https://a/$(id)", ""]
 )
 def test_an_invalid_address_is_refused(published: Publisher, tmp_path: Path, url: str) -> None:
-    with pytest.raises(UsageError, match=r"is no address\nhint: ") as raised:
+    with pytest.raises(UsageError, match=r"is not a URL that apt accepts\nhint: ") as raised:
         published(url=url)
     assert len(str(raised.value).splitlines()) == 2
     assert not (tmp_path / "repo").exists()
@@ -130,7 +130,9 @@ def test_a_folder_that_apt_cannot_read_is_refused_unless_it_has_an_address(
     published: Publisher, tmp_path: Path, name: str
 ) -> None:
     """apt decodes file: URLs twice, and hangs on one with a newline."""
-    with pytest.raises(UsageError, match=r"apt cannot read the folder .*\nhint: choose a name without %, or say --url"):
+    with pytest.raises(
+        UsageError, match=r"apt cannot read the folder .*\nhint: choose a folder name without %, or set --url"
+    ):
         published(to=tmp_path / name)
     assert list((tmp_path / name).iterdir()) == []
     published(to=tmp_path / name, url=NEW)

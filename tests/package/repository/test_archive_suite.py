@@ -42,7 +42,7 @@ def release(repo: Path, suite: str) -> str:
 def test_both_suites_stay_and_never_expire(archived: Path, tmp_path: Path) -> None:
     for suite in SUITES:
         assert stanzas.valid_until(release(archived, suite)) is None
-        assert "Description: pgpool-II for Debian trixie, archived: the release is past its end" in release(
+        assert "Description: pgpool-II for Debian trixie, archived: the release has reached end of life" in release(
             archived, suite
         )
         assert V1 in Apt.new(tmp_path / "apt", archived, suite=suite).versions("pgpool2")
@@ -75,7 +75,7 @@ def test_an_archived_suite_accepts_no_packages(archived: Path, published: Publis
     upload(checkout.dist / "bookworm", V2.replace("deb13", "deb12"))
     before = tree(archived)
     for suite in ("testing", "stable"):
-        with pytest.raises(UsageError, match=r"is archived: .*\nhint: --release names the others"):
+        with pytest.raises(UsageError, match=r"is archived: .*\nhint: name other releases with --release"):
             published(suite=suite)
     assert tree(archived) == before
     published(releases=("bookworm",))
@@ -97,14 +97,14 @@ def test_promotion_skips_an_archived_release_and_refuses_it_by_name(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
     with pytest.raises(UsageError, match="trixie is archived"):
         promote.run(checkout, promote.PromoteRequest(archived, ("trixie",), install=False), print)
-    with pytest.raises(UsageError, match=r"bookworm-testing: pgpool2 .* was not proved"):
+    with pytest.raises(UsageError, match=r"bookworm-testing: pgpool2 .* is not proved"):
         promote.run(checkout, promote.PromoteRequest(archived, install=False), print)
 
 
 def test_a_renewal_does_not_sign_an_archived_suite(archived: Path, published: Publisher) -> None:
     before = (archived / "dists/trixie/InRelease").read_bytes()
     lines = published(renew=True)
-    assert lines == ["2 suites were signed anew, for 30 days"]
+    assert lines == ["2 suites re-signed, valid for 30 days"]
     assert (archived / "dists/trixie/InRelease").read_bytes() == before
 
 
@@ -138,7 +138,7 @@ def test_a_suite_without_valid_until_that_is_not_archived_is_a_fault(
     published()
     lines: list[str] = []
     assert check.run(str(tmp_path / "repo"), lines.append, install=False) is ExitStatus.FAILED
-    assert lines[0].startswith("fault: trixie-testing: it has no Valid-Until")
+    assert lines[0].startswith("fault: trixie-testing: Release has no Valid-Until")
 
 
 def test_another_key_also_signs_an_archived_suite_and_is_offered_in_it(
@@ -162,12 +162,12 @@ def test_another_key_also_signs_an_archived_suite_and_is_offered_in_it(
 def test_only_releases_past_their_end_are_archived(published: Publisher, checkout: Project, tmp_path: Path) -> None:
     published()
     before = tree(tmp_path / "repo")
-    with pytest.raises(UsageError, match=r"trixie is supported, not past its end\nhint: .*releases.toml"):
+    with pytest.raises(UsageError, match=r"trixie is supported, not archived\nhint: .*releases.toml"):
         published(archive=("trixie",))
     past_its_end(checkout, "bookworm")
     with pytest.raises(UsageError, match="bookworm has no suite"):
         published(archive=("bookworm",))
-    with pytest.raises(UsageError, match="--archive publishes nothing"):
+    with pytest.raises(UsageError, match="--archive cannot be combined"):
         published(archive=("bookworm",), renew=True)
     assert tree(tmp_path / "repo") == before
 
@@ -176,10 +176,10 @@ def test_publish_reminds_of_releases_past_their_end(published: Publisher, checko
     published()
     past_its_end(checkout)
     reminder = [
-        "warning: trixie is past its end",
+        "warning: trixie has reached end of life, and its suites are not archived",
         f"hint: ./invoke publish --to {tmp_path / 'repo'} --archive trixie",
     ]
     assert published()[-2:] == reminder
     assert published(renew=True)[-2:] == reminder
     published(archive=("trixie",))
-    assert published(renew=True) == ["0 suites were signed anew, for 30 days"]
+    assert published(renew=True) == ["0 suites re-signed, valid for 30 days"]

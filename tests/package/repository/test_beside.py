@@ -1,4 +1,4 @@
-"""Clients that run apt while something is published see one whole state each time.
+"""Clients that run apt during publishes see a consistent state each time.
 
 Not in the unit level: apt, gpg and apt-ftparchive of this machine run beside each other until all publishes are done.
 """
@@ -35,8 +35,8 @@ PUBLISHES, CLIENTS, RUNS = 4, 2, 3
 """tests/install/test_apt_beside_publishes.py has many, with apt of each release."""
 
 
-def test_clients_beside_publishes_see_whole_states(checkout: Project, tmp_path: Path) -> None:
-    """Each client updates over HTTP and fetches the newest package, again and again; every publish adds a version."""
+def test_clients_see_a_consistent_state_during_publishes(checkout: Project, tmp_path: Path) -> None:
+    """Each client updates over HTTP and fetches the newest package in a loop; every publish adds a version."""
     repo = tmp_path / "repo"
     publish.run(checkout, publish.PublishRequest(repo, unproved=True, install=False), print)
     ended = threading.Event()

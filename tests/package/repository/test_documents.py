@@ -165,37 +165,43 @@ def a_pipe(folder: Path) -> None:
     ("harm", "expected"),
     [
         (a_bill_is_missing, f"{FOLDER}/{BILL} is missing"),
-        (a_bill_was_changed, f"{FOLDER}/{BILL} has other bytes than {STATEMENT} says"),
-        (a_bill_is_another_debs, f"{FOLDER}/{BILL} is about another .deb: it does not have the SHA-256 of this one"),
+        (a_bill_was_changed, f"{FOLDER}/{BILL} does not match its SHA-256 in {STATEMENT}"),
+        (a_bill_is_another_debs, f"{FOLDER}/{BILL} describes another .deb: it lacks the SHA-256 of this one"),
         (a_bill_is_not_named, f"{FOLDER}/{STATEMENT} does not name {BILL}"),
         (a_bill_is_extra, f"{FOLDER}/nginx_{V1}_amd64.spdx.json is extra: no statement names it"),
-        (a_stranger_is_named, f"{FOLDER}/{STATEMENT} names ../x, which is about none of its packages"),
+        (a_stranger_is_named, f"{FOLDER}/{STATEMENT} names ../x, which describes none of its packages"),
         (
             the_record_was_changed,
-            f"{FOLDER}/pgpool2_{V1}_amd64.buildinfo has other bytes than {STATEMENT} says",
+            f"{FOLDER}/pgpool2_{V1}_amd64.buildinfo does not match its SHA-256 in {STATEMENT}",
         ),
         (no_signature, f"{FOLDER}/{STATEMENT}.asc is missing"),
         (
             a_signature_of_something_else,
-            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+            f"{FOLDER}/{STATEMENT}.asc is not a signature of {STATEMENT} by a key in the keyring",
         ),
         (
             a_signature_of_a_foreign_key,
-            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+            f"{FOLDER}/{STATEMENT}.asc is not a signature of {STATEMENT} by a key in the keyring",
         ),
         (
             the_statement_was_changed,
-            f"{FOLDER}/{STATEMENT}.asc is no signature of {STATEMENT} by the key of the keyring",
+            f"{FOLDER}/{STATEMENT}.asc is not a signature of {STATEMENT} by a key in the keyring",
         ),
         (
             another_deb_in_the_statement,
-            f"{FOLDER}/{STATEMENT} has another SHA-256 of libpgpool-dev_{V1}_amd64.deb than Packages",
+            f"{FOLDER}/{STATEMENT} and Packages have different SHA-256 values of libpgpool-dev_{V1}_amd64.deb",
         ),
-        (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which no suite has"),
-        (another_source_in_the_statement, f"{FOLDER}/{STATEMENT} has another SHA-256 of pgpool2_{V1}.dsc than Sources"),
-        (no_statement_of_ours, f"{FOLDER}/{STATEMENT} cannot be read as a statement: it is not a statement of ours"),
-        (a_link_out, f"{FOLDER}/{BILL} leads out of the repository"),
-        (a_pipe, f"{FOLDER}/{BILL} is no regular file"),
+        (an_unknown_deb_in_the_statement, f"{FOLDER}/{STATEMENT} names nginx_1_amd64.deb, which is in no suite"),
+        (
+            another_source_in_the_statement,
+            f"{FOLDER}/{STATEMENT} and Sources have different SHA-256 values of pgpool2_{V1}.dsc",
+        ),
+        (
+            no_statement_of_ours,
+            f"{FOLDER}/{STATEMENT} is not a valid statement: a required key is missing or malformed",
+        ),
+        (a_link_out, f"{FOLDER}/{BILL} points outside the repository"),
+        (a_pipe, f"{FOLDER}/{BILL} is not a regular file"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -283,4 +289,4 @@ def test_another_key_signs_the_statements_of_the_old_one_but_no_others(published
     path.write_text(path.read_text() + " ")
     published(key=str(new))
     assert signature.read_bytes() != before
-    assert faults(tmp_path / "repo") == [f"{cluster}.asc is no signature of {path.name} by the key of the keyring"]
+    assert faults(tmp_path / "repo") == [f"{cluster}.asc is not a signature of {path.name} by a key in the keyring"]

@@ -1,4 +1,4 @@
-"""A publish that is killed at a system call leaves the old or the new repository, and apt takes either.
+"""A publish that is killed at a system call leaves either the old or the new repository, and apt accepts it.
 
 Not in the unit level: each kill is a whole publish with gpg and apt-ftparchive under strace.
 """
@@ -122,7 +122,7 @@ class Worker:
         return Apt.new(self.place / "apt", self.repo).versions("pgpool2")
 
 
-def test_a_publish_that_is_killed_at_any_call_leaves_one_whole_state(
+def test_a_publish_that_is_killed_at_any_call_leaves_a_consistent_state(
     checkout: Project,
     tmp_path: Path,
     request: pytest.FixtureRequest,
@@ -158,8 +158,8 @@ def work(worker: Worker, calls: Sequence[tuple[str, int]]) -> Counter[str]:
     return Counter(worker.killed(name, number) for name, number in calls)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
-def test_a_full_disk_is_told_and_the_repository_is_as_it_was(checkout: Project, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_disk_is_reported_and_the_repository_is_unchanged(checkout: Project, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     upload(checkout.dist / "trixie", V2, text="x" * 3_000_000)
     program = shlex.join([sys.executable, "-c", PROGRAM.format(packaging=PACKAGING), str(checkout.path), "disk/repo"])

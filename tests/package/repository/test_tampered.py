@@ -155,35 +155,35 @@ def index_is_a_link(repo: Path) -> None:
 
 
 REPOSITORY: dict[Harm, str] = {
-    mark_is_a_link: "repository.json leads out of the repository",
-    mark_is_a_pipe: "repository.json is no regular file",
+    mark_is_a_link: "repository.json points outside the repository",
+    mark_is_a_pipe: "repository.json is not a regular file",
     mark_is_a_list: "repository.json is damaged",
-    mark_is_a_folder: "repository.json is no regular file",
-    lock_is_a_link: ".lock is no regular file",
-    lock_is_a_pipe: ".lock is no regular file",
+    mark_is_a_folder: "repository.json is not a regular file",
+    lock_is_a_link: ".lock is not a regular file",
+    lock_is_a_pipe: ".lock is not a regular file",
     pool_is_a_link: "pool is a symbolic link",
     pool_folder_is_a_link: "is a symbolic link, or below one",
-    pool_file_is_a_pipe: "_amd64.deb is no regular file",
-    pool_file_is_a_folder: "_amd64.deb is no regular file",
+    pool_file_is_a_pipe: "_amd64.deb is not a regular file",
+    pool_file_is_a_folder: "_amd64.deb is not a regular file",
     snapshots_are_a_link: "snapshot is a symbolic link",
     state_is_a_link: "Z is a symbolic link",
     a_later_state_is_a_link: "snapshot/20990101T000000Z is a symbolic link",
-    pointer_leads_up: "current leads out of the repository",
-    pointer_is_missing: "leads nowhere",
-    pointer_leads_nowhere: "leads nowhere",
-    pointer_is_a_copy: "current is no symbolic link to a state",
-    dists_is_a_copy: "dists is no symbolic link to current/dists",
-    dists_leads_elsewhere: "dists leads elsewhere",
-    suite_is_a_link: "leads out of the repository",
-    release_is_a_pipe: "Release is no regular file",
+    pointer_leads_up: "current points outside the repository",
+    pointer_is_missing: "is missing or points to no state",
+    pointer_leads_nowhere: "is missing or points to no state",
+    pointer_is_a_copy: "current is not a symbolic link to a state",
+    dists_is_a_copy: "dists is not a symbolic link to current/dists",
+    dists_leads_elsewhere: "dists points to another path",
+    suite_is_a_link: "points outside the repository",
+    release_is_a_pipe: "Release is not a regular file",
     release_is_missing: "Release is missing",
     release_is_no_text: "InRelease is not signed by this key",
-    inrelease_is_a_link: "InRelease leads out of the repository",
+    inrelease_is_a_link: "InRelease points outside the repository",
     summary_is_missing: "suite.json is missing",
-    summary_is_a_pipe: "suite.json is no regular file",
+    summary_is_a_pipe: "suite.json is not a regular file",
     summary_is_deep: "suite.json is damaged",
-    index_is_a_pipe: "Packages.gz is no regular file",
-    index_is_a_link: "Contents-amd64.gz leads out of the repository",
+    index_is_a_pipe: "Packages.gz is not a regular file",
+    index_is_a_link: "Contents-amd64.gz points outside the repository",
 }
 ONLY_PUBLISH = {pool_folder_is_a_link, pool_file_is_a_pipe, pool_file_is_a_folder}
 """Only adding files to the pool detects these."""
@@ -241,7 +241,7 @@ def test_a_link_named_like_a_partial_file_is_removed_and_not_followed(repo: Path
 
 
 @pytest.mark.parametrize("what", ["a file", "nothing", "a folder", "a loop"])
-def test_a_path_that_is_no_repository_is_refused(checkout: Project, tmp_path: Path, what: str) -> None:
+def test_a_path_that_is_not_a_repository_is_refused(checkout: Project, tmp_path: Path, what: str) -> None:
     place = tmp_path / "place"
     if what == "a file":
         place.write_text("dear")
@@ -256,19 +256,23 @@ def test_a_path_that_is_no_repository_is_refused(checkout: Project, tmp_path: Pa
         lambda: check.run(str(place), print, install=False),
     ):
         line = refused(run, place)
-        assert "is no repository of ours" in line or "has no keyring/" in line or "is no regular file" in line
+        assert (
+            "is not a repository of this project" in line
+            or "has no keyring/" in line
+            or "is not a regular file" in line
+        )
 
 
 # -- check-repository --------------------------------------------------------------------------------------------------
 
 CHECKED: dict[Harm, str] = {
-    suite_is_a_link: "trixie-testing: InRelease leads out of the repository",
-    release_is_a_pipe: "trixie-testing: Release says something else than InRelease",
-    inrelease_is_a_link: "trixie-testing: InRelease leads out of the repository",
-    index_is_a_pipe: "dists/trixie-testing/main/binary-amd64/Packages.gz is no regular file",
-    index_is_a_link: "dists/trixie-testing/main/Contents-amd64.gz leads out of the repository",
-    summary_is_a_pipe: "dists/trixie-testing/suite.json is no regular file",
-    summary_is_deep: "dists/trixie-testing/suite.json has other bytes than its index says",
+    suite_is_a_link: "trixie-testing: InRelease points outside the repository",
+    release_is_a_pipe: "trixie-testing: Release differs from the signed text in InRelease",
+    inrelease_is_a_link: "trixie-testing: InRelease points outside the repository",
+    index_is_a_pipe: "dists/trixie-testing/main/binary-amd64/Packages.gz is not a regular file",
+    index_is_a_link: "dists/trixie-testing/main/Contents-amd64.gz points outside the repository",
+    summary_is_a_pipe: "dists/trixie-testing/suite.json is not a regular file",
+    summary_is_deep: "dists/trixie-testing/suite.json does not match its index entry",
 }
 
 
@@ -290,11 +294,11 @@ def test_check_repository_reports_the_tampered_file(repo: Path, harm: Callable[[
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda path: path.symlink_to("/etc/hostname"), "leads out of the repository"),
-        (os.mkfifo, "is no regular file"),
-        (lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5)), "is no regular file"),
-        (lambda path: path.symlink_to(path.name), "is no regular file"),
-        (Path.mkdir, "is no regular file"),
+        (lambda path: path.symlink_to("/etc/hostname"), "points outside the repository"),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5)), "is not a regular file"),
+        (lambda path: path.symlink_to(path.name), "is not a regular file"),
+        (Path.mkdir, "is not a regular file"),
     ],
     ids=["link", "pipe", "device", "loop", "folder"],
 )
@@ -320,18 +324,18 @@ def test_a_suite_name_with_a_newline_is_reported_in_one_line(repo: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["<html><body>Welcome</body></html>", "", "../../etc"])
-def test_a_server_that_answers_with_a_page_for_everything_is_no_repository(repo: Path, text: str) -> None:
+def test_a_server_that_sends_a_page_for_every_request_is_not_a_repository(repo: Path, text: str) -> None:
     (state(repo) / "keyring/suites").write_text(text)
-    with web(repo) as url, pytest.raises(UsageError, match=r"keyring/suites names no suites\nhint: "):
+    with web(repo) as url, pytest.raises(UsageError, match=r"keyring/suites is not a list of suites\nhint: "):
         check.run(url, print, install=False)
 
 
 @pytest.mark.parametrize(
     ("where", "expected", "status"),
     [
-        ("ftp://127.0.0.1/x", "ftp://127.0.0.1/x is no address of a web server", ExitStatus.USAGE),
+        ("ftp://127.0.0.1/x", "ftp://127.0.0.1/x is not a URL of a web server", ExitStatus.USAGE),
         ("http://127.0.0.1:1", "gpg: [Errno 111] Connection refused", ExitStatus.ENVIRONMENT),
-        ("http://", "http: is no address of a web server", ExitStatus.USAGE),
+        ("http://", "http: is not a URL of a web server", ExitStatus.USAGE),
     ],
 )
 def test_an_unreachable_address_is_reported_in_one_line(

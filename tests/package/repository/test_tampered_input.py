@@ -68,7 +68,7 @@ def public(checkout: Project, repo: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a command as another user")
 @pytest.mark.parametrize(
     ("path", "what"),
     [
@@ -163,16 +163,16 @@ def report_is_a_list(folder: Path) -> None:
 
 
 DIST: dict[Harm, str] = {
-    changes_is_a_pipe: "pgpool2_1_amd64.changes is no regular file",
-    changes_is_a_link: "_amd64.changes is no regular file",
-    changes_is_noise: "noise.changes cannot be read as a .changes",
-    changes_has_two_lines: "a\\nb\\udcff.changes cannot be read as a .changes",
-    deb_is_a_pipe: "_amd64.deb is missing or not whole",
+    changes_is_a_pipe: "pgpool2_1_amd64.changes is not a regular file",
+    changes_is_a_link: "_amd64.changes is not a regular file",
+    changes_is_noise: "noise.changes is not a valid .changes file",
+    changes_has_two_lines: "a\\nb\\udcff.changes is not a valid .changes file",
+    deb_is_a_pipe: "_amd64.deb is missing or has the wrong size",
     deb_is_noise: "pgpool2_4.7.2-51+deb13+1_amd64.deb",
-    deb_is_another: "pgpool2_4.7.2-51+deb13+1_amd64.deb holds another package, nginx_1.0_amd64",
-    two_that_differ: "trixie: two .changes differ about pgpool2_4.7.2-51+deb13+1.",
-    report_is_a_pipe: "there is no report of a matrix",
-    report_is_a_list: "there is no report of a matrix",
+    deb_is_another: "pgpool2_4.7.2-51+deb13+1_amd64.deb contains the package nginx_1.0_amd64",
+    two_that_differ: "trixie: two .changes files have different checksums of pgpool2_4.7.2-51+deb13+1.",
+    report_is_a_pipe: "no matrix report was found",
+    report_is_a_list: "no matrix report was found",
 }
 
 
@@ -186,20 +186,20 @@ def test_a_tampered_dist_is_refused(repo: Path, published: Publisher, checkout: 
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_argument_that_is_no_key_is_refused(repo: Path, published: Publisher, tmp_path: Path) -> None:
+def test_an_argument_that_is_not_a_key_is_refused(repo: Path, published: Publisher, tmp_path: Path) -> None:
     noise, empty, public = (tmp_path / name for name in ("noise", "empty", "public"))
     noise.write_bytes(b"\xff\x00" * 1000)
     empty.touch()
     shutil.copyfile(repo / "keyring" / f"{keyring.NAME}.gpg", public)
     os.mkfifo(tmp_path / "pipe")
     for key, expected in (
-        (noise, "noise holds no key"),
-        (empty, "empty holds no key"),
-        (public, "public holds 0 secret keys"),
-        (tmp_path / "pipe", "is neither a key's fingerprint nor a file"),
-        (tmp_path, "is neither a key's fingerprint nor a file"),
-        ("-----BEGIN PGP PRIVATE KEY BLOCK-----\n" + "x" * 5000, "is neither a key's fingerprint nor a file"),
-        ("", "is neither a key's fingerprint nor a file"),
+        (noise, "noise contains no key"),
+        (empty, "empty contains no key"),
+        (public, "public contains 0 secret keys"),
+        (tmp_path / "pipe", "is neither a fingerprint nor a file"),
+        (tmp_path, "is neither a fingerprint nor a file"),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----\n" + "x" * 5000, "is neither a fingerprint nor a file"),
+        ("", "is neither a fingerprint nor a file"),
     ):
         line = refused(lambda key=key: published(key=str(key)), repo)  # type: ignore[misc]
         assert expected in line
@@ -226,7 +226,7 @@ except ToolkitError as error:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 @pytest.mark.parametrize("left", [0, 4096, 12288, 40960])
 @pytest.mark.parametrize(
     "options", [{"unproved": True}, {"renew": True, "url": "https://new.example.org"}], ids=["new", "renewal"]
@@ -256,4 +256,4 @@ def test_on_a_full_disk_nothing_changes(
     lines = answer.stderr.splitlines()
     assert len(lines) == 2, answer
     assert lines[0].endswith("No space left on device")
-    assert lines[1] == "hint: is there room? The repository is as it was"
+    assert lines[1] == "hint: check the free disk space; the repository is unchanged"

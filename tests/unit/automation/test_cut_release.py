@@ -143,13 +143,13 @@ def without_changes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("damage", "version", "message"),
     [
-        (edited, "0.3.0", "the checkout has changes that are not committed"),
-        (with_a_new_file, "0.3.0", "the checkout has changes that are not committed"),
-        (on_a_branch, "0.3.0", "the checkout is on the branch topic, and releases are cut on main"),
-        (detached, "0.3.0", "the checkout is on no branch, and releases are cut on main"),
+        (edited, "0.3.0", "the checkout has uncommitted changes"),
+        (with_a_new_file, "0.3.0", "the checkout has uncommitted changes"),
+        (on_a_branch, "0.3.0", "the checkout is on the branch topic, but releases are cut on main"),
+        (detached, "0.3.0", "the checkout is at a detached HEAD, but releases are cut on main"),
         (already_tagged, "0.9.0", "0.9.0 is not greater than 0.10.0, the last version"),
         (raised_for_faults, "0.3.0", "0.3.0 is not greater than 0.3.1, the last version"),
-        (without_changes, "0.3.0", "the changelog has nothing that is unreleased"),
+        (without_changes, "0.3.0", "CHANGELOG.md has no unreleased changes"),
         (lambda _: None, "0.2.0", "0.2.0 is not greater than 0.2.0, the last version"),
         (lambda _: None, "0.1.9", "0.1.9 is not greater than 0.2.0, the last version"),
         (lambda _: None, "0.3", "'0.3' is not a version"),

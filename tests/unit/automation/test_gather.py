@@ -68,7 +68,7 @@ def test_untested_files_are_refused_and_dist_stays(cells: Path) -> None:
     (deb,) = (cells / "trixie" / "trixie").glob("*.deb")
     deb.write_bytes(b"another")
     before = sorted(project.dist.rglob("*"))
-    with pytest.raises(UsageError, match="is missing or not the file that was tested"):
+    with pytest.raises(UsageError, match="is missing or differs from the tested file"):
         gathered(cells)
     assert sorted(project.dist.rglob("*")) == before
 
@@ -85,12 +85,12 @@ def test_a_run_without_a_complete_report_is_refused(content: str | None, says: s
 
 def test_two_reports_of_one_cell_are_refused(cells: Path) -> None:
     run_of(cells / "trixie-again", "trixie", V["trixie"])
-    with pytest.raises(UsageError, match="two reports have trixie"):
+    with pytest.raises(UsageError, match="two reports contain trixie"):
         gathered(cells)
 
 
 def test_a_folder_without_runs_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no folder of a run"):
+    with pytest.raises(UsageError, match="contains no runs"):
         gathered(tmp_path / "nothing")
 
 

@@ -48,7 +48,7 @@ def told(pins: Pins) -> tuple[ExitStatus, list[str]]:
 
 
 @pytest.mark.usefixtures("upstream", "tracker")
-def test_news_are_reported(pins: Pins) -> None:
+def test_news_is_reported(pins: Pins) -> None:
     status, lines = told(pins)
     assert status is ExitStatus.GOOD
     assert [line.partition(" is ")[0] for line in lines] == ["pgpool-II 4.6.6", "CVE-2025-46801", "CVE-2026-10001"]

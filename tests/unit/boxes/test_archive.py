@@ -141,7 +141,7 @@ def test_of_several_addresses_the_first_that_answers_is_used(alive: set[str], mi
     assert asked[0] == ("http://dead.example/debian", "trixie")
 
 
-def test_a_single_address_is_not_asked() -> None:
+def test_a_single_address_is_not_probed() -> None:
     def never(uri: str, suite: str) -> bool:
         raise AssertionError((uri, suite))
 

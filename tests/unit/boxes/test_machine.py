@@ -16,7 +16,7 @@ BAKER = Tool("baker", "/no/such/oven", "it bakes")
 
 
 def never(_: str) -> None:
-    pytest.fail("nothing is to be said")
+    pytest.fail("nothing should be reported")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def layer(path: Path) -> Path:
 
 
 def test_a_root_is_found_under_the_key_that_earlier_versions_computed(tmp_path: Path) -> None:
-    """A change of the key, for example by a rename in the code, would make every user's roots anew."""
+    """A change of the key, for example by a rename in the code, would make every user rebuild all roots."""
     backports = ExtraSource("mirror", ("trixie-backports",), ("main",), None, False, 500, ("*",))
     release = Release("trixie", 13, State.SUPPORTED, "trixie", (17,), ("trixie",), True, None, (backports,))
     folder = tmp_path / "roots"
@@ -149,9 +149,13 @@ MASKED = 'mount --bind /dev/null /proc/interrupts; set -- unshare --user --map-r
 @pytest.mark.parametrize(
     ("script", "message", "hint"),
     [
-        (OVERLAY, "^the cache lies on overlayfs, where roots cannot be mounted: .*/roots\n", "_CACHE=.* volume"),
-        (NOEXEC, "^the cache lies on a file system mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
-        (MASKED, "forbids the mounts that roots need: .*proc", "--privileged, also for a plain user"),
+        (
+            OVERLAY,
+            "^the cache is on overlayfs, which does not support the mounts of roots: .*/roots\n",
+            "_CACHE=.* volume",
+        ),
+        (NOEXEC, "^the cache is on a file system that is mounted noexec: .*/roots\n", "PGPOOL_DEB_CACHE="),
+        (MASKED, "forbids the mounts that roots need: .*proc", "--privileged, even for a plain user"),
         ("echo 'unshare: Operation not permitted'; exit 1", "forbids the mounts .* not permitted", "--privileged"),
     ],
 )
@@ -183,7 +187,7 @@ def test_the_cause_of_apts_failure_is_reported_and_not_its_consequences() -> Non
         "E: The repository 'https://mirror.example trixie Release' does not have a Release file.",
     )
     text = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines)).message
-    assert text.endswith(f"not made: {reason}")
+    assert text.endswith(f"not created: {reason}")
     bare = root_failure(TABLE.stable, CommandFailed(["mmdebstrap"], 25, lines[:1] + lines[3:])).message
     assert bare.endswith("does not have a Release file.")
 

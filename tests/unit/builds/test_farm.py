@@ -254,7 +254,7 @@ def test_a_silent_endpoint_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     output: list[str] = []
     result = engines.find_engines("docker", ("a", "away", "b"), Cache(tmp_path), output.append)
     assert [one.place for one in result] == ["a", "b"]
-    assert output == ["warning: no docker engine answers at away; it gets no builds"]
+    assert output == ["warning: no docker engine answers at away; no builds are sent to it"]
     with pytest.raises(MachineError, match="answers at away"):
         engines.find_engines("auto", ("away",), Cache(tmp_path), output.append)
 
@@ -266,7 +266,7 @@ def test_without_endpoints_the_requested_engine_is_used(tmp_path: Path) -> None:
 
 def test_an_unknown_context_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    with pytest.raises(UsageError, match="no docker context 'farm1'") as raised:
+    with pytest.raises(UsageError, match="docker context 'farm1' does not exist") as raised:
         DockerEngine.connect(Cache(tmp_path), "farm1")
     assert raised.value.exit_status is ExitStatus.USAGE
 

@@ -99,7 +99,7 @@ def test_a_file_that_states_more_than_its_stanza_is_reported(text: str, fault: s
     assert result.startswith(fault)
 
 
-def test_spdx_knows_every_declared_licence_except_pgpools_own() -> None:
+def test_every_declared_licence_except_pgpools_own_is_in_spdx() -> None:
     assert [name for name, _ in declared(PGPOOL2.read_text()).texts] == ["LicenseRef-pgpool-II"]
     result = declared(CLUSTER.read_text())
     assert (str(result.expression), result.texts) == ("Apache-2.0 AND PostgreSQL", ())

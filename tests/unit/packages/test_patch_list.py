@@ -23,7 +23,7 @@ def line(patch: Patch, *ranges: list[tuple[str, str]]) -> list[str]:
 def test_the_committed_page_is_up_to_date() -> None:
     kept = (HERE.path / patch_list.PLACE).read_text(encoding="utf-8")
     written = patch_list.render(patch_list.rows(HERE.templates(pgpool2.NAME)))
-    assert kept == written, f"{patch_list.PLACE} is not what the patches say: {patch_list.COMMAND} writes it anew"
+    assert kept == written, f"{patch_list.PLACE} does not match the patches: run {patch_list.COMMAND}"
 
 
 def test_a_patch_is_listed_with_its_reason_size_and_tests() -> None:
@@ -46,7 +46,7 @@ def test_every_range_of_versions_is_named() -> None:
     assert cells[1] == "before 4.3.17; from 4.4, before 4.4.14"
 
 
-def test_patches_that_upstream_knows_are_marked() -> None:
+def test_patches_from_upstream_and_reported_ones_are_marked() -> None:
     theirs = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed", origin="upstream, https://x/commit/1")
     sent = Patch("mend", TEXT, "w", relied_on=False, forwarded="https://x/issues/2")
     ours = Patch("mend", TEXT, "w", relied_on=False, forwarded="not-needed")
@@ -55,6 +55,6 @@ def test_patches_that_upstream_knows_are_marked() -> None:
     assert line(ours, [])[5] == "not needed"
 
 
-def test_a_patch_without_a_test_says_why() -> None:
+def test_a_patch_without_a_test_states_the_reason() -> None:
     patch = Patch("mend", TEXT, "w", relied_on=False, tested_by="none: it cannot be tried")
     assert line(patch, [])[6] == "none: it cannot be tried"

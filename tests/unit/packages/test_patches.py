@@ -268,7 +268,7 @@ def test_the_patches_of_a_proved_release_are_not_tried(fitted: Any) -> None:
 def test_an_unproved_source_is_reported_with_its_left_out_patches(fitted: Any, tmp_path: Path) -> None:
     result, output = fitted(replace(SOURCE, tarball=tarball(tmp_path)))
     lines = output.splitlines()
-    assert lines[0] == "warning: pgpool-II 4.6.1 has not passed this project's tests"
+    assert lines[0] == "warning: pgpool-II 4.6.1 has not passed the tests of this project"
     assert f"warning: one-write.patch does not fit and is left out: {result.left_out[5].without}" in lines
     assert len(lines) == 1 + len(result.left_out)
 
@@ -281,11 +281,11 @@ def test_explain_installs_nothing_and_reports_unknown_patches(
     source = release(tmp_path / "pgpool.tar.gz", "4.6.1")
     assert build_deb.explain(HERE, BuildRequest(releases=("trixie",), source=source)) is ExitStatus.GOOD
     output = capsys.readouterr().out
-    assert re.search(r"^trixie-\S+: not known: patch is missing, .*apt-get install patch", output, re.MULTILINE)
+    assert re.search(r"^trixie-\S+: unknown: patch\(1\) is missing, .*apt-get install patch", output, re.MULTILINE)
     assert "\ntrixie-pgpool2-cluster: will be built" in output
 
 
 def test_strict_makes_a_patch_that_does_not_fit_an_error(fitted: Any, tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"^patches do not fit pgpool-II 4\.6\.1: debian-paths, socket") as caught:
         fitted(replace(SOURCE, tarball=tarball(tmp_path)), strict=True)
-    assert "without --strict" in caught.value.hint
+    assert "omit --strict" in caught.value.hint

@@ -297,5 +297,5 @@ def test_a_deb_that_cannot_be_read_is_refused(published: Publisher, checkout: Pr
     before, size = sha256_of(deb), deb.stat().st_size
     deb.write_bytes(b"x" * size)
     changes.write_text(changes.read_text().replace(before, sha256_of(deb)))
-    with pytest.raises(UsageError, match="is no Debian package"):
+    with pytest.raises(UsageError, match="is not a Debian package"):
         published()

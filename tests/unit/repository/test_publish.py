@@ -124,7 +124,9 @@ def test_a_renewal_publishes_nothing_and_signs_everything_again(
 def test_unproved_packages_are_refused_or_named_in_release(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"there is no report of a matrix\nhint: ./invoke matrix --release trixie"):
+    with pytest.raises(
+        UsageError, match=r"no matrix report was found\nhint: prove it with ./invoke matrix --release trixie"
+    ):
         published(unproved=False)
     assert not (tmp_path / "repo").exists()
     published()
@@ -146,13 +148,13 @@ def test_the_description_of_a_thousand_unproved_packages_survives_signing() -> N
 
 def test_a_proof_covers_exact_bytes_and_every_stage(published: Publisher, checkout: Project) -> None:
     proved(checkout, f"pgpool2_{V1}_amd64.deb")
-    with pytest.raises(UsageError, match="the last matrix tried other packages"):
+    with pytest.raises(UsageError, match="the last matrix tested other builds of it"):
         published(unproved=False)
     proved(checkout)
     report = checkout.dist / "report" / "report.json"
     results = json.loads(report.read_text())
     report.write_text(json.dumps({"cells": [{**results["cells"][0], "stages": results["cells"][0]["stages"][:1]}]}))
-    with pytest.raises(UsageError, match="quality not tried in the last matrix"):
+    with pytest.raises(UsageError, match="quality not run in the last matrix"):
         published(unproved=False)
     results["cells"][0]["stages"][1]["state"] = "failed"
     report.write_text(json.dumps(results))
@@ -165,7 +167,7 @@ def test_promotion_copies_proved_packages_byte_for_byte(
 ) -> None:
     published()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST + 900))
-    with pytest.raises(UsageError, match="was not proved"):
+    with pytest.raises(UsageError, match="is not proved"):
         promote.run(checkout, promote.PromoteRequest(tmp_path / "repo", install=False), print)
     proved(checkout)
     published(unproved=False)
@@ -211,13 +213,13 @@ def test_a_pipeline_publishes_new_packages_and_skips_rebuilt_ones(
     published: Publisher, checkout: Project, tmp_path: Path
 ) -> None:
     published()
-    assert published(new=True)[-1] == f"nothing is new: {tmp_path / 'repo'} is as it was"
+    assert published(new=True)[-1] == f"nothing to publish: {tmp_path / 'repo'} is unchanged"
     assert len(Repository.open(tmp_path / "repo").states) == 1
     before = tree(tmp_path / "repo" / "pool")
     upload(checkout.dist / "trixie", V1, binaries=("pgpool2", "libpgpool-dev"), text="with another compiler")
     lines = published(new=True)
-    assert [line for line in lines if line.startswith(f"pgpool2 {V1} is published already, and stays as it is: ")]
-    assert lines[-1].startswith("nothing is new")
+    assert [line for line in lines if line.startswith(f"pgpool2 {V1} is already published with a different ")]
+    assert lines[-1].startswith("nothing to publish")
     upload(checkout.dist / "trixie", "0.2.1+deb13+1", source="pgpool2-cluster")
     published(new=True)
     after = tree(tmp_path / "repo" / "pool")
@@ -229,7 +231,7 @@ def test_a_pipeline_skips_an_unproved_release(published: Publisher, checkout: Pr
     proved(checkout)
     upload(checkout.dist / "bookworm", "4.7.2-50+deb12+1")
     lines = published(new=True, unproved=False)
-    assert lines[0].startswith("bookworm: passed over: pgpool2 4.7.2-50+deb12+1: the last matrix did not try bookworm")
+    assert lines[0].startswith("bookworm: skipped: pgpool2 4.7.2-50+deb12+1: the last matrix did not test bookworm")
     assert list(suites.named(Repository.open(tmp_path / "repo").state)) == ["trixie-testing"]
 
 

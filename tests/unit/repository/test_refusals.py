@@ -90,16 +90,16 @@ def no_mark(_: Project, repo: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (foreign, "nginx is not of this project"),
+        (foreign, "nginx is not a source package of this project"),
         (of_another_release, "is not for trixie"),
         (damaged, "is damaged"),
-        (cut_short, "is missing or not whole"),
-        (missing, "is missing or not whole"),
-        (older, "is older than 4.7.2-50.deb13.1, which trixie-testing has"),
-        (other_bytes, "is published already, with other bytes"),
-        (outside, "which is no file beside it"),
+        (cut_short, "is missing or has the wrong size"),
+        (missing, "is missing or has the wrong size"),
+        (older, "is older than 4.7.2-50.deb13.1 in trixie-testing"),
+        (other_bytes, "is already published with different contents"),
+        (outside, "which is not a plain file name"),
         (pool_elsewhere, "pool is a symbolic link"),
-        (pointer_elsewhere, "leads out of the repository"),
+        (pointer_elsewhere, "points outside the repository"),
         (changed_index, "Packages.gz is damaged"),
         (proved_by_hand, "suite.json is damaged"),
         (unsigned, "is not signed by this key"),
@@ -142,7 +142,7 @@ def test_the_first_record_of_a_build_stays(published: Publisher, checkout: Proje
 def test_a_folder_that_holds_other_files_is_refused(published: Publisher, tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "letters").write_text("dear")
-    with pytest.raises(UsageError, match="holds other things"):
+    with pytest.raises(UsageError, match="contains files that are not of a repository"):
         published()
     assert [path.name for path in (tmp_path / "repo").iterdir()] == ["letters"]
 
@@ -153,14 +153,14 @@ def test_a_clock_that_is_behind_is_refused(
     published()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST - 1))
     request = publish.PublishRequest(tmp_path / "repo", unproved=True, install=False)
-    with pytest.raises(UsageError, match="is not later than that of the state that clients have"):
+    with pytest.raises(UsageError, match="is not later than the current state"):
         publish.run(checkout, request, print)
 
 
 def test_a_missing_key_is_reported(published: Publisher) -> None:
-    with pytest.raises(UsageError, match="there is no secret key 0123456789ABCDEF"):
+    with pytest.raises(UsageError, match="no secret key 0123456789ABCDEF"):
         published(key="0123456789ABCDEF")
-    with pytest.raises(UsageError, match="neither a key's fingerprint nor a file"):
+    with pytest.raises(UsageError, match="neither a fingerprint nor a file"):
         published(key="/no/such/file")
 
 

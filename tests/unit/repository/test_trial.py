@@ -27,13 +27,13 @@ def test_the_newest_version_is_tried_after_the_previous_one_and_debug_symbols_ar
 
 def test_without_a_previous_version_the_newest_is_installed() -> None:
     text = script(offered([stanza("pgpool2", "4.7.2-50+deb13+1")]))
-    assert "STEP the newest version is installed" in text
-    assert "before" not in text
+    assert "STEP install the newest version" in text
+    assert "previous" not in text
 
 
 APT_3 = """STEP apt reads the suite
 E: of an earlier step
-STEP the newest version is installed
+STEP install the newest version
 The following packages have unmet dependencies:
  pgpool2 : Depends: libpq5 (>= 15) but it is not going to be installed
            Depends: pgpool2-common but it is not installable or
@@ -45,7 +45,7 @@ E: Unable to satisfy dependencies. Reached two conflicting assignments:
 def test_the_dependency_that_no_package_can_meet_is_the_fault() -> None:
     """apt 3 lists the dependencies of a rejected package too, in any order."""
     expected = "pgpool2 : Depends: pgpool2-common but it is not installable or other but it is not installable"
-    assert fault_of(APT_3.splitlines()) == f"the newest version is installed: {expected}"
+    assert fault_of(APT_3.splitlines()) == f"install the newest version: {expected}"
 
 
 def test_a_dependency_that_could_be_met_is_the_fault_if_there_is_no_other() -> None:
@@ -59,4 +59,4 @@ def test_the_first_error_of_the_last_step_is_the_fault() -> None:
         == "two: dpkg: error processing"
     )
     assert fault_of(["STEP one"]) == "one: it failed"
-    assert fault_of(["E: no root"]) == "the root: no root"
+    assert fault_of(["E: no root"]) == "prepare the root: no root"

@@ -33,5 +33,5 @@ def test_packages_are_the_sums_of_their_files() -> None:
     ]
 
 
-def test_a_package_that_nothing_measured_has_no_percentage() -> None:
+def test_an_unmeasured_package_has_no_percentage() -> None:
     assert coverage_table.lines({"files": {}})[1].split() == ["-", "-", "scripts/pgpool_cluster"]

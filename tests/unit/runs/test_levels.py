@@ -75,5 +75,5 @@ def test_the_time_of_a_level_whose_tests_ran_at_once_is_that_of_the_run(tmp_path
 
 
 def test_coverage_without_the_unit_level_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="--coverage measures the unit level"):
+    with pytest.raises(UsageError, match="--coverage requires the unit level"):
         testing.run(Project(HERE), LevelsRequest(("package",), coverage=True))

@@ -139,7 +139,7 @@ def test_the_command_writes_the_page_and_the_mails_and_leaves_no_old_ones(projec
     assert patch_mails.run(checkout, None, install=False, report=lines.append) is ExitStatus.GOOD
     assert [path.name for path in old.parent.iterdir()] == ["ours.patch"]
     assert "[ours](" in (checkout.path / patch_list.PLACE).read_text()
-    assert "warning: no mail for unfit.patch, which is not for pgpool-II 4.6.1 or does not fit it" in lines
+    assert "warning: no mail for unfit.patch, which is not for pgpool-II 4.6.1 or does not apply to it" in lines
 
 
 def test_a_version_that_is_not_pinned_is_refused(project: Callable[..., Project]) -> None:
@@ -147,10 +147,10 @@ def test_a_version_that_is_not_pinned_is_refused(project: Callable[..., Project]
         patch_mails.run(project({"ours": patch_text(10, "ten")}), "4.9.9", install=False, report=quiet)
 
 
-def test_without_a_tarball_the_command_says_how_to_get_one(project: Callable[..., Project]) -> None:
+def test_without_a_tarball_the_hint_is_how_to_download_one(project: Callable[..., Project]) -> None:
     with pytest.raises(UsageError) as raised:
         patch_mails.run(project({"ours": patch_text(10, "ten")}, cached=False), None, install=False, report=quiet)
-    assert raised.value.hint == "--pgpool 4.6.1 downloads one"
+    assert raised.value.hint == "--pgpool 4.6.1 downloads it"
 
 
 def test_a_header_without_a_required_field_is_named(project: Callable[..., Project]) -> None:

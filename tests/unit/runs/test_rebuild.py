@@ -74,10 +74,10 @@ def nothing_said(folder: Path) -> None:
     ("harm", "message"),
     [
         (no_source, "names pgpool2_1.dsc, which is not beside it"),
-        (no_record, "there is no .buildinfo"),
-        (path_outside, "names paths that no build of ours has"),
-        (name_outside, "names paths that no build of ours has"),
-        (nothing_said, "cannot be read as a .buildinfo"),
+        (no_record, "contains no .buildinfo file"),
+        (path_outside, "contains paths that no build of this project has"),
+        (name_outside, "contains paths that no build of this project has"),
+        (nothing_said, "is not a valid .buildinfo file"),
     ],
 )
 def test_a_package_that_cannot_be_verified_is_reported(
@@ -96,7 +96,7 @@ def test_the_first_difference_is_reported_with_file_and_byte(published: Path, tm
     )
     (record,) = rebuild.records(published)
     assert rebuild.compared(record, published / again.name, published / again.name) == "the same bytes"
-    assert rebuild.compared(record, published / again.name, tmp_path / "none") == "the rebuild made no such package"
+    assert rebuild.compared(record, published / again.name, tmp_path / "none") == "the rebuild produced no such package"
 
 
 def test_diffoscope_reports_all_differences_if_it_is_installed(

@@ -205,7 +205,7 @@ def test_a_bare_repository_is_refused_with_a_hint(repository: Repository, tmp_pa
     assert "git clone" in caught.value.hint
 
 
-def test_without_git_the_error_says_so(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_git_is_reported(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     repository.commit("4.6.1", "V4_6_1")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MachineError, match="git is missing"):

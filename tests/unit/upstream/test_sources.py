@@ -226,8 +226,8 @@ def test_the_default_is_the_newest_available_version(asking: Asking, tmp_path: P
     lacks(tmp_path, "4.10.0", "4.7.3")
     assert asking() == "4.6.1"
     assert asking.lines == [
-        "skipping pgpool-II 4.10.0: no address has it today",
-        "skipping pgpool-II 4.7.3: no address has it today",
+        "skipping pgpool-II 4.10.0: no address provides it",
+        "skipping pgpool-II 4.7.3: no address provides it",
     ]
 
 

@@ -289,7 +289,7 @@ def test_a_link_out_of_the_tree_is_refused(root: Path) -> None:
         tarball.tree(root)
 
 
-def test_a_socket_does_not_belong_in_a_source(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_in_a_source_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind("socket")
