@@ -49,7 +49,7 @@ def precious(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Findi
     if names and plan.streams:
         line = written("synchronous_standby_names", names, plan.file)
         fix = f"remove it, since `synchronous` in {plan.file} makes commits wait for the nodes, or {line}"
-        what = f"commits wait for {names}, and no longer would"
+        what = f"commits wait for {names}now, and would no longer do so"
         yield Finding(Kind.REFUSED, "synchronous_standby_names", what, fix)
     certificate = own.get("ssl_cert_file", MACHINE_TLS.certificate)
     if certificate != MACHINE_TLS.certificate and not plan.own_certificate:

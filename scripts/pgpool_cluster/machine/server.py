@@ -153,7 +153,9 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
         majors = paths.POSTGRESQL_PROGRAMS.glob("[1-9][0-9]")
         installed = sorted((int(path.name) for path in majors), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
-        raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; then it goes on by itself")
+        raise UsageError(
+            "this machine has no PostgreSQL server", hint=f"{command}; the agent then continues automatically"
+        )
     suitable = sorted(found, key=lambda one: one.port != node.port)
     instance = next((one for one in suitable if wanted is None or one.name == wanted), None)
     if instance is None:

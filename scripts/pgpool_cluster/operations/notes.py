@@ -35,7 +35,7 @@ def _locked_out(here: Here) -> str:
     if database is None or not (absent or database.shut):
         return ""
     if not absent:
-        hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
+        hint = "see its log (pg_lsclusters shows the path); psql as postgres on this node shows the same error"
         return f"PostgreSQL refuses the agent's login: {database.shut}; hint: {hint}"
     reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
     return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"

@@ -45,7 +45,10 @@ class Held:
         """The command or action that frees the disk."""
         if self.ours:
             limit = f"{_GIVEN_UP_FRACTION:.0%}"
-            return f"bring {self.slot} back or free space; at {limit} its slot is given up: pgpoolctl recover"
+            return (
+                f"bring {self.slot} back or free space; at {limit} its slot is dropped, "
+                "and the node needs pgpoolctl recover"
+            )
         return f"let its subscriber catch up, or SELECT pg_drop_replication_slot('{self.slot}')"
 
     @property

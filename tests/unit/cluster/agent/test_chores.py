@@ -145,7 +145,7 @@ def test_a_slot_is_given_up_before_the_disk_is_full(pg1: Node, capsys: pytest.Ca
     pg1.held = replace(FILLS, used=0.95)
     pg1.keep()
     assert CreateSlots("pg1", ("pg3",)) in pg1.done
-    assert "giving it up" in capsys.readouterr().out
+    assert "dropping the slot" in capsys.readouterr().out
     pg1.held, pg1.clock.now = replace(FILLS, used=0.95, ours=False), 60.0
     pg1.keep()
     assert pg1.done == ["creates the database", "disk"], "another program's slot is left alone"

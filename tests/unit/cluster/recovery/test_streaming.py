@@ -205,7 +205,7 @@ def test_a_node_that_pgpool_has_given_up_is_not_detached_again(three: Recovering
 
 
 def test_the_primary_itself_is_not_recovered(three: Recovering) -> None:
-    with pytest.raises(OperationError, match="pg1 is the primary, which the others are copied from") as refusal:
+    with pytest.raises(OperationError, match="pg1 is the primary, the source of all copies") as refusal:
         three.recover("pg1", force=True)
     assert refusal.value.hint.startswith("recover the other nodes")
     assert three.copies == []
@@ -214,7 +214,7 @@ def test_the_primary_itself_is_not_recovered(three: Recovering) -> None:
 def test_without_a_primary_in_sight_nothing_is_copied(three: Recovering) -> None:
     three.world.cut(["pg1"])
     began = three.world.clock
-    with pytest.raises(OperationError, match="no primary is in sight to copy from"):
+    with pytest.raises(OperationError, match="no primary to copy from is reachable"):
         three.recover("pg2")
     assert 10 <= three.world.clock - began <= 20, "it waits for 10 s"
     assert three.copies == []
@@ -263,7 +263,7 @@ class Agent:
     def _ask(self, name: str, request: object) -> None:
         self.asked.append((name, request))
         if isinstance(request, self.silent):
-            raise ServerError(f"{name} is out of reach", hint="")
+            raise ServerError(f"{name} is unreachable", hint="")
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_pgpools_that_follow_the_leader_are_not_asked(pg2: Agent) -> None:
 def test_a_node_that_pgpool_does_not_attach_within_a_minute_is_reported(pg2: Agent) -> None:
     pg2.silent = (AttachRequest,)
     pg2.rounds = [OUT]
-    with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not taken it back") as failure:
+    with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not attached it") as failure:
         attachment.await_attached(pg2.here, lambda _: None)
     assert failure.value.hint == "pgpoolctl attach pg2"
     assert 60 <= pg2.now < 61
