@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     status = _verb(verbs, "status", "show every node, every pgpool-II, and whether the cluster is healthy")
     _json(status)
-    check = _verb(verbs, "check", "check every precondition of a working cluster, with the fix of what fails")
+    check = _verb(
+        verbs, "check", "check every precondition of a working cluster, and show the fix of each one that fails"
+    )
     _json(check)
     check.add_argument(
         "--before", action="store_true",

@@ -59,7 +59,7 @@ def precious(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Findi
         yield Finding(Kind.REFUSED, "ssl_cert_file", what, f"{tls} in {plan.file}, or remove it")
     if known.get("archive_library") and not plan.streams:
         what = f"{known['archive_library']} and the cluster's archive_command exclude each other"
-        fix = "an archive_command in its place, which runs after the cluster's"
+        fix = "use archive_command instead, which runs after the cluster's"
         yield Finding(Kind.REFUSED, "archive_library", what, fix)
 
 

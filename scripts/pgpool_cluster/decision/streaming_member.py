@@ -74,7 +74,7 @@ def _succeed(situation: Situation) -> Actions:
     failed = leaders[0].node if leaders else mine.follows or ""
     planned = promotion.in_place_of(situation.cluster, situation.facts, failed)
     own = tuple(action for action in planned if action.node == situation.name and not isinstance(action, Follow))
-    return own or situation.wait("another standby takes over")
+    return own or situation.wait("another standby will be promoted")
 
 
 def _gone(situation: Situation, leader: NodeFacts) -> bool:

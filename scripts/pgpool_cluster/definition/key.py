@@ -132,7 +132,7 @@ def parse(text: str, file: str, *, laid: str = "") -> ClusterKey:
     found = ClusterKey(cost.derive(words))
     if not line.startswith(_OURS) and found.fingerprint != laid:
         raise UsageError(
-            f"{file}:1: the words have no prefix that says how to derive the key",
+            f"{file}:1: the words lack the prefix that selects the key derivation",
             hint=f"put {WORDS} before them in a new cluster, {_WORDS_1} if other nodes have no prefix; or: {HINT}",
         )
     return found

@@ -81,11 +81,11 @@ def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None
 
 
 def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Raise OperationError if a copy would refuse every login because this machine lacks a locale of the source."""
+    """Raise OperationError if a copy would reject every login because this machine lacks a locale of the source."""
     cursor.execute(locales.NEEDED)
     absent = locales.missing(str(name) for (name,) in cursor.fetchall())
     if absent:
-        reason = f"a copy of {upstream.name} would refuse every login: this machine has no locale {', '.join(absent)}"
+        reason = f"a copy of {upstream.name} would reject every login: this machine has no locale {', '.join(absent)}"
         raise OperationError(
             reason, hint=f"on this machine: {locales.making(absent)}; the copy then continues automatically"
         )

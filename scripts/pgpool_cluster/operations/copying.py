@@ -52,7 +52,7 @@ def rejoin(here: Here, source: str, report: Report) -> None:
         try:
             copy.rewind()
         except ClusterError as error:
-            report(f"pg_rewind is not enough: {error.message}")
+            report(f"pg_rewind does not suffice: {error.message}")
         else:
             return
     copy.clone()

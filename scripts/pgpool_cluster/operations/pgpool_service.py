@@ -67,7 +67,7 @@ def attach(here: Here, action: Attach) -> None:
     node = here.cluster.named(action.node)
     if why := copy_source.refusal(node, Role.CHECK):  # a witness knows no other role
         hint = f"systemctl status postgresql on {node.name}; the node is attached once it accepts logins"
-        raise OperationError(f"{node.name} refuses every login: {why}", hint=hint)
+        raise OperationError(f"{node.name} rejects every login: {why}", hint=hint)
     pgpool.attach(here.cluster, node)
 
 

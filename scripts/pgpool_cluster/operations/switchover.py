@@ -26,7 +26,9 @@ _HINT = "pgpoolctl status shows every node"
 def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
     """Return the primary and the standby that replaces it; raises OperationError if either is missing or unfit."""
     if not cluster.mode.streams:
-        raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
+        raise OperationError(
+            f"every node is a primary in {cluster.mode}", hint="use switchover only in streaming_replication"
+        )
     primary = rightful_primary(cluster, facts)
     if primary is None:
         raise OperationError("no primary is reachable", hint=_HINT)
@@ -122,12 +124,12 @@ def accept_loss(here: Here, progress: Progress) -> None:
         hint = f"pgpoolctl recover {here.me.name}; pgpoolctl status shows every node"
         raise OperationError(f"{serving.node} serves, so no data loss is necessary", hint=hint)
     if not facts.majority(here.cluster):
-        hint = "start more nodes, or take those that are gone for good out of cluster.yml and run pgpoolctl apply"
+        hint = "start more nodes, or remove the lost ones from cluster.yml and run pgpoolctl apply"
         raise OperationError("too few nodes answer to rule out another node in service", hint=hint)
     if mine.half_copied or not mine.member or mine.postgresql in (Postgresql.ABSENT, Postgresql.STARTING):
         state = "an incomplete copy" if mine.half_copied else f"a server that is {mine.postgresql}"
         raise OperationError(f"{mine.node} has {state}, which cannot serve", hint=_HINT)
-    progress(f"{mine.node} serves with the data that it has")
+    progress(f"{mine.node} serves with its own data")
     _serve_with(here, mine, max(one.term for one in facts.members(here.cluster)) + 1)
 
 

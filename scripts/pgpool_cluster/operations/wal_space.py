@@ -38,7 +38,7 @@ class Held:
 
     def __str__(self) -> str:
         size = f"{self.bytes / 2**30:.1f} GB"
-        return f"the disk of pg_wal is {self.used:.0%} full; slot {self.slot} holds back {size} of WAL"
+        return f"the disk of pg_wal is {self.used:.0%} full; slot {self.slot} retains {size} of WAL"
 
     @property
     def hint(self) -> str:

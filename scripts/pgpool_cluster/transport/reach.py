@@ -57,7 +57,7 @@ _CAUSES = (
     ),
     _Cause(
         r"Connection (timed out|reset)|No route to host|[Nn]etwork is unreachable|not responding|no answer for",
-        "no packet comes back", f"start {{name}}; {ports.SSH}/tcp must be open between the nodes",
+        "the host does not reply", f"start {{name}}; {ports.SSH}/tcp must be open between the nodes",
     ),
     _Cause(
         r"kex_exchange_identification|Connection closed by|Exceeded MaxStartups",

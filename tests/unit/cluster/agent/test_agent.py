@@ -140,10 +140,10 @@ def test_chores_run_although_an_action_fails(program: Program) -> None:
 
 def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program: Program) -> None:
     program.wants = (Attach("pg2"), Attach("pg3"))
-    program.fails = {Attach("pg2"): OperationError("pg2 refuses every login", hint="see there")}
+    program.fails = {Attach("pg2"): OperationError("pg2 rejects every login", hint="see there")}
     assert not program.agent.step()
     assert program.done == [Attach("pg3")]
-    assert program.here.note.value == "pg2 refuses every login; hint: see there"
+    assert program.here.note.value == "pg2 rejects every login; hint: see there"
 
 
 def test_a_failure_of_any_other_action_ends_the_step(program: Program) -> None:

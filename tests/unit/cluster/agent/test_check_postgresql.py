@@ -78,7 +78,7 @@ def test_a_slot_that_fills_the_disk_is_reported_with_the_free_space(pg1: Machine
     disk, slot = pg1.failed()
     assert (disk.what, disk.why) == ("the disk of PostgreSQL has free space", "5% is free")
     assert slot.what == "no inactive replication slot fills the disk with WAL"
-    assert "slot pg3 holds back 10.0 GB" in slot.why
+    assert "slot pg3 retains 10.0 GB" in slot.why
     assert "bring pg3 back" in slot.fix
 
 

@@ -84,7 +84,7 @@ def test_a_generated_key_can_be_read_and_is_new_each_time() -> None:
         (PREFIX + "A" * 42 + "B", "cut off or mistyped"),
         (PREFIX + "A" * 42 + "é", "characters"),
         (PREFIX + "A" * 42 + "$", "characters"),
-        ("correct horse battery staple six seven", "have no prefix that says how"),
+        ("correct horse battery staple six seven", "lack the prefix that selects"),
         ("pgpool2-cluster-words-3:correct horse battery staple six", "the cluster key has an unknown format"),
         (f"{WORDS}correct horse battery staple", "fewer than 5 words"),
         (f"{WORDS}one one one one one one two three", "fewer than 5 words"),

@@ -434,7 +434,7 @@ def test_a_former_primary_is_rewound(pg2: Target) -> None:
 def test_a_rewind_that_fails_is_followed_by_a_copy(pg2: Target) -> None:
     pg2.program("pg_rewind", "echo 'pg_rewind: error: could not find previous WAL record' >&2; exit 1")
     pg2.rejoin()
-    assert "pg_rewind is not enough: pg_rewind: could not find previous WAL record" in pg2.said
+    assert "pg_rewind does not suffice: pg_rewind: could not find previous WAL record" in pg2.said
     assert f"--pgdata={pg2.data}" in pg2.arguments
     assert pg2.here.record.copying == ""
 

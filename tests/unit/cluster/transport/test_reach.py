@@ -16,8 +16,8 @@ SAID = {
     "Your account has expired; please contact your system administrator.": ("has expired", "usermod --expiredate"),
     "WARNING: Your password has expired.": ("password of postgres has expired", "passwd --maxdays -1 postgres"),
     "ssh: connect to host 10.0.0.2 port 22: Connection refused": ("no program listens", "systemctl start ssh"),
-    "ssh: connect to host 10.0.0.2 port 22: Connection timed out": ("no packet comes back", "start pg2; 22/tcp"),
-    "ssh: connect to host 10.0.0.2 port 22: No route to host": ("no packet comes back", "start pg2; 22/tcp"),
+    "ssh: connect to host 10.0.0.2 port 22: Connection timed out": ("the host does not reply", "start pg2; 22/tcp"),
+    "ssh: connect to host 10.0.0.2 port 22: No route to host": ("the host does not reply", "start pg2; 22/tcp"),
     "Unable to negotiate with 10.0.0.2 port 22: no matching host key type found. Their offer: rsa-sha2-512":
         ("none of the cluster's algorithms", "HostKeyAlgorithms"),
     "kex_exchange_identification: Connection closed by remote host": ("closes connections", "journalctl -u ssh"),
