@@ -125,7 +125,9 @@ def test_an_obstacle_to_ssh_logins_is_reported_on_the_node_to_edit(pg1: Host, pg
     pg3.run(shut)
     try:
         failed = pg3.attempt("pgpoolctl check | grep '^FAIL'").output
-        assert [line for line in failed.splitlines() if "sshd lets the other nodes in" in line and fix in line], failed
+        assert [
+            line for line in failed.splitlines() if "sshd accepts logins of the other nodes" in line and fix in line
+        ], failed
         pg1.run("systemctl restart pgpool2-cluster")
         pg1.until("pgpoolctl status | grep '^pg3: ' | grep 'on pg3' | grep -qv 'another cluster.key is there'", 30)
     finally:

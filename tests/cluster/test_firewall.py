@@ -33,7 +33,7 @@ def test_the_rules_are_reloaded_with_nftables(nftables: Host, verb: str) -> None
 def test_flushed_rules_are_reloaded_within_a_minute(nftables: Host) -> None:
     nftables.run("nft flush ruleset")
     assert nftables.attempt(f"{LOADED} 2>&1").status != 0
-    assert "closed for strangers" in nftables.attempt("pgpoolctl check | grep ^FAIL").output
+    assert "closed to other hosts" in nftables.attempt("pgpoolctl check | grep ^FAIL").output
     nftables.until(LOADED, MINUTE_SECONDS)
     assert "loaded it again" in nftables.run("journalctl --no-pager --since=-2min -u 'pgpool2-cluster-control@*'")
 

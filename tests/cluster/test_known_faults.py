@@ -20,7 +20,7 @@ def lacking(pg1: Host) -> Iterator[Host]:
 
 def test_our_package_lacks_nothing_and_its_advisories_cause_no_failure(pg1: Host) -> None:
     said = pg1.attempt("pgpoolctl check", seconds=60).output
-    assert "ok    pg1: pgpool2 has the patches that the cluster relies on" in said
+    assert "ok    pg1: pgpool2 has the patches that the cluster requires" in said
     assert "FAIL  pg1: pgpool2" not in said
 
 

@@ -155,7 +155,7 @@ def test_2_whatever_breaks_clients_go_on_and_the_next_run_works(native: Cluster,
         if stage == "first":
             pg3.until(f"[ -s {DATA}/PG_VERSION ]", 60)
         else:
-            pg2.until(f"{SAID} | grep -q 'sessions are asked to end'", 60)
+            pg2.until(f"{SAID} | grep -q 'waiting for sessions to end'", 60)
             time.sleep(1)
         failed = time.time()
         broken.run(breaks)
@@ -194,7 +194,7 @@ def test_3_clients_write_again_where_the_node_is_known_to_be_back(native: Cluste
     with ledger(native, at=late, through=late, name="late") as written:
         stay(late)
         begin(late)
-        late.until(f"{SAID} | grep -q 'sessions are asked to end'", 60)
+        late.until(f"{SAID} | grep -q 'waiting for sessions to end'", 60)
         late.run("kill -STOP $(systemctl show -P MainPID pgpool2)")
         late.until("systemctl show -P SubState recovering | grep -qE 'exited|failed|dead'", 150)
         time.sleep(3)

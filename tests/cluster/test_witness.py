@@ -85,7 +85,7 @@ def test_the_witness_may_not_request_changes_of_a_node(witness: Host, request_: 
 
 def test_the_witness_cannot_promote_a_node(pair: Cluster, witness: Host) -> None:
     answer = said(witness, {"do": "promote", "term": 9, "excuse": [0, 0]}, "pg2")
-    assert "does not see that it is to take over" in str(answer.get("error")), answer
+    assert "does not confirm that it must be promoted" in str(answer.get("error")), answer
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]
 
 

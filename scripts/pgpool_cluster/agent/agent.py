@@ -59,7 +59,7 @@ def load() -> Here:
     cluster, me = server.this_node()
     if not paths.FINGERPRINT.exists():
         before.explain()
-        raise ServerError("configuration is not laid down on this node yet", hint="pgpoolctl apply says why")
+        raise ServerError("the configuration of this node has not been applied yet", hint="pgpoolctl apply shows why")
     database = None
     if Service.POSTGRESQL in me.runs:
         database = Database(server.choose_instance(cluster, server.instances(me.port), me))
@@ -88,7 +88,10 @@ class Agent:
 
     def __post_init__(self) -> None:
         self._vigil = Vigil(self.here)
-        of_the_key = {"lay down the roles": self._lay_roles, "restart pgpool-II for another key": self._rekey}
+        of_the_key = {
+            "update the cluster's roles": self._lay_roles,
+            "restart pgpool-II with the new cluster key": self._rekey,
+        }
         self._housekeeping = Housekeeping(self.here, self._vigil, of_the_key)
 
     def run(self) -> None:
@@ -122,11 +125,11 @@ class Agent:
         try:
             fresh = load()
         except ClusterError as error:
-            log.error(f"cluster.yml as it was stays in force: {error}")
+            log.error(f"keeping the previous cluster.yml: {error}")
             return
         with self.acting:
             self.here.renew(fresh)
-        log.info("cluster.yml has been read again")
+        log.info("cluster.yml was reloaded")
 
     def once(self) -> list[str]:
         """Run one step now, and return the texts of its actions (`said`). Raises ClusterError."""
@@ -166,7 +169,7 @@ class Agent:
         here.note.publish(note)
         if note or not actions:
             stuck = any(isinstance(action, AwaitRecovery | Refuse) for action in quiet)
-            self._tell(note or "all is well here", log.warning if stuck else log.info)
+            self._tell(note or "nothing to do on this node", log.warning if stuck else log.info)
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
@@ -201,13 +204,13 @@ class Agent:
             return
         roles = Roles.rendered()
         if facts.same_key(self.here.cluster, roles.key) and not roles.laid(self.here):
-            log.info("laying the cluster's roles down again: its key has changed")
+            log.info("updating the cluster's roles: the cluster key has changed")
             roles.lay(self.here)
 
     def _rekey(self, facts: ClusterFacts) -> None:
         key = self.here.look().key
         if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
-            log.info("pgpool-II is restarted: most nodes have another key now")
+            log.info("restarting pgpool-II: most nodes have the new cluster key")
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
@@ -256,4 +259,6 @@ class Agent:
         try:
             return answers.do(request, progress, peer)
         except psycopg2.Error as error:
-            raise OperationError(f"PostgreSQL: {str(error).strip()}", hint="its log has the rest") from error
+            raise OperationError(
+                f"PostgreSQL: {str(error).strip()}", hint="see its log; pg_lsclusters shows the path"
+            ) from error

@@ -212,7 +212,7 @@ class Answers:
         facts = here.look_at_all()
         mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
         if mine.half_copied:
-            return protocol.MayStartAnswer(go=False, why=f"half a copy of {here.record.copying} is there")
+            return protocol.MayStartAnswer(go=False, why=f"its copy of {here.record.copying} is incomplete")
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
         for action in actions:
             if isinstance(action, Resume):
@@ -322,7 +322,9 @@ class Answers:
         host = request.host
         node = next((node for node in self.here.cluster.databases if host in (node.address, node.name)), None)
         if node is None:
-            raise UsageError(f"no node has the host {host}", hint="cluster.yml has their addresses")
+            raise UsageError(
+                f"no node has the name or address {host}", hint="cluster.yml lists the addresses of the nodes"
+            )
         if self.here.under_way.drain.take_primary(node.name):  # its server is running already, and clients are waiting
             return protocol.Done()
         if node != self.here.me:

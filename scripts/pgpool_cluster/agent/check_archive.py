@@ -17,22 +17,22 @@ def of_archive(here: Here, checks: Checklist) -> None:
     """Check whether the archive is there, has space, and gets all WAL."""
     usage = archive.usage(paths.ARCHIVE)
     checks.add(
-        f"the archive {paths.ARCHIVE} is there", usage is not None, "postgres cannot look into it", "pgpoolctl apply"
+        f"the WAL archive {paths.ARCHIVE} exists", usage is not None, "postgres cannot read it", "pgpoolctl apply"
     )
     if usage is not None:
         free = 1 - usage.used
         checks.add(
-            "the archive has space",
+            "the WAL archive has free space",
             free >= LEAST_FREE,
-            f"{free:.0%} of its disk are free",
-            f"a larger disk at {paths.ARCHIVE}; or compress: true, or fewer keep_hours, under archive: in "
+            f"{free:.0%} of its disk is free",
+            f"mount a larger disk at {paths.ARCHIVE}; or set compress: true, or lower keep_hours, under archive: in "
             f"{paths.CLUSTER_YML}, then pgpoolctl apply",
         )
     if here.look().up:
         failed = [str(name) for (name,) in here.query(_ARCHIVER)]
         checks.add(
-            "archiving goes on",
+            "PostgreSQL archives its WAL",
             not failed,
             f"{', '.join(failed)} could not be archived",
-            f"its log (pg_lsclusters names it) has why; df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}",
+            f"see its log (pg_lsclusters shows the path); df {paths.ARCHIVE}; ls -ld {paths.ARCHIVE}",
         )

@@ -24,11 +24,11 @@ def of_node(here: Here, checks: Checklist) -> None:
     try:
         found = x509.load_pem_x509_certificate(Path(path).read_bytes())
         left = (certificates.ends(found) - datetime.now(UTC)).days
-        why = f"it ends in {left} days" if left < certificates.LEAST_DAYS else ""
+        why = f"it expires in {left} days" if left < certificates.LEAST_DAYS else ""
     except (OSError, ValueError) as error:
         why = str(error)
     own = "make-ssl-cert generate-default-snakeoil --force-overwrite"
-    checks.add(f"the certificate {path} is good", not why, why, CERTIFICATE_FIX if here.cluster.tls else own)
+    checks.add(f"the certificate {path} is valid", not why, why, CERTIFICATE_FIX if here.cluster.tls else own)
     if Service.POSTGRESQL in here.me.runs:
         _server_certificate(here, checks)
 
@@ -39,12 +39,14 @@ def _server_certificate(here: Here, checks: Checklist) -> None:
     why = "" if ca else certificates.faults(laid.server, laid.authorities, here.me)
     if not why and here.look().up:
         why = proof.refused_here(here.cluster, here.me)
-    fix = CERTIFICATE_FIX if ca else f"no ssl_cert_file under postgresql_conf: in {paths.CLUSTER_YML}; pgpoolctl apply"
-    checks.add("the other nodes can check the certificate of PostgreSQL", not why, why, fix)
+    fix = (
+        CERTIFICATE_FIX if ca else f"remove ssl_cert_file from postgresql_conf: in {paths.CLUSTER_YML}; pgpoolctl apply"
+    )
+    checks.add("the other nodes can verify the certificate of PostgreSQL", not why, why, fix)
     known = not here.record.proven or laid.count < 2
     checks.add(
-        "no former cluster.key is trusted",
+        "no previous cluster.key is trusted",
         known,
-        "a node has shown no certificate of the present one yet",
-        "put the key on the nodes that other lines name, then pgpoolctl apply there",
+        "a node has not presented a certificate of the current key yet",
+        "copy cluster.key to the nodes that other checks name, then pgpoolctl apply there",
     )

@@ -51,19 +51,22 @@ def _peers(here: Here, checks: Checklist) -> None:
             checks.add(
                 f"{name} has this node's cluster.key",
                 same,
-                "it has another one, or it is not laid down yet",
-                f"put {paths.CLUSTER_KEY} of this node there, then pgpoolctl apply on both",
+                "its key differs, or has not been applied yet",
+                f"copy {paths.CLUSTER_KEY} of this node to it, then pgpoolctl apply on both",
             )
             other = clocks[name].file not in ("", here.cluster.fingerprint)
             checks.add(
                 f"{name} has this node's cluster.yml",
                 not other,
                 "nodes, mode or synchronous differ there",
-                f"the same {paths.CLUSTER_YML} on both, then pgpoolctl apply on both",
+                f"use the same {paths.CLUSTER_YML} on both, then pgpoolctl apply on both",
             )
             skew = max(before - clocks[name].clock, clocks[name].clock - after, 0.0)
             checks.add(
-                f"the clock of {name} agrees", skew <= MOST_SKEW, f"{skew:.1f} s apart", "apt install chrony, on both"
+                f"the clock of {name} agrees",
+                skew <= MOST_SKEW,
+                f"the clocks differ by {skew:.1f} s",
+                "apt install chrony on both",
             )
 
 
@@ -73,18 +76,20 @@ def _addresses(here: Here, checks: Checklist) -> None:
     found = addresses.look_up(node.host for node in named)
     for node in named:
         why = addresses.changed(node, found, mine=node == here.me)
-        fix = "/etc/hosts or DNS, on every node; then pgpoolctl apply on every node, and systemctl restart pgpool2"
-        checks.add(f"{node.host} is the address of {node.name} that is in force", not why, why, fix)
+        fix = (
+            "correct /etc/hosts or DNS on every node; then pgpoolctl apply on every node, and systemctl restart pgpool2"
+        )
+        checks.add(f"{node.host} resolves to the address in use for {node.name}", not why, why, fix)
     for node in here.cluster.nodes:
         address = plain.address(node.address)
         source = addresses.toward(address) if address is not None and node != here.me else None
         if source is not None:
             right = str(source) == here.me.address
             checks.add(
-                f"{node.name} sees this node at its own address",
+                f"this node connects to {node.name} from its own address",
                 right,
-                f"it sees {source}, not {here.me.address}",
-                f"ip route get {node.address} shows why: another address of this machine goes first. Put {source} "
+                f"it connects from {source}, not {here.me.address}",
+                f"ip route get {node.address} shows the source address in use. Put {source} "
                 f"into {paths.CLUSTER_YML}, or set the source of the route",
             )
 
@@ -97,7 +102,12 @@ def _others(here: Here, checks: Checklist) -> None:
         if Service.POSTGRESQL in node.runs:
             why = copy_source.refusal(node, Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK)
             major = here.database.instance.name.major if here.database is not None else 0
-            checks.add(f"PostgreSQL of {node.name} lets this node in", not why, why, turned_away.fix(why, node, major))
+            checks.add(
+                f"PostgreSQL of {node.name} accepts logins from this node",
+                not why,
+                why,
+                turned_away.fix(why, node, major),
+            )
             if not why:
                 _proves_itself(here, node, checks)
         open_ports = (pgpool.port(here.cluster), ports.WATCHDOG) if Service.PGPOOL in node.runs else ()
@@ -115,8 +125,8 @@ def _proves_itself(here: Here, node: Node, checks: Checklist) -> None:
     why = proof.refused_here(here.cluster, node)
     fix = CERTIFICATE_FIX if libpq.own_authority(here.cluster) else "pgpoolctl apply"
     checks.add(
-        f"PostgreSQL of {node.name} proves itself by its certificate",
+        f"PostgreSQL of {node.name} presents a valid certificate",
         not why,
         why,
-        f"on {node.name}: {fix}; an older pgpool2-cluster there is to be upgraded",
+        f"on {node.name}: {fix}; upgrade pgpool2-cluster there if it is older",
     )

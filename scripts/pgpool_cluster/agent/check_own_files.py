@@ -19,7 +19,7 @@ def of_files() -> Iterator[Check]:
     name = server.host_name()
     if os.geteuid() != 0:
         return
-    what = "configuration is laid down as cluster.yml and cluster.key have it"
+    what = "the applied configuration matches cluster.yml and cluster.key"
     try:
         planned = changes.plan()
     except ClusterError as error:
@@ -34,29 +34,35 @@ def of_files() -> Iterator[Check]:
             f"{path} is as rendered",
             False,
             "edited by hand",
-            f"put it under pgpool: in cluster.yml, rm {path}, pgpoolctl apply",
+            f"put the change under pgpool: in cluster.yml; rm {path}; pgpoolctl apply",
         )
     for refused in planned.refused:
         yield Check(name, what, False, refused.message, refused.hint)
     key = paths.CLUSTER_KEY.stat()
     closed = key.st_uid == 0 and key.st_mode & 0o077 == 0
     fix = f"chown root: {paths.CLUSTER_KEY}; chmod 0600 {paths.CLUSTER_KEY}"
-    yield Check(name, f"{paths.CLUSTER_KEY} is root's alone", closed, f"mode {key.st_mode & 0o777:04o}", fix)
+    yield Check(name, f"only root can read {paths.CLUSTER_KEY}", closed, f"mode {key.st_mode & 0o777:04o}", fix)
     cheap = keys.is_cheap(key_file.text().strip())
-    fix = "pgpoolctl key generate, and that line on every node: change-the-key.md in the documentation"
-    yield Check(name, f"{paths.CLUSTER_KEY} cannot be guessed", not cheap, "words, as cheap as in older packages", fix)
+    fix = "pgpoolctl key generate; put that line on every node (change-the-key.md in the documentation)"
+    yield Check(
+        name,
+        f"{paths.CLUSTER_KEY} cannot be guessed",
+        not cheap,
+        "its words use the weak key derivation of older packages",
+        fix,
+    )
     yield from _doors(name)
-    what = "watchdog and pcp ports are closed for strangers"
+    what = "watchdog and pcp ports are closed to other hosts"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
 
 
 def _doors(name: str) -> Iterator[Check]:
     """Check whether other nodes can log in as postgres; sshd shows its settings only to root."""
-    what = "sshd lets the other nodes in as postgres"
+    what = "sshd accepts logins of the other nodes as postgres"
     try:
         faults = doors.faults(*server.this_node())
     except ClusterError as error:
-        yield Check(name, what, False, error.message, "systemctl status ssh; sshd -T shows what is wrong")
+        yield Check(name, what, False, error.message, "systemctl status ssh; sshd -T shows the settings in effect")
         return
     yield from of_faults(name, what, faults)

@@ -26,7 +26,7 @@ def of_known_faults(name: str) -> list[Check]:
         for patch, without in lacks
     ]
     if not lacks:
-        found.append(Check(name, "pgpool2 has the patches that the cluster relies on", True))
+        found.append(Check(name, "pgpool2 has the patches that the cluster requires", True))
     for advisory in known_faults.advisories(installed, table):
         advice = known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN
         found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory, advice, note=True))
@@ -43,17 +43,17 @@ def of_pgpool(here: Here, checks: Checklist) -> None:
     if facts.pgpool is None:
         return
     checks.add(
-        "pgpool-II runs with cluster.key as it is laid down",
+        "pgpool-II runs with the applied cluster.key",
         not pgpool.of_another_key(facts.key),
-        "it was started with another one",
-        "pgpoolctl apply on the other nodes; it is restarted by itself then",
+        "it was started with another key",
+        "pgpoolctl apply on the other nodes; the agent then restarts pgpool-II",
     )
     entries = Users.load(paths.USERS).entries
     checks.add_faults("pgpool-II can read the passwords of its users", logins.unreadable(entries))
     checks.add(
         "the watchdog has its quorum",
         facts.pgpool.quorum,
-        "too few pgpool-IIs see each other",
+        "too few pgpool-II processes reach each other",
         f"start pgpool-II on more nodes; {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp must be open between them",
     )
     for name, belief in facts.pgpool.backends.items():

@@ -56,38 +56,47 @@ def _state(here: Here, facts: NodeFacts, checks: Checklist) -> None:
     absent = "" if up else locales.refused(database.refused)
     if absent:
         fix = f"{locales.making([absent])}; systemctl restart {instance.unit}"
-        checks.add(f"PostgreSQL {instance.name} lets users log in", False, f"this machine has no locale {absent}", fix)
+        checks.add(f"PostgreSQL {instance.name} accepts logins", False, f"this machine has no locale {absent}", fix)
     else:
         fix = checks.hint(f"systemctl start {instance.unit}")
         checks.add(f"PostgreSQL {instance.name} runs", up, not_up(facts.postgresql, database), fix)
-    checks.add("it belongs to the cluster", facts.member, "it is not a member yet", checks.hint("pgpoolctl status"))
+    checks.add(
+        "this node is a member of the cluster", facts.member, "it is not a member yet", checks.hint("pgpoolctl status")
+    )
 
 
 def _data_directory(here: Here, facts: NodeFacts, checks: Checklist) -> None:
     data = here.server.instance.data
     usage = shutil.disk_usage(data if data.exists() else "/var/lib")
     free = usage.free / usage.total
-    checks.add("its disk has space", free >= LEAST_FREE, f"{free:.0%} are free", f"free space below {data}")
+    checks.add(
+        "the disk of PostgreSQL has free space", free >= LEAST_FREE, f"{free:.0%} is free", f"free space below {data}"
+    )
     owner = os.geteuid()
     for name in STUBS:
         path = data / name
         good = path.exists() and path.stat().st_uid == owner and os.access(path, os.X_OK)
         what = f"{path.name} is in the data directory, owned by postgres"
         absent = facts.postgresql is Postgresql.ABSENT
-        checks.add(what, good or absent, "missing, or not the cluster's", "pgpoolctl apply")
+        checks.add(what, good or absent, "it is missing, or has the wrong owner or mode", "pgpoolctl apply")
 
 
 def _settings(here: Here, facts: NodeFacts, checks: Checklist) -> None:
     """Check whether the running server has the settings and the extension that the cluster needs."""
     instance = here.server.instance
     waiting = restarts.waiting(here)
-    checks.add("it runs with its configuration", not waiting, f"{', '.join(waiting.names)} want a restart", waiting.fix)
+    checks.add(
+        "PostgreSQL runs with its configuration",
+        not waiting,
+        f"restart required for {', '.join(waiting.names)}",
+        waiting.fix,
+    )
     room = int(here.query(_ROOM)[0][0])
     checks.add(
-        "it has room for all connections that pgpool-II may keep",
+        "max_connections covers all connections of pgpool-II",
         room >= here.cluster.pooled,
-        f"{room} are left for {here.cluster.pooled}, and a health check without one takes it for dead",
-        "num_init_children or max_pool lower under pgpool:, or max_connections higher under postgresql_conf:, in "
+        f"{room} are available for {here.cluster.pooled}; pgpool-II detaches the node if a health check gets none",
+        "lower num_init_children or max_pool under pgpool:, or raise max_connections under postgresql_conf:, in "
         f"{paths.CLUSTER_YML}; then pgpoolctl apply",
     )
     what, fix = f"{instance.configuration}/postgresql.conf includes conf.d", restarts.INCLUDE_HINT
@@ -102,12 +111,12 @@ def _settings(here: Here, facts: NodeFacts, checks: Checklist) -> None:
         "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden),
     )
     checks.add("nothing overrides the cluster's parameters", not overridden, why, fix)
-    what, why = "commits wait for the standbys that they are to wait for", "synchronous_standby_names differ"
+    what, why = "commits wait for the configured standbys", "synchronous_standby_names differs"
     checks.add(what, facts.laid, why, "pgpoolctl apply")
 
 
 def _programs(instance: Instance, checks: Checklist) -> None:
-    what = "programs can be run in its data directory, as pgpool-II's recovery does"
+    what = "programs can run in the data directory, as pgpool-II's recovery requires"
     executable = not os.statvfs(instance.data).f_flag & os.ST_NOEXEC
     fix = f"mount -o remount,exec the file system of {instance.data}"
     checks.add(what, executable, "it is mounted noexec", fix)
@@ -125,17 +134,17 @@ def not_up(state: Postgresql, database: Database) -> str:
 def _roles(here: Here, checks: Checklist) -> None:
     """Check whether the cluster's own roles, and pgpool-II's users, can log in to the primary."""
     checks.add(
-        "the cluster's roles have the key's passwords",
+        "the cluster's roles have the passwords derived from cluster.key",
         Roles.rendered().laid(here),
-        "they have others",
-        "pgpoolctl apply, here",
+        "their passwords differ",
+        "pgpoolctl apply on this node",
     )
     own = here.look().own_database
     checks.add(
-        "the cluster's roles have a database of their own",
+        "the cluster's roles have their own database",
         own,
-        "it is missing, or shut to them",
-        "pgpoolctl converge --once makes it; pgpoolctl status tells why not",
+        "it is missing, or rejects their logins",
+        "pgpoolctl converge --once creates it; pgpoolctl status shows any error",
     )
     checks.add_faults("pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
 
@@ -145,12 +154,12 @@ def _sorting(here: Here, checks: Checklist) -> None:
     names = [str(name) for (name,) in here.query(locales.versions(here.server.instance))]
     shown = ", ".join(names)
     if here.look().in_recovery:
-        fix = "the Debian release of the primary, here; else REINDEX DATABASE there once both have the new one"
+        fix = "use one Debian release on this node and the primary; after an upgrade of both, REINDEX DATABASE there"
     else:
         fix = "; ".join(f'REINDEX DATABASE "{one}"; ALTER DATABASE "{one}" REFRESH COLLATION VERSION' for one in names)
     checks.add(
-        "texts sort here as in the indexes of the databases",
+        "the indexes of the databases match the sort order of this node",
         not names,
-        f"{shown}: the C library or ICU has another order here, so a query may miss rows",
+        f"{shown}: the C library or ICU of this node sorts differently, so a query may miss rows",
         fix,
     )

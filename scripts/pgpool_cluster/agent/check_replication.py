@@ -19,10 +19,12 @@ def of_replication(here: Here, checks: Checklist) -> None:
     if facts.writable and facts.member and here.cluster.mode.streams:
         wanted = {node.slot for node in here.cluster.databases if node != here.me}
         missing = ", ".join(sorted(wanted - facts.slots))
-        what = "there is a replication slot for each standby"
+        what = "each standby has a replication slot"
         checks.add(what, not missing, f"{missing} missing", "pgpoolctl converge --once")
         held = wal_space.held(here)
-        checks.add("no node that is away fills the disk with WAL", held is None, str(held), held.hint if held else "")
+        checks.add(
+            "no inactive replication slot fills the disk with WAL", held is None, str(held), held.hint if held else ""
+        )
     if facts.in_recovery:
         why = here.note.value or "it does not stream"
         checks.add("it receives from the primary", facts.streaming, why, checks.hint("pgpoolctl status"))
@@ -38,8 +40,8 @@ def _as_its_primary(here: Here, primary: Node, checks: Checklist) -> None:
     checks.add(
         f"it preloads what {primary.name} preloads",
         not names,
-        f"{names} would be gone after a failover",
-        f"apt install the packages of {names}; shared_preload_libraries {write}; pgpoolctl apply; "
+        f"{names} would be missing after a failover",
+        f"apt install the packages of {names}; set shared_preload_libraries {write}; pgpoolctl apply; "
         f"systemctl restart {here.server.instance.unit}",
     )
     if here.cluster.mode.streams:
@@ -47,5 +49,6 @@ def _as_its_primary(here: Here, primary: Node, checks: Checklist) -> None:
             f"it archives as {primary.name} does",
             not lost.archive,
             f"after a failover no server would run {lost.archive}",
-            f"archive_mode and archive_command {write}; pgpoolctl apply; systemctl restart {here.server.instance.unit}",
+            f"set archive_mode and archive_command {write}; pgpoolctl apply; "
+            f"systemctl restart {here.server.instance.unit}",
         )

@@ -10,7 +10,7 @@ from ..ground.fault import Fault
 
 LEAST_FREE = 0.1
 """Share of a disk that has to be free."""
-CERTIFICATE_FIX = "put another one there, then pgpoolctl apply"
+CERTIFICATE_FIX = "replace it, then pgpoolctl apply"
 
 
 @dataclass(slots=True)

@@ -34,8 +34,8 @@ def of_cluster() -> list[Check]:
 
 def unreadable(node: str) -> Check:
     """Return the failed check of a node whose answer does not contain checks."""
-    fix = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
-    return Check(node, "it tells its checks", False, "what it sent are none", fix)
+    fix = f"journalctl -u {paths.UNIT}, on {node}; install the same version of pgpool2-cluster on every node"
+    return Check(node, "it sends its checks", False, "its answer is not a list of checks", fix)
 
 
 def run(here: Here) -> list[Check]:
@@ -43,10 +43,8 @@ def run(here: Here) -> list[Check]:
     checks = Checklist(here.me.name, here.note.value)
     check_connections.between_nodes(here, checks)
     check_certificates.of_node(here, checks)
-    fix = "add a third to cluster.yml; one with runs: [pgpool] is enough"
-    checks.add(
-        "a node may fail", len(here.cluster.nodes) != 2, "of two nodes, the one that is left is no majority", fix
-    )
+    fix = "add a third node to cluster.yml; one with runs: [pgpool] is enough"
+    checks.add("a node may fail", len(here.cluster.nodes) != 2, "one of two nodes is not a majority", fix)
     if Service.POSTGRESQL in here.me.runs:
         check_postgresql.of_server(here, checks)
         check_replication.of_replication(here, checks)

@@ -73,7 +73,7 @@ class Housekeeping:
         """Do every chore once, and return one line with failures and warnings; "" if there are none. Never raises."""
         chores: dict[str, Chore] = {
             "end sessions with unreachable nodes": self._hang_up,
-            "attend to a recovery": self._attend,
+            "continue a recovery": self._attend,
             "apply cluster.yml": self._apply,
             "verify the servers' certificates": self._proof.tend,
             "create the database of the cluster's roles": self._give_database,
@@ -174,7 +174,7 @@ class Housekeeping:
         held = wal_space.held(here)
         self._disk = f"{held}; hint: {held.hint}" if held else ""
         if held is not None and held.given_up:
-            log.warning(f"{held}: giving it up")
+            log.warning(f"{held}: dropping the slot")
             postgresql_service.create_slots(here, CreateSlots(here.me.name, (held.slot,)))
 
 

@@ -83,7 +83,7 @@ def refuse(cluster: Cluster, request: type[Request[Any]], peer: str) -> None:
     if not peer or asker is Asker.ANYBODY or (asker is Asker.DATABASES and is_database(cluster, peer)):
         return
     if asker is Asker.HERE:
-        reason = f"only programs on the node itself may ask for {request.do!r}, and {peer} did"
+        reason = f"{peer} may not send {request.do!r}, which only programs on the node itself may send"
         raise OperationError(reason, hint=VERSIONS_DIFFER)
-    hint = "the same command on a node that runs PostgreSQL"
-    raise OperationError(f"{peer} runs no PostgreSQL, so it may not ask for {request.do!r}", hint=hint)
+    hint = "run the same command on a node that runs PostgreSQL"
+    raise OperationError(f"{peer} may not send {request.do!r}, because it runs no PostgreSQL", hint=hint)

@@ -15,7 +15,7 @@ DESCRIPTION = (
 )
 EPILOGUE = (
     "Exit status: 0 good, 1 something failed or is not healthy, 2 wrong usage or configuration, 3 the server, its disk "
-    "or its network is to blame. Errors are one line, with a second line that begins with `hint:`."
+    "or its network failed. Errors are one line, with a second line that begins with `hint:`."
 )
 
 
@@ -25,31 +25,35 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     status = _verb(verbs, "status", "show every node, every pgpool-II, and whether the cluster is healthy")
     _json(status)
-    check = _verb(verbs, "check", "check every precondition of a working cluster, with the fix of what fails")
+    check = _verb(
+        verbs, "check", "check every precondition of a working cluster, and show the fix of each one that fails"
+    )
     _json(check)
     check.add_argument(
         "--before", action="store_true",
-        help="say what the installation changes, restarts and refuses on this server as it is, and change nothing",
+        help="show what the installation would change, restart and refuse on this server, and change nothing",
     )  # fmt: skip
     wait = _verb(verbs, "wait", "wait until the cluster is healthy")
-    wait.add_argument("--timeout", type=float, default=120.0, metavar="S", help="give up after S seconds (120)")
-    apply = _verb(verbs, "apply", "lay down this node's configuration and reload what changed")
+    wait.add_argument("--timeout", type=float, default=120.0, metavar="S", help="time out after S seconds (120)")
+    apply = _verb(verbs, "apply", "write this node's configuration and reload what changed")
     apply.add_argument("--diff", action="store_true", help="show what would change, and change nothing")
     converge = _verb(verbs, "converge", "bring this node to where the cluster needs it; the unit runs this")
-    converge.add_argument("--once", action="store_true", help="look, decide and act once, then say what was done")
+    converge.add_argument("--once", action="store_true", help="observe, decide and act once, then print the actions")
     recover = _verb(verbs, "recover", "rebuild a node from the primary while the others serve")
     recover.add_argument("node", metavar="NODE", help="the node that is rebuilt")
-    recover.add_argument("--force", action="store_true", help="rebuild a node that needs no recovery, too")
-    switchover = _verb(verbs, "switchover", "let a standby take the primary's place, which becomes its standby")
+    recover.add_argument("--force", action="store_true", help="rebuild a node even if it needs no recovery")
+    switchover = _verb(verbs, "switchover", "promote a standby; the previous primary becomes its standby")
     switchover.add_argument("node", metavar="NODE", nargs="?", help="the new primary (the most advanced standby)")
     switchover.add_argument(
         "--accept-loss", action="store_true",
-        help="let NODE's data count although a node that does not answer may have more: what only that has is lost",
+        help="use NODE's data even if an unreachable node has newer writes: those writes are lost",
     )  # fmt: skip
-    for name, what in (("attach", "let pgpool-II send clients to a node"), ("detach", "keep clients off a node")):
+    for name, what in (("attach", "send clients to a node again"), ("detach", "stop sending clients to a node")):
         _verb(verbs, name, what).add_argument("node", metavar="NODE", help="a node's name in cluster.yml")
     _users(_verb(verbs, "user", "database roles that can log in through every pgpool-II"))
-    key = _verb(verbs, "key", "the cluster's one secret").add_subparsers(metavar="VERB", dest="key_verb", required=True)
+    key = _verb(verbs, "key", "the cluster's shared secret").add_subparsers(
+        metavar="VERB", dest="key_verb", required=True
+    )
     _verb(key, "generate", "print a new cluster key")
     return top
 
@@ -59,7 +63,7 @@ def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
 
 
 def _json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print JSON, whose keys only grow in number")
+    verb.add_argument("--json", action="store_true", help="print JSON; later versions only add keys")
 
 
 def _users(user: argparse.ArgumentParser) -> None:
@@ -67,7 +71,7 @@ def _users(user: argparse.ArgumentParser) -> None:
     new = _verb(verbs, "set", "create a role that can log in, or change its password")
     new.add_argument("name", metavar="NAME")
     new.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
-    _verb(verbs, "remove", "keep a role from logging in through pgpool-II, and from logging in at all").add_argument(
+    _verb(verbs, "remove", "disable the logins of a role, through pgpool-II and to PostgreSQL").add_argument(
         "name", metavar="NAME"
     )
     _verb(verbs, "list", "list the roles that can log in through pgpool-II")
@@ -121,7 +125,7 @@ def main(words: Sequence[str]) -> int:
         log.error(plain.shown(f"pgpoolctl: {error}"), stream=sys.stderr)
         return int(error.exit_status)
     except KeyboardInterrupt:
-        print("pgpoolctl: interrupted\nhint: the same command goes on from here", file=sys.stderr)
+        print("pgpoolctl: interrupted\nhint: run the same command again to continue", file=sys.stderr)
         return int(ExitStatus.FAILED)
     except BrokenPipeError:
         return int(ExitStatus.FAILED)

@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
     name, *rest = words or [""]
     work = _HOOKS.get(name)
     if work is None:
-        raise UsageError(f"no hook is called {name!r}", hint="reinstall pgpool2-cluster: the versions differ")
+        raise UsageError(f"unknown hook {name!r}", hint="apt install --reinstall pgpool2-cluster")
     return work(rest)
 
 
@@ -45,7 +45,7 @@ def _ssh_command(words: list[str]) -> int:
 
         return ExitStatus.GOOD if wal_files.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
     if asked != "agent" or kind not in ([], ["witness"]) or len(words) != 1 or not plain.is_host_name(words[0]):
-        raise UsageError("this key is for pgpool2-cluster only", hint="pgpoolctl shows and does what is needed")
+        raise UsageError("this key is for pgpool2-cluster only", hint="administer the cluster with pgpoolctl")
     bridge(words[0])
     return ExitStatus.GOOD
 
@@ -53,7 +53,7 @@ def _ssh_command(words: list[str]) -> int:
 def _failover(words: list[str]) -> int:
     """Run failover_command, with the arguments %d %m %M %P."""
     if not words or not words[0].isdigit():
-        raise UsageError("failover needs the id of the failed node", hint="it is pgpool-II's failover_command")
+        raise UsageError("failover needs the id of the failed node", hint="pgpool-II runs it as failover_command")
     answer = ask(FailoverRequest(int(words[0])), seconds=_FAILOVER_SECONDS, progress=_say)
     for line in answer.actions:
         _say(f"failover: {line}")
@@ -67,7 +67,7 @@ def _say(text: str) -> None:
 def _backend(words: list[str]) -> int:
     """Return the target's id from pgpool_recovery's arguments: PGDATA host datadir main_port node_id port main_host."""
     if len(words) < 5 or not words[4].isdigit():
-        hint = "pgpool_recovery of pgpool-II 4.3 or later gives them"
+        hint = "pgpool_recovery of pgpool-II 4.3 or later passes them"
         raise UsageError("a recovery script has seven arguments", hint=hint)
     return int(words[4])
 
@@ -87,7 +87,7 @@ def _second_stage(words: list[str]) -> int:
 def _remote_start(words: list[str]) -> int:
     """Run pgpool_remote_start on the primary, with the HOST and DATADIR of the recovered node."""
     if not words:
-        raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery gives it")
+        raise UsageError("pgpool_remote_start needs the host of a node", hint="pgpool-II's recovery passes it")
     ask(StartRequest(words[0]), seconds=_REMOTE_START_SECONDS)
     return ExitStatus.GOOD
 
@@ -101,7 +101,7 @@ def _may_start(words: list[str]) -> int:
     except Exception:  # servers outside the cluster must start despite any error
         if not _concerns(words[0]):
             return 0
-        log.info(f"not yet: {paths.UNIT} starts it, once it knows that no other node took this one's place")
+        log.info(f"not started yet: {paths.UNIT} first verifies that no other node was promoted")
         return 1
     if not answer.go:
         log.warning(f"PostgreSQL is not started: {answer.why}")
@@ -158,7 +158,9 @@ def _announce_address(words: list[str]) -> int:
 
     address = plain.address(words[0]) if len(words) == 2 else None
     if address is None or address.version != 6:
-        raise UsageError("announce-address needs an IPv6 address and an interface", hint="it is pgpool-II's arping_cmd")
+        raise UsageError(
+            "announce-address needs an IPv6 address and an interface", hint="pgpool-II runs it as arping_cmd"
+        )
     neighbours.announce(address, words[1])
     return ExitStatus.GOOD
 

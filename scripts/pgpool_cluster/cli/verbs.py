@@ -70,7 +70,7 @@ def _status(options: argparse.Namespace) -> ExitStatus:
 
 def _wait(options: argparse.Namespace) -> ExitStatus:
     if options.timeout < 0:
-        raise UsageError("--timeout is below 0", hint="seconds, for example: --timeout 120")
+        raise UsageError("--timeout is below 0", hint="give seconds, for example: --timeout 120")
     why = poll(_why_not_healthy, until=lambda why: why is None, seconds=options.timeout, pause=_WAIT_PAUSE_SECONDS)
     if why is not None:
         text = f"not healthy after {options.timeout:g} s" + (f": {why}" if why else "")
@@ -136,7 +136,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 
     if options.once:
         found = ask(ConvergeRequest(), seconds=_CONVERGE_SECONDS, progress=print)
-        print("\n".join(found.said) or "all is well here")
+        print("\n".join(found.said) or "nothing to do on this node")
         return ExitStatus.GOOD
     try:
         here = agent.load()
@@ -161,7 +161,7 @@ def _recover(options: argparse.Namespace) -> ExitStatus:
 
 def _switchover(options: argparse.Namespace) -> ExitStatus:
     if options.accept_loss and not options.node:
-        raise UsageError("--accept-loss needs the node whose data is to count", hint="pgpoolctl status shows the nodes")
+        raise UsageError("--accept-loss needs the node whose data is kept", hint="pgpoolctl status shows the nodes")
     request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
     said = _Progress()
     try:
@@ -220,7 +220,7 @@ def _user(options: argparse.Namespace) -> ExitStatus:
         needed = pool_key.needed(secret)
         request = UserRequest(name, verifier, key.pool_passwd_entry(password, needed), key.mark(needed))
     elif name not in ask(UsersRequest()).entries:
-        raise UsageError(f"{name} is no user of pgpool-II here", hint="pgpoolctl user list")
+        raise UsageError(f"{name} is not a user of pgpool-II", hint="pgpoolctl user list")
     ask(request, seconds=_USER_SECONDS, progress=print)
     return ExitStatus.GOOD
 
@@ -230,10 +230,10 @@ def _password(options: argparse.Namespace) -> str:
         password = sys.stdin.readline().rstrip("\n")
     else:
         if not sys.stdin.isatty():
-            raise UsageError("no terminal to ask for the password", hint="--password-stdin reads one line")
+            raise UsageError("no terminal to ask for the password", hint="use --password-stdin, which reads one line")
         password = getpass.getpass(f"Password for {options.name}: ")
         if getpass.getpass("Again: ") != password:
-            raise UsageError("the two passwords differ", hint="the same command asks again")
+            raise UsageError("the two passwords differ", hint="run the same command again")
     _refuse_password(password)
     return password
 
@@ -243,11 +243,15 @@ def _refuse_password(password: str) -> None:
     from ..definition import key  # noqa: PLC0415
 
     if not password:
-        raise UsageError("the password is empty", hint="letters, digits and signs")
+        raise UsageError("the password is empty", hint="use letters, digits and punctuation")
     if not password.isascii():
-        raise UsageError("the password has characters beyond ASCII", hint="letters, digits and signs of ASCII")
+        raise UsageError(
+            "the password has characters beyond ASCII", hint="use letters, digits and punctuation of ASCII"
+        )
     if not password.isprintable():
-        raise UsageError("the password has a tab or another control character", hint="letters, digits and signs")
+        raise UsageError(
+            "the password has a tab or another control character", hint="use letters, digits and punctuation"
+        )
     if len(password) > key.LONGEST_PASSWORD_CHARACTERS:
         most = key.LONGEST_PASSWORD_CHARACTERS
         reason = f"the password has {len(password)} characters, and pgpool-II reads passwords of at most {most}"

@@ -118,7 +118,7 @@ def _locked() -> Iterator[None]:
     hands.make_folder(_LOCK.parent, 0o755)
     why = ancestors.intruder(_LOCK)
     if why:
-        raise ServerError(f"{_LOCK} is no safe lock: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
+        raise ServerError(f"{_LOCK} is not a safe lock file: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
     handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         why = f"another pgpoolctl apply has been running for {_LOCK_SECONDS:g} s"

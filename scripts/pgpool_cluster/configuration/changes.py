@@ -66,7 +66,7 @@ class Change:
         texts = ((text or b"").decode(errors="replace") for text in (self.before, self.after))
         old, new = (_SECRET_LINE.sub(r"\1…", text) for text in texts)
         lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(self.path), str(self.target))
-        return plain.shown("".join(lines)) or f"{self}: owner, mode or a secret\n"
+        return plain.shown("".join(lines)) or f"{self}: only the owner, the mode or a secret differs\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def _include() -> Iterator[Fault]:
         return
     if not re.search(rf"(?im)^\s*Include\s.*{re.escape(str(Path(paths.SSHD_INCLUDED).parent))}/", text):
         why = f"{paths.SSHD} does not include {paths.SSHD_INCLUDED}, where the cluster's host certificate is named"
-        yield Fault(why, f"Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}")
+        yield Fault(why, f"add Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}")
 
 
 def settings(address: str, own: str) -> Settings:
@@ -88,7 +88,7 @@ def _shell() -> Iterator[Fault]:
     if Path(shell).name in _SILENT_SHELLS:
         yield Fault(f"the login shell of {POSTGRES} is {shell}, and the other nodes' commands run through it", fix)
     elif not os.access(shell, os.X_OK):
-        yield Fault(f"the login shell of {POSTGRES}, {shell}, is not there", fix)
+        yield Fault(f"the login shell of {POSTGRES}, {shell}, does not exist", fix)
 
 
 def _account(*, pam: bool) -> Iterator[Fault]:
@@ -102,7 +102,7 @@ def _account(*, pam: bool) -> Iterator[Fault]:
         return
     fields = next((line.split(":") for line in lines if line.startswith(f"{POSTGRES}:")), [])
     if not pam and len(fields) > 1 and fields[1].startswith("!"):
-        why = f"the account {POSTGRES} is locked, and sshd has UsePAM no, so it takes no key for it"
+        why = f"the account {POSTGRES} is locked, and sshd has UsePAM no, so sshd rejects its keys"
         yield Fault(why, f"usermod -p '*' {POSTGRES} (no password, not locked), or UsePAM yes in sshd's configuration")
     today = time.time() // _DAY_SECONDS
     expires = fields[_EXPIRES] if len(fields) > _EXPIRES else ""
@@ -112,7 +112,7 @@ def _account(*, pam: bool) -> Iterator[Fault]:
     if pam and changed.isdecimal():
         aged = longest.isdecimal() and int(changed) + int(longest) < today
         if int(changed) == 0 or aged:
-            why = f"the password of {POSTGRES} has to be changed, so PAM refuses the login"
+            why = f"the password of {POSTGRES} must be changed, so PAM rejects the login"
             yield Fault(why, f"chage -d -1 -M -1 {POSTGRES}")
 
 
@@ -125,7 +125,7 @@ def _modes() -> Iterator[Fault]:
         except OSError:
             continue  # other code creates the path, or reports that it is missing
         if not stat.S_ISLNK(found.st_mode) and (found.st_uid not in (0, owner) or found.st_mode & 0o022):
-            why = f"{path} can be written by others than {POSTGRES} (mode {found.st_mode & 0o7777:04o})"
+            why = f"{path} is writable by users other than {POSTGRES} (mode {found.st_mode & 0o7777:04o})"
             yield Fault(f"{why}, and sshd has StrictModes yes", f"chown {POSTGRES}: {path}; chmod go-w {path}")
 
 
@@ -138,15 +138,15 @@ def of_sshd(said: Settings, address: str, own: str, *, configured: bool = True) 
     host = f"[{own}]" if ":" in own else own
     suitable = {f"{listener}:{ports.SSH}" for listener in ("0.0.0.0", "[::]", host)}  # noqa: S104 - compared only
     if places and not suitable & set(places):
-        edit = f"ListenAddress {host}:{ports.SSH}, besides, in sshd's configuration; then systemctl restart ssh"
+        edit = f"add ListenAddress {host}:{ports.SSH} to sshd's configuration; then systemctl restart ssh"
         yield Fault(f"sshd listens on {' '.join(places)}, not on {host}:{ports.SSH}", edit)
     for key, good, want in _WANTED:
         values = said.get(key, [] if key == _LAID_DOWN else None)  # sshd -T omits a certificate that is not set
         if values is None or good(values) or (key == _LAID_DOWN and not configured):
             continue
-        edit = f"{want} for {POSTGRES} in sshd's configuration; {_RELOAD}"
+        edit = f"set {want} for {POSTGRES} in sshd's configuration; {_RELOAD}"
         if key == _LAID_DOWN:
-            edit = f"Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}, which brings {want}; {_RELOAD}"
+            edit = f"add Include {paths.SSHD_INCLUDED} at the top of {paths.SSHD}, which sets {want}; {_RELOAD}"
         yield Fault(f"sshd has {key} {' '.join(values) or 'none'}", edit)
     yield from _lists(said, address)
 
@@ -191,7 +191,7 @@ def _lists(said: Settings, address: str) -> Iterator[Fault]:
         denied, allowed = _patterns(said, f"deny{key}"), _patterns(said, f"allow{key}")
         kind = key.capitalize()
         if _matches(denied, names, address):
-            yield Fault(f"sshd has Deny{kind} {' '.join(denied)}", f"take {POSTGRES} out of it; {_RELOAD}")
+            yield Fault(f"sshd has Deny{kind} {' '.join(denied)}", f"remove {POSTGRES} from it; {_RELOAD}")
         if allowed and not _matches(allowed, names, address):
             why = f"sshd has Allow{kind} {' '.join(allowed)}, without {POSTGRES} from {address}"
             yield Fault(why, f"add {POSTGRES} to it, without an address; {_RELOAD}")

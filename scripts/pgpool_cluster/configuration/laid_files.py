@@ -55,7 +55,7 @@ def owner_of(file: File) -> tuple[int, int, int]:
     try:
         return pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid, file.mode
     except KeyError as error:
-        raise ServerError(f"there is no user {file.owner}", hint="apt install postgresql-common") from error
+        raise ServerError(f"the user {file.owner} does not exist", hint="apt install postgresql-common") from error
 
 
 def claimed() -> Applied:

@@ -54,7 +54,7 @@ def _included(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Find
 def _readable(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Finding]:
     """Refuse a server that answers no queries, because it may have settings that must be kept."""
     if seen.silent:
-        fix = f"local all postgres peer as the first line of {plan.folder}/pg_hba.conf; pg_ctlcluster reload"
+        fix = f"add local all postgres peer as the first line of {plan.folder}/pg_hba.conf; pg_ctlcluster reload"
         yield Finding(Kind.REFUSED, "PostgreSQL", f"it is running, but postgres cannot query it: {seen.silent}", fix)
     if not seen.home:
         fix = "CREATE DATABASE postgres, or ALTER DATABASE postgres ALLOW_CONNECTIONS true"
@@ -81,7 +81,7 @@ def _machine(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Findi
     for port, program in seen.held.items():
         if port in plan.ports:
             what = f"{port}, for {plan.ports[port]}, is taken by {program}"
-            yield Finding(Kind.MISSING, "ports", what, f"stop {program}, or another port in {plan.file}")
+            yield Finding(Kind.MISSING, "ports", what, f"stop {program}, or set another port in {plan.file}")
     for name in seen.lacking:
         yield Finding(Kind.MISSING, "extensions", f"{name} is not installed", "apt install postgresql-N-pgpool2")
     for fault in seen.kept_out:

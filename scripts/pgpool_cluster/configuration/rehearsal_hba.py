@@ -20,14 +20,14 @@ def rules(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Finding]
             if rule.type not in _HOST_TYPES or not _covers(rule, node):
                 continue
             if rule.method not in _PASSWORDS:
-                what = f"{rule}: connections over TLS from nodes are asked for a password in its place"
+                what = f"{rule}: over TLS, connections from nodes require a password instead"
                 yield Finding(Kind.CHANGED, "pg_hba.conf", what)
             if "all" in rule.databases and "all" in rule.users:
                 break
     for rule in seen.rules:
         if rule.type == "local" and {"all", "postgres"} & set(rule.users):
             if rule.method != "peer":
-                what = f"{rule}: the role postgres is authenticated by its system user in its place (peer)"
+                what = f"{rule}: the role postgres authenticates as its system user instead (peer)"
                 yield Finding(Kind.CHANGED, "pg_hba.conf", what)
             break
 

@@ -49,7 +49,7 @@ def precious(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Findi
     if names and plan.streams:
         line = written("synchronous_standby_names", names, plan.file)
         fix = f"remove it, since `synchronous` in {plan.file} makes commits wait for the nodes, or {line}"
-        what = f"commits wait for {names}, and no longer would"
+        what = f"commits wait for {names}now, and would no longer do so"
         yield Finding(Kind.REFUSED, "synchronous_standby_names", what, fix)
     certificate = own.get("ssl_cert_file", MACHINE_TLS.certificate)
     if certificate != MACHINE_TLS.certificate and not plan.own_certificate:
@@ -59,7 +59,7 @@ def precious(seen: ExistingServer, plan: PlannedConfiguration) -> Iterator[Findi
         yield Finding(Kind.REFUSED, "ssl_cert_file", what, f"{tls} in {plan.file}, or remove it")
     if known.get("archive_library") and not plan.streams:
         what = f"{known['archive_library']} and the cluster's archive_command exclude each other"
-        fix = "an archive_command in its place, which runs after the cluster's"
+        fix = "use archive_command instead, which runs after the cluster's"
         yield Finding(Kind.REFUSED, "archive_library", what, fix)
 
 

@@ -14,7 +14,7 @@ from ..ground.errors import ClusterError, ExitStatus, UsageError
 from ..machine import hands, server
 
 HEADER = """\
-# What this cluster is; the same file on every node. Reference: cluster.yml in /usr/share/doc/pgpool2-cluster.
+# The definition of this cluster; the same file on every node. Reference: cluster.yml in /usr/share/doc/pgpool2-cluster.
 # After a change: pgpoolctl apply, on every node.
 """
 _NAMES = ("nodes", "mode", "clients", "virtual-ip", "synchronous", "key")

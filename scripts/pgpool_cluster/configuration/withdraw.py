@@ -47,7 +47,10 @@ def delete_files() -> None:
     reloading.reload([name for name in laid if name.startswith(f"{paths.POSTGRESQL_CONFIGURATION}/")], renewed=False)
     for name in archiving:
         unit = unit_of(name)
-        log.warning(f"{unit} keeps all its WAL until it restarts: its archive is gone; systemctl restart {unit}")
+        log.warning(
+            f"{unit} keeps all its WAL until it restarts, because its archive was removed; "
+            f"hint: systemctl restart {unit}"
+        )
 
 
 def _content_if_readable(name: str) -> bytes:

@@ -54,7 +54,7 @@ def prepare(here: Here, upstream: Node, *, checkpoint: bool = False) -> dict[Pat
         finally:
             connection.close()
     except psycopg2.Error as error:
-        reason = f"{upstream.name} cannot be copied from: {str(error).strip()}"
+        reason = f"cannot copy from {upstream.name}: {str(error).strip()}"
         raise OperationError(reason, hint=f"psql '{dsn}' as postgres shows more") from error
     copy_target.refuse_small_disks(sizes)
     return {place: size for place, size in sizes.items() if place != data}
@@ -81,12 +81,14 @@ def _check_settings(here: Here, upstream: Node, source: adopting.Source) -> None
 
 
 def _check_locales(upstream: Node, cursor: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Raise OperationError if a copy would refuse every login because this machine lacks a locale of the source."""
+    """Raise OperationError if a copy would reject every login because this machine lacks a locale of the source."""
     cursor.execute(locales.NEEDED)
     absent = locales.missing(str(name) for (name,) in cursor.fetchall())
     if absent:
-        reason = f"a copy of {upstream.name} would refuse every login: this machine has no locale {', '.join(absent)}"
-        raise OperationError(reason, hint=f"on this machine: {locales.making(absent)}; then it goes on by itself")
+        reason = f"a copy of {upstream.name} would reject every login: this machine has no locale {', '.join(absent)}"
+        raise OperationError(
+            reason, hint=f"on this machine: {locales.making(absent)}; the copy then continues automatically"
+        )
 
 
 def _create_slot(cursor: Any, slot: str) -> None:  # noqa: ANN401 - psycopg2 has no types

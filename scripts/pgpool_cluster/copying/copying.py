@@ -53,7 +53,7 @@ def rejoin(here: Here, source: str, report: Report) -> None:
         try:
             copy.rewind()
         except ClusterError as error:
-            report(f"pg_rewind is not enough: {error.message}")
+            report(f"pg_rewind does not suffice: {error.message}")
         else:
             return
     copy.clone()
@@ -100,7 +100,7 @@ class _Copy:
     def rewind(self) -> None:
         instance = self.instance
         copy_source.prepare(self.here, self.upstream, checkpoint=True)
-        self._begin(f"rewinding to where {self.upstream.name} continued")
+        self._begin(f"rewinding to the point where {self.upstream.name} diverged")
         (instance.data / "standby.signal").unlink(missing_ok=True)  # pg_rewind needs crash recovery, which ends
         command = [
             instance.program("pg_rewind"),
@@ -200,5 +200,5 @@ def await_streaming(here: Here, source: str) -> None:
 
     if poll(streams, seconds=_STREAM_SECONDS, pause=_LOOK_PAUSE_SECONDS):
         return
-    reason = server_log.last_words(here.server.instance) or f"nothing came within {_STREAM_SECONDS:.0f} s"
+    reason = server_log.last_words(here.server.instance) or f"nothing received within {_STREAM_SECONDS:.0f} s"
     raise OperationError(f"it does not receive from {source}: {reason}", hint=f"pgpoolctl recover {here.me.name}")

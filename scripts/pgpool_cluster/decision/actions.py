@@ -190,7 +190,7 @@ class AwaitRecovery:
         if self.source_in_sight:
             return command
         return (
-            f"{command}, when the node that took its place is back; if that is gone for good, "
+            f"{command}, when the node promoted in its place is back; if that node is lost for good, "
             f"pgpoolctl switchover --accept-loss {self.node}"
         )
 

@@ -55,9 +55,9 @@ def _of_database(situation: Situation) -> Actions:
     if not mine.member:
         return joining.join(situation) if situation.others else joining.begin(situation)
     if mine.postgresql is Postgresql.ABSENT:
-        return situation.await_recovery("its data directory is gone")
+        return situation.await_recovery("its data directory is missing")
     if mine.postgresql is Postgresql.HANGING and streaming_member.was_replaced(situation):
-        return (Stop(situation.name, "it hangs, and another primary took its place: it must take no more writes"),)
+        return (Stop(situation.name, "it hangs, and another node was promoted: it must not accept writes again"),)
     if mine.postgresql in _NOT_NOW:
         return situation.wait(_NOT_NOW[mine.postgresql])
     return streaming_member.of_member(situation) if situation.cluster.mode.streams else native.replica(situation)
@@ -65,6 +65,6 @@ def _of_database(situation: Situation) -> Actions:
 
 _NOT_NOW = {
     Postgresql.STOPPED: "an administrator stopped its PostgreSQL: systemctl start postgresql",
-    Postgresql.STARTING: "its PostgreSQL is starting, or does not answer for a moment",
+    Postgresql.STARTING: "its PostgreSQL is starting, or has not answered for a moment",
     Postgresql.HANGING: "its PostgreSQL runs but does not answer: dmesg, and ps for states D and T, show why",
 }

@@ -14,7 +14,7 @@ def finish_copy(situation: Situation) -> Actions:
         return native.rebuild(situation)
     source = situation.source
     if source is None:
-        return situation.wait("its copy is incomplete, and no node to copy from is in sight")
+        return situation.wait("its copy is incomplete, and no node to copy from is reachable")
     return (Clone(situation.name, source.node),)
 
 
@@ -29,7 +29,7 @@ def join(situation: Situation) -> Actions:
     if not situation.cluster.mode.streams:
         return native.rebuild(situation)
     if source is None:
-        return situation.wait("no node to copy from is in sight")
+        return situation.wait("no node to copy from is reachable")
     return (Clone(situation.name, source.node),)
 
 
@@ -40,21 +40,21 @@ def begin(situation: Situation) -> Actions:
         return _found(situation)
     if mine.postgresql is not Postgresql.ABSENT and mine.databases:
         return _keep(situation)
-    return situation.wait(f"{first.name} has not begun the cluster yet")
+    return situation.wait(f"{first.name} has not initialized the cluster yet")
 
 
 def _found(situation: Situation) -> Actions:
     mine = situation.mine
     if mine.postgresql is Postgresql.ABSENT:
         hint = "create one with pg_createcluster, or install postgresql"
-        return (Refuse(situation.name, "it has no PostgreSQL cluster to begin with", hint),)
+        return (Refuse(situation.name, "it has no PostgreSQL cluster", hint),)
     if not mine.up:
         return _look_inside(situation)
     if mine.in_recovery:
         hint = "promote it, or put another node first in cluster.yml"
         return (Refuse(situation.name, "its PostgreSQL is a standby of a server outside the cluster", hint),)
     if not situation.majority:
-        return situation.wait("too few nodes answer to know that there is no cluster yet")
+        return situation.wait("too few nodes answer to rule out an existing cluster")
     return (Found(situation.name),)
 
 
@@ -62,13 +62,13 @@ def _look_inside(situation: Situation) -> Actions:
     """Start a PostgreSQL that is not part of the cluster, to see which databases it holds."""
     if situation.mine.postgresql is Postgresql.DOWN:
         return (Start(situation.name),)
-    return situation.wait("its PostgreSQL is not running, so what it holds is unknown: systemctl start postgresql")
+    return situation.wait("its PostgreSQL is not running, so its databases are unknown: systemctl start postgresql")
 
 
 def _keep(situation: Situation) -> Actions:
     names = ", ".join(situation.mine.databases or ())
     hint = (
-        f"to keep them, put {situation.name} first in cluster.yml before the cluster begins, or pg_dump them; to give "
-        f"them up, drop them; then it joins by itself"
+        f"to keep them, put {situation.name} first in cluster.yml before the cluster is initialized, or pg_dump "
+        "them; otherwise drop them; the node then joins automatically"
     )
     return (Refuse(situation.name, f"it holds databases that no other node has: {names}", hint),)

@@ -38,7 +38,7 @@ def replica(situation: Situation) -> Actions:
     if mine.up:
         return _together_again(situation, comrades) if mine.apart and situation.majority else ()
     if not situation.majority:
-        return situation.wait("too few nodes answer to know whether they took writes meanwhile")
+        return situation.wait("too few nodes answer to know whether they accepted writes meanwhile")
     return _return(situation, comrades)
 
 
@@ -52,10 +52,10 @@ def _together_again(situation: Situation, comrades: list[NodeFacts]) -> Actions:
 def _out_of_service(situation: Situation) -> Actions:
     mine = situation.mine
     if mine.promoting:
-        return situation.wait("pgpool-II is about to take it back")
+        return situation.wait("pgpool-II is about to attach it")
     if mine.led == 0 or (not mine.apart and _ended_with_the_others(situation)):
         return rebuild(situation)
-    return situation.await_recovery("the other nodes took writes without it")
+    return situation.await_recovery("the other nodes accepted writes without it")
 
 
 def _ended_with_the_others(situation: Situation) -> bool:
@@ -132,8 +132,8 @@ def _without_source(situation: Situation) -> Actions:
     coming = [node.name for node in nodes if not situation.facts.of(node.name).reachable]
     coming += [one.node for one in situation.others if _serves(situation, one) and not one.up]
     if coming or situation.mine.half_copied or not situation.mine.member:
-        return situation.wait("no node to copy from is in sight")
-    hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data should count, perhaps {situation.name}"
+        return situation.wait("no node to copy from is reachable")
+    hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data is kept, for example {situation.name}"
     return (Refuse(situation.name, "no node has every write", hint),)
 
 
@@ -143,7 +143,7 @@ def start_pgpool(situation: Situation) -> Actions:
     if _is_served(situation):
         return start
     if waiting := _late(situation):
-        return situation.wait(f"{', '.join(waiting)} may be booting; pgpool-II would give it up")
+        return situation.wait(f"{', '.join(waiting)} may be booting; pgpool-II would detach it")
     if not situation.majority and _away(situation) and len(situation.cluster.nodes) > _ALONE_NODES:
         return situation.wait("too few nodes answer to serve without the others")
     return (*_begin(situation), *start)

@@ -50,7 +50,7 @@ def _unfit(situation: Situation, member: NodeFacts) -> str:
     if primary is None or not member.up or member is primary or _fit(situation, member):
         return ""
     if member.writable:
-        return f"it takes writes, but {primary.node} is the primary"
+        return f"it accepts writes, but {primary.node} is the primary"
     if contains(primary, member) is False:
         return f"its data has diverged from that of {primary.node}"
     return member.stalled if member.follows == primary.node else ""

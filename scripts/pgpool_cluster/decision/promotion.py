@@ -37,17 +37,24 @@ def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     """Return the actions that promote a standby in place of `failed`, or the reason why none is promoted."""
     writable = [member.node for member in facts.members(cluster) if member.writable]
     if writable:
-        return (Wait(writable[0], "it still takes writes; it has to stop first"),)
+        return (Wait(writable[0], "it still accepts writes; it must stop first"),)
     best = choose_new_primary(cluster, facts)
     if best is None or best.needs:
         return (_no_promotion(best, failed),)
     if not facts.majority(cluster):
-        return (Refuse(best.node, "too few nodes answer to promote it", "start more nodes; then it goes on by itself"),)
+        return (
+            Refuse(
+                best.node,
+                "too few nodes answer to promote it",
+                "start more nodes; the failover then continues automatically",
+            ),
+        )
     missing = _missing_standbys(cluster, facts, failed)
     if 0 < cluster.synchronous <= len(missing):
-        reason = f"a commit may be on {', '.join(missing)} alone: not in sight as a standby, nor excused by the primary"
+        names = ", ".join(missing)
+        reason = f"a commit may exist on {names} alone, which is neither a reachable standby nor excused by the primary"
         hint = (
-            f"bring it back, and the failover goes on by itself; to give up what no other node has: "
+            "bring it back, and the failover continues automatically; to lose the commits that only it has: "
             f"pgpoolctl switchover --accept-loss {best.node}"
         )
         return (Refuse(best.node, reason, hint),)
@@ -64,7 +71,7 @@ def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
     Another standby may lack a commit that the most advanced one has received.
     """
     if best is None:
-        return Refuse(failed, "no standby is in sight that could take over", "pgpoolctl status shows every node")
+        return Refuse(failed, "no reachable standby can be promoted", "pgpoolctl status shows every node")
     return Refuse(best.node, f"it cannot be promoted: {replay.too_low(best)}", replay.hint(best))
 
 

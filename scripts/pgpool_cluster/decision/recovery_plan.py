@@ -25,10 +25,10 @@ def source(cluster: Cluster, facts: ClusterFacts, name: str) -> NodeFacts:
     primary = rightful_primary(cluster, facts)
     if primary is None:
         hint = "pgpoolctl status shows every node; bring the last primary back first"
-        raise OperationError("no primary is in sight to copy from", hint=hint)
+        raise OperationError("no primary to copy from is reachable", hint=hint)
     if primary.node == name:
         hint = "recover the other nodes; pgpoolctl status shows which need it"
-        raise OperationError(f"{name} is the primary, which the others are copied from", hint=hint)
+        raise OperationError(f"{name} is the primary, the source of all copies", hint=hint)
     return primary
 
 
@@ -47,7 +47,7 @@ def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
         well = mine in in_service(cluster, facts)
         why = "it has every write, and pgpool-II sends clients there"
     if well and not mine.half_copied:
-        hint = f"pgpoolctl recover --force {name} rebuilds it all the same"
+        hint = f"pgpoolctl recover --force {name} rebuilds it anyway"
         raise OperationError(f"{name} needs no recovery: {why}", hint=hint)
 
 

@@ -113,9 +113,9 @@ class Watch:
         if not one.connected:
             return f"it has not received anything for {APART_SECONDS:g} s" if apart > APART_SECONDS else ""
         if not hears:
-            return f"its walreceiver has not heard from the primary for {_most_silence(one):g} s"
+            return f"its walreceiver has received nothing from the primary for {_most_silence(one):g} s"
         limit = _most_still(one)
-        return f"it has not replayed anything of what it received for {limit:g} s" if pending and still > limit else ""
+        return f"it has replayed none of the received WAL for {limit:g} s" if pending and still > limit else ""
 
 
 def _most_silence(one: StandbyReport) -> float:

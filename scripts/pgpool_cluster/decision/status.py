@@ -27,7 +27,7 @@ def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> R
 
 def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> dict[str, str]:
     held = {
-        node.name: f"an administrator keeps clients off it; hint: pgpoolctl attach {node.name}"
+        node.name: f"an administrator detached it; hint: pgpoolctl attach {node.name}"
         for node in cluster.databases
         if facts.of(node.name).held
     }
@@ -48,7 +48,7 @@ def _notes(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> d
 def _not_laid(name: str) -> str:
     return (
         f"its PostgreSQL runs with the wrong synchronous_standby_names, so commits do not wait as they should; "
-        f"hint: pgpoolctl apply, on {name}, writes the right ones or says why not; pgpoolctl check"
+        f"hint: pgpoolctl apply, on {name}, corrects them or shows why it cannot; pgpoolctl check"
     )
 
 
@@ -57,8 +57,8 @@ def differing(cluster: Cluster, facts: ClusterFacts, name: str) -> list[str]:
     others = ", ".join(facts.differing(cluster))
     if not others:
         return []
-    hint = f"the same {paths.CLUSTER_YML} on every node, then pgpoolctl apply on every node"
-    return [f"cluster.yml of {others} is not that of {name}, so their votes do not count; hint: {hint}"]
+    hint = f"use the same {paths.CLUSTER_YML} on every node, then pgpoolctl apply on every node"
+    return [f"cluster.yml of {others} differs from that of {name}, so their votes do not count; hint: {hint}"]
 
 
 def healthy(cluster: Cluster, facts: ClusterFacts) -> bool:

@@ -30,7 +30,7 @@ def _serve(situation: Situation) -> Actions:
         return situation.wait("its timeline is unknown")
     if primary is None and mine is promoted_by_hand(situation.cluster, situation.facts):
         names = ", ".join(unseen(situation.cluster, situation.facts))
-        return situation.wait(f"it was promoted by hand; {names} is out of sight, and no quorum has given it up")
+        return situation.wait(f"it was promoted by hand; {names} is unreachable, and no quorum has declared it dead")
     if primary is None:
         return (Stop(situation.name, "a later primary was promoted while it was away"),)
     if primary is not mine:
@@ -53,7 +53,7 @@ def _stand_by(situation: Situation) -> Actions:
     if fits is False:
         return situation.await_recovery(f"its data has diverged from that of {primary.node}")
     if mine.follows == primary.node and mine.stalled:
-        return situation.wait(f"{mine.stalled}, so it takes no reads; hint: {replay.hint(mine)}")
+        return situation.wait(f"{mine.stalled}, so pgpool-II sends it no reads; hint: {replay.hint(mine)}")
     if mine.follows == primary.node or fits is None:
         return situation.wait(f"it is not receiving from {primary.node} yet")
     return (Follow(situation.name, primary.node),)
@@ -68,13 +68,13 @@ def _succeed(situation: Situation) -> Actions:
     if any(not _gone(situation, leader) for leader in leaders):
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
     if not leaders and not interrupted and not _given_up(situation, mine.follows):
-        return situation.wait(f"{mine.follows or 'the primary'} is out of sight, and no quorum has given it up")
+        return situation.wait(f"{mine.follows or 'the primary'} is unreachable, and no quorum has declared it dead")
     if not leaders and mine.follows in situation.policy.lately:
-        return situation.wait(f"{mine.follows} took writes a moment ago; its agent may just be restarting")
+        return situation.wait(f"{mine.follows} accepted writes a moment ago; its agent may just be restarting")
     failed = leaders[0].node if leaders else mine.follows or ""
     planned = promotion.in_place_of(situation.cluster, situation.facts, failed)
     own = tuple(action for action in planned if action.node == situation.name and not isinstance(action, Follow))
-    return own or situation.wait("another standby takes over")
+    return own or situation.wait("another standby will be promoted")
 
 
 def _gone(situation: Situation, leader: NodeFacts) -> bool:
@@ -107,7 +107,7 @@ def _boot_primary(situation: Situation) -> Actions:
             return (Rejoin(situation.name, primary.node),)  # after a clean shutdown, as at a reboot, nothing is lost
         return situation.await_recovery(f"{primary.node} became the primary while it was away")
     if not situation.majority:
-        return situation.wait("too few nodes answer to know whether another one took its place")
+        return situation.wait("too few nodes answer to know whether another node was promoted")
     return _claim(situation)
 
 
@@ -122,7 +122,7 @@ def _claim(situation: Situation) -> Actions:
     if mine.led < situation.latest and not _later_terms_unused(situation):
         return situation.await_recovery("a later primary was promoted while it was away")
     if any(_goes_before(other, mine) for other in situation.others):
-        return situation.await_recovery("another node has a later state of the data")
+        return situation.await_recovery("another node has newer data")
     return (Resume(situation.name, situation.latest + 1),)
 
 

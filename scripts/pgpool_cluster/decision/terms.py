@@ -34,7 +34,7 @@ def checked(term: object) -> int:
     if type(term) is int and 0 < term <= highest():
         return term
     shown = str(term)[:30] if isinstance(term, str | float) or (type(term) is int and abs(term) < 10**20) else "that"
-    raise UsageError(f"no cluster can have come to the term {shown}", hint="pgpoolctl check compares the nodes' clocks")
+    raise UsageError(f"no cluster can have reached term {shown}", hint="pgpoolctl check compares the nodes' clocks")
 
 
 def known(term: object) -> int:

@@ -132,7 +132,7 @@ def parse(text: str, file: str, *, laid: str = "") -> ClusterKey:
     found = ClusterKey(cost.derive(words))
     if not line.startswith(_OURS) and found.fingerprint != laid:
         raise UsageError(
-            f"{file}:1: the words have no prefix that says how to derive the key",
+            f"{file}:1: the words lack the prefix that selects the key derivation",
             hint=f"put {WORDS} before them in a new cluster, {_WORDS_1} if other nodes have no prefix; or: {HINT}",
         )
     return found
@@ -171,7 +171,7 @@ def is_cheap(line: str) -> bool:
 def _random(line: str, file: str) -> bytes:
     letters = line.removeprefix(PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_-]*", letters):
-        raise UsageError(f"{file}:1: the cluster key has characters that no key has", hint=HINT)
+        raise UsageError(f"{file}:1: the cluster key has invalid characters", hint=HINT)
     secret = base64.urlsafe_b64decode(letters + "=") if len(letters) == _KEY_LETTERS else b""
     if _letters(secret) != letters:
         reason = f"the cluster key is cut off or mistyped ({len(letters)} characters, not {_KEY_LETTERS})"
@@ -205,7 +205,7 @@ def _cost(line: str, file: str) -> tuple[_Cost, str]:
             raise UsageError(f"{file}:1: the cluster key can be guessed: fewer than {_LEAST_WORDS} words", hint=hint)
         return _SECOND, words
     if line.startswith(_OURS) and not line.startswith(_WORDS_1):
-        raise UsageError(f"{file}:1: this package does not know this kind of cluster key", hint=HINT)
+        raise UsageError(f"{file}:1: the cluster key has an unknown format", hint=HINT)
     words = line.removeprefix(_WORDS_1).strip()
     _refuse(words, file)
     return _FIRST, words

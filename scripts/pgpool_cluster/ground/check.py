@@ -31,7 +31,7 @@ class Check:
         match {"reason": "", "fix": "", **values} if isinstance(values, dict) else {}:
             case {"node": str(node), "check": str(what), "ok": bool(ok), "reason": str(why), "fix": str(fix)}:
                 return cls(node, what, ok, why, fix, note=ok and bool(why))
-        raise ValueError("no check")
+        raise ValueError("not a check")
 
     def __str__(self) -> str:
         if self.note:

@@ -58,7 +58,7 @@ def attempt(words: Sequence[str], *, seconds: float = 30.0, environment: Mapping
             env=None if environment is None else {**os.environ, **environment},
         )
     except FileNotFoundError as error:
-        raise ProgramError(words[0], "there is no such program on this machine", hint=_ABSENT_HINT) from error
+        raise ProgramError(words[0], "this program is not installed", hint=_ABSENT_HINT) from error
     except subprocess.TimeoutExpired as error:
         raise LateProgramError(words[0], f"it did not end within {seconds:g} s") from error
     except (OSError, subprocess.SubprocessError) as error:

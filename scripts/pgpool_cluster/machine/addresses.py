@@ -110,7 +110,7 @@ def settle(cluster: Cluster, me: Node, resolved: Resolved, before: Mapping[str, 
         return _settled(cluster, me, resolved, before, machine)
     except UsageError as error:
         if named and all(host in before for host in named):
-            note = f"{error.message}: all addresses stay as they are in force"
+            note = f"{error.message}: keeping the addresses in use"
             return Settled(placed(cluster, before), (note,))
         raise
 
@@ -131,7 +131,7 @@ def _settled(cluster: Cluster, me: Node, resolved: Resolved, before: Mapping[str
         if not choice and known is not None and (node.name != me.name or machine.has(known)):
             choice = [known]
             if node.name != me.name:
-                notes.append(f"{why_not(node, resolved)}: {known} stays in force")
+                notes.append(f"{why_not(node, resolved)}: keeping {known}")
         if not choice and node.name != me.name:
             raise _place(node).error(why_not(node, resolved), hint=_HINT)
         choices[node.name] = choice
@@ -206,7 +206,7 @@ def changed(node: Node, resolved: Resolved, *, mine: bool) -> str:
         return "" if mine and seen else why_not(node, resolved)
     if plain.address(node.address) in known:
         return ""
-    return f"{node.host} is {', '.join(map(str, known))} now, but {node.address} is in force"
+    return f"{node.host} is {', '.join(map(str, known))} now, but {node.address} is in use"
 
 
 def has(address: plain.Address) -> bool:

@@ -26,7 +26,7 @@ def keep() -> str:
         return "done"
     if why := _nft("-f", str(paths.PEERS_NFT)):
         return why
-    log.warning("the packet filter for watchdog and pcp was gone; loaded it again", stream=sys.stderr)
+    log.warning("the packet filter for watchdog and pcp was missing; loaded it again", stream=sys.stderr)
     return "done"
 
 

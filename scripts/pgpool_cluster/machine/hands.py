@@ -46,7 +46,7 @@ def postgres() -> int:
     try:
         return pwd.getpwnam(paths.POSTGRES).pw_uid
     except KeyError as error:
-        raise ServerError("there is no user postgres", hint="apt install postgresql-common") from error
+        raise ServerError("the user postgres does not exist", hint="apt install postgresql-common") from error
 
 
 def read(path: Path, owner: int | None = None) -> PlainFile | None:

@@ -24,8 +24,7 @@ _RELATIONS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 FIX = "install the pgpool2 that is built together with this pgpool2-cluster"
 ADVICE = (
-    "install a newer pgpool2, or keep strangers away from "
-    f"{ports.POOL}/tcp, {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp"
+    f"install a newer pgpool2, or restrict access to {ports.POOL}/tcp, {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp"
 )
 ADVICE_DEBIAN = f"{ADVICE}. Debian may have fixed them in this revision: apt changelog {_PACKAGE}"
 

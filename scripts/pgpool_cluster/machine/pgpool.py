@@ -49,7 +49,7 @@ def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
     """
     command = [str(paths.SBIN / name), "-h", paths.SOCKETS, "-p", str(ports.PCP), "-U", PCP_USER, "-w", *words]
     environment = {"PCPPASSFILE": str(paths.HOME / paths.PCPPASS), "LC_ALL": "C"}
-    hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
+    hint = f"see journalctl -u {paths.PGPOOL_UNIT}"
     try:
         answer = programs.attempt(command, seconds=seconds, environment=environment)
     except LateProgramError as error:

@@ -153,7 +153,9 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
         majors = paths.POSTGRESQL_PROGRAMS.glob("[1-9][0-9]")
         installed = sorted((int(path.name) for path in majors), reverse=True)
         command = f"pg_createcluster {installed[0]} main" if installed else "apt install postgresql"
-        raise UsageError("this machine has no PostgreSQL server", hint=f"{command}; then it goes on by itself")
+        raise UsageError(
+            "this machine has no PostgreSQL server", hint=f"{command}; the agent then continues automatically"
+        )
     suitable = sorted(found, key=lambda one: one.port != node.port)
     instance = next((one for one in suitable if wanted is None or one.name == wanted), None)
     if instance is None:
@@ -168,7 +170,9 @@ def choose_instance(cluster: Cluster, found: Sequence[Instance], node: Node) -> 
 
 def _with_plain_data(instance: Instance) -> Instance:
     if not plain.is_path(str(instance.data)):
-        hint = "move it to a path of letters, digits and ._+@-, and set data_directory: pgpool-II's recovery needs that"
+        hint = (
+            "move it to a path of letters, digits and ._+@-, and set data_directory: pgpool-II's recovery requires it"
+        )
         reason = f"PostgreSQL {instance.name} has its data in '{instance.data}', which is not a plain path"
         raise UsageError(reason, hint=hint)
     return instance
@@ -206,7 +210,7 @@ def _interface(cluster: Cluster, node: Node) -> str:
     found = interface_of(node.address)
     if not found:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
-            f"no interface of this machine has the address of {node.name}, {node.address}, so none can take virtual_ip",
+            f"no interface of this machine has the address of {node.name}, {node.address}: none can carry virtual_ip",
             hint="ip address lists its addresses; correct one or the other, then run pgpoolctl apply",
         )
     return found

@@ -74,7 +74,7 @@ def state(unit: str) -> UnitState:
         command = ["systemctl", "show", "--property", names, "--", unit]
         answer = programs.run(command, seconds=_SHORT_SECONDS)
     except ProgramError as error:
-        hint = "systemctl status shows what it does"
+        hint = "systemctl status shows its state"
         raise ServerError(f"systemd does not answer: {error.reason}", hint=hint) from error
     values = dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
     return UnitState(

@@ -83,6 +83,6 @@ class Copies:
             return self._said() if self.count >= _BACK_OFF_FROM_COPY else ""
 
     def _said(self) -> str:
-        retry = "is tried again now" if self._under_way or self.due else f"is tried again at {self._at}"
-        times = f"{self.count} copies of {self.source} have failed for the same reason, and it {retry}"
+        retry = "is retried now" if self._under_way or self.due else f"is retried at {self._at}"
+        times = f"{self.count} copies of {self.source} have failed for the same reason, and the copy {retry}"
         return f"{times}: {self._reason}; hint: {self._hint}"

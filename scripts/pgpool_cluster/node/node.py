@@ -97,7 +97,7 @@ class Here:
     def server(self) -> Database:
         """The node's database server; raises OperationError if the node runs no PostgreSQL."""
         if self.database is None:
-            raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml says which nodes do")
+            raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml lists the nodes that do")
         return self.database
 
     def remember(self, **changes: object) -> None:
@@ -156,7 +156,7 @@ class Here:
             last, seconds = self._last.late()
             if last is None:
                 hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
-                raise OperationError(f"{self.me.name} cannot look at itself: {error}", hint=hint) from error
+                raise OperationError(f"{self.me.name} cannot collect its own facts: {error}", hint=hint) from error
             return self._busy(last, seconds)
 
     def _busy(self, last: NodeFacts, seconds: float) -> NodeFacts:
@@ -283,4 +283,4 @@ def sql_errors(work: Callable[[], T]) -> T:
     except psycopg2.Error as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
-        raise OperationError(f"PostgreSQL: {reason}", hint="its log (pg_lsclusters names it) has the rest") from error
+        raise OperationError(f"PostgreSQL: {reason}", hint="see its log; pg_lsclusters shows the path") from error

@@ -29,13 +29,13 @@ def own(here: Here) -> str:
 
 
 def _locked_out(here: Here) -> str:
-    """Return why a running PostgreSQL refuses every login, with a hint; "" if it does not refuse them."""
+    """Return why a running PostgreSQL rejects every login, with a hint; "" if it does not refuse them."""
     database = here.database
     absent = locales.refused(database.refused) if database is not None else ""
     if database is None or not (absent or database.shut):
         return ""
     if not absent:
-        hint = "its log (pg_lsclusters names it) has the rest; psql as postgres, on this node, shows the same"
-        return f"PostgreSQL refuses the agent's login: {database.shut}; hint: {hint}"
-    reason = f"PostgreSQL refuses every login: this machine has no locale {absent}"
+        hint = "see its log (pg_lsclusters shows the path); psql as postgres on this node shows the same error"
+        return f"PostgreSQL rejects the agent's login: {database.shut}; hint: {hint}"
+    reason = f"PostgreSQL rejects every login: this machine has no locale {absent}"
     return f"{reason}; hint: {locales.making([absent])}; systemctl restart {database.instance.unit}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from ..ground.errors import ClusterError
 
 Report = Callable[[str], None]
-HINT = "journalctl -u pgpool2-cluster has more; the same command begins it again"
+HINT = "see journalctl -u pgpool2-cluster; run the same command to start again"
 PATIENCE_SECONDS = 1.0
 """Seconds without progress of the replay, after which the target reads the source's archive instead of its stream."""
 STALL_SECONDS = 4.0

@@ -71,8 +71,8 @@ def detach(here: Here, request: DetachRequest) -> Done:
     if not streams:
         _refuse_last(here, node, facts)
     elif primary is not None and primary.node == node.name and not request.recovering:
-        hint = "to let another node take its place: pgpoolctl switchover"
-        raise OperationError(f"{node.name} is the primary, which all writes go to", hint=hint)
+        hint = "to promote another node: pgpoolctl switchover"
+        raise OperationError(f"{node.name} is the primary, which receives all writes", hint=hint)
     if streams and facts.of(node.name).reachable and not request.recovering:
         here.on(node.name, HoldRequest(hold=True), seconds=_HOLD_SECONDS)
     try:
@@ -109,7 +109,7 @@ def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
     if others:
         sends = "does not send" if up else "still sends"
         text = f"pgpool-II of {' and '.join(others)} {sends} clients to {node.name}"
-        raise OperationError(text, hint="pgpoolctl status shows every node; the same command asks again")
+        raise OperationError(text, hint="pgpoolctl status shows every node; run the same command again")
 
 
 def _of_another_mind(here: Here, node: Node, *, up: bool) -> list[str]:
@@ -150,7 +150,7 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
         return False
 
     if not poll(attached, seconds=_ATTACH_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
-        reason = f"{here.me.name} is ready, but pgpool-II has not taken it back"
+        reason = f"{here.me.name} is ready, but pgpool-II has not attached it"
         raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
 
 

@@ -29,15 +29,17 @@ def claim(
     """
     noted = tell(here, term)
     if len(noted) < here.cluster.majority:
-        few = f"only {', '.join(noted)} took note of term {term}"
-        raise OperationError(few if noted else f"term {term} is another node's already", hint="pgpoolctl status")
+        few = f"only {', '.join(noted)} recorded term {term}"
+        raise OperationError(few if noted else f"another node has already claimed term {term}", hint="pgpoolctl status")
     if here.cluster.synchronous:
         # From now on, no majority accepts an excuse of an earlier term.
         if decided is not None and max(noted.values()) > decided:
-            raise OperationError("the primary has spoken again since this was decided", hint="it is decided anew")
+            raise OperationError(
+                "the primary has answered since the decision", hint="the agent decides again in its next round"
+            )
         older = [name for name, place in noted.items() if place == OF_AN_OLDER_PACKAGE]
         if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
-            raise OperationError(f"too few nodes took note that term {term} begins", hint="pgpoolctl status")
+            raise OperationError(f"too few nodes recorded the start of term {term}", hint="pgpoolctl status")
     here.remember(led=term, **changes)
     log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
@@ -79,7 +81,7 @@ def begin(here: Here, action: Begin) -> None:
         return
     found = [one for one in in_service(here.cluster, here.look_at_all()) if one.node not in action.without]
     serving = {one.node for one in found}
-    log.warning(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they are back")
+    log.warning(f"pgpool-II serves with {', '.join(sorted(serving))}: the other nodes are rebuilt when they return")
     _tell_service(here, serving, action.term, restart=min((one.restart or one.led for one in found), default=0))
 
 
@@ -87,7 +89,7 @@ def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
     """Ask a node in service to begin the term. That node decides itself, because this one runs no PostgreSQL."""
     serving = [found.node for found in in_service(here.cluster, facts) if found.node != gone]
     if not serving:
-        raise OperationError("no node in service is in sight that could begin a term", hint="pgpoolctl status")
+        raise OperationError("no reachable node in service can begin a term", hint="pgpoolctl status")
     here.peers.ask(serving[0], GoOnRequest(gone), seconds=_GO_ON_SECONDS)
 
 
@@ -102,4 +104,4 @@ def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, wit
     missing = serving - set(noted) - {here.me.name}
     if missing:
         names = ", ".join(sorted(missing))
-        raise OperationError(f"{names} took no note of term {term}", hint="pgpoolctl status")
+        raise OperationError(f"{names} did not record term {term}", hint="pgpoolctl status")

@@ -83,4 +83,4 @@ def end_recovery(here: Here) -> None:
     """
     here.query("SELECT pg_promote(false)")
     if not poll(lambda: not in_recovery(here), seconds=_PROMOTE_SECONDS, pause=0.05):
-        raise OperationError("PostgreSQL did not end its recovery", hint="its log (pg_lsclusters names it) has why")
+        raise OperationError("PostgreSQL did not end its recovery", hint="see its log; pg_lsclusters shows the path")

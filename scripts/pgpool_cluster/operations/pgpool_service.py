@@ -32,10 +32,10 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
         units.control("restart", paths.PGPOOL_UNIT)  # another program had the port when pgpool-II started
         return
     if state.active == "active" and not pgpool.listens(port):
-        hint = f"ss -ltnp 'sport = :{port}' shows whether another program has it; then systemctl restart pgpool2"
+        hint = f"ss -ltnp 'sport = :{port}' shows whether another program uses it; then systemctl restart pgpool2"
         raise OperationError(f"pgpool-II runs, but does not listen on port {port}", hint=hint)
     if state.active == "active" and state.seconds > _LISTEN_SECONDS:
-        hint = "it asks every PostgreSQL, so one that hangs in a login holds it up; systemctl restart postgresql there"
+        hint = "it waits for every PostgreSQL, also for one that hangs in a login; systemctl restart postgresql there"
         raise OperationError("pgpool-II runs, but pcp_node_info does not answer", hint=hint)
     if state.active not in ("active", "activating"):
         units.control("start", paths.PGPOOL_UNIT)
@@ -43,7 +43,7 @@ def start_pgpool(here: Here, _: StartPgpool) -> None:
     if state.active == "activating" and state.seconds > _EXIT_SECONDS and "exiting pgpool-II" in reason:
         units.control("restart", paths.PGPOOL_UNIT)
     if reason:
-        hint = f"journalctl -u {paths.PGPOOL_UNIT} has the rest"
+        hint = f"see journalctl -u {paths.PGPOOL_UNIT}"
         raise OperationError(f"pgpool-II does not start: {reason}", hint=hint)
 
 
@@ -66,8 +66,8 @@ def attach(here: Here, action: Attach) -> None:
     """
     node = here.cluster.named(action.node)
     if why := copy_source.refusal(node, Role.CHECK):  # a witness knows no other role
-        hint = f"systemctl status postgresql on {node.name}; it is attached once it takes logins"
-        raise OperationError(f"{node.name} refuses every login: {why}", hint=hint)
+        hint = f"systemctl status postgresql on {node.name}; the node is attached once it accepts logins"
+        raise OperationError(f"{node.name} rejects every login: {why}", hint=hint)
     pgpool.attach(here.cluster, node)
 
 

@@ -107,7 +107,7 @@ class Proof:
                     here.query("SELECT pg_reload_conf()")  # the server still presents its old certificate
         if self._verified >= {node.name for node in here.cluster.databases}:
             here.remember(proven=root)
-            log.info("every server has presented a valid certificate: from now on each has to")
+            log.info("every server has presented a valid certificate: certificates are verified from now on")
 
     def _lay(self, laid: Laid) -> None:
         """Request an `apply` if the configuration is behind the record."""

@@ -88,7 +88,9 @@ def set_role(here: Here, name: str, verifier: str | None) -> None:
             here.query(f"ALTER ROLE {quoted} NOLOGIN PASSWORD NULL")
         return
     if not re.fullmatch(_VERIFIER, verifier):
-        raise OperationError("no SCRAM-SHA-256 verifier", hint="the nodes have different versions")
+        raise OperationError(
+            "not a SCRAM-SHA-256 verifier", hint="install the same version of pgpool2-cluster on every node"
+        )
     if not there:
         here.query(f"CREATE ROLE {quoted}")
     here.query(f"ALTER ROLE {quoted} LOGIN PASSWORD '{verifier}'")

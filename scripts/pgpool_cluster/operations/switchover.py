@@ -27,19 +27,21 @@ _HINT = "pgpoolctl status shows every node"
 def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[NodeFacts, NodeFacts]:
     """Return the primary and the standby that replaces it; raises OperationError if either is missing or unfit."""
     if not cluster.mode.streams:
-        raise OperationError(f"every node is a primary in {cluster.mode}", hint="there is nothing to switch over")
+        raise OperationError(
+            f"every node is a primary in {cluster.mode}", hint="use switchover only in streaming_replication"
+        )
     primary = rightful_primary(cluster, facts)
     if primary is None:
-        raise OperationError("no primary is in sight", hint=_HINT)
+        raise OperationError("no primary is reachable", hint=_HINT)
     best = choose_new_primary(cluster, facts)
     target = facts.of(wanted) if wanted else best
     if target is None:
-        raise OperationError("no standby is in sight that could take over", hint=_HINT)
+        raise OperationError("no reachable standby can be promoted", hint=_HINT)
     if target is primary:
         raise OperationError(f"{target.node} is the primary already", hint=_HINT)
     if not (target.standby and target.streaming and target.follows == primary.node) or target.held:
         hint = f"pgpoolctl recover {target.node}, or name another one"
-        raise OperationError(f"{target.node} is no standby in use that receives from {primary.node}", hint=hint)
+        raise OperationError(f"{target.node} is not an attached standby that receives from {primary.node}", hint=hint)
     if target.stalled:
         raise OperationError(f"{target.node} does not replay: {target.stalled}", hint=replay.hint(target))
     siblings = (one for one in facts.members(cluster) if one.standby and one is not target)
@@ -95,7 +97,7 @@ def _await_all(here: Here, name: str) -> None:
         return contains(facts.of(name), facts.of(here.me.name)) is True
 
     if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=0.2):
-        raise OperationError(f"{name} did not receive all that {here.me.name} wrote", hint=_HINT)
+        raise OperationError(f"{name} did not receive all WAL of {here.me.name}", hint=_HINT)
 
 
 def _take_back(here: Here) -> None:
@@ -121,14 +123,14 @@ def accept_loss(here: Here, progress: Progress) -> None:
     serving = rightful_primary(here.cluster, facts)
     if serving is not None:
         hint = f"pgpoolctl recover {here.me.name}; pgpoolctl status shows every node"
-        raise OperationError(f"{serving.node} serves, so no data has to be given up", hint=hint)
+        raise OperationError(f"{serving.node} serves, so no data loss is necessary", hint=hint)
     if not facts.majority(here.cluster):
-        hint = "start more nodes, or take those that are gone for good out of cluster.yml and run pgpoolctl apply"
-        raise OperationError("too few nodes answer to know that no other one serves", hint=hint)
+        hint = "start more nodes, or remove the lost ones from cluster.yml and run pgpoolctl apply"
+        raise OperationError("too few nodes answer to rule out another node in service", hint=hint)
     if mine.half_copied or not mine.member or mine.postgresql in (Postgresql.ABSENT, Postgresql.STARTING):
-        state = "half a copy" if mine.half_copied else f"a server that is {mine.postgresql}"
+        state = "an incomplete copy" if mine.half_copied else f"a server that is {mine.postgresql}"
         raise OperationError(f"{mine.node} has {state}, which cannot serve", hint=_HINT)
-    progress(f"{mine.node} serves with the data that it has")
+    progress(f"{mine.node} serves with its own data")
     _serve_with(here, mine, max(one.term for one in facts.members(here.cluster)) + 1)
 
 

@@ -27,7 +27,7 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
 
     While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised.
     """
-    progress(f"failover: node {failed.name} is down for pgpool-II")
+    progress(f"failover: pgpool-II reports node {failed.name} down")
     # Where every node is a primary, pgpool-II does not take part in the choice.
     with nullcontext() if here.cluster.mode.streams else here.under_way.pgpool_busy:
         if failed.name not in here.under_way.silent.value and not here.look_at_all().of(failed.name).reachable:
@@ -104,7 +104,7 @@ def take_over(here: Here) -> None:
     if planned:
         time.sleep(_CONFIRM_PAUSE_SECONDS)
     if not planned or planned[0] not in _planned(here):
-        raise OperationError(f"{here.me.name} does not see that it is to take over", hint=_SEES)
+        raise OperationError(f"{here.me.name} does not confirm that it must be promoted", hint=_SEES)
     new_primary.become_primary(here, planned[0].term, planned[0].excuse)
 
 
@@ -112,7 +112,7 @@ def refuse_undecided(here: Here, action: Follow) -> None:
     """Raise OperationError unless this node itself decides to follow that primary."""
     here.forget_looks()
     if action not in decide(here.cluster, here.me, here.look_at_all()):
-        raise OperationError(f"{here.me.name} does not see that it is to follow {action.primary}", hint=_SEES)
+        raise OperationError(f"{here.me.name} does not confirm that it must follow {action.primary}", hint=_SEES)
 
 
 def go_on(here: Here, gone: Node | None) -> None:
@@ -130,12 +130,12 @@ def go_on(here: Here, gone: Node | None) -> None:
         actions = beginning(here.cluster, here.me, facts)
     wanted = [action for action in actions if isinstance(action, Dismiss | Begin)]
     if not wanted:
-        raise OperationError(f"{here.me.name} does not see that the others are to go on", hint=_SEES)
+        raise OperationError(f"{here.me.name} does not confirm that the other nodes must continue", hint=_SEES)
     for action in wanted:
         act.perform(here, action)
 
 
-_SEES = "pgpoolctl status, here and there, shows what each node sees"
+_SEES = "compare pgpoolctl status on both nodes"
 
 
 def _planned(here: Here) -> Actions:

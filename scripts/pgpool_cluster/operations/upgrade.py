@@ -2,7 +2,7 @@
 
 pg_upgradecluster runs pg_upgradecluster.d/pgpool2-cluster before it copies the data. From then on, `apply` configures
 the new server, so that it starts as part of the cluster. At the end it gets the old server's port, from which the agent
-recognizes the upgrade. docs/how-to/upgrade-postgresql.md has the whole procedure.
+recognizes the upgrade. docs/how-to/upgrade-postgresql.md describes the procedure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..machine.record import Record
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 
-_GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian has the whole procedure"
+_GUIDE = "/usr/share/doc/pgpool2-cluster/README.Debian describes the procedure"
 
 
 def begin(old: PostgresqlCluster, new: PostgresqlCluster) -> None:

@@ -30,11 +30,13 @@ def change(here: Here, request: UserRequest, progress: Progress) -> Done:
     facts = here.look_at_all()
     primary = rightful_primary(here.cluster, facts)
     if primary is None:
-        raise OperationError("no primary is in sight", hint="pgpoolctl status shows every node")
+        raise OperationError("no primary is reachable", hint="pgpoolctl status shows every node")
     if primary.node != here.me.name:
         return here.peers.ask(primary.node, request, seconds=_CHANGE_SECONDS, progress=progress)
     if not _CHANGING_USERS.acquire(timeout=_CHANGE_SECONDS / 2):
-        raise OperationError("another change of the users has not ended yet", hint="the same command again, later")
+        raise OperationError(
+            "another change of the users is still in progress", hint="run the same command again later"
+        )
     try:
         _change_user(here, request, here.look_at_all(), progress)
     finally:
@@ -50,7 +52,7 @@ def _change_user(here: Here, request: UserRequest, facts: ClusterFacts, progress
     if newest.users > known.serial:
         known = users_of(here, newest.node)
     if entry is not None and known.mark != request.mark:
-        hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows where; put it right there, then pgpoolctl apply"
+        hint = f"pgpoolctl check | grep {paths.CLUSTER_KEY} shows the node; correct its key, then pgpoolctl apply there"
         raise OperationError("not every node has the same cluster key", hint=hint)
     roles.set_role(here, name, request.verifier)
     if not here.cluster.mode.streams:
@@ -59,21 +61,21 @@ def _change_user(here: Here, request: UserRequest, facts: ClusterFacts, progress
             here.peers.ask(other, RoleRequest(name, request.verifier), seconds=_ROLE_SECONDS)
     users = known.with_entry(name, entry)
     if not store_users(users):
-        reason = f"this node has a list of users of a later change, or of another cluster key; {name} is not stored"
-        raise OperationError(reason, hint="the same command again; pgpoolctl check names a node with another key")
+        reason = f"{name} was not stored: the list of users on this node is newer, or has another cluster key"
+        raise OperationError(reason, hint="run the same command again; pgpoolctl check names a node with another key")
     new = listed(users)
     lists = here.peers.ask_all(UsersRequest(new), seconds=_ROLE_SECONDS)
     for node in here.cluster.nodes:
         if node != here.me and node.name not in lists:
-            progress(f"{node.name} is out of reach and learns it when it is back")
+            progress(f"{node.name} is unreachable and receives the change when it returns")
         elif node != here.me and lists[node.name] != new:
-            progress(f"{node.name} has another cluster key, or knows a later change: it does not take this one yet")
+            progress(f"{node.name} has another cluster key or a newer list of users, and has not accepted the change")
 
 
 def role_name(name: str) -> str:
     """Return the name of a role; raises UsageError if the name is not safe between quotes in SQL."""
     if not plain.is_role(name):
-        raise UsageError(f"{name!r} is no plain role name", hint="letters, digits and _ . @ -")
+        raise UsageError(f"{name!r} is not a plain role name", hint="use letters, digits and _ . @ -")
     return name
 
 
@@ -87,7 +89,7 @@ def users_in(found: UserList) -> Users:
     try:
         return Users.of({"serial": found.serial, "entries": dict(found.entries), "mark": found.mark})
     except ValueError as error:
-        raise UsageError("a list of users that holds what is none", hint=VERSIONS_DIFFER) from error
+        raise UsageError("invalid entry in a list of users", hint=VERSIONS_DIFFER) from error
 
 
 def users_of(here: Here, name: str) -> Users:
@@ -95,8 +97,8 @@ def users_of(here: Here, name: str) -> Users:
     try:
         return users_in(here.peers.ask(name, UsersRequest(), seconds=_LIST_SECONDS))
     except (OddAnswerError, UsageError) as error:
-        hint = f"journalctl -u {paths.UNIT}, on {name}; the same version of pgpool2-cluster on every node"
-        raise OperationError(f"{name} tells what is no list of users", hint=hint) from error
+        hint = f"journalctl -u {paths.UNIT}, on {name}; install the same version of pgpool2-cluster on every node"
+        raise OperationError(f"{name} sent an invalid list of users", hint=hint) from error
 
 
 def store_users(users: Users) -> bool:
@@ -108,8 +110,8 @@ def store_users(users: Users) -> bool:
     Raises OperationError for a list with the cluster's own roles or an impossible number.
     """
     if not terms.plausible(users.serial) or not set(Role).isdisjoint(users.entries):
-        hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which one is odd"
-        raise OperationError("another node tells a list of users that no command can have made", hint=hint)
+        hint = f"pgpoolctl check; journalctl -u {paths.UNIT}, on every node, shows which node sent it"
+        raise OperationError("another node sent a list of users that no command can have created", hint=hint)
     with changing(paths.USERS):
         known = Users.load(paths.USERS)
         if users != known:

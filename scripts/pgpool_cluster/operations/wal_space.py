@@ -38,14 +38,17 @@ class Held:
 
     def __str__(self) -> str:
         size = f"{self.bytes / 2**30:.1f} GB"
-        return f"the disk of pg_wal is {self.used:.0%} full; slot {self.slot} holds back {size} of WAL"
+        return f"the disk of pg_wal is {self.used:.0%} full; slot {self.slot} retains {size} of WAL"
 
     @property
     def hint(self) -> str:
         """The command or action that frees the disk."""
         if self.ours:
             limit = f"{_GIVEN_UP_FRACTION:.0%}"
-            return f"bring {self.slot} back or free space; at {limit} its slot is given up: pgpoolctl recover"
+            return (
+                f"bring {self.slot} back or free space; at {limit} its slot is dropped, "
+                "and the node needs pgpoolctl recover"
+            )
         return f"let its subscriber catch up, or SELECT pg_drop_replication_slot('{self.slot}')"
 
     @property

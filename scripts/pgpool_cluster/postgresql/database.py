@@ -26,7 +26,7 @@ _LOOK_SECONDS = 1.5
 HANGING_SECONDS = 20.0
 """How long a server that does not answer counts as slow rather than hanging."""
 _REFUSAL_SECONDS = 15.0
-"""How long a server may refuse every login after its start."""
+"""How long a server may reject every login after its start."""
 _LOOK = f"""
 SELECT pg_is_in_recovery(),
        (SELECT system_identifier FROM pg_control_system()),

@@ -66,7 +66,7 @@ def _written(name: str) -> str:
 
 
 def refused(error: str) -> str:
-    """Return the missing locale because of which PostgreSQL refuses every login; "" if `error` has another cause.
+    """Return the missing locale because of which PostgreSQL rejects every login; "" if `error` has another cause.
 
     The message is in the server's language, except for the names of the C library.
     """

@@ -92,7 +92,9 @@ def start(database: LocalServer, *, seconds: float = 60.0) -> None:
                 reason = wrong or server_log.last_words(database.instance) or error
                 raise OperationError(
                     f"PostgreSQL {database.instance.name} does not start: {reason}",
-                    hint="correct that line; then it is started again" if wrong else _start_hint(database.instance),
+                    hint="correct that line; the agent then starts it again"
+                    if wrong
+                    else _start_hint(database.instance),
                 ) from error
             time.sleep(0.1)
         else:
@@ -104,7 +106,7 @@ def _start_hint(instance: Instance) -> str:
     low = matching.lower(configured(instance), matching.needed(control_data(instance)))
     if low and (instance.data / "standby.signal").exists():
         return matching.raising("this node", {name: least for name, (_, least) in low.items()})
-    return f"journalctl -u {instance.unit} and its log (pg_lsclusters names it) show more"
+    return f"journalctl -u {instance.unit} and its log (pg_lsclusters shows the path) show more"
 
 
 def stop(database: LocalServer) -> None:

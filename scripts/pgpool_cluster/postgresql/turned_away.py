@@ -20,20 +20,21 @@ _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
     (('role "%s" does not exist', 'password authentication failed for user "%s"'),
      "the same " + str(paths.CLUSTER_KEY) + " on both, and pgpoolctl apply; the primary then updates the roles"),
     (("sorry, too many clients already", "remaining connection slots are reserved for",),
-     "max_connections higher under postgresql_conf: in " + str(paths.CLUSTER_YML) + ", or fewer clients at {name}"),
+     "raise max_connections under postgresql_conf: in " + str(paths.CLUSTER_YML) +
+     ", or connect fewer clients to {name}"),
     (("no pg_hba.conf entry", "pg_hba.conf rejects"),
-     "on {name}: pgpoolctl apply writes the cluster's lines to the top of pg_hba.conf; this node has to connect from "
+     "on {name}: pgpoolctl apply writes the cluster's lines to the top of pg_hba.conf; this node must connect from "
      "its own address in " + str(paths.CLUSTER_YML)),
     (("the database system is starting up", "the database system is shutting down",
       "the database system is in recovery mode", "the database system is not yet accepting connections"),
-     "wait; its log on {name} (pg_lsclusters names it) shows what it is doing"),
+     "wait; its log on {name} (pg_lsclusters shows the path) shows its progress"),
     (("certificate verify failed", "does not match host name", "server does not support SSL", "channel binding"),
      "on {name}: pgpoolctl apply; pgpoolctl check there reports PostgreSQL's certificate"),
-    (("Connection refused",), "on {name}: systemctl start postgresql; listen_addresses has to be '*'"),
+    (("Connection refused",), "on {name}: systemctl start postgresql; listen_addresses must be '*'"),
     (("timeout expired", "No route to host", "timed out", "did not answer"),
-     "start {name}; {port}/tcp has to be open between the nodes"),
+     "start {name}; {port}/tcp must be open between the nodes"),
 )  # fmt: skip
-_OTHERWISE = "on {name}: pgpoolctl check; pgpoolctl apply; {port}/tcp has to be open between the nodes"
+_OTHERWISE = "on {name}: pgpoolctl check; pgpoolctl apply; {port}/tcp must be open between the nodes"
 
 
 @lru_cache

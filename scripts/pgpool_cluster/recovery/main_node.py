@@ -27,7 +27,7 @@ FROM pg_class c WHERE relkind = 'S' AND relpersistence = 'p'
 def first_stage(here: Here, name: str, progress: Progress) -> None:
     """Let the target copy this node, and begin to watch the sessions; raises OperationError."""
     if name == here.me.name:
-        hint = "pgpoolctl status shows whether pgpool-II has given it up; the same command begins it again"
+        hint = "pgpoolctl status shows whether pgpool-II has detached it; run the same command to start again"
         raise OperationError(f"pgpool-II sees {name} as the main node, which cannot be rebuilt from itself", hint=hint)
     drain = here.under_way.drain
     with drain.copying(str(here.query("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])):

@@ -53,7 +53,7 @@ def watch(here: Here, began: float) -> None:
         request = CancelActiveRequest(since if since < finishing else _EVER_SECONDS)
         count += sum(answer.count for answer in here.peers.ask_all(request, seconds=_CANCEL_SECONDS).values())
         if count and not said:
-            log.warning(f"second stage: sessions did not end within {limit:.0f} s, so what they run is cancelled")
+            log.warning(f"second stage: sessions did not end within {limit:.0f} s, so their statements are cancelled")
             said = True
         time.sleep(_CANCEL_PAUSE_SECONDS)
     drain.give_up(began)

@@ -62,7 +62,7 @@ class _Recovery:
 
     def _apply(self, remedy: Remedy, source: str) -> None:
         if remedy is Remedy.NOTHING:
-            self.progress(f"{self.here.me.name} follows {source} already")
+            self.progress(f"{self.here.me.name} already follows {source}")
         elif remedy is Remedy.COPY:
             copying.clone(self.here, source, self.progress)
         elif remedy is Remedy.REJOIN or not self._just_start(source):
@@ -73,11 +73,11 @@ class _Recovery:
         here = self.here
         try:
             if here.look().postgresql is not Postgresql.UP:
-                self.progress("starting it as it is")
+                self.progress("starting it with its own data")
                 postgresql_service.start(here, Start(here.me.name))
             postgresql_service.follow(here, Follow(here.me.name, source))
             copying.await_streaming(here, source)
         except ClusterError as error:
-            self.progress(f"starting it is not enough: {error.message}")
+            self.progress(f"it does not rejoin with its own data: {error.message}")
             return False
         return True

@@ -35,7 +35,7 @@ def copy(here: Here, source: str, progress: Progress) -> None:
         here.remember(held=False, led=0)
         copying.clone(here, source, tell, member=False)
         await_joined(here, tell, seconds=_COPIED_SECONDS)
-        tell("sessions are asked to end; new clients wait")
+        tell("waiting for sessions to end; new clients wait")
 
 
 def take_up(here: Here, source: str, position: str, term: int, progress: Progress) -> None:
@@ -46,7 +46,9 @@ def take_up(here: Here, source: str, position: str, term: int, progress: Progres
         here.query("ALTER SYSTEM SET restore_command = ''")
         here.query("SELECT pg_reload_conf(), pg_sleep(0.02)")
         if not here.query(_PROMOTED)[0][0]:
-            raise OperationError("PostgreSQL did not end its recovery", hint="its log (pg_lsclusters names it) has why")
+            raise OperationError(
+                "PostgreSQL did not end its recovery", hint="see its log; pg_lsclusters shows the path"
+            )
         for name in ("primary_conninfo", "primary_slot_name", "restore_command"):
             here.query(f"ALTER SYSTEM RESET {name}")
         here.query("SELECT pg_reload_conf()")
@@ -70,7 +72,7 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
             before, changed = str(replayed), now
         if streams and now - changed > PATIENCE_SECONDS:
             streams, changed = False, now
-            progress(f"{source} does not stream: the rest comes from its archive")
+            progress(f"{source} does not stream: reading the remaining WAL from its archive")
             here.query("ALTER SYSTEM SET primary_conninfo = ''")
             here.query("ALTER SYSTEM RESET restore_command")
             here.query("SELECT pg_reload_conf()")
@@ -78,7 +80,7 @@ def _replay(here: Here, source: str, position: str, progress: Progress) -> None:
             raise OperationError(f"the last changes of {source} did not arrive", hint=HINT)
         if now - reported > PATIENCE_SECONDS:
             reported = now
-            progress(f"replaying what is left, from {before} to {position}")
+            progress(f"replaying the remaining WAL, from {before} to {position}")
         time.sleep(_REPLAY_PAUSE_SECONDS)
 
 
@@ -92,8 +94,8 @@ def attend(here: Here) -> None:
     rebuilding = here.under_way.rebuilding
     _enter_service(here)
     if rebuilding.overdue:
-        rebuilding.fail("pgpool-II did not go on with it")
-        log.warning(f"the recovery of this node is given up: {rebuilding.failure}")
+        rebuilding.fail("pgpool-II did not continue it")
+        log.warning(f"the recovery of this node was aborted: {rebuilding.failure}")
 
 
 def _enter_service(here: Here) -> None:

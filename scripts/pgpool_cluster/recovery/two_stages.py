@@ -56,9 +56,9 @@ def rebuild(here: Here, progress: Progress, *, force: bool = False) -> None:
 def _await_other(here: Here, progress: Progress) -> None:
     """Wait for the end of a running recovery of this node; raises OperationError if it failed."""
     rebuilding = here.under_way.rebuilding
-    progress(f"{here.me.name} is being rebuilt already")
+    progress(f"{here.me.name} is already being rebuilt")
     while not rebuilding.await_other(_REPORT_SECONDS):
-        progress("it still is")
+        progress(f"{here.me.name} is still being rebuilt")
     if rebuilding.failure:
         raise OperationError(rebuilding.failure, hint=HINT)
 
@@ -89,7 +89,7 @@ def _serving_others(here: Here, facts: ClusterFacts) -> list[str]:
 def _refuse(here: Here, serving: list[str], mine: NodeFacts) -> None:
     if not serving:
         hint = "pgpoolctl status shows every node; bring one with all writes back first"
-        raise OperationError(f"no other node is in service that {here.me.name} could be copied from", hint=hint)
+        raise OperationError(f"no other node in service can be the source of a copy for {here.me.name}", hint=hint)
     refuse_to_lose(mine)
 
 
@@ -107,7 +107,7 @@ def _pooler(here: Here) -> str:
 
     name, facts = poll(leader, until=lambda found: found[0], seconds=_LEADER_SECONDS, pause=_LOOK_PAUSE_SECONDS)
     if not name:
-        raise OperationError("no pgpool-II leads", hint="pgpoolctl status; systemctl status pgpool2")
+        raise OperationError("no pgpool-II is the watchdog leader", hint="pgpoolctl status; systemctl status pgpool2")
     return rebuilds(here.cluster, facts, name)
 
 
@@ -141,7 +141,7 @@ def _take_out(here: Here, pooler: str) -> None:
         return False
 
     if not poll(given_up, seconds=_DETACH_SECONDS, pause=_LOOK_PAUSE_SECONDS):
-        raise OperationError(f"pgpool-II of {pooler} does not give {here.me.name} up", hint=HINT)
+        raise OperationError(f"pgpool-II of {pooler} does not detach {here.me.name}", hint=HINT)
 
 
 def pcp_recovery(here: Here, name: str) -> None:

@@ -108,10 +108,10 @@ class Vigil:
             if not agreed(here.cluster.majority, node.name, self._others_say()):
                 return
             self._given_up[node.name] = time.monotonic()
-            log.warning(f"{node.name} sends no packet any more, while a recovery goes on: it is given up")
+            log.warning(f"{node.name} stopped sending packets during a recovery: detaching it")
             self._do(lambda: self._tell_watchdog(node, alive=False))
             self._do(lambda: units.hang_up(here.cluster, node))
-            here.peers.drop(node.name, "it sends no packet any more")
+            here.peers.drop(node.name, "it stopped sending packets")
             here.forget_looks()
         if time.monotonic() < self._given_up[node.name] + _DETACH_SECONDS:
             self._detach(node)

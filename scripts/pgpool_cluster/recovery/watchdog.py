@@ -23,7 +23,7 @@ _JOIN_SECONDS = 30.0
 """A lost pgpool-II rejoins in 1 s, or in 11 s if its first attempt fails (watchdog.c, MIN_SECS_CONNECTION_RETRY)."""
 _JOIN_PAUSE_SECONDS = 0.2
 _CONNECT_SECONDS = 0.4
-_HINT = "systemctl restart pgpool2 there; begin again when pgpoolctl status shows each pgpool-II as leader or standby"
+_HINT = "systemctl restart pgpool2 there; start again when pgpoolctl status shows each pgpool-II as leader or standby"
 
 
 def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) -> list[str]:
@@ -66,7 +66,7 @@ def await_joined(here: Here, progress: Progress, *, seconds: float = _JOIN_SECON
     def joined() -> bool:
         names = outsiders(here)
         if names and names != reported:
-            progress(f"{_not_joined(names)}: waiting for that; if it lasts, systemctl restart pgpool2 there")
+            progress(f"{_not_joined(names)}: waiting for it to join; if this lasts, systemctl restart pgpool2 there")
         reported[:] = names
         return not names
 

@@ -121,7 +121,7 @@ class _ServedConnection(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):
             taken = _taken([self.share.connections, self.server.bounds.connections])
             if not taken:
-                self.refuse(None, "too many connections to it are open", _BUSY_HINT)
+                self.refuse(None, "too many connections to the agent are open", _BUSY_HINT)
                 return
             try:
                 self._serve_lines()
@@ -159,11 +159,11 @@ class _ServedConnection(socketserver.BaseRequestHandler):
         try:
             asked = Asked.parse(line)
         except (ValueError, RecursionError):
-            self.refuse(None, "a line that is no request", VERSIONS_DIFFER)
+            self.refuse(None, "a line that is not a request", VERSIONS_DIFFER)
             return False
         taken = _taken(self.server.bounds.of(asked.verb, self.share))
         if not taken:
-            self.refuse(asked.number, f"{paths.UNIT} has too much to do for {asked.verb!r}", _BUSY_HINT)
+            self.refuse(asked.number, f"{paths.UNIT} has too many requests in progress for {asked.verb!r}", _BUSY_HINT)
             return True
         under_way = object()
         self.under_way.add(under_way)
@@ -189,7 +189,7 @@ class _ServedConnection(socketserver.BaseRequestHandler):
             return lines.refusal(error, number)
         except Exception as error:
             log.error(traceback.format_exc().rstrip("\n"))
-            return lines.fault(f"{paths.UNIT} failed: {error!r}", f"journalctl -u {paths.UNIT} has the rest", number)
+            return lines.fault(f"{paths.UNIT} failed: {error!r}", f"journalctl -u {paths.UNIT} shows more", number)
 
     def refuse(self, number: int | None, reason: str, hint: str) -> None:
         """Send the reason for refusing a request."""
@@ -218,7 +218,7 @@ def _release(taken: list[threading.BoundedSemaphore]) -> None:
         bound.release()
 
 
-_BUSY_HINT = f"systemctl status {paths.UNIT}; it goes on by itself once what is under way has ended"
+_BUSY_HINT = f"systemctl status {paths.UNIT}; run the same command again when other requests have ended"
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -275,14 +275,14 @@ def ask(request: Request[A], *, seconds: float = 30.0, progress: Progress | None
     except PermissionError as error:
         raise ServerError(f"{paths.AGENT}: {error.strerror}", hint="run it as root") from error
     except BlockingIOError as error:
-        raise ServerError(f"{paths.UNIT} does not answer: too many are waiting for it", hint=hint) from error
+        raise ServerError(f"{paths.UNIT} does not answer: too many requests are waiting", hint=hint) from error
     except TimeoutError as error:
-        raise ServerError(f"{paths.UNIT} does not answer for {seconds:.0f} s", hint=hint) from error
+        raise ServerError(f"{paths.UNIT} did not answer within {seconds:g} s", hint=hint) from error
     except OSError as error:
         raise ServerError(f"{paths.UNIT} is not running on this node", hint=hint) from error
     except (ValueError, RecursionError, OddAnswerError) as error:
-        raise ServerError(f"{paths.UNIT} sent what is no answer", hint=hint) from error
-    raise ServerError(f"{paths.UNIT} ended while it was asked", hint=hint)
+        raise ServerError(f"{paths.UNIT} sent an invalid answer", hint=hint) from error
+    raise ServerError(f"{paths.UNIT} ended before it answered", hint=hint)
 
 
 def _lines(asking: socket.socket, seconds: float, *, each: bool) -> Iterator[bytes]:

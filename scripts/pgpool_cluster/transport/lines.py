@@ -55,7 +55,7 @@ class Asked:
         """Read a line; raises ValueError or RecursionError if it is not a request."""
         values = json.loads(line)
         if not isinstance(values, dict):
-            raise ValueError("no request")  # noqa: TRY004 - the same error as for invalid JSON
+            raise ValueError("not a request")  # noqa: TRY004 - the same error as for invalid JSON
         number = values.pop("id", None)
         shown = plain.shown(values)
         return cls(str(shown.get("do")), number if type(number) is int else None, shown)
@@ -63,7 +63,7 @@ class Asked:
     def request(self) -> Request[Any]:
         """Return the request; raises UsageError for a request that no version of this package sends."""
         if not _is_version(self._values.get("version", 1)):
-            raise UsageError(f"a request to {self.verb!r} of no version", hint=VERSIONS_DIFFER)
+            raise UsageError(f"request {self.verb!r} has no valid version", hint=VERSIONS_DIFFER)
         return protocol.decode(self._values)
 
 
@@ -117,10 +117,10 @@ class Line:
         """Read a line; raises ValueError or RecursionError if it is not a line of an answer."""
         values = _parsed(text)
         if not isinstance(values, dict):
-            raise ValueError("no mapping")  # noqa: TRY004 - the same error as for invalid JSON
+            raise ValueError("not a mapping")  # noqa: TRY004 - the same error as for invalid JSON
         number, version = values.get("id"), values.get("version", 1)
         if not _is_version(version):
-            raise ValueError("an answer of no version")
+            raise ValueError("an answer without a valid version")
         report, error, _ = (_text(values, name) for name in ("progress", "error", "hint"))
         return cls(number if type(number) is int else None, report, error, version, values)
 
@@ -133,7 +133,7 @@ class Line:
         try:
             values = plain.shown(self._values)
         except RecursionError as error:
-            reason = "its answer has no end of lists"
+            reason = "its answer is nested too deeply"
             raise RemoteError(reason, hint="pgpoolctl status", status=ExitStatus.FAILED) from error
         if "error" in values:
             known = {str(int(one)): int(one) for one in ExitStatus}
@@ -143,8 +143,8 @@ class Line:
         try:
             return protocol.decode_answer(asked, found if isinstance(found, dict) else {})
         except ValueError as error:
-            reason = f"{node} (protocol version {self.version}) sent what is no answer to {asked.do!r}: {error}"
-            hint = f"journalctl -u {paths.UNIT}, on {node}; the same version of pgpool2-cluster on every node"
+            reason = f"{node} (protocol version {self.version}) sent an invalid answer to {asked.do!r}: {error}"
+            hint = f"journalctl -u {paths.UNIT}, on {node}; install the same version of pgpool2-cluster on every node"
             raise OddAnswerError(reason, hint=hint) from error
 
 
@@ -152,7 +152,7 @@ def _text(values: Mapping[str, object], name: str) -> str | None:
     """Return the text of key `name`, or None if the line lacks it; raises ValueError if the value is not a text."""
     value = values.get(name, "")
     if not isinstance(value, str):
-        raise ValueError(f"{name} that is no text")  # noqa: TRY004
+        raise ValueError(f"{name} is not a text")  # noqa: TRY004
     return value if name in values else None
 
 

@@ -140,7 +140,7 @@ class _PeerConnection:
         try:
             self._read_lines()
         except (OSError, ValueError, RecursionError) as error:
-            self._complaint = f"it sent what is no answer: {error}"
+            self._complaint = f"it sent an invalid answer: {error}"
             self._process.kill()
         problem = self._said()
         with self._lock:
@@ -234,7 +234,7 @@ class Peer:
     def _connected(self) -> _PeerConnection:
         with self._lock:
             if self._closed:
-                raise ConnectionError("cluster.yml was read again")
+                raise ConnectionError("cluster.yml was reloaded")
             if self._connection is None or self._connection.problem:
                 self._connection = _PeerConnection(self.name)
             return self._connection
@@ -259,7 +259,7 @@ class Peer:
             self._trying = None
 
     def _out_of_reach(self, reason: str) -> ServerError:
-        return ServerError(f"{self.name} is out of reach: {reason}", hint=reach.fix(reason, self.name))
+        return ServerError(f"{self.name} is unreachable: {reason}", hint=reach.fix(reason, self.name))
 
     def drop(self, reason: str) -> None:
         """End the connection and every request in progress, as if it had broken for `reason`."""

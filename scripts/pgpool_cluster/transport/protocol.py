@@ -30,7 +30,7 @@ from . import wire
 VERSION = 2
 """2: lines name the version, and a value of another type than its field's is refused."""
 A = TypeVar("A")
-VERSIONS_DIFFER = "the nodes have different versions"
+VERSIONS_DIFFER = "install the same version of pgpool2-cluster on every node"
 
 
 def _place(value: object) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def _place(value: object) -> tuple[int, int]:
     match value:
         case [int(term), int(serial)] if terms.plausible(term) and terms.plausible(serial):
             return term, serial
-    raise ValueError(f"{reprlib.repr(value)} is no place of an excuse")
+    raise ValueError(f"{reprlib.repr(value)} is not the position of an excuse")
 
 
 def _serial(value: object) -> int:
@@ -505,7 +505,7 @@ def decode(values: Mapping[str, object]) -> Request[Any]:
     try:
         return wire.read(kind, values, kind.do)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"a request to {kind.do!r} that cannot be read: {error}", hint=VERSIONS_DIFFER) from error
+        raise UsageError(f"invalid request {kind.do!r}: {error}", hint=VERSIONS_DIFFER) from error
 
 
 def encode_answer(answer: object) -> dict[str, object]:

@@ -21,7 +21,7 @@ class _Cause:
 _SSHD_NAMED = "on {name}, as root: pgpoolctl check names the login shell, the lock or the line of sshd's configuration"
 _CAUSES = (
     _Cause(
-        r"account is currently not available|/(nologin|false|true): ", "postgres has a login shell that runs nothing",
+        r"account is currently not available|/(nologin|false|true): ", "the login shell of postgres runs no commands",
         "on {name}: chsh -s /bin/bash postgres",
     ),
     _Cause(
@@ -33,41 +33,44 @@ _CAUSES = (
     ),
     _Cause(
         r"[Ss]ystem is (booting up|going down)|pam_nologin", "it is booting, or shutting down",
-        "wait; if it stays so: rm /run/nologin /etc/nologin, on {name}",
+        "wait; if this lasts: rm /run/nologin /etc/nologin, on {name}",
     ),
     _Cause(
         r"Host key verification failed|No \S+ host key is known|HOST IDENTIFICATION HAS CHANGED",
-        "it shows no host certificate of this cluster.key",
-        "on {name}: the same " + str(paths.CLUSTER_KEY) + ", pgpoolctl apply, systemctl reload ssh; "
+        "it presents no host certificate of this cluster.key",
+        "on {name}: use the same " + str(paths.CLUSTER_KEY) + ", pgpoolctl apply, systemctl reload ssh; "
         "`sshd -T | grep -i hostcertificate` there shows whether sshd has it",
     ),
     _Cause(
-        r"no matching \S+( \S+)? (type|method|found)|no mutual signature", "sshd there has other algorithms",
-        "on {name}: ssh-ed25519 and ssh-ed25519-cert-v01@openssh.com have to be in HostKeyAlgorithms and "
+        r"no matching \S+( \S+)? (type|method|found)|no mutual signature",
+        "its sshd allows none of the cluster's algorithms",
+        "on {name}: add ssh-ed25519 and ssh-ed25519-cert-v01@openssh.com to HostKeyAlgorithms and "
         "PubkeyAcceptedAlgorithms of sshd; then systemctl reload ssh",
     ),
     _Cause(
-        r"Permission denied", "sshd there does not take this node's key for postgres",
-        _SSHD_NAMED + "; the same " + str(paths.CLUSTER_KEY) + " and pgpoolctl apply on both",
+        r"Permission denied", "its sshd rejects this node's key for postgres",
+        _SSHD_NAMED + "; use the same " + str(paths.CLUSTER_KEY) + " and pgpoolctl apply on both",
     ),
     _Cause(
-        r"Connection refused", "nothing listens there",
-        f"on {{name}}: systemctl start ssh; sshd has to listen on {ports.SSH}/tcp of the address in cluster.yml",
+        r"Connection refused", "no program listens there",
+        f"on {{name}}: systemctl start ssh; sshd must listen on {ports.SSH}/tcp of the address in cluster.yml",
     ),
     _Cause(
         r"Connection (timed out|reset)|No route to host|[Nn]etwork is unreachable|not responding|no answer for",
-        "nothing comes back", f"start {{name}}; {ports.SSH}/tcp has to be open between the nodes",
+        "the host does not reply", f"start {{name}}; {ports.SSH}/tcp must be open between the nodes",
     ),
     _Cause(
-        r"kex_exchange_identification|Connection closed by|Exceeded MaxStartups", "sshd there hangs up on this node",
-        "on {name}: journalctl -u ssh has why: MaxStartups, PerSourcePenalties, fail2ban, /etc/hosts.deny",
+        r"kex_exchange_identification|Connection closed by|Exceeded MaxStartups",
+        "its sshd closes connections from this node",
+        "on {name}: journalctl -u ssh shows why: MaxStartups, PerSourcePenalties, fail2ban, /etc/hosts.deny",
     ),
     _Cause(
-        r"Could not resolve hostname", "its host name is not found", "DNS or /etc/hosts here, then pgpoolctl apply",
+        r"Could not resolve hostname", "its host name is not found",
+        "correct DNS or /etc/hosts on this node, then pgpoolctl apply",
     ),
     _Cause(
-        r"it sent what is no answer", "its login shell says something of its own, perhaps",
-        "on {name}: `runuser -u postgres -- bash -c true` has to print nothing: ~postgres/.bashrc, /etc/bash.bashrc",
+        r"it sent an invalid answer", "its login shell may print text of its own",
+        "on {name}: `runuser -u postgres -- bash -c true` must print nothing: ~postgres/.bashrc, /etc/bash.bashrc",
     ),
 )  # fmt: skip
 _OTHERWISE = "start {name}; systemctl status pgpool2-cluster there; pgpoolctl apply on both"

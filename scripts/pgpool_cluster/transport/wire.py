@@ -70,7 +70,7 @@ def _facts(values: object) -> NodeFacts:
     }  # fmt: skip
     for name, number in numbers.items():
         if not terms.plausible(number):
-            raise ValueError(f"{name}: no cluster can have come to such a number")
+            raise ValueError(f"{name}: no cluster can have reached such a number")
     return found
 
 

@@ -541,7 +541,7 @@ class World:
         """pg_basebackup or pg_rewind, with the steps of copying.py around it, in the same order."""
         host, there = self.hosts[here.me.name], self.hosts[source]
         if not (there.on and there.up and there.data):
-            raise OperationError(f"{source} cannot be copied from", hint="psql")
+            raise OperationError(f"cannot copy from {source}", hint="psql")
         there.data.slots |= {host.node.slot}
         if host.up:
             self.stop_server(host)
@@ -551,7 +551,7 @@ class World:
         self.pause()
         self.tick()
         if not (there.on and there.up):
-            raise OperationError("pg_basebackup: the connection was lost", hint="the same command begins it again")
+            raise OperationError("pg_basebackup: the connection was lost", hint="run the same command to start again")
         host.data = replace(there.data, standby=True, follows=source, slots=frozenset(), crashed=False)
         self.start_server(host)
         here.remember(system=host.data.system, copying="" if member else source)

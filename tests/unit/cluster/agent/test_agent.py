@@ -100,7 +100,7 @@ def test_waiting_and_refusing_only_leave_a_note(program: Program) -> None:
 def test_a_healthy_state_is_logged_once(program: Program) -> None:
     assert not program.agent.step()
     program.agent.step()
-    assert (program.here.note.value, program.logged) == ("", ["all is well here"])
+    assert (program.here.note.value, program.logged) == ("", ["nothing to do on this node"])
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_a_failed_step_is_logged_once_and_does_not_stop_the_loop(error: Exceptio
 
 
 def test_without_facts_the_note_of_the_chores_is_kept(program: Program) -> None:
-    program.facts = OperationError("it cannot look at itself", hint="dmesg")
+    program.facts = OperationError("it cannot collect its own facts", hint="dmesg")
     program.here.chores.publish("as before")
     assert not program.agent.step()
     assert (program.here.note.value, program.here.chores.value) == (
-        "it cannot look at itself; hint: dmesg",
+        "it cannot collect its own facts; hint: dmesg",
         "as before",
     )
 
@@ -140,10 +140,10 @@ def test_chores_run_although_an_action_fails(program: Program) -> None:
 
 def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program: Program) -> None:
     program.wants = (Attach("pg2"), Attach("pg3"))
-    program.fails = {Attach("pg2"): OperationError("pg2 refuses every login", hint="see there")}
+    program.fails = {Attach("pg2"): OperationError("pg2 rejects every login", hint="see there")}
     assert not program.agent.step()
     assert program.done == [Attach("pg3")]
-    assert program.here.note.value == "pg2 refuses every login; hint: see there"
+    assert program.here.note.value == "pg2 rejects every login; hint: see there"
 
 
 def test_a_failure_of_any_other_action_ends_the_step(program: Program) -> None:
@@ -317,10 +317,10 @@ def test_cluster_yml_is_read_again_on_a_signal(
     monkeypatch.setattr(agent, "load", load)
     running()
     program.agent._renew()
-    assert eventually(lambda: any("cluster.yml as it was stays in force" in line for line in program.logged))
+    assert eventually(lambda: any("keeping the previous cluster.yml" in line for line in program.logged))
     assert program.here.loaded == ""
     program.agent._renew()
-    assert eventually(lambda: "cluster.yml has been read again" in program.logged)
+    assert eventually(lambda: "cluster.yml was reloaded" in program.logged)
     assert program.here.loaded == "another hash"
 
 
@@ -334,7 +334,7 @@ def test_a_node_without_configuration_explains_why(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(paths, "FINGERPRINT", tmp_path / "fingerprint")
     monkeypatch.setattr(server, "this_node", this_node(CLUSTER, CLUSTER.named("pg1")))
     monkeypatch.setattr(before, "explain", lambda: explained.append(True))
-    with pytest.raises(ServerError, match="not laid down on this node yet"):
+    with pytest.raises(ServerError, match="has not been applied yet"):
         agent.load()
     assert explained == [True]
 

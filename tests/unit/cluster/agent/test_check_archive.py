@@ -12,10 +12,10 @@ from pgpool_cluster.ground.usage import Usage
 @pytest.mark.parametrize(
     ("break_", "what", "why"),
     [
-        (lambda m: m.has(usage=None), "the archive /var/lib/postgresql-archive is there",
-         "cannot look into it"),
-        (lambda m: m.has(usage=Usage(3, 100, 0.95)), "the archive has space", "5% of its disk are free"),
-        (lambda m: m.rows("pg_stat_archiver", ("000000010000000000000002",)), "archiving goes on",
+        (lambda m: m.has(usage=None), "the WAL archive /var/lib/postgresql-archive exists",
+         "cannot read it"),
+        (lambda m: m.has(usage=Usage(3, 100, 0.95)), "the WAL archive has free space", "5% of its disk is free"),
+        (lambda m: m.rows("pg_stat_archiver", ("000000010000000000000002",)), "PostgreSQL archives its WAL",
          "000000010000000000000002 could not be archived"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.machine import certificates
 
 
-@pytest.mark.parametrize(("days", "why"), [(5, "it ends in 4 days"), (13, "it ends in 12 days"), (15, "")])
+@pytest.mark.parametrize(("days", "why"), [(5, "it expires in 4 days"), (13, "it expires in 12 days"), (15, "")])
 def test_a_certificate_is_reported_two_weeks_before_it_expires(
     days: int, why: str, pg1: Machine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -28,7 +28,7 @@ def test_a_certificate_that_cannot_be_read_is_reported(content: str | None, pg1:
     if content is not None:
         path.write_text(content)
     (found,) = pg1.failed()
-    assert found.what == f"the certificate {path} is good"
+    assert found.what == f"the certificate {path} is valid"
     assert found.why
     assert found.fix == "make-ssl-cert generate-default-snakeoil --force-overwrite"
 
@@ -38,26 +38,26 @@ def test_a_certificate_of_cluster_yml_is_replaced_by_the_administrator(pg1: Mach
     pg1.cluster = replace(CLUSTER, tls=Tls(str(path), "", str(pg1.folder / "own.pem")))
     pg1.unproven = {"pg1": "expired", "pg2": "expired"}
     peers, chosen, own = pg1.failed()
-    assert peers.fix.startswith("on pg2: put another one there, then pgpoolctl apply")
+    assert peers.fix.startswith("on pg2: replace it, then pgpoolctl apply")
     assert (chosen.what, chosen.fix) == (
-        f"the certificate {path} is good",
-        "put another one there, then pgpoolctl apply",
+        f"the certificate {path} is valid",
+        "replace it, then pgpoolctl apply",
     )
-    assert (own.why, own.fix) == ("expired", "put another one there, then pgpoolctl apply")
+    assert (own.why, own.fix) == ("expired", "replace it, then pgpoolctl apply")
 
 
 def test_a_server_certificate_that_the_other_nodes_reject_is_reported(pg1: Machine) -> None:
     (pg1.folder / "server.pem").unlink()
     (found,) = pg1.failed()
-    assert (found.what, found.why) == ("the other nodes can check the certificate of PostgreSQL", "there is none")
-    assert "no ssl_cert_file" in found.fix
+    assert (found.what, found.why) == ("the other nodes can verify the certificate of PostgreSQL", "there is none")
+    assert "remove ssl_cert_file" in found.fix
 
 
 def test_a_server_that_presents_another_certificate_than_the_applied_one_is_reported(pg1: Machine) -> None:
     pg1.unproven = {"pg1": "its certificate is not the cluster's"}
     (found,) = pg1.failed()
     assert (found.what, found.why) == (
-        "the other nodes can check the certificate of PostgreSQL", "its certificate is not the cluster's",
+        "the other nodes can verify the certificate of PostgreSQL", "its certificate is not the cluster's",
     )  # fmt: skip
     pg1.becomes(postgresql=Postgresql.DOWN)
     assert [check.what for check in pg1.failed()] == ["PostgreSQL 17/main runs"], "it presents nothing while it is down"
@@ -68,6 +68,6 @@ def test_a_former_authority_is_reported_once_every_server_has_been_verified(pg1:
     other = ClusterKey(bytes(range(1, 33)))
     (pg1.folder / "authorities").write_text(certificates.authorities(other, laid, alone=False))
     (found,) = pg1.failed()
-    assert found.what == "no former cluster.key is trusted"
+    assert found.what == "no previous cluster.key is trusted"
     pg1.record = replace(pg1.record, proven="")
     assert pg1.failed() == []

@@ -19,23 +19,26 @@ from pgpool_cluster.ground import paths
                      "pg3 answers over ssh", "Connection refused", "on pg3: systemctl start ssh", id="ssh"),
         pytest.param(lambda m: m.forgets("pg3"), "pg3 answers over ssh", "no answer", "pg3", id="no reason"),
         pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], key="other")),
-                     "pg2 has this node's cluster.key", "it has another one", f"put {paths.CLUSTER_KEY}", id="key"),
+                     "pg2 has this node's cluster.key", "its key differs", f"copy {paths.CLUSTER_KEY}", id="key"),
         pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], file="other")),
                      "pg2 has this node's cluster.yml", "nodes, mode or synchronous differ",
                      f"the same {paths.CLUSTER_YML} on both", id="cluster.yml"),
         pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], clock=60.0)), "the clock of pg2 agrees",
-                     "60.0 s apart", "apt install chrony", id="ahead"),
+                     "the clocks differ by 60.0 s", "apt install chrony", id="ahead"),
         pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], clock=-60.0)), "the clock of pg2 agrees",
-                     "60.0 s apart", "apt install chrony", id="behind"),
+                     "the clocks differ by 60.0 s", "apt install chrony", id="behind"),
         pytest.param(lambda m: m.resolved.update({"db2.example.org": ("10.0.0.9",)}),
-                     "db2.example.org is the address of pg2", "db2.example.org is 10.0.0.9 now", "/etc/hosts or DNS",
+                     "db2.example.org resolves to the address in use for pg2", "db2.example.org is 10.0.0.9 now",
+                     "/etc/hosts or DNS",
                      id="moved"),
         pytest.param(lambda m: m.resolved.update({"db2.example.org": ()}),
-                     "db2.example.org is the address of pg2", "is not found", "/etc/hosts or DNS", id="no name"),
+                     "db2.example.org resolves to the address in use for pg2", "is not found", "/etc/hosts or DNS",
+                     id="no name"),
         pytest.param(lambda m: m.refused_logins.update({"10.0.0.3": "FATAL:  sorry, too many clients already\n"}),
-                     "PostgreSQL of pg3 lets this node in", "too many clients", "max_connections higher", id="login"),
+                     "PostgreSQL of pg3 accepts logins from this node", "too many clients", "raise max_connections",
+                     id="login"),
         pytest.param(lambda m: m.unproven.update(pg3="its certificate is not the cluster's"),
-                     "PostgreSQL of pg3 proves itself", "its certificate is not",
+                     "PostgreSQL of pg3 presents a valid certificate", "its certificate is not",
                      "on pg3: pgpoolctl apply", id="proof"),
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
                      "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
@@ -66,8 +69,10 @@ def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:
 def test_each_node_that_sees_this_one_at_another_address_is_named(pg1: Machine) -> None:
     pg1.source = "192.0.2.1"
     failed = pg1.failed()
-    assert [check.what for check in failed] == [f"{name} sees this node at its own address" for name in ("pg2", "pg3")]
-    assert failed[0].why == "it sees 192.0.2.1, not 10.0.0.1"
+    assert [check.what for check in failed] == [
+        f"this node connects to {name} from its own address" for name in ("pg2", "pg3")
+    ]
+    assert failed[0].why == "it connects from 192.0.2.1, not 10.0.0.1"
     assert "ip route get 10.0.0.2" in failed[0].fix
     pg1.source = None
     assert pg1.failed() == [], "without a route, other checks fail"

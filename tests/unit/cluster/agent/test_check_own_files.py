@@ -80,11 +80,11 @@ def change(name: str, *, edited: bool = False) -> changes.Change:
 def test_files_that_are_in_order_fail_no_check(root: Root) -> None:
     assert root.failed() == []
     assert [check.what for check in check_own_files.of_files()] == [
-        "configuration is laid down as cluster.yml and cluster.key have it",
-        "/etc/pgpool2/cluster.key is root's alone",
+        "the applied configuration matches cluster.yml and cluster.key",
+        "only root can read /etc/pgpool2/cluster.key",
         "/etc/pgpool2/cluster.key cannot be guessed",
-        "sshd lets the other nodes in as postgres",
-        "watchdog and pcp ports are closed for strangers",
+        "sshd accepts logins of the other nodes as postgres",
+        "watchdog and pcp ports are closed to other hosts",
     ]
 
 
@@ -112,16 +112,14 @@ def test_a_file_that_an_administrator_has_edited_has_a_check_of_its_own(root: Ro
     root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/pgpool2/pgpool.conf"),))
     (found,) = root.failed()
     assert (found.what, found.why) == ("/etc/pgpool2/pgpool.conf is as rendered", "edited by hand")
-    assert "rm /etc/pgpool2/pgpool.conf, pgpoolctl apply" in found.fix
+    assert "rm /etc/pgpool2/pgpool.conf; pgpoolctl apply" in found.fix
 
 
 def test_a_file_that_cannot_be_written_is_reported_with_its_reason(root: Root) -> None:
     root.planned = changes.PlannedChanges((), Users(), (), refused=(ServerError("/etc/a is a FIFO", hint="rm /etc/a"),))
     (found,) = root.failed()
     assert (found.why, found.fix) == ("/etc/a is a FIFO", "rm /etc/a")
-    assert not [
-        check for check in check_own_files.of_files() if check.ok and "configuration is laid down" in check.what
-    ]
+    assert not [check for check in check_own_files.of_files() if check.ok and "matches cluster.yml" in check.what]
 
 
 @pytest.mark.parametrize(("uid", "mode"), [(1, 0o600), (0, 0o640), (0, 0o604)])
@@ -130,7 +128,7 @@ def test_a_cluster_key_that_other_users_can_read_is_reported(
 ) -> None:
     monkeypatch.setattr(paths, "CLUSTER_KEY", KeyFile(uid, mode))
     (found,) = root.failed()
-    assert (found.what, found.why) == ("/etc/pgpool2/cluster.key is root's alone", f"mode {mode:04o}")
+    assert (found.what, found.why) == ("only root can read /etc/pgpool2/cluster.key", f"mode {mode:04o}")
     assert found.fix.startswith("chown root: /etc/pgpool2/cluster.key; chmod 0600")
 
 
@@ -144,7 +142,7 @@ def test_a_cluster_key_in_the_format_of_older_packages_is_reported(root: Root) -
 def test_each_fault_of_sshd_has_its_own_fix(root: Root) -> None:
     root.faults = [Fault("sshd has forcecommand x", "ForceCommand none"), Fault("the shell is /bin/false", "chsh")]
     failed = root.failed()
-    assert {check.what for check in failed} == {"sshd lets the other nodes in as postgres"}
+    assert {check.what for check in failed} == {"sshd accepts logins of the other nodes as postgres"}
     assert [(check.why, check.fix) for check in failed] == [
         ("sshd has forcecommand x", "ForceCommand none"), ("the shell is /bin/false", "chsh"),
     ]  # fmt: skip
@@ -156,9 +154,9 @@ def test_an_sshd_that_cannot_be_asked_is_reported_and_the_other_files_are_checke
     sshd, rules = root.failed()
     assert (sshd.why, sshd.fix) == (
         "sshd: Bad configuration option",
-        "systemctl status ssh; sshd -T shows what is wrong",
+        "systemctl status ssh; sshd -T shows the settings in effect",
     )
-    assert rules.what == "watchdog and pcp ports are closed for strangers"
+    assert rules.what == "watchdog and pcp ports are closed to other hosts"
     assert (rules.why, rules.fix) == (
         "the table inet pgpool2_cluster is not loaded", "systemctl restart pgpool2-cluster-firewall.service",
     )  # fmt: skip

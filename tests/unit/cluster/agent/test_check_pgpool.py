@@ -25,12 +25,12 @@ from pgpool_cluster.machine.units import UnitState
         pytest.param(lambda m: (m.becomes(pgpool=None), m.has(note="it waits; hint: start pg2")),
                      "pgpool-II runs", "it waits; hint: start pg2", "start pg2", id="the agent's note"),
         pytest.param(lambda m: (m.folder / "key_of_pgpool").write_text("another\n"),
-                     "pgpool-II runs with cluster.key as it is laid down", "it was started with another one",
+                     "pgpool-II runs with the applied cluster.key", "it was started with another key",
                      "pgpoolctl apply on the other nodes", id="key"),
         pytest.param(lambda m: Users(2, {"app": "x" * 1000}, "m").save(m.folder / "users.json"),
                      "pgpool-II can read the passwords of its users", "the password of app is longer",
                      "pgpoolctl user set app", id="long password"),
-        pytest.param(lambda m: m.sees(quorum=False), "the watchdog has its quorum", "too few pgpool-IIs",
+        pytest.param(lambda m: m.sees(quorum=False), "the watchdog has its quorum", "too few pgpool-II processes",
                      "start pgpool-II on more nodes", id="quorum"),
         pytest.param(lambda m: m.sees(backends=UP | {"pg3": BackendState.DOWN}), "pgpool-II sends clients to pg3",
                      "it is down", "pgpoolctl attach pg3, or pgpoolctl recover pg3", id="detached"),
@@ -57,4 +57,4 @@ def test_connections_of_all_pgpools_have_to_fit(pg1: Machine) -> None:
     """Three pgpool-IIs with 100 processes and 4 connections each."""
     pg1.cluster = replace(CLUSTER, pgpool=(Parameter("num_init_children", "100"),))
     (found,) = pg1.failed()
-    assert found.why.startswith("1000 are left for 1200")
+    assert found.why.startswith("1000 are available for 1200")

@@ -14,23 +14,25 @@ from pgpool_cluster.decision.facts import Postgresql
 @pytest.mark.parametrize(
     ("break_", "what", "why", "fix"),
     [
-        pytest.param(lambda m: m.becomes(member=False), "it belongs to the cluster", "member yet",
+        pytest.param(lambda m: m.becomes(member=False), "this node is a member of the cluster", "member yet",
                      "pgpoolctl status", id="stranger"),
-        pytest.param(lambda m: m.has(disk=Disk(0.09)), "its disk has space", "9% are free", "free space below",
+        pytest.param(lambda m: m.has(disk=Disk(0.09)), "the disk of PostgreSQL has free space", "9% is free",
+                     "free space below",
                      id="disk"),
         pytest.param(lambda m: (m.folder / "data" / "recovery_1st_stage").unlink(),
                      "recovery_1st_stage is in the data directory", "missing", "pgpoolctl apply", id="no stub"),
         pytest.param(lambda m: (m.folder / "data" / "pgpool_remote_start").chmod(0o600),
                      "pgpool_remote_start is in the data directory", "missing", "pgpoolctl apply", id="no program"),
         pytest.param(lambda m: os.chown(m.folder / "data" / "recovery_2nd_stage", 54321, -1),
-                     "recovery_2nd_stage is in the data directory", "not the cluster's", "pgpoolctl apply",
+                     "recovery_2nd_stage is in the data directory", "the wrong owner", "pgpoolctl apply",
                      marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"), id="owner"),
-        pytest.param(lambda m: m.rows("pending_restart", ("wal_level",)), "it runs with its configuration",
-                     "wal_level want a restart", "systemctl restart postgresql@17-main.service", id="restart"),
-        pytest.param(lambda m: m.configured.update(max_connections=2000), "it runs with its configuration",
-                     "max_connections want a restart", "the standbys first", id="higher"),
-        pytest.param(lambda m: m.rows("superuser_reserved_connections", (383,)), "it has room for all connections",
-                     "383 are left for 384", "num_init_children or max_pool lower", id="room"),
+        pytest.param(lambda m: m.rows("pending_restart", ("wal_level",)), "PostgreSQL runs with its configuration",
+                     "restart required for wal_level", "systemctl restart postgresql@17-main.service", id="restart"),
+        pytest.param(lambda m: m.configured.update(max_connections=2000), "PostgreSQL runs with its configuration",
+                     "restart required for max_connections", "the standbys first", id="higher"),
+        pytest.param(lambda m: m.rows("superuser_reserved_connections",
+                     (383,)), "max_connections covers all connections",
+                     "383 are available for 384", "lower num_init_children or max_pool", id="room"),
         pytest.param(lambda m: m.rows("WHERE sourcefile LIKE %s", (0,)),
                      "/etc/postgresql/17/main/postgresql.conf includes conf.d", "are not read",
                      "include_dir = 'conf.d'", id="conf.d"),
@@ -39,24 +41,26 @@ from pgpool_cluster.decision.facts import Postgresql
         pytest.param(lambda m: m.rows("WHERE a.sourcefile LIKE", ("port",), ("wal_level",)),
                      "nothing overrides the cluster's parameters", "port, wal_level by ALTER SYSTEM",
                      "ALTER SYSTEM RESET port; ALTER SYSTEM RESET wal_level", id="ALTER SYSTEM"),
-        pytest.param(lambda m: m.becomes(laid=False), "commits wait for the standbys",
-                     "synchronous_standby_names differ", "pgpoolctl apply", id="synchronous"),
-        pytest.param(lambda m: m.rows("datcollversion", ("app",)), "texts sort here as in the indexes",
+        pytest.param(lambda m: m.becomes(laid=False), "commits wait for the configured standbys",
+                     "synchronous_standby_names differs", "pgpoolctl apply", id="synchronous"),
+        pytest.param(lambda m: m.rows("datcollversion", ("app",)), "the indexes of the databases match",
                      "app: the C library",
                      'REINDEX DATABASE "app"; ALTER DATABASE "app" REFRESH COLLATION VERSION', id="collation"),
         pytest.param(lambda m: m.rows("wal_status = 'lost'", ("pg3",)), "no replication slot has lost its WAL", "pg3",
                      "pgpoolctl recover pg3", id="lost slot"),
-        pytest.param(lambda m: m.has(flags=os.ST_NOEXEC), "programs can be run in its data directory", "noexec",
+        pytest.param(lambda m: m.has(flags=os.ST_NOEXEC), "programs can run in the data directory", "noexec",
                      "mount -o remount,exec", id="noexec"),
         pytest.param(lambda m: m.rows("coalesce(rolpassword", ("v1",), ("v2",), ("old",)),
-                     "the cluster's roles have the key's passwords", "they have others", "pgpoolctl apply", id="roles"),
-        pytest.param(lambda m: m.becomes(own_database=False), "the cluster's roles have a database", "it is missing",
+                     "the cluster's roles have the passwords derived from cluster.key", "their passwords differ",
+                     "pgpoolctl apply", id="roles"),
+        pytest.param(lambda m: m.becomes(own_database=False), "the cluster's roles have their own database",
+                     "it is missing",
                      "pgpoolctl converge --once", id="own database"),
         pytest.param(lambda m: m.rows("rolcanlogin"), "pgpool-II's users can log in", "no role app",
                      "pgpoolctl user set app", id="user"),
         pytest.param(lambda m: m.rows("wal_log_hints", (False,)), "pg_rewind can be used", "neither wal_log_hints",
                      "systemctl restart postgresql@17-main.service", id="rewind"),
-        pytest.param(lambda m: m.becomes(slots=frozenset({"pg2"})), "there is a replication slot for each standby",
+        pytest.param(lambda m: m.becomes(slots=frozenset({"pg2"})), "each standby has a replication slot",
                      "pg3 missing", "pgpoolctl converge --once", id="slot"),
     ],
 )  # fmt: skip
@@ -72,9 +76,9 @@ def test_a_slot_that_fills_the_disk_is_reported_with_the_free_space(pg1: Machine
     pg1.disk = Disk(0.05)
     pg1.rows("restart_lsn IS NOT NULL", ("pg3", 10 * 2**30))
     disk, slot = pg1.failed()
-    assert (disk.what, disk.why) == ("its disk has space", "5% are free")
-    assert slot.what == "no node that is away fills the disk with WAL"
-    assert "slot pg3 holds back 10.0 GB" in slot.why
+    assert (disk.what, disk.why) == ("the disk of PostgreSQL has free space", "5% is free")
+    assert slot.what == "no inactive replication slot fills the disk with WAL"
+    assert "slot pg3 retains 10.0 GB" in slot.why
     assert "bring pg3 back" in slot.fix
 
 
@@ -86,7 +90,7 @@ def test_a_slot_that_fills_the_disk_is_reported_with_the_free_space(pg1: Machine
         (lambda m: m.goes_down(Postgresql.STARTING, refused="FATAL:  it is starting up\nmore"),
          "PostgreSQL 17/main runs", "starting: FATAL:  it is starting up",
          "systemctl start postgresql@17-main.service"),
-        (lambda m: m.goes_down(Postgresql.STARTING, refused=NO_LOCALE), "PostgreSQL 17/main lets users log in",
+        (lambda m: m.goes_down(Postgresql.STARTING, refused=NO_LOCALE), "PostgreSQL 17/main accepts logins",
          "this machine has no locale de_DE.UTF-8", "locale-gen; systemctl restart postgresql@17-main.service"),
     ],
 )  # fmt: skip

@@ -16,13 +16,13 @@ from tests.unit.cluster.checked import Break, Machine, check_of
         pytest.param(lambda m: m.becomes(stalled="its replay is paused"), "it replays what it receives",
                      "its replay is paused", "pg_wal_replay_resume", id="paused"),
         pytest.param(lambda m: m.has(primarys=("auto_explain, pg_cron", "off", "")),
-                     "it preloads what pg2 preloads", "pg_cron would be gone after a failover",
+                     "it preloads what pg2 preloads", "pg_cron would be missing after a failover",
                      "apt install the packages of pg_cron", id="libraries"),
         pytest.param(lambda m: m.has(primarys=("", "on", "pgbackrest archive-push %p")),
                      "it archives as pg2 does", "no server would run pgbackrest archive-push",
                      "archive_mode and archive_command", id="archive"),
-        pytest.param(lambda m: m.rows("datcollversion", ("app",)), "texts sort here as in the indexes", "app",
-                     "the Debian release of the primary, here", id="collation"),
+        pytest.param(lambda m: m.rows("datcollversion", ("app",)), "the indexes of the databases match", "app",
+                     "use one Debian release", id="collation"),
     ],
 )  # fmt: skip
 def test_a_fault_of_a_standbys_server_fails_only_its_own_check(

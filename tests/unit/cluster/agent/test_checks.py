@@ -36,4 +36,4 @@ def test_a_witness_is_not_asked_about_postgresql(pg1: Machine) -> None:
 def test_an_answer_that_is_no_list_of_checks_is_a_check_that_fails() -> None:
     found = checks.unreadable("pg2")
     assert (found.node, found.ok) == ("pg2", False)
-    assert "on pg2; the same version of pgpool2-cluster" in found.fix
+    assert "on pg2; install the same version of pgpool2-cluster" in found.fix

@@ -133,7 +133,7 @@ def test_without_a_primary_no_node_of_streaming_replication_writes(pg1: Node) ->
 def test_a_slot_that_fills_the_disk_is_reported_in_each_round_and_checked_once_a_minute(pg1: Node) -> None:
     pg1.held = FILLS
     line = pg1.keep()
-    assert line.startswith("the disk of pg_wal is 85% full; slot pg3 holds back 10.0 GB of WAL; hint: bring pg3 back")
+    assert line.startswith("the disk of pg_wal is 85% full; slot pg3 retains 10.0 GB of WAL; hint: bring pg3 back")
     assert pg1.done == ["creates the database", "disk"]
     pg1.clock.now, pg1.held = 59.0, None
     assert (pg1.keep(), pg1.done) == (line, ["creates the database"])
@@ -145,7 +145,7 @@ def test_a_slot_is_given_up_before_the_disk_is_full(pg1: Node, capsys: pytest.Ca
     pg1.held = replace(FILLS, used=0.95)
     pg1.keep()
     assert CreateSlots("pg1", ("pg3",)) in pg1.done
-    assert "giving it up" in capsys.readouterr().out
+    assert "dropping the slot" in capsys.readouterr().out
     pg1.held, pg1.clock.now = replace(FILLS, used=0.95, ours=False), 60.0
     pg1.keep()
     assert pg1.done == ["creates the database", "disk"], "another program's slot is left alone"

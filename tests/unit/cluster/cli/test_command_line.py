@@ -60,11 +60,11 @@ def test_an_error_is_two_lines_and_an_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(_: object) -> ExitStatus:
-        raise OperationError("no primary is in sight\x1b[2J", hint="pgpoolctl status")
+        raise OperationError("no primary is reachable\x1b[2J", hint="pgpoolctl status")
 
     monkeypatch.setattr(verbs, "run", run)
     assert command_line.main(("status",)) == 1
-    assert capsys.readouterr().err == "pgpoolctl: no primary is in sight?[2J\nhint: pgpoolctl status\n"
+    assert capsys.readouterr().err == "pgpoolctl: no primary is reachable?[2J\nhint: pgpoolctl status\n"
 
 
 def test_archiving_a_file_imports_the_standard_library_and_little_of_this_package() -> None:

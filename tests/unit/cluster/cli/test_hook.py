@@ -214,7 +214,7 @@ def test_if_the_agent_is_silent_only_the_clusters_own_server_waits_for_it(
     monkeypatch.setattr(server, "instances", lambda _: [])
     monkeypatch.setattr(server, "choose_instance", lambda *_: instance)
     assert hook.run(["may-start", server_]) == status
-    assert ("not yet" in capsys.readouterr().out) is bool(status)
+    assert ("not started yet" in capsys.readouterr().out) is bool(status)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_wait_times_out_with_the_notes_of_the_nodes(said: Said) -> None:
     said.answers[StatusRequest] = ILL
     with pytest.raises(OperationError, match=r"not healthy after 0 s: pg2: it waits for pg1"):
         typed("wait", "--timeout", "0")
-    said.answers[StatusRequest] = OperationError("it cannot look at itself", hint="dmesg")
-    with pytest.raises(OperationError, match=r"not healthy after 0 s: it cannot look at itself"):
+    said.answers[StatusRequest] = OperationError("it cannot collect its own facts", hint="dmesg")
+    with pytest.raises(OperationError, match=r"not healthy after 0 s: it cannot collect its own facts"):
         typed("wait", "--timeout", "0")
     with pytest.raises(UsageError, match="below 0"):
         typed("wait", "--timeout", "-1")
@@ -158,7 +158,7 @@ def test_a_verb_sends_one_request_and_prints_its_result(
 def test_a_round_without_actions_is_reported_as_such(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
     said.answers[ConvergeRequest] = ConvergeAnswer(())
     typed("converge", "--once")
-    assert capsys.readouterr().out == "all is well here\n"
+    assert capsys.readouterr().out == "nothing to do on this node\n"
 
 
 def test_a_refusal_of_the_agent_ends_the_command(said: Said) -> None:
@@ -241,7 +241,7 @@ def test_this_node_derives_all_entries_of_a_user_from_the_password(said: Said, m
 def test_only_an_existing_user_can_be_removed(said: Said) -> None:
     assert typed("user", "remove", "app") is ExitStatus.GOOD
     assert said.asked == [UsersRequest(), UserRequest("app")]
-    with pytest.raises(UsageError, match="absent is no user of pgpool-II here"):
+    with pytest.raises(UsageError, match="absent is not a user of pgpool-II"):
         typed("user", "remove", "absent")
 
 

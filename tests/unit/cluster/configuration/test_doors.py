@@ -104,7 +104,7 @@ def test_before_the_installation_the_include_line_is_checked(
 @pytest.mark.parametrize(("changed", "longest", "named"), [("0", "99999", True), ("1", "30", True), ("1", "", False)])
 def test_a_password_that_must_be_changed_is_reported(pg1: Machine, changed: str, longest: str, named: bool) -> None:
     pg1.aging = changed, longest
-    assert any("has to be changed" in fault.why for fault in pg1.faults) is named
+    assert any("must be changed" in fault.why for fault in pg1.faults) is named
 
 
 @pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/false", "/bin/nowhere"])
@@ -149,8 +149,8 @@ def test_an_expired_account_is_reported(pg1: Machine) -> None:
         ("allowusers admin", "add postgres to it"),
         ("allowusers postgres@10.1.0.0/16", "add postgres to it"),
         ("allowgroups wheel", "add postgres to it"),
-        ("denyusers post*", "take postgres out of it"),
-        ("denygroups ssl-cert", "take postgres out of it"),
+        ("denyusers post*", "remove postgres from it"),
+        ("denygroups ssl-cert", "remove postgres from it"),
     ],
 )
 def test_a_setting_of_sshd_that_keeps_nodes_out_is_reported(line: str, fix: str, pg1: Machine) -> None:

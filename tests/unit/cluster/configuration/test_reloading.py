@@ -23,7 +23,7 @@ def test_nothing_is_requested_from_a_system_without_systemd(
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(units, "booted", lambda: True)
     units.ask("stop", "pgpool2.service")
-    assert "systemctl stop pgpool2.service: there is no such program" in capsys.readouterr().out
+    assert "systemctl stop pgpool2.service: this program is not installed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("changed", "told"), [([str(paths.HOSTS)], 1), (["/etc/pgpool2/cluster/pcp.conf"], 0)])

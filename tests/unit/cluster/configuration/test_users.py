@@ -91,7 +91,7 @@ def test_a_list_that_is_not_kept_is_reported(stored: list[int], monkeypatch: pyt
     """A change by another primary, or with another key, came in between."""
     primary = Primary(monkeypatch, Others())
     monkeypatch.setattr(roles, "set_role", lambda *_: Users(9, {"x": "y"}, "m").save(paths.USERS))
-    with pytest.raises(OperationError, match="app is not stored"):
+    with pytest.raises(OperationError, match="app was not stored"):
         primary.set("app")
     assert stored == []
     assert dict(Users.load(paths.USERS).entries) == {"x": "y"}
@@ -165,7 +165,7 @@ def test_a_name_that_could_end_its_quotes_never_reaches_sql(
 )
 def test_a_list_that_no_command_can_have_written_is_not_kept(users: Users, stored: list[int]) -> None:
     """A witness could otherwise replace a role's password in every pool_passwd, or exhaust the serials."""
-    with pytest.raises(OperationError, match="no command can have made"):
+    with pytest.raises(OperationError, match="no command can have created"):
         user_lists.store_users(users)
     assert stored == []
     assert Users.load(paths.USERS).serial == 5
@@ -178,7 +178,7 @@ def test_a_node_that_returns_no_list_is_named(said: dict[str, object], monkeypat
     here = Primary(monkeypatch, Others()).answers.here
     here.peers = Peers.of(CLUSTER, "pg1")
     answering(monkeypatch, lambda *_: said)
-    with pytest.raises(OperationError, match="pg2 tells what is no list of users"):
+    with pytest.raises(OperationError, match="pg2 sent an invalid list of users"):
         user_lists.users_of(here, "pg2")
 
 

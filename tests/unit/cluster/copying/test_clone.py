@@ -347,14 +347,14 @@ def test_with_streaming_no_archive_is_cleared(pg2: Target, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("change", "why", "hint"),
     [
-        pytest.param({"refuses": "FATAL:  no pg_hba.conf entry\n"}, "pg1 cannot be copied from: FATAL:  no pg_hba.conf",
+        pytest.param({"refuses": "FATAL:  no pg_hba.conf entry\n"}, "cannot copy from pg1: FATAL:  no pg_hba.conf",
                      "psql '", id="no login"),
         pytest.param({"version": 160009}, "pg1 runs PostgreSQL 16, this node 17/main", "apt install postgresql-16 here",
                      id="another major"),
         pytest.param({"settings": [("max_connections", "200", "")]}, "max_connections = 200 there, 100 here",
                      "postgresql_conf: {max_connections: 200}", id="lower here"),
         pytest.param({"tablespaces": [("", 1 << 60)]}, "the copy needs", "free space on that disk", id="no space"),
-        pytest.param({"broken": "FROM pg_tablespace"}, "pg1 cannot be copied from: it is gone", "psql '",
+        pytest.param({"broken": "FROM pg_tablespace"}, "cannot copy from pg1: it is gone", "psql '",
                      id="a lost connection"),
     ],
 )  # fmt: skip
@@ -429,13 +429,13 @@ def test_a_former_primary_is_rewound(pg2: Target) -> None:
     assert (pg2.data / "standby.signal").exists()
     assert "CHECKPOINT" in pg2.source.sent, "before 16, pg_rewind reads the timeline from the control file"
     assert (pg2.steps, pg2.here.record.copying) == (["stop", "start within 300 s, by the agent"], "")
-    assert pg2.said == ["rewinding to where pg1 continued", "starting it as a standby"]
+    assert pg2.said == ["rewinding to the point where pg1 diverged", "starting it as a standby"]
 
 
 def test_a_rewind_that_fails_is_followed_by_a_copy(pg2: Target) -> None:
     pg2.program("pg_rewind", "echo 'pg_rewind: error: could not find previous WAL record' >&2; exit 1")
     pg2.rejoin()
-    assert "pg_rewind is not enough: pg_rewind: could not find previous WAL record" in pg2.said
+    assert "pg_rewind does not suffice: pg_rewind: could not find previous WAL record" in pg2.said
     assert f"--pgdata={pg2.data}" in pg2.arguments
     assert pg2.here.record.copying == ""
 
@@ -495,7 +495,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 )
 def test_a_standby_that_does_not_stream_within_30_s_is_reported(facts: NodeFacts, pg2: Target, clock: Clock) -> None:
     pg2.facts = facts
-    with pytest.raises(OperationError, match="it does not receive from pg1: nothing came within 30 s") as failure:
+    with pytest.raises(OperationError, match="it does not receive from pg1: nothing received within 30 s") as failure:
         copying.await_streaming(pg2.here, "pg1")
     assert failure.value.hint == "pgpoolctl recover pg2"
     assert 30 <= clock.now < 31
@@ -512,7 +512,7 @@ def test_the_servers_own_words_are_the_reason(pg2: Target, clock: Clock, monkeyp
 def test_a_server_that_answers_late_is_asked_again(pg2: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     def look(_: Here) -> NodeFacts:
         if clock.now < 5:
-            raise OperationError("pg2 cannot look at itself", hint="dmesg")
+            raise OperationError("pg2 cannot collect its own facts", hint="dmesg")
         return FOLLOWS
 
     monkeypatch.setattr(Here, "look", look)

@@ -83,7 +83,7 @@ def test_two_nodes_are_not_promoted_at_once() -> None:
 def test_no_standby_is_promoted_beside_a_stale_primary_that_still_accepts_writes() -> None:
     facts = dead_primary(orphaned(standby("pg2", "pg1", term=2)), primary("pg3", term=1))
     assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (
-        Wait("pg3", "it still takes writes; it has to stop first"),
+        Wait("pg3", "it still accepts writes; it must stop first"),
     )
 
 

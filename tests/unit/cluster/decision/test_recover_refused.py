@@ -39,7 +39,7 @@ LED = replace(primary("pg1"), pgpool=pgpool())
         pytest.param(CLUSTER, (LED, replace(standby("pg2", "pg1"), held=True)), id="it is held"),
         pytest.param(CLUSTER, (LED, replace(standby("pg2", "pg1"), half_copied=True)), id="half a copy"),
         pytest.param(CLUSTER, (replace(LED, pgpool=pgpool("pg2")), standby("pg2", "pg1")), id="pgpool-II gave it up"),
-        pytest.param(CLUSTER, (primary("pg1"), standby("pg2", "pg1")), id="no pgpool-II leads"),
+        pytest.param(CLUSTER, (primary("pg1"), standby("pg2", "pg1")), id="no pgpool-II is the watchdog leader"),
         pytest.param(NATIVE, (replace(LED, term=2, led=2), primary("pg2")), id="it missed writes"),
         pytest.param(NATIVE, (replace(LED, pgpool=pgpool("pg2")), primary("pg2")), id="given up, every node a primary"),
     ],

@@ -67,5 +67,5 @@ def test_the_cluster_is_not_healthy_and_says_why() -> None:
     assert status.healthy(CLUSTER, seen(*of_file(SAME, *nodes)))
     assert not status.healthy(CLUSTER, facts)
     [note] = status.differing(CLUSTER, facts, "pg1")
-    assert note.startswith("cluster.yml of pg3 is not that of pg1")
+    assert note.startswith("cluster.yml of pg3 differs from that of pg1")
     assert "hint: " in note

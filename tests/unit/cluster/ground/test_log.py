@@ -132,4 +132,4 @@ def test_every_failure_is_logged_as_a_warning_at_least() -> None:
     calls = logged_on_failure()
     assert "log.warning" in dict(calls)
     quiet = [text for function, text in calls if function == "log.info"]
-    assert [text for text in quiet if "not yet" not in text] == [], "a server that waits at boot has not failed"
+    assert [text for text in quiet if "not started yet" not in text] == [], "a server that waits at boot has not failed"

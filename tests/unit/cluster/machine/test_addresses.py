@@ -112,7 +112,7 @@ def test_a_silent_name_server_leaves_the_applied_addresses_in_force() -> None:
     made = settle(cluster, cluster.named("pg1"), {}, before, machine("10.0.0.1"))
     assert [node.address for node in made.cluster.nodes] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert len(made.notes) == 2
-    assert all("stays in force" in note for note in made.notes)
+    assert all("keeping" in note for note in made.notes)
     assert settled({}, before=before) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]  # before there is a network
 
 
@@ -162,7 +162,7 @@ def test_check_reports_changed_and_lost_names() -> None:
     assert said("127.0.1.1", mine=True) == ""
     assert "is 127.0.1.1 on this machine" in said("127.0.1.1")
     assert "is not found" in said(mine=True)
-    assert said("10.0.0.9") == "pg1.lan is 10.0.0.9 now, but 10.0.0.1 is in force"
+    assert said("10.0.0.9") == "pg1.lan is 10.0.0.9 now, but 10.0.0.1 is in use"
 
 
 def test_the_agent_uses_the_applied_addresses_without_a_lookup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_the_third_copy_waits_and_status_shows_the_reason(pg2: Standby) -> None:
     assert pg2.note == ""
     pg2.run(20)
     assert pg2.tried == 2
-    assert pg2.note.startswith("2 copies of pg1 have failed for the same reason, and it is tried again at ")
+    assert pg2.note.startswith("2 copies of pg1 have failed for the same reason, and the copy is retried at ")
     assert pg2.note.endswith(f": {LOW}; hint: more of it")
 
 
@@ -74,13 +74,13 @@ def test_copies_are_retried_ever_more_rarely_but_never_given_up(pg2: Standby) ->
         pg2.now += 1
     assert 14 <= pg2.tried <= 18
     pg2.now += 300
-    assert "it is tried again now" in pg2.note
+    assert "the copy is retried now" in pg2.note
 
 
 def test_another_reason_or_source_resets_the_count(pg2: Standby) -> None:
     pg2.run(2)
     pg2.now += 10
-    pg2.reason = "it does not receive from pg1: nothing came within 30 s"
+    pg2.reason = "it does not receive from pg1: nothing received within 30 s"
     pg2.run()
     assert (pg2.tried, pg2.note) == (3, "")
     pg2.run()

@@ -183,7 +183,7 @@ def test_a_collection_of_facts_that_hangs_in_the_kernel_blocks_one_thread(
     threads, began = threading.active_count(), time.monotonic()
     for _ in range(1000):
         here.forget_looks()
-        with pytest.raises(OperationError, match="pg1 cannot look at itself"):
+        with pytest.raises(OperationError, match="pg1 cannot collect its own facts"):
             here.look()
     assert time.monotonic() - began < 1.5
     assert len(looks) == 1

@@ -91,7 +91,7 @@ def test_a_server_that_accepts_no_logins_is_not_attached(
     monkeypatch.setattr(pgpool, "attach", lambda _, node: told.append(node.name))
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     if refusal:
-        with pytest.raises(OperationError, match="pg2 refuses every login: timeout expired"):
+        with pytest.raises(OperationError, match="pg2 rejects every login: timeout expired"):
             pgpool_service.attach(here, Attach("pg2"))
     else:
         pgpool_service.attach(here, Attach("pg2"))

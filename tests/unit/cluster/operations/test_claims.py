@@ -60,7 +60,7 @@ def test_without_a_majority_this_node_does_not_lead(
     pg1: Here, answers: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others(monkeypatch, **answers)
-    with pytest.raises(OperationError, match="only pg1 took note of term 2"):
+    with pytest.raises(OperationError, match="only pg1 recorded term 2"):
         claims.claim(pg1, 2)
     assert pg1.record.led == 1
 
@@ -69,7 +69,7 @@ def test_a_term_claimed_by_another_node_is_not_claimed_again(pg1: Here, monkeypa
     """The others would record a later term, so this node would start beside the node that leads this term."""
     others(monkeypatch, pg2=True, pg3=True)
     assert pg1.note_term(2)
-    with pytest.raises(OperationError, match="term 2 is another node's already"):
+    with pytest.raises(OperationError, match="another node has already claimed term 2"):
         claims.claim(pg1, 2)
     assert pg1.record.led == 1
 

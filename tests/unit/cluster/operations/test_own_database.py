@@ -127,7 +127,7 @@ class _Server:
 
 
 def test_a_half_dropped_database_is_dropped_and_created_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an interrupted DROP DATABASE, PostgreSQL refuses every login to it, whatever is granted."""
+    """After an interrupted DROP DATABASE, PostgreSQL rejects every login to it, whatever is granted."""
     monkeypatch.setattr(own_database, "_HALF_DROPPED", (1,))
     server: Any = _Server("postgres", DATABASE)
     own_database.make(SimpleNamespace(server=server))  # type: ignore[arg-type]

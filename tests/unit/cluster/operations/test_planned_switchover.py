@@ -34,18 +34,19 @@ def test_the_standby_with_the_most_wal_takes_over_unless_another_one_is_named(wa
 @pytest.mark.parametrize(
     ("facts", "wanted", "why", "hint"),
     [
-        pytest.param(seen(away("pg1"), orphaned(standby("pg2", "pg1")), away("pg3")), None, "no primary is in sight",
+        pytest.param(seen(away("pg1"), orphaned(standby("pg2", "pg1")), away("pg3")), None, "no primary is reachable",
                      "pgpoolctl status", id="no primary"),
-        pytest.param(seen(primary("pg1"), away("pg2"), away("pg3")), None, "no standby is in sight", "pgpoolctl status",
+        pytest.param(seen(primary("pg1"), away("pg2"), away("pg3")), None, "no reachable standby", "pgpoolctl status",
                      id="no standby"),
         pytest.param(seen(*healthy()), "pg1", "pg1 is the primary already", "pgpoolctl status", id="the primary"),
-        pytest.param(seen(primary("pg1"), orphaned(standby("pg2", "pg1")), AHEAD), "pg2", "pg2 is no standby in use",
+        pytest.param(seen(primary("pg1"), orphaned(standby("pg2", "pg1")), AHEAD), "pg2",
+                     "pg2 is not an attached standby",
                      "pgpoolctl recover pg2", id="deaf"),
-        pytest.param(seen(primary("pg1"), standby("pg2", "pg3"), AHEAD), "pg2", "pg2 is no standby in use",
+        pytest.param(seen(primary("pg1"), standby("pg2", "pg3"), AHEAD), "pg2", "pg2 is not an attached standby",
                      "pgpoolctl recover pg2", id="it follows a standby"),
         pytest.param(seen(primary("pg1"), replace(standby("pg2", "pg1"), held=True), AHEAD), "pg2",
-                     "pg2 is no standby in use", "pgpoolctl recover pg2", id="held"),
-        pytest.param(seen(primary("pg1"), down(standby("pg2", "pg1")), AHEAD), "pg2", "pg2 is no standby in use",
+                     "pg2 is not an attached standby", "pgpoolctl recover pg2", id="held"),
+        pytest.param(seen(primary("pg1"), down(standby("pg2", "pg1")), AHEAD), "pg2", "pg2 is not an attached standby",
                      "pgpoolctl recover pg2", id="down"),
         pytest.param(seen(primary("pg1"), replace(standby("pg2", "pg1"), stalled="its replay is paused"), AHEAD), "pg2",
                      "pg2 does not replay: its replay is paused", "pg_wal_replay_resume", id="paused"),
@@ -140,7 +141,7 @@ def test_the_switchover_is_complete_although_another_standby_does_not_answer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def follow(here: Here, action: Follow) -> None:
-        raise ServerError(f"{action.node} is out of reach", hint=here.me.name)
+        raise ServerError(f"{action.node} is unreachable", hint=here.me.name)
 
     monkeypatch.setattr(postgresql_service, "follow", follow)
     switch(world)
@@ -151,7 +152,7 @@ def test_a_standby_that_receives_nothing_more_is_not_promoted(world: World) -> N
     world.hosts["pg2"].slow = True
     world.write()
     began = world.clock
-    with pytest.raises(OperationError, match="pg2 did not receive all that pg1 wrote"):
+    with pytest.raises(OperationError, match="pg2 did not receive all WAL of pg1"):
         switch(world)
     assert 20 <= world.clock - began <= 30
     assert follows(world) == {"pg1": None, "pg2": "pg1", "pg3": "pg1"}

@@ -81,7 +81,7 @@ def test_wal_after_an_idle_hour_gets_the_full_time() -> None:
     assert watch.stalled(replace(BEHIND, heard="13:00"), 3600.0) == ""
     assert watch.stalled(replace(BEHIND, heard="13:01"), 3609.0) == ""
     assert watch.stalled(replace(BEHIND, heard="13:02"), 3611.0) == (
-        "it has not replayed anything of what it received for 10 s"
+        "it has replayed none of the received WAL for 10 s"
     )
     assert watch.stalled(replace(BEHIND, heard="13:03", replayed=Lsn(100_040)), 3612.0) == ""
 
@@ -94,7 +94,7 @@ def test_a_walreceiver_streams_while_it_receives_messages_of_the_primary(timeout
     assert watch.hears(one, (limit or 1e6) - 0.1)
     if limit is not None:
         assert not watch.hears(one, limit + 0.1)
-        assert "has not heard from the primary" in watch.stalled(one, limit + 0.1)
+        assert "has received nothing from the primary" in watch.stalled(one, limit + 0.1)
         assert watch.hears(replace(one, heard="at last"), limit + 0.2)
 
 
@@ -182,7 +182,7 @@ def test_a_standby_that_a_parameter_keeps_from_starting_names_the_fix(
 
 # Decisions
 
-STILL = "it has not replayed anything of what it received for 10 s"
+STILL = "it has replayed none of the received WAL for 10 s"
 LOW = {"settings": {"max_connections": 100}, "needs": {"max_connections": 404}}
 
 

@@ -65,11 +65,11 @@ def test_a_promotion_whose_answer_is_lost_starts_no_second_primary(
     seen_then: ClusterFacts, wanted: list[object], started: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def promote(_: Here, __: Promote) -> None:
-        raise ServerError("pg2 is out of reach: no answer", hint="")
+        raise ServerError("pg2 is unreachable: no answer", hint="")
 
     monkeypatch.setattr(new_primary, "promote", promote)
     looks(monkeypatch, seen(down(primary("pg1")), TARGET, away("pg3")), seen_then)
-    with pytest.raises(ServerError, match="out of reach"):
+    with pytest.raises(ServerError, match="unreachable"):
         switchover.run(here(CLUSTER, "pg1"), TARGET, lambda _: None)
     assert started == wanted
 
@@ -99,7 +99,7 @@ def test_a_node_that_is_down_serves_with_its_own_data(started: list[object], mon
         (
             CLUSTER,
             seen(away("pg1"), replace(down(standby("pg2", "pg1")), half_copied=True), down(standby("pg3", "pg1"))),
-            "half a copy",
+            "an incomplete copy",
         ),
     ],
 )

@@ -124,7 +124,7 @@ def telling(monkeypatch: pytest.MonkeyPatch, **answers: dict[str, Any]) -> list[
 def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old primary may have listed a standby again between the decision and the claim."""
     telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
-    with pytest.raises(OperationError, match="spoken again"):
+    with pytest.raises(OperationError, match="has answered since"):
         claims.claim(here, 2, decided=(1, 2))
     assert here.record.led == 1
 
@@ -142,7 +142,7 @@ def test_without_a_majority_that_has_recorded_it_there_is_no_new_primary(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     telling(monkeypatch, term={"taken": True, "excuse": [0, 0]}, excuse={"taken": False})
-    with pytest.raises(OperationError, match="too few nodes took note that term 2 begins"):
+    with pytest.raises(OperationError, match="too few nodes recorded the start of term 2"):
         claims.claim(here, 2)
     assert here.record.led == 1
 

@@ -72,7 +72,7 @@ def test_the_standby_is_promoted_the_other_follows_and_both_are_reported(leader:
     leader.decisions = [(PROMOTE, FOLLOW)]
     assert leader.fail_over() == (PROMOTE, FOLLOW)
     assert leader.done == [PROMOTE, FOLLOW]
-    assert leader.reported == ["failover: node pg1 is down for pgpool-II", "promote pg2 term 2",
+    assert leader.reported == ["failover: pgpool-II reports node pg1 down", "promote pg2 term 2",
                                "follow pg3 primary pg2"]  # fmt: skip
     assert leader.busy == [False, False]
     assert leader.now == 0
@@ -165,7 +165,7 @@ def test_a_node_does_not_take_over_without_two_equal_decisions(
 ) -> None:
     done = became(leader, monkeypatch)
     leader.decisions = decisions
-    with pytest.raises(OperationError, match="pg2 does not see that it is to take over"):
+    with pytest.raises(OperationError, match="pg2 does not confirm that it must be promoted"):
         takeover.take_over(leader.here)
     assert done == []
 
@@ -179,7 +179,7 @@ def test_a_node_follows_only_the_primary_that_it_would_choose_itself(
 ) -> None:
     monkeypatch.setattr(takeover, "decide", decided(Follow("pg2", "pg3")))
     takeover.refuse_undecided(leader.here, Follow("pg2", "pg3"))
-    with pytest.raises(OperationError, match="does not see that it is to follow pg1"):
+    with pytest.raises(OperationError, match="does not confirm that it must follow pg1"):
         takeover.refuse_undecided(leader.here, Follow("pg2", "pg1"))
 
 
@@ -191,12 +191,12 @@ def test_a_node_continues_without_others_only_if_it_decides_so(action: Action, m
     takeover.go_on(leader.here, gone)
     assert leader.done == [action]
     leader.decisions = [()]
-    with pytest.raises(OperationError, match="does not see that the others are to go on"):
+    with pytest.raises(OperationError, match="does not confirm that the other nodes must continue"):
         takeover.go_on(leader.here, gone)
 
 
 def test_with_streaming_no_node_continues_without_others(leader: Leader) -> None:
     leader.decisions = [(Dismiss("pg1", 2),)]
-    with pytest.raises(OperationError, match="does not see that the others are to go on"):
+    with pytest.raises(OperationError, match="does not confirm that the other nodes must continue"):
         takeover.go_on(leader.here, CLUSTER.named("pg1"))
     assert leader.done == []

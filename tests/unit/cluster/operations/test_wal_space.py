@@ -45,7 +45,7 @@ def test_a_node_that_fills_the_disk_is_named_and_given_up_before_it_is_full(
 ) -> None:
     found = looked(monkeypatch, used, [("pg_2", 10 * GB)])
     assert found is not None
-    assert str(found) == f"the disk of pg_wal is {used}% full; slot pg_2 holds back 10.0 GB of WAL"
+    assert str(found) == f"the disk of pg_wal is {used}% full; slot pg_2 retains 10.0 GB of WAL"
     assert found.given_up is given_up
 
 

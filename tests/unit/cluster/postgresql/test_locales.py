@@ -1,4 +1,4 @@
-"""A missing locale is reported, with the commands to generate it, before a copy would refuse every login."""
+"""A missing locale is reported, with the commands to generate it, before a copy would reject every login."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_a_server_that_refuses_all_logins_is_reported_after_the_time_of_a_start(
     now[0] += 20
     database.look(NodeFacts("pg2"), CLUSTER)
     here = Here(CLUSTER, CLUSTER.named("pg2"), database, Peers({}), Record(system=7))
-    assert notes.own(here).startswith(f"PostgreSQL refuses the agent's login: {said[0]}; hint: ")
+    assert notes.own(here).startswith(f"PostgreSQL rejects the agent's login: {said[0]}; hint: ")
     said[0] = ENGLISH
     database.look(NodeFacts("pg2"), CLUSTER)
-    assert notes.own(here).startswith("PostgreSQL refuses every login: this machine has no locale de_DE.UTF-8; hint: ")
+    assert notes.own(here).startswith("PostgreSQL rejects every login: this machine has no locale de_DE.UTF-8; hint: ")
     monkeypatch.setattr(databases.Database, "_why_down", lambda *_: Postgresql.DOWN)
     database.look(NodeFacts("pg2"), CLUSTER)
     assert notes.own(here) == ""

@@ -90,10 +90,10 @@ def test_a_slot_that_cannot_be_dropped_does_not_fail_the_second_stage(pg1: Stage
 def test_the_target_gets_the_reason_of_a_second_stage_that_fails(broken: type[object], pg1: StageNode) -> None:
     pg1.server.rows |= POSITION
     draining(pg1)
-    pg1.answers[broken] = ServerError("pg3 is out of reach", hint="")
-    with pytest.raises(ServerError, match="pg3 is out of reach"):
+    pg1.answers[broken] = ServerError("pg3 is unreachable", hint="")
+    with pytest.raises(ServerError, match="pg3 is unreachable"):
         main_node.second_stage(pg1.here, "pg3", pg1.say)
-    assert pg1.asked[-1] == ("pg3", WhyRequest("pg3 is out of reach"))
+    assert pg1.asked[-1] == ("pg3", WhyRequest("pg3 is unreachable"))
     assert pg1.here.under_way.drain.archive_from == ""
     assert not pg1.here.under_way.drain.take_primary("pg3")
     assert not [sql for sql in pg1.server.sent if "pg_drop_replication_slot" in sql], "its next copy needs the slot"
@@ -101,7 +101,7 @@ def test_the_target_gets_the_reason_of_a_second_stage_that_fails(broken: type[ob
 
 def test_a_pgpool_that_has_not_joined_fails_the_second_stage_although_the_target_is_gone(pg1: StageNode) -> None:
     pg1.outsider = OperationError("pgpool-II of pg2 has not joined", hint="")
-    pg1.answers[WhyRequest] = ServerError("pg3 is out of reach", hint="")
+    pg1.answers[WhyRequest] = ServerError("pg3 is unreachable", hint="")
     with pytest.raises(OperationError, match="pg2 has not joined"):
         main_node.second_stage(pg1.here, "pg3", pg1.say)
     assert pg1.joined == [1.0], "clients wait, so it waits for 1 s only"

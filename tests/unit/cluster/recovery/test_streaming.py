@@ -85,14 +85,14 @@ def test_a_standby_that_is_down_is_started_and_keeps_its_data(three: Recovering)
     assert three.copies == []
     assert three.world.streams(three.world.hosts["pg2"])
     assert three.data("pg2").writes == {1}
-    assert "starting it as it is" in three.said
+    assert "starting it with its own data" in three.said
 
 
 def test_a_running_standby_is_only_pointed_to_the_primary(three: Recovering) -> None:
     three.data("pg2").follows = "pg3"
     assert three.recover("pg2") == "pg1"
     assert three.copies == []
-    assert "starting it as it is" not in three.said
+    assert "starting it with its own data" not in three.said
     assert three.data("pg2").follows == "pg1"
 
 
@@ -102,7 +102,7 @@ def test_a_standby_with_wal_that_the_primary_lacks_is_rewound(three: Recovering)
     three.recover("pg2")
     assert three.copies == ["rewind pg2 from pg1"]
     assert three.data("pg2").writes == set()
-    assert "starting it as it is" not in three.said, "it could not follow the primary"
+    assert "starting it with its own data" not in three.said, "it could not follow the primary"
 
 
 def test_a_standby_that_does_not_stream_after_its_start_is_rewound(three: Recovering) -> None:
@@ -110,7 +110,9 @@ def test_a_standby_that_does_not_stream_after_its_start_is_rewound(three: Recove
     three.data("pg1").slots -= {"pg2"}
     three.recover("pg2")
     assert three.copies == ["rewind pg2 from pg1"]
-    assert any(text.startswith("starting it is not enough: it does not receive from pg1") for text in three.said)
+    assert any(
+        text.startswith("it does not rejoin with its own data: it does not receive from pg1") for text in three.said
+    )
     assert three.world.streams(three.world.hosts["pg2"])
 
 
@@ -160,7 +162,7 @@ def test_a_held_standby_is_released_and_keeps_its_data(three: Recovering) -> Non
     three.recover("pg2")
     assert three.copies == []
     assert not three.world.hosts["pg2"].record.held
-    assert three.said == ["pg1 is the primary", "pg2 follows pg1 already"]
+    assert three.said == ["pg1 is the primary", "pg2 already follows pg1"]
 
 
 def test_a_standby_in_use_is_refused_before_anything_changes(three: Recovering) -> None:
@@ -205,7 +207,7 @@ def test_a_node_that_pgpool_has_given_up_is_not_detached_again(three: Recovering
 
 
 def test_the_primary_itself_is_not_recovered(three: Recovering) -> None:
-    with pytest.raises(OperationError, match="pg1 is the primary, which the others are copied from") as refusal:
+    with pytest.raises(OperationError, match="pg1 is the primary, the source of all copies") as refusal:
         three.recover("pg1", force=True)
     assert refusal.value.hint.startswith("recover the other nodes")
     assert three.copies == []
@@ -214,7 +216,7 @@ def test_the_primary_itself_is_not_recovered(three: Recovering) -> None:
 def test_without_a_primary_in_sight_nothing_is_copied(three: Recovering) -> None:
     three.world.cut(["pg1"])
     began = three.world.clock
-    with pytest.raises(OperationError, match="no primary is in sight to copy from"):
+    with pytest.raises(OperationError, match="no primary to copy from is reachable"):
         three.recover("pg2")
     assert 10 <= three.world.clock - began <= 20, "it waits for 10 s"
     assert three.copies == []
@@ -263,7 +265,7 @@ class Agent:
     def _ask(self, name: str, request: object) -> None:
         self.asked.append((name, request))
         if isinstance(request, self.silent):
-            raise ServerError(f"{name} is out of reach", hint="")
+            raise ServerError(f"{name} is unreachable", hint="")
 
 
 @pytest.fixture
@@ -313,7 +315,7 @@ def test_pgpools_that_follow_the_leader_are_not_asked(pg2: Agent) -> None:
 def test_a_node_that_pgpool_does_not_attach_within_a_minute_is_reported(pg2: Agent) -> None:
     pg2.silent = (AttachRequest,)
     pg2.rounds = [OUT]
-    with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not taken it back") as failure:
+    with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not attached it") as failure:
         attachment.await_attached(pg2.here, lambda _: None)
     assert failure.value.hint == "pgpoolctl attach pg2"
     assert 60 <= pg2.now < 61

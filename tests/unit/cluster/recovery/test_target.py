@@ -62,7 +62,7 @@ def test_the_target_is_out_of_service_while_it_is_copied_and_awaits_the_second_s
     pg3.here.remember(held=True)
     target.copy(pg3.here, "pg1", pg3.say)
     assert clone.ran == [("pg1", False, 0, False, True)]
-    assert pg3.said == requester == ["half", "sessions are asked to end; new clients wait"]
+    assert pg3.said == requester == ["half", "waiting for sessions to end; new clients wait"]
     assert pg3.joined == [None, 600.0], "before the copy, and longer after it"
     assert overdue_after(pg3) == NATIVE.recovery_timeout + 30
 
@@ -140,7 +140,7 @@ def test_the_archive_is_read_if_the_stream_stands_still_for_1_s(pg3: StageNode) 
     sent = [sql for sql in pg3.server.sent if sql != target._REPLAYED]
     assert sent == ["ALTER SYSTEM SET primary_conninfo = ''", "ALTER SYSTEM RESET restore_command",
                     "SELECT pg_reload_conf()"]  # fmt: skip
-    assert "pg1 does not stream: the rest comes from its archive" in pg3.said
+    assert "pg1 does not stream: reading the remaining WAL from its archive" in pg3.said
 
 
 def test_a_replay_that_stands_still_is_given_up_after_5_s(pg3: StageNode) -> None:

@@ -114,7 +114,7 @@ def test_pgpools_next_step_is_awaited_until_its_deadline(
     between_stages(pg3, seconds=-0.01)
     target.attend(pg3)
     assert not pg3.under_way.promoting
-    assert "pgpool-II did not go on with it" in capsys.readouterr().out
+    assert "pgpool-II did not continue it" in capsys.readouterr().out
 
 
 def test_no_deadline_applies_while_this_node_is_working(pg3: Here) -> None:

@@ -74,7 +74,7 @@ def test_a_forced_recovery_leaves_a_node_in_service_if_a_pgpool_has_not_joined(p
 
 def test_without_another_node_in_service_nothing_is_rebuilt(pg3: StageNode) -> None:
     pg3.rounds = [seen(away("pg1"), away("pg2"), OUT)]
-    with pytest.raises(OperationError, match="no other node is in service that pg3 could be copied from"):
+    with pytest.raises(OperationError, match="no other node in service can be the source of a copy for pg3"):
         two_stages.rebuild(pg3.here, pg3.say)
     assert pg3.asked == []
     assert 10 <= pg3.clock.now - 1000 < 11, "the others may still be booting"
@@ -119,7 +119,7 @@ def test_a_second_request_waits_for_the_recovery_that_runs(
 
     def report(text: str) -> None:
         reported.append(text)
-        if reported.count("it still is") == 2:
+        if reported.count("pg3 is still being rebuilt") == 2:
             if failure:
                 rebuilding.fail(failure)
             other.ends.set()
@@ -130,7 +130,7 @@ def test_a_second_request_waits_for_the_recovery_that_runs(
     else:
         two_stages.rebuild(pg3.here, report)
     other.join(10)
-    assert reported[:3] == ["pg3 is being rebuilt already", "it still is", "it still is"]
+    assert reported[:3] == ["pg3 is already being rebuilt", "pg3 is still being rebuilt", "pg3 is still being rebuilt"]
     assert (pg3.asked, rebuilding.requested) == ([], False)
 
 
@@ -159,7 +159,7 @@ def test_a_leader_that_is_missing_for_a_moment_is_awaited(pg3: StageNode) -> Non
 
 def test_without_a_leading_pgpool_within_10_s_the_recovery_fails(pg3: StageNode) -> None:
     pg3.rounds = [seen(replace(primary("pg1"), pgpool=pgpool(quorum=False)), primary("pg2"), OUT)]
-    with pytest.raises(OperationError, match="no pgpool-II leads"):
+    with pytest.raises(OperationError, match="no pgpool-II is the watchdog leader"):
         two_stages._pooler(pg3.here)
     assert 10 <= pg3.clock.now - 1000 < 11
 
@@ -186,7 +186,7 @@ def test_a_node_is_detached_by_one_request_and_once_pgpool_answers(pg3: StageNod
 
 def test_a_node_that_pgpool_does_not_detach_within_40_s_is_not_rebuilt(pg3: StageNode) -> None:
     pg3.rounds = [ALL_IN]
-    with pytest.raises(OperationError, match="pgpool-II of pg1 does not give pg3 up"):
+    with pytest.raises(OperationError, match="pgpool-II of pg1 does not detach pg3"):
         two_stages._take_out(pg3.here, "pg1")
     assert 40 <= pg3.clock.now - 1000 < 41
     assert pg3.asked == [("pg1", DETACH)]

@@ -142,7 +142,7 @@ def test_a_joining_pgpool_is_awaited_and_reported_once(pg1: Here, monkeypatch: p
     monkeypatch.setattr("time.sleep", lambda _: None)
     watchdog.await_joined(pg1, said.append)
     (line,) = said
-    assert line.startswith("pgpool-II of pg2 serves clients, but has not joined the others: waiting for that; ")
+    assert line.startswith("pgpool-II of pg2 serves clients, but has not joined the others: waiting for it to join; ")
 
 
 def test_a_pgpool_that_never_joins_is_awaited_for_30_seconds(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:

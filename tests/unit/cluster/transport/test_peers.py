@@ -126,7 +126,7 @@ def test_a_node_that_sends_endless_progress_is_awaited_no_longer_than_a_silent_o
 @pytest.mark.parametrize("said", ["{}", "[[[[7]]]]", "7"])
 def test_progress_of_another_type_than_text_ends_the_connection(peer: Peer, starts: Path, said: str) -> None:
     play(starts, f"""read line; echo '{{"progress": {said}, "id": 0}}'; exec sleep 5""")
-    with pytest.raises(ServerError, match="it sent what is no answer"):
+    with pytest.raises(ServerError, match="it sent an invalid answer"):
         peer.ask(NOTE, seconds=4, progress=print)
 
 
@@ -135,7 +135,7 @@ def test_an_answer_of_deeply_nested_lists_is_refused() -> None:
     for _ in range(5000):
         deep = [deep]
     line = Line(1, None, None, 1, {"done": {"note": deep}})
-    with pytest.raises(RemoteError, match="no end of lists"):
+    with pytest.raises(RemoteError, match="nested too deeply"):
         line.answer(NOTE, "pg2")
 
 
@@ -207,7 +207,7 @@ def play(starts: Path, script: str) -> None:
     starts.with_name("ssh").write_text(f"#!/bin/sh\n{script}\n")
 
 
-STRAY = """echo '{"error": "a line that is no request", "id": null}'"""
+STRAY = """echo '{"error": "a line that is not a request", "id": null}'"""
 DONE = """read line; echo '{"done": {"note": "did note"}, "id": 0}'"""
 
 
@@ -219,7 +219,7 @@ def test_an_answer_without_a_request_does_not_block_others(peer: Peer, starts: P
 def test_an_error_about_the_whole_connection_is_the_reason_why_it_ended(peer: Peer, starts: Path) -> None:
     play(starts, f"read line; {STRAY}; echo closed >&2")
     began = time.monotonic()
-    with pytest.raises(ServerError, match="a line that is no request"):
+    with pytest.raises(ServerError, match="a line that is not a request"):
         peer.ask(NOTE, seconds=5)
     assert time.monotonic() - began < 1
 
@@ -228,7 +228,7 @@ def test_an_error_about_the_whole_connection_is_the_reason_why_it_ended(peer: Pe
 def test_a_malformed_answer_ends_the_connection_with_a_reason(peer: Peer, starts: Path, line: str) -> None:
     play(starts, f"read line; echo '{line}'; exec sleep 5")
     began = time.monotonic()
-    with pytest.raises(ServerError, match="it sent what is no answer"):
+    with pytest.raises(ServerError, match="it sent an invalid answer"):
         peer.ask(NOTE, seconds=4)
     assert time.monotonic() - began < 1
 

@@ -200,7 +200,7 @@ def test_an_odd_answer_is_reported_in_one_line_with_the_node_and_a_hint() -> Non
     with pytest.raises(OddAnswerError) as refusal:
         answered(TermRequest(2), {"taken": ["x" * 100_000]})
     assert refusal.value.message.startswith(
-        "pg2 (protocol version 1) sent what is no answer to 'term': taken cannot be"
+        "pg2 (protocol version 1) sent an invalid answer to 'term': taken cannot be"
     )
     assert len(refusal.value.message) < 200
     assert "on pg2" in refusal.value.hint
@@ -217,7 +217,7 @@ def test_a_request_without_one_of_its_fields_is_refused(kind: type[Request[Any]]
         if field.default is not dataclasses.MISSING:
             assert getattr(came(rest), field.name) == field.default
         else:
-            with pytest.raises(UsageError, match=f"a request to '{kind.do}' that cannot be read: .*'{field.name}'"):
+            with pytest.raises(UsageError, match=f"invalid request '{kind.do}': .*'{field.name}'"):
                 came(rest)
 
 
@@ -225,15 +225,15 @@ def test_a_request_without_one_of_its_fields_is_refused(kind: type[Request[Any]]
 def test_an_unknown_request_is_refused(verb: object) -> None:
     with pytest.raises(UsageError, match="unknown request") as refusal:
         came({"do": verb})
-    assert refusal.value.hint == "the nodes have different versions"
+    assert refusal.value.hint == "install the same version of pgpool2-cluster on every node"
     assert len(refusal.value.message) < 200
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 1.0, True, None, [1]])
 def test_an_invalid_version_is_refused(version: object) -> None:
-    with pytest.raises(UsageError, match="a request to 'note' of no version"):
+    with pytest.raises(UsageError, match="request 'note' has no valid version"):
         came({"do": "note", "version": version})
-    with pytest.raises(ValueError, match="an answer of no version"):
+    with pytest.raises(ValueError, match="an answer without a valid version"):
         Line.parse(json.dumps({"done": {}, "version": version}).encode())
 
 
@@ -253,7 +253,7 @@ def test_any_line_raises_only_the_expected_errors(text: bytes) -> None:
 @pytest.mark.parametrize("name", ["progress", "error", "hint"])
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}])
 def test_a_line_with_another_type_in_place_of_text_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} that is no text"):
+    with pytest.raises(ValueError, match=f"{name} is not a text"):
         Line.parse(json.dumps({"id": 1, name: value}).encode())
 
 

@@ -8,19 +8,19 @@ from pgpool_cluster.transport import reach
 
 DENIED = "postgres@10.0.0.2: Permission denied (publickey)."
 SAID = {
-    DENIED: ("does not take this node's key", "on pg2, as root: pgpoolctl check names the login shell"),
+    DENIED: ("rejects this node's key", "on pg2, as root: pgpoolctl check names the login shell"),
     "Host key verification failed.": ("no host certificate of this cluster.key", "systemctl reload ssh"),
     "This account is currently not available.": ("login shell", "on pg2: chsh -s /bin/bash postgres"),
-    "it sent what is no answer: 'This account is currently not available.'": ("login shell", "chsh -s /bin/bash"),
-    "it sent what is no answer: 'Welcome to pg2'": ("says something of its own", "~postgres/.bashrc"),
+    "it sent an invalid answer: 'This account is currently not available.'": ("login shell", "chsh -s /bin/bash"),
+    "it sent an invalid answer: 'Welcome to pg2'": ("may print text of its own", "~postgres/.bashrc"),
     "Your account has expired; please contact your system administrator.": ("has expired", "usermod --expiredate"),
     "WARNING: Your password has expired.": ("password of postgres has expired", "passwd --maxdays -1 postgres"),
-    "ssh: connect to host 10.0.0.2 port 22: Connection refused": ("nothing listens", "systemctl start ssh"),
-    "ssh: connect to host 10.0.0.2 port 22: Connection timed out": ("nothing comes back", "start pg2; 22/tcp"),
-    "ssh: connect to host 10.0.0.2 port 22: No route to host": ("nothing comes back", "start pg2; 22/tcp"),
+    "ssh: connect to host 10.0.0.2 port 22: Connection refused": ("no program listens", "systemctl start ssh"),
+    "ssh: connect to host 10.0.0.2 port 22: Connection timed out": ("the host does not reply", "start pg2; 22/tcp"),
+    "ssh: connect to host 10.0.0.2 port 22: No route to host": ("the host does not reply", "start pg2; 22/tcp"),
     "Unable to negotiate with 10.0.0.2 port 22: no matching host key type found. Their offer: rsa-sha2-512":
-        ("other algorithms", "HostKeyAlgorithms"),
-    "kex_exchange_identification: Connection closed by remote host": ("hangs up", "journalctl -u ssh"),
+        ("none of the cluster's algorithms", "HostKeyAlgorithms"),
+    "kex_exchange_identification: Connection closed by remote host": ("closes connections", "journalctl -u ssh"),
     "ssh: Could not resolve hostname pg2.lan: Name or service not known": ("is not found", "DNS or /etc/hosts"),
     "pgpoolctl: the agent does not run": ("the agent does not run", "systemctl status pgpool2-cluster"),
 }  # fmt: skip
