@@ -128,7 +128,9 @@ def prefer(system: Chroot, project: Project, shop: Shop) -> None:
 
 
 def complaints(output: str) -> list[str]:
-    return [line for line in output.splitlines() if line.startswith(COMPLAINTS)]
+    """Return apt's complaints, except that about the format of the root's own sources.list (apt 3)."""
+    lines = [line for line in output.splitlines() if line.startswith(COMPLAINTS)]
+    return [line for line in lines if "modernize" not in line]
 
 
 def candidate(system: Chroot) -> str:

@@ -16,6 +16,12 @@ from .signing import Key
 from .suites import PublishedVersion, Summary
 from .tree import named
 
+PIN = """\
+Package: pgpool2* libpgpool* postgresql-*-pgpool2
+Pin: release o=pgpool-deb
+Pin-Priority: 990
+"""
+"""apt_preferences(5) that prefer the packages of this repository to newer ones of Debian."""
 TEMPLATE = Path(__file__).with_name("index_page.html.j2")
 
 
@@ -27,6 +33,7 @@ def html(url: str, suites: Sequence[Summary], key: Key, moment: int, known: Sequ
         date=datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         state=named(moment),
         keyring=keyring.NAME,
+        pin=PIN,
         fingerprints=[" ".join(re.findall(".{4}", one)) for one in key.fingerprints],
         suites=[
             {

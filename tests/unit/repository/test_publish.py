@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.published import of_the_how_to
 from tests.unit.repository.conftest import FIRST, V1, V2, Publisher, proved, tree, versions
 
 from pgpool_deb.ground.errors import ExitStatus, UsageError
@@ -15,6 +17,18 @@ from pgpool_deb.repository import check, gpg, keyring, promote, prune, publish, 
 from pgpool_deb.repository.tree import Repository
 from pgpool_deb.runs.small_packages import deb, upload
 from pgpool_deb.upstream.download import sha256_of
+
+HERE = Project(Path(__file__).parents[3])
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_pin_of_the_how_to(published: Publisher, tmp_path: Path) -> None:
+    published()
+    page = html.unescape((tmp_path / "repo" / "index.html").read_text())
+    here, _ = of_the_how_to(HERE, "/etc/apt/preferences.d/pgpool")
+    assert f"# /etc/apt/preferences.d/pgpool\n{here}" in page
+
 
 # -- the files of the tree ---------------------------------------------------------------------------------------------
 
