@@ -28,6 +28,7 @@ def watched(any_mode: str, standing: Standing) -> Iterator[Cluster]:
 
     def begin(host: Host) -> None:
         host.put(PROGRAM, text)
+        host.run(f"mkdir -p {Path(DROP_IN).parent}")
         host.put(DROP_IN, f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 {PROGRAM}\n")
         host.run(f"systemctl daemon-reload; systemctl restart {AGENT}")
 
