@@ -147,6 +147,8 @@ class Synchrony:
     """When `apply` was last requested."""
     _applying: bool = False
     _failure: ClusterError | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Guards `_applying`, `_asked` and `_failure`, which the thread of an `apply` changes, too."""
 
     @property
     def goes_on(self) -> tuple[object, ...]:
@@ -256,26 +258,28 @@ class Synchrony:
 
     def _lay(self, mine: NodeFacts, *, changed: bool) -> None:
         """Request an `apply` if the server runs with a wrong list; raises the error of the last `apply`."""
-        if mine.laid and not changed:
-            self._failure = None
-        elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _RETRY_PAUSE_SECONDS):
-            self._applying, self._asked, failure = True, time.monotonic(), self._failure
+        with self._lock:
+            failure, begins = self._failure, False
+            if mine.laid and not changed:
+                failure = self._failure = None
+            elif mine.up and not self._applying and (changed or time.monotonic() - self._asked >= _RETRY_PAUSE_SECONDS):
+                self._applying, self._asked, begins = True, time.monotonic(), True
+        if begins:
             threading.Thread(target=self._apply, daemon=True).start()
-            if failure is not None:
-                raise failure
-        elif self._failure is not None:
-            raise self._failure
+        if failure is not None:
+            raise failure
 
     def _apply(self) -> None:
+        failure: ClusterError | None = None
         try:
             units.control("apply")
             # `apply` does not reload a server that has just begun to answer, because its unit is not active yet.
             sql_errors(lambda: self.here.server.query("SELECT pg_reload_conf()", seconds=_QUERY_SECONDS))
-            self._failure = None
         except ClusterError as error:
-            self._failure = error
+            failure = error
         except Exception as error:  # housekeeping reports it like any other failure
-            self._failure = OperationError(f"apply: {error}", hint="run pgpoolctl apply on this node")
+            failure = OperationError(f"apply: {error}", hint="run pgpoolctl apply on this node")
         finally:
-            self._applying = False
+            with self._lock:
+                self._failure, self._applying = failure, False
             self.here.forget_looks()

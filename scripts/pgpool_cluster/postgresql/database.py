@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import dataclass, field, replace
 
@@ -63,12 +64,18 @@ class Database(LocalServer):
     """The server's own reason for refusing the last login; "" if it accepted the login, or is not running."""
     _refused_since: float = 0.0
     _watch: replay.Watch = field(default_factory=replay.Watch, repr=False)
+    _looking: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Held while facts are collected. Each collection has its own thread, and only one runs at a time (shared.py)."""
 
     def look(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None = None) -> NodeFacts:
         """Return `facts` completed with those of this server; a server that is down raises no error.
 
         `standby_names`: the intended value of synchronous_standby_names, None if the cluster does not set it.
         """
+        with self._looking:
+            return self._look(facts, cluster, standby_names)
+
+    def _look(self, facts: NodeFacts, cluster: Cluster, standby_names: str | None) -> NodeFacts:
         if not (self.instance.data / "PG_VERSION").exists():
             self._looks.close()
             self._last, self._silent_since, self.refused = None, 0.0, ""

@@ -214,10 +214,10 @@ class Peer:
         try:
             line = self._ask(request, seconds, progress)
         except OSError as error:
-            self.problem = str(error)
+            self._note_problem(str(error))
             self._try_again()
-            raise self._out_of_reach(self.problem) from error
-        self.problem = ""
+            raise self._out_of_reach(str(error)) from error
+        self._note_problem("")
         return line.answer(request, self.name)
 
     def _ask(self, request: Request[Any], seconds: float, progress: Progress | None) -> Line:
@@ -252,11 +252,16 @@ class Peer:
                 try:
                     self._ask(NoteRequest(), _TRY_SECONDS, None)
                 except OSError as error:
-                    self.problem = str(error)
+                    self._note_problem(str(error))
                 else:
                     return
         finally:
-            self._trying = None
+            with self._lock:
+                self._trying = None
+
+    def _note_problem(self, reason: str) -> None:
+        with self._lock:
+            self.problem = reason
 
     def _out_of_reach(self, reason: str) -> ServerError:
         return ServerError(f"{self.name} is unreachable: {reason}", hint=reach.fix(reason, self.name))
@@ -264,8 +269,7 @@ class Peer:
     def drop(self, reason: str) -> None:
         """End the connection and every request in progress, as if it had broken for `reason`."""
         with self._lock:
-            connection, self._connection = self._connection, None
-        self.problem = reason
+            connection, self._connection, self.problem = self._connection, None, reason
         if connection is not None:
             connection.close()
         self._try_again()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
@@ -46,24 +47,44 @@ def test_an_attribute_that_two_threads_write_is_reported_once(made: Callable[[ty
     assert reported == [f"{FAULT}: Bare.value, by MainThread and second"]
 
 
-def test_writes_under_a_lock_of_the_object_are_permitted(made: Callable[[type], None]) -> None:
-    @dataclass(slots=True)
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.Condition])
+def test_writes_under_a_common_lock_are_permitted(
+    made: Callable[[type], None], make: Callable[[], AbstractContextManager[object]]
+) -> None:
     class Locked:
-        value: int = 0
-        lock: threading.RLock = field(default_factory=threading.RLock)
+        def __init__(self) -> None:
+            self.value = 0
+            self.lock, self.other = make(), make()
 
-        def put(self, value: int) -> None:
-            with self.lock:
+        def put(self, value: int, *, other: bool = False) -> None:
+            with self.other if other else self.lock:
                 self.value = value
 
     made(Locked)
     one = Locked()
     one.put(1)
     in_thread(lambda: one.put(2))
+    one.put(3)
     assert reported == []
-    one.value = 3
-    in_thread(lambda: setattr(one, "value", 4))
-    assert len(reported) == 1, "a lock that is not held permits nothing"
+    in_thread(lambda: one.put(4, other=True))
+    assert len(reported) == 1, "another lock permits nothing"
+
+
+def test_a_lock_that_only_the_second_thread_holds_permits_nothing(made: Callable[[type], None]) -> None:
+    class Half:
+        def __init__(self) -> None:
+            self.value = 0
+            self.lock = threading.Lock()
+
+        def put(self) -> None:
+            with self.lock:
+                self.value = 1
+
+    made(Half)
+    one = Half()
+    one.value = 1
+    in_thread(one.put)
+    assert len(reported) == 1
 
 
 def test_an_object_may_be_handed_to_another_thread(made: Callable[[type], None]) -> None:
