@@ -12,6 +12,8 @@ from tests.cluster.watchdog import leaders
 from tests.host import Host
 
 FAILOVER_SECONDS = 60.0
+IDLE = "nothing to do on this node"
+"""What an agent logs in a healthy cluster."""
 IN_FLIGHT = r"""
 (
     echo "BEGIN; INSERT INTO ledger VALUES ('in flight', 1);"
@@ -159,3 +161,13 @@ def test_10_soon_after_it_is_the_most_advanced_again(cluster: Cluster, pg1: Host
     assert pg2.psql("SELECT count(*) FROM second_gap") == "60000"
     cluster.until(lambda status: status.nodes["pg1"].pgpool == "up" and status.nodes["pg1"].role == "standby",
                   "pg1 is a standby in use", 60, pg2)  # fmt: skip
+
+
+def test_11_warnings_of_the_agents_are_found_by_their_priority(cluster: Cluster, pg1: Host, pg2: Host) -> None:
+    """`journalctl -p warning -u pgpool2-cluster` shows the warnings and nothing else."""
+    own = "journalctl -b -q -o cat _SYSTEMD_UNIT=pgpool2-cluster.service"
+    warnings = [host.run(f"{own} -p warning") for host in (pg1, pg2)]
+    rest = [host.run(f"{own} -p notice..info") for host in (pg1, pg2)]
+    assert any("failover: promote " in text for text in warnings)
+    assert all(IDLE in text and "failover: promote " not in text for text in rest)
+    assert not any(IDLE in text or "<" in text[:1] for text in warnings)
