@@ -13,7 +13,7 @@ from tests.host import Host
 
 FAILOVER_SECONDS = 60.0
 IDLE = "nothing to do on this node"
-"""What an agent logs in a healthy cluster."""
+"""An agent logs this in a healthy cluster."""
 IN_FLIGHT = r"""
 (
     echo "BEGIN; INSERT INTO ledger VALUES ('in flight', 1);"
