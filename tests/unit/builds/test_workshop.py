@@ -19,9 +19,11 @@ from tests.unit.builds.shop import (
     shop,
 )
 
+from pgpool_deb.boxes.box import Box
+from pgpool_deb.boxes.roots import Root
 from pgpool_deb.builds.results import Dist
 from pgpool_deb.builds.workshop import INTERRUPTED, BuildStage, BuildState, DiskFullError, Outcome
-from pgpool_deb.ground.command import CommandFailed, CommandStalled, Stopped
+from pgpool_deb.ground.command import CommandFailed, CommandStalled, Runner, Stopped
 from pgpool_deb.ground.errors import ExitStatus, MachineError, PackageError, UsageError
 from pgpool_deb.runs.small_packages import upload
 
@@ -210,6 +212,23 @@ def test_a_build_that_gets_no_root_fails_before_any_box(tmp_path: Path, fault: E
     outcome = failed(tmp_path, engine=engine, roots=ReadyRoots(old=True, fault=fault))
     assert outcome.error is (INTERRUPTED if isinstance(fault, Stopped) else fault)
     assert (outcome.stage, outcome.shell, engine.did) == (BuildStage.ROOT, (), [])
+
+
+class DeadEngine(BuildingEngine):
+    """An engine that cannot make a box."""
+
+    def box(self, root: Root, name: str, runner: Runner, trust: str = "") -> Box:
+        raise MachineError("the daemon is gone", hint="start it")
+
+
+def test_an_engine_that_cannot_make_a_box_is_left_and_noted_in_the_log(tmp_path: Path) -> None:
+    engines = [DeadEngine(place="dead1"), DeadEngine(place="dead2"), BuildingEngine(place="good")]
+    workshop, _ = shop(tmp_path, *engines)
+    for number in range(3):  # the name of a build decides which engine it tries first
+        built = workshop.build(cell(package(name=f"build{number}", rules=f"{number}".encode())))
+        assert (built.state, built.last.endpoint) == (BuildState.BUILT, "good")
+    logs = "".join(path.read_text() for path in sorted((tmp_path / "cache" / "logs").iterdir()))
+    assert logs.count("failed: the daemon is gone") == 2, "each is tried once"
 
 
 def test_an_explanation_says_whether_and_why_a_package_would_be_built(tmp_path: Path) -> None:
