@@ -91,7 +91,8 @@ class LiveDisplay:
         table = Table("package", "stage", "elapsed", "expected", "log", box=None)
         with self._lock:
             for name, (stage, began, seconds, log) in self._rows.items():
-                elapsed = "" if stage == BuildStage.WAITING else f"{seconds or time.monotonic() - began:.0f} s"
+                took = time.monotonic() - began if seconds is None else seconds
+                elapsed = "" if stage == BuildStage.WAITING else f"{took:.0f} s"
                 expected = self._history.expected(name)
                 known = f"{expected:.0f} s" if expected else ""
                 table.add_row(name, stage, elapsed, known, str(log or ""), style=_STYLES.get(stage, ""))
