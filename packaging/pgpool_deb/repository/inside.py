@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from enum import StrEnum
 from pathlib import Path
@@ -29,9 +30,11 @@ def find(root: Path, path: str) -> Path | Lack:
         mode = place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return Lack.MISSING
-    except RuntimeError:  # a loop of symbolic links
+    except RuntimeError:  # a loop of symbolic links, before Python 3.13
         return Lack.IRREGULAR
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return Lack.IRREGULAR
         raise unreadable(root / path, error) from error
     return place if stat.S_ISREG(mode) else Lack.IRREGULAR
 
@@ -59,6 +62,8 @@ def names(root: Path, path: str) -> list[str]:
     except RuntimeError:
         return []
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            return []
         raise unreadable(root / path, error) from error
 
 

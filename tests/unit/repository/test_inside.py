@@ -24,6 +24,16 @@ def test_a_loop_of_links_is_no_file_and_no_folder(tmp_path: Path) -> None:
     assert inside.names(tmp_path, "a") == []
 
 
+def test_a_loop_of_links_is_no_file_and_no_folder_since_python_3_13(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, resolve() returns a path in the loop, and its use fails."""
+    (tmp_path / "a").symlink_to("a")
+    monkeypatch.setattr(Path, "resolve", lambda path: path)
+    assert inside.read(tmp_path, "a") is Lack.IRREGULAR
+    assert inside.names(tmp_path, "a") == []
+
+
 def test_a_folder_outside_the_repository_has_no_names(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "letter").write_text("dear")
