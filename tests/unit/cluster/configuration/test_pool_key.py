@@ -29,6 +29,7 @@ def laid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found.write_text(f"{OLD}\n")
     monkeypatch.setattr(pool_key, "POOL_KEY", found)
     monkeypatch.setattr(hands, "_done", lambda request, _: hands.perform(request))
+    (tmp_path / "run").mkdir()  # only root can give a new folder to root
     monkeypatch.setattr(paths, "KEY_OF_PGPOOL", tmp_path / "run" / "key-of-pgpool")
     monkeypatch.setattr(paths, "OLD_KEY_OF_PGPOOL", tmp_path / "old-key-of-pgpool")
     return found
