@@ -65,10 +65,10 @@ def take_over_marker() -> None:
     old = paths.OLD_KEY_OF_PGPOOL
     if not os.path.lexists(old):
         return
-    with contextlib.suppress(ServerError, ValueError):
+    with contextlib.suppress(ServerError):
         found = hands.read(old)
-        if found and not paths.KEY_OF_PGPOOL.exists() and re.fullmatch(r"[0-9a-f]{16}\n", found.text):
-            mark(found.text.strip())
+        if found and not paths.KEY_OF_PGPOOL.exists() and re.fullmatch(rb"[0-9a-f]{16}\n", found.content):
+            mark(found.content.decode("ascii").strip())
         hands.remove(old)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.unit.cluster.stage_node import Clock
 
-from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from pgpool_cluster.definition.cluster_file import parse
+from pgpool_cluster.ground import paths, programs, waiting
 from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.ground.programs import LateProgramError, ProgramError
 from pgpool_cluster.machine import pgpool
 
 NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
@@ -78,3 +86,187 @@ def test_a_refusing_pgpool_gets_one_query_at_a_time(monkeypatch: pytest.MonkeyPa
     refuses = False
     assert pgpool.look(CLUSTER) is not None
     assert questions[1:] == [("pcp_node_info", "-a"), ("pcp_watchdog_info", "-v")]
+
+
+class Program:
+    """pgpool-II's commands, all of which end in the same way; an exception is raised."""
+
+    def __init__(self) -> None:
+        self.ends: tuple[int, str, str] | Exception = (0, "", "")
+        self.ran: list[list[str]] = []
+        self.limits: list[float] = []
+        self.environment: dict[str, str] = {}
+
+    def attempt(
+        self, words: Sequence[str], *, seconds: float = 30, environment: dict[str, str] | None = None
+    ) -> programs.Ended:
+        self.ran.append(list(words))
+        self.limits.append(seconds)
+        self.environment = environment or {}
+        if isinstance(self.ends, Exception):
+            raise self.ends
+        return subprocess.CompletedProcess(words, *self.ends)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    found = Program()
+    monkeypatch.setattr(programs, "attempt", found.attempt)
+    return found
+
+
+def test_a_pcp_command_never_waits_for_a_password(program: Program) -> None:
+    program.ends = (0, "LEADER\n", "")
+    assert pgpool.pcp("pcp_watchdog_info", "-v") == "LEADER\n"
+    assert program.ran == [
+        ["/usr/sbin/pcp_watchdog_info", "-h", "/var/run/postgresql", "-p", "9898", "-U", "pgpool_pcp", "-w", "-v"]
+    ]
+    assert program.environment["PCPPASSFILE"] == "/var/lib/postgresql/.pcppass"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [((1, "", "ERROR:  connection refused\n"), "ERROR:  connection refused"),
+     ((0, "", "note\nFATAL:  failed\nDETAIL:  no such node\n"), "FATAL:  failed DETAIL:  no such node"),
+     ((0, "ERROR:  printed there\n", ""), "ERROR:  printed there"),
+     ((1, "something else\n", ""), "something else"), ((3, "", ""), "3"),
+     (ProgramError("pcp", "this program is not installed"), "this program is not installed")],
+    ids=["status", "FATAL with status 0", "in its output", "no ERROR", "nothing", "absent"],
+)  # fmt: skip
+def test_a_pcp_command_that_fails_is_reported_whatever_its_status(
+    program: Program, ends: tuple[int, str, str] | Exception, said: str
+) -> None:
+    program.ends = ends
+    with pytest.raises(OperationError) as caught:
+        pgpool.pcp("pcp_attach_node", "-n", "0")
+    assert caught.value.message == f"pcp_attach_node: {said}"
+    assert caught.value.hint == "see journalctl -u pgpool2.service"
+    assert not isinstance(caught.value, pgpool.LateError)
+
+
+def test_a_late_answer_differs_from_a_failure(program: Program) -> None:
+    """Only a late one makes the agent query the nodes separately."""
+    program.ends = LateProgramError("pcp_node_info", "it did not end within 1 s")
+    with pytest.raises(pgpool.LateError, match="pcp_node_info: it did not end within 1 s"):
+        pgpool.pcp("pcp_node_info", "-a")
+
+
+LISTENING = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:270F 00000000:0000 0A 00000000:00000000 00:00000000 00000000  {own}        0 1 1
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000  4242        0 2 1
+   2: 0100007F:1538 0100007F:D431 01 00000000:00000000 00:00000000 00000000  {own}        0 3 1
+"""
+
+
+@pytest.mark.parametrize("family", ["tcp", "tcp6"])
+def test_only_a_program_that_listens_counts_and_it_must_be_pgpools_user(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, **_: object) -> str:
+        if str(path) == f"/proc/net/{family}":
+            return LISTENING.format(own=os.getuid())
+        raise FileNotFoundError(path)  # a kernel without IPv6
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert pgpool.listens(9999)
+    assert not pgpool.listens(22), "another user's program would count as pgpool-II"
+    assert pgpool.listens(22, anybody=True)
+    assert not pgpool.listens(5432, anybody=True), "it is a client's connection"
+
+
+ALONE = parse("nodes: {pg1: 10.0.0.1}", "cluster.yml", "pg1")
+
+
+def watchdog(state: str, *standbys: str) -> str:
+    others = "".join(f"Host Name : {one}\nStatus Name : STANDBY\n" for one in standbys)
+    return f"Quorum state : QUORUM EXIST\nHost Name : 10.0.0.3\nStatus Name : {state}\n{others}"
+
+
+@pytest.mark.parametrize(("state", "leads"), [("LEADER", True), ("STANDBY", False), ("JOINING", False)])
+def test_the_first_node_in_the_answer_is_the_queried_one(program: Program, state: str, leads: bool) -> None:
+    program.ends = (0, watchdog(state, "10.0.0.1"), "")
+    assert pgpool.leads(CLUSTER) is leads
+
+
+def test_a_pgpool_that_does_not_answer_does_not_lead_unless_it_is_the_only_one(program: Program) -> None:
+    program.ends = (1, "", "ERROR:  connection refused\n")
+    assert not pgpool.leads(CLUSTER)
+    assert pgpool.leads(ALONE)
+
+
+def test_a_standing_names_the_standbys_and_is_known_without_an_answer(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgpool, "listens", lambda number, **_: number == CLUSTER.pool_port)
+    program.ends = (0, watchdog("LEADER", "10.0.0.1", "10.0.0.5", "10.9.9.9"), "")
+    assert pgpool.standing(CLUSTER) == Standing(True, WatchdogState.LEADER, frozenset({"pg1", "pg5"}))
+    program.ends = LateProgramError("pcp_watchdog_info", "it did not end within 2 s")
+    assert pgpool.standing(CLUSTER) == Standing(True, WatchdogState.OTHER)
+    assert program.limits == [2, 2]
+
+
+def test_the_status_file_has_a_word_per_node_in_the_order_of_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgpool, "STATUS", tmp_path / "pgpool_status")
+    pgpool.write_status(CLUSTER, ["pg5", "pg1"])
+    assert pgpool.STATUS.read_text() == "up\ndown\ndown\ndown\nup\n"
+
+
+def attached(monkeypatch: pytest.MonkeyPatch, rounds: float, *, wait: bool = True) -> tuple[list[Any], Clock]:
+    """Attach pg2, which pgpool-II shows as up after this many queries."""
+    asked: list[Any] = []
+    clock = Clock()
+
+    def pcp(name: str, *words: str, **_: object) -> str:
+        asked.append((name, *words))
+        return f"10.0.0.2 5432 1 0.2 {'up' if len(asked) > rounds else 'down'} up standby standby 0\n"
+
+    monkeypatch.setattr(pgpool, "pcp", pcp)
+    monkeypatch.setattr(waiting, "time", clock)
+    pgpool.attach(CLUSTER, CLUSTER.named("pg2"), wait=wait)
+    return asked, clock
+
+
+def test_an_attachment_waits_until_pgpool_shows_the_node_as_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, _ = attached(monkeypatch, 3)
+    assert asked == [("pcp_attach_node", "-n", "1"), *[("pcp_node_info", "-n", "1")] * 3]
+    asked, _ = attached(monkeypatch, 3, wait=False)
+    assert asked == [("pcp_attach_node", "-n", "1")]
+
+
+def test_an_attachment_without_effect_is_reported_with_the_command_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OperationError, match="pgpool-II has not attached pg2") as caught:
+        attached(monkeypatch, 10**6)
+    assert caught.value.hint == "pgpoolctl attach pg2"
+
+
+def test_a_node_is_detached_by_its_number(program: Program) -> None:
+    pgpool.detach(CLUSTER, CLUSTER.named("pg4"))
+    assert program.ran[0][-2:] == ["-n", "3"]
+
+
+@pytest.mark.parametrize(("alive", "word"), [(True, "ALIVE"), (False, "DEAD")])
+def test_the_watchdog_hears_of_a_node_ahead_of_its_lifecheck(program: Program, alive: bool, word: str) -> None:
+    pgpool.tell_watchdog(CLUSTER, CLUSTER.named("pg2"), alive=alive)
+    assert program.ran == [
+        ["/usr/sbin/wd_cli", "-f", str(paths.PGPOOL_CONF), "-n", "1", "--inform", word, "-m", paths.UNIT]
+    ]
+
+
+def test_a_cluster_without_a_virtual_address_has_it_nowhere(program: Program) -> None:
+    assert not pgpool.has_address(None)
+    assert program.ran == []
+    program.ends = (0, '[{"ifname": "eth0", "addr_info": [{"local": "10.0.0.50"}]}]', "")
+    virtual = parse("nodes: {pg1: 10.0.0.1}\nvirtual_ip: 10.0.0.50/24\n", "cluster.yml", "pg1").virtual_ip
+    assert pgpool.has_address(virtual)
+    program.ends = (0, '[{"ifname": "eth0", "addr_info": [{"local": "10.0.0.5"}]}]', "")
+    assert not pgpool.has_address(virtual)
+
+
+def test_a_pgpool_that_does_not_listen_yet_is_not_queried(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a leader of the watchdog, and would refuse every pcp command with a line in its log."""
+    monkeypatch.setattr(pgpool, "listens", lambda *_, **__: False)
+    assert pgpool.look(CLUSTER) is None
+    assert program.ran == []
