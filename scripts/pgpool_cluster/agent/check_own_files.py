@@ -10,8 +10,13 @@ from ..definition import key as keys
 from ..ground import paths
 from ..ground.check import Check
 from ..ground.errors import ClusterError
+from ..ground.waiting import poll
 from ..machine import firewall, server
 from .checklist import of_faults
+
+_APPLY_SECONDS = 5.0
+"""Time for an apply that the agent has requested, for example because all certificates have been verified."""
+_APPLY_PAUSE_SECONDS = 0.5
 
 
 def of_files() -> Iterator[Check]:
@@ -21,11 +26,11 @@ def of_files() -> Iterator[Check]:
         return
     what = "the applied configuration matches cluster.yml and cluster.key"
     try:
-        planned = changes.plan()
+        planned = poll(changes.plan, until=_is_laid, seconds=_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
     except ClusterError as error:
         yield Check(name, what, False, error.message, error.hint)
         return
-    others = ", ".join(str(change.path) for change in planned.changes if not change.edited)
+    others = ", ".join(_unlaid(planned))
     if others or not planned.refused:
         yield Check(name, what, not others, f"{others} differ", "pgpoolctl apply")
     for path in planned.edited:
@@ -55,6 +60,15 @@ def of_files() -> Iterator[Check]:
     what = "watchdog and pcp ports are closed to other hosts"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
+
+
+def _unlaid(planned: changes.PlannedChanges) -> list[str]:
+    """Return the paths of the files that differ, without those that an administrator has edited."""
+    return [str(change.path) for change in planned.changes if not change.edited]
+
+
+def _is_laid(planned: changes.PlannedChanges) -> bool:
+    return not _unlaid(planned)
 
 
 def _doors(name: str) -> Iterator[Check]:

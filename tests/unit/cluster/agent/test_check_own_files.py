@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from pgpool_cluster.agent import check_own_files
 from pgpool_cluster.configuration import changes, doors, key_file
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.definition import key
-from pgpool_cluster.ground import paths
+from pgpool_cluster.ground import paths, waiting
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ServerError, UsageError
 from pgpool_cluster.ground.fault import Fault
@@ -35,6 +36,21 @@ class KeyFile:
         return "/etc/pgpool2/cluster.key"
 
 
+class Clock:
+    """A stand-in for `time` whose sleeps pass at once; `during` is called in each."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.during: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.during()
+
+
 class Root:
     """A machine whose files are in order, as root sees them."""
 
@@ -43,6 +59,7 @@ class Root:
         self.faults: list[Fault] | ServerError = []
         self.unfiltered = False
         self.key = key.generate()
+        self.clock = Clock()
 
     def plan(self) -> changes.PlannedChanges:
         if isinstance(self.planned, UsageError):
@@ -69,6 +86,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     monkeypatch.setattr(firewall, "missing", lambda: found.unfiltered)
     monkeypatch.setattr(key_file, "text", lambda: f"{found.key}\n")
     monkeypatch.setattr(paths, "CLUSTER_KEY", KeyFile())
+    monkeypatch.setattr(waiting, "time", found.clock)
     return found
 
 
@@ -98,6 +116,21 @@ def test_a_cluster_yml_that_cannot_be_rendered_is_the_only_fault(root: Root) -> 
     root.planned = UsageError("cluster.yml:3: a tab", hint="take it out")
     (found,) = check_own_files.of_files()
     assert (found.ok, found.why, found.fix) == (False, "cluster.yml:3: a tab", "take it out")
+
+
+def test_an_apply_that_the_agent_has_requested_is_awaited(root: Root) -> None:
+    """Found by the matrix: seconds after the installation, the agent applies that all certificates are verified."""
+    laid = root.planned
+    root.planned = changes.PlannedChanges((), Users(), (change("/etc/a"),))
+    root.clock.during = lambda: setattr(root, "planned", laid) if root.clock.now >= 2 else None
+    assert root.failed() == []
+    assert root.clock.now == 2
+
+
+def test_files_that_an_administrator_edited_are_reported_at_once(root: Root) -> None:
+    root.planned = changes.PlannedChanges((), Users(), (change("/etc/c", edited=True),))
+    list(check_own_files.of_files())
+    assert root.clock.now == 0
 
 
 def test_files_that_differ_are_named(root: Root) -> None:
