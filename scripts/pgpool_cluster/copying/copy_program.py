@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..ground import log, programs
 from ..ground.errors import OperationError
 from ..transport import pulse
+from ..transport.peers import Progress
 
-Report = Callable[[str], None]
 _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\)")
 
 
-def run(command: Sequence[str], report: Report) -> None:
+def run(command: Sequence[str], report: Progress) -> None:
     """Run a program of PostgreSQL and report its progress; raises OperationError with its own reason."""
     output = _Output(Path(command[0]).name, report)
     pulse.beat(pulse.PROGRESS_SECONDS)
@@ -30,7 +30,7 @@ class _Output:
     """The output of a running program; `reason` is its last line that is no progress."""
 
     program: str
-    report: Report
+    report: Progress
     reason: str = ""
     _reported: str = ""
 

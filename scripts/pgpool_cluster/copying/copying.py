@@ -24,8 +24,8 @@ from ..machine.server import Instance
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..postgresql import server_log
+from ..transport.peers import Progress
 from . import copy_program, copy_source, copy_target
-from .copy_program import Report
 
 _START_SECONDS = 300.0
 _STREAM_SECONDS = 30.0
@@ -37,7 +37,7 @@ _FIRST_REWINDING_MAJOR = 15
 """The first major whose pg_rewind can recover a crashed server with a configuration file outside of its data."""
 
 
-def clone(here: Here, source: str, report: Report, *, member: bool = True) -> None:
+def clone(here: Here, source: str, report: Progress, *, member: bool = True) -> None:
     """Replace this node's data with a copy of `source`, and start it as a standby of `source`.
 
     `member`: the node is then a member of the cluster. Nothing is deleted before the source has answered and the copy
@@ -46,7 +46,7 @@ def clone(here: Here, source: str, report: Report, *, member: bool = True) -> No
     _Copy(here, here.cluster.named(source), report, member=member).clone()
 
 
-def rejoin(here: Here, source: str, report: Report) -> None:
+def rejoin(here: Here, source: str, report: Progress) -> None:
     """Bring this node back as a standby of `source`: by pg_rewind if possible, otherwise by a base backup."""
     copy = _Copy(here, here.cluster.named(source), report)
     if _rewindable(here):
@@ -72,7 +72,7 @@ class _Copy:
 
     here: Here
     upstream: Node
-    report: Report
+    report: Progress
     member: bool = True
 
     @property

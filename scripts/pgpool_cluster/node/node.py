@@ -164,10 +164,12 @@ class Here:
         record, state = self.record, last.postgresql
         if state in (Postgresql.UP, Postgresql.STARTING):
             state = Postgresql.HANGING if seconds > HANGING_SECONDS else Postgresql.STARTING
+        return self._recorded(dataclasses.replace(last, postgresql=state, streaming=False), record)
+
+    def _recorded(self, facts: NodeFacts, record: Record) -> NodeFacts:
+        """Return the facts with those that the record has."""
         return dataclasses.replace(
-            last,
-            postgresql=state,
-            streaming=False,
+            facts,
             promoting=self.under_way.promoting,
             half_copied=bool(record.copying),
             term=record.term,
@@ -181,25 +183,17 @@ class Here:
 
     def _looked(self) -> NodeFacts:
         record = self.record
-        facts = NodeFacts(
+        found = NodeFacts(
             self.me.name,
-            term=record.term,
-            led=record.led,
-            restart=record.restart,
-            apart=record.apart,
             file=self.cluster.fingerprint,
             applied=self.loaded in ("", paths.laid_file()),
-            half_copied=bool(record.copying),
-            promoting=self.under_way.promoting,
-            held=record.held,
             users=Users.load(paths.USERS).serial,
             key=paths.laid_fingerprint(),
             virtual_ip=pgpool.has_address(self.cluster.virtual_ip),
             pgpool=self._looked_at_pgpool(),
             archive=self._looked_at_archive(),
-            standbys_came=record.standbys_came,
-            excuse=record.excuse,
         )
+        facts = self._recorded(found, record)
         if self.database is not None:
             names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
             facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..ground.errors import ClusterError
+from ..transport.peers import Progress
 
-Report = Callable[[str], None]
 HINT = "see journalctl -u pgpool2-cluster; run the same command to start again"
 PATIENCE_SECONDS = 1.0
 """Seconds without progress of the replay, after which the target reads the source's archive instead of its stream."""
@@ -27,7 +27,7 @@ class Rebuilding:
     def __init__(self) -> None:
         self._requested = threading.Lock()
         self._lock = threading.RLock()
-        self._report: Report | None = None
+        self._report: Progress | None = None
         self._under_way = False
         self._failure = ""
         self._deadline = 0.0
@@ -57,7 +57,7 @@ class Rebuilding:
             return True
         return False
 
-    def begin(self, report: Report) -> None:
+    def begin(self, report: Progress) -> None:
         """Report the stages to the requester from now on, and forget the failure of an earlier recovery."""
         with self._lock:
             self._report, self._failure = report, ""

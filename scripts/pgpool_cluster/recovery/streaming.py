@@ -43,9 +43,9 @@ class _Recovery:
         primary = recovery_plan.source(here.cluster, facts, name)
         self.progress(f"{primary.node} is the primary")
         if not self.force:
-            recovery_plan.refuse_needless(here.cluster, here.look_at_all(), name)
+            recovery_plan.refuse_needless(here.cluster, facts, name)
         here.remember(held=False)
-        self._detach(here.look_at_all())
+        self._detach(facts)
         facts = here.look_at_all()
         remedy = Remedy.COPY if self.force else recovery_plan.remedy(primary, facts.of(name))
         self._apply(remedy, primary.node)
