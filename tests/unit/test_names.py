@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,28 @@ def shared(package: Path) -> dict[str, list[str]]:
         places[folder.name].append(str(folder.relative_to(package)))
     for path in modules(package):
         place = str(path.relative_to(package))
-        for name in (path.stem, *types(path)):
+        stems = [path.stem] if path.stem != path.parent.name else []  # the main module of its folder
+        for name in (*stems, *types(path)):
             places[name].append(place)
     return {name: found for name, found in places.items() if len(found) > 1}
 
 
-def test_names_of_the_build_side_are_unique() -> None:
-    assert shared(HERE / "packaging" / "pgpool_deb") == {}
+@pytest.mark.parametrize("package", ["packaging/pgpool_deb", "scripts/pgpool_cluster"])
+def test_names_are_unique_in_a_package(package: str) -> None:
+    assert shared(HERE / package) == {}
+
+
+MODULE = re.compile(r"(?<![\w.*-])((?:(?:scripts|packaging|tests)/)(?:[\w-]+/)*[a-z_]\w*\.py)\b")
+ABSENT = ("packaging/__init__.py",)
+"""architecture.md says why there is no such file."""
+
+
+@pytest.mark.parametrize(
+    "document", [*sorted((HERE / "docs").rglob("*.md")), *HERE.glob("*.md")], ids=lambda path: path.name
+)
+def test_modules_that_a_document_names_are_there(document: Path) -> None:
+    named = set(MODULE.findall(document.read_text(encoding="utf-8"))) - {*ABSENT}
+    assert [name for name in sorted(named) if not (HERE / name).is_file()] == []
 
 
 @pytest.mark.parametrize(

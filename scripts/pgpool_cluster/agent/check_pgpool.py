@@ -19,15 +19,14 @@ def of_known_faults(name: str) -> list[Check]:
     installed = known_faults.installed()
     if installed is None:
         return []
-    version, table = installed.version, known_faults.table()
-    lacks = known_faults.missing(installed, table)
+    version, lacks = installed.version, known_faults.missing(installed)
     found = [
         Check(name, f"pgpool2 {version} has the patch {patch}", False, f"without it, {without}", known_faults.FIX)
         for patch, without in lacks
     ]
     if not lacks:
         found.append(Check(name, "pgpool2 has the patches that the cluster requires", True))
-    for advisory in known_faults.advisories(installed, table):
+    for advisory in known_faults.advisories(installed):
         advice = known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN
         found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory, advice, note=True))
     return found

@@ -150,7 +150,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
 
 
 def _recover(options: argparse.Namespace) -> ExitStatus:
-    said = _Progress()
+    said = _ProgressLine()
     try:
         ask(RecoverRequest(options.node, force=options.force), seconds=_PROGRESS_SECONDS, progress=said)
     finally:
@@ -163,7 +163,7 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     if options.accept_loss and not options.node:
         raise UsageError("--accept-loss needs the node whose data is kept", hint="pgpoolctl status shows the nodes")
     request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
-    said = _Progress()
+    said = _ProgressLine()
     try:
         answer = ask(request, seconds=_PROGRESS_SECONDS, progress=said)
     finally:
@@ -172,7 +172,7 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     return ExitStatus.GOOD
 
 
-class _Progress:
+class _ProgressLine:
     """Print progress. On a terminal, reports of copied bytes overwrite each other on one line."""
 
     def __init__(self) -> None:

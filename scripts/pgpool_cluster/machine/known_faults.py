@@ -16,7 +16,6 @@ from typing import Any
 from ..ground import paths, ports, programs
 from ..ground.programs import ProgramError
 
-Json = dict[str, Any]
 TABLE = Path(__file__).resolve().parents[2] / "known-faults.json"
 _PACKAGE = "pgpool2"
 _DPKG_SECONDS = 10.0
@@ -57,22 +56,18 @@ def installed() -> Installed | None:
     return Installed(answer[1], bool(listed), frozenset((*listed.get("patches", ()), *listed.get("upstream", ()))))
 
 
-def table() -> Json:
-    """Return the table that this package was built with; in a checkout, it is empty."""
-    return _read(TABLE)
-
-
-def missing(found: Installed, known: Json) -> list[tuple[str, str]]:
+def missing(found: Installed) -> list[tuple[str, str]]:
     """Return each missing patch that the cluster relies on, and what does not work without it, in order."""
     return [
         (patch["name"], patch["without"])
-        for patch in known.get("patches", ())
+        for patch in _table().get("patches", ())
         if patch["relied_on"] and patch["name"] not in found.patches and _is_for(patch["versions"], found.upstream)
     ]
 
 
-def advisories(found: Installed, known: Json) -> list[str]:
+def advisories(found: Installed) -> list[str]:
     """Return one line for each open advisory: its CVEs, a summary, and the version that fixes it."""
+    known = _table()
     fixed = {cve for patch in known.get("patches", ()) if patch["name"] in found.patches for cve in patch["mends"]}
     lines = []
     for advisory in known.get("advisories", ()):
@@ -82,7 +77,7 @@ def advisories(found: Installed, known: Json) -> list[str]:
     return lines
 
 
-def _concerns(advisory: Json, upstream: str) -> bool:
+def _concerns(advisory: dict[str, Any], upstream: str) -> bool:
     """Return whether a version is older than the fixed one, and its own branch has no backport of the fix."""
     return _compares(upstream, "<<", advisory["fixed_in"]) and not any(
         upstream.startswith(f"{backport.rpartition('.')[0]}.") and _compares(upstream, ">=", backport)
@@ -101,7 +96,12 @@ def _compares(version: str, relation: str, limit: str) -> bool:
     return programs.attempt(command, seconds=_DPKG_SECONDS).returncode == 0
 
 
-def _read(path: Path) -> Json:
+def _table() -> dict[str, Any]:
+    """Return the table that this package was built with; in a checkout, it is empty."""
+    return _read(TABLE)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import NATIVE, pgpool, primary, seen
 from tests.unit.cluster.threads import AT_ONCE
 
@@ -27,21 +28,6 @@ OUT = NodeFacts("pg3", member=True, term=1, led=1, system=7000)
 """pg3 is down, and pgpool-II has given it up."""
 SERVING = seen(replace(primary("pg1"), pgpool=pgpool("pg3")), primary("pg2"), OUT)
 ALL_IN = seen(replace(primary("pg1"), pgpool=pgpool()), primary("pg2"), primary("pg3"))
-
-
-class Clock:
-    """A stand-in for `time` whose sleeps pass at once; `during` is called in each."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.during: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.during()
 
 
 class Server:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.cluster.checked import CLUSTER
+from tests.unit.cluster.clock import Clock
 
 from pgpool_cluster.agent import check_own_files
 from pgpool_cluster.configuration import changes, doors, key_file
@@ -36,21 +36,6 @@ class KeyFile:
         return "/etc/pgpool2/cluster.key"
 
 
-class Clock:
-    """A stand-in for `time` whose sleeps pass at once; `during` is called in each."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.during: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.during()
-
-
 class Root:
     """A machine whose files are in order, as root sees them."""
 
@@ -59,7 +44,7 @@ class Root:
         self.faults: list[Fault] | ServerError = []
         self.unfiltered = False
         self.key = key.generate()
-        self.clock = Clock()
+        self.clock = Clock(0.0)
 
     def plan(self) -> changes.PlannedChanges:
         if isinstance(self.planned, UsageError):

@@ -44,7 +44,7 @@ def test_a_fault_of_pgpool_fails_only_its_own_check(break_: Break, what: str, wh
 
 def test_the_patches_of_pgpool_are_checked_where_it_runs(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = {"name": "one-recovery", "without": "two can run", "relied_on": True, "versions": [[]], "mends": []}
-    monkeypatch.setattr(known_faults, "table", lambda: {"patches": [lacking]})
+    monkeypatch.setattr(known_faults, "_table", lambda: {"patches": [lacking]})
     pg1.installed = Installed("4.6.1-1", own=True)
     assert [check.what for check in pg1.failed()] == ["pgpool2 4.6.1-1 has the patch one-recovery"]
     text = "nodes: {pg1: {address: 10.0.0.1, runs: [postgresql]}, pg2: db2.example.org, pg3: 10.0.0.3}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, orphaned, pgpool, primary, seen, standby
 
 from pgpool_cluster.agent import housekeeping
@@ -35,23 +36,13 @@ ALL_IN = seen(primary("pg1"), primary("pg2"), primary("pg3"))
 FILLS = Held("pg3", 10 * 2**30, 0.85, ours=True)
 
 
-class Clock:
-    """A stand-in for `time`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 class Node:
     """A node of a healthy cluster; `done`: its chores with their effects, without those that have nothing to do."""
 
     def __init__(self, name: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[object] = []
         self.facts = STREAMS
-        self.clock = Clock()
+        self.clock = Clock(0.0)
         self.held: Held | None = None
         self.there = Users(5, {"app": "e"}, "m")
         peers: Any = SimpleNamespace(ask=None, ask_all=None)

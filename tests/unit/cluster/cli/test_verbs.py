@@ -177,7 +177,7 @@ def test_bytes_are_counted_on_one_line_of_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    shown = verbs._Progress()
+    shown = verbs._ProgressLine()
     for text in ("copying", "1 of 9 MB (11%)", "2 of 9 MB (22%)", "starting"):
         shown(text)
     shown.end()

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
+from tests.unit.cluster.clock import Clock
 
 from pgpool_cluster.copying import copy_source, copy_target, copying
 from pgpool_cluster.decision.facts import NodeFacts, Postgresql
@@ -464,22 +465,9 @@ def test_a_server_whose_control_file_cannot_be_read_is_copied(pg2: Target) -> No
 # The start of streaming
 
 
-class Clock:
-    """A stand-in for `time` whose sleeps pass at once."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
+    found = Clock(0.0)
     monkeypatch.setattr(waiting, "time", found)
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cluster.stage_node import Clock
+from tests.unit.cluster.clock import Clock
 
 from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from pgpool_cluster.definition.cluster_file import parse

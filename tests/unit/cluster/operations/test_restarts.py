@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, standby
-from tests.unit.cluster.stage_node import Clock
 
 from pgpool_cluster.decision import matching
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.decision.test_decide_rests import boot, command, cut, lose, slow, turns, write
 from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen
 from tests.unit.cluster.wired import Json, answering
@@ -148,13 +149,6 @@ def test_without_a_majority_that_has_recorded_it_there_is_no_new_primary(
 
 
 # Applying the intended list
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

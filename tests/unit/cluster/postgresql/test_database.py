@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER
-from tests.unit.cluster.stage_node import Clock
 
 from pgpool_cluster.decision import matching, replay
 from pgpool_cluster.decision.facts import Lsn, NodeFacts, Postgresql, Switch
