@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
-from tests.unit.cluster.nodes import CLUSTER
 from tests.unit.cluster.clock import Clock
+from tests.unit.cluster.nodes import CLUSTER
 
 from pgpool_cluster.decision import matching
 from pgpool_cluster.definition.cluster import PostgresqlCluster
