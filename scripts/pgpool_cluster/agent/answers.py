@@ -23,6 +23,7 @@ from ..node.node import Here
 from ..operations import (
     attachment,
     claims,
+    cutting,
     new_primary,
     postgresql_service,
     restarts,
@@ -151,8 +152,14 @@ class Answers:
         if request.file not in ("", here.cluster.fingerprint):
             return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
         serves = {"led": request.term, "restart": request.restart, "apart": False}
-        taken = here.note_term(request.term, **(serves if request.serves else {}))
-        return protocol.TermAnswer(taken, here.record.excuse.place)
+        with here.under_way.upstream:
+            given_up = cutting.give_up(here) if request.cut and request.term > here.record.term else None
+            taken = here.note_term(request.term, **(serves if request.serves else {}))
+        excuse, cut = here.record.excuse, given_up is not None if request.cut else None
+        answer = protocol.TermAnswer(taken, excuse.place, cut=cut, excused=excuse.names)
+        if given_up is None or not given_up.standby:
+            return answer
+        return replace(answer, timeline=given_up.timeline, position=given_up.position)
 
     def _excuse(self, request: protocol.ExcuseRequest) -> protocol.ExcuseAnswer:
         """Record a primary's excuse of its standbys."""
@@ -171,7 +178,7 @@ class Answers:
 
     def _follow(self, request: protocol.FollowRequest, peer: str) -> protocol.Done:
         here = self.here
-        action = Follow(here.me.name, here.cluster.named(request.primary).name)
+        action = Follow(here.me.name, here.cluster.named(request.primary).name, request.term)
         if not rights.is_database(here.cluster, peer):
             takeover.refuse_undecided(here, action)
         postgresql_service.follow(here, action)

@@ -127,10 +127,14 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Point the standby at `primary` with a reload, without a restart."""
+    """Point the standby at `primary`, the primary of `term`, with a reload, without a restart.
+
+    If the standby knows a later term by then, it does not follow. 0 disables this check.
+    """
 
     node: str
     primary: str
+    term: int = 0
 
 
 @dataclass(frozen=True, slots=True)

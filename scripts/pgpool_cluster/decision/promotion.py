@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..definition.cluster import Cluster, Node
 from . import native, replay
 from .actions import Attach, Follow, Promote, Refuse, Wait
@@ -61,8 +63,9 @@ def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     if any(other.promoting for other in facts.members(cluster) if other.node != best.node):
         return (Wait(best.node, "another node is being promoted"),)
     siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
-    follows = tuple(Follow(other.node, best.node) for other in siblings if contains(best, other))
-    return (Promote(best.node, latest_term(cluster, facts) + 1, facts.excuse.place), *follows)
+    term = latest_term(cluster, facts) + 1
+    follows = tuple(Follow(other.node, best.node, term) for other in siblings if contains(best, other))
+    return (Promote(best.node, term, facts.excuse.place), *follows)
 
 
 def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
@@ -83,6 +86,17 @@ def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> lis
     excused = facts.excuse.names
     others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]
     return [other.node for other in others if not _counts(other)]
+
+
+def able_to_acknowledge(cluster: Cluster, cut: Collection[str], excused: Collection[str]) -> tuple[str, ...]:
+    """Return the nodes that together may still acknowledge a commit in an earlier term; () if they cannot.
+
+    `cut`: the nodes that have given up what they acknowledge to a former primary, this one included. `excused`: the
+    standbys for which commits do not wait. One of the others may be that primary, which needs `synchronous` more.
+    Without `synchronous`, a primary acknowledges alone, and nothing here prevents that.
+    """
+    able = tuple(node.name for node in cluster.databases if node.name not in (*cut, *excused))
+    return able if 0 < cluster.synchronous < len(able) else ()
 
 
 def _counts(member: NodeFacts) -> bool:

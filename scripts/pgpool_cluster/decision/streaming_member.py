@@ -56,7 +56,7 @@ def _stand_by(situation: Situation) -> Actions:
         return situation.wait(f"{mine.stalled}, so pgpool-II sends it no reads; hint: {replay.hint(mine)}")
     if mine.follows == primary.node or fits is None:
         return situation.wait(f"it is not receiving from {primary.node} yet")
-    return (Follow(situation.name, primary.node),)
+    return (Follow(situation.name, primary.node, situation.latest),)
 
 
 def _succeed(situation: Situation) -> Actions:

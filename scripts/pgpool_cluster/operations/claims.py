@@ -2,59 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..decision.actions import Begin, Dismiss, Lead
 from ..decision.excuse import Excuse
-from ..decision.facts import ClusterFacts
+from ..decision.facts import ClusterFacts, Lsn, NodeFacts
+from ..decision.promotion import able_to_acknowledge
 from ..decision.situation import in_service
 from ..ground import log
 from ..ground.errors import OperationError
 from ..node.node import LOOK_SECONDS, Here
-from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermRequest
+from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermAnswer, TermRequest
 from . import synchrony
 
+_AGAIN = "the agent decides again in its next round"
 _GO_ON_SECONDS = 10.0
 """Seconds within which a node in service has collected facts from all others and has sent them a term."""
 
 
-def claim(
-    here: Here, term: int, *, kept: tuple[str, ...] = (), decided: tuple[int, int] | None = None, **changes: object
-) -> None:
+def claim(here: Here, term: int, *, kept: tuple[str, ...] = (), **changes: object) -> None:
     """Claim a new term for this node. Raises OperationError unless a majority of nodes records the claim.
 
     The claim voids the excuses of former primaries, except for `kept`, the names that this node itself has excused.
-    `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
-    one. `changes` of the record are written together with the claim.
+    `changes` of the record are written together with the claim.
     """
-    noted = tell(here, term)
+    noted = _noted(here, term)
+    _void_excuses(here, term, noted, kept)
+    _begin(here, term, noted, changes)
+
+
+def claim_promotion(
+    here: Here, term: int, mine: NodeFacts, *, decided: tuple[int, int] | None = None, accept_loss: bool = False
+) -> None:
+    """Claim a new term for this standby, which is about to be promoted.
+
+    `mine`: its facts after it was cut off from its primary. The nodes that record the term give up what they
+    acknowledge to a former primary. Raises OperationError unless a majority of nodes records the claim, that primary
+    can acknowledge nothing any more, and no other standby has received more than this one. `accept_loss`: an
+    administrator does without the last two. `decided`: the place of the excuse that the decision to promote rests on;
+    the claim fails if any node knows a later one.
+    """
+    noted = _noted(here, term, cut=True)
+    if not accept_loss:
+        _refuse_unsafe(here, mine, noted)
+    if here.cluster.synchronous and decided is not None and max(answer.excuse for answer in noted.values()) > decided:
+        raise OperationError("the primary has answered since the decision", hint=_AGAIN)
+    _void_excuses(here, term, noted, ())
+    _begin(here, term, noted, {})
+
+
+def _noted(here: Here, term: int, *, cut: bool = False) -> dict[str, TermAnswer]:
+    """Send the term to every node, and return the answers of a majority; raises OperationError without one."""
+    noted = tell(here, term, cut=cut)
     if len(noted) < here.cluster.majority:
         few = f"only {', '.join(noted)} recorded term {term}"
         raise OperationError(few if noted else f"another node has already claimed term {term}", hint="pgpoolctl status")
-    if here.cluster.synchronous:
-        # From now on, no majority accepts an excuse of an earlier term.
-        if decided is not None and max(noted.values()) > decided:
-            raise OperationError(
-                "the primary has answered since the decision", hint="the agent decides again in its next round"
-            )
-        older = [name for name, place in noted.items() if place == OF_AN_OLDER_PACKAGE]
-        if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
-            raise OperationError(f"too few nodes recorded the start of term {term}", hint="pgpoolctl status")
+    return noted
+
+
+def _void_excuses(here: Here, term: int, noted: Mapping[str, TermAnswer], kept: tuple[str, ...]) -> None:
+    """Have a majority record the first excuse of the term; from then on, no majority accepts one of an earlier term."""
+    if not here.cluster.synchronous:
+        return
+    older = [name for name, answer in noted.items() if answer.excuse == OF_AN_OLDER_PACKAGE]
+    if len(older) + len(synchrony.announce(here, Excuse(term, 0, kept))) < here.cluster.majority:
+        raise OperationError(f"too few nodes recorded the start of term {term}", hint="pgpoolctl status")
+
+
+def _begin(here: Here, term: int, noted: Mapping[str, TermAnswer], changes: Mapping[str, object]) -> None:
     here.remember(led=term, **changes)
     log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 
-def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
-    """Send a new term to every node and return the nodes that recorded it, including this one.
+def tell(here: Here, term: int, *, cut: bool = False) -> dict[str, TermAnswer]:
+    """Send a new term to every node and return the answers of those that recorded it, including this one.
 
-    A node records the term only if it knows neither this term nor a later one. The value of each node is the place of
-    the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
+    A node records the term only if it knows neither this term nor a later one. `cut`: as in TermRequest.
     """
     if not here.note_term(term):
         return {}
-    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint), seconds=LOOK_SECONDS)
-    places = {name: answer.excuse for name, answer in answers.items() if answer.taken}
-    return {here.me.name: here.record.excuse.place, **places}
+    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint, cut=cut), seconds=LOOK_SECONDS)
+    excuse = here.record.excuse
+    own = TermAnswer(taken=True, excuse=excuse.place, excused=excuse.names, cut=cut or None)
+    return {here.me.name: own, **{name: answer for name, answer in answers.items() if answer.taken}}
+
+
+def _refuse_unsafe(here: Here, mine: NodeFacts, noted: Mapping[str, TermAnswer]) -> None:
+    """Raise OperationError if a former primary may still acknowledge commits, or if another standby has received more.
+
+    A node whose package is older does not report `cut`, and counts as before nodes reported it. Any two majorities have
+    a node in common, so the latest excuse of these nodes is the latest that a majority has recorded.
+    """
+    cut = [name for name, answer in noted.items() if answer.cut is not False]
+    latest = max(noted.values(), key=lambda answer: answer.excuse)
+    able = able_to_acknowledge(here.cluster, cut, latest.excused)
+    if able:
+        reason = f"{', '.join(able)} may still acknowledge commits to a former primary"
+        raise OperationError(reason, hint="bring them back, and the failover continues automatically")
+    end = (mine.timeline or 0, mine.position or Lsn(0))
+    ends = {name: (answer.timeline or 0, answer.position) for name, answer in noted.items()}
+    ahead = [name for name, (timeline, position) in ends.items() if position and (timeline, position) > end]
+    if ahead:
+        raise OperationError(f"{', '.join(ahead)} received more WAL than this node", hint=_AGAIN)
 
 
 def lead(here: Here, action: Lead) -> None:

@@ -11,7 +11,7 @@ from ..ground.errors import OperationError
 from ..ground.waiting import poll
 from ..node.node import Here
 from ..transport.protocol import PromoteRequest
-from . import claims, postgresql_service, synchrony
+from . import claims, cutting, postgresql_service, synchrony
 
 _PROMOTE_SECONDS = 60.0
 
@@ -50,17 +50,20 @@ def promote(here: Here, action: Promote) -> None:
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
-def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
+def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None, *, accept_loss: bool = False) -> None:
     """Claim the term, then end recovery on this node; do nothing if recovery is over. Raises OperationError.
 
-    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision.
+    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision. `accept_loss`:
+    an administrator accepts that other nodes may have more data.
     """
     with here.under_way.claiming():
         if not in_recovery(here):
             return
         refuse_promotion(here)
         with _announced(here):
-            claims.claim(here, term, decided=decided)
+            with here.under_way.upstream:
+                mine = cutting.cut_off(here)
+            claims.claim_promotion(here, term, mine, decided=decided, accept_loss=accept_loss)
             end_recovery(here)
 
 

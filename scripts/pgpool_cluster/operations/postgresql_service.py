@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..decision.actions import CreateSlots, Follow, Start, Stop
+from ..ground.errors import OperationError
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..transport.protocol import FollowRequest
@@ -26,13 +27,17 @@ def stop(here: Here, _: Stop) -> None:
 
 
 def follow(here: Here, action: Follow) -> None:
-    """Point a standby at another primary and reload it."""
+    """Point a standby at another primary and reload it. Raises OperationError if it knows a later term."""
     if action.node != here.me.name:
-        here.peers.ask(action.node, FollowRequest(action.primary), seconds=_FOLLOW_SECONDS)
+        here.peers.ask(action.node, FollowRequest(action.primary, action.term), seconds=_FOLLOW_SECONDS)
         return
     text = pg.conninfo(here.cluster, here.me.name, action.primary)
-    here.query(f"ALTER SYSTEM SET primary_conninfo = '{text}'")
-    here.query("SELECT pg_reload_conf()")
+    with here.under_way.upstream:
+        if 0 < action.term < here.record.term:
+            reason = f"{action.primary} leads in term {action.term}, but term {here.record.term} has begun"
+            raise OperationError(reason, hint="the agent decides again in its next round")
+        here.query(f"ALTER SYSTEM SET primary_conninfo = '{text}'")
+        here.query("SELECT pg_reload_conf()")
 
 
 def create_slots(here: Here, action: CreateSlots) -> None:

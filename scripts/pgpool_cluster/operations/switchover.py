@@ -136,7 +136,7 @@ def accept_loss(here: Here, progress: Progress) -> None:
 
 def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
     if mine.standby and here.cluster.mode.streams:
-        new_primary.become_primary(here, term)
+        new_primary.become_primary(here, term, accept_loss=True)
         return
     new_primary.resume(here, Resume(mine.node, term))
     if new_primary.in_recovery(here):

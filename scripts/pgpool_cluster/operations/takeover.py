@@ -111,7 +111,8 @@ def take_over(here: Here) -> None:
 def refuse_undecided(here: Here, action: Follow) -> None:
     """Raise OperationError unless this node itself decides to follow that primary."""
     here.forget_looks()
-    if action not in decide(here.cluster, here.me, here.look_at_all()):
+    decided = decide(here.cluster, here.me, here.look_at_all())
+    if not any(isinstance(one, Follow) and one.primary == action.primary for one in decided):
         raise OperationError(f"{here.me.name} does not confirm that it must follow {action.primary}", hint=_SEES)
 
 

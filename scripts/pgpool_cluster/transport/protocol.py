@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from ..decision import terms
-from ..decision.facts import NodeFacts, Standing
+from ..decision.facts import Lsn, NodeFacts, Standing
 from ..decision.report import Report
 from ..decision.terms import KnownTerm, Term
 from ..ground.check import Check
@@ -101,10 +101,20 @@ class ConvergeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TermAnswer:
-    """`taken`: the node has recorded the term. `excuse`: the place of the latest excuse that it knows."""
+    """`taken`: the node has recorded the term. `excuse`: the place of the latest excuse that it knows.
+
+    `excused`: the names in that excuse.
+    `cut`: as requested, it acknowledges nothing to a former primary any more. None if that was not requested, or the
+    node's package is older.
+    `timeline` and `position`: the end of a standby's WAL after that; None if unknown.
+    """
 
     taken: bool = False
     excuse: ExcusePlace = OF_AN_OLDER_PACKAGE
+    cut: bool | None = None
+    timeline: int | None = None
+    position: Lsn | None = None
+    excused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +215,8 @@ class TermRequest(Request[TermAnswer]):
     """Record a new term.
 
     `file`: fingerprint of the requester's cluster.yml. A node with another one records nothing. `serves`: you are in
-    service in this term. `restart`: as in NodeFacts (facts.py); 0 for none.
+    service in this term. `restart`: as in NodeFacts (facts.py); 0 for none. `cut`: before you answer, end what you
+    acknowledge to a former primary: a standby stops to receive from it, a primary is killed.
     """
 
     do = "term"
@@ -213,6 +224,7 @@ class TermRequest(Request[TermAnswer]):
     file: str = ""
     serves: bool = False
     restart: KnownTerm = 0
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +253,11 @@ class PromoteRequest(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class FollowRequest(Request[Done]):
-    """Stream from `primary` from now on."""
+    """Stream from `primary` from now on, unless you know a later term than `term`; 0 disables this check."""
 
     do = "follow"
     primary: str
+    term: KnownTerm = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,10 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import node, stages
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, restarts, synchrony, takeover
+from pgpool_cluster.operations import act, cutting, restarts, synchrony, takeover
 from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.postgresql import postgresql as pg
-from pgpool_cluster.postgresql import server_log
+from pgpool_cluster.postgresql import postmaster, server_log
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
 from pgpool_cluster.transport import lines, protocol
 from pgpool_cluster.transport.lines import Asked, Line
@@ -508,6 +508,12 @@ class World:
             host.up, host.data.crashed = False, True
             self._hang_up(host)
 
+    def kill(self, name: str) -> bool:
+        """Kill a node's PostgreSQL, as its own agent does."""
+        self.tick()
+        self.crash(name)
+        return True
+
     # PostgreSQL
 
     def start_server(self, host: Host) -> None:
@@ -568,6 +574,11 @@ class World:
         elif found := re.search(r"primary_conninfo = 'host=(\S+)", sql):
             self.tick()
             data.follows = next(one.name for one in self.cluster.databases if one.address == found[1])
+        elif "primary_conninfo = ''" in sql:
+            self.tick()
+            data.follows = None
+        elif "backend_type = 'walreceiver'" in sql:
+            return [(data.follows is None, 0)]
         elif "pg_create_physical" in sql:
             data.slots |= {str(values[0])}
         elif "pg_last_wal_replay_lsn" in sql:
@@ -1007,6 +1018,10 @@ def hands() -> Iterator[None]:
         patch.setattr(server_log, "last_words", lambda _: "")
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(Here, "query", lambda *a: world().query(*a))
+        # Under the lock `upstream`, this node's agent does not follow a primary, so it takes no turn meanwhile.
+        patch.setattr(cutting, "poll", lambda query, **_: query() or query())
+        patch.setattr(postmaster, "pid", lambda _: int(world().hosts[world().stack[-1]].up))
+        patch.setattr(postmaster, "kill", lambda _: world().kill(world().stack[-1]))
         patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))
         patch.setattr(copying._Copy, "clone", _clone)
         patch.setattr(copying._Copy, "rewind", _rewind)

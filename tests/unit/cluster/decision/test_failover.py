@@ -33,7 +33,7 @@ def dead_primary(*others: NodeFacts, view: PgpoolFacts | None = None) -> Cluster
 
 def test_the_most_advanced_standby_is_promoted_and_the_others_follow_it() -> None:
     facts = dead_primary(orphaned(standby("pg2", "pg1", at=900)), orphaned(standby("pg3", "pg1", at=1000)))
-    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg3", 2), Follow("pg2", "pg3"))
+    assert failover(CLUSTER, CLUSTER.named("pg1"), facts) == (Promote("pg3", 2), Follow("pg2", "pg3", 2))
 
 
 def test_of_equal_standbys_the_first_one_is_promoted() -> None:

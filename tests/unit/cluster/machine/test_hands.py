@@ -44,7 +44,7 @@ OPENS = frozenset(
 BY_THE_AGENT = frozenset(
     (
         "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "message_catalogs",
-        "neighbours", "pgpool_service", "postgresql", "server_log", "wal_files",
+        "neighbours", "pgpool_service", "postgresql", "postmaster", "server_log", "wal_files",
     )
 )  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""

@@ -278,7 +278,7 @@ ORPHANS = (orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
 
 def test_a_hanging_primary_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
     pg1, pg2 = CLUSTER.named("pg1"), CLUSTER.named("pg2")
-    assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2"))
+    assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2", 2))
     assert kinds(failover(CLUSTER, pg1, seen(SLOW, *ORPHANS))) == ["Wait"]
     given_up = view("pg1")
     assert kinds(decide(CLUSTER, pg2, seen(replace(HANGING, pgpool=given_up), *ORPHANS))) == ["Promote"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.cluster.nodes import standby
 from tests.unit.cluster.wired import Json, answering
 
 from pgpool_cluster.decision.facts import NodeFacts
@@ -91,8 +93,8 @@ def test_a_malformed_vote_does_not_count_and_stops_no_claim(
     pg1: Here, place: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, lambda name, _: {"taken": True, "excuse": [1, 0] if name == "pg2" else place})
-    assert claims.tell(pg1, 2) == {"pg1": (0, 0), "pg2": (1, 0)}
-    claims.claim(pg1, 3, decided=(1, 0))
+    assert {name: answer.excuse for name, answer in claims.tell(pg1, 2).items()} == {"pg1": (0, 0), "pg2": (1, 0)}
+    claims.claim_promotion(pg1, 3, replace(standby("pg1", "pg3"), position=None), decided=(1, 0))
     assert pg1.record.led == 3
 
 

@@ -40,7 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(pg, "configured", lambda _: {})
     monkeypatch.setattr(postgresql_service, "start", lambda _, action: done.append(action))
     monkeypatch.setattr(new_primary, "resume", lambda _, action: done.append(action))
-    monkeypatch.setattr(new_primary, "become_primary", lambda here, term: done.append(Promote(here.me.name, term)))
+    monkeypatch.setattr(new_primary, "become_primary", lambda here, term, **_: done.append(Promote(here.me.name, term)))
     return done
 
 

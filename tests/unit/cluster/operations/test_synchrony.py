@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.decision.test_decide_rests import boot, command, cut, lose, slow, turns, write
-from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen
+from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen, standby
 from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
@@ -126,14 +126,14 @@ def test_a_promotion_based_on_an_older_excuse_fails(here: Here, monkeypatch: pyt
     """The old primary may have listed a standby again between the decision and the claim."""
     telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
     with pytest.raises(OperationError, match="has answered since"):
-        claims.claim(here, 2, decided=(1, 2))
+        claims.claim_promotion(here, 2, standby("pg1", "pg2"), decided=(1, 2))
     assert here.record.led == 1
 
 
 def test_a_new_primary_voids_the_excuses_of_former_ones(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here.note_excuse(Excuse(1, 3, ("pg3",)))
     asked = telling(monkeypatch, term={"taken": True, "excuse": [1, 3]}, excuse={"taken": True})
-    claims.claim(here, 2, decided=(1, 3))
+    claims.claim_promotion(here, 2, standby("pg1", "pg2"), decided=(1, 3))
     assert here.record.excuse == Excuse(2, 0, ())
     assert asked[-1] == {"do": "excuse", "term": 2, "serial": 0, "names": [], "file": CLUSTER.fingerprint,
                          "version": 2}  # fmt: skip

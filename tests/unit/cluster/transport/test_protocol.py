@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.unit.cluster.decision.test_facts import ANY_FACTS, JUNK
 
 from pgpool_cluster.decision import terms
-from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.decision.facts import Lsn, NodeFacts
 from pgpool_cluster.ground import plain
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
@@ -90,6 +90,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one return a
             return st.dictionaries(TEXTS, values(parts[1]), max_size=3)
         case found if found is Check:
             return CHECKS
+        case found if found is Lsn:
+            return st.integers(0, 2**64 - 1).map(Lsn)
         case found if dataclasses.is_dataclass(found):
             return built(found)
         case found if issubclass(found, Enum):
