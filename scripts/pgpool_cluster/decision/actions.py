@@ -105,6 +105,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Kill the node's PostgreSQL at once, because another node may have been promoted without it."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Promote:
     """Claim `term` from more than half of all nodes, then promote the standby.
 
@@ -150,6 +158,14 @@ class StartPgpool:
     """Start pgpool-II on the node."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopPgpool:
+    """Stop pgpool-II on the node. StartPgpool starts it again."""
+
+    node: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +226,7 @@ class Refuse:
 
 Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
-    | Promote | Lead | Follow | CreateSlots | StartPgpool | Attach | Detach
+    | Fence | Promote | Lead | Follow | CreateSlots | StartPgpool | StopPgpool | Attach | Detach
 )  # fmt: skip
 """The actions that change something (act.py)."""
 Action = Deed | Wait | AwaitRecovery | Refuse
@@ -246,6 +262,8 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
             return f"resume {action.node} term {action.term}"
         case Stop():
             return f"stop {action.node}: {action.reason}"
+        case Fence():
+            return f"fence {action.node}: {action.reason}"
         case Promote():
             return f"promote {action.node} term {action.term}"
         case Lead():
@@ -256,6 +274,8 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
             return f"create slots {action.node}"
         case StartPgpool():
             return f"start pgpool {action.node}"
+        case StopPgpool():
+            return f"stop pgpool {action.node}: {action.reason}"
         case Attach():
             return f"attach {action.node}"
         case Detach():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from . import native
-from .actions import Action, Attach, Detach, StartPgpool
-from .facts import BackendState, NodeFacts, contains
-from .situation import Actions, Situation, leads
+from . import fencing, native
+from .actions import Action, Attach, Detach, StartPgpool, StopPgpool
+from .facts import BackendState, NodeFacts, Postgresql, contains
+from .situation import Actions, Situation, leads, silent
 
 
 def of_pgpool(situation: Situation) -> Actions:
     """Decide for pgpool-II: start it once there is a database to serve; the leader then attaches and detaches nodes."""
     pgpool = situation.mine.pgpool
     serving = situation.primary is not None
+    if situation.cluster.mode.streams and fencing.is_due(situation.cluster, situation.policy.alone_seconds):
+        return (StopPgpool(situation.name, fencing.REASON),) if pgpool is not None else ()
     if pgpool is None and serving and not situation.cluster.mode.streams:
         return native.start_pgpool(situation)
     if pgpool is None:
@@ -45,12 +47,24 @@ def _fit(situation: Situation, member: NodeFacts) -> bool:
 
 
 def _unfit(situation: Situation, member: NodeFacts) -> str:
-    """Return why a node whose server is up must not serve clients; "" if it may."""
+    """Return why a node must not serve clients; "" if it may, or if its state is unknown."""
     primary = situation.primary
-    if primary is None or not member.up or member is primary or _fit(situation, member):
+    if primary is None or member is primary or _fit(situation, member):
         return ""
+    if not member.up:
+        return _down(situation, member)
     if member.writable:
         return f"it accepts writes, but {primary.node} is the primary"
     if contains(primary, member) is False:
         return f"its data has diverged from that of {primary.node}"
     return member.stalled if member.follows == primary.node else ""
+
+
+def _down(situation: Situation, member: NodeFacts) -> str:
+    """Return why a node whose server does not answer must not serve clients; "" if it may be about to answer."""
+    if not member.reachable:
+        return "it shows no sign of life" if silent(situation.cluster, situation.facts, member.node) else ""
+    return f"its PostgreSQL is {member.postgresql}" if member.postgresql in _ENDED else ""
+
+
+_ENDED = (Postgresql.DOWN, Postgresql.STOPPED, Postgresql.ABSENT, Postgresql.HANGING)

@@ -85,7 +85,9 @@ def _missing_standbys(cluster: Cluster, facts: ClusterFacts, failed: str) -> lis
     """
     excused = facts.excuse.names
     others = [facts.of(node.name) for node in cluster.databases if node.name not in (failed, *excused)]
-    return [other.node for other in others if not _counts(other)]
+    missing = [other.node for other in others if not _counts(other)]
+    # Standbys that were cut off no longer know the failed primary, which is one of the missing nodes.
+    return missing if failed else missing[1:]
 
 
 def able_to_acknowledge(cluster: Cluster, cut: Collection[str], excused: Collection[str]) -> tuple[str, ...]:

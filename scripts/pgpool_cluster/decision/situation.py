@@ -18,11 +18,15 @@ class Policy:
     `automatic_return`: a former primary rejoins without an administrator.
     `patient`: nodes out of sight may still be booting, so pgpool-II does not give them up yet.
     `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
+    `yields`: this node's server has just crashed, so a standby that can take over comes before its restart.
+    `alone_seconds`: for how long this node has been without contact to a majority.
     """
 
     automatic_return: bool = False
     patient: bool = False
     lately: frozenset[str] = frozenset()
+    yields: bool = False
+    alone_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +105,24 @@ def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
 
 def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
-    """Return the unreachable database nodes that a leading pgpool-II has not detached.
-
-    If no leading pgpool-II is reachable, these are all unreachable nodes.
-    """
+    """Return the unreachable database nodes that may still be at work, because they do not count as dead."""
     away = [node.name for node in cluster.databases if not facts.of(node.name).reachable]
+    return tuple(name for name in away if not given_up(cluster, facts, name))
+
+
+def given_up(cluster: Cluster, facts: ClusterFacts, name: str) -> bool:
+    """Return whether a node counts as dead: it is silent, or every leading pgpool-II has detached it.
+
+    Nodes with an older package notice only the latter.
+    """
     leading = leading_pgpools(cluster, facts)
-    if not leading:
-        return tuple(away)
-    return tuple(name for name in away if any(pool.backends.get(name) is not BackendState.DOWN for pool in leading))
+    detached = bool(leading) and all(pool.backends.get(name) is BackendState.DOWN for pool in leading)
+    return detached or silent(cluster, facts, name)
+
+
+def silent(cluster: Cluster, facts: ClusterFacts, name: str) -> bool:
+    """Return whether more than half of all nodes have no sign of life of a node."""
+    return sum(one.reachable and name in one.silent for one in facts.nodes.values()) >= cluster.majority
 
 
 def in_service(cluster: Cluster, facts: ClusterFacts) -> tuple[NodeFacts, ...]:

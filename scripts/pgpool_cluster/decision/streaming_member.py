@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import promotion, replay
-from .actions import CreateSlots, Follow, Lead, Rejoin, Resume, Start, Stop
-from .facts import BackendState, NodeFacts, Postgresql, contains
-from .situation import Actions, Situation, leading_pgpools, promoted_by_hand, unseen
+from . import fencing, promotion, replay
+from .actions import CreateSlots, Fence, Follow, Lead, Promote, Rejoin, Resume, Start, Stop
+from .facts import NodeFacts, Postgresql, contains
+from .situation import Actions, Situation, given_up, promoted_by_hand, silent, unseen
 
 
 def was_replaced(situation: Situation) -> bool:
@@ -26,6 +26,8 @@ def of_member(situation: Situation) -> Actions:
 def _serve(situation: Situation) -> Actions:
     """Decide for a writable node: the rightful primary continues, any other node stops before more writes are lost."""
     mine, primary = situation.mine, situation.primary
+    if fencing.is_due(situation.cluster, situation.policy.alone_seconds):
+        return (Fence(situation.name, fencing.REASON),)
     if mine.timeline is None:
         return situation.wait("its timeline is unknown")
     if primary is None and mine is promoted_by_hand(situation.cluster, situation.facts):
@@ -67,9 +69,9 @@ def _succeed(situation: Situation) -> Actions:
     interrupted = any(member.standby and member.led >= latest for member in (mine, *situation.others))
     if any(not _gone(situation, leader) for leader in leaders):
         return situation.wait(f"{leaders[0].node}, the primary, is coming back")
-    if not leaders and not interrupted and not _given_up(situation, mine.follows):
+    if not leaders and not interrupted and not _lost(situation):
         return situation.wait(f"{mine.follows or 'the primary'} is unreachable, and no quorum has declared it dead")
-    if not leaders and mine.follows in situation.policy.lately:
+    if not leaders and mine.follows in situation.policy.lately and not _is_silent(situation, mine.follows):
         return situation.wait(f"{mine.follows} accepted writes a moment ago; its agent may just be restarting")
     failed = leaders[0].node if leaders else mine.follows or ""
     planned = promotion.in_place_of(situation.cluster, situation.facts, failed)
@@ -80,16 +82,23 @@ def _succeed(situation: Situation) -> Actions:
 def _gone(situation: Situation, leader: NodeFacts) -> bool:
     """Return whether a reachable former primary will not come back by itself, so that another node may take its place.
 
-    A server that hangs may just be slow, unless pgpool-II has given it up as well.
+    A server that hangs may just be slow, unless pgpool-II has given it up as well. One that has crashed would first
+    replay its WAL, so a standby comes before it.
     """
     if leader.postgresql is Postgresql.HANGING:
-        return _given_up(situation, leader.node)
-    return leader.half_copied or leader.postgresql in (Postgresql.STOPPED, Postgresql.ABSENT)
+        return given_up(situation.cluster, situation.facts, leader.node)
+    crashed = leader.postgresql is Postgresql.DOWN and leader.position is None
+    return crashed or leader.half_copied or leader.postgresql in (Postgresql.STOPPED, Postgresql.ABSENT)
 
 
-def _given_up(situation: Situation, name: str | None) -> bool:
-    pgpools = leading_pgpools(situation.cluster, situation.facts)
-    return any(name is not None and pgpool.backends.get(name) is BackendState.DOWN for pgpool in pgpools)
+def _lost(situation: Situation) -> bool:
+    """Return whether the unreachable primary counts as dead; a standby that was cut off no longer knows which it is."""
+    cluster, facts, follows = situation.cluster, situation.facts, situation.mine.follows
+    return given_up(cluster, facts, follows) if follows is not None else not unseen(cluster, facts)
+
+
+def _is_silent(situation: Situation, name: str | None) -> bool:
+    return name is not None and silent(situation.cluster, situation.facts, name)
 
 
 def _boot_standby(situation: Situation) -> Actions:
@@ -123,7 +132,14 @@ def _claim(situation: Situation) -> Actions:
         return situation.await_recovery("a later primary was promoted while it was away")
     if any(_goes_before(other, mine) for other in situation.others):
         return situation.await_recovery("another node has newer data")
+    if situation.policy.yields and _has_successor(situation):
+        return situation.wait("it has crashed, and a standby takes over")
     return (Resume(situation.name, situation.latest + 1),)
+
+
+def _has_successor(situation: Situation) -> bool:
+    planned = promotion.in_place_of(situation.cluster, situation.facts, situation.name)
+    return any(isinstance(action, Promote) for action in planned)
 
 
 def _later_terms_unused(situation: Situation) -> bool:

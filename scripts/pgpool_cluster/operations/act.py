@@ -18,6 +18,7 @@ from ..decision.actions import (
     Deed,
     Detach,
     Dismiss,
+    Fence,
     Follow,
     Found,
     GiveUpPlace,
@@ -32,6 +33,7 @@ from ..decision.actions import (
     Start,
     StartPgpool,
     Stop,
+    StopPgpool,
     Wait,
 )
 from ..ground import log
@@ -79,6 +81,8 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
             new_primary.resume(here, action)
         case Stop():
             postgresql_service.stop(here, action)
+        case Fence():
+            postgresql_service.fence(here, action)
         case Promote():
             new_primary.promote(here, action)
         case Lead():
@@ -89,6 +93,8 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
             postgresql_service.create_slots(here, action)
         case StartPgpool():
             pgpool_service.start_pgpool(here, action)
+        case StopPgpool():
+            pgpool_service.stop_pgpool(here, action)
         case Attach():
             pgpool_service.attach(here, action)
         case Detach():

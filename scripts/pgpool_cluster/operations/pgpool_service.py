@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..copying import copy_source
-from ..decision.actions import Attach, Detach, StartPgpool
+from ..decision.actions import Attach, Detach, StartPgpool, StopPgpool
 from ..decision.situation import in_service
 from ..definition.key import Role
 from ..ground import paths
@@ -57,6 +57,12 @@ def _start_first_pgpool(here: Here) -> None:
     except ClusterError:
         paths.SERVE.unlink()
         raise
+
+
+def stop_pgpool(_: Here, __: StopPgpool) -> None:
+    """Stop pgpool-II, and permit it to run again only when the agent starts it."""
+    paths.SERVE.unlink(missing_ok=True)
+    units.control("stop", paths.PGPOOL_UNIT)
 
 
 def attach(here: Here, action: Attach) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..decision.actions import CreateSlots, Follow, Start, Stop
+from ..decision.actions import CreateSlots, Fence, Follow, Start, Stop
 from ..ground.errors import OperationError
 from ..node.node import Here
 from ..postgresql import postgresql as pg
+from ..postgresql import postmaster
 from ..transport.protocol import FollowRequest
 
 _FOLLOW_SECONDS = 10.0
@@ -24,6 +25,15 @@ def start(here: Here, _: Start) -> None:
 def stop(here: Here, _: Stop) -> None:
     """Stop this node's server."""
     pg.stop(here.server)
+
+
+def fence(here: Here, _: Fence) -> None:
+    """Kill this node's server. Raises OperationError if a process of it is left."""
+    database = here.server
+    database.close()
+    if not postmaster.kill(database.instance):
+        hint = "a disk may hang: dmesg; ps -eo stat,pid,args | grep ^D"
+        raise OperationError("PostgreSQL does not end although it was killed", hint=hint)
 
 
 def follow(here: Here, action: Follow) -> None:

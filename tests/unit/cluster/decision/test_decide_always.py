@@ -77,6 +77,7 @@ def any_node(draw: st.DrawFn, name: str) -> NodeFacts:
         half_copied=draw(st.sampled_from([False, False, False, True])),
         promoting=draw(st.sampled_from([False, False, False, True])),
         pgpool=view,
+        silent=draw(st.frozensets(st.sampled_from(NAMES), max_size=2)) - {name},
     )
 
 

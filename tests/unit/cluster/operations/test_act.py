@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_cluster.copying import copy_source
-from pgpool_cluster.decision.actions import Attach, StartPgpool
+from pgpool_cluster.decision.actions import Attach, StartPgpool, StopPgpool
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
@@ -40,6 +40,17 @@ def start(state: UnitState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "state", lambda _: state)
     here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
     pgpool_service.start_pgpool(here, StartPgpool("pg1"))
+
+
+def test_a_pgpool_that_the_agent_has_stopped_is_started_again(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the marker, it would count as stopped by an administrator."""
+    here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=1))
+    pgpool_service.stop_pgpool(here, StopPgpool("pg1", "it is alone"))
+    assert (started, paths.SERVE.exists()) == (["stop"], False)
+    start(UnitState("inactive", "success", was_active=True), monkeypatch)
+    assert (started, paths.SERVE.exists()) == (["stop", "restart"], True)
 
 
 def test_a_failed_unit_is_started(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
