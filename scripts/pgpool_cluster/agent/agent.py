@@ -38,6 +38,7 @@ from ..transport.protocol import Request
 from . import rights
 from .answers import Answers
 from .housekeeping import Housekeeping, writes
+from .local_watch import LocalWatch
 from .wake import Wake
 
 A = TypeVar("A")
@@ -102,7 +103,9 @@ class Agent:
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         signal.signal(signal.SIGINT, lambda *_: self._end())
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
-        with serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer)), pulse.feeding():
+        watch = LocalWatch(self.here, self.wake.set)
+        server = serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer))
+        with watch.running(), server, pulse.feeding():
             notify("READY=1")
             while not self.ended:
                 pulse.beat()
@@ -154,6 +157,7 @@ class Agent:
     def _step(self) -> tuple[Action, ...]:
         here = self.here
         facts = here.look_at_all()
+        here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
         try:
             actions = self._decided(facts)
         finally:

@@ -123,7 +123,8 @@ class Answers:
             case protocol.SilentRequest():
                 return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
             case protocol.StatusRequest():
-                return _pair(request, status.report(here.cluster, here.look_at_all(), notes.of_all(here)))
+                facts, messages = here.look_at_all(), notes.of_all(here)
+                return _pair(request, status.report(here.cluster, facts, messages, here.beats.links()))
             case protocol.WaitingRequest():
                 return _pair(request, protocol.WaitingAnswer(str(restarts.waiting(here) or "")))
             case protocol.ConvergeRequest():

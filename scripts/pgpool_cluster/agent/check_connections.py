@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 
 from ..copying import copy_source
+from ..decision.links import DEAD_SECONDS, Link, LinkState
 from ..definition.cluster import Node, Service
 from ..definition.key import Role
 from ..ground import paths, plain, ports
@@ -24,6 +26,7 @@ MOST_SKEW = 2.0
 def between_nodes(here: Here, checks: Checklist) -> None:
     """Check what this node and the others need of each other."""
     _peers(here, checks)
+    _heartbeats(here, checks)
     _addresses(here, checks)
     _others(here, checks)
 
@@ -68,6 +71,42 @@ def _peers(here: Here, checks: Checklist) -> None:
                 f"the clocks differ by {skew:.1f} s",
                 "apt install chrony on both",
             )
+
+
+def _heartbeats(here: Here, checks: Checklist) -> None:
+    """Check the links with nodes that send heartbeats. Nodes of older packages send none."""
+    beats = here.beats
+    if not beats.active:
+        return
+    for name, link in beats.links().items():
+        if link.state in (LinkState.UNKNOWN, LinkState.UNSUPPORTED):
+            continue
+        up = link.state is LinkState.UP
+        checks.add(f"heartbeats from {name} arrive", up, "" if up else _why_no_link(here, link), _link_fix(here, name))
+
+
+def _why_no_link(here: Here, link: Link) -> str:
+    """Return why the link with a node is not up."""
+    unbound = here.beats.unbound
+    if unbound:
+        return f"this node cannot open its socket: {unbound}"
+    refused = here.beats.refused(link.node)
+    if refused:
+        return f"a datagram from its address was refused: {refused}"
+    silent = time.monotonic() - link.heard
+    if silent < DEAD_SECONDS:
+        return f"they arrive, but {link.node} receives none of this node"
+    return "none has arrived" if link.heard == -math.inf else f"the last one arrived {silent:.0f} s ago"
+
+
+def _link_fix(here: Here, name: str) -> str:
+    """Return the fix for the link with a node."""
+    port = f"{ports.AGENT_HEARTBEAT}/udp"
+    if here.beats.unbound:
+        return f"ss -lunp 'sport = {ports.AGENT_HEARTBEAT}' shows another program at {port}; ip address shows addresses"
+    if "another key" in here.beats.refused(name):
+        return f"copy {paths.CLUSTER_KEY} of this node to {name}, then pgpoolctl apply on both"
+    return f"open {port} between the nodes in both directions; nft list ruleset shows the rules of a host"
 
 
 def _addresses(here: Here, checks: Checklist) -> None:

@@ -57,7 +57,7 @@ def of_files() -> Iterator[Check]:
         fix,
     )
     yield from _doors(name)
-    what = "watchdog and pcp ports are closed to other hosts"
+    what = "watchdog, heartbeat and pcp ports are closed to other hosts"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
 

@@ -16,7 +16,6 @@ from ..configuration.users import Users
 from ..decision.actions import CreateSlots
 from ..decision.facts import BackendState, ClusterFacts
 from ..decision.situation import in_service, rightful_primary
-from ..definition.cluster import Service
 from ..ground import log, paths
 from ..ground.errors import ClusterError
 from ..machine import units
@@ -81,7 +80,7 @@ class Housekeeping:
             "fetch the users": self._take_users,
             "prune the WAL archive": self._prune,
             "check the free space for WAL": self._look_after_disk,
-            "protect watchdog and pcp by the packet filter": self._keep_rules,
+            "protect watchdog, heartbeats and pcp by the packet filter": self._keep_rules,
             **self.more,
         }
         for name, chore in chores.items():
@@ -158,7 +157,7 @@ class Housekeeping:
 
     def _keep_rules(self, _: ClusterFacts) -> None:
         """Ask root to reload the packet filter if it is gone; only root can check that."""
-        if Service.PGPOOL in self.here.me.runs and time.monotonic() >= self._rules_from:
+        if time.monotonic() >= self._rules_from:
             units.control("firewall")
             self._rules_from = time.monotonic() + _RULES_PAUSE_SECONDS
 

@@ -105,8 +105,10 @@ def _findings(cluster: Cluster, me: Node, facts: server_facts.ServerFacts, rende
 
 def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Iterable[File]) -> PlannedConfiguration:
     needed: dict[str, str] = {}
+    if len(cluster.nodes) > 1:
+        needed |= {f"{ports.AGENT_HEARTBEAT}/udp": "the heartbeats between agents"}
     if Service.PGPOOL in me.runs:
-        needed = {f"{cluster.pool_port}/tcp": "pgpool-II", f"{ports.PCP}/tcp": "pcp"}
+        needed |= {f"{cluster.pool_port}/tcp": "pgpool-II", f"{ports.PCP}/tcp": "pcp"}
         if len(cluster.pgpools) > 1:
             needed |= {f"{ports.WATCHDOG}/tcp": "the watchdog", f"{ports.HEARTBEAT}/udp": "its heartbeat"}
     if instance is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..decision import matching
+from ..definition import key as keys
 from ..definition.cluster import Service
 from ..ground import files, log, paths, plain
 from ..machine import certificates, hands, own, pgpool, server, server_facts
@@ -33,6 +34,7 @@ def render() -> tuple[tuple[File, ...], Users]:
         certified=record.certified,
         proven=record.proven,
         own_database=record.own_database,
+        heartbeat_keys=keys.heartbeat_keys((laid_files.content(paths.HEARTBEAT_KEY) or b"").decode("ascii", "replace")),
         below_home=_is_below_home(facts.data_directory, facts.home),
         own=_own(facts, member=record.system is not None),
         needs=matching.plain(record.needs),

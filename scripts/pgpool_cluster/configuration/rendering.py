@@ -68,6 +68,7 @@ def render(cluster: Cluster, key: ClusterKey, node: Node, server: ServerFacts, t
     files += _certificates(cluster, key, node, server)
     database = f"{template_values.role_database(server)}\n".encode()
     files.append(File(PurePosixPath(paths.DATABASE), database, "root", "root", 0o644))
+    files.append(_secret(PurePosixPath(paths.HEARTBEAT_KEY), _heartbeat_keys(key, server)))
     files.append(_secret(FOLDER / "ssh_key", ssh.user_key(key, node).private_file))
     files.append(File(PurePosixPath(paths.FINGERPRINT), f"{key.fingerprint}\n".encode(), "root", "root", 0o644))
     certificate = ssh.host_certificate(key, node, server.host_key).encode()
@@ -87,6 +88,16 @@ def _certificates(cluster: Cluster, key: ClusterKey, node: Node, server: ServerF
         own = certificates.server(key, node, server.laid, certified=server.certified == key.fingerprint)
         files.append(_secret(PurePosixPath(paths.SERVER_CERTIFICATE), own))
     return files
+
+
+def _heartbeat_keys(key: ClusterKey, server: ServerFacts) -> str:
+    """Return the keys of the heartbeats: that of `key`, then the former one, which other nodes may still use.
+
+    The former one is dropped when every server has a certificate of `key`, so that every node has `key`.
+    """
+    former = [one for one in server.heartbeat_keys if one != key.heartbeat_key][:1]
+    kept = [] if server.proven == key.fingerprint else former
+    return "".join(f"{one}\n" for one in (key.heartbeat_key, *kept))
 
 
 def key_of_roles(sql: str) -> str:
@@ -110,6 +121,7 @@ def _templates(node: Node, server: ServerFacts) -> list[_Template]:
         _Template("known_hosts.j2", FOLDER / "known_hosts", "root", "root", 0o644),
         _Template("ssh_config.j2", FOLDER / "ssh_config", "root", "root", 0o644),
         _Template("sshd.conf.j2", SSHD_CONF, "root", "root", 0o644),
+        _Template("peers.nft.j2", PurePosixPath(paths.PEERS_NFT), "root", "root", 0o644),
     ]
     if server.below_home:
         plans += [_Template("home.conf.j2", PurePosixPath(name), "root", "root", 0o644) for name in DROP_INS]
@@ -121,7 +133,6 @@ def _templates(node: Node, server: ServerFacts) -> list[_Template]:
             _Template("pool_passwd.j2", FOLDER / "pool_passwd", "postgres", "postgres", 0o600, FileShare.ENTRIES),
             _Template("pcppass.j2", home / ".pcppass", "postgres", "postgres", 0o600, FileShare.BLOCK),
             _Template("pg_service.conf.j2", FOLDER / "pg_service.conf", "root", "root", 0o644),
-            _Template("peers.nft.j2", FOLDER / "peers.nft", "root", "root", 0o644),
             _Template("pgpool2.service.j2", PGPOOL_DROP_IN, "root", "root", 0o644),
         ]
     if Service.POSTGRESQL in node.runs:

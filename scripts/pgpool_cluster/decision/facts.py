@@ -142,6 +142,7 @@ class NodeFacts:
     `standbys_came`: it knows that as many standbys as `synchronous` requires have connected once. `laid`: its server
     runs with the synchronous_standby_names that follow from that; True if they could not be read. `excuse`: the latest
     excuse that it has recorded.
+    `beats`: its agent exchanges heartbeats; False for a node whose package is older than them.
     `silent`: the nodes of which it has no sign of life: their links are lost, and their servers do not answer.
     """
 
@@ -181,6 +182,7 @@ class NodeFacts:
     laid: bool = True
     excuse: Excuse = NO_EXCUSE
     own_database: bool = False
+    beats: bool = False
     silent: frozenset[str] = frozenset()
 
     @property

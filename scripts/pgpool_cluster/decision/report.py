@@ -21,6 +21,8 @@ class ArchiveReport:
 class NodeReport:
     """A database node. `pgpool`: its state in the leading pgpool-II. An unknown number is None.
 
+    `link`: the answering node's link with it (LinkState); None for the answering node itself.
+
     Fields with a default may be missing in the report of an older agent.
     """
 
@@ -36,15 +38,17 @@ class NodeReport:
     stalled: str = ""
     note: str = ""
     archive: ArchiveReport | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PgpoolReport:
-    """The pgpool-II of a node."""
+    """The pgpool-II of a node. `link` is as in NodeReport."""
 
     name: str
     state: str
     virtual_ip: bool
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..definition.cluster import Cluster, Node
 from ..ground import paths
 from . import replay
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
+from .links import Link, LinkState
 from .report import ArchiveReport, NodeReport, PgpoolReport, Report
 from .situation import in_service, leads, rightful_primary
 
+_LINKS: Mapping[str, str] = {
+    LinkState.LOST: "its link with this node is lost: heartbeats do not arrive in both directions",
+    LinkState.NEVER: "no link with this node yet: heartbeats do not arrive in both directions",
+}
+"""The notes in the text of `status` about links that should be up."""
 
-def report(cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str]) -> Report:
-    """Return the report of `pgpoolctl status` (docs/reference/pgpoolctl.md)."""
+
+def report(
+    cluster: Cluster, facts: ClusterFacts, notes: Mapping[str, str], links: Mapping[str, Link] | None = None
+) -> Report:
+    """Return the report of `pgpoolctl status` (docs/reference/pgpoolctl.md). `links`: those of the answering node."""
+    states = {name: str(link.state) for name, link in (links or {}).items()}
     primary = rightful_primary(cluster, facts)
     return Report(
         cluster=cluster.name,
         mode=str(cluster.mode),
         healthy=healthy(cluster, facts),
-        nodes=tuple(_node(cluster, facts, node, primary, notes) for node in cluster.databases),
-        pgpools=tuple(_pgpool(cluster, facts.of(node.name)) for node in cluster.pgpools),
+        nodes=tuple(
+            replace(_node(cluster, facts, node, primary, notes), link=states.get(node.name))
+            for node in cluster.databases
+        ),
+        pgpools=tuple(
+            replace(_pgpool(cluster, facts.of(node.name)), link=states.get(node.name)) for node in cluster.pgpools
+        ),
         notes=_notes(cluster, facts, notes),
     )
 
@@ -183,7 +199,9 @@ def lines(status: Report) -> list[str]:
     ]
     if archives:
         text += ["", *_table([("archive", "files", "bytes", "disk used", "from"), *archives])]
-    notes = [f"{name}: {note}" for name, note in status.notes.items()]
+    links = {one.name: one.link for one in status.nodes} | {one.name: one.link for one in status.pgpools}
+    notes = [f"{name}: {_LINKS[link]}" for name, link in links.items() if link is not None and link in _LINKS]
+    notes += [f"{name}: {note}" for name, note in status.notes.items()]
     return [*text, *(["", *notes] if notes else [])]
 
 

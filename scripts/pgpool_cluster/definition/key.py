@@ -48,6 +48,8 @@ LONGEST_PASSWORD_CHARACTERS = 79
 (MAX_TOKEN_LEN), which is `AES` and the base64 of whole blocks of 16 bytes: 131 characters for a password of 80.
 """
 LONGEST_ENTRY_CHARACTERS = 128
+_MOST_HEARTBEAT_KEYS = 2
+"""That of the present cluster key and, while the cluster key is being changed, that of the former one."""
 HINT = "`pgpoolctl key generate` prints a new one; put the same line on every node"
 
 
@@ -95,6 +97,11 @@ class ClusterKey:
         return _letters(self.derive("pool_passwd"))
 
     @property
+    def heartbeat_key(self) -> str:
+        """The key that authenticates the heartbeats between agents: 64 hexadecimal digits."""
+        return self.derive("heartbeat").hex()
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that are equal on nodes with the same key and reveal nothing else about it."""
         return self.derive("fingerprint", 8).hex()
@@ -112,6 +119,13 @@ class ClusterKey:
 def mark(pool_key: str) -> str:
     """Return 16 hexadecimal digits that distinguish pool keys and reveal nothing else about them."""
     return hmac.digest(pool_key.encode("ascii", "replace"), b"mark", "sha256")[:8].hex()
+
+
+def heartbeat_keys(text: str) -> tuple[str, ...]:
+    """Return the keys in the text of paths.HEARTBEAT_KEY, the newest first; () for an invalid text."""
+    lines = text.split()
+    valid = len(lines) <= _MOST_HEARTBEAT_KEYS and all(re.fullmatch(r"[0-9a-f]{64}", line) for line in lines)
+    return tuple(lines) if valid else ()
 
 
 def generate() -> str:

@@ -15,6 +15,7 @@ PCPPASS = ".pcppass"
 """The file in the home of POSTGRES with the password for pcp commands."""
 SOCKETS = "/var/run/postgresql"
 """The folder of the Unix sockets of PostgreSQL and pgpool-II."""
+POOL_PID = Path(SOCKETS, "pgpool.pid")
 POSTGRESQL_CONFIGURATION = Path("/etc/postgresql")
 POSTGRESQL_PROGRAMS = Path("/usr/lib/postgresql")
 POSTGRESQL_SHARE = Path("/usr/share/postgresql")
@@ -56,6 +57,8 @@ ROOT_CERTIFICATE = FOLDER / "sslrootcert"
 """The path of the root certificate for other servers; empty until every server has a certificate to verify."""
 DATABASE = FOLDER / "database"
 """The name of the database that the cluster's own roles log in to."""
+HEARTBEAT_KEY = FOLDER / "heartbeat_key"
+"""The keys that authenticate the heartbeats between agents, one a line, the newest first; postgres can read it."""
 PEERS_NFT = FOLDER / "peers.nft"
 MEMORY = FOLDER / "applied.json"
 """The files that `apply` has written; only root can read and change it."""

@@ -1,4 +1,4 @@
-"""The packet filter for watchdog, heartbeat and pcp: an nftables table of our own that admits only the nodes.
+"""The packet filter for watchdog, heartbeats and pcp: an nftables table of our own that admits only the nodes.
 
 Debian's nftables.conf starts with `flush ruleset`, so a reload of nftables deletes the table; systemd reloads our unit
 with it. Other flushes go unnoticed, so the agent asks root once a minute to check the table. This module has few

@@ -28,6 +28,7 @@ class ServerFacts:
     block every commit for ever, including those of applications older than the cluster.
     `dropped`: the standbys that commits do not wait for.
     `laid`: the certificates on this node. `certified`, `proven`: as in the record (record.py).
+    `heartbeat_keys`: those on this node, the newest first.
     `own_database`: every database node has the roles' own database.
     `below_home`: PostgreSQL's data, a tablespace or the home of postgres is in /home, which ProtectHome= hides.
     `wal_disk_bytes`: total size of the file system that holds pg_wal; 0 without PostgreSQL.
@@ -52,3 +53,4 @@ class ServerFacts:
     libraries: tuple[str, ...] = ()
     logical: bool = False
     own_database: bool = False
+    heartbeat_keys: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from ..configuration.users import Users
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from ..decision.heartbeat import NodeState
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError
@@ -23,6 +24,7 @@ from ..ground.waiting import poll
 from ..machine import archive, pgpool
 from ..machine.record import Record
 from ..postgresql.database import HANGING_SECONDS, Database
+from ..transport.heartbeats import Heartbeats
 from ..transport.peers import Answering, Peers, Progress
 from ..transport.protocol import LookRequest, Request
 from .last_facts import LastFacts
@@ -79,6 +81,8 @@ class Here:
     under_way: UnderWay = field(default_factory=UnderWay, repr=False)
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
+    beats: Heartbeats = field(init=False, repr=False)
+    """The heartbeats between this node and the others."""
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
     _last: LastFacts = field(default_factory=LastFacts, repr=False)
     _pgpool: PgpoolView = field(init=False, repr=False)
@@ -87,6 +91,7 @@ class Here:
     """Guards the cluster and the record. Never held while facts are collected."""
 
     def __post_init__(self) -> None:
+        self.beats = Heartbeats(self.cluster, self.me)
         self._looks = Shared(self._looked, kept=_FACTS_KEPT_SECONDS, limit=_OWN_SECONDS)
         self._pgpool = PgpoolView(lambda: pgpool.look(self.cluster))
         self._archive = Shared(
@@ -136,6 +141,7 @@ class Here:
         with self._lock:
             self.cluster, self.me, self.database, self.peers = fresh.cluster, fresh.me, fresh.database, fresh.peers
             self.loaded = fresh.loaded
+        self.beats.renew(fresh.cluster, fresh.me)
         self.forget_looks()
 
     def forget_looks(self) -> None:
@@ -182,6 +188,12 @@ class Here:
         )
 
     def _looked(self) -> NodeFacts:
+        began = time.monotonic()
+        found = self._collected()
+        self.beats.publish(NodeState.of(found, pools=Service.PGPOOL in self.me.runs), began)
+        return found
+
+    def _collected(self) -> NodeFacts:
         record = self.record
         found = NodeFacts(
             self.me.name,
@@ -192,6 +204,7 @@ class Here:
             virtual_ip=pgpool.has_address(self.cluster.virtual_ip),
             pgpool=self._looked_at_pgpool(),
             archive=self._looked_at_archive(),
+            beats=self.beats.active,
         )
         facts = self._recorded(found, record)
         if self.database is not None:

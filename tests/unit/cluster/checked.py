@@ -18,6 +18,7 @@ from pgpool_cluster.agent import checks
 from pgpool_cluster.configuration.rendered_paths import STUBS
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.decision.links import Link, LinkState
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey
@@ -90,6 +91,30 @@ class Disk:
         self.total, self.free = 1 << 40, int(free * (1 << 40))
 
 
+class Beats:
+    """Heartbeats of a node whose links are up."""
+
+    def __init__(self) -> None:
+        now = time.monotonic()
+        self.active, self.unbound = True, ""
+        self.of = {name: Link(name, LinkState.UP, now, now) for name in ("pg2", "pg3")}
+        self.refusals: dict[str, str] = {}
+
+    def links(self) -> dict[str, Link]:
+        return self.of
+
+    def refused(self, name: str) -> str:
+        return self.refusals.get(name, "")
+
+    def publish(self, *_: object) -> None:
+        pass
+
+    def lose(self, name: str, state: LinkState = LinkState.LOST, *, heard: float = -7.0, refused: str = "") -> None:
+        """Change the link with a node; `heard` is relative to now."""
+        self.of[name] = Link(name, state, 0.0, time.monotonic() + heard)
+        self.refusals[name] = refused
+
+
 class Machine:
     """The healthy node pg1 with everything that its checks ask; a test breaks one thing."""
 
@@ -112,6 +137,7 @@ class Machine:
         self.primarys = ("auto_explain", "off", "")
         self.disk, self.flags = Disk(0.5), 0
         self.configured = dict(SETTINGS)
+        self.beats: Beats | None = Beats()
         self.usage: Usage | None = Usage(3, 100, 0.5)
         self.unit = UnitState("active", "success", was_active=True)
         self.last_words = ""
@@ -132,6 +158,9 @@ class Machine:
         wires: Any = SimpleNamespace(peers=peers, ask_all=self.answers)
         database: Any = self.server
         here = Here(self.cluster, self.cluster.named(self.facts.node), database, wires, self.record)
+        if self.beats is not None:
+            beats: Any = self.beats
+            here.beats = beats
         here.note.publish(self.note)
         return here
 

@@ -13,7 +13,7 @@ from pgpool_cluster.ground import paths, ports
 
 PACKAGE = Path(paths.__file__).parents[1]
 PORTS = frozenset(value for name, value in vars(ports).items() if name.isupper())
-PORT_IN_TEXT = re.compile(r"\b(22|5432|9000|9694|9898|9999)(?:/tcp|/udp|$)")
+PORT_IN_TEXT = re.compile(r"\b(22|5432|9000|9694|9695|9898|9999)(?:/tcp|/udp|$)")
 FIXED = re.compile(
     r"^/(?:etc/(?:pgpool2|postgresql|ssh/sshd?_|shadow)|(?:run|var)/(?:lib/|run/)?p|usr/s?bin|usr/lib/p)"
 )
@@ -60,7 +60,7 @@ def test_ports_are_in_one_module() -> None:
 
 @pytest.mark.parametrize("template", sorted(paths.templates().glob("*.j2")), ids=lambda path: path.name)
 def test_no_template_has_the_number_of_a_port(template: Path) -> None:
-    assert re.findall(r"\b(?:5432|9000|9694|9898|9999)\b", template.read_text()) == []
+    assert re.findall(r"\b(?:5432|9000|9694|9695|9898|9999)\b", template.read_text()) == []
 
 
 def test_programs_are_started_in_one_module() -> None:

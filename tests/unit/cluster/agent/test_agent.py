@@ -19,7 +19,8 @@ from pgpool_cluster.agent.agent import Agent
 from pgpool_cluster.agent.housekeeping import Housekeeping
 from pgpool_cluster.configuration import before
 from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Wait
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.links import LinkState
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
@@ -204,6 +205,18 @@ def test_once_returns_a_line_for_each_action_and_raises_errors(program: Program)
         program.agent.once()
 
 
+def test_reachable_nodes_that_send_no_heartbeats_are_noted(program: Program) -> None:
+    facts = {**WELL.nodes, "pg2": replace(WELL.of("pg2"), beats=True), "pg3": NodeFacts("pg3", reachable=False)}
+    program.facts = ClusterFacts(facts)
+    program.agent.step()
+    assert {name: link.state for name, link in program.here.beats.links().items()} == {
+        "pg2": LinkState.NEVER, "pg3": LinkState.UNKNOWN,
+    }  # fmt: skip
+    program.facts = WELL
+    program.agent.step()
+    assert {link.state for link in program.here.beats.links().values()} == {LinkState.UNSUPPORTED}
+
+
 # Keys
 
 
@@ -285,12 +298,14 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program.agent._end()
     thread.join(10)
     assert not thread.is_alive()
+    assert not {"heartbeats", "local watch"} & {one.name for one in threading.enumerate()}
 
 
 def test_the_program_reports_to_systemd_and_answers(program: Program, running: Callable[[], None]) -> None:
     program.here.note.publish("")
     running()
     assert program.status[0] == "READY=1"
+    assert {"heartbeats", "local watch"} <= {thread.name for thread in threading.enumerate()}
     assert ask(ConvergeRequest(), seconds=20).said == ()
     assert program.here.answer == program.agent.answer
 

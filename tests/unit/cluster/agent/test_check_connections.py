@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
 from pgpool_cluster.agent import checks
+from pgpool_cluster.decision.links import LinkState
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
 
@@ -40,6 +42,15 @@ from pgpool_cluster.ground import paths
         pytest.param(lambda m: m.unproven.update(pg3="its certificate is not the cluster's"),
                      "PostgreSQL of pg3 presents a valid certificate", "its certificate is not",
                      "on pg3: pgpoolctl apply", id="proof"),
+        pytest.param(lambda m: m.beats.lose("pg2"), "heartbeats from pg2 arrive", "the last one arrived 7 s ago",
+                     "open 9695/udp between the nodes in both directions", id="link lost"),
+        pytest.param(lambda m: m.beats.lose("pg2", LinkState.NEVER, heard=-math.inf), "heartbeats from pg2 arrive",
+                     "none has arrived", "open 9695/udp", id="no link yet"),
+        pytest.param(lambda m: m.beats.lose("pg3", heard=0.0), "heartbeats from pg3 arrive",
+                     "they arrive, but pg3 receives none of this node", "in both directions", id="one way"),
+        pytest.param(lambda m: m.beats.lose("pg3", refused="it was made with another key"),
+                     "heartbeats from pg3 arrive", "was refused: it was made with another key",
+                     f"copy {paths.CLUSTER_KEY}", id="another key for heartbeats"),
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
                      "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
                      id="pool port"),
@@ -54,6 +65,27 @@ def test_a_fault_between_two_nodes_fails_only_its_own_check(
     assert why in found.why
     assert fix in found.fix
     assert found.node == "pg1"
+
+
+def test_a_socket_that_cannot_be_opened_is_the_reason_for_a_lost_link(pg1: Machine) -> None:
+    assert pg1.beats is not None
+    pg1.beats.unbound = "Address already in use"
+    assert pg1.failed() == [], "while links are up"
+    pg1.beats.lose("pg2")
+    (check,) = pg1.failed()
+    assert "cannot open its socket: Address already in use" in check.why
+    assert "ss -lunp 'sport = 9695'" in check.fix
+
+
+@pytest.mark.parametrize("state", [LinkState.UNSUPPORTED, LinkState.UNKNOWN])
+def test_a_node_that_sends_no_heartbeats_fails_no_check(state: LinkState, pg1: Machine) -> None:
+    assert pg1.beats is not None
+    pg1.beats.lose("pg2", state)
+    found = [check.what for check in checks.run(pg1.here)]
+    assert "heartbeats from pg3 arrive" in found
+    assert "heartbeats from pg2 arrive" not in found
+    pg1.beats = None
+    assert not [check for check in checks.run(pg1.here) if "heartbeats" in check.what], "this node sends none itself"
 
 
 def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:

@@ -87,7 +87,7 @@ def test_files_that_are_in_order_fail_no_check(root: Root) -> None:
         "only root can read /etc/pgpool2/cluster.key",
         "/etc/pgpool2/cluster.key cannot be guessed",
         "sshd accepts logins of the other nodes as postgres",
-        "watchdog and pcp ports are closed to other hosts",
+        "watchdog, heartbeat and pcp ports are closed to other hosts",
     ]
 
 
@@ -174,7 +174,7 @@ def test_an_sshd_that_cannot_be_asked_is_reported_and_the_other_files_are_checke
         "sshd: Bad configuration option",
         "systemctl status ssh; sshd -T shows the settings in effect",
     )
-    assert rules.what == "watchdog and pcp ports are closed to other hosts"
+    assert rules.what == "watchdog, heartbeat and pcp ports are closed to other hosts"
     assert (rules.why, rules.fix) == (
         "the table inet pgpool2_cluster is not loaded", "systemctl restart pgpool2-cluster-firewall.service",
     )  # fmt: skip

@@ -70,7 +70,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = Machine(tmp_path)
-    for name in ("RECORD", "USERS", "AUTHORITIES", "SERVER_CERTIFICATE"):
+    for name in ("RECORD", "USERS", "AUTHORITIES", "SERVER_CERTIFICATE", "HEARTBEAT_KEY"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(paths, "POSTGRESQL_CONFIGURATION", found.etc)
     monkeypatch.setattr(pool_key, "POOL_KEY", found.home / ".pgpoolkey")
@@ -116,6 +116,17 @@ def test_names_that_do_not_resolve_are_reported_and_not_mixed_with_the_output(
     shown = capsys.readouterr()
     assert machine.notes[0] in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(("proven", "keys_kept"), [("another", 2), (KEY.fingerprint, 1)])
+def test_the_former_heartbeat_key_stays_while_the_key_is_being_changed(
+    proven: str, keys_kept: int, whole: Machine
+) -> None:
+    Record(system=7, proven=proven).save(paths.RECORD)
+    paths.HEARTBEAT_KEY.write_text("f" * 64 + "\n")
+    assert whole.render()["heartbeat_key"].decode().split() == [KEY.heartbeat_key, "f" * 64][:keys_kept]
+    paths.HEARTBEAT_KEY.write_bytes(b"\xff not a key\n")
+    assert whole.render()["heartbeat_key"].decode().split() == [KEY.heartbeat_key]
 
 
 def test_the_record_decides_on_the_settings(whole: Machine) -> None:

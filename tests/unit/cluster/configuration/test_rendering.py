@@ -52,7 +52,13 @@ def test_rendering_again_gives_the_same_bytes(mode: str, version: PgpoolVersion)
 
 
 def test_only_root_and_postgres_can_read_a_secret() -> None:
-    host_only = [KEY.watchdog_key, KEY.pool_key, KEY.pcp_password, *(KEY.password(role) for role in Role)]
+    host_only = [
+        KEY.watchdog_key,
+        KEY.heartbeat_key,
+        KEY.pool_key,
+        KEY.pcp_password,
+        *(KEY.password(role) for role in Role),
+    ]
     for file in files().values():
         text = file.content.decode()
         secret = any(one in text for one in host_only) or "PRIVATE KEY" in text or ":AES" in text
@@ -82,8 +88,28 @@ def test_only_nodes_reach_watchdog_heartbeat_and_pcp() -> None:
     rules = text_of(f"{FOLDER}/peers.nft", files())
     assert re.findall(r"saddr (\S+) accept", rules) == ["10.0.0.2", "10.0.0.3"]
     assert "tcp dport { 9000, 9898 } drop" in rules
-    assert "udp dport 9694 drop" in rules
+    assert "udp dport { 9694, 9695 } drop" in rules
     assert pgpool_conf()["pcp_listen_addresses"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("runs", ["postgresql", "pgpool"])
+def test_a_node_of_either_kind_admits_heartbeats_from_nodes_only(runs: str) -> None:
+    text = f"nodes: {{pg1: 10.0.0.1, pg2: 10.0.0.2, w: {{address: 10.0.0.9, runs: [{runs}]}}}}\n"
+    made = files(text, "w")
+    assert re.findall(r"saddr (\S+) accept", text_of(f"{FOLDER}/peers.nft", made)) == ["10.0.0.1", "10.0.0.2"]
+    assert made[f"{FOLDER}/heartbeat_key"].content == f"{KEY.heartbeat_key}\n".encode()
+
+
+def test_the_former_heartbeat_key_is_kept_until_every_server_has_the_new_one() -> None:
+    former, older, path = "f" * 64, "0" * 64, f"{FOLDER}/heartbeat_key"
+    during = replace(SERVER, heartbeat_keys=(former, older), proven="another")
+    assert text_of(path, files(server=during)).split() == [KEY.heartbeat_key, former]
+    again = replace(during, heartbeat_keys=(KEY.heartbeat_key, former))
+    assert text_of(path, files(server=again)).split() == [KEY.heartbeat_key, former]
+    after = replace(again, proven=KEY.fingerprint)
+    assert text_of(path, files(server=after)).split() == [KEY.heartbeat_key]
+    made = files(server=during)[path]
+    assert (made.owner, made.group, made.mode) == ("postgres", "postgres", 0o600)
 
 
 def test_no_rule_admits_a_client_without_a_password() -> None:

@@ -17,6 +17,7 @@ from pgpool_cluster.decision.facts import (
     Postgresql,
     WatchdogState,
 )
+from pgpool_cluster.decision.links import Link, LinkState
 from pgpool_cluster.decision.report import ArchiveReport, Report
 from pgpool_cluster.definition.cluster import Cluster, Mode
 from pgpool_cluster.definition.cluster_file import parse
@@ -52,6 +53,16 @@ def test_a_healthy_cluster() -> None:
         "pg1": "leader", "pg2": "standby", "pg3": "standby",
     }  # fmt: skip
     assert not found.notes
+
+
+def test_links_are_those_of_the_answering_node_and_do_not_affect_health() -> None:
+    links = {"pg2": Link("pg2", LinkState.LOST, 1.0), "pg3": Link("pg3", LinkState.UNSUPPORTED, 1.0)}
+    found = status.report(CLUSTER, facts(), {}, links)
+    assert [row.link for row in found.nodes] == [None, "lost", "unsupported"]
+    assert [row.link for row in found.pgpools] == [None, "lost", "unsupported"]
+    assert found.healthy
+    text = [line for line in status.lines(found) if "link" in line]
+    assert text == ["pg2: its link with this node is lost: heartbeats do not arrive in both directions"]
 
 
 DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}, "pg1")
@@ -130,10 +141,10 @@ def test_the_keys_of_the_json_are_those_of_the_documentation() -> None:
     told = json.loads(json.dumps(wire.fields(found)))
     assert list(told) == ["cluster", "mode", "healthy", "nodes", "pgpools", "notes"]
     assert list(told["nodes"][0]) == ["name", "address", "id", "role", "postgresql", "pgpool", "lag_bytes", "timeline",
-                                      "streaming", "stalled", "note", "archive"]  # fmt: skip
+                                      "streaming", "stalled", "note", "archive", "link"]  # fmt: skip
+    assert list(told["pgpools"][0]) == ["name", "state", "virtual_ip", "link"]
     assert told["nodes"][0]["archive"] == {"files": 12, "bytes": 201326592, "used": 0.41, "oldest": usage.oldest,
                                            "newest": usage.newest}  # fmt: skip
-    assert list(told["pgpools"][0]) == ["name", "state", "virtual_ip"]
     assert told["notes"] == {"pg2": "it waits"}
 
 

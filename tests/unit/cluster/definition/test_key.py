@@ -21,6 +21,7 @@ from pgpool_cluster.definition.key import (
     Role,
     for_file,
     generate,
+    heartbeat_keys,
     is_cheap,
     parse,
     pcp_conf_entry,
@@ -45,6 +46,7 @@ def credentials(key: ClusterKey) -> list[str]:
         *(key.scram_verifier(role, "same") for role in Role),
         key.pcp_password,
         key.watchdog_key,
+        key.heartbeat_key,
         key.pool_key,
         key.fingerprint,
         ssh.host_authority(key).public_line,
@@ -249,3 +251,20 @@ def test_bare_words_in_use_still_work_after_a_removal(etc: Path) -> None:
     assert key_file.read().fingerprint == IN_USE
     (etc / "FINGERPRINT").unlink()
     assert key_file.read().fingerprint == IN_USE
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{'a' * 64}\n", ("a" * 64,)),
+        (f"{'b' * 64}\n{'a' * 64}\n", ("b" * 64, "a" * 64)),
+        ("", ()),
+        (f"{'a' * 63}\n", ()),
+        (f"{'A' * 64}\n", ()),
+        (f"{'a' * 64}\nx\n", ()),
+        ("\n".join("abc"[number] * 64 for number in range(3)), ()),
+    ],
+)
+def test_only_a_valid_list_of_heartbeat_keys_is_used(text: str, found: tuple[str, ...]) -> None:
+    assert heartbeat_keys(text) == found
+    assert heartbeat_keys(KEY.heartbeat_key) == (KEY.heartbeat_key,)

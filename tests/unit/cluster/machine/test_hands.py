@@ -43,8 +43,9 @@ OPENS = frozenset(
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
     (
-        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "message_catalogs",
-        "neighbours", "pgpool_service", "postgresql", "postmaster", "server_log", "wal_files",
+        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "local_watch",
+        "message_catalogs", "neighbours", "pgpool_service", "postgresql", "postmaster", "process_watch", "server_log",
+        "wal_files",
     )
 )  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""

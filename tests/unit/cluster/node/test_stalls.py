@@ -304,3 +304,20 @@ def test_a_hanging_server_that_is_being_stopped_is_not_stopped_again(
     monkeypatch.setattr(units, "state", lambda _: units.UnitState("deactivating", "success", True))
     for _ in range(2):
         assert database.look(NodeFacts("pg1"), CLUSTER).postgresql is Postgresql.STARTING
+
+
+def test_collected_facts_are_in_the_next_heartbeat(here: Here) -> None:
+    assert here.beats.state.postgresql is None
+    assert not here.look().beats, "without a key, no heartbeat is sent"
+    found = here.beats.state
+    assert (found.term, found.postgresql, found.pool) == (4, Postgresql.STARTING, False)
+    here.beats.use_keys(["a" * 64])
+    here.forget_looks()
+    assert here.look().beats
+
+
+def test_a_new_cluster_yml_changes_the_nodes_that_receive_heartbeats(here: Here) -> None:
+    assert set(here.beats.links()) == {"pg2", "pg3"}
+    fewer = replace(CLUSTER, nodes=CLUSTER.nodes[:2])
+    here.renew(Here(fewer, fewer.named("pg1"), here.database, Peers({}), here.record))
+    assert set(here.beats.links()) == {"pg2"}
