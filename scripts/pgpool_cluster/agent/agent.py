@@ -37,9 +37,12 @@ from ..transport.peers import Peers, Progress
 from ..transport.protocol import Request
 from . import rights
 from .answers import Answers
+from .contact import Contact
 from .housekeeping import Housekeeping, writes
+from .life_signs import LifeSigns
 from .local_watch import LocalWatch
 from .wake import Wake
+from .watchdog_news import WatchdogNews
 
 A = TypeVar("A")
 CALM_SECONDS = 2.0
@@ -84,10 +87,13 @@ class Agent:
     """When, by the monotonic clock, nodes were last seen taking writes."""
     _attached: dict[str, float] = field(default_factory=dict)
     """When, by the monotonic clock, the agent asked pgpool-II to attach nodes that it still counts as down."""
+    _contact: Contact = field(default_factory=Contact)
+    _watchdog_news: WatchdogNews = field(init=False)
     _vigil: Vigil = field(init=False)
     _housekeeping: Housekeeping = field(init=False)
 
     def __post_init__(self) -> None:
+        self._watchdog_news = WatchdogNews(self.here)
         self._vigil = Vigil(self.here)
         of_the_key = {
             "update the cluster's roles": self._lay_roles,
@@ -105,14 +111,14 @@ class Agent:
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
         watch = LocalWatch(self.here, self.wake.set)
         server = serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer))
-        with watch.running(), server, pulse.feeding():
+        with watch.running(), LifeSigns(self.here, self.wake.set).running(), server, pulse.feeding():
             notify("READY=1")
             while not self.ended:
                 pulse.beat()
                 if self.renewed:
                     self._reload()
                 busy = self.step()
-                self.wake.wait(BUSY_SECONDS if busy else CALM_SECONDS)
+                self.wake.wait(self._contact.pause(CALM_SECONDS if not busy else BUSY_SECONDS))
         self.here.peers.close()
 
     def _end(self) -> None:
@@ -158,6 +164,8 @@ class Agent:
         here = self.here
         facts = here.look_at_all()
         here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
+        self._contact.note(here.cluster, facts, here.me.name, time.monotonic())
+        self._watchdog_news.tend(facts)
         try:
             actions = self._decided(facts)
         finally:
@@ -200,7 +208,13 @@ class Agent:
     def _policy(self) -> Policy:
         now = time.monotonic()
         lately = frozenset(name for name, at in self._wrote.items() if now - at < LATELY_SECONDS)
-        return Policy(patient=now - self.began < PATIENCE_SECONDS, lately=lately)
+        contact = self._contact
+        return Policy(
+            patient=now - self.began < PATIENCE_SECONDS,
+            lately=lately,
+            yields=contact.yields(now),
+            alone_seconds=contact.alone_seconds(now),
+        )
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
         """Rewrite the roles once most nodes have the new key. The other nodes could not log in before that."""

@@ -64,6 +64,17 @@ def pool() -> HeldProcess | None:
     return found
 
 
+def children(parent: int) -> list[int]:
+    """Return the child processes of a process."""
+    numbers = [int(one.name) for one in _PROC.iterdir() if one.name.isdecimal()]
+    return [number for number in numbers if _state_and_parent(number)[1] == parent]
+
+
+def is_left(pid: int) -> bool:
+    """Return whether a process exists that has not ended, as a zombie has."""
+    return _state_and_parent(pid)[0] not in ("", "Z", "X")
+
+
 def left_its_file(held: HeldProcess, data: Path) -> bool:
     """Return whether an ended server has left postmaster.pid as a running one has it, so it was killed.
 

@@ -81,6 +81,8 @@ class Here:
     under_way: UnderWay = field(default_factory=UnderWay, repr=False)
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
+    silent: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()), repr=False)
+    """The nodes of which this one has no sign of life."""
     beats: Heartbeats = field(init=False, repr=False)
     """The heartbeats between this node and the others."""
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
@@ -185,6 +187,7 @@ class Here:
             held=record.held,
             standbys_came=record.standbys_came,
             excuse=record.excuse,
+            silent=self.silent.value,
         )
 
     def _looked(self) -> NodeFacts:

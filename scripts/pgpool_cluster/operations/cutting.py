@@ -59,7 +59,7 @@ def give_up(here: Here) -> NodeFacts | None:
         return _cut(here)
     if mine.standby_signal:
         return None
-    if postmaster.pid(here.server.instance):
+    if postmaster.runs(here.server.instance):
         log.warning("a later term begins, so this node's PostgreSQL is killed: it must not accept writes")
         if not postmaster.kill(here.server.instance):
             return None

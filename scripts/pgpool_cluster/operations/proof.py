@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import time
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from ..ground import log, paths
 from ..machine.certificates import Laid
 from ..node.node import Here
 from ..postgresql import postgresql as pg
+from ..postgresql.knock import SSL_REQUEST
 from ..postgresql.libpq import own_authority, root_certificate
 from .applying import Applying
 
@@ -29,7 +29,6 @@ _HANDSHAKE_SECONDS = 1.0
 """Time limit for a TLS handshake."""
 _ROUND_PAUSE_SECONDS = 5.0
 """Pause between two rounds of handshakes."""
-_SSL_REQUEST = struct.pack(">II", 8, 80877103)
 
 
 def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> str:
@@ -41,7 +40,7 @@ def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> s
     try:
         context.load_verify_locations(cafile=file, cadata=pem)
         with socket.create_connection((node.address, node.port), timeout=_HANDSHAKE_SECONDS) as plain:
-            plain.sendall(_SSL_REQUEST)
+            plain.sendall(SSL_REQUEST)
             if plain.recv(1) != b"S":
                 return "it does not support TLS"
             context.wrap_socket(plain, server_hostname=node.address).close()

@@ -98,12 +98,14 @@ _CONFIRM_PAUSE_SECONDS = 0.5
 def take_over(here: Here) -> None:
     """Promote this node's standby if two consecutive decisions about a failover of its primary choose it.
 
-    Raises OperationError if they do not.
+    Does nothing if it has been promoted already. Raises OperationError if they do not.
     """
     planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
     if planned:
         time.sleep(_CONFIRM_PAUSE_SECONDS)
     if not planned or planned[0] not in _planned(here):
+        if here.look().writable:
+            return  # its own agent has promoted it in the meantime
         raise OperationError(f"{here.me.name} does not confirm that it must be promoted", hint=_SEES)
     new_primary.become_primary(here, planned[0].term, planned[0].excuse)
 

@@ -252,6 +252,8 @@ class World:
         """Writes that are not acknowledged yet, with the primary of the waiting client."""
         self.promised = cluster.synchronous > 0
         """Whether no acknowledged write may be lost; an administrator can accept a loss."""
+        self.beats = True
+        """The agents exchange heartbeats."""
         self.held = False
         """Clients are waiting for a second stage."""
         self.stack: list[str] = []
@@ -319,6 +321,7 @@ class World:
             "half_copied": bool(record.copying), "promoting": here.under_way.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
             "standbys_came": record.standbys_came, "excuse": record.excuse,
+            "silent": frozenset(other for other, one in self.hosts.items() if self.beats and not one.on),
         }  # fmt: skip
         if data is None:
             state = Postgresql.ABSENT if host.database else Postgresql.DOWN
@@ -1020,7 +1023,7 @@ def hands() -> Iterator[None]:
         patch.setattr(Here, "query", lambda *a: world().query(*a))
         # Under the lock `upstream`, this node's agent does not follow a primary, so it takes no turn meanwhile.
         patch.setattr(cutting, "poll", lambda query, **_: query() or query())
-        patch.setattr(postmaster, "pid", lambda _: int(world().hosts[world().stack[-1]].up))
+        patch.setattr(postmaster, "runs", lambda _: world().hosts[world().stack[-1]].up)
         patch.setattr(postmaster, "kill", lambda _: world().kill(world().stack[-1]))
         patch.setattr(synchrony, "ask_senders", lambda here: world().senders(here))
         patch.setattr(copying._Copy, "clone", _clone)

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import process_watch
 from pgpool_cluster.postgresql import postmaster
 
 _POSTMASTER = """
 import subprocess, sys, time
 children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+open("/proc/self/comm", "w").write("postgres")
 print(*(child.pid for child in children), flush=True)
 time.sleep(60)
 """
@@ -63,16 +65,12 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     found.end()
 
 
-def alive(number: int) -> bool:
-    return postmaster._state(number) not in ("", "Z")
-
-
 def test_all_processes_of_the_server_are_killed(running: Running) -> None:
-    assert postmaster.pid(running.instance) == running.process.pid
+    assert postmaster.runs(running.instance)
     assert postmaster.kill(running.instance)
-    assert not any(map(alive, (running.process.pid, *running.children)))
+    assert not any(map(process_watch.is_left, (running.process.pid, *running.children)))
     assert paths.STOPPED.exists(), "otherwise the agent would think that an administrator had stopped it"
-    assert postmaster.pid(running.instance) == 0
+    assert not postmaster.runs(running.instance)
 
 
 def test_a_server_that_a_signal_has_stopped_is_killed_as_well(running: Running) -> None:
@@ -81,24 +79,24 @@ def test_a_server_that_a_signal_has_stopped_is_killed_as_well(running: Running) 
     began = time.monotonic()
     assert postmaster.kill(running.instance)
     assert time.monotonic() - began < postmaster._END_SECONDS
-    assert not any(map(alive, (running.process.pid, *running.children)))
+    assert not any(map(process_watch.is_left, (running.process.pid, *running.children)))
 
 
 def test_a_stale_postmaster_pid_kills_no_other_process(running: Running) -> None:
     """After a crash, the number may belong to any process, such as this one."""
     running.note(os.getpid())
-    assert postmaster.pid(running.instance) == 0
+    assert not postmaster.runs(running.instance)
     assert postmaster.kill(running.instance)
-    assert alive(running.process.pid)
+    assert process_watch.is_left(running.process.pid)
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "-1\n", "999999999\n"])
 def test_a_file_without_a_process_means_that_the_server_is_down(running: Running, text: str) -> None:
     (running.data / "postmaster.pid").write_text(text)
-    assert postmaster.pid(running.instance) == 0
+    assert not postmaster.runs(running.instance)
 
 
 def test_a_server_without_the_file_is_down(tmp_path: Path) -> None:
     down: Any = SimpleNamespace(data=tmp_path)
-    assert postmaster.pid(down) == 0
+    assert not postmaster.runs(down)
     assert postmaster.kill(down)
