@@ -33,7 +33,7 @@ class WatchdogNews:
         for node in changed:
             threading.Thread(target=self._tell, args=(node, node.name not in dead), daemon=True).start()
 
-    def _tell(self, node: Node, alive: bool) -> None:  # noqa: FBT001 - the arguments of a thread
+    def _tell(self, node: Node, alive: bool) -> None:
         try:
             pgpool.tell_watchdog(self.here.cluster, node, alive=alive)
         except ClusterError as error:
