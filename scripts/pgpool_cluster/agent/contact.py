@@ -20,7 +20,7 @@ _HASTE_PAUSE_SECONDS = 0.2
 
 @dataclass(slots=True)
 class Contact:
-    """What one agent's loop remembers from one round to the next; times are by the monotonic clock."""
+    """The memory of one agent's loop from one round to the next; times are by the monotonic clock."""
 
     _alone_since: float = math.inf
     _crashed_since: float = math.inf

@@ -16,7 +16,7 @@ from ..node.node import Here
 
 @dataclass(slots=True)
 class WatchdogNews:
-    """The nodes that this node's watchdog has been told are dead. The agent's loop uses it."""
+    """Reports dead nodes to this node's watchdog, each once. The agent's loop uses it."""
 
     here: Here
     _dead: frozenset[str] = frozenset()

@@ -191,7 +191,7 @@ def test_a_port_without_a_server_is_no_sign_of_life(port: tuple[int, socket.sock
     assert not knock.answers(node(number), 5.0)
 
 
-# What the loop remembers
+# The memory of the loop
 
 
 def test_the_time_alone_begins_with_the_last_contact_and_ends_with_the_next() -> None:
