@@ -8,7 +8,6 @@ FENCED_SECONDS = 3.0
 """A primary that is cut off answers no read through pgpool-II after this time."""
 STUCK_SECONDS = 45.0
 """A standby that makes no progress gets no reads after this time; docs/explanation/decide.md."""
-MODES = ("streaming_replication", "native_replication", "snapshot_isolation")
 
 
 @dataclass(frozen=True, slots=True)

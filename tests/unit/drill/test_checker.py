@@ -205,5 +205,5 @@ def test_a_history_of_realistic_length_is_checked_fast() -> None:
     for number in range(2000):
         known = number * 2 - number % 50
         lists = {str(name): [value for value in final[str(name)] if value < known] for name in range(3)}
-        reads.append(seen(number / 50 + 0.5, PG2, **lists))
+        reads.append(seen(number / 50 + 0.5, PG2, "reader", **lists))
     assert verdict(*appends, *reads, final=final).broken == ()

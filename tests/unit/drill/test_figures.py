@@ -69,8 +69,8 @@ def test_errors_are_counted_within_the_span() -> None:
 def test_a_figure_has_rows_for_the_median_and_the_worst_run() -> None:
     made = figures.rows("trixie", {"return": [4.0, 5.0, 13.0], "primary-silent": [2.0], "in flight": []})
     assert [(row.case, row.ours, row.goal, row.reached) for row in made] == [
-        ("trixie: the primary's host silent, p50", 2.0, 3, True),
-        ("trixie: the primary's host silent, worst of 1", 2.0, 6, True),
+        ("trixie: the primary's host silent, virtual address, p50", 2.0, 3, True),
+        ("trixie: the primary's host silent, virtual address, worst of 1", 2.0, 6, True),
         ("trixie: the former primary streams again, from its host's boot, p50", 5.0, 6, True),
         ("trixie: the former primary streams again, from its host's boot, worst of 3", 13.0, 12, False),
     ]
