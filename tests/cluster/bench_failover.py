@@ -144,7 +144,8 @@ def primary(bench: Failovers, fault: Fault, name: str) -> dict[str, float]:
     successor = bench.cluster.primary(bystander)
     booted = time.time()
     victim.container.start()
-    streams = float(successor.run(STREAMS.format(seconds=RETURN_SECONDS, address=victim.address), seconds=120))
+    said = successor.run(STREAMS.format(seconds=RETURN_SECONDS, address=victim.address), seconds=120)
+    streams = float(said.splitlines()[-1])
     victim.booted()
     in_flight = max(figures.first_error(run.of(client), since) for client in run.labelled("patient"))
     return {**gaps(run, name, since, until), "in flight": in_flight, "return": streams - booted}

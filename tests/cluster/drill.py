@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from docker.errors import DockerException
 from tests.cluster.clients import Recording, Stage, healed, recording, staged, through
 from tests.cluster.cluster import APP, STREAMING, Cluster
 from tests.cluster.faults import FAULTS, NAMED, PAUSES
@@ -164,7 +165,7 @@ class Series:
         drill = Drill(self.stage, seed, self.folder / str(seed))
         try:
             verdict = drill.run()
-        except AssertionError as failure:
+        except (AssertionError, ValueError, DockerException) as failure:  # ValueError: no primary, or two
             (drill.folder / "journals.txt").write_text(self.room.journals(), encoding="utf-8")
             self.clear()
             return f"the run did not end: {failure}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.drill import relay
 from tests.host import Host
 
 PEERS, FAMILY = "@PEERS@", "@FAMILY@"
@@ -61,6 +64,12 @@ if [ -e /run/systemd/system/pgpool2-cluster.service.d/faketime.conf ]; then
     systemctl restart pgpool2-cluster
 fi
 """
+SLOW = """
+echo {program} | base64 -d >/run/relay.py
+systemd-run -q --unit=relay python3 /run/relay.py @PEERS@
+until nft list table ip relay >/dev/null 2>&1; do sleep 0.1; done
+"""
+QUICK = "systemctl stop relay 2>/dev/null || :; nft delete table ip relay 2>/dev/null || :"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,8 @@ FAULTS = (
     _filter("deaf", "the host receives nothing from other nodes", FROM_PEERS),
     _filter("mute", "other nodes receive nothing from the host", TO_PEERS),
     _filter("lossy", "the host loses 5 % of the packets that it receives", LOSSY),
+    Fault("slow", "new connections and heartbeats to other nodes take 200 ms longer for a round trip", SLOW.format(
+        program=base64.b64encode(Path(relay.__file__).read_bytes()).decode()), QUICK),
     Fault(
         "disk-of-postgresql", "writes of PostgreSQL fail",
         REFUSED.format(mains=POSTMASTERS, limit=MEGABYTE), REFUSED.format(mains=POSTMASTERS, limit="unlimited"),
