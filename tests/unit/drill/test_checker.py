@@ -182,6 +182,20 @@ def test_a_read_of_half_a_transaction_is_a_cycle_with_one_overwritten_read() -> 
     assert kinds(verdict(both, seen(0.05, x=[1], y=[2]), final=TWO_LISTS)) == set()
 
 
+def test_a_read_depends_on_the_writer_of_the_last_value_that_it_saw() -> None:
+    earlier, both = appended(0), Operation("one", 1, 0.0, 0.1, appends={"x": 1, "y": 2})
+    final = {"x": (0, 1), "y": (2,)}
+    assert kinds(verdict(earlier, both, seen(0.05, x=[0, 1], y=[]), final=final)) == {Cycle.SINGLE}
+    assert kinds(verdict(earlier, both, seen(0.05, x=[0], y=[]), final=final)) == set()
+
+
+def test_a_transaction_that_reads_a_list_and_then_appends_to_it_does_not_depend_on_itself() -> None:
+    """Its dependencies on itself would be a cycle wherever others have one."""
+    own = Operation("own", 1, 0.0, 0.1, appends={"x": 1}, reads={"x": ()}, node=PG1)
+    found = verdict(own, *fork(PG1, PG2)[1:], final=TWO_LISTS)
+    assert (found.broken, found.permitted) == ((), {Cycle.FORK: 1})
+
+
 def test_two_updates_of_the_same_read_are_a_cycle() -> None:
     """A lost update: both read the empty list, and both append."""
     one = Operation("one", 1, 0.0, 0.1, appends={"x": 1}, reads={"x": ()}, node=PG1)
