@@ -49,7 +49,7 @@ date +%s.%N
 """
 """Prints the time at which a standby streams from this primary, or at which the wait ends."""
 USED = "for unit in pgpool2-cluster pgpool2; do systemctl show -P CPUUsageNSec $unit; done"
-RESTART = "if pgpoolctl --help | grep -qw restart; then pgpoolctl restart; else systemctl restart postgresql; fi"
+RESTART = "if pgpoolctl restart --help >/dev/null 2>&1; then pgpoolctl restart; else systemctl restart postgresql; fi"
 """The planned restart; packages without the verb restart only the primary's PostgreSQL."""
 
 

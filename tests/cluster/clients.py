@@ -19,6 +19,7 @@ from tests.host import Host, together
 FOLDER = "/root/clients"
 START = f"systemd-run -q --unit=clients -E HOME=/root python3 {FOLDER}/client.py {FOLDER}/specification.json"
 STOP = "systemctl stop clients 2>/dev/null || :; systemctl reset-failed clients 2>/dev/null || :"
+SAID = "journalctl -q --no-pager -o cat -n 20 -u clients"
 IDLE = "systemctl stop pgpool2 'postgresql@*' || :"
 """The image of hosts has both servers, which a client does not need."""
 OWN_WRITES = "pgpool: {disable_load_balance_on_write: always}"
@@ -103,8 +104,8 @@ def recording(host: Host, clients: Sequence[Specification]) -> Iterator[Recordin
     host.run(f"rm -f {FOLDER}/*.jsonl; {STOP}\n{START}")
     running = Recording(host, [one.name for one in clients])
     try:
-        host.until(f"ls {FOLDER}/*.jsonl", 30)
-        assert running.served(began), host.run(f"tail -qn 3 {FOLDER}/*.jsonl")
+        host.until(f"ls {FOLDER}/*.jsonl || {{ {SAID}; exit 1; }}", 30)
+        assert running.served(began), host.run(f"tail -qn 3 {FOLDER}/*.jsonl; {SAID}")
         yield running
     finally:
         host.run(STOP)
