@@ -77,10 +77,13 @@ def build_deb(
 
 @task(
     help={
-        "what": "build, cluster or repository",
+        "what": "build, cluster, failover or repository",
         "release": "the Debian release of a cluster's hosts (default: this machine's, else stable)",
         "pairs": "how many times to run each side of a comparison; the bench compares the medians",
-        "mode": "the cluster's mode: streaming_replication or native_replication",
+        "runs": "failover: how many times to run each case",
+        "case": "failover: cases, comma-separated (default: all)",
+        "peers": "failover: not supported yet: measure Patroni and pg_auto_failover, too",
+        "mode": "bench cluster: streaming_replication or native_replication",
         "scratch": "a folder for the bench's own cache (default: a temporary one)",
     }
 )
@@ -91,10 +94,46 @@ def bench(
     scratch: str | None = None,
     release: str | None = None,
     mode: str = benches.STREAMING,
+    runs: int = 20,
+    case: str | None = None,
+    peers: bool = False,
 ) -> None:
     """Measure and compare; print the table and write it to dist/bench/."""
     place = Path(scratch) if scratch else None
-    _end(benches.run(Project(HERE), what, pairs=pairs, scratch=place, releases=release, mode=mode))
+    _end(
+        benches.run(
+            Project(HERE),
+            what,
+            pairs=pairs,
+            scratch=place,
+            releases=release,
+            mode=mode,
+            runs=runs,
+            cases=case,
+            peers=peers,
+        )
+    )
+
+
+@task(
+    help={
+        "seed": "the first seed; further runs count up (default: a random one, which is printed)",
+        "runs": "how many seeds to run",
+        "release": "the Debian release of the hosts (default: this machine's, else stable)",
+        "mode": "the cluster's mode: streaming_replication, native_replication or snapshot_isolation",
+    }
+)
+def drill(
+    context: Context,
+    seed: str | None = None,
+    runs: int = 10,
+    release: str | None = None,
+    mode: str = benches.STREAMING,
+) -> None:
+    """Inject faults into booted hosts while clients write; fail with a counterexample if anything is lost."""
+    from pgpool_deb.automation import drill as drilling  # noqa: PLC0415 - an unchanged build-deb need not load it
+
+    _end(drilling.run(Project(HERE), seed=seed, runs=runs, releases=release, mode=mode))
 
 
 @task(help={"cell": "a failed cell, as named by build-deb: trixie-amd64-4.6.1"})

@@ -46,6 +46,7 @@ fetch='apt-get -q -y -o Acquire::Retries=3 -o Acquire::http::Timeout=30'
 $fetch update
 $fetch install --download-only /dist/*.deb postgresql-{major} postgresql {servers} unattended-upgrades
 $fetch install --download-only $({debians})
+$fetch install --download-only $(apt-cache search --names-only '^libfaketime$' | cut -d ' ' -f 1)
 """
 
 

@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--releases", default="", help="Debian releases to test, joined by commas")
     group.addoption("--brief", action="store_true", help="leave out what takes minutes; fewer repetitions")
     group.addoption("--pairs", default=3, type=int, help="benches: how often each side of a comparison is run")
-    group.addoption("--runs", default=500, type=int, help="how often apt of a release runs beside publishes")
+    group.addoption("--runs", default=500, type=int, help="runs of apt beside publishes, of a bench's case, or drills")
+    group.addoption("--cases", default="", help="bench failover: the cases to run, joined by commas; all by default")
+    group.addoption("--seed", default=1, type=int, help="the drill's first seed; further runs count up")
+    group.addoption("--mode", default="streaming_replication", help="the drill: the mode of its cluster")
     group.addoption("--every-call", action="store_true", help="kill a publish at each call, also where it only reads")
     group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
 

@@ -22,22 +22,48 @@ from pgpool_deb.ground.releases import ReleaseTable, machine_release
 from pgpool_deb.runs import testing
 from pgpool_deb.runs.build_deb import say
 
-BENCHES = ("build", "cluster", "repository")
+BENCHES = ("build", "cluster", "failover", "repository")
+FAILOVERS = (
+    "postgresql-killed",
+    "primary-killed",
+    "primary-silent",
+    "standby-killed",
+    "standby-silent",
+    "cut-off",
+    "switchover",
+    "restart",
+)
+"""The cases of `bench failover`; tests/cluster/bench_failover.py measures them."""
 STREAMING = "streaming_replication"
 CLUSTERS = {STREAMING: "bench_cluster.py", "native_replication": "bench_native.py"}
 """The test module that measures a cluster, by the cluster's mode."""
 
 
 def run(  # noqa: PLR0913 - the options of the task
-    project: Project, what: str, *, pairs: int, scratch: Path | None, releases: str | None, mode: str = STREAMING
+    project: Project,
+    what: str,
+    *,
+    pairs: int,
+    scratch: Path | None,
+    releases: str | None,
+    mode: str = STREAMING,
+    runs: int = 20,
+    cases: str | None = None,
+    peers: bool = False,
 ) -> ExitStatus:
     """Run the bench called `what` and return its exit status; raises UsageError for an unknown one."""
     if what not in BENCHES:
         raise UsageError(f"unknown bench: {what}", hint=f"one of {', '.join(BENCHES)}")
-    if pairs < 1:
-        raise UsageError(f"--pairs {pairs} is too small", hint="--pairs takes 1 or more")
+    for name, number in (("pairs", pairs), ("runs", runs)):
+        if number < 1:
+            raise UsageError(f"--{name} {number} is too small", hint=f"--{name} takes 1 or more")
+    if peers:
+        raise UsageError("--peers is not supported yet", hint="docs/reference/bench.md has the peers' known times")
     if what == "cluster":
         return _cluster(project, pairs, releases, mode)
+    if what == "failover":
+        chosen = parse_cases(cases)
+        return on_hosts(project, releases, "bench_failover.py", f"--runs={runs}", f"--cases={','.join(chosen)}")
     if what == "repository":
         _repository(project, pairs, scratch)
     else:
@@ -61,10 +87,24 @@ def _cluster(project: Project, pairs: int, releases: str | None, mode: str) -> E
     """Measure on the hosts of the cluster tests, which pytest's fixtures create."""
     if mode not in CLUSTERS:
         raise UsageError(f"unknown mode: {mode}", hint=f"one of {', '.join(CLUSTERS)}")
+    return on_hosts(project, releases, CLUSTERS[mode], f"--pairs={pairs}")
+
+
+def parse_cases(text: str | None) -> tuple[str, ...]:
+    """Parse names of cases, joined by commas; None means all. Raises UsageError for an unknown one."""
+    chosen = FAILOVERS if text is None else tuple(word.strip() for word in text.split(","))
+    for name in chosen:
+        if name not in FAILOVERS:
+            raise UsageError(f"unknown case: {name!r}", hint=f"one or more of {','.join(FAILOVERS)}")
+    return chosen
+
+
+def on_hosts(project: Project, releases: str | None, module: str, *options: str) -> ExitStatus:
+    """Run a module of tests/cluster on the hosts of one release, the first of `releases`, which its fixtures boot."""
     machine.require(testing.tools_of(("cluster",)), install=True, report=say)
     (release,) = ReleaseTable.load(project.releases).select(plan.parse_releases(releases), machine_release())[:1]
-    options = ["-q", "-s", "-p", "no:cacheprovider", f"--releases={release.name}", f"--pairs={pairs}"]
-    command = [sys.executable, "-m", "pytest", *options, f"tests/cluster/{CLUSTERS[mode]}"]
+    fixed = ["-q", "-s", "-p", "no:cacheprovider", f"--releases={release.name}"]
+    command = [sys.executable, "-m", "pytest", *fixed, *options, f"tests/cluster/{module}"]
     return testing.exit_status(subprocess.run(command, cwd=project.path, check=False).returncode)
 
 

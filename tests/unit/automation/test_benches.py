@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster import bench_failover
+from tests.drill.promises import PROMISES
 
-from pgpool_deb.automation import bench_build, bench_repository, benches
+from pgpool_deb.automation import bench_build, bench_repository, benches, drill
 from pgpool_deb.boxes import machine
 from pgpool_deb.ground import namespaces
 from pgpool_deb.ground.command import CommandFailed
@@ -64,8 +66,16 @@ def run(what: str, **options: Any) -> ExitStatus:
 @pytest.mark.parametrize(
     ("what", "options", "message", "hint"),
     [
-        ("disk", {}, "unknown bench: disk", "one of build, cluster, repository"),
+        ("disk", {}, "unknown bench: disk", "one of build, cluster, failover, repository"),
         ("build", {"pairs": 0}, "--pairs 0 is too small", "--pairs takes 1 or more"),
+        ("failover", {"runs": 0}, "--runs 0 is too small", "--runs takes 1 or more"),
+        ("failover", {"cases": "restart,x"}, "unknown case: 'x'", f"one or more of {','.join(benches.FAILOVERS)}"),
+        (
+            "failover",
+            {"peers": True},
+            "--peers is not supported yet",
+            "docs/reference/bench.md has the peers' known times",
+        ),
         ("cluster", {"mode": "raw"}, "unknown mode: raw", "one of streaming_replication, native_replication"),
     ],
 )
@@ -138,3 +148,67 @@ def test_a_cluster_is_measured_by_pytest_for_one_release(  # noqa: PLR0917 - the
     assert command[-3:] == ["--releases=sid", "--pairs=3", f"tests/cluster/{module}"]
     assert (PROJECT.path / command[-1]).is_file()
     assert measured.places == []
+
+
+@pytest.fixture
+def commands(measured: type[Measurement], monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of pytest, which are not run."""
+    ran: list[list[str]] = []
+
+    def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, testing.PYTEST_PASSED)
+
+    assert measured.places == []
+    monkeypatch.setattr(subprocess, "run", answer)
+    return ran
+
+
+def test_failovers_are_measured_by_pytest(commands: list[list[str]]) -> None:
+    assert run("failover", releases="sid", runs=2, cases="restart, cut-off") is ExitStatus.GOOD
+    assert run("failover", releases="sid") is ExitStatus.GOOD
+    brief, whole = commands
+    module = "tests/cluster/bench_failover.py"
+    assert brief[-4:] == ["--releases=sid", "--runs=2", "--cases=restart,cut-off", module]
+    assert whole[-3:-1] == ["--runs=20", f"--cases={','.join(benches.FAILOVERS)}"]
+    assert (PROJECT.path / module).is_file()
+
+
+def test_the_cases_of_failovers_are_those_that_are_measured() -> None:
+    assert tuple(bench_failover.CASES) == benches.FAILOVERS
+
+
+def test_a_drill_counts_seeds_from_the_given_one(commands: list[list[str]]) -> None:
+    drill.run(PROJECT, seed="7", runs=3, releases="sid", mode="snapshot_isolation")
+    module = "tests/cluster/drill_cluster.py"
+    assert commands[0][-5:] == ["--releases=sid", "--seed=7", "--runs=3", "--mode=snapshot_isolation", module]
+    assert (PROJECT.path / module).is_file()
+
+
+def test_a_drill_without_a_seed_draws_one(commands: list[list[str]]) -> None:
+    for _ in range(2):
+        drill.run(PROJECT, seed=None, runs=1, releases="sid", mode="native_replication")
+    seeds = [next(word for word in command if word.startswith("--seed=")) for command in commands]
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "raw"}, "unknown mode: raw"),
+        ({"runs": 0}, "--runs 0 is too small"),
+        ({"seed": "-1"}, "--seed '-1' is not a seed"),
+        ({"seed": "9" * 19}, f"--seed {'9' * 19!r} is not a seed"),
+    ],
+    ids=("mode", "runs", "negative", "long"),
+)
+def test_a_drill_that_cannot_be_run_is_wrong_usage(
+    commands: list[list[str]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        drill.run(PROJECT, **{"seed": "1", "runs": 1, "releases": None, "mode": drill.MODES[0], **options})
+    assert (raised.value.message, commands) == (message, [])
+
+
+def test_the_modes_of_the_drill_are_those_with_a_promise() -> None:
+    assert set(drill.MODES) == set(PROMISES)
