@@ -203,10 +203,15 @@ class Heartbeats:
                 door = self._opened(door)
                 self._send(door)
                 pause = BEAT_SECONDS if door is not None else _BIND_PAUSE_SECONDS
-                self._receive_until(door, time.monotonic() + pause)
+                self._receive_until(door, min(time.monotonic() + pause, self._due))
         finally:
             if door is not None:
                 door.close()
+
+    @property
+    def _due(self) -> float:
+        with self._lock:
+            return self._links.due
 
     @property
     def _over(self) -> bool:
