@@ -40,7 +40,7 @@ def role_logs_in(host: Host, line: str) -> bool:
 def test_the_key_is_changed_while_clients_log_in_and_write(cluster: Cluster, order: tuple[int, ...]) -> None:
     hosts = [cluster.hosts[number] for number in order]
     old, new = cluster.hosts[0].run(f"cat {KEY}"), keys.generate() if order[0] == 0 else cluster.key
-    before = cluster.status()
+    before, began = cluster.status(), int(cluster.hosts[0].run("date +%s"))
     with ledger(cluster, at=cluster.hosts[2], through=cluster.hosts[2], name=f"key-{order[0]}") as written:
         put_key(hosts[0], new)
         for host in hosts:
@@ -54,6 +54,10 @@ def test_the_key_is_changed_while_clients_log_in_and_write(cluster: Cluster, ord
             log_in(host)
     assert written.acknowledged
     assert written.lost(cluster.hosts[0]) == set()
+    for host in hosts:
+        journal = host.run(f"journalctl --no-pager -o cat -u pgpool2-cluster --since=@{began}")
+        assert "the link with" not in journal, "heartbeats with the former key count until each node has the new one"
+        assert host.run("wc -l </etc/pgpool2/cluster/heartbeat_key") == "1"
     after = cluster.status()
     assert after.nodes["pg1"].role == "primary"
     assert after.nodes["pg1"].timeline == before.nodes["pg1"].timeline

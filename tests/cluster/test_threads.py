@@ -18,6 +18,10 @@ from tests.host import Host, together
 PROGRAM = "/usr/local/lib/owners.py"
 DROP_IN = "/etc/systemd/system/pgpool2-cluster.service.d/owners.conf"
 AGENT = "pgpool2-cluster"
+CUT = (
+    "nft 'add table inet deaf; add chain inet deaf in { type filter hook input priority -300; }; "
+    "add rule inet deaf in udp dport 9695 drop'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,12 @@ def reports(cluster: Cluster) -> list[str]:
     return found
 
 
+def cut_briefly(host: Host) -> None:
+    """Lose the links of a host, and establish them again."""
+    host.run(f"{CUT}; sleep 3; nft delete table inet deaf; sleep 2")
+    assert "link with" in host.run(f"journalctl -b -o cat -u {AGENT} | tail -n 200")
+
+
 def has_primary(status: Status) -> bool:
     return any(node.role == "primary" for node in status.nodes.values())
 
@@ -63,7 +73,20 @@ def test_1_no_attribute_is_written_by_two_threads_in_a_recovery(watched: Cluster
     assert reports(watched) == []
 
 
-def test_2_nor_in_a_failover_and_the_return_of_the_failed_node(watched: Cluster) -> None:
+def test_2_nor_by_heartbeats_and_the_local_watch(watched: Cluster) -> None:
+    """Links are lost and established, the key file and cluster.yml are read again, and PostgreSQL is killed."""
+    host = watched.hosts[2]
+    cut_briefly(host)
+    host.run(f"touch /etc/pgpool2/cluster/heartbeat_key; systemctl kill --signal=HUP --kill-whom=main {AGENT}")
+    host.run("kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid)")
+    host.until(f"journalctl -b -o cat -u {AGENT} | grep -q 'PostgreSQL has died'", 5)
+    if watched.mode != STREAMING:
+        watched.hosts[0].until(f"pgpoolctl recover {host}", 200)
+    watched.wait_healthy()
+    assert reports(watched) == []
+
+
+def test_3_nor_in_a_failover_and_the_return_of_the_failed_node(watched: Cluster) -> None:
     failed, other = watched.hosts[0], watched.hosts[1]
     failed.run(STOP)
     watched.until(lambda status: status.nodes[failed.name].pgpool == "down", "the failover", 60, other)

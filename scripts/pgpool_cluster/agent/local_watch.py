@@ -123,11 +123,12 @@ class LocalWatch:
 
     def _wait(self) -> None:
         """Pause until a process ends, a heartbeat has news, or the next search is due."""
-        handles = [one.held.handle for one in (self._server, self._pool) if one.held is not None]
-        ready, _, _ = select.select([self._bell, *handles], [], [], _PAUSE_SECONDS)
-        if self._bell in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
+        poll = select.poll()
+        for handle in (self._bell, *(one.held.handle for one in (self._server, self._pool) if one.held is not None)):
+            poll.register(handle, select.POLLIN)
+        poll.poll(_PAUSE_SECONDS * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
 
     def _look_after(self, one: _Watched, find: Callable[[], HeldProcess | None]) -> None:
         if one.held is not None and one.held.ended:

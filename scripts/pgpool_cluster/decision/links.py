@@ -205,6 +205,11 @@ class Links:
                 found.append(LinkChange(name, up))
         return tuple(found)
 
+    @property
+    def due(self) -> float:
+        """When the next link is lost unless another heartbeat arrives; infinite if no link is up."""
+        return min((peer.ends for peer in self._peers.values() if peer.told_up), default=math.inf)
+
     @staticmethod
     def _state(peer: _Received, now: float) -> LinkState:
         if peer.ends > now:

@@ -7,6 +7,7 @@ would stop it. Other threads publish the state of the node, and take the news fo
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import secrets
@@ -203,10 +204,15 @@ class Heartbeats:
                 door = self._opened(door)
                 self._send(door)
                 pause = BEAT_SECONDS if door is not None else _BIND_PAUSE_SECONDS
-                self._receive_until(door, time.monotonic() + pause)
+                self._receive_until(door, min(time.monotonic() + pause, self._due))
         finally:
             if door is not None:
                 door.close()
+
+    @property
+    def _due(self) -> float:
+        with self._lock:
+            return self._links.due
 
     @property
     def _over(self) -> bool:
@@ -214,9 +220,16 @@ class Heartbeats:
             return self._ended
 
     def _opened(self, door: socket.socket | None) -> socket.socket | None:
-        """Return the socket at this node's address; None if it cannot be opened, which is reported once."""
+        """Return the socket at this node's address; None if it cannot be opened, which is reported once.
+
+        The only node of a cluster opens no socket.
+        """
         with self._lock:
-            address = plain.address(self.me.address)
+            address, alone = plain.address(self.me.address), not self._remotes
+        if alone:
+            if door is not None:
+                door.close()
+            return None
         place = "" if address is None else str(address)
         if door is not None and door.getsockname()[0] == place:
             return door
@@ -254,15 +267,17 @@ class Heartbeats:
 
     def _receive_until(self, door: socket.socket | None, end: float) -> None:
         """Process datagrams until `end`, or until another thread requires a heartbeat at once."""
-        handles = [self._bell, *([door.fileno()] if door is not None else [])]
+        ready = select.poll()
+        for handle in (self._bell, *([door.fileno()] if door is not None else [])):
+            ready.register(handle, select.POLLIN)
         while not self._over:
             left = end - time.monotonic()
             if left <= 0:
                 return
-            ready, _, _ = select.select(handles, [], [], left)
-            if door is not None and door.fileno() in ready:
+            found = [handle for handle, _ in ready.poll(math.ceil(left * 1000))]
+            if door is not None and door.fileno() in found:
                 self._read_one(door)
-            if self._bell in ready:
+            if self._bell in found:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._bell)
                 return

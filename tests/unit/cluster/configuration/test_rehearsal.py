@@ -227,6 +227,10 @@ ANSWER = {
 }
 
 
+OTHER = 'udp UNCONN 0 0 10.0.0.1:9695 0.0.0.0:* users:(("ntpd",pid=2,fd=4))\n'
+"""Another program at the port of the agents' heartbeats, by `ss`."""
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A machine with a logical slot before the first `apply`; `file` is appended to its cluster.yml."""
@@ -237,7 +241,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         if any(word.endswith("psql") for word in words):
             return json.dumps(found.answer) if "json" in words[-1] else "4194304"
         if words[0] == "ss":
-            return 'tcp LISTEN 0 9 *:9999 *:* users:(("haproxy",pid=1,fd=3))\nudp UNCONN 0 0 [::]:9694 [::]:*\n'
+            return 'tcp LISTEN 0 9 *:9999 *:* users:(("haproxy",pid=1,fd=3))\nudp UNCONN 0 0 [::]:9694 [::]:*\n' + OTHER
         return "pubkeyauthentication yes\nallowusers a\nallowusers Postgres\n"
 
     def cluster() -> Cluster:
@@ -260,6 +264,7 @@ def test_check_before_reports_everything_and_fails_if_something_would_be_lost(
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("refused  wal_level: replication slot debezium needs logical, and it would be replica; ")
     assert any("9999/tcp, for pgpool-II, is taken by haproxy" in line for line in said)
+    assert any("9695/udp, for the heartbeats between agents, is taken by ntpd" in line for line in said)
     assert any(line.startswith("kept     disk: a copy of its data needs 4 MB") for line in said)
     assert any("line 97, `host all all 10.0.0.0/255.255.255.0 ldap`" in line for line in said)
     command_line.main(["check", "--before", "--json"])

@@ -88,7 +88,8 @@ def test_only_nodes_reach_watchdog_heartbeat_and_pcp() -> None:
     rules = text_of(f"{FOLDER}/peers.nft", files())
     assert re.findall(r"saddr (\S+) accept", rules) == ["10.0.0.2", "10.0.0.3"]
     assert "tcp dport { 9000, 9898 } drop" in rules
-    assert "udp dport { 9694, 9695 } drop" in rules
+    assert "udp dport 9694 drop" in rules
+    assert "udp dport 9695 drop" in rules
     assert pgpool_conf()["pcp_listen_addresses"] == "127.0.0.1"
 
 
@@ -96,7 +97,10 @@ def test_only_nodes_reach_watchdog_heartbeat_and_pcp() -> None:
 def test_a_node_of_either_kind_admits_heartbeats_from_nodes_only(runs: str) -> None:
     text = f"nodes: {{pg1: 10.0.0.1, pg2: 10.0.0.2, w: {{address: 10.0.0.9, runs: [{runs}]}}}}\n"
     made = files(text, "w")
-    assert re.findall(r"saddr (\S+) accept", text_of(f"{FOLDER}/peers.nft", made)) == ["10.0.0.1", "10.0.0.2"]
+    rules = text_of(f"{FOLDER}/peers.nft", made)
+    assert re.findall(r"saddr (\S+) accept", rules) == ["10.0.0.1", "10.0.0.2"]
+    assert "udp dport 9695 drop" in rules
+    assert ("9000" in rules) == (runs == "pgpool"), "without pgpool-II, other programs may use its ports"
     assert made[f"{FOLDER}/heartbeat_key"].content == f"{KEY.heartbeat_key}\n".encode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,9 @@ def test_every_link_is_up_within_three_rounds_and_stays_up() -> None:
     net.run(3 * BEAT_SECONDS)
     ways = [(one, other) for one in NAMES for other in NAMES if one != other]
     assert {net.state(*way) for way in ways} == {LinkState.UP}
+    assert net.agents["pg1"].due == math.inf
     assert net.agents["pg1"].changes(net.now) == (LinkChange("pg2", True), LinkChange("pg3", True))
+    assert net.now < net.agents["pg1"].due <= net.now + DEAD_SECONDS
     net.run(20)
     assert net.agents["pg1"].changes(net.now) == ()
     link = net.agents["pg1"].of("pg2", net.now)
@@ -96,7 +99,9 @@ def test_every_link_is_up_within_three_rounds_and_stays_up() -> None:
 def test_a_node_that_falls_silent_is_lost_by_each_of_the_others_in_time(net: Net) -> None:
     net.down.add("pg3")
     fell = net.now
+    net.agents["pg1"].changes(net.now)
     assert DEAD_SECONDS - BEAT_SECONDS <= net.lost_after("pg1", "pg3") <= DEAD_SECONDS + 2 * STEP
+    assert net.agents["pg1"].changes(net.now) == (LinkChange("pg3", False),)
     net.run(0.5)
     assert net.agents["pg1"].lost(net.now) == ("pg3",)
     link = net.agents["pg1"].of("pg3", net.now)

@@ -233,6 +233,17 @@ def test_a_new_cluster_yml_keeps_links_and_adds_nodes(agents: Agents) -> None:
     assert set(pg1.links()) == {"pg2"}
 
 
+def test_the_only_node_of_a_cluster_opens_no_socket(agents: Agents) -> None:
+    alone = cluster_of("pg1: 127.0.0.11")
+    pg1 = agents.start("pg1", alone)
+    time.sleep(0.3)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.11", agents.port))
+    pg1.renew(TWO, TWO.named("pg1"))
+    assert linked((agents.start("pg2"), "pg1"), (pg1, "pg2"))
+    assert not [one for one in pg1.news() if one.bad]
+
+
 def test_a_new_address_of_this_node_is_used(agents: Agents) -> None:
     moved = cluster_of("pg1: 127.0.0.21, pg2: 127.0.0.12")
     pg1, pg2 = agents.start("pg1"), agents.start("pg2")
