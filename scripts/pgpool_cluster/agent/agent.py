@@ -16,7 +16,19 @@ from typing import TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration import before
-from ..decision.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
+from ..decision.actions import (
+    Action,
+    Attach,
+    AwaitRecovery,
+    Detach,
+    Fence,
+    Promote,
+    Refuse,
+    Stop,
+    StopPgpool,
+    Wait,
+    said,
+)
 from ..decision.decide import confirmed, decide
 from ..decision.facts import ClusterFacts
 from ..decision.situation import Actions, Policy
@@ -54,6 +66,8 @@ TOLD_SECONDS = 10.0
 LATELY_SECONDS = 10.0
 """Seconds for which an unreachable primary may only be restarting its agent, as in an upgrade."""
 _QUIET = (Wait, AwaitRecovery, Refuse)
+_GRAVE = (Detach, Fence, Promote, Stop, StopPgpool)
+"""Actions that take a node away from clients, or replace the primary."""
 _CONFIRM_PAUSE_SECONDS = 0.5
 
 
@@ -247,7 +261,7 @@ class Agent:
     def _do(self, action: Action) -> None:
         text = said(action)
         if text != self._tried:
-            self._say(text, log.info)
+            self._say(text, log.warning if isinstance(action, _GRAVE) else log.info)
         self._tried = text
         act.perform(self.here, action)
         if isinstance(action, Attach):
