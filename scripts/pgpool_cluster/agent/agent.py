@@ -134,6 +134,7 @@ class Agent:
     def once(self) -> list[str]:
         """Run one step now, and return the texts of its actions (`said`). Raises ClusterError."""
         self.here.under_way.copies.hurry()
+        self.here.under_way.returns.hurry()
         with self.acting:
             return [said(action) for action in self._step()]
 
@@ -196,7 +197,9 @@ class Agent:
     def _policy(self) -> Policy:
         now = time.monotonic()
         lately = frozenset(name for name, at in self._wrote.items() if now - at < LATELY_SECONDS)
-        return Policy(patient=now - self.began < PATIENCE_SECONDS, lately=lately)
+        return Policy(
+            automatic_return=self.here.returns_by_itself, patient=now - self.began < PATIENCE_SECONDS, lately=lately
+        )
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
         """Rewrite the roles once most nodes have the new key. The other nodes could not log in before that."""

@@ -15,6 +15,7 @@ from ..decision.actions import Follow, Resume, Start, said
 from ..decision.decide import decide
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
+from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
 from ..machine import pgpool
@@ -151,7 +152,8 @@ class Answers:
         if request.file not in ("", here.cluster.fingerprint):
             return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
         serves = {"led": request.term, "restart": request.restart, "apart": False}
-        taken = here.note_term(request.term, **(serves if request.serves else {}))
+        loss = {"loss": request.term} if request.loss else {}
+        taken = here.note_term(request.term, **(serves if request.serves else {}), **loss)
         return protocol.TermAnswer(taken, here.record.excuse.place)
 
     def _excuse(self, request: protocol.ExcuseRequest) -> protocol.ExcuseAnswer:
@@ -213,7 +215,8 @@ class Answers:
         mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
         if mine.half_copied:
             return protocol.MayStartAnswer(go=False, why=f"its copy of {here.record.copying} is incomplete")
-        actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
+        policy = Policy(automatic_return=here.returns_by_itself)
+        actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}), policy)
         for action in actions:
             if isinstance(action, Resume):
                 with here.under_way.claiming():

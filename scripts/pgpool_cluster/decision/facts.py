@@ -14,6 +14,7 @@ from enum import StrEnum
 from ..definition.cluster import Cluster
 from ..ground.usage import Usage
 from .excuse import NO_EXCUSE, Excuse
+from .report import DivergedReport
 
 _PAGE_BYTES = 8192
 _PAGE_HEADER_BYTES = 24
@@ -142,6 +143,8 @@ class NodeFacts:
     `standbys_came`: it knows that as many standbys as `synchronous` requires have connected once. `laid`: its server
     runs with the synchronous_standby_names that follow from that; True if they could not be read. `excuse`: the latest
     excuse that it has recorded.
+    `loss`: the latest term known to it in which an administrator accepted the loss of other nodes' commits, 0 if none.
+    `diverged`: the records of WAL that only this node had (diverged.py), the oldest first.
     """
 
     node: str
@@ -180,6 +183,8 @@ class NodeFacts:
     laid: bool = True
     excuse: Excuse = NO_EXCUSE
     own_database: bool = False
+    loss: int = 0
+    diverged: tuple[DivergedReport, ...] = ()
 
     @property
     def up(self) -> bool:

@@ -14,13 +14,14 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from ..configuration.users import Users
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from ..decision.report import DivergedReport
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError
 from ..ground.shared import Shared
 from ..ground.usage import Usage
 from ..ground.waiting import poll
-from ..machine import archive, pgpool
+from ..machine import archive, diverged, pgpool
 from ..machine.record import Record
 from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.peers import Answering, Peers, Progress
@@ -83,6 +84,7 @@ class Here:
     _last: LastFacts = field(default_factory=LastFacts, repr=False)
     _pgpool: PgpoolView = field(init=False, repr=False)
     _archive: Shared[Usage | None] = field(init=False, repr=False)
+    _diverged: Shared[tuple[DivergedReport, ...]] = field(init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Guards the cluster and the record. Never held while facts are collected."""
 
@@ -92,6 +94,9 @@ class Here:
         self._archive = Shared(
             lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
         )
+        self._diverged = Shared(
+            lambda: diverged.listed(paths.DIVERGED), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
+        )
 
     @property
     def server(self) -> Database:
@@ -99,6 +104,11 @@ class Here:
         if self.database is None:
             raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml lists the nodes that do")
         return self.database
+
+    @property
+    def returns_by_itself(self) -> bool:
+        """Whether a diverged node may rejoin without a command: cluster.yml permits it, and tries are left."""
+        return self.cluster.automatic_return and not self.under_way.returns.exhausted
 
     def remember(self, **changes: object) -> None:
         """Change the record, first on disk and then in memory. Raises ServerError if it cannot be written."""
@@ -179,6 +189,7 @@ class Here:
             held=record.held,
             standbys_came=record.standbys_came,
             excuse=record.excuse,
+            loss=record.loss,
         )
 
     def _looked(self) -> NodeFacts:
@@ -192,6 +203,7 @@ class Here:
             virtual_ip=pgpool.has_address(self.cluster.virtual_ip),
             pgpool=self._looked_at_pgpool(),
             archive=self._looked_at_archive(),
+            diverged=self._looked_at_diverged(),
         )
         facts = self._recorded(found, record)
         if self.database is not None:
@@ -207,6 +219,12 @@ class Here:
             return self._archive.get()
         except TimeoutError:  # its disk hangs, which must not delay the other facts
             return None
+
+    def _looked_at_diverged(self) -> tuple[DivergedReport, ...]:
+        try:
+            return self._diverged.get()
+        except TimeoutError:  # its disk hangs, which must not delay the other facts
+            return ()
 
     def _looked_at_pgpool(self) -> PgpoolFacts | None:
         if Service.PGPOOL not in self.me.runs:

@@ -145,8 +145,16 @@ def clone(here: Here, action: Clone) -> None:
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
-    """Make this node a standby again, and keep as much of its data as possible."""
-    _copied(here, lambda: copying.rejoin(here, action.source, log.info))
+    """Make this node a standby again, and keep as much of its data as possible; after a failure, only after a pause."""
+    returns = here.under_way.returns
+    if not (returns.due and here.under_way.copies.due):
+        return
+    returns.begin(action.source)
+    try:
+        _copied(here, lambda: copying.rejoin(here, action.source, log.info))
+    except ClusterError as error:
+        returns.failed(error)
+        raise
 
 
 def _copied(here: Here, work: Callable[[], None]) -> None:

@@ -19,15 +19,21 @@ _GO_ON_SECONDS = 10.0
 
 
 def claim(
-    here: Here, term: int, *, kept: tuple[str, ...] = (), decided: tuple[int, int] | None = None, **changes: object
+    here: Here,
+    term: int,
+    *,
+    kept: tuple[str, ...] = (),
+    decided: tuple[int, int] | None = None,
+    loss: bool = False,
+    **changes: object,
 ) -> None:
     """Claim a new term for this node. Raises OperationError unless a majority of nodes records the claim.
 
     The claim voids the excuses of former primaries, except for `kept`, the names that this node itself has excused.
     `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
-    one. `changes` of the record are written together with the claim.
+    one. `loss`: as in TermRequest. `changes` of the record are written together with the claim.
     """
-    noted = tell(here, term)
+    noted = tell(here, term, loss=loss)
     if len(noted) < here.cluster.majority:
         few = f"only {', '.join(noted)} recorded term {term}"
         raise OperationError(few if noted else f"another node has already claimed term {term}", hint="pgpoolctl status")
@@ -44,15 +50,15 @@ def claim(
     log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 
-def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
+def tell(here: Here, term: int, *, loss: bool = False) -> dict[str, tuple[int, int]]:
     """Send a new term to every node and return the nodes that recorded it, including this one.
 
     A node records the term only if it knows neither this term nor a later one. The value of each node is the place of
-    the latest excuse that it knows, or OF_AN_OLDER_PACKAGE.
+    the latest excuse that it knows, or OF_AN_OLDER_PACKAGE. `loss`: as in TermRequest.
     """
-    if not here.note_term(term):
+    if not here.note_term(term, **({"loss": term} if loss else {})):
         return {}
-    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint), seconds=LOOK_SECONDS)
+    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint, loss=loss), seconds=LOOK_SECONDS)
     places = {name: answer.excuse for name, answer in answers.items() if answer.taken}
     return {here.me.name: here.record.excuse.place, **places}
 

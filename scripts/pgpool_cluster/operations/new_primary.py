@@ -16,10 +16,10 @@ from . import claims, postgresql_service, synchrony
 _PROMOTE_SECONDS = 60.0
 
 
-def resume(here: Here, action: Resume) -> None:
-    """Start this node's server as the primary again, in a new term."""
+def resume(here: Here, action: Resume, *, loss: bool = False) -> None:
+    """Start this node's server as the primary again, in a new term. `loss`: as in TermRequest."""
     with here.under_way.claiming(), _announced(here):
-        claims.claim(here, action.term, kept=synchrony.kept(here.record))
+        claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)
         postgresql_service.start(here, Start(action.node))
 
 
@@ -50,17 +50,18 @@ def promote(here: Here, action: Promote) -> None:
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
-def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None) -> None:
+def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None, *, loss: bool = False) -> None:
     """Claim the term, then end recovery on this node; do nothing if recovery is over. Raises OperationError.
 
-    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision.
+    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision. `loss`: as in
+    TermRequest.
     """
     with here.under_way.claiming():
         if not in_recovery(here):
             return
         refuse_promotion(here)
         with _announced(here):
-            claims.claim(here, term, decided=decided)
+            claims.claim(here, term, decided=decided, loss=loss)
             end_recovery(here)
 
 

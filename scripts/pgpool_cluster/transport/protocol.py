@@ -205,7 +205,8 @@ class TermRequest(Request[TermAnswer]):
     """Record a new term.
 
     `file`: fingerprint of the requester's cluster.yml. A node with another one records nothing. `serves`: you are in
-    service in this term. `restart`: as in NodeFacts (facts.py); 0 for none.
+    service in this term. `restart`: as in NodeFacts (facts.py); 0 for none. `loss`: in this term, an administrator
+    accepts the loss of commits that only other nodes have.
     """
 
     do = "term"
@@ -213,6 +214,7 @@ class TermRequest(Request[TermAnswer]):
     file: str = ""
     serves: bool = False
     restart: KnownTerm = 0
+    loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)

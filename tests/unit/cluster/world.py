@@ -761,7 +761,7 @@ class World:
     def _step(self, host: Host, here: Me) -> tuple[Action, ...]:
         if not self.cluster.mode.streams and here.under_way.promoting:
             target.attend(here)
-        policy = Policy(patient=host.patient)
+        policy = Policy(automatic_return=here.returns_by_itself, patient=host.patient)
         actions = confirmed(
             decide(self.cluster, host.node, self.seen(), policy),
             lambda: decide(self.cluster, host.node, self.seen(), policy),
