@@ -318,7 +318,7 @@ class World:
             "term": record.term, "led": record.led, "restart": record.restart, "apart": record.apart,
             "half_copied": bool(record.copying), "promoting": here.under_way.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
-            "standbys_came": record.standbys_came, "excuse": record.excuse,
+            "standbys_came": record.standbys_came, "excuse": record.excuse, "loss": record.loss,
         }  # fmt: skip
         if data is None:
             state = Postgresql.ABSENT if host.database else Postgresql.DOWN
