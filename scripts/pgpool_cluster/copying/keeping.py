@@ -20,11 +20,12 @@ from ..ground.errors import ClusterError, ServerError
 from ..machine import diverged
 from ..machine.diverged import WalPart
 from ..machine.server import Instance
-from ..node.node import Here
+from ..node.node import LOOK_SECONDS, Here
 from ..postgresql import data_directory, wal_contents
 from ..postgresql import postgresql as pg
 from ..postgresql.wal_contents import WalContents
 from ..transport import pulse
+from ..transport.protocol import LookRequest
 
 _SEGMENT_BYTES = "Bytes per WAL segment"
 
@@ -47,7 +48,8 @@ def keep(here: Here, source: str) -> None:
     if control.get("Database system identifier") != str(record.system):
         return
     try:
-        _Keeping.of(here, here.look_at_all(fresh=True).of(source), control).run()
+        facts = here.on(source, LookRequest(fresh=True), seconds=LOOK_SECONDS)
+        _Keeping.of(here, facts, control).run()
     except ClusterError as error:
         reason = f"the WAL that only {here.me.name} has cannot be kept: {error.message}"
         hint = f"{error.hint}; to lose that WAL: pgpoolctl recover --force {here.me.name}"
@@ -71,8 +73,8 @@ class _Keeping:
     @classmethod
     def of(cls, here: Here, source: NodeFacts, control: dict[str, str]) -> _Keeping:
         if source.timeline is None or source.position is None:
-            reason = f"{source.node} does not answer, so its history is unknown"
-            raise ServerError(reason, hint=f"systemctl status {paths.UNIT}, on {source.node}")
+            reason = f"PostgreSQL of {source.node} does not answer, so its history is unknown"
+            raise ServerError(reason, hint="pgpoolctl status shows every node")
         data = here.server.instance.data
         # The control file has the latest timeline only after the next checkpoint.
         timeline = max(int(control["Latest checkpoint's TimeLineID"]), data_directory.received_timeline(data))

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, down, primary, seen
+from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, primary
 
 from pgpool_cluster.copying import keeping
-from pgpool_cluster.decision.facts import ClusterFacts, Lsn, NodeFacts, Switch
+from pgpool_cluster.decision.facts import Lsn, NodeFacts, Switch
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import ServerError
@@ -23,6 +23,7 @@ from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport.peers import Peers
+from pgpool_cluster.transport.protocol import LookRequest
 
 SEGMENT = 2**20
 FORK = Lsn(3 * SEGMENT + 8192 * 5 + 40)
@@ -56,14 +57,18 @@ class FormerPrimary:
         monkeypatch.setattr(paths, "DIVERGED", folder / "diverged")
         monkeypatch.setattr(Instance, "program", lambda _, name: str(folder / name))
         monkeypatch.setattr(pg, "control_data", lambda _: self.control)
-        monkeypatch.setattr(Here, "look_at_all", lambda _, **__: self.facts)
+        monkeypatch.setattr(Here, "on", self._on)
         self.dump(1, RECORD.format("Heap", 734, at(0), "INSERT off 1"),
                   RECORD.format("Transaction", 734, at(64), "COMMIT 2026-11-30 17:03:36.6 UTC"),
                   "pg_waldump: error: error in WAL record at 0/3: invalid record length")  # fmt: skip
 
-    @property
-    def facts(self) -> ClusterFacts:
-        return seen(down(primary("pg1")), self.source, away("pg3"))
+    def _on(self, name: str, request: object, *, seconds: float) -> NodeFacts:
+        """Answer for pg2. Only that node is asked, since a silent one would cost seconds."""
+        assert (name, request) == ("pg2", LookRequest(fresh=True))
+        assert seconds < 3
+        if not self.source.reachable:
+            raise ServerError("pg2 is unreachable: no answer", hint="start pg2")
+        return self.source
 
     def segment(self, timeline: int, number: int) -> Path:
         path = self.data / "pg_wal" / diverged.segment_name(timeline, Lsn(number * SEGMENT), SEGMENT)
@@ -214,10 +219,18 @@ def test_a_full_disk_is_named_with_both_ways_out(pg1: FormerPrimary, monkeypatch
     assert failure.value.hint == "free space on the disk of /var; to lose that WAL: pgpoolctl recover --force pg1"
 
 
-def test_a_source_whose_history_is_unknown_is_awaited(pg1: FormerPrimary) -> None:
-    pg1.source = away("pg2")
-    with pytest.raises(keeping.NotKeptError, match="pg2 does not answer, so its history is unknown"):
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (away("pg2"), "pg2 is unreachable"),
+        (NodeFacts("pg2"), "PostgreSQL of pg2 does not answer, so its history is unknown"),
+    ],
+)
+def test_a_source_whose_history_is_unknown_is_awaited(source: NodeFacts, why: str, pg1: FormerPrimary) -> None:
+    pg1.source = source
+    with pytest.raises(keeping.NotKeptError, match=why):
         pg1.keep()
+    assert pg1.kept == []
 
 
 def test_without_pg_waldump_nothing_is_replaced(pg1: FormerPrimary) -> None:
