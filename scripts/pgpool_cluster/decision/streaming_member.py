@@ -110,7 +110,15 @@ def _return(situation: Situation, primary: NodeFacts, reason: str) -> Actions:
         return situation.await_recovery(f"{reason}, and {why}" if why else reason)
     if not situation.confirmed:
         return situation.wait(f"{reason}, and too few nodes answer to confirm that {primary.node} is the primary")
+    if situation.mine.up and _used(situation):
+        return situation.wait(f"{reason}, and pgpool-II has not detached it yet")
     return (Rejoin(situation.name, primary.node),)
+
+
+def _used(situation: Situation) -> bool:
+    """Return whether a leading pgpool-II sends clients to this node."""
+    pgpools = leading_pgpools(situation.cluster, situation.facts)
+    return any(pgpool.backends.get(situation.name) is BackendState.UP for pgpool in pgpools)
 
 
 def _why_by_command(situation: Situation, primary: NodeFacts) -> str:
