@@ -11,6 +11,7 @@ from tests.unit.cluster.world import World, at_work, hands, make_cluster
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.node.node import Here
+from pgpool_cluster.transport.protocol import MayStartRequest
 
 NAMES = ("pg1", "pg2", "pg3")
 
@@ -63,6 +64,17 @@ def test_with_manual_return_it_waits_for_the_command_that_status_names() -> None
         world.command("recover", "pg1")
         world.settle(NAMES)
         assert world.is_healthy(), world.shown()
+
+
+@pytest.mark.parametrize(("automatic", "why"), [(True, "rejoin pg1 source pg2"), (False, "waits for an administrator")])
+def test_its_server_may_not_start_with_its_own_data(automatic: bool, why: str) -> None:
+    """The journal of the unit has the same reason as `status`."""
+    world = replaced(automatic=automatic)
+    with at_work(world):
+        world.boot("pg1")
+        answer = world.on("pg1", MayStartRequest("15-main"))
+        assert not answer.go
+        assert answer.why.startswith(why)
 
 
 def test_a_held_node_stays_as_it_is_until_it_is_recovered() -> None:
