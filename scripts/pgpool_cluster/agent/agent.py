@@ -198,7 +198,10 @@ class Agent:
         now = time.monotonic()
         lately = frozenset(name for name, at in self._wrote.items() if now - at < LATELY_SECONDS)
         return Policy(
-            automatic_return=self.here.returns_by_itself, patient=now - self.began < PATIENCE_SECONDS, lately=lately
+            automatic_return=self.here.returns_by_itself,
+            exhausted=self.here.under_way.returns.exhausted,
+            patient=now - self.began < PATIENCE_SECONDS,
+            lately=lately,
         )
 
     def _lay_roles(self, facts: ClusterFacts) -> None:

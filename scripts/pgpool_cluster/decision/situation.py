@@ -16,11 +16,13 @@ class Policy:
     """Options for decisions.
 
     `automatic_return`: a node whose data has diverged rejoins without an administrator.
+    `exhausted`: all tries to rejoin have failed, so that even a copy that one of them has begun is not tried again.
     `patient`: nodes out of sight may still be booting, so pgpool-II does not give them up yet.
     `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
     """
 
     automatic_return: bool = False
+    exhausted: bool = False
     patient: bool = False
     lately: frozenset[str] = frozenset()
 

@@ -761,7 +761,11 @@ class World:
     def _step(self, host: Host, here: Me) -> tuple[Action, ...]:
         if not self.cluster.mode.streams and here.under_way.promoting:
             target.attend(here)
-        policy = Policy(automatic_return=here.returns_by_itself, patient=host.patient)
+        policy = Policy(
+            automatic_return=here.returns_by_itself,
+            exhausted=here.under_way.returns.exhausted,
+            patient=host.patient,
+        )
         actions = confirmed(
             decide(self.cluster, host.node, self.seen(), policy),
             lambda: decide(self.cluster, host.node, self.seen(), policy),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, crashed, primary, seen, standby
 
 from pgpool_cluster.agent import agent
 from pgpool_cluster.copying import copying
-from pgpool_cluster.decision.actions import AwaitRecovery, Rejoin
+from pgpool_cluster.decision.actions import AwaitRecovery, Clone, Rejoin
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.situation import Policy
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
@@ -49,7 +49,7 @@ class Former:
     def step(self) -> object:
         """One round of the agent, 2 s after the one before; return what was decided."""
         self.now += 2
-        policy = Policy(automatic_return=self.here.returns_by_itself)
+        policy = agent.Agent(self.here)._policy
         first, *_ = decide(CLUSTER, CLUSTER.named("pg1"), FACTS, policy)
         with suppress(OperationError):
             act.perform(self.here, first)
@@ -86,6 +86,32 @@ def test_different_reasons_do_not_begin_a_new_series(pg1: Former) -> None:
         pg1.now += 1000
         pg1.step()
     assert not pg1.here.returns_by_itself
+
+
+def test_an_incomplete_copy_of_a_return_counts_as_well(pg1: Former, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try has begun to replace the data. Each further one is a base backup, which reads the whole primary."""
+    pg1.step()
+    pg1.here.record = pg1.here.record.with_changes(copying="pg2")
+    monkeypatch.setattr(copying, "clone", pg1._rejoin)
+    half = seen(replace(FACTS.of("pg1"), half_copied=True), FACTS.of("pg2"), FACTS.of("pg3"))
+    monkeypatch.setattr(f"{__name__}.FACTS", half)
+    for number in range(20):
+        pg1.reason = f"reason {'ABC'[number % 3]}"
+        pg1.now += 300
+        last = pg1.step()
+    assert len(pg1.tried) == 8
+    assert last == AwaitRecovery("pg1", "its copy is incomplete")
+    assert notes.own(pg1.here).startswith("try 8 of 8 to become a standby of pg2 has failed, it was the last one")
+
+
+def test_a_copy_that_an_administrator_began_is_never_given_up(pg1: Former, monkeypatch: pytest.MonkeyPatch) -> None:
+    pg1.here.record = pg1.here.record.with_changes(copying="pg2")
+    monkeypatch.setattr(copying, "clone", pg1._rejoin)
+    for _ in range(20):
+        with suppress(OperationError):
+            act.perform(pg1.here, Clone("pg1", "pg2"))
+    assert len(pg1.tried) == 20
+    assert pg1.here.returns_by_itself
 
 
 def test_a_success_ends_the_series(pg1: Former) -> None:
