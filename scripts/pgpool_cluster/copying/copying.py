@@ -124,11 +124,14 @@ class _Copy:
         """Stop the server, keep the WAL that only it has, and record that its data is no longer whole."""
         _stop_server(self.here)
         try:
-            keeping.keep(self.here, self.upstream.name)
+            kept = keeping.keep(self.here, self.upstream.name)
         except keeping.NotKeptError as error:
             if not self.loses:
                 raise
             self.report(f"{error.message}; it is lost")
+        else:
+            if kept:
+                self.report(f"WAL that only {self.here.me.name} has is kept in {kept}")
         self.here.remember(copying=self.upstream.name)
         self.here.under_way.copies.begin(self.upstream.name)
         self.report(text)

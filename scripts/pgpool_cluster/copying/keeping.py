@@ -7,6 +7,7 @@ were acknowledged (`synchronous: 0`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable
@@ -17,9 +18,11 @@ from ..decision.facts import Lsn, NodeFacts
 from ..decision.report import DivergedReport
 from ..ground import log, paths
 from ..ground.errors import ClusterError, ServerError
+from ..ground.waiting import poll
 from ..machine import diverged
 from ..machine.diverged import WalPart
 from ..machine.server import Instance
+from ..machine.wal_files import server_errors
 from ..node.node import LOOK_SECONDS, Here
 from ..postgresql import data_directory, wal_contents
 from ..postgresql import postgresql as pg
@@ -28,32 +31,55 @@ from ..transport import pulse
 from ..transport.protocol import LookRequest
 
 _SEGMENT_BYTES = "Bytes per WAL segment"
+_SOURCE_SECONDS, _SOURCE_PAUSE_SECONDS = 10.0, 0.3
 
 
 class NotKeptError(ServerError):
     """WAL that only this node has could not be kept, so its data was not replaced."""
 
 
-def keep(here: Here, source: str) -> None:
-    """Keep the WAL of this node that `source` does not have. Its server must have ended.
+def keep(here: Here, source: str) -> str:
+    """Keep the WAL of this node that `source` does not have, and return its folder. Its server must have ended.
 
-    Do nothing if the data is not whole or not this cluster's, or if the WAL was kept before. Raises NotKeptError.
+    Return "" if there is no such WAL, if it was kept before, or if the data is not whole or of another cluster.
+    Raises NotKeptError.
     """
     record = here.record
     if not here.cluster.mode.streams or record.system is None or record.copying:
-        return
+        return ""
     control = pg.control_data(here.server.instance)
     if not control and (here.server.instance.data / "PG_VERSION").exists():
         log.warning("the control file cannot be read, so WAL that only this node has is unknown, and is not kept")
     if control.get("Database system identifier") != str(record.system):
-        return
+        return ""
     try:
-        facts = here.on(source, LookRequest(fresh=True), seconds=LOOK_SECONDS)
-        _Keeping.of(here, facts, control).run()
+        with server_errors(paths.DIVERGED):
+            return _Keeping.of(here, _source(here, source), control).run()
     except ClusterError as error:
         reason = f"the WAL that only {here.me.name} has cannot be kept: {error.message}"
         hint = f"{error.hint}; to lose that WAL: pgpoolctl recover --force {here.me.name}"
         raise NotKeptError(reason, hint=hint) from error
+
+
+def _source(here: Here, name: str) -> NodeFacts:
+    """Return the facts of the source, with its timeline and position. Raises ServerError if they stay unknown.
+
+    They are unknown for a moment after its promotion.
+    """
+
+    def ask() -> NodeFacts:
+        with contextlib.suppress(ClusterError):
+            return here.on(name, LookRequest(fresh=True), seconds=LOOK_SECONDS)
+        return NodeFacts(name, reachable=False)
+
+    facts = poll(ask, until=_is_known, seconds=_SOURCE_SECONDS, pause=_SOURCE_PAUSE_SECONDS)
+    if not _is_known(facts):
+        raise ServerError(f"the history of {name} is unknown: it does not answer", hint="pgpoolctl status shows why")
+    return facts
+
+
+def _is_known(facts: NodeFacts) -> bool:
+    return None not in (facts.timeline, facts.position)
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,22 +98,19 @@ class _Keeping:
 
     @classmethod
     def of(cls, here: Here, source: NodeFacts, control: dict[str, str]) -> _Keeping:
-        if source.timeline is None or source.position is None:
-            reason = f"PostgreSQL of {source.node} does not answer, so its history is unknown"
-            raise ServerError(reason, hint="pgpoolctl status shows every node")
         data = here.server.instance.data
         # The control file has the latest timeline only after the next checkpoint.
         timeline = max(int(control["Latest checkpoint's TimeLineID"]), data_directory.received_timeline(data))
         size = int(control[_SEGMENT_BYTES])
         return cls(here.me.name, source, here.server.instance, timeline, size, control["Database system identifier"])
 
-    def run(self) -> None:
+    def run(self) -> str:
         history = data_directory.history(self.instance.data, self.timeline)
         stretches = own_stretches(self.source, self.timeline, history)
         found = [read for one in stretches if (read := self._read(one)) is not None]
         if self.contents.empty:
             log.info(f"no transaction is in this node's WAL alone, compared with {self.source.node}")
-            return
+            return ""
         report = DivergedReport(
             name=diverged.named(self.node, self.timeline),
             timeline=self.timeline,
@@ -98,13 +121,14 @@ class _Keeping:
             bytes=0,
         )
         if any(_same(one, report) for one in diverged.listed(paths.DIVERGED)):
-            return
+            return ""
         parts = [part for one in found for part in self._parts(one)]
         kept = diverged.store(paths.DIVERGED, report, parts, self._text(report, found))
         log.warning(
             f"{kept.committed} committed and {kept.other} other transactions are in this node's WAL alone: "
             f"{paths.DIVERGED / kept.name / diverged.TRANSACTIONS} names them"
         )
+        return str(paths.DIVERGED / kept.name)
 
     @property
     def _wal(self) -> Path:

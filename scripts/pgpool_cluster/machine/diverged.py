@@ -13,8 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ..decision.facts import Lsn
 from ..decision.report import DivergedReport
 from ..ground import files, log
 from ..ground.errors import ServerError
-from .wal_files import SEGMENT
+from .wal_files import SEGMENT, server_errors
 
 MOST_RECORDS = 10
 MOST_RECORD_BYTES = 2**30
@@ -62,7 +61,7 @@ def first_on_disk(wal: Path, timeline: int, start: Lsn, segment_bytes: int) -> L
     None if the folder has no such file. Raises ServerError if the folder cannot be read.
     """
     wanted = segment_name(timeline, start, segment_bytes)
-    with _explained(wal):
+    with server_errors(wal):
         every = (path.name for path in wal.iterdir())
         names = sorted(name for name in every if SEGMENT.fullmatch(name) and name[:8] == wanted[:8])
     found = next((name for name in names if name >= wanted), None)
@@ -72,12 +71,16 @@ def first_on_disk(wal: Path, timeline: int, start: Lsn, segment_bytes: int) -> L
 
 
 def parts(wal: Path, timeline: int, start: Lsn, end: Lsn, segment_bytes: int) -> tuple[WalPart, ...]:
-    """Return the parts of the WAL files in a folder that have the WAL from `start` to `end`."""
+    """Return the parts of the WAL files in a folder that have the WAL from `start` to `end`, and one more page.
+
+    The end of the last record may be on that page: a record's length does not include the headers of pages.
+    """
     found = []
     at = start.bytes - start.bytes % segment_bytes
-    while at < end.bytes:
+    reach = end.bytes + _PAGE_BYTES
+    while at < reach:
         first = max(start.bytes - at, 0) // _PAGE_BYTES * _PAGE_BYTES
-        last = min(-(-(end.bytes - at) // _PAGE_BYTES) * _PAGE_BYTES + _PAGE_BYTES, segment_bytes)
+        last = min(-(-(reach - at) // _PAGE_BYTES) * _PAGE_BYTES, segment_bytes)
         path = wal / segment_name(timeline, Lsn(at), segment_bytes)
         if path.exists():
             found.append(WalPart(path, first, last))
@@ -104,7 +107,7 @@ def store(folder: Path, report: DivergedReport, wal: Iterable[WalPart], text: st
     wal = tuple(wal)
     needed = sum(part.bytes for part in wal) + len(text.encode()) + _PAGE_BYTES
     partial = folder / f"{_UNFINISHED}{report.name}"
-    with _explained(folder):
+    with server_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         _sweep(folder)
         _make_room(folder, needed)
@@ -188,13 +191,3 @@ def _copy(part: WalPart, target: Path) -> None:
         writer.truncate(size)
         writer.flush()
         os.fsync(writer.fileno())
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or folder
-        hint = f"free space if df {folder} shows a full disk; otherwise make postgres its owner"
-        raise ServerError(f"{where}: {error.strerror or error}", hint=hint) from error

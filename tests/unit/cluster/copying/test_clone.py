@@ -108,7 +108,7 @@ class Target:
         self.fails_to_start = False
         self.kept: list[tuple[str, list[str], str]] = []
         """From which source WAL was kept, after which steps, and with which `copying` in the record."""
-        self.not_kept = ""
+        self.not_kept, self.folder_of_wal = "", ""
         self.major, self.control = 17, {"Database system identifier": "7"}
         self.configured = {"max_connections": 100}
         self.absent: list[str] = []
@@ -162,10 +162,11 @@ class Target:
             raise OperationError("it does not start", hint="its log")
         self.facts = self.after
 
-    def _keep(self, here: Here, source: str) -> None:
+    def _keep(self, here: Here, source: str) -> str:
         self.kept.append((source, list(self.steps), here.record.copying))
         if self.not_kept:
             raise keeping.NotKeptError(self.not_kept, hint="free space")
+        return self.folder_of_wal
 
     @contextmanager
     def _writing_through(self, data: Path) -> Iterator[None]:
@@ -458,6 +459,12 @@ def test_wal_is_kept_once_the_server_has_ended_and_before_data_changes(pg2: Targ
     pg2.clone()
     stopped = ["stop", "start within 300 s, by the agent", "stop"]
     assert pg2.kept == [("pg1", ["stop"], ""), ("pg1", stopped, "")]
+
+
+def test_the_folder_with_its_wal_is_named(pg2: Target) -> None:
+    pg2.folder_of_wal = "/kept/here"
+    pg2.rejoin()
+    assert pg2.said[0] == "WAL that only pg2 has is kept in /kept/here"
 
 
 @pytest.mark.parametrize("way", [Target.rejoin, Target.clone])

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, primary
 
 from pgpool_cluster.copying import keeping
 from pgpool_cluster.decision.facts import Lsn, NodeFacts, Switch
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
-from pgpool_cluster.ground import paths
+from pgpool_cluster.ground import paths, waiting
 from pgpool_cluster.ground.errors import ServerError
 from pgpool_cluster.machine import diverged
 from pgpool_cluster.machine.record import Record
@@ -90,11 +91,11 @@ class FormerPrimary:
         asked = self.folder / "asked"
         return asked.read_text().splitlines() if asked.exists() else ()
 
-    def keep(self) -> None:
+    def keep(self) -> str:
         instance = Instance(PostgresqlCluster(17, "main"), 5432, self.data)
         database: Any = SimpleNamespace(instance=instance)
         here = Here(self.cluster, self.cluster.named("pg1"), database, Peers({}), self.record)
-        keeping.keep(here, "pg2")
+        return keeping.keep(here, "pg2")
 
     @property
     def kept(self) -> list[Path]:
@@ -109,8 +110,9 @@ def pg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FormerPrimary:
 def test_the_transactions_after_the_promotion_are_named_and_their_wal_is_kept(
     pg1: FormerPrimary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pg1.keep()
+    folder = pg1.keep()
     (record,) = pg1.kept
+    assert folder == str(record)
     assert record.name.endswith("Z-pg1-1")
     assert sorted(path.name for path in record.iterdir()) == [
         "000000010000000000000003", "summary.json", "transactions.txt",
@@ -135,7 +137,7 @@ def test_the_transactions_after_the_promotion_are_named_and_their_wal_is_kept(
 def test_the_same_wal_is_kept_once(pg1: FormerPrimary) -> None:
     """A return that fails after this step is tried again."""
     pg1.keep()
-    pg1.keep()
+    assert pg1.keep() == ""
     assert len(pg1.kept) == 1
     pg1.dump(1, RECORD.format("Heap", 735, at(0), "INSERT off 1"))
     (pg1.kept[0]).rename(paths.DIVERGED / "20200101T000000Z-pg1-1")
@@ -219,18 +221,26 @@ def test_a_full_disk_is_named_with_both_ways_out(pg1: FormerPrimary, monkeypatch
     assert failure.value.hint == "free space on the disk of /var; to lose that WAL: pgpoolctl recover --force pg1"
 
 
-@pytest.mark.parametrize(
-    ("source", "why"),
-    [
-        (away("pg2"), "pg2 is unreachable"),
-        (NodeFacts("pg2"), "PostgreSQL of pg2 does not answer, so its history is unknown"),
-    ],
-)
-def test_a_source_whose_history_is_unknown_is_awaited(source: NodeFacts, why: str, pg1: FormerPrimary) -> None:
+@pytest.mark.parametrize("source", [away("pg2"), NodeFacts("pg2")], ids=["unreachable", "PostgreSQL is down"])
+def test_a_source_whose_history_is_unknown_is_awaited_for_10_s(
+    source: NodeFacts, pg1: FormerPrimary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, serving = Clock(0.0), pg1.source
+    monkeypatch.setattr(waiting, "time", clock)
     pg1.source = source
-    with pytest.raises(keeping.NotKeptError, match=why):
+    with pytest.raises(keeping.NotKeptError, match="the history of pg2 is unknown: it does not answer"):
         pg1.keep()
     assert pg1.kept == []
+    assert 10 <= clock.now < 11
+    clock.during = lambda: setattr(pg1, "source", serving)
+    pg1.keep()
+    assert len(pg1.kept) == 1
+
+
+def test_a_missing_pg_wal_is_named(pg1: FormerPrimary) -> None:
+    (pg1.data / "pg_wal").rename(pg1.data / "elsewhere")
+    with pytest.raises(keeping.NotKeptError, match="pg_wal: No such file or directory"):
+        pg1.keep()
 
 
 def test_without_pg_waldump_nothing_is_replaced(pg1: FormerPrimary) -> None:
