@@ -152,6 +152,7 @@ class Here:
         """Discard kept facts, so that the next call collects new ones."""
         self._looks.forget()
         self._pgpool.forget()
+        self._diverged.forget()
 
     def look(self) -> NodeFacts:
         """Return the facts of this node, at most 0.3 s old.

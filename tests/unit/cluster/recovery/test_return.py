@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
+from pgpool_cluster.decision.report import DivergedReport
 from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import diverged, pgpool
+from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
+from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import MayStartRequest
 
 NAMES = ("pg1", "pg2", "pg3")
@@ -113,6 +119,20 @@ def test_nodes_whose_commits_an_administrator_gave_up_keep_their_data() -> None:
         assert "accepted the loss of commits" in world.told["pg1"]
         world.command("recover", "pg1")
         assert world.hosts["pg1"].data != data
+
+
+def test_a_new_record_of_diverged_wal_is_in_the_next_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = make_cluster(Mode.STREAMING_REPLICATION, 3, witness=True)
+    here = Here(cluster, cluster.named("w"), None, Peers({}), Record())
+    monkeypatch.setattr(paths, "DIVERGED", tmp_path / "diverged")
+    monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
+    monkeypatch.setattr(pgpool, "has_address", lambda _: False)
+    monkeypatch.setattr(pgpool, "look", lambda _: None)
+    assert Here.look(here).diverged == ()
+    report = DivergedReport("20261130T171000Z-w-1", 1, "0/10", "0/20", 1, 0, 0)
+    kept = diverged.store(paths.DIVERGED, report, [], "")
+    here.forget_looks()
+    assert Here.look(here).diverged == (kept,)
 
 
 def test_a_fault_of_the_copy_is_retried_and_then_left_to_an_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
