@@ -192,7 +192,6 @@ class Bench:
             time.sleep(SETTLING)
         assert written.lost(self.cluster.primary(survivor)) == set()
         primary.start()
-        survivor.run(f"pgpoolctl recover {primary}", seconds=200)
         self.cluster.wait_healthy()
         return written.longest_gap
 

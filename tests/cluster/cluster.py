@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.host import Host, together
@@ -16,6 +17,7 @@ APP = "app"
 APP_PASSWORD = "of-app-8c1f3a"  # noqa: S105
 HEALTHY_SECONDS = 120.0
 STREAMING = "streaming_replication"
+YML = "/etc/pgpool2/cluster.yml"
 INSTALL = "apt-get install -y -q pgpool2-cluster </dev/null"
 PCP = "runuser -u postgres -- /usr/sbin/{} -h 127.0.0.1 -p 9898 -U pgpool_pcp -w"
 """A pcp command on a host of the cluster, with a placeholder for its name."""
@@ -132,6 +134,21 @@ class Cluster:
         together(lambda host: host.run(INSTALL), self.hosts)
         self.wait_healthy()
         self.add_app()
+
+    def set_return(self, how: str) -> None:
+        """Set `return` in cluster.yml of all hosts, and apply it."""
+        edit = f"sed -i '/^return:/d' {YML}; echo 'return: {how}' >>{YML}; pgpoolctl apply"
+        together(lambda host: host.run(edit), self.hosts)
+        self.wait_healthy()
+
+    @contextmanager
+    def returning(self, how: str) -> Iterator[None]:
+        """Set `return` during the block, and the default afterwards."""
+        self.set_return(how)
+        try:
+            yield
+        finally:
+            self.set_return("automatic")
 
     def add_app(self) -> None:
         """Create the applications' database user and its database; root on every host can log in as that user."""

@@ -1,4 +1,7 @@
-"""A cluster loses its primary, as one story in order, with all the traps that others fell into."""
+"""A cluster loses its primary, as one story in order, with all the traps that others fell into.
+
+With `return: manual`, the former primary stays down for as long as the traps need it. test_return.py has the default.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ IN_FLIGHT = r"""
 
 
 @pytest.fixture(scope="module")
-def started(pg2: Host) -> str:
-    """The start time of pg2's server before the story."""
+def started(cluster: Cluster, pg2: Host) -> str:
+    """The start time of pg2's server before the story. pg3 is down after it, so no other module uses this cluster."""
+    cluster.set_return("manual")
     return pg2.psql("SELECT pg_postmaster_start_time()")
 
 

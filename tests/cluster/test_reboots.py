@@ -48,19 +48,18 @@ def nothing_is_lost(rebooted: Cluster) -> Iterator[None]:
     assert int(first.psql("SELECT count(*) FROM booted", database="app")) == before + 3
 
 
-def well_again(cluster: Cluster, seconds: float = SECONDS, *, recover: bool = False) -> None:
+def well_again(cluster: Cluster, seconds: float = SECONDS) -> None:
     """Wait until the cluster is healthy.
 
-    If every node is a primary, or with `recover`, run `pgpoolctl recover` for each node whose note names it.
+    If every node is a primary, run `pgpoolctl recover` for each node whose note names it.
     """
-    recover = recover or cluster.mode != STREAMING
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = cluster.hosts[0].attempt("pgpoolctl status", seconds=60).output
         if f", {cluster.mode}: healthy" in answer:
             break
         waits = [host for host in cluster.hosts if f"hint: pgpoolctl recover {host}" in answer]
-        if waits and recover:
+        if waits and cluster.mode != STREAMING:
             print(f"recovers {waits[0]}, as status says")
             waits[0].attempt(f"pgpoolctl recover {waits[0]}", seconds=200)
         time.sleep(1)
@@ -169,7 +168,8 @@ def sessions_of_every_process(host: Host) -> None:
 def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, number: int) -> None:
     """A client writes on one of the hosts, which may lose power itself.
 
-    If the others continued for long enough, a node waits for `recover`, even a primary that was replaced.
+    If the others continued for long enough, a primary was replaced, and returns by itself. If every node is a primary,
+    a node may wait for `recover`.
     """
     chance = random.Random(number)  # seeded by its number, to be reproducible
     lost = chance.sample(rebooted.hosts, chance.choice([1, 2, 3, 3]))
@@ -183,7 +183,7 @@ def test_power_cuts_in_random_order_and_at_random_moments(rebooted: Cluster, num
             time.sleep(chance.choice([0.0, 1.0, 4.0, 9.0]))
         together(Host.booted, lost)
         began = time.monotonic()
-        well_again(rebooted, 120, recover=True)
+        well_again(rebooted, 120)
         took = time.monotonic() - began
     print(f"lost: {', '.join(map(str, lost))}; writes on {writer}, {len(account.acknowledged)} acknowledged; "
           f"healthy {took:.0f} s after the last boot")  # fmt: skip

@@ -76,16 +76,22 @@ def test_a_node_is_recovered_under_writes_without_a_failed_transaction(
     assert pg2.run("stat -c '%a %U' /srv/space") == "700 postgres"
 
 
-def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: Host) -> None:
+@pytest.mark.parametrize("how", ["automatic", "manual"])
+def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: Host, how: str) -> None:
     """An administrator promoted it by hand and wrote to it, and the cluster has stopped it."""
-    pg3.run("runuser -u postgres -- psql -c 'SELECT pg_promote()' || :")
-    pg3.attempt("runuser -u postgres -- psql -c 'CREATE TABLE astray (x int)' -c 'CHECKPOINT'")
-    pg3.until("! runuser -u postgres -- psql -c 'SELECT 1'", 60)
-    assert cluster.writable() == ["pg1"]
-    given_up(cluster, "pg3")
-    cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
-    pg3.run("pgpoolctl recover pg3", seconds=200)
+    pg3.run("rm -rf /var/lib/pgpool2-cluster/diverged")
+    with cluster.returning(how):
+        pg3.run("runuser -u postgres -- psql -c 'SELECT pg_promote()' || :")
+        pg3.attempt("runuser -u postgres -- psql -c 'CREATE TABLE astray (x int)' -c 'CHECKPOINT'")
+        if how == "manual":
+            pg3.until("! runuser -u postgres -- psql -c 'SELECT 1'", 60)
+            assert cluster.writable() == ["pg1"]
+            given_up(cluster, "pg3")
+            cluster.ask("INSERT INTO elsewhere VALUES (0)", at=pg1, database="bench")
+            pg3.run("pgpoolctl recover pg3", seconds=200)
+        pg3.until('runuser -u postgres -- psql -XAtc "SELECT pg_is_in_recovery()" | grep t', 90)
     assert pg3.psql("SELECT to_regclass('astray') IS NULL") == "t"
+    assert " committed " in pg3.run("cat /var/lib/pgpool2-cluster/diverged/*/transactions.txt")
 
 
 def test_plain_pcp_recovery_node_does_the_same(cluster: Cluster, pg1: Host, pg3: Host) -> None:

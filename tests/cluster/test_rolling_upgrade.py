@@ -73,7 +73,10 @@ def upgrade(host: Host) -> None:
 
 
 def fails_over(cluster: Cluster, failed: Host) -> Host:
-    """Cut the power of the primary, and return its successor; the former primary is recovered."""
+    """Cut the power of the primary, and return its successor.
+
+    The former primary returns by itself. One with an older package is recovered, as `status` says.
+    """
     others = cluster.others(failed)
     failed.kill()
     began = time.monotonic()
@@ -84,8 +87,10 @@ def fails_over(cluster: Cluster, failed: Host) -> Host:
     print(f"another primary {time.monotonic() - began:.1f} s after {failed} lost its power")
     successor = cluster.primary(others[0])
     failed.start()
-    successor.until(f"pgpoolctl status | grep -q 'hint: pgpoolctl recover {failed}'", 60)
-    successor.run(f"pgpoolctl recover {failed}", seconds=200)
+    waits = f"hint: pgpoolctl recover {failed}"
+    successor.until(f"pgpoolctl wait --timeout 1 || pgpoolctl status | grep -q '{waits}'", 120)
+    if waits in successor.attempt("pgpoolctl status").output:
+        successor.run(f"pgpoolctl recover {failed}", seconds=200)
     cluster.wait_healthy(120)
     return successor
 

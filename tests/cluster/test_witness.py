@@ -107,11 +107,9 @@ def test_if_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns
     pg1.kill()
     pair.until(lambda status: status.nodes["pg2"].role == "primary", "pg2 is the primary", PROMOTED_SECONDS, witness)
     pg1.start()
-    pg1.until("pgpoolctl status | grep -q 'pgpoolctl recover pg1'", 90)
+    pair.wait_healthy()  # it returns by itself
     refused = witness.attempt("pgpoolctl recover pg1")
     assert "on a node that runs PostgreSQL" in refused.output, refused.output
-    pg1.run("pgpoolctl recover pg1", seconds=200)
-    pair.wait_healthy()
     assert pair.writable(pg1, pg2) == ["pg2"]
 
 

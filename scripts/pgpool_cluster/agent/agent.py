@@ -157,6 +157,7 @@ class Agent:
     def once(self) -> list[str]:
         """Run one step now, and return the texts of its actions (`said`). Raises ClusterError."""
         self.here.under_way.copies.hurry()
+        self.here.under_way.returns.hurry()
         with self.acting:
             return [said(action) for action in self._step()]
 
@@ -224,6 +225,8 @@ class Agent:
         lately = frozenset(name for name, at in self._wrote.items() if now - at < LATELY_SECONDS)
         contact = self._contact
         return Policy(
+            automatic_return=self.here.returns_by_itself,
+            exhausted=self.here.under_way.returns.exhausted,
             patient=now - self.began < PATIENCE_SECONDS,
             lately=lately,
             yields=contact.yields(now),

@@ -15,6 +15,7 @@ from ..decision.actions import Follow, Resume, Start, said
 from ..decision.decide import decide
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
+from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
 from ..machine import pgpool
@@ -152,10 +153,11 @@ class Answers:
         here = self.here
         if request.file not in ("", here.cluster.fingerprint):
             return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
-        serves = {"led": request.term, "restart": request.restart, "apart": False}
+        changes = {"led": request.term, "restart": request.restart, "apart": False} if request.serves else {}
+        loss = {"loss": request.term} if request.loss else {}
         with here.under_way.upstream:
             given_up = cutting.give_up(here) if request.cut and request.term > here.record.term else None
-            taken = here.note_term(request.term, **(serves if request.serves else {}))
+            taken = here.note_term(request.term, **changes, **loss)
         excuse, cut = here.record.excuse, given_up is not None if request.cut else None
         answer = protocol.TermAnswer(taken, excuse.place, cut=cut, excused=excuse.names)
         if given_up is None or not given_up.standby:
@@ -221,7 +223,8 @@ class Answers:
         mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
         if mine.half_copied:
             return protocol.MayStartAnswer(go=False, why=f"its copy of {here.record.copying} is incomplete")
-        actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
+        policy = Policy(automatic_return=here.returns_by_itself)
+        actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}), policy)
         for action in actions:
             if isinstance(action, Resume):
                 with here.under_way.claiming():

@@ -1,7 +1,8 @@
 """Make this node a standby of another one: by pg_rewind if possible, otherwise by a base backup.
 
-The record has `copying` from before the first file changes until the standby is running. After a crash in between, the
-agent sees that the data directory is incomplete, and starts again with a base backup.
+Before any data changes, the WAL that only this node has is kept (keeping.py). The record has `copying` from before the
+first file changes until the standby is running. After a crash in between, the agent sees that the data directory is
+incomplete, and starts again with a base backup.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..postgresql import server_log
 from ..transport.peers import Progress
-from . import copy_program, copy_source, copy_target
+from . import copy_program, copy_source, copy_target, keeping
 
 _START_SECONDS = 300.0
 _STREAM_SECONDS = 30.0
@@ -37,21 +38,27 @@ _FIRST_REWINDING_MAJOR = 15
 """The first major whose pg_rewind can recover a crashed server with a configuration file outside of its data."""
 
 
-def clone(here: Here, source: str, report: Progress, *, member: bool = True) -> None:
+def clone(here: Here, source: str, report: Progress, *, member: bool = True, loses: bool = False) -> None:
     """Replace this node's data with a copy of `source`, and start it as a standby of `source`.
 
-    `member`: the node is then a member of the cluster. Nothing is deleted before the source has answered and the copy
-    is known to fit on the disk.
+    `member`: the node is then a member of the cluster. `loses`: WAL that only this node has may be lost if it cannot be
+    kept. Nothing is deleted before the source has answered and the copy is known to fit on the disk. Raises
+    ClusterError, NotKeptError in particular.
     """
-    _Copy(here, here.cluster.named(source), report, member=member).clone()
+    _Copy(here, here.cluster.named(source), report, member=member, loses=loses).clone()
 
 
 def rejoin(here: Here, source: str, report: Progress) -> None:
-    """Bring this node back as a standby of `source`: by pg_rewind if possible, otherwise by a base backup."""
+    """Bring this node back as a standby of `source`: by pg_rewind if possible, otherwise by a base backup.
+
+    Raises ClusterError, NotKeptError in particular: then no data has changed.
+    """
     copy = _Copy(here, here.cluster.named(source), report)
     if _rewindable(here):
         try:
             copy.rewind()
+        except keeping.NotKeptError:
+            raise
         except ClusterError as error:
             report(f"pg_rewind does not suffice: {error.message}")
         else:
@@ -74,6 +81,7 @@ class _Copy:
     upstream: Node
     report: Progress
     member: bool = True
+    loses: bool = False
 
     @property
     def instance(self) -> Instance:
@@ -113,8 +121,17 @@ class _Copy:
         self._follow()
 
     def _begin(self, text: str) -> None:
-        """Stop the server, and record that its data is no longer whole."""
+        """Stop the server, keep the WAL that only it has, and record that its data is no longer whole."""
         _stop_server(self.here)
+        try:
+            kept = keeping.keep(self.here, self.upstream.name)
+        except keeping.NotKeptError as error:
+            if not self.loses:
+                raise
+            self.report(f"{error.message}; it is lost")
+        else:
+            if kept:
+                self.report(f"WAL that only {self.here.me.name} has is kept in {kept}")
         self.here.remember(copying=self.upstream.name)
         self.here.under_way.copies.begin(self.upstream.name)
         self.report(text)
@@ -133,6 +150,7 @@ class _Copy:
         here.remember(system=system, copying="" if self.member else source)
         if self.member:
             here.under_way.copies.end()
+            here.under_way.returns.end()
         log.info(f"this node is a standby of {source}")
 
     def _write_recovery_settings(self) -> None:

@@ -196,12 +196,13 @@ class AwaitRecovery:
     """Report that the node stays out of use until an administrator runs `pgpoolctl recover NODE`.
 
     `source_in_sight`: the source of that recovery is reachable. If it is not, it must become reachable first, or an
-    administrator must accept the node's own data.
+    administrator must accept the node's own data. `returns`: once the source is reachable, no command is necessary.
     """
 
     node: str
     reason: str
     source_in_sight: bool = True
+    returns: bool = False
 
     @property
     def hint(self) -> str:
@@ -209,6 +210,7 @@ class AwaitRecovery:
         command = f"pgpoolctl recover {self.node}"
         if self.source_in_sight:
             return command
+        command = "the node rejoins by itself" if self.returns else command
         return (
             f"{command}, when the node promoted in its place is back; if that node is lost for good, "
             f"pgpoolctl switchover --accept-loss {self.node}"
@@ -283,7 +285,8 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():
-            return f"waits for an administrator: {action.reason}; hint: {action.hint}"
+            whom = "" if action.returns else " for an administrator"
+            return f"waits{whom}: {action.reason}; hint: {action.hint}"
         case Refuse():
             return f"stops here: {action.reason}; hint: {action.hint}"
         case _:

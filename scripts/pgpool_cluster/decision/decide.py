@@ -5,7 +5,8 @@ joining.py, streaming_member.py or native.py, promotion.py and pooling.py; `prom
 failover_command. All are pure; docs/explanation/decide.md explains the rules. For any facts:
 
 - no action makes a node writable while another node in sight is writable, or without a majority of nodes in sight;
-- data is replaced only on a node that is not a member and holds no database, or whose copy is incomplete;
+- data is replaced only on a node that is not a member and holds no database, or whose copy is incomplete, or whose
+  data the primary has or, with automatic return, whose primary is confirmed by a majority;
 - deciding again after the actions gives no action that changes anything.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member
-from .actions import Begin, Detach, Dismiss, GiveUpPlace, Stop
+from .actions import Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
 from .facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -34,7 +35,7 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
 
 
 def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
-    """Return the actions, but keep those that take a node away from clients only if `again` decides them as well.
+    """Return the actions, but keep those of _CONFIRMED_TWICE only if `again` decides them as well.
 
     The nodes learn of a new term one after the other, so the facts may mix nodes that know it with nodes that do not.
     """
@@ -44,8 +45,8 @@ def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
     return tuple(action for action in actions if action in second or not isinstance(action, _CONFIRMED_TWICE))
 
 
-_CONFIRMED_TWICE = (Begin, Detach, Dismiss, GiveUpPlace, Stop)
-"""Actions that take a node away from clients, or out of service."""
+_CONFIRMED_TWICE = (Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop)
+"""Actions that take a node away from clients, or out of service, or replace its data."""
 
 
 def _of_database(situation: Situation) -> Actions:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from ..definition.cluster import Cluster
 from ..ground.usage import Usage
 from .excuse import NO_EXCUSE, Excuse
+from .report import DivergedReport
 
 _PAGE_BYTES = 8192
 _PAGE_HEADER_BYTES = 24
@@ -144,6 +145,8 @@ class NodeFacts:
     excuse that it has recorded.
     `beats`: its agent exchanges heartbeats; False for a node whose package is older than them.
     `silent`: the nodes of which it has no sign of life: their links are lost, and their servers do not answer.
+    `loss`: the latest term known to it in which an administrator accepted the loss of other nodes' commits, 0 if none.
+    `diverged`: the records of WAL that only this node had (diverged.py), the oldest first.
     """
 
     node: str
@@ -184,6 +187,8 @@ class NodeFacts:
     own_database: bool = False
     beats: bool = False
     silent: frozenset[str] = frozenset()
+    loss: int = 0
+    diverged: tuple[DivergedReport, ...] = ()
 
     @property
     def up(self) -> bool:

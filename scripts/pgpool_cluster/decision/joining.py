@@ -15,6 +15,8 @@ def finish_copy(situation: Situation) -> Actions:
     source = situation.source
     if source is None:
         return situation.wait("its copy is incomplete, and no node to copy from is reachable")
+    if situation.policy.exhausted:
+        return situation.await_recovery("its copy is incomplete")
     return (Clone(situation.name, source.node),)
 
 

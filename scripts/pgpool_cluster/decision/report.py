@@ -18,6 +18,23 @@ class ArchiveReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DivergedReport:
+    """A record of WAL that only one node had, in a folder called `name` on that node (diverged.py).
+
+    `timeline`: the last one of the record. `begins` and `ends`: WAL positions. `bytes`: its size on the disk.
+    `committed` and `other`: the number of transactions that have committed, and of those that have not.
+    """
+
+    name: str
+    timeline: int
+    begins: str
+    ends: str
+    committed: int
+    other: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """A database node. `pgpool`: its state in the leading pgpool-II. An unknown number is None.
 
@@ -39,6 +56,7 @@ class NodeReport:
     note: str = ""
     archive: ArchiveReport | None = None
     link: str | None = None
+    diverged: tuple[DivergedReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

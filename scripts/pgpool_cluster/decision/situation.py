@@ -15,7 +15,8 @@ Actions = tuple[Action, ...]
 class Policy:
     """Options for decisions.
 
-    `automatic_return`: a former primary rejoins without an administrator.
+    `automatic_return`: a node whose data has diverged rejoins without an administrator.
+    `exhausted`: all tries to rejoin have failed, so that even a copy that one of them has begun is not tried again.
     `patient`: nodes out of sight may still be booting, so pgpool-II does not give them up yet.
     `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
     `yields`: this node's server has just crashed, so a standby that can take over comes before its restart.
@@ -23,6 +24,7 @@ class Policy:
     """
 
     automatic_return: bool = False
+    exhausted: bool = False
     patient: bool = False
     lately: frozenset[str] = frozenset()
     yields: bool = False
@@ -66,6 +68,18 @@ class Situation:
         return service_term(self.cluster, self.facts)
 
     @property
+    def confirmed(self) -> bool:
+        """Whether a majority confirms the primary: none of the nodes that answer knows a later term than it led in."""
+        primary = self.primary
+        known = max((one.term for one in self.facts.nodes.values() if one.reachable), default=0)
+        return primary is not None and self.majority and primary.led >= known
+
+    @property
+    def loss(self) -> int:
+        """The latest term in which an administrator accepted the loss of other nodes' commits; 0 if none."""
+        return max((one.loss for one in self.facts.nodes.values() if one.reachable), default=0)
+
+    @property
     def source(self) -> NodeFacts | None:
         """The node from which this one would be copied."""
         return self.primary if self.primary is not self.mine else None
@@ -77,6 +91,10 @@ class Situation:
     def await_recovery(self, reason: str) -> Actions:
         """Return the action of a node that waits for an administrator to recover it."""
         return (AwaitRecovery(self.name, reason, self.source is not None),)
+
+    def await_primary(self, reason: str) -> Actions:
+        """Return the action of a node that a later primary, which is not in sight, has replaced."""
+        return (AwaitRecovery(self.name, reason, source_in_sight=False, returns=self.policy.automatic_return),)
 
 
 def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:

@@ -144,6 +144,7 @@ def _node(
         stalled=found.stalled,
         note=notes.get(node.name, ""),
         archive=_archive(found),
+        diverged=found.diverged,
     )
 
 
@@ -199,6 +200,13 @@ def lines(status: Report) -> list[str]:
     ]
     if archives:
         text += ["", *_table([("archive", "files", "bytes", "disk used", "from"), *archives])]
+    diverged = [
+        (f"{node.name}:{one.name}", str(one.committed), str(one.other), one.begins, one.ends, str(one.bytes))
+        for node in status.nodes
+        for one in node.diverged
+    ]
+    if diverged:
+        text += ["", *_table([("diverged WAL", "committed", "other", "from", "to", "bytes"), *diverged])]
     links = {one.name: one.link for one in status.nodes} | {one.name: one.link for one in status.pgpools}
     notes = [f"{name}: {_LINKS[link]}" for name, link in links.items() if link is not None and link in _LINKS]
     notes += [f"{name}: {note}" for name, note in status.notes.items()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import fencing, promotion, replay
 from .actions import CreateSlots, Fence, Follow, Lead, Promote, Rejoin, Resume, Start, Stop
-from .facts import NodeFacts, Postgresql, contains
-from .situation import Actions, Situation, given_up, promoted_by_hand, silent, unseen
+from .facts import BackendState, NodeFacts, Postgresql, contains
+from .situation import Actions, Situation, given_up, leading_pgpools, promoted_by_hand, silent, unseen
 
 
 def was_replaced(situation: Situation) -> bool:
@@ -53,7 +53,7 @@ def _stand_by(situation: Situation) -> Actions:
         return ()
     fits = contains(primary, mine)
     if fits is False:
-        return situation.await_recovery(f"its data has diverged from that of {primary.node}")
+        return _return(situation, primary, f"its data has diverged from that of {primary.node}")
     if mine.follows == primary.node and mine.stalled:
         return situation.wait(f"{mine.stalled}, so pgpool-II sends it no reads; hint: {replay.hint(mine)}")
     if mine.follows == primary.node or fits is None:
@@ -104,17 +104,51 @@ def _is_silent(situation: Situation, name: str | None) -> bool:
 def _boot_standby(situation: Situation) -> Actions:
     primary = situation.primary
     if primary is not None and contains(primary, situation.mine) is False:
-        return situation.await_recovery(f"its data has diverged from that of {primary.node}")
+        return _return(situation, primary, f"its data has diverged from that of {primary.node}")
     return (Start(situation.name),)  # read-only, so nothing can go wrong
+
+
+def _return(situation: Situation, primary: NodeFacts, reason: str) -> Actions:
+    """Decide for a node whose data has diverged: it rejoins by itself, or waits for an administrator.
+
+    Its WAL is kept first (keeping.py), but its data is replaced. So a majority has to confirm the primary, and no
+    decision of an administrator may concern the node.
+    """
+    why = _why_by_command(situation, primary)
+    if why or not situation.policy.automatic_return:
+        return situation.await_recovery(f"{reason}, and {why}" if why else reason)
+    if not situation.confirmed:
+        return situation.wait(f"{reason}, and too few nodes answer to confirm that {primary.node} is the primary")
+    if situation.mine.up and _used(situation):
+        return situation.wait(f"{reason}, and pgpool-II has not detached it yet")
+    return (Rejoin(situation.name, primary.node),)
+
+
+def _used(situation: Situation) -> bool:
+    """Return whether a leading pgpool-II sends clients to this node."""
+    pgpools = leading_pgpools(situation.cluster, situation.facts)
+    return any(pgpool.backends.get(situation.name) is BackendState.UP for pgpool in pgpools)
+
+
+def _why_by_command(situation: Situation, primary: NodeFacts) -> str:
+    """Return why a node with diverged data never rejoins by itself; "" if it may."""
+    mine = situation.mine
+    if mine.system is None or mine.system != primary.system:
+        return f"its data is not known to be of the same cluster as that of {primary.node}"
+    if mine.held:
+        return "an administrator detached it"
+    if mine.led < situation.loss:
+        return f"an administrator accepted the loss of commits in term {situation.loss}"
+    return ""
 
 
 def _boot_primary(situation: Situation) -> Actions:
     """Decide for a stopped server that was a primary: it may be one again only if no other node took its place."""
     primary = situation.primary
     if primary is not None:
-        if situation.policy.automatic_return or contains(primary, situation.mine):
+        if contains(primary, situation.mine):
             return (Rejoin(situation.name, primary.node),)  # after a clean shutdown, as at a reboot, nothing is lost
-        return situation.await_recovery(f"{primary.node} became the primary while it was away")
+        return _return(situation, primary, f"{primary.node} became the primary while it was away")
     if not situation.majority:
         return situation.wait("too few nodes answer to know whether another node was promoted")
     return _claim(situation)
@@ -129,9 +163,9 @@ def _claim(situation: Situation) -> Actions:
     if any(other.promoting for other in situation.others):
         return situation.wait("another node is being promoted")
     if mine.led < situation.latest and not _later_terms_unused(situation):
-        return situation.await_recovery("a later primary was promoted while it was away")
+        return situation.await_primary("a later primary was promoted while it was away")
     if any(_goes_before(other, mine) for other in situation.others):
-        return situation.await_recovery("another node has newer data")
+        return situation.await_primary("another node has newer data")
     if situation.policy.yields and _has_successor(situation):
         return situation.wait("it has crashed, and a standby takes over")
     return (Resume(situation.name, situation.latest + 1),)

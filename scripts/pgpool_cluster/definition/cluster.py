@@ -145,6 +145,8 @@ class Cluster:
     pgpool: tuple[Parameter, ...]
     postgresql_conf: tuple[Parameter, ...]
     archive: Archive = Archive()
+    automatic_return: bool = True
+    """A node whose data has diverged becomes a standby again without a command (streaming replication only)."""
 
     @property
     def fingerprint(self) -> str:

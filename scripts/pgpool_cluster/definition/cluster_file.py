@@ -32,6 +32,7 @@ KEYS = (
     "pgpool",
     "postgresql_conf",
     "archive",
+    "return",
 )
 NODE_KEYS = ("address", "port", "weight", "runs")
 TLS_KEYS = ("certificate", "key", "ca")
@@ -77,6 +78,7 @@ def parse(text: str, file: str, host_name: str) -> Cluster:
         pgpool=_parameters(keys.get("pgpool"), "pgpool", _check_pgpool),
         postgresql_conf=_parameters(keys.get("postgresql_conf"), "postgresql_conf", lambda _: None),
         archive=_archive(keys.get("archive"), mode),
+        automatic_return=_automatic_return(keys.get("return"), mode),
     )
 
 
@@ -319,6 +321,18 @@ def _synchronous(entry: Entry | None, mode: Mode, nodes: tuple[Node, ...]) -> in
         hint = "leave it out: in this mode pgpool-II itself writes to every node before it answers"
         raise scalar.place.error(f"synchronous has no meaning in mode {mode}", hint=hint)
     return number
+
+
+def _automatic_return(entry: Entry | None, mode: Mode) -> bool:
+    if entry is None:
+        return True
+    scalar = _scalar(entry.value, "return", "automatic")
+    if scalar.text not in ("automatic", "manual"):
+        raise scalar.place.error(f"return is {scalar.text!r}", hint="automatic or manual")
+    if not mode.streams:
+        hint = "leave it out: in this mode native-replication.md says which nodes are rebuilt without a command"
+        raise scalar.place.error(f"return has no meaning in mode {mode}", hint=hint)
+    return scalar.text == "automatic"
 
 
 def _archive(entry: Entry | None, mode: Mode) -> Archive:

@@ -69,6 +69,8 @@ STATE = Path("/var/lib/pgpool2-cluster")
 """State that survives a reboot (StateDirectory= of the unit)."""
 RECORD = STATE / "record.json"
 USERS = STATE / "users.json"
+DIVERGED = STATE / "diverged"
+"""WAL that only this node had, kept before its data was replaced."""
 OLD_MEMORY = STATE / "applied.json"
 """Where older packages kept MEMORY; postgres owns the folder and could change the file."""
 

@@ -30,7 +30,7 @@ class Record:
     or the path of cluster.yml's `ca` (proof.py); "" if none. `needs`: the primary's values of matching.py's parameters
     that were too low on this node. `libraries`: libraries that the primary preloads and that are installed on this
     node. `logical`: the primary's wal_level was logical. `own_database`: every database node has shown that it has the
-    roles' own database (own_database.py).
+    roles' own database (own_database.py). `loss`: as in NodeFacts.
     """
 
     system: int | None = None
@@ -50,6 +50,7 @@ class Record:
     libraries: tuple[str, ...] = ()
     logical: bool = False
     own_database: bool = False
+    loss: int = 0
 
     @classmethod
     def load(cls, path: Path) -> Record:

@@ -15,13 +15,14 @@ from ..configuration.users import Users
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from ..decision.heartbeat import NodeState
+from ..decision.report import DivergedReport
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError
 from ..ground.shared import Shared
 from ..ground.usage import Usage
 from ..ground.waiting import poll
-from ..machine import archive, pgpool
+from ..machine import archive, diverged, pgpool
 from ..machine.record import Record
 from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.heartbeats import Heartbeats
@@ -89,6 +90,7 @@ class Here:
     _last: LastFacts = field(default_factory=LastFacts, repr=False)
     _pgpool: PgpoolView = field(init=False, repr=False)
     _archive: Shared[Usage | None] = field(init=False, repr=False)
+    _diverged: Shared[tuple[DivergedReport, ...]] = field(init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Guards the cluster and the record. Never held while facts are collected."""
 
@@ -99,6 +101,9 @@ class Here:
         self._archive = Shared(
             lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
         )
+        self._diverged = Shared(
+            lambda: diverged.listed(paths.DIVERGED), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
+        )
 
     @property
     def server(self) -> Database:
@@ -106,6 +111,11 @@ class Here:
         if self.database is None:
             raise OperationError(f"{self.me.name} runs no PostgreSQL", hint="cluster.yml lists the nodes that do")
         return self.database
+
+    @property
+    def returns_by_itself(self) -> bool:
+        """Whether a diverged node may rejoin without a command: cluster.yml permits it, and tries are left."""
+        return self.cluster.automatic_return and not self.under_way.returns.exhausted
 
     def remember(self, **changes: object) -> None:
         """Change the record, first on disk and then in memory. Raises ServerError if it cannot be written."""
@@ -150,6 +160,7 @@ class Here:
         """Discard kept facts, so that the next call collects new ones."""
         self._looks.forget()
         self._pgpool.forget()
+        self._diverged.forget()
 
     def look(self) -> NodeFacts:
         """Return the facts of this node, at most 0.3 s old.
@@ -188,6 +199,7 @@ class Here:
             standbys_came=record.standbys_came,
             excuse=record.excuse,
             silent=self.silent.value,
+            loss=record.loss,
         )
 
     def _looked(self) -> NodeFacts:
@@ -208,6 +220,7 @@ class Here:
             pgpool=self._looked_at_pgpool(),
             archive=self._looked_at_archive(),
             beats=self.beats.active,
+            diverged=self._looked_at_diverged(),
         )
         facts = self._recorded(found, record)
         if self.database is not None:
@@ -223,6 +236,12 @@ class Here:
             return self._archive.get()
         except TimeoutError:  # its disk hangs, which must not delay the other facts
             return None
+
+    def _looked_at_diverged(self) -> tuple[DivergedReport, ...]:
+        try:
+            return self._diverged.get()
+        except TimeoutError:  # its disk hangs, which must not delay the other facts
+            return ()
 
     def _looked_at_pgpool(self) -> PgpoolFacts | None:
         if Service.PGPOOL not in self.me.runs:

@@ -24,7 +24,8 @@ def of_all(here: Here) -> dict[str, str]:
 def own(here: Here) -> str:
     """Return this node's note with hints; "" if there is nothing to say."""
     copies = here.under_way.copies.said if here.record.copying else ""
-    texts = (copies, here.note.value, here.chores.value, _locked_out(here))
+    returns = here.under_way.returns.said
+    texts = ("" if returns else copies, here.note.value, returns, here.chores.value, _locked_out(here))
     return "; ".join(text for text in texts if text)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .copies import Copies
+from .returns import Returns
 from .stages import Drain, Rebuilding
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class UnderWay:
     """The operations of one node."""
 
     copies: Copies = field(default_factory=Copies)
+    returns: Returns = field(default_factory=Returns)
     rebuilding: Rebuilding = field(default_factory=Rebuilding)
     """The recovery in two stages that this node is the target of."""
     drain: Drain = field(default_factory=Drain)

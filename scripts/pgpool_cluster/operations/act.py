@@ -39,10 +39,12 @@ from ..decision.actions import (
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..node.node import Here
+from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
 from . import claims, new_primary, pgpool_service, postgresql_service, restarts
 from .roles import Roles
 
+_Copying = Callable[[Here, str, Progress], None]
 _RETRY_PAUSE_SECONDS = 3.0
 """Seconds before a failed rebuild is retried."""
 
@@ -146,21 +148,35 @@ def _rebuild(here: Here) -> None:
 
 
 def clone(here: Here, action: Clone) -> None:
-    """Replace this node's data with a copy of the source."""
-    _copied(here, lambda: copying.clone(here, action.source, log.info))
+    """Replace this node's data with a copy of the source. If a return has begun it, this is the next try to return."""
+    tried = _returned if here.under_way.returns.count and here.record.copying else _copied
+    tried(here, action.source, copying.clone)
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
-    """Make this node a standby again, and keep as much of its data as possible."""
-    _copied(here, lambda: copying.rejoin(here, action.source, log.info))
+    """Make this node a standby again, and keep as much of its data as possible; after a failure, only after a pause."""
+    _returned(here, action.source, copying.rejoin)
 
 
-def _copied(here: Here, work: Callable[[], None]) -> None:
+def _returned(here: Here, source: str, work: _Copying) -> None:
+    """Try to become a standby of `source`, unless the next try is not due; count a failure (returns.py)."""
+    returns = here.under_way.returns
+    if not (returns.due and here.under_way.copies.due):
+        return
+    returns.begin(source)
+    try:
+        _copied(here, source, work)
+    except ClusterError as error:
+        returns.failed(error)
+        raise
+
+
+def _copied(here: Here, source: str, work: _Copying) -> None:
     """Copy, unless copies keep failing for the same reason and the next one is not due; `status` reports this."""
     if not here.under_way.copies.due:
         return
     try:
-        work()
+        work(here, source, log.info)
     except ClusterError as error:
         here.under_way.copies.failed(error)
         raise

@@ -21,30 +21,30 @@ _GO_ON_SECONDS = 10.0
 """Seconds within which a node in service has collected facts from all others and has sent them a term."""
 
 
-def claim(here: Here, term: int, *, kept: tuple[str, ...] = (), **changes: object) -> None:
+def claim(here: Here, term: int, *, kept: tuple[str, ...] = (), loss: bool = False, **changes: object) -> None:
     """Claim a new term for this node. Raises OperationError unless a majority of nodes records the claim.
 
     The claim voids the excuses of former primaries, except for `kept`, the names that this node itself has excused.
-    `changes` of the record are written together with the claim.
+    `loss`: as in TermRequest. `changes` of the record are written together with the claim.
     """
-    noted = _noted(here, term)
+    noted = _noted(here, term, loss=loss)
     _void_excuses(here, term, noted, kept)
     _begin(here, term, noted, changes)
 
 
 def claim_promotion(
-    here: Here, term: int, mine: NodeFacts, *, decided: tuple[int, int] | None = None, accept_loss: bool = False
+    here: Here, term: int, mine: NodeFacts, *, decided: tuple[int, int] | None = None, loss: bool = False
 ) -> None:
     """Claim a new term for this standby, which is about to be promoted.
 
     `mine`: its facts after it was cut off from its primary. The nodes that record the term give up what they
     acknowledge to a former primary. Raises OperationError unless a majority of nodes records the claim, that primary
-    can acknowledge nothing any more, and no other standby has received more than this one. `accept_loss`: an
-    administrator does without the last two. `decided`: the place of the excuse that the decision to promote rests on;
-    the claim fails if any node knows a later one.
+    can acknowledge nothing any more, and no other standby has received more than this one. `loss`: an administrator
+    does without the last two, as in TermRequest. `decided`: the place of the excuse that the decision to promote rests
+    on; the claim fails if any node knows a later one.
     """
-    noted = _noted(here, term, cut=True)
-    if not accept_loss:
+    noted = _noted(here, term, cut=True, loss=loss)
+    if not loss:
         _refuse_unsafe(here, mine, noted)
     if here.cluster.synchronous and decided is not None and max(answer.excuse for answer in noted.values()) > decided:
         raise OperationError("the primary has answered since the decision", hint=_AGAIN)
@@ -52,9 +52,9 @@ def claim_promotion(
     _begin(here, term, noted, {})
 
 
-def _noted(here: Here, term: int, *, cut: bool = False) -> dict[str, TermAnswer]:
+def _noted(here: Here, term: int, *, cut: bool = False, loss: bool = False) -> dict[str, TermAnswer]:
     """Send the term to every node, and return the answers of a majority; raises OperationError without one."""
-    noted = tell(here, term, cut=cut)
+    noted = tell(here, term, cut=cut, loss=loss)
     if len(noted) < here.cluster.majority:
         few = f"only {', '.join(noted)} recorded term {term}"
         raise OperationError(few if noted else f"another node has already claimed term {term}", hint="pgpoolctl status")
@@ -75,14 +75,15 @@ def _begin(here: Here, term: int, noted: Mapping[str, TermAnswer], changes: Mapp
     log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 
-def tell(here: Here, term: int, *, cut: bool = False) -> dict[str, TermAnswer]:
+def tell(here: Here, term: int, *, cut: bool = False, loss: bool = False) -> dict[str, TermAnswer]:
     """Send a new term to every node and return the answers of those that recorded it, including this one.
 
-    A node records the term only if it knows neither this term nor a later one. `cut`: as in TermRequest.
+    A node records the term only if it knows neither this term nor a later one. `cut`, `loss`: as in TermRequest.
     """
-    if not here.note_term(term):
+    if not here.note_term(term, **({"loss": term} if loss else {})):
         return {}
-    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint, cut=cut), seconds=LOOK_SECONDS)
+    request = TermRequest(term, here.cluster.fingerprint, cut=cut, loss=loss)
+    answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
     excuse = here.record.excuse
     own = TermAnswer(taken=True, excuse=excuse.place, excused=excuse.names, cut=cut or None)
     return {here.me.name: own, **{name: answer for name, answer in answers.items() if answer.taken}}

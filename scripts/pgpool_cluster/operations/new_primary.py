@@ -16,10 +16,10 @@ from . import claims, cutting, postgresql_service, synchrony
 _PROMOTE_SECONDS = 60.0
 
 
-def resume(here: Here, action: Resume) -> None:
-    """Start this node's server as the primary again, in a new term."""
+def resume(here: Here, action: Resume, *, loss: bool = False) -> None:
+    """Start this node's server as the primary again, in a new term. `loss`: as in TermRequest."""
     with here.under_way.claiming(), _announced(here):
-        claims.claim(here, action.term, kept=synchrony.kept(here.record))
+        claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)
         postgresql_service.start(here, Start(action.node))
 
 
@@ -50,11 +50,11 @@ def promote(here: Here, action: Promote) -> None:
         here.peers.ask(action.node, request, seconds=_PROMOTE_SECONDS + 5)
 
 
-def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None, *, accept_loss: bool = False) -> None:
+def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None, *, loss: bool = False) -> None:
     """Claim the term, then end recovery on this node; do nothing if recovery is over. Raises OperationError.
 
-    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision. `accept_loss`:
-    an administrator accepts that other nodes may have more data.
+    `decided`: the place of the excuse that the decision rests on; None for an administrator's decision. `loss`: an
+    administrator accepts that other nodes may have more data, as in TermRequest.
     """
     with here.under_way.claiming():
         if not in_recovery(here):
@@ -63,7 +63,7 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
         with _announced(here):
             with here.under_way.upstream:
                 mine = cutting.cut_off(here)
-            claims.claim_promotion(here, term, mine, decided=decided, accept_loss=accept_loss)
+            claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
             end_recovery(here)
 
 

@@ -136,8 +136,8 @@ def accept_loss(here: Here, progress: Progress) -> None:
 
 def _serve_with(here: Here, mine: NodeFacts, term: int) -> None:
     if mine.standby and here.cluster.mode.streams:
-        new_primary.become_primary(here, term, accept_loss=True)
+        new_primary.become_primary(here, term, loss=True)
         return
-    new_primary.resume(here, Resume(mine.node, term))
+    new_primary.resume(here, Resume(mine.node, term), loss=True)
     if new_primary.in_recovery(here):
         new_primary.end_recovery(here)

@@ -64,7 +64,7 @@ class _Recovery:
         if remedy is Remedy.NOTHING:
             self.progress(f"{self.here.me.name} already follows {source}")
         elif remedy is Remedy.COPY:
-            copying.clone(self.here, source, self.progress)
+            copying.clone(self.here, source, self.progress, loses=self.force)
         elif remedy is Remedy.REJOIN or not self._just_start(source):
             copying.rejoin(self.here, source, self.progress)
 

@@ -216,7 +216,8 @@ class TermRequest(Request[TermAnswer]):
 
     `file`: fingerprint of the requester's cluster.yml. A node with another one records nothing. `serves`: you are in
     service in this term. `restart`: as in NodeFacts (facts.py); 0 for none. `cut`: before you answer, end what you
-    acknowledge to a former primary: a standby stops to receive from it, a primary is killed.
+    acknowledge to a former primary: a standby stops to receive from it, a primary is killed. `loss`: in this term, an
+    administrator accepts the loss of commits that only other nodes have.
     """
 
     do = "term"
@@ -225,6 +226,7 @@ class TermRequest(Request[TermAnswer]):
     serves: bool = False
     restart: KnownTerm = 0
     cut: bool = False
+    loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)

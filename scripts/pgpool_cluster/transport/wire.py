@@ -66,6 +66,7 @@ def _facts(values: object) -> NodeFacts:
     found: NodeFacts = _dataclass(NodeFacts, values, "facts")
     numbers = {
         "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
+        "loss": found.loss,
         "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
     }  # fmt: skip
     for name, number in numbers.items():

@@ -320,7 +320,7 @@ class World:
             "term": record.term, "led": record.led, "restart": record.restart, "apart": record.apart,
             "half_copied": bool(record.copying), "promoting": here.under_way.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
-            "standbys_came": record.standbys_came, "excuse": record.excuse,
+            "standbys_came": record.standbys_came, "excuse": record.excuse, "loss": record.loss,
             "silent": frozenset(other for other, one in self.hosts.items() if self.beats and not one.on),
         }  # fmt: skip
         if data is None:
@@ -775,7 +775,11 @@ class World:
     def _step(self, host: Host, here: Me) -> tuple[Action, ...]:
         if not self.cluster.mode.streams and here.under_way.promoting:
             target.attend(here)
-        policy = Policy(patient=host.patient)
+        policy = Policy(
+            automatic_return=here.returns_by_itself,
+            exhausted=here.under_way.returns.exhausted,
+            patient=host.patient,
+        )
         actions = confirmed(
             decide(self.cluster, host.node, self.seen(), policy),
             lambda: decide(self.cluster, host.node, self.seen(), policy),

@@ -190,7 +190,9 @@ def test_a_term_is_recorded_once_and_only_from_a_node_with_the_same_cluster_yml(
     assert (here(world, "pg2").record.term, here(world, "pg2").record.led) == (5, 0)
     assert world.on("pg2", TermRequest(6), "pg1").taken  # a node with an older package sends no fingerprint
     here(world, "pg2").remember(apart=True)
-    assert world.on("pg2", TermRequest(7, print_, serves=True, restart=3), "pg1").taken
+    assert world.hosts["pg2"].record.loss == 0
+    assert world.on("pg2", TermRequest(7, print_, serves=True, restart=3, loss=True), "pg1").taken
+    assert world.hosts["pg2"].record.loss == 7
     record = here(world, "pg2").record
     assert (record.term, record.led, record.restart, record.apart) == (7, 7, 3, False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.clock import Clock
 
-from pgpool_cluster.copying import copy_source, copy_target, copying
+from pgpool_cluster.copying import copy_source, copy_target, copying, keeping
 from pgpool_cluster.decision.facts import NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
@@ -106,6 +106,9 @@ class Target:
         self.steps: list[str] = []
         self.said: list[str] = []
         self.fails_to_start = False
+        self.kept: list[tuple[str, list[str], str]] = []
+        """From which source WAL was kept, after which steps, and with which `copying` in the record."""
+        self.not_kept, self.folder_of_wal = "", ""
         self.major, self.control = 17, {"Database system identifier": "7"}
         self.configured = {"max_connections": 100}
         self.absent: list[str] = []
@@ -131,6 +134,7 @@ class Target:
         monkeypatch.setattr(locales, "missing", lambda _: self.absent)
         monkeypatch.setattr(server_log, "last_words", lambda _: "")
         monkeypatch.setattr(copying, "_writing_through", self._writing_through)
+        monkeypatch.setattr(keeping, "keep", self._keep)
         for name in ("RECORD", "DATABASE", "ROOT_CERTIFICATE", "ARCHIVE"):
             monkeypatch.setattr(paths, name, folder / f"{name.lower()}.json")
         paths.DATABASE.write_text("pgpool2_cluster\n")
@@ -157,6 +161,12 @@ class Target:
         if self.fails_to_start:
             raise OperationError("it does not start", hint="its log")
         self.facts = self.after
+
+    def _keep(self, here: Here, source: str) -> str:
+        self.kept.append((source, list(self.steps), here.record.copying))
+        if self.not_kept:
+            raise keeping.NotKeptError(self.not_kept, hint="free space")
+        return self.folder_of_wal
 
     @contextmanager
     def _writing_through(self, data: Path) -> Iterator[None]:
@@ -439,6 +449,46 @@ def test_a_rewind_that_fails_is_followed_by_a_copy(pg2: Target) -> None:
     assert "pg_rewind does not suffice: pg_rewind: could not find previous WAL record" in pg2.said
     assert f"--pgdata={pg2.data}" in pg2.arguments
     assert pg2.here.record.copying == ""
+
+
+# WAL that only this node has
+
+
+def test_wal_is_kept_once_the_server_has_ended_and_before_data_changes(pg2: Target) -> None:
+    pg2.rejoin()
+    pg2.clone()
+    stopped = ["stop", "start within 300 s, by the agent", "stop"]
+    assert pg2.kept == [("pg1", ["stop"], ""), ("pg1", stopped, "")]
+
+
+def test_the_folder_with_its_wal_is_named(pg2: Target) -> None:
+    pg2.folder_of_wal = "/kept/here"
+    pg2.rejoin()
+    assert pg2.said[0] == "WAL that only pg2 has is kept in /kept/here"
+
+
+@pytest.mark.parametrize("way", [Target.rejoin, Target.clone])
+def test_without_the_record_of_its_wal_no_data_is_replaced(way: Callable[[Target], None], pg2: Target) -> None:
+    pg2.not_kept = "the disk is full"
+    with pytest.raises(keeping.NotKeptError, match="the disk is full"):
+        way(pg2)
+    assert not pg2.copied
+    assert (pg2.here.record.copying, (pg2.data / "base" / "1").read_text()) == ("", "old\n")
+    assert pg2.said == [], "neither pg_rewind nor pg_basebackup has begun"
+
+
+def test_an_administrator_may_lose_wal_that_cannot_be_kept(pg2: Target) -> None:
+    pg2.not_kept = "the disk is full"
+    copying.clone(pg2.here, "pg1", pg2.said.append, loses=True)
+    assert pg2.said[:2] == ["the disk is full; it is lost", "copying pg1"]
+    assert pg2.here.record.copying == ""
+
+
+def test_a_standby_that_streams_begins_a_new_series_of_tries(pg2: Target) -> None:
+    pg2.here.under_way.returns.begin("pg1")
+    pg2.here.under_way.returns.failed(OperationError("pg1 is unreachable", hint=""))
+    pg2.rejoin()
+    assert pg2.here.under_way.returns.said == ""
 
 
 @pytest.mark.parametrize(

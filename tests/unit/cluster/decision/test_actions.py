@@ -62,6 +62,11 @@ WORDS: dict[Action, str] = {
     Attach("pg1"): "attach pg1",
     Detach("pg1", "it lags"): "detach pg1: it lags",
     Wait("pg1", "pg2 is away"): "waits: pg2 is away",
+    AwaitRecovery(
+        "pg1", "it was replaced", source_in_sight=False, returns=True
+    ): "waits: it was replaced; hint: the node "
+    "rejoins by itself, when the node promoted in its place is back; if that node is lost for good, "
+    "pgpoolctl switchover --accept-loss pg1",
     AwaitRecovery("pg1", "it diverged"): "waits for an administrator: it diverged; hint: pgpoolctl recover pg1",
     Refuse("pg1", "two clusters", "remove one"): "stops here: two clusters; hint: remove one",
 }

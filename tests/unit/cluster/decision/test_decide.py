@@ -8,9 +8,11 @@ import pytest
 from tests.unit.cluster.nodes import (
     CLUSTER,
     NAMES,
+    OTHER_SYSTEM,
     Situation,
     absent,
     away,
+    crashed,
     down,
     fresh,
     healthy,
@@ -25,12 +27,14 @@ from tests.unit.cluster.nodes import (
 from pgpool_cluster.decision.actions import (
     Attach,
     AwaitRecovery,
+    Clone,
     Detach,
     Dismiss,
     Promote,
     Refuse,
     Rejoin,
     Wait,
+    said,
 )
 from pgpool_cluster.decision.decide import confirmed, decide
 from pgpool_cluster.decision.facts import (
@@ -44,6 +48,7 @@ FAILED_OVER = (
     standby("pg3", "pg2", term=2, timeline=2, at=1500),
 )
 
+BY_ITSELF = Policy(automatic_return=True)
 SITUATIONS = [
     Situation("a healthy cluster needs nothing", healthy(), {"pg1": [], "pg2": [], "pg3": []}),
     # First install
@@ -320,10 +325,68 @@ def test_without_a_serving_node_the_hint_names_a_command_that_works() -> None:
     assert "switchover --accept-loss pg1" in waiting.hint
 
 
-def test_a_former_primary_returns_by_itself_where_the_policy_allows_it() -> None:
-    facts = seen(down(primary("pg1")), *FAILED_OVER)
-    actions = decide(CLUSTER, CLUSTER.named("pg1"), facts, Policy(automatic_return=True))
-    assert actions[0] == Rejoin("pg1", "pg2")
+def test_without_a_serving_node_a_node_that_returns_by_itself_says_so() -> None:
+    nodes = (down(primary("pg1", term=2, led=1)), down(standby("pg2", "pg1", term=2)), away("pg3"))
+    [waiting, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(*nodes), BY_ITSELF)
+    assert said(waiting) == (
+        "waits: a later primary was promoted while it was away; hint: the node rejoins by itself, when the node "
+        "promoted in its place is back; if that node is lost for good, pgpoolctl switchover --accept-loss pg1"
+    )
+
+
+LOST = crashed(primary("pg1"))
+"""A former primary whose last WAL is unknown."""
+AHEAD = down(standby("pg1", "pg3", at=1400))
+"""A standby that has received WAL which was lost with its primary."""
+
+
+@pytest.mark.parametrize("mine", [LOST, AHEAD, replace(orphaned(standby("pg1", "pg3", at=1400)), pgpool=None)])
+def test_a_node_with_diverged_data_returns_by_itself_where_the_policy_allows_it(mine: NodeFacts) -> None:
+    facts = seen(mine, *FAILED_OVER)
+    assert decide(CLUSTER, CLUSTER.named("pg1"), facts, BY_ITSELF)[0] == Rejoin("pg1", "pg2")
+    assert isinstance(decide(CLUSTER, CLUSTER.named("pg1"), facts)[0], AwaitRecovery)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "wanted", "reason"),
+    [
+        pytest.param(replace(LOST, postgresql=Postgresql.STOPPED), FAILED_OVER, Wait, "an administrator stopped",
+                     id="an administrator stopped it"),
+        pytest.param(replace(LOST, held=True), FAILED_OVER, AwaitRecovery, "an administrator detached it", id="held"),
+        pytest.param(replace(LOST, system=OTHER_SYSTEM), FAILED_OVER, AwaitRecovery, "not known to be of the same",
+                     id="another system identifier"),
+        pytest.param(replace(LOST, system=None), FAILED_OVER, AwaitRecovery, "not known to be of the same",
+                     id="an unreadable control file"),
+        pytest.param(LOST, (replace(FAILED_OVER[0], loss=2), FAILED_OVER[1]), AwaitRecovery,
+                     "accepted the loss of commits in term 2", id="its commits were given up"),
+        pytest.param(LOST, (FAILED_OVER[0], replace(FAILED_OVER[1], loss=2)), AwaitRecovery,
+                     "accepted the loss of commits in term 2", id="the same, recorded elsewhere"),
+        pytest.param(replace(orphaned(standby("pg1", "pg3", at=1400)), pgpool=None),
+                     (replace(FAILED_OVER[0], pgpool=pgpool()), FAILED_OVER[1]), Wait, "pgpool-II has not detached it",
+                     id="sessions on it end by a detachment"),
+        pytest.param(LOST, (FAILED_OVER[0], away("pg3")), Rejoin, "", id="a majority is enough"),
+        pytest.param(LOST, (replace(FAILED_OVER[0], file="other"), away("pg3")), Wait, "too few nodes answer",
+                     id="no majority: another cluster.yml"),
+        pytest.param(LOST, (FAILED_OVER[0], NodeFacts("pg3", term=3)), Wait, "too few nodes answer to confirm",
+                     id="a node outside the cluster knows a later term"),
+        pytest.param(replace(LOST, half_copied=True), FAILED_OVER, Clone, "", id="an incomplete copy"),
+        pytest.param(NodeFacts("pg1", postgresql=Postgresql.ABSENT, member=True, term=1, led=1), FAILED_OVER,
+                     AwaitRecovery, "its data directory is missing", id="no data: perhaps a disk is not mounted"),
+    ],
+)  # fmt: skip
+def test_only_a_confirmed_primary_and_no_administrator_let_a_node_return(
+    mine: NodeFacts, others: tuple[NodeFacts, ...], wanted: type[object], reason: str
+) -> None:
+    [first, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(mine, *others), BY_ITSELF)
+    assert isinstance(first, wanted)
+    assert reason in said(first)
+
+
+def test_a_primary_that_led_after_an_accepted_loss_returns_by_itself() -> None:
+    facts = seen(
+        replace(LOST, led=2, term=2, loss=2), *(replace(one, term=3, led=one.led and 3) for one in FAILED_OVER)
+    )
+    assert decide(CLUSTER, CLUSTER.named("pg1"), facts, BY_ITSELF)[0] == Rejoin("pg1", "pg2")
 
 
 def test_a_primary_whose_agent_is_restarted_keeps_its_place_although_pgpool_gave_it_up() -> None:
@@ -349,6 +412,7 @@ def test_the_stale_node_is_detached_and_not_the_right_one() -> None:
     ("first", "second", "left"),
     [
         pytest.param((Detach("pg2", "old"), Attach("pg3")), (), (Attach("pg3"),), id="not on the second"),
+        pytest.param((Rejoin("pg2", "pg1"),), (), (), id="its data is not replaced on the second"),
         pytest.param((Dismiss("pg2", 2),), (Dismiss("pg2", 3),), (), id="of another term by then"),
         pytest.param((Dismiss("pg2", 2),), (Dismiss("pg2", 2),), (Dismiss("pg2", 2),), id="on both"),
     ],

@@ -39,9 +39,10 @@ from pgpool_cluster.decision.facts import (
     Postgresql,
     Switch,
     WatchdogState,
+    contains,
 )
 from pgpool_cluster.decision.promotion import failover
-from pgpool_cluster.decision.situation import rightful_primary
+from pgpool_cluster.decision.situation import Policy, rightful_primary
 
 
 @st.composite
@@ -138,12 +139,33 @@ def test_data_that_may_be_the_only_copy_is_never_replaced(nodes: tuple[NodeFacts
     for name, actions in decided(facts).items():
         mine = facts.of(name)
         for action in actions:
-            assert not isinstance(action, Rejoin)
+            assert not isinstance(action, Rejoin) or contains(facts.of(action.source), mine)
             if isinstance(action, Clone):
                 assert action.node == name
                 assert action.source != name
                 empty = mine.postgresql is Postgresql.ABSENT or mine.databases == ()
                 assert mine.half_copied or (not mine.member and empty)
+
+
+@in_any_situation
+@given(any_nodes, st.integers(0, 3))
+def test_diverged_data_is_replaced_only_for_a_primary_that_a_majority_confirms(
+    nodes: tuple[NodeFacts, ...], loss: int
+) -> None:
+    facts = seen(*(replace(node, loss=loss) for node in nodes))
+    for node in CLUSTER.nodes:
+        mine = facts.of(node.name)
+        for action in decide(CLUSTER, node, facts, Policy(automatic_return=True)):
+            if not isinstance(action, Rejoin) or contains(facts.of(action.source), mine):
+                continue
+            source = facts.of(action.source)
+            assert source.writable
+            assert source.led == max(one.term for one in nodes)
+            assert mine.member
+            assert mine.system == source.system
+            assert mine.postgresql in (Postgresql.DOWN, Postgresql.UP)
+            assert mine.led >= loss
+            assert not mine.writable
 
 
 @in_any_situation
@@ -225,14 +247,14 @@ CHANGES_NOTHING = (Wait, AwaitRecovery, Refuse)
 
 
 @in_any_situation
-@given(any_nodes)
-def test_the_cluster_comes_to_rest(nodes: tuple[NodeFacts, ...]) -> None:
+@given(any_nodes, st.sampled_from([Policy(), Policy(automatic_return=True)]))
+def test_the_cluster_comes_to_rest(nodes: tuple[NodeFacts, ...], policy: Policy) -> None:
     """Each node acts on its facts, round after round; soon nothing is left to change, and there is one primary."""
     facts = seen(*nodes)
     for _ in range(12):
         pending = False
         for node in CLUSTER.nodes:
-            todo = [one for one in decide(CLUSTER, node, facts) if not isinstance(one, CHANGES_NOTHING)]
+            todo = [one for one in decide(CLUSTER, node, facts, policy) if not isinstance(one, CHANGES_NOTHING)]
             pending = pending or bool(todo)
             facts = after(facts, todo)
         writable = [one.node for one in facts.members(CLUSTER) if one.writable and not one.half_copied]

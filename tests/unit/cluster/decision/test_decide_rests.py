@@ -307,17 +307,18 @@ def told(world: World, story: Sequence[Told], boots: Sequence[int], order: Seque
                   [names[place] for place in order if place < len(names)])  # fmt: skip
 
 
-counts = st.tuples(st.integers(1, 5), st.booleans())
-"""The number of database nodes, and whether there is a witness."""
+counts = st.tuples(st.integers(1, 5), st.booleans(), st.booleans())
+"""The number of database nodes, whether there is a witness, and whether nodes return by themselves."""
 
 
 @pytest.mark.parametrize("mode", Mode)
 @in_any_story
 @given(counts, st.lists(events, max_size=8), st.tuples(orders, orders))
 def test_every_story_ends_well(
-    mode: Mode, count: tuple[int, bool], story: list[Told], order: tuple[list[int], list[int]]
+    mode: Mode, count: tuple[int, bool, bool], story: list[Told], order: tuple[list[int], list[int]]
 ) -> None:
-    world = World.healthy(make_cluster(mode, count[0], witness=count[1]))
+    cluster = make_cluster(mode, count[0], witness=count[1])
+    world = World.healthy(replace(cluster, automatic_return=count[2]))
     told(world, story, *order)
 
 

@@ -18,7 +18,7 @@ from pgpool_cluster.decision.facts import (
     WatchdogState,
 )
 from pgpool_cluster.decision.links import Link, LinkState
-from pgpool_cluster.decision.report import ArchiveReport, Report
+from pgpool_cluster.decision.report import ArchiveReport, DivergedReport, Report
 from pgpool_cluster.definition.cluster import Cluster, Mode
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.usage import Usage
@@ -125,6 +125,20 @@ def test_the_archive_is_shown_if_there_is_one() -> None:
     assert "archive" not in "\n".join(status.lines(streaming))
 
 
+def test_the_records_of_diverged_wal_are_listed() -> None:
+    kept = DivergedReport("20261130T171000Z-pg2-1", 1, "0/3000060", "0/3000A00", 2, 1, 20480)
+    found = status.report(CLUSTER, facts(pg2={"diverged": (kept,)}), {})
+    assert [row.diverged for row in found.nodes] == [(), (kept,), ()]
+    told = wire.fields(found)
+    assert wire.read(Report, told, "status") == found
+    assert told["nodes"][1]["diverged"] == [  # type: ignore[index]
+        {"name": kept.name, "timeline": 1, "begins": "0/3000060", "ends": "0/3000A00", "committed": 2, "other": 1,
+         "bytes": 20480}
+    ]  # fmt: skip
+    assert "pg2:20261130T171000Z-pg2-1  2          1      0/3000060  0/3000A00  20480" in status.lines(found)
+    assert "diverged WAL" not in "\n".join(status.lines(status.report(CLUSTER, facts(), {})))
+
+
 def test_an_empty_archive_and_one_of_an_older_agent_can_be_shown() -> None:
     found = status.report(CLUSTER, facts(pg1={"archive": Usage(0, 0, 0.5)}), {})
     assert found.nodes[0].archive == ArchiveReport(0, 0, 0.5, None, None)
@@ -141,7 +155,7 @@ def test_the_keys_of_the_json_are_those_of_the_documentation() -> None:
     told = json.loads(json.dumps(wire.fields(found)))
     assert list(told) == ["cluster", "mode", "healthy", "nodes", "pgpools", "notes"]
     assert list(told["nodes"][0]) == ["name", "address", "id", "role", "postgresql", "pgpool", "lag_bytes", "timeline",
-                                      "streaming", "stalled", "note", "archive", "link"]  # fmt: skip
+                                      "streaming", "stalled", "note", "archive", "link", "diverged"]  # fmt: skip
     assert list(told["pgpools"][0]) == ["name", "state", "virtual_ip", "link"]
     assert told["nodes"][0]["archive"] == {"files": 12, "bytes": 201326592, "used": 0.41, "oldest": usage.oldest,
                                            "newest": usage.newest}  # fmt: skip

@@ -48,6 +48,16 @@ def test_every_key_is_understood() -> None:
     assert cluster.synchronous == 2
 
 
+def test_a_node_returns_by_itself_unless_the_file_says_otherwise() -> None:
+    assert read(FULL).automatic_return
+    assert read(FULL + "return: automatic\n").automatic_return
+    manual = read(FULL + "return: manual\n")
+    assert not manual.automatic_return
+    assert manual.fingerprint == read(FULL).fingerprint, (
+        "each node decides about itself only, so votes do not depend on it"
+    )
+
+
 def test_on_and_off_reach_pgpool_as_written() -> None:
     assert [(one.name, one.value) for one in read(FULL).pgpool] == [
         ("num_init_children", "64"),
@@ -172,6 +182,11 @@ def test_postgresql_archives_in_the_modes_without_streaming() -> None:
         pytest.param("postgresql: 9.6", 1, "'9.6'", "17/main", id="old major"),
         pytest.param("postgresql: '17/$(id)'", 1, "not a version", "17/main", id="shell in a cluster's name"),
         pytest.param("name: ../x", 1, "not allowed", "main", id="path as a name"),
+        pytest.param("return: never", 1, "return is 'never'", "automatic or manual", id="an unknown return"),
+        pytest.param(
+            "mode: snapshot_isolation\nreturn: manual\n",
+            2, "no meaning in mode snapshot_isolation", "leave it out", id="return without streaming",
+        ),
         pytest.param("synchronous: 1", 1, "synchronous is '1'", "from 0 to 0", id="more than there are standbys"),
         pytest.param(
             "mode: native_replication\nnodes: {a: 10.0.0.1, b: 10.0.0.2}\nsynchronous: 1\n",

@@ -43,7 +43,7 @@ OPENS = frozenset(
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
     (
-        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "local_watch",
+        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "diverged", "local_watch",
         "message_catalogs", "neighbours", "pgpool_service", "postgresql", "postmaster", "process_watch", "server_log",
         "wal_files",
     )

@@ -8,7 +8,7 @@ import pytest
 
 from pgpool_cluster.agent import agent
 from pgpool_cluster.copying import copying
-from pgpool_cluster.decision.actions import Clone, Rejoin
+from pgpool_cluster.decision.actions import Clone
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
@@ -28,8 +28,7 @@ class Standby:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reason, self.begins, self.tried, self.now, self.laid = LOW, True, 0, 1000.0, "a"
         self.here = Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7, copying="pg1"))
-        for name in ("clone", "rejoin"):
-            monkeypatch.setattr(copying, name, self._copy)
+        monkeypatch.setattr(copying, "clone", self._copy)
         monkeypatch.setattr(copies, "monotonic", lambda: self.now)
         monkeypatch.setattr(paths, "laid_file", lambda: self.laid)
 
@@ -44,7 +43,7 @@ class Standby:
     def run(self, times: int = 1) -> None:
         for _ in range(times):
             try:
-                act.perform(self.here, Clone("pg2", "pg1") if self.tried % 2 else Rejoin("pg2", "pg1"))
+                act.perform(self.here, Clone("pg2", "pg1"))
             except OperationError:
                 continue
 

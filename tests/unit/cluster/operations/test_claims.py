@@ -47,6 +47,22 @@ def test_this_node_leads_a_term_that_a_majority_has_recorded(pg1: Here, monkeypa
     assert (pg1.record.term, pg1.record.led) == (2, 2)
 
 
+def test_an_accepted_loss_is_recorded_on_every_node(pg1: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes whose commits are lost do not rejoin by themselves, whichever node is the primary by then."""
+    sent: list[object] = []
+
+    def said(_: str, request: Json) -> object:
+        sent.append(request.get("loss"))
+        return {"taken": True}
+
+    answering(monkeypatch, said)
+    claims.claim(pg1, 2, loss=True)
+    assert (pg1.record.loss, pg1.record.led) == (2, 2)
+    assert sent[:2] == [True, True]
+    claims.claim(pg1, 3)
+    assert pg1.record.loss == 2
+
+
 def test_nodes_with_an_older_package_vote_although_they_record_no_excuses(
     pg1: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

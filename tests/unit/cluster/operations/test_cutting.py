@@ -146,7 +146,7 @@ def test_no_node_leads_while_others_may_acknowledge_unless_an_administrator_acce
     pg2 = here(world, "pg2")
     with world.within("pg2"):
         if accept_loss:
-            claims.claim_promotion(pg2, 2, mine, accept_loss=True)
+            claims.claim_promotion(pg2, 2, mine, loss=True)
         else:
             with pytest.raises(OperationError, match="pg1, pg3 may still acknowledge commits to a former primary"):
                 claims.claim_promotion(pg2, 2, mine)

@@ -39,8 +39,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(pg, "stop", lambda _: None)
     monkeypatch.setattr(pg, "configured", lambda _: {})
     monkeypatch.setattr(postgresql_service, "start", lambda _, action: done.append(action))
-    monkeypatch.setattr(new_primary, "resume", lambda _, action: done.append(action))
-    monkeypatch.setattr(new_primary, "become_primary", lambda here, term, **_: done.append(Promote(here.me.name, term)))
+
+    def resume(_: Here, action: Resume, *, loss: bool = False) -> None:
+        done.extend([action, "with a loss"] if loss else [action])
+
+    def become_primary(here: Here, term: int, *, loss: bool = False) -> None:
+        done.extend([Promote(here.me.name, term), "with a loss"] if loss else [Promote(here.me.name, term)])
+
+    monkeypatch.setattr(new_primary, "resume", resume)
+    monkeypatch.setattr(new_primary, "become_primary", become_primary)
     return done
 
 
@@ -82,13 +89,13 @@ def test_a_standby_is_promoted_although_another_one_may_have_more_writes(
 ) -> None:
     looks(monkeypatch, seen(down(primary("pg1", term=3, led=3)), away("pg2"), orphaned(standby("pg3", "pg1", term=3))))
     switchover.accept_loss(here(CLUSTER, "pg3"), lambda _: None)
-    assert started == [Promote("pg3", 4)]
+    assert started == [Promote("pg3", 4), "with a loss"]
 
 
 def test_a_node_that_is_down_serves_with_its_own_data(started: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     looks(monkeypatch, seen(away("pg1"), crashed(primary("pg2", term=2, led=1)), crashed(primary("pg3", led=0))))
     switchover.accept_loss(here(NATIVE, "pg2"), lambda _: None)
-    assert started == [Resume("pg2", 3)]
+    assert started == [Resume("pg2", 3), "with a loss"]
 
 
 @pytest.mark.parametrize(
