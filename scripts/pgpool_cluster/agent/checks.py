@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from ..definition.cluster import Service
 from ..ground import paths
 from ..ground.check import Check
@@ -18,18 +22,22 @@ from . import (
     check_pgpool,
     check_postgresql,
     check_replication,
+    check_units,
 )
 from .checklist import Checklist
+
+_Part = Callable[[Here, Checklist], None]
 
 
 def of_cluster() -> list[Check]:
     """Return the checks of this machine's files, then those of every reachable node."""
-    found = list(check_own_files.of_files())
     try:
-        return [*found, *ask(CheckRequest(all=True), seconds=40).checks]
+        found = list(ask(CheckRequest(all=True), seconds=40).checks)
     except ClusterError as error:
         fix = f"systemctl start {paths.UNIT}"
-        return [*found, Check(server.host_name(), f"{paths.UNIT} answers", False, error.message, fix)]
+        found = [Check(server.host_name(), f"{paths.UNIT} answers", False, error.message, fix)]
+    # The files come last, because the agent may be applying a change now; they are shown first.
+    return [*check_own_files.of_files(), *found]
 
 
 def unreadable(node: str) -> Check:
@@ -38,19 +46,45 @@ def unreadable(node: str) -> Check:
     return Check(node, "it sends its checks", False, "its answer is not a list of checks", fix)
 
 
+def silent(found: Sequence[Check], names: Iterable[str], answers: Collection[str]) -> list[Check]:
+    """Return a failed check for each node that answers over ssh, but has sent no checks.
+
+    `found`: the checks of this node. `answers`: the nodes that have sent checks, or that are unreachable.
+    """
+    reached = {check.what for check in found if check.ok}
+    fix = f"on {{}}: journalctl -u {paths.UNIT}; the machine may be overloaded: uptime; iostat"
+    late = [name for name in names if name not in answers and f"{name} answers over ssh" in reached]
+    return [Check(name, "it sends its checks", False, "they are not complete", fix.format(name)) for name in late]
+
+
 def run(here: Here) -> list[Check]:
-    """Return the checks of this node that its agent can run as postgres."""
+    """Return the checks of this node that its agent can run as postgres. The subjects are checked in parallel."""
+    parts = _parts(here)
+    with ThreadPoolExecutor(max_workers=len(parts)) as workers:
+        return list(itertools.chain.from_iterable(workers.map(lambda part: _run(here, part), parts)))
+
+
+def _parts(here: Here) -> list[_Part]:
+    parts: list[_Part] = [check_connections.between_nodes, check_certificates.of_node, _majority, check_units.of_units]
+    if Service.POSTGRESQL in here.me.runs:
+        parts += [check_postgresql.of_server, check_replication.of_replication]
+    if here.cluster.archives(here.me):
+        parts.append(check_archive.of_archive)
+    if Service.PGPOOL in here.me.runs:
+        parts += [check_pgpool.of_pgpool, check_pgpool.of_known_faults]
+    return parts
+
+
+def _run(here: Here, part: _Part) -> list[Check]:
+    """Return the checks of one subject; an error that ends them is a failed check, and the others are not affected."""
     checks = Checklist(here.me.name, here.note.value)
-    check_connections.between_nodes(here, checks)
-    check_certificates.of_node(here, checks)
+    try:
+        part(here, checks)
+    except ClusterError as error:
+        checks.add("all checks can run", False, error.message, error.hint)
+    return checks.checks
+
+
+def _majority(here: Here, checks: Checklist) -> None:
     fix = "add a third node to cluster.yml; one with runs: [pgpool] is enough"
     checks.add("a node may fail", len(here.cluster.nodes) != 2, "one of two nodes is not a majority", fix)
-    if Service.POSTGRESQL in here.me.runs:
-        check_postgresql.of_server(here, checks)
-        check_replication.of_replication(here, checks)
-    if here.cluster.archives(here.me):
-        check_archive.of_archive(here, checks)
-    if Service.PGPOOL in here.me.runs:
-        check_pgpool.of_pgpool(here, checks)
-        checks.checks += check_pgpool.of_known_faults(here.me.name)
-    return checks.checks

@@ -92,6 +92,11 @@ CONTROL = Path("/run/pgpool2-cluster-control")
 UNIT = "pgpool2-cluster.service"
 PGPOOL_UNIT = "pgpool2.service"
 FIREWALL_UNIT = "pgpool2-cluster-firewall.service"
+CONTROL_UNIT = "pgpool2-cluster-control.socket"
+PACKAGE = "pgpool2-cluster"
+"""The Debian package of the agent and of pgpoolctl."""
+NOLOGIN = (Path("/run/nologin"), Path("/etc/nologin"))
+"""While one of them exists, pam_nologin(8) lets only root log in."""
 
 
 def laid_fingerprint() -> str:

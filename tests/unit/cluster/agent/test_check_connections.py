@@ -43,6 +43,12 @@ from pgpool_cluster.ground import paths
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
                      "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
                      id="pool port"),
+        pytest.param(lambda m: m.closed.update({("10.0.0.3", 22): OSError(111, "Connection refused")}),
+                     "pg3 answers on 22/tcp", "Connection refused; the present connection continues",
+                     "on pg3: systemctl start ssh; open 22/tcp between the nodes", id="ssh port"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], package="0.1")),
+                     "pg2 has this node's version of pgpool2-cluster", "it has 0.1, this node 0.2",
+                     "apt install pgpool2-cluster", id="version"),
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9000): TimeoutError("timed out")}),
                      "pg3 answers on 9000/tcp", "timed out", "open 9000/tcp", id="watchdog port"),
     ],
@@ -54,6 +60,18 @@ def test_a_fault_between_two_nodes_fails_only_its_own_check(
     assert why in found.why
     assert fix in found.fix
     assert found.node == "pg1"
+
+
+def test_an_ssh_port_that_is_closed_to_a_node_without_a_connection_is_reported_once(pg1: Machine) -> None:
+    pg1.forgets("pg3")
+    pg1.problems.update(pg3="Connection refused")
+    pg1.closed[("10.0.0.3", 22)] = OSError(111, "Connection refused")
+    assert [check.what for check in pg1.failed()] == ["pg3 answers over ssh"]
+
+
+def test_a_node_of_an_older_package_reports_no_version(pg1: Machine) -> None:
+    pg1.clocks["pg2"] = replace(pg1.clocks["pg2"], package="")
+    assert pg1.failed() == []
 
 
 def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:

@@ -130,7 +130,25 @@ def test_a_file_that_an_administrator_has_edited_has_a_check_of_its_own(root: Ro
     root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/pgpool2/pgpool.conf"),))
     (found,) = root.failed()
     assert (found.what, found.why) == ("/etc/pgpool2/pgpool.conf is as rendered", "edited by hand")
-    assert "rm /etc/pgpool2/pgpool.conf; pgpoolctl apply" in found.fix
+    assert found.fix == "put the change under pgpool: in cluster.yml; rm /etc/pgpool2/pgpool.conf; pgpoolctl apply"
+
+
+def test_a_change_of_postgresqls_parameters_belongs_under_its_own_key(root: Root) -> None:
+    root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/postgresql/pgpool2-cluster.conf"),))
+    (found,) = root.failed()
+    assert found.fix.startswith("put the change under postgresql_conf: in cluster.yml; rm ")
+
+
+def test_a_key_that_is_not_in_use_is_the_only_fault_of_the_files(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rendered file would differ with another key, and `pgpoolctl apply` would be the wrong fix."""
+    monkeypatch.setattr(paths, "laid_fingerprint", lambda: "0123456789abcdef")
+    root.planned = changes.PlannedChanges((), Users(), (change("/etc/a"),))
+    (found,) = root.failed()
+    assert found.what == "the applied configuration matches cluster.yml and cluster.key"
+    assert found.why == "/etc/pgpool2/cluster.key is not the key in use on this node"
+    assert found.fix.startswith("copy /etc/pgpool2/cluster.key from another node")
+    monkeypatch.setattr(paths, "laid_fingerprint", lambda: key.parse(root.key, "k").fingerprint)
+    assert [check.why for check in root.failed()] == ["/etc/a differ"]
 
 
 def test_a_file_that_cannot_be_written_is_reported_with_its_reason(root: Root) -> None:
