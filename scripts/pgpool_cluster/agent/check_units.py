@@ -25,7 +25,7 @@ def of_units(here: Here, checks: Checklist) -> None:
     )
     disabled = [name for name in at_boot if not found[name].starts_at_boot and name not in masked]
     checks.add(
-        "the agent starts at boot",
+        "the cluster's units start at boot",
         not disabled,
         f"{', '.join(disabled)} not enabled",
         f"systemctl enable {' '.join(disabled)}",

@@ -11,7 +11,7 @@ from ..ground import paths
 from ..ground.check import Check
 from ..ground.errors import ClusterError
 from ..machine import server
-from ..node.node import Here
+from ..node.node import Here, sql_errors
 from ..transport.channel import ask
 from ..transport.protocol import CheckRequest
 from . import (
@@ -79,7 +79,7 @@ def _run(here: Here, part: _Part) -> list[Check]:
     """Return the checks of one subject; an error that ends them is a failed check, and the others are not affected."""
     checks = Checklist(here.me.name, here.note.value)
     try:
-        part(here, checks)
+        sql_errors(lambda: part(here, checks))
     except ClusterError as error:
         checks.add("all checks can run", False, error.message, error.hint)
     return checks.checks

@@ -24,7 +24,7 @@ def unit(name: str, load: str, file: str, active: str) -> Break:
                      f"{POSTGRESQL} masked", f"systemctl unmask {POSTGRESQL}", id="masked until the next boot"),
         pytest.param(unit(CONTROL, "masked", "masked", "inactive"), "systemd may start the cluster's units",
                      f"{CONTROL} masked", f"systemctl unmask {CONTROL}", id="masked and not running"),
-        pytest.param(unit(AGENT, "loaded", "disabled", "active"), "the agent starts at boot",
+        pytest.param(unit(AGENT, "loaded", "disabled", "active"), "the cluster's units start at boot",
                      f"{AGENT} not enabled", f"systemctl enable {AGENT}", id="disabled"),
         pytest.param(unit(CONTROL, "loaded", "enabled", "inactive"),
                      "the agent can start and stop PostgreSQL and pgpool-II", f"{CONTROL} is inactive",
