@@ -108,7 +108,16 @@ def _addresses(here: Here, found: addresses.Resolved, checks: Checklist) -> None
             "correct /etc/hosts or DNS on every node; then pgpoolctl apply on every node, and systemctl restart pgpool2"
         )
         checks.add(f"{node.host} resolves to the address in use for {node.name}", not why, why, fix)
-    for node in here.cluster.nodes:
+    own = plain.address(here.me.address)
+    there = own is None or addresses.has(own)
+    checks.add(
+        f"this machine has the address {here.me.address}",
+        there,
+        "no interface has it",
+        f"ip address shows those it has. Correct the interface or {paths.CLUSTER_YML}; IPv6 may be off: "
+        "sysctl net.ipv6.conf.all.disable_ipv6",
+    )
+    for node in here.cluster.nodes if there else ():
         address = plain.address(node.address)
         source = addresses.toward(address) if address is not None and node != here.me else None
         if source is not None:
@@ -124,15 +133,19 @@ def _addresses(here: Here, found: addresses.Resolved, checks: Checklist) -> None
 
 def _probe(here: Here, node: Node, workers: ThreadPoolExecutor) -> _Probed:
     """Start the connections that this node needs to another one."""
-    login = workers.submit(_login, here, node).result if Service.POSTGRESQL in node.runs else None
+    login = workers.submit(_login, here, node, _role(here)).result if Service.POSTGRESQL in node.runs else None
     needed = [ports.SSH]
     needed += [pgpool.port(here.cluster), ports.WATCHDOG] if Service.PGPOOL in node.runs else []
     reached = {port: workers.submit(_reaches, node.address, port).result for port in needed}
     return _Probed(login, reached)
 
 
-def _login(here: Here, node: Node) -> tuple[str, str]:
-    role = Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK
+def _role(here: Here) -> Role:
+    """Return the role with which this node logs in to others; a witness knows the password of one role only."""
+    return Role.RECOVERY if Service.POSTGRESQL in here.me.runs else Role.CHECK
+
+
+def _login(here: Here, node: Node, role: Role) -> tuple[str, str]:
     why = copy_source.refusal(node, role, until=time.monotonic() + _LOGIN_SECONDS)
     return why, "" if why else proof.refused_here(here.cluster, node)
 
@@ -155,7 +168,7 @@ def _other(here: Here, node: Node, probed: _Probed, checks: Checklist, *, answer
             f"PostgreSQL of {node.name} accepts logins from this node",
             not why,
             why,
-            turned_away.fix(why, node, major),
+            turned_away.fix(why, node, major, _role(here)),
         )
         if not why:
             _proves_itself(here, node, unproven, checks)

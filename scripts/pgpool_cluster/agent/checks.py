@@ -23,6 +23,7 @@ from . import (
     check_postgresql,
     check_replication,
     check_units,
+    check_virtual_address,
 )
 from .checklist import Checklist
 
@@ -71,7 +72,7 @@ def _parts(here: Here) -> list[_Part]:
     if here.cluster.archives(here.me):
         parts.append(check_archive.of_archive)
     if Service.PGPOOL in here.me.runs:
-        parts += [check_pgpool.of_pgpool, check_pgpool.of_known_faults]
+        parts += [check_pgpool.of_pgpool, check_virtual_address.of_virtual_address, check_pgpool.of_known_faults]
     return parts
 
 

@@ -111,6 +111,8 @@ class Machine:
         """The answers of the other nodes; the time is an offset to this machine's."""
         self.resolved = {"db2.example.org": ("10.0.0.2",)}
         self.source: str | None = "10.0.0.1"
+        self.own_addresses = {"10.0.0.1"}
+        self.neighbours = {"10.0.0.2": "02:00:00:00:00:02", "10.0.0.3": "02:00:00:00:00:03"}
         self.logins: set[str] = set()
         """The roles of the logins to other servers."""
         self.refused_logins: dict[str, str] = {}

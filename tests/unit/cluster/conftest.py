@@ -15,7 +15,7 @@ from pgpool_cluster.agent import check_certificates
 from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import addresses, archive, known_faults, packages, unit_files, units
+from pgpool_cluster.machine import addresses, archive, known_faults, link_layer, packages, unit_files, units
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import proof, roles
 from pgpool_cluster.postgresql import data_directory, server_log
@@ -57,6 +57,8 @@ def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setattr(socket, "create_connection", found.reach)
     monkeypatch.setattr(addresses, "look_up", found.look_up)
     monkeypatch.setattr(addresses, "toward", lambda _: found.source and ipaddress.ip_address(found.source))
+    monkeypatch.setattr(addresses, "has", lambda address: str(address) in found.own_addresses)
+    monkeypatch.setattr(link_layer, "neighbours", lambda: found.neighbours)
     monkeypatch.setattr(proof, "refused", lambda node, **_: found.unproven.get(node.name, ""))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: found.disk)
     monkeypatch.setattr(

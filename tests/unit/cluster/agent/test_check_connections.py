@@ -62,6 +62,14 @@ def test_a_fault_between_two_nodes_fails_only_its_own_check(
     assert found.node == "pg1"
 
 
+def test_a_machine_without_its_own_address_is_reported_once(pg1: Machine) -> None:
+    """For example with IPv6 switched off; each connection from another address would be reported as well."""
+    pg1.has(own_addresses=set(), source="10.0.0.9")
+    (found,) = pg1.failed()
+    assert (found.what, found.why) == ("this machine has the address 10.0.0.1", "no interface has it")
+    assert "disable_ipv6" in found.fix
+
+
 def test_an_ssh_port_that_is_closed_to_a_node_without_a_connection_is_reported_once(pg1: Machine) -> None:
     pg1.forgets("pg3")
     pg1.problems.update(pg3="Connection refused")
