@@ -35,7 +35,6 @@ from ..operations import (
 )
 from ..recovery import main_node, sessions, streaming, target, two_stages
 from ..transport import protocol
-from ..transport.lines import OddAnswerError
 from ..transport.peers import Progress
 from ..transport.protocol import AnyRequest, Request
 from . import checks, rights
@@ -197,12 +196,7 @@ class Answers:
             )
             found = checks.run(self.here)
             answers = asked.result()
-        for name, answer in answers.items():
-            if isinstance(answer, protocol.CheckAnswer):
-                found += answer.checks
-            elif isinstance(answer, OddAnswerError):
-                found.append(checks.unreadable(name))
-        return protocol.CheckAnswer((*found, *checks.silent(found, peers.peers, answers)))
+        return protocol.CheckAnswer((*found, *checks.of_others(found, peers.peers, answers)))
 
     def _clock(self) -> protocol.ClockAnswer:
         """Answer from files and memory, so that a server that hangs does not delay the time."""

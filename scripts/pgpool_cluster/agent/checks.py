@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..definition.cluster import Service
@@ -13,7 +13,8 @@ from ..ground.errors import ClusterError
 from ..machine import server
 from ..node.node import Here, sql_errors
 from ..transport.channel import ask
-from ..transport.protocol import CheckRequest
+from ..transport.lines import OddAnswerError
+from ..transport.protocol import VERSIONS_DIFFER, CheckAnswer, CheckRequest
 from . import (
     check_archive,
     check_certificates,
@@ -41,21 +42,29 @@ def of_cluster() -> list[Check]:
     return [*check_own_files.of_files(), *found]
 
 
-def unreadable(node: str) -> Check:
-    """Return the failed check of a node whose answer does not contain checks."""
-    fix = f"journalctl -u {paths.UNIT}, on {node}; install the same version of pgpool2-cluster on every node"
-    return Check(node, "it sends its checks", False, "its answer is not a list of checks", fix)
+def of_others(
+    found: Sequence[Check], names: Iterable[str], answers: Mapping[str, CheckAnswer | ClusterError]
+) -> list[Check]:
+    """Return the checks that the other nodes have sent, and a failed one for each node that should have sent some.
 
-
-def silent(found: Sequence[Check], names: Iterable[str], answers: Collection[str]) -> list[Check]:
-    """Return a failed check for each node that answers over ssh, but has sent no checks.
-
-    `found`: the checks of this node. `answers`: the nodes that have sent checks, or that are unreachable.
+    `found`: the checks of this node, which include a failed one for a node that does not answer over ssh.
     """
     reached = {check.what for check in found if check.ok}
-    fix = f"on {{}}: journalctl -u {paths.UNIT}; the machine may be overloaded: uptime; iostat"
-    late = [name for name in names if name not in answers and f"{name} answers over ssh" in reached]
-    return [Check(name, "it sends its checks", False, "they are not complete", fix.format(name)) for name in late]
+    others: list[Check] = []
+    for name in names:
+        answer = answers.get(name)
+        if isinstance(answer, CheckAnswer):
+            others += answer.checks
+        elif isinstance(answer, OddAnswerError):
+            others.append(_unsent(name, "its answer is not a list of checks", VERSIONS_DIFFER))
+        elif f"{name} answers over ssh" in reached:
+            why = answer.message if answer is not None else "it is late"
+            others.append(_unsent(name, why, "its machine may be overloaded: uptime; iostat"))
+    return others
+
+
+def _unsent(node: str, why: str, fix: str) -> Check:
+    return Check(node, "it sends its checks", False, why, f"journalctl -u {paths.UNIT}, on {node}; {fix}")
 
 
 def run(here: Here) -> list[Check]:

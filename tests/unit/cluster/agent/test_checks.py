@@ -13,10 +13,13 @@ from pgpool_cluster.agent import checks
 from pgpool_cluster.decision.facts import NodeFacts
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import Role
-from pgpool_cluster.ground.errors import ServerError
+from pgpool_cluster.ground.check import Check
+from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine import unit_files
 from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.unit_files import UnitFile
+from pgpool_cluster.transport.lines import OddAnswerError
+from pgpool_cluster.transport.protocol import CheckAnswer
 
 
 def test_a_cluster_of_two_nodes_is_reported(pg1: Machine) -> None:
@@ -68,15 +71,19 @@ def test_the_checks_wait_at_the_same_time(pg1: Machine, monkeypatch: pytest.Monk
     ]
 
 
-def test_a_node_that_answers_but_sends_no_checks_in_time_is_named(pg1: Machine) -> None:
+def test_a_node_that_answers_over_ssh_but_sends_no_checks_is_named(pg1: Machine) -> None:
     pg1.forgets("pg3")
     found = checks.run(pg1.here)
-    (late,) = checks.silent(found, ["pg2", "pg3"], [])
-    assert (late.node, late.what, late.ok) == ("pg2", "it sends its checks", False)
-    assert checks.silent(found, ["pg2", "pg3"], ["pg2"]) == []
+    late = OperationError("pg2 is unreachable: no answer for 10 s", hint="")
+    for answers, why in (({}, "it is late"), ({"pg2": late, "pg3": late}, late.message)):
+        (unsent,) = checks.of_others(found, ["pg2", "pg3"], answers)
+        assert (unsent.node, unsent.what, unsent.why) == ("pg2", "it sends its checks", why)
+        assert unsent.fix.startswith("journalctl -u pgpool2-cluster.service, on pg2; its machine may be overloaded")
+    good = Check("pg2", "it runs", True)
+    assert checks.of_others(found, ["pg2", "pg3"], {"pg2": CheckAnswer((good,))}) == [good]
 
 
-def test_an_answer_that_is_no_list_of_checks_is_a_check_that_fails() -> None:
-    found = checks.unreadable("pg2")
+def test_an_answer_that_is_no_list_of_checks_is_a_check_that_fails(pg1: Machine) -> None:
+    (found,) = checks.of_others([], ["pg2"], {"pg2": OddAnswerError("x", hint="y")})
     assert (found.node, found.ok) == ("pg2", False)
     assert "on pg2; install the same version of pgpool2-cluster" in found.fix
