@@ -53,9 +53,7 @@ def of_pgpool(here: Here, checks: Checklist) -> None:
     why = here.note.value or f"the unit is {state.active}"
     fix = checks.hint(f"systemctl status {paths.PGPOOL_UNIT}")
     if facts.pgpool is None and state.active == "active" and (refused := _refused_pcp(here)):
-        checks.add(
-            "pgpool-II accepts the pcp password", False, refused, "pgpoolctl apply; systemctl reload pgpool2.service"
-        )
+        checks.add("pgpool-II accepts the pcp password", False, refused, "pgpoolctl apply")
         return
     checks.add("pgpool-II runs", facts.pgpool is not None, why, fix)
     if facts.pgpool is None:

@@ -9,14 +9,18 @@ from ..node.node import Here
 from ..postgresql import data_directory
 from .checklist import Checklist
 
+_CLOCKS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
+"""The services in Debian that synchronize the clock."""
+_CLOCK_FIX = "apt install chrony"
+
 
 def of_units(here: Here, checks: Checklist) -> None:
     """Check the units of the agent and of the services that it starts; raises ServerError without systemd."""
     at_boot = (paths.UNIT, paths.CONTROL_UNIT, paths.FIREWALL_UNIT)
     started = [paths.PGPOOL_UNIT] if Service.PGPOOL in here.me.runs else []
     started += [here.server.instance.unit] if Service.POSTGRESQL in here.me.runs else []
-    found = unit_files.states([*at_boot, *started])
-    masked = [name for name in found if found[name].masked]
+    found = unit_files.states([*at_boot, *started, *_CLOCKS])
+    masked = [name for name in (*at_boot, *started) if found[name].masked]
     checks.add(
         "systemd may start the cluster's units",
         not masked,
@@ -39,6 +43,8 @@ def of_units(here: Here, checks: Checklist) -> None:
         )
     if Service.POSTGRESQL in here.me.runs:
         _of_postgresql(here, checks)
+    if not paths.CONTAINER.exists() and not any(found[name].active == "active" for name in _CLOCKS):
+        checks.note("its clock is set by the hypervisor, or not at all", "no program synchronizes it", _CLOCK_FIX)
 
 
 def _of_postgresql(here: Here, checks: Checklist) -> None:

@@ -95,6 +95,8 @@ FIREWALL_UNIT = "pgpool2-cluster-firewall.service"
 CONTROL_UNIT = "pgpool2-cluster-control.socket"
 PACKAGE = "pgpool2-cluster"
 """The Debian package of the agent and of pgpoolctl."""
+CONTAINER = Path("/run/systemd/container")
+"""Exists in a container, whose clock is that of its host."""
 NOLOGIN = (Path("/run/nologin"), Path("/etc/nologin"))
 """While one of them exists, pam_nologin(8) lets only root log in."""
 

@@ -45,7 +45,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine(tmp_path, certificate)
     own = Tls(str(tmp_path / "own.pem"), str(tmp_path / "own.pem"), None)
-    for name in ("AUTHORITIES", "DATABASE", "ROOT_CERTIFICATE", "KEY_OF_PGPOOL"):
+    for name in ("AUTHORITIES", "CONTAINER", "DATABASE", "ROOT_CERTIFICATE", "KEY_OF_PGPOOL"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(paths, "SERVER_CERTIFICATE", tmp_path / "server.pem")
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")

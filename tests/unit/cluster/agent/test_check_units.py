@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
+from pgpool_cluster.agent import checks
 from pgpool_cluster.machine.unit_files import UnitFile
 
 AGENT, CONTROL = "pgpool2-cluster.service", "pgpool2-cluster-control.socket"
@@ -38,6 +39,16 @@ def test_a_fault_of_a_unit_fails_only_its_own_check(break_: Break, what: str, wh
     found = check_of(pg1, break_, what)
     assert found.why == why
     assert found.fix == fix
+
+
+def test_a_clock_that_no_program_synchronizes_is_a_note_except_in_a_container(pg1: Machine) -> None:
+    """A hypervisor may set the clock, so it is not a failure."""
+    clocks = ("chrony", "systemd-timesyncd", "ntpsec", "openntpd")
+    pg1.unit_files |= {f"{name}.service": UnitFile("not-found", "", "inactive") for name in clocks}
+    (note,) = [check for check in checks.run(pg1.here) if check.note]
+    assert (note.ok, note.why, note.fix) == (True, "no program synchronizes it", "apt install chrony")
+    (pg1.folder / "container").touch()
+    assert [check for check in checks.run(pg1.here) if check.note] == []
 
 
 def test_a_unit_that_is_started_by_the_agent_may_be_disabled(pg1: Machine) -> None:
