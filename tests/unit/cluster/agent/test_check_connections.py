@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
 from pgpool_cluster.agent import checks
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import addresses
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,37 @@ def test_a_node_of_an_older_package_reports_no_version(pg1: Machine) -> None:
 def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:
     checks.run(pg1.here)
     assert pg1.logins == {Role.RECOVERY}
+
+
+def test_a_host_that_does_not_reply_takes_two_seconds(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login, a port and a name server each had 5 s of their own, one after the other."""
+    limits: list[float] = []
+
+    def connect(*, until: float, **_: object) -> None:
+        limits.append(until - time.monotonic())
+        raise psycopg2.OperationalError("the server did not answer within 2.0 s")
+
+    def reach(*_: object, timeout: float) -> None:
+        limits.append(timeout)
+        raise TimeoutError("timed out")
+
+    def look_up(hosts: Iterable[str], *, seconds: float) -> dict[str, tuple[object, ...]]:
+        limits.append(2 * seconds)
+        return pg1.look_up(hosts, seconds=seconds)
+
+    monkeypatch.setattr(copy_source, "connect", connect)
+    monkeypatch.setattr(socket, "create_connection", reach)
+    monkeypatch.setattr(addresses, "look_up", look_up)
+    failed = pg1.failed()
+    assert len(limits) == 2 + 6 + 1
+    assert max(limits) <= 2
+    assert [check.what for check in failed] == [
+        what
+        for name in ("pg2", "pg3")
+        for what in (f"PostgreSQL of {name} accepts logins from this node",
+                     *(f"{name} answers on {port}/tcp" for port in (22, 9999, 9000)))
+    ]  # fmt: skip
+    assert failed[0].fix == "start pg2; 5432/tcp must be open between the nodes"
 
 
 def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:
