@@ -11,11 +11,13 @@ from ..ground import paths
 from ..ground.check import Check
 from ..ground.errors import ClusterError
 from ..ground.waiting import poll
-from ..machine import firewall, server
+from ..machine import firewall, server, unit_files
 from .checklist import of_faults
 
 _APPLY_SECONDS = 2.0
 """Time for an apply that the agent has requested, for example because all certificates have been verified."""
+_BUSY_APPLY_SECONDS = 5.0
+"""Further time for an apply that still runs then, as it may on an overloaded machine."""
 _APPLY_PAUSE_SECONDS = 0.5
 _EDITS = {
     "pgpool.conf": "put the change under pgpool: in cluster.yml; ",
@@ -37,7 +39,7 @@ def of_files() -> Iterator[Check]:
         yield Check(name, what, False, why, fix)
         return
     try:
-        planned = poll(changes.plan, until=_is_laid, seconds=_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+        planned = _planned()
     except ClusterError as error:
         yield Check(name, what, False, error.message, error.hint)
         return
@@ -71,6 +73,14 @@ def of_files() -> Iterator[Check]:
     what = "watchdog and pcp ports are closed to other hosts"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
+
+
+def _planned() -> changes.PlannedChanges:
+    """Return the plan, after any `apply` that the agent has requested; raises ClusterError."""
+    planned = poll(changes.plan, until=_is_laid, seconds=_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+    if not _is_laid(planned) and unit_files.is_running(paths.CONTROL_REQUESTS):
+        planned = poll(changes.plan, until=_is_laid, seconds=_BUSY_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+    return planned
 
 
 def _has_another_key() -> bool:

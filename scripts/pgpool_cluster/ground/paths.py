@@ -93,6 +93,8 @@ UNIT = "pgpool2-cluster.service"
 PGPOOL_UNIT = "pgpool2.service"
 FIREWALL_UNIT = "pgpool2-cluster-firewall.service"
 CONTROL_UNIT = "pgpool2-cluster-control.socket"
+CONTROL_REQUESTS = "pgpool2-cluster-control@*.service"
+"""The units that carry out the requests of postgres as root, one for each request."""
 PACKAGE = "pgpool2-cluster"
 """The Debian package of the agent and of pgpoolctl."""
 CONTAINER = Path("/run/systemd/container")

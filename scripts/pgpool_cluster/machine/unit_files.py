@@ -31,14 +31,23 @@ class UnitFile:
         return self.file == "enabled"
 
 
-def states(names: Sequence[str]) -> dict[str, UnitFile]:
-    """Return the state of each unit by name, in one call of systemctl; raises ServerError without systemd."""
-    command = ["systemctl", "show", "--property", "Id,LoadState,UnitFileState,ActiveState", "--", *names]
+def is_running(pattern: str) -> bool:
+    """Return whether a unit with such a name runs; raises ServerError without systemd."""
+    command = ["systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating", "--", pattern]
+    return _systemctl(command) != ""
+
+
+def _systemctl(command: list[str]) -> str:
     try:
-        text = programs.run(command, seconds=_SYSTEMD_SECONDS)
+        return programs.run(command, seconds=_SYSTEMD_SECONDS).strip()
     except ProgramError as error:
         hint = "systemctl status shows its state"
         raise ServerError(f"systemd does not answer: {error.reason}", hint=hint) from error
+
+
+def states(names: Sequence[str]) -> dict[str, UnitFile]:
+    """Return the state of each unit by name, in one call of systemctl; raises ServerError without systemd."""
+    text = _systemctl(["systemctl", "show", "--property", "Id,LoadState,UnitFileState,ActiveState", "--", *names])
     found = {}
     for block in text.split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)

@@ -20,7 +20,7 @@ from pgpool_cluster.ground import paths, waiting
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ServerError, UsageError
 from pgpool_cluster.ground.fault import Fault
-from pgpool_cluster.machine import firewall, server
+from pgpool_cluster.machine import firewall, server, unit_files
 
 
 class KeyFile:
@@ -43,6 +43,8 @@ class Root:
         self.planned: changes.PlannedChanges | UsageError = changes.PlannedChanges((), Users(), ())
         self.faults: list[Fault] | ServerError = []
         self.unfiltered = False
+        self.applies = False
+        """Whether an apply that the agent has requested is running."""
         self.key = key.generate()
         self.clock = Clock(0.0)
 
@@ -69,6 +71,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     monkeypatch.setattr(changes, "plan", found.plan)
     monkeypatch.setattr(doors, "faults", found.doors)
     monkeypatch.setattr(firewall, "missing", lambda: found.unfiltered)
+    monkeypatch.setattr(unit_files, "is_running", lambda _: found.applies)
     monkeypatch.setattr(key_file, "text", lambda: f"{found.key}\n")
     monkeypatch.setattr(paths, "CLUSTER_KEY", KeyFile())
     monkeypatch.setattr(waiting, "time", found.clock)
@@ -110,6 +113,15 @@ def test_an_apply_that_the_agent_has_requested_is_awaited(root: Root) -> None:
     root.clock.during = lambda: setattr(root, "planned", laid) if root.clock.now >= 2 else None
     assert root.failed() == []
     assert root.clock.now == 2
+
+
+@pytest.mark.parametrize(("applies", "seconds"), [(True, 5), (False, 2)])
+def test_a_slow_apply_is_awaited_while_it_runs(applies: bool, seconds: float, root: Root) -> None:
+    laid = root.planned
+    root.applies, root.planned = applies, changes.PlannedChanges((), Users(), (change("/etc/a"),))
+    root.clock.during = lambda: setattr(root, "planned", laid) if root.clock.now >= 5 else None
+    assert bool(root.failed()) is not applies
+    assert root.clock.now == seconds
 
 
 def test_files_that_an_administrator_edited_are_reported_at_once(root: Root) -> None:

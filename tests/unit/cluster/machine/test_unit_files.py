@@ -34,6 +34,12 @@ def test_each_unit_has_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [unit.starts_at_boot for unit in found.values()] == [False, True, False]
 
 
+@pytest.mark.parametrize(("printed", "runs"), [("a@1.service loaded active running\n", True), ("\n", False)])
+def test_a_unit_that_runs_is_listed(printed: str, runs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "run", lambda *_, **__: printed)
+    assert unit_files.is_running("a@*.service") is runs
+
+
 def test_a_machine_without_systemd_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object, **__: object) -> str:
         raise ProgramError("systemctl", "System has not been booted with systemd")
