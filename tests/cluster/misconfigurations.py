@@ -31,6 +31,7 @@ ALL = ("pg1", "pg2", "pg3")
 APPLIED = "the applied configuration matches cluster.yml and cluster.key"
 SSHD = "sshd accepts logins of the other nodes as postgres"
 OVERRIDES = "nothing overrides the cluster's parameters"
+NEW_LOGIN = "a new login over ssh to pg3 works"
 RIGHTS = "the cluster's roles have their rights"
 USERS = "pgpool-II's users can log in"
 APPLY = "pgpoolctl apply"
@@ -70,9 +71,15 @@ def _edited(name: str, path: str, edit: str, fix: str) -> Misconfiguration:
     return _file(name, edit, f'rm "{path}"; pgpoolctl apply', fails, fix)
 
 
-def _door(name: str, inject: str, undo: str, fix: str, *, briefly: bool = False) -> Misconfiguration:
+def _door(name: str, inject: str, undo: str, fix: str) -> Misconfiguration:
     """Return an obstacle to the logins of the other nodes; their present connections continue."""
-    return _file(name, inject, undo, SSHD, fix, briefly=briefly)
+    return Misconfiguration(name, "pg3", inject, undo, SSHD, fix, also=(f"pg[12]: {NEW_LOGIN}",), by_root=True)
+
+
+def _shut(name: str, inject: str, undo: str, fix: str, *, also: str = SSHD, briefly: bool = False) -> Misconfiguration:
+    """Return an obstacle to the logins of the other nodes, as these find it."""
+    nodes, others = ("pg1", "pg2"), (f"pg3: {also}",)
+    return Misconfiguration(name, "pg3", inject, undo, NEW_LOGIN, fix, nodes, others, briefly=briefly)
 
 
 def _sshd(name: str, line: str, fix: str) -> Misconfiguration:
@@ -113,11 +120,11 @@ def _unit(name: str, inject: str, undo: str, fails: str, fix: str, *, briefly: b
     return Misconfiguration(name, "pg3", inject, undo, fails, fix, briefly=briefly)
 
 
-def _blocked(port: int, *, briefly: bool = False) -> Misconfiguration:
+def _blocked(port: int) -> Misconfiguration:
     """Return a packet filter on pg3 that drops the other nodes' new connections to a port."""
     return Misconfiguration(
         f"{port}/tcp blocked", "pg3", f"block tcp dport {port}", "nft delete table inet mine",
-        f"pg3 answers on {port}/tcp", f"open {port}/tcp between the nodes", nodes=("pg1", "pg2"), briefly=briefly,
+        f"pg3 answers on {port}/tcp", f"open {port}/tcp between the nodes", nodes=("pg1", "pg2"),
     )  # fmt: skip
 
 
@@ -149,7 +156,7 @@ _FILES = (
 )  # fmt: skip
 _DOORS = (
     _door("login shell nologin", "chsh -s /usr/sbin/nologin postgres", "chsh -s /bin/bash postgres",
-          "chsh -s /bin/bash postgres", briefly=True),
+          "chsh -s /bin/bash postgres"),
     _door("expired account", "usermod --expiredate 1970-01-02 postgres", "usermod --expiredate '' postgres",
           "usermod --expiredate '' postgres"),
     _door("/etc/nologin", "touch /etc/nologin", "rm /etc/nologin", "rm /etc/nologin"),
@@ -163,6 +170,15 @@ _DOORS = (
     _sshd("PubkeyAuthentication", "PubkeyAuthentication no", "set PubkeyAuthentication yes"),
     _sshd("ForceCommand", "ForceCommand /usr/bin/true", "set ForceCommand none"),
     _sshd("ListenAddress", "ListenAddress 127.0.0.1", "add ListenAddress"),
+    _shut("login shell nologin, from another node", "chsh -s /usr/sbin/nologin postgres",
+          "chsh -s /bin/bash postgres", "on pg3: chsh -s /bin/bash postgres", briefly=True),
+    _shut("authorized_keys without the nodes", ": >~postgres/.ssh/authorized_keys", APPLY,
+          "use the same /etc/pgpool2/cluster.key and pgpoolctl apply on both", also=APPLIED),
+    _shut("AllowUsers in force",
+          "echo 'AllowUsers admin' >/etc/ssh/sshd_config.d/00-mine.conf; systemctl reload ssh",
+          "rm /etc/ssh/sshd_config.d/00-mine.conf; systemctl reload ssh", "on pg3, as root: pgpoolctl check"),
+    _shut("22/tcp blocked", "block tcp dport 22", "nft delete table inet mine", "22/tcp must be open between the nodes",
+          briefly=True),
     _sshd("a mistake in sshd's configuration", "Nonsense yes", "sshd -T shows the settings in effect"),
 )  # fmt: skip
 _CERTIFICATES = (
@@ -283,7 +299,6 @@ _NODES = (
         "keep ~postgres/.pcppass; sed -i '/^[^#]/s/:[^:]*$/:wrong/' ~postgres/.pcppass", APPLY,
         "pgpool-II accepts the pcp password", APPLY, also=(f"pg3: {APPLIED}",),
     ),
-    _blocked(22, briefly=True),
     _blocked(9000),
     _blocked(9999),
     Misconfiguration(

@@ -16,7 +16,7 @@ from ..machine import addresses, packages, pgpool
 from ..node.node import Here
 from ..operations import proof
 from ..postgresql import libpq, turned_away
-from ..transport import reach
+from ..transport import fresh_login, reach
 from ..transport.protocol import ClockAnswer, ClockRequest
 from .checklist import CERTIFICATE_FIX, Checklist
 
@@ -26,7 +26,9 @@ _CLOCK_SECONDS = 2.5
 """Time limit for the answer of another agent, which needs tenths of a second, and more on an overloaded machine."""
 _CONNECT_SECONDS = 1.5
 """Time limit for a connection to a port of another node; a lost packet is sent again after 1 s."""
-_LOGIN_SECONDS = 2.0
+_LOGIN_SECONDS = 2.5
+_SSH_SECONDS = 6.0
+"""Time limit for a new login over ssh, which takes tenths of a second, and seconds on an overloaded machine."""
 _NAME_SECONDS = 1.0
 """Time limit for each of the two queries for a host name."""
 
@@ -35,9 +37,11 @@ _NAME_SECONDS = 1.0
 class _Probed:
     """The connections to another node under way, each as a function that returns why it failed, "" if it works.
 
-    `login`: the login to PostgreSQL and, if that works, the certificate; None without PostgreSQL.
+    `ssh`: a new login over ssh. `login`: the one to PostgreSQL and, if that works, the certificate; None without
+    PostgreSQL.
     """
 
+    ssh: Callable[[], str]
     login: Callable[[], tuple[str, str]] | None
     ports: Mapping[int, Callable[[], str]]
 
@@ -45,7 +49,8 @@ class _Probed:
 def between_nodes(here: Here, checks: Checklist) -> None:
     """Check what this node and the others need of each other. All waits are at the same time."""
     others = [node for node in here.cluster.nodes if node != here.me]
-    with ThreadPoolExecutor(max_workers=4 * len(others) + 1) as workers:
+    workers = ThreadPoolExecutor(max_workers=4 * len(others) + 1)
+    try:
         probed = {node.name: _probe(here, node, workers) for node in others}
         names = [node.host for node in here.cluster.nodes if node.host]
         resolved = workers.submit(addresses.look_up, names, seconds=_NAME_SECONDS)
@@ -53,6 +58,8 @@ def between_nodes(here: Here, checks: Checklist) -> None:
         _addresses(here, resolved.result(), checks)
         for node in others:
             _other(here, node, probed[node.name], checks, answers=node.name in clocks)
+    finally:
+        workers.shutdown(wait=False)  # nothing waits for a login to a host that does not reply
 
 
 def _peers(here: Here, checks: Checklist) -> Mapping[str, ClockAnswer]:
@@ -134,10 +141,10 @@ def _addresses(here: Here, found: addresses.Resolved, checks: Checklist) -> None
 def _probe(here: Here, node: Node, workers: ThreadPoolExecutor) -> _Probed:
     """Start the connections that this node needs to another one."""
     login = workers.submit(_login, here, node, _role(here)).result if Service.POSTGRESQL in node.runs else None
-    needed = [ports.SSH]
-    needed += [pgpool.port(here.cluster), ports.WATCHDOG] if Service.PGPOOL in node.runs else []
+    ssh = workers.submit(fresh_login.refused, node.name, seconds=_SSH_SECONDS).result
+    needed = (pgpool.port(here.cluster), ports.WATCHDOG) if Service.PGPOOL in node.runs else ()
     reached = {port: workers.submit(_reaches, node.address, port).result for port in needed}
-    return _Probed(login, reached)
+    return _Probed(ssh, login, reached)
 
 
 def _role(here: Here) -> Role:
@@ -161,6 +168,9 @@ def _reaches(address: str, port: int) -> str:
 
 def _other(here: Here, node: Node, probed: _Probed, checks: Checklist, *, answers: bool) -> None:
     """Check the connections to another node. If it does not answer over ssh, that check has its own fix."""
+    if answers:
+        why = probed.ssh()
+        checks.add(f"a new login over ssh to {node.name} works", not why, why, reach.fix(why, node.name))
     if probed.login is not None:
         why, unproven = probed.login()
         major = here.database.instance.name.major if here.database is not None else 0
@@ -173,16 +183,9 @@ def _other(here: Here, node: Node, probed: _Probed, checks: Checklist, *, answer
         if not why:
             _proves_itself(here, node, unproven, checks)
     for port, reached in probed.ports.items():
-        if port != ports.SSH:
-            _answers_on(node, port, reached(), "systemctl status pgpool2", checks)
-        elif answers:
-            later = f"{why}; the present connection continues, but a new one would fail" if (why := reached()) else ""
-            _answers_on(node, port, later, "systemctl start ssh", checks)
-
-
-def _answers_on(node: Node, port: int, why: str, command: str, checks: Checklist) -> None:
-    fix = f"on {node.name}: {command}; open {port}/tcp between the nodes"
-    checks.add(f"{node.name} answers on {port}/tcp", not why, why, fix)
+        why = reached()
+        fix = f"on {node.name}: systemctl status pgpool2; open {port}/tcp between the nodes"
+        checks.add(f"{node.name} answers on {port}/tcp", not why, why, fix)
 
 
 def _proves_itself(here: Here, node: Node, why: str, checks: Checklist) -> None:

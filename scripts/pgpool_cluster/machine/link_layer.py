@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from ..ground import programs
 from ..ground.errors import ServerError
 
-_SECONDS = 2.0
+_IP_SECONDS = 5.0
 
 
 def neighbours() -> Mapping[str, str]:
     """Return the link-layer addresses of the hosts that this machine has reached on its links; raises ServerError."""
-    text = programs.run(["ip", "-json", "neighbour"], seconds=_SECONDS)
+    text = programs.run(["ip", "-json", "neighbour"], seconds=_IP_SECONDS)
     try:
         rows = json.loads(text or "[]")
         found = {str(row["dst"]): str(row["lladdr"]).lower() for row in rows if "lladdr" in row}

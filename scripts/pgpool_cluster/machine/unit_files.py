@@ -9,7 +9,7 @@ from ..ground import programs
 from ..ground.errors import ServerError
 from ..ground.programs import ProgramError
 
-_SYSTEMD_SECONDS = 2.0
+_SYSTEMD_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

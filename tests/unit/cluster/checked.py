@@ -118,6 +118,8 @@ class Machine:
         self.refused_logins: dict[str, str] = {}
         """Why PostgreSQL at an address refuses logins."""
         self.closed: dict[tuple[str, int], OSError] = {}
+        self.new_logins: dict[str, str] = {}
+        """Why a new login over ssh to a node fails."""
         self.unproven: dict[str, str] = {}
         self.primarys = ("auto_explain", "off", "")
         self.disk, self.flags, self.inodes = Disk(0.5), 0, 0.5

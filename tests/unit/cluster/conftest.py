@@ -20,6 +20,7 @@ from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import proof, roles
 from pgpool_cluster.postgresql import data_directory, server_log
 from pgpool_cluster.postgresql import postgresql as pg
+from pgpool_cluster.transport import fresh_login
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setattr(copy_source, "connect", found.connect)
     monkeypatch.setattr(adopting, "connect", found.connect)
     monkeypatch.setattr(socket, "create_connection", found.reach)
+    monkeypatch.setattr(fresh_login, "refused", lambda name, **_: found.new_logins.get(name, ""))
     monkeypatch.setattr(addresses, "look_up", found.look_up)
     monkeypatch.setattr(addresses, "toward", lambda _: found.source and ipaddress.ip_address(found.source))
     monkeypatch.setattr(addresses, "has", lambda address: str(address) in found.own_addresses)

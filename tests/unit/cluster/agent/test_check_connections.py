@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pgpool_cluster.copying import copy_source
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import addresses
+from pgpool_cluster.transport import fresh_login
 
 
 @pytest.mark.parametrize(
@@ -49,9 +51,9 @@ from pgpool_cluster.machine import addresses
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
                      "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
                      id="pool port"),
-        pytest.param(lambda m: m.closed.update({("10.0.0.3", 22): OSError(111, "Connection refused")}),
-                     "pg3 answers on 22/tcp", "Connection refused; the present connection continues",
-                     "on pg3: systemctl start ssh; open 22/tcp between the nodes", id="ssh port"),
+        pytest.param(lambda m: m.new_logins.update(pg3="ssh: This account is currently not available."),
+                     "a new login over ssh to pg3 works", "currently not available",
+                     "on pg3: chsh -s /bin/bash postgres", id="new login"),
         pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], package="0.1")),
                      "pg2 has this node's version of pgpool2-cluster", "it has 0.1, this node 0.2",
                      "apt install pgpool2-cluster", id="version"),
@@ -76,10 +78,10 @@ def test_a_machine_without_its_own_address_is_reported_once(pg1: Machine) -> Non
     assert "disable_ipv6" in found.fix
 
 
-def test_an_ssh_port_that_is_closed_to_a_node_without_a_connection_is_reported_once(pg1: Machine) -> None:
+def test_a_node_that_does_not_answer_over_ssh_is_reported_once(pg1: Machine) -> None:
     pg1.forgets("pg3")
     pg1.problems.update(pg3="Connection refused")
-    pg1.closed[("10.0.0.3", 22)] = OSError(111, "Connection refused")
+    pg1.new_logins.update(pg3="Connection refused")
     assert [check.what for check in pg1.failed()] == ["pg3 answers over ssh"]
 
 
@@ -93,7 +95,7 @@ def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1:
     assert pg1.logins == {Role.RECOVERY}
 
 
-def test_a_host_that_does_not_reply_takes_two_seconds(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_reply_takes_at_most_3_seconds(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login, a port and a name server each had 5 s of their own, one after the other."""
     limits: list[float] = []
 
@@ -109,19 +111,32 @@ def test_a_host_that_does_not_reply_takes_two_seconds(pg1: Machine, monkeypatch:
         limits.append(2 * seconds)
         return pg1.look_up(hosts, seconds=seconds)
 
+    ended = threading.Event()
+    pg1.clocks.clear()
+    pg1.problems = dict.fromkeys(pg1.problems, "ssh: connect to host: Connection timed out")
+
     monkeypatch.setattr(copy_source, "connect", connect)
+    monkeypatch.setattr(fresh_login, "refused", lambda *_, **__: ended.wait(60))
     monkeypatch.setattr(socket, "create_connection", reach)
     monkeypatch.setattr(addresses, "look_up", look_up)
     failed = pg1.failed()
-    assert len(limits) == 2 + 6 + 1
-    assert max(limits) <= 2
+    ended.set()
+    assert len(limits) == 2 + 4 + 1
+    assert max(limits) <= 2.5
     assert [check.what for check in failed] == [
-        what
-        for name in ("pg2", "pg3")
-        for what in (f"PostgreSQL of {name} accepts logins from this node",
-                     *(f"{name} answers on {port}/tcp" for port in (22, 9999, 9000)))
-    ]  # fmt: skip
-    assert failed[0].fix == "start pg2; 5432/tcp must be open between the nodes"
+        *(f"{name} answers over ssh" for name in ("pg2", "pg3")),
+        *(
+            what
+            for name in ("pg2", "pg3")
+            for what in (
+                f"PostgreSQL of {name} accepts logins from this node",
+                *(f"{name} answers on {port}/tcp" for port in (9999, 9000)),
+            )
+        ),
+    ]
+    assert [check.fix for check in (failed[0], failed[2])] == [
+        f"start pg2; {port}/tcp must be open between the nodes" for port in (22, 5432)
+    ]
 
 
 def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:

@@ -18,6 +18,7 @@ from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine import unit_files
 from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.unit_files import UnitFile
+from pgpool_cluster.transport import fresh_login
 from pgpool_cluster.transport.lines import OddAnswerError
 from pgpool_cluster.transport.protocol import CheckAnswer
 
@@ -64,10 +65,20 @@ def test_the_checks_wait_at_the_same_time(pg1: Machine, monkeypatch: pytest.Monk
         at_once.wait()
         raise TimeoutError("timed out")
 
+    def refused(name: str, **_: object) -> str:
+        at_once.wait()
+        return f"ssh: {name} is silent"
+
     monkeypatch.setattr(socket, "create_connection", reach)
+    monkeypatch.setattr(fresh_login, "refused", refused)
     monkeypatch.setattr(unit_files, "states", lambda names: at_once.wait() >= 0 and pg1.states(names))
     assert [check.what for check in pg1.failed()] == [
-        f"{name} answers on {port}/tcp" for name in ("pg2", "pg3") for port in (22, 9999, 9000)
+        what
+        for name in ("pg2", "pg3")
+        for what in (
+            f"a new login over ssh to {name} works",
+            *(f"{name} answers on {port}/tcp" for port in (9999, 9000)),
+        )
     ]
 
 
