@@ -152,7 +152,9 @@ _FILES = (
     _file("a reject line above the cluster's lines in pg_hba.conf",
           "sed -i '1i host all all all reject' \"$conf/pg_hba.conf\"",
           "pgpoolctl apply; sed -i '/^host all all all reject$/d' \"$conf/pg_hba.conf\"; reload", APPLIED, APPLY),
-    _file("ssh key for other users", 'chmod 0644 "$folder/ssh_key"', APPLY, APPLIED, APPLY),
+    Misconfiguration("ssh key for other users", "pg3", 'chmod 0644 "$folder/ssh_key"', APPLY,
+                     r"a new login over ssh to pg[12] works", "pgpoolctl apply on this node",
+                     also=(f"pg3: {APPLIED}",)),
 )  # fmt: skip
 _DOORS = (
     _door("login shell nologin", "chsh -s /usr/sbin/nologin postgres", "chsh -s /bin/bash postgres",
