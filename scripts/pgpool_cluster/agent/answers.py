@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never, cast
@@ -18,7 +19,7 @@ from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
 from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
-from ..machine import pgpool
+from ..machine import packages, pgpool
 from ..node import notes
 from ..node.node import Here
 from ..operations import (
@@ -36,12 +37,13 @@ from ..operations import (
 )
 from ..recovery import main_node, sessions, streaming, target, two_stages
 from ..transport import protocol
-from ..transport.lines import OddAnswerError
 from ..transport.peers import Progress
 from ..transport.protocol import AnyRequest, Request
 from . import checks, rights
 
 A = TypeVar("A")
+_CHECK_SECONDS = 10.0
+"""Time limit for the checks of another node, which take 2.5 s at most unless its machine is overloaded."""
 _LONG_SECONDS = 120.0
 
 
@@ -76,7 +78,7 @@ class Answers:
             case protocol.CheckRequest():
                 return _pair(request, self._check(request))
             case protocol.ClockRequest():
-                return _pair(request, protocol.ClockAnswer(time.time(), here.look().key, here.cluster.fingerprint))
+                return _pair(request, self._clock())
             case protocol.TermRequest():
                 return _pair(request, self._term(request))
             case protocol.ExcuseRequest():
@@ -194,14 +196,22 @@ class Answers:
         return protocol.Done()
 
     def _check(self, request: protocol.CheckRequest) -> protocol.CheckAnswer:
-        found, peers = checks.run(self.here), self.here.peers
-        if request.all:
-            for name, answer in peers.outcomes(list(peers.peers), protocol.CheckRequest(), seconds=20).items():
-                if isinstance(answer, protocol.CheckAnswer):
-                    found += answer.checks
-                elif isinstance(answer, OddAnswerError):
-                    found.append(checks.unreadable(name))
-        return protocol.CheckAnswer(tuple(found))
+        """Run the checks here and, at the same time, on the other nodes."""
+        if not request.all:
+            return protocol.CheckAnswer(tuple(checks.run(self.here)))
+        peers = self.here.peers
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            asked = worker.submit(
+                lambda: peers.outcomes(list(peers.peers), protocol.CheckRequest(), seconds=_CHECK_SECONDS)
+            )
+            found = checks.run(self.here)
+            answers = asked.result()
+        return protocol.CheckAnswer((*found, *checks.of_others(found, peers.peers, answers)))
+
+    def _clock(self) -> protocol.ClockAnswer:
+        """Answer from files and memory, so that a server that hangs does not delay the time."""
+        file, package = self.here.cluster.fingerprint, packages.version(paths.PACKAGE)
+        return protocol.ClockAnswer(time.time(), paths.laid_fingerprint(), file, package)
 
     # Hooks
 

@@ -20,6 +20,12 @@ def of_archive(here: Here, checks: Checklist) -> None:
         f"the WAL archive {paths.ARCHIVE} exists", usage is not None, "postgres cannot read it", "pgpoolctl apply"
     )
     if usage is not None:
+        checks.add(
+            f"postgres can write to {paths.ARCHIVE}",
+            archive.is_writable(paths.ARCHIVE),
+            "PostgreSQL could not archive its WAL, and would keep all of it",
+            "pgpoolctl apply; if it is mounted read-only: mount -o remount,rw",
+        )
         free = 1 - usage.used
         checks.add(
             "the WAL archive has free space",

@@ -11,12 +11,20 @@ from ..ground import paths
 from ..ground.check import Check
 from ..ground.errors import ClusterError
 from ..ground.waiting import poll
-from ..machine import firewall, server
+from ..machine import firewall, server, unit_files
 from .checklist import of_faults
 
-_APPLY_SECONDS = 5.0
+_APPLY_SECONDS = 2.0
 """Time for an apply that the agent has requested, for example because all certificates have been verified."""
+_BUSY_APPLY_SECONDS = 5.0
+"""Further time for an apply that still runs then, as it may on an overloaded machine."""
 _APPLY_PAUSE_SECONDS = 0.5
+_EDITS = {
+    "pgpool.conf": "put the change under pgpool: in cluster.yml; ",
+    "pgpool2-cluster.conf": "put the change under postgresql_conf: in cluster.yml; ",
+    "pool_hba.conf": "put networks under clients: in cluster.yml; ",
+}
+"""Where a change of an edited file belongs."""
 
 
 def of_files() -> Iterator[Check]:
@@ -25,8 +33,13 @@ def of_files() -> Iterator[Check]:
     if os.geteuid() != 0:
         return
     what = "the applied configuration matches cluster.yml and cluster.key"
+    if _has_another_key():
+        why = f"{paths.CLUSTER_KEY} is not the key in use on this node"
+        fix = f"copy {paths.CLUSTER_KEY} from another node; if the new key is meant for every node: pgpoolctl apply"
+        yield Check(name, what, False, why, fix)
+        return
     try:
-        planned = poll(changes.plan, until=_is_laid, seconds=_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+        planned = _planned()
     except ClusterError as error:
         yield Check(name, what, False, error.message, error.hint)
         return
@@ -39,7 +52,7 @@ def of_files() -> Iterator[Check]:
             f"{path} is as rendered",
             False,
             "edited by hand",
-            f"put the change under pgpool: in cluster.yml; rm {path}; pgpoolctl apply",
+            f"{_EDITS.get(path.name, '')}rm {path}; pgpoolctl apply",
         )
     for refused in planned.refused:
         yield Check(name, what, False, refused.message, refused.hint)
@@ -60,6 +73,23 @@ def of_files() -> Iterator[Check]:
     what = "watchdog, heartbeat and pcp ports are closed to other hosts"
     fix = f"systemctl restart {paths.FIREWALL_UNIT}"
     yield Check(name, what, not firewall.missing(), f"the table {' '.join(firewall.TABLE)} is not loaded", fix)
+
+
+def _planned() -> changes.PlannedChanges:
+    """Return the plan, after any `apply` that the agent has requested; raises ClusterError."""
+    planned = poll(changes.plan, until=_is_laid, seconds=_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+    if not _is_laid(planned) and unit_files.is_running(paths.CONTROL_REQUESTS):
+        planned = poll(changes.plan, until=_is_laid, seconds=_BUSY_APPLY_SECONDS, pause=_APPLY_PAUSE_SECONDS)
+    return planned
+
+
+def _has_another_key() -> bool:
+    """Return whether cluster.key is another key than the applied one; an unreadable one is reported by the plan."""
+    laid = paths.laid_fingerprint()
+    try:
+        return laid not in ("", key_file.read().fingerprint)
+    except ClusterError:
+        return False
 
 
 def _unlaid(planned: changes.PlannedChanges) -> list[str]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from ..configuration.users import Users
 from ..ground import paths, ports
 from ..ground.check import Check
+from ..ground.errors import OperationError
 from ..machine import known_faults, pgpool, units
 from ..node.node import Here
 from ..operations import logins
 from .checklist import Checklist
 
+_PCP_SECONDS = 1.0
 
-def of_known_faults(name: str) -> list[Check]:
-    """Return the checks for known faults of the installed pgpool2.
+
+def of_known_faults(here: Here, checks: Checklist) -> None:
+    """Check the installed pgpool2 for known faults.
 
     A missing patch that the cluster relies on is a failure; an advisory is a note.
     """
     installed = known_faults.installed()
     if installed is None:
-        return []
-    version, lacks = installed.version, known_faults.missing(installed)
+        return
+    name, version, lacks = here.me.name, installed.version, known_faults.missing(installed)
     found = [
         Check(name, f"pgpool2 {version} has the patch {patch}", False, f"without it, {without}", known_faults.FIX)
         for patch, without in lacks
@@ -29,7 +32,18 @@ def of_known_faults(name: str) -> list[Check]:
     for advisory in known_faults.advisories(installed):
         advice = known_faults.ADVICE if installed.own else known_faults.ADVICE_DEBIAN
         found.append(Check(name, f"pgpool2 {version} has known advisories", True, advisory, advice, note=True))
-    return found
+    checks.checks += found
+
+
+def _refused_pcp(here: Here) -> str:
+    """Return why pgpool-II, which serves clients, rejects this node's pcp password; "" if it does not."""
+    if not pgpool.listens(pgpool.port(here.cluster)):
+        return ""
+    try:
+        pgpool.pcp("pcp_node_count", seconds=_PCP_SECONDS)
+    except OperationError as error:
+        return error.message if "authentication failed" in error.message else ""
+    return ""
 
 
 def of_pgpool(here: Here, checks: Checklist) -> None:
@@ -38,6 +52,9 @@ def of_pgpool(here: Here, checks: Checklist) -> None:
     state = units.state(paths.PGPOOL_UNIT)
     why = here.note.value or f"the unit is {state.active}"
     fix = checks.hint(f"systemctl status {paths.PGPOOL_UNIT}")
+    if facts.pgpool is None and state.active == "active" and (refused := _refused_pcp(here)):
+        checks.add("pgpool-II accepts the pcp password", False, refused, "pgpoolctl apply")
+        return
     checks.add("pgpool-II runs", facts.pgpool is not None, why, fix)
     if facts.pgpool is None:
         return

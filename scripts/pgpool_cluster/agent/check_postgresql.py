@@ -1,33 +1,27 @@
-"""Check this node's PostgreSQL server: its state, its data directory, its settings and its roles."""
+"""Check this node's PostgreSQL server: its state, its data directory, its extension and its indexes."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 
 from ..configuration.rendered_paths import STUBS
-from ..configuration.users import Users
 from ..decision.facts import NodeFacts, Postgresql
 from ..ground import paths
 from ..machine.server import Instance
 from ..node.node import Here
-from ..operations import logins, restarts
-from ..operations.roles import Roles
-from ..postgresql import locales, server_log
+from ..postgresql import locales, server_log, typed
 from ..postgresql.database import Database
+from . import check_roles, check_settings
 from .checklist import LEAST_FREE, Checklist
 
 _LOST = "SELECT slot_name FROM pg_replication_slots WHERE wal_status = 'lost'"
-_ROOM = """
-SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-     - coalesce(current_setting('reserved_connections', true)::int, 0)
-"""
-_OVERRIDDEN = """
-SELECT DISTINCT a.name FROM pg_file_settings a JOIN pg_file_settings b USING (name)
-WHERE a.sourcefile LIKE '%/postgresql.auto.conf' AND b.sourcefile LIKE '%/conf.d/pgpool2-cluster.conf'
-"""
 _REWINDABLE = "SELECT current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on'"
 _EXTENSION = "pgpool_recovery"
+_VERSIONS = "SELECT default_version, coalesce(installed_version, '') FROM pg_available_extensions WHERE name = %s"
+_NOT_FOR_OTHERS = stat.S_IWGRP | stat.S_IRWXO
+"""PostgreSQL does not start if its data directory has one of these permissions."""
 
 
 def of_server(here: Here, checks: Checklist) -> None:
@@ -37,14 +31,15 @@ def of_server(here: Here, checks: Checklist) -> None:
     _data_directory(here, facts, checks)
     if facts.postgresql is not Postgresql.UP:
         return
-    _settings(here, facts, checks)
+    check_settings.of_settings(here, checks)
+    _extension(here, facts, checks)
     _sorting(here, checks)
     lost = [str(name) for (name,) in here.query(_LOST)]
     fix = "; ".join(f"pgpoolctl recover {name}" for name in lost)
     checks.add("no replication slot has lost its WAL", not lost, ", ".join(lost), fix)
     _programs(here.server.instance, checks)
     if facts.writable and facts.member:
-        _roles(here, checks)
+        check_roles.of_roles(here, checks)
     fix = f"systemctl restart {here.server.instance.unit}"
     rewindable = bool(here.query(_REWINDABLE)[0][0])
     checks.add("pg_rewind can be used", rewindable, "neither wal_log_hints nor data checksums are on", fix)
@@ -72,6 +67,7 @@ def _data_directory(here: Here, facts: NodeFacts, checks: Checklist) -> None:
     checks.add(
         "the disk of PostgreSQL has free space", free >= LEAST_FREE, f"{free:.0%} is free", f"free space below {data}"
     )
+    _permissions(here, checks)
     owner = os.geteuid()
     for name in STUBS:
         path = data / name
@@ -81,38 +77,39 @@ def _data_directory(here: Here, facts: NodeFacts, checks: Checklist) -> None:
         checks.add(what, good or absent, "it is missing, or has the wrong owner or mode", "pgpoolctl apply")
 
 
-def _settings(here: Here, facts: NodeFacts, checks: Checklist) -> None:
-    """Check whether the running server has the settings and the extension that the cluster needs."""
+def _permissions(here: Here, checks: Checklist) -> None:
+    """Check what lets a running server go on, but keeps it from writing new files or from starting again."""
+    data = here.server.instance.data
+    if not data.exists():
+        return
+    system = os.statvfs(data)
+    left = system.f_favail / system.f_files if system.f_files else 1.0
+    fix = f"delete files on the file system of {data}: df -i {data}; du --inodes -x shows where they are"
+    checks.add("the disk of PostgreSQL has free inodes", left >= LEAST_FREE, f"{left:.0%} are free", fix)
+    found = data.stat()
+    checks.add(
+        "only postgres can write the data directory",
+        found.st_uid == os.geteuid() and not found.st_mode & _NOT_FOR_OTHERS,
+        f"{data} has mode {stat.S_IMODE(found.st_mode):04o} and owner {found.st_uid}, so PostgreSQL would not start",
+        f"chown {paths.POSTGRES}: {data}; chmod g-w,o-rwx {data}",
+    )
+
+
+def _extension(here: Here, facts: NodeFacts, checks: Checklist) -> None:
+    """Check the files of the extension and, on the primary, its version in the database that pgpool-II uses."""
     instance = here.server.instance
-    waiting = restarts.waiting(here)
-    checks.add(
-        "PostgreSQL runs with its configuration",
-        not waiting,
-        f"restart required for {', '.join(waiting.names)}",
-        waiting.fix,
-    )
-    room = int(here.query(_ROOM)[0][0])
-    checks.add(
-        "max_connections covers all connections of pgpool-II",
-        room >= here.cluster.pooled,
-        f"{room} are available for {here.cluster.pooled}; pgpool-II detaches the node if a health check gets none",
-        "lower num_init_children or max_pool under pgpool:, or raise max_connections under postgresql_conf:, in "
-        f"{paths.CLUSTER_YML}; then pgpoolctl apply",
-    )
-    what, fix = f"{instance.configuration}/postgresql.conf includes conf.d", restarts.INCLUDE_HINT
-    included = restarts.includes_drop_in(here)
-    checks.add(what, included, "the cluster's parameters are not read", fix.format(folder=instance.configuration))
-    known = here.query("SELECT 1 FROM pg_available_extensions WHERE name = %s", _EXTENSION)
-    fix = f"apt install postgresql-{instance.name.major}-pgpool2"
-    checks.add(f"the extension {_EXTENSION} is installed", bool(known), "its files are missing", fix)
-    overridden = [str(name) for (name,) in here.query(_OVERRIDDEN)]
-    why, fix = (
-        f"{', '.join(overridden)} by ALTER SYSTEM",
-        "; ".join(f"ALTER SYSTEM RESET {name}" for name in overridden),
-    )
-    checks.add("nothing overrides the cluster's parameters", not overridden, why, fix)
-    what, why = "commits wait for the configured standbys", "synchronous_standby_names differs"
-    checks.add(what, facts.laid, why, "pgpoolctl apply")
+    found = here.query(_VERSIONS, _EXTENSION)
+    fix = f"apt install --reinstall postgresql-{instance.name.major}-pgpool2"
+    checks.add(f"the extension {_EXTENSION} is installed", bool(found), "its files are missing", fix)
+    if found and facts.writable and facts.member:
+        ((newest, version),) = found
+        verb = f"ALTER EXTENSION {_EXTENSION} UPDATE" if version else f"CREATE EXTENSION {_EXTENSION}"
+        checks.add(
+            f"the extension {_EXTENSION} has its version",
+            version == newest,
+            f"the database has {version or 'none'}, the files are those of {newest}",
+            typed.psql(instance.port, verb),
+        )
 
 
 def _programs(instance: Instance, checks: Checklist) -> None:
@@ -129,24 +126,6 @@ def not_up(state: Postgresql, database: Database) -> str:
     said = database.refused.splitlines()[:1] if state is Postgresql.STARTING else []
     reason = server_log.last_words(database.instance) if state is Postgresql.DOWN else "".join(said)
     return f"{state}: {reason}" if reason else str(state)
-
-
-def _roles(here: Here, checks: Checklist) -> None:
-    """Check whether the cluster's own roles, and pgpool-II's users, can log in to the primary."""
-    checks.add(
-        "the cluster's roles have the passwords derived from cluster.key",
-        Roles.rendered().laid(here),
-        "their passwords differ",
-        "pgpoolctl apply on this node",
-    )
-    own = here.look().own_database
-    checks.add(
-        "the cluster's roles have their own database",
-        own,
-        "it is missing, or rejects their logins",
-        "pgpoolctl converge --once creates it; pgpoolctl status shows any error",
-    )
-    checks.add_faults("pgpool-II's users can log in", logins.refused(here, Users.load(paths.USERS).entries))
 
 
 def _sorting(here: Here, checks: Checklist) -> None:

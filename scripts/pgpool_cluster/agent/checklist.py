@@ -15,23 +15,27 @@ CERTIFICATE_FIX = "replace it, then pgpoolctl apply"
 
 @dataclass(slots=True)
 class Checklist:
-    """The checks of one node, in their order. `note`: the reason why the node waits, with its hint."""
+    """The checks of one node, in their order. `waits`: the reason why the node waits, with its hint."""
 
     node: str
-    note: str = ""
+    waits: str = ""
     checks: list[Check] = field(default_factory=list)
 
     def add(self, what: str, ok: bool, why: str = "", fix: str = "") -> None:
         """Add a check; `why` and `fix` describe a failure."""
         self.checks.append(Check(self.node, what, ok, why, fix))
 
+    def note(self, what: str, why: str, advice: str) -> None:
+        """Add information about something other than a failure."""
+        self.checks.append(Check(self.node, what, True, why, advice, note=True))
+
     def add_faults(self, what: str, faults: Iterable[Fault]) -> None:
         """Add a failed check for each fault, or a passed one if there is none."""
         self.checks += of_faults(self.node, what, faults)
 
     def hint(self, otherwise: str) -> str:
-        """Return the hint in the node's own note, or `otherwise` if it has none."""
-        return self.note.rpartition("hint: ")[2] or otherwise
+        """Return the hint in the reason why the node waits, or `otherwise` if it has none."""
+        return self.waits.rpartition("hint: ")[2] or otherwise
 
 
 def of_faults(node: str, what: str, faults: Iterable[Fault]) -> list[Check]:

@@ -109,6 +109,9 @@ def _account(*, pam: bool) -> Iterator[Fault]:
     if expires.isdecimal() and int(expires) <= today:
         yield Fault(f"the account {POSTGRES} has expired", f"usermod --expiredate '' {POSTGRES}")
     changed, longest = (fields[_CHANGED], fields[_LONGEST]) if len(fields) > _LONGEST else ("", "")
+    if pam:
+        for path in filter(Path.exists, paths.NOLOGIN):
+            yield Fault(f"{path} exists, so PAM rejects the login of {POSTGRES}", f"rm {path}")
     if pam and changed.isdecimal():
         aged = longest.isdecimal() and int(changed) + int(longest) < today
         if int(changed) == 0 or aged:

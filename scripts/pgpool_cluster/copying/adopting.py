@@ -6,6 +6,7 @@ values in the record; `apply` renders them from there (keep.py). They stay when 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..postgresql import libpq
 from ..postgresql import postgresql as pg
 
 LIBRARIES = "shared_preload_libraries"
-_QUERY_SECONDS = 5.0
+_QUERY_SECONDS = 2.0
 SLOTS, LEVEL = "max_replication_slots", "wal_level"
 NAMES = (*matching.CONTROL, SLOTS, LEVEL, LIBRARIES)
 
@@ -108,7 +109,7 @@ def lost(here: Here, upstream: Node) -> Lost:
     """Return what a failover to this standby would lose; nothing if one of the servers does not answer."""
     dsn = libpq.conninfo(upstream, Role.RECOVERY, libpq.APPLICATION, database=paths.database())
     try:
-        connection: Any = connect(dsn=dsn, seconds=_QUERY_SECONDS)
+        connection: Any = connect(dsn=dsn, seconds=_QUERY_SECONDS, until=time.monotonic() + _QUERY_SECONDS)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_OF_ITSELF)

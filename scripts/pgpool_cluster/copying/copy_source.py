@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,13 @@ def _sizes(cursor: Any, data: Path) -> Mapping[Path, int]:  # noqa: ANN401 - psy
     return sizes
 
 
-def refusal(upstream: Node, role: Role) -> str:
-    """Return why another node's PostgreSQL refuses this node's login as `role`; "" if the login works."""
+def refusal(upstream: Node, role: Role, *, until: float = math.inf) -> str:
+    """Return why another node's PostgreSQL refuses this node's login as `role`; "" if the login works.
+
+    `until`: deadline by the monotonic clock; without one, a host that does not reply takes 5 s.
+    """
     try:
-        connect(dsn=database_dsn(upstream, role), seconds=_STATEMENT_SECONDS).close()
+        connect(dsn=database_dsn(upstream, role), seconds=_STATEMENT_SECONDS, until=until).close()
     except psycopg2.Error as error:
         return "; ".join(line.strip() for line in str(error).strip().splitlines())
     return ""

@@ -97,6 +97,15 @@ CONTROL = Path("/run/pgpool2-cluster-control")
 UNIT = "pgpool2-cluster.service"
 PGPOOL_UNIT = "pgpool2.service"
 FIREWALL_UNIT = "pgpool2-cluster-firewall.service"
+CONTROL_UNIT = "pgpool2-cluster-control.socket"
+CONTROL_REQUESTS = "pgpool2-cluster-control@*.service"
+"""The units that carry out the requests of postgres as root, one for each request."""
+PACKAGE = "pgpool2-cluster"
+"""The Debian package of the agent and of pgpoolctl."""
+CONTAINER = Path("/run/systemd/container")
+"""Exists in a container, whose clock is that of its host."""
+NOLOGIN = (Path("/run/nologin"), Path("/etc/nologin"))
+"""While one of them exists, pam_nologin(8) lets only root log in."""
 
 
 def laid_fingerprint() -> str:

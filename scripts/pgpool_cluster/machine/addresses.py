@@ -65,27 +65,30 @@ def placed(cluster: Cluster, addresses: Mapping[str, str]) -> Cluster:
     return replace(cluster, nodes=nodes)
 
 
-def look_up(hosts: Iterable[str]) -> dict[str, tuple[plain.Address, ...]]:
-    """Resolve all host names in parallel, in at most 10 s; a name that does not resolve gets an empty tuple."""
+def look_up(hosts: Iterable[str], *, seconds: float = _LOOKUP_SECONDS) -> dict[str, tuple[plain.Address, ...]]:
+    """Resolve all host names in parallel; a name that does not resolve gets an empty tuple.
+
+    `seconds` limit each of the two queries for a name: a silent name server takes twice as long.
+    """
     names = sorted(set(hosts))
     with ThreadPoolExecutor(max_workers=max(1, len(names))) as workers:
-        return dict(zip(names, workers.map(_known, names), strict=True))
+        return dict(zip(names, workers.map(lambda name: _known(name, seconds), names), strict=True))
 
 
-def _known(name: str) -> tuple[plain.Address, ...]:
+def _known(name: str, seconds: float) -> tuple[plain.Address, ...]:
     """Resolve a name, and ask DNS as well if the only answer is a loopback address.
 
     Debian's installer writes `127.0.1.1 NAME` into /etc/hosts, which hides the entry in DNS.
     """
-    found = _getent(name)
-    return found if not found or usable(found) else found + _getent(name, "--service=hosts:dns")
+    found = _getent(name, seconds)
+    return found if not found or usable(found) else found + _getent(name, seconds, "--service=hosts:dns")
 
 
-def _getent(name: str, *options: str) -> tuple[plain.Address, ...]:
+def _getent(name: str, seconds: float, *options: str) -> tuple[plain.Address, ...]:
     """Resolve with getent(1), which can be killed: the resolver waits half a minute for silent name servers."""
     command = ["getent", "--no-addrconfig", *options, "ahosts", name]
     try:
-        answer = programs.attempt(command, seconds=_LOOKUP_SECONDS)
+        answer = programs.attempt(command, seconds=seconds)
     except ProgramError:
         return ()
     addresses = (plain.address(line.split()[0]) for line in answer.stdout.splitlines() if line.split())

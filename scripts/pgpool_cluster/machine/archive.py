@@ -31,6 +31,11 @@ class Stored:
         return self.name[8:24] if SEGMENT.match(self.name) else ""
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether this user can create files in the archive."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def expendable(stored: Iterable[Stored], *, before: float, keep_from: str = "") -> list[Stored]:
     """Return the files that can be deleted, the oldest WAL first.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ..definition.key import LONGEST_ENTRY_CHARACTERS, LONGEST_PASSWORD_CHARACTERS
 from ..ground.fault import Fault
 from ..node.node import Here
+from ..postgresql import typed
 
 _ROLES = """
 SELECT rolname, rolcanlogin, coalesce(rolvaliduntil < now(), false), coalesce(left(rolpassword, 14), '')
@@ -26,6 +27,7 @@ def unreadable(entries: Mapping[str, str]) -> Iterator[Fault]:
 
 def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
     """Yield the users that this node's server would refuse to log in through pgpool-II; raises OperationError."""
+    port = here.server.instance.port
     roles = {str(row[0]): row[1:] for row in here.query(_ROLES, sorted(entries))}
     for name in sorted(entries):
         if name not in roles:
@@ -33,9 +35,10 @@ def refused(here: Here, entries: Mapping[str, str]) -> Iterator[Fault]:
             continue
         may, expired, password = roles[name]
         if not may:
-            yield Fault(f"the role {name} may not log in", f'ALTER ROLE "{name}" LOGIN')
+            yield Fault(f"the role {name} may not log in", typed.psql(port, f'ALTER ROLE "{name}" LOGIN'))
         if expired:
-            yield Fault(f"the password of {name} has expired", f"ALTER ROLE \"{name}\" VALID UNTIL 'infinity'")
+            forever = f"ALTER ROLE \"{name}\" VALID UNTIL 'infinity'"
+            yield Fault(f"the password of {name} has expired", typed.psql(port, forever))
         if password.startswith("md5"):
             reason = f"{name} has an md5 password in PostgreSQL, but pgpool-II logs in with SCRAM"
             yield Fault(reason, f"pgpoolctl user set {name}")

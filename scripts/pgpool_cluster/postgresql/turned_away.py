@@ -6,17 +6,20 @@ import re
 from functools import lru_cache
 
 from ..definition.cluster import Node
+from ..definition.key import Role
 from ..ground import paths
-from . import locales, message_catalogs
+from . import locales, message_catalogs, typed
 
+_SQL = "SQL: "
+"""Prefix of a fix that is a statement for the primary."""
 _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (('permission denied for database "%s"',), "on the primary: GRANT CONNECT ON DATABASE {database} TO pgpool_check"),
-    (('too many connections for database "%s"',), "on the primary: ALTER DATABASE {database} CONNECTION LIMIT -1"),
+    (('permission denied for database "%s"',), f"{_SQL}GRANT CONNECT ON DATABASE {{database}} TO {{role}}"),
+    (('too many connections for database "%s"',), f"{_SQL}ALTER DATABASE {{database}} CONNECTION LIMIT -1"),
     (('database "%s" is not currently accepting connections',),
-     "on the primary: ALTER DATABASE {database} ALLOW_CONNECTIONS true"),
+     f"{_SQL}ALTER DATABASE {{database}} ALLOW_CONNECTIONS true"),
     (('database "%s" does not exist',), "wait until {name} has caught up with the primary; see pgpoolctl status"),
-    (('too many connections for role "%s"',), "on the primary: ALTER ROLE of that name CONNECTION LIMIT -1"),
-    (('role "%s" is not permitted to log in',), "on the primary: ALTER ROLE of that name LOGIN"),
+    (('too many connections for role "%s"',), f"{_SQL}ALTER ROLE {{role}} CONNECTION LIMIT -1"),
+    (('role "%s" is not permitted to log in',), f"{_SQL}ALTER ROLE {{role}} LOGIN"),
     (('role "%s" does not exist', 'password authentication failed for user "%s"'),
      "the same " + str(paths.CLUSTER_KEY) + " on both, and pgpoolctl apply; the primary then updates the roles"),
     (("sorry, too many clients already", "remaining connection slots are reserved for",),
@@ -47,10 +50,14 @@ def _patterns(major: int) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile("|".join(sorted(set[str]().union(*map(said, texts))))), fix) for texts, fix in _CAUSES)
 
 
-def fix(why: str, node: Node, major: int) -> str:
-    """Return the fix for `why`, a message of `node`'s server; `major`: PostgreSQL's version, 0 for English only."""
+def fix(why: str, node: Node, major: int, role: Role) -> str:
+    """Return the fix for `why`, a message of `node`'s server about a login as `role`.
+
+    `major`: PostgreSQL's version, 0 for English only.
+    """
     absent = locales.refused(why)
     if absent:
         return f"on {node.name}: {locales.making([absent])}; systemctl restart postgresql"
     text = next((text for pattern, text in _patterns(major) if pattern.search(why)), _OTHERWISE)
-    return text.format(name=node.name, port=node.port, database=paths.database())
+    words = text.removeprefix(_SQL).format(name=node.name, port=node.port, database=paths.database(), role=role)
+    return f"on the primary: {typed.psql(node.port, words)}" if text.startswith(_SQL) else words

@@ -78,11 +78,15 @@ class CheckAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ClockAnswer:
-    """The node's time in seconds since 1970, and the fingerprints of its cluster.key and its cluster.yml."""
+    """The node's time in seconds since 1970, and the fingerprints of its cluster.key and its cluster.yml.
+
+    `package`: version of pgpool2-cluster; "" from nodes that do not report it.
+    """
 
     clock: float
     key: str = ""
     file: str = ""
+    package: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ _CAUSES = (
         "PubkeyAcceptedAlgorithms of sshd; then systemctl reload ssh",
     ),
     _Cause(
+        r"UNPROTECTED PRIVATE KEY FILE|bad permissions", "ssh ignores this node's own key, which others can read",
+        "pgpoolctl apply on this node",
+    ),
+    _Cause(
         r"Permission denied", "its sshd rejects this node's key for postgres",
         _SSHD_NAMED + "; use the same " + str(paths.CLUSTER_KEY) + " and pgpoolctl apply on both",
     ),

@@ -30,6 +30,7 @@ from pgpool_cluster.machine.certificates import NOTHING
 from pgpool_cluster.machine.known_faults import Installed
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.machine.unit_files import UnitFile
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.transport.protocol import ClockAnswer
@@ -52,14 +53,21 @@ STANDBY = replace(PRIMARY, led=0, in_recovery=True, streaming=True, follows="pg2
 ROWS: dict[str, list[tuple[object, ...]]] = {
     "superuser_reserved_connections": [(1000,)],
     "WHERE sourcefile LIKE %s": [(1,)],
-    "FROM pg_available_extensions": [(1,)],
-    "WHERE a.sourcefile LIKE": [],
+    "FROM pg_available_extensions": [("1.4", "1.4")],
+    "NOT last.ours": [],
+    "SELECT sourcefile, sourceline, error": [],
+    "pg_hba_file_rules": [],
+    "rolconnlimit": [
+        ("pgpool_check", True, True, True, False, False, True),
+        ("pgpool_recovery", True, True, True, True, False, False),
+        ("pgpool_replication", True, True, True, False, True, False),
+    ],
     "datcollversion": [],
     "wal_status = 'lost'": [],
     "wal_log_hints": [(True,)],
     "pending_restart": [],
     "coalesce(rolpassword": [("v1",), ("v2",), ("v3",)],
-    "rolcanlogin": [("app", True, False, "SCRAM-SHA-256$")],
+    "coalesce(rolvaliduntil": [("app", True, False, "SCRAM-SHA-256$")],
     "restart_lsn IS NOT NULL": [],
     "pg_stat_archiver": [],
     "current_setting('archive_command')": [("auto_explain", "off", "")],
@@ -124,26 +132,37 @@ class Machine:
         self.facts, self.record, self.note = PRIMARY, Record(system=7, term=1, led=1, proven="k"), ""
         self.server: Server | None = Server(folder / "data")
         self.problems = dict.fromkeys(("pg2", "pg3"), "")
-        self.clocks = {name: ClockAnswer(0.0, "k", CLUSTER.fingerprint) for name in self.problems}
+        self.clocks = {name: ClockAnswer(0.0, "k", CLUSTER.fingerprint, "0.2") for name in self.problems}
         """The answers of the other nodes; the time is an offset to this machine's."""
         self.resolved = {"db2.example.org": ("10.0.0.2",)}
         self.source: str | None = "10.0.0.1"
+        self.own_addresses = {"10.0.0.1"}
+        self.neighbours = {"10.0.0.2": "02:00:00:00:00:02", "10.0.0.3": "02:00:00:00:00:03"}
         self.logins: set[str] = set()
         """The roles of the logins to other servers."""
         self.refused_logins: dict[str, str] = {}
         """Why PostgreSQL at an address refuses logins."""
         self.closed: dict[tuple[str, int], OSError] = {}
+        self.new_logins: dict[str, str] = {}
+        """Why a new login over ssh to a node fails."""
         self.unproven: dict[str, str] = {}
         self.primarys = ("auto_explain", "off", "")
-        self.disk, self.flags = Disk(0.5), 0
+        self.disk, self.flags, self.inodes = Disk(0.5), 0, 0.5
         self.configured = dict(SETTINGS)
         self.beats: Beats | None = Beats()
         self.usage: Usage | None = Usage(3, 100, 0.5)
+        self.archives = True
+        """Whether postgres can write to the archive."""
         self.unit = UnitState("active", "success", was_active=True)
         self.last_words = ""
         self.installed: Installed | None = None
+        self.version = "0.2"
+        self.unit_files: dict[str, UnitFile] = {}
+        """The units that are not enabled and active."""
+        self.starts = True
+        """Whether PostgreSQL starts at boot."""
         (folder / "own.pem").write_text(certificate)
-        (folder / "data").mkdir()
+        (folder / "data").mkdir(0o700)
         (folder / "roles.sql").write_text(ROLES_SQL)
         (folder / "authorities").write_text(certificates.authorities(KEY, NOTHING, alone=True))
         pem = certificates.server(KEY, CLUSTER.named("pg1"), NOTHING, certified=True)
@@ -214,19 +233,24 @@ class Machine:
             raise self.closed[place]
         return SimpleNamespace(close=lambda: None)
 
-    def look_up(self, hosts: Iterable[str]) -> dict[str, tuple[object, ...]]:
+    def look_up(self, hosts: Iterable[str], *, seconds: float) -> dict[str, tuple[object, ...]]:
+        del seconds
         return {host: tuple(map(ipaddress.ip_address, self.resolved[host])) for host in hosts}
+
+    def states(self, names: Sequence[str]) -> dict[str, UnitFile]:
+        return {name: self.unit_files.get(name, UnitFile("loaded", "enabled", "active")) for name in names}
 
     def failed(self) -> list[Check]:
         return [check for check in checks.run(self.here) if not check.ok]
 
 
 def make_certificate(folder: Path, days: int) -> str:
+    """Return a certificate and its private key in one text."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
                "-days", str(days), "-subj", "/CN=pg1",
                "-keyout", str(folder / "key"), "-out", str(folder / "pem")]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
-    return (folder / "pem").read_text()
+    return (folder / "pem").read_text() + (folder / "key").read_text()
 
 
 Break = Callable[[Machine], object]

@@ -15,11 +15,12 @@ from pgpool_cluster.agent import check_certificates
 from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import addresses, archive, known_faults, units
+from pgpool_cluster.machine import addresses, archive, known_faults, link_layer, packages, unit_files, units
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import proof, roles
+from pgpool_cluster.postgresql import data_directory, server_log
 from pgpool_cluster.postgresql import postgresql as pg
-from pgpool_cluster.postgresql import server_log
+from pgpool_cluster.transport import fresh_login
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine(tmp_path, certificate)
-    own = Tls(str(tmp_path / "own.pem"), "", None)
-    for name in ("AUTHORITIES", "DATABASE", "ROOT_CERTIFICATE", "KEY_OF_PGPOOL"):
+    own = Tls(str(tmp_path / "own.pem"), str(tmp_path / "own.pem"), None)
+    for name in ("AUTHORITIES", "CONTAINER", "DATABASE", "ROOT_CERTIFICATE", "KEY_OF_PGPOOL"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(paths, "SERVER_CERTIFICATE", tmp_path / "server.pem")
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
@@ -55,13 +56,22 @@ def pg1(tmp_path: Path, certificate: str, monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setattr(copy_source, "connect", found.connect)
     monkeypatch.setattr(adopting, "connect", found.connect)
     monkeypatch.setattr(socket, "create_connection", found.reach)
+    monkeypatch.setattr(fresh_login, "refused", lambda name, **_: found.new_logins.get(name, ""))
     monkeypatch.setattr(addresses, "look_up", found.look_up)
     monkeypatch.setattr(addresses, "toward", lambda _: found.source and ipaddress.ip_address(found.source))
+    monkeypatch.setattr(addresses, "has", lambda address: str(address) in found.own_addresses)
+    monkeypatch.setattr(link_layer, "neighbours", lambda: found.neighbours)
     monkeypatch.setattr(proof, "refused", lambda node, **_: found.unproven.get(node.name, ""))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: found.disk)
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=found.flags))
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(f_flag=found.flags, f_files=1000, f_favail=int(1000 * found.inodes))
+    )
+    monkeypatch.setattr(packages, "version", lambda _: found.version)
+    monkeypatch.setattr(unit_files, "states", found.states)
+    monkeypatch.setattr(data_directory, "starts_by_itself", lambda _: found.starts)
     monkeypatch.setattr(pg, "configured", lambda _: found.configured)
     monkeypatch.setattr(archive, "usage", lambda _: found.usage)
+    monkeypatch.setattr(archive, "is_writable", lambda _: found.archives)
     monkeypatch.setattr(units, "state", lambda _: found.unit)
     monkeypatch.setattr(server_log, "last_words", lambda _: found.last_words)
     monkeypatch.setattr(known_faults, "installed", lambda: found.installed)

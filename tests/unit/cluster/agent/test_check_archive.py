@@ -14,6 +14,7 @@ from pgpool_cluster.ground.usage import Usage
     [
         (lambda m: m.has(usage=None), "the WAL archive /var/lib/postgresql-archive exists",
          "cannot read it"),
+        (lambda m: m.has(archives=False), "postgres can write to /var/lib/postgresql-archive", "would keep all of it"),
         (lambda m: m.has(usage=Usage(3, 100, 0.95)), "the WAL archive has free space", "5% of its disk is free"),
         (lambda m: m.rows("pg_stat_archiver", ("000000010000000000000002",)), "PostgreSQL archives its WAL",
          "000000010000000000000002 could not be archived"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.checked import CLUSTER, Machine, make_certificate
 
+from pgpool_cluster.agent import check_certificates
 from pgpool_cluster.decision.facts import Postgresql
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.definition.key import ClusterKey
@@ -31,6 +32,26 @@ def test_a_certificate_that_cannot_be_read_is_reported(content: str | None, pg1:
     assert found.what == f"the certificate {path} is valid"
     assert found.why
     assert found.fix == "make-ssl-cert generate-default-snakeoil --force-overwrite"
+
+
+def test_a_private_key_of_another_certificate_is_reported(
+    pg1: Machine, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = pg1.folder / "other.pem"
+    other.write_text(make_certificate(tmp_path_factory.mktemp("other"), 400))
+    monkeypatch.setattr(check_certificates, "MACHINE_TLS", Tls(str(pg1.folder / "own.pem"), str(other), None))
+    (found,) = pg1.failed()
+    assert found.what == f"the private key {other} is usable"
+    assert "does not belong to the certificate" in found.why
+    assert found.fix == f"use the key that belongs to {pg1.folder / 'own.pem'}; then pgpoolctl apply"
+
+
+def test_a_private_key_that_postgres_cannot_read_is_reported(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = str(pg1.folder / "absent.key")
+    monkeypatch.setattr(check_certificates, "MACHINE_TLS", Tls(str(pg1.folder / "own.pem"), absent, None))
+    (found,) = pg1.failed()
+    assert found.why == "postgres cannot read it: No such file or directory"
+    assert f"chgrp ssl-cert {absent}; chmod 0640 {absent}" in found.fix
 
 
 def test_a_certificate_of_cluster_yml_is_replaced_by_the_administrator(pg1: Machine) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+import socket
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 
+import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
 from pgpool_cluster.agent import checks
 from pgpool_cluster.decision.links import LinkState
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
+from pgpool_cluster.machine import addresses
+from pgpool_cluster.transport import fresh_login
 
 
 @pytest.mark.parametrize(
@@ -54,6 +62,12 @@ from pgpool_cluster.ground import paths
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9999): OSError(111, "Connection refused")}),
                      "pg3 answers on 9999/tcp", "Connection refused", "on pg3: systemctl status pgpool2",
                      id="pool port"),
+        pytest.param(lambda m: m.new_logins.update(pg3="ssh: This account is currently not available."),
+                     "a new login over ssh to pg3 works", "currently not available",
+                     "on pg3: chsh -s /bin/bash postgres", id="new login"),
+        pytest.param(lambda m: m.clocks.update(pg2=replace(m.clocks["pg2"], package="0.1")),
+                     "pg2 has this node's version of pgpool2-cluster", "it has 0.1, this node 0.2",
+                     "apt install pgpool2-cluster", id="version"),
         pytest.param(lambda m: m.closed.update({("10.0.0.3", 9000): TimeoutError("timed out")}),
                      "pg3 answers on 9000/tcp", "timed out", "open 9000/tcp", id="watchdog port"),
     ],
@@ -88,9 +102,73 @@ def test_a_node_that_sends_no_heartbeats_fails_no_check(state: LinkState, pg1: M
     assert not [check for check in checks.run(pg1.here) if "heartbeats" in check.what], "this node sends none itself"
 
 
+def test_a_machine_without_its_own_address_is_reported_once(pg1: Machine) -> None:
+    """For example with IPv6 switched off; each connection from another address would be reported as well."""
+    pg1.has(own_addresses=set(), source="10.0.0.9")
+    (found,) = pg1.failed()
+    assert (found.what, found.why) == ("this machine has the address 10.0.0.1", "no interface has it")
+    assert "disable_ipv6" in found.fix
+
+
+def test_a_node_that_does_not_answer_over_ssh_is_reported_once(pg1: Machine) -> None:
+    pg1.forgets("pg3")
+    pg1.problems.update(pg3="Connection refused")
+    pg1.new_logins.update(pg3="Connection refused")
+    assert [check.what for check in pg1.failed()] == ["pg3 answers over ssh"]
+
+
+def test_a_node_of_an_older_package_reports_no_version(pg1: Machine) -> None:
+    pg1.clocks["pg2"] = replace(pg1.clocks["pg2"], package="")
+    assert pg1.failed() == []
+
+
 def test_a_database_node_logs_in_to_the_others_as_the_role_that_copies_need(pg1: Machine) -> None:
     checks.run(pg1.here)
     assert pg1.logins == {Role.RECOVERY}
+
+
+def test_a_host_that_does_not_reply_takes_at_most_3_seconds(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login, a port and a name server each had 5 s of their own, one after the other."""
+    limits: list[float] = []
+
+    def connect(*, until: float, **_: object) -> None:
+        limits.append(until - time.monotonic())
+        raise psycopg2.OperationalError("the server did not answer within 2.0 s")
+
+    def reach(*_: object, timeout: float) -> None:
+        limits.append(timeout)
+        raise TimeoutError("timed out")
+
+    def look_up(hosts: Iterable[str], *, seconds: float) -> dict[str, tuple[object, ...]]:
+        limits.append(2 * seconds)
+        return pg1.look_up(hosts, seconds=seconds)
+
+    ended = threading.Event()
+    pg1.clocks.clear()
+    pg1.problems = dict.fromkeys(pg1.problems, "ssh: connect to host: Connection timed out")
+
+    monkeypatch.setattr(copy_source, "connect", connect)
+    monkeypatch.setattr(fresh_login, "refused", lambda *_, **__: ended.wait(60))
+    monkeypatch.setattr(socket, "create_connection", reach)
+    monkeypatch.setattr(addresses, "look_up", look_up)
+    failed = pg1.failed()
+    ended.set()
+    assert len(limits) == 2 + 4 + 1
+    assert max(limits) <= 2.5
+    assert [check.what for check in failed] == [
+        *(f"{name} answers over ssh" for name in ("pg2", "pg3")),
+        *(
+            what
+            for name in ("pg2", "pg3")
+            for what in (
+                f"PostgreSQL of {name} accepts logins from this node",
+                *(f"{name} answers on {port}/tcp" for port in (9999, 9000)),
+            )
+        ),
+    ]
+    assert [check.fix for check in (failed[0], failed[2])] == [
+        f"start pg2; {port}/tcp must be open between the nodes" for port in (22, 5432)
+    ]
 
 
 def test_small_differences_between_clocks_are_tolerated(pg1: Machine) -> None:

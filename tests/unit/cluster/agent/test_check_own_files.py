@@ -20,7 +20,7 @@ from pgpool_cluster.ground import paths, waiting
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ServerError, UsageError
 from pgpool_cluster.ground.fault import Fault
-from pgpool_cluster.machine import firewall, server
+from pgpool_cluster.machine import firewall, server, unit_files
 
 
 class KeyFile:
@@ -43,6 +43,8 @@ class Root:
         self.planned: changes.PlannedChanges | UsageError = changes.PlannedChanges((), Users(), ())
         self.faults: list[Fault] | ServerError = []
         self.unfiltered = False
+        self.applies = False
+        """Whether an apply that the agent has requested is running."""
         self.key = key.generate()
         self.clock = Clock(0.0)
 
@@ -69,6 +71,7 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     monkeypatch.setattr(changes, "plan", found.plan)
     monkeypatch.setattr(doors, "faults", found.doors)
     monkeypatch.setattr(firewall, "missing", lambda: found.unfiltered)
+    monkeypatch.setattr(unit_files, "is_running", lambda _: found.applies)
     monkeypatch.setattr(key_file, "text", lambda: f"{found.key}\n")
     monkeypatch.setattr(paths, "CLUSTER_KEY", KeyFile())
     monkeypatch.setattr(waiting, "time", found.clock)
@@ -112,6 +115,15 @@ def test_an_apply_that_the_agent_has_requested_is_awaited(root: Root) -> None:
     assert root.clock.now == 2
 
 
+@pytest.mark.parametrize(("applies", "seconds"), [(True, 5), (False, 2)])
+def test_a_slow_apply_is_awaited_while_it_runs(applies: bool, seconds: float, root: Root) -> None:
+    laid = root.planned
+    root.applies, root.planned = applies, changes.PlannedChanges((), Users(), (change("/etc/a"),))
+    root.clock.during = lambda: setattr(root, "planned", laid) if root.clock.now >= 5 else None
+    assert bool(root.failed()) is not applies
+    assert root.clock.now == seconds
+
+
 def test_files_that_an_administrator_edited_are_reported_at_once(root: Root) -> None:
     root.planned = changes.PlannedChanges((), Users(), (change("/etc/c", edited=True),))
     list(check_own_files.of_files())
@@ -130,7 +142,25 @@ def test_a_file_that_an_administrator_has_edited_has_a_check_of_its_own(root: Ro
     root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/pgpool2/pgpool.conf"),))
     (found,) = root.failed()
     assert (found.what, found.why) == ("/etc/pgpool2/pgpool.conf is as rendered", "edited by hand")
-    assert "rm /etc/pgpool2/pgpool.conf; pgpoolctl apply" in found.fix
+    assert found.fix == "put the change under pgpool: in cluster.yml; rm /etc/pgpool2/pgpool.conf; pgpoolctl apply"
+
+
+def test_a_change_of_postgresqls_parameters_belongs_under_its_own_key(root: Root) -> None:
+    root.planned = changes.PlannedChanges((), Users(), (), edited=(Path("/etc/postgresql/pgpool2-cluster.conf"),))
+    (found,) = root.failed()
+    assert found.fix.startswith("put the change under postgresql_conf: in cluster.yml; rm ")
+
+
+def test_a_key_that_is_not_in_use_is_the_only_fault_of_the_files(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rendered file would differ with another key, and `pgpoolctl apply` would be the wrong fix."""
+    monkeypatch.setattr(paths, "laid_fingerprint", lambda: "0123456789abcdef")
+    root.planned = changes.PlannedChanges((), Users(), (change("/etc/a"),))
+    (found,) = root.failed()
+    assert found.what == "the applied configuration matches cluster.yml and cluster.key"
+    assert found.why == "/etc/pgpool2/cluster.key is not the key in use on this node"
+    assert found.fix.startswith("copy /etc/pgpool2/cluster.key from another node")
+    monkeypatch.setattr(paths, "laid_fingerprint", lambda: key.parse(root.key, "k").fingerprint)
+    assert [check.why for check in root.failed()] == ["/etc/a differ"]
 
 
 def test_a_file_that_cannot_be_written_is_reported_with_its_reason(root: Root) -> None:

@@ -11,7 +11,8 @@ from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision.facts import BackendState
 from pgpool_cluster.definition.cluster import Parameter
 from pgpool_cluster.definition.cluster_file import parse
-from pgpool_cluster.machine import known_faults
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine import known_faults, pgpool
 from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.known_faults import Installed
 from pgpool_cluster.machine.units import UnitState
@@ -40,6 +41,22 @@ def test_a_fault_of_pgpool_fails_only_its_own_check(break_: Break, what: str, wh
     found = check_of(pg1, break_, what)
     assert why in found.why
     assert fix in found.fix
+
+
+def test_a_pcp_password_that_pgpool_rejects_is_reported(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found while this list was written: it was reported as a pgpool-II that does not run."""
+
+    def pcp(*_: object, **__: object) -> str:
+        raise OperationError('pcp_node_count: FATAL: authentication failed for user "pgpool_pcp"', hint="x")
+
+    pg1.becomes(pgpool=None)
+    monkeypatch.setattr(pgpool, "listens", lambda _: True)
+    monkeypatch.setattr(pgpool, "pcp", pcp)
+    (found,) = pg1.failed()
+    assert found.what == "pgpool-II accepts the pcp password"
+    assert found.fix == "pgpoolctl apply"
+    monkeypatch.setattr(pgpool, "pcp", lambda *_, **__: "3")
+    assert [check.what for check in pg1.failed()] == ["pgpool-II runs"]
 
 
 def test_the_patches_of_pgpool_are_checked_where_it_runs(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

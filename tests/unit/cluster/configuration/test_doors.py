@@ -46,6 +46,7 @@ class Machine:
         home.chmod(0o755)
         monkeypatch.setattr(paths, "HOME", home)
         monkeypatch.setattr(paths, "SHADOW", self._file)
+        monkeypatch.setattr(paths, "NOLOGIN", ())
         monkeypatch.setattr(doors, "_groups", lambda: ["postgres", "ssl-cert"])
         monkeypatch.setattr(programs, "run", self._run)
         uid = self.keys.stat().st_uid
@@ -122,6 +123,19 @@ def test_a_locked_account_without_pam_is_reported(pg1: Machine) -> None:
     assert found.fix.startswith("usermod -p '*' postgres")
     pg1.shadow = ("*", "")
     assert pg1.faults == []
+
+
+def test_a_file_with_which_pam_rejects_logins_is_reported(
+    pg1: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nologin = tmp_path / "nologin"
+    nologin.touch()
+    monkeypatch.setattr(paths, "NOLOGIN", (tmp_path / "absent", nologin))
+    (found,) = pg1.faults
+    assert found.fix == f"rm {nologin}"
+    pg1.change("usepam no")
+    pg1.shadow = ("*", "")
+    assert pg1.faults == [], "without PAM, sshd ignores the file"
 
 
 def test_an_expired_account_is_reported(pg1: Machine) -> None:

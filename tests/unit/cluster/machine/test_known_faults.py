@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from pgpool_cluster.agent import check_pgpool
+from pgpool_cluster.agent.checklist import Checklist
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.machine import known_faults
@@ -40,7 +41,9 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         if listed is not None:
             (tmp_path / "patches.json").write_text(json.dumps(listed))
         here = cast("Here", SimpleNamespace(me=SimpleNamespace(name="pg1")))
-        return check_pgpool.of_known_faults(here.me.name)
+        found = Checklist("pg1")
+        check_pgpool.of_known_faults(here, found)
+        return found.checks
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert shutil.which("dpkg"), "versions are compared as Debian does"

@@ -15,6 +15,7 @@ from pgpool_cluster.definition import key
 from pgpool_cluster.ground import plain
 from pgpool_cluster.ground.errors import UsageError
 from pgpool_cluster.operations import logins
+from pgpool_cluster.postgresql import typed as typed_sql
 
 POOL_KEY = "A" * 43
 
@@ -74,13 +75,14 @@ def test_each_reason_for_a_failing_login_has_its_own_fix() -> None:
     rows = [("good", True, False, "SCRAM-SHA-256$"), ("old", True, False, "md50123456789a"),
             ("shut", False, False, "SCRAM-SHA-256$"), ("late", True, True, "SCRAM-SHA-256$"),
             ("bare", True, False, "")]  # fmt: skip
-    here: Any = SimpleNamespace(query=lambda *_: rows)
+    server = SimpleNamespace(instance=SimpleNamespace(port=5433))
+    here: Any = SimpleNamespace(query=lambda *_: rows, server=server)
     entries = dict.fromkeys([*(row[0] for row in rows), "gone"], "")
     found = {fault.why: fault.fix for fault in logins.refused(here, entries)}
     assert found == {
         "old has an md5 password in PostgreSQL, but pgpool-II logs in with SCRAM": "pgpoolctl user set old",
-        "the role shut may not log in": 'ALTER ROLE "shut" LOGIN',
-        "the password of late has expired": "ALTER ROLE \"late\" VALID UNTIL 'infinity'",
+        "the role shut may not log in": typed_sql.psql(5433, 'ALTER ROLE "shut" LOGIN'),
+        "the password of late has expired": typed_sql.psql(5433, "ALTER ROLE \"late\" VALID UNTIL 'infinity'"),
         "bare has no password in PostgreSQL": "pgpoolctl user set bare",
         "PostgreSQL has no role gone": "pgpoolctl user set gone, or pgpoolctl user remove gone",
     }
