@@ -14,8 +14,8 @@ import pytest
 from tests.unit.cluster.checked import Break, Machine, check_of
 
 from pgpool_cluster.agent import checks
-from pgpool_cluster.decision.links import LinkState
 from pgpool_cluster.copying import copy_source
+from pgpool_cluster.decision.links import LinkState
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import addresses
