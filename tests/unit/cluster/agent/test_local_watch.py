@@ -117,6 +117,8 @@ def runs(node: Watched) -> Process:
         pytest.param(UnitState("activating", "success", was_active=True), False, ProcessState.ENDED, id="starts again"),
         pytest.param(UnitState("inactive", "success", was_active=True, queued=True), False, ProcessState.ENDED,
                      id="between stop and start"),
+        pytest.param(UnitState("activating", "exit-code", was_active=True, queued=True), False, ProcessState.ENDED,
+                     id="systemd restarts it by Restart="),
         pytest.param(None, False, ProcessState.ENDED, id="systemd does not answer: the next facts show the truth"),
     ],
 )  # fmt: skip

@@ -192,7 +192,9 @@ def test_the_first_datagrams_of_an_incarnation_count_once_echoed(net: Net) -> No
     assert beat.receiver == "pg2"
     assert Echo(22, 1) in beat.echoes, "beside the echo for the proven incarnation"
     assert len(beat.echoes) == 2
-    assert agent.receive(Heartbeat("pg2", "pg1", 22, 2, (Echo(1, beat.sequence),)), net.now)
+    counts = Heartbeat("pg2", "pg1", 22, 2, (Echo(1, beat.sequence),))
+    assert agent.receive(counts, net.now)
+    assert not agent.receive(counts, net.now), "a repetition"
     assert not agent.receive(Heartbeat("pg2", "pg1", 2, 10**6, (Echo(1, beat.sequence),)), net.now), "a retired one"
 
 
