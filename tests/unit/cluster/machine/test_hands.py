@@ -43,8 +43,8 @@ OPENS = frozenset(
 )  # fmt: skip
 BY_THE_AGENT = frozenset(
     (
-        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "message_catalogs",
-        "neighbours", "pgpool_service", "postgresql", "server_log", "wal_files",
+        "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "history_file",
+        "message_catalogs", "neighbours", "pgpool_service", "postgresql", "server_log", "wal_files",
     )
 )  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""
