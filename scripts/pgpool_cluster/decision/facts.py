@@ -14,6 +14,7 @@ from enum import StrEnum
 from ..definition.cluster import Cluster
 from ..ground.usage import Usage
 from .excuse import NO_EXCUSE, Excuse
+from .pause import Pause
 
 _PAGE_BYTES = 8192
 _PAGE_HEADER_BYTES = 24
@@ -141,7 +142,8 @@ class NodeFacts:
     that are too low for the WAL that it has to replay, with the values that are needed.
     `standbys_came`: it knows that as many standbys as `synchronous` requires have connected once. `laid`: its server
     runs with the synchronous_standby_names that follow from that; True if they could not be read. `excuse`: the latest
-    excuse that it has recorded.
+    excuse that it has recorded. `pause`: the latest pause, or end of one, that it has recorded; None if its package is
+    older than pauses.
     """
 
     node: str
@@ -180,6 +182,7 @@ class NodeFacts:
     laid: bool = True
     excuse: Excuse = NO_EXCUSE
     own_database: bool = False
+    pause: Pause | None = None
 
     @property
     def up(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..definition.cluster import Cluster, Node
 from ..ground import paths
-from . import replay
+from . import chronology, replay, standstill
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .report import ArchiveReport, NodeReport, PgpoolReport, Report
 from .situation import in_service, leads, rightful_primary
@@ -173,6 +173,9 @@ def lines(status: Report) -> list[str]:
         for node in status.nodes
     ]  # fmt: skip
     text = [f"cluster {status.cluster}, {status.mode}: {'healthy' if status.healthy else 'NOT healthy'}"]
+    if status.paused is not None:
+        since = chronology.stamp(status.paused.since)
+        text.append(f"PAUSED since {since}: {standstill.described(status.paused)}; hint: pgpoolctl resume")
     text += ["", *_table([head, *rows]), ""]
     pools = [(one.name, one.state, "virtual address" if one.virtual_ip else "") for one in status.pgpools]
     text += _table([("pgpool-II", "state", ""), *pools])
@@ -184,7 +187,8 @@ def lines(status: Report) -> list[str]:
     if archives:
         text += ["", *_table([("archive", "files", "bytes", "disk used", "from"), *archives])]
     notes = [f"{name}: {note}" for name, note in status.notes.items()]
-    return [*text, *(["", *notes] if notes else [])]
+    last = [chronology.short(event) for event in status.history]
+    return [*text, *(["", *notes] if notes else []), *(["", "last events (pgpoolctl history):", *last] if last else [])]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -14,6 +14,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from ..configuration.users import Users
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from ..decision.pause import Pause
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError
@@ -25,6 +26,7 @@ from ..machine.record import Record
 from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.peers import Answering, Peers, Progress
 from ..transport.protocol import LookRequest, Request
+from .history import History
 from .last_facts import LastFacts
 from .pgpool_view import PgpoolView
 from .under_way import Published, UnderWay
@@ -77,6 +79,9 @@ class Here:
     chores: Published[str] = field(default_factory=lambda: Published(""), repr=False)
     """The failures of its housekeeping and other matters that need attention, with a hint; "" if there are none."""
     under_way: UnderWay = field(default_factory=UnderWay, repr=False)
+    history: History = field(default_factory=History, repr=False)
+    seen: Published[ClusterFacts] = field(default_factory=lambda: Published(ClusterFacts()), repr=False)
+    """The facts of all nodes that this node collected last."""
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
     _looks: Shared[NodeFacts] = field(init=False, repr=False)
@@ -130,6 +135,14 @@ class Here:
             self.remember(excuse=excuse)
             return True
 
+    def note_pause(self, pause: Pause) -> bool:
+        """Record a pause of the cluster, or its end. Return False if a later one is known."""
+        with self._lock:
+            if pause.place < self.record.pause.place:
+                return False
+            self.remember(pause=pause)
+            return True
+
     def renew(self, fresh: Here) -> None:
         """Switch to the cluster.yml that `fresh` was read from. Other threads continue their work."""
         self.peers.close()
@@ -179,6 +192,7 @@ class Here:
             held=record.held,
             standbys_came=record.standbys_came,
             excuse=record.excuse,
+            pause=record.pause,
         )
 
     def _looked(self) -> NodeFacts:
@@ -246,7 +260,9 @@ class Here:
             self.forget_looks()
             mine = self.look()
         facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
-        return ClusterFacts({self.me.name: mine, **facts})
+        every = ClusterFacts({self.me.name: mine, **facts})
+        self.seen.publish(every)
+        return every
 
     def look_until(self, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
         """Collect facts until they are `enough` or all database nodes answer, for at most 10 s.

@@ -33,9 +33,12 @@ from ..decision.actions import (
     StartPgpool,
     Stop,
     Wait,
+    said,
 )
+from ..decision.events import kind_of, reason
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
+from ..node import recording
 from ..node.node import Here
 from ..transport.protocol import RecoverRequest
 from . import claims, new_primary, pgpool_service, postgresql_service, restarts
@@ -47,10 +50,17 @@ _RETRY_PAUSE_SECONDS = 3.0
 
 def perform(here: Here, action: Action) -> None:
     """Carry out one action; do nothing for an action that only states a reason. Raises ClusterError if it fails."""
-    if isinstance(action, Wait | AwaitRecovery | Refuse):
+    if isinstance(action, Wait | AwaitRecovery | Refuse) or _not_due(here, action):
         return
-    _work(here, action)
+    unless_done = isinstance(action, Promote | Rebuild)  # the promoted node, and the recovery, record these
+    with recording.timed(here, kind_of(action), said(action), why=reason(action), unless_done=unless_done):
+        _work(here, action)
     here.forget_looks()
+
+
+def _not_due(here: Here, action: Deed) -> bool:
+    """Return whether the action would do nothing, because copies keep failing and the next one is not due."""
+    return isinstance(action, Clone | Rejoin) and not here.under_way.copies.due
 
 
 def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..decision.actions import Begin, Dismiss, Lead
+from ..decision.events import EventKind
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts
 from ..decision.situation import in_service
 from ..ground import log
 from ..ground.errors import OperationError
+from ..node import recording
 from ..node.node import LOOK_SECONDS, Here
 from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermRequest
 from . import synchrony
@@ -27,6 +29,13 @@ def claim(
     `decided`: the place of the excuse that the decision to claim rests on; the claim fails if any node knows a later
     one. `changes` of the record are written together with the claim.
     """
+    with recording.timed(here, EventKind.CLAIM, f"claim term {term}"):
+        _claim(here, term, kept, decided, changes)
+
+
+def _claim(
+    here: Here, term: int, kept: tuple[str, ...], decided: tuple[int, int] | None, changes: dict[str, object]
+) -> None:
     noted = tell(here, term)
     if len(noted) < here.cluster.majority:
         few = f"only {', '.join(noted)} recorded term {term}"
@@ -52,7 +61,8 @@ def tell(here: Here, term: int) -> dict[str, tuple[int, int]]:
     """
     if not here.note_term(term):
         return {}
-    answers = here.peers.ask_all(TermRequest(term, here.cluster.fingerprint), seconds=LOOK_SECONDS)
+    request = TermRequest(term, here.cluster.fingerprint, pause=here.record.pause.serial)
+    answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
     places = {name: answer.excuse for name, answer in answers.items() if answer.taken}
     return {here.me.name: here.record.excuse.place, **places}
 
@@ -96,7 +106,7 @@ def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
     """Send a new term to all reachable nodes except `without`, and mark the nodes of `serving` as in service in it."""
     others = [name for name in here.peers.peers if name != without]
-    news = TermRequest(term, here.cluster.fingerprint)
+    news = TermRequest(term, here.cluster.fingerprint, pause=here.record.pause.serial)
     request = replace(news, serves=True, restart=restart)
     noted = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
     here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)
