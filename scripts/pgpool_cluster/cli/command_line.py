@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _json(history)
     history.add_argument(
         "--since", metavar="TIME",
-        help="only events since TIME, such as 3h (ago), 07:30 (today) or 2026-11-30T07:30",
+        help="only events since TIME, such as 3h (ago), 22:00 (the latest one) or 2026-11-30T07:30",
     )  # fmt: skip
     history.add_argument(
         "-n", dest="number", type=int, metavar="N", help="the last N events (50, or 1000 with --since)"

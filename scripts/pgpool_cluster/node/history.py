@@ -93,14 +93,20 @@ class History:
     def _write(self, event: Event) -> None:
         if self._file is None:
             return
-        with self._lock:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, args=(self._file,), daemon=True)
-                self._writer.start()
         try:
             self._unwritten.put_nowait(event)
-        except queue.Full:
-            log.warning(f"{self._file.path}: the disk is too slow, and an event is only in the journal")
+            self._start_writer(self._file)
+        except (queue.Full, RuntimeError) as error:
+            why = "the disk is too slow" if isinstance(error, queue.Full) else f"{error}"
+            log.warning(f"{self._file.path}: {why}, so an event is only in the journal for now")
+
+    def _start_writer(self, file: HistoryFile) -> None:
+        """Start the thread that writes the file, unless it runs. Raises RuntimeError if no thread can start."""
+        with self._lock:
+            if self._writer is None:
+                writer = threading.Thread(target=self._write_all, args=(file,), daemon=True)
+                writer.start()
+                self._writer = writer
 
     def _write_all(self, file: HistoryFile) -> None:
         failed = ""

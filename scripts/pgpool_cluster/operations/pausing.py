@@ -8,6 +8,7 @@ from ..decision import standstill
 from ..decision.events import EventKind
 from ..decision.facts import ClusterFacts
 from ..decision.pause import LONGEST_REASON, Pause
+from ..definition.cluster import Service
 from ..ground import log, plain
 from ..ground.errors import OperationError, UsageError
 from ..node import recording
@@ -26,10 +27,13 @@ def learn(here: Here, facts: ClusterFacts) -> Pause:
 def change(here: Here, request: PauseRequest) -> PauseAnswer:
     """Have a majority of the nodes record a pause or its end; do nothing if that is the present state.
 
-    Raises UsageError for an unfit reason, and OperationError if a reachable node's package is older than pauses, or no
-    majority records it.
+    Raises UsageError for an unfit reason, and OperationError on a witness, if a reachable node's package is older than
+    pauses, or if no majority records it.
     """
     _refuse_text(request)
+    if Service.POSTGRESQL not in here.me.runs:
+        hint = "run the same command on a node that runs PostgreSQL"
+        raise OperationError(f"{here.me.name} runs no PostgreSQL, so no other node follows its pause", hint=hint)
     here.forget_looks()
     facts = here.look_at_all(fresh=True)
     present = standstill.latest(here.cluster, here.me.name, facts)

@@ -123,6 +123,25 @@ def test_a_slow_disk_delays_no_caller(tmp_path: Path, monkeypatch: pytest.Monkey
     free.set()
 
 
+def test_without_a_thread_no_caller_fails_and_the_next_event_writes_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    warned: list[str] = []
+    monkeypatch.setattr(log, "warning", warned.append)
+    file = HistoryFile(tmp_path / "history.jsonl")
+    found = History(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        found.add(ATTACH)
+    assert "can't start new thread" in warned[0]
+    found.add(DETACH)
+    found.close()
+    assert file.load() == [ATTACH, DETACH]
+
+
 def test_a_full_disk_is_reported_once_until_it_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     full = [True]

@@ -212,6 +212,16 @@ def test_a_pause_is_refused_while_a_node_has_an_older_package(world: World, monk
     assert {host.record.pause for host in world.hosts.values()} == {NO_PAUSE}
 
 
+def test_a_witness_pauses_nothing_not_even_itself() -> None:
+    with at_work(World.healthy(make_cluster(STREAMS, 2, witness=True))) as world:
+        with pytest.raises(OperationError, match="w runs no PostgreSQL") as refused:
+            world.on("w", PAUSE)
+        assert "on a node that runs PostgreSQL" in refused.value.hint
+        assert world.hosts["w"].record.pause == NO_PAUSE
+        assert world.on("pg1", PAUSE).missing == ()
+        assert world.hosts["w"].record.pause.paused
+
+
 def test_a_second_pause_or_end_changes_nothing(world: World) -> None:
     assert not world.on("pg1", RESUME).changed
     first = world.on("pg1", PAUSE)
