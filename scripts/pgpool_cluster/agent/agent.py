@@ -226,6 +226,8 @@ class Agent:
             roles.lay(self.here)
 
     def _rekey(self, facts: ClusterFacts) -> None:
+        if self.here.record.pause.paused:
+            return
         key = self.here.look().key
         if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
             log.info("restarting pgpool-II: most nodes have the new cluster key")

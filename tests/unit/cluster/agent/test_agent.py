@@ -283,6 +283,10 @@ def test_pgpool_is_restarted_once_most_nodes_have_the_new_key(
     monkeypatch.setattr(units, "control", lambda *words: asked.append(words))
     program.agent._rekey(WELL)
     assert asked == [("restart", paths.PGPOOL_UNIT)] * restarts
+    asked.clear()
+    program.here.record = program.here.record.with_changes(pause=Pause(1, True, 7.0, "root@pg1", ""))
+    program.agent._rekey(WELL)
+    assert asked == [], "nothing restarts in a pause"
 
 
 # Answers

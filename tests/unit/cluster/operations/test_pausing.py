@@ -25,6 +25,7 @@ from pgpool_cluster.transport.protocol import (
     NotePauseRequest,
     PauseRequest,
     PromoteRequest,
+    StatusRequest,
     SwitchoverRequest,
     TermRequest,
 )
@@ -70,6 +71,11 @@ def told(world: World, name: str = "pg2") -> list[str]:
 def test_no_standby_is_promoted_in_a_pause_and_one_is_after_it(world: World) -> None:
     assert world.on("pg3", PAUSE).changed
     assert {host.record.pause.paused for host in world.hosts.values()} == {True}
+    found = world.on("pg1", StatusRequest())
+    assert found.healthy
+    assert found.paused is not None
+    assert found.paused.reason == "new switches"
+    assert [event.kind for event in found.history] == ["pause"]
     lose(world, "pg1")
     world.settle(world.hosts)
     assert primaries(world) == []
