@@ -23,6 +23,7 @@ FORBIDDEN = [
     {"do": "term", "term": 1000}, {"do": "recover", "node": "pg2", "force": True}, {"do": "switchover", "node": "pg2"},
     {"do": "role", "name": "app", "verifier": None}, {"do": "user", "name": "app", "verifier": None},
     {"do": "copy", "source": "pg1"}, {"do": "detach", "node": "pg2"}, {"do": "converge"},
+    {"do": "note-pause", "pause": {"serial": 9, "paused": True, "since": 1.0, "by": "w", "reason": ""}, "file": ""},
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration import before
+from ..decision import standstill
 from ..decision.actions import (
     Action,
     Attach,
@@ -30,6 +31,7 @@ from ..decision.actions import (
     said,
 )
 from ..decision.decide import confirmed, decide
+from ..decision.events import EventKind
 from ..decision.facts import ClusterFacts
 from ..decision.situation import Actions, Policy
 from ..decision.status import differing
@@ -37,9 +39,12 @@ from ..definition.cluster import Service
 from ..ground import files, log, paths
 from ..ground.errors import ClusterError, OperationError, ServerError
 from ..machine import pgpool, server, units
+from ..machine.history_file import HistoryFile
 from ..machine.record import Record
+from ..node import recording
+from ..node.history import History
 from ..node.node import Here
-from ..operations import act, upgrade
+from ..operations import act, pausing, upgrade
 from ..operations.roles import Roles
 from ..postgresql.database import Database
 from ..recovery.vigil import Vigil
@@ -82,6 +87,12 @@ def load() -> Here:
     if Service.POSTGRESQL in me.runs:
         database = Database(server.choose_instance(cluster, server.instances(me.port), me))
     return Here(cluster, me, database, Peers.of(cluster, me.name), Record.load(paths.RECORD), loaded)
+
+
+def with_history(here: Here) -> Here:
+    """Load the events of earlier runs of the agent, and keep further ones in their file."""
+    here.history = History(HistoryFile(paths.HISTORY))
+    return here
 
 
 @dataclass(slots=True)
@@ -134,6 +145,7 @@ class Agent:
                 busy = self.step()
                 self.wake.wait(self._contact.pause(CALM_SECONDS if not busy else BUSY_SECONDS))
         self.here.peers.close()
+        self.here.history.close()
 
     def _end(self) -> None:
         self.ended = True
@@ -190,17 +202,22 @@ class Agent:
     def _decided(self, facts: ClusterFacts) -> tuple[Action, ...]:
         here = self.here
         self._wrote |= {found.node: time.monotonic() for found in facts.members(here.cluster) if found.writable}
-        actions = confirmed(decide(here.cluster, here.me, facts, self._policy), self._decide_again)
+        pause = pausing.learn(here, facts)
+        wanted = decide(here.cluster, here.me, facts, self._policy)
+        actions = confirmed(standstill.permitted(wanted, pause), self._decide_again)
         quiet = [action for action in actions if isinstance(action, _QUIET)]
-        note = "; ".join([*map(said, quiet), *differing(here.cluster, facts, here.me.name)])
+        held = tuple(action for action in wanted if pause.paused and action not in actions)
+        paused = [text for text in [standstill.note(pause, held)] if text]
+        note = "; ".join([*paused, *map(said, quiet), *differing(here.cluster, facts, here.me.name)])
         here.note.publish(note)
         if note or not actions:
             stuck = any(isinstance(action, AwaitRecovery | Refuse) for action in quiet)
-            self._tell(note or "nothing to do on this node", log.warning if stuck else log.info)
+            self._tell(note or "nothing to do on this node", stuck=stuck)
         self._do_all(action for action in self._not_asked_yet(actions) if not isinstance(action, _QUIET))
         self._failed = ""
         if len(quiet) == len(actions):
             self._tried = ""
+            here.history.rest()
         return actions
 
     def _not_asked_yet(self, actions: Actions) -> Actions:
@@ -217,7 +234,8 @@ class Agent:
     def _decide_again(self) -> tuple[Action, ...]:
         time.sleep(_CONFIRM_PAUSE_SECONDS)
         self.here.forget_looks()
-        return decide(self.here.cluster, self.here.me, self.here.look_at_all(), self._policy)
+        again = decide(self.here.cluster, self.here.me, self.here.look_at_all(), self._policy)
+        return standstill.permitted(again, self.here.record.pause)
 
     @property
     def _policy(self) -> Policy:
@@ -243,6 +261,8 @@ class Agent:
             roles.lay(self.here)
 
     def _rekey(self, facts: ClusterFacts) -> None:
+        if self.here.record.pause.paused:
+            return
         key = self.here.look().key
         if facts.same_key(self.here.cluster, key) and pgpool.of_another_key(key):
             log.info("restarting pgpool-II: most nodes have the new cluster key")
@@ -277,10 +297,12 @@ class Agent:
             self._say(text, log.warning)
         self._failed = text
 
-    def _tell(self, text: str, write: Callable[[str], None]) -> None:
-        """Log the state of this node when it changes."""
+    def _tell(self, text: str, *, stuck: bool) -> None:
+        """Log the state of this node when it changes. `stuck`: it waits for an administrator."""
         if text != self._said:
-            self._say(text, write)
+            self._say(text, log.warning if stuck else log.info)
+            if stuck:
+                recording.note(self.here, EventKind.NEEDS_ADMINISTRATOR, text)
         self._said = text
 
     def _say(self, text: str, write: Callable[[str], None]) -> None:

@@ -14,19 +14,22 @@ from ..configuration.users import Users
 from ..decision import status
 from ..decision.actions import Follow, Resume, Start, said
 from ..decision.decide import decide
+from ..decision.events import EventKind
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
+from ..decision.report import Report
 from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
 from ..machine import packages, pgpool
-from ..node import notes
+from ..node import histories, notes, recording
 from ..node.node import Here
 from ..operations import (
     attachment,
     claims,
     cutting,
     new_primary,
+    pausing,
     postgresql_service,
     restarts,
     roles,
@@ -45,6 +48,9 @@ A = TypeVar("A")
 _CHECK_SECONDS = 10.0
 """Time limit for the checks of another node, which take 2.5 s at most unless its machine is overloaded."""
 _LONG_SECONDS = 120.0
+_LAST_EVENTS = 3
+"""The number of events in a status."""
+_BY_AN_ADMINISTRATOR = "an administrator requested it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,10 @@ class Answers:
                 return _pair(request, self._take_back(request))
             case protocol.HoldRequest():
                 return _pair(request, self._hold(request))
+            case protocol.NotePauseRequest():
+                return _pair(request, self._note_pause(request))
+            case protocol.HistoryRequest():
+                return _pair(request, self._history(request))
             case protocol.RoleRequest():
                 return _pair(request, self._role(request))
             case protocol.UserRequest():
@@ -126,8 +136,11 @@ class Answers:
             case protocol.SilentRequest():
                 return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
             case protocol.StatusRequest():
-                facts, messages = here.look_at_all(), notes.of_all(here)
-                return _pair(request, status.report(here.cluster, facts, messages, here.beats.links()))
+                return _pair(request, self._status())
+            case protocol.PauseRequest():
+                return _pair(request, pausing.change(here, request))
+            case protocol.ClusterHistoryRequest():
+                return _pair(request, histories.of_cluster(here, request.most, request.since))
             case protocol.WaitingRequest():
                 return _pair(request, protocol.WaitingAnswer(str(restarts.waiting(here) or "")))
             case protocol.ConvergeRequest():
@@ -151,9 +164,14 @@ class Answers:
         return self.here.look()
 
     def _term(self, request: protocol.TermRequest) -> protocol.TermAnswer:
-        """Record a new term and, if the request says so, that this node is in service in it."""
+        """Record a new term and, if the request says so, that this node is in service in it.
+
+        During a pause that the requester does not know of, this node records no term, so no majority records one.
+        """
         here = self.here
         if request.file not in ("", here.cluster.fingerprint):
+            return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
+        if here.record.pause.paused and request.pause < here.record.pause.serial:
             return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
         changes = {"led": request.term, "restart": request.restart, "apart": False} if request.serves else {}
         loss = {"loss": request.term} if request.loss else {}
@@ -174,6 +192,8 @@ class Answers:
 
     def _promote(self, request: protocol.PromoteRequest, peer: str) -> protocol.Done:
         """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
+        if request.excuse is not None:  # otherwise, an administrator requested it
+            takeover.refuse_in_a_pause(self.here)
         if rights.is_database(self.here.cluster, peer):
             new_primary.become_primary(self.here, request.term, request.excuse)
         else:
@@ -230,6 +250,7 @@ class Answers:
             return protocol.MayStartAnswer(go=True)
         here.forget_looks()
         facts = here.look_at_all()
+        pausing.learn(here, facts)  # a start is permitted as without a pause, and the claim must name the latest one
         mine = replace(facts.of(here.me.name), postgresql=Postgresql.DOWN)
         if mine.half_copied:
             return protocol.MayStartAnswer(go=False, why=f"its copy of {here.record.copying} is incomplete")
@@ -251,17 +272,21 @@ class Answers:
         if name != here.me.name:
             return here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
         here.server  # noqa: B018 - raises on a node without one
-        if not here.cluster.mode.streams:
-            two_stages.rebuild(here, progress, force=request.force)
-            self.wake()
-            attachment.await_attached(here, progress)
-            return protocol.Done()
-        with self.acting:
-            leading = streaming.recover(here, progress, force=request.force)
-        if request.attach:
-            attachment.await_attached(here, progress, leading)
-        self.wake()
+        with recording.timed(here, EventKind.RECOVER, f"recover {name}{' by a new copy' if request.force else ''}"):
+            if here.cluster.mode.streams:
+                self._recover_standby(request, progress)
+            else:
+                two_stages.rebuild(here, progress, force=request.force)
+                self.wake()
+                attachment.await_attached(here, progress)
         return protocol.Done()
+
+    def _recover_standby(self, request: protocol.RecoverRequest, progress: Progress) -> None:
+        with self.acting:
+            leading = streaming.recover(self.here, progress, force=request.force)
+        if request.attach:
+            attachment.await_attached(self.here, progress, leading)
+        self.wake()
 
     # Recovery in two stages
 
@@ -314,7 +339,8 @@ class Answers:
         if primary.node != here.me.name:
             request = replace(request, node=target.node)
             return here.peers.ask(primary.node, request, seconds=_LONG_SECONDS, progress=progress)
-        with self.acting:
+        what = f"switchover from {primary.node} to {target.node}"
+        with self.acting, recording.timed(here, EventKind.SWITCHOVER, what, why=_BY_AN_ADMINISTRATOR):
             switchover.run(here, target, progress)
         self.wake()
         progress("waiting for pgpool-II")
@@ -328,7 +354,8 @@ class Answers:
         """Accept this node's data, as an administrator decided, or forward the request to the node that it names."""
         if name != self.here.me.name:
             return self.here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
-        with self.acting:
+        what = f"accept the data of {name}, without later writes of other nodes"
+        with self.acting, recording.timed(self.here, EventKind.ACCEPT_LOSS, what, why=_BY_AN_ADMINISTRATOR):
             switchover.accept_loss(self.here, progress)
         self.wake()
         return protocol.SwitchoverAnswer(name)
@@ -360,8 +387,32 @@ class Answers:
         return protocol.Done()
 
     def _hold(self, request: protocol.HoldRequest) -> protocol.Done:
-        self.here.remember(held=request.hold)
+        here = self.here
+        changed = here.record.held is not request.hold
+        here.remember(held=request.hold)
+        if changed:
+            kind = EventKind.HOLD if request.hold else EventKind.RELEASE
+            text = f"{'keep clients off' if request.hold else 'let clients use'} {here.me.name}"
+            recording.note(here, kind, text, why=_BY_AN_ADMINISTRATOR)
         return protocol.Done()
+
+    def _note_pause(self, request: protocol.NotePauseRequest) -> protocol.NotePauseAnswer:
+        here = self.here
+        if request.file != here.cluster.fingerprint:
+            return protocol.NotePauseAnswer(taken=False)
+        taken = here.note_pause(request.pause)
+        self.wake()
+        return protocol.NotePauseAnswer(taken)
+
+    def _history(self, request: protocol.HistoryRequest) -> protocol.HistoryAnswer:
+        events, shortened = self.here.history.recent(request.most, request.since)
+        return protocol.HistoryAnswer(events, shortened)
+
+    def _status(self) -> Report:
+        here = self.here
+        found = status.report(here.cluster, here.look_at_all(), notes.of_all(here), here.beats.links())
+        pause, last = here.record.pause, histories.of_cluster(here, _LAST_EVENTS).events
+        return replace(found, paused=pause if pause.paused else None, history=last)
 
     def _role(self, request: protocol.RoleRequest) -> protocol.Done:
         roles.set_role(self.here, user_lists.role_name(request.name), request.verifier)

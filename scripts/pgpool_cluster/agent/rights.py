@@ -28,6 +28,7 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     Asker.ANYBODY: (
         protocol.LookRequest,
         protocol.NoteRequest,
+        protocol.HistoryRequest,
         protocol.CheckRequest,
         protocol.ClockRequest,
         protocol.StandingRequest,
@@ -44,6 +45,7 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     Asker.DATABASES: (
         protocol.TermRequest,
         protocol.ExcuseRequest,
+        protocol.NotePauseRequest,
         protocol.AttachRequest,
         protocol.DetachRequest,
         protocol.TakeBackRequest,
@@ -60,6 +62,8 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
     ),
     Asker.HERE: (
         protocol.StatusRequest,
+        protocol.PauseRequest,
+        protocol.ClusterHistoryRequest,
         protocol.ConvergeRequest,
         protocol.WaitingRequest,
         protocol.FailoverRequest,

@@ -48,6 +48,18 @@ def parser() -> argparse.ArgumentParser:
         "--accept-loss", action="store_true",
         help="use NODE's data even if an unreachable node has newer writes: those writes are lost",
     )  # fmt: skip
+    history = _verb(verbs, "history", "show what the nodes decided and did, and why, in order")
+    _json(history)
+    history.add_argument(
+        "--since", metavar="TIME",
+        help="only events since TIME, such as 3h (ago), 22:00 (the latest one) or 2026-11-30T07:30",
+    )  # fmt: skip
+    history.add_argument(
+        "-n", dest="number", type=int, metavar="N", help="the last N events (50, or 1000 with --since)"
+    )
+    pause = _verb(verbs, "pause", "let decisions stand still on all nodes: no failover, no return of a node")
+    pause.add_argument("--reason", default="", metavar="TEXT", help="shown by status until the pause ends")
+    _verb(verbs, "resume", "end a pause")
     for name, what in (("attach", "send clients to a node again"), ("detach", "stop sending clients to a node")):
         _verb(verbs, name, what).add_argument("node", metavar="NODE", help="a node's name in cluster.yml")
     _users(_verb(verbs, "user", "database roles that can log in through every pgpool-II"))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from ..decision.pause import LONGEST_REASON
 from ..decision.report import Report
 from ..ground import log, plain
 from ..ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
@@ -19,8 +20,10 @@ from ..transport import wire
 from ..transport.channel import ask, notify
 from ..transport.protocol import (
     AttachRequest,
+    ClusterHistoryRequest,
     ConvergeRequest,
     DetachRequest,
+    PauseRequest,
     RecoverRequest,
     StatusRequest,
     SwitchoverRequest,
@@ -35,6 +38,9 @@ _RESTART_PAUSE_SECONDS = 5.0
 """Pause before the unit ends after an error, so that systemd does not restart it too often."""
 _WAITING_SECONDS = 5.0
 _CONVERGE_SECONDS = 600.0
+_PAUSE_SECONDS = 20.0
+_USUAL_EVENTS, _MOST_EVENTS = 50, 1000
+"""The number of events that `history` shows without `-n`, and at most."""
 _PROGRESS_SECONDS = 300.0
 """Time limit of a recovery or a switchover for its next report of progress."""
 _ATTACHMENT_SECONDS = 60.0
@@ -145,7 +151,7 @@ def _converge(options: argparse.Namespace) -> ExitStatus:
         notify(f"READY=1\nSTATUS={error.message}; hint: {error.hint}")
         time.sleep(_RESTART_PAUSE_SECONDS)
         raise
-    agent.Agent(here).run()
+    agent.Agent(agent.with_history(here)).run()
     return ExitStatus.GOOD
 
 
@@ -169,6 +175,48 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     finally:
         said.end()
     print(f"{answer.primary} is the primary")
+    return ExitStatus.GOOD
+
+
+def _pause(options: argparse.Namespace) -> ExitStatus:
+    return _set_pause(PauseRequest(True, _administrator(), " ".join(options.reason.split())))
+
+
+def _resume(_: argparse.Namespace) -> ExitStatus:
+    return _set_pause(PauseRequest(False, _administrator()))
+
+
+def _set_pause(request: PauseRequest) -> ExitStatus:
+    found = ask(request, seconds=_PAUSE_SECONDS)
+    already = " already" if request.paused and not found.changed else ""
+    print(f"the cluster is {'paused' if request.paused else 'not paused'}{already}")
+    for name in found.missing:
+        print(f"{name} has not recorded it; it will, once it sees a database node that has")
+    return ExitStatus.GOOD
+
+
+def _administrator() -> str:
+    """Return the user who runs this command, behind sudo if there is one, and this host."""
+    from ..machine import server  # noqa: PLC0415
+
+    user = os.environ.get("SUDO_USER") or getpass.getuser()
+    return str(plain.shown(f"{user}@{server.host_name()}"))[:LONGEST_REASON]
+
+
+def _history(options: argparse.Namespace) -> ExitStatus:
+    from ..decision import chronology  # noqa: PLC0415
+    from . import moments  # noqa: PLC0415
+
+    usual = _MOST_EVENTS if options.since else _USUAL_EVENTS
+    most = usual if options.number is None else options.number
+    if not 1 <= most <= _MOST_EVENTS:
+        raise UsageError(f"-n must be between 1 and {_MOST_EVENTS}", hint=f"for example: -n {_USUAL_EVENTS}")
+    since = moments.parse(options.since, time.time()) if options.since else 0.0
+    found = ask(ClusterHistoryRequest(most, since), seconds=_REPORT_SECONDS)
+    if options.json:
+        print(json.dumps(chronology.as_json(found), indent=2))
+    else:
+        print("\n".join(plain.shown(line) for line in chronology.lines(found)))
     return ExitStatus.GOOD
 
 
@@ -273,6 +321,9 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitStatus]] = {
     "converge": _converge,
     "recover": _recover,
     "switchover": _switchover,
+    "pause": _pause,
+    "resume": _resume,
+    "history": _history,
     "attach": _attach,
     "detach": _detach,
     "user": _user,

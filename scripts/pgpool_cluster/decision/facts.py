@@ -14,6 +14,7 @@ from enum import StrEnum
 from ..definition.cluster import Cluster
 from ..ground.usage import Usage
 from .excuse import NO_EXCUSE, Excuse
+from .pause import Pause
 from .report import DivergedReport
 
 _PAGE_BYTES = 8192
@@ -142,7 +143,8 @@ class NodeFacts:
     that are too low for the WAL that it has to replay, with the values that are needed.
     `standbys_came`: it knows that as many standbys as `synchronous` requires have connected once. `laid`: its server
     runs with the synchronous_standby_names that follow from that; True if they could not be read. `excuse`: the latest
-    excuse that it has recorded.
+    excuse that it has recorded. `pause`: the latest pause, or end of one, that it has recorded; None if its package is
+    older than pauses.
     `beats`: its agent exchanges heartbeats; False for a node whose package is older than them.
     `silent`: the nodes of which it has no sign of life: their links are lost, and their servers do not answer.
     `loss`: the latest term known to it in which an administrator accepted the loss of other nodes' commits, 0 if none.
@@ -189,6 +191,7 @@ class NodeFacts:
     silent: frozenset[str] = frozenset()
     loss: int = 0
     diverged: tuple[DivergedReport, ...] = ()
+    pause: Pause | None = None
 
     @property
     def up(self) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .events import Event
+from .pause import Pause
+
 
 @dataclass(frozen=True, slots=True)
 class ArchiveReport:
@@ -71,7 +74,10 @@ class PgpoolReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole cluster according to one node's facts."""
+    """The whole cluster according to one node's facts.
+
+    `paused`: the pause that an administrator has begun, None without one. `history`: the last events of all nodes.
+    """
 
     cluster: str
     mode: str
@@ -79,3 +85,5 @@ class Report:
     nodes: tuple[NodeReport, ...]
     pgpools: tuple[PgpoolReport, ...]
     notes: Mapping[str, str]
+    paused: Pause | None = None
+    history: tuple[Event, ...] = ()

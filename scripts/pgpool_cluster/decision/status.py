@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..definition.cluster import Cluster, Node
 from ..ground import paths
-from . import replay
+from . import chronology, replay, standstill
 from .facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from .links import Link, LinkState
 from .report import ArchiveReport, NodeReport, PgpoolReport, Report
@@ -190,6 +190,9 @@ def lines(status: Report) -> list[str]:
         for node in status.nodes
     ]  # fmt: skip
     text = [f"cluster {status.cluster}, {status.mode}: {'healthy' if status.healthy else 'NOT healthy'}"]
+    if status.paused is not None:
+        since = chronology.stamp(status.paused.since)
+        text.append(f"PAUSED since {since}: {standstill.described(status.paused)}; hint: pgpoolctl resume")
     text += ["", *_table([head, *rows]), ""]
     pools = [(one.name, one.state, "virtual address" if one.virtual_ip else "") for one in status.pgpools]
     text += _table([("pgpool-II", "state", ""), *pools])
@@ -210,7 +213,8 @@ def lines(status: Report) -> list[str]:
     links = {one.name: one.link for one in status.nodes} | {one.name: one.link for one in status.pgpools}
     notes = [f"{name}: {_LINKS[link]}" for name, link in links.items() if link is not None and link in _LINKS]
     notes += [f"{name}: {note}" for name, note in status.notes.items()]
-    return [*text, *(["", *notes] if notes else [])]
+    last = [chronology.short(event) for event in status.history]
+    return [*text, *(["", *notes] if notes else []), *(["", "last events (pgpoolctl history):", *last] if last else [])]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import TracebackType
 from typing import TextIO
@@ -50,6 +50,18 @@ def refusals(errors: Iterable[ClusterError]) -> None:
 def info(text: str, *, stream: TextIO | None = None) -> None:
     """Log what the node did, on `stream` or else on standard output."""
     _write(Priority.INFO, text, stream)
+
+
+def entry(priority: Priority, text: str, fields: Mapping[str, str]) -> None:
+    """Log `text` with further fields of the journal, as one entry.
+
+    If standard output is not connected to the journal, or the journal does not accept the entry, log the text alone.
+    """
+    from . import journal  # noqa: PLC0415 - every hook imports this module, and none of them logs an entry
+
+    known = {"MESSAGE": text, "PRIORITY": f"{priority:d}", "SYSLOG_IDENTIFIER": "pgpoolctl"}
+    if not (_is_journal(sys.stdout) and journal.send({**known, **fields})):
+        _write(priority, text, None)
 
 
 def uncaught_as_errors() -> None:

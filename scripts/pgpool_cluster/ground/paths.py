@@ -71,6 +71,8 @@ RECORD = STATE / "record.json"
 USERS = STATE / "users.json"
 DIVERGED = STATE / "diverged"
 """WAL that only this node had, kept before its data was replaced."""
+HISTORY = STATE / "history.jsonl"
+"""The events of this node. `history.jsonl.1` has those before the last rotation."""
 OLD_MEMORY = STATE / "applied.json"
 """Where older packages kept MEMORY; postgres owns the folder and could change the file."""
 
@@ -93,6 +95,8 @@ OLD_KEY_OF_PGPOOL = RUN / "key-of-pgpool"
 """Where older packages kept KEY_OF_PGPOOL; postgres owns the folder and could change the file."""
 CONTROL = Path("/run/pgpool2-cluster-control")
 """The socket through which the postgres user starts and stops units."""
+JOURNAL = Path("/run/systemd/journal/socket")
+"""The socket on which systemd's journal receives structured entries."""
 
 UNIT = "pgpool2-cluster.service"
 PGPOOL_UNIT = "pgpool2.service"

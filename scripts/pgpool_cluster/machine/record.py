@@ -10,8 +10,10 @@ from types import NoneType
 from typing import Any
 
 from ..decision.excuse import NO_EXCUSE, Excuse
+from ..decision.pause import NO_PAUSE, Pause
 from ..ground import files
 from ..ground.errors import ServerError
+from ..transport import wire
 from . import hands
 
 
@@ -30,7 +32,8 @@ class Record:
     or the path of cluster.yml's `ca` (proof.py); "" if none. `needs`: the primary's values of matching.py's parameters
     that were too low on this node. `libraries`: libraries that the primary preloads and that are installed on this
     node. `logical`: the primary's wal_level was logical. `own_database`: every database node has shown that it has the
-    roles' own database (own_database.py). `loss`: as in NodeFacts.
+    roles' own database (own_database.py). `loss`: as in NodeFacts. `pause`: the latest pause of the cluster, or its
+    end.
     """
 
     system: int | None = None
@@ -51,6 +54,7 @@ class Record:
     logical: bool = False
     own_database: bool = False
     loss: int = 0
+    pause: Pause = NO_PAUSE
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -82,7 +86,7 @@ class Record:
 def _check(name: str, value: object, default: object) -> None:
     """Raise ValueError if a value has another type than its default. The check matters because root reads it, too."""
     several = dict.fromkeys(("dropped", "needs", "libraries"), (list, tuple))
-    types = {"system": (int, NoneType), "excuse": (dict, Excuse), **several}
+    types = {"system": (int, NoneType), "excuse": (dict, Excuse), "pause": (dict, Pause), **several}
     if type(value) not in types.get(name, (type(default),)):
         raise ValueError(f"{name} is of another type")
 
@@ -93,4 +97,6 @@ def _of_json(values: dict[str, Any]) -> dict[str, object]:
     found["needs"] = tuple((str(name), int(value)) for name, value in values.get("needs", ()))
     if "excuse" in values:
         found["excuse"] = Excuse(**{**values["excuse"], "names": tuple(map(str, values["excuse"]["names"]))})
+    if "pause" in values:
+        found["pause"] = wire.read(Pause, values["pause"], "pause")
     return found

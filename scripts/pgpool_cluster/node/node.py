@@ -15,6 +15,7 @@ from ..configuration.users import Users
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from ..decision.heartbeat import NodeState
+from ..decision.pause import Pause
 from ..decision.report import DivergedReport
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
@@ -28,6 +29,7 @@ from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.heartbeats import Heartbeats
 from ..transport.peers import Answering, Peers, Progress
 from ..transport.protocol import LookRequest, Request
+from .history import History
 from .last_facts import LastFacts
 from .pgpool_view import PgpoolView
 from .under_way import Published, UnderWay
@@ -80,6 +82,9 @@ class Here:
     chores: Published[str] = field(default_factory=lambda: Published(""), repr=False)
     """The failures of its housekeeping and other matters that need attention, with a hint; "" if there are none."""
     under_way: UnderWay = field(default_factory=UnderWay, repr=False)
+    history: History = field(default_factory=History, repr=False)
+    seen: Published[ClusterFacts] = field(default_factory=lambda: Published(ClusterFacts()), repr=False)
+    """The facts of all nodes that this node collected last."""
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
     silent: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()), repr=False)
@@ -147,6 +152,14 @@ class Here:
             self.remember(excuse=excuse)
             return True
 
+    def note_pause(self, pause: Pause) -> bool:
+        """Record a pause of the cluster, or its end. Return False if a later one is known."""
+        with self._lock:
+            if pause.place < self.record.pause.place:
+                return False
+            self.remember(pause=pause)
+            return True
+
     def renew(self, fresh: Here) -> None:
         """Switch to the cluster.yml that `fresh` was read from. Other threads continue their work."""
         self.peers.close()
@@ -200,6 +213,7 @@ class Here:
             excuse=record.excuse,
             silent=self.silent.value,
             loss=record.loss,
+            pause=record.pause,
         )
 
     def _looked(self) -> NodeFacts:
@@ -281,7 +295,9 @@ class Here:
             self.forget_looks()
             mine = self.look()
         facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
-        return ClusterFacts({self.me.name: mine, **facts})
+        every = ClusterFacts({self.me.name: mine, **facts})
+        self.seen.publish(every)
+        return every
 
     def look_until(self, enough: Callable[[ClusterFacts], object]) -> ClusterFacts:
         """Collect facts until they are `enough` or all database nodes answer, for at most 10 s.

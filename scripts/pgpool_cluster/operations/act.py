@@ -35,9 +35,12 @@ from ..decision.actions import (
     Stop,
     StopPgpool,
     Wait,
+    said,
 )
+from ..decision.events import kind_of, reason
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
+from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
@@ -51,10 +54,20 @@ _RETRY_PAUSE_SECONDS = 3.0
 
 def perform(here: Here, action: Action) -> None:
     """Carry out one action; do nothing for an action that only states a reason. Raises ClusterError if it fails."""
-    if isinstance(action, Wait | AwaitRecovery | Refuse):
+    if isinstance(action, Wait | AwaitRecovery | Refuse) or _not_due(here, action):
         return
-    _work(here, action)
+    unless_done = isinstance(action, Promote | Rebuild)  # the promoted node, and the recovery, record these
+    with recording.timed(here, kind_of(action), said(action), why=reason(action), unless_done=unless_done):
+        _work(here, action)
     here.forget_looks()
+
+
+def _not_due(here: Here, action: Deed) -> bool:
+    """Return whether the action would do nothing, because copies or returns keep failing and the next is not due."""
+    work = here.under_way
+    if isinstance(action, Rejoin) and not work.returns.due:
+        return True
+    return isinstance(action, Clone | Rejoin) and not work.copies.due
 
 
 def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action

@@ -7,12 +7,14 @@ from contextlib import suppress
 
 from ..decision import replay
 from ..decision.actions import Attach
+from ..decision.events import EventKind
 from ..decision.facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
 from ..decision.situation import in_service, rightful_primary
 from ..definition.cluster import Node
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
 from ..machine import pgpool
+from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
 from ..transport.protocol import AttachRequest, DetachRequest, Done, HoldRequest, TakeBackRequest
@@ -49,7 +51,8 @@ def attach(here: Here, request: AttachRequest) -> Done:
     elif found.stalled:
         raise OperationError(f"{node.name} does not replay: {found.stalled}", hint=replay.hint(found))
     here.on(node.name, HoldRequest(hold=False), seconds=_HOLD_SECONDS)
-    pgpool_service.attach(here, Attach(node.name))
+    with recording.timed(here, EventKind.ATTACH, f"attach {node.name}", why=_why(recovering=request.recovering)):
+        pgpool_service.attach(here, Attach(node.name))
     here.forget_looks()
     if not request.recovering:
         _await_everywhere(here, node, up=True)
@@ -75,15 +78,25 @@ def detach(here: Here, request: DetachRequest) -> Done:
         raise OperationError(f"{node.name} is the primary, which receives all writes", hint=hint)
     if streams and facts.of(node.name).reachable and not request.recovering:
         here.on(node.name, HoldRequest(hold=True), seconds=_HOLD_SECONDS)
+    with recording.timed(here, EventKind.DETACH, f"detach {node.name}", why=_why(recovering=request.recovering)):
+        _detach(here, node)
+    here.forget_looks()
+    if not request.recovering:
+        _await_everywhere(here, node, up=False)
+    return Done()
+
+
+def _why(*, recovering: bool) -> str:
+    return "it is a step of a recovery or a switchover" if recovering else "an administrator requested it"
+
+
+def _detach(here: Here, node: Node) -> None:
+    """Detach a node that may be detached already."""
     try:
         pgpool.detach(here.cluster, node)
     except OperationError as error:
         if pgpool.DOWN_ALREADY not in error.message:
             raise
-    here.forget_looks()
-    if not request.recovering:
-        _await_everywhere(here, node, up=False)
-    return Done()
 
 
 def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:

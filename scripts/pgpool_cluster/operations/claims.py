@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from ..decision.actions import Begin, Dismiss, Lead
+from ..decision.events import EventKind
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, Lsn, NodeFacts
 from ..decision.promotion import able_to_acknowledge
 from ..decision.situation import in_service
 from ..ground import log
 from ..ground.errors import OperationError
+from ..node import recording
 from ..node.node import LOOK_SECONDS, Here
 from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermAnswer, TermRequest
 from . import synchrony
@@ -27,9 +30,10 @@ def claim(here: Here, term: int, *, kept: tuple[str, ...] = (), loss: bool = Fal
     The claim voids the excuses of former primaries, except for `kept`, the names that this node itself has excused.
     `loss`: as in TermRequest. `changes` of the record are written together with the claim.
     """
-    noted = _noted(here, term, loss=loss)
-    _void_excuses(here, term, noted, kept)
-    _begin(here, term, noted, changes)
+    with _recorded(here, term):
+        noted = _noted(here, term, loss=loss)
+        _void_excuses(here, term, noted, kept)
+        _begin(here, term, noted, changes)
 
 
 def claim_promotion(
@@ -43,13 +47,19 @@ def claim_promotion(
     does without the last two, as in TermRequest. `decided`: the place of the excuse that the decision to promote rests
     on; the claim fails if any node knows a later one.
     """
-    noted = _noted(here, term, cut=True, loss=loss)
-    if not loss:
-        _refuse_unsafe(here, mine, noted)
-    if here.cluster.synchronous and decided is not None and max(answer.excuse for answer in noted.values()) > decided:
-        raise OperationError("the primary has answered since the decision", hint=_AGAIN)
-    _void_excuses(here, term, noted, ())
-    _begin(here, term, noted, {})
+    with _recorded(here, term):
+        noted = _noted(here, term, cut=True, loss=loss)
+        if not loss:
+            _refuse_unsafe(here, mine, noted)
+        latest = max(answer.excuse for answer in noted.values())
+        if here.cluster.synchronous and decided is not None and latest > decided:
+            raise OperationError("the primary has answered since the decision", hint=_AGAIN)
+        _void_excuses(here, term, noted, ())
+        _begin(here, term, noted, {})
+
+
+def _recorded(here: Here, term: int) -> AbstractContextManager[object]:
+    return recording.timed(here, EventKind.CLAIM, f"claim term {term}")
 
 
 def _noted(here: Here, term: int, *, cut: bool = False, loss: bool = False) -> dict[str, TermAnswer]:
@@ -82,7 +92,7 @@ def tell(here: Here, term: int, *, cut: bool = False, loss: bool = False) -> dic
     """
     if not here.note_term(term, **({"loss": term} if loss else {})):
         return {}
-    request = TermRequest(term, here.cluster.fingerprint, cut=cut, loss=loss)
+    request = TermRequest(term, here.cluster.fingerprint, cut=cut, loss=loss, pause=here.record.pause.serial)
     answers = here.peers.ask_all(request, seconds=LOOK_SECONDS)
     excuse = here.record.excuse
     own = TermAnswer(taken=True, excuse=excuse.place, excused=excuse.names, cut=cut or None)
@@ -147,7 +157,7 @@ def _have_go_on(here: Here, facts: ClusterFacts, gone: str | None) -> None:
 def _tell_service(here: Here, serving: set[str], term: int, *, restart: int, without: str = "") -> None:
     """Send a new term to all reachable nodes except `without`, and mark the nodes of `serving` as in service in it."""
     others = [name for name in here.peers.peers if name != without]
-    news = TermRequest(term, here.cluster.fingerprint)
+    news = TermRequest(term, here.cluster.fingerprint, pause=here.record.pause.serial)
     request = replace(news, serves=True, restart=restart)
     noted = here.peers.ask_some([name for name in others if name in serving], request, seconds=LOOK_SECONDS)
     here.peers.ask_some([name for name in others if name not in serving], news, seconds=LOOK_SECONDS)

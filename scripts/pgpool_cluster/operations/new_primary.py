@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 from ..decision import replay
 from ..decision.actions import Promote, Resume, Serve, Start
+from ..decision.events import EventKind, reason
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
+from ..node import recording
 from ..node.node import Here
 from ..transport.protocol import PromoteRequest
 from . import claims, cutting, postgresql_service, synchrony
@@ -59,12 +61,14 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
     with here.under_way.claiming():
         if not in_recovery(here):
             return
-        refuse_promotion(here)
-        with _announced(here):
-            with here.under_way.upstream:
-                mine = cutting.cut_off(here)
-            claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
-            end_recovery(here)
+        why = "an administrator requested it" if decided is None else reason(Promote(here.me.name, term, decided))
+        with recording.timed(here, EventKind.PROMOTE, f"promote {here.me.name} term {term}", why=why):
+            refuse_promotion(here)
+            with _announced(here):
+                with here.under_way.upstream:
+                    mine = cutting.cut_off(here)
+                claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
+                end_recovery(here)
 
 
 def in_recovery(here: Here) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 
+from ..decision import standstill
 from ..decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from ..decision.decide import decide
+from ..decision.events import EventKind
+from ..decision.facts import ClusterFacts
 from ..decision.native import beginning, goes_apart
 from ..decision.promotion import failover
 from ..decision.situation import Actions
@@ -14,10 +18,13 @@ from ..definition.cluster import Node
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..machine import units
+from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
-from . import act, new_primary
+from . import act, new_primary, pausing
 
+_OF_A_FAILOVER = (Promote, Follow, Dismiss)
+"""The actions that a failover carries out."""
 _FAILOVER_SECONDS = 15.0
 """Seconds for which a failover is retried. After that, the agents continue on their own."""
 
@@ -25,14 +32,43 @@ _FAILOVER_SECONDS = 15.0
 def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     """Promote the right standby in place of `failed`, let the others follow it, and return the last decision.
 
-    While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised.
+    While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised. While the cluster
+    is paused, do nothing but record that the node lacks writes, in a mode in which every node is a primary.
     """
     progress(f"failover: pgpool-II reports node {failed.name} down")
     # Where every node is a primary, pgpool-II does not take part in the choice.
     with nullcontext() if here.cluster.mode.streams else here.under_way.pgpool_busy:
-        if failed.name not in here.under_way.silent.value and not here.look_at_all().of(failed.name).reachable:
+        facts = here.look_at_all()
+        recording.note(
+            here, EventKind.GIVEN_UP, f"pgpool-II has given up {failed.name}", why="its failover_command ran"
+        )
+        if pausing.learn(here, facts).paused and here.cluster.mode.streams:
+            return _stand_still(here, failed, facts)
+        if failed.name not in here.under_way.silent.value and not facts.of(failed.name).reachable:
             _hang_up(here, failed)
-        return _until_done(here, failed, progress)
+        return _recorded(here, failed, lambda: _until_done(here, failed, progress))
+
+
+def _stand_still(here: Here, failed: Node, facts: ClusterFacts) -> Actions:
+    """Log the actions of a failover that a pause holds back."""
+    text = standstill.note(here.record.pause, failover(here.cluster, failed, facts))
+    log.warning(f"failover of {failed.name}: no action, because {text}")
+    recording.note(here, EventKind.FAILOVER_REFUSED, f"no failover of {failed.name}", why=text)
+    return (Wait(failed.name, text),)
+
+
+def _recorded(here: Here, failed: Node, work: Callable[[], Actions]) -> Actions:
+    """Record the last decision of a failover. An action that failed has an event of its own."""
+    began, actions = time.monotonic(), work()
+    quiet = "; ".join(said(action) for action in actions if isinstance(action, Wait | Refuse))
+    text = ", ".join(said(action) for action in actions if isinstance(action, _OF_A_FAILOVER))
+    why = f"pgpool-II has given up {failed.name}"
+    if quiet:
+        recording.note(here, EventKind.FAILOVER_REFUSED, f"no failover of {failed.name}: {quiet}", why=why)
+    elif text:
+        seconds = time.monotonic() - began
+        recording.note(here, EventKind.FAILOVER, f"failover of {failed.name}: {text}", why=why, seconds=seconds)
+    return actions
 
 
 def _hang_up(here: Here, failed: Node) -> None:
@@ -48,13 +84,15 @@ def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
     before = ""
     while True:
         facts = here.look_at_all()
-        actions = failover(here.cluster, failed, facts)
+        actions = standstill.permitted(failover(here.cluster, failed, facts), here.record.pause)
         if goes_apart(here.cluster, here.me, facts):
             _note_apart(here)
         quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
         done = all(_done(here, action, progress) for action in actions)
-        if (done and not quiet) or time.monotonic() > deadline:
+        if done and not quiet:
             return actions
+        if time.monotonic() > deadline:
+            return actions if done else (*actions, Wait(failed.name, "an action failed; the agents try again"))
         text = "; ".join(said(action) for action in quiet)
         if text != before:
             log.warning(f"failover of {failed.name}: {text}")
@@ -76,7 +114,7 @@ def _done(here: Here, action: Action, progress: Progress) -> bool:
 
     A failed Follow needs none. Actions other than Promote, Follow and Dismiss are skipped.
     """
-    if not isinstance(action, Promote | Follow | Dismiss):
+    if not isinstance(action, _OF_A_FAILOVER):
         return True
     log.warning(f"failover: {said(action)}")
     try:
@@ -100,6 +138,7 @@ def take_over(here: Here) -> None:
 
     Does nothing if it has been promoted already. Raises OperationError if they do not.
     """
+    refuse_in_a_pause(here)
     planned = [action for action in _planned(here) if isinstance(action, Promote) and action.node == here.me.name]
     if planned:
         time.sleep(_CONFIRM_PAUSE_SECONDS)
@@ -110,8 +149,15 @@ def take_over(here: Here) -> None:
     new_primary.become_primary(here, planned[0].term, planned[0].excuse)
 
 
+def refuse_in_a_pause(here: Here) -> None:
+    """Raise OperationError while the cluster is paused: the decision of another node must not have an effect."""
+    if here.record.pause.paused:
+        raise OperationError(standstill.described(here.record.pause), hint="pgpoolctl resume")
+
+
 def refuse_undecided(here: Here, action: Follow) -> None:
     """Raise OperationError unless this node itself decides to follow that primary."""
+    refuse_in_a_pause(here)
     here.forget_looks()
     decided = decide(here.cluster, here.me, here.look_at_all())
     if not any(isinstance(one, Follow) and one.primary == action.primary for one in decided):
@@ -131,6 +177,7 @@ def go_on(here: Here, gone: Node | None) -> None:
         actions = failover(here.cluster, gone, facts)
     else:
         actions = beginning(here.cluster, here.me, facts)
+    actions = standstill.permitted(actions, here.record.pause)
     wanted = [action for action in actions if isinstance(action, Dismiss | Begin)]
     if not wanted:
         raise OperationError(f"{here.me.name} does not confirm that the other nodes must continue", hint=_SEES)

@@ -21,9 +21,11 @@ from .peers import LINE_BYTES, SHORT_LINE_BYTES, Answering, Progress
 from .protocol import (
     VERSIONS_DIFFER,
     ClockRequest,
+    HistoryRequest,
     HoldRequest,
     LookRequest,
     MayStartRequest,
+    NotePauseRequest,
     NoteRequest,
     Request,
     SilentRequest,
@@ -43,7 +45,9 @@ def _verbs(*requests: type[Request[Any]]) -> frozenset[str]:
     return frozenset(request.do for request in requests)
 
 
-_KNOWN = _verbs(NoteRequest, TermRequest, WhyRequest, HoldRequest, WatchRequest, SilentRequest)
+_KNOWN = _verbs(
+    NoteRequest, TermRequest, WhyRequest, HoldRequest, NotePauseRequest, HistoryRequest, WatchRequest, SilentRequest
+)
 """Requests that the agent answers from memory."""
 _LOOKS = _verbs(LookRequest, ClockRequest, StatusRequest, MayStartRequest, StandingRequest)
 """Requests that wait for facts, which takes seconds if something hangs. All others may take hours."""

@@ -20,7 +20,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from ..decision import terms
+from ..decision.chronology import ClusterHistory
+from ..decision.events import Event
 from ..decision.facts import Lsn, NodeFacts, Standing
+from ..decision.pause import Pause
 from ..decision.report import Report
 from ..decision.terms import KnownTerm, Term
 from ..ground.check import Check
@@ -129,6 +132,30 @@ class ExcuseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class NotePauseAnswer:
+    """`taken`: the node has recorded the pause or its end, and knows no later one."""
+
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAnswer:
+    """The pause or its end that is in force. `changed`: this request began it. `missing`: nodes without a record."""
+
+    pause: Pause
+    changed: bool
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryAnswer:
+    """The events of one node. `shortened`: older ones that match are left out."""
+
+    events: tuple[Event, ...] = ()
+    shortened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FailoverAnswer:
     """The actions of the failover, one line each."""
 
@@ -221,7 +248,8 @@ class TermRequest(Request[TermAnswer]):
     `file`: fingerprint of the requester's cluster.yml. A node with another one records nothing. `serves`: you are in
     service in this term. `restart`: as in NodeFacts (facts.py); 0 for none. `cut`: before you answer, end what you
     acknowledge to a former primary: a standby stops to receive from it, a primary is killed. `loss`: in this term, an
-    administrator accepts the loss of commits that only other nodes have.
+    administrator accepts the loss of commits that only other nodes have. `pause`: serial of the latest pause that the
+    requester knows. A node that knows a later one, which has not ended, records nothing.
     """
 
     do = "term"
@@ -231,6 +259,7 @@ class TermRequest(Request[TermAnswer]):
     restart: KnownTerm = 0
     cut: bool = False
     loss: bool = False
+    pause: KnownTerm = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +371,24 @@ class HoldRequest(Request[Done]):
 
 
 @dataclass(frozen=True, slots=True)
+class NotePauseRequest(Request[NotePauseAnswer]):
+    """Record a pause of the cluster, or its end. `file` is as in TermRequest."""
+
+    do = "note-pause"
+    pause: Pause
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRequest(Request[HistoryAnswer]):
+    """Return your last `most` events since a time, in seconds since 1970. The answer comes from memory."""
+
+    do = "history"
+    most: int
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RoleRequest(Request[Done]):
     """Change the password of a database role on your own server only; None forbids the role to log in."""
 
@@ -450,6 +497,25 @@ class StatusRequest(Request[Report]):
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRequest(Request[PauseAnswer]):
+    """Pause the cluster, or end its pause, on every node. `by`: the user, as `root@pg1`."""
+
+    do = "pause"
+    paused: bool
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterHistoryRequest(Request[ClusterHistory]):
+    """Return the last `most` events of all nodes since a time, in seconds since 1970."""
+
+    do = "cluster-history"
+    most: int
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingRequest(Request[WaitingAnswer]):
     """Return the settings that wait for a restart of PostgreSQL."""
 
@@ -498,10 +564,11 @@ class SecondStageRequest(Request[Done]):
 AnyRequest = (
     LookRequest | NoteRequest | CheckRequest | ClockRequest | TermRequest | ExcuseRequest | PromoteRequest
     | FollowRequest | GoOnRequest | RecoverRequest | SwitchoverRequest | StartRequest | AttachRequest | DetachRequest
-    | TakeBackRequest | HoldRequest | RoleRequest | UserRequest | UsersRequest
+    | TakeBackRequest | HoldRequest | NotePauseRequest | HistoryRequest | RoleRequest | UserRequest | UsersRequest
     | WatchRequest | PcpRecoveryRequest | CopyRequest | TakeUpRequest | WhyRequest | CancelActiveRequest
     | StandingRequest | SilentRequest
-    | StatusRequest | WaitingRequest | ConvergeRequest | FailoverRequest | MayStartRequest | FirstStageRequest
+    | StatusRequest | PauseRequest | ClusterHistoryRequest
+    | WaitingRequest | ConvergeRequest | FailoverRequest | MayStartRequest | FirstStageRequest
     | SecondStageRequest
 )  # fmt: skip
 """Every request that an agent answers."""

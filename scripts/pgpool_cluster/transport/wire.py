@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 from ..decision import terms
 from ..decision.facts import Lsn, NodeFacts, Switch
+from ..decision.pause import Pause
 from ..ground.check import Check
 
 T = TypeVar("T")
@@ -72,6 +73,14 @@ def _facts(values: object) -> NodeFacts:
     for name, number in numbers.items():
         if not terms.plausible(number):
             raise ValueError(f"{name}: no cluster can have reached such a number")
+    return found
+
+
+def _pause(values: object) -> Pause:
+    """Read a Pause. Raises ValueError, also for one that no agent can have recorded."""
+    found: Pause = _dataclass(Pause, values, "pause")
+    if not found.plausible:
+        raise ValueError("no agent can have recorded such a pause")
     return found
 
 
@@ -148,6 +157,7 @@ def _mapping(kind: Any, value: Any, name: str) -> dict[str, Any]:  # noqa: ANN40
 
 _READ = {
     NodeFacts: lambda _, value, __: _facts(value),
+    Pause: lambda _, value, __: _pause(value),
     Check: lambda _, value, __: Check.of(value),
     str: _scalar,
     int: _scalar,

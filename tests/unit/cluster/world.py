@@ -19,6 +19,7 @@ import pytest
 from pgpool_cluster.agent import agent, answers
 from pgpool_cluster.agent.answers import Answers
 from pgpool_cluster.copying import copy_source, copying
+from pgpool_cluster.decision import standstill
 from pgpool_cluster.decision.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from pgpool_cluster.decision.decide import confirmed, decide
 from pgpool_cluster.decision.facts import (
@@ -41,7 +42,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import node, stages
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, cutting, restarts, synchrony, takeover
+from pgpool_cluster.operations import act, cutting, pausing, restarts, synchrony, takeover
 from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql import postmaster, server_log
@@ -167,7 +168,9 @@ class Me(Here):
 
     def look_at_all(self, *, fresh: bool = False) -> ClusterFacts:
         del fresh
-        return self.world.seen()
+        found = self.world.seen()
+        self.seen.publish(found)
+        return found
 
     def forget_looks(self) -> None:
         pass
@@ -322,6 +325,7 @@ class World:
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
             "standbys_came": record.standbys_came, "excuse": record.excuse, "loss": record.loss,
             "silent": frozenset(other for other, one in self.hosts.items() if self.beats and not one.on),
+            "pause": record.pause,
         }  # fmt: skip
         if data is None:
             state = Postgresql.ABSENT if host.database else Postgresql.DOWN
@@ -780,10 +784,12 @@ class World:
             exhausted=here.under_way.returns.exhausted,
             patient=host.patient,
         )
-        actions = confirmed(
-            decide(self.cluster, host.node, self.seen(), policy),
-            lambda: decide(self.cluster, host.node, self.seen(), policy),
-        )
+        pause = pausing.learn(here, here.look_at_all())
+
+        def permitted() -> tuple[Action, ...]:
+            return standstill.permitted(decide(self.cluster, host.node, self.seen(), policy), pause)
+
+        actions = confirmed(permitted(), permitted)
         self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
         for action in actions:

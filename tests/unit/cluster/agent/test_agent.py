@@ -18,15 +18,18 @@ from pgpool_cluster.agent import agent
 from pgpool_cluster.agent.agent import Agent
 from pgpool_cluster.agent.housekeeping import Housekeeping
 from pgpool_cluster.configuration import before
-from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Wait
+from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Stop, Wait
+from pgpool_cluster.decision.events import EventKind
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.links import LinkState
+from pgpool_cluster.decision.pause import Pause
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.machine import pgpool as pools
 from pgpool_cluster.machine import server, units
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.node import recording
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, upgrade
 from pgpool_cluster.operations.roles import Roles
@@ -197,6 +200,53 @@ def test_a_decision_that_needs_confirmation_is_repeated_with_fresh_facts(
     assert program.done == [Start("pg1")]
 
 
+def test_a_pause_holds_actions_back_and_every_note_names_it(program: Program) -> None:
+    pause = Pause(1, True, 7.0, "root@pg2", "new switches")
+    program.facts = ClusterFacts({**WELL.nodes, "pg2": replace(WELL.of("pg2"), pause=pause)})
+    recorded: list[Pause] = []
+
+    def note_pause(here: Here, pause: Pause) -> bool:
+        recorded.append(pause)
+        here.record = here.record.with_changes(pause=pause)
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Here, "note_pause", note_pause)
+        program.wants = (Stop("pg1", "pg2 is the primary"), Wait("pg1", "pg3 is away"))
+        program.agent.step()
+        assert (program.done, recorded) == ([], [pause])
+        note = program.here.note.value
+        assert note == (
+            "the cluster is paused by root@pg2: new switches; held back: stop pg1: pg2 is the primary; "
+            "hint: pgpoolctl resume; waits: pg3 is away"
+        )
+        assert program.logged[-1] == note
+        program.facts = ClusterFacts(
+            {**WELL.nodes, "pg2": replace(WELL.of("pg2"), pause=Pause(2, False, 8.0, "root@pg2", ""))}
+        )
+        program.agent.step()
+    assert program.done == [Stop("pg1", "pg2 is the primary")]
+
+
+def test_a_second_decision_in_a_pause_holds_back_as_much_as_the_first(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_CONFIRM_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(agent, "confirmed", lambda _, again: again())
+    program.here.record = program.here.record.with_changes(pause=Pause(1, True, 7.0, "root@pg1", ""))
+    program.wants = (Stop("pg1", "pg2 is the primary"),)
+    program.agent.step()
+    assert program.done == []
+
+
+def test_a_state_that_needs_an_administrator_is_an_event_once(program: Program) -> None:
+    program.wants = (Refuse("pg1", "two clusters", "remove one"),)
+    for _ in range(3):
+        program.agent.step()
+    (event,) = program.here.history.recent(9)[0]
+    assert (event.kind, event.what) == ("needs-administrator", "stops here: two clusters; hint: remove one")
+
+
 def test_once_returns_a_line_for_each_action_and_raises_errors(program: Program) -> None:
     program.wants = (Start("pg1"), Wait("pg1", "pg2 is away"))
     assert program.agent.once() == ["start pg1", "waits: pg2 is away"]
@@ -246,6 +296,10 @@ def test_pgpool_is_restarted_once_most_nodes_have_the_new_key(
     monkeypatch.setattr(units, "control", lambda *words: asked.append(words))
     program.agent._rekey(WELL)
     assert asked == [("restart", paths.PGPOOL_UNIT)] * restarts
+    asked.clear()
+    program.here.record = program.here.record.with_changes(pause=Pause(1, True, 7.0, "root@pg1", ""))
+    program.agent._rekey(WELL)
+    assert asked == [], "nothing restarts in a pause"
 
 
 # Answers
@@ -337,6 +391,16 @@ def test_cluster_yml_is_read_again_on_a_signal(
     program.agent._renew()
     assert eventually(lambda: "cluster.yml was reloaded" in program.logged)
     assert program.here.loaded == "another hash"
+
+
+def test_events_of_an_earlier_run_of_the_agent_are_kept(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "HISTORY", tmp_path / "history.jsonl")
+    here = agent.with_history(program.here)
+    recording.note(here, EventKind.HOLD, "keep clients off pg1")
+    here.history.close()
+    assert [one.what for one in agent.with_history(program.here).history.recent(9)[0]] == ["keep clients off pg1"]
 
 
 def this_node(cluster: Cluster, me: Node) -> Callable[[], tuple[Cluster, Node]]:

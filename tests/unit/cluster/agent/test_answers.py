@@ -15,6 +15,7 @@ from pgpool_cluster.agent.answers import Answers
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision import recovery_plan
 from pgpool_cluster.decision.facts import Standing, WatchdogState
+from pgpool_cluster.decision.pause import Pause
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
@@ -33,6 +34,7 @@ from pgpool_cluster.transport.protocol import (
     CheckAnswer,
     CheckRequest,
     ClockRequest,
+    ClusterHistoryRequest,
     ConvergeAnswer,
     ConvergeRequest,
     CopyRequest,
@@ -45,12 +47,15 @@ from pgpool_cluster.transport.protocol import (
     FirstStageRequest,
     FollowRequest,
     GoOnRequest,
+    HistoryRequest,
     HoldRequest,
     LookRequest,
     MayStartAnswer,
     MayStartRequest,
     NoteAnswer,
+    NotePauseRequest,
     NoteRequest,
+    PauseRequest,
     PcpRecoveryRequest,
     PromoteRequest,
     RecoverRequest,
@@ -144,6 +149,8 @@ EACH: list[Request[Any]] = [
     FirstStageRequest(1), SecondStageRequest(1), CopyRequest("pg2"), TakeUpRequest("pg2", "0/0", 5),
     RecoverRequest("pg2", force=True), SwitchoverRequest("pg2"), AttachRequest("pg2", recovering=True),
     DetachRequest("pg3", recovering=True), GoOnRequest(),
+    NotePauseRequest(Pause(1, True, 7.0, "root@pg1", ""), "f"), PauseRequest(True, "root@pg1", "new switches"),
+    HistoryRequest(3), ClusterHistoryRequest(3),
 ]  # fmt: skip
 
 

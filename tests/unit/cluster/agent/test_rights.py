@@ -72,6 +72,8 @@ def test_every_request_has_one_line_about_its_askers() -> None:
      {"do": "detach", "node": "pg2"},
      {"do": "take-up", "source": "pg1", "position": "0/0", "term": 9}, {"do": "start", "host": "pg2"},
      {"do": "pcp-recovery", "node": "pg2"}, {"do": "cancel-active", "since": 0}, {"do": "why", "why": ""},
+     {"do": "note-pause", "pause": {"serial": 9, "paused": True, "since": 1.0, "by": "w", "reason": ""}, "file": ""},
+     {"do": "pause", "paused": True, "by": "w"}, {"do": "cluster-history", "most": 9},
      {"do": "failover", "failed": 0}, {"do": "may-start", "instance": "15-main"}, {"do": "converge"}],
 )  # fmt: skip
 @pytest.mark.parametrize("peer", ["w", "gone"])

@@ -16,6 +16,9 @@ from pgpool_cluster.agent import agent as agents
 from pgpool_cluster.agent import check_own_files, checks
 from pgpool_cluster.cli import command_line, verbs
 from pgpool_cluster.configuration import apply, changes, key_file, pool_key
+from pgpool_cluster.decision.chronology import ClusterHistory
+from pgpool_cluster.decision.events import Event
+from pgpool_cluster.decision.pause import Pause
 from pgpool_cluster.decision.report import NodeReport, PgpoolReport, Report
 from pgpool_cluster.definition import key
 from pgpool_cluster.ground import paths
@@ -26,9 +29,12 @@ from pgpool_cluster.transport.protocol import (
     AttachRequest,
     CheckAnswer,
     CheckRequest,
+    ClusterHistoryRequest,
     ConvergeAnswer,
     ConvergeRequest,
     DetachRequest,
+    PauseAnswer,
+    PauseRequest,
     RecoverRequest,
     StatusRequest,
     SwitchoverAnswer,
@@ -277,3 +283,51 @@ def test_a_name_that_postgresql_reserves_or_quotes_is_refused(name: str, said: S
     with pytest.raises(UsageError):
         typed("user", "set", "--password-stdin", name)
     assert said.asked == []
+
+
+# History and pause
+
+
+EVENT = Event(1000.0, "pg2", "promote", "promote pg2 term 2", "pg1 is unreachable", "no primary", 2, 0.84)
+
+
+def test_history_shows_events_and_unreachable_nodes(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    said.answers[ClusterHistoryRequest] = ClusterHistory((EVENT,), {"w": "w is unreachable\x1b[2J"})
+    assert typed("history") is ExitStatus.GOOD
+    out = capsys.readouterr().out
+    assert "promote: promote pg2 term 2 (0.8 s)" in out
+    assert "w: its events are missing: w is unreachable?[2J" in out
+    assert typed("history", "--json", "-n", "3") is ExitStatus.GOOD
+    assert json.loads(capsys.readouterr().out)["events"][0]["message_id"] == EVENT.message_id
+    typed("history", "--since", "1970-01-02 00:00+00:00")
+    typed("history", "--since", "1970-01-02 00:00+00:00", "-n", "7")
+    assert said.asked == [
+        ClusterHistoryRequest(50), ClusterHistoryRequest(3), ClusterHistoryRequest(1000, 86400.0),
+        ClusterHistoryRequest(7, 86400.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(("-n", "0"), "-n must be"), (("-n", "1001"), "-n must be"), (("--since", "noon"), "not a time")],
+)
+def test_a_bad_option_of_history_is_refused(words: tuple[str, ...], reason: str, said: Said) -> None:
+    with pytest.raises(UsageError, match=reason):
+        typed("history", *words)
+    assert said.asked == []
+
+
+def test_pause_and_resume_report_the_state_and_the_nodes_that_learn_it_later(
+    said: Said, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "host_name", lambda: "pg1")
+    monkeypatch.setenv("SUDO_USER", "ada")
+    said.answers[PauseRequest] = PauseAnswer(Pause(1, True, 7.0, "root@pg1", ""), changed=True, missing=("pg3",))
+    assert typed("pause", "--reason", "new\nswitches ") is ExitStatus.GOOD
+    assert capsys.readouterr().out.splitlines() == [
+        "the cluster is paused", "pg3 has not recorded it; it will, once it sees a database node that has",
+    ]  # fmt: skip
+    said.answers[PauseRequest] = PauseAnswer(Pause(2, False, 8.0, "root@pg1", ""), changed=False)
+    assert typed("resume") is ExitStatus.GOOD
+    assert capsys.readouterr().out == "the cluster is not paused\n"
+    assert said.asked == [PauseRequest(True, "ada@pg1", "new switches"), PauseRequest(False, "ada@pg1")]

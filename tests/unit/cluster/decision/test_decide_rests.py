@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,7 +18,9 @@ from tests.unit.cluster.world import QUIET, Data, World, at_work, hands, make_cl
 
 from pgpool_cluster.decision.situation import rightful_primary
 from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.ground.errors import ClusterError
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.transport.protocol import PauseRequest
 
 NATIVE = Mode.NATIVE_REPLICATION
 STREAMING = Mode.STREAMING_REPLICATION
@@ -298,6 +301,21 @@ events = st.one_of(
 orders = st.permutations(range(6))
 
 
+def pause(place: int, *, paused: bool = True) -> Told:
+    """An administrator pauses the cluster, or ends the pause, if enough nodes answer."""
+
+    def work(world: World) -> None:
+        name = database(world, place)
+        if world.hosts[name].on:
+            with suppress(ClusterError):
+                world.on(name, PauseRequest(paused, "root@pg1"))
+
+    return Told(f"{'pause' if paused else 'resume'} on {place}", work)
+
+
+with_pauses = st.one_of(events, st.builds(pause, places), st.builds(pause, places, paused=st.booleans()))
+
+
 def told(world: World, story: Sequence[Told], boots: Sequence[int], order: Sequence[int]) -> None:
     names = list(world.hosts)
     with at_work(world):
@@ -320,6 +338,24 @@ def test_every_story_ends_well(
     cluster = make_cluster(mode, count[0], witness=count[1])
     world = World.healthy(replace(cluster, automatic_return=count[2]))
     told(world, story, *order)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@in_any_story
+@given(counts, st.lists(with_pauses, max_size=8), st.tuples(orders, orders))
+def test_every_story_with_pauses_ends_well_after_them(
+    mode: Mode, count: tuple[int, bool], story: list[Told], order: tuple[list[int], list[int]]
+) -> None:
+    world = World.healthy(make_cluster(mode, count[0], witness=count[1]))
+    names = list(world.hosts)
+    with at_work(world):
+        for event in (pause(0), *story):
+            event(world)
+        for name in names:
+            world.boot(name)
+        world.on("pg1", PauseRequest(False, "root@pg1"))
+    told(world, (), *order)
+    assert {host.record.pause.paused for host in world.hosts.values()} == {False}, world.shown()
 
 
 @pytest.mark.parametrize("mode", Mode)

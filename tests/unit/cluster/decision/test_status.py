@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pgpool_cluster.decision import status
+from pgpool_cluster.decision.events import Event
 from pgpool_cluster.decision.facts import (
     BackendState,
     ClusterFacts,
@@ -18,6 +19,7 @@ from pgpool_cluster.decision.facts import (
     WatchdogState,
 )
 from pgpool_cluster.decision.links import Link, LinkState
+from pgpool_cluster.decision.pause import Pause
 from pgpool_cluster.decision.report import ArchiveReport, DivergedReport, Report
 from pgpool_cluster.definition.cluster import Cluster, Mode
 from pgpool_cluster.definition.cluster_file import parse
@@ -153,7 +155,7 @@ def test_the_keys_of_the_json_are_those_of_the_documentation() -> None:
     other = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION)
     found = status.report(other, facts(pg1={"archive": usage}), {"pg2": "it waits"})
     told = json.loads(json.dumps(wire.fields(found)))
-    assert list(told) == ["cluster", "mode", "healthy", "nodes", "pgpools", "notes"]
+    assert list(told) == ["cluster", "mode", "healthy", "nodes", "pgpools", "notes", "paused", "history"]
     assert list(told["nodes"][0]) == ["name", "address", "id", "role", "postgresql", "pgpool", "lag_bytes", "timeline",
                                       "streaming", "stalled", "note", "archive", "link", "diverged"]  # fmt: skip
     assert list(told["pgpools"][0]) == ["name", "state", "virtual_ip", "link"]
@@ -171,3 +173,16 @@ def test_the_cluster_is_not_healthy_before_every_node_applies_synchronous_replic
     asynchronous = replace(CLUSTER, synchronous=0)
     later: dict[str, object] = {"file": asynchronous.fingerprint}
     assert status.healthy(asynchronous, facts(pg1=later, pg2=later, pg3=later))
+
+
+def test_a_pause_and_the_last_events_are_shown() -> None:
+    pause = Pause(3, True, 1000.0, "root@pg1", "new switches")
+    event = Event(1000.0, "pg2", "promote", "promote pg2 term 2", term=2, seconds=0.8)
+    found = replace(status.report(CLUSTER, facts(), {}), paused=pause, history=(event,))
+    text = "\n".join(status.lines(found))
+    assert "the cluster is paused by root@pg1: new switches; hint: pgpoolctl resume" in text
+    assert text.splitlines()[1].startswith("PAUSED since 19")
+    assert text.splitlines()[-1].endswith("term 2  pg2  promote: promote pg2 term 2 (0.8 s)")
+    assert wire.read(Report, json.loads(json.dumps(wire.fields(found))), "status") == found
+    older = {name: part for name, part in wire.fields(found).items() if name not in ("paused", "history")}
+    assert wire.read(Report, older, "status").paused is None

@@ -20,13 +20,14 @@ from pgpool_cluster.decision.recovery_plan import refuse_needless
 from pgpool_cluster.decision.replay import PAUSED, StandbyReport, Watch
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.node.under_way import UnderWay
 from pgpool_cluster.operations import claims, new_primary, restarts, switchover
 from pgpool_cluster.postgresql import local_server
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql.database import Database
+from pgpool_cluster.transport.peers import Peers
 
 # A standby's report about itself
 
@@ -255,12 +256,15 @@ def test_among_equals_a_standby_that_replays_takes_over() -> None:
 def test_a_node_does_not_promote_itself_if_that_would_crash_it(monkeypatch: pytest.MonkeyPatch) -> None:
     claimed: list[int] = []
     monkeypatch.setattr(claims, "claim", lambda _, term: claimed.append(term))
-    here: Any = SimpleNamespace(
-        under_way=UnderWay(), query=lambda *_: [(True,)], look=lambda: replace(LOST[0], **LOW),  # type: ignore[arg-type]
-    )  # fmt: skip
+    monkeypatch.setattr(Here, "query", lambda *_: [(True,)])
+    monkeypatch.setattr(Here, "look", lambda _: replace(LOST[0], **LOW))  # type: ignore[arg-type]
+    here = Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(term=1))
     with pytest.raises(OperationError, match="max_connections is 100 on pg2, and 404 is needed"):
         new_primary.become_primary(here, 2)
     assert not claimed
+    (event,) = here.history.recent(9)[0]
+    assert (event.kind, event.what) == ("promote", "promote pg2 term 2")
+    assert "404 is needed" in event.failed
 
 
 # Reports

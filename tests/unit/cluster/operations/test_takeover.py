@@ -85,6 +85,14 @@ def test_a_promotion_that_fails_is_decided_again(leader: Leader) -> None:
     assert leader.done == [Promote("pg3", 2, (0, 0))]
 
 
+def test_a_promotion_that_never_succeeds_is_a_refused_failover(leader: Leader) -> None:
+    leader.decisions, leader.fails = [(PROMOTE,)], {PROMOTE}
+    assert leader.fail_over() == (PROMOTE, Wait("pg1", "an action failed; the agents try again"))
+    given_up, refused = leader.here.history.recent(9)[0]
+    assert (given_up.kind, refused.kind) == ("given-up", "failover-refused")
+    assert "an action failed" in refused.what
+
+
 def test_a_standby_that_does_not_follow_yet_does_not_delay_the_failover(leader: Leader) -> None:
     leader.decisions, leader.fails = [(PROMOTE, FOLLOW)], {FOLLOW}
     leader.fail_over()

@@ -18,6 +18,7 @@ from tests.unit.cluster.decision.test_facts import ANY_FACTS, JUNK
 
 from pgpool_cluster.decision import terms
 from pgpool_cluster.decision.facts import Lsn, NodeFacts
+from pgpool_cluster.decision.pause import Pause
 from pgpool_cluster.ground import plain
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
@@ -40,11 +41,14 @@ from pgpool_cluster.transport.protocol import (
     FirstStageRequest,
     FollowRequest,
     GoOnRequest,
+    HistoryAnswer,
+    HistoryRequest,
     HoldRequest,
     LookRequest,
     MayStartAnswer,
     MayStartRequest,
     NoteAnswer,
+    NotePauseRequest,
     NoteRequest,
     PcpRecoveryRequest,
     PromoteRequest,
@@ -92,6 +96,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one return a
             return CHECKS
         case found if found is Lsn:
             return st.integers(0, 2**64 - 1).map(Lsn)
+        case found if found is Pause:
+            return PAUSES
         case found if dataclasses.is_dataclass(found):
             return built(found)
         case found if issubclass(found, Enum):
@@ -108,6 +114,7 @@ def built(kind: Any) -> st.SearchStrategy[Any]:
 
 
 TERMS = st.integers(1, 10_000)
+PAUSES = st.builds(Pause, TERMS, st.booleans(), st.floats(0, 1e9), TEXTS, TEXTS)
 FAILED = st.builds(Check, TEXTS, TEXTS, st.just(False), TEXTS, TEXTS)
 PASSED = st.builds(Check, TEXTS, TEXTS, st.just(True))
 CHECKS = FAILED | PASSED | st.builds(Check, TEXTS, TEXTS, st.just(True), TEXTS.filter(bool), TEXTS, st.just(True))
@@ -259,6 +266,9 @@ def test_a_line_with_another_type_in_place_of_text_is_refused(name: str, value: 
         Line.parse(json.dumps({"id": 1, name: value}).encode())
 
 
+PAUSING = NotePauseRequest(Pause(1, True, 7.0, "root@pg1", ""), "f")
+
+
 @pytest.mark.parametrize(
     ("request_", "name", "value"),
     [
@@ -266,6 +276,8 @@ def test_a_line_with_another_type_in_place_of_text_is_refused(name: str, value: 
         (PromoteRequest(2, (1, 0)), "excuse", [1]), (PromoteRequest(2, (1, 0)), "excuse", [10**12, 0]),
         (PromoteRequest(2, (1, 0)), "excuse", [-1, -1]), (PromoteRequest(2, (1, 0)), "excuse", [True, 0]),
         (ExcuseRequest(1, 1, (), ""), "serial", -1), (ExcuseRequest(1, 1, (), ""), "serial", True),
+        (TermRequest(2), "pause", -1), (TermRequest(2), "pause", 10**12), (PAUSING, "pause", {"serial": 10**12}),
+        (PAUSING, "pause", {"serial": 1, "reason": "x" * 201}), (PAUSING, "pause", None),
         (TakeUpRequest("pg1", "0/0", 2), "term", 0), (CancelActiveRequest(1.0), "since", float("nan")),
         (CancelActiveRequest(1.0), "since", float("inf")), (CancelActiveRequest(1.0), "since", 10**400),
     ],
@@ -330,6 +342,12 @@ OF_VERSION_1: list[tuple[dict[str, object], Request[Any]]] = [
 ]  # fmt: skip
 
 
+LATER = {
+    protocol.NotePauseRequest, protocol.HistoryRequest, protocol.PauseRequest, protocol.ClusterHistoryRequest,
+}  # fmt: skip
+"""The requests that version 1 refuses as unknown."""
+
+
 @pytest.mark.parametrize(("values", "request_"), OF_VERSION_1, ids=str)
 def test_a_request_of_version_1_is_read(values: dict[str, object], request_: Request[Any]) -> None:
     assert came({**values, "id": 1}) == request_
@@ -349,7 +367,7 @@ def test_version_1_reads_the_same_in_a_request_of_this_version(
 
 
 def test_every_request_of_version_1_is_covered() -> None:
-    assert {type(request) for _, request in OF_VERSION_1} == set(KINDS)
+    assert {type(request) for _, request in OF_VERSION_1} == set(KINDS) - LATER
 
 
 @pytest.mark.parametrize(
@@ -358,6 +376,7 @@ def test_every_request_of_version_1_is_covered() -> None:
         (TermRequest(2), {"taken": True}, TermAnswer(taken=True)),
         (TermRequest(2), {"taken": True, "excuse": [1, 2]}, TermAnswer(taken=True, excuse=(1, 2))),
         (TermRequest(2), {"taken": False}, TermAnswer(taken=False)),
+        (HistoryRequest(3), {}, HistoryAnswer()),
         (ClockRequest(), {"clock": 5}, ClockAnswer(5.0)),
         (NoteRequest(), {}, NoteAnswer()),
         (MayStartRequest("17-main"), {"go": True}, MayStartAnswer(go=True)),
