@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..decision.diverged_report import DivergedReport
 from ..decision.divergence import Stretch, own_stretches
 from ..decision.facts import Lsn, NodeFacts
-from ..decision.report import DivergedReport
 from ..ground import log, paths
 from ..ground.errors import ClusterError, ServerError
 from ..ground.waiting import poll

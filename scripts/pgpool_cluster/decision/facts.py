@@ -13,9 +13,9 @@ from enum import StrEnum
 
 from ..definition.cluster import Cluster
 from ..ground.usage import Usage
+from .diverged_report import DivergedReport
 from .excuse import NO_EXCUSE, Excuse
 from .pause import Pause
-from .report import DivergedReport
 
 _PAGE_BYTES = 8192
 _PAGE_HEADER_BYTES = 24

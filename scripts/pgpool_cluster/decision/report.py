@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .diverged_report import DivergedReport
 from .events import Event
 from .pause import Pause
 
@@ -18,23 +19,6 @@ class ArchiveReport:
     used: float
     oldest: str | None
     newest: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DivergedReport:
-    """A record of WAL that only one node had, in a folder called `name` on that node (diverged.py).
-
-    `timeline`: the last one of the record. `begins` and `ends`: WAL positions. `bytes`: its size on the disk.
-    `committed` and `other`: the number of transactions that have committed, and of those that have not.
-    """
-
-    name: str
-    timeline: int
-    begins: str
-    ends: str
-    committed: int
-    other: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..decision.diverged_report import DivergedReport
 from ..decision.facts import Lsn
-from ..decision.report import DivergedReport
 from ..ground import files, log
 from ..ground.errors import ServerError
 from .wal_files import SEGMENT, server_errors

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration.users import Users
+from ..decision.diverged_report import DivergedReport
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from ..decision.heartbeat import NodeState
 from ..decision.pause import Pause
-from ..decision.report import DivergedReport
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError

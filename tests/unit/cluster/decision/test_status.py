@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pgpool_cluster.decision import status
+from pgpool_cluster.decision.diverged_report import DivergedReport
 from pgpool_cluster.decision.events import Event
 from pgpool_cluster.decision.facts import (
     BackendState,
@@ -20,7 +21,7 @@ from pgpool_cluster.decision.facts import (
 )
 from pgpool_cluster.decision.links import Link, LinkState
 from pgpool_cluster.decision.pause import Pause
-from pgpool_cluster.decision.report import ArchiveReport, DivergedReport, Report
+from pgpool_cluster.decision.report import ArchiveReport, Report
 from pgpool_cluster.definition.cluster import Cluster, Mode
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.usage import Usage

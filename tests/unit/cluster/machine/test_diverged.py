@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pgpool_cluster.decision.diverged_report import DivergedReport
 from pgpool_cluster.decision.facts import Lsn
-from pgpool_cluster.decision.report import DivergedReport
 from pgpool_cluster.ground import files
 from pgpool_cluster.ground.errors import ServerError
 from pgpool_cluster.machine import diverged

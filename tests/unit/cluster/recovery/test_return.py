@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
-from pgpool_cluster.decision.report import DivergedReport
+from pgpool_cluster.decision.diverged_report import DivergedReport
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
