@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import UNIT, Me, World, at_work, hands, make_cluster
 
-from pgpool_cluster.decision.actions import Wait
+from pgpool_cluster.decision.actions import Refuse, Wait
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.pause import NO_PAUSE, Pause
 from pgpool_cluster.definition.cluster import Mode
@@ -95,7 +95,7 @@ def test_a_server_that_stops_in_a_pause_stays_down(world: World) -> None:
         world.crash(name)
     before = world.state()
     for name in world.hosts:
-        assert all(isinstance(action, Wait) for action in world.step(name))
+        assert all(isinstance(action, Wait | Refuse) for action in world.step(name))
     assert world.state() == before
     world.on("pg3", RESUME)
     world.settle(world.hosts)

@@ -128,11 +128,12 @@ def test_a_new_record_of_diverged_wal_is_in_the_next_facts(tmp_path: Path, monke
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
     monkeypatch.setattr(pgpool, "has_address", lambda _: False)
     monkeypatch.setattr(pgpool, "look", lambda _: None)
-    assert Here.look(here).diverged == ()
-    report = DivergedReport("20261130T171000Z-w-1", 1, "0/10", "0/20", 1, 0, 0)
-    kept = diverged.store(paths.DIVERGED, report, [], "")
-    here.forget_looks()
-    assert Here.look(here).diverged == (kept,)
+    with at_work(World(cluster)):
+        assert Here.look(here).diverged == ()
+        report = DivergedReport("20261130T171000Z-w-1", 1, "0/10", "0/20", 1, 0, 0)
+        kept = diverged.store(paths.DIVERGED, report, [], "")
+        here.forget_looks()
+        assert Here.look(here).diverged == (kept,)
 
 
 def test_a_fault_of_the_copy_is_retried_and_then_left_to_an_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
