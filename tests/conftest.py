@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--pairs", default=3, type=int, help="benches: how often each side of a comparison is run")
     group.addoption("--runs", default=500, type=int, help="how often apt of a release runs beside publishes")
     group.addoption("--every-call", action="store_true", help="kill a publish at each call, also where it only reads")
+    group.addoption("--schedules", default=20_000, type=int, help="how many schedules the simulation level runs")
+    group.addoption("--first-seed", default=0, type=int, help="the seed of its first schedule")
+    group.addoption("--schedule", default="", help="run only this schedule, as a failure printed it")
     group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
 
 

@@ -22,13 +22,11 @@ from ..node import notes
 from ..node.node import Here
 from ..operations import (
     attachment,
-    claims,
     new_primary,
     postgresql_service,
     restarts,
     roles,
     switchover,
-    synchrony,
     takeover,
     user_lists,
 )
@@ -216,8 +214,7 @@ class Answers:
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}))
         for action in actions:
             if isinstance(action, Resume):
-                with here.under_way.claiming():
-                    claims.claim(here, action.term, kept=synchrony.kept(here.record))
+                new_primary.permit(here, action)
         go = any(isinstance(action, Start | Resume) for action in actions)
         return protocol.MayStartAnswer(go, "; ".join(said(action) for action in actions))
 
