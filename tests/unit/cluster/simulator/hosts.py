@@ -600,6 +600,8 @@ class World:
     def acknowledge(self, host: Host, number: int) -> None:
         """Let a client get the acknowledgement of a server."""
         self._acknowledgements[number] = (self.kernel.now, self._is_unsound(host))
+        if self.newest is not None and host.record.led > self.newest.record.led:
+            self.notes_writable(host)  # it has claimed a new term while it was writable
         if host is self.newest:
             self.acknowledged.add(number)
             return
@@ -617,11 +619,14 @@ class World:
         return self.kernel.now - host.unsound_at < UNSOUND_SECONDS
 
     def _note_unsound(self, host: Host) -> None:
-        """Note when a host could not know that it was replaced: paused, without an agent, or without a majority."""
+        """Note when a host could not know that it was replaced: it, its agent or its links did not work."""
         agent, running = host.agent, host.server
         works = host.on and agent is not None and agent.process.runs
         reached = 1 + sum(self.in_reach(host.name, name) for name in self.hosts if name != host.name)
-        if not works or (running is not None and running.process.paused) or reached < self.cluster.majority:
+        newest = self.newest
+        apart = newest is not None and newest is not host and not self.in_reach(host.name, newest.name)
+        paused = running is not None and running.process.paused
+        if not works or paused or apart or reached < self.cluster.majority:
             host.unsound_at = self.kernel.now
 
     # Clients

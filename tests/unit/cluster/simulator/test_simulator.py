@@ -52,9 +52,18 @@ def test_a_seed_alone_names_its_schedule() -> None:
 # Faults of the package that the simulator has found
 
 
-def test_a_claim_of_a_booting_primary_is_announced() -> None:
-    """Another node decided to promote itself between the claim of a booting primary and the start of its server."""
-    found = "3s2 828 delay:2:2:2:42.6 double:2:-1:5:5.2 reboot:2.37:-1:4:3.7"
+@pytest.mark.parametrize(
+    "found",
+    [
+        # Another node was promoted between the claim of a booting primary and the start of its server.
+        "3s2 828 delay:2:2:2:42.6 double:2:-1:5:5.2 reboot:2.37:-1:4:3.7",
+        # An agent that had been suspended acted on facts from before, when the primary was away.
+        "3s0 9701 pause-agent:3.49:1:4:19 crash:3:-1:1:0.4",
+        # A standby was promoted in place of another standby, because the agent of the primary answered late.
+        "4ws0 11808 stop-server:3.72:-1:30:0.3 delay:17:-1:5:14 crash:18:2:3:0.1",
+    ],
+)
+def test_a_mended_fault_stays_mended(found: str) -> None:
     assert not schedules.problem(Schedule.parse(found), STRICT)
 
 
