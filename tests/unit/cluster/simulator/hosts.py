@@ -29,7 +29,7 @@ from pgpool_cluster.node.under_way import UnderWay
 from pgpool_cluster.operations.synchrony import Synchrony
 from pgpool_cluster.transport.protocol import LookRequest, MayStartRequest, Request
 
-from .kernel import Kernel, Lock, Process
+from .kernel import Kernel, Killed, Lock, Process
 from .pools import Pool, Pools
 from .servers import SYSTEM, Data, Running, Servers, Violation, position_of
 
@@ -94,6 +94,8 @@ class Host:
         """When it could last not know whether it was replaced."""
         self.cut_at_save = ""
         """Whether the power fails "before" or "after" the next record is on disk."""
+        self.at_save: Callable[[], None] | None = None
+        """Happens once the next record is on disk."""
 
     @property
     def writes(self) -> set[int]:
@@ -385,7 +387,8 @@ class World:
     def current_host(self) -> Host:
         """Return the host whose agent runs now."""
         task = self.kernel.current
-        assert task is not None
+        if task is None or not task.process.alive:
+            raise Killed
         return self._by_process[task.process]
 
     # Time
@@ -665,6 +668,10 @@ class World:
             host.unsaved = record
             self.kernel.after(WRITE_BACK_SECONDS, lambda: self._write_back(host, record))
         self.touch()
+        work, host.at_save = host.at_save, None
+        if work is not None:
+            self.kernel.after(0.0, work)
+            self.kernel.sleep(0.001)
         if cut == "after":
             self.kernel.after(0.0, lambda: self.power_cut(host))
             self.kernel.sleep(1.0)

@@ -32,9 +32,10 @@ _DRAWN = [name for name in SHAPES for _ in range(1 if name[0] in "45" else 3)]
 PRIMARY = -1
 """In place of a host's number: the one that is the primary when the fault begins."""
 KINDS = (
-    "crash", "crash", "reboot", "cut-before-save", "cut-after-save", "pause-host", "pause-server", "pause-agent",
-    "kill-server", "stop-server", "stop-server", "kill-agent", "kill-pool", "partition", "partition", "one-way",
-    "one-way-pair", "delay", "double", "slow-disk", "slow-wal",
+    "crash", "crash", "reboot", "cut-before-save", "cut-after-save", "isolate-at-save", "isolate-at-save",
+    "pause-at-save", "pause-host", "pause-server", "pause-agent", "kill-server", "stop-server", "stop-server",
+    "kill-agent", "kill-pool", "partition", "partition", "one-way", "one-way-pair", "delay", "double", "slow-disk",
+    "slow-wal",
 )  # fmt: skip
 _CLUSTERS: dict[str, Cluster] = {}
 
@@ -132,12 +133,14 @@ def _run(world: World, schedule: Schedule) -> None:
         end = max(end, began + fault.at + fault.seconds)
     world.kernel.run(end + 0.1)
     _heal(world)
+    while any(world.blocked.values()):
+        world.kernel.run(world.kernel.now + 1.0)  # a fault that a save has begun
     _converge(world)
 
 
 def _heal(world: World) -> None:
     for host in world.hosts.values():
-        host.cut_at_save = ""
+        host.cut_at_save, host.at_save = "", None
         world.boot(host)
         world.start_agent(host)
 
@@ -235,6 +238,8 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
             end(lambda: _uncut(world, host))
         case "pause-host" | "pause-server" | "pause-agent":
             end(_pause(world, host, fault.kind))
+        case "isolate-at-save" | "pause-at-save":
+            host.at_save = lambda: _begin(world, _later(fault, hosts.index(host)))
         case "kill-server":
             world.servers.kill(host)
         case "stop-server":
@@ -264,6 +269,12 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
         case _:
             raise AssertionError(fault.kind)
     world.touch()
+
+
+def _later(fault: Fault, host: int) -> Fault:
+    """Return the fault that a save begins: the agent is paused, or its host is cut off."""
+    kind = "pause-agent" if fault.kind.startswith("pause") else "partition"
+    return replace(fault, kind=kind, host=host, other=1 << host)
 
 
 def _pause(world: World, host: Host, kind: str) -> Callable[[], None]:
