@@ -35,7 +35,7 @@ KINDS = (
     "crash", "crash", "reboot", "cut-before-save", "cut-after-save", "isolate-at-save", "isolate-at-save",
     "pause-at-save", "pause-host", "pause-server", "pause-agent", "kill-server", "stop-server", "stop-server",
     "kill-agent", "kill-pool", "partition", "partition", "one-way", "one-way-pair", "delay", "double", "slow-disk",
-    "slow-wal",
+    "slow-wal", "slow-disks", "slow-disks", "slow-disks", "return-at-save", "return-at-save", "return-at-save",
 )  # fmt: skip
 _CLUSTERS: dict[str, Cluster] = {}
 
@@ -263,12 +263,25 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
         case "slow-disk":
             host.disk_seconds = 0.3 * (1 + fault.other % 8)
             end(lambda: setattr(host, "disk_seconds", 0.0))
+        case "slow-disks":
+            _slow_down(hosts, 0.2 * (1 + fault.other % 4))
+            end(lambda: _slow_down(hosts, 0.0))
+        case "return-at-save":
+            world.power_cut(host)
+            for other in hosts:
+                other.at_save = None if other is host else lambda: world.boot(host)
+            end(lambda: world.boot(host))
         case "slow-wal":
             host.slow = True
             end(lambda: setattr(host, "slow", False))
         case _:
             raise AssertionError(fault.kind)
     world.touch()
+
+
+def _slow_down(hosts: list[Host], seconds: float) -> None:
+    for host in hosts:
+        host.disk_seconds = seconds
 
 
 def _later(fault: Fault, host: int) -> Fault:
