@@ -39,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", default=1, type=int, help="the drill's first seed; further runs count up")
     group.addoption("--mode", default="streaming_replication", help="the drill: the mode of its cluster")
     group.addoption("--every-call", action="store_true", help="kill a publish at each call, also where it only reads")
+    group.addoption("--schedules", default=20_000, type=int, help="how many schedules the simulation level runs")
+    group.addoption("--first-seed", default=0, type=int, help="the seed of its first schedule")
+    group.addoption("--schedule", default="", help="run only this schedule, as a failure printed it")
     group.addoption("--no-install", action="store_true", help="install no missing Debian packages on this machine")
 
 

@@ -28,10 +28,10 @@ from . import coverage_table
 from .build_deb import say
 
 LEVELS = ("unit", "package", "install", "cluster")
-ON_REQUEST = ("upstream", "fuzz", "reproducible")
+ON_REQUEST = ("simulation", "upstream", "fuzz", "reproducible")
 """Levels that run only if the user names them."""
 UNIT = "unit"
-LANES = (("package", "install"), ("cluster", "upstream", "fuzz", "reproducible"))
+LANES = (("package", "install"), ("cluster", "simulation", "upstream", "fuzz", "reproducible"))
 """Lanes run in parallel, and the levels of a lane in sequence. The second lane mostly waits for its hosts.
 
 The tests of the second lane have deadlines, so the first lane runs niced.

@@ -26,7 +26,6 @@ from ..node import histories, notes, recording
 from ..node.node import Here
 from ..operations import (
     attachment,
-    claims,
     cutting,
     new_primary,
     pausing,
@@ -34,7 +33,6 @@ from ..operations import (
     restarts,
     roles,
     switchover,
-    synchrony,
     takeover,
     user_lists,
 )
@@ -258,8 +256,7 @@ class Answers:
         actions = decide(here.cluster, here.me, ClusterFacts({**facts.nodes, here.me.name: mine}), policy)
         for action in actions:
             if isinstance(action, Resume):
-                with here.under_way.claiming():
-                    claims.claim(here, action.term, kept=synchrony.kept(here.record))
+                new_primary.permit(here, action)
         go = any(isinstance(action, Start | Resume) for action in actions)
         return protocol.MayStartAnswer(go, "; ".join(said(action) for action in actions))
 

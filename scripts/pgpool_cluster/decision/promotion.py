@@ -7,8 +7,8 @@ from collections.abc import Collection
 from ..definition.cluster import Cluster, Node
 from . import native, replay
 from .actions import Attach, Follow, Promote, Refuse, Wait
-from .facts import ClusterFacts, NodeFacts, Postgresql, contains
-from .situation import Actions, latest_term, rank, rightful_primary
+from .facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .situation import Actions, latest_term, leading_pgpools, rank, rightful_primary
 
 
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
@@ -32,7 +32,18 @@ def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
         return (Attach(failed.name),) if primary.node == failed.name else ()
     if facts.of(failed.name).reachable and facts.of(failed.name).postgresql is Postgresql.STARTING:
         return (Wait(failed.name, "its PostgreSQL is being restarted"),)
-    return in_place_of(cluster, facts, failed.name)
+    return () if _follow_another(cluster, facts, failed.name) else in_place_of(cluster, facts, failed.name)
+
+
+def _follow_another(cluster: Cluster, facts: ClusterFacts, failed: str) -> bool:
+    """Return whether the standbys in sight follow another node, which pgpool-II has not given up.
+
+    That node is the primary. If it is out of sight, only its agent may be away.
+    """
+    followed = {member.follows for member in facts.members(cluster) if member.standby}
+    pgpools = leading_pgpools(cluster, facts)
+    used = {name for name in followed if any(pgpool.backends.get(name or "") is BackendState.UP for pgpool in pgpools)}
+    return failed not in followed and bool(used)
 
 
 def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:

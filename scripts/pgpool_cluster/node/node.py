@@ -43,6 +43,8 @@ _OWN_SECONDS = 2.2
 _FACTS_KEPT_SECONDS = 0.3
 _OLD_SECONDS = 1.0
 """Seconds after which facts are too old, because other nodes answered late. They are requested again."""
+_LONGEST_SECONDS = 6.0
+"""Seconds that all nodes' first answers, and this node's own facts, take at most, unless this program is suspended."""
 _SIGHT_SECONDS = 10.0
 _SIGHT_PAUSE_SECONDS = 0.3
 _ARCHIVE_KEPT_SECONDS = 10.0
@@ -280,14 +282,17 @@ class Here:
         """Return the facts of all nodes, `fresh` or at most a moment old; raises OperationError as `look` does.
 
         Writable nodes are queried last, so that no standby seems ahead of them. Facts that are older than LOOK_SECONDS
-        at the end, for example after this program was suspended, are dropped: that node counts as unreachable.
+        at the end, for example after this program was suspended, are dropped: that node counts as unreachable. Nodes
+        that did not answer before this program was suspended are asked again.
         """
         if fresh:
             self.forget_looks()
+        began = time.monotonic()
         self._looks.prepare()
         found = self._ask_for_looks(self.peers.peers, fresh=fresh)
         mine = self.look()
-        old = [name for name, seen in found.items() if seen.age > _OLD_SECONDS]
+        suspended = time.monotonic() - began > _LONGEST_SECONDS
+        old = list(self.peers.peers) if suspended else [name for name, seen in found.items() if seen.age > _OLD_SECONDS]
         found |= self._ask_for_looks(old, fresh=fresh)
         writable = [name for name, seen in found.items() if seen.facts.writable]
         found |= self._ask_for_looks(writable, fresh=True)

@@ -20,9 +20,22 @@ _PROMOTE_SECONDS = 60.0
 
 def resume(here: Here, action: Resume, *, loss: bool = False) -> None:
     """Start this node's server as the primary again, in a new term. `loss`: as in TermRequest."""
+    with _claimed(here, action, loss=loss):
+        postgresql_service.start(here, Start(action.node))
+
+
+def permit(here: Here, action: Resume) -> None:
+    """Claim a new term for this node's server, which systemd starts as the primary again afterwards."""
+    with _claimed(here, action):
+        pass
+
+
+@contextmanager
+def _claimed(here: Here, action: Resume, *, loss: bool = False) -> Iterator[None]:
+    """Claim the term; announce from before the claim until after the block that this node is becoming a primary."""
     with here.under_way.claiming(), _announced(here):
         claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)
-        postgresql_service.start(here, Start(action.node))
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tests.unit.cluster.nodes import (
     down,
     healthy,
     kinds,
+    make_cluster,
     orphaned,
     pgpool,
     primary,
@@ -50,6 +51,16 @@ def test_a_later_timeline_counts_more_than_a_longer_log() -> None:
 
 def test_a_dead_standby_causes_no_action() -> None:
     assert failover(CLUSTER, CLUSTER.named("pg3"), seen(*healthy()[:2])) == ()
+
+
+def test_a_failed_standby_is_not_replaced_while_only_the_agent_of_the_primary_is_away() -> None:
+    """The primary serves, and pgpool-II has not given it up."""
+    cluster = make_cluster(synchronous=0)
+    left = replace(standby("pg2", "pg1"), pgpool=pgpool("pg3"))
+    assert failover(cluster, cluster.named("pg3"), seen(left, away("pg1"), down(standby("pg3", "pg1")))) == ()
+    assert kinds(failover(cluster, cluster.named("pg1"), seen(left, away("pg1"), down(standby("pg3", "pg1"))))) == [
+        "Promote"
+    ]
 
 
 def test_a_false_alarm_attaches_the_primary_again() -> None:

@@ -254,6 +254,24 @@ def test_stale_answers_are_requested_again(here: Here, monkeypatch: pytest.Monke
     assert facts.of("pg2").term == facts.of("pg3").term == 2
 
 
+def test_nodes_that_did_not_answer_before_a_stall_are_asked_again(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This program was suspended, and the primary has come back meanwhile."""
+    monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
+    monkeypatch.setattr(node, "_LONGEST_SECONDS", 0.1)
+    asked: list[list[str]] = []
+
+    def ask_some(_: Peers, names: list[str], *__: object, **___: object) -> dict[str, NodeFacts]:
+        asked.append(names)
+        if len(asked) == 1:
+            time.sleep(0.2)
+            return {}
+        return {name: primary(name) if name == "pg2" else standby(name, "pg2") for name in names}
+
+    monkeypatch.setattr(Peers, "ask_some", ask_some)
+    here.peers = Peers.of(CLUSTER, "pg1")
+    assert here.look_at_all().of("pg2").writable
+
+
 def test_answers_from_before_a_stall_are_ignored(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "look", lambda *_: standby("pg1", "pg2"))
     monkeypatch.setattr(node, "LOOK_SECONDS", 0.2)

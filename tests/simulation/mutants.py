@@ -1,0 +1,104 @@
+"""Mutants of the package's decisions and of its protocol: one text in one file, replaced by another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault that is put into a copy of the package."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+CLAIMS, NODE, PROMOTION = "operations/claims.py", "node/node.py", "decision/promotion.py"
+MEMBER, SITUATION, SYNCHRONY = "decision/streaming_member.py", "decision/situation.py", "operations/synchrony.py"
+MUTANTS = (
+    Mutant("a majority is one node less", "definition/cluster.py", "len(self.nodes) // 2 + 1", "len(self.nodes) // 2"),
+    Mutant("a claim needs one vote less", CLAIMS, "if len(noted) < here.cluster.majority:", "if len(noted) < 1:"),
+    Mutant("a refused vote counts", CLAIMS, "in answers.items() if answer.taken}", "in answers.items()}"),
+    Mutant(
+        "a node claims a term that it knows", CLAIMS,
+        "if not here.note_term(term):", "if here.note_term(term) is None:",
+    ),
+    Mutant(
+        "a later excuse does not end a claim", CLAIMS,
+        "max(noted.values()) > decided", "min(noted.values()) > (9, 9)",
+    ),
+    Mutant(
+        "the start of a term needs no majority", CLAIMS,
+        "Excuse(term, 0, kept))) < here.cluster.majority", "Excuse(term, 0, kept))) < 0",
+    ),
+    Mutant("a claim does not say who leads", CLAIMS, "here.remember(led=term, **changes)", "here.remember(**changes)"),
+    Mutant("a term is taken twice", NODE, "if term <= self.record.term:", "if term < self.record.term:"),
+    Mutant("a term is not stored", NODE, "self.remember(term=term, **changes)", "self.remember(**changes)"),
+    Mutant("a record is not saved", NODE, "changed.save(paths.RECORD)", "changed.with_changes()"),
+    Mutant("a record is not synced", "ground/files.py", "os.fsync(stream.fileno())", "stream.fileno()"),
+    Mutant("an excuse of an earlier term counts", NODE, "excuse.term < self.record.term or ", ""),
+    Mutant("facts from before a stall count", NODE, "began > _LONGEST_SECONDS", "began > 1e9"),
+    Mutant(
+        "one missing standby too many", PROMOTION,
+        "0 < cluster.synchronous <= len(missing)", "0 < cluster.synchronous < len(missing)",
+    ),
+    Mutant(
+        "missing standbys do not matter", PROMOTION,
+        "0 < cluster.synchronous <= len(missing)", "cluster.synchronous < 0",
+    ),
+    Mutant(
+        "the least advanced standby takes over", PROMOTION,
+        "return max(standbys, key=", "return min(standbys, key=",
+    ),
+    Mutant("a promotion needs no majority", PROMOTION, "if not facts.majority(cluster):", "if not facts.nodes:"),
+    Mutant("a writable node does not block a promotion", PROMOTION, "    if writable:\n", "    if not facts.nodes:\n"),
+    Mutant("two nodes may be promoted at once", PROMOTION, "if any(other.promoting for", "if any(False for"),
+    Mutant(
+        "a lost standby is replaced", PROMOTION,
+        "return () if _follow_another(", "return () if not facts.nodes and _follow_another(",
+    ),
+    Mutant(
+        "a replaced primary goes on", MEMBER,
+        "    if primary is not mine:\n        return (Stop", "    if primary is not mine:\n        return () and (Stop",
+    ),
+    Mutant(
+        "a booting primary needs no majority", MEMBER,
+        "    if not situation.majority:", "    if not situation.facts.nodes:",
+    ),
+    Mutant(
+        "a booting primary ignores a later term", MEMBER,
+        "if mine.led < situation.latest and", "if mine.led < 0 and",
+    ),
+    Mutant("a booting primary ignores newer data", MEMBER, "if any(_goes_before(other, mine)", "if any(False"),
+    Mutant("a diverged standby follows", MEMBER, "    if fits is False:\n", "    if fits is None:\n"),
+    Mutant("any writable node is the primary", SITUATION, "if member.led >= latest]", "if member.led >= 0]"),
+    Mutant("the earliest term counts", SITUATION, "max((member.term for", "min((member.term for"),
+    Mutant(
+        "the position does not matter", SITUATION,
+        "member.timeline or 0, member.position.bytes if member.position else 0\n", "member.timeline or 0, 0\n",
+    ),
+    Mutant("standbys are excused at once", SYNCHRONY, ">= cluster.synchronous\n\n\ndef kept", ">= 0\n\n\ndef kept"),
+    Mutant(
+        "the last standby is dropped", SYNCHRONY,
+        "    if _usable(cluster, primary, facts, dropped) < cluster.synchronous:\n        return ()",
+        "    if not facts.nodes:\n        return ()",
+    ),
+    Mutant(
+        "an excuse outlives the return of a standby", SYNCHRONY,
+        "rest = tuple(name for name in excuse.names if name not in back)", "rest = excuse.names",
+    ),
+    Mutant(
+        "a promotion claims nothing", "operations/new_primary.py",
+        "            claims.claim(here, term, decided=decided)\n", "",
+    ),
+    Mutant(
+        "a booting primary claims nothing", "operations/new_primary.py",
+        "        claims.claim(here, action.term, kept=synchrony.kept(here.record))\n", "",
+    ),
+    Mutant(
+        "any server may start", "agent/answers.py",
+        "go = any(isinstance(action, Start | Resume) for action in actions)", "go = True",
+    ),
+)  # fmt: skip
