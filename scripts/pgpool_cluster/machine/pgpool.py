@@ -33,6 +33,8 @@ _STANDING_SECONDS = 2.0
 _ATTACH_PAUSE_SECONDS = 0.02
 _ALL_NODES_SECONDS = 1.0
 """Time limit for `pcp_node_info -a`, which answers within hundredths of a second unless a host is silent."""
+_SILENT_SECONDS = 0.3
+"""Time limit for `pcp_node_info` of a node that shows no sign of life."""
 _REST_SECONDS = 30.0
 """Pause after a late answer: pgpool-II logs FATAL for each client that disconnects before its answer."""
 _BELIEFS = {"up": BackendState.UP, "waiting": BackendState.UP, "down": BackendState.DOWN, "unused": BackendState.UNUSED}
@@ -63,12 +65,15 @@ def pcp(name: str, *words: str, seconds: float = _COMMAND_SECONDS) -> str:
     return answer.stdout
 
 
-def look(cluster: Cluster) -> PgpoolFacts | None:
-    """Return the view of this node's pgpool-II; None if it is not running, or does not serve clients and pcp yet."""
+def look(cluster: Cluster, silent: Collection[str] = ()) -> PgpoolFacts | None:
+    """Return the view of this node's pgpool-II; None if it is not running, or does not serve clients and pcp yet.
+
+    `silent`: nodes that show no sign of life. pgpool-II's answer about one that it has not detached is not awaited.
+    """
     if not listens(port(cluster)):
         return None
     try:
-        beliefs = _beliefs(cluster)
+        beliefs = _beliefs(cluster, silent)
         watchdog, quorum, _ = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
     except OperationError:
         return None
@@ -131,18 +136,18 @@ def standing(cluster: Cluster) -> Standing:
     return Standing(serves, state, frozenset(node.name for node in cluster.pgpools if node.address in addresses))
 
 
-def _beliefs(cluster: Cluster) -> dict[str, tuple[BackendState, str]]:
+def _beliefs(cluster: Cluster, silent: Collection[str]) -> dict[str, tuple[BackendState, str]]:
     """Return the state and the role of every database node in pgpool-II's view; raises OperationError.
 
     Before pgpool-II answers, it connects to each node that counts as up, and waits up to connect_timeout (3 s) for a
-    silent host. `pcp_node_info -a` does that one node after the other. If it is late, this function queries all
-    nodes separately and in parallel.
+    silent host. `pcp_node_info -a` does that one node after the other. If it is late, or a node is silent, this
+    function queries all nodes separately and in parallel. A silent node without an answer counts as up.
     """
     nodes = cluster.databases
-    lines = _all.query()
+    lines = _all.query() if not silent else None
     if lines is None:
         with ThreadPoolExecutor(len(nodes)) as workers:
-            lines = list(workers.map(lambda node: _info(cluster, node), nodes))
+            lines = list(workers.map(lambda node: _info(cluster, node, silent=node.name in silent), nodes))
     pairs = zip(nodes, map(_belief, lines), strict=False)
     return {node.name: belief for node, belief in pairs if belief is not None}
 
@@ -167,8 +172,14 @@ class _All:
 _all = _All()
 
 
-def _info(cluster: Cluster, node: Node) -> str:
-    return pcp("pcp_node_info", "-n", str(cluster.databases.index(node)))
+def _info(cluster: Cluster, node: Node, *, silent: bool = False) -> str:
+    words = "pcp_node_info", "-n", str(cluster.databases.index(node))
+    if not silent:
+        return pcp(*words)
+    try:
+        return pcp(*words, seconds=_SILENT_SECONDS)
+    except LateError:  # pgpool-II connects to the node, so it counts as up
+        return f"{node.address} {node.port} 2 1 up down unknown unknown"
 
 
 def _belief(line: str) -> tuple[BackendState, str] | None:

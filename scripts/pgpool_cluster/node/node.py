@@ -104,7 +104,7 @@ class Here:
     def __post_init__(self) -> None:
         self.beats = Heartbeats(self.cluster, self.me)
         self._looks = Shared(self._looked, kept=_FACTS_KEPT_SECONDS, limit=_OWN_SECONDS)
-        self._pgpool = PgpoolView(lambda: pgpool.look(self.cluster))
+        self._pgpool = PgpoolView(lambda: pgpool.look(self.cluster, self.silent.value))
         self._archive = Shared(
             lambda: archive.usage(paths.ARCHIVE), kept=_ARCHIVE_KEPT_SECONDS, limit=_ARCHIVE_WAIT_SECONDS
         )

@@ -11,6 +11,7 @@ from ..decision.facts import PgpoolFacts
 _KEPT_SECONDS = 1.0
 _WAIT_SECONDS = 0.5
 """Seconds, from the beginning of a query, for which callers wait for its answer."""
+_MOST_QUERIES = 2
 
 
 class PgpoolView:
@@ -24,7 +25,11 @@ class PgpoolView:
         self._forgotten = 0
         """The number of calls of `forget`."""
         self._query: threading.Thread | None = None
+        """The latest query, while it runs."""
+        self._knows = 0
+        """The value of `_forgotten` when that query began."""
         self._waits_until = 0.0
+        self._running = 0
 
     def forget(self) -> None:
         """Let the next call of `get` begin a new query."""
@@ -38,7 +43,7 @@ class PgpoolView:
         With `wait`, wait for a running query, until 0.5 s after it began.
         """
         with self._lock:
-            if self._query is None and self._fresh_until < time.monotonic():
+            if self._due(time.monotonic()):
                 self._begin()
             query, until = self._query, self._waits_until
         if query is not None and wait:
@@ -46,10 +51,24 @@ class PgpoolView:
         with self._lock:
             return self._answer
 
+    def _due(self, now: float) -> bool:
+        """Return whether a query must begin. One that hangs does not delay the next one after a call of `forget`.
+
+        For example, it waits for a host that has just been lost, and the next one does not ask about that host.
+        """
+        if self._query is None:
+            return self._fresh_until < now
+        return self._running < _MOST_QUERIES and self._knows < self._forgotten and self._waits_until < now
+
     def _begin(self) -> None:
         query = threading.Thread(target=self._run, args=(self._forgotten,), daemon=True)
-        query.start()
-        self._query, self._waits_until = query, time.monotonic() + _WAIT_SECONDS
+        self._query, self._knows, self._waits_until = query, self._forgotten, time.monotonic() + _WAIT_SECONDS
+        try:
+            query.start()
+        except RuntimeError:
+            self._query = None
+            raise
+        self._running += 1
 
     def _run(self, forgotten: int) -> None:
         try:
@@ -58,10 +77,13 @@ class PgpoolView:
             self._end()
             raise
         with self._lock:
-            kept = _KEPT_SECONDS if self._forgotten == forgotten else 0.0
-            self._answer, self._fresh_until = answer, time.monotonic() + kept
+            if self._query is threading.current_thread():
+                kept = _KEPT_SECONDS if self._forgotten == forgotten else 0.0
+                self._answer, self._fresh_until = answer, time.monotonic() + kept
             self._end()
 
     def _end(self) -> None:
         with self._lock:
-            self._query = None
+            self._running -= 1
+            if self._query is threading.current_thread():
+                self._query = None

@@ -67,6 +67,19 @@ def test_its_view_is_known_however_many_hosts_are_silent(silent: set[str], monke
     assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
 
 
+def test_a_node_that_is_known_to_be_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pgpool-II connects to it for three seconds, and the leading node would detach it only after that."""
+    monkeypatch.setattr(pgpool, "_SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
+    asked = Pgpool({"pg1"})
+    monkeypatch.setattr(pgpool, "pcp", asked.pcp)
+    began = time.monotonic()
+    found = pgpool.look(CLUSTER, {"pg1"})
+    assert time.monotonic() - began < SILENT_SECONDS
+    assert found is not None
+    assert found.backends == dict.fromkeys(NODES, BackendState.UP)
+
+
 def test_a_refusing_pgpool_gets_one_query_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the cluster's configuration, it does not know the user, which causes neither a pause nor more queries."""
     questions, answers = [], Pgpool(set())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pgpool_cluster.decision.facts import PgpoolFacts, WatchdogState
 from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.node import pgpool_view
 from pgpool_cluster.node.pgpool_view import PgpoolView
 from pgpool_cluster.node.stages import Drain, Rebuilding
 from pgpool_cluster.node.under_way import Span, UnderWay
@@ -120,6 +122,35 @@ def test_an_answer_that_pgpool_gave_before_the_facts_were_forgotten_is_not_fresh
     answers.set()
     assert view.get(wait=True) is found[0], "it joins the running query"
     assert view.get(wait=True) is found[1]
+
+
+def test_a_query_of_pgpool_that_hangs_does_not_delay_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a host that has been lost, and the next one does not ask about that host."""
+    monkeypatch.setattr(pgpool_view, "_WAIT_SECONDS", 0.01)
+    first, last = (PgpoolFacts(state, True, {}) for state in (WatchdogState.STANDBY, WatchdogState.LEADER))
+    asked: list[int] = []
+    released = threading.Event()
+
+    def ask() -> PgpoolFacts:
+        asked.append(1)
+        if len(asked) == 1:
+            assert released.wait(10)
+            return first
+        return last
+
+    view = PgpoolView(ask)
+    assert view.get(wait=True) is None
+    assert view.get(wait=True) is None
+    assert len(asked) == 1
+    view.forget()
+    while view.get(wait=True) is None:
+        time.sleep(0.01)
+    assert view.get(wait=True) is last
+    hanging = [thread for thread in threading.enumerate() if thread.name.endswith("(_run)")]
+    released.set()
+    for thread in hanging:
+        thread.join()
+    assert view.get(wait=False) is last, "the late answer is older"
 
 
 def test_a_query_of_pgpool_that_fails_leaves_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
