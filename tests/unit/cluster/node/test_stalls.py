@@ -56,7 +56,7 @@ def here(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The node pg1, whose server hangs."""
     monkeypatch.setattr(paths, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
-    monkeypatch.setattr(pgpool, "look", lambda _: None)
+    monkeypatch.setattr(pgpool, "look", lambda *_: None)
 
     def asked(self: Database, *_: object) -> NodeFacts:
         assert self._looks.query("SELECT 1", (), databases._LOOK_SECONDS) == [(1,)]

@@ -127,7 +127,7 @@ def test_a_new_record_of_diverged_wal_is_in_the_next_facts(tmp_path: Path, monke
     monkeypatch.setattr(paths, "DIVERGED", tmp_path / "diverged")
     monkeypatch.setattr(paths, "USERS", tmp_path / "users.json")
     monkeypatch.setattr(pgpool, "has_address", lambda _: False)
-    monkeypatch.setattr(pgpool, "look", lambda _: None)
+    monkeypatch.setattr(pgpool, "look", lambda *_: None)
     with at_work(World(cluster)):
         assert Here.look(here).diverged == ()
         report = DivergedReport("20261130T171000Z-w-1", 1, "0/10", "0/20", 1, 0, 0)

@@ -230,11 +230,11 @@ def test_the_collection_of_facts_does_not_wait_for_a_blocked_pgpool(
     """Clients wait for the failover meanwhile, so the last facts from pgpool-II are used."""
     answers = threading.Event()
     last, here = PgpoolFacts(WatchdogState.STANDBY, True, {}), world.here
-    monkeypatch.setattr(pgpool, "look", lambda _: last)
+    monkeypatch.setattr(pgpool, "look", lambda *_: last)
     here._looked_at_pgpool()
     assert here._looked_at_pgpool() is last
     here.forget_looks()
-    monkeypatch.setattr(pgpool, "look", lambda _: answers.wait(10) and None)
+    monkeypatch.setattr(pgpool, "look", lambda *_: answers.wait(10) and None)
     here.under_way.silent.publish(frozenset({"pg1"} if why == "a silent host" else ()))
     began = time.monotonic()
     with here.under_way.pgpool_busy if why == "a failover" else nullcontext():
