@@ -151,6 +151,7 @@ def _converge(world: World) -> None:
     until = world.kernel.now + HEALED_SECONDS
     while not world.is_healthy():
         world.kernel.run(world.kernel.now + 2.0)
+        _heal(world)  # a paused save may have cut the power meanwhile
         if world.kernel.now < until and not _stuck(world):
             continue
         command = _command(world)
