@@ -328,7 +328,7 @@ class World:
         """The host that became a primary last."""
         self.written = 0
         self._leaders: dict[int, str] = {}
-        """Who leads in each term."""
+        """The host that leads in each term."""
         self._acknowledgements: dict[int, tuple[float, bool]] = {}
         """When each write was acknowledged, and whether by an unsound primary."""
         self._by_process: dict[Process, Host] = {}

@@ -143,7 +143,9 @@ class Servers:
         if running.answers and not data.standby:
             data.log.append((data.timeline, CHECKPOINT))
             for stream in list(running.senders.values()):
-                if stream.standby.server is not None and stream.standby.server.process.runs and self._linked(stream):
+                standby = stream.standby
+                receives = standby.server is not None and standby.server.process.runs and not standby.slow
+                if receives and self._linked(stream):
                     self._take(stream, len(data.log))
         data.ended = True
         self._end(host, running)
