@@ -176,6 +176,7 @@ class Answers:
         with here.under_way.upstream:
             given_up = cutting.give_up(here) if request.cut and request.term > here.record.term else None
             taken = here.note_term(request.term, **changes, **loss)
+        given_up = None if here.under_way.promoting else given_up  # its own claim may take effect now
         excuse, cut = here.record.excuse, given_up is not None if request.cut else None
         answer = protocol.TermAnswer(taken, excuse.place, cut=cut, excused=excuse.names)
         if given_up is None or not given_up.standby:

@@ -28,10 +28,9 @@ class Contact:
     _haste_until: float = -math.inf
 
     def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> None:
-        """Note the facts of a round. A node that answers a request is no stranger, although its link may be lost."""
+        """Note the facts of a round."""
         mine = facts.of(me)
-        missing = [name for name in mine.silent if not facts.of(name).reachable]
-        alone = fencing.is_alone(cluster, missing)
+        alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me))
         # A link counts as lost only after DEAD_SECONDS.
         self._alone_since = min(self._alone_since, now - DEAD_SECONDS) if alone else math.inf
         self._crashed_since = min(self._crashed_since, now) if _crashed(mine) else math.inf

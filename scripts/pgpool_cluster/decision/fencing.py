@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..definition.cluster import Cluster
+from .facts import ClusterFacts
 
 FENCE_SECONDS = 2.0
 """Seconds without contact to a majority after which a node is fenced."""
@@ -18,6 +19,23 @@ REASON = "it has no contact to more than half of the nodes, which may have promo
 def can_be_replaced(cluster: Cluster) -> bool:
     """Return whether the other nodes have a majority without this one. With two nodes, neither replaces the other."""
     return len(cluster.nodes) - 1 >= cluster.majority
+
+
+def missing(cluster: Cluster, facts: ClusterFacts, me: str) -> tuple[str, ...]:
+    """Return the nodes with which this one has no contact. A node that answers a request is in contact.
+
+    A primary whose witness knows of a later term counts neither that witness nor any node that does not answer: they
+    may have replaced it. Database nodes that answer prove the opposite, so a witness alone stops no primary.
+    """
+    mine = facts.of(me)
+    away = tuple(node.name for node in cluster.nodes if not facts.of(node.name).reachable)
+    later = _later_witnesses(cluster, facts, mine.led) if cluster.mode.streams and mine.writable else ()
+    return (*away, *later) if later else tuple(name for name in away if name in mine.silent)
+
+
+def _later_witnesses(cluster: Cluster, facts: ClusterFacts, led: int) -> tuple[str, ...]:
+    witnesses = [node.name for node in cluster.nodes if node not in cluster.databases]
+    return tuple(name for name in witnesses if facts.of(name).reachable and facts.of(name).term > led)
 
 
 def is_alone(cluster: Cluster, missing: Collection[str]) -> bool:

@@ -116,9 +116,12 @@ def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 
 
 def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
-    """Return the writable member that is alone on the highest timeline; None if there is none."""
-    members = facts.members(cluster)
-    writable = (member for member in members if member.writable and member.timeline)
+    """Return the writable member that is alone on the highest timeline; None if there is none.
+
+    A node that has led in an earlier term does not count: another node has replaced it.
+    """
+    members, latest = facts.members(cluster), latest_term(cluster, facts)
+    writable = (member for member in members if member.writable and member.timeline and not 0 < member.led < latest)
     return next((member for member in writable if _alone_on_top(member, members)), None)
 
 

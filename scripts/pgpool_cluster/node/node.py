@@ -144,6 +144,17 @@ class Here:
             self.remember(term=term, **changes)
             return True
 
+    def note_lead(self, term: int, **changes: object) -> bool:
+        """Record that this node leads in a term, together with other `changes`. Return False if a later one is known.
+
+        A node that has answered a later claim must not take up its own.
+        """
+        with self._lock:
+            if term < self.record.term:
+                return False
+            self.remember(led=term, **changes)
+            return True
+
     def note_excuse(self, excuse: Excuse) -> bool:
         """Record a primary's excuse of standbys. Return False if a later excuse or a later term is known."""
         with self._lock:

@@ -81,7 +81,8 @@ def _void_excuses(here: Here, term: int, noted: Mapping[str, TermAnswer], kept: 
 
 
 def _begin(here: Here, term: int, noted: Mapping[str, TermAnswer], changes: Mapping[str, object]) -> None:
-    here.remember(led=term, **changes)
+    if not here.note_lead(term, **changes):
+        raise OperationError(f"term {here.record.term} began during the claim of term {term}", hint=_AGAIN)
     log.info(f"this node is the primary of term {term}, known to {', '.join(noted)}")
 
 

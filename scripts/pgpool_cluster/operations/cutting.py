@@ -8,7 +8,7 @@ primary acknowledges nothing, whether it knows that or not. So a promotion waits
 
 from __future__ import annotations
 
-from ..decision.facts import NodeFacts
+from ..decision.facts import NodeFacts, Postgresql
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
@@ -50,11 +50,17 @@ def give_up(here: Here) -> NodeFacts | None:
     """Let this node acknowledge nothing to a former primary or as one; return its facts, or None if that failed.
 
     A standby is cut off, and a server that takes writes is killed. A standby that is down or hangs may receive again
-    later, so it gives up nothing; a former primary that is down starts only in a term of its own.
+    later, so it gives up nothing; a former primary that is down starts only in a term of its own. A node that is
+    becoming a primary gives up nothing either: its server may be about to start in the term that it has claimed.
     """
     if here.database is None:
         return None
-    mine = here.look()
+    here.forget_looks()
+    given_up = _give_up(here, here.look())
+    return None if here.under_way.promoting else given_up
+
+
+def _give_up(here: Here, mine: NodeFacts) -> NodeFacts | None:
     if mine.standby:
         return _cut(here)
     if mine.standby_signal:
@@ -64,7 +70,9 @@ def give_up(here: Here) -> NodeFacts | None:
         if not postmaster.kill(here.server.instance):
             return None
         here.forget_looks()
-    return here.look()
+        return here.look()
+    # systemd may start the server with a permission from before, and its main process does not exist yet.
+    return None if mine.postgresql is Postgresql.STARTING else mine
 
 
 def _cut(here: Here) -> NodeFacts | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..decision import replay
-from ..decision.actions import Promote, Resume, Serve, Start
+from ..decision.actions import Fence, Promote, Resume, Serve, Start
 from ..decision.events import EventKind, reason
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
@@ -16,12 +16,14 @@ from ..transport.protocol import PromoteRequest
 from . import claims, cutting, postgresql_service, synchrony
 
 _PROMOTE_SECONDS = 60.0
+_AGAIN = "the agent decides again in its next round"
 
 
 def resume(here: Here, action: Resume, *, loss: bool = False) -> None:
     """Start this node's server as the primary again, in a new term. `loss`: as in TermRequest."""
     with _claimed(here, action, loss=loss):
         postgresql_service.start(here, Start(action.node))
+        _refuse_overtaken(here, action.term)
 
 
 def permit(here: Here, action: Resume) -> None:
@@ -82,6 +84,15 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                     mine = cutting.cut_off(here)
                 claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
                 end_recovery(here)
+                _refuse_overtaken(here, term)
+
+
+def _refuse_overtaken(here: Here, term: int) -> None:
+    """Kill this node's server and raise OperationError if another node has claimed a later term meanwhile."""
+    later = here.record.term
+    if later > term:
+        postgresql_service.fence(here, Fence(here.me.name, f"term {later} has begun"))
+        raise OperationError(f"term {later} began while this node became the primary of term {term}", hint=_AGAIN)
 
 
 def in_recovery(here: Here) -> bool:

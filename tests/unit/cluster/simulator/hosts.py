@@ -42,10 +42,15 @@ HANGING_SECONDS = 20.0
 LOOK_SECONDS = 1.5
 KEPT_SECONDS = 0.3
 UNSOUND_SECONDS = 12.0
-"""How long after a pause or a partition a replaced primary may not have been stopped yet."""
-PROMOTION_SECONDS = 8.0
+"""How long after a pause or a partition a replaced primary may not have been stopped yet (`synchronous: 0`)."""
+FENCED_SECONDS = 6.0
+"""How long after the loss of its majority a primary may not have been fenced yet (`synchronous: 0`)."""
 WRITE_BACK_SECONDS = 20.0
 """When the kernel writes what no program has synced."""
+OVERTAKEN_SECONDS = 5.0
+"""How long a server may take writes in a term that was over when it started."""
+_NEAR_SECONDS = 0.5
+"""With more latency than this, no echo of a heartbeat returns in time."""
 _CALM_ROUNDS, _SKIPPED_ROUNDS = 1, 3
 _MOST_KEPT = 100_000
 
@@ -54,17 +59,11 @@ _MOST_KEPT = 100_000
 class Allowed:
     """Known limits of the package (docs/explanation/decide.md). A later change turns a switch off.
 
-    `overtaken`: a primary that has claimed a term starts, although its node has recorded a later term meanwhile.
-    `uncut_standby`: a replaced primary that was paused or cut off acknowledges writes through a standby that does not
-    follow the new primary yet.
-    `cut_off_primary`: with `synchronous: 0`, such a primary acknowledges writes anyhow.
-    `waits_for_recover`: a diverged node waits for `pgpoolctl recover`.
+    `cut_off_primary`: with `synchronous: 0`, a primary that is cut off from the node that has replaced it, but not from
+    a majority, acknowledges writes.
     """
 
-    overtaken: bool = True
-    uncut_standby: bool = True
     cut_off_primary: bool = True
-    waits_for_recover: bool = True
 
 
 class Host:
@@ -94,6 +93,8 @@ class Host:
         """How long a write to its disk takes."""
         self.unsound_at = float("-inf")
         """When it could last not know whether it was replaced."""
+        self.alone_since: float | None = None
+        """Since when it has reached too few nodes."""
         self.cut_at_save = ""
         """Whether the power fails "before" or "after" the next record is on disk."""
         self.at_save: Callable[[], None] | None = None
@@ -343,8 +344,6 @@ class World:
         self.written = 0
         self._leaders: dict[int, str] = {}
         """The host that leads in each term."""
-        self._acknowledgements: dict[int, tuple[float, bool]] = {}
-        """When each write was acknowledged, and whether by an unsound primary."""
         self._by_process: dict[Process, Host] = {}
         self.touched = 0
         """Grows with each change other than WAL, so that nothing is done again while nothing changes."""
@@ -469,6 +468,10 @@ class World:
         """Return whether an agent answers a request."""
         agent = self.hosts[name].agent
         return agent is not None and agent.process.runs and self.linked_both(asker, name)
+
+    def _is_near(self, one: str, other: str) -> bool:
+        late = self.late.get(one, 0.0) + self.late.get(other, 0.0)
+        return late < _NEAR_SECONDS and self.in_reach(one, other)
 
     def post(self, sender: Host, name: str, request: Request[Any], done: Done) -> None:
         """Send a request; `done` gets the answer, or the error, if one arrives."""
@@ -622,13 +625,18 @@ class World:
         """Check a server that begins to take writes: in the latest term, it must have every acknowledged write."""
         if host.record.term > host.record.led and not (host.server and host.server.was_paused):
             host.unsound_at = self.kernel.now  # its agent stops it soon
-            if not self.allowed.overtaken:
-                terms = f"term {host.record.led}, and knows of term {host.record.term} already"
-                raise Violation(f"{host.name} takes writes in {terms}")
+            running = host.server
+            self.kernel.after(OVERTAKEN_SECONDS, lambda: self._check_overtaken(host, running))
         if self.newest is None or host.record.led >= self.newest.record.led:
             self.newest = host
-            self.acknowledged -= {number for number in self.acknowledged - host.writes if self._is_late(number)}
             self.check_writes(host, "takes writes")
+
+    def _check_overtaken(self, host: Host, running: Running | None) -> None:
+        """Raise Violation if a server that began to take writes in an earlier term still does so."""
+        record, agent = host.record, host.agent
+        sound = agent is not None and agent.process.runs and not host.disk_seconds and not self.late
+        if sound and host.server is running and host.writable and record.term > record.led:
+            raise Violation(f"{host.name} takes writes in term {record.led}, and knows of term {record.term} already")
 
     def check_writes(self, host: Host, what: str) -> None:
         """Raise Violation if the host lacks an acknowledged write."""
@@ -638,21 +646,14 @@ class World:
 
     def acknowledge(self, host: Host, number: int) -> None:
         """Let a client get the acknowledgement of a server."""
-        self._acknowledgements[number] = (self.kernel.now, self._is_unsound(host))
         if self.newest is not None and host.record.led > self.newest.record.led:
             self.notes_writable(host)  # it has claimed a new term while it was writable
-        if host is self.newest:
+        if host is self.newest or (self.newest is not None and number in self.newest.writes):
             self.acknowledged.add(number)
             return
-        allowed = self.allowed.uncut_standby if self.promised else self.allowed.cut_off_primary
-        if not (allowed and self._is_unsound(host)):
+        if self.promised or not self._is_unsound(host):
             newest = self.newest.name if self.newest else "nobody"
             raise Violation(f"{host.name} acknowledges a write after {newest} was promoted")
-
-    def _is_late(self, number: int) -> bool:
-        """Return whether an unsound primary has acknowledged a write while another node was being promoted."""
-        at, unsound = self._acknowledgements[number]
-        return self.allowed.uncut_standby and unsound and self.kernel.now - at < PROMOTION_SECONDS
 
     def _is_unsound(self, host: Host) -> bool:
         return self.kernel.now - host.unsound_at < UNSOUND_SECONDS
@@ -661,11 +662,15 @@ class World:
         """Note when a host could not know that it was replaced: it, its agent or its links did not work."""
         agent, running = host.agent, host.server
         works = host.on and agent is not None and agent.process.runs
-        reached = 1 + sum(self.in_reach(host.name, name) for name in self.hosts if name != host.name)
-        newest = self.newest
-        apart = newest is not None and newest is not host and not self.in_reach(host.name, newest.name)
+        near = [name for name in self.hosts if name != host.name and self._is_near(host.name, name)]
+        reached, newest = 1 + len(near), self.newest
+        apart = newest is not None and newest is not host and newest.name not in near
         paused = running is not None and running.process.paused
-        if not works or paused or apart or reached < self.cluster.majority:
+        alone = reached < self.cluster.majority
+        host.alone_since = (host.alone_since or self.kernel.now) if alone else None
+        if host.alone_since is not None and self.kernel.now - host.alone_since < FENCED_SECONDS:
+            host.unsound_at = self.kernel.now
+        if not works or paused or (apart and self.allowed.cut_off_primary and not alone):
             host.unsound_at = self.kernel.now
 
     # Clients
