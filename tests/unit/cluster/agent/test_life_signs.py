@@ -18,6 +18,7 @@ from pgpool_cluster.agent import contact
 from pgpool_cluster.agent.contact import Contact
 from pgpool_cluster.agent.life_signs import LifeSigns
 from pgpool_cluster.decision import fencing
+from pgpool_cluster.decision.facts import NodeFacts
 from pgpool_cluster.decision.links import DEAD_SECONDS, Link, LinkState
 from pgpool_cluster.decision.silence import PROBE_AFTER_SECONDS, Probe, is_silent, needs_probe
 from pgpool_cluster.definition.cluster import Node, Service
@@ -212,6 +213,22 @@ def test_a_node_that_answers_requests_is_a_contact_although_its_link_is_lost() -
     found = Contact()
     found.note(CLUSTER, seen(replace(pg1, silent=frozenset({"pg2", "pg3"})), pg2, pg3), "pg1", 50.0)
     assert found.alone_seconds(60.0) == 0.0
+
+
+def test_a_witness_that_knows_of_a_later_term_is_no_contact_of_a_primary_that_other_nodes_do_not_answer() -> None:
+    """The primary may have been replaced by the node that does not answer it, with the witness's vote."""
+    cluster = replace(CLUSTER, nodes=(*CLUSTER.nodes[:2], replace(CLUSTER.nodes[2], runs=frozenset({Service.PGPOOL}))))
+    pg1, pg2, _ = healthy()
+    voted = NodeFacts("pg3", term=2)
+    found = Contact()
+    found.note(cluster, seen(pg1, away("pg2"), replace(voted, term=1)), "pg1", 50.0)
+    assert found.alone_seconds(60.0) == 0.0
+    found.note(cluster, seen(pg1, pg2, voted), "pg1", 50.0)
+    assert found.alone_seconds(60.0) == 0.0, "a witness alone stops no primary"
+    found.note(cluster, seen(pg1, away("pg2"), voted), "pg1", 50.0)
+    assert fencing.is_due(cluster, found.alone_seconds(52.0))
+    found.note(cluster, seen(replace(pg1, led=2), away("pg2"), voted), "pg1", 53.0)
+    assert found.alone_seconds(60.0) == 0.0, "the later term is its own"
 
 
 def test_a_crashed_primary_yields_for_a_moment() -> None:

@@ -280,6 +280,15 @@ SITUATIONS = [
         ),
         {"pg2": ["Lead"], "pg3": ["Follow"]},
     ),
+    Situation(
+        "a primary that was replaced was not promoted by hand, although its successor is lost",
+        (
+            replace(primary("pg1", term=1, timeline=2), pgpool=pgpool("pg3")),
+            orphaned(standby("pg2", "pg3", term=2)),
+            away("pg3"),
+        ),
+        {"pg1": ["Stop"], "pg2": ["Wait"]},
+    ),
     # One node
     Situation(
         "a cluster of one founds and starts itself",

@@ -11,7 +11,7 @@ from tests.unit.cluster.nodes import standby
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision.actions import Follow
-from pgpool_cluster.decision.facts import Lsn
+from pgpool_cluster.decision.facts import Lsn, Postgresql
 from pgpool_cluster.decision.promotion import able_to_acknowledge
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError
@@ -106,7 +106,51 @@ def test_a_primary_that_cannot_be_killed_has_given_up_nothing(world: World, monk
     assert (answer.taken, answer.cut) == (True, False)
 
 
+def test_a_node_that_is_becoming_a_primary_has_given_up_nothing(world: World) -> None:
+    """Its server may be about to start in the term that it has claimed."""
+    with here(world, "pg2").under_way.promotion():
+        answer = ask(world, "pg2", 2)
+    assert (answer.taken, answer.cut) == (True, False)
+
+
+def test_a_server_that_systemd_is_starting_has_given_up_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have asked for permission before the term."""
+    pg1 = here(world, "pg1")
+    starting = replace(pg1.look(), postgresql=Postgresql.STARTING)
+    monkeypatch.setattr(postmaster, "runs", lambda _: False)
+    monkeypatch.setattr(type(pg1), "look", lambda _: starting)
+    answer = ask(world, "pg1", 2)
+    assert (answer.taken, answer.cut) == (True, False)
+
+
 # After it
+
+
+def test_a_claim_takes_no_effect_once_a_later_term_has_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later term arrives after the votes."""
+    pg2 = here(world, "pg2")
+    monkeypatch.setattr(claims, "_void_excuses", lambda node, *_: node.note_term(3))
+    with world.within("pg2"), pytest.raises(OperationError, match="term 3 began during the claim of term 2"):
+        new_primary.become_primary(pg2, 2)
+    assert (pg2.record.term, pg2.record.led) == (3, 0)
+    assert pg2.look().standby
+
+
+def test_a_server_that_a_later_term_overtakes_while_it_starts_is_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pg2 = here(world, "pg2")
+    end_recovery = new_primary.end_recovery
+
+    def slowly(node: Here) -> None:
+        end_recovery(node)
+        node.note_term(3)
+
+    monkeypatch.setattr(new_primary, "end_recovery", slowly)
+    world.cut(["pg1"])
+    with world.within("pg2"), pytest.raises(OperationError, match="term 3 began while this node became the primary"):
+        new_primary.become_primary(pg2, 2)
+    assert not world.hosts["pg2"].up
 
 
 def test_a_standby_does_not_follow_a_primary_of_an_earlier_term_again(world: World) -> None:
