@@ -21,7 +21,7 @@ from ..ground.errors import ClusterError
 from ..machine import units
 from ..machine.archive import Keeper
 from ..node.node import Here
-from ..operations import postgresql_service, user_lists, wal_space
+from ..operations import postgresql_service, timelines, user_lists, wal_space
 from ..operations.applying import Applying
 from ..operations.own_database import OwnDatabase
 from ..operations.proof import Proof
@@ -77,6 +77,7 @@ class Housekeeping:
             "verify the servers' certificates": self._proof.tend,
             "create the database of the cluster's roles": self._give_database,
             "apply synchronous replication": self._synchrony.tend,
+            "record in which term each timeline began": self._note_origins,
             "fetch the users": self._take_users,
             "prune the WAL archive": self._prune,
             "check the free space for WAL": self._look_after_disk,
@@ -146,6 +147,9 @@ class Housekeeping:
         if stale and time.monotonic() >= self._users_from:
             self._users_from = time.monotonic() + _USERS_PAUSE_SECONDS
             user_lists.store_users(user_lists.users_of(self.here, newest.node))
+
+    def _note_origins(self, facts: ClusterFacts) -> None:
+        timelines.tend(self.here, facts)
 
     def _give_database(self, facts: ClusterFacts) -> None:
         self._own_database.tend(facts, writes=writes(self.here, facts))

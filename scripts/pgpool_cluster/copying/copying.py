@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decision.facts import Postgresql
+from ..decision.facts import Postgresql, same_timeline
 from ..definition.cluster import Node
 from ..definition.key import Role
 from ..ground import files, log, paths, programs
@@ -54,7 +54,7 @@ def rejoin(here: Here, source: str, report: Progress) -> None:
     Raises ClusterError, NotKeptError in particular: then no data has changed.
     """
     copy = _Copy(here, here.cluster.named(source), report)
-    if _rewindable(here):
+    if _rewindable(here) and _tells_apart(here, source):
         try:
             copy.rewind()
         except keeping.NotKeptError:
@@ -71,6 +71,13 @@ def _rewindable(here: Here) -> bool:
     system = int(control.get("Database system identifier", "0"))
     whole = not here.record.copying and system == here.record.system
     return whole and here.server.instance.name.major >= _FIRST_REWINDING_MAJOR
+
+
+def _tells_apart(here: Here, source: str) -> bool:
+    """Return whether pg_rewind can tell this node's timelines from those of the source: it compares numbers only."""
+    origins = here.record.origins
+    last = max((origin.timeline for origin in origins), default=0)
+    return same_timeline(here.seen.value.of(source), last, origins) is True
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..decision.diverged_report import DivergedReport
 from ..decision.divergence import Stretch, own_stretches
-from ..decision.facts import Lsn, NodeFacts
+from ..decision.facts import Lsn, NodeFacts, Origin
 from ..ground import log, paths
 from ..ground.errors import ClusterError, ServerError
 from ..ground.waiting import poll
@@ -92,6 +92,7 @@ class _Keeping:
     timeline: int
     segment_bytes: int
     system: str
+    origins: tuple[Origin, ...]
     contents: WalContents = dataclasses.field(default_factory=WalContents)
     gone: list[str] = dataclasses.field(default_factory=list)
     """Remarks on WAL that is not on the disk any more, or was not read."""
@@ -102,11 +103,12 @@ class _Keeping:
         # The control file has the latest timeline only after the next checkpoint.
         timeline = max(int(control["Latest checkpoint's TimeLineID"]), data_directory.received_timeline(data))
         size = int(control[_SEGMENT_BYTES])
-        return cls(here.me.name, source, here.server.instance, timeline, size, control["Database system identifier"])
+        system, origins = control["Database system identifier"], here.record.origins
+        return cls(here.me.name, source, here.server.instance, timeline, size, system, origins)
 
     def run(self) -> str:
         history = data_directory.history(self.instance.data, self.timeline)
-        stretches = own_stretches(self.source, self.timeline, history)
+        stretches = own_stretches(self.source, self.timeline, history, self.origins)
         found = [read for one in stretches if (read := self._read(one)) is not None]
         if self.contents.empty:
             log.info(f"no transaction is in this node's WAL alone, compared with {self.source.node}")

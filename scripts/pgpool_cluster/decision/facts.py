@@ -7,7 +7,7 @@ valid.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -93,6 +93,14 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The term in which a primary began `timeline`. Two promotions may give the same number to different timelines."""
+
+    timeline: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class PgpoolFacts:
     """A running pgpool-II: its state in the watchdog, and the state that it assigns to each database node, by name."""
 
@@ -128,6 +136,7 @@ class NodeFacts:
     `standby_signal`: standby.signal is in the data directory.
     `position`: the end of the WAL that it has written or received; None after a crash, when only a replay finds it.
     `replayed`: the position up to which a standby has replayed WAL. `history`: the timelines before its present one.
+    `origins`: the origins of its timelines, as far as it knows them.
     `follows`: the node that its primary_conninfo names.
     `slots`: its physical replication slots. `half_copied`: a clone or rewind began and has not ended.
     `promoting`: a failover is about to make it the primary, or a recovery to bring it into service.
@@ -192,6 +201,7 @@ class NodeFacts:
     loss: int = 0
     diverged: tuple[DivergedReport, ...] = ()
     pause: Pause | None = None
+    origins: tuple[Origin, ...] = ()
 
     @property
     def up(self) -> bool:
@@ -269,7 +279,28 @@ def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
     end = source.position if source.timeline == target.timeline else _end_of(source, target.timeline)
     if end is None or target.position is None:
         return False
-    return target.position <= end
+    return target.position <= end and same_timeline(source, target.timeline or 0, target.origins)
+
+
+def same_timeline(source: NodeFacts, timeline: int, origins: Iterable[Origin]) -> bool | None:
+    """Return whether the source's timeline of this number is that of a node with these origins; None if unknown.
+
+    It is unknown for a moment after the source's promotion. Without origins, the number decides, as in older packages.
+    """
+    theirs, mine = _terms(source.origins), _terms(origins)
+    if branch(source.origins, origins) in range(1, timeline + 1):
+        return False
+    return None if theirs and timeline in mine and timeline == source.timeline not in theirs else True
+
+
+def branch(one: Iterable[Origin], other: Iterable[Origin]) -> int | None:
+    """Return the first timeline that began in different terms on two nodes; None if none is known."""
+    mine = _terms(one)
+    return min((number for number, term in _terms(other).items() if mine.get(number, term) != term), default=None)
+
+
+def _terms(origins: Iterable[Origin]) -> dict[int, int]:
+    return {origin.timeline: origin.term for origin in origins}
 
 
 def _end_of(source: NodeFacts, timeline: int | None) -> Lsn | None:

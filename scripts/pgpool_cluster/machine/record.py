@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 from ..decision.excuse import NO_EXCUSE, Excuse
+from ..decision.facts import Origin
 from ..decision.pause import NO_PAUSE, Pause
 from ..ground import files
 from ..ground.errors import ServerError
@@ -32,8 +33,8 @@ class Record:
     or the path of cluster.yml's `ca` (proof.py); "" if none. `needs`: the primary's values of matching.py's parameters
     that were too low on this node. `libraries`: libraries that the primary preloads and that are installed on this
     node. `logical`: the primary's wal_level was logical. `own_database`: every database node has shown that it has the
-    roles' own database (own_database.py). `loss`: as in NodeFacts. `pause`: the latest pause of the cluster, or its
-    end.
+    roles' own database (own_database.py). `loss`, `origins`: as in NodeFacts. `pause`: the latest pause of the
+    cluster, or its end.
     """
 
     system: int | None = None
@@ -55,6 +56,7 @@ class Record:
     own_database: bool = False
     loss: int = 0
     pause: Pause = NO_PAUSE
+    origins: tuple[Origin, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -85,7 +87,7 @@ class Record:
 
 def _check(name: str, value: object, default: object) -> None:
     """Raise ValueError if a value has another type than its default. The check matters because root reads it, too."""
-    several = dict.fromkeys(("dropped", "needs", "libraries"), (list, tuple))
+    several = dict.fromkeys(("dropped", "needs", "libraries", "origins"), (list, tuple))
     types = {"system": (int, NoneType), "excuse": (dict, Excuse), "pause": (dict, Pause), **several}
     if type(value) not in types.get(name, (type(default),)):
         raise ValueError(f"{name} is of another type")
@@ -95,6 +97,7 @@ def _of_json(values: dict[str, Any]) -> dict[str, object]:
     """Return the values that JSON stores as another type, converted back; raises ValueError or TypeError."""
     found: dict[str, object] = {name: tuple(map(str, values.get(name, ()))) for name in ("dropped", "libraries")}
     found["needs"] = tuple((str(name), int(value)) for name, value in values.get("needs", ()))
+    found["origins"] = tuple(wire.read(Origin, one, "origins") for one in values.get("origins", ()))
     if "excuse" in values:
         found["excuse"] = Excuse(**{**values["excuse"], "names": tuple(map(str, values["excuse"]["names"]))})
     if "pause" in values:

@@ -227,6 +227,7 @@ class Here:
             silent=self.silent.value,
             loss=record.loss,
             pause=record.pause,
+            origins=record.origins,
         )
 
     def _looked(self) -> NodeFacts:

@@ -17,7 +17,7 @@ from ..ground.errors import OperationError
 from ..node import recording
 from ..node.node import LOOK_SECONDS, Here
 from ..transport.protocol import OF_AN_OLDER_PACKAGE, GoOnRequest, TermAnswer, TermRequest
-from . import synchrony
+from . import synchrony, timelines
 
 _AGAIN = "the agent decides again in its next round"
 _GO_ON_SECONDS = 10.0
@@ -55,7 +55,8 @@ def claim_promotion(
         if here.cluster.synchronous and decided is not None and latest > decided:
             raise OperationError("the primary has answered since the decision", hint=_AGAIN)
         _void_excuses(here, term, noted, ())
-        _begin(here, term, noted, {})
+        # The promotion may give the next timeline a number that another primary has already used.
+        _begin(here, term, noted, {"origins": timelines.received(here, mine)})
 
 
 def _recorded(here: Here, term: int) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ from ..ground.waiting import poll
 from ..node import recording
 from ..node.node import Here
 from ..transport.protocol import PromoteRequest
-from . import claims, cutting, postgresql_service, synchrony
+from . import claims, cutting, postgresql_service, synchrony, timelines
 
 _PROMOTE_SECONDS = 60.0
 _AGAIN = "the agent decides again in its next round"
@@ -84,6 +84,7 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                     mine = cutting.cut_off(here)
                 claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
                 end_recovery(here)
+                timelines.begin(here)
                 _refuse_overtaken(here, term)
 
 

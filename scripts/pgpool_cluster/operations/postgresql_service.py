@@ -8,6 +8,7 @@ from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..postgresql import postmaster
 from ..transport.protocol import FollowRequest
+from . import timelines
 
 _FOLLOW_SECONDS = 10.0
 _CREATE_SLOT = "SELECT pg_create_physical_replication_slot(%s, true)"
@@ -46,6 +47,7 @@ def follow(here: Here, action: Follow) -> None:
         if 0 < action.term < here.record.term:
             reason = f"{action.primary} leads in term {action.term}, but term {here.record.term} has begun"
             raise OperationError(reason, hint="the agent decides again in its next round")
+        timelines.expect(here, here.seen.value.of(action.primary))
         here.query(f"ALTER SYSTEM SET primary_conninfo = '{text}'")
         here.query("SELECT pg_reload_conf()")
 

@@ -68,6 +68,7 @@ def _facts(values: object) -> NodeFacts:
     numbers = {
         "term": found.term, "led": found.led, "restart": found.restart, "users": found.users,
         "loss": found.loss,
+        "origins": max((one.term for one in found.origins), default=0),
         "excuse": max(found.excuse.place), "excuse's serial": min(found.excuse.place),
     }  # fmt: skip
     for name, number in numbers.items():

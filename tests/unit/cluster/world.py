@@ -325,7 +325,7 @@ class World:
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
             "standbys_came": record.standbys_came, "excuse": record.excuse, "loss": record.loss,
             "silent": frozenset(other for other, one in self.hosts.items() if self.beats and not one.on),
-            "pause": record.pause,
+            "pause": record.pause, "origins": record.origins,
         }  # fmt: skip
         if data is None:
             state = Postgresql.ABSENT if host.database else Postgresql.DOWN

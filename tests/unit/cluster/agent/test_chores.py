@@ -24,7 +24,7 @@ from pgpool_cluster.machine import units
 from pgpool_cluster.machine.archive import Keeper
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import postgresql_service, user_lists, wal_space
+from pgpool_cluster.operations import postgresql_service, timelines, user_lists, wal_space
 from pgpool_cluster.operations.own_database import OwnDatabase
 from pgpool_cluster.operations.proof import Proof
 from pgpool_cluster.operations.synchrony import Synchrony
@@ -53,6 +53,7 @@ class Node:
         monkeypatch.setattr(units, "control", lambda _: None)
         monkeypatch.setattr(units, "hang_up", lambda _, node: self.done.append(f"hang up on {node.name}"))
         monkeypatch.setattr(Here, "look", lambda here: self.facts.of(here.me.name))
+        monkeypatch.setattr(timelines, "tend", lambda *_: None)
         for kind in (Synchrony, Proof):
             monkeypatch.setattr(kind, "tend", lambda *_: None)
         monkeypatch.setattr(OwnDatabase, "tend", self._own_database)

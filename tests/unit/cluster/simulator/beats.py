@@ -26,7 +26,7 @@ _CALM_ROUNDS = 25
 
 @dataclass(slots=True, eq=False)
 class Heard:
-    """What one agent has heard from another one."""
+    """The heartbeats that one agent has received from another one."""
 
     began: float
     supports: bool | None = None
@@ -37,18 +37,20 @@ class Heard:
     heard: float = -math.inf
     proof: float = -math.inf
     up_since: float = -math.inf
-    proven: bool = False
+    proven: float | None = None
+    """When the sender's agent began whose datagram proved the link last."""
 
     @property
     def ends(self) -> float:
         """When the link is lost unless another datagram arrives."""
         return min(self.heard + DEAD_SECONDS, self.proof + ECHO_SECONDS)
 
-    def receive(self, sent: float, echo: float, mine: float, now: float) -> None:
+    def receive(self, sent: float, echo: float, began: tuple[float, float], now: float) -> None:
         """Process a datagram that was sent at `sent`; `echo`: when the datagram was sent that it echoes.
 
-        `mine`: when this agent began.
+        `began`: when this agent began, and that of the sender.
         """
+        mine, theirs = began
         if sent <= self.arrived:
             return
         self.arrived, self.came, self.supports = sent, now, True
@@ -57,15 +59,15 @@ class Heard:
         if proves:
             self.proof = max(self.proof, echo) if was_up else echo
             self.up_since = self.up_since if was_up else now
-            self.proven = True
-        if proves or was_up:
+            self.proven = theirs
+        if proves or (was_up and self.proven == theirs):
             self.heard = now
 
     def link(self, name: str, now: float) -> Link:
         """Return the link as `Links.of` does."""
         if self.ends > now:
             return Link(name, LinkState.UP, self.up_since, self.came)
-        if self.proven:
+        if self.proven is not None:
             return Link(name, LinkState.LOST, self.ends, self.came)
         states = {None: LinkState.UNKNOWN, False: LinkState.UNSUPPORTED, True: LinkState.NEVER}
         return Link(name, states[self.supports], self.began, self.came)
@@ -94,6 +96,13 @@ class Beats:
         for name, does in supports.items():
             if name in self.peers:
                 self.peers[name].supports = does
+
+
+def _beats(host: Host) -> Beats:
+    assert host.agent is not None
+    found: Any = host.agent.here.beats
+    assert isinstance(found, Beats)
+    return found
 
 
 class Beating:
@@ -128,7 +137,7 @@ class Beating:
         self.now += BEAT_SECONDS
         hosts = [host for host in world.hosts.values() if host.agent is not None and host.agent.process.runs]
         datagrams = [
-            (host, other, other.agent.here.beats.peers[host.name], host.agent.here.beats.peers[other.name].arrived)
+            (host, other, _beats(other).peers[host.name], _beats(host).peers[other.name].arrived)
             for host in hosts for other in world.hosts.values() if other is not host and other.agent is not None
             and host.agent is not None
         ]  # fmt: skip
@@ -143,13 +152,13 @@ class Beating:
             world.kernel.after(BEAT_SECONDS, self._round)
 
     def _send(self, host: Host, other: Host, heard: Heard, echo: float) -> None:
-        world, agent, sent = self.world, other.agent, self.now
+        world, agent, sent, began = self.world, other.agent, self.now, _beats(host).began
         if not world.linked(host.name, other.name):
             return
 
         def arrive() -> None:
             if other.agent is agent and agent is not None and agent.process.runs:
-                heard.receive(sent, echo, agent.here.beats.began, self.now)
+                heard.receive(sent, echo, (_beats(other).began, began), self.now)
 
         late = world.late.get(host.name, 0.0) + world.late.get(other.name, 0.0)
         if late < _AT_ONCE_SECONDS:

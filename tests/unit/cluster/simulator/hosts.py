@@ -20,6 +20,7 @@ from pgpool_cluster.agent.life_signs import LifeSigns
 from pgpool_cluster.decision import replay
 from pgpool_cluster.decision.excuse import NO_EXCUSE
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.links import LinkState
 from pgpool_cluster.decision.situation import rightful_primary
 from pgpool_cluster.decision.status import healthy
 from pgpool_cluster.definition.cluster import Cluster, Node, Service
@@ -27,6 +28,7 @@ from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerErr
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.node.under_way import UnderWay
+from pgpool_cluster.operations import timelines
 from pgpool_cluster.operations.synchrony import Synchrony
 from pgpool_cluster.transport.protocol import LookRequest, MayStartRequest, Request
 
@@ -59,11 +61,10 @@ _MOST_KEPT = 100_000
 class Allowed:
     """Known limits of the package (docs/explanation/decide.md). A later change turns a switch off.
 
-    `cut_off_primary`: with `synchronous: 0`, a primary that is cut off from the node that has replaced it, but not from
-    a majority, acknowledges writes.
+    `unheard`: with `synchronous: 0`, a primary is not fenced if its agent has started after the host was cut off.
     """
 
-    cut_off_primary: bool = True
+    unheard: bool = True
 
 
 class Host:
@@ -158,13 +159,14 @@ class Alarm:
 
 
 class Chores:
-    """A stand-in for `Housekeeping`, with the only chore that decides anything."""
+    """A stand-in for `Housekeeping`, with the chores on which decisions depend."""
 
     def __init__(self, here: Here) -> None:
-        self._synchrony = Synchrony(here)
+        self._here, self._synchrony = here, Synchrony(here)
 
     def keep(self, facts: ClusterFacts) -> str:
         try:
+            timelines.tend(self._here, facts)
             self._synchrony.tend(facts)
         except ClusterError as error:
             return f"{error.message}; hint: {error.hint}"
@@ -230,7 +232,7 @@ class Wires:
         self.lost: dict[str, bool] = {}
         """The nodes that did not answer; requests to them fail at once until they are in reach again."""
         self._waiting: list[Done] = []
-        """What gets the answers of the requests that are under way."""
+        """The receivers of the answers to requests that are under way."""
 
     def outcomes(
         self, names: list[str], request: Request[A], *, seconds: float = 10.0, patient: bool = False
@@ -535,7 +537,7 @@ class World:
         key = (
             id(self.cluster), host.name, state, names, apart, receives, id(self.pools.facts(host)), record.term,
             record.led, record.held, record.copying, record.standbys_came, record.dropped, record.excuse,
-            here.under_way.promoting, here.silent.value, record.loss, record.pause,
+            here.under_way.promoting, here.silent.value, record.loss, record.pause, record.origins,
             data and (len(data.log), data.timeline, data.history, data.standby, data.follows, data.slots, data.ended),
         )  # fmt: skip
         found = _FACTS.get(key)
@@ -552,6 +554,7 @@ class World:
             "promoting": here.under_way.promoting, "member": record.system is not None, "excuse": record.excuse,
             "standbys_came": record.standbys_came, "file": here.cluster.fingerprint, "pgpool": self.pools.facts(host),
             "silent": here.silent.value, "loss": record.loss, "pause": record.pause, "beats": True,
+            "origins": record.origins,
         }  # fmt: skip
         if data is None:
             return NodeFacts(host.name, **found)
@@ -580,10 +583,14 @@ class World:
 
     # PostgreSQL
 
-    def answer_query(self, host: Host, running: Running, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def answer_query(self, host: Host, running: Running, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:  # noqa: C901, PLR0911 - one case a query
         """Answer the queries of the operations."""
         data = host.data
         assert data is not None
+        if "walreceiver" in sql:
+            receivers = int(running.receiver is not None)
+            self.servers.leave(running)
+            return [(data.follows is None, receivers)]
         if "pg_promote" in sql:
             seconds = self.random.uniform(0.02, 0.3)
             self.kernel.after(seconds, lambda: running.process.receive(lambda: self._promoted(host, running)))
@@ -596,10 +603,6 @@ class World:
             self.touch()
         elif "pg_reload_conf" in sql:
             self.servers.reload(host)
-        elif "walreceiver" in sql:
-            receivers = int(running.receiver is not None)
-            self.servers.leave(running)
-            return [(data.follows is None, receivers)]
         elif "pg_create_physical" in sql:
             data.slots |= {str(values[0])}
             self.touch()
@@ -662,16 +665,20 @@ class World:
         """Note when a host could not know that it was replaced: it, its agent or its links did not work."""
         agent, running = host.agent, host.server
         works = host.on and agent is not None and agent.process.runs
-        near = [name for name in self.hosts if name != host.name and self._is_near(host.name, name)]
-        reached, newest = 1 + len(near), self.newest
-        apart = newest is not None and newest is not host and newest.name not in near
+        reached = 1 + sum(self._is_near(host.name, name) for name in self.hosts if name != host.name)
         paused = running is not None and running.process.paused
         alone = reached < self.cluster.majority
         host.alone_since = (host.alone_since or self.kernel.now) if alone else None
         if host.alone_since is not None and self.kernel.now - host.alone_since < FENCED_SECONDS:
             host.unsound_at = self.kernel.now
-        if not works or paused or (apart and self.allowed.cut_off_primary and not alone):
+        unheard = self.allowed.unheard and agent is not None and alone and self._unheard(agent)
+        if not works or paused or unheard:
             host.unsound_at = self.kernel.now
+
+    @staticmethod
+    def _unheard(agent: SimulatedAgent) -> bool:
+        """Return whether an agent has had no link with some node since it started."""
+        return any(link.state is LinkState.UNKNOWN for link in agent.here.beats.links().values())
 
     # Clients
 
@@ -793,6 +800,8 @@ class World:
             words = [name, "on" if host.on else "off", f"term {record.term} led {record.led}"]
             if record.excuse != NO_EXCUSE or record.dropped:
                 words.append(f"dropped {record.dropped} excuse {record.excuse}")
+            if record.origins:
+                words.append("origins " + " ".join(f"{one.timeline}:{one.term}" for one in record.origins))
             if record.copying:
                 words.append(f"half copy of {record.copying}")
             if data:

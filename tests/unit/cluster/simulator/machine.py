@@ -156,7 +156,10 @@ def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     world.kernel.sleep(world.random.uniform(0.5, 3.0))
     if not answers() or (rewind and source.data.standby):
         raise OperationError("the connection was lost", hint="run the same command to start again")
-    host.data = source.data.copy()
+    if rewind and host.data and (host.data.timeline, host.data.history) == (source.data.timeline, source.data.history):
+        host.data.whole = True  # pg_rewind sees the same timeline, and changes nothing
+    else:
+        host.data = source.data.copy()
     host.data.standby, host.data.follows = True, source.name
     with here.under_way.starting:
         pg.start(here.server)
@@ -231,6 +234,10 @@ def _pcp(*, up: bool) -> Callable[..., None]:
     return work
 
 
+def _tell_watchdog(_: Cluster, one: Node, *, alive: bool) -> None:
+    _WORLDS[0].pools.tell(_here(), one.name, alive=alive)
+
+
 def _rewindable(here: Here) -> bool:
     return not here.record.copying
 
@@ -281,7 +288,7 @@ def machine() -> Iterator[None]:
         patch.setattr(units, "last_words", lambda _: "")
         patch.setattr(pgpool, "attach", _pcp(up=True))
         patch.setattr(pgpool, "detach", _pcp(up=False))
-        patch.setattr(pgpool, "tell_watchdog", lambda _, one, *, alive: _WORLDS[0].pools.tell(_here(), one.name, alive=alive))
+        patch.setattr(pgpool, "tell_watchdog", _tell_watchdog)
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pgpool, "port", lambda _: 5433)
         patch.setattr(pg, "start", _start)

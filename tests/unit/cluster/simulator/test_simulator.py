@@ -5,17 +5,24 @@ The level `simulation` runs many more schedules.
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.simulator import batch, schedules
+from tests.unit.cluster.simulator.beats import Heard
 from tests.unit.cluster.simulator.hosts import Allowed, World
 from tests.unit.cluster.simulator.machine import machine
 from tests.unit.cluster.simulator.schedules import SHAPES, Fault, Schedule
 
-from pgpool_cluster.decision import promotion
+from pgpool_cluster.decision import facts, promotion
+from pgpool_cluster.decision.heartbeat import NodeState
+from pgpool_cluster.decision.links import BEAT_SECONDS, Links
+from pgpool_cluster.operations import cutting
 
-STRICT = Allowed(overtaken=False)
+PAIRS = tuple(itertools.permutations("abc", 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +56,40 @@ def test_a_seed_alone_names_its_schedule() -> None:
     assert Schedule.parse(f"{schedule.shape} 12") == schedule
 
 
+# The model of heartbeats
+
+
+def test_the_simulated_heartbeats_find_the_same_links_as_real_ones() -> None:
+    """Agents that restart, and links that work in one direction, with real `Links` beside the model."""
+    chance, now = random.Random(1), 100.0
+    real = {name: _links(name, number, now) for number, name in enumerate("abc")}
+    began = dict.fromkeys("abc", now)
+    model = {pair: Heard(now) for pair in PAIRS}
+    blocked: set[tuple[str, str]] = set()
+    for step in range(3000):
+        now += BEAT_SECONDS
+        if chance.random() < 0.1:
+            blocked ^= {chance.choice(PAIRS)}
+        if chance.random() < 0.01:
+            name = chance.choice("abc")
+            real[name], began[name] = _links(name, 10 + step, now), now
+            model |= {pair: Heard(now) for pair in PAIRS if pair[0] == name}
+        beats = {(beat.sender, beat.receiver): beat for name in "abc" for beat in real[name].round(NodeState(), now)}
+        echoes = {(sender, receiver): model[sender, receiver].arrived for sender, receiver in PAIRS}
+        for sender, receiver in PAIRS:
+            if (sender, receiver) not in blocked:
+                real[receiver].receive(beats[sender, receiver], now)
+                began_both = began[receiver], began[sender]
+                model[receiver, sender].receive(now, echoes[sender, receiver], began_both, now)
+        for receiver, sender in PAIRS:
+            found = replace(real[receiver].of(sender, now), said=None, lost=frozenset())
+            assert model[receiver, sender].link(sender, now) == found, step
+
+
+def _links(name: str, incarnation: int, now: float) -> Links:
+    return Links(name, [other for other in "abc" if other != name], incarnation, now)
+
+
 # Faults of the package that the simulator has found
 
 
@@ -61,10 +102,27 @@ def test_a_seed_alone_names_its_schedule() -> None:
         "3s0 9701 pause-agent:3.49:1:4:19 crash:3:-1:1:0.4",
         # A standby was promoted in place of another standby, because the agent of the primary answered late.
         "4ws0 11808 stop-server:3.72:-1:30:0.3 delay:17:-1:5:14 crash:18:2:3:0.1",
+        # Two promotions began different timelines with the same number, and a standby of the one followed the other.
+        "4ws0 1908 stop-server:2:-1:27:3 return-at-save:3.77:1:22:0.8 crash:6.61:-1:2:3.7 crash:6.89:3:6:2.6",
+        # Such a standby was pointed at the other primary by a decision from before it had received its WAL.
+        "4ws0 3612 return-at-save:2.31:0:4:15.4 kill-pool:2.35:0:2:19.7 pause-at-save:2.85:-1:23:4.5"
+        " pause-host:4.24:-1:3:2.1 stop-server:4.24:2:22:0.6",
+        # A replaced primary went on with a witness that knew of the later term, while its successor was lost.
+        "2ws0 3933 pause-host:3.5:-1:5:4 lose-pair:3:0:3:19",
+        # A node started in a term that it had claimed, after it had answered that it knew a later one.
+        "3s2 1221 slow-disks:4.35:-1:4:5.2 lose-pair:27.75:1:5:4.9 lose-pair:27.75:-1:7:9.8 lose-pair:27.75:2:3:0.6"
+        " pause-at-save:29.46:-1:2:32.2",
     ],
 )
 def test_a_mended_fault_stays_mended(found: str) -> None:
-    assert not schedules.problem(Schedule.parse(found), STRICT)
+    assert not schedules.problem(Schedule.parse(found))
+
+
+def test_a_known_limit_is_reported_without_its_switch() -> None:
+    """The agent of a primary starts after the host was cut off, so it has never heard the others."""
+    schedule = Schedule.parse("4ws0 3625 partition:4:1:14:21 kill-agent:4:-1:1:0.1")
+    assert not schedules.problem(schedule)
+    assert "acknowledges a write after" in schedules.problem(schedule, Allowed(unheard=False))
 
 
 # Faults that are put into the package, which the simulator must notice
@@ -76,6 +134,22 @@ def test_a_standby_without_an_acknowledged_write_must_not_be_promoted(monkeypatc
     assert not schedules.problem(schedule)
     monkeypatch.setattr(promotion, "_missing_standbys", lambda *_: [])
     assert "without the acknowledged writes" in schedules.problem(schedule)
+
+
+def test_a_standby_that_does_not_leave_its_primary_acknowledges_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host of the primary is suspended and replaced, and goes on before the other standby follows the new one."""
+    schedule = Schedule.parse("3s1 6219 pause-host:4:-1:1:2.57 delay:3.5:2:0:5")
+    assert not schedules.problem(schedule)
+    monkeypatch.setattr(cutting, "cut_off", lambda here: here.look())
+    assert "acknowledges a write after" in schedules.problem(schedule)
+
+
+def test_timelines_with_the_same_number_must_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule.parse(
+        "4ws0 1908 stop-server:2:-1:27:3 return-at-save:3.77:1:22:0.8 crash:6.61:-1:2:3.7 crash:6.89:3:6:2.6"
+    )
+    monkeypatch.setattr(facts, "same_timeline", lambda *_: True)
+    assert "streams on from a server whose earlier WAL is different" in schedules.problem(schedule)
 
 
 def test_a_record_that_was_not_synced_is_lost_with_the_power(monkeypatch: pytest.MonkeyPatch) -> None:
