@@ -15,7 +15,8 @@ class Mutant:
     new: str
 
 
-CLAIMS, NODE, PROMOTION = "operations/claims.py", "node/node.py", "decision/promotion.py"
+CLAIMS, CUTTING, NODE = "operations/claims.py", "operations/cutting.py", "node/node.py"
+PROMOTION = "decision/promotion.py"
 MEMBER, SITUATION, SYNCHRONY = "decision/streaming_member.py", "decision/situation.py", "operations/synchrony.py"
 MUTANTS = (
     Mutant("a majority is one node less", "definition/cluster.py", "len(self.nodes) // 2 + 1", "len(self.nodes) // 2"),
@@ -23,17 +24,21 @@ MUTANTS = (
     Mutant("a refused vote counts", CLAIMS, "in answers.items() if answer.taken}", "in answers.items()}"),
     Mutant(
         "a node claims a term that it knows", CLAIMS,
-        "if not here.note_term(term):", "if here.note_term(term) is None:",
+        "if not here.note_term(term, **", "if None is here.note_term(term, **",
     ),
     Mutant(
         "a later excuse does not end a claim", CLAIMS,
-        "max(noted.values()) > decided", "min(noted.values()) > (9, 9)",
+        "latest > decided:", "latest > (9, 9):",
     ),
     Mutant(
         "the start of a term needs no majority", CLAIMS,
         "Excuse(term, 0, kept))) < here.cluster.majority", "Excuse(term, 0, kept))) < 0",
     ),
-    Mutant("a claim does not say who leads", CLAIMS, "here.remember(led=term, **changes)", "here.remember(**changes)"),
+    Mutant("a claim does not say who leads", NODE, "self.remember(led=term, **changes)", "self.remember(**changes)"),
+    Mutant(
+        "a claim that was overtaken takes effect", NODE,
+        "            if term < self.record.term:", "            if term < 0:",
+    ),
     Mutant("a term is taken twice", NODE, "if term <= self.record.term:", "if term < self.record.term:"),
     Mutant("a term is not stored", NODE, "self.remember(term=term, **changes)", "self.remember(**changes)"),
     Mutant("a record is not saved", NODE, "changed.save(paths.RECORD)", "changed.with_changes()"),
@@ -90,14 +95,55 @@ MUTANTS = (
     ),
     Mutant(
         "a promotion claims nothing", "operations/new_primary.py",
-        "            claims.claim(here, term, decided=decided)\n", "",
+        "                claims.claim_promotion(here, term, mine, decided=decided, loss=loss)\n", "",
     ),
     Mutant(
         "a booting primary claims nothing", "operations/new_primary.py",
-        "        claims.claim(here, action.term, kept=synchrony.kept(here.record))\n", "",
+        "        claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)\n", "",
     ),
     Mutant(
         "any server may start", "agent/answers.py",
         "go = any(isinstance(action, Start | Resume) for action in actions)", "go = True",
+    ),
+    Mutant("a standby stays with its primary", CUTTING, "        return _cut(here)\n", "        return mine\n"),
+    Mutant(
+        "a former primary is not killed", CUTTING,
+        "    if postmaster.runs(here.server.instance):", "    if not here and postmaster.runs(here.server.instance):",
+    ),
+    Mutant(
+        "a node that becomes a primary has given something up", CUTTING,
+        "return None if here.under_way.promoting else given_up", "return given_up",
+    ),
+    Mutant("nodes that may acknowledge do not matter", CLAIMS, "    if able:\n", "    if able and not able:\n"),
+    Mutant("more WAL on another standby does not matter", CLAIMS, "    if ahead:\n", "    if ahead and not ahead:\n"),
+    Mutant(
+        "a promotion keeps the origins that it only expected", CLAIMS,
+        '{"origins": timelines.received(here, mine)}', "{}",
+    ),
+    Mutant(
+        "a standby follows an earlier primary again", "operations/postgresql_service.py",
+        "if 0 < action.term < here.record.term:", "if 0 < action.term < 0:",
+    ),
+    Mutant(
+        "a primary that is cut off goes on", MEMBER,
+        "if fencing.is_due(situation.cluster, situation.policy.alone_seconds):",
+        "if situation.policy.alone_seconds < 0:",
+    ),
+    Mutant("a return needs no majority", MEMBER, "    if not situation.confirmed:\n", "    if not situation.facts:\n"),
+    Mutant(
+        "a witness with a later term is a contact", "decision/fencing.py",
+        "return (*away, *later) if later else", "return () if later else",
+    ),
+    Mutant(
+        "a replaced primary was promoted by hand", SITUATION,
+        " and not 0 < member.led < latest)", ")",
+    ),
+    Mutant(
+        "timelines with the same number are the same", "decision/facts.py",
+        "in range(1, timeline + 1):", "in range(0):",
+    ),
+    Mutant(
+        "pg_rewind compares timelines with the same number", "copying/copying.py",
+        "if _rewindable(here) and _tells_apart(here, source):", "if _rewindable(here):",
     ),
 )  # fmt: skip

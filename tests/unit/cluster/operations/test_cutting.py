@@ -108,6 +108,15 @@ def test_a_primary_that_cannot_be_killed_has_given_up_nothing(world: World, monk
 
 def test_a_node_that_is_becoming_a_primary_has_given_up_nothing(world: World) -> None:
     """Its server may be about to start in the term that it has claimed."""
+    pg2 = here(world, "pg2")
+    with world.within("pg2"), pg2.under_way.promotion():
+        assert cutting.give_up(pg2) is None
+
+
+def test_a_node_that_begins_to_become_a_primary_meanwhile_has_given_up_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "give_up", lambda node: node.look())
     with here(world, "pg2").under_way.promotion():
         answer = ask(world, "pg2", 2)
     assert (answer.taken, answer.cut) == (True, False)

@@ -81,6 +81,8 @@ class Host:
         self.standby_names = ""
         """synchronous_standby_names in the configuration files."""
         self.pool_status: dict[str, bool] = {}
+        self.kept: set[int] = set()
+        """The clients' writes in the records of diverged WAL."""
         self.by_hand = False
         self.activating = False
         """systemd starts its PostgreSQL, and asks the agent whether it may."""
@@ -340,6 +342,8 @@ class World:
         self.doubles = 0
         """How many faults let requests arrive twice."""
         self.acknowledged: set[int] = set()
+        self.answered: set[int] = set()
+        """The writes that any server has acknowledged, also one that had been replaced."""
         self.promised = cluster.synchronous > 0
         self.newest: Host | None = None
         """The host that became a primary last."""
@@ -647,8 +651,15 @@ class World:
         if self.promised and missing:
             raise Violation(f"{host.name} {what} without the acknowledged writes {sorted(missing)}")
 
+    def check_kept(self, primary: Host) -> None:
+        """Raise Violation if an acknowledged write is neither on the primary nor in a record of diverged WAL."""
+        gone = self.answered - primary.writes - set().union(*(host.kept for host in self.databases))
+        if gone:
+            raise Violation(f"the acknowledged writes {sorted(gone)} are neither on {primary.name} nor kept")
+
     def acknowledge(self, host: Host, number: int) -> None:
         """Let a client get the acknowledgement of a server."""
+        self.answered.add(number)
         if self.newest is not None and host.record.led > self.newest.record.led:
             self.notes_writable(host)  # it has claimed a new term while it was writable
         if host is self.newest or (self.newest is not None and number in self.newest.writes):

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_news
-from pgpool_cluster.copying import copy_source, copying
+from pgpool_cluster.copying import copy_source, copying, keeping
 from pgpool_cluster.decision.decide import decide
+from pgpool_cluster.decision.divergence import own_stretches
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.situation import Policy, rightful_primary
 from pgpool_cluster.decision.status import differing
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import log, paths, waiting
-from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.ground.errors import ClusterError, OperationError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
@@ -34,6 +35,7 @@ from pgpool_cluster.postgresql import postmaster, server_log
 from .beats import Beats
 from .hosts import Host, World
 from .kernel import Kernel, Time
+from .servers import position_of
 
 _KERNELS: list[Kernel] = []
 _WORLDS: list[World] = []
@@ -134,6 +136,28 @@ def _kill(_: object) -> bool:
     return True
 
 
+def _stop_server(here: Here) -> None:
+    if _here().server is not None:
+        _stop(here.server)
+
+
+def _keep(here: Here, source: str) -> str:
+    """Keep the writes in the WAL that only this node has, with the conditions of keeping.keep."""
+    host, data = _here(), _here().data
+    if data is None or here.record.system is None or here.record.copying:
+        return ""
+    try:
+        theirs = keeping._source(here, source)
+    except ClusterError as error:
+        raise keeping.NotKeptError(error.message, hint=error.hint) from error
+    for one in own_stretches(theirs, data.timeline, data.history, here.record.origins):
+        for place, (timeline, number) in enumerate(data.log):
+            begins, ends = position_of(place), position_of(place + 1)
+            if timeline == one.timeline and begins >= one.start and (one.end is None or ends <= one.end):
+                host.kept.add(number)
+    return ""
+
+
 def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     """pg_basebackup or pg_rewind, with the steps of copying.py around it, in the same order."""
     world, here = _WORLDS[0], copy.here
@@ -147,10 +171,7 @@ def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     if not answers() or source.data is None:
         raise OperationError(f"cannot copy from {source.name}", hint="psql")
     source.data.slots |= {host.node.slot}
-    if host.server is not None:
-        _stop(here.server)
-    here.remember(copying=source.name)
-    here.under_way.copies.begin(source.name)
+    copy._begin("copying")
     if host.data is not None:
         host.data.whole = False
     world.kernel.sleep(world.random.uniform(0.5, 3.0))
@@ -300,6 +321,8 @@ def machine() -> Iterator[None]:
         patch.setattr(copying._Copy, "clone", lambda copy: _copy(copy, rewind=False))
         patch.setattr(copying._Copy, "rewind", lambda copy: _copy(copy, rewind=True))
         patch.setattr(copying, "_rewindable", _rewindable)
+        patch.setattr(copying, "_stop_server", _stop_server)
+        patch.setattr(keeping, "keep", _keep)
         patch.setattr(copy_source, "refusal", _refusal)
         patch.setattr(pgpool_service, "_LISTEN_SECONDS", 20.0)
         yield

@@ -168,6 +168,7 @@ def _converge(world: World) -> None:
     primary = world.primary()
     assert primary is not None
     world.check_writes(primary, "is the primary")
+    world.check_kept(primary)
 
 
 def _stuck(world: World) -> bool:

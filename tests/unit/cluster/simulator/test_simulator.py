@@ -17,6 +17,7 @@ from tests.unit.cluster.simulator.hosts import Allowed, World
 from tests.unit.cluster.simulator.machine import machine
 from tests.unit.cluster.simulator.schedules import SHAPES, Fault, Schedule
 
+from pgpool_cluster.copying import keeping
 from pgpool_cluster.decision import facts, promotion
 from pgpool_cluster.decision.heartbeat import NodeState
 from pgpool_cluster.decision.links import BEAT_SECONDS, Links
@@ -150,6 +151,13 @@ def test_timelines_with_the_same_number_must_be_told_apart(monkeypatch: pytest.M
     )
     monkeypatch.setattr(facts, "same_timeline", lambda *_: True)
     assert "streams on from a server whose earlier WAL is different" in schedules.problem(schedule)
+
+
+def test_wal_that_only_a_returning_node_has_must_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule.parse("3s0 6 pause-host:2:0:1:1.4")
+    assert not schedules.problem(schedule)
+    monkeypatch.setattr(keeping, "keep", lambda *_: "")
+    assert "nor kept" in schedules.problem(schedule)
 
 
 def test_a_record_that_was_not_synced_is_lost_with_the_power(monkeypatch: pytest.MonkeyPatch) -> None:
