@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_news
 from pgpool_cluster.copying import copy_source, copying, keeping
+from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.divergence import own_stretches
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
@@ -209,6 +211,19 @@ def _remembered(work: Callable[..., Any]) -> Callable[..., Any]:
 _BY_VALUE = (str, Policy)
 
 
+def _decided() -> Callable[..., Any]:
+    """Return `decide`, whose results are kept. Of the time without a majority, it only asks whether a fence is due."""
+    kept = _remembered(decide)
+
+    def find(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | None = None) -> Any:
+        if policy is not None and policy.alone_seconds:
+            due = fencing.FENCE_SECONDS if policy.alone_seconds >= fencing.FENCE_SECONDS else 0.0
+            policy = replace(policy, alone_seconds=due)
+        return kept(cluster, me, facts, policy)
+
+    return find
+
+
 def _one_object() -> Callable[..., ClusterFacts]:
     """Return a constructor that returns the same object for the same facts."""
     kept: dict[tuple[int, ...], ClusterFacts] = {}
@@ -277,7 +292,7 @@ def machine() -> Iterator[None]:
     """Replace what the package's code does to a machine."""
     time, threads = Time(_KERNELS), _Threads()
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
-    decided = _remembered(decide)
+    decided = _decided()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "saves_durably", _saves_durably())
         for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, takeover, waiting):

@@ -17,8 +17,10 @@ from tests.unit.cluster.simulator.hosts import Allowed, World
 from tests.unit.cluster.simulator.machine import machine
 from tests.unit.cluster.simulator.schedules import SHAPES, Fault, Schedule
 
+from pgpool_cluster.agent import agent
 from pgpool_cluster.copying import keeping
-from pgpool_cluster.decision import facts, promotion
+from pgpool_cluster.decision import facts, fencing, promotion
+from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.heartbeat import NodeState
 from pgpool_cluster.decision.links import BEAT_SECONDS, Links
 from pgpool_cluster.operations import cutting
@@ -151,6 +153,14 @@ def test_timelines_with_the_same_number_must_be_told_apart(monkeypatch: pytest.M
     )
     monkeypatch.setattr(facts, "same_timeline", lambda *_: True)
     assert "streams on from a server whose earlier WAL is different" in schedules.problem(schedule)
+
+
+def test_a_primary_that_is_cut_off_must_be_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule.parse("3s0 1 partition:4:0:1:30")
+    assert not schedules.problem(schedule)
+    monkeypatch.setattr(fencing, "FENCE_SECONDS", 1000.0)
+    monkeypatch.setattr(agent, "decide", decide)  # the simulator remembers decisions
+    assert "pg1 acknowledges a write after" in schedules.problem(schedule)
 
 
 def test_wal_that_only_a_returning_node_has_must_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
