@@ -55,7 +55,6 @@ def give_up(here: Here) -> NodeFacts | None:
     """
     if here.database is None:
         return None
-    here.forget_looks()
     given_up = _give_up(here, here.look())
     return None if here.under_way.promoting else given_up
 
@@ -72,6 +71,8 @@ def _give_up(here: Here, mine: NodeFacts) -> NodeFacts | None:
         here.forget_looks()
         return here.look()
     # systemd may start the server with a permission from before, and its main process does not exist yet.
+    here.forget_looks()
+    mine = here.look()
     return None if mine.postgresql is Postgresql.STARTING else mine
 
 
