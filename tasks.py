@@ -106,7 +106,7 @@ def shell(context: Context, cell: str) -> None:
 @task(
     name="test",
     help={
-        "level": "unit,package,install,cluster (default) or any of these and upstream, fuzz, reproducible",
+        "level": "unit,package,install,cluster (default) or any of these and model, upstream, fuzz, reproducible",
         "release": "Debian releases, comma-separated (default: this machine's and stable)",
         "all": "test every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",
