@@ -312,6 +312,12 @@ inline settle() {
 	:: d_step { n[a].role == PRIMARY && writes < WRITES && READY(a) -> \
 		w[writes].led = n[a].led; n[a].log = n[a].log | BIT(writes); writes++; settle() }
 
+#ifdef COUNTED_BEFORE_RECORDED
+#define MAY_REPORT(a, q) true
+#else
+#define MAY_REPORT(a, q) (TERM(n[a].rec) >= TERM(n[q].led))
+#endif
+
 /* A standby receives and flushes the next write, or the timeline of its primary, and reports it. */
 inline stream(a) {
 	find_primary(n[a].fol);
@@ -333,7 +339,8 @@ inline stream(a) {
 			:: else -> break
 			od;
 			n[a].tl = x;
-			if :: w[j].led == n[p].led -> n[a].rep = n[a].rep | BIT(j) :: else fi
+			/* a report counts once the standby has recorded the term of the primary */
+			if :: w[j].led == n[p].led && MAY_REPORT(a, p) -> n[a].rep = n[a].rep | BIT(j) :: else fi
 		:: fit && n[a].log == n[p].log -> n[a].tl = n[p].tl
 		:: else
 		fi
@@ -562,7 +569,14 @@ inline follow(a, m) {
 		if
 		:: fit ->
 			if :: TERM(m) > TERM(n[a].rec) -> n[a].rec = m :: else fi;
-			n[a].fol = m; n[a].role = STANDBY; n[a].cand = NONE
+			n[a].fol = m; n[a].role = STANDBY; n[a].cand = NONE;
+			j = 0;
+			do
+			:: j < writes ->
+				if :: (n[a].log & BIT(j)) && w[j].led == m -> n[a].rep = n[a].rep | BIT(j) :: else fi;
+				j++
+			:: else -> break
+			od
 		:: else
 		fi
 	:: else
@@ -575,7 +589,7 @@ inline follow(a, m) {
 #endif
 #define FOLLOW1(a, m) \
 	:: d_step { (n[a].role == STANDBY || n[a].role == FORMER) && m < claims && c[m].won && \
-		n[a].fol != m && MAY_FOLLOW(a, m) -> follow(a, m); settle() }
+		(n[a].fol != m || TERM(n[a].rec) < TERM(m)) && MAY_FOLLOW(a, m) -> follow(a, m); settle() }
 #define FOLLOW(a) LED(FOLLOW1, a)
 
 /* Any node but the primary may be rewound or copied from it, also by an administrator. Until it has received all WAL
@@ -608,7 +622,7 @@ inline end_copy(a) {
 		j = 0;
 		do
 		:: j < writes ->
-			if :: (n[p].log & BIT(j)) && w[j].led == n[p].led -> n[a].rep = n[a].rep | BIT(j) :: else fi;
+			if :: (n[p].log & BIT(j)) && w[j].led == n[p].led && MAY_REPORT(a, p) -> n[a].rep = n[a].rep | BIT(j) :: else fi;
 			j++
 		:: else -> break
 		od
