@@ -52,7 +52,6 @@ MUTANTS = (
         "the least advanced standby takes over", PROMOTION,
         "return max(standbys, key=", "return min(standbys, key=",
     ),
-    Mutant("a promotion needs no majority", PROMOTION, "if not facts.majority(cluster):", "if not facts.nodes:"),
     Mutant("a writable node does not block a promotion", PROMOTION, "    if writable:\n", "    if not facts.nodes:\n"),
     Mutant("two nodes may be promoted at once", PROMOTION, "if any(other.promoting for", "if any(False for"),
     Mutant(

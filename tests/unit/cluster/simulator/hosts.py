@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from pgpool_cluster.agent.agent import BUSY_SECONDS, CALM_SECONDS, Agent
+from pgpool_cluster.agent.life_signs import LifeSigns
 from pgpool_cluster.decision import replay
 from pgpool_cluster.decision.excuse import NO_EXCUSE
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
@@ -29,6 +30,7 @@ from pgpool_cluster.node.under_way import UnderWay
 from pgpool_cluster.operations.synchrony import Synchrony
 from pgpool_cluster.transport.protocol import LookRequest, MayStartRequest, Request
 
+from .beats import Beating
 from .kernel import Kernel, Killed, Lock, Process
 from .pools import Pool, Pools
 from .servers import SYSTEM, Data, Running, Servers, Violation, position_of
@@ -175,6 +177,7 @@ class SimulatedAgent(Agent):
 
     process: Process
     world: World
+    signs: LifeSigns
 
     def run(self) -> None:
         """Run the loop of `Agent.run`, but skip rounds whose facts can differ from the last ones in WAL positions only.
@@ -192,7 +195,10 @@ class SimulatedAgent(Agent):
             quiet = now == world.touched and not busy and not self.here.note.value and world.calm()
             calm = calm + 1 if quiet and before == now else 0
             before = now
-            self.wake.wait(BUSY_SECONDS if busy else CALM_SECONDS)
+            pause = self._contact.pause(BUSY_SECONDS if busy else CALM_SECONDS)
+            self.wake.wait(pause)
+            if pause < BUSY_SECONDS:
+                continue
             for _ in range(_SKIPPED_ROUNDS if busy else 0):
                 if now != world.touched:
                     break
@@ -222,6 +228,8 @@ class Wires:
         self.peers: dict[str, Any] = {name: None for name in world.hosts if name != host.name}
         self.lost: dict[str, bool] = {}
         """The nodes that did not answer; requests to them fail at once until they are in reach again."""
+        self._waiting: list[Done] = []
+        """What gets the answers of the requests that are under way."""
 
     def outcomes(
         self, names: list[str], request: Request[A], *, seconds: float = 10.0, patient: bool = False
@@ -235,13 +243,16 @@ class Wires:
         wake, answers = kernel.ticket(), dict[str, Any]()
 
         def done(name: str, answer: object) -> None:
-            answers.setdefault(name, answer)
+            if name in asked:
+                answers.setdefault(name, answer)
             if len(answers) == len(asked):
                 self.process.receive(wake)
 
+        self._waiting.append(done)
         for name in asked:
             self.world.post(self.host, name, request, done)
         kernel.wait(seconds)
+        self._waiting.remove(done)
         for name in asked:
             found[name] = answers.get(name) or _unreachable(name)
             self.lost[name] = isinstance(found[name], ServerError)
@@ -265,8 +276,10 @@ class Wires:
         return self.ask_some(list(self.peers), request, seconds=seconds)
 
     def drop(self, name: str, reason: str) -> None:
-        del reason
+        error = ServerError(reason, hint="pgpoolctl status")
         self.lost[name] = True
+        for done in list(self._waiting):
+            done(name, error)
 
     def close(self) -> None:
         pass
@@ -316,6 +329,7 @@ class World:
         self.databases = [self.hosts[one.name] for one in cluster.databases]
         self.servers = Servers(self)
         self.pools = Pools(self)
+        self.beating = Beating(self)
         self.blocked: dict[tuple[str, str], int] = {}
         """How many faults cut each link, from one host to another."""
         self.late: dict[str, float] = {}
@@ -328,7 +342,7 @@ class World:
         """The host that became a primary last."""
         self.written = 0
         self._leaders: dict[int, str] = {}
-        """Who leads in each term."""
+        """The host that leads in each term."""
         self._acknowledgements: dict[int, tuple[float, bool]] = {}
         """When each write was acknowledged, and whether by an unsound primary."""
         self._by_process: dict[Process, Host] = {}
@@ -380,7 +394,7 @@ class World:
         database: Any = Database(self, host) if host in self.databases else None
         wires: Any = Wires(self, host, process)
         lock: Any = Lock
-        record, under_way = host.unsaved or host.record, UnderWay(_one_promotion=lock(kernel))
+        record, under_way = host.unsaved or host.record, UnderWay(upstream=lock(kernel), _one_promotion=lock(kernel))
         here = Here(self.cluster, host.node, database, wires, record, under_way=under_way, _lock=lock(kernel))
         here._looks = Looks(self, host, here)  # type: ignore[assignment]
         alarm: Any = Alarm(kernel)
@@ -388,10 +402,17 @@ class World:
         agent.process, agent.world = process, self
         agent._housekeeping = Chores(here)  # type: ignore[assignment]
         here.answer = agent.answer
+        agent.signs = self.beating.begin(here, alarm.set)
         host.agent = agent
         self.touch()
         self._by_process[process] = host
         kernel.after(self.random.uniform(0.0, 2.0), lambda: kernel.spawn(process, agent.run))
+
+    def rouse(self, host: Host) -> None:
+        """Let a host's agent notice that PostgreSQL or pgpool-II has begun or ended there."""
+        if host.agent is not None:
+            host.agent.here.forget_looks()
+            host.agent.wake.set()
 
     def current_host(self) -> Host:
         """Return the host whose agent runs now."""
@@ -405,6 +426,7 @@ class World:
     def touch(self) -> None:
         """Note that something other than WAL has changed."""
         self.touched += 1
+        self.beating.stir()
         self.clear = not any(self.blocked.values()) and all(host.on for host in self.hosts.values())
 
     def calm(self) -> bool:
@@ -510,7 +532,7 @@ class World:
         key = (
             id(self.cluster), host.name, state, names, apart, receives, id(self.pools.facts(host)), record.term,
             record.led, record.held, record.copying, record.standbys_came, record.dropped, record.excuse,
-            here.under_way.promoting,
+            here.under_way.promoting, here.silent.value, record.loss, record.pause,
             data and (len(data.log), data.timeline, data.history, data.standby, data.follows, data.slots, data.ended),
         )  # fmt: skip
         found = _FACTS.get(key)
@@ -526,6 +548,7 @@ class World:
             "term": record.term, "led": record.led, "held": record.held, "half_copied": bool(record.copying),
             "promoting": here.under_way.promoting, "member": record.system is not None, "excuse": record.excuse,
             "standbys_came": record.standbys_came, "file": here.cluster.fingerprint, "pgpool": self.pools.facts(host),
+            "silent": here.silent.value, "loss": record.loss, "pause": record.pause, "beats": True,
         }  # fmt: skip
         if data is None:
             return NodeFacts(host.name, **found)
@@ -565,11 +588,15 @@ class World:
         if "pg_is_in_recovery" in sql:
             return [(data.standby,)]
         if "ALTER SYSTEM SET primary_conninfo" in sql:
-            address = re.findall(r"host=(\S+)", sql)[0]
-            data.follows = next(one.name for one in self.cluster.databases if one.address == address)
+            address = re.findall(r"host=(\S+)", sql)
+            data.follows = next((one.name for one in self.cluster.databases if [one.address] == address), None)
             self.touch()
         elif "pg_reload_conf" in sql:
             self.servers.reload(host)
+        elif "walreceiver" in sql:
+            receivers = int(running.receiver is not None)
+            self.servers.leave(running)
+            return [(data.follows is None, receivers)]
         elif "pg_create_physical" in sql:
             data.slots |= {str(values[0])}
             self.touch()

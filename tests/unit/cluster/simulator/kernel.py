@@ -65,9 +65,9 @@ class Task:
 
     __slots__ = ("_work", "process", "thread", "turn")
 
-    def __init__(self, process: Process, work: Work) -> None:
+    def __init__(self, process: Process, work: Work, main: greenlet) -> None:
         self.process, self._work, self.turn = process, work, 0
-        self.thread = greenlet(self._run)
+        self.thread = greenlet(self._run, main)  # its end returns to the clock, not to the task that has spawned it
 
     def _run(self) -> None:
         try:
@@ -116,7 +116,7 @@ class Kernel:
         """Begin a thread of a program; a dead one begins none."""
         if not process.alive:
             return
-        task = Task(process, work)
+        task = Task(process, work, self._main)
         process.tasks[task] = None
         self.after(0.0, lambda: self._resume(task, 0))
 

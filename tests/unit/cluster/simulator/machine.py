@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.agent import agent, answers
+from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_news
 from pgpool_cluster.copying import copy_source, copying
 from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
@@ -25,12 +25,13 @@ from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
-from pgpool_cluster.node import copies, last_facts, node
+from pgpool_cluster.node import copies, last_facts, node, recording, returns
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, pgpool_service, switchover, synchrony, takeover
 from pgpool_cluster.postgresql import postgresql as pg
-from pgpool_cluster.postgresql import server_log
+from pgpool_cluster.postgresql import postmaster, server_log
 
+from .beats import Beats
 from .hosts import Host, World
 from .kernel import Kernel, Time
 
@@ -65,7 +66,8 @@ class _Serve:
     def touch(self) -> None:
         _here().serve = True
 
-    def unlink(self) -> None:
+    def unlink(self, missing_ok: bool = False) -> None:
+        del missing_ok
         _here().serve = False
 
 
@@ -75,9 +77,10 @@ class _Threads:
     def Thread(self, target: Callable[..., object], args: tuple[Any, ...] = (), **_: object) -> Any:  # noqa: N802
         def start() -> None:
             world = _WORLDS[0]
-            task = world.kernel.current
-            assert task is not None
-            world.kernel.spawn(task.process, lambda: target(*args))
+            task, watching = world.kernel.current, world.beating.sender
+            process = task.process if task is not None else watching and watching.agent and watching.agent.process
+            assert process
+            world.kernel.spawn(process, lambda: target(*args))
 
         return SimpleNamespace(start=start)
 
@@ -91,9 +94,10 @@ def _control(verb: str, unit: str = "") -> None:
         world.servers.reload(host)
     if unit == paths.PGPOOL_UNIT:
         world.kernel.sleep(0.3)
-        if verb == "restart":
+        if verb in ("restart", "stop"):
             world.pools.end(host)
-        world.pools.start(host)
+        if verb != "stop":
+            world.pools.start(host)
 
 
 def _state(_: str) -> UnitState:
@@ -121,6 +125,13 @@ def _stop(server: Any) -> None:
         world.kernel.sleep(5.0)
         if host.server is not None:
             raise OperationError("PostgreSQL does not stop", hint="its log")
+
+
+def _kill(_: object) -> bool:
+    """Kill the server of the host whose agent runs, as postmaster.kill does."""
+    _WORLDS[0].kernel.sleep(0.02)
+    _WORLDS[0].servers.kill(_here())
+    return True
 
 
 def _copy(copy: copying._Copy, *, rewind: bool) -> None:
@@ -152,6 +163,7 @@ def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     copying.await_streaming(here, source.name)
     here.remember(copying="" if copy.member else source.name)
     here.under_way.copies.end()
+    here.under_way.returns.end()
 
 
 def _remembered(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,11 +185,12 @@ def _remembered(work: Callable[..., Any]) -> Callable[..., Any]:
 _BY_VALUE = (str, Policy)
 
 
-def _one_object() -> Callable[[dict[str, NodeFacts]], ClusterFacts]:
+def _one_object() -> Callable[..., ClusterFacts]:
     """Return a constructor that returns the same object for the same facts."""
     kept: dict[tuple[int, ...], ClusterFacts] = {}
+    nothing: dict[str, NodeFacts] = {}
 
-    def find(nodes: dict[str, NodeFacts]) -> ClusterFacts:
+    def find(nodes: dict[str, NodeFacts] = nothing) -> ClusterFacts:
         key = tuple([id(found) for found in nodes.values()])
         facts = kept.get(key)
         if facts is None:
@@ -239,20 +252,25 @@ def machine() -> Iterator[None]:
     decided = _remembered(decide)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "saves_durably", _saves_durably())
-        for module in (act, agent, answers, last_facts, node, synchrony, takeover, waiting):
+        for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, takeover, waiting):
             patch.setattr(module, "time", time)
-        patch.setattr(copies, "monotonic", time.monotonic)
-        for module in (act, synchrony):
+        for module in (copies, returns):
+            patch.setattr(module, "monotonic", time.monotonic)
+            patch.setattr(module, "time", time.monotonic)
+        patch.setattr(life_signs, "time", SimpleNamespace(monotonic=lambda: _WORLDS[0].beating.now))
+        for module in (act, life_signs, synchrony, watchdog_news):
             patch.setattr(module, "threading", threads)
         for module in (agent, answers, takeover, switchover):
             patch.setattr(module, "decide", decided)
         for name in ("fingerprint", "databases", "pgpools", "majority", "names_standbys"):
             patch.setattr(Cluster, name, _once(vars(Cluster)[name]))
         patch.setattr(node, "ClusterFacts", _one_object())
+        patch.setattr(node, "Heartbeats", Beats)
         patch.setattr(ClusterFacts, "members", _remembered(ClusterFacts.members))
         patch.setattr(synchrony, "rightful_primary", _remembered(rightful_primary))
         patch.setattr(agent, "differing", _remembered(differing))
         patch.setattr(log, "_write", nothing)
+        patch.setattr(log, "entry", nothing)
         patch.setattr(agent, "notify", nothing)
         patch.setattr(Record, "save", lambda record, _: _WORLDS[0].save(record))
         patch.setattr(paths, "SERVE", _Serve())
@@ -263,10 +281,13 @@ def machine() -> Iterator[None]:
         patch.setattr(units, "last_words", lambda _: "")
         patch.setattr(pgpool, "attach", _pcp(up=True))
         patch.setattr(pgpool, "detach", _pcp(up=False))
+        patch.setattr(pgpool, "tell_watchdog", lambda _, one, *, alive: _WORLDS[0].pools.tell(_here(), one.name, alive=alive))
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pgpool, "port", lambda _: 5433)
         patch.setattr(pg, "start", _start)
         patch.setattr(pg, "stop", _stop)
+        patch.setattr(postmaster, "runs", lambda _: _here().server is not None)
+        patch.setattr(postmaster, "kill", _kill)
         patch.setattr(pg, "conninfo", lambda cluster, _, source: f"host={cluster.named(source).address} port=5432")
         patch.setattr(server_log, "last_words", lambda _: "")
         patch.setattr(copying._Copy, "clone", lambda copy: _copy(copy, rewind=False))

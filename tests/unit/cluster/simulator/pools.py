@@ -57,6 +57,7 @@ class Pools:
         if host.pool is None and host.on:
             up = dict(host.pool_status or dict.fromkeys((one.name for one in self.world.cluster.databases), True))
             self.world.touch()
+            self.world.rouse(host)
             host.pool = Pool(Process(), up if any(up.values()) else dict.fromkeys(up, True))
             self._search(host, host.pool)
 
@@ -66,6 +67,7 @@ class Pools:
             host.pool.process.kill()
             host.pool = None
             self.world.touch()
+            self.world.rouse(host)
 
     def facts(self, host: Host) -> PgpoolFacts | None:
         """Return what pcp reports; None if pgpool-II does not answer."""
@@ -217,6 +219,14 @@ class Pools:
             other = self.world.hosts[name]
             if up and other.writable and self.world.linked_both(host.name, name):
                 pool.writes_to = name
+
+    def tell(self, host: Host, name: str, *, alive: bool) -> None:
+        """Let a host's agent report another host to its watchdog; raises OperationError."""
+        pool = host.pool
+        if pool is None or not pool.process.runs:
+            raise OperationError("wd_cli: no answer", hint="")
+        pool.heard[name] = 0 if alive else DEAD_SECONDS
+        self.world.touch()
 
     # pcp
 

@@ -36,6 +36,7 @@ KINDS = (
     "pause-at-save", "pause-host", "pause-server", "pause-agent", "kill-server", "stop-server", "stop-server",
     "kill-agent", "kill-pool", "partition", "partition", "one-way", "one-way-pair", "delay", "double", "slow-disk",
     "slow-wal", "slow-disks", "slow-disks", "slow-disks", "return-at-save", "return-at-save", "return-at-save",
+    "lose-pair", "lose-pair",
 )  # fmt: skip
 _CLUSTERS: dict[str, Cluster] = {}
 
@@ -151,6 +152,7 @@ def _converge(world: World) -> None:
     until = world.kernel.now + HEALED_SECONDS
     while not world.is_healthy():
         world.kernel.run(world.kernel.now + 2.0)
+        _heal(world)  # a paused save may have cut the power meanwhile
         if world.kernel.now < until and not _stuck(world):
             continue
         command = _command(world)
@@ -271,12 +273,38 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
             for other in hosts:
                 other.at_save = None if other is host else lambda: world.boot(host)
             end(lambda: world.boot(host))
+        case "lose-pair":
+            end(_lose_pair(world, fault))
         case "slow-wal":
             host.slow = True
             end(lambda: setattr(host, "slow", False))
         case _:
             raise AssertionError(fault.kind)
     world.touch()
+
+
+def _lose_pair(world: World, fault: Fault) -> Callable[[], None]:
+    """Let only one standby get the last writes, lose it with the primary's server, and return how both come back."""
+    primary = world.newest or world.databases[0]
+    standbys = [host for host in world.databases if host is not primary]
+    fast = standbys[fault.other % len(standbys)]
+    slow = [host for host in standbys if host is not fast]
+    for host in slow:
+        host.slow = True
+
+    def lose() -> None:
+        world.power_cut(fast)
+        _stop_by_hand(world, primary)
+        world.touch()
+
+    def end() -> None:
+        for host in slow:
+            host.slow = False
+        world.boot(fast)
+        world.start_unit(primary)
+
+    world.kernel.after(min(4.0, fault.seconds / 2), lose)
+    return end
 
 
 def _slow_down(hosts: list[Host], seconds: float) -> None:

@@ -116,6 +116,7 @@ class Servers:
         running = Running(Process(), host.standby_names)
         host.server = running
         self.world.touch()
+        self.world.rouse(host)
         seconds = self.world.random.uniform(0.1, 0.8)
         self.world.kernel.after(seconds, lambda: running.process.receive(lambda: self._started(host, running)))
 
@@ -143,7 +144,9 @@ class Servers:
         if running.answers and not data.standby:
             data.log.append((data.timeline, CHECKPOINT))
             for stream in list(running.senders.values()):
-                if stream.standby.server is not None and stream.standby.server.process.runs and self._linked(stream):
+                standby = stream.standby
+                receives = standby.server is not None and standby.server.process.runs and not standby.slow
+                if receives and self._linked(stream):
                     self._take(stream, len(data.log))
         data.ended = True
         self._end(host, running)
@@ -160,6 +163,7 @@ class Servers:
     def _end(self, host: Host, running: Running, *, silent: bool = False) -> None:
         host.server = None
         self.world.touch()
+        self.world.rouse(host)
         running.process.kill()
         running.waiting.clear()
         if running.receiver is not None:
@@ -259,7 +263,7 @@ class Servers:
 
     def _flushed(self, stream: Stream, end: int) -> None:
         """Let the walsender learn what its standby has flushed."""
-        if not stream.open or stream.source.server is None:
+        if stream.source.server is None or stream.source.server.senders.get(stream.standby.name) is not stream:
             return
         if not self.world.linked(stream.standby.name, stream.source.name):
             self.world.kernel.after(RESEND_SECONDS, lambda: self._flushed(stream, end))
@@ -324,7 +328,34 @@ class Servers:
         self.world.touch()
         self.release(host)
         if running.receiver is not None and running.receiver.source.name != data.follows:
-            self.close(running.receiver)
+            self.leave(running)
+            self._retry(host, running)
+
+    def leave(self, running: Running) -> None:
+        """End the walreceiver. What it has reported still reaches the walsender, which then learns of the end."""
+        stream, running.receiver = running.receiver, None
+        if stream is None:
+            return
+        stream.open = False
+        self.world.touch()
+        seconds = self.world.latency(stream.standby, stream.source)
+
+        def learn() -> None:
+            source = stream.source.server
+            if source is None or source.senders.get(stream.standby.name) is not stream:
+                return
+            if self._linked(stream):
+                source.process.receive(lambda: self._part(stream))
+            else:
+                self.world.kernel.after(RESEND_SECONDS, learn)  # until `tick` ends the connection
+
+        self.world.kernel.after(seconds, learn)
+
+    def _part(self, stream: Stream) -> None:
+        source = stream.source.server
+        if source is not None and source.senders.get(stream.standby.name) is stream:
+            del source.senders[stream.standby.name]
+            self.world.touch()
 
     # Roles
 
