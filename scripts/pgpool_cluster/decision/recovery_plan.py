@@ -8,7 +8,7 @@ from ..definition.cluster import Cluster
 from ..ground.errors import OperationError
 from . import replay
 from .facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
-from .situation import in_service, leading_pgpools, rightful_primary
+from .situation import in_service, leading_pgpools
 
 
 class Remedy(Enum):
@@ -20,9 +20,8 @@ class Remedy(Enum):
     COPY = auto()
 
 
-def source(cluster: Cluster, facts: ClusterFacts, name: str) -> NodeFacts:
-    """Return the primary, which node `name` is recovered from; raises OperationError if it is the primary itself."""
-    primary = rightful_primary(cluster, facts)
+def source(primary: NodeFacts | None, name: str) -> NodeFacts:
+    """Return the rightful primary, which node `name` is recovered from; raises OperationError if that is impossible."""
     if primary is None:
         hint = "pgpoolctl status shows every node; bring the last primary back first"
         raise OperationError("no primary to copy from is reachable", hint=hint)
@@ -32,23 +31,30 @@ def source(cluster: Cluster, facts: ClusterFacts, name: str) -> NodeFacts:
     return primary
 
 
-def refuse_needless(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
-    """Raise OperationError if a node is healthy and every leading pgpool-II sends clients to it."""
-    mine, primary = facts.of(name), rightful_primary(cluster, facts)
+def refuse_needless(cluster: Cluster, facts: ClusterFacts, primary: NodeFacts, name: str) -> None:
+    """Raise OperationError if a standby is healthy and every leading pgpool-II sends clients to it."""
+    mine = facts.of(name)
     if mine.standby and mine.streaming and mine.stalled and not mine.half_copied:
         raise OperationError(f"{name} has its data, but does not replay: {mine.stalled}", hint=replay.hint(mine))
+    if mine.standby and mine.streaming and mine.follows == primary.node:
+        _refuse_if_used(cluster, facts, mine, f"it receives from {mine.follows}")
+
+
+def refuse_in_service(cluster: Cluster, facts: ClusterFacts, name: str) -> None:
+    """Raise OperationError if a node of native replication has every write, and pgpool-II sends clients to it."""
+    mine = facts.of(name)
+    if mine in in_service(cluster, facts):
+        _refuse_if_used(cluster, facts, mine, "it has every write")
+
+
+def _refuse_if_used(cluster: Cluster, facts: ClusterFacts, mine: NodeFacts, why: str) -> None:
     views = leading_pgpools(cluster, facts)
-    if not views or mine.held or any(view.backends.get(name) is not BackendState.UP for view in views):
+    if not views or mine.held or mine.half_copied:
         return
-    if cluster.mode.streams:
-        well = primary is not None and mine.standby and mine.streaming and mine.follows == primary.node
-        why = f"it receives from {mine.follows}, and pgpool-II sends clients there"
-    else:
-        well = mine in in_service(cluster, facts)
-        why = "it has every write, and pgpool-II sends clients there"
-    if well and not mine.half_copied:
-        hint = f"pgpoolctl recover --force {name} rebuilds it anyway"
-        raise OperationError(f"{name} needs no recovery: {why}", hint=hint)
+    if all(view.backends.get(mine.node) is BackendState.UP for view in views):
+        hint = f"pgpoolctl recover --force {mine.node} rebuilds it anyway"
+        reason = f"{mine.node} needs no recovery: {why}, and pgpool-II sends clients there"
+        raise OperationError(reason, hint=hint)
 
 
 def refuse_to_lose(mine: NodeFacts) -> None:

@@ -40,10 +40,10 @@ class _Recovery:
     def run(self) -> str:
         here, name = self.here, self.here.me.name
         facts = here.look_until(lambda facts: rightful_primary(here.cluster, facts))
-        primary = recovery_plan.source(here.cluster, facts, name)
+        primary = recovery_plan.source(rightful_primary(here.cluster, facts), name)
         self.progress(f"{primary.node} is the primary")
         if not self.force:
-            recovery_plan.refuse_needless(here.cluster, facts, name)
+            recovery_plan.refuse_needless(here.cluster, facts, primary, name)
         here.remember(held=False)
         self._detach(facts)
         facts = here.look_at_all()

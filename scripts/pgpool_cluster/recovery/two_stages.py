@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 
 from ..decision.facts import BackendState, ClusterFacts, NodeFacts, WatchdogState
-from ..decision.recovery_plan import refuse_needless, refuse_to_lose
+from ..decision.recovery_plan import refuse_in_service, refuse_to_lose
 from ..decision.situation import in_service, leading_node
 from ..definition.cluster import Cluster
 from ..ground.errors import ClusterError, OperationError, ServerError
@@ -66,7 +66,7 @@ def _await_other(here: Here, progress: Progress) -> None:
 def _rebuild(here: Here, progress: Progress, *, force: bool) -> None:
     facts = here.look_until(lambda facts: _serving_others(here, facts))
     if not force:
-        refuse_needless(here.cluster, facts, here.me.name)
+        refuse_in_service(here.cluster, facts, here.me.name)
     _refuse(here, _serving_others(here, facts), facts.of(here.me.name))
     pooler = _pooler(here)
     if facts.of(here.me.name) in in_service(here.cluster, facts):

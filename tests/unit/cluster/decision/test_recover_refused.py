@@ -8,9 +8,18 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, healthy, orphaned, pgpool, primary, seen, standby
 
 from pgpool_cluster.decision.facts import NodeFacts
-from pgpool_cluster.decision.recovery_plan import refuse_needless
+from pgpool_cluster.decision.recovery_plan import refuse_in_service, refuse_needless
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground.errors import OperationError
+
+
+def refuse(cluster: Cluster, nodes: tuple[NodeFacts, ...], name: str) -> None:
+    """Refuse a recovery of node `name` as the cluster's mode does; the first node is the primary."""
+    if cluster.mode.streams:
+        refuse_needless(cluster, seen(*nodes), nodes[0], name)
+    else:
+        refuse_in_service(cluster, seen(*nodes), name)
+
 
 NATIVE_NODES = (replace(primary("pg1"), pgpool=pgpool()), primary("pg2"), primary("pg3"))
 
@@ -25,7 +34,7 @@ NATIVE_NODES = (replace(primary("pg1"), pgpool=pgpool()), primary("pg2"), primar
 )
 def test_a_node_in_use_needs_no_recovery(cluster: Cluster, nodes: tuple[NodeFacts, ...], name: str) -> None:
     with pytest.raises(OperationError, match=f"{name} needs no recovery") as refusal:
-        refuse_needless(cluster, seen(*nodes), name)
+        refuse(cluster, nodes, name)
     assert refusal.value.hint.startswith(f"pgpoolctl recover --force {name}")
 
 
@@ -45,4 +54,4 @@ LED = replace(primary("pg1"), pgpool=pgpool())
     ],
 )
 def test_any_other_node_is_recovered(cluster: Cluster, nodes: tuple[NodeFacts, ...]) -> None:
-    refuse_needless(cluster, seen(*nodes), "pg2")
+    refuse(cluster, nodes, "pg2")

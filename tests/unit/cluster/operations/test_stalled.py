@@ -278,7 +278,7 @@ def test_a_cluster_with_a_stalled_standby_is_not_healthy_and_names_it(reason: st
 
 def test_recover_says_that_a_copy_would_not_help() -> None:
     with pytest.raises(OperationError, match="pg2 has its data, but does not replay: its replay is paused"):
-        refuse_needless(CLUSTER, seen(*with_stalled()), "pg2")
+        refuse_needless(CLUSTER, seen(*with_stalled()), with_stalled()[0], "pg2")
 
 
 # Parameters that a standby must match

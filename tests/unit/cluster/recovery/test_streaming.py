@@ -224,8 +224,9 @@ def test_without_a_primary_in_sight_nothing_is_copied(three: Recovering) -> None
 
 def test_a_stalled_standby_is_not_recovered_but_the_cause_is_named() -> None:
     paused = replace(standby("pg2", "pg1"), stalled="its replay is paused")
+    pg1 = replace(primary("pg1"), pgpool=pgpool())
     with pytest.raises(OperationError, match="pg2 has its data, but does not replay: its replay is paused") as refusal:
-        recovery_plan.refuse_needless(CLUSTER, seen(replace(primary("pg1"), pgpool=pgpool()), paused), "pg2")
+        recovery_plan.refuse_needless(CLUSTER, seen(pg1, paused), pg1, "pg2")
     assert "pg_wal_replay_resume" in refusal.value.hint
 
 
