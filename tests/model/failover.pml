@@ -48,7 +48,7 @@ typedef Node {
 #endif
 #ifdef EXCUSE
 	unsigned unl : SLOTS;	/* durable, at the primary of claim k: it is not in synchronous_standby_names */
-	unsigned nam : SLOTS;	/* the excuse of the primary of claim k names it */
+	unsigned excused : SLOTS;	/* the excuse of the primary of claim k names it */
 	unsigned ec : 3;	/* durable: the latest excuse it recorded: of the primary of this claim, */
 	unsigned es : 2;	/* with this serial. 0: none; 1: the first of its term, names nodes if it kept some; */
 				/* 2: names nodes; 3: ended */
@@ -113,7 +113,7 @@ hidden byte i, j, k, p, x, lim, held, fit, able;
 #endif
 
 #ifdef EXCUSE
-#define EXCUSED(s, q) (n[q].cs == 2 && (n[s].nam & BIT(n[q].ce)))
+#define EXCUSED(s, q) (n[q].cs == 2 && (n[s].excused & BIT(n[q].ce)))
 #else
 #define EXCUSED(s, q) false
 #endif
@@ -161,7 +161,7 @@ hidden byte i, j, k, p, x, lim, held, fit, able;
 	if \
 	:: n[a].role != STANDBY && (n[i].unl & BIT(n[a].led)) -> \
 		n[i].unl = n[i].unl | BIT(k); \
-		if :: OWN(a) && (n[i].nam & BIT(n[a].led)) -> n[i].nam = n[i].nam | BIT(k) :: else fi \
+		if :: OWN(a) && (n[i].excused & BIT(n[a].led)) -> n[i].excused = n[i].excused | BIT(k) :: else fi \
 	:: else \
 	fi;
 #define FIRST_EXCUSE(a) \
@@ -691,7 +691,7 @@ inline excuse(b) {
 	:: x > 0 && EXCUSABLE ->
 		i = 0;
 		do
-		:: i < NODES -> if :: !LISTED(i, k) -> n[i].nam = n[i].nam | BIT(k) :: else fi; i++
+		:: i < NODES -> if :: !LISTED(i, k) -> n[i].excused = n[i].excused | BIT(k) :: else fi; i++
 		:: else -> break
 		od;
 		c[k].sent = 2; n[b].es = 2; n[b].ec = k

@@ -26,7 +26,7 @@ _CALM_ROUNDS = 25
 
 @dataclass(slots=True, eq=False)
 class Heard:
-    """What one agent has heard from another one."""
+    """The heartbeats that one agent has received from another one."""
 
     began: float
     supports: bool | None = None
@@ -128,7 +128,7 @@ class Beating:
         self.now += BEAT_SECONDS
         hosts = [host for host in world.hosts.values() if host.agent is not None and host.agent.process.runs]
         datagrams = [
-            (host, other, other.agent.here.beats.peers[host.name], host.agent.here.beats.peers[other.name].arrived)
+            (host, other, _of(other.agent).peers[host.name], _of(host.agent).peers[other.name].arrived)
             for host in hosts for other in world.hosts.values() if other is not host and other.agent is not None
             and host.agent is not None
         ]  # fmt: skip
@@ -149,7 +149,7 @@ class Beating:
 
         def arrive() -> None:
             if other.agent is agent and agent is not None and agent.process.runs:
-                heard.receive(sent, echo, agent.here.beats.began, self.now)
+                heard.receive(sent, echo, _of(agent).began, self.now)
 
         late = world.late.get(host.name, 0.0) + world.late.get(other.name, 0.0)
         if late < _AT_ONCE_SECONDS:
@@ -180,3 +180,8 @@ class Beating:
             return False
         world.kernel.sleep(late + 0.002)
         return True
+
+
+def _of(agent: Any) -> Beats:
+    found: Beats = agent.here.beats
+    return found

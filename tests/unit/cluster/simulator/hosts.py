@@ -229,7 +229,7 @@ class Wires:
         self.lost: dict[str, bool] = {}
         """The nodes that did not answer; requests to them fail at once until they are in reach again."""
         self._waiting: list[Done] = []
-        """What gets the answers of the requests that are under way."""
+        """The recipients of the answers of requests that are under way."""
 
     def outcomes(
         self, names: list[str], request: Request[A], *, seconds: float = 10.0, patient: bool = False
@@ -577,7 +577,9 @@ class World:
 
     # PostgreSQL
 
-    def answer_query(self, host: Host, running: Running, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def answer_query(  # noqa: C901, PLR0911 - one case a query
+        self, host: Host, running: Running, sql: str, values: tuple[object, ...]
+    ) -> list[tuple[Any, ...]]:
         """Answer the queries of the operations."""
         data = host.data
         assert data is not None

@@ -281,7 +281,7 @@ def machine() -> Iterator[None]:
         patch.setattr(units, "last_words", lambda _: "")
         patch.setattr(pgpool, "attach", _pcp(up=True))
         patch.setattr(pgpool, "detach", _pcp(up=False))
-        patch.setattr(pgpool, "tell_watchdog", lambda _, one, *, alive: _WORLDS[0].pools.tell(_here(), one.name, alive=alive))
+        patch.setattr(pgpool, "tell_watchdog", _tell_watchdog)
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pgpool, "port", lambda _: 5433)
         patch.setattr(pg, "start", _start)
@@ -296,3 +296,7 @@ def machine() -> Iterator[None]:
         patch.setattr(copy_source, "refusal", _refusal)
         patch.setattr(pgpool_service, "_LISTEN_SECONDS", 20.0)
         yield
+
+
+def _tell_watchdog(_: object, one: Any, *, alive: bool) -> None:
+    _WORLDS[0].pools.tell(_here(), one.name, alive=alive)

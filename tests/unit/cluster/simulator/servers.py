@@ -332,7 +332,7 @@ class Servers:
             self._retry(host, running)
 
     def leave(self, running: Running) -> None:
-        """End the walreceiver. What it has reported still reaches the walsender, which then learns of the end."""
+        """End the walreceiver. Its reports still reach the walsender, which then learns of the end."""
         stream, running.receiver = running.receiver, None
         if stream is None:
             return
