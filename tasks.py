@@ -145,7 +145,9 @@ def shell(context: Context, cell: str) -> None:
 @task(
     name="test",
     help={
-        "level": "unit,package,install,cluster (default) or any of these and simulation, upstream, fuzz, reproducible",
+        "level": (
+            "unit,package,install,cluster (default) or any of these and simulation, model, upstream, fuzz, reproducible"
+        ),
         "release": "Debian releases, comma-separated (default: this machine's and stable)",
         "all": "test every release of releases.toml",
         "install": "--no-install: never install missing Debian packages on this machine",

@@ -17,7 +17,7 @@ from tests.host import Host
 FAILOVER_SECONDS = 60.0
 IDLE = "nothing to do on this node"
 """An agent logs this in a healthy cluster."""
-PROMOTION = re.compile(r"^(failover: )?promote pg[12] term", re.MULTILINE)
+PROMOTION = re.compile(r"^(failover: )?promote pg[12] term [0-9]+$", re.MULTILINE)
 """An agent logs this before it promotes a standby, also at the request of pgpool-II."""
 IN_FLIGHT = r"""
 (

@@ -52,6 +52,11 @@ SEQUOIA = (
 )
 LINTERS = (Tool("shellcheck", "shellcheck", "it checks shell scripts"),)
 UNIT_TESTS = (*LINTERS, *REPOSITORIES)
+MODEL_TESTS = (
+    Tool("spin", "spin", "it explores the model of failover"),
+    Tool("gcc", "gcc", "it compiles the explorations that spin writes"),
+    Tool("libc6-dev", "/usr/include/stdio.h", "the explorations include its headers"),
+)
 PACKAGE_TESTS = (*REPOSITORIES, *KILLERS, *SEQUOIA)
 
 

@@ -27,15 +27,17 @@ from pgpool_deb.ground.releases import Release, ReleaseTable
 from . import coverage_table
 from .build_deb import say
 
-LEVELS = ("unit", "package", "install", "cluster")
-ON_REQUEST = ("simulation", "upstream", "fuzz", "reproducible")
+UNIT, MODEL = "unit", "model"
+LEVELS = (UNIT, "package", "install", "cluster")
+ON_REQUEST = ("simulation", MODEL, "upstream", "fuzz", "reproducible")
 """Levels that run only if the user names them."""
-UNIT = "unit"
-LANES = (("package", "install"), ("cluster", "simulation", "upstream", "fuzz", "reproducible"))
+LANES = (("package", "install", MODEL), ("cluster", "simulation", "upstream", "fuzz", "reproducible"))
 """Lanes run in parallel, and the levels of a lane in sequence. The second lane mostly waits for its hosts.
 
 The tests of the second lane have deadlines, so the first lane runs niced.
 """
+_WITHOUT_ROOTS = {UNIT: machine.UNIT_TESTS, MODEL: machine.MODEL_TESTS}
+"""The tools of the levels that need no clean root."""
 _NICE = 10
 _LEAST_WORKERS, _MOST_WORKERS = 2, 8
 """Processes that run unit tests: one for each core, but two where there is one core, as some tests wait."""
@@ -88,7 +90,7 @@ def tools_of(levels: Iterable[str]) -> tuple[machine.Tool, ...]:
     """Return the tools that tests of these levels need on this machine besides the Python environment."""
     tools: list[machine.Tool] = []
     for level in levels:
-        tools += machine.UNIT_TESTS if level == UNIT else machine.for_roots()
+        tools += _WITHOUT_ROOTS[level] if level in _WITHOUT_ROOTS else machine.for_roots()
         tools += machine.PACKAGE_TESTS if level == "package" else ()
         tools += machine.REPOSITORIES if level == "install" else ()
     return tuple(dict.fromkeys(tools))

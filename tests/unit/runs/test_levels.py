@@ -22,6 +22,7 @@ HERE = Path(__file__).parents[3]
         ("upstream", ("upstream",)),
         ("upstream,package", ("package", "upstream")),
         ("reproducible,fuzz", ("fuzz", "reproducible")),
+        ("fuzz,model", ("model", "fuzz")),
     ],
 )
 def test_levels_are_parsed(text: str | None, levels: tuple[str, ...]) -> None:
@@ -56,6 +57,7 @@ def test_each_level_reports_its_time(tmp_path: Path) -> None:
         (("package", "cluster"), ((("package",), ("cluster",)),)),
         (("cluster",), ((("cluster",),),)),
         (("unit", "reproducible"), ((("unit",),), (("reproducible",),))),
+        (("package", "cluster", "model"), ((("package", "model"), ("cluster",)),)),
         (("unit",), ((("unit",),),)),
     ],
 )
@@ -77,3 +79,9 @@ def test_the_time_of_a_level_whose_tests_ran_at_once_is_that_of_the_run(tmp_path
 def test_coverage_without_the_unit_level_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="--coverage requires the unit level"):
         testing.run(Project(HERE), LevelsRequest(("package",), coverage=True))
+
+
+def test_the_model_level_needs_spin_and_no_root() -> None:
+    names = {tool.package for tool in testing.tools_of(("model",))}
+    assert names == {"spin", "gcc", "libc6-dev"}
+    assert "spin" not in {tool.package for tool in testing.tools_of(testing.LEVELS)}
