@@ -15,7 +15,6 @@ from ..configuration.users import Users
 from ..decision.diverged_report import DivergedReport
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from ..decision.heartbeat import NodeState
 from ..decision.pause import Pause
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
@@ -221,7 +220,8 @@ class Here:
     def _looked(self) -> NodeFacts:
         began = time.monotonic()
         found = self._collected()
-        self.beats.publish(NodeState.of(found, pools=Service.PGPOOL in self.me.runs), began)
+        if self.database is not None:
+            self.beats.publish(found.postgresql, began)
         return found
 
     def _collected(self) -> NodeFacts:

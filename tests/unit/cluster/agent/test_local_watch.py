@@ -71,11 +71,11 @@ class Watched:
         monkeypatch.setattr(units, "state", lambda _: self._state())
         monkeypatch.setattr(UnitState, "restarts_with", lambda *_: self.upgraded)
         monkeypatch.setattr(Heartbeats, "note_server", lambda _, state: self.said.append(state))
-        monkeypatch.setattr(Heartbeats, "note_pool", lambda _, state: self.pool.append(state))
         for write in ("info", "warning", "error"):
             monkeypatch.setattr(log, write, self.logged.append)
         self.here = Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), Record())
         self.watch = LocalWatch(self.here, lambda: self.wakes.append(time.monotonic()))
+        self.watch._pool.report = self.pool.append
 
     def _take(self, name: str) -> Process | None:
         found: Process | None = getattr(self, name)

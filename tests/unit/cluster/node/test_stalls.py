@@ -325,10 +325,9 @@ def test_a_hanging_server_that_is_being_stopped_is_not_stopped_again(
 
 
 def test_collected_facts_are_in_the_next_heartbeat(here: Here) -> None:
-    assert here.beats.state.postgresql is None
+    assert here.beats.postgresql is None
     assert not here.look().beats, "without a key, no heartbeat is sent"
-    found = here.beats.state
-    assert (found.term, found.postgresql, found.pool) == (4, Postgresql.STARTING, False)
+    assert here.beats.postgresql is Postgresql.STARTING
     here.beats.use_keys(["a" * 64])
     here.forget_looks()
     assert here.look().beats

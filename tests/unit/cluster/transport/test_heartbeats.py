@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from pgpool_cluster.decision.facts import Postgresql
-from pgpool_cluster.decision.heartbeat import Echo, Heartbeat, NodeState, ProcessState
+from pgpool_cluster.decision.heartbeat import Echo, Heartbeat, ProcessState
 from pgpool_cluster.decision.links import DEAD_SECONDS, LinkState
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
@@ -20,7 +20,6 @@ from pgpool_cluster.transport import datagram
 from pgpool_cluster.transport.heartbeats import Heartbeats, News
 
 OLD, NEW, STRANGE = "a" * 64, "b" * 64, "c" * 64
-UP = NodeState(term=3, postgresql=Postgresql.UP)
 SECONDS = 10.0
 
 
@@ -48,7 +47,7 @@ class Agents:
     def start(self, name: str, cluster: Cluster = TWO, *keys: str) -> Heartbeats:
         beats = Heartbeats(cluster, cluster.named(name), port=self.port)
         beats.use_keys(keys or (NEW,))
-        beats.publish(UP, time.monotonic())
+        beats.publish(Postgresql.UP, time.monotonic())
         self.stack.enter_context(beats.running())
         return beats
 
@@ -78,12 +77,9 @@ def linked(*pairs: tuple[Heartbeats, str]) -> bool:
     return eventually(lambda: all(state(beats, name) is LinkState.UP for beats, name in pairs))
 
 
-def test_two_agents_are_linked_and_see_each_others_state(agents: Agents) -> None:
+def test_two_agents_are_linked(agents: Agents) -> None:
     pg1, pg2 = agents.start("pg1"), agents.start("pg2")
     assert linked((pg1, "pg2"), (pg2, "pg1"))
-    said = pg1.links()["pg2"].said
-    assert said is not None
-    assert (said.term, said.postgresql) == (3, Postgresql.UP)
     assert eventually(lambda: News("heartbeats with pg2 work in both directions") in pg1.news())
     assert (pg1.unbound, pg1.refused("pg2")) == ("", "")
 
@@ -102,23 +98,23 @@ def test_the_death_of_postgresql_is_sent_at_once(agents: Agents) -> None:
     pg2.news()
     pg2.on_news = woken.set
     for _ in range(2):
-        pg1.publish(replace(UP, postgresql=Postgresql.UP), time.monotonic())
+        pg1.publish(Postgresql.UP, time.monotonic())
         pg1.note_server(ProcessState.RUNS)
-        assert eventually(lambda: pg2.links()["pg1"].said == UP)
+        assert eventually(lambda: pg2._remotes["127.0.0.11"].told is Postgresql.UP)
+        pg2.news()
         began = time.monotonic()
         pg1.note_server(ProcessState.DIED)
-        assert eventually(lambda: pg2.links()["pg1"].said == replace(UP, postgresql=Postgresql.DOWN))
+        assert eventually(lambda: News("PostgreSQL of pg1 is down, by its heartbeat", bad=True) in pg2.news())
         assert time.monotonic() - began < 0.5
     assert woken.wait(SECONDS)
-    assert News("PostgreSQL of pg1 is down, by its heartbeat", bad=True) in pg2.news()
 
 
 def test_facts_that_were_collected_earlier_do_not_replace_later_ones(agents: Agents) -> None:
     pg1 = agents.start("pg1")
     now = time.monotonic()
-    pg1.publish(replace(UP, term=5), now + 1)
-    pg1.publish(replace(UP, term=4), now)
-    assert pg1.state.term == 5
+    pg1.publish(Postgresql.STOPPED, now + 1)
+    pg1.publish(Postgresql.UP, now)
+    assert pg1.postgresql is Postgresql.STOPPED
 
 
 def test_an_agent_that_ends_is_lost_and_linked_again_when_it_returns(agents: Agents) -> None:
