@@ -132,7 +132,7 @@ class Answers:
             case protocol.StandingRequest():
                 return _pair(request, pgpool.standing(here.cluster))
             case protocol.SilentRequest():
-                return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
+                return _pair(request, protocol.SilentAnswer(here.under_way.mute.value))
             case protocol.StatusRequest():
                 return _pair(request, self._status())
             case protocol.PauseRequest():

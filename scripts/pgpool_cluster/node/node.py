@@ -263,7 +263,7 @@ class Here:
         if Service.PGPOOL not in self.me.runs:
             return None
         # During a failover or beside a silent host, pgpool-II would wait for that host before it answers.
-        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.silent.value))
+        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.mute.value))
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a query on this node's server and return its rows; raises OperationError."""

@@ -125,7 +125,7 @@ def test_a_majority_must_find_it_silent(majority: int, others: list[frozenset[st
 
 
 def test_one_node_alone_declares_no_host_dead(world: World) -> None:
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": []}}
     judge(world, Vigil(world.here), "pg1")
     assert world.done == []
@@ -133,7 +133,7 @@ def test_one_node_alone_declares_no_host_dead(world: World) -> None:
 
 def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -> None:
     watch = Vigil(world.here)
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
     assert world.done == ["pg1 is dead", "hang-up 10.0.0.1 5432 9000 9898 9999", "drop pg1"]
@@ -146,7 +146,7 @@ def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -
     judge(world, watch, "pg1")
     world.down.clear()
     judge(world, watch, "pg1")  # pgpool-II has confirmed it and gets no further request
-    world.here.under_way.silent.publish(frozenset())
+    world.here.under_way.mute.publish(frozenset())
     judge(world, watch, "pg1")
     judge(world, watch, "pg1")
     assert world.done[5:] == ["pg1 is alive"]
@@ -155,7 +155,7 @@ def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -
 def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Vigil(world.here)
     world.leads = True
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
     monkeypatch.setattr(vigil, "_DETACH_SECONDS", 0)
@@ -167,7 +167,7 @@ def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monke
 
 def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
     world.leads, world.down = True, {"pg3"}
-    world.here.under_way.silent.publish(frozenset({"pg3"}))
+    world.here.under_way.mute.publish(frozenset({"pg3"}))
     world.others = {"pg1": {"silent": ["pg3"]}}
     judge(world, Vigil(world.here), "pg3")
     assert world.done == ["pg3 is dead", "hang-up 10.0.0.3 5432 9000 9898 9999", "drop pg3"]
@@ -235,7 +235,7 @@ def test_the_collection_of_facts_does_not_wait_for_a_blocked_pgpool(
     assert here._looked_at_pgpool() is last
     here.forget_looks()
     monkeypatch.setattr(pgpool, "look", lambda *_: answers.wait(10) and None)
-    here.under_way.silent.publish(frozenset({"pg1"} if why == "a silent host" else ()))
+    here.under_way.mute.publish(frozenset({"pg1"} if why == "a silent host" else ()))
     began = time.monotonic()
     with here.under_way.pgpool_busy if why == "a failover" else nullcontext():
         assert here._looked_at_pgpool() is last
