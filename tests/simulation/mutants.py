@@ -23,17 +23,17 @@ MUTANTS = (
     Mutant("a refused vote counts", CLAIMS, "in answers.items() if answer.taken}", "in answers.items()}"),
     Mutant(
         "a node claims a term that it knows", CLAIMS,
-        "if not here.note_term(term):", "if here.note_term(term) is None:",
+        "if not here.note_term(term, ", "if None is here.note_term(term, ",
     ),
     Mutant(
         "a later excuse does not end a claim", CLAIMS,
-        "max(noted.values()) > decided", "min(noted.values()) > (9, 9)",
+        "and latest > decided:", "and latest > (10**9, 0):",
     ),
     Mutant(
         "the start of a term needs no majority", CLAIMS,
         "Excuse(term, 0, kept))) < here.cluster.majority", "Excuse(term, 0, kept))) < 0",
     ),
-    Mutant("a claim does not say who leads", CLAIMS, "here.remember(led=term, **changes)", "here.remember(**changes)"),
+    Mutant("a claim does not note the lead", CLAIMS, "here.remember(led=term, **changes)", "here.remember(**changes)"),
     Mutant("a term is taken twice", NODE, "if term <= self.record.term:", "if term < self.record.term:"),
     Mutant("a term is not stored", NODE, "self.remember(term=term, **changes)", "self.remember(**changes)"),
     Mutant("a record is not saved", NODE, "changed.save(paths.RECORD)", "changed.with_changes()"),
@@ -90,11 +90,11 @@ MUTANTS = (
     ),
     Mutant(
         "a promotion claims nothing", "operations/new_primary.py",
-        "            claims.claim(here, term, decided=decided)\n", "",
+        "                claims.claim_promotion(here, term, mine, decided=decided, loss=loss)\n", "",
     ),
     Mutant(
         "a booting primary claims nothing", "operations/new_primary.py",
-        "        claims.claim(here, action.term, kept=synchrony.kept(here.record))\n", "",
+        "        claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)\n", "",
     ),
     Mutant(
         "any server may start", "agent/answers.py",

@@ -648,7 +648,7 @@ class World:
             return
         allowed = self.allowed.uncut_standby if self.promised else self.allowed.cut_off_primary
         if not (allowed and self._is_unsound(host)):
-            newest = self.newest.name if self.newest else "nobody"
+            newest = self.newest.name if self.newest else "no server"
             raise Violation(f"{host.name} acknowledges a write after {newest} was promoted")
 
     def _is_late(self, number: int) -> bool:
