@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.cluster.nodes import CLUSTER
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent import local_watch
 from pgpool_cluster.agent.local_watch import FROZEN_SECONDS, LocalWatch
@@ -231,13 +232,6 @@ def running(node: Watched) -> Iterator[Watched]:
     names = {one.name for one in threading.enumerate()}
     assert not names & {"heartbeats", "local watch"}, "both threads end"
     assert node.server.closed
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not true() and time.monotonic() < end:
-        time.sleep(0.005)
-    return true()
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.decision import links
 from pgpool_cluster.decision.facts import Postgresql
@@ -60,15 +61,6 @@ def agents() -> Iterator[Agents]:
     with found.stack:
         yield found
     assert not [one for one in threading.enumerate() if one.name == "heartbeats"], "every thread ends"
-
-
-def eventually(true: Callable[[], object], seconds: float = SECONDS) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def state(beats: Heartbeats, name: str) -> LinkState:
