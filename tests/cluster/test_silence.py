@@ -86,9 +86,7 @@ def test_4_a_primary_that_is_cut_off_is_fenced_before_another_serves_for_long(
         while pg1.attempt(ALIVE).status == 0 or pg1.attempt(through_pgpool(pg1, pg1, "SELECT 1")).status == 0:
             assert time.monotonic() - began < 20, "it is still being served"
         fenced = time.monotonic() - began
-        cluster.until(
-            lambda status: any(node.role == "primary" for node in status.nodes.values()), "a primary", 10, pg2
-        )
+        cluster.until(lambda status: status.has_primary, "a primary", 10, pg2)
         replaced = time.monotonic() - began
         print(f"fenced after {fenced:.1f} s, replaced after {replaced:.1f} s")
         assert fenced < FENCED_SECONDS
