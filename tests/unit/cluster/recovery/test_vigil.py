@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 from tests.unit.cluster.wired import answering
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent.answers import Answers
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
@@ -27,14 +27,6 @@ from pgpool_cluster.transport.protocol import PcpRecoveryRequest, WatchRequest
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    """Wait for at most 60 s, since the machine may be busy; return whether it became true."""
-    end = time.monotonic() + 60
-    while not true() and time.monotonic() < end:
-        time.sleep(0.005)
-    return true()
 
 
 @dataclass(slots=True)
@@ -190,9 +182,9 @@ def test_a_vigil_that_is_requested_again_while_it_ends_continues(world: World, m
     for pause in (0.299, 0.3, 0.301, 0.31, 0.5):
         heard.clear()
         watch.begin()
-        assert eventually(lambda: {"pg1", "pg3"} <= set(heard))
+        assert eventually(lambda: {"pg1", "pg3"} <= set(heard), 60)
         time.sleep(pause)
-    assert eventually(lambda: not watch._watching)
+    assert eventually(lambda: not watch._watching, 60)
 
 
 def test_all_nodes_watch_from_the_request_for_a_recovery_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
