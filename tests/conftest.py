@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -62,12 +63,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left)
 
 
+def pytest_collection_finish() -> None:
+    """Let later garbage collections ignore the collected tests and the imported modules."""
+    gc.freeze()
+    gc.enable()
+
+
 def releases_under_test(config: pytest.Config) -> tuple[Release, ...]:
     names = [name for name in config.getoption("--releases").split(",") if name]
     return ReleaseTable.load(PROJECT.releases).select(names, machine_release())
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # collection creates thousands of objects, and nearly all of them stay
     if not hasattr(config, "workerinput"):  # a worker of pytest-xdist sends its reports to the main process
         config.pluginmanager.register(MachineErrors())
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tests.cluster.cluster import APP, APP_PASSWORD, STREAMING, Cluster
+from tests.cluster.cluster import APP, APP_PASSWORD, STREAMING, YML, Cluster
 from tests.cluster.lab import Lab
 from tests.drill import client as program
 from tests.drill.client import Specification
@@ -24,7 +24,6 @@ IDLE = "systemctl stop pgpool2 'postgresql@*' || :"
 """The image of hosts has both servers, which a client does not need."""
 OWN_WRITES = "pgpool: {disable_load_balance_on_write: always}"
 """The setting with which a session sees its own writes; docs/explanation/load-balancing-and-consistency.md."""
-YML = "/etc/pgpool2/cluster.yml"
 IMPATIENT = "tcp_user_timeout=1000 keepalives_idle=1 keepalives_interval=1 keepalives_count=1"
 SERVING_SECONDS = 60.0
 POLL_SECONDS = 1.0

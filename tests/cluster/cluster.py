@@ -58,6 +58,10 @@ class Status:
     pgpools: Mapping[str, PgpoolStatus]
     text: str
 
+    @property
+    def has_primary(self) -> bool:
+        return any(node.role == "primary" for node in self.nodes.values())
+
     @classmethod
     def parse(cls, text: str) -> Status:
         """Read the output; unknown keys are ignored, since the format may grow."""

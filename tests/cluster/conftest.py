@@ -10,12 +10,14 @@ import docker
 import pytest
 from tests.built import Built
 from tests.cluster.cluster import STREAMING, Cluster
+from tests.cluster.drill import Series
 from tests.cluster.images import Images, images
 from tests.cluster.lab import Lab, lab
 from tests.cluster.native import NATIVE_MODES, fill
 from tests.host import Host, engine
 
 from pgpool_deb.boxes.roots import Root
+from pgpool_deb.ground.project import Project
 from pgpool_deb.ground.releases import Release
 
 NAMES = ("pg1", "pg2", "pg3")
@@ -184,6 +186,14 @@ def pg2(cluster: Cluster) -> Host:
 @pytest.fixture(scope="module")
 def pg3(cluster: Cluster) -> Host:
     return cluster.hosts[2]
+
+
+@pytest.fixture
+def series(room: Lab, of_release: Images, project: Project, request: pytest.FixtureRequest) -> Iterator[Series]:
+    """Runs of the drill on a cluster of the mode that `--mode` names."""
+    made = Series(room, of_release.prepared, request.config.getoption("--mode"), project.dist / "drills")
+    yield made
+    made.clear()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -175,6 +175,10 @@ class Series:
         (drill.folder / "journals.txt").write_text(self.room.journals(), encoding="utf-8")
         self.clear()
         return f"{len(verdict.broken)} anomalies; the shortest:\n{verdict.counterexample}"
+
+    def failures(self, seeds: Iterable[int]) -> dict[int, str]:
+        """Run these seeds; return why each one failed that did."""
+        return {seed: why for seed in seeds if (why := self.run(seed))}
 
     def clear(self) -> None:
         """Remove the cluster."""

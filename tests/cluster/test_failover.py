@@ -66,8 +66,7 @@ def lose_while_one_lags(cluster: Cluster, primary: Host, lagging: Host, ahead: H
     began = int(time.time())
     primary.kill()
     lagging.signal("CONT", "walreceiver")
-    cluster.until(lambda status: any(node.role == "primary" for node in status.nodes.values()),
-                  "there is a primary again", FAILOVER_SECONDS, ahead)  # fmt: skip
+    cluster.until(lambda status: status.has_primary, "there is a primary again", FAILOVER_SECONDS, ahead)
     for host in (lagging, ahead):
         journal = host.run(f"journalctl -u pgpool2 --since=@{began}")
         assert not re.search("is canceled by other pgpool|is changed to quarantine", journal), host

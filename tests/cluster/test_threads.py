@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster import STREAMING, Cluster, Status
+from tests.cluster.cluster import STREAMING, Cluster
 from tests.cluster.conftest import Standing
 from tests.cluster.native import STOP
 from tests.cluster.owners import FAULT
@@ -61,10 +61,6 @@ def cut_briefly(host: Host) -> None:
     """Lose the links of a host, and establish them again."""
     host.run(f"{CUT}; sleep 3; nft delete table inet deaf; sleep 2")
     assert "link with" in host.run(f"journalctl -b -o cat -u {AGENT} | tail -n 200")
-
-
-def has_primary(status: Status) -> bool:
-    return any(node.role == "primary" for node in status.nodes.values())
 
 
 def test_1_no_attribute_is_written_by_two_threads_in_a_recovery(watched: Cluster) -> None:

@@ -549,11 +549,7 @@ inline win(a) {
 	:: else
 	fi
 }
-#ifdef STALE_CLAIM_WINS
-#define STANDS(a) true
-#else
 #define STANDS(a) (n[a].rec == n[a].cand)
-#endif
 #define WIN(a) \
 	:: d_step { n[a].cand != NONE && STANDS(a) -> win(a); settle() }
 

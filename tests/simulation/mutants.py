@@ -28,13 +28,13 @@ MUTANTS = (
     ),
     Mutant(
         "a later excuse does not end a claim", CLAIMS,
-        "latest > decided:", "latest > (9, 9):",
+        "and latest > decided:", "and latest > (10**9, 0):",
     ),
     Mutant(
         "the start of a term needs no majority", CLAIMS,
         "Excuse(term, 0, kept))) < here.cluster.majority", "Excuse(term, 0, kept))) < 0",
     ),
-    Mutant("a claim does not say who leads", NODE, "self.remember(led=term, **changes)", "self.remember(**changes)"),
+    Mutant("a claim does not note the lead", NODE, "self.remember(led=term, **changes)", "self.remember(**changes)"),
     Mutant(
         "a claim that was overtaken takes effect", NODE,
         "            if term < self.record.term:", "            if term < 0:",

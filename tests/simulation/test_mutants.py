@@ -25,6 +25,13 @@ def test_a_mutant_is_noticed(mutant: Mutant, tmp_path: Path, record_property: Ca
     assert found, f"{mutant.name}: {MOST_SCHEDULES} schedules and the unit tests pass"
 
 
+def test_the_package_without_a_fault_passes(tmp_path: Path) -> None:
+    """A failure of the copy itself would notice every mutant."""
+    scripts = Path(shutil.copytree(PROJECT / "scripts", tmp_path / "scripts"))
+    assert not schedule_against(scripts)
+    assert not unit_test_against(scripts)
+
+
 def made(mutant: Mutant, scripts: Path) -> Path:
     """Copy the package, and put the fault into the copy."""
     shutil.copytree(PROJECT / "scripts", scripts)

@@ -125,6 +125,8 @@ def _python(text: str) -> Iterator[Passage]:
             yield Passage(node.lineno, "".join(_part(value) for value in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) > 2:
             yield Passage(node.lineno, node.value)
+    if "#" not in text:
+        return
     comments = {
         token.start[0]: token.string
         for token in tokenize.generate_tokens(io.StringIO(text).readline)

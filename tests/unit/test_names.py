@@ -51,7 +51,7 @@ ABSENT = ("packaging/__init__.py",)
 
 
 @pytest.mark.parametrize(
-    "document", [*sorted((HERE / "docs").rglob("*.md")), *HERE.glob("*.md")], ids=lambda path: path.name
+    "document", [*sorted((HERE / "docs").rglob("*.md")), *sorted(HERE.glob("*.md"))], ids=lambda path: path.name
 )
 def test_modules_that_a_document_names_are_there(document: Path) -> None:
     named = set(MODULE.findall(document.read_text(encoding="utf-8"))) - {*ABSENT}

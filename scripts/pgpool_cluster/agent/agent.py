@@ -143,7 +143,7 @@ class Agent:
                 if self.renewed:
                     self._reload()
                 busy = self.step()
-                self.wake.wait(self._contact.pause(CALM_SECONDS if not busy else BUSY_SECONDS))
+                self.wake.wait(self._contact.pause(BUSY_SECONDS if busy else CALM_SECONDS))
         self.here.peers.close()
         self.here.history.close()
 

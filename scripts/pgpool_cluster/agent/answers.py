@@ -15,7 +15,6 @@ from ..decision import status
 from ..decision.actions import Follow, Resume, Start, said
 from ..decision.decide import decide
 from ..decision.events import EventKind
-from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
 from ..decision.report import Report
 from ..decision.situation import Policy
@@ -26,7 +25,6 @@ from ..node import histories, notes, recording
 from ..node.node import Here
 from ..operations import (
     attachment,
-    cutting,
     new_primary,
     pausing,
     postgresql_service,
@@ -35,6 +33,7 @@ from ..operations import (
     switchover,
     takeover,
     user_lists,
+    votes,
 )
 from ..recovery import main_node, sessions, streaming, target, two_stages
 from ..transport import protocol
@@ -84,9 +83,9 @@ class Answers:
             case protocol.ClockRequest():
                 return _pair(request, self._clock())
             case protocol.TermRequest():
-                return _pair(request, self._term(request))
+                return _pair(request, votes.note_term(here, request))
             case protocol.ExcuseRequest():
-                return _pair(request, self._excuse(request))
+                return _pair(request, votes.note_excuse(here, request))
             case protocol.PromoteRequest():
                 return _pair(request, self._promote(request, peer))
             case protocol.FollowRequest():
@@ -132,7 +131,7 @@ class Answers:
             case protocol.StandingRequest():
                 return _pair(request, pgpool.standing(here.cluster))
             case protocol.SilentRequest():
-                return _pair(request, protocol.SilentAnswer(here.under_way.silent.value))
+                return _pair(request, protocol.SilentAnswer(here.under_way.mute.value))
             case protocol.StatusRequest():
                 return _pair(request, self._status())
             case protocol.PauseRequest():
@@ -160,34 +159,6 @@ class Answers:
         if request.fresh:
             self.here.forget_looks()
         return self.here.look()
-
-    def _term(self, request: protocol.TermRequest) -> protocol.TermAnswer:
-        """Record a new term and, if the request says so, that this node is in service in it.
-
-        During a pause that the requester does not know of, this node records no term, so no majority records one.
-        """
-        here = self.here
-        if request.file not in ("", here.cluster.fingerprint):
-            return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
-        if here.record.pause.paused and request.pause < here.record.pause.serial:
-            return protocol.TermAnswer(taken=False, excuse=here.record.excuse.place)
-        changes = {"led": request.term, "restart": request.restart, "apart": False} if request.serves else {}
-        loss = {"loss": request.term} if request.loss else {}
-        with here.under_way.upstream:
-            given_up = cutting.give_up(here) if request.cut and request.term > here.record.term else None
-            taken = here.note_term(request.term, **changes, **loss)
-        given_up = None if here.under_way.promoting else given_up  # its own claim may take effect now
-        excuse, cut = here.record.excuse, given_up is not None if request.cut else None
-        answer = protocol.TermAnswer(taken, excuse.place, cut=cut, excused=excuse.names)
-        if given_up is None or not given_up.standby:
-            return answer
-        return replace(answer, timeline=given_up.timeline, position=given_up.position)
-
-    def _excuse(self, request: protocol.ExcuseRequest) -> protocol.ExcuseAnswer:
-        """Record a primary's excuse of its standbys."""
-        if request.file != self.here.cluster.fingerprint:
-            return protocol.ExcuseAnswer(taken=False)
-        return protocol.ExcuseAnswer(self.here.note_excuse(Excuse(request.term, request.serial, request.names)))
 
     def _promote(self, request: protocol.PromoteRequest, peer: str) -> protocol.Done:
         """Promote this node if a database node asks; if a witness asks, decide by this node's own facts."""
@@ -395,12 +366,9 @@ class Answers:
         return protocol.Done()
 
     def _note_pause(self, request: protocol.NotePauseRequest) -> protocol.NotePauseAnswer:
-        here = self.here
-        if request.file != here.cluster.fingerprint:
-            return protocol.NotePauseAnswer(taken=False)
-        taken = here.note_pause(request.pause)
+        answer = votes.note_pause(self.here, request)
         self.wake()
-        return protocol.NotePauseAnswer(taken)
+        return answer
 
     def _history(self, request: protocol.HistoryRequest) -> protocol.HistoryAnswer:
         events, shortened = self.here.history.recent(request.most, request.since)

@@ -31,12 +31,16 @@ FROZEN_SECONDS = 3.0
 _END_SECONDS = 2.0
 
 
+def _not_reported(_: ProcessState) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class _Watched:
-    """A main process. `report` publishes its state."""
+    """A main process. `report` publishes its state, if heartbeats carry it."""
 
     name: str
-    report: Callable[[ProcessState], None]
+    report: Callable[[ProcessState], None] = _not_reported
     held: HeldProcess | None = None
     frozen_since: float = 0.0
     """Since when it has been stopped by a signal, by the monotonic clock; 0 if it is not."""
@@ -63,7 +67,7 @@ class LocalWatch:
 
     def __post_init__(self) -> None:
         self._server = _Watched("PostgreSQL", self.here.beats.note_server)
-        self._pool = _Watched("pgpool-II", self.here.beats.note_pool)
+        self._pool = _Watched("pgpool-II")
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __del__(self) -> None:

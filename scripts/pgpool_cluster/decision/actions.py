@@ -285,8 +285,8 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():
-            whom = "" if action.returns else " for an administrator"
-            return f"waits{whom}: {action.reason}; hint: {action.hint}"
+            waiting = "waits" if action.returns else "waits for an administrator"
+            return f"{waiting}: {action.reason}; hint: {action.hint}"
         case Refuse():
             return f"stops here: {action.reason}; hint: {action.hint}"
         case _:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .heartbeat import Echo, Heartbeat, NodeState
+from .facts import Postgresql
+from .heartbeat import Echo, Heartbeat
 
 BEAT_SECONDS = 0.2
 """Pause between two rounds of heartbeats."""
@@ -45,17 +46,13 @@ class LinkState(StrEnum):
 class Link:
     """The link with another node.
 
-    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never. `lost`: the
-    nodes with which the other node had no link, and `said`: the state of the other node, both by its last heartbeat
-    that proved the link.
+    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never.
     """
 
     node: str
     state: LinkState
     since: float
     heard: float = -math.inf
-    lost: frozenset[str] = frozenset()
-    said: NodeState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +84,6 @@ class _Received:
     up_since: float = -math.inf
     told_up: bool = False
     """Whether the link was up according to the last change returned by `changes`."""
-    lost: frozenset[str] = frozenset()
-    said: NodeState | None = None
 
     @property
     def ends(self) -> float:
@@ -138,14 +133,13 @@ class Links:
             if name in self._peers:
                 self._peers[name].supports = does
 
-    def round(self, state: NodeState, now: float) -> tuple[Heartbeat, ...]:
-        """Return the heartbeats that are sent now, one for every other node. `state`: the state of this node."""
+    def round(self, postgresql: Postgresql | None, now: float) -> tuple[Heartbeat, ...]:
+        """Return the heartbeats that are sent now, one for every other node. `postgresql`: the state of its server."""
         self._sequence += 1
         self._sent.append((self._sequence, now))
         self._forget_sent(now)
-        lost = self.lost(now)
         return tuple(
-            Heartbeat(self.me, name, self.incarnation, self._sequence, peer.echoes, lost, state)
+            Heartbeat(self.me, name, self.incarnation, self._sequence, peer.echoes, postgresql)
             for name, peer in self._peers.items()
         )
 
@@ -165,8 +159,6 @@ class Links:
         if sent is not None:
             peer.prove(echo)
             peer.proof = max(peer.proof, sent) if was_up else sent
-            peer.lost = frozenset(beat.lost) & {self.me, *self._peers}
-            peer.said = beat.state
             peer.up_since = peer.up_since if was_up else now
         if sent is not None or (was_up and peer.proven == echo):  # only a proof establishes a link that was lost
             peer.heard = now
@@ -177,23 +169,11 @@ class Links:
         peer = self._peers[name]
         state = self._state(peer, now)
         since = {LinkState.UP: peer.up_since, LinkState.LOST: peer.ends}.get(state, peer.began)
-        return Link(name, state, since, peer.arrived, peer.lost, peer.said)
+        return Link(name, state, since, peer.arrived)
 
     def all(self, now: float) -> dict[str, Link]:
         """Return the links with all other nodes by name."""
         return {name: self.of(name, now) for name in self._peers}
-
-    def lost(self, now: float) -> tuple[str, ...]:
-        """Return the nodes that send heartbeats and with which there has been no link for DEAD_SECONDS.
-
-        DEAD_SECONDS are part of the loss of a link that was up. For other nodes, they begin with this agent.
-        """
-        found = []
-        for name, peer in self._peers.items():
-            state = self._state(peer, now)
-            if state is LinkState.LOST or (state is LinkState.NEVER and now - peer.began >= DEAD_SECONDS):
-                found.append(name)
-        return tuple(found)
 
     def changes(self, now: float) -> tuple[LinkChange, ...]:
         """Return the links that have been established or lost since the last call."""

@@ -7,63 +7,44 @@ pause doubles each time.
 from __future__ import annotations
 
 import re
-import threading
-from dataclasses import dataclass, field
-from time import localtime, monotonic, strftime, time
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ..ground import paths
 from ..ground.errors import ClusterError
-
-_BACK_OFF_FROM_COPY = 2
-"""Number of failures for the same reason after which copies pause."""
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 10.0, 300.0
+from .retries import Retries
 
 
 @dataclass(slots=True)
-class Copies:
-    """The results of this node's copies: copying.py calls `begin` and `end`, and its caller calls `failed`."""
+class Copies(Retries):
+    """The copies of this node that failed for the same reason.
 
-    source: str = ""
-    count: int = 0
-    """The number of consecutive failures for the same reason."""
+    copying.py calls `begin` and `end`, and its caller calls `failed`.
+    """
+
+    without_pause: ClassVar[int] = 1
     _kind: str = ""
-    _reason: str = ""
-    _hint: str = ""
-    _laid: str = ""
-    _next: float = 0.0
-    """When the next copy is due, by the monotonic clock."""
-    _at: str = ""
     _under_way: bool = False
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def begin(self, source: str) -> None:
         """Note that a copy of `source` is replacing this node's data."""
         with self._lock:
-            if source != self.source:
-                self.count = 0
-            self.source, self._under_way = source, True
+            Retries.begin(self, source)
+            self._under_way = True
 
     def end(self) -> None:
         """Note that the copy has succeeded."""
         with self._lock:
-            self.count, self._under_way = 0, False
+            Retries.end(self)
+            self._under_way = False
 
     def failed(self, error: ClusterError) -> None:
         """Note why a copy failed; an error before `begin`, such as an unreachable source, does not count."""
         with self._lock:
-            if self._under_way:
-                self._count(error)
-
-    def _count(self, error: ClusterError) -> None:
-        kind = re.sub(r"\d+", "#", error.message)
-        self.count = self.count + 1 if kind == self._kind else 1
-        self._kind, self._reason, self._hint, self._under_way = kind, error.message, error.hint, False
-        self._laid = paths.laid_file()
-        pause = 0.0
-        if self.count >= _BACK_OFF_FROM_COPY:
-            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.count - _BACK_OFF_FROM_COPY))
-        self._next = monotonic() + pause
-        self._at = strftime("%H:%M:%S", localtime(time() + pause))
+            if not self._under_way:
+                return
+            kind = re.sub(r"\d+", "#", error.message)
+            self.note_failure(error, self.count + 1 if kind == self._kind else 1)
+            self._kind, self._under_way = kind, False
 
     def hurry(self) -> None:
         """Make the next copy due now."""
@@ -71,18 +52,11 @@ class Copies:
             self._next = 0.0
 
     @property
-    def due(self) -> bool:
-        """Whether the next copy may begin: the pause is over, or another cluster.yml has been applied since."""
-        with self._lock:
-            return self.count < _BACK_OFF_FROM_COPY or monotonic() >= self._next or paths.laid_file() != self._laid
-
-    @property
     def said(self) -> str:
         """A message with a hint for the administrator; "" until two copies have failed for the same reason."""
         with self._lock:
-            return self._said() if self.count >= _BACK_OFF_FROM_COPY else ""
-
-    def _said(self) -> str:
-        retry = "is retried now" if self._under_way or self.due else f"is retried at {self._at}"
-        times = f"{self.count} copies of {self.source} have failed for the same reason, and the copy {retry}"
-        return f"{times}: {self._reason}; hint: {self._hint}"
+            if self.count <= self.without_pause:
+                return ""
+            retry = "is retried now" if self._under_way or self.due else f"is retried at {self.at}"
+            times = f"{self.count} copies of {self.source} have failed for the same reason, and the copy {retry}"
+            return f"{times}: {self.reason}; hint: {self.hint}"

@@ -15,7 +15,6 @@ from ..configuration.users import Users
 from ..decision.diverged_report import DivergedReport
 from ..decision.excuse import Excuse
 from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from ..decision.heartbeat import NodeState
 from ..decision.pause import Pause
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
@@ -233,7 +232,8 @@ class Here:
     def _looked(self) -> NodeFacts:
         began = time.monotonic()
         found = self._collected()
-        self.beats.publish(NodeState.of(found, pools=Service.PGPOOL in self.me.runs), began)
+        if self.database is not None:
+            self.beats.publish(found.postgresql, began)
         return found
 
     def _collected(self) -> NodeFacts:
@@ -275,7 +275,7 @@ class Here:
         if Service.PGPOOL not in self.me.runs:
             return None
         # During a failover or beside a silent host, pgpool-II would wait for that host before it answers.
-        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.silent.value))
+        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.mute.value))
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a query on this node's server and return its rows; raises OperationError."""

@@ -69,7 +69,7 @@ class UnderWay:
     """The agent is starting PostgreSQL itself, so the unit may start it."""
     pgpool_busy: Span = field(default_factory=Span)
     """pgpool-II waits for its failover_command and answers no request, so its last facts are used at once."""
-    silent: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()))
+    mute: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()))
     """The nodes that stopped sending packets during a recovery (vigil.py)."""
     upstream: threading.RLock = field(default_factory=threading.RLock)
     """Held while the standby's primary changes, so that no thread points it at a former primary again."""

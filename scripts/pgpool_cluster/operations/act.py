@@ -63,11 +63,16 @@ def perform(here: Here, action: Action) -> None:
 
 
 def _not_due(here: Here, action: Deed) -> bool:
-    """Return whether the action would do nothing, because copies or returns keep failing and the next is not due."""
+    """Return whether copies or returns keep failing, and the next is not due; `status` reports this."""
+    if not isinstance(action, Clone | Rejoin):
+        return False
     work = here.under_way
-    if isinstance(action, Rejoin) and not work.returns.due:
-        return True
-    return isinstance(action, Clone | Rejoin) and not work.copies.due
+    return not work.copies.due or (_returns(here, action) and not work.returns.due)
+
+
+def _returns(here: Here, action: Clone | Rejoin) -> bool:
+    """Return whether a copy is a try to return as a standby (returns.py), or goes on with one that has failed."""
+    return isinstance(action, Rejoin) or bool(here.under_way.returns.count and here.record.copying)
 
 
 def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action
@@ -161,35 +166,25 @@ def _rebuild(here: Here) -> None:
 
 
 def clone(here: Here, action: Clone) -> None:
-    """Replace this node's data with a copy of the source. If a return has begun it, this is the next try to return."""
-    tried = _returned if here.under_way.returns.count and here.record.copying else _copied
-    tried(here, action.source, copying.clone)
+    """Replace this node's data with a copy of the source."""
+    _copied(here, action, copying.clone)
 
 
 def rejoin(here: Here, action: Rejoin) -> None:
-    """Make this node a standby again, and keep as much of its data as possible; after a failure, only after a pause."""
-    _returned(here, action.source, copying.rejoin)
+    """Make this node a standby again, and keep as much of its data as possible."""
+    _copied(here, action, copying.rejoin)
 
 
-def _returned(here: Here, source: str, work: _Copying) -> None:
-    """Try to become a standby of `source`, unless the next try is not due; count a failure (returns.py)."""
-    returns = here.under_way.returns
-    if not (returns.due and here.under_way.copies.due):
-        return
-    returns.begin(source)
+def _copied(here: Here, action: Clone | Rejoin, work: _Copying) -> None:
+    """Copy, and count a failure."""
+    copies, returns = here.under_way.copies, here.under_way.returns
+    is_return = _returns(here, action)
+    if is_return:
+        returns.begin(action.source)
     try:
-        _copied(here, source, work)
+        work(here, action.source, log.info)
     except ClusterError as error:
-        returns.failed(error)
-        raise
-
-
-def _copied(here: Here, source: str, work: _Copying) -> None:
-    """Copy, unless copies keep failing for the same reason and the next one is not due; `status` reports this."""
-    if not here.under_way.copies.due:
-        return
-    try:
-        work(here, source, log.info)
-    except ClusterError as error:
-        here.under_way.copies.failed(error)
+        copies.failed(error)
+        if is_return:
+            returns.failed(error)
         raise

@@ -45,7 +45,7 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
         if pausing.learn(here, facts).paused and here.cluster.mode.streams:
             return _stand_still(here, failed, facts)
         # Of a node without a sign of life, the agents know already; their next rounds end the sessions with it.
-        known = here.under_way.silent.value | here.silent.value
+        known = here.under_way.mute.value | here.silent.value
         if failed.name not in known and not facts.of(failed.name).reachable:
             _hang_up(here, failed)
         return _recorded(here, failed, lambda: _until_done(here, failed, progress))

@@ -38,7 +38,7 @@ _DETACH_SECONDS = 30.0
 
 @dataclass(slots=True)
 class Vigil:
-    """The vigil of one node. It publishes, in `here.under_way.silent`, the names of the hosts that it finds silent."""
+    """The vigil of one node. It publishes, in `here.under_way.mute`, the names of the hosts that it finds silent."""
 
     here: Here
     _until: float = 0.0
@@ -71,12 +71,12 @@ class Vigil:
         try:
             while self._goes_on():
                 time.sleep(_PAUSE_SECONDS)
-                self.here.under_way.silent.publish(silent(missed))
+                self.here.under_way.mute.publish(silent(missed))
                 for node in others:
                     self._judge(node)
         finally:
             over.set()
-            self.here.under_way.silent.publish(frozenset())
+            self.here.under_way.mute.publish(frozenset())
 
     def _goes_on(self) -> bool:
         """Return whether to keep watching: at least until every dead host has been reported alive again."""
@@ -98,7 +98,7 @@ class Vigil:
 
     def _judge(self, node: Node) -> None:
         here = self.here
-        if node.name not in here.under_way.silent.value:
+        if node.name not in here.under_way.mute.value:
             if node.name in self._given_up:
                 del self._given_up[node.name]
                 self._out.discard(node.name)
@@ -117,7 +117,7 @@ class Vigil:
             self._detach(node)
 
     def _others_say(self) -> list[frozenset[str]]:
-        quiet = self.here.under_way.silent.value
+        quiet = self.here.under_way.mute.value
         answering = [node.name for node in self.here.cluster.nodes if node.name not in quiet]
         answers = self.here.peers.ask_some(answering, SilentRequest(), seconds=_ANSWER_SECONDS).values()
         return [answer.silent for answer in answers]

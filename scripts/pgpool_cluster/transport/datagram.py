@@ -12,12 +12,10 @@ from __future__ import annotations
 import hmac
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..decision import terms
-from ..decision.facts import Lsn, Postgresql
-from ..decision.heartbeat import Echo, Heartbeat, NodeState
+from ..decision.facts import Postgresql
+from ..decision.heartbeat import Echo, Heartbeat
 from ..ground import plain
 
 FORMAT = 1
@@ -31,20 +29,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def encode(beat: Heartbeat, key: bytes) -> bytes:
-    """Return the datagram of a heartbeat.
-
-    If the names in `lost` do not fit into LONGEST_BYTES, the last ones are omitted. Other nodes then assume that these
-    links are up. Of 128 nodes with names of 63 letters, about ten fit.
-    """
-    lost = list(beat.lost)
-    while True:
-        body = _body(beat, lost)
-        if len(body) <= LONGEST_BYTES - _MAC_BYTES or not lost:
-            return hmac.digest(key, body, "sha256") + body
-        del lost[-1]
-
-
-def _body(beat: Heartbeat, lost: Sequence[str]) -> bytes:
+    """Return the datagram of a heartbeat, which is shorter than LONGEST_BYTES."""
     values: dict[str, object] = {
         "v": FORMAT,
         "from": beat.sender,
@@ -52,19 +37,9 @@ def _body(beat: Heartbeat, lost: Sequence[str]) -> bytes:
         "inc": beat.incarnation,
         "seq": beat.sequence,
         "echo": [[echo.incarnation, echo.sequence] for echo in beat.echoes],
-        "lost": lost,
-        "state": _plain(beat.state),
     }
-    return _ENCODER.encode(values).encode("ascii")
-
-
-def _plain(state: NodeState) -> dict[str, object]:
-    position = None if state.position is None else state.position.bytes
-    values = {
-        "term": state.term, "led": state.led, "pg": state.postgresql, "rec": state.in_recovery,
-        "follows": state.follows, "wal": state.streaming, "lsn": position, "tl": state.timeline, "pool": state.pool,
-    }  # fmt: skip
-    return {name: value for name, value in values.items() if value is not None}
+    body = _ENCODER.encode(values | ({"pg": beat.postgresql} if beat.postgresql else {})).encode("ascii")
+    return hmac.digest(key, body, "sha256") + body
 
 
 def decode(data: bytes, key: bytes) -> Heartbeat | None:
@@ -87,31 +62,16 @@ def _read(values: Any) -> Heartbeat:  # noqa: ANN401 - JSON
     if not isinstance(values, dict):
         raise _no("a heartbeat", values)
     number(values["v"], "v")
-    echoes, lost, state = values["echo"], values["lost"], values["state"]
-    if not isinstance(echoes, list) or not isinstance(lost, list) or not isinstance(state, dict):
-        raise _no("echo, lost or state", [echoes, lost, state])
+    echoes = values["echo"]
+    if not isinstance(echoes, list):
+        raise _no("echo", echoes)
     return Heartbeat(
         sender=_name(values["from"], "from"),
         receiver=_name(values["to"], "to"),
         incarnation=number(values["inc"], "inc"),
         sequence=number(values["seq"], "seq"),
         echoes=tuple(_echo(one) for one in echoes[:_MOST_ECHOES]),
-        lost=tuple(_name(one, "lost") for one in lost),
-        state=_state(state),
-    )
-
-
-def _state(values: Mapping[str, Any]) -> NodeState:
-    return NodeState(
-        term=_term(values.get("term", 0), "term"),
-        led=_term(values.get("led", 0), "led"),
         postgresql=_postgresql(values.get("pg")),
-        in_recovery=_flag(values.get("rec", False), "rec"),
-        follows=None if values.get("follows") is None else _name(values["follows"], "follows"),
-        streaming=_flag(values.get("wal", False), "wal"),
-        position=None if values.get("lsn") is None else Lsn(number(values["lsn"], "lsn")),
-        timeline=None if values.get("tl") is None else number(values["tl"], "tl"),
-        pool=None if values.get("pool") is None else _flag(values["pool"], "pool"),
     )
 
 
@@ -122,19 +82,6 @@ def _no(name: str, value: object) -> ValueError:
 def number(value: object, name: str) -> int:
     """Return a number from 0 to 2^64 - 1; raises ValueError for anything else."""
     if type(value) is not int or not 0 <= value < _BIGGEST:
-        raise _no(name, value)
-    return value
-
-
-def _term(value: object, name: str) -> int:
-    found = number(value, name)
-    if not terms.plausible(found):
-        raise _no(name, value)
-    return found
-
-
-def _flag(value: object, name: str) -> bool:
-    if type(value) is not bool:
         raise _no(name, value)
     return value
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..decision.facts import Postgresql
-from ..decision.heartbeat import Heartbeat, NodeState, OwnState, ProcessState, Seen
+from ..decision.heartbeat import Heartbeat, OwnState, ProcessState, Seen
 from ..decision.links import BEAT_SECONDS, Link, LinkChange, Links
 from ..definition.cluster import Cluster, Node
 from ..ground import plain, ports
@@ -126,8 +126,8 @@ class Heartbeats:
         with self._lock:
             return self._unbound
 
-    def publish(self, facts: NodeState, began: float) -> None:
-        """Send these facts from the next round on, unless later ones are known.
+    def publish(self, facts: Postgresql, began: float) -> None:
+        """Send this state of the server from the next round on, unless later ones are known.
 
         `began`: when their collection began, by the monotonic clock.
         """
@@ -141,20 +141,14 @@ class Heartbeats:
             self._own = replace(self._own, server=Seen(state, time.monotonic()))
         self._ring()
 
-    def note_pool(self, state: ProcessState) -> None:
-        """Record that the local watch has seen this of pgpool-II, and send it at once."""
-        with self._lock:
-            self._own = replace(self._own, pool=Seen(state, time.monotonic()))
-        self._ring()
-
     def note_support(self, supports: Mapping[str, bool]) -> None:
         """Record which nodes send heartbeats according to their agents' facts."""
         with self._lock:
             self._links.note_support(supports)
 
     @property
-    def state(self) -> NodeState:
-        """The state of this node that the next heartbeat carries."""
+    def postgresql(self) -> Postgresql | None:
+        """The state of this node's server that the next heartbeat carries."""
         with self._lock:
             return self._own.at(time.monotonic())
 
@@ -303,10 +297,10 @@ class Heartbeats:
             if not self._links.receive(beat, now):
                 return
             changes = self._links.changes(now)
-            told, remote.told = remote.told, beat.state.postgresql
+            told, remote.told = remote.told, beat.postgresql
         lines = [_line(change) for change in changes]
-        if beat.state.postgresql is not told and Postgresql.DOWN in (told, beat.state.postgresql):
-            said = beat.state.postgresql or "of unknown state"
+        if beat.postgresql is not told and Postgresql.DOWN in (told, beat.postgresql):
+            said = beat.postgresql or "of unknown state"
             lines.append(News(f"PostgreSQL of {beat.sender} is {said}, by its heartbeat", bad=said is Postgresql.DOWN))
         self._report(*lines)
 

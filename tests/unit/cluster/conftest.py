@@ -4,6 +4,7 @@ import ipaddress
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,16 @@ from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import proof, roles
 from pgpool_cluster.postgresql import data_directory, server_log
 from pgpool_cluster.postgresql import postgresql as pg
-from pgpool_cluster.transport import fresh_login
+from pgpool_cluster.transport import channel, fresh_login
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _agents_end_soon() -> Iterator[None]:
+    """Let the server of an agent's socket notice its end within 10 ms: many tests start and end one."""
+    serve = channel._Server.serve_forever
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel._Server, "serve_forever", lambda self, poll_interval: serve(self, poll_interval / 20))
+        yield
 
 
 @pytest.fixture

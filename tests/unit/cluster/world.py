@@ -784,12 +784,13 @@ class World:
             exhausted=here.under_way.returns.exhausted,
             patient=host.patient,
         )
-        pause = pausing.learn(here, here.look_at_all())
+        facts = here.look_at_all()
+        pause = pausing.learn(here, facts)
 
-        def permitted() -> tuple[Action, ...]:
-            return standstill.permitted(decide(self.cluster, host.node, self.seen(), policy), pause)
+        def permitted(facts: ClusterFacts) -> tuple[Action, ...]:
+            return standstill.permitted(decide(self.cluster, host.node, facts, policy), pause)
 
-        actions = confirmed(permitted(), permitted)
+        actions = confirmed(permitted(facts), lambda: permitted(self.seen()))
         self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
         for action in actions:

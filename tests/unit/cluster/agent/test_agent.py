@@ -13,6 +13,7 @@ from typing import Any
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, healthy, pgpool, seen
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent import agent
 from pgpool_cluster.agent.agent import Agent
@@ -362,13 +363,6 @@ def test_the_program_reports_to_systemd_and_answers(program: Program, running: C
     assert {"heartbeats", "local watch"} <= {thread.name for thread in threading.enumerate()}
     assert ask(ConvergeRequest(), seconds=20).said == ()
     assert program.here.answer == program.agent.answer
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    return true()
 
 
 def test_cluster_yml_is_read_again_on_a_signal(

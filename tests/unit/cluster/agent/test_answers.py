@@ -239,7 +239,7 @@ def test_holds_failures_and_silent_hosts_are_kept_for_other_nodes(world: World) 
         pass
     world.on("pg2", WhyRequest("pg1 has no room"), "pg1")
     assert (pg2.under_way.rebuilding.failure, pg2.under_way.promoting) == ("pg1 has no room", False)
-    pg2.under_way.silent.publish(frozenset({"pg3"}))
+    pg2.under_way.mute.publish(frozenset({"pg3"}))
     assert world.on("pg2", SilentRequest(), "pg1") == SilentAnswer(frozenset({"pg3"}))
 
 

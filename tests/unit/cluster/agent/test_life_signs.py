@@ -183,7 +183,7 @@ def test_a_server_answers_whether_it_supports_tls(port: tuple[int, socket.socket
 def test_a_server_that_is_stopped_accepts_but_does_not_answer(port: tuple[int, socket.socket]) -> None:
     began = time.monotonic()
     assert not knock.answers(node(port[0]), 0.2)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_port_without_a_server_is_no_sign_of_life(port: tuple[int, socket.socket]) -> None:

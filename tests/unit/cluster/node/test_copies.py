@@ -13,7 +13,7 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.node import copies, notes
+from pgpool_cluster.node import notes, retries
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act
 from pgpool_cluster.transport.peers import Peers
@@ -29,7 +29,7 @@ class Standby:
         self.reason, self.begins, self.tried, self.now, self.laid = LOW, True, 0, 1000.0, "a"
         self.here = Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7, copying="pg1"))
         monkeypatch.setattr(copying, "clone", self._copy)
-        monkeypatch.setattr(copies, "monotonic", lambda: self.now)
+        monkeypatch.setattr(retries, "monotonic", lambda: self.now)
         monkeypatch.setattr(paths, "laid_file", lambda: self.laid)
 
     def _copy(self, here: Here, source: str, _: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
-from pgpool_cluster.node import notes, returns
+from pgpool_cluster.node import notes, retries
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act
 from pgpool_cluster.transport.peers import Peers
@@ -36,7 +36,7 @@ class Former:
         self.tried: list[float] = []
         self.here = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record(system=7000, term=1, led=1))
         monkeypatch.setattr(copying, "rejoin", self._rejoin)
-        monkeypatch.setattr(returns, "monotonic", lambda: self.now)
+        monkeypatch.setattr(retries, "monotonic", lambda: self.now)
         monkeypatch.setattr(paths, "laid_file", lambda: self.laid)
 
     def _rejoin(self, here: Here, source: str, _: Callable[[str], None]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
@@ -38,19 +38,12 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Root:
     return made
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def test_simultaneous_requests_share_one_apply(root: Root) -> None:
     """A new cluster used to run three on each node, each with a second of processor time."""
     asked = Applying()
     for what in ("a database", "a certificate", "a database"):
         asked.ask(what)
-    until(lambda: root.begun == 1)
+    assert eventually(lambda: root.begun == 1)
     time.sleep(0.2)
     assert root.begun == 1
 
@@ -60,24 +53,24 @@ def test_a_request_during_an_apply_causes_one_more(root: Root) -> None:
     asked = Applying()
     root.may_end.clear()
     asked.ask("a database")
-    until(lambda: root.begun == 1)
+    assert eventually(lambda: root.begun == 1)
     asked.ask("a certificate")
     time.sleep(0.1)
     assert root.begun == 1
     root.may_end.set()
-    until(lambda: root.begun == 2)
+    assert eventually(lambda: root.begun == 2)
 
 
 def test_the_same_reason_pauses_for_ten_seconds_unless_it_was_done(root: Root) -> None:
     asked = Applying()
     asked.ask("a database")
-    until(lambda: root.begun == 1)
+    assert eventually(lambda: root.begun == 1)
     asked.ask("a database")
     time.sleep(0.2)
     assert root.begun == 1
     asked.done("a database")
     asked.ask("a database")
-    until(lambda: root.begun == 2)
+    assert eventually(lambda: root.begun == 2)
 
 
 def test_a_failure_is_logged_and_does_not_stop_later_requests(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,9 +78,11 @@ def test_a_failure_is_logged_and_does_not_stop_later_requests(root: Root, capsys
     root.fails = True
     asked.ask("a database")
     asked.ask("a certificate")
-    until(lambda: root.begun == 1)
-    until(lambda: "cannot apply a database and a certificate: no space left" in "".join(capsys.readouterr()))
+    assert eventually(lambda: root.begun == 1)
+    assert eventually(
+        lambda: "cannot apply a database and a certificate: no space left" in "".join(capsys.readouterr())
+    )
     root.fails = False
     asked.done("a certificate")
     asked.ask("a certificate")
-    until(lambda: root.begun == 2)
+    assert eventually(lambda: root.begun == 2)

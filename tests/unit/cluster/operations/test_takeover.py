@@ -118,7 +118,7 @@ def test_sessions_with_a_node_out_of_reach_are_ended_first(
     facts: ClusterFacts, silent: frozenset[str], ended: list[str], leader: Leader
 ) -> None:
     leader.facts = facts
-    leader.here.under_way.silent.publish(silent)
+    leader.here.under_way.mute.publish(silent)
     leader.fail_over()
     assert leader.ended == ended
 

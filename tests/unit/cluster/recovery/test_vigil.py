@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 from tests.unit.cluster.wired import answering
+from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent.answers import Answers
 from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
@@ -27,14 +27,6 @@ from pgpool_cluster.transport.protocol import PcpRecoveryRequest, WatchRequest
 
 NODES = "mode: native_replication\nnodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}"
 CLUSTER: Cluster = parse(NODES, "cluster.yml", "pg2")
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    """Wait for at most 60 s, since the machine may be busy; return whether it became true."""
-    end = time.monotonic() + 60
-    while not true() and time.monotonic() < end:
-        time.sleep(0.005)
-    return true()
 
 
 @dataclass(slots=True)
@@ -125,7 +117,7 @@ def test_a_majority_must_find_it_silent(majority: int, others: list[frozenset[st
 
 
 def test_one_node_alone_declares_no_host_dead(world: World) -> None:
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": []}}
     judge(world, Vigil(world.here), "pg1")
     assert world.done == []
@@ -133,7 +125,7 @@ def test_one_node_alone_declares_no_host_dead(world: World) -> None:
 
 def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -> None:
     watch = Vigil(world.here)
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
     assert world.done == ["pg1 is dead", "hang-up 10.0.0.1 5432 9000 9898 9999", "drop pg1"]
@@ -146,7 +138,7 @@ def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -
     judge(world, watch, "pg1")
     world.down.clear()
     judge(world, watch, "pg1")  # pgpool-II has confirmed it and gets no further request
-    world.here.under_way.silent.publish(frozenset())
+    world.here.under_way.mute.publish(frozenset())
     judge(world, watch, "pg1")
     judge(world, watch, "pg1")
     assert world.done[5:] == ["pg1 is alive"]
@@ -155,7 +147,7 @@ def test_a_silent_host_is_declared_dead_and_later_reported_alive(world: World) -
 def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Vigil(world.here)
     world.leads = True
-    world.here.under_way.silent.publish(frozenset({"pg1"}))
+    world.here.under_way.mute.publish(frozenset({"pg1"}))
     world.others = {"pg3": {"silent": ["pg1"]}}
     judge(world, watch, "pg1")
     monkeypatch.setattr(vigil, "_DETACH_SECONDS", 0)
@@ -167,7 +159,7 @@ def test_a_host_that_stays_away_is_left_to_the_health_checks(world: World, monke
 
 def test_a_target_that_vanished_is_not_detached_again(world: World) -> None:
     world.leads, world.down = True, {"pg3"}
-    world.here.under_way.silent.publish(frozenset({"pg3"}))
+    world.here.under_way.mute.publish(frozenset({"pg3"}))
     world.others = {"pg1": {"silent": ["pg3"]}}
     judge(world, Vigil(world.here), "pg3")
     assert world.done == ["pg3 is dead", "hang-up 10.0.0.3 5432 9000 9898 9999", "drop pg3"]
@@ -190,9 +182,9 @@ def test_a_vigil_that_is_requested_again_while_it_ends_continues(world: World, m
     for pause in (0.299, 0.3, 0.301, 0.31, 0.5):
         heard.clear()
         watch.begin()
-        assert eventually(lambda: {"pg1", "pg3"} <= set(heard))
+        assert eventually(lambda: {"pg1", "pg3"} <= set(heard), 60)
         time.sleep(pause)
-    assert eventually(lambda: not watch._watching)
+    assert eventually(lambda: not watch._watching, 60)
 
 
 def test_all_nodes_watch_from_the_request_for_a_recovery_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +227,7 @@ def test_the_collection_of_facts_does_not_wait_for_a_blocked_pgpool(
     assert here._looked_at_pgpool() is last
     here.forget_looks()
     monkeypatch.setattr(pgpool, "look", lambda *_: answers.wait(10) and None)
-    here.under_way.silent.publish(frozenset({"pg1"} if why == "a silent host" else ()))
+    here.under_way.mute.publish(frozenset({"pg1"} if why == "a silent host" else ()))
     began = time.monotonic()
     with here.under_way.pgpool_busy if why == "a failover" else nullcontext():
         assert here._looked_at_pgpool() is last

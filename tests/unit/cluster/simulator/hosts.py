@@ -666,7 +666,7 @@ class World:
             self.acknowledged.add(number)
             return
         if self.promised or not self._is_unsound(host):
-            newest = self.newest.name if self.newest else "nobody"
+            newest = self.newest.name if self.newest else "no server"
             raise Violation(f"{host.name} acknowledges a write after {newest} was promoted")
 
     def _is_unsound(self, host: Host) -> bool:

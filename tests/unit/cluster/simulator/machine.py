@@ -28,7 +28,7 @@ from pgpool_cluster.ground.errors import ClusterError, OperationError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
-from pgpool_cluster.node import copies, last_facts, node, recording, returns
+from pgpool_cluster.node import last_facts, node, recording, retries
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, pgpool_service, switchover, synchrony, takeover
 from pgpool_cluster.postgresql import postgresql as pg
@@ -297,9 +297,8 @@ def machine() -> Iterator[None]:
         patch.setattr(World, "saves_durably", _saves_durably())
         for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, takeover, waiting):
             patch.setattr(module, "time", time)
-        for module in (copies, returns):
-            patch.setattr(module, "monotonic", time.monotonic)
-            patch.setattr(module, "time", time.monotonic)
+        patch.setattr(retries, "monotonic", time.monotonic)
+        patch.setattr(retries, "time", time.monotonic)
         patch.setattr(life_signs, "time", SimpleNamespace(monotonic=lambda: _WORLDS[0].beating.now))
         for module in (act, life_signs, synchrony, watchdog_news):
             patch.setattr(module, "threading", threads)

@@ -11,24 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgpool_cluster.decision import terms
-from pgpool_cluster.decision.facts import Lsn, Postgresql
-from pgpool_cluster.decision.heartbeat import Echo, Heartbeat, NodeState
+from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.decision.heartbeat import Echo, Heartbeat
 from pgpool_cluster.transport.datagram import LONGEST_BYTES, decode, encode
 
 KEY, OTHER = bytes(32), bytes(31) + b"1"
-STATE = NodeState(5, 4, Postgresql.UP, True, "pg1", True, Lsn(2**40), 3, True)
-BEAT = Heartbeat("pg1", "pg2", 2**64 - 1, 12345, (Echo(2**64 - 2, 44),), ("pg3",), STATE)
+BEAT = Heartbeat("pg1", "pg2", 2**64 - 1, 12345, (Echo(2**64 - 2, 44),), Postgresql.UP)
 NUMBERS = st.integers(0, 2**64 - 1)
-TERMS = st.integers(0, terms.highest())
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,62}", fullmatch=True)
-STATES = st.builds(
-    NodeState, TERMS, TERMS, st.none() | st.sampled_from(Postgresql), st.booleans(), st.none() | NAMES, st.booleans(),
-    st.none() | st.builds(Lsn, NUMBERS), st.none() | NUMBERS, st.none() | st.booleans(),
-)  # fmt: skip
 BEATS = st.builds(
     Heartbeat, NAMES, NAMES, NUMBERS, NUMBERS, st.lists(st.builds(Echo, NUMBERS, NUMBERS), max_size=2).map(tuple),
-    st.lists(NAMES, max_size=4).map(tuple), STATES,
+    st.none() | st.sampled_from(Postgresql),
 )  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -55,23 +48,11 @@ def test_every_heartbeat_is_read_as_it_was_sent(beat: Heartbeat) -> None:
     assert decode(data, KEY) == beat
 
 
-def test_a_cluster_of_nine_nodes_with_the_longest_names_fits() -> None:
-    names = [f"{number}{'n' * 62}" for number in range(9)]
-    biggest = replace(STATE, term=terms.highest(), led=terms.highest(), follows=names[0], position=Lsn(2**64 - 1))
+def test_the_longest_names_and_numbers_fit() -> None:
     echoes = (Echo(2**64 - 1, 2**64 - 1), Echo(2**64 - 2, 2**64 - 1))
-    beat = Heartbeat(names[0], names[1], 2**64 - 1, 2**64 - 1, echoes, tuple(names[1:]), biggest)
+    beat = Heartbeat("n" * 63, "m" * 63, 2**64 - 1, 2**64 - 1, echoes, Postgresql.STARTING)
     assert len(encode(beat, KEY)) <= LONGEST_BYTES
     assert decode(encode(beat, KEY), KEY) == beat
-
-
-def test_names_that_do_not_fit_are_omitted() -> None:
-    names = tuple(f"{number:03}{'n' * 60}" for number in range(128))
-    data = encode(replace(BEAT, lost=names), KEY)
-    found = decode(data, KEY)
-    assert len(data) <= LONGEST_BYTES
-    assert found is not None
-    assert 10 <= len(found.lost) < 128
-    assert found.lost == names[: len(found.lost)]
 
 
 @given(BEATS, st.integers(0, LONGEST_BYTES), st.integers(1, 255))
@@ -108,7 +89,7 @@ def test_any_other_authentic_json_is_refused(values: object) -> None:
         decode(made_of(values), KEY)
 
 
-@given(st.sampled_from(["v", "from", "to", "inc", "seq", "echo", "lost", "state"]), JSON)
+@given(st.sampled_from(["v", "from", "to", "inc", "seq", "echo", "pg"]), JSON)
 def test_a_value_of_another_type_is_refused_or_read_as_its_own_type(name: str, value: object) -> None:
     try:
         found = decode(made_of({**values_of(BEAT), name: value}), KEY)
@@ -124,11 +105,7 @@ def test_a_value_of_another_type_is_refused_or_read_as_its_own_type(name: str, v
         {"inc": -1}, {"inc": 2**64}, {"inc": True}, {"inc": 1.0}, {"inc": "1"}, {"seq": None}, {"seq": 10**400},
         {"from": 1}, {"from": "x" * 64}, {"to": None}, {"to": ["pg2"]}, {"v": "1"}, {"v": -1},
         {"echo": 1}, {"echo": [1]}, {"echo": [[1]]}, {"echo": [[1, -2]]}, {"echo": [[1, 2, 3]]}, {"echo": {"a": 1}},
-        {"lost": "pg3"}, {"lost": [1]}, {"lost": [None]}, {"state": None}, {"state": []},
-        *({"state": state} for state in (
-            {"term": -1}, {"term": 10**12}, {"term": "5"}, {"led": 1.5}, {"pg": 1}, {"pg": ["up"]},
-            {"rec": 1}, {"rec": None}, {"follows": 1}, {"wal": "yes"}, {"lsn": "0/0"}, {"lsn": -1}, {"lsn": 2**64},
-            {"tl": True}, {"pool": 1})),
+        {"pg": 1}, {"pg": ["up"]},
     ],
     ids=str,
 )  # fmt: skip
@@ -137,7 +114,7 @@ def test_impossible_values_are_refused(wrong: dict[str, object]) -> None:
         decode(made_of({**values_of(BEAT), **wrong}), KEY)
 
 
-@pytest.mark.parametrize("name", ["v", "from", "to", "inc", "seq", "echo", "lost", "state"])
+@pytest.mark.parametrize("name", ["v", "from", "to", "inc", "seq", "echo"])
 def test_a_heartbeat_without_a_key_is_refused(name: str) -> None:
     values = values_of(BEAT)
     del values[name]
@@ -152,11 +129,11 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_a_heartbeat_of_a_newer_version_counts() -> None:
-    values = values_of(BEAT)
-    state = {**values["state"], "pg": "hibernating", "fenced": True}
-    newer = {**values, "v": 2, "state": state, "more": [{"a": None}]}
-    assert decode(made_of(newer), KEY) == replace(BEAT, state=replace(STATE, postgresql=None))
+    newer = {**values_of(BEAT), "v": 2, "pg": "hibernating", "more": [{"a": None}]}
+    assert decode(made_of(newer), KEY) == replace(BEAT, postgresql=None)
 
 
-def test_a_state_may_lack_every_value() -> None:
-    assert decode(made_of({**values_of(BEAT), "state": {}}), KEY) == replace(BEAT, state=NodeState())
+def test_a_node_without_recent_facts_sends_no_state() -> None:
+    unknown = replace(BEAT, postgresql=None)
+    assert "pg" not in values_of(unknown)
+    assert decode(encode(unknown, KEY), KEY) == unknown
