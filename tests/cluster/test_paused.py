@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.host import Host, together
 
-from pgpool_cluster.decision.events import MESSAGE_IDS, EventKind
+from pgpool_cluster.decision.reports.events import MESSAGE_IDS, EventKind
 
 KILL = "pkill -9 -u postgres -x postgres || :"
 STILL_SECONDS = 25.0

@@ -15,9 +15,13 @@ class Mutant:
     new: str
 
 
-CLAIMS, CUTTING, NODE = "operations/claims.py", "operations/cutting.py", "node/node.py"
+CLAIMS, CUTTING, NODE = "operations/succession/claims.py", "operations/succession/cutting.py", "node/node.py"
 PROMOTION = "decision/promotion.py"
-MEMBER, SITUATION, SYNCHRONY = "decision/streaming_member.py", "decision/situation.py", "operations/synchrony.py"
+MEMBER, SITUATION, SYNCHRONY = (
+    "decision/streaming_member.py",
+    "decision/situation.py",
+    "operations/succession/synchrony.py",
+)
 MUTANTS = (
     Mutant("a majority is one node less", "definition/cluster.py", "len(self.nodes) // 2 + 1", "len(self.nodes) // 2"),
     Mutant("a claim needs one vote less", CLAIMS, "if len(noted) < here.cluster.majority:", "if len(noted) < 1:"),
@@ -94,11 +98,11 @@ MUTANTS = (
         "rest = tuple(name for name in excuse.names if name not in back)", "rest = excuse.names",
     ),
     Mutant(
-        "a promotion claims nothing", "operations/new_primary.py",
+        "a promotion claims nothing", "operations/succession/new_primary.py",
         "                claims.claim_promotion(here, term, mine, decided=decided, loss=loss)\n", "",
     ),
     Mutant(
-        "a booting primary claims nothing", "operations/new_primary.py",
+        "a booting primary claims nothing", "operations/succession/new_primary.py",
         "        claims.claim(here, action.term, kept=synchrony.kept(here.record), loss=loss)\n", "",
     ),
     Mutant(
@@ -139,7 +143,7 @@ MUTANTS = (
         " and not 0 < member.led < latest)", ")",
     ),
     Mutant(
-        "timelines with the same number are the same", "decision/facts.py",
+        "timelines with the same number are the same", "decision/facts/facts.py",
         "in range(1, timeline + 1):", "in range(0):",
     ),
     Mutant(

@@ -39,7 +39,8 @@ The tests of the second lane have deadlines, so the first lane runs niced.
 _WITHOUT_ROOTS = {UNIT: machine.UNIT_TESTS, MODEL: machine.MODEL_TESTS}
 """The tools of the levels that need no clean root."""
 _NICE = 10
-_LEAST_WORKERS, _MOST_WORKERS = 2, 8
+_WORKERS_PER_CORE, _MOST_WORKERS = 2, 8
+"""Unit tests wait for threads and programs almost half of the time."""
 """Processes that run unit tests: one for each core, but two where there is one core, as some tests wait."""
 _COVERAGE = "coverage-unit.json"
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
@@ -203,7 +204,7 @@ def pytest_command(
 
 def unit_options(project: Project, *, coverage: bool) -> list[str]:
     """Return pytest's options for the unit level, whose tests need no order and no root of a release."""
-    workers = min(max(os.cpu_count() or 1, _LEAST_WORKERS), _MOST_WORKERS)
+    workers = min(_WORKERS_PER_CORE * (os.cpu_count() or 1), _MOST_WORKERS)
     options = [f"--numprocesses={workers}", "--dist=worksteal"]
     if coverage:
         measured = project.dist / _COVERAGE

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from ..configuration import before
+from ..configuration.rehearsal import before
 from ..decision import standstill
 from ..decision.actions import (
     Action,
@@ -31,10 +31,10 @@ from ..decision.actions import (
     said,
 )
 from ..decision.decide import confirmed, decide
-from ..decision.events import EventKind
-from ..decision.facts import ClusterFacts
+from ..decision.facts.facts import ClusterFacts
+from ..decision.reports.events import EventKind
+from ..decision.reports.status import differing
 from ..decision.situation import Actions, Policy
-from ..decision.status import differing
 from ..definition.cluster import Service
 from ..ground import files, log, paths
 from ..ground.errors import ClusterError, OperationError, ServerError
@@ -45,7 +45,7 @@ from ..node import recording
 from ..node.history import History
 from ..node.node import Here
 from ..operations import act, pausing, upgrade
-from ..operations.roles import Roles
+from ..operations.accounts.roles import Roles
 from ..postgresql.database import Database
 from ..recovery.vigil import Vigil
 from ..transport import pulse

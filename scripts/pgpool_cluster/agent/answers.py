@@ -11,35 +11,27 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never, cast
 
 from ..configuration.users import Users
-from ..decision import status
 from ..decision.actions import Follow, Resume, Start, said
 from ..decision.decide import decide
-from ..decision.events import EventKind
-from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
-from ..decision.report import Report
+from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
+from ..decision.reports import status
+from ..decision.reports.events import EventKind
+from ..decision.reports.report import Report
 from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import ClusterError, UsageError
 from ..machine import packages, pgpool
 from ..node import histories, notes, recording
 from ..node.node import Here
-from ..operations import (
-    attachment,
-    new_primary,
-    pausing,
-    postgresql_service,
-    restarts,
-    roles,
-    switchover,
-    takeover,
-    user_lists,
-    votes,
-)
+from ..operations import attachment, pausing, postgresql_service, restarts, switchover, takeover
+from ..operations.accounts import roles, user_lists
+from ..operations.succession import new_primary, votes
 from ..recovery import main_node, sessions, streaming, target, two_stages
 from ..transport import protocol
 from ..transport.peers import Progress
 from ..transport.protocol import AnyRequest, Request
-from . import checks, rights
+from . import rights
+from .checks import checks
 
 A = TypeVar("A")
 _CHECK_SECONDS = 10.0

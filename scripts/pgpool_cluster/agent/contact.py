@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from ..decision import fencing
-from ..decision.facts import ClusterFacts, NodeFacts, Postgresql
-from ..decision.links import DEAD_SECONDS
+from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
+from ..decision.liveness.links import DEAD_SECONDS
 from ..definition.cluster import Cluster
 
 _YIELD_SECONDS = 5.0

@@ -14,18 +14,19 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration.users import Users
 from ..decision.actions import CreateSlots
-from ..decision.facts import BackendState, ClusterFacts
+from ..decision.facts.facts import BackendState, ClusterFacts
 from ..decision.situation import in_service, rightful_primary
 from ..ground import log, paths
 from ..ground.errors import ClusterError
 from ..machine import units
-from ..machine.archive import Keeper
+from ..machine.wal.archive import Keeper
 from ..node.node import Here
-from ..operations import postgresql_service, timelines, user_lists, wal_space
+from ..operations import postgresql_service, timelines, wal_space
+from ..operations.accounts import user_lists
+from ..operations.accounts.own_database import OwnDatabase
 from ..operations.applying import Applying
-from ..operations.own_database import OwnDatabase
 from ..operations.proof import Proof
-from ..operations.synchrony import Synchrony
+from ..operations.succession.synchrony import Synchrony
 from ..recovery import target
 from ..recovery.vigil import Vigil
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..decision import silence
-from ..decision.links import Link
-from ..decision.silence import Probe
+from ..decision.liveness import silence
+from ..decision.liveness.links import Link
+from ..decision.liveness.silence import Probe
 from ..definition.cluster import Node, Service
 from ..ground import log
 from ..node.node import Here

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ..decision.heartbeat import ProcessState
+from ..decision.liveness.heartbeat import ProcessState
 from ..definition.cluster import Service
 from ..definition.key import heartbeat_keys
 from ..ground import log, paths

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from ..decision.facts import ClusterFacts
+from ..decision.facts.facts import ClusterFacts
 from ..decision.situation import silent
 from ..definition.cluster import Node, Service
 from ..ground import log

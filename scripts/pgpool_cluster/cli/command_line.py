@@ -108,7 +108,7 @@ def _hook(words: list[str]) -> int:
 
 
 def _archive(words: list[str]) -> int:
-    from ..machine import archive_command  # noqa: PLC0415
+    from ..machine.wal import archive_command  # noqa: PLC0415
 
     return archive_command.run(words)
 

@@ -41,7 +41,7 @@ def _ssh_command(words: list[str]) -> int:
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     words, kind = words[:1], words[1:]
     if asked.startswith("wal ") and not kind:
-        from ..machine import wal_files  # noqa: PLC0415
+        from ..machine.wal import wal_files  # noqa: PLC0415
 
         return ExitStatus.GOOD if wal_files.send(asked[4:], paths.ARCHIVE, sys.stdout.buffer) else ExitStatus.FAILED
     if asked != "agent" or kind not in ([], ["witness"]) or len(words) != 1 or not plain.is_host_name(words[0]):
@@ -154,7 +154,7 @@ def _before_pgpool(words: list[str]) -> int:
 
 def _announce_address(words: list[str]) -> int:
     """Run arping_cmd for a virtual IPv6 address, with the arguments ADDRESS INTERFACE."""
-    from ..machine import neighbours  # noqa: PLC0415
+    from ..machine.network import neighbours  # noqa: PLC0415
 
     address = plain.address(words[0]) if len(words) == 2 else None
     if address is None or address.version != 6:

@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from ..decision.pause import LONGEST_REASON
-from ..decision.report import Report
+from ..decision.facts.pause import LONGEST_REASON
+from ..decision.reports.report import Report
 from ..ground import log, plain
 from ..ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
 from ..ground.waiting import poll
@@ -67,7 +67,7 @@ def _report() -> Report:
 
 
 def _status(options: argparse.Namespace) -> ExitStatus:
-    from ..decision import status  # noqa: PLC0415
+    from ..decision.reports import status  # noqa: PLC0415
 
     found = _report()
     print(json.dumps(wire.fields(found), indent=2) if options.json else "\n".join(status.lines(found)))
@@ -96,7 +96,7 @@ def _why_not_healthy() -> str | None:
 def _check(options: argparse.Namespace) -> ExitStatus:
     if options.before:
         return _rehearse(options)
-    from ..agent import checks  # noqa: PLC0415
+    from ..agent.checks import checks  # noqa: PLC0415
 
     found = checks.of_cluster()
     if options.json:
@@ -108,7 +108,7 @@ def _check(options: argparse.Namespace) -> ExitStatus:
 
 
 def _rehearse(options: argparse.Namespace) -> ExitStatus:
-    from ..configuration import before  # noqa: PLC0415
+    from ..configuration.rehearsal import before  # noqa: PLC0415
 
     found = before.rehearse()
     if options.json:
@@ -204,7 +204,7 @@ def _administrator() -> str:
 
 
 def _history(options: argparse.Namespace) -> ExitStatus:
-    from ..decision import chronology  # noqa: PLC0415
+    from ..decision.reports import chronology  # noqa: PLC0415
     from . import moments  # noqa: PLC0415
 
     usual = _MOST_EVENTS if options.since else _USUAL_EVENTS

@@ -20,9 +20,10 @@ from ..ground import ancestors, files, paths
 from ..ground.errors import ServerError
 from ..machine import hands, server, units
 from ..machine.memory import Applied
-from . import changes, laid_files, pool_key, reloading, rendered_paths
-from .rendered_file import FileShare
-from .rendered_paths import FOLDER
+from . import changes, laid_files, pool_key, reloading
+from .rendering import rendered_paths
+from .rendering.rendered_file import FileShare
+from .rendering.rendered_paths import FOLDER
 from .users import Users, changing
 
 _LOCK = paths.ROOTS_RUN / "apply.lock"

@@ -16,8 +16,9 @@ from ..definition.key import Role
 from ..ground import plain
 from ..ground.errors import ServerError
 from ..machine.memory import Applied
-from . import laid_files, node_files, rendered_file
-from .rendered_file import File, FileShare
+from . import laid_files, node_files
+from .rendering import rendered_file
+from .rendering.rendered_file import File, FileShare
 from .users import Users
 
 _SECRET_LINE = re.compile(r"^(wd_authkey = ).*$", re.MULTILINE)

@@ -14,9 +14,9 @@ from ..ground.errors import ServerError
 from ..ground.files import OddFileError, PlainFile
 from ..machine import hands
 from ..machine.memory import Applied
-from . import rendered_paths
-from .rendered_file import File, FileShare
-from .rendered_paths import FOLDER
+from .rendering import rendered_paths
+from .rendering.rendered_file import File, FileShare
+from .rendering.rendered_paths import FOLDER
 
 
 def there(file: File, *, replaceable: bool) -> PlainFile | None:

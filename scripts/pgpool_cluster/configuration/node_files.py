@@ -7,14 +7,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..decision import matching
+from ..decision.facts import matching
 from ..definition import key as keys
 from ..definition.cluster import Service
 from ..ground import files, log, paths, plain
 from ..machine import certificates, hands, own, pgpool, server, server_facts
 from ..machine.record import Record
-from . import before, keep, key_file, laid_files, pool_key, rendered_paths, rendering
-from .rendered_file import File, FileShare
+from . import key_file, laid_files, pool_key
+from .rehearsal import before
+from .rendering import keep, rendered_paths, rendering
+from .rendering.rendered_file import File, FileShare
 from .users import Users
 
 

@@ -18,7 +18,7 @@ from ..ground.errors import ServerError
 from ..ground.files import OddFileError
 from ..machine import hands, pgpool
 from . import laid_files
-from .rendered_file import File, FileShare
+from .rendering.rendered_file import File, FileShare
 from .users import Users
 
 POOL_KEY = paths.HOME / ".pgpoolkey"

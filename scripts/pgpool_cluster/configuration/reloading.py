@@ -9,8 +9,8 @@ from ..ground import paths, programs
 from ..ground.errors import ServerError
 from ..machine import pgpool, units
 from ..machine.memory import Applied, unit_of
-from . import rendered_paths
-from .rendered_paths import FOLDER
+from .rendering import rendered_paths
+from .rendering.rendered_paths import FOLDER
 
 
 def reload(changed: Sequence[str], *, renewed: bool) -> None:

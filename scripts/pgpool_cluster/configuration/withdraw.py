@@ -8,9 +8,11 @@ from pathlib import Path
 
 from ..ground import ancestors, log, paths
 from ..ground.errors import ClusterError, ExitStatus, ServerError
-from ..machine import firewall, hands, units
+from ..machine import hands, units
 from ..machine.memory import Applied, unit_of
-from . import laid_files, reloading, rendered_file, rendered_paths
+from ..machine.network import firewall
+from . import laid_files, reloading
+from .rendering import rendered_file, rendered_paths
 
 
 def run(words: list[str]) -> ExitStatus:

@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from ..configuration import keep
-from ..decision import matching
+from ..configuration.rendering import keep
+from ..decision.facts import matching
 from ..definition.cluster import Node
 from ..definition.key import Role
 from ..ground import log, paths, plain

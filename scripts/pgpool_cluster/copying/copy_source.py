@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from ..decision import matching
+from ..decision.facts import matching
 from ..definition.cluster import Node
 from ..definition.key import Role
 from ..ground import paths

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decision.facts import Postgresql, same_timeline
+from ..decision.facts.facts import Postgresql, same_timeline
 from ..definition.cluster import Node
 from ..definition.key import Role
 from ..ground import files, log, paths, programs
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
-from ..machine import archive, units
+from ..machine import units
 from ..machine.server import Instance
+from ..machine.wal import archive
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..postgresql import server_log

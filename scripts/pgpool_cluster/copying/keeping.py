@@ -13,16 +13,16 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..decision.diverged_report import DivergedReport
-from ..decision.divergence import Stretch, own_stretches
-from ..decision.facts import Lsn, NodeFacts, Origin
+from ..decision.facts.diverged_report import DivergedReport
+from ..decision.facts.divergence import Stretch, own_stretches
+from ..decision.facts.facts import Lsn, NodeFacts, Origin
 from ..ground import log, paths
 from ..ground.errors import ClusterError, ServerError
 from ..ground.waiting import poll
-from ..machine import diverged
-from ..machine.diverged import WalPart
 from ..machine.server import Instance
-from ..machine.wal_files import server_errors
+from ..machine.wal import diverged
+from ..machine.wal.diverged import WalPart
+from ..machine.wal.wal_files import server_errors
 from ..node.node import LOOK_SECONDS, Here
 from ..postgresql import data_directory, wal_contents
 from ..postgresql import postgresql as pg

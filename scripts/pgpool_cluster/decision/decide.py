@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member
 from .actions import Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
-from .facts import ClusterFacts, Postgresql
+from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..definition.cluster import Cluster
-from .facts import ClusterFacts
+from .facts.facts import ClusterFacts
 
 FENCE_SECONDS = 2.0
 """Seconds without contact to a majority after which a node is fenced."""

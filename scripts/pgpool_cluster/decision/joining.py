@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import native
 from .actions import Clone, Found, Refuse, Start
-from .facts import Postgresql
+from .facts.facts import Postgresql
 from .situation import Actions, Situation
 
 

@@ -19,7 +19,7 @@ from .actions import (
     Start,
     StartPgpool,
 )
-from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from .facts.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from .situation import Actions, Policy, Situation, in_service, latest_term, leading_pgpools, service_term
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import fencing, native
 from .actions import Action, Attach, Detach, StartPgpool, StopPgpool
-from .facts import BackendState, NodeFacts, Postgresql, contains
+from .facts.facts import BackendState, NodeFacts, Postgresql, contains
 from .situation import Actions, Situation, leads, silent
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..definition.cluster import Cluster, Node
-from . import native, replay
+from . import native
 from .actions import Attach, Follow, Promote, Refuse, Wait
-from .facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .facts import replay
+from .facts.facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
 from .situation import Actions, latest_term, leading_pgpools, rank, rightful_primary
 
 

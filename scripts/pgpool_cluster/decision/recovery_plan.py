@@ -6,8 +6,8 @@ from enum import Enum, auto
 
 from ..definition.cluster import Cluster
 from ..ground.errors import OperationError
-from . import replay
-from .facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
+from .facts import replay
+from .facts.facts import BackendState, ClusterFacts, NodeFacts, Postgresql, contains
 from .situation import in_service, leading_pgpools
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..definition.cluster import Cluster, Node
 from .actions import Action, AwaitRecovery, Wait
-from .facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+from .facts.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
 
 Actions = tuple[Action, ...]
 

@@ -16,8 +16,8 @@ from .actions import (
     Wait,
     said,
 )
-from .facts import ClusterFacts
-from .pause import NO_PAUSE, Pause
+from .facts.facts import ClusterFacts
+from .facts.pause import NO_PAUSE, Pause
 
 _GOES_ON = (Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots)
 """The actions that a pause does not hold back.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import fencing, promotion, replay
+from . import fencing, promotion
 from .actions import CreateSlots, Fence, Follow, Lead, Promote, Rejoin, Resume, Start, Stop
-from .facts import BackendState, NodeFacts, Postgresql, contains
+from .facts import replay
+from .facts.facts import BackendState, NodeFacts, Postgresql, contains
 from .situation import Actions, Situation, given_up, leading_pgpools, promoted_by_hand, silent, unseen
 
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decision.events import Event
+from ..decision.reports.events import Event
 from ..ground import files
 from ..ground.errors import ServerError
 from ..transport import wire

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decision.facts import BackendState, PgpoolFacts, Standing, WatchdogState
+from ..decision.facts.facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from ..definition.cluster import Cluster, Node
 from ..definition.key import PCP_USER
 from ..ground import files, paths, plain, ports, programs

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from ..decision.excuse import NO_EXCUSE, Excuse
-from ..decision.facts import Origin
-from ..decision.pause import NO_PAUSE, Pause
+from ..decision.facts.excuse import NO_EXCUSE, Excuse
+from ..decision.facts.facts import Origin
+from ..decision.facts.pause import NO_PAUSE, Pause
 from ..ground import files
 from ..ground.errors import ServerError
 from ..transport import wire

@@ -17,7 +17,8 @@ from ..definition.cluster import Cluster, Node, PostgresqlCluster, Service, own_
 from ..definition.document import Place
 from ..ground import files, paths, plain, programs
 from ..ground.errors import ServerError, UsageError
-from . import addresses, own
+from . import own
+from .network import addresses
 from .server_facts import PgpoolVersion, ServerFacts
 
 _VERSION, _NAME, _PORT, _DATA, _LOG = 0, 1, 2, 5, -1

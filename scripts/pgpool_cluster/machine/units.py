@@ -268,7 +268,7 @@ def serve_control(request: str) -> str:
         log.warning(f"{refused}; the request was {request!a}", stream=sys.stderr)
         return refused
     if request == "firewall":
-        from . import firewall  # noqa: PLC0415 - starting a unit does not need it
+        from .network import firewall  # noqa: PLC0415 - starting a unit does not need it
 
         return firewall.keep()
     try:

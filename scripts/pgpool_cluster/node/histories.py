@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..decision import chronology
-from ..decision.chronology import ClusterHistory
+from ..decision.reports import chronology
+from ..decision.reports.chronology import ClusterHistory
 from ..ground.errors import ClusterError
 from ..transport.protocol import HistoryAnswer, HistoryRequest
 from .node import Here

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from ..decision.events import Event, EventKind
+from ..decision.reports.events import Event, EventKind
 from ..ground import log
 from ..ground.errors import ServerError
 from ..ground.log import Priority

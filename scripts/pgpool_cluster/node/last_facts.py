@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from ..decision.facts import NodeFacts
+from ..decision.facts.facts import NodeFacts
 
 
 class LastFacts:

@@ -12,18 +12,19 @@ from typing import Any, TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration.users import Users
-from ..decision.diverged_report import DivergedReport
-from ..decision.excuse import Excuse
-from ..decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from ..decision.pause import Pause
+from ..decision.facts.diverged_report import DivergedReport
+from ..decision.facts.excuse import Excuse
+from ..decision.facts.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from ..decision.facts.pause import Pause
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..ground.errors import OperationError
 from ..ground.shared import Shared
 from ..ground.usage import Usage
 from ..ground.waiting import poll
-from ..machine import archive, diverged, pgpool
+from ..machine import pgpool
 from ..machine.record import Record
+from ..machine.wal import archive, diverged
 from ..postgresql.database import HANGING_SECONDS, Database
 from ..transport.heartbeats import Heartbeats
 from ..transport.peers import Answering, Peers, Progress

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..decision.facts import PgpoolFacts
+from ..decision.facts.facts import PgpoolFacts
 
 _KEPT_SECONDS = 1.0
 _WAIT_SECONDS = 0.5

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..decision import events
-from ..decision.events import Event, EventKind
+from ..decision.reports import events
+from ..decision.reports.events import Event, EventKind
 from ..decision.situation import latest_term
 from ..ground.errors import ClusterError
 from .node import Here

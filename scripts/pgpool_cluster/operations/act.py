@@ -37,15 +37,16 @@ from ..decision.actions import (
     Wait,
     said,
 )
-from ..decision.events import kind_of, reason
+from ..decision.reports.events import kind_of, reason
 from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
-from . import claims, new_primary, pgpool_service, postgresql_service, restarts
-from .roles import Roles
+from . import pgpool_service, postgresql_service, restarts
+from .accounts.roles import Roles
+from .succession import claims, new_primary
 
 _Copying = Callable[[Here, str, Progress], None]
 _RETRY_PAUSE_SECONDS = 3.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 from contextlib import suppress
 
-from ..decision import replay
 from ..decision.actions import Attach
-from ..decision.events import EventKind
-from ..decision.facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
+from ..decision.facts import replay
+from ..decision.facts.facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
+from ..decision.reports.events import EventKind
 from ..decision.situation import in_service, rightful_primary
 from ..definition.cluster import Node
 from ..ground.errors import ClusterError, OperationError

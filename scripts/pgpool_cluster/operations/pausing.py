@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from ..decision import standstill
-from ..decision.events import EventKind
-from ..decision.facts import ClusterFacts
-from ..decision.pause import LONGEST_REASON, Pause
+from ..decision.facts.facts import ClusterFacts
+from ..decision.facts.pause import LONGEST_REASON, Pause
+from ..decision.reports.events import EventKind
 from ..definition.cluster import Service
 from ..ground import log, plain
 from ..ground.errors import OperationError, UsageError

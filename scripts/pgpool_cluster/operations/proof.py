@@ -15,7 +15,7 @@ import ssl
 import time
 from dataclasses import dataclass, field
 
-from ..decision.facts import ClusterFacts
+from ..decision.facts.facts import ClusterFacts
 from ..definition.cluster import Cluster, Node, Service
 from ..ground import log, paths
 from ..machine.certificates import Laid

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..configuration import startable
-from ..decision import matching
+from ..configuration.rehearsal import startable
+from ..decision.facts import matching
 from ..ground import log
 from ..ground.errors import OperationError
 from ..ground.waiting import poll

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Mapping
 
 from ..copying import copying
-from ..decision import matching, replay
 from ..decision.actions import Follow, Promote, Resume
 from ..decision.decide import decide
-from ..decision.facts import ClusterFacts, NodeFacts, Postgresql, contains
+from ..decision.facts import matching, replay
+from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains
 from ..decision.promotion import choose_new_primary
 from ..decision.situation import rightful_primary
 from ..definition.cluster import Cluster
@@ -18,7 +18,8 @@ from ..ground.waiting import poll
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..transport.peers import Progress
-from . import new_primary, postgresql_service
+from . import postgresql_service
+from .succession import new_primary
 
 _CATCH_UP_SECONDS = 20.0
 _HINT = "pgpoolctl status shows every node"

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 from ..decision import standstill
 from ..decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from ..decision.decide import decide
-from ..decision.events import EventKind
-from ..decision.facts import ClusterFacts
+from ..decision.facts.facts import ClusterFacts
 from ..decision.native import beginning, goes_apart
 from ..decision.promotion import failover
+from ..decision.reports.events import EventKind
 from ..decision.situation import Actions
 from ..definition.cluster import Node
 from ..ground import log
@@ -21,7 +21,8 @@ from ..machine import units
 from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
-from . import act, new_primary, pausing
+from . import act, pausing
+from .succession import new_primary
 
 _OF_A_FAILOVER = (Promote, Follow, Dismiss)
 """The actions that a failover carries out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 
-from ..decision.facts import ClusterFacts, NodeFacts, Origin, branch
+from ..decision.facts.facts import ClusterFacts, NodeFacts, Origin, branch
 from ..decision.situation import rightful_primary
 from ..ground.errors import ClusterError
 from ..node.node import Here

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ..decision.facts import Lsn, Switch
+from ..decision.facts.facts import Lsn, Switch
 from ..ground import programs
 from ..machine.server import Instance
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from ..decision import matching, replay
-from ..decision.facts import Lsn, NodeFacts, Postgresql
+from ..decision.facts import matching, replay
+from ..decision.facts.facts import Lsn, NodeFacts, Postgresql
 from ..definition.cluster import Cluster
 from ..definition.key import DATABASE, Role
 from ..ground import paths

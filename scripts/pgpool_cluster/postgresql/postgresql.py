@@ -9,7 +9,7 @@ import time
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import psycopg2.extensions  # type: ignore[import-untyped,unused-ignore]
 
-from ..decision import matching
+from ..decision.facts import matching
 from ..definition.cluster import Cluster
 from ..definition.key import Role
 from ..ground import paths, programs

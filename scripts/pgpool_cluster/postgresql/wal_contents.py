@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decision.divergence import Stretch
-from ..decision.facts import Lsn
+from ..decision.facts.divergence import Stretch
+from ..decision.facts.facts import Lsn
 from ..ground import programs
 from ..machine.server import Instance
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..copying import copying
 from ..decision import recovery_plan
 from ..decision.actions import Follow, Start
-from ..decision.facts import ClusterFacts, Postgresql
+from ..decision.facts.facts import ClusterFacts, Postgresql
 from ..decision.recovery_plan import Remedy
 from ..decision.situation import leading_node, rightful_primary
 from ..ground.errors import ClusterError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..copying import copying
-from ..decision.facts import LEADING, BackendState
+from ..decision.facts.facts import LEADING, BackendState
 from ..decision.situation import rightful_primary
 from ..ground import log
 from ..ground.errors import OperationError

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 
-from ..decision.facts import BackendState, ClusterFacts, NodeFacts, WatchdogState
+from ..decision.facts.facts import BackendState, ClusterFacts, NodeFacts, WatchdogState
 from ..decision.recovery_plan import refuse_in_service, refuse_to_lose
 from ..decision.situation import in_service, leading_node
 from ..definition.cluster import Cluster

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..decision.facts import ClusterFacts
+from ..decision.facts.facts import ClusterFacts
 from ..definition.cluster import Node, Service
 from ..ground import log, ports
 from ..ground.errors import ClusterError

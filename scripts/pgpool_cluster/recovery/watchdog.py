@@ -11,7 +11,7 @@ import contextlib
 import socket
 from collections.abc import Collection, Mapping, Sequence
 
-from ..decision.facts import Standing, WatchdogState
+from ..decision.facts.facts import Standing, WatchdogState
 from ..ground.errors import OperationError
 from ..ground.waiting import poll
 from ..machine import pgpool

@@ -14,8 +14,8 @@ import json
 import reprlib
 from typing import Any
 
-from ..decision.facts import Postgresql
-from ..decision.heartbeat import Echo, Heartbeat
+from ..decision.facts.facts import Postgresql
+from ..decision.liveness.heartbeat import Echo, Heartbeat
 from ..ground import plain
 
 FORMAT = 1

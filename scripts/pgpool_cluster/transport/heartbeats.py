@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..decision.facts import Postgresql
-from ..decision.heartbeat import Heartbeat, OwnState, ProcessState, Seen
-from ..decision.links import BEAT_SECONDS, Link, LinkChange, Links
+from ..decision.facts.facts import Postgresql
+from ..decision.liveness.heartbeat import Heartbeat, OwnState, ProcessState, Seen
+from ..decision.liveness.links import BEAT_SECONDS, Link, LinkChange, Links
 from ..definition.cluster import Cluster, Node
 from ..ground import plain, ports
 from . import datagram

@@ -19,13 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
-from ..decision import terms
-from ..decision.chronology import ClusterHistory
-from ..decision.events import Event
-from ..decision.facts import Lsn, NodeFacts, Standing
-from ..decision.pause import Pause
-from ..decision.report import Report
-from ..decision.terms import KnownTerm, Term
+from ..decision.facts import terms
+from ..decision.facts.facts import Lsn, NodeFacts, Standing
+from ..decision.facts.pause import Pause
+from ..decision.facts.terms import KnownTerm, Term
+from ..decision.reports.chronology import ClusterHistory
+from ..decision.reports.events import Event
+from ..decision.reports.report import Report
 from ..ground.check import Check
 from ..ground.errors import UsageError
 from . import wire

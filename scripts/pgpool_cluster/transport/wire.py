@@ -16,9 +16,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..decision import terms
-from ..decision.facts import Lsn, NodeFacts, Switch
-from ..decision.pause import Pause
+from ..decision.facts import terms
+from ..decision.facts.facts import Lsn, NodeFacts, Switch
+from ..decision.facts.pause import Pause
 from ..ground.check import Check
 
 T = TypeVar("T")

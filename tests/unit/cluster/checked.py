@@ -14,20 +14,20 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
-from pgpool_cluster.agent import checks
-from pgpool_cluster.configuration.rendered_paths import STUBS
+from pgpool_cluster.agent.checks import checks
+from pgpool_cluster.configuration.rendering.rendered_paths import STUBS
 from pgpool_cluster.configuration.users import Users
-from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
-from pgpool_cluster.decision.links import Link, LinkState
+from pgpool_cluster.decision.facts.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.decision.liveness.links import Link, LinkState
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.usage import Usage
 from pgpool_cluster.machine import certificates
-from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.certificates import NOTHING
 from pgpool_cluster.machine.known_faults import Installed
+from pgpool_cluster.machine.network.addresses import placed
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.machine.unit_files import UnitFile

@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.cluster.checked import NATIVE, POOL, STANDBY, Machine, make_certificate
 
-from pgpool_cluster.agent import check_certificates
+from pgpool_cluster.agent.checks import check_certificates
 from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine import addresses, archive, known_faults, link_layer, packages, unit_files, units
+from pgpool_cluster.machine import known_faults, packages, unit_files, units
+from pgpool_cluster.machine.network import addresses, link_layer
+from pgpool_cluster.machine.wal import archive
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import proof, roles
+from pgpool_cluster.operations import proof
+from pgpool_cluster.operations.accounts import roles
 from pgpool_cluster.postgresql import data_directory, server_log
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport import channel, fresh_login

@@ -9,7 +9,7 @@ from pgpool_cluster.decision.actions import (
     Action,
 )
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.facts import (
+from pgpool_cluster.decision.facts.facts import (
     BackendState,
     ClusterFacts,
     Lsn,

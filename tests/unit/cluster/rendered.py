@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pgpool_cluster.configuration import ssh
-from pgpool_cluster.configuration.rendered_file import File
-from pgpool_cluster.configuration.rendered_paths import FOLDER
-from pgpool_cluster.configuration.rendering import render
+from pgpool_cluster.configuration.rendering import ssh
+from pgpool_cluster.configuration.rendering.rendered_file import File
+from pgpool_cluster.configuration.rendering.rendered_paths import FOLDER
+from pgpool_cluster.configuration.rendering.rendering import render
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.ground import paths
-from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.certificates import Laid
+from pgpool_cluster.machine.network.addresses import placed
 from pgpool_cluster.machine.server_facts import PgpoolVersion, ServerFacts
 
 TEMPLATES = Path(__file__).parents[3] / "config-templates"

@@ -13,7 +13,7 @@ from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import NATIVE, pgpool, primary, seen
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground import waiting
 from pgpool_cluster.ground.errors import ClusterError

@@ -22,7 +22,7 @@ from pgpool_cluster.copying import copy_source, copying
 from pgpool_cluster.decision import standstill
 from pgpool_cluster.decision.actions import Action, Attach, AwaitRecovery, Refuse, Wait, said
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts import (
+from pgpool_cluster.decision.facts.facts import (
     BackendState,
     ClusterFacts,
     Lsn,
@@ -32,8 +32,8 @@ from pgpool_cluster.decision.facts import (
     Switch,
     WatchdogState,
 )
+from pgpool_cluster.decision.reports.status import healthy
 from pgpool_cluster.decision.situation import Policy, in_service, leading_pgpools, rightful_primary
-from pgpool_cluster.decision.status import healthy
 from pgpool_cluster.definition.cluster import Cluster, Mode, Node, Service
 from pgpool_cluster.ground import log, paths, waiting
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError
@@ -42,8 +42,9 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import node, stages
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, cutting, pausing, restarts, synchrony, takeover
-from pgpool_cluster.operations.synchrony import Sender, Senders, Synchrony
+from pgpool_cluster.operations import act, pausing, restarts, takeover
+from pgpool_cluster.operations.succession import cutting, synchrony
+from pgpool_cluster.operations.succession.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql import postmaster, server_log
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages

@@ -18,12 +18,12 @@ from tests.unit.eventually import eventually
 from pgpool_cluster.agent import agent
 from pgpool_cluster.agent.agent import Agent
 from pgpool_cluster.agent.housekeeping import Housekeeping
-from pgpool_cluster.configuration import before
+from pgpool_cluster.configuration.rehearsal import before
 from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Stop, Wait
-from pgpool_cluster.decision.events import EventKind
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.decision.links import LinkState
-from pgpool_cluster.decision.pause import Pause
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.pause import Pause
+from pgpool_cluster.decision.liveness.links import LinkState
+from pgpool_cluster.decision.reports.events import EventKind
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
@@ -33,7 +33,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node import recording
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, upgrade
-from pgpool_cluster.operations.roles import Roles
+from pgpool_cluster.operations.accounts.roles import Roles
 from pgpool_cluster.recovery.vigil import Vigil
 from pgpool_cluster.transport import pulse
 from pgpool_cluster.transport.channel import ask

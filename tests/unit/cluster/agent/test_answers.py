@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
 
-from pgpool_cluster.agent import checks, rights
+from pgpool_cluster.agent import rights
 from pgpool_cluster.agent.answers import Answers
+from pgpool_cluster.agent.checks import checks
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision import recovery_plan
-from pgpool_cluster.decision.facts import Standing, WatchdogState
-from pgpool_cluster.decision.pause import Pause
+from pgpool_cluster.decision.facts.facts import Standing, WatchdogState
+from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import OperationError, UsageError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import restarts, roles, takeover
+from pgpool_cluster.operations import restarts, takeover
+from pgpool_cluster.operations.accounts import roles
 from pgpool_cluster.operations.restarts import Waiting
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
 from pgpool_cluster.transport import protocol

@@ -16,18 +16,19 @@ from pgpool_cluster.agent import housekeeping
 from pgpool_cluster.agent.housekeeping import Housekeeping
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision.actions import CreateSlots
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Archive, Cluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
-from pgpool_cluster.machine.archive import Keeper
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.wal.archive import Keeper
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import postgresql_service, timelines, user_lists, wal_space
-from pgpool_cluster.operations.own_database import OwnDatabase
+from pgpool_cluster.operations import postgresql_service, timelines, wal_space
+from pgpool_cluster.operations.accounts import user_lists
+from pgpool_cluster.operations.accounts.own_database import OwnDatabase
 from pgpool_cluster.operations.proof import Proof
-from pgpool_cluster.operations.synchrony import Synchrony
+from pgpool_cluster.operations.succession.synchrony import Synchrony
 from pgpool_cluster.operations.wal_space import Held
 from pgpool_cluster.recovery import target
 

@@ -9,7 +9,7 @@ from tests.unit.cluster.nodes import CLUSTER, away, orphaned, pgpool, primary, s
 
 from pgpool_cluster.agent import agent, housekeeping
 from pgpool_cluster.decision.actions import Action, said
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError

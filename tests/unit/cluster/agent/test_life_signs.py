@@ -18,9 +18,9 @@ from pgpool_cluster.agent import contact
 from pgpool_cluster.agent.contact import Contact
 from pgpool_cluster.agent.life_signs import LifeSigns
 from pgpool_cluster.decision import fencing
-from pgpool_cluster.decision.facts import NodeFacts
-from pgpool_cluster.decision.links import DEAD_SECONDS, Link, LinkState
-from pgpool_cluster.decision.silence import PROBE_AFTER_SECONDS, Probe, is_silent, needs_probe
+from pgpool_cluster.decision.facts.facts import NodeFacts
+from pgpool_cluster.decision.liveness.links import DEAD_SECONDS, Link, LinkState
+from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Probe, is_silent, needs_probe
 from pgpool_cluster.definition.cluster import Node, Service
 from pgpool_cluster.ground import log
 from pgpool_cluster.node.under_way import Published

@@ -16,7 +16,7 @@ from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent import local_watch
 from pgpool_cluster.agent.local_watch import FROZEN_SECONDS, LocalWatch
-from pgpool_cluster.decision.heartbeat import ProcessState
+from pgpool_cluster.decision.liveness.heartbeat import ProcessState
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import log, paths
 from pgpool_cluster.ground.errors import ServerError

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.misconfigurations import MISCONFIGURATIONS, PRELUDE, Misconfiguration
 from tests.unit.cluster.checked import Machine
 
-from pgpool_cluster.agent import checks
+from pgpool_cluster.agent.checks import checks
 
 OF_ROOT = (
     "the applied configuration matches cluster.yml and cluster.key",

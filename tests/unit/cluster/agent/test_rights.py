@@ -17,8 +17,8 @@ import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
 from pgpool_cluster.agent import rights
-from pgpool_cluster.decision import terms
-from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.decision.facts import terms
+from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, UsageError
@@ -159,7 +159,7 @@ def test_a_node_that_was_away_for_long_notes_a_much_higher_term(world: World) ->
 
 def test_a_lie_up_to_the_limit_costs_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.time()
-    monkeypatch.setattr("pgpool_cluster.decision.terms.time.time", lambda: moment)
+    monkeypatch.setattr("pgpool_cluster.decision.facts.terms.time.time", lambda: moment)
     asked(world, "pg2", {"do": "term", "term": terms.highest()}, peer="pg1")
     world.cut(["pg1"])
     with pytest.raises(ClusterError):

@@ -13,7 +13,7 @@ import pytest
 from pgpool_cluster.cli import command_line, hook, verbs
 from pgpool_cluster.configuration import seed, withdraw
 from pgpool_cluster.ground.errors import ExitStatus, OperationError
-from pgpool_cluster.machine import archive_command
+from pgpool_cluster.machine.wal import archive_command
 
 SCRIPTS = Path(inspect.getfile(command_line)).parents[2]
 STANDARD = set(sys.stdlib_module_names)
@@ -68,12 +68,14 @@ def test_an_error_is_two_lines_and_an_exit_status(
 
 
 def test_archiving_a_file_imports_the_standard_library_and_little_of_this_package() -> None:
-    found = imported("from pgpool_cluster.cli import command_line; from pgpool_cluster.machine import archive_command")
+    found = imported(
+        "from pgpool_cluster.cli import command_line; from pgpool_cluster.machine.wal import archive_command"
+    )
     assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
     own = {name.partition(".")[2] for name in found if name.startswith("pgpool_cluster.")}
     little = {f"ground.{name}" for name in ("errors", "files", "log", "paths", "plain", "waiting")}
-    modules = {"cli.command_line", "machine.archive_command", "machine.wal_files"} | little
-    assert own <= modules | {name.partition(".")[0] for name in modules}
+    permitted = {"cli.command_line", "machine.wal.archive_command", "machine.wal.wal_files"} | little
+    assert own <= permitted | {name.partition(".")[0] for name in permitted} | {"machine.wal"}
 
 
 def test_a_hook_imports_the_standard_library_only() -> None:
@@ -81,5 +83,5 @@ def test_a_hook_imports_the_standard_library_only() -> None:
     found = imported("from pgpool_cluster.cli import command_line, hook, verbs")
     assert {name.partition(".")[0] for name in found} - STANDARD <= {"pgpool_cluster"}
     assert "json" in found
-    heavy = {"operations.node", "machine.server", "machine.hands"}
+    heavy = {"node.node", "machine.server", "machine.hands"}
     assert not {f"pgpool_cluster.{name}" for name in heavy} & found

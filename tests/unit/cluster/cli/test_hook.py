@@ -18,7 +18,8 @@ from pgpool_cluster.configuration import before_pgpool
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError, ServerError, UsageError
-from pgpool_cluster.machine import neighbours, server, units
+from pgpool_cluster.machine import server, units
+from pgpool_cluster.machine.network import neighbours
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.operations import upgrade
 from pgpool_cluster.transport.protocol import (
@@ -92,7 +93,7 @@ def test_a_peers_key_permits_few_commands_and_a_witness_reads_no_wal(
         ran.append(name)
         return True
 
-    monkeypatch.setattr("pgpool_cluster.machine.wal_files.send", send)
+    monkeypatch.setattr("pgpool_cluster.machine.wal.wal_files.send", send)
     if done:
         assert hook.run(["ssh-command", *words]) == 0
     else:

@@ -13,13 +13,13 @@ import pytest
 from tests.unit.cluster.agents import Said, agent_in
 
 from pgpool_cluster.agent import agent as agents
-from pgpool_cluster.agent import check_own_files, checks
+from pgpool_cluster.agent.checks import check_own_files, checks
 from pgpool_cluster.cli import command_line, verbs
 from pgpool_cluster.configuration import apply, changes, key_file, pool_key
-from pgpool_cluster.decision.chronology import ClusterHistory
-from pgpool_cluster.decision.events import Event
-from pgpool_cluster.decision.pause import Pause
-from pgpool_cluster.decision.report import NodeReport, PgpoolReport, Report
+from pgpool_cluster.decision.facts.pause import Pause
+from pgpool_cluster.decision.reports.chronology import ClusterHistory
+from pgpool_cluster.decision.reports.events import Event
+from pgpool_cluster.decision.reports.report import NodeReport, PgpoolReport, Report
 from pgpool_cluster.definition import key
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check

@@ -8,17 +8,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pgpool_cluster.cli import command_line
-from pgpool_cluster.configuration import (
-    apply,
-    changes,
-    laid_files,
-    node_files,
-    reloading,
-    rendered_file,
-    rendered_paths,
-    withdraw,
-)
-from pgpool_cluster.configuration.rendered_file import File, FileShare
+from pgpool_cluster.configuration import apply, changes, laid_files, node_files, reloading, withdraw
+from pgpool_cluster.configuration.rendering import rendered_file, rendered_paths
+from pgpool_cluster.configuration.rendering.rendered_file import File, FileShare
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.ground import ancestors, log, paths, programs
 from pgpool_cluster.ground.errors import ServerError

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.unit.cluster.rendered import KEY, SERVER, THREE, WITNESS, cluster_of, settings_of
 
-from pgpool_cluster.configuration import before, key_file, node_files, pool_key, rendered_paths, rendering
-from pgpool_cluster.configuration.rendered_file import File, FileShare
-from pgpool_cluster.configuration.rendering import render
+from pgpool_cluster.configuration import key_file, node_files, pool_key
+from pgpool_cluster.configuration.rehearsal import before
+from pgpool_cluster.configuration.rendering import rendered_paths, rendering
+from pgpool_cluster.configuration.rendering.rendered_file import File, FileShare
+from pgpool_cluster.configuration.rendering.rendering import render
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.definition import key as keys
 from pgpool_cluster.definition.cluster import Cluster, Node, PostgresqlCluster

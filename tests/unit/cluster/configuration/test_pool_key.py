@@ -10,7 +10,7 @@ import pytest
 from tests.unit.cluster.rendered import KEY
 
 from pgpool_cluster.configuration import pool_key
-from pgpool_cluster.configuration.rendered_file import File, FileShare
+from pgpool_cluster.configuration.rendering.rendered_file import File, FileShare
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.definition import key as keys
 from pgpool_cluster.ground import paths

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.configuration import reloading, rendered_paths
+from pgpool_cluster.configuration import reloading
+from pgpool_cluster.configuration.rendering import rendered_paths
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.programs import ProgramError
 from pgpool_cluster.machine import pgpool, units

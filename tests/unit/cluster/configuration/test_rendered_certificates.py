@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.rendered import KEY, SERVER, THREE, files, pgpool_conf, postgresql_conf, text_of
 
-from pgpool_cluster.configuration.rendered_paths import FOLDER
+from pgpool_cluster.configuration.rendering.rendered_paths import FOLDER
 from pgpool_cluster.ground import paths
 
 OWN = str(paths.SERVER_CERTIFICATE)

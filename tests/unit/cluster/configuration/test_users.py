@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from tests.unit.cluster.wired import answering
 
-from pgpool_cluster.agent import answers, checks
+from pgpool_cluster.agent import answers
+from pgpool_cluster.agent.checks import checks
 from pgpool_cluster.configuration.users import Users, changing
-from pgpool_cluster.decision.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import ClusterFacts, Lsn, NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
@@ -20,7 +21,7 @@ from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerErr
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import roles, user_lists
+from pgpool_cluster.operations.accounts import roles, user_lists
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import (
     CheckRequest,

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.cluster.rendered import SERVER, files, settings_of, text_of
 
 from pgpool_cluster.copying import adopting
-from pgpool_cluster.decision import matching
+from pgpool_cluster.decision.facts import matching
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record

@@ -17,16 +17,17 @@ import pytest
 from tests.unit.cluster.clock import Clock
 
 from pgpool_cluster.copying import copy_source, copy_target, copying, keeping
-from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import paths, programs, waiting
 from pgpool_cluster.ground.errors import OperationError, ServerError
-from pgpool_cluster.machine import archive, units
+from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.machine.units import UnitState
+from pgpool_cluster.machine.wal import archive
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.postgresql import locales, server_log
 from pgpool_cluster.postgresql import postgresql as pg

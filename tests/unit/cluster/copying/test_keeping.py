@@ -14,13 +14,13 @@ from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, primary
 
 from pgpool_cluster.copying import keeping
-from pgpool_cluster.decision.facts import Lsn, NodeFacts, Switch
+from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts, Switch
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.ground import paths, waiting
 from pgpool_cluster.ground.errors import ServerError
-from pgpool_cluster.machine import diverged
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
+from pgpool_cluster.machine.wal import diverged
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport.peers import Peers

@@ -37,10 +37,7 @@ from pgpool_cluster.decision.actions import (
     said,
 )
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts import (
-    NodeFacts,
-    Postgresql,
-)
+from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
 from pgpool_cluster.decision.situation import Actions, Policy
 
 FAILED_OVER = (

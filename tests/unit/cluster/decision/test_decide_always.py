@@ -30,7 +30,7 @@ from pgpool_cluster.decision.actions import (
     Wait,
 )
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.facts import (
+from pgpool_cluster.decision.facts.facts import (
     BackendState,
     ClusterFacts,
     Lsn,

@@ -17,7 +17,7 @@ from tests.unit.cluster.nodes import (
     primary,
 )
 
-from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
 from pgpool_cluster.decision.situation import Policy
 
 BOOTING = Policy(patient=True)

@@ -22,8 +22,8 @@ from tests.unit.cluster.nodes import (
 )
 
 from pgpool_cluster.decision.actions import Attach, Dismiss, Follow, Promote, Refuse, Wait
-from pgpool_cluster.decision.excuse import NO_EXCUSE, Excuse
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
+from pgpool_cluster.decision.facts.excuse import NO_EXCUSE, Excuse
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
 from pgpool_cluster.decision.promotion import choose_new_primary, failover
 
 

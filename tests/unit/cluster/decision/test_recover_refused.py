@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, healthy, orphaned, pgpool, primary, seen, standby
 
-from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.decision.recovery_plan import refuse_in_service, refuse_needless
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground.errors import OperationError

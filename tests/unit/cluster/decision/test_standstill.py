@@ -24,8 +24,8 @@ from pgpool_cluster.decision.actions import (
     Wait,
 )
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.facts import NodeFacts
-from pgpool_cluster.decision.pause import LONGEST_REASON, NO_PAUSE, Pause
+from pgpool_cluster.decision.facts.facts import NodeFacts
+from pgpool_cluster.decision.facts.pause import LONGEST_REASON, NO_PAUSE, Pause
 from pgpool_cluster.definition.cluster import Service
 
 PAUSED = Pause(1, True, 1000.0, "root@pg1", "new switches")

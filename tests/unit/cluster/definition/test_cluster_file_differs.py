@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, away, healthy, make_cluster, orphaned, pgpool, seen, standby
 
-from pgpool_cluster.decision import status
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.promotion import failover
+from pgpool_cluster.decision.reports import status
 from pgpool_cluster.definition.cluster_file import parse
 
 SAME = CLUSTER.fingerprint

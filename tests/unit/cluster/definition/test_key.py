@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.configuration import key_file, ssh
+from pgpool_cluster.configuration import key_file
+from pgpool_cluster.configuration.rendering import ssh
 from pgpool_cluster.definition.cluster import Node, Service
 from pgpool_cluster.definition.key import (
     PREFIX,

@@ -16,8 +16,8 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import certificates
-from pgpool_cluster.machine.addresses import placed
 from pgpool_cluster.machine.certificates import NOTHING, Laid
+from pgpool_cluster.machine.network.addresses import placed
 
 KEY = ClusterKey(bytes(range(32)))
 OTHER = ClusterKey(bytes(range(1, 33)))

@@ -18,17 +18,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pgpool_cluster.configuration import (
-    apply,
-    changes,
-    laid_files,
-    node_files,
-    pool_key,
-    reloading,
-    rendered_paths,
-    withdraw,
-)
-from pgpool_cluster.configuration.rendered_file import File, FileShare
+from pgpool_cluster.configuration import apply, changes, laid_files, node_files, pool_key, reloading, withdraw
+from pgpool_cluster.configuration.rendering import rendered_paths
+from pgpool_cluster.configuration.rendering.rendered_file import File, FileShare
 from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.ground import ancestors, files, paths, programs
 from pgpool_cluster.ground.errors import ServerError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.decision.events import Event
+from pgpool_cluster.decision.reports.events import Event
 from pgpool_cluster.ground.errors import ServerError
 from pgpool_cluster.machine import history_file
 from pgpool_cluster.machine.history_file import HistoryFile

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from pgpool_cluster.agent import check_pgpool
-from pgpool_cluster.agent.checklist import Checklist
+from pgpool_cluster.agent.checks import check_pgpool
+from pgpool_cluster.agent.checks.checklist import Checklist
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.machine import known_faults

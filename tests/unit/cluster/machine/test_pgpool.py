@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.clock import Clock
 
-from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, Standing, WatchdogState
+from pgpool_cluster.decision.facts.facts import BackendState, PgpoolFacts, Standing, WatchdogState
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths, programs, waiting
 from pgpool_cluster.ground.errors import OperationError

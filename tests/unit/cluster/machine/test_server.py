@@ -15,7 +15,8 @@ from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.errors import ServerError, UsageError
 from pgpool_cluster.ground.programs import LateProgramError
-from pgpool_cluster.machine import addresses, hands, server
+from pgpool_cluster.machine import hands, server
+from pgpool_cluster.machine.network import addresses
 from pgpool_cluster.machine.server import Instance, choose_instance
 from pgpool_cluster.machine.server_facts import PgpoolVersion
 

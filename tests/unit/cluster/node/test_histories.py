@@ -8,8 +8,8 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER
 from tests.unit.cluster.wired import Json, answering
 
-from pgpool_cluster.decision.events import Event, EventKind
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.reports.events import Event, EventKind
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node import histories, recording

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.decision.events import Event
+from pgpool_cluster.decision.reports.events import Event
 from pgpool_cluster.ground import log
 from pgpool_cluster.ground.errors import ServerError
 from pgpool_cluster.machine.history_file import HistoryFile

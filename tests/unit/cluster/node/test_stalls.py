@@ -18,7 +18,7 @@ from tests.unit.cluster.nodes import pgpool as view
 
 from pgpool_cluster.decision.actions import Follow, Promote
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
 from pgpool_cluster.decision.promotion import failover
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths

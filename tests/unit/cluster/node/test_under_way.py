@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgpool_cluster.decision.facts import PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts.facts import PgpoolFacts, WatchdogState
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.node import pgpool_view
 from pgpool_cluster.node.pgpool_view import PgpoolView

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision.actions import Attach, Clone, Detach, Promote, Wait
-from pgpool_cluster.decision.events import Event
+from pgpool_cluster.decision.reports.events import Event
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import ClusterError, OperationError
 from pgpool_cluster.machine import pgpool

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.decision.facts.facts import Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import units

@@ -11,8 +11,8 @@ import pytest
 from tests.unit.cluster.world import UNIT, Me, World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision.actions import Refuse, Wait
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
-from pgpool_cluster.decision.pause import NO_PAUSE, Pause
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.pause import NO_PAUSE, Pause
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError, UsageError
 from pgpool_cluster.machine.record import Record

@@ -10,7 +10,7 @@ from tests.unit.cluster.nodes import CLUSTER, NATIVE, primary, seen
 from tests.unit.cluster.stage_node import OUT
 
 from pgpool_cluster.decision.actions import Detach, StartPgpool
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError

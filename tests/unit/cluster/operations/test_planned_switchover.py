@@ -11,7 +11,7 @@ from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, down, healthy, orpha
 from tests.unit.cluster.world import Acting, Host, World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision.actions import Follow
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.node.node import Here

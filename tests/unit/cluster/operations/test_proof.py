@@ -15,7 +15,7 @@ import pytest
 from tests.unit.cluster.nodes import primary, seen, standby
 from tests.unit.cluster.threads import AT_ONCE
 
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster, Tls
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.definition.key import ClusterKey

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, standby
 
-from pgpool_cluster.decision import matching
+from pgpool_cluster.decision.facts import matching
 from pgpool_cluster.definition.cluster import Cluster, PostgresqlCluster
 from pgpool_cluster.ground import log, waiting
 from pgpool_cluster.ground.errors import OperationError

@@ -11,19 +11,21 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
 
 from pgpool_cluster.copying import adopting, copy_source
-from pgpool_cluster.decision import matching, replay, status
 from pgpool_cluster.decision.actions import Detach, Promote, Refuse, Wait
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts import ClusterFacts, Lsn, NodeFacts
+from pgpool_cluster.decision.facts import matching, replay
+from pgpool_cluster.decision.facts.facts import ClusterFacts, Lsn, NodeFacts
+from pgpool_cluster.decision.facts.replay import PAUSED, StandbyReport, Watch
 from pgpool_cluster.decision.promotion import choose_new_primary, failover
 from pgpool_cluster.decision.recovery_plan import refuse_needless
-from pgpool_cluster.decision.replay import PAUSED, StandbyReport, Watch
+from pgpool_cluster.decision.reports import status
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import claims, new_primary, restarts, switchover
+from pgpool_cluster.operations import restarts, switchover
+from pgpool_cluster.operations.succession import claims, new_primary
 from pgpool_cluster.postgresql import local_server
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql.database import Database

@@ -9,12 +9,13 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, crashed, down, orphaned, primary, seen, standby
 
 from pgpool_cluster.decision.actions import Promote, Resume
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import new_primary, postgresql_service, switchover
+from pgpool_cluster.operations import postgresql_service, switchover
+from pgpool_cluster.operations.succession import new_primary
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport.peers import Peers
 

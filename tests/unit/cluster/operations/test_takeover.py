@@ -9,13 +9,14 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, seen, standby
 
 from pgpool_cluster.decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
-from pgpool_cluster.decision.facts import ClusterFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, new_primary, takeover
+from pgpool_cluster.operations import act, takeover
+from pgpool_cluster.operations.succession import new_primary
 from pgpool_cluster.transport.peers import Peers
 
 LOST = seen(

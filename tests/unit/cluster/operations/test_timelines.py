@@ -11,12 +11,13 @@ from tests.unit.cluster.nodes import FORK, primary, seen, standby
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
 from pgpool_cluster.copying import copying
-from pgpool_cluster.decision.divergence import Stretch, own_stretches
-from pgpool_cluster.decision.facts import Lsn, NodeFacts, Origin, contains, same_timeline
+from pgpool_cluster.decision.facts.divergence import Stretch, own_stretches
+from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts, Origin, contains, same_timeline
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import new_primary, timelines
+from pgpool_cluster.operations import timelines
+from pgpool_cluster.operations.succession import new_primary
 from pgpool_cluster.transport import wire
 
 FIRST = Origin(1, 1)

@@ -12,8 +12,8 @@ import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER
 
-from pgpool_cluster.decision import matching, replay
-from pgpool_cluster.decision.facts import Lsn, NodeFacts, Postgresql, Switch
+from pgpool_cluster.decision.facts import matching, replay
+from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts, Postgresql, Switch
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.connection import Unanswered

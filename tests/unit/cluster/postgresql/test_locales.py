@@ -9,7 +9,7 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from pgpool_cluster.copying import copy_source
-from pgpool_cluster.decision.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError

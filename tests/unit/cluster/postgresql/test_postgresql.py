@@ -13,7 +13,7 @@ import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.nodes import CLUSTER
 
-from pgpool_cluster.decision import matching
+from pgpool_cluster.decision.facts import matching
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths, programs
 from pgpool_cluster.ground.errors import OperationError

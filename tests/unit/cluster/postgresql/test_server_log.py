@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.agent import check_postgresql
-from pgpool_cluster.decision.facts import Postgresql
+from pgpool_cluster.agent.checks import check_postgresql
+from pgpool_cluster.decision.facts.facts import Postgresql
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
 from pgpool_cluster.machine.server import Instance

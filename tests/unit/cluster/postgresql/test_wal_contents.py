@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pgpool_cluster.decision.divergence import Stretch
-from pgpool_cluster.decision.facts import Lsn
+from pgpool_cluster.decision.facts.divergence import Stretch
+from pgpool_cluster.decision.facts.facts import Lsn
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.postgresql import wal_contents

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from tests.unit.cluster.world import World, at_work, hands, make_cluster
 
-from pgpool_cluster.decision.diverged_report import DivergedReport
+from pgpool_cluster.decision.facts.diverged_report import DivergedReport
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError
-from pgpool_cluster.machine import diverged, pgpool
+from pgpool_cluster.machine import pgpool
 from pgpool_cluster.machine.record import Record
+from pgpool_cluster.machine.wal import diverged
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.transport.peers import Peers
 from pgpool_cluster.transport.protocol import MayStartRequest

@@ -11,7 +11,7 @@ from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, p
 from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision import recovery_plan
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from pgpool_cluster.decision.recovery_plan import Remedy
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import waiting

@@ -11,7 +11,7 @@ from tests.unit.cluster.nodes import NATIVE, away, pgpool, primary, seen
 from tests.unit.cluster.stage_node import StageNode
 
 from pgpool_cluster.copying import copying
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.recovery import target

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from pgpool_cluster.decision.actions import Rebuild
-from pgpool_cluster.decision.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.decision.facts.facts import (
+    BackendState,
+    ClusterFacts,
+    NodeFacts,
+    PgpoolFacts,
+    Postgresql,
+    WatchdogState,
+)
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError, ServerError

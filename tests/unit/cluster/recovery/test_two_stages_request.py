@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cluster.nodes import away, pgpool, primary, seen
 from tests.unit.cluster.stage_node import ALL_IN, OUT, SERVING, StageNode
 
-from pgpool_cluster.decision.facts import BackendState, NodeFacts, PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts.facts import BackendState, NodeFacts, PgpoolFacts, WatchdogState
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError
 from pgpool_cluster.node.stages import Rebuilding

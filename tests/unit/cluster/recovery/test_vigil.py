@@ -13,7 +13,7 @@ from tests.unit.cluster.wired import answering
 from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent.answers import Answers
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, PgpoolFacts, WatchdogState
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground.errors import OperationError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.decision.facts import Standing, WatchdogState
+from pgpool_cluster.decision.facts.facts import Standing, WatchdogState
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import ports

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgpool_cluster.agent.life_signs import LifeSigns
-from pgpool_cluster.decision.links import BEAT_SECONDS, DEAD_SECONDS, ECHO_SECONDS, Link, LinkState
+from pgpool_cluster.decision.liveness.links import BEAT_SECONDS, DEAD_SECONDS, ECHO_SECONDS, Link, LinkState
 from pgpool_cluster.definition.cluster import Cluster, Node
 
 if TYPE_CHECKING:

@@ -17,19 +17,19 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from pgpool_cluster.agent.agent import BUSY_SECONDS, CALM_SECONDS, Agent
 from pgpool_cluster.agent.life_signs import LifeSigns
-from pgpool_cluster.decision import replay
-from pgpool_cluster.decision.excuse import NO_EXCUSE
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts, Postgresql
-from pgpool_cluster.decision.links import LinkState
+from pgpool_cluster.decision.facts import replay
+from pgpool_cluster.decision.facts.excuse import NO_EXCUSE
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.liveness.links import LinkState
+from pgpool_cluster.decision.reports.status import healthy
 from pgpool_cluster.decision.situation import rightful_primary
-from pgpool_cluster.decision.status import healthy
 from pgpool_cluster.definition.cluster import Cluster, Node, Service
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.node.under_way import UnderWay
 from pgpool_cluster.operations import timelines
-from pgpool_cluster.operations.synchrony import Synchrony
+from pgpool_cluster.operations.succession.synchrony import Synchrony
 from pgpool_cluster.transport.protocol import LookRequest, MayStartRequest, Request
 
 from .beats import Beating

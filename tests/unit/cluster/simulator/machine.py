@@ -18,10 +18,10 @@ from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_n
 from pgpool_cluster.copying import copy_source, copying, keeping
 from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.divergence import own_stretches
-from pgpool_cluster.decision.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.facts.divergence import own_stretches
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.reports.status import differing
 from pgpool_cluster.decision.situation import Policy, rightful_primary
-from pgpool_cluster.decision.status import differing
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import log, paths, waiting
 from pgpool_cluster.ground.errors import ClusterError, OperationError
@@ -30,7 +30,8 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import last_facts, node, recording, retries
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, pgpool_service, switchover, synchrony, takeover
+from pgpool_cluster.operations import act, pgpool_service, switchover, takeover
+from pgpool_cluster.operations.succession import synchrony
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql import postmaster, server_log
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pgpool_cluster.decision.facts import BackendState, PgpoolFacts, WatchdogState
+from pgpool_cluster.decision.facts.facts import BackendState, PgpoolFacts, WatchdogState
 from pgpool_cluster.ground.errors import ClusterError, OperationError
 from pgpool_cluster.transport.protocol import FailoverRequest
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pgpool_cluster.decision.facts import Lsn, Switch
+from pgpool_cluster.decision.facts.facts import Lsn, Switch
 
 from .kernel import Process
 

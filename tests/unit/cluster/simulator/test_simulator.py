@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.simulator import batch, schedules
@@ -19,11 +18,11 @@ from tests.unit.cluster.simulator.schedules import SHAPES, Fault, Schedule
 
 from pgpool_cluster.agent import agent
 from pgpool_cluster.copying import keeping
-from pgpool_cluster.decision import facts, fencing, promotion
+from pgpool_cluster.decision import fencing, promotion
 from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.heartbeat import NodeState
-from pgpool_cluster.decision.links import BEAT_SECONDS, Links
-from pgpool_cluster.operations import cutting
+from pgpool_cluster.decision.facts import facts
+from pgpool_cluster.decision.liveness.links import BEAT_SECONDS, Links
+from pgpool_cluster.operations.succession import cutting
 
 PAIRS = tuple(itertools.permutations("abc", 2))
 
@@ -77,7 +76,7 @@ def test_the_simulated_heartbeats_find_the_same_links_as_real_ones() -> None:
             name = chance.choice("abc")
             real[name], began[name] = _links(name, 10 + step, now), now
             model |= {pair: Heard(now) for pair in PAIRS if pair[0] == name}
-        beats = {(beat.sender, beat.receiver): beat for name in "abc" for beat in real[name].round(NodeState(), now)}
+        beats = {(beat.sender, beat.receiver): beat for name in "abc" for beat in real[name].round(None, now)}
         echoes = {(sender, receiver): model[sender, receiver].arrived for sender, receiver in PAIRS}
         for sender, receiver in PAIRS:
             if (sender, receiver) not in blocked:
@@ -85,7 +84,7 @@ def test_the_simulated_heartbeats_find_the_same_links_as_real_ones() -> None:
                 began_both = began[receiver], began[sender]
                 model[receiver, sender].receive(now, echoes[sender, receiver], began_both, now)
         for receiver, sender in PAIRS:
-            found = replace(real[receiver].of(sender, now), said=None, lost=frozenset())
+            found = real[receiver].of(sender, now)
             assert model[receiver, sender].link(sender, now) == found, step
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.decision.facts import NodeFacts
+from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.transport import channel, peers, wire

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgpool_cluster.decision.facts import Postgresql
-from pgpool_cluster.decision.heartbeat import Echo, Heartbeat
+from pgpool_cluster.decision.facts.facts import Postgresql
+from pgpool_cluster.decision.liveness.heartbeat import Echo, Heartbeat
 from pgpool_cluster.transport.datagram import LONGEST_BYTES, decode, encode
 
 KEY, OTHER = bytes(32), bytes(31) + b"1"

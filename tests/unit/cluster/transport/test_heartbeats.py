@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 from tests.unit.eventually import eventually
 
-from pgpool_cluster.decision import links
-from pgpool_cluster.decision.facts import Postgresql
-from pgpool_cluster.decision.heartbeat import Echo, Heartbeat, ProcessState
-from pgpool_cluster.decision.links import BEAT_SECONDS, LinkState
+from pgpool_cluster.decision.facts.facts import Postgresql
+from pgpool_cluster.decision.liveness import links
+from pgpool_cluster.decision.liveness.heartbeat import Echo, Heartbeat, ProcessState
+from pgpool_cluster.decision.liveness.links import BEAT_SECONDS, LinkState
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.transport import datagram, heartbeats

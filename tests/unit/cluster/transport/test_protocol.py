@@ -14,11 +14,11 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.cluster.decision.test_facts import ANY_FACTS, JUNK
+from tests.unit.cluster.decision.facts.test_facts import ANY_FACTS, JUNK
 
-from pgpool_cluster.decision import terms
-from pgpool_cluster.decision.facts import Lsn, NodeFacts
-from pgpool_cluster.decision.pause import Pause
+from pgpool_cluster.decision.facts import terms
+from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts
+from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.ground import plain
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
@@ -288,7 +288,7 @@ def test_a_number_beyond_its_bound_is_refused(request_: Request[Any], name: str,
 
 
 def test_a_term_of_this_moment_is_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgpool_cluster.decision.terms.time.time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr("pgpool_cluster.decision.facts.terms.time.time", lambda: 1_800_000_000.0)
     assert came(sent(TermRequest(terms.highest()))) == TermRequest(terms.highest())
 
 

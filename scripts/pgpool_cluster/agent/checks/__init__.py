@@ -1,0 +1,1 @@
+"""`pgpoolctl check`: one module for each subject."""

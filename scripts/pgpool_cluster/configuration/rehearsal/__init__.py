@@ -1,0 +1,1 @@
+"""Find out, before anything is written, whether the new configuration can work here."""

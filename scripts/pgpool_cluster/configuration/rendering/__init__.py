@@ -1,0 +1,1 @@
+"""Render the files of this node from cluster.yml. Nothing is written."""

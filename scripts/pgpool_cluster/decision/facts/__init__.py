@@ -1,0 +1,1 @@
+"""Facts of the nodes, and direct conclusions from them. Pure."""

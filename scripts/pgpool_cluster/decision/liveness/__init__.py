@@ -1,0 +1,1 @@
+"""Which nodes show signs of life: heartbeats, links, probes. Pure."""

@@ -1,0 +1,1 @@
+"""The status, the events and the history, for administrators. Pure."""

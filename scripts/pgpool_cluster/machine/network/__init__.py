@@ -1,0 +1,1 @@
+"""The server's addresses, its firewall, and its neighbours on the link."""

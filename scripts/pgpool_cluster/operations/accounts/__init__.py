@@ -1,0 +1,1 @@
+"""Roles, users and logins, and the database of the cluster's roles."""
