@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never, cast
 
@@ -19,7 +18,7 @@ from ..decision.reports.events import EventKind
 from ..decision.reports.report import Report
 from ..decision.situation import Policy
 from ..ground import paths
-from ..ground.errors import ClusterError, UsageError
+from ..ground.errors import UsageError
 from ..machine import packages, pgpool
 from ..node import histories, notes, recording
 from ..node.node import Here
@@ -96,6 +95,8 @@ class Answers:
                 return _pair(request, attachment.detach(here, request))
             case protocol.TakeBackRequest():
                 return _pair(request, self._take_back(request))
+            case protocol.LetGoRequest():
+                return _pair(request, self._let_go(request))
             case protocol.HoldRequest():
                 return _pair(request, self._hold(request))
             case protocol.NotePauseRequest():
@@ -305,7 +306,6 @@ class Answers:
             switchover.run(here, target, progress)
         self.wake()
         progress("waiting for pgpool-II")
-        self._renew_view(here.me.name)
         attachment.await_attached(here, progress)
         return protocol.SwitchoverAnswer(target.node)
 
@@ -320,11 +320,6 @@ class Answers:
             switchover.accept_loss(self.here, progress)
         self.wake()
         return protocol.SwitchoverAnswer(name)
-
-    def _renew_view(self, name: str) -> None:
-        """Make pgpool-II search for the primary again, which it does when a node is detached or attached."""
-        with suppress(ClusterError):
-            attachment.detach(self.here, protocol.DetachRequest(name, recovering=True))
 
     def _start(self, request: protocol.StartRequest) -> protocol.Done:
         """Run pgpool_remote_start: start the server of the node, if it is down."""
@@ -344,6 +339,11 @@ class Answers:
 
     def _take_back(self, request: protocol.TakeBackRequest) -> protocol.Done:
         pgpool.attach(self.here.cluster, self.here.cluster.named(request.node), wait=True)
+        self.here.forget_looks()
+        return protocol.Done()
+
+    def _let_go(self, request: protocol.LetGoRequest) -> protocol.Done:
+        attachment.let_go(self.here, self.here.cluster.named(request.node))
         self.here.forget_looks()
         return protocol.Done()
 

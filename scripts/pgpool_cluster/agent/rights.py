@@ -49,6 +49,7 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
         protocol.AttachRequest,
         protocol.DetachRequest,
         protocol.TakeBackRequest,
+        protocol.LetGoRequest,
         protocol.RecoverRequest,
         protocol.SwitchoverRequest,
         protocol.StartRequest,

@@ -24,7 +24,7 @@ class WatchdogNews:
     def tend(self, facts: ClusterFacts) -> None:
         """Report the nodes that have become silent for more than half of all nodes, or are no longer."""
         here = self.here
-        if not here.cluster.mode.streams or Service.PGPOOL not in here.me.runs or len(here.cluster.pgpools) < 2:
+        if not here.cluster.uses_watchdog or Service.PGPOOL not in here.me.runs:
             return
         others = [node for node in here.cluster.pgpools if node != here.me]
         dead = frozenset(node.name for node in others if silent(here.cluster, facts, node.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,12 @@ def refusal(upstream: Node, role: Role, *, until: float = math.inf) -> str:
     except psycopg2.Error as error:
         return "; ".join(line.strip() for line in str(error).strip().splitlines())
     return ""
+
+
+def answers_login(upstream: Node, seconds: float) -> bool:
+    """Return whether another node's PostgreSQL answers this node's login within this time, even by refusing it."""
+    why = refusal(upstream, Role.CHECK, until=time.monotonic() + seconds)
+    return not why or "FATAL" in why
 
 
 def dsn(upstream: Node, role: Role) -> str:

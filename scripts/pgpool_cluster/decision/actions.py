@@ -177,10 +177,19 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """Detach the node from pgpool-II."""
+    """Detach the node from pgpool-II. `certain`: the reason does not depend on which node is the primary."""
 
     node: str
     reason: str
+    certain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Have the pgpool-II of this node send writes to `primary`; that ends the sessions of its clients."""
+
+    node: str
+    primary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +238,7 @@ class Refuse:
 Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
     | Fence | Promote | Lead | Follow | CreateSlots | StartPgpool | StopPgpool | Attach | Detach
+    | Redirect
 )  # fmt: skip
 """The actions that change something (act.py)."""
 Action = Deed | Wait | AwaitRecovery | Refuse
@@ -282,6 +292,8 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
             return f"attach {action.node}"
         case Detach():
             return f"detach {action.node}: {action.reason}"
+        case Redirect():
+            return f"redirect pgpool of {action.node} primary {action.primary}"
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member
-from .actions import Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
+from .actions import Action, Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -24,8 +24,8 @@ from .situation import Actions, Policy, Situation, rightful_primary
 def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | None = None) -> Actions:
     """Return the actions for node `me`, in order; () if nothing needs to change.
 
-    `facts` are the facts that `me` has collected, including its own. Actions concern `me`, except Attach and Detach,
-    which the leading pgpool-II's node carries out for other nodes.
+    `facts` are the facts that `me` has collected, including its own. Actions concern `me` and its pgpool-II, which
+    attaches and detaches nodes. With a watchdog, only the node of the leading pgpool-II does that.
     """
     primary = rightful_primary(cluster, facts)
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
@@ -35,14 +35,18 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
 
 
 def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
-    """Return the actions, but keep those of _CONFIRMED_TWICE only if `again` decides them as well.
+    """Return the actions, but keep those that need a confirmation only if `again` decides them as well.
 
     The nodes learn of a new term one after the other, so the facts may mix nodes that know it with nodes that do not.
     """
-    if not any(isinstance(action, _CONFIRMED_TWICE) for action in actions):
+    if not any(map(_needs_confirmation, actions)):
         return actions
     second = again()
-    return tuple(action for action in actions if action in second or not isinstance(action, _CONFIRMED_TWICE))
+    return tuple(action for action in actions if action in second or not _needs_confirmation(action))
+
+
+def _needs_confirmation(action: Action) -> bool:
+    return isinstance(action, _CONFIRMED_TWICE) and not (isinstance(action, Detach) and action.certain)
 
 
 _CONFIRMED_TWICE = (Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop)

@@ -20,7 +20,7 @@ from .actions import (
     StartPgpool,
 )
 from .facts.facts import BackendState, ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
-from .situation import Actions, Policy, Situation, in_service, latest_term, leading_pgpools, service_term
+from .situation import Actions, Policy, Situation, in_service, latest_term, leading_pgpools, leads, service_term
 
 
 def replica(situation: Situation) -> Actions:
@@ -135,6 +135,14 @@ def _without_source(situation: Situation) -> Actions:
         return situation.wait("no node to copy from is reachable")
     hint = f"pgpoolctl switchover --accept-loss NODE, with the node whose data is kept, for example {situation.name}"
     return (Refuse(situation.name, "no node has every write", hint),)
+
+
+def of_pgpool(situation: Situation) -> Actions:
+    """Decide for pgpool-II: start it, note when it serves alone, and correct the view of the leading one."""
+    pgpool, serving = situation.mine.pgpool, situation.primary is not None
+    if pgpool is None:
+        return start_pgpool(situation) if serving else ()
+    return apart(situation, pgpool) + (beliefs(situation, pgpool) if leads(pgpool) and serving else ())
 
 
 def start_pgpool(situation: Situation) -> Actions:

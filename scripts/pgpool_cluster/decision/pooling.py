@@ -1,38 +1,52 @@
-"""Decide for the pgpool-II of a node: start it, and attach or detach nodes if it leads. Pure."""
+"""Decide for the pgpool-II of a node: start it, attach and detach nodes, and name the primary. Pure.
+
+In streaming replication, each agent informs the pgpool-II of its own node. Where a watchdog makes them agree, only the
+node of the leading one does.
+"""
 
 from __future__ import annotations
 
 from . import fencing, native
-from .actions import Action, Attach, Detach, StartPgpool, StopPgpool
-from .facts.facts import BackendState, NodeFacts, Postgresql, contains
+from .actions import Action, Attach, Detach, Redirect, StartPgpool, StopPgpool
+from .facts.facts import BackendState, NodeFacts, PgpoolFacts, Postgresql, WatchdogState, contains
 from .situation import Actions, Situation, leads, silent
 
 
 def of_pgpool(situation: Situation) -> Actions:
-    """Decide for pgpool-II: start it once there is a database to serve; the leader then attaches and detaches nodes."""
-    pgpool = situation.mine.pgpool
-    serving = situation.primary is not None
-    if situation.cluster.mode.streams and fencing.is_due(situation.cluster, situation.policy.alone_seconds):
-        return (StopPgpool(situation.name, fencing.REASON),) if pgpool is not None else ()
-    if pgpool is None and serving and not situation.cluster.mode.streams:
-        return native.start_pgpool(situation)
-    if pgpool is None:
-        return (StartPgpool(situation.name),) if serving else ()
+    """Decide for pgpool-II: start it once there is a database to serve; then attach and detach nodes."""
     if not situation.cluster.mode.streams:
-        beliefs = native.beliefs(situation, pgpool) if leads(pgpool) and serving else ()
-        return native.apart(situation, pgpool) + beliefs
-    if not serving or not leads(pgpool):
+        return native.of_pgpool(situation)
+    pgpool, primary = situation.mine.pgpool, situation.primary
+    if fencing.is_due(situation.cluster, situation.policy.alone_seconds):
+        return (StopPgpool(situation.name, fencing.REASON),) if pgpool is not None else ()
+    if pgpool is None:
+        return (StartPgpool(situation.name),) if primary is not None else ()
+    if primary is None or not leads(pgpool):
         return ()
+    if _is_redirected(primary, pgpool):
+        return (Redirect(situation.name, primary.node),)  # nothing comes before it, because clients wait for it
+    return _changes(situation, pgpool)
+
+
+def _changes(situation: Situation, pgpool: PgpoolFacts) -> Actions:
+    """Return which nodes pgpool-II must detach, and then which it must attach."""
     detached: list[Action] = []
     attached: list[Action] = []
     for node in situation.cluster.databases:
         member, believed = situation.facts.of(node.name), pgpool.backends.get(node.name)
         unfit = _unfit(situation, member)
         if believed is BackendState.UP and unfit:
-            detached.append(Detach(node.name, unfit))
+            certain = not member.up and member.postgresql is not Postgresql.HANGING
+            detached.append(Detach(node.name, unfit, certain=certain))
         if believed in (BackendState.DOWN, BackendState.UNUSED) and _fit(situation, member):
             attached.append(Attach(node.name))
     return (*detached, *attached)
+
+
+def _is_redirected(primary: NodeFacts, pgpool: PgpoolFacts) -> bool:
+    """Return whether pgpool-II must send writes to another node. With a watchdog, it searches for that node."""
+    known = pgpool.backends.get(primary.node) is BackendState.UP
+    return pgpool.watchdog is WatchdogState.ALONE and known and pgpool.primary != primary.node
 
 
 def _fit(situation: Situation, member: NodeFacts) -> bool:
@@ -53,6 +67,8 @@ def _unfit(situation: Situation, member: NodeFacts) -> str:
         return ""
     if not member.up:
         return _down(situation, member)
+    if member.held:
+        return "an administrator detached it"
     if member.writable:
         return f"it accepts writes, but {primary.node} is the primary"
     if contains(primary, member) is False:

@@ -134,9 +134,10 @@ def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:
 def given_up(cluster: Cluster, facts: ClusterFacts, name: str) -> bool:
     """Return whether a node counts as dead: it is silent, or every leading pgpool-II has detached it.
 
-    Nodes with an older package notice only the latter.
+    The latter is evidence only from a watchdog, whose pgpool-IIs check the nodes themselves. In streaming replication,
+    only nodes with an older package have one.
     """
-    leading = leading_pgpools(cluster, facts)
+    leading = [pool for pool in leading_pgpools(cluster, facts) if pool.watchdog is WatchdogState.LEADER]
     detached = bool(leading) and all(pool.backends.get(name) is BackendState.DOWN for pool in leading)
     return detached or silent(cluster, facts, name)
 
@@ -184,8 +185,13 @@ def leading_pgpools(cluster: Cluster, facts: ClusterFacts) -> list[PgpoolFacts]:
 
 
 def leading_node(cluster: Cluster, facts: ClusterFacts) -> str:
-    """Return the node of the first leading pgpool-II; "" if there is none in sight."""
-    return next(iter(_leading(cluster, facts)), "")
+    """Return the node of the leading pgpool-II; "" if there is none in sight.
+
+    Without a watchdog, it is the one on the primary's node, or else the first one in sight.
+    """
+    found = _leading(cluster, facts)
+    primary = None if cluster.uses_watchdog else rightful_primary(cluster, facts)
+    return primary.node if primary is not None and primary.node in found else next(iter(found), "")
 
 
 def _leading(cluster: Cluster, facts: ClusterFacts) -> dict[str, PgpoolFacts]:

@@ -83,7 +83,7 @@ def _succeed(situation: Situation) -> Actions:
 def _gone(situation: Situation, leader: NodeFacts) -> bool:
     """Return whether a reachable former primary will not come back by itself, so that another node may take its place.
 
-    A server that hangs may just be slow, unless pgpool-II has given it up as well. One that has crashed would first
+    A server that hangs may just be slow, unless a majority cannot log in to it either. One that has crashed would first
     replay its WAL, so a standby comes before it.
     """
     if leader.postgresql is Postgresql.HANGING:

@@ -170,6 +170,11 @@ class Cluster:
         return tuple(node for node in self.nodes if Service.PGPOOL in node.runs)
 
     @property
+    def uses_watchdog(self) -> bool:
+        """Whether the pgpool-IIs watch each other: several of them, in a mode in which every node is a primary."""
+        return len(self.pgpools) > 1 and not self.mode.streams
+
+    @property
     def pool_port(self) -> int:
         """The TCP port on which every pgpool-II serves clients."""
         chosen = [parameter.value for parameter in self.pgpool if parameter.name == "port"]

@@ -74,7 +74,7 @@ def look(cluster: Cluster, silent: Collection[str] = ()) -> PgpoolFacts | None:
         return None
     try:
         beliefs = _beliefs(cluster, silent)
-        watchdog, quorum, _ = _watchdog(pcp("pcp_watchdog_info", "-v")) if len(cluster.pgpools) > 1 else _ALONE
+        watchdog, quorum, _ = _watchdog(pcp("pcp_watchdog_info", "-v")) if cluster.uses_watchdog else _ALONE
     except OperationError:
         return None
     primary = next((name for name, (_, role) in beliefs.items() if role == "primary"), None)
@@ -117,8 +117,8 @@ def write_status(cluster: Cluster, up: Collection[str]) -> None:
 
 
 def leads(cluster: Cluster) -> bool:
-    """Return whether this node's pgpool-II leads, or is the only one; contacts no other node."""
-    if len(cluster.pgpools) == 1:
+    """Return whether this node's pgpool-II leads, or has no watchdog; contacts no other node."""
+    if not cluster.uses_watchdog:
         return True
     try:
         return _watchdog(pcp("pcp_watchdog_info", "-v"))[0] is WatchdogState.LEADER
@@ -127,7 +127,7 @@ def leads(cluster: Cluster) -> bool:
 
 
 def standing(cluster: Cluster) -> Standing:
-    """Query this node's pgpool-II now; its state is OTHER if it does not answer."""
+    """Query the watchdog of this node's pgpool-II now; its state is OTHER if it does not answer."""
     serves = listens(port(cluster))
     try:
         state, _, addresses = _watchdog(pcp("pcp_watchdog_info", "-v", seconds=_STANDING_SECONDS))
@@ -229,6 +229,15 @@ DOWN_ALREADY = "is not valid for failover"
 def detach(cluster: Cluster, node: Node) -> None:
     """Detach a database node; raises OperationError."""
     pcp("pcp_detach_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
+
+
+def redirect(cluster: Cluster, node: Node) -> None:
+    """Have this node's pgpool-II send writes to another primary; raises OperationError.
+
+    pgpool-II neither promotes that node nor searches for a primary (pgpool_main.c, determine_new_primary_node). It ends
+    all sessions. The node must be up in its view.
+    """
+    pcp("pcp_promote_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:

@@ -220,7 +220,7 @@ def _interface(cluster: Cluster, node: Node) -> str:
 def refuse_ipv6_watchdog(cluster: Cluster, version: PgpoolVersion) -> None:
     """Raise UsageError if a node has an IPv6 address and the watchdog of this pgpool-II supports only IPv4."""
     node = next((node for node in cluster.pgpools if node.ip.version == 6), None)
-    if node is not None and len(cluster.pgpools) > 1 and version < _FIRST_WITH_IPV6:
+    if node is not None and cluster.uses_watchdog and version < _FIRST_WITH_IPV6:
         raise Place(str(paths.CLUSTER_YML), node.line).error(
             f"{node.name} has an IPv6 address; the watchdog of pgpool-II {version.major}.{version.minor} needs IPv4",
             hint="apt install pgpool2 4.6 or later on every node, or give the nodes IPv4 addresses",

@@ -208,7 +208,8 @@ class Here:
         """Return the last facts with the present record. The state of the server is unknown for so many seconds."""
         record, state = self.record, last.postgresql
         if state in (Postgresql.UP, Postgresql.STARTING):
-            state = Postgresql.HANGING if seconds > HANGING_SECONDS else Postgresql.STARTING
+            hangs = seconds > HANGING_SECONDS or self.beats.frozen
+            state = Postgresql.HANGING if hangs else Postgresql.STARTING
         return self._recorded(dataclasses.replace(last, postgresql=state, streaming=False), record)
 
     def _recorded(self, facts: NodeFacts, record: Record) -> NodeFacts:
@@ -255,6 +256,8 @@ class Here:
         if self.database is not None:
             names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
             facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
+        if self.beats.frozen and facts.postgresql is Postgresql.STARTING:
+            facts = dataclasses.replace(facts, postgresql=Postgresql.HANGING)
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
 

@@ -25,6 +25,7 @@ from ..decision.actions import (
     Lead,
     Promote,
     Rebuild,
+    Redirect,
     Refuse,
     Rejoin,
     Resume,
@@ -120,6 +121,8 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
             pgpool_service.attach(here, action)
         case Detach():
             pgpool_service.detach(here, action)
+        case Redirect():
+            pgpool_service.redirect(here, action)
         case _:
             assert_never(action)
 

@@ -10,14 +10,14 @@ from ..decision.facts import replay
 from ..decision.facts.facts import LEADING, BackendState, ClusterFacts, PgpoolFacts
 from ..decision.reports.events import EventKind
 from ..decision.situation import in_service, rightful_primary
-from ..definition.cluster import Node
+from ..definition.cluster import Node, Service
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
 from ..machine import pgpool
 from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
-from ..transport.protocol import AttachRequest, DetachRequest, Done, HoldRequest, TakeBackRequest
+from ..transport.protocol import AttachRequest, DetachRequest, Done, HoldRequest, LetGoRequest, TakeBackRequest
 from . import pgpool_service
 
 _ELSEWHERE_SECONDS = 40.0
@@ -53,6 +53,7 @@ def attach(here: Here, request: AttachRequest) -> Done:
     here.on(node.name, HoldRequest(hold=False), seconds=_HOLD_SECONDS)
     with recording.timed(here, EventKind.ATTACH, f"attach {node.name}", why=_why(recovering=request.recovering)):
         pgpool_service.attach(here, Attach(node.name))
+        _have_others(here, TakeBackRequest(node.name))
     here.forget_looks()
     if not request.recovering:
         _await_everywhere(here, node, up=True)
@@ -79,7 +80,8 @@ def detach(here: Here, request: DetachRequest) -> Done:
     if streams and facts.of(node.name).reachable and not request.recovering:
         here.on(node.name, HoldRequest(hold=True), seconds=_HOLD_SECONDS)
     with recording.timed(here, EventKind.DETACH, f"detach {node.name}", why=_why(recovering=request.recovering)):
-        _detach(here, node)
+        let_go(here, node)
+        _have_others(here, LetGoRequest(node.name))
     here.forget_looks()
     if not request.recovering:
         _await_everywhere(here, node, up=False)
@@ -90,8 +92,15 @@ def _why(*, recovering: bool) -> str:
     return "it is a step of a recovery or a switchover" if recovering else "an administrator requested it"
 
 
-def _detach(here: Here, node: Node) -> None:
-    """Detach a node that may be detached already."""
+def _have_others(here: Here, request: TakeBackRequest | LetGoRequest) -> None:
+    """Have the other pgpool-IIs do the same, unless a watchdog informs them; their agents do so later, too."""
+    if not here.cluster.uses_watchdog:
+        others = [node.name for node in here.cluster.pgpools if node != here.me]
+        here.peers.ask_some(others, request, seconds=_TAKE_BACK_SECONDS)
+
+
+def let_go(here: Here, node: Node) -> None:
+    """Detach a node, which may be detached already, from this node's pgpool-II; raises OperationError."""
     try:
         pgpool.detach(here.cluster, node)
     except OperationError as error:
@@ -108,7 +117,7 @@ def _through_pgpool(here: Here, facts: ClusterFacts) -> Node | None:
 
 
 def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
-    """Wait until every pgpool-II that answers has the new state, which the standbys receive from the leader.
+    """Wait until every pgpool-II that answers has the new state.
 
     Each pgpool-II ends sessions directly after it has changed the state (pgpool_main.c, sync_backend_from_watchdog). A
     client that connects after this wait therefore keeps its session. Raises OperationError after 20 s.
@@ -138,12 +147,16 @@ def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
 
 
 def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
-    """Wait until the leading pgpool-II has attached this node; raises OperationError after 60 s.
+    """Wait until the leading pgpool-II has attached this node, or every one without a watchdog.
 
-    This requests the attachment only once, because the leader's agent also requests it on its own. `leading`: the node
-    whose pgpool-II led a moment ago. It receives a request first, before facts are collected.
+    Raises OperationError after 60 s. With a watchdog, this requests the attachment only once, because the leader's
+    agent also requests it on its own. `leading`: the node whose pgpool-II led a moment ago. It receives a request
+    first, before facts are collected.
     """
     progress("waiting for pgpool-II to attach it")
+    if not here.cluster.uses_watchdog:
+        _await_everywhere_attached(here)
+        return
     if leading:
         with suppress(ClusterError):
             here.on(leading, TakeBackRequest(here.me.name), seconds=_TAKE_BACK_SECONDS)
@@ -164,6 +177,23 @@ def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
 
     if not poll(attached, seconds=_ATTACH_SECONDS, pause=_ATTACH_PAUSE_SECONDS):
         reason = f"{here.me.name} is ready, but pgpool-II has not attached it"
+        raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
+
+
+def _await_everywhere_attached(here: Here) -> None:
+    """Have every pgpool-II attach this node, and wait for that; raises OperationError after 60 s."""
+    if Service.PGPOOL in here.me.runs:
+        with suppress(ClusterError):
+            pgpool_service.attach(here, Attach(here.me.name))
+    _have_others(here, TakeBackRequest(here.me.name))
+    others = poll(
+        lambda: _of_another_mind(here, here.me, up=True),
+        until=operator.not_,
+        seconds=_ATTACH_SECONDS,
+        pause=_EVERYWHERE_PAUSE_SECONDS,
+    )
+    if others:
+        reason = f"{here.me.name} is ready, but pgpool-II of {' and '.join(others)} has not attached it"
         raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..copying import copy_source
-from ..decision.actions import Attach, Detach, StartPgpool, StopPgpool
+from ..decision.actions import Attach, Detach, Redirect, StartPgpool, StopPgpool
 from ..decision.situation import in_service
 from ..definition.key import Role
 from ..ground import paths
@@ -80,3 +80,8 @@ def attach(here: Here, action: Attach) -> None:
 def detach(here: Here, action: Detach) -> None:
     """Detach a node from pgpool-II, which then sends no clients to it."""
     pgpool.detach(here.cluster, here.cluster.named(action.node))
+
+
+def redirect(here: Here, action: Redirect) -> None:
+    """Have pgpool-II send writes to the primary."""
+    pgpool.redirect(here.cluster, here.cluster.named(action.primary))

@@ -1,15 +1,13 @@
-"""Handle failover_command on the node that runs the watchdog leader."""
+"""Handle failover_command on the node that runs the watchdog leader, where every node is a primary."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 from ..decision import standstill
 from ..decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
 from ..decision.decide import decide
-from ..decision.facts.facts import ClusterFacts
 from ..decision.native import beginning, goes_apart
 from ..decision.promotion import failover
 from ..decision.reports.events import EventKind
@@ -31,33 +29,26 @@ _FAILOVER_SECONDS = 15.0
 
 
 def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
-    """Promote the right standby in place of `failed`, let the others follow it, and return the last decision.
+    """Let the cluster continue without `failed`, which pgpool-II has detached, and return the last decision.
 
     While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised. While the cluster
-    is paused, do nothing but record that the node lacks writes, in a mode in which every node is a primary.
+    is paused, do nothing but record that the node lacks writes. In streaming replication, do nothing: the agents detect
+    lost nodes themselves, and pgpool-II calls no failover_command.
     """
     progress(f"failover: pgpool-II reports node {failed.name} down")
-    # Where every node is a primary, pgpool-II does not take part in the choice.
-    with nullcontext() if here.cluster.mode.streams else here.under_way.pgpool_busy:
+    if here.cluster.mode.streams:
+        return (Wait(failed.name, "in streaming replication, the agents decide without pgpool-II"),)
+    with here.under_way.pgpool_busy:
         facts = here.look_at_all()
         recording.note(
             here, EventKind.GIVEN_UP, f"pgpool-II has given up {failed.name}", why="its failover_command ran"
         )
-        if pausing.learn(here, facts).paused and here.cluster.mode.streams:
-            return _stand_still(here, failed, facts)
+        pausing.learn(here, facts)
         # Of a node without a sign of life, the agents know already; their next rounds end the sessions with it.
         known = here.under_way.mute.value | here.silent.value
         if failed.name not in known and not facts.of(failed.name).reachable:
             _hang_up(here, failed)
         return _recorded(here, failed, lambda: _until_done(here, failed, progress))
-
-
-def _stand_still(here: Here, failed: Node, facts: ClusterFacts) -> Actions:
-    """Log the actions of a failover that a pause holds back."""
-    text = standstill.note(here.record.pause, failover(here.cluster, failed, facts))
-    log.warning(f"failover of {failed.name}: no action, because {text}")
-    recording.note(here, EventKind.FAILOVER_REFUSED, f"no failover of {failed.name}", why=text)
-    return (Wait(failed.name, text),)
 
 
 def _recorded(here: Here, failed: Node, work: Callable[[], Actions]) -> Actions:

@@ -123,7 +123,8 @@ class Vigil:
         return [answer.silent for answer in answers]
 
     def _tell_watchdog(self, node: Node, *, alive: bool) -> None:
-        if Service.PGPOOL in self.here.me.runs and node in self.here.cluster.pgpools:
+        runs = Service.PGPOOL in self.here.me.runs
+        if self.here.cluster.uses_watchdog and runs and node in self.here.cluster.pgpools:
             pgpool.tell_watchdog(self.here.cluster, node, alive=alive)
 
     def _detach(self, node: Node) -> None:

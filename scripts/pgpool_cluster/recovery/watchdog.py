@@ -42,7 +42,7 @@ def outside(standings: Mapping[str, Standing], serving: Collection[str] = ()) ->
 
 def outsiders(here: Here) -> list[str]:
     """Query all nodes and return those of `outside`, within 3 s plus 0.4 s for each node that does not answer."""
-    if len(here.cluster.pgpools) < 2:
+    if not here.cluster.uses_watchdog:
         return []
     names = [node.name for node in here.cluster.pgpools]
     standings = here.peers.ask_some(names, StandingRequest(), seconds=LOOK_SECONDS)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from ..decision.facts.facts import Postgresql
 from ..decision.liveness.heartbeat import Heartbeat, OwnState, ProcessState, Seen
 from ..decision.liveness.links import BEAT_SECONDS, Link, LinkChange, Links
+from ..decision.liveness.silence import Hanging
 from ..definition.cluster import Cluster, Node
 from ..ground import plain, ports
 from . import datagram
@@ -48,6 +49,8 @@ class _Remote:
     """It has sent a heartbeat with the newest key, so neither side needs the former one any more."""
     told: Postgresql | None = None
     """The state of its PostgreSQL in its last heartbeat that counted."""
+    hangs: Hanging | None = None
+    """Since when its heartbeats say that its server hangs; None if they do not."""
     refused: str = ""
     """Why its last datagram was refused; "" if it was not."""
 
@@ -156,6 +159,17 @@ class Heartbeats:
         """Return the links with all other nodes by name."""
         with self._lock:
             return self._links.all(time.monotonic())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a signal has stopped this node's server, according to the local watch."""
+        with self._lock:
+            return self._own.server.state is ProcessState.FROZEN
+
+    def hanging(self) -> dict[str, Hanging]:
+        """Return the servers that hang, by node, according to the last heartbeats of their own agents."""
+        with self._lock:
+            return {one.name: one.hangs for one in self._remotes.values() if one.hangs is not None}
 
     def refused(self, name: str) -> str:
         """Return why the last datagram from the address of a node was refused; "" if it was not."""
@@ -298,6 +312,10 @@ class Heartbeats:
                 return
             changes = self._links.changes(now)
             told, remote.told = remote.told, beat.postgresql
+            if beat.postgresql is not Postgresql.HANGING:
+                remote.hangs = None
+            elif remote.hangs is None:
+                remote.hangs = Hanging(now)
         lines = [_line(change) for change in changes]
         if beat.postgresql is not told and Postgresql.DOWN in (told, beat.postgresql):
             said = beat.postgresql or "of unknown state"

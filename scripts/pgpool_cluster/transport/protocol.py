@@ -363,6 +363,14 @@ class TakeBackRequest(Request[Done]):
 
 
 @dataclass(frozen=True, slots=True)
+class LetGoRequest(Request[Done]):
+    """Detach `node` from your pgpool-II, which may have done so already."""
+
+    do = "let-go"
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class HoldRequest(Request[Done]):
     """Record whether an administrator keeps clients off you."""
 
@@ -564,8 +572,8 @@ class SecondStageRequest(Request[Done]):
 AnyRequest = (
     LookRequest | NoteRequest | CheckRequest | ClockRequest | TermRequest | ExcuseRequest | PromoteRequest
     | FollowRequest | GoOnRequest | RecoverRequest | SwitchoverRequest | StartRequest | AttachRequest | DetachRequest
-    | TakeBackRequest | HoldRequest | NotePauseRequest | HistoryRequest | RoleRequest | UserRequest | UsersRequest
-    | WatchRequest | PcpRecoveryRequest | CopyRequest | TakeUpRequest | WhyRequest | CancelActiveRequest
+    | TakeBackRequest | LetGoRequest | HoldRequest | NotePauseRequest | HistoryRequest | RoleRequest | UserRequest
+    | UsersRequest | WatchRequest | PcpRecoveryRequest | CopyRequest | TakeUpRequest | WhyRequest | CancelActiveRequest
     | StandingRequest | SilentRequest
     | StatusRequest | PauseRequest | ClusterHistoryRequest
     | WaitingRequest | ConvergeRequest | FailoverRequest | MayStartRequest | FirstStageRequest

@@ -66,12 +66,8 @@ def of_pgpool(here: Here, checks: Checklist) -> None:
     )
     entries = Users.load(paths.USERS).entries
     checks.add_faults("pgpool-II can read the passwords of its users", logins.unreadable(entries))
-    checks.add(
-        "the watchdog has its quorum",
-        facts.pgpool.quorum,
-        "too few pgpool-II processes reach each other",
-        f"start pgpool-II on more nodes; {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp must be open between them",
-    )
+    if here.cluster.uses_watchdog:
+        _of_quorum(checks, quorum=facts.pgpool.quorum)
     for name, belief in facts.pgpool.backends.items():
         checks.add(
             f"pgpool-II sends clients to {name}",
@@ -79,3 +75,12 @@ def of_pgpool(here: Here, checks: Checklist) -> None:
             f"it is {belief}",
             f"pgpoolctl attach {name}, or pgpoolctl recover {name}",
         )
+
+
+def _of_quorum(checks: Checklist, *, quorum: bool) -> None:
+    checks.add(
+        "the watchdog has its quorum",
+        quorum,
+        "too few pgpool-II processes reach each other",
+        f"start pgpool-II on more nodes; {ports.WATCHDOG}/tcp and {ports.HEARTBEAT}/udp must be open between them",
+    )

@@ -110,7 +110,7 @@ def _plan(cluster: Cluster, me: Node, instance: Instance | None, rendered: Itera
         needed |= {f"{ports.AGENT_HEARTBEAT}/udp": "the heartbeats between agents"}
     if Service.PGPOOL in me.runs:
         needed |= {f"{cluster.pool_port}/tcp": "pgpool-II", f"{ports.PCP}/tcp": "pcp"}
-        if len(cluster.pgpools) > 1:
+        if cluster.uses_watchdog:
             needed |= {f"{ports.WATCHDOG}/tcp": "the watchdog", f"{ports.HEARTBEAT}/udp": "its heartbeat"}
     if instance is None:
         return PlannedConfiguration({}, ports=needed, streams=cluster.mode.streams)

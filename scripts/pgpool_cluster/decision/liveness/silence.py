@@ -1,7 +1,8 @@
 """Decide whether another node shows any sign of life. Pure.
 
 A lost link alone proves little: its agent may be restarting, or a packet filter may drop heartbeats. So a server of a
-node whose link is about to be lost is asked for an answer as well, which it gives before any log-in.
+node whose link is about to be lost is asked for an answer as well, which it gives before any log-in. A server that its
+own agent reports as hanging may only be slow. So it must also refuse to let others log in.
 """
 
 from __future__ import annotations
@@ -22,18 +23,30 @@ class Probe:
     answered: bool
 
 
-def needs_probe(link: Link, now: float) -> bool:
+@dataclass(frozen=True, slots=True)
+class Hanging:
+    """A server that hangs, according to the heartbeats of its own agent. `since`: when they began to say so."""
+
+    since: float
+
+
+def needs_probe(link: Link, now: float, hanging: Hanging | None = None) -> bool:
     """Return whether the server of a node must be probed now."""
+    if link.state is LinkState.UP and hanging is not None:
+        return True
     if link.state is LinkState.UP:
         return now - link.heard >= PROBE_AFTER_SECONDS
     return link.state in (LinkState.LOST, LinkState.NEVER)
 
 
-def is_silent(link: Link, probe: Probe | None, now: float, *, has_server: bool) -> bool:
+def is_silent(link: Link, probe: Probe | None, now: float, *, has_server: bool, hanging: Hanging | None = None) -> bool:
     """Return whether a node shows no sign of life. `probe`: the last one that has ended; None without one.
 
-    A node whose package is older sends no heartbeats, and is never silent.
+    With `hanging`, its probes are log-ins, and its server counts, not its link. A node whose package is older sends no
+    heartbeats, and is never silent.
     """
+    if link.state is LinkState.UP and hanging is not None:
+        return probe is not None and not probe.answered and probe.began >= hanging.since
     lost = link.state is LinkState.LOST or (link.state is LinkState.NEVER and now - link.since >= DEAD_SECONDS)
     if not lost or not has_server:
         return lost

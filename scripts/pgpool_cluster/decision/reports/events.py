@@ -28,6 +28,7 @@ from ..actions import (
     Lead,
     Promote,
     Rebuild,
+    Redirect,
     Refuse,
     Rejoin,
     Resume,
@@ -72,6 +73,7 @@ class EventKind(StrEnum):
     STOP_PGPOOL = "stop-pgpool"
     ATTACH = "attach"
     DETACH = "detach"
+    REDIRECT = "redirect"
     CLAIM = "claim-term"
     GIVEN_UP = "given-up"
     FAILOVER = "failover"
@@ -108,6 +110,7 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.STOP_PGPOOL: "b37d41535ab84b85a193f679ad69e764",
     EventKind.ATTACH: "2c4d935403294dea9272e424d21ba7e3",
     EventKind.DETACH: "717cb3c780a84a41865ee344746ee074",
+    EventKind.REDIRECT: "a09e14c2544746d3a4ace5235190f259",
     EventKind.CLAIM: "d61286c47cbe43669f85f20c679be690",
     EventKind.GIVEN_UP: "2b44ed67a0fe43ccae8fac4c6103ce28",
     EventKind.FAILOVER: "2989d926d2834e3aa7e36ac484257c7e",
@@ -219,6 +222,7 @@ _KINDS: Mapping[type[Action], tuple[EventKind, str]] = {
     StopPgpool: (EventKind.STOP_PGPOOL, ""),
     Attach: (EventKind.ATTACH, "its state is correct, and pgpool-II sends it no clients"),
     Detach: (EventKind.DETACH, ""),
+    Redirect: (EventKind.REDIRECT, "that node is the primary"),
     Wait: (EventKind.NEEDS_ADMINISTRATOR, ""),
     AwaitRecovery: (EventKind.NEEDS_ADMINISTRATOR, ""),
     Refuse: (EventKind.NEEDS_ADMINISTRATOR, ""),
@@ -234,6 +238,8 @@ def seen(cluster: Cluster, facts: ClusterFacts) -> str:
     ]
     leader = leading_node(cluster, facts)
     pgpool = facts.of(leader).pgpool if leader else None
+    if not cluster.uses_watchdog:
+        return "; ".join(states)
     if pgpool is None:
         return f"{'; '.join(states)}; no pgpool-II leads"
     down = [name for name, state in pgpool.backends.items() if state is not BackendState.UP]

@@ -11,7 +11,7 @@ from .. import standstill
 from ..facts import replay
 from ..facts.facts import LEADING, BackendState, ClusterFacts, NodeFacts, Postgresql, WatchdogState
 from ..liveness.links import Link, LinkState
-from ..situation import in_service, leads, rightful_primary
+from ..situation import in_service, leading_node, leads, rightful_primary
 from . import chronology
 from .report import ArchiveReport, NodeReport, PgpoolReport, Report
 
@@ -37,7 +37,8 @@ def report(
             for node in cluster.databases
         ),
         pgpools=tuple(
-            replace(_pgpool(cluster, facts.of(node.name)), link=states.get(node.name)) for node in cluster.pgpools
+            replace(_pgpool(cluster, facts, facts.of(node.name)), link=states.get(node.name))
+            for node in cluster.pgpools
         ),
         notes=_notes(cluster, facts, notes),
     )
@@ -105,11 +106,15 @@ def _in_place(cluster: Cluster, facts: ClusterFacts) -> bool:
 
 
 def _known(cluster: Cluster, facts: ClusterFacts) -> bool:
-    """Return whether every pgpool-II is running and uses every node, and exactly one leads with a quorum."""
+    """Return whether every pgpool-II is running and uses every node, and whether one leads or all have the primary."""
     names = [node.name for node in cluster.databases]
     views = [facts.of(node.name).pgpool for node in cluster.pgpools]
     if not all(view and all(view.backends.get(name) is BackendState.UP for name in names) for view in views):
         return False
+    if not cluster.uses_watchdog:
+        primary = rightful_primary(cluster, facts)
+        writes = None if primary is None or not cluster.mode.streams else primary.node
+        return all(view is not None and writes in (None, view.primary) for view in views)
     if sum(view is not None and view.watchdog in LEADING and view.quorum for view in views) != 1:
         return False
     return all(view is not None and view.watchdog is not WatchdogState.OTHER for view in views)
@@ -158,11 +163,14 @@ def _archive(found: NodeFacts) -> ArchiveReport | None:
 
 
 def _belief(cluster: Cluster, facts: ClusterFacts, name: str) -> str:
-    """Return the leading pgpool-II's state of a node, or that of any pgpool-II if none leads.
+    """Return pgpool-II's state of a node: up only if each pgpool-II says so, or that of the leading one in a watchdog.
 
     A pgpool-II that was cut off claims for some seconds that it leads and that all others are down, but has no quorum.
     """
     views = [view for node in cluster.pgpools if (view := facts.of(node.name).pgpool) is not None]
+    if not cluster.uses_watchdog:
+        views.sort(key=lambda view: view.backends.get(name) is BackendState.UP)
+        return str(views[0].backends.get(name, "unknown")) if views else "unknown"
     views.sort(key=lambda view: (not leads(view), view.watchdog not in LEADING))
     return str(views[0].backends.get(name, "unknown")) if views else "unknown"
 
@@ -175,9 +183,17 @@ def _lag(found: NodeFacts, primary: NodeFacts | None) -> int | None:
     return max(0, primary.position.bytes - found.replayed.bytes) if found.replayed else None
 
 
-def _pgpool(cluster: Cluster, found: NodeFacts) -> PgpoolReport:
-    state = "unreachable" if not found.reachable else "down" if found.pgpool is None else str(found.pgpool.watchdog)
-    return PgpoolReport(found.node, state, found.virtual_ip if cluster.virtual_ip else False)
+def _pgpool(cluster: Cluster, facts: ClusterFacts, found: NodeFacts) -> PgpoolReport:
+    return PgpoolReport(found.node, _pgpool_state(cluster, facts, found), bool(cluster.virtual_ip and found.virtual_ip))
+
+
+def _pgpool_state(cluster: Cluster, facts: ClusterFacts, found: NodeFacts) -> str:
+    if not found.reachable or found.pgpool is None:
+        return "down" if found.reachable else "unreachable"
+    state = found.pgpool.watchdog
+    if state is WatchdogState.ALONE and len(cluster.pgpools) > 1:
+        state = WatchdogState.LEADER if found.node == leading_node(cluster, facts) else WatchdogState.STANDBY
+    return str(state)
 
 
 def lines(status: Report) -> list[str]:
