@@ -307,6 +307,7 @@ class Answers:
         self.wake()
         progress("waiting for pgpool-II")
         attachment.await_attached(here, progress)
+        attachment.await_redirected(here, target.node)
         return protocol.SwitchoverAnswer(target.node)
 
     def _take_over(
