@@ -204,7 +204,7 @@ def test_a_node_learns_from_another_that_standbys_have_connected(here: Here, mon
 
 
 def test_a_cluster_whose_commits_do_not_wait_as_they_should_is_not_healthy() -> None:
-    first, second, third = (replace(one, pgpool=pgpool(leader=one.node == "pg1")) for one in healthy())
+    first, second, third = healthy()
     assert is_healthy(CLUSTER, seen(first, second, third))
     facts = seen(first, replace(second, laid=False), third)
     assert not is_healthy(CLUSTER, facts)
