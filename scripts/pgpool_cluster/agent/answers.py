@@ -245,9 +245,9 @@ class Answers:
 
     def _recover_standby(self, request: protocol.RecoverRequest, progress: Progress) -> None:
         with self.acting:
-            leading = streaming.recover(self.here, progress, force=request.force)
+            streaming.recover(self.here, progress, force=request.force)
         if request.attach:
-            attachment.await_attached(self.here, progress, leading)
+            attachment.await_attached(self.here, progress)
         self.wake()
 
     # Recovery in two stages

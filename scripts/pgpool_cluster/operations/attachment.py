@@ -150,21 +150,16 @@ def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
         raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
 
 
-def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
+def await_attached(here: Here, progress: Progress) -> None:
     """Wait until the leading pgpool-II has attached this node, or every one without a watchdog.
 
     Raises OperationError after 60 s. With a watchdog, this requests the attachment only once, because the leader's
-    agent also requests it on its own. `leading`: the node whose pgpool-II led a moment ago. It receives a request
-    first, before facts are collected.
+    agent also requests it on its own.
     """
     progress("waiting for pgpool-II to attach it")
     if not here.cluster.uses_watchdog:
         _await_everywhere_attached(here)
         return
-    if leading:
-        with suppress(ClusterError):
-            here.on(leading, TakeBackRequest(here.me.name), seconds=_TAKE_BACK_SECONDS)
-            return
     asked = False
 
     def attached() -> bool:
