@@ -8,7 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby, unwatched
+from tests.unit.cluster.nodes import (
+    CLUSTER,
+    FORK,
+    Situation,
+    away,
+    healthy,
+    orphaned,
+    pgpool,
+    primary,
+    seen,
+    standby,
+    unwatched,
+)
 
 from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.decision.actions import Detach, Promote, Refuse, Wait

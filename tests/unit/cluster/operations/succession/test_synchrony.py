@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.decision.test_decide_rests import boot, command, cut, lose, slow, turns, write
-from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen, standby
+from tests.unit.cluster.nodes import away, healthy, make_cluster, seen, standby
 from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
