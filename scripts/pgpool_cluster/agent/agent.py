@@ -59,6 +59,7 @@ from .housekeeping import Housekeeping, writes
 from .life_signs import LifeSigns
 from .local_watch import LocalWatch
 from .wake import Wake
+from .watchdog_news import WatchdogNews
 
 A = TypeVar("A")
 CALM_SECONDS = 2.0
@@ -112,10 +113,12 @@ class Agent:
     _attached: dict[str, float] = field(default_factory=dict)
     """When, by the monotonic clock, the agent asked pgpool-II to attach nodes that it still counts as down."""
     _contact: Contact = field(default_factory=Contact)
+    _watchdog_news: WatchdogNews = field(init=False)
     _vigil: Vigil = field(init=False)
     _housekeeping: Housekeeping = field(init=False)
 
     def __post_init__(self) -> None:
+        self._watchdog_news = WatchdogNews(self.here)
         self._vigil = Vigil(self.here)
         of_the_key = {
             "update the cluster's roles": self._lay_roles,
@@ -189,6 +192,7 @@ class Agent:
         facts = here.look_at_all()
         here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
         self._contact.note(here.cluster, facts, here.me.name, time.monotonic())
+        self._watchdog_news.tend(facts)
         try:
             actions = self._decided(facts)
         finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.agent import agent, answers, contact, life_signs
+from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_news
 from pgpool_cluster.copying import copy_source, copying, keeping
 from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.decide import decide
@@ -301,7 +301,7 @@ def machine() -> Iterator[None]:
         patch.setattr(retries, "monotonic", time.monotonic)
         patch.setattr(retries, "time", time.monotonic)
         patch.setattr(life_signs, "time", SimpleNamespace(monotonic=lambda: _WORLDS[0].beating.now))
-        for module in (act, life_signs, synchrony):
+        for module in (act, life_signs, synchrony, watchdog_news):
             patch.setattr(module, "threading", threads)
         for module in (agent, answers, takeover, switchover):
             patch.setattr(module, "decide", decided)
