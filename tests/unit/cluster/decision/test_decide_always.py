@@ -197,7 +197,7 @@ def after(facts: ClusterFacts, by: str, actions: Iterable[Action]) -> ClusterFac
 Change = dict[str, Any]  # fields of NodeFacts with their new values
 
 
-def changes(facts: ClusterFacts, by: str, action: Action) -> dict[str, Change]:  # noqa: C901, PLR0911 - a case each
+def changes(facts: ClusterFacts, by: str, action: Action) -> dict[str, Change]:  # noqa: C901, PLR0911, PLR0912
     node, mine = action.node, facts.of(action.node)
     follows: Change = {"in_recovery": True, "standby_signal": True, "streaming": True, "half_copied": False}
     match action:

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.cluster.nodes import (
     CLUSTER,
     FORK,
+    NAMES,
     Situation,
     away,
     healthy,
@@ -218,7 +219,7 @@ SITUATIONS = [
         {"pg1": ["Detach"], "pg2": ["Wait", "Detach"]},
     ),
     Situation("a detached standby is not attached while it is stalled", with_stalled(STILL, "pg2"), {"pg1": []}),
-    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": ["Attach"]}),
+    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {name: ["Attach"] for name in NAMES}),
     Situation(
         "a stalled standby of the former primary follows the new one first",
         (away("pg1"), replace(primary("pg2", term=2, timeline=2, at=1500), history=FORK, pgpool=pgpool("pg1")),
