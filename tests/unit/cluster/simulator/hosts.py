@@ -377,17 +377,7 @@ class World:
                 host.record = Record(term=0)
             self.start_agent(host)
             if host.pooled:
-                self.pools.start(host)
-        leader = next(host for host in self.hosts.values() if host.pool)
-        if self.pools.count > 1:
-            assert leader.pool is not None
-            leader.pool.leads = True
-            for host in self.hosts.values():
-                if host.pool and host is not leader:
-                    host.pool.follows = leader.name
-        for host in self.hosts.values():
-            if host.pool:
-                host.pool.heard = {other.name: 0 for other in self.hosts.values() if other.pool and other is not host}
+                self.pools.start(host, first.name)
         self.kernel.after(1.0, self._tick)
         self.kernel.after(1.2, self._write)
 
@@ -450,7 +440,6 @@ class World:
             if running is not None:
                 apart = running.receiver is None and host.data is not None and host.data.standby
                 running.apart_since = (running.apart_since or self.kernel.now) if apart else None
-        self.pools.tick()
 
     def latency(self, one: Host, other: Host) -> float:
         """Return how long a packet travels now."""
@@ -531,7 +520,7 @@ class World:
             state = Postgresql.STARTING if host.activating else down
         elif not running.process.runs or not running.answers:
             running.silent_since = running.silent_since or self.kernel.now
-            long = self.kernel.now - running.silent_since > HANGING_SECONDS
+            long = here.beats.frozen or self.kernel.now - running.silent_since > HANGING_SECONDS
             state = Postgresql.HANGING if long else Postgresql.STARTING
         else:
             running.silent_since = None
@@ -657,6 +646,13 @@ class World:
         if gone:
             raise Violation(f"the acknowledged writes {sorted(gone)} are neither on {primary.name} nor kept")
 
+    def check_pools(self, primary: Host) -> None:
+        """Raise Violation if a pgpool-II does not write to the primary, or does not use every node."""
+        for host in self.hosts.values():
+            pool = host.pool
+            if host.pooled and (pool is None or pool.writes_to != primary.name or not all(pool.up.values())):
+                raise Violation(f"pgpool-II of {host.name} does not write to {primary.name}, or does not use all nodes")
+
     def acknowledge(self, host: Host, number: int) -> None:
         """Let a client get the acknowledgement of a server."""
         self.answered.add(number)
@@ -748,7 +744,7 @@ class World:
         self.servers.kill(host, silent=True)
         self.end_agent(host)
         self.pools.end(host)
-        host.on, host.unsaved = False, None
+        host.on, host.serve, host.unsaved = False, False, None
         self.touch()
 
     def end_agent(self, host: Host) -> None:
@@ -825,7 +821,7 @@ class World:
                     words.append("paused")
             if host.pool:
                 down = [one for one, up in host.pool.up.items() if not up]
-                words.append(f"pgpool leads {host.pool.leads} down {down} writes to {host.pool.writes_to}")
+                words.append(f"pgpool down {down} writes to {host.pool.writes_to}")
             note = host.agent.here.note.value if host.agent else "no agent"
             lines.append("  " + ", ".join(words) + (f"\n      {note}" if note else ""))
         return "\n".join(lines)

@@ -169,6 +169,7 @@ def _converge(world: World) -> None:
     assert primary is not None
     world.check_writes(primary, "is the primary")
     world.check_kept(primary)
+    world.check_pools(primary)
 
 
 def _stuck(world: World) -> bool:
