@@ -49,6 +49,8 @@ FENCED_SECONDS = 6.0
 """How long after the loss of its majority a primary may not have been fenced yet (`synchronous: 0`)."""
 WRITE_BACK_SECONDS = 20.0
 """When the kernel writes what no program has synced."""
+ASTRAY_SECONDS = 10.0
+"""How long a pgpool-II may not write to the primary although its agent works and reaches every node."""
 OVERTAKEN_SECONDS = 5.0
 """How long a server may take writes in a term that was over when it started."""
 _NEAR_SECONDS = 0.5
@@ -62,9 +64,11 @@ class Allowed:
     """Known limits of the package (docs/explanation/decide.md). A later change turns a switch off.
 
     `unheard`: with `synchronous: 0`, a primary is not fenced if its agent has started after the host was cut off.
+    `blind`: an agent that copies data informs its pgpool-II of nothing until the copy is complete.
     """
 
     unheard: bool = True
+    blind: bool = True
 
 
 class Host:
@@ -90,6 +94,10 @@ class Host:
         self.agent: SimulatedAgent | None = None
         self.server: Running | None = None
         self.pool: Pool | None = None
+        self.astray_since: float | None = None
+        """Since when its pgpool-II has not written to the primary, although its agent could have told it."""
+        self.copied_before = False
+        """It copies data since before its pgpool-II went astray."""
         self.slow = False
         """Its server receives WAL late."""
         self.disk_seconds = 0.0
@@ -440,6 +448,8 @@ class World:
             if running is not None:
                 apart = running.receiver is None and host.data is not None and host.data.standby
                 running.apart_since = (running.apart_since or self.kernel.now) if apart else None
+        for host in self.hosts.values():
+            self._check_direction(host)
 
     def latency(self, one: Host, other: Host) -> float:
         """Return how long a packet travels now."""
@@ -645,6 +655,21 @@ class World:
         gone = self.answered - primary.writes - set().union(*(host.kept for host in self.databases))
         if gone:
             raise Violation(f"the acknowledged writes {sorted(gone)} are neither on {primary.name} nor kept")
+
+    def _check_direction(self, host: Host) -> None:
+        """Raise Violation if a pgpool-II does not write to the primary for long, although its agent could see to it."""
+        pool, primary, agent = host.pool, self.newest, host.agent
+        copies = agent is not None and bool(agent.here.record.copying)
+        if pool is None or primary is None or (pool.writes_to == primary.name and pool.up[primary.name]):
+            host.astray_since, host.copied_before = None, copies
+            return
+        works = pool.process.runs and agent is not None and agent.process.runs and not host.disk_seconds
+        host.copied_before = host.copied_before and copies
+        works = works and not (self.allowed.blind and host.copied_before)
+        if not (works and primary.writable and self.clear and not self.late) or host.astray_since is None:
+            host.astray_since = self.kernel.now
+        elif self.kernel.now - host.astray_since > ASTRAY_SECONDS:
+            raise Violation(f"pgpool-II of {host.name} does not write to {primary.name}, which is the primary")
 
     def check_pools(self, primary: Host) -> None:
         """Raise Violation if a pgpool-II does not write to the primary, or does not use every node."""

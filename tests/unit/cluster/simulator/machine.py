@@ -43,6 +43,8 @@ from .servers import position_of
 _KERNELS: list[Kernel] = []
 _WORLDS: list[World] = []
 _MOST_KEPT = 20_000
+LONG_COPY_SECONDS = 30.0
+"""How long one copy of five takes."""
 _SAVE = Record.save
 
 
@@ -177,7 +179,7 @@ def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     copy._begin("copying")
     if host.data is not None:
         host.data.whole = False
-    world.kernel.sleep(world.random.uniform(0.5, 3.0))
+    world.kernel.sleep(world.random.uniform(0.5, 3.0) if world.random.random() < 0.8 else LONG_COPY_SECONDS)
     if not answers() or (rewind and source.data.standby):
         raise OperationError("the connection was lost", hint="run the same command to start again")
     if rewind and host.data and (host.data.timeline, host.data.history) == (source.data.timeline, source.data.history):
