@@ -266,9 +266,12 @@ def _refusal(one: Node, _: object) -> str:
     return "" if good and world.linked_both(_here().name, one.name) else "it does not answer"
 
 
-def _pcp(verb: str) -> Callable[[Cluster, Node], None]:
-    def work(_: Cluster, one: Node) -> None:
-        _WORLDS[0].pools.pcp(_here(), verb, one.name)
+def _pcp(verb: str) -> Callable[..., None]:
+    def work(_: Cluster, one: Node, *, wait: bool = False) -> None:
+        host = _here()
+        _WORLDS[0].pools.pcp(host, verb, one.name)
+        if wait and not waiting.poll(lambda: host.pool is not None and host.pool.up[one.name], seconds=5.0, pause=0.1):
+            raise OperationError(f"pgpool-II has not attached {one.name}", hint="")
 
     return work
 

@@ -88,8 +88,10 @@ class Pools:
             raise OperationError("pcp: connection refused", hint="")
         if verb == "detach" and not pool.up[name]:
             raise OperationError(f"pcp: {name} {DOWN_ALREADY}", hint="")
-        if verb == "redirect" and (not pool.up[name] or pool.writes_to == name):
-            raise OperationError(f"pcp: {name} is down, or the primary already", hint="")
+        if verb == "redirect" and pool.writes_to == name:
+            return  # pgpool.redirect accepts the refusal
+        if verb == "redirect" and not pool.up[name]:
+            raise OperationError(f"pcp: {name} is down", hint="")
         pool.queue.append((verb, name))
         if not pool.busy:
             self._next(host, pool)
@@ -109,6 +111,7 @@ class Pools:
         if verb != "redirect":
             pool.up[name] = verb == "attach"
         elif pool.up[name]:
+            pool.up = {one: one == name for one in pool.up}  # it detaches all other nodes
             pool.writes_to, searches = name, False
         if searches:
             pool.writes_to = None

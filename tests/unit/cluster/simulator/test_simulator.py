@@ -112,10 +112,10 @@ def test_a_pgpool_changes_its_view_only_by_commands() -> None:
         assert _pool_after(world, host, 5.0) == (None, {"pg1": DOWN, "pg2": UP, "pg3": UP})
         world.pools.pcp(host, "attach", "pg1")
         assert _pool_after(world, host, 1.0) == ("pg1", dict.fromkeys(world.hosts, UP))
-        with pytest.raises(OperationError):
-            world.pools.pcp(host, "redirect", "pg1")
         world.pools.pcp(host, "redirect", "pg2")
-        assert _pool_after(world, host, 1.0) == ("pg2", dict.fromkeys(world.hosts, UP))
+        assert _pool_after(world, host, 1.0) == ("pg2", {"pg1": DOWN, "pg2": UP, "pg3": DOWN})
+        with pytest.raises(OperationError):
+            world.pools.pcp(host, "redirect", "pg3")
 
 
 def _pool_after(world: World, host: Host, seconds: float) -> tuple[str | None, dict[str, BackendState]]:
