@@ -96,8 +96,6 @@ class Host:
         self.pool: Pool | None = None
         self.astray_since: float | None = None
         """Since when its pgpool-II has not written to the primary, although its agent could have told it."""
-        self.copied_before = False
-        """It copies data since before its pgpool-II went astray."""
         self.slow = False
         """Its server receives WAL late."""
         self.disk_seconds = 0.0
@@ -661,11 +659,10 @@ class World:
         pool, primary, agent = host.pool, self.newest, host.agent
         copies = agent is not None and bool(agent.here.record.copying)
         if pool is None or primary is None or (pool.writes_to == primary.name and pool.up[primary.name]):
-            host.astray_since, host.copied_before = None, copies
+            host.astray_since = None
             return
         works = pool.process.runs and agent is not None and agent.process.runs and not host.disk_seconds
-        host.copied_before = host.copied_before and copies
-        works = works and not (self.allowed.blind and host.copied_before)
+        works = works and not (self.allowed.blind and copies)
         if not (works and primary.writable and self.clear and not self.late) or host.astray_since is None:
             host.astray_since = self.kernel.now
         elif self.kernel.now - host.astray_since > ASTRAY_SECONDS:

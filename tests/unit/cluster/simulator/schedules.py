@@ -180,10 +180,13 @@ def _stuck(world: World) -> bool:
 
 def _command(world: World) -> tuple[str, str] | None:
     """Return the first command in the notes, with its verb and its node."""
-    held = [name for name, host in world.hosts.items() if host.agent and host.agent.here.record.held]
-    if held and world.primary() is not None:
-        return "attach", held[0]
+    facts, primary = world.seen(), world.primary()
+    for name, one in facts.nodes.items():
+        if one.held and primary is not None and (one.streaming or name == primary.name):
+            return "attach", name
     for name, note in world.notes().items():
+        if world.hosts[name].record.copying:
+            continue  # a recovery is under way
         if "waits for an administrator" in note and world.primary() is not None:
             for verb, node in re.findall(r"pgpoolctl (recover|attach) (\w+)", note):
                 return verb, node
@@ -195,12 +198,12 @@ def _command(world: World) -> tuple[str, str] | None:
 def _order(world: World, verb: str, name: str) -> None:
     """Let an administrator run a command on the node."""
     host = world.hosts[name]
-    if verb == "recover":
+    if verb == "recover" and not host.record.held:
         raise Violation(f"{name} waits for an administrator: {world.notes()[name]}")
     if verb == "start":
         world.start_unit(host)
         return
-    _ask(world, host, protocol.AttachRequest(name))
+    _ask(world, host, protocol.RecoverRequest(name) if verb == "recover" else protocol.AttachRequest(name))
     world.kernel.run(world.kernel.now + 8.0)
 
 
@@ -265,9 +268,9 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
         case "switchover":
             _ask(world, host, protocol.SwitchoverRequest())
         case "detach-node":
-            asked = hosts[fault.other % len(hosts)]
-            _ask(world, asked, protocol.DetachRequest(host.name))
-            end(lambda: _ask(world, asked, protocol.AttachRequest(host.name)))
+            asked, name = hosts[fault.other % len(hosts)], (host if host in world.databases else hosts[0]).name
+            _ask(world, asked, protocol.DetachRequest(name))
+            end(lambda: _ask(world, asked, protocol.AttachRequest(name)))
         case "partition" | "one-way" | "one-way-pair":
             links = _links(fault, host, hosts)
             _block(world, links, 1)
