@@ -171,6 +171,7 @@ class Answers:
             takeover.refuse_undecided(here, action)
         postgresql_service.follow(here, action)
         here.forget_looks()
+        self.wake()  # this node's pgpool-II must send writes to the new primary, too
         return protocol.Done()
 
     def _go_on(self, request: protocol.GoOnRequest) -> protocol.Done:

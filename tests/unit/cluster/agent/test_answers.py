@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
+from tests.unit.cluster.world import UNIT, Acting, Wires, World, at_work, hands, make_cluster
 
 from pgpool_cluster.agent import rights
 from pgpool_cluster.agent.answers import Answers
@@ -426,3 +426,12 @@ def test_requests_for_the_agent_itself_call_its_functions(world: World, monkeypa
     assert answers.do(WaitingRequest(), progress) == WaitingAnswer(str(waiting))
     answers.do(WatchRequest(), progress, "pg2")
     assert done == ["watches"]
+
+
+def test_a_node_that_follows_a_new_primary_decides_at_once(world: World) -> None:
+    """Its pgpool-II must send writes to that primary, too."""
+    done: list[str] = []
+    answers = Answers(here(world, "pg3"), threading.RLock(), lambda: done.append("woken"), list, lambda: None)
+    with world.within("pg3"), Acting(world, "pg3"):
+        answers.do(FollowRequest("pg2"), lambda _: None, "pg2")
+    assert done == ["woken"]

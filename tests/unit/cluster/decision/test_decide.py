@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.nodes import (
+    ALL_UP,
     CLUSTER,
     NAMES,
     OTHER_SYSTEM,
@@ -39,7 +40,7 @@ from pgpool_cluster.decision.actions import (
     said,
 )
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts.facts import NodeFacts, PgpoolFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import NodeFacts, PgpoolFacts, Postgresql, WatchdogState
 from pgpool_cluster.decision.fencing import FENCE_SECONDS
 from pgpool_cluster.decision.situation import Actions, Policy, given_up
 
@@ -386,6 +387,14 @@ def test_a_refusal_names_the_databases_and_a_way_out() -> None:
 def test_a_former_primary_that_was_stopped_in_order_comes_back_as_a_standby() -> None:
     [back, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(down(primary("pg1")), *FAILED_OVER))
     assert back == Rejoin("pg1", "pg2")
+
+
+def test_pgpool_learns_of_the_primary_before_its_node_copies_data() -> None:
+    """No other agent redirects it during the copy."""
+    alone = PgpoolFacts(WatchdogState.ALONE, quorum=True, backends=dict(ALL_UP), primary="pg1")
+    mine = replace(down(primary("pg1")), pgpool=alone)
+    actions = decide(CLUSTER, CLUSTER.named("pg1"), seen(mine, *FAILED_OVER))
+    assert actions == (Redirect("pg1", "pg2"), Rejoin("pg1", "pg2"))
 
 
 def test_waiting_for_recovery_names_the_command() -> None:
