@@ -153,7 +153,7 @@ def test_a_host_that_does_not_reply_takes_at_most_3_seconds(pg1: Machine, monkey
     monkeypatch.setattr(addresses, "look_up", look_up)
     failed = pg1.failed()
     ended.set()
-    assert len(limits) == 2 + 4 + 1
+    assert len(limits) == 2 + 2 + 1
     assert max(limits) <= 2.5
     assert [check.what for check in failed] == [
         *(f"{name} answers over ssh" for name in ("pg2", "pg3")),
