@@ -260,6 +260,38 @@ def test_a_node_is_detached_by_its_number(program: Program) -> None:
     assert program.ran[0][-2:] == ["-n", "3"]
 
 
+def test_a_redirection_that_is_under_way_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, pgpool-II would end all sessions and detach all other nodes twice."""
+    now, asked = [100.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pgpool, "_redirection", pgpool._Redirection())
+    monkeypatch.setattr(pgpool, "pcp", lambda *words, **_: asked.append(words[-1]))
+    for name in ("pg2", "pg2", "pg3", "pg2"):
+        pgpool.redirect(CLUSTER, CLUSTER.named(name))
+    assert asked == ["1", "2", "1"]
+    now[0] += 1.1
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    assert asked == ["1", "2", "1", "1"]
+
+
+@pytest.mark.parametrize("refusal", ["ERROR: node is already primary node", "ERROR: no such node"])
+def test_a_redirection_to_the_present_primary_is_no_error(refusal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pcp(*_: str, **__: float) -> str:
+        asked.append(refusal)
+        raise OperationError(refusal, hint="")
+
+    asked: list[str] = []
+    monkeypatch.setattr(pgpool, "pcp", pcp)
+    monkeypatch.setattr(pgpool, "_redirection", pgpool._Redirection())
+    for _ in range(2):
+        if "already primary" in refusal:
+            pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+        else:
+            with pytest.raises(OperationError, match="no such node"):
+                pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    assert asked == [refusal] * 2  # one that failed is repeated
+
+
 @pytest.mark.parametrize(("alive", "word"), [(True, "ALIVE"), (False, "DEAD")])
 def test_the_watchdog_hears_of_a_node_ahead_of_its_lifecheck(program: Program, alive: bool, word: str) -> None:
     pgpool.tell_watchdog(CLUSTER, CLUSTER.named("pg2"), alive=alive)
