@@ -246,9 +246,9 @@ class Answers:
 
     def _recover_standby(self, request: protocol.RecoverRequest, progress: Progress) -> None:
         with self.acting:
-            leading = streaming.recover(self.here, progress, force=request.force)
+            streaming.recover(self.here, progress, force=request.force)
         if request.attach:
-            attachment.await_attached(self.here, progress, leading)
+            attachment.await_attached(self.here, progress)
         self.wake()
 
     # Recovery in two stages
@@ -308,6 +308,7 @@ class Answers:
         self.wake()
         progress("waiting for pgpool-II")
         attachment.await_attached(here, progress)
+        attachment.await_redirected(here, target.node)
         return protocol.SwitchoverAnswer(target.node)
 
     def _take_over(
