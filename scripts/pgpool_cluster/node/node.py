@@ -256,7 +256,7 @@ class Here:
         if self.database is not None:
             names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
             facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
-        if self.beats.frozen:  # a session from before may still answer, but nobody can log in
+        if self.beats.frozen:  # a session from before may still answer, but no client can log in
             facts = dataclasses.replace(facts, postgresql=Postgresql.HANGING)
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)

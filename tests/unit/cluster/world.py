@@ -843,13 +843,17 @@ class World:
         actions = confirmed(permitted(facts), lambda: permitted(self.seen()))
         self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
+        stopped: set[bool] = set()
         for action in actions:
+            of_pgpool = isinstance(action, agent._OF_PGPOOL) and self.cluster.mode.streams
+            if of_pgpool in stopped:
+                continue
             try:
                 act.perform(here, action)
             except ClusterError as error:
+                failed = failed or error
                 if not isinstance(action, Attach):
-                    raise
-                failed = error
+                    stopped.add(of_pgpool)
         if host.synchrony is not None and self.cluster.mode.streams:
             host.synchrony.tend(self.seen())
         if failed:

@@ -87,10 +87,10 @@ def test_a_server_that_hangs_is_probed_although_its_agent_is_linked() -> None:
         pytest.param(None, False, id="no log-in has been tried"),
         pytest.param(Probe(99.9, answered=False), False, id="a probe from before it hung"),
         pytest.param(Probe(100.0, answered=True), False, id="slow: others can log in"),
-        pytest.param(Probe(100.0, answered=False), True, id="nobody can log in"),
+        pytest.param(Probe(100.0, answered=False), True, id="no other node can log in"),
     ],
 )
-def test_a_server_that_hangs_is_silent_once_it_lets_nobody_log_in(probe: Probe | None, *, silent: bool) -> None:
+def test_a_server_that_hangs_is_silent_once_it_answers_no_log_in(probe: Probe | None, *, silent: bool) -> None:
     assert is_silent(LINKED, probe, 101.0, has_server=True, hanging=HANGS) is silent
     assert not is_silent(LINKED, probe, 101.0, has_server=True), "it no longer hangs"
 
@@ -183,13 +183,15 @@ def test_a_node_that_is_back_is_published_as_well(watching: Watching) -> None:
     assert watching.said[-1] == "pg1 shows signs of life again"
 
 
-def test_a_server_that_hangs_and_lets_nobody_log_in_is_published_but_its_agent_is_still_asked(
+def test_a_server_that_hangs_and_answers_no_log_in_is_published_but_its_agent_is_still_asked(
     watching: Watching,
 ) -> None:
     watching.hanging["pg1"] = Hanging(time.monotonic())
     watching.step()
     watching.step()
-    assert (watching.probed, watching.logins) == ([], [("pg1", 2.0)]), "a stopped server accepts, but lets nobody in"
+    assert (watching.probed, watching.logins) == ([], [("pg1", 2.0)]), (
+        "a stopped server accepts connections, but no log-in"
+    )
     assert watching.silent.value == {"pg1"}
     assert (watching.dropped, watching.woken) == ([], 1)
     watching.hanging.clear()
