@@ -151,6 +151,15 @@ MUTANTS = (
         "a node that must not serve clients stays attached", POOLING,
         "if believed is BackendState.UP and unfit:", "if believed is BackendState.DOWN and unfit:",
     ),
+    Mutant("a copy comes before pgpool-II", "decision/decide.py", "    if runs and any(", "    if not runs and any("),
+    Mutant(
+        "a failed action stops those for pgpool-II", "agent/agent.py",
+        "stopped.add(of_pgpool)", "stopped.update((True, False))",
+    ),
+    Mutant(
+        "a server that hangs is alive", "decision/liveness/silence.py",
+        "return probe is not None and not probe.answered and probe.began >= hanging.since", "return False",
+    ),
     Mutant(
         "pg_rewind compares timelines with the same number", "copying/copying.py",
         "if _rewindable(here) and _tells_apart(here, source):", "if _rewindable(here):",
