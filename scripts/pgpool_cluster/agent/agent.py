@@ -55,6 +55,7 @@ from ..transport.protocol import Request
 from . import rights
 from .answers import Answers
 from .contact import Contact
+from .fence_watch import FenceWatch
 from .housekeeping import Housekeeping, writes
 from .life_signs import LifeSigns
 from .local_watch import LocalWatch
@@ -136,7 +137,8 @@ class Agent:
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
         watch = LocalWatch(self.here, self.wake.set)
         server = serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer))
-        with watch.running(), LifeSigns(self.here, self.wake.set).running(), server, pulse.feeding():
+        signs, fence = LifeSigns(self.here, self.wake.set), FenceWatch(self.here, self.wake.set, pulse.Feeder().feed)
+        with watch.running(), signs.running(), fence.running(), server:
             notify("READY=1")
             while not self.ended:
                 pulse.beat()

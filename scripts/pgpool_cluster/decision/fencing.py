@@ -6,19 +6,35 @@ pgpool-II answers no more reads, which would be stale.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from ..definition.cluster import Cluster
-from .facts.facts import ClusterFacts
+from .facts.facts import ClusterFacts, NodeFacts
 
 FENCE_SECONDS = 2.0
 """Seconds without contact to a majority after which a node is fenced."""
+ANSWER_SECONDS = 8.0
+"""Seconds for which an answer of a silent node counts. Longer than the agent's loop takes to ask it again."""
 REASON = "it has no contact to more than half of the nodes, which may have promoted another one"
 
 
 def can_be_replaced(cluster: Cluster) -> bool:
     """Return whether the other nodes have a majority without this one. With two nodes, neither replaces the other."""
     return len(cluster.nodes) - 1 >= cluster.majority
+
+
+def at_present(
+    facts: ClusterFacts, me: str, silent: Mapping[str, float], asked: Mapping[str, float], now: float
+) -> ClusterFacts:
+    """Return facts that may be minutes old, with the signs of life that this node has of the others at present.
+
+    `silent`: since when each silent node has been silent. `asked`: when the last answer of each node was requested. A
+    silent node counts as unreachable unless it has answered since then, in the last ANSWER_SECONDS.
+    """
+    deaf = [name for name, since in silent.items() if asked.get(name, float("-inf")) < max(since, now - ANSWER_SECONDS)]
+    mine = replace(facts.of(me), silent=frozenset(silent))
+    return ClusterFacts({**facts.nodes, **{name: NodeFacts(name, reachable=False) for name in deaf}, me: mine})
 
 
 def missing(cluster: Cluster, facts: ClusterFacts, me: str) -> tuple[str, ...]:
@@ -44,5 +60,5 @@ def is_alone(cluster: Cluster, missing: Collection[str]) -> bool:
 
 
 def is_due(cluster: Cluster, alone_seconds: float) -> bool:
-    """Return whether a node that has been alone for so long must be fenced."""
-    return can_be_replaced(cluster) and alone_seconds >= FENCE_SECONDS
+    """Return whether a node that has been alone for so long must be fenced, which only streaming replication needs."""
+    return cluster.mode.streams and can_be_replaced(cluster) and alone_seconds >= FENCE_SECONDS
