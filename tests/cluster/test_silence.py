@@ -142,3 +142,28 @@ def test_7_a_killed_postgresql_is_replaced_before_it_could_replay(cluster: Clust
     assert account.longest_gap < FAILOVER_SECONDS, account.errors
     primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
     cluster.wait_healthy()
+
+
+# An agent that is not there
+
+
+@pytest.mark.parametrize(("signal", "seconds"), [("KILL", 15.0), ("STOP", 25.0)])
+def test_8_a_primary_whose_agent_dies_or_hangs_is_fenced_by_the_next_one(
+    cluster: Cluster, signal: str, seconds: float
+) -> None:
+    """The new agent starts while its node is cut off, and remembers that the others send heartbeats."""
+    cluster.wait_healthy()
+    primary = cluster.primary()
+    survivor, *_ = cluster.others(primary)
+    began = time.monotonic()
+    faults.CUT_OFF.begin(cluster, primary)
+    try:
+        primary.run(f"systemctl kill -s {signal} --kill-whom=main pgpool2-cluster")
+        while primary.attempt(ALIVE).status == 0:
+            assert time.monotonic() - began < seconds, "it is still being served"
+        print(f"SIG{signal} of its agent: fenced after {time.monotonic() - began:.1f} s")
+        cluster.until(lambda status: status.has_primary, "a primary", 15, survivor)
+    finally:
+        faults.CUT_OFF.end(cluster, primary)
+    primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
+    cluster.wait_healthy()

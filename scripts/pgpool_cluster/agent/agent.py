@@ -32,6 +32,8 @@ from ..decision.actions import (
 )
 from ..decision.decide import confirmed, decide
 from ..decision.facts.facts import ClusterFacts
+from ..decision.liveness import links
+from ..decision.liveness.silence import BOOT_SECONDS
 from ..decision.reports.events import EventKind
 from ..decision.reports.status import differing
 from ..decision.situation import Actions, Policy
@@ -65,8 +67,8 @@ from .watchdog_news import WatchdogNews
 A = TypeVar("A")
 CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
-"""Seconds that other nodes may take to boot before pgpool-II starts without them."""
+PATIENCE_SECONDS = BOOT_SECONDS
+"""Seconds after which pgpool-II starts without the nodes that are out of sight."""
 TOLD_SECONDS = 10.0
 """Seconds that pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
@@ -193,7 +195,8 @@ class Agent:
         here = self.here
         facts = here.look_at_all()
         here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
-        self._contact.note(here.cluster, facts, here.me.name, time.monotonic())
+        unheard = links.unheard(here.beats.links())
+        self._contact.note(here.cluster, facts, here.me.name, time.monotonic(), unheard)
         self._watchdog_news.tend(facts)
         try:
             actions = self._decided(facts)

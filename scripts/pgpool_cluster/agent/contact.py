@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..decision import fencing
@@ -24,9 +25,11 @@ class Alone:
 
     _since: float = math.inf
 
-    def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> bool:
-        """Note facts, and return whether the node is alone by them."""
-        alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me))
+    def note(
+        self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
+    ) -> bool:
+        """Note facts, and return whether the node is alone by them. `unheard`: as in `fencing.missing`."""
+        alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me, unheard))
         # A link counts as lost only after DEAD_SECONDS.
         self._since = min(self._since, now - DEAD_SECONDS) if alone else math.inf
         return alone
@@ -45,10 +48,12 @@ class Contact:
     _silent: frozenset[str] = frozenset()
     _haste_until: float = -math.inf
 
-    def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> None:
-        """Note the facts of a round."""
+    def note(
+        self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
+    ) -> None:
+        """Note the facts of a round. `unheard`: as in `fencing.missing`."""
         mine = facts.of(me)
-        alone = self._alone.note(cluster, facts, me, now)
+        alone = self._alone.note(cluster, facts, me, now, unheard)
         self._crashed_since = min(self._crashed_since, now) if _crashed(mine) else math.inf
         if mine.silent - self._silent or (alone and self.alone_seconds(now) < fencing.FENCE_SECONDS):
             self._haste_until = now + _HASTE_SECONDS

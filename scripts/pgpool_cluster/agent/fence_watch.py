@@ -16,6 +16,7 @@ from functools import partial
 
 from ..decision import fencing
 from ..decision.actions import Fence, StopPgpool, said
+from ..decision.liveness import links
 from ..decision.reports.events import kind_of
 from ..ground import log, paths
 from ..ground.errors import ClusterError, OperationError
@@ -73,7 +74,7 @@ class FenceWatch:
         cluster, me = here.cluster, here.me.name
         self._silent = {name: self._silent.get(name, now) for name in here.silent.value}
         facts = fencing.at_present(here.seen.value, me, self._silent, here.asked.value, now)
-        self._alone.note(cluster, facts, me, now)
+        self._alone.note(cluster, facts, me, now, links.unheard(here.beats.links()))
         if here.record.pause.paused or not fencing.is_due(cluster, self._alone.seconds(now)):
             return
         instance = here.database.instance if here.database is not None else None

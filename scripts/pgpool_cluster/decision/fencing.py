@@ -37,8 +37,11 @@ def at_present(
     return ClusterFacts({**facts.nodes, **{name: NodeFacts(name, reachable=False) for name in deaf}, me: mine})
 
 
-def missing(cluster: Cluster, facts: ClusterFacts, me: str) -> tuple[str, ...]:
+def missing(cluster: Cluster, facts: ClusterFacts, me: str, unheard: Collection[str] = frozenset()) -> tuple[str, ...]:
     """Return the nodes with which this one has no contact. A node that answers a request is in contact.
+
+    `unheard`: nodes of which nothing has arrived since the agent started. Such a node may not be installed yet, so it
+    stops no primary that was alone in the cluster before.
 
     A primary whose witness knows of a later term counts neither that witness nor any node that does not answer: they
     may have replaced it. Database nodes that answer prove the opposite, so a witness alone stops no primary.
@@ -46,7 +49,7 @@ def missing(cluster: Cluster, facts: ClusterFacts, me: str) -> tuple[str, ...]:
     mine = facts.of(me)
     away = tuple(node.name for node in cluster.nodes if not facts.of(node.name).reachable)
     later = _later_witnesses(cluster, facts, mine.led) if cluster.mode.streams and mine.writable else ()
-    return (*away, *later) if later else tuple(name for name in away if name in mine.silent)
+    return (*away, *later) if later else tuple(name for name in away if name in mine.silent and name not in unheard)
 
 
 def _later_witnesses(cluster: Cluster, facts: ClusterFacts, led: int) -> tuple[str, ...]:

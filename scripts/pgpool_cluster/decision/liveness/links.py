@@ -55,6 +55,11 @@ class Link:
     heard: float = -math.inf
 
 
+def unheard(links: Mapping[str, Link]) -> frozenset[str]:
+    """Return the nodes of which neither a heartbeat nor facts have arrived since this agent started."""
+    return frozenset(name for name, link in links.items() if link.state is LinkState.UNKNOWN)
+
+
 @dataclass(frozen=True, slots=True)
 class LinkChange:
     """A link that was established or lost."""
@@ -126,6 +131,16 @@ class Links:
     def renew(self, others: Iterable[str], now: float) -> None:
         """Expect heartbeats of these nodes from now on, and keep the links with those that remain."""
         self._peers = {name: self._peers.get(name) or _Received(now) for name in others}
+
+    def expect(self, now: float) -> None:
+        """Begin to wait for nodes that have sent nothing yet, since this agent can receive from now on."""
+        for peer in self._peers.values():
+            peer.began = max(peer.began, now)
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The nodes that send heartbeats, as far as this one knows."""
+        return frozenset(name for name, peer in self._peers.items() if peer.supports)
 
     def note_support(self, supports: Mapping[str, bool]) -> None:
         """Record which nodes send heartbeats according to their agents' facts."""

@@ -58,6 +58,7 @@ class Fenced:
         for write in ("info", "warning", "error"):
             monkeypatch.setattr(log, write, self.done.append)
         self.here = Here(CLUSTER, CLUSTER.named("pg1"), database, Peers({}), MEMBER)
+        self.here.beats.note_support(dict.fromkeys(OTHERS, True))
         self.see(*healthy())
         self.watch = FenceWatch(self.here, lambda: None, lambda: None)
 
@@ -180,6 +181,14 @@ def test_an_agent_without_any_facts_fences_as_well(at_once: Fenced) -> None:
     at_once.here.asked.publish({})
     at_once.lose()
     assert at_once.done[0] == "killed"
+
+
+def test_a_primary_whose_new_nodes_are_not_installed_yet_keeps_serving(at_once: Fenced) -> None:
+    """Nothing has arrived from them since the agent started, so they have replaced no node."""
+    at_once.here.beats.renew(make_cluster(count=1), CLUSTER.named("pg1"))
+    at_once.here.beats.renew(CLUSTER, CLUSTER.named("pg1"))
+    at_once.lose(seconds=60)
+    assert at_once.done == []
 
 
 # Its extent
