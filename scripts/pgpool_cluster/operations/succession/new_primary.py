@@ -79,7 +79,7 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
             return
         why = "an administrator requested it" if decided is None else reason(Promote(here.me.name, term, decided))
         with recording.timed(here, EventKind.PROMOTE, f"promote {here.me.name} term {term}", why=why):
-            refuse_promotion(here)
+            refuse_promotion(here, loss=loss)
             with _announced(here):
                 with here.under_way.upstream:
                     mine = cutting.cut_off(here)
@@ -102,8 +102,13 @@ def in_recovery(here: Here) -> bool:
     return bool(here.query("SELECT pg_is_in_recovery()")[0][0])
 
 
-def refuse_promotion(here: Here) -> None:
-    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL."""
+def refuse_promotion(here: Here, *, loss: bool = False) -> None:
+    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL.
+
+    The same if cluster.yml excludes the node, unless an administrator accepts a `loss`.
+    """
+    if here.me.nofailover and not loss:
+        raise OperationError(f"{here.me.name} is never promoted (nofailover)", hint="pgpoolctl switchover")
     mine = here.look()
     if mine.needs:
         raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))
