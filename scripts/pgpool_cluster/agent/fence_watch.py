@@ -74,15 +74,18 @@ class FenceWatch:
         cluster, me = here.cluster, here.me.name
         self._silent = {name: self._silent.get(name, now) for name in here.silent.value}
         facts = fencing.at_present(here.seen.value, me, self._silent, here.asked.value, now)
-        self._alone.note(cluster, facts, me, now, links.unheard(here.beats.links()))
+        unheard = links.unheard(here.beats.links())
+        self._alone.note(cluster, facts, me, now, unheard)
         if here.record.pause.paused or not fencing.is_due(cluster, self._alone.seconds(now)):
             return
+        missing = ", ".join(fencing.missing(cluster, facts, me, unheard))
+        why = f"it has had no contact to {missing} for {self._alone.seconds(now):.1f} s"
         instance = here.database.instance if here.database is not None else None
         if instance is not None and self._accepts_writes(instance):
             ended = postmaster.kill(instance)
-            self._after(partial(self._finish, Fence(me, fencing.REASON), ended=ended))
+            self._after(partial(self._finish, why, Fence(me, fencing.REASON), ended=ended))
         elif paths.SERVE.exists():
-            self._after(partial(self._finish, None))
+            self._after(partial(self._finish, why))
 
     def _accepts_writes(self, instance: Instance) -> bool:
         """Return whether a member of the cluster runs here and is no standby, without facts, which may be too old."""
@@ -99,30 +102,30 @@ class FenceWatch:
         self._aftermath = threading.Thread(target=work, name="aftermath of a fence", daemon=True)
         self._aftermath.start()
 
-    def _finish(self, fence: Fence | None, *, ended: bool = True) -> None:
-        """Stop pgpool-II, and record what was done."""
+    def _finish(self, why: str, fence: Fence | None = None, *, ended: bool = True) -> None:
+        """Stop pgpool-II, and record both actions. `why`: which nodes were missing, and for how long."""
         here = self.here
         here.forget_looks()
         self.wake()
         if paths.SERVE.exists():
-            self._stop_pgpool()
+            self._stop_pgpool(why)
         if fence is not None:
             log.warning(said(fence))
-            with self._recorded(fence):
+            with self._recorded(fence, why):
                 if not ended:
                     raise OperationError(postmaster.LEFT, hint=postmaster.LEFT_HINT)
 
-    def _stop_pgpool(self) -> None:
+    def _stop_pgpool(self, why: str) -> None:
         action = StopPgpool(self.here.me.name, fencing.REASON)
         log.warning(said(action))
-        with self._recorded(action):
+        with self._recorded(action, why):
             pgpool_service.stop_pgpool(self.here, action)
 
     @contextlib.contextmanager
-    def _recorded(self, action: Fence | StopPgpool) -> Iterator[None]:
+    def _recorded(self, action: Fence | StopPgpool, why: str) -> Iterator[None]:
         """Record an action with its failure, which the loop's next round reports as well."""
         with (
             contextlib.suppress(ClusterError),
-            recording.timed(self.here, kind_of(action), said(action), why=action.reason),
+            recording.timed(self.here, kind_of(action), said(action), why=why),
         ):
             yield

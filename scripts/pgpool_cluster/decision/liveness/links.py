@@ -46,13 +46,15 @@ class LinkState(StrEnum):
 class Link:
     """The link with another node.
 
-    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never.
+    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never. `ended`:
+    when its heartbeats began to say that its server is down or hangs, -inf if they do not.
     """
 
     node: str
     state: LinkState
     since: float
     heard: float = -math.inf
+    ended: float = -math.inf
 
 
 def unheard(links: Mapping[str, Link]) -> frozenset[str]:
@@ -87,6 +89,8 @@ class _Received:
     proof: float = -math.inf
     """When the last sequence was sent that the proven incarnation has echoed."""
     up_since: float = -math.inf
+    ended: float = -math.inf
+    """When its heartbeats began to say that its server is down or hangs."""
     told_up: bool = False
     """Whether the link was up according to the last change returned by `changes`."""
 
@@ -177,6 +181,8 @@ class Links:
             peer.up_since = peer.up_since if was_up else now
         if sent is not None or (was_up and peer.proven == echo):  # only a proof establishes a link that was lost
             peer.heard = now
+            ended = beat.postgresql in (Postgresql.DOWN, Postgresql.HANGING)
+            peer.ended = (peer.ended if peer.ended > -math.inf else now) if ended else -math.inf
         return sent is not None
 
     def of(self, name: str, now: float) -> Link:
@@ -184,7 +190,7 @@ class Links:
         peer = self._peers[name]
         state = self._state(peer, now)
         since = {LinkState.UP: peer.up_since, LinkState.LOST: peer.ends}.get(state, peer.began)
-        return Link(name, state, since, peer.arrived)
+        return Link(name, state, since, peer.arrived, peer.ended)
 
     def all(self, now: float) -> dict[str, Link]:
         """Return the links with all other nodes by name."""

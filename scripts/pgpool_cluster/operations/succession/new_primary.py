@@ -11,6 +11,7 @@ from ...decision.reports.events import EventKind, reason
 from ...ground.errors import OperationError
 from ...ground.waiting import poll
 from ...node import recording
+from ...node.failover_times import CLAIMED, PROMOTED
 from ...node.node import Here
 from ...transport.protocol import PromoteRequest
 from .. import postgresql_service, timelines
@@ -80,13 +81,17 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
         why = "an administrator requested it" if decided is None else reason(Promote(here.me.name, term, decided))
         with recording.timed(here, EventKind.PROMOTE, f"promote {here.me.name} term {term}", why=why):
             refuse_promotion(here, loss=loss)
+            times = here.under_way.failover
+            times.drop() if decided is None else times.begin(here.look().follows, here.beats.links())
             with _announced(here):
                 with here.under_way.upstream:
                     mine = cutting.cut_off(here)
                 claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
+                times.stage(CLAIMED)
                 end_recovery(here)
                 timelines.begin(here)
                 _refuse_overtaken(here, term)
+                times.stage(PROMOTED)
 
 
 def _refuse_overtaken(here: Here, term: int) -> None:
