@@ -9,7 +9,9 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.cluster import Cluster, through_pgpool
 from tests.cluster.load import ledger
-from tests.host import Host
+from tests.host import Host, together
+
+from pgpool_cluster.decision.liveness.silence import BOOT_SECONDS
 
 UDP_CUT = """
 nft -f - <<'NFT'
@@ -167,3 +169,21 @@ def test_8_a_primary_whose_agent_dies_or_hangs_is_fenced_by_the_next_one(
         faults.CUT_OFF.end(cluster, primary)
     primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
     cluster.wait_healthy()
+
+
+def test_9_after_a_power_failure_of_all_hosts_the_primarys_host_is_replaced_if_it_stays_away(cluster: Cluster) -> None:
+    """Neither a heartbeat nor facts of it have arrived since the boot, and no pgpool-II runs that could give it up."""
+    cluster.wait_healthy()
+    primary = cluster.primary()
+    others = cluster.others(primary)
+    together(Host.kill, cluster.hosts)
+    began = time.monotonic()
+    together(Host.start, others)
+    time.sleep(5)
+    assert cluster.writable(*others) == [], "the primary's host may still be booting"
+    cluster.until(lambda status: status.has_primary, "a primary", BOOT_SECONDS + 60, others[0])
+    print(f"replaced {time.monotonic() - began:.0f} s after the power came back")
+    primary.start()
+    primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
+    cluster.wait_healthy()
+    assert cluster.writable() == [cluster.primary().name]
