@@ -91,7 +91,10 @@ class FenceWatch:
         """Return whether a member of the cluster runs here and is no standby, without facts, which may be too old."""
         record, mine = self.here.record, self.here.seen.value.of(self.here.me.name)
         member = record.system is not None and not record.copying and (mine.member or not mine.reachable)
-        return member and postmaster.runs(instance) and not data_directory.is_standby(instance.data)
+        try:
+            return member and postmaster.runs(instance) and not data_directory.is_standby(instance.data)
+        except OSError:  # a disk that fails must not keep a primary
+            return member
 
     def _after(self, work: Callable[[], object]) -> None:
         """Run work that can block in another thread, unless the last one has not ended or has just begun."""

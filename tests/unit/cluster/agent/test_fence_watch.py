@@ -30,7 +30,7 @@ from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.server import Instance
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.postgresql import postmaster
+from pgpool_cluster.postgresql import data_directory, postmaster
 from pgpool_cluster.transport.peers import Peers
 
 OTHERS = frozenset({"pg2", "pg3"})
@@ -214,6 +214,15 @@ def test_a_server_with_other_data_than_the_record_is_not_killed(at_once: Fenced)
     at_once.see(replace(healthy()[0], member=False))
     at_once.lose()
     assert "killed" not in at_once.done
+
+
+def test_a_disk_that_fails_does_not_keep_a_primary(at_once: Fenced, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(data_directory, "is_standby", fail)
+    at_once.lose()
+    assert at_once.done[0] == "killed"
 
 
 def test_a_pause_of_the_administrator_holds_it_back(at_once: Fenced) -> None:
