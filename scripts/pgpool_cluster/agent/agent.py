@@ -22,16 +22,19 @@ from ..decision.actions import (
     Attach,
     AwaitRecovery,
     Detach,
+    DropAddress,
     Fence,
     Promote,
     Refuse,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
 from ..decision.decide import confirmed, decide
 from ..decision.facts.facts import ClusterFacts
+from ..decision.liveness.links import LinkState
 from ..decision.reports.events import EventKind
 from ..decision.reports.status import differing
 from ..decision.situation import Actions, Policy
@@ -73,6 +76,8 @@ LATELY_SECONDS = 10.0
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _GRAVE = (Detach, Fence, Promote, Stop, StopPgpool)
 """Actions that take a node away from clients, or replace the primary."""
+_OF_CLIENTS = (Attach, DropAddress, TakeAddress)
+"""Actions that only affect how clients connect: without them, a node must still be fenced."""
 _CONFIRM_PAUSE_SECONDS = 0.5
 
 
@@ -191,7 +196,7 @@ class Agent:
         here = self.here
         facts = here.look_at_all()
         here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
-        self._contact.note(here.cluster, facts, here.me.name, time.monotonic())
+        self._contact.note(here.cluster, facts, here.me.name, time.monotonic(), self._unheard)
         self._watchdog_news.tend(facts)
         try:
             actions = self._decided(facts)
@@ -249,7 +254,16 @@ class Agent:
             lately=lately,
             yields=contact.yields(now),
             alone_seconds=contact.alone_seconds(now),
+            pool_away=contact.pool_away(now),
+            gone=contact.gone(now),
         )
+
+    @property
+    def _unheard(self) -> frozenset[str]:
+        """The nodes that were off when this agent started, and have been since."""
+        links, since = self.here.beats.links(), time.monotonic() - PATIENCE_SECONDS
+        unknown = [link for link in links.values() if link.state is LinkState.UNKNOWN]
+        return frozenset(link.node for link in unknown if link.since <= since)
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
         """Rewrite the roles once most nodes have the new key. The other nodes could not log in before that."""
@@ -269,13 +283,13 @@ class Agent:
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
-        """Carry out the actions in order. A failed attachment does not stop the next action."""
+        """Carry out the actions in order. One of _OF_CLIENTS that fails does not stop the next action."""
         failed: list[ClusterError] = []
         for action in actions:
             try:
                 self._do(action)
             except ClusterError as error:
-                if not isinstance(action, Attach):
+                if not isinstance(action, _OF_CLIENTS):
                     raise
                 failed.append(error)
         if failed:

@@ -1,15 +1,17 @@
-"""Remember since when this node has had no contact to a majority, and since when its own server has been crashed."""
+"""Remember since when other nodes have been out of contact, and since when this node's own services have been down."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
-from ..decision import fencing
+from ..decision import fencing, virtual_address
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from ..decision.liveness.links import DEAD_SECONDS
-from ..definition.cluster import Cluster
+from ..decision.situation import silent
+from ..definition.cluster import Cluster, Service
 
 _YIELD_SECONDS = 5.0
 """Seconds for which a crashed primary lets a standby take over before it starts again."""
@@ -26,10 +28,18 @@ class Contact:
     _crashed_since: float = math.inf
     _silent: frozenset[str] = frozenset()
     _haste_until: float = -math.inf
+    _gone_since: dict[str, float] = field(default_factory=dict)
+    """Since when a majority has had no sign of life of these nodes."""
+    _pool_away_since: float = math.inf
 
-    def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> None:
-        """Note the facts of a round."""
+    def note(
+        self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
+    ) -> None:
+        """Note the facts of a round. `unheard`: nodes that have sent nothing for long since this agent started."""
         mine = facts.of(me)
+        self._note_gone(cluster, facts, unheard, now)
+        away = mine.pgpool is None and Service.PGPOOL in cluster.named(me).runs
+        self._pool_away_since = min(self._pool_away_since, now) if away else math.inf
         alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me))
         # A link counts as lost only after DEAD_SECONDS.
         self._alone_since = min(self._alone_since, now - DEAD_SECONDS) if alone else math.inf
@@ -41,6 +51,20 @@ class Contact:
     def alone_seconds(self, now: float) -> float:
         """Return for how long this node has been without contact to a majority."""
         return max(0.0, now - self._alone_since)
+
+    def _note_gone(self, cluster: Cluster, facts: ClusterFacts, unheard: Collection[str], now: float) -> None:
+        away = [node.name for node in cluster.nodes if not facts.of(node.name).reachable]
+        gone = [name for name in away if name in unheard or silent(cluster, facts, name)]
+        self._gone_since = {name: self._gone_since.get(name, now - DEAD_SECONDS) for name in gone}
+
+    def gone(self, now: float) -> frozenset[str]:
+        """Return the nodes without a sign of life for so long that they have dropped the virtual address."""
+        since = now - virtual_address.GONE_SECONDS
+        return frozenset(name for name, at in self._gone_since.items() if at <= since)
+
+    def pool_away(self, now: float) -> bool:
+        """Return whether this node's pgpool-II has not answered for longer than a restart takes."""
+        return now - self._pool_away_since >= virtual_address.AWAY_SECONDS
 
     def yields(self, now: float) -> bool:
         """Return whether a standby that can take over comes before a restart of this node's crashed server."""

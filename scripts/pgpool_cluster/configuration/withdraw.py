@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..ground import ancestors, log, paths
 from ..ground.errors import ClusterError, ExitStatus, ServerError
-from ..machine import hands, units
+from ..machine import hands, held_address, units
 from ..machine.memory import Applied, unit_of
 from ..machine.network import firewall
 from . import laid_files, reloading
@@ -38,6 +38,8 @@ def delete_files() -> None:
             with contextlib.suppress(ClusterError):
                 _take_back(path)
     firewall.remove()
+    with contextlib.suppress(ClusterError):
+        held_address.withdraw()
     for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY, paths.DERIVED_KEY):
         with contextlib.suppress(ServerError):
             hands.remove(path)

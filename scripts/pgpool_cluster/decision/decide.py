@@ -1,8 +1,8 @@
 """Facts in, actions out: decide what a node has to do to bring the cluster into the state that cluster.yml describes.
 
 `decide` covers the first installation, boot, the time after a failover and the return of a failed node. Its parts are
-joining.py, streaming_member.py or native.py, promotion.py and pooling.py; `promotion.failover` answers pgpool-II's
-failover_command. All are pure; docs/explanation/decide.md explains the rules. For any facts:
+joining.py, streaming_member.py or native.py, promotion.py, pooling.py and virtual_address.py. `promotion.failover`
+answers pgpool-II's failover_command. All are pure; docs/explanation/decide.md explains the rules. For any facts:
 
 - no action makes a node writable while another node in sight is writable, or without a majority of nodes in sight;
 - data is replaced only on a node that is not a member and holds no database, or whose copy is incomplete, or whose
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
-from . import joining, native, pooling, streaming_member
-from .actions import Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
+from . import joining, native, pooling, streaming_member, virtual_address
+from .actions import Begin, Clone, Detach, Dismiss, DropAddress, GiveUpPlace, Rejoin, Stop
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -31,7 +31,24 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
     database = _of_database(situation) if Service.POSTGRESQL in me.runs else ()
     pooler = pooling.of_pgpool(situation) if Service.PGPOOL in me.runs else ()
-    return database + pooler
+    address = virtual_address.of_virtual_address(situation)
+    return _ordered(situation, database + pooler, address)
+
+
+def _ordered(situation: Situation, actions: Actions, address: Actions) -> Actions:
+    """Return all actions in order: the virtual address is dropped first, and taken last.
+
+    A node that is about to copy data drops the address, because its agent decides nothing until the copy has ended.
+    """
+    copies = any(isinstance(action, _COPIES) for action in actions)
+    if copies and situation.mine.virtual_ip and situation.cluster.moves_address:
+        address = (DropAddress(situation.name, "it copies its data from another node"),)
+    if any(isinstance(action, DropAddress) for action in address):
+        return address + actions
+    return actions + (() if copies else address)
+
+
+_COPIES = (Clone, Rejoin)
 
 
 def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:

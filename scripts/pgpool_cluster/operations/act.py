@@ -18,6 +18,7 @@ from ..decision.actions import (
     Deed,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -34,6 +35,7 @@ from ..decision.actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
@@ -44,7 +46,7 @@ from ..node import recording
 from ..node.node import Here
 from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
-from . import pgpool_service, postgresql_service, restarts
+from . import address_service, pgpool_service, postgresql_service, restarts
 from .accounts.roles import Roles
 from .succession import claims, new_primary
 
@@ -120,6 +122,10 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
             pgpool_service.attach(here, action)
         case Detach():
             pgpool_service.detach(here, action)
+        case TakeAddress():
+            address_service.take(here, action)
+        case DropAddress():
+            address_service.drop(here, action)
         case _:
             assert_never(action)
 

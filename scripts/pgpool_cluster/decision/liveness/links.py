@@ -46,13 +46,15 @@ class LinkState(StrEnum):
 class Link:
     """The link with another node.
 
-    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never.
+    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never. `ends`: when
+    a link that is up is lost, unless another heartbeat arrives.
     """
 
     node: str
     state: LinkState
     since: float
     heard: float = -math.inf
+    ends: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class Links:
         peer = self._peers[name]
         state = self._state(peer, now)
         since = {LinkState.UP: peer.up_since, LinkState.LOST: peer.ends}.get(state, peer.began)
-        return Link(name, state, since, peer.arrived)
+        return Link(name, state, since, peer.arrived, peer.ends)
 
     def all(self, now: float) -> dict[str, Link]:
         """Return the links with all other nodes by name."""

@@ -25,7 +25,8 @@ class Probe:
 def needs_probe(link: Link, now: float) -> bool:
     """Return whether the server of a node must be probed now."""
     if link.state is LinkState.UP:
-        return now - link.heard >= PROBE_AFTER_SECONDS
+        soon_lost = link.ends - now <= DEAD_SECONDS - PROBE_AFTER_SECONDS  # heartbeats may arrive in one direction only
+        return soon_lost or now - link.heard >= PROBE_AFTER_SECONDS
     return link.state in (LinkState.LOST, LinkState.NEVER)
 
 

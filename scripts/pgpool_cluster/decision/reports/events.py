@@ -21,6 +21,7 @@ from ..actions import (
     CreateSlots,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -37,6 +38,7 @@ from ..actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
 )
 from ..facts.facts import BackendState, ClusterFacts, NodeFacts
@@ -72,6 +74,8 @@ class EventKind(StrEnum):
     STOP_PGPOOL = "stop-pgpool"
     ATTACH = "attach"
     DETACH = "detach"
+    TAKE_ADDRESS = "take-address"
+    DROP_ADDRESS = "drop-address"
     CLAIM = "claim-term"
     GIVEN_UP = "given-up"
     FAILOVER = "failover"
@@ -108,6 +112,8 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.STOP_PGPOOL: "b37d41535ab84b85a193f679ad69e764",
     EventKind.ATTACH: "2c4d935403294dea9272e424d21ba7e3",
     EventKind.DETACH: "717cb3c780a84a41865ee344746ee074",
+    EventKind.TAKE_ADDRESS: "9cadc97869d64df482cc718f2f71a679",
+    EventKind.DROP_ADDRESS: "94e085306e454cdfbb724c10d52ed056",
     EventKind.CLAIM: "d61286c47cbe43669f85f20c679be690",
     EventKind.GIVEN_UP: "2b44ed67a0fe43ccae8fac4c6103ce28",
     EventKind.FAILOVER: "2989d926d2834e3aa7e36ac484257c7e",
@@ -191,7 +197,7 @@ def kind_of(action: Action) -> EventKind:
 def reason(action: Action) -> str:
     """Return why `decide` returns an action: its own reason, or the rule that leads to it."""
     match action:
-        case Stop() | Fence() | StopPgpool() | Detach() | Wait() | AwaitRecovery() | Refuse():
+        case Stop() | Fence() | StopPgpool() | Detach() | DropAddress() | Wait() | AwaitRecovery() | Refuse():
             return action.reason
         case _:
             return _KINDS[type(action)][1]
@@ -219,6 +225,8 @@ _KINDS: Mapping[type[Action], tuple[EventKind, str]] = {
     StopPgpool: (EventKind.STOP_PGPOOL, ""),
     Attach: (EventKind.ATTACH, "its state is correct, and pgpool-II sends it no clients"),
     Detach: (EventKind.DETACH, ""),
+    TakeAddress: (EventKind.TAKE_ADDRESS, "its pgpool-II serves the virtual address, and no other node has it"),
+    DropAddress: (EventKind.DROP_ADDRESS, ""),
     Wait: (EventKind.NEEDS_ADMINISTRATOR, ""),
     AwaitRecovery: (EventKind.NEEDS_ADMINISTRATOR, ""),
     Refuse: (EventKind.NEEDS_ADMINISTRATOR, ""),

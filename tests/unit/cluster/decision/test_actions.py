@@ -19,6 +19,7 @@ from pgpool_cluster.decision.actions import (
     Deed,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -35,6 +36,7 @@ from pgpool_cluster.decision.actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
@@ -61,6 +63,8 @@ WORDS: dict[Action, str] = {
     StopPgpool("pg1", "it is alone"): "stop pgpool pg1: it is alone",
     Attach("pg1"): "attach pg1",
     Detach("pg1", "it lags"): "detach pg1: it lags",
+    TakeAddress("pg1"): "take address pg1",
+    DropAddress("pg1", "pg2 takes it"): "drop address pg1: pg2 takes it",
     Wait("pg1", "pg2 is away"): "waits: pg2 is away",
     AwaitRecovery(
         "pg1", "it was replaced", source_in_sight=False, returns=True
