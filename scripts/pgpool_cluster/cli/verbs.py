@@ -121,7 +121,7 @@ def _rehearse(options: argparse.Namespace) -> ExitStatus:
 def _apply(options: argparse.Namespace) -> ExitStatus:
     from ..configuration import apply, changes  # noqa: PLC0415
 
-    if not options.diff:
+    if not options.diff and os.geteuid() == 0:
         _withdraw_address()
     planned = changes.plan()
     if options.diff:

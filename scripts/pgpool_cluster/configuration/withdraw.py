@@ -16,10 +16,14 @@ from .rendering import rendered_file, rendered_paths
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Stop the agent and then pgpool-II, which uses the configuration, and delete the configuration."""
+    """Stop the agent, remove the virtual address, stop pgpool-II, and delete the configuration that it uses."""
     del words
     if paths.MEMORY.exists() or paths.OLD_MEMORY.exists():
         units.ask("stop", paths.UNIT)  # prerm should have stopped the agent, which would restart pgpool-II
+        try:
+            held_address.withdraw()
+        except ClusterError as error:
+            log.warning(f"the virtual address was not removed: {error.message}; hint: {error.hint}")
         units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
             with contextlib.suppress(ServerError):
@@ -38,8 +42,6 @@ def delete_files() -> None:
             with contextlib.suppress(ClusterError):
                 _take_back(path)
     firewall.remove()
-    with contextlib.suppress(ClusterError):
-        held_address.withdraw()
     for path in (paths.MEMORY, paths.LAID_FILE, paths.OLD_MEMORY, paths.DERIVED_KEY):
         with contextlib.suppress(ServerError):
             hands.remove(path)

@@ -4,13 +4,12 @@ The node of the primary has it, if its pgpool-II answers. A node takes it only a
 it no longer has it, or after a holder without contact to a majority has dropped it by its own clock. Seconds after the
 last heartbeat that arrived:
 
-- a lost link is noticed after DEAD_SECONDS (1.2) on one side, and on the other after ECHO_SECONDS (1.8) at most, if
-  heartbeats arrive in one direction only. A probe of the servers ends at the same time, a tenth of a second later at
-  most;
-- so a holder is alone after 1.9, decides in a round that begins at once, and asks root, which takes 0.3: the address is
-  gone after 2.3, and after 1.8 if no heartbeat arrives in either direction;
-- another node takes it after GONE_SECONDS (2.5), because the side that notices first counts from 1.2 seconds before the
-  moment at which it sees that a majority has no sign of life.
+- a node notices a lost link after DEAD_SECONDS (1.2). If heartbeats arrive in one direction only, it is ECHO_SECONDS
+  (1.8) at most on the side where they arrive. The probes of the servers end at about the same time;
+- so the holder is alone after 1.9 at most, decides in a round that begins at once, and root removes the address within
+  0.4: it is gone after 2.3, and after 1.7 if no heartbeat arrives in either direction;
+- another node takes it after GONE_SECONDS (2.5) at the earliest. It counts from DEAD_SECONDS before the moment at which
+  it sees that a majority has no sign of life of the holder.
 
 A holder that is suspended for longer, or whose agent has died, keeps the address. So root asks on the link before it
 puts the address up, and refuses if another host answers (machine/held_address.py).
@@ -25,7 +24,7 @@ from .facts.facts import NodeFacts
 from .liveness.links import DEAD_SECONDS
 from .situation import Actions, Situation
 
-DROP_SECONDS = DEAD_SECONDS + 0.1
+DROP_SECONDS = DEAD_SECONDS
 """Seconds without contact to a majority after which a node drops the address, before it is fenced."""
 GONE_SECONDS = 2.5
 """Seconds without a sign of life of a node after which it has dropped the address."""

@@ -26,14 +26,14 @@ _LOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _HeldAddress:
     """The address that root has put up, and the cluster's ports."""
 
     placement: Placement
     ports: tuple[int, ...]
 
     @classmethod
-    def load(cls) -> _Held | None:
+    def load(cls) -> _HeldAddress | None:
         """Read paths.HELD_ADDRESS; None if it is missing or damaged."""
         try:
             found = hands.read(paths.HELD_ADDRESS, 0)
@@ -73,12 +73,12 @@ def take() -> None:
     if wanted is None:
         raise UsageError(f"{me.name} carries no virtual address", hint=f"see virtual_ip in {paths.CLUSTER_YML}")
     with _locked():
-        held = _Held.load()
+        held = _HeldAddress.load()
         if held is not None and held.placement != wanted:
             _remove(held)
         if not server.interface_of(str(wanted.address.ip)):
             _refuse_second(wanted)
-        _Held(wanted, cluster.ports).save()
+        _HeldAddress(wanted, cluster.ports).save()
         carried_address.put_up(wanted)
     carried_address.announce(wanted)
 
@@ -86,11 +86,11 @@ def take() -> None:
 def drop() -> None:
     """Remove the address that root has put up, or that a former pgpool-II has left; raises ClusterError."""
     with _locked():
-        held = _Held.load()
+        held = _HeldAddress.load()
         if held is None:
             cluster, me = server.this_node()
             wanted = _wanted(cluster, me)
-            held = _Held(wanted, cluster.ports) if wanted is not None else None
+            held = _HeldAddress(wanted, cluster.ports) if wanted is not None else None
         if held is not None:
             _remove(held)
 
@@ -98,7 +98,7 @@ def drop() -> None:
 def withdraw() -> None:
     """Remove the address that root has put up, whatever cluster.yml says; raises ClusterError."""
     with _locked():
-        held = _Held.load()
+        held = _HeldAddress.load()
         if held is not None:
             _remove(held)
 
@@ -108,7 +108,7 @@ def follow_cluster_yml() -> None:
 
     A cluster.yml that cannot be read changes nothing.
     """
-    held = _Held.load()
+    held = _HeldAddress.load()
     if held is None:
         return
     try:
@@ -140,7 +140,7 @@ def _refuse_second(wanted: Placement) -> None:
         )
 
 
-def _remove(held: _Held) -> None:
+def _remove(held: _HeldAddress) -> None:
     address = held.placement.address.ip
     carried_address.end_connections(address, held.ports)
     carried_address.remove(address)

@@ -21,6 +21,7 @@ from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS, Link, LinkState
 from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Probe, is_silent, needs_probe
+from pgpool_cluster.decision.virtual_address import AWAY_SECONDS, GONE_SECONDS
 from pgpool_cluster.definition.cluster import Node, Service
 from pgpool_cluster.ground import log
 from pgpool_cluster.node.under_way import Published
@@ -38,6 +39,9 @@ NEVER = Link("pg1", LinkState.NEVER, 100.0)
     [
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100 + PROBE_AFTER_SECONDS - 0.01, False),
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100.1 + PROBE_AFTER_SECONDS, True),
+        # Heartbeats arrive, but none of this node's own arrives there.
+        (Link("pg1", LinkState.UP, 0.0, heard=100.0, ends=101.0), 100.3, False),
+        (Link("pg1", LinkState.UP, 0.0, heard=100.0, ends=101.0), 100.45, True),
         (LOST, 100.0, True), (NEVER, 100.0, True),
         (Link("pg1", LinkState.UNSUPPORTED, 0.0), 100.0, False), (Link("pg1", LinkState.UNKNOWN, 0.0), 100.0, False),
     ],
@@ -248,6 +252,39 @@ def test_a_crashed_standby_restarts_at_once() -> None:
     found = Contact()
     found.note(CLUSTER, seen(pg1, crashed(pg2), pg3), "pg2", 50.0)
     assert not found.yields(50.0)
+
+
+def test_a_node_is_gone_once_a_majority_has_had_no_sign_of_life_for_long() -> None:
+    pg1, pg2, pg3 = (replace(one, silent=frozenset({"pg3"}) - {one.node}) for one in healthy())
+    found = Contact()
+    found.note(CLUSTER, seen(pg1, replace(pg2, silent=frozenset()), away("pg3")), "pg1", 40.0)
+    assert found.gone(60.0) == frozenset(), "one node is no majority"
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 50.0)
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 51.0)
+    since = 50.0 - DEAD_SECONDS
+    assert found.gone(since + GONE_SECONDS - 0.01) == frozenset()
+    assert found.gone(since + GONE_SECONDS) == frozenset({"pg3"})
+    found.note(CLUSTER, seen(pg1, pg2, pg3), "pg1", 52.0)
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 53.0)
+    assert found.gone(53.0) == frozenset(), "it was there in the meantime"
+
+
+def test_a_node_that_was_off_all_the_time_is_gone_as_well() -> None:
+    """Its link is unknown, so it is never silent; both other hosts have been booted since."""
+    pg1, pg2, _ = healthy()
+    found = Contact()
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 50.0, {"pg3"})
+    assert found.gone(50.0 + GONE_SECONDS) == frozenset({"pg3"})
+
+
+def test_a_pgpool_that_restarts_is_not_away_for_long() -> None:
+    pg1, pg2, pg3 = healthy()
+    found = Contact()
+    found.note(CLUSTER, seen(replace(pg1, pgpool=None), pg2, pg3), "pg1", 50.0)
+    assert not found.pool_away(50.0 + AWAY_SECONDS - 0.01)
+    assert found.pool_away(50.0 + AWAY_SECONDS)
+    found.note(CLUSTER, seen(pg1, pg2, pg3), "pg1", 51.0)
+    assert not found.pool_away(60.0)
 
 
 def test_after_a_loss_rounds_follow_each_other_quickly(monkeypatch: pytest.MonkeyPatch) -> None:

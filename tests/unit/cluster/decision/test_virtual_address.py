@@ -26,7 +26,7 @@ from tests.unit.cluster.nodes import (
 )
 
 from pgpool_cluster.decision import fencing, situation, virtual_address
-from pgpool_cluster.decision.actions import DropAddress, TakeAddress
+from pgpool_cluster.decision.actions import DropAddress, TakeAddress, Wait
 from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS
@@ -114,7 +114,7 @@ SITUATIONS = [
         "without a majority for a moment it is kept",
         (held(alone(PG1)), away("pg2"), away("pg3")),
         {"pg1": []},
-        policy=Policy(alone_seconds=DEAD_SECONDS),
+        policy=Policy(alone_seconds=DEAD_SECONDS - 0.1),
     ),
     Situation("of two nodes, none can replace the other", (held(alone(PG1)), away("pg2")), {"pg1": []}, TWO, LOST),
     Situation("of two holders, the primary keeps it", (held(PG1), held(PG2), PG3), {"pg1": [], "pg2": ["DropAddress"]}),
@@ -164,7 +164,7 @@ def test_the_reasons_name_the_node() -> None:
     (drop,) = decided(MOVED, "pg1", seen(held(FORMER), NEW, FOLLOWS), Policy())
     assert drop == DropAddress("pg1", "pg2 takes it")
     (wait,) = decided(MOVED, "pg2", seen(held(FORMER), NEW, FOLLOWS), Policy())
-    assert wait == situation.Wait("pg2", "pg1 still has the virtual address")
+    assert wait == Wait("pg2", "pg1 still has the virtual address")
 
 
 def test_a_node_drops_the_address_before_it_is_fenced_or_copies() -> None:

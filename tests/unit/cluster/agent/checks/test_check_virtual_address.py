@@ -49,11 +49,11 @@ def test_the_node_with_the_virtual_address_does_not_check_it(virtual: Machine) -
 
 def of_holders(virtual: Machine, *holders: str, nodes: tuple[NodeFacts, ...] = healthy()) -> dict[str, str]:
     """Return the failed checks, and their fixes, if these nodes have the address."""
-    here, checklist = virtual.here, Checklist()
+    here, checklist = virtual.here, Checklist("pg1")
     facts = (replace(one, virtual_ip=one.node in holders, file=virtual.cluster.fingerprint) for one in nodes)
     here.seen.publish(seen(*facts))
     check_virtual_address._of_holders(here, checklist)
-    return {check.why: check.fix for check in checklist.found if not check.ok}
+    return {check.why: check.fix for check in checklist.checks if not check.ok}
 
 
 def test_two_nodes_with_the_virtual_address_are_named(virtual: Machine) -> None:
