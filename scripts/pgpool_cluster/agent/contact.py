@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from ..decision import fencing, virtual_address
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from ..decision.liveness.links import DEAD_SECONDS
-from ..decision.situation import silent
+from ..decision.situation import rightful_primary, silent
 from ..definition.cluster import Cluster, Service
 
 _YIELD_SECONDS = 5.0
 """Seconds for which a crashed primary lets a standby take over before it starts again."""
 _HASTE_SECONDS = 10.0
-"""Seconds after a node became silent for which the agent decides again at short intervals."""
+"""Seconds for which the agent decides again at short intervals, after a node became silent or the primary changed."""
 _HASTE_PAUSE_SECONDS = 0.2
 
 
@@ -31,6 +31,8 @@ class Contact:
     _gone_since: dict[str, float] = field(default_factory=dict)
     """Since when a majority has had no sign of life of these nodes."""
     _pool_away_since: float = math.inf
+    _of_address: tuple[str, frozenset[str]] | None = None
+    """The primary and the holders of the virtual address."""
 
     def note(
         self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
@@ -38,6 +40,7 @@ class Contact:
         """Note the facts of a round. `unheard`: nodes that have sent nothing for long since this agent started."""
         mine = facts.of(me)
         self._note_gone(cluster, facts, unheard, now)
+        self._hasten_address(cluster, facts, now)
         away = mine.pgpool is None and Service.PGPOOL in cluster.named(me).runs
         self._pool_away_since = min(self._pool_away_since, now) if away else math.inf
         alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me))
@@ -57,6 +60,16 @@ class Contact:
         gone = [name for name in away if name in unheard or silent(cluster, facts, name)]
         self._gone_since = {name: self._gone_since.get(name, now - DEAD_SECONDS) for name in gone}
 
+    def _hasten_address(self, cluster: Cluster, facts: ClusterFacts, now: float) -> None:
+        """Decide at short intervals once the primary has changed, so that the virtual address follows it soon."""
+        if not cluster.moves_address:
+            return
+        leads = rightful_primary(cluster, facts)
+        found = leads.node if leads is not None else "", frozenset(one.node for one in _holders(facts))
+        if self._of_address not in (None, found):
+            self._haste_until = now + _HASTE_SECONDS
+        self._of_address = found
+
     def gone(self, now: float) -> frozenset[str]:
         """Return the nodes without a sign of life for so long that they have dropped the virtual address."""
         since = now - virtual_address.GONE_SECONDS
@@ -73,6 +86,10 @@ class Contact:
     def pause(self, seconds: float) -> float:
         """Return the pause before the next round, which is shorter than `seconds` if a node has just become silent."""
         return min(seconds, _HASTE_PAUSE_SECONDS) if time.monotonic() < self._haste_until else seconds
+
+
+def _holders(facts: ClusterFacts) -> list[NodeFacts]:
+    return [one for one in facts.nodes.values() if one.reachable and one.virtual_ip]
 
 
 def _crashed(mine: NodeFacts) -> bool:

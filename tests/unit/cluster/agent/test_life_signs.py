@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import socket
 import threading
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, away, crashed, healthy, seen
+from tests.unit.cluster.nodes import CLUSTER, away, crashed, healthy, primary, seen
 
 from pgpool_cluster.agent import contact
 from pgpool_cluster.agent.contact import Contact
@@ -297,3 +298,16 @@ def test_after_a_loss_rounds_follow_each_other_quickly(monkeypatch: pytest.Monke
     assert found.pause(2.0) == contact._HASTE_PAUSE_SECONDS
     monkeypatch.setattr(contact, "time", SimpleNamespace(monotonic=lambda: 61.0))
     assert found.pause(2.0) == 2.0, "a node that is away for hours does not keep the others busy"
+
+
+def test_after_a_change_of_the_primary_the_virtual_address_follows_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact, "time", SimpleNamespace(monotonic=lambda: 50.0))
+    virtual = replace(CLUSTER, virtual_ip=ipaddress.ip_interface("10.0.0.50/24"))
+    pg1, pg2, pg3 = healthy()
+    after = seen(replace(pg1, term=2), primary("pg2", term=2, timeline=2), pg3)
+    for cluster, pause in ((CLUSTER, 2.0), (virtual, contact._HASTE_PAUSE_SECONDS)):
+        found = Contact()
+        found.note(cluster, seen(pg1, pg2, pg3), "pg3", 50.0)
+        assert found.pause(2.0) == 2.0
+        found.note(cluster, after, "pg3", 50.0)
+        assert found.pause(2.0) == pause
