@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member, virtual_address
-from .actions import Begin, Clone, Detach, Dismiss, DropAddress, GiveUpPlace, Rejoin, Stop
+from .actions import Begin, Clone, Detach, Dismiss, DropAddress, GiveUpPlace, Rejoin, Stop, TakeAddress
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -31,21 +31,20 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
     database = _of_database(situation) if Service.POSTGRESQL in me.runs else ()
     pooler = pooling.of_pgpool(situation) if Service.PGPOOL in me.runs else ()
-    address = virtual_address.of_virtual_address(situation)
-    return _ordered(situation, database + pooler, address)
+    actions = database + pooler
+    # First, because it rests on facts that have to be fresh, and because another action may take long.
+    return _of_address(situation, actions) + actions
 
 
-def _ordered(situation: Situation, actions: Actions, address: Actions) -> Actions:
-    """Return all actions in order: the virtual address is dropped first, and taken last.
+def _of_address(situation: Situation, actions: Actions) -> Actions:
+    """Return the actions for the virtual address.
 
-    A node that is about to copy data drops the address, because its agent decides nothing until the copy has ended.
+    A node that is about to copy data drops it, because its agent decides nothing until the copy has ended.
     """
-    copies = any(isinstance(action, _COPIES) for action in actions)
-    if copies and situation.mine.virtual_ip and situation.cluster.moves_address:
-        address = (DropAddress(situation.name, "it copies its data from another node"),)
-    if any(isinstance(action, DropAddress) for action in address):
-        return address + actions
-    return actions + (() if copies else address)
+    if not any(isinstance(action, _COPIES) for action in actions):
+        return virtual_address.of_virtual_address(situation)
+    holds = situation.mine.virtual_ip and situation.cluster.moves_address
+    return (DropAddress(situation.name, "it copies its data from another node"),) if holds else ()
 
 
 _COPIES = (Clone, Rejoin)
@@ -55,11 +54,14 @@ def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
     """Return the actions, but keep those of _CONFIRMED_TWICE only if `again` decides them as well.
 
     The nodes learn of a new term one after the other, so the facts may mix nodes that know it with nodes that do not.
+    `again` waits for a moment, but the virtual address must be dropped at once: then those actions have to wait for the
+    next round. After that moment, the address is taken only if `again` decides that, too.
     """
     if not any(isinstance(action, _CONFIRMED_TWICE) for action in actions):
         return actions
-    second = again()
-    return tuple(action for action in actions if action in second or not isinstance(action, _CONFIRMED_TWICE))
+    second = () if any(isinstance(action, DropAddress) for action in actions) else again()
+    doubtful = (*_CONFIRMED_TWICE, TakeAddress)
+    return tuple(action for action in actions if action in second or not isinstance(action, doubtful))
 
 
 _CONFIRMED_TWICE = (Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop)

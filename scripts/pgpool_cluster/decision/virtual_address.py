@@ -17,7 +17,7 @@ puts the address up, and refuses if another host answers (machine/held_address.p
 
 from __future__ import annotations
 
-from ..definition.cluster import Cluster, Node, Service
+from ..definition.cluster import Node, Service
 from . import fencing
 from .actions import DropAddress, TakeAddress
 from .facts.facts import NodeFacts
@@ -34,7 +34,7 @@ AWAY_SECONDS = 3.0
 
 def of_virtual_address(situation: Situation) -> Actions:
     """Decide whether this node takes or drops the virtual address; () if it does neither."""
-    if not situation.cluster.moves_address or Service.PGPOOL not in situation.me.runs:
+    if not situation.cluster.moves_address:
         return ()
     return _dropped(situation) if situation.mine.virtual_ip else _taken(situation)
 
@@ -81,15 +81,12 @@ def _dropped(situation: Situation) -> Actions:
 def _taken(situation: Situation) -> Actions:
     if not situation.majority or holder(situation) != situation.name:
         return ()
-    others = [name for name in _names(situation.cluster) if name != situation.name]
-    having = [name for name in others if situation.facts.of(name).reachable and situation.facts.of(name).virtual_ip]
+    cluster, facts = situation.cluster, situation.facts
+    having = [node.name for node in cluster.nodes if facts.of(node.name).reachable and facts.of(node.name).virtual_ip]
     if having:
         return situation.wait(f"{having[0]} still has the virtual address")
-    away = [name for name in others if not situation.facts.of(name).reachable and name not in situation.policy.gone]
+    unreachable = [node.name for node in cluster.pgpools if not facts.of(node.name).reachable]
+    away = [name for name in unreachable if name not in situation.policy.gone]
     if away:
         return situation.wait(f"{away[0]} may still have the virtual address: it does not answer, but may be at work")
     return (TakeAddress(situation.name),)
-
-
-def _names(cluster: Cluster) -> tuple[str, ...]:
-    return tuple(node.name for node in cluster.pgpools)

@@ -20,15 +20,16 @@ from tests.unit.cluster.nodes import (
     healthy,
     kinds,
     orphaned,
+    pgpool,
     primary,
     seen,
     standby,
 )
 
 from pgpool_cluster.decision import fencing, situation, virtual_address
-from pgpool_cluster.decision.actions import DropAddress, TakeAddress, Wait
-from pgpool_cluster.decision.decide import decide
-from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
+from pgpool_cluster.decision.actions import Detach, DropAddress, TakeAddress, Wait
+from pgpool_cluster.decision.decide import confirmed, decide
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, WatchdogState
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS
 from pgpool_cluster.decision.situation import Actions, Policy
 from pgpool_cluster.definition.cluster import Cluster, Service
@@ -127,6 +128,12 @@ SITUATIONS = [
     Situation(
         "a primary without pgpool-II", (PG1, PG2, PG3), {"pg1": [], "pg2": ["TakeAddress"], "pg3": []}, WITHOUT_POOL
     ),
+    Situation(
+        "a node that no longer runs pgpool-II drops it",
+        (held(PG1), PG2, PG3),
+        {"pg1": ["DropAddress"], "pg2": ["Wait"], "pg3": []},
+        WITHOUT_POOL,
+    ),
     Situation("a holder stays", (PG1, PG2, held(PG3)), {"pg1": [], "pg2": [], "pg3": []}, WITHOUT_POOL),
     Situation(
         "a node that may have to copy data is the last choice",
@@ -172,9 +179,34 @@ def test_a_node_drops_the_address_before_it_is_fenced_or_copies() -> None:
     late = Policy(alone_seconds=fencing.FENCE_SECONDS)
     assert kinds(decide(MOVED, MOVED.nodes[0], cut_off, late)) == ["DropAddress", "Fence", "StopPgpool"]
     empty = held(replace(absent("pg2"), pgpool=PG2.pgpool))
-    assert kinds(decide(WITHOUT_POOL, MOVED.nodes[1], seen(PG1, empty, PG3), None)) == ["DropAddress", "Clone"]
+    assert kinds(decide(WITHOUT_POOL, MOVED.nodes[1], seen(PG1, empty, PG3), None))[:2] == ["DropAddress", "Clone"]
     without = replace(empty, virtual_ip=False)
     assert "TakeAddress" not in kinds(decide(WITHOUT_POOL, MOVED.nodes[1], seen(PG1, without), PG3_GONE))
+
+
+def test_the_address_is_dropped_without_the_pause_before_other_nodes_are_detached() -> None:
+    """A primary that is cut off would also detach the others."""
+    drop, detach, wait = DropAddress("pg1", "alone"), Detach("pg2", "it shows no sign of life"), Wait("pg1", "it waits")
+
+    def again() -> Actions:
+        pytest.fail("it decides again, which takes half a second")
+
+    assert confirmed((drop, detach, wait), again) == (drop, wait)
+    leads = replace(PG1.pgpool or pgpool(), watchdog=WatchdogState.ALONE)
+    cut_off = replace(held(alone(PG1)), pgpool=leads)
+    silent_for_all = [replace(away(name), silent=frozenset()) for name in ("pg2", "pg3")]
+    assert kinds(decide(MOVED, MOVED.nodes[0], seen(cut_off, *silent_for_all), LOST))[0] == "DropAddress"
+
+
+def test_the_address_is_taken_before_other_actions_and_on_fresh_facts() -> None:
+    """Another action, such as the start of a server, may take long."""
+    down_here = replace(crashed(PG2), pgpool=PG2.pgpool)
+    actions = decide(WITHOUT_POOL, MOVED.nodes[1], seen(PG1, down_here, away("pg3")), PG3_GONE)
+    assert kinds(actions)[:2] == ["TakeAddress", "Start"]
+    take, detach = TakeAddress("pg2"), Detach("pg3", "it lags")
+    assert confirmed((take, detach), lambda: (detach,)) == (detach,)
+    assert confirmed((take, detach), lambda: (take, detach)) == (take, detach)
+    assert confirmed((take,), lambda: ()) == (take,)
 
 
 @settings(max_examples=150, deadline=None)
@@ -196,4 +228,4 @@ def test_at_most_one_node_has_the_address_if_all_know_the_same(
     fit = {node.name for node in cluster.pgpools}
     leads = situation.rightful_primary(cluster, now)
     if leads is not None and leads.pgpool is not None and leads.node in fit and not leads.half_copied:
-        assert holders & fit == {leads.node}
+        assert holders == {leads.node}
