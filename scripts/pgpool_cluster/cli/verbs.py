@@ -141,10 +141,10 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
 
 def _withdraw_address() -> None:
     """Remove a virtual address that cluster.yml no longer gives to this machine, even if it is no node any more."""
-    from ..machine import held_address  # noqa: PLC0415
+    from ..machine import due_address  # noqa: PLC0415
 
     try:
-        held_address.follow_cluster_yml()
+        due_address.follow_cluster_yml()
     except ClusterError as error:
         log.warning(f"the former virtual address was not removed: {error.message}; hint: {error.hint}")
 

@@ -12,7 +12,7 @@ last heartbeat that arrived:
   it sees that a majority has no sign of life of the holder.
 
 A holder that is suspended for longer, or whose agent has died, keeps the address. So root asks on the link before it
-puts the address up, and refuses if another host answers (machine/held_address.py).
+puts the address up, and refuses if another host answers (machine/due_address.py).
 """
 
 from __future__ import annotations

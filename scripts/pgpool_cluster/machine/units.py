@@ -183,7 +183,7 @@ def control(verb: str, unit: str = "", *, seconds: float = _CONTROL_SECONDS) -> 
     """Ask root to start, stop, restart or reload a unit, or to apply the configuration; raises ClusterError.
 
     The verb `firewall` reloads a missing packet filter (firewall.py). `address take` and `address drop` put up and
-    remove the virtual address (held_address.py). `seconds` limit the time that root may take.
+    remove the virtual address (due_address.py). `seconds` limit the time that root may take.
     """
     words = f"{verb} {unit}".strip()
     hint = "systemctl status pgpool2-cluster-control.socket shows whether it is listening"
@@ -263,6 +263,21 @@ def _command(request: str) -> list[str]:
     return ["systemctl", *(["--no-block"] if verb == "start" else []), verb, rest]
 
 
+def _move_address(word: str) -> str:
+    """Take or drop the virtual address. Return `done`, or why that failed, with a hint on a second line."""
+    from . import held_address  # noqa: PLC0415 - starting a unit does not need it
+
+    try:
+        if word == "take" or not held_address.withdraw():
+            from . import due_address  # noqa: PLC0415 - an address that root has put up is removed without it
+
+            (due_address.take if word == "take" else due_address.drop_foreign)()
+    except ClusterError as error:
+        log.warning(f"address {word}: {error.message}", stream=sys.stderr)
+        return f"{error.message}\nhint: {error.hint}"
+    return "done"
+
+
 def serve_control(request: str) -> str:
     """Carry out a request of the postgres user as root; return `done` or the output of systemctl."""
     refused = _refusal(request)
@@ -275,9 +290,7 @@ def serve_control(request: str) -> str:
 
         return firewall.keep()
     if verb == "address":
-        from . import held_address  # noqa: PLC0415 - the same
-
-        return held_address.carry_out(words)
+        return _move_address(words)
     try:
         answer = programs.attempt(_command(request), seconds=_CONTROL_SECONDS)
     except ProgramError as error:

@@ -6,15 +6,16 @@ from ..decision.actions import DropAddress, TakeAddress
 from ..machine import units
 from ..node.node import Here
 
-_SECONDS = 3.0
-"""Time limit for root's answer, so that a machine under load is still fenced in time."""
+_TAKE_SECONDS = 3.0
+_DROP_SECONDS = 1.0
+"""Time limit for root's answer. Root goes on after that, and the agent can fence the node in time."""
 
 
 def take(_: Here, __: TakeAddress) -> None:
     """Put the virtual address up, and announce it. Raises ClusterError if another host answers for it."""
-    units.control("address", "take", seconds=_SECONDS)
+    units.control("address", "take", seconds=_TAKE_SECONDS)
 
 
 def drop(_: Here, __: DropAddress) -> None:
-    """Remove the virtual address, and end the connections to it. Raises ClusterError."""
-    units.control("address", "drop", seconds=_SECONDS)
+    """Remove the virtual address, and end the connections to it. Raises ClusterError, also if that takes too long."""
+    units.control("address", "drop", seconds=_DROP_SECONDS)
