@@ -54,7 +54,7 @@ class Link:
     state: LinkState
     since: float
     heard: float = -math.inf
-    ends: float = math.inf
+    ends: float = field(default=math.inf, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
