@@ -20,7 +20,7 @@ from __future__ import annotations
 from ..definition.cluster import Node, Service
 from . import fencing
 from .actions import DropAddress, TakeAddress
-from .facts.facts import NodeFacts
+from .facts.facts import NodeFacts, WatchdogState
 from .liveness.links import DEAD_SECONDS
 from .situation import Actions, Situation
 
@@ -72,19 +72,32 @@ def _dropped(situation: Situation) -> Actions:
     alone = situation.policy.alone_seconds
     if fencing.can_be_replaced(situation.cluster) and alone >= DROP_SECONDS:
         return (DropAddress(situation.name, fencing.REASON),)
+    watched = [one.node for one in _holders(situation) if one is not situation.mine and _has_watchdog(one)]
+    if watched:
+        return (DropAddress(situation.name, f"the watchdog of {watched[0]}, whose package is older, has put it up"),)
     wanted = holder(situation)
     if wanted in ("", situation.name) or not situation.majority:
         return ()
     return (DropAddress(situation.name, f"{wanted} takes it"),)
 
 
+def _holders(situation: Situation) -> list[NodeFacts]:
+    found = [situation.facts.of(node.name) for node in situation.cluster.nodes]
+    return [one for one in found if one.reachable and one.virtual_ip]
+
+
+def _has_watchdog(found: NodeFacts) -> bool:
+    """Return whether a node has the address from its watchdog, so that its agent does not drop it."""
+    return found.pgpool is not None and found.pgpool.watchdog is WatchdogState.LEADER
+
+
 def _taken(situation: Situation) -> Actions:
     if not situation.majority or holder(situation) != situation.name:
         return ()
     cluster, facts = situation.cluster, situation.facts
-    having = [node.name for node in cluster.nodes if facts.of(node.name).reachable and facts.of(node.name).virtual_ip]
-    if having:
-        return situation.wait(f"{having[0]} still has the virtual address")
+    holders = _holders(situation)
+    if holders:
+        return situation.wait(f"{holders[0].node} still has the virtual address")
     unreachable = [node.name for node in cluster.pgpools if not facts.of(node.name).reachable]
     away = [name for name in unreachable if name not in situation.policy.gone]
     if away:

@@ -129,6 +129,11 @@ SITUATIONS = [
         "a primary without pgpool-II", (PG1, PG2, PG3), {"pg1": [], "pg2": ["TakeAddress"], "pg3": []}, WITHOUT_POOL
     ),
     Situation(
+        "during an upgrade, the watchdog of an older package has put it up, and its agent does not drop it",
+        (replace(held(PG1), pgpool=pgpool(leader=False)), replace(held(PG2), pgpool=pgpool()), PG3),
+        {"pg1": ["DropAddress"]},
+    ),
+    Situation(
         "a node that no longer runs pgpool-II drops it",
         (held(PG1), PG2, PG3),
         {"pg1": ["DropAddress"], "pg2": ["Wait"], "pg3": []},
