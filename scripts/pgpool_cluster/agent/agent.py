@@ -22,6 +22,7 @@ from ..decision.actions import (
     Attach,
     AwaitRecovery,
     Detach,
+    DropAddress,
     Fence,
     Promote,
     Redirect,
@@ -29,6 +30,7 @@ from ..decision.actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
@@ -79,6 +81,8 @@ _QUIET = (Wait, AwaitRecovery, Refuse)
 _GRAVE = (Detach, Fence, Promote, Stop, StopPgpool)
 """Actions that take a node away from clients, or replace the primary."""
 _OF_PGPOOL = (Attach, Detach, Redirect, StartPgpool, StopPgpool)
+_OF_CLIENTS = (Attach, DropAddress, TakeAddress)
+"""Actions that only affect how clients connect. One that fails stops no other action."""
 _CONFIRM_PAUSE_SECONDS = 0.5
 
 
@@ -257,6 +261,8 @@ class Agent:
             lately=lately,
             yields=contact.yields(now),
             alone_seconds=contact.alone_seconds(now),
+            pool_away=contact.pool_away(now),
+            gone=contact.gone(now),
         )
 
     def _lay_roles(self, facts: ClusterFacts) -> None:
@@ -279,8 +285,8 @@ class Agent:
     def _do_all(self, actions: Iterable[Action]) -> None:
         """Carry out the actions in order, and raise the first error at the end.
 
-        A failed attachment does not stop the next action. In streaming replication, the other actions for pgpool-II and
-        those for the database do not stop each other either.
+        One of _OF_CLIENTS that fails does not stop the next action. In streaming replication, the other actions for
+        pgpool-II and those for the database do not stop each other either.
         """
         failed: list[ClusterError | psycopg2.Error] = []
         stopped: set[bool] = set()
@@ -292,7 +298,7 @@ class Agent:
                 self._do(action)
             except (ClusterError, psycopg2.Error) as error:
                 failed.append(error)
-                if not isinstance(action, Attach):
+                if not isinstance(action, _OF_CLIENTS):
                     stopped.add(of_pgpool)
         if failed:
             raise failed[0]

@@ -121,6 +121,8 @@ def _rehearse(options: argparse.Namespace) -> ExitStatus:
 def _apply(options: argparse.Namespace) -> ExitStatus:
     from ..configuration import apply, changes  # noqa: PLC0415
 
+    if not options.diff and os.geteuid() == 0:
+        _withdraw_address()
     planned = changes.plan()
     if options.diff:
         print("".join(change.diff for change in planned.changes), end="")
@@ -135,6 +137,16 @@ def _apply(options: argparse.Namespace) -> ExitStatus:
             log.refusals(refused[:-1])
             raise refused[-1]
     return ExitStatus.GOOD
+
+
+def _withdraw_address() -> None:
+    """Remove a virtual address that cluster.yml no longer gives to this machine, even if it is no node any more."""
+    from ..machine import due_address  # noqa: PLC0415
+
+    try:
+        due_address.follow_cluster_yml()
+    except ClusterError as error:
+        log.warning(f"the former virtual address was not removed: {error.message}; hint: {error.hint}")
 
 
 def _converge(options: argparse.Namespace) -> ExitStatus:

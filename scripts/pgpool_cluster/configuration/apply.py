@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..ground import ancestors, files, paths
 from ..ground.errors import ServerError
-from ..machine import hands, server, units
+from ..machine import hands, roots_lock, server, units
 from ..machine.memory import Applied
 from . import changes, laid_files, pool_key, reloading
 from .rendering import rendered_paths
@@ -116,17 +116,9 @@ def _remembered(planned: changes.PlannedChanges, laid: Sequence[changes.Change],
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Hold the lock that only root can open; raises ServerError if another `apply` holds it for _LOCK_SECONDS."""
-    hands.make_folder(_LOCK.parent, 0o755)
-    why = ancestors.intruder(_LOCK)
-    if why:
-        raise ServerError(f"{_LOCK} is not a safe lock file: {why}", hint=f"rm -r {_LOCK.parent}; pgpoolctl apply")
-    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        why = f"another pgpoolctl apply has been running for {_LOCK_SECONDS:g} s"
-        files.lock(handle, _LOCK, why, seconds=_LOCK_SECONDS)
+    why = f"another pgpoolctl apply has been running for {_LOCK_SECONDS:g} s"
+    with roots_lock.locked(_LOCK, why, _LOCK_SECONDS):
         yield
-    finally:
-        os.close(handle)
 
 
 def _make_folders() -> None:

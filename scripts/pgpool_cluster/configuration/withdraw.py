@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..ground import ancestors, log, paths
 from ..ground.errors import ClusterError, ExitStatus, ServerError
-from ..machine import hands, units
+from ..machine import hands, held_address, units
 from ..machine.memory import Applied, unit_of
 from ..machine.network import firewall
 from . import laid_files, reloading
@@ -16,10 +16,14 @@ from .rendering import rendered_file, rendered_paths
 
 
 def run(words: list[str]) -> ExitStatus:
-    """Stop the agent and then pgpool-II, which uses the configuration, and delete the configuration."""
+    """Stop the agent, remove the virtual address, stop pgpool-II, and delete the configuration that it uses."""
     del words
     if paths.MEMORY.exists() or paths.OLD_MEMORY.exists():
         units.ask("stop", paths.UNIT)  # prerm should have stopped the agent, which would restart pgpool-II
+        try:
+            held_address.withdraw()
+        except ClusterError as error:
+            log.warning(f"the virtual address was not removed: {error.message}; hint: {error.hint}")
         units.ask("stop", paths.PGPOOL_UNIT)
         for path in (paths.SERVE, paths.STOPPED, paths.KEY_OF_PGPOOL):
             with contextlib.suppress(ServerError):

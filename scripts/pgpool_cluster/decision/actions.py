@@ -193,6 +193,21 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeAddress:
+    """Put the virtual address up on the node. It fails if another host on the link answers for the address."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropAddress:
+    """Remove the virtual address from the node, and end the connections to it."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Report that no action is possible on the node now. The agent decides again in its next round."""
 
@@ -238,6 +253,7 @@ class Refuse:
 Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
     | Fence | Promote | Lead | Follow | CreateSlots | StartPgpool | StopPgpool | Attach | Detach | Redirect
+    | TakeAddress | DropAddress
 )  # fmt: skip
 """The actions that change something (act.py)."""
 Action = Deed | Wait | AwaitRecovery | Refuse
@@ -293,6 +309,10 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
             return f"detach {action.node}: {action.reason}"
         case Redirect():
             return f"redirect pgpool of {action.node} primary {action.primary}"
+        case TakeAddress():
+            return f"take address {action.node}"
+        case DropAddress():
+            return f"drop address {action.node}: {action.reason}"
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():

@@ -1,8 +1,8 @@
 """Facts in, actions out: decide what a node has to do to bring the cluster into the state that cluster.yml describes.
 
 `decide` covers the first installation, boot, the time after a failover and the return of a failed node. Its parts are
-joining.py, streaming_member.py or native.py, promotion.py and pooling.py; `promotion.failover` answers pgpool-II's
-failover_command. All are pure; docs/explanation/decide.md explains the rules. For any facts:
+joining.py, streaming_member.py or native.py, promotion.py, pooling.py and virtual_address.py. `promotion.failover`
+answers pgpool-II's failover_command. All are pure; docs/explanation/decide.md explains the rules. For any facts:
 
 - no action makes a node writable while another node in sight is writable, or without a majority of nodes in sight;
 - data is replaced only on a node that is not a member and holds no database, or whose copy is incomplete, or whose
@@ -15,8 +15,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
-from . import joining, native, pooling, streaming_member
-from .actions import Action, Begin, Clone, Detach, Dismiss, GiveUpPlace, Rebuild, Redirect, Rejoin, Stop
+from . import joining, native, pooling, streaming_member, virtual_address
+from .actions import (
+    Action,
+    Begin,
+    Clone,
+    Detach,
+    Dismiss,
+    DropAddress,
+    GiveUpPlace,
+    Rebuild,
+    Redirect,
+    Rejoin,
+    Stop,
+    TakeAddress,
+)
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -31,12 +44,31 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
     database = _of_database(situation) if Service.POSTGRESQL in me.runs else ()
     pooler = pooling.of_pgpool(situation) if Service.PGPOOL in me.runs else ()
-    if any(isinstance(action, Redirect) for action in pooler):
-        return pooler + database  # clients wait for it
-    runs = cluster.mode.streams and situation.mine.pgpool is not None
-    if runs and any(isinstance(action, _COPIES) for action in database):
-        return pooler + database  # the agent informs its pgpool-II of nothing during the copy
-    return database + pooler
+    actions = _in_order(situation, database, pooler)
+    # First, because it rests on facts that have to be fresh, and because another action may take long.
+    return _of_address(situation, actions) + actions
+
+
+def _in_order(situation: Situation, database: Actions, pooler: Actions) -> Actions:
+    """Return the actions for pgpool-II first if clients wait for them, or if the agent is about to copy data.
+
+    During a copy, the agent informs its pgpool-II of nothing.
+    """
+    runs = situation.cluster.mode.streams and situation.mine.pgpool is not None
+    copies = runs and any(isinstance(action, _COPIES) for action in database)
+    first = copies or any(isinstance(action, Redirect) for action in pooler)
+    return pooler + database if first else database + pooler
+
+
+def _of_address(situation: Situation, actions: Actions) -> Actions:
+    """Return the actions for the virtual address.
+
+    A node that is about to copy data drops it, because its agent decides nothing until the copy has ended.
+    """
+    if not any(isinstance(action, _COPIES) for action in actions):
+        return virtual_address.of_virtual_address(situation)
+    holds = situation.mine.virtual_ip and situation.cluster.moves_address
+    return (DropAddress(situation.name, "it copies its data from another node"),) if holds else ()
 
 
 _COPIES = (Clone, Rebuild, Rejoin)
@@ -47,11 +79,14 @@ def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:
     """Return the actions, but keep those that need a confirmation only if `again` decides them as well.
 
     The nodes learn of a new term one after the other, so the facts may mix nodes that know it with nodes that do not.
+    `again` waits for a moment, but the virtual address must be dropped at once: then those actions have to wait for the
+    next round. After that moment, the address is taken only if `again` decides that, too.
     """
     if not any(map(_needs_confirmation, actions)):
         return actions
-    second = again()
-    return tuple(action for action in actions if action in second or not _needs_confirmation(action))
+    second = () if any(isinstance(action, DropAddress) for action in actions) else again()
+    doubtful = [action for action in actions if _needs_confirmation(action) or isinstance(action, TakeAddress)]
+    return tuple(action for action in actions if action in second or action not in doubtful)
 
 
 def _needs_confirmation(action: Action) -> bool:

@@ -21,6 +21,8 @@ class Policy:
     `lately`: nodes that took writes a moment ago. If one is out of sight, its agent may just be restarting.
     `yields`: this node's server has just crashed, so a standby that can take over comes before its restart.
     `alone_seconds`: for how long this node has been without contact to a majority.
+    `pool_away`: this node's pgpool-II has not answered for longer than a restart takes.
+    `gone`: nodes without a sign of life for so long that they have dropped the virtual address.
     """
 
     automatic_return: bool = False
@@ -29,6 +31,8 @@ class Policy:
     lately: frozenset[str] = frozenset()
     yields: bool = False
     alone_seconds: float = 0.0
+    pool_away: bool = False
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,29 @@ from .actions import (
     Begin,
     CreateSlots,
     Dismiss,
+    DropAddress,
     GiveUpPlace,
     Redirect,
     Refuse,
     StandApart,
     StartPgpool,
+    TakeAddress,
     Wait,
     said,
 )
 from .facts.facts import ClusterFacts
 from .facts.pause import NO_PAUSE, Pause
 
-_GOES_ON = (Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect)
+_GOES_ON = (
+    Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect, TakeAddress,
+    DropAddress,
+)  # fmt: skip
 """The actions that a pause does not hold back.
 
 Three of them record that a node of native replication lacks writes. Without the record, that node could serve later
 with data that lacks acknowledged writes. StartPgpool lets a host that was rebooted serve again. CreateSlots and
-Redirect let standbys and clients follow a primary that an administrator has chosen during the pause.
+Redirect let standbys and clients follow a primary that an administrator has chosen during the pause. The virtual
+address follows that primary, and a node that is cut off must drop it in any case.
 """
 
 

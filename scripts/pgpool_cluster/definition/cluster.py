@@ -186,6 +186,17 @@ class Cluster:
         return len(self.pgpools) > 1 and not self.mode.streams
 
     @property
+    def moves_address(self) -> bool:
+        """Whether the agents move the virtual address; with a watchdog, pgpool-II does."""
+        return self.virtual_ip is not None and len(self.pgpools) > 1 and not self.uses_watchdog
+
+    @property
+    def virtual_among_nodes(self) -> bool:
+        """Whether the virtual address is in a network of nodes, for which each node already has a route."""
+        virtual = self.virtual_ip
+        return virtual is not None and any(node.ip in virtual.network for node in self.nodes)
+
+    @property
     def pool_port(self) -> int:
         """The TCP port on which every pgpool-II serves clients."""
         chosen = [parameter.value for parameter in self.pgpool if parameter.name == "port"]

@@ -93,6 +93,8 @@ ROOTS_RUN = Path("/run/pgpool2-cluster-root")
 """State of root that ends with a reboot; other users can read it."""
 KEY_OF_PGPOOL = ROOTS_RUN / "key-of-pgpool"
 """Fingerprint of the cluster key with which pgpool-II was started (hooks/before-pgpool)."""
+HELD_ADDRESS = ROOTS_RUN / "virtual-address.json"
+"""The virtual address that root has put up on this machine (held_address.py)."""
 OLD_KEY_OF_PGPOOL = RUN / "key-of-pgpool"
 """Where older packages kept KEY_OF_PGPOOL; postgres owns the folder and could change the file."""
 CONTROL = Path("/run/pgpool2-cluster-control")

@@ -204,7 +204,7 @@ def interface_of(address: str) -> str:
     return ""
 
 
-def _interface(cluster: Cluster, node: Node) -> str:
+def interface_for_clients(cluster: Cluster, node: Node) -> str:
     """Return the interface for the virtual address, "" if this node does not need one; raises UsageError."""
     if cluster.virtual_ip is None or node not in cluster.pgpools or len(cluster.pgpools) == 1:
         return ""
@@ -244,7 +244,7 @@ def facts(
         postgresql=instance.name if instance else PostgresqlCluster(0, "none"),
         pgpool=version,
         data_directory=str(instance.data) if instance else "",
-        interface=_interface(cluster, node),
+        interface=interface_for_clients(cluster, node),
         host_key=paths.HOST_KEY.read_text(encoding="ascii", errors="replace"),
         standbys_came=standbys_came,
         dropped=dropped,

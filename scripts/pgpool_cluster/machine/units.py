@@ -18,7 +18,7 @@ from ..ground.waiting import poll
 
 _ALLOWED = re.compile(
     r"(start|stop|restart|reload) (postgresql@[0-9]{2}-[a-z0-9_-]+\.service|pgpool2\.service)"
-    r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply|firewall"
+    r"|hang-up [0-9a-f.:]{3,45}( [1-9][0-9]{0,4})+|apply|firewall|address (take|drop)"
 )
 _SHORT_SECONDS = 10.0
 """Time limit for a query of systemd, of dpkg, or of the journal."""
@@ -179,16 +179,17 @@ def last_words(unit: str) -> str:
     return ""
 
 
-def control(verb: str, unit: str = "") -> None:
+def control(verb: str, unit: str = "", *, seconds: float = _CONTROL_SECONDS) -> None:
     """Ask root to start, stop, restart or reload a unit, or to apply the configuration; raises ClusterError.
 
-    The verb `firewall` reloads a missing packet filter (firewall.py).
+    The verb `firewall` reloads a missing packet filter (firewall.py). `address take` and `address drop` put up and
+    remove the virtual address (due_address.py). `seconds` limit the time that root may take.
     """
     words = f"{verb} {unit}".strip()
     hint = "systemctl status pgpool2-cluster-control.socket shows whether it is listening"
     try:
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(_CONTROL_SECONDS)
+            asking.settimeout(seconds)
             asking.connect(str(paths.CONTROL))
             asking.sendall(words.encode() + b"\n")
             asking.shutdown(socket.SHUT_WR)
@@ -199,7 +200,8 @@ def control(verb: str, unit: str = "") -> None:
     if answer != "done":
         lines = answer.splitlines() or ["no answer"]
         reason = "; ".join(lines[-2:] if lines[-1].startswith("hint: ") else lines[-1:])
-        raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {unit or paths.UNIT} shows more")
+        log_of = unit if unit.endswith(".service") else paths.UNIT
+        raise OperationError(f"{words}: {reason}", hint=f"journalctl -u {log_of} shows more")
 
 
 def hang_up(cluster: Cluster, node: Node) -> None:
@@ -222,8 +224,8 @@ def _refusal(request: str) -> str:
     """Return why root refuses a request, "" if it does not; cluster.yml defines which connections may be killed."""
     if not _ALLOWED.fullmatch(request):
         return (
-            "refused: this socket only starts, stops, restarts and reloads postgresql@V-NAME and pgpool2, and kills "
-            "connections with a node's address and ports"
+            "refused: this socket only starts, stops, restarts and reloads postgresql@V-NAME and pgpool2, kills "
+            "connections with a node's address and ports, and moves the virtual address"
         )
     verb, *words = request.split(" ")
     if verb in ("start", "stop", "restart", "reload") and words != [paths.PGPOOL_UNIT]:
@@ -261,16 +263,34 @@ def _command(request: str) -> list[str]:
     return ["systemctl", *(["--no-block"] if verb == "start" else []), verb, rest]
 
 
+def _move_address(word: str) -> str:
+    """Take or drop the virtual address. Return `done`, or why that failed, with a hint on a second line."""
+    from . import held_address  # noqa: PLC0415 - starting a unit does not need it
+
+    try:
+        if word == "take" or not held_address.withdraw():
+            from . import due_address  # noqa: PLC0415 - an address that root has put up is removed without it
+
+            (due_address.take if word == "take" else due_address.drop_foreign)()
+    except ClusterError as error:
+        log.warning(f"address {word}: {error.message}", stream=sys.stderr)
+        return f"{error.message}\nhint: {error.hint}"
+    return "done"
+
+
 def serve_control(request: str) -> str:
     """Carry out a request of the postgres user as root; return `done` or the output of systemctl."""
     refused = _refusal(request)
     if refused:
         log.warning(f"{refused}; the request was {request!a}", stream=sys.stderr)
         return refused
+    verb, _, words = request.partition(" ")
     if request == "firewall":
         from .network import firewall  # noqa: PLC0415 - starting a unit does not need it
 
         return firewall.keep()
+    if verb == "address":
+        return _move_address(words)
     try:
         answer = programs.attempt(_command(request), seconds=_CONTROL_SECONDS)
     except ProgramError as error:

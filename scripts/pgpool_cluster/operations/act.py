@@ -18,6 +18,7 @@ from ..decision.actions import (
     Deed,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -35,6 +36,7 @@ from ..decision.actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
@@ -46,7 +48,7 @@ from ..node.node import Here
 from ..postgresql import postmaster
 from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
-from . import pgpool_service, postgresql_service, restarts
+from . import address_service, pgpool_service, postgresql_service, restarts
 from .accounts.roles import Roles
 from .succession import claims, new_primary
 
@@ -83,7 +85,7 @@ def _returns(here: Here, action: Clone | Rejoin) -> bool:
     return isinstance(action, Rejoin) or bool(here.under_way.returns.count and here.record.copying)
 
 
-def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case an action
+def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912, PLR0915 - one case an action
     match action:
         case Found():
             found(here, action)
@@ -129,6 +131,10 @@ def _work(here: Here, action: Deed) -> None:  # noqa: C901, PLR0912 - one case a
             pgpool_service.detach(here, action)
         case Redirect():
             pgpool_service.redirect(here, action)
+        case TakeAddress():
+            address_service.take(here, action)
+        case DropAddress():
+            address_service.drop(here, action)
         case _:
             assert_never(action)
 

@@ -54,10 +54,12 @@ def received(here: Here, mine: NodeFacts) -> tuple[Origin, ...]:
 
 
 def _note(here: Here, mine: NodeFacts) -> None:
-    """Record that this primary's timeline began in the term in which it leads, unless its origin is known."""
-    kept = received(here, mine)
-    new = mine.timeline and mine.timeline not in {origin.timeline for origin in kept}
-    if (
-        mine.writable and new and here.record.led >= here.record.term
-    ):  # else it was promoted by hand, without a term yet
+    """Record that this primary's timeline began in the term in which it leads, unless its origin is known.
+
+    A node that was promoted by hand leads in no term until it has claimed one.
+    """
+    kept, leads = received(here, mine), here.record.led >= here.record.term
+    if mine.timeline is None or mine.timeline in {origin.timeline for origin in kept}:
+        return
+    if mine.writable and leads:
         here.remember(origins=(*kept, Origin(mine.timeline, here.record.led)))

@@ -75,7 +75,7 @@ def values(cluster: Cluster, key: ClusterKey, node: Node, server: ServerFacts) -
         "listen": _listen(cluster),
         "clients": _clients(cluster),
         "named": [peer for peer in cluster.nodes if peer.host],
-        "among_nodes": _among_nodes(cluster),
+        "among_nodes": cluster.virtual_among_nodes,
         "drain_seconds": DRAIN_SECONDS,
         "kept": _kept_values(cluster, server),
         "peers": [peer.hosts for peer in cluster.nodes],
@@ -164,15 +164,6 @@ def _pgpool_hosts(cluster: Cluster) -> list[str]:
     if cluster.virtual_ip is not None:
         hosts.append(f"{cluster.virtual_ip.ip}/{cluster.virtual_ip.max_prefixlen}")
     return hosts
-
-
-def _among_nodes(cluster: Cluster) -> bool:
-    """Return whether the virtual address is in a network of nodes, for which each node already has a route.
-
-    A second route, added with the address, would use the virtual address as source, which the other nodes reject.
-    """
-    virtual = cluster.virtual_ip
-    return virtual is not None and any(node.ip in virtual.network for node in cluster.nodes)
 
 
 def _nft_match(node: Node) -> str:

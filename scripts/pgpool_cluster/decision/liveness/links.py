@@ -47,7 +47,8 @@ class Link:
     """The link with another node.
 
     `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never. `ended`:
-    when its heartbeats began to say that its server is down or hangs, -inf if they do not.
+    when its heartbeats began to say that its server is down or hangs, -inf if they do not. `ends`: when a link that is
+    up is lost, unless another heartbeat arrives.
     """
 
     node: str
@@ -55,6 +56,7 @@ class Link:
     since: float
     heard: float = -math.inf
     ended: float = -math.inf
+    ends: float = field(default=math.inf, compare=False)
 
 
 def unheard(links: Mapping[str, Link]) -> frozenset[str]:
@@ -190,7 +192,7 @@ class Links:
         peer = self._peers[name]
         state = self._state(peer, now)
         since = {LinkState.UP: peer.up_since, LinkState.LOST: peer.ends}.get(state, peer.began)
-        return Link(name, state, since, peer.arrived, peer.ended)
+        return Link(name, state, since, peer.arrived, peer.ended, peer.ends)
 
     def all(self, now: float) -> dict[str, Link]:
         """Return the links with all other nodes by name."""

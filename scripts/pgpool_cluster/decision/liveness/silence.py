@@ -37,7 +37,8 @@ def needs_probe(link: Link, now: float, hanging: Hanging | None = None) -> bool:
     if link.state is LinkState.UP and hanging is not None:
         return True
     if link.state is LinkState.UP:
-        return now - link.heard >= PROBE_AFTER_SECONDS
+        soon_lost = link.ends - now <= DEAD_SECONDS - PROBE_AFTER_SECONDS  # heartbeats may arrive in one direction only
+        return soon_lost or now - link.heard >= PROBE_AFTER_SECONDS
     return link.state in (LinkState.LOST, LinkState.NEVER) or _is_overdue(link, now)
 
 

@@ -21,6 +21,7 @@ from ..actions import (
     CreateSlots,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -38,6 +39,7 @@ from ..actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
 )
 from ..facts.facts import BackendState, ClusterFacts, NodeFacts
@@ -74,6 +76,8 @@ class EventKind(StrEnum):
     ATTACH = "attach"
     DETACH = "detach"
     REDIRECT = "redirect"
+    TAKE_ADDRESS = "take-address"
+    DROP_ADDRESS = "drop-address"
     CLAIM = "claim-term"
     GIVEN_UP = "given-up"
     FAILOVER = "failover"
@@ -111,6 +115,8 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.ATTACH: "2c4d935403294dea9272e424d21ba7e3",
     EventKind.DETACH: "717cb3c780a84a41865ee344746ee074",
     EventKind.REDIRECT: "a09e14c2544746d3a4ace5235190f259",
+    EventKind.TAKE_ADDRESS: "9cadc97869d64df482cc718f2f71a679",
+    EventKind.DROP_ADDRESS: "94e085306e454cdfbb724c10d52ed056",
     EventKind.CLAIM: "d61286c47cbe43669f85f20c679be690",
     EventKind.GIVEN_UP: "2b44ed67a0fe43ccae8fac4c6103ce28",
     EventKind.FAILOVER: "2989d926d2834e3aa7e36ac484257c7e",
@@ -194,7 +200,7 @@ def kind_of(action: Action) -> EventKind:
 def reason(action: Action) -> str:
     """Return why `decide` returns an action: its own reason, or the rule that leads to it."""
     match action:
-        case Stop() | Fence() | StopPgpool() | Detach() | Wait() | AwaitRecovery() | Refuse():
+        case Stop() | Fence() | StopPgpool() | Detach() | DropAddress() | Wait() | AwaitRecovery() | Refuse():
             return action.reason
         case _:
             return _KINDS[type(action)][1]
@@ -223,6 +229,8 @@ _KINDS: Mapping[type[Action], tuple[EventKind, str]] = {
     Attach: (EventKind.ATTACH, "its state is correct, and pgpool-II sends it no clients"),
     Detach: (EventKind.DETACH, ""),
     Redirect: (EventKind.REDIRECT, "that node is the primary"),
+    TakeAddress: (EventKind.TAKE_ADDRESS, "its pgpool-II serves the virtual address, and no other node has it"),
+    DropAddress: (EventKind.DROP_ADDRESS, ""),
     Wait: (EventKind.NEEDS_ADMINISTRATOR, ""),
     AwaitRecovery: (EventKind.NEEDS_ADMINISTRATOR, ""),
     Refuse: (EventKind.NEEDS_ADMINISTRATOR, ""),

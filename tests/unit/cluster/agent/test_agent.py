@@ -19,11 +19,24 @@ from pgpool_cluster.agent import agent
 from pgpool_cluster.agent.agent import Agent
 from pgpool_cluster.agent.housekeeping import Housekeeping
 from pgpool_cluster.configuration.rehearsal import before
-from pgpool_cluster.decision.actions import Action, Attach, Detach, Follow, Redirect, Refuse, Start, Stop, Wait
+from pgpool_cluster.decision.actions import (
+    Action,
+    Attach,
+    Detach,
+    DropAddress,
+    Fence,
+    Follow,
+    Redirect,
+    Refuse,
+    Start,
+    Stop,
+    Wait,
+)
 from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.decision.liveness.links import LinkState
 from pgpool_cluster.decision.reports.events import EventKind
+from pgpool_cluster.decision.virtual_address import GONE_SECONDS
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
@@ -149,6 +162,14 @@ def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program
     assert not program.agent.step()
     assert program.done == [Attach("pg3")]
     assert program.here.note.value == "pg2 rejects every login; hint: see there"
+
+
+def test_an_address_that_cannot_be_dropped_does_not_keep_the_node_from_being_fenced(program: Program) -> None:
+    program.wants = (DropAddress("pg1", "alone"), Fence("pg1", "alone"))
+    program.fails = {DropAddress("pg1", "alone"): OperationError("root does not answer", hint="systemctl status")}
+    assert not program.agent.step()
+    assert program.done == [Fence("pg1", "alone")]
+    assert program.here.note.value == "root does not answer; hint: systemctl status"
 
 
 def test_actions_for_the_database_and_for_pgpool_do_not_stop_each_other(program: Program) -> None:
@@ -282,6 +303,19 @@ def test_reachable_nodes_that_send_no_heartbeats_are_noted(program: Program) -> 
     program.facts = WELL
     program.agent.step()
     assert {link.state for link in program.here.beats.links().values()} == {LinkState.UNSUPPORTED}
+
+
+def test_a_node_that_was_never_heard_is_gone_after_the_time_that_it_may_take_to_boot(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.facts = seen(*(one for one in WELL.nodes.values() if one.node != "pg3"))
+    program.agent.step()
+    later = time.monotonic() + agent.PATIENCE_SECONDS
+    monkeypatch.setattr("pgpool_cluster.agent.agent.time.monotonic", lambda: later)
+    program.agent.step()
+    assert program.agent._policy.gone == frozenset()
+    later += GONE_SECONDS
+    assert program.agent._policy.gone == frozenset({"pg3"})
 
 
 # Keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import socket
 import threading
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, away, crashed, healthy, seen
+from tests.unit.cluster.nodes import CLUSTER, away, crashed, healthy, primary, seen
 
 from pgpool_cluster.agent import contact
 from pgpool_cluster.agent.contact import Contact
@@ -23,6 +24,7 @@ from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.decision.liveness import silence
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS, Link, LinkState
 from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Hanging, Probe, is_silent, needs_probe
+from pgpool_cluster.decision.virtual_address import AWAY_SECONDS, GONE_SECONDS
 from pgpool_cluster.definition.cluster import Node, Service
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import log
@@ -44,6 +46,9 @@ UNKNOWN = Link("pg1", LinkState.UNKNOWN, 100.0)
     [
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100 + PROBE_AFTER_SECONDS - 0.01, False),
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100.1 + PROBE_AFTER_SECONDS, True),
+        # Heartbeats arrive, but none of this node's own arrives there.
+        (Link("pg1", LinkState.UP, 0.0, heard=100.0, ends=101.0), 100.3, False),
+        (Link("pg1", LinkState.UP, 0.0, heard=100.0, ends=101.0), 100.45, True),
         (LOST, 100.0, True), (NEVER, 100.0, True),
         (Link("pg1", LinkState.UNSUPPORTED, 0.0), 100.0, False), (UNKNOWN, 159.9, False), (UNKNOWN, 160.0, True),
     ],
@@ -350,6 +355,39 @@ def test_a_crashed_standby_restarts_at_once() -> None:
     assert not found.yields(50.0)
 
 
+def test_a_node_is_gone_once_a_majority_has_had_no_sign_of_life_for_long() -> None:
+    pg1, pg2, pg3 = (replace(one, silent=frozenset({"pg3"}) - {one.node}) for one in healthy())
+    found = Contact()
+    found.note(CLUSTER, seen(pg1, replace(pg2, silent=frozenset()), away("pg3")), "pg1", 40.0)
+    assert found.gone(60.0) == frozenset(), "one node is no majority"
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 50.0)
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 51.0)
+    since = 50.0 - DEAD_SECONDS
+    assert found.gone(since + GONE_SECONDS - 0.01) == frozenset()
+    assert found.gone(since + GONE_SECONDS) == frozenset({"pg3"})
+    found.note(CLUSTER, seen(pg1, pg2, pg3), "pg1", 52.0)
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 53.0)
+    assert found.gone(53.0) == frozenset(), "it was there in the meantime"
+
+
+def test_a_node_that_was_off_all_the_time_is_gone_as_well() -> None:
+    """Its link is unknown, so it is never silent; both other hosts have been booted since."""
+    pg1, pg2, _ = healthy()
+    found = Contact()
+    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 50.0, {"pg3"})
+    assert found.gone(50.0 + GONE_SECONDS) == frozenset({"pg3"})
+
+
+def test_a_pgpool_that_restarts_is_not_away_for_long() -> None:
+    pg1, pg2, pg3 = healthy()
+    found = Contact()
+    found.note(CLUSTER, seen(replace(pg1, pgpool=None), pg2, pg3), "pg1", 50.0)
+    assert not found.pool_away(50.0 + AWAY_SECONDS - 0.01)
+    assert found.pool_away(50.0 + AWAY_SECONDS)
+    found.note(CLUSTER, seen(pg1, pg2, pg3), "pg1", 51.0)
+    assert not found.pool_away(60.0)
+
+
 def test_after_a_loss_rounds_follow_each_other_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact, "time", SimpleNamespace(monotonic=lambda: 50.0))
     pg1, pg2, pg3 = healthy()
@@ -360,3 +398,16 @@ def test_after_a_loss_rounds_follow_each_other_quickly(monkeypatch: pytest.Monke
     assert found.pause(2.0) == contact._HASTE_PAUSE_SECONDS
     monkeypatch.setattr(contact, "time", SimpleNamespace(monotonic=lambda: 61.0))
     assert found.pause(2.0) == 2.0, "a node that is away for hours does not keep the others busy"
+
+
+def test_after_a_change_of_the_primary_the_virtual_address_follows_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact, "time", SimpleNamespace(monotonic=lambda: 50.0))
+    virtual = replace(CLUSTER, virtual_ip=ipaddress.ip_interface("10.0.0.50/24"))
+    pg1, pg2, pg3 = healthy()
+    after = seen(replace(pg1, term=2), primary("pg2", term=2, timeline=2), pg3)
+    for cluster, pause in ((CLUSTER, 2.0), (virtual, contact._HASTE_PAUSE_SECONDS)):
+        found = Contact()
+        found.note(cluster, seen(pg1, pg2, pg3), "pg3", 50.0)
+        assert found.pause(2.0) == 2.0
+        found.note(cluster, after, "pg3", 50.0)
+        assert found.pause(2.0) == pause

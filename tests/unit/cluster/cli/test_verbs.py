@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from pgpool_cluster.definition import key
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import ClusterError, ExitStatus, OperationError, ServerError, UsageError
-from pgpool_cluster.machine import server
+from pgpool_cluster.machine import due_address, server
 from pgpool_cluster.transport.protocol import (
     AttachRequest,
     CheckAnswer,
@@ -204,6 +205,31 @@ def test_apply_shows_a_pending_restart(
     monkeypatch.setattr(apply, "carry_out", lambda _: [OperationError("a file is edited", hint="mv it")])
     with pytest.raises(OperationError, match="a file is edited"):
         typed("apply")
+
+
+def test_apply_removes_a_former_virtual_address_even_if_this_machine_is_no_node_any_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OperationError("ip: no answer", hint="ip address")
+
+    def no_node() -> None:
+        raise OperationError("no node is called pg9", hint="hostnamectl")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(changes, "plan", no_node)
+    removed: list[bool] = []
+    monkeypatch.setattr(due_address, "follow_cluster_yml", lambda: removed.append(True))
+    with pytest.raises(OperationError, match="no node is called pg9"):
+        typed("apply")
+    assert removed == [True]
+    with pytest.raises(OperationError):
+        typed("apply", "--diff")
+    assert removed == [True]
+    monkeypatch.setattr(due_address, "follow_cluster_yml", fail)
+    with pytest.raises(OperationError, match="no node is called pg9"):
+        typed("apply")
+    assert "was not removed: ip: no answer; hint: ip address" in "".join(capsys.readouterr())
 
 
 def test_a_unit_that_cannot_start_reports_the_reason_to_systemd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import pytest
 from pgpool_cluster.configuration import withdraw
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import ExitStatus, ServerError
-from pgpool_cluster.machine import hands, units
+from pgpool_cluster.machine import hands, held_address, units
 
-STOPPED = [f"stop {paths.UNIT}", f"stop {paths.PGPOOL_UNIT}"]
+STOPPED = [f"stop {paths.UNIT}", "withdraw address", f"stop {paths.PGPOOL_UNIT}"]
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("MEMORY", "OLD_MEMORY", "SERVE", "STOPPED", "KEY_OF_PGPOOL"):
         monkeypatch.setattr(paths, name, tmp_path / name.lower())
     monkeypatch.setattr(units, "ask", lambda verb, unit: found.append(f"{verb} {unit}"))
+    monkeypatch.setattr(held_address, "withdraw", lambda: found.append("withdraw address"))
     monkeypatch.setattr(withdraw, "delete_files", lambda: found.append("withdraw"))
     monkeypatch.setattr(hands, "remove", lambda path: found.append(f"remove {path.name}"))
     return found
@@ -46,6 +47,19 @@ def test_a_file_that_cannot_be_removed_stops_no_withdrawal(
     (tmp_path / "memory").touch()
     assert withdraw.run([]) is ExitStatus.GOOD
     assert done == [*STOPPED, "withdraw"]
+
+
+def test_a_virtual_address_that_cannot_be_removed_stops_no_withdrawal(
+    done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ServerError("ip: no answer", hint="ip address")
+
+    monkeypatch.setattr(held_address, "withdraw", fail)
+    (tmp_path / "memory").touch()
+    assert withdraw.run([]) is ExitStatus.GOOD
+    assert done[-1] == "withdraw"
+    assert "the virtual address was not removed: ip: no answer; hint: ip address" in "".join(capsys.readouterr())
 
 
 def test_a_machine_that_was_never_configured_keeps_its_pgpool(done: list[str]) -> None:

@@ -19,6 +19,7 @@ from pgpool_cluster.decision.actions import (
     Deed,
     Detach,
     Dismiss,
+    DropAddress,
     Fence,
     Follow,
     Found,
@@ -36,6 +37,7 @@ from pgpool_cluster.decision.actions import (
     StartPgpool,
     Stop,
     StopPgpool,
+    TakeAddress,
     Wait,
     said,
 )
@@ -63,6 +65,8 @@ WORDS: dict[Action, str] = {
     Attach("pg1"): "attach pg1",
     Detach("pg1", "it lags"): "detach pg1: it lags",
     Redirect("pg1", "pg2"): "redirect pgpool of pg1 primary pg2",
+    TakeAddress("pg1"): "take address pg1",
+    DropAddress("pg1", "pg2 takes it"): "drop address pg1: pg2 takes it",
     Wait("pg1", "pg2 is away"): "waits: pg2 is away",
     AwaitRecovery(
         "pg1", "it was replaced", source_in_sight=False, returns=True

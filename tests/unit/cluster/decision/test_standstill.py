@@ -16,12 +16,14 @@ from pgpool_cluster.decision.actions import (
     Begin,
     CreateSlots,
     Dismiss,
+    DropAddress,
     GiveUpPlace,
     Promote,
     Redirect,
     Refuse,
     StandApart,
     StartPgpool,
+    TakeAddress,
     Wait,
 )
 from pgpool_cluster.decision.decide import decide
@@ -31,7 +33,10 @@ from pgpool_cluster.definition.cluster import Service
 
 PAUSED = Pause(1, True, 1000.0, "root@pg1", "new switches")
 ENDED = Pause(2, False, 2000.0, "root@pg2", "")
-GOES_ON = {Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect}
+GOES_ON = {
+    Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect, TakeAddress,
+    DropAddress,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("action", WORDS, ids=lambda action: type(action).__name__)

@@ -53,7 +53,7 @@ ALLOWED = {
     ("hands", "_become"): "/dev/null",
     ("key_file", "text"): "reads cluster.key in /etc/pgpool2, which is root's",
     ("key_file", "_kept"): "reads a file in /etc/pgpool2/cluster, which is root's",
-    ("apply", "_locked"): "opens the lock after the check of its ancestors",
+    ("roots_lock", "locked"): "opens the lock after the check of its ancestors",
     ("users", "changing"): "opens a folder in /var/lib, and nothing in it",
     ("paths", "laid_fingerprint"): "reads a file in /etc/pgpool2/cluster, which is root's",
     ("paths", "laid_file"): "the same",

@@ -105,10 +105,10 @@ def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkey
     listed = '[{"ifname": "lo", "addr_info": []}, {"ifname": "eth1", "addr_info": [{"local": "10.0.0.3"}]}]'
     monkeypatch.setattr(programs, "run", lambda *_, **__: listed)
     cluster = parse(VIRTUAL, "cluster.yml", "pg1")
-    assert server._interface(cluster, cluster.named("pg3")) == "eth1"
-    assert server._interface(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II to use the address
+    assert server.interface_for_clients(cluster, cluster.named("pg3")) == "eth1"
+    assert server.interface_for_clients(cluster, cluster.named("pg2")) == ""  # it has no pgpool-II to use the address
     with pytest.raises(UsageError, match=r"cluster.yml:2: no interface of this machine has the address of pg1, "):
-        server._interface(cluster, cluster.named("pg1"))
+        server.interface_for_clients(cluster, cluster.named("pg1"))
 
 
 SIX = "nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n"

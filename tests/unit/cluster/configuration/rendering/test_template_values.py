@@ -26,6 +26,9 @@ from pgpool_cluster.definition.cluster import DRAIN_SECONDS
 from pgpool_cluster.definition.key import Role
 from pgpool_cluster.machine.server_facts import PgpoolVersion
 
+WATCHED = "mode: native_replication\n"
+"""A mode in which the pgpool-IIs watch each other, and move the virtual address."""
+
 
 @pytest.mark.parametrize(
     ("version", "names", "absent"),
@@ -39,7 +42,7 @@ from pgpool_cluster.machine.server_facts import PgpoolVersion
 def test_parameters_have_the_names_of_the_installed_version(
     version: tuple[int, int], names: set[str], absent: set[str]
 ) -> None:
-    text = f"{THREE}virtual_ip: 10.0.0.9/24\nmode: native_replication\n"
+    text = f"{WATCHED}{THREE}virtual_ip: 10.0.0.9/24\n"
     found = pgpool_conf(text, server=replace(SERVER, pgpool=PgpoolVersion(*version)))
     assert names <= set(found)
     assert not absent & set(found)
@@ -47,16 +50,24 @@ def test_parameters_have_the_names_of_the_installed_version(
 
 def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
     """pg_hba.conf and authorized_keys admit only the nodes' own addresses."""
-    native = "mode: native_replication\n"
-    six = pgpool_conf(f"{SIX}{native}virtual_ip: fd00::50/64\n")
+    six = pgpool_conf(f"{WATCHED}{SIX}virtual_ip: fd00::50/64\n")
     assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
     assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
     assert six["arping_cmd"] == "/usr/lib/pgpool2-cluster/announce-address $_IP_$ eth0"
-    four = pgpool_conf(f"{THREE}{native}virtual_ip: 10.0.0.50/24\n")
+    four = pgpool_conf(f"{WATCHED}{THREE}virtual_ip: 10.0.0.50/24\n")
     assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
     assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
-    elsewhere = pgpool_conf(f"{THREE}{native}virtual_ip: 10.9.0.50/24\n")
+    elsewhere = pgpool_conf(f"{WATCHED}{THREE}virtual_ip: 10.9.0.50/24\n")
     assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # its route leads to the clients there
+
+
+def test_in_streaming_replication_pgpool_does_not_know_the_virtual_address() -> None:
+    """The agents move it, as pgpool-II has no watchdog there."""
+    names = {"delegate_ip", "delegate_IP", "if_up_cmd", "if_down_cmd", "arping_cmd"}
+    moved = f"{THREE}virtual_ip: 10.0.0.50/24\n"
+    assert not names & set(pgpool_conf(moved))
+    assert names - set(pgpool_conf(f"{WATCHED}{moved}")) == {"delegate_IP"}
+    assert not names & set(pgpool_conf(f"{WATCHED}nodes: {{pg1: 10.0.0.1}}\nvirtual_ip: 10.0.0.50/24\n"))
 
 
 @pytest.mark.parametrize(
