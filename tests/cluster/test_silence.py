@@ -9,7 +9,9 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.cluster import Cluster, through_pgpool
 from tests.cluster.load import ledger
-from tests.host import Host
+from tests.host import Host, together
+
+from pgpool_cluster.decision.liveness.silence import BOOT_SECONDS
 
 UDP_CUT = """
 nft -f - <<'NFT'
@@ -142,3 +144,46 @@ def test_7_a_killed_postgresql_is_replaced_before_it_could_replay(cluster: Clust
     assert account.longest_gap < FAILOVER_SECONDS, account.errors
     primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
     cluster.wait_healthy()
+
+
+# An agent that is not there
+
+
+@pytest.mark.parametrize(("signal", "seconds"), [("KILL", 15.0), ("STOP", 25.0)])
+def test_8_a_primary_whose_agent_dies_or_hangs_is_fenced_by_the_next_one(
+    cluster: Cluster, signal: str, seconds: float
+) -> None:
+    """The new agent starts while its node is cut off, and remembers that the others send heartbeats."""
+    cluster.wait_healthy()
+    primary = cluster.primary()
+    survivor, *_ = cluster.others(primary)
+    began = time.monotonic()
+    faults.CUT_OFF.begin(cluster, primary)
+    try:
+        primary.run(f"systemctl kill -s {signal} --kill-whom=main pgpool2-cluster")
+        while primary.attempt(ALIVE).status == 0:
+            assert time.monotonic() - began < seconds, "it is still being served"
+        print(f"SIG{signal} of its agent: fenced after {time.monotonic() - began:.1f} s")
+        cluster.until(lambda status: status.has_primary, "a primary", 15, survivor)
+    finally:
+        faults.CUT_OFF.end(cluster, primary)
+    primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
+    cluster.wait_healthy()
+
+
+def test_9_after_a_power_failure_of_all_hosts_the_primarys_host_is_replaced_if_it_stays_away(cluster: Cluster) -> None:
+    """Neither a heartbeat nor facts of it have arrived since the boot, and no pgpool-II runs that could give it up."""
+    cluster.wait_healthy()
+    primary = cluster.primary()
+    others = cluster.others(primary)
+    together(Host.kill, cluster.hosts)
+    began = time.monotonic()
+    together(Host.start, others)
+    time.sleep(5)
+    assert cluster.writable(*others) == [], "the primary's host may still be booting"
+    cluster.until(lambda status: status.has_primary, "a primary", BOOT_SECONDS + 60, others[0])
+    print(f"replaced {time.monotonic() - began:.0f} s after the power came back")
+    primary.start()
+    primary.attempt(f"pgpoolctl recover {primary.name}", seconds=200)
+    cluster.wait_healthy()
+    assert cluster.writable() == [cluster.primary().name]

@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         "the least advanced standby takes over", PROMOTION,
-        "return max(standbys, key=", "return min(standbys, key=",
+        "return max((one for one in standbys", "return min((one for one in standbys",
     ),
     Mutant("a writable node does not block a promotion", PROMOTION, "    if writable:\n", "    if not facts.nodes:\n"),
     Mutant("two nodes may be promoted at once", PROMOTION, "if any(other.promoting for", "if any(False for"),

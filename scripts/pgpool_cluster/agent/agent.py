@@ -34,6 +34,8 @@ from ..decision.actions import (
 )
 from ..decision.decide import confirmed, decide
 from ..decision.facts.facts import ClusterFacts
+from ..decision.liveness import links
+from ..decision.liveness.silence import BOOT_SECONDS
 from ..decision.reports.events import EventKind
 from ..decision.reports.status import differing
 from ..decision.situation import Actions, Policy
@@ -57,6 +59,7 @@ from ..transport.protocol import Request
 from . import rights
 from .answers import Answers
 from .contact import Contact
+from .fence_watch import FenceWatch
 from .housekeeping import Housekeeping, writes
 from .life_signs import LifeSigns
 from .local_watch import LocalWatch
@@ -66,8 +69,8 @@ from .watchdog_news import WatchdogNews
 A = TypeVar("A")
 CALM_SECONDS = 2.0
 BUSY_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
-"""Seconds that other nodes may take to boot before pgpool-II starts without them."""
+PATIENCE_SECONDS = BOOT_SECONDS
+"""Seconds after which pgpool-II starts without the nodes that are out of sight."""
 TOLD_SECONDS = 10.0
 """Seconds that pgpool-II may take to attach a node before the agent asks again."""
 LATELY_SECONDS = 10.0
@@ -139,7 +142,8 @@ class Agent:
         signal.signal(signal.SIGHUP, lambda *_: self._renew())
         watch = LocalWatch(self.here, self.wake.set)
         server = serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer))
-        with watch.running(), LifeSigns(self.here, self.wake.set).running(), server, pulse.feeding():
+        signs, fence = LifeSigns(self.here, self.wake.set), FenceWatch(self.here, self.wake.set, pulse.Feeder().feed)
+        with watch.running(), signs.running(), fence.running(), server:
             notify("READY=1")
             while not self.ended:
                 pulse.beat()
@@ -194,7 +198,8 @@ class Agent:
         here = self.here
         facts = here.look_at_all()
         here.beats.note_support({name: one.beats for name, one in facts.nodes.items() if one.reachable})
-        self._contact.note(here.cluster, facts, here.me.name, time.monotonic())
+        unheard = links.unheard(here.beats.links())
+        self._contact.note(here.cluster, facts, here.me.name, time.monotonic(), unheard)
         self._watchdog_news.tend(facts)
         try:
             actions = self._decided(facts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from ..decision import fencing
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
@@ -19,22 +20,42 @@ _HASTE_PAUSE_SECONDS = 0.2
 
 
 @dataclass(slots=True)
+class Alone:
+    """For how long a node has been without contact to a majority; one thread uses it."""
+
+    _since: float = math.inf
+
+    def note(
+        self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
+    ) -> bool:
+        """Note facts, and return whether the node is alone by them. `unheard`: as in `fencing.missing`."""
+        alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me, unheard))
+        # A link counts as lost only after DEAD_SECONDS.
+        self._since = min(self._since, now - DEAD_SECONDS) if alone else math.inf
+        return alone
+
+    def seconds(self, now: float) -> float:
+        """Return for how long this node has been alone."""
+        return max(0.0, now - self._since)
+
+
+@dataclass(slots=True)
 class Contact:
     """The memory of one agent's loop from one round to the next; times are by the monotonic clock."""
 
-    _alone_since: float = math.inf
+    _alone: Alone = field(default_factory=Alone)
     _crashed_since: float = math.inf
     _silent: frozenset[str] = frozenset()
     _served: bool = False
     """Whether any node took writes."""
     _haste_until: float = -math.inf
 
-    def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> None:
-        """Note the facts of a round."""
+    def note(
+        self, cluster: Cluster, facts: ClusterFacts, me: str, now: float, unheard: Collection[str] = frozenset()
+    ) -> None:
+        """Note the facts of a round. `unheard`: as in `fencing.missing`."""
         mine = facts.of(me)
-        alone = fencing.is_alone(cluster, fencing.missing(cluster, facts, me))
-        # A link counts as lost only after DEAD_SECONDS.
-        self._alone_since = min(self._alone_since, now - DEAD_SECONDS) if alone else math.inf
+        alone = self._alone.note(cluster, facts, me, now, unheard)
         self._crashed_since = min(self._crashed_since, now) if _crashed(mine) else math.inf
         serves = any(member.writable for member in facts.members(cluster))
         fencing_soon = alone and self.alone_seconds(now) < fencing.FENCE_SECONDS
@@ -44,7 +65,7 @@ class Contact:
 
     def alone_seconds(self, now: float) -> float:
         """Return for how long this node has been without contact to a majority."""
-        return max(0.0, now - self._alone_since)
+        return self._alone.seconds(now)
 
     def yields(self, now: float) -> bool:
         """Return whether a standby that can take over comes before a restart of this node's crashed server."""

@@ -15,11 +15,13 @@ import psycopg2  # type: ignore[import-untyped,unused-ignore]
 from ..configuration.users import Users
 from ..decision.actions import CreateSlots
 from ..decision.facts.facts import BackendState, ClusterFacts
+from ..decision.reports.events import EventKind
 from ..decision.situation import in_service, rightful_primary
 from ..ground import log, paths
 from ..ground.errors import ClusterError
 from ..machine import units
 from ..machine.wal.archive import Keeper
+from ..node import recording
 from ..node.node import Here
 from ..operations import postgresql_service, timelines, wal_space
 from ..operations.accounts import user_lists
@@ -72,6 +74,7 @@ class Housekeeping:
     def keep(self, facts: ClusterFacts) -> str:
         """Do every chore once, and return one line with failures and warnings; "" if there are none. Never raises."""
         chores: dict[str, Chore] = {
+            "report the last failover": self._report_failover,
             "end sessions with unreachable nodes": self._hang_up,
             "continue a recovery": self._attend,
             "apply cluster.yml": self._apply,
@@ -106,6 +109,14 @@ class Housekeeping:
             self._failed[name] = why
         else:
             self._failed.pop(name, None)
+
+    def _report_failover(self, facts: ClusterFacts) -> None:
+        """Record how long each stage of a failover to this node took."""
+        here = self.here
+        pool = facts.of(here.me.name).pgpool
+        found = here.under_way.failover.report(pooled=pool is None or pool.primary == here.me.name)
+        if found is not None:
+            recording.note(here, EventKind.FAILOVER, found.text, seconds=found.seconds)
 
     def _hang_up(self, facts: ClusterFacts) -> None:
         """Kill TCP connections to nodes that are down, once per outage; sessions blocked on them would never return."""

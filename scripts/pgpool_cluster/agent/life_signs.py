@@ -16,6 +16,7 @@ from ..definition.cluster import Node, Service
 from ..ground import log
 from ..node.node import Here
 from ..postgresql import knock
+from ..transport import pulse
 
 _PAUSE_SECONDS = 0.1
 _PROBE_SECONDS = 0.4
@@ -23,6 +24,10 @@ _PROBE_SECONDS = 0.4
 _LOGIN_SECONDS = 2.0
 """The same for a log-in to a server that hangs."""
 _END_SECONDS = 2.0
+_FAULT_PAUSE_SECONDS = 1.0
+_ROUND_SECONDS = 2.0
+"""Longer than a round can take, which waits for nothing but the journal."""
+_PART = "signs of life"
 
 
 @dataclass(slots=True)
@@ -58,11 +63,13 @@ class LifeSigns:
 
     def _run(self) -> None:
         while not self._over.wait(_PAUSE_SECONDS):
+            pulse.beat(_ROUND_SECONDS, _PART)  # the fence depends on this thread
             try:
                 self.step()
             except Exception as error:  # the watch outlives any fault of a step
                 log.error(f"the watch for signs of life failed: {type(error).__name__}: {error}")
-                self._over.wait(_END_SECONDS)
+                self._over.wait(_FAULT_PAUSE_SECONDS)
+        pulse.end(_PART)
 
     def step(self) -> None:
         """Begin the probes that are due, and publish which nodes are silent now."""

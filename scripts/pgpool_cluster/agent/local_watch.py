@@ -1,7 +1,8 @@
 """Watch PostgreSQL and pgpool-II of this node, so that the death of either is known at once.
 
 The watch has a thread of its own. It wakes the agent's loop, and a heartbeat is sent at once. It also does the work
-that could block the thread of the heartbeats: it reads their keys, and writes their lines to the journal.
+that could block the thread of the heartbeats: it reads their keys, writes their lines to the journal, and keeps the
+names of the nodes that send heartbeats for the next agent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from ..decision.liveness.heartbeat import ProcessState
 from ..definition.cluster import Service
 from ..definition.key import heartbeat_keys
-from ..ground import log, paths
+from ..ground import files, log, paths
 from ..ground.errors import ServerError
 from ..machine import process_watch, units
 from ..machine.process_watch import HeldProcess
@@ -62,6 +63,8 @@ class LocalWatch:
     """The server that is watched."""
     _failed: str = ""
     """The last fault of a step, which is logged once."""
+    _partners: frozenset[str] = frozenset()
+    """The names in paths.PARTNERS."""
     _key_of: tuple[int, int] | None = None
     """Inode and time of change of the key file that was read last."""
 
@@ -78,6 +81,7 @@ class LocalWatch:
     def running(self) -> Iterator[None]:
         """Exchange heartbeats and watch in a thread while the block runs."""
         self.here.beats.on_news = self._on_news
+        self._recall_partners()
         thread = threading.Thread(target=self._run, name="local watch", daemon=True)
         with self.here.beats.running():
             thread.start()
@@ -124,6 +128,7 @@ class LocalWatch:
         pools = Service.PGPOOL in self.here.me.runs
         self._look_after(self._pool, lambda: process_watch.pool() if pools else None)
         self._freeze(self._server)
+        self._keep_partners()
 
     def _wait(self) -> None:
         """Pause until a process ends, a heartbeat has news, or the next search is due."""
@@ -187,6 +192,23 @@ class LocalWatch:
             self.wake()
             if hangs:
                 log.warning(f"{one.name} hangs: a signal has stopped it for {FROZEN_SECONDS:g} s")
+
+    def _recall_partners(self) -> None:
+        """Expect heartbeats of the nodes that sent some to the last agent since the boot.
+
+        Otherwise, an agent that is restarted while its node is cut off could not distinguish them from nodes with an
+        older package, and would fence nothing.
+        """
+        with contextlib.suppress(ServerError, ValueError):  # then their facts must show it
+            found = files.read(paths.PARTNERS)
+            self._partners = frozenset(found.text.split()) if found is not None else frozenset()
+            self.here.beats.note_support(dict.fromkeys(self._partners, True))
+
+    def _keep_partners(self) -> None:
+        partners = self.here.beats.partners
+        if partners != self._partners:
+            files.write(paths.PARTNERS, "".join(f"{name}\n" for name in sorted(partners)).encode())
+            self._partners = partners
 
     def _read_keys(self) -> None:
         """Read the keys of the heartbeats again if `apply` has written them."""

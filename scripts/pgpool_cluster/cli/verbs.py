@@ -34,8 +34,8 @@ from ..transport.protocol import (
 
 _REPORT_SECONDS = 15.0
 _WAIT_PAUSE_SECONDS = 0.5
-_RESTART_PAUSE_SECONDS = 5.0
-"""Pause before the unit ends after an error, so that systemd does not restart it too often."""
+_RESTART_PAUSE_SECONDS = 4.5
+"""Pause before the unit ends after an error, so that systemd does not restart it too often. WatchdogSec= is longer."""
 _WAITING_SECONDS = 5.0
 _CONVERGE_SECONDS = 600.0
 _PAUSE_SECONDS = 20.0

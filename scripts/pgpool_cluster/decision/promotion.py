@@ -13,15 +13,26 @@ from .situation import Actions, latest_term, leading_pgpools, rank, rightful_pri
 
 
 def choose_new_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
-    """Return the standby that has received the most WAL, by timeline and position.
+    """Return the standby that has received the most WAL, by timeline and position, without those with nofailover.
 
     pgpool-II would choose the lowest id. With quorum commit, only the most advanced standby is certain to have every
-    acknowledged commit, replayed or not. Among equals, a standby that replays is preferred, then the first in
-    cluster.yml.
+    acknowledged commit, replayed or not. Among equals, one that can be promoted is preferred, then the higher
+    failover_priority, then one that replays, then the first in cluster.yml.
     """
     standbys = [member for member in facts.members(cluster) if _counts(member)]
+
+    def claim(member: NodeFacts) -> tuple[tuple[int, int, int], bool, int, bool]:
+        priority = cluster.named(member.node).failover_priority
+        return rank(member), not member.needs, priority, not member.stalled
+
     # Among equals, max() returns the first.
-    return max(standbys, key=lambda member: (rank(member), not member.needs, not member.stalled), default=None)
+    return max((one for one in standbys if not cluster.named(one.node).nofailover), key=claim, default=None)
+
+
+def _ahead(cluster: Cluster, facts: ClusterFacts, best: NodeFacts) -> tuple[str, ...]:
+    """Return the standbys with nofailover that have received more than the best candidate."""
+    standbys = [member for member in facts.members(cluster) if _counts(member)]
+    return tuple(one.node for one in standbys if cluster.named(one.node).nofailover and rank(one) > rank(best))
 
 
 def failover(cluster: Cluster, failed: Node, facts: ClusterFacts) -> Actions:
@@ -54,24 +65,10 @@ def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
         return (Wait(writable[0], "it still accepts writes; it must stop first"),)
     best = choose_new_primary(cluster, facts)
     if best is None or best.needs:
-        return (_no_promotion(best, failed),)
-    if not facts.majority(cluster):
-        return (
-            Refuse(
-                best.node,
-                "too few nodes answer to promote it",
-                "start more nodes; the failover then continues automatically",
-            ),
-        )
-    missing = _missing_standbys(cluster, facts, failed)
-    if 0 < cluster.synchronous <= len(missing):
-        names = ", ".join(missing)
-        reason = f"a commit may exist on {names} alone, which is neither a reachable standby nor excused by the primary"
-        hint = (
-            "bring it back, and the failover continues automatically; to lose the commits that only it has: "
-            f"pgpoolctl switchover --accept-loss {best.node}"
-        )
-        return (Refuse(best.node, reason, hint),)
+        return (_no_promotion(cluster, facts, best, failed),)
+    refusal = _refusal(cluster, facts, best.node, failed)
+    if refusal is not None:
+        return (refusal,)
     if any(other.promoting for other in facts.members(cluster) if other.node != best.node):
         return (Wait(best.node, "another node is being promoted"),)
     siblings = (other for other in facts.members(cluster) if other.standby and other.node != best.node)
@@ -80,11 +77,42 @@ def in_place_of(cluster: Cluster, facts: ClusterFacts, failed: str) -> Actions:
     return (Promote(best.node, term, facts.excuse.place), *follows)
 
 
-def _no_promotion(best: NodeFacts | None, failed: str) -> Refuse:
+def _refusal(cluster: Cluster, facts: ClusterFacts, best: str, failed: str) -> Refuse | None:
+    """Return why the best candidate must not be promoted: too few nodes, or a commit may be on other nodes alone."""
+    if not facts.majority(cluster):
+        hint = "start more nodes; the failover then continues automatically"
+        return Refuse(best, "too few nodes answer to promote it", hint)
+    missing = _missing_standbys(cluster, facts, failed)
+    if 0 < cluster.synchronous <= len(missing):
+        names = ", ".join(missing)
+        reason = f"a commit may exist on {names} alone, which is neither a reachable standby nor excused by the primary"
+        hint = (
+            "bring it back, and the failover continues automatically; to lose the commits that only it has: "
+            f"pgpoolctl switchover --accept-loss {best}"
+        )
+        return Refuse(best, reason, hint)
+    ahead = _ahead(cluster, facts, facts.of(best))
+    if not cluster.synchronous or not ahead:
+        return None
+    names = ", ".join(ahead)
+    reason = f"a commit may exist on {names} alone, which has received more and is never promoted (nofailover)"
+    hint = (
+        f"to keep it, promote {ahead[0]} after all: pgpoolctl switchover --accept-loss {ahead[0]}; "
+        f"to lose it: pgpoolctl switchover --accept-loss {best}"
+    )
+    return Refuse(best, reason, hint)
+
+
+def _no_promotion(cluster: Cluster, facts: ClusterFacts, best: NodeFacts | None, failed: str) -> Refuse:
     """Return why no standby is promoted: there is none, or promotion would crash the most advanced one.
 
     Another standby may lack a commit that the most advanced one has received.
     """
+    barred = [one.node for one in facts.members(cluster) if _counts(one) and cluster.named(one.node).nofailover]
+    if best is None and barred:
+        reason = f"cluster.yml excludes every reachable standby ({', '.join(barred)}) from promotion (nofailover)"
+        hint = f"bring another node back; or, if none returns, pgpoolctl switchover --accept-loss {barred[0]}"
+        return Refuse(failed, reason, hint)
     if best is None:
         return Refuse(failed, "no reachable standby can be promoted", "pgpoolctl status shows every node")
     return Refuse(best.node, f"it cannot be promoted: {replay.too_low(best)}", replay.hint(best))

@@ -118,11 +118,17 @@ def rightful_primary(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
 def promoted_by_hand(cluster: Cluster, facts: ClusterFacts) -> NodeFacts | None:
     """Return the writable member that is alone on the highest timeline; None if there is none.
 
-    A node that has led in an earlier term does not count: another node has replaced it.
+    A node that is still on the timeline on which it led in an earlier term does not count: another node has replaced
+    it.
     """
     members, latest = facts.members(cluster), latest_term(cluster, facts)
-    writable = (member for member in members if member.writable and member.timeline and not 0 < member.led < latest)
-    return next((member for member in writable if _alone_on_top(member, members)), None)
+    writable = (member for member in members if member.writable and member.timeline)
+    return next((one for one in writable if _alone_on_top(one, members) and not _was_replaced(one, latest)), None)
+
+
+def _was_replaced(member: NodeFacts, latest: int) -> bool:
+    led_on = {origin.timeline for origin in member.origins if origin.term == member.led}
+    return 0 < member.led < latest and member.timeline in led_on
 
 
 def unseen(cluster: Cluster, facts: ClusterFacts) -> tuple[str, ...]:

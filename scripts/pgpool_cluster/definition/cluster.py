@@ -47,6 +47,10 @@ class PostgresqlCluster:
         return f"{self.major}/{self.name}"
 
 
+PRIORITY = 100
+"""The default of failover_priority."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One server of the cluster.
@@ -55,6 +59,8 @@ class Node:
     `host`: the host name that cluster.yml gives in place of an address, "" if it gives an address.
     `address`: the IP address, or the host name until that is resolved (addresses.py).
     `line`: its line in cluster.yml.
+    `failover_priority`: of two standbys that have received as much, the one with the higher value is promoted.
+    `nofailover`: it answers claims, follows and serves reads, but only an administrator who accepts a loss promotes it.
     """
 
     id: int
@@ -65,6 +71,8 @@ class Node:
     runs: frozenset[Service]
     host: str = ""
     line: int = field(default=0, compare=False)
+    failover_priority: int = PRIORITY
+    nofailover: bool = False
 
     @property
     def written(self) -> str:
@@ -150,8 +158,11 @@ class Cluster:
 
     @property
     def fingerprint(self) -> str:
-        """16 characters that are equal on two nodes whose cluster.yml agree in everything that affects decisions."""
-        nodes = [[node.name, node.written, node.port, sorted(node.runs)] for node in self.nodes]
+        """16 characters that are equal on two nodes whose cluster.yml agree in everything that affects decisions.
+
+        Keys that older packages do not know count only if they are used, so that an upgrade changes no fingerprint.
+        """
+        nodes = [[node.name, node.written, node.port, sorted(node.runs), *_of_failover(node)] for node in self.nodes]
         text = json.dumps([self.mode, self.synchronous, nodes])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -244,6 +255,11 @@ class Cluster:
         if not 0 <= number < len(self.databases):
             raise UsageError(f"no node has the id {number}", hint=f"ids go from 0 to {len(self.databases) - 1}")
         return self.databases[number]
+
+
+def _of_failover(node: Node) -> list[object]:
+    used = (node.failover_priority, node.nofailover) != (PRIORITY, False)
+    return [node.failover_priority, node.nofailover] if used else []
 
 
 def own_node(cluster: Cluster, host_names: Iterable[str], file: str) -> Node:

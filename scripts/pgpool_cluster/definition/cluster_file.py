@@ -14,7 +14,7 @@ from pathlib import Path
 from ..ground import plain, ports
 from ..ground.errors import ServerError
 from . import document
-from .cluster import Archive, Cluster, Mode, Node, Parameter, PostgresqlCluster, Service, Tls
+from .cluster import PRIORITY, Archive, Cluster, Mode, Node, Parameter, PostgresqlCluster, Service, Tls
 from .document import Entry, Mapping, Scalar, Sequence, Value
 
 MOST_NODES = 128
@@ -34,7 +34,9 @@ KEYS = (
     "archive",
     "return",
 )
-NODE_KEYS = ("address", "port", "weight", "runs")
+NODE_KEYS = ("address", "port", "weight", "runs", "failover_priority", "nofailover")
+FAILOVER_KEYS = ("failover_priority", "nofailover")
+HIGHEST_PRIORITY = 1000
 TLS_KEYS = ("certificate", "key", "ca")
 ARCHIVE_KEYS = ("compress", "keep_hours", "timeout")
 LONGEST_KEEP_HOURS = 8760
@@ -66,6 +68,7 @@ def parse(text: str, file: str, host_name: str) -> Cluster:
     mode = _mode(keys.get("mode"))
     nodes = _nodes(keys.get("nodes"), host_name)
     _check_runs(nodes, root)
+    _check_failover(keys.get("nodes"), nodes, mode)
     return Cluster(
         name=_word(keys.get("name"), plain.is_cluster_name, "name", "main") or "main",
         mode=mode,
@@ -190,6 +193,8 @@ def _node(number: int, entry: Entry) -> Node:
         _runs(keys.get("runs")),
         host,
         line,
+        _priority(keys.get("failover_priority")),
+        _truth(keys["nofailover"], "nofailover") if "nofailover" in keys else False,
     )
 
 
@@ -218,6 +223,13 @@ def _weight(entry: Entry | None) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", scalar.text):
         raise scalar.place.error(f"weight is {scalar.text!r}", hint="a number from 0, relative to the other nodes")
     return float(scalar.text)
+
+
+def _priority(entry: Entry | None) -> int:
+    if entry is None:
+        return PRIORITY
+    scalar = _scalar(entry.value, "failover_priority", str(PRIORITY))
+    return _number(scalar, "failover_priority", 0, HIGHEST_PRIORITY)
 
 
 def _runs(entry: Entry | None) -> frozenset[Service]:
@@ -261,6 +273,23 @@ def _check_runs(nodes: tuple[Node, ...], root: Mapping) -> None:
     for service in Service:
         if not any(service in node.runs for node in nodes):
             raise root.place.error(f"no node runs {service}", hint=f"at least one node needs runs: [{service}]")
+
+
+def _check_failover(entry: Entry | None, nodes: tuple[Node, ...], mode: Mode) -> None:
+    """Raise UsageError for a key about failover where no standby can be promoted, or if it excludes every node."""
+    if entry is None or not isinstance(entry.value, Mapping):
+        return
+    for node, item in zip(nodes, entry.value.entries, strict=True):
+        for key in item.value.entries if isinstance(item.value, Mapping) else ():
+            if key.key in FAILOVER_KEYS and not mode.streams:
+                hint = "leave it out: in this mode every node is a primary"
+                raise key.place.error(f"{key.key} has no meaning in mode {mode}", hint=hint)
+            if key.key in FAILOVER_KEYS and Service.POSTGRESQL not in node.runs:
+                hint = "leave it out: this node runs no PostgreSQL"
+                raise key.place.error(f"{key.key} has no meaning for {node.name}", hint=hint)
+    if all(node.nofailover for node in nodes if Service.POSTGRESQL in node.runs):
+        hint = "leave it out for at least one node, preferably for two"
+        raise entry.place.error("every node has nofailover, so none could become the primary", hint=hint)
 
 
 def _clients(entry: Entry | None, nodes: tuple[Node, ...]) -> tuple[plain.Network, ...]:

@@ -85,6 +85,8 @@ AGENT = RUN / "agent"
 """The agent's socket, on which `pgpoolctl converge` listens."""
 SERVE = RUN / "serve"
 """Exists while there is a primary, so that pgpool-II may start (ConditionPathExists= in its drop-in)."""
+PARTNERS = RUN / "partners"
+"""The nodes that send heartbeats, one a line, as the last agent knew them."""
 STOPPED = RUN / "stopped"
 """Exists if the cluster, not an administrator, has stopped PostgreSQL."""
 ROOTS_RUN = Path("/run/pgpool2-cluster-root")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -87,6 +87,8 @@ class Here:
     history: History = field(default_factory=History, repr=False)
     seen: Published[ClusterFacts] = field(default_factory=lambda: Published(ClusterFacts()), repr=False)
     """The facts of all nodes that this node collected last."""
+    asked: Published[Mapping[str, float]] = field(default_factory=lambda: Published({}), repr=False)
+    """When, by the monotonic clock, each other node was asked for the facts in `seen`."""
     answer: Answering = field(default=_nobody, repr=False)
     """Answers this node's own requests in the same way as requests from another node."""
     silent: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()), repr=False)
@@ -256,7 +258,7 @@ class Here:
         if self.database is not None:
             names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
             facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
-        if self.beats.frozen:  # a session from before may still answer, but nobody can log in
+        if self.beats.frozen:  # a session from before may still answer, but no client can log in
             facts = dataclasses.replace(facts, postgresql=Postgresql.HANGING)
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
@@ -318,6 +320,7 @@ class Here:
             mine = self.look()
         facts = {name: seen.facts for name, seen in found.items() if seen.age < LOOK_SECONDS}
         every = ClusterFacts({self.me.name: mine, **facts})
+        self.asked.publish({name: seen.asked for name, seen in found.items()})
         self.seen.publish(every)
         return every
 

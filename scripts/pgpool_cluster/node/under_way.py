@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .copies import Copies
+from .failover_times import FailoverTimes
 from .returns import Returns
 from .stages import Drain, Rebuilding
 
@@ -71,6 +72,7 @@ class UnderWay:
     """pgpool-II waits for its failover_command and answers no request, so its last facts are used at once."""
     mute: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()))
     """The nodes that stopped sending packets during a recovery (vigil.py)."""
+    failover: FailoverTimes = field(default_factory=FailoverTimes)
     upstream: threading.RLock = field(default_factory=threading.RLock)
     """Held while the standby's primary changes, so that no thread points it at a former primary again."""
     _promotion: Span = field(default_factory=Span)

@@ -43,6 +43,7 @@ from ..ground import log
 from ..ground.errors import ClusterError, OperationError
 from ..node import recording
 from ..node.node import Here
+from ..postgresql import postmaster
 from ..transport.peers import Progress
 from ..transport.protocol import RecoverRequest
 from . import pgpool_service, postgresql_service, restarts
@@ -65,7 +66,12 @@ def perform(here: Here, action: Action) -> None:
 
 
 def _not_due(here: Here, action: Deed) -> bool:
-    """Return whether copies or returns keep failing, and the next is not due; `status` reports this."""
+    """Return whether copies or returns keep failing, and the next is not due, or the node has been fenced already.
+
+    `status` reports the former. The latter is the work of fence_watch.py.
+    """
+    if isinstance(action, Fence):
+        return not postmaster.runs(here.server.instance)
     if not isinstance(action, Clone | Rejoin):
         return False
     work = here.under_way

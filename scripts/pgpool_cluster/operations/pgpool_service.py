@@ -85,3 +85,5 @@ def detach(here: Here, action: Detach) -> None:
 def redirect(here: Here, action: Redirect) -> None:
     """Have pgpool-II send writes to the primary."""
     pgpool.redirect(here.cluster, here.cluster.named(action.primary))
+    if action.primary == here.me.name:
+        here.under_way.failover.pooled()

@@ -33,8 +33,7 @@ def fence(here: Here, _: Fence) -> None:
     database = here.server
     database.close()
     if not postmaster.kill(database.instance):
-        hint = "a disk may hang: dmesg; ps -eo stat,pid,args | grep ^D"
-        raise OperationError("PostgreSQL does not end although it was killed", hint=hint)
+        raise OperationError(postmaster.LEFT, hint=postmaster.LEFT_HINT)
 
 
 def follow(here: Here, action: Follow) -> None:

@@ -11,7 +11,7 @@ from ..decision.decide import decide
 from ..decision.facts import matching, replay
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains
 from ..decision.promotion import choose_new_primary
-from ..decision.situation import rightful_primary
+from ..decision.situation import rank, rightful_primary
 from ..definition.cluster import Cluster, Service
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
@@ -34,13 +34,15 @@ def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[N
     primary = rightful_primary(cluster, facts)
     if primary is None:
         raise OperationError("no primary is reachable", hint=_HINT)
-    best = choose_new_primary(cluster, facts)
-    target = facts.of(wanted) if wanted else best
+    if wanted and cluster.named(wanted).nofailover:
+        hint = "pgpoolctl switchover chooses another node; or remove nofailover in cluster.yml, then pgpoolctl apply"
+        raise OperationError(f"{wanted} is never promoted (nofailover)", hint=hint)
+    target = facts.of(wanted) if wanted else _preferred(cluster, facts, primary)
     if target is None:
         raise OperationError("no reachable standby can be promoted", hint=_HINT)
     if target is primary:
         raise OperationError(f"{target.node} is the primary already", hint=_HINT)
-    if not (target.standby and target.streaming and target.follows == primary.node) or target.held:
+    if not _is_fit(target, primary):
         hint = f"pgpoolctl recover {target.node}, or name another one"
         raise OperationError(f"{target.node} is not an attached standby that receives from {primary.node}", hint=hint)
     if target.stalled:
@@ -49,6 +51,22 @@ def choose(cluster: Cluster, facts: ClusterFacts, wanted: str | None) -> tuple[N
     for one in siblings:
         _refuse_lower(one.node, "has", one.settings, target)
     return primary, target
+
+
+def _preferred(cluster: Cluster, facts: ClusterFacts, primary: NodeFacts) -> NodeFacts | None:
+    """Return the standby with the highest failover_priority, since each receives all WAL before it is promoted.
+
+    If no standby is fit, return the best one of a failover, whose fault is then reported.
+    """
+    fit = (one for one in facts.members(cluster) if _is_fit(one, primary) and not one.stalled)
+    nodes = {one.node: cluster.named(one.node) for one in facts.members(cluster)}
+    found = [one for one in fit if not nodes[one.node].nofailover]
+    best = max(found, key=lambda one: (nodes[one.node].failover_priority, rank(one)), default=None)
+    return best or choose_new_primary(cluster, facts)
+
+
+def _is_fit(standby: NodeFacts, primary: NodeFacts) -> bool:
+    return standby.standby and standby.streaming and standby.follows == primary.node and not standby.held
 
 
 def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: NodeFacts) -> None:

@@ -56,5 +56,8 @@ def received(here: Here, mine: NodeFacts) -> tuple[Origin, ...]:
 def _note(here: Here, mine: NodeFacts) -> None:
     """Record that this primary's timeline began in the term in which it leads, unless its origin is known."""
     kept = received(here, mine)
-    if mine.writable and mine.timeline and mine.timeline not in {origin.timeline for origin in kept}:
+    new = mine.timeline and mine.timeline not in {origin.timeline for origin in kept}
+    if (
+        mine.writable and new and here.record.led >= here.record.term
+    ):  # else it was promoted by hand, without a term yet
         here.remember(origins=(*kept, Origin(mine.timeline, here.record.led)))

@@ -53,6 +53,11 @@ def history(data: Path, timeline: int) -> tuple[Switch, ...]:
     return tuple(Switch(int(number), Lsn.parse(lsn)) for number, lsn in switches)
 
 
+def is_standby(data: Path) -> bool:
+    """Return whether a server with this data is a standby. It removes standby.signal before it accepts writes."""
+    return (data / "standby.signal").exists()
+
+
 def starts_by_itself(instance: Instance) -> bool:
     """Return whether start.conf lets the server start at boot (pg_createcluster(1))."""
     try:

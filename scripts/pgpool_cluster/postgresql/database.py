@@ -140,7 +140,7 @@ class Database(LocalServer):
             postgresql=Postgresql.UP,
             system=int(system),
             in_recovery=bool(in_recovery),
-            standby_signal=(self.instance.data / "standby.signal").exists(),
+            standby_signal=data_directory.is_standby(self.instance.data),
             timeline=timeline,
             history=data_directory.history(self.instance.data, timeline),
             follows=_followed(conninfo, cluster) if in_recovery else None,
@@ -201,7 +201,7 @@ class Database(LocalServer):
         return replace(
             facts,
             system=int(control["Database system identifier"]),
-            standby_signal=(self.instance.data / "standby.signal").exists(),
+            standby_signal=data_directory.is_standby(self.instance.data),
             timeline=timeline,
             position=position,
             history=data_directory.history(self.instance.data, timeline),

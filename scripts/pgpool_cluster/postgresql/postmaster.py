@@ -11,6 +11,8 @@ from ..ground.waiting import poll
 from ..machine import process_watch
 from ..machine.server import Instance
 
+LEFT = "PostgreSQL does not end although it was killed"
+LEFT_HINT = "a disk may hang: dmesg; ps -eo stat,pid,args | grep ^D"
 _END_SECONDS = 2.0
 _END_PAUSE_SECONDS = 0.01
 

@@ -338,10 +338,11 @@ def bridge(peer: str) -> None:
             agent.sendall(data)
 
 
-def notify(text: str) -> None:
-    """Notify systemd (sd_notify(3)); do nothing if it does not listen."""
+def notify(text: str, *, wait: bool = True) -> None:
+    """Notify systemd (sd_notify(3)); do nothing if it does not listen, or if `wait` is False and it does not read."""
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as saying:
+            saying.setblocking(wait)
             saying.connect(f"\0{place[1:]}" if place.startswith("@") else place)
             saying.sendall(text.encode())

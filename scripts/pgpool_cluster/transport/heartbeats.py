@@ -150,6 +150,12 @@ class Heartbeats:
             self._links.note_support(supports)
 
     @property
+    def partners(self) -> frozenset[str]:
+        """The nodes that send heartbeats, as far as this one knows."""
+        with self._lock:
+            return self._links.partners
+
+    @property
     def postgresql(self) -> Postgresql | None:
         """The state of this node's server that the next heartbeat carries."""
         with self._lock:
@@ -189,6 +195,7 @@ class Heartbeats:
         """Send and receive in a thread while the block runs."""
         with self._lock:
             self._ended = False
+            self._links.expect(time.monotonic())
         thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
         thread.start()
         try:

@@ -1,18 +1,16 @@
 """Feed systemd's watchdog (WatchdogSec= of the unit) while the agent makes progress.
 
-The agent makes progress while its loop runs, or while a long operation in the loop does: a copy can take hours.
-Otherwise the loop is stuck, even if other threads still answer. Then this module stops feeding the watchdog, and
-systemd restarts the agent.
+Parts of the agent promise their next progress: its loop, a long operation in the loop, since a copy can take hours,
+and the watch for signs of life. If one of them breaks its promise, it is stuck, even if other threads still answer.
+Then this module stops feeding the watchdog, and systemd restarts the agent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 from .channel import notify
 
@@ -20,30 +18,44 @@ ROUND_SECONDS = 900.0
 """Longer than one round of the loop can take, since all its waits have deadlines."""
 PROGRESS_SECONDS = 1800.0
 """How long a copy may show no progress, as during a checkpoint of its source or the deletion of the old data."""
-_good_until = [0.0]
+_PARTS = 6e6
+"""WATCHDOG_USEC divided by this is the pause in seconds between two feedings, a sixth of the time limit."""
+_LOOP = "loop"
+_promised: dict[str, float] = {}
+"""When the next progress of each part is due, by the monotonic clock."""
+_lock = threading.Lock()
 
 
-def beat(seconds: float = ROUND_SECONDS) -> None:
-    """Report progress, and promise the next `beat` within `seconds`."""
-    _good_until[0] = time.monotonic() + seconds
+def beat(seconds: float = ROUND_SECONDS, part: str = _LOOP) -> None:
+    """Report progress of a part, and promise the next `beat` within `seconds`."""
+    with _lock:
+        _promised[part] = time.monotonic() + seconds
 
 
-@contextlib.contextmanager
-def feeding() -> Iterator[None]:
-    """Feed the watchdog while the block runs and beats arrive in time; does nothing without WatchdogSec=."""
-    interval = os.environ.get("WATCHDOG_USEC", "")
-    over = threading.Event()
-    beat()
+def end(part: str) -> None:
+    """Take back the promise of a part that ends."""
+    with _lock:
+        _promised.pop(part, None)
 
-    def feed() -> None:
-        while not over.wait(int(interval) / 4e6):
-            if time.monotonic() < _good_until[0]:
-                notify("WATCHDOG=1")
 
-    if interval.isdecimal():
-        faulthandler.enable()  # systemd ends a stuck agent with SIGABRT; this logs the stack of every thread
-        threading.Thread(target=feed, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+class Feeder:
+    """Feeds the watchdog; does nothing without WatchdogSec=. One thread uses it."""
+
+    def __init__(self) -> None:
+        limit = os.environ.get("WATCHDOG_USEC", "")
+        self._pause = int(limit) / _PARTS if limit.isdecimal() else None
+        self._next = float("-inf")
+        beat()
+        if self._pause is not None:
+            faulthandler.enable()  # systemd ends a stuck agent with SIGABRT; this logs the stack of every thread
+
+    def feed(self) -> None:
+        """Feed the watchdog if that is due and all promises are kept."""
+        now = time.monotonic()
+        if self._pause is None or now < self._next:
+            return
+        self._next = now + self._pause
+        with _lock:
+            kept = all(now < until for until in _promised.values())
+        if kept:
+            notify("WATCHDOG=1", wait=False)  # the fence must not wait for systemd

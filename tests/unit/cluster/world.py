@@ -638,12 +638,15 @@ class World:
             host.writes_to = self._search(host)
 
     def redirect(self, _: Cluster, one: Node) -> None:
-        """pcp_promote_node, without a promotion."""
+        """pcp_promote_node, without a promotion: pgpool-II detaches all other nodes."""
         self._pcp()
         host = self.hosts[self.stack[-1]]
-        assert host.view[one.name], "pgpool-II accepts only a node that is up"
-        self.tick()
-        host.writes_to = one.name
+        if not host.view[one.name]:
+            raise OperationError("pcp_promote_node: ERROR: the node is down", hint="")
+        if host.writes_to != one.name:
+            self.tick()
+            host.writes_to, host.view = one.name, {name: name == one.name for name in host.view}
+            host.status = dict(host.view)
 
     def write_status(self, _: Cluster, up: Iterable[str]) -> None:
         up = list(up)
@@ -840,13 +843,17 @@ class World:
         actions = confirmed(permitted(facts), lambda: permitted(self.seen()))
         self.told[host.name] = "; ".join(said(action) for action in actions if isinstance(action, QUIET))
         failed: ClusterError | None = None
+        stopped: set[bool] = set()
         for action in actions:
+            of_pgpool = isinstance(action, agent._OF_PGPOOL) and self.cluster.mode.streams
+            if of_pgpool in stopped:
+                continue
             try:
                 act.perform(here, action)
             except ClusterError as error:
+                failed = failed or error
                 if not isinstance(action, Attach):
-                    raise
-                failed = error
+                    stopped.add(of_pgpool)
         if host.synchrony is not None and self.cluster.mode.streams:
             host.synchrony.tend(self.seen())
         if failed:

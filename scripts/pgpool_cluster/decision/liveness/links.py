@@ -46,13 +46,20 @@ class LinkState(StrEnum):
 class Link:
     """The link with another node.
 
-    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never.
+    `since`: when it entered its state. `heard`: when its last authentic heartbeat arrived, -inf for never. `ended`:
+    when its heartbeats began to say that its server is down or hangs, -inf if they do not.
     """
 
     node: str
     state: LinkState
     since: float
     heard: float = -math.inf
+    ended: float = -math.inf
+
+
+def unheard(links: Mapping[str, Link]) -> frozenset[str]:
+    """Return the nodes of which neither a heartbeat nor facts have arrived since this agent started."""
+    return frozenset(name for name, link in links.items() if link.state is LinkState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,8 @@ class _Received:
     proof: float = -math.inf
     """When the last sequence was sent that the proven incarnation has echoed."""
     up_since: float = -math.inf
+    ended: float = -math.inf
+    """When its heartbeats began to say that its server is down or hangs."""
     told_up: bool = False
     """Whether the link was up according to the last change returned by `changes`."""
 
@@ -127,6 +136,16 @@ class Links:
         """Expect heartbeats of these nodes from now on, and keep the links with those that remain."""
         self._peers = {name: self._peers.get(name) or _Received(now) for name in others}
 
+    def expect(self, now: float) -> None:
+        """Begin to wait for nodes that have sent nothing yet, since this agent can receive from now on."""
+        for peer in self._peers.values():
+            peer.began = max(peer.began, now)
+
+    @property
+    def partners(self) -> frozenset[str]:
+        """The nodes that send heartbeats, as far as this one knows."""
+        return frozenset(name for name, peer in self._peers.items() if peer.supports)
+
     def note_support(self, supports: Mapping[str, bool]) -> None:
         """Record which nodes send heartbeats according to their agents' facts."""
         for name, does in supports.items():
@@ -162,6 +181,8 @@ class Links:
             peer.up_since = peer.up_since if was_up else now
         if sent is not None or (was_up and peer.proven == echo):  # only a proof establishes a link that was lost
             peer.heard = now
+            ended = beat.postgresql in (Postgresql.DOWN, Postgresql.HANGING)
+            peer.ended = (peer.ended if peer.ended > -math.inf else now) if ended else -math.inf
         return sent is not None
 
     def of(self, name: str, now: float) -> Link:
@@ -169,7 +190,7 @@ class Links:
         peer = self._peers[name]
         state = self._state(peer, now)
         since = {LinkState.UP: peer.up_since, LinkState.LOST: peer.ends}.get(state, peer.began)
-        return Link(name, state, since, peer.arrived)
+        return Link(name, state, since, peer.arrived, peer.ended)
 
     def all(self, now: float) -> dict[str, Link]:
         """Return the links with all other nodes by name."""

@@ -117,6 +117,8 @@ def _refuse_unsafe(here: Here, mine: NodeFacts, noted: Mapping[str, TermAnswer])
     end = (mine.timeline or 0, mine.position or Lsn(0))
     ends = {name: (answer.timeline or 0, answer.position) for name, answer in noted.items()}
     ahead = [name for name, (timeline, position) in ends.items() if position and (timeline, position) > end]
+    if not here.cluster.synchronous:  # a standby that is never promoted has no acknowledged commit for itself
+        ahead = [name for name in ahead if not here.cluster.named(name).nofailover]
     if ahead:
         raise OperationError(f"{', '.join(ahead)} received more WAL than this node", hint=_AGAIN)
 

@@ -12,6 +12,7 @@ from ...definition.cluster import Service
 from ...ground.errors import ClusterError, OperationError
 from ...ground.waiting import poll
 from ...node import recording
+from ...node.failover_times import CLAIMED, PROMOTED
 from ...node.node import Here
 from ...transport.protocol import PromoteRequest
 from .. import pgpool_service, postgresql_service, timelines
@@ -80,14 +81,18 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
             return
         why = "an administrator requested it" if decided is None else reason(Promote(here.me.name, term, decided))
         with recording.timed(here, EventKind.PROMOTE, f"promote {here.me.name} term {term}", why=why):
-            refuse_promotion(here)
+            refuse_promotion(here, loss=loss)
+            times = here.under_way.failover
+            times.drop() if decided is None else times.begin(here.look().follows, here.beats.links())
             with _announced(here):
                 with here.under_way.upstream:
                     mine = cutting.cut_off(here)
                 claims.claim_promotion(here, term, mine, decided=decided, loss=loss)
+                times.stage(CLAIMED)
                 end_recovery(here)
                 timelines.begin(here)
                 _refuse_overtaken(here, term)
+                times.stage(PROMOTED)
         _redirect(here)
 
 
@@ -112,8 +117,13 @@ def in_recovery(here: Here) -> bool:
     return bool(here.query("SELECT pg_is_in_recovery()")[0][0])
 
 
-def refuse_promotion(here: Here) -> None:
-    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL."""
+def refuse_promotion(here: Here, *, loss: bool = False) -> None:
+    """Raise OperationError if a promotion would stop this node's server, because it cannot replay all of its WAL.
+
+    The same if cluster.yml excludes the node, unless an administrator accepts a `loss`.
+    """
+    if here.me.nofailover and not loss:
+        raise OperationError(f"{here.me.name} is never promoted (nofailover)", hint="pgpoolctl switchover")
     mine = here.look()
     if mine.needs:
         raise OperationError(f"it cannot be promoted: {replay.too_low(mine)}", hint=replay.hint(mine))

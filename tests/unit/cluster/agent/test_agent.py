@@ -356,7 +356,8 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(files, "sweep", lambda _: None)
     monkeypatch.setattr(upgrade, "finish", lambda _: None)
     monkeypatch.setattr("pgpool_cluster.agent.agent.signal.signal", lambda *_: None)
-    monkeypatch.setattr(pulse, "beat", lambda: None)
+    monkeypatch.setattr(pulse, "beat", lambda *_: None)
+    monkeypatch.setattr(paths, "PARTNERS", tmp_path / "partners")
     thread = threading.Thread(target=program.agent.run)
 
     def begin() -> None:
@@ -369,14 +370,14 @@ def running(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     program.agent._end()
     thread.join(10)
     assert not thread.is_alive()
-    assert not {"heartbeats", "local watch"} & {one.name for one in threading.enumerate()}
+    assert not {"heartbeats", "local watch", "life signs", "fence"} & {one.name for one in threading.enumerate()}
 
 
 def test_the_program_reports_to_systemd_and_answers(program: Program, running: Callable[[], None]) -> None:
     program.here.note.publish("")
     running()
     assert program.status[0] == "READY=1"
-    assert {"heartbeats", "local watch"} <= {thread.name for thread in threading.enumerate()}
+    assert {"heartbeats", "local watch", "life signs", "fence"} <= {thread.name for thread in threading.enumerate()}
     assert ask(ConvergeRequest(), seconds=20).said == ()
     assert program.here.answer == program.agent.answer
 

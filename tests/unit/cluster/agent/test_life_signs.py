@@ -20,6 +20,7 @@ from pgpool_cluster.agent.life_signs import LifeSigns
 from pgpool_cluster.copying import copy_source
 from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.facts.facts import NodeFacts
+from pgpool_cluster.decision.liveness import silence
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS, Link, LinkState
 from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Hanging, Probe, is_silent, needs_probe
 from pgpool_cluster.definition.cluster import Node, Service
@@ -32,6 +33,7 @@ LOST = Link("pg1", LinkState.LOST, 100.0)
 NEVER = Link("pg1", LinkState.NEVER, 100.0)
 LINKED = Link("pg1", LinkState.UP, 0.0, heard=101.0)
 HANGS = Hanging(100.0)
+UNKNOWN = Link("pg1", LinkState.UNKNOWN, 100.0)
 
 
 # The rule
@@ -43,7 +45,7 @@ HANGS = Hanging(100.0)
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100 + PROBE_AFTER_SECONDS - 0.01, False),
         (Link("pg1", LinkState.UP, 0.0, heard=100.0), 100.1 + PROBE_AFTER_SECONDS, True),
         (LOST, 100.0, True), (NEVER, 100.0, True),
-        (Link("pg1", LinkState.UNSUPPORTED, 0.0), 100.0, False), (Link("pg1", LinkState.UNKNOWN, 0.0), 100.0, False),
+        (Link("pg1", LinkState.UNSUPPORTED, 0.0), 100.0, False), (UNKNOWN, 159.9, False), (UNKNOWN, 160.0, True),
     ],
 )  # fmt: skip
 def test_a_server_is_probed_before_its_link_is_lost(link: Link, now: float, *, needed: bool) -> None:
@@ -59,6 +61,10 @@ def test_a_server_is_probed_before_its_link_is_lost(link: Link, now: float, *, n
         pytest.param(LOST, Probe(100 - DEAD_SECONDS, answered=False), 101.0, False, id="a probe of another time"),
         pytest.param(NEVER, Probe(100.1, answered=False), 100 + DEAD_SECONDS - 0.1, False, id="it may yet be heard"),
         pytest.param(NEVER, Probe(100.1, answered=False), 100 + DEAD_SECONDS, True, id="it was never heard"),
+        pytest.param(UNKNOWN, Probe(160.0, answered=False), 159.9, False, id="its host may be booting"),
+        pytest.param(UNKNOWN, Probe(160.0, answered=False), 160.0, True, id="its host stays away"),
+        pytest.param(UNKNOWN, Probe(160.0, answered=True), 160.0, False, id="only its agent stays away"),
+        pytest.param(UNKNOWN, Probe(159.9, answered=False), 160.5, False, id="a probe while it may have been booting"),
         pytest.param(replace(LOST, state=LinkState.UP), Probe(100.0, answered=False), 101.0, False, id="linked"),
         pytest.param(
             replace(LOST, state=LinkState.UNSUPPORTED), Probe(100.0, answered=False), 101.0, False, id="older"
@@ -74,6 +80,8 @@ def test_a_silent_node_has_neither_a_link_nor_a_server_that_answers(
 def test_a_witness_is_silent_without_a_link() -> None:
     assert is_silent(LOST, None, 100.0, has_server=False)
     assert not is_silent(NEVER, None, 100.0, has_server=False)
+    assert not is_silent(UNKNOWN, None, 159.9, has_server=False)
+    assert is_silent(UNKNOWN, None, 160.0, has_server=False)
 
 
 def test_a_server_that_hangs_is_probed_although_its_agent_is_linked() -> None:
@@ -87,10 +95,10 @@ def test_a_server_that_hangs_is_probed_although_its_agent_is_linked() -> None:
         pytest.param(None, False, id="no log-in has been tried"),
         pytest.param(Probe(99.9, answered=False), False, id="a probe from before it hung"),
         pytest.param(Probe(100.0, answered=True), False, id="slow: others can log in"),
-        pytest.param(Probe(100.0, answered=False), True, id="nobody can log in"),
+        pytest.param(Probe(100.0, answered=False), True, id="no other node can log in"),
     ],
 )
-def test_a_server_that_hangs_is_silent_once_it_lets_nobody_log_in(probe: Probe | None, *, silent: bool) -> None:
+def test_a_server_that_hangs_is_silent_once_it_answers_no_log_in(probe: Probe | None, *, silent: bool) -> None:
     assert is_silent(LINKED, probe, 101.0, has_server=True, hanging=HANGS) is silent
     assert not is_silent(LINKED, probe, 101.0, has_server=True), "it no longer hangs"
 
@@ -173,6 +181,15 @@ def test_a_node_whose_server_answers_is_not_silent(watching: Watching) -> None:
     assert (watching.silent.value, watching.woken) == (frozenset(), 0)
 
 
+def test_nodes_that_stay_away_after_a_power_failure_are_published(watching: Watching) -> None:
+    booted = time.monotonic() - silence.BOOT_SECONDS
+    watching.links["pg1"] = Link("pg1", LinkState.UNKNOWN, booted)
+    watching.links["pg3"] = Link("pg3", LinkState.UNKNOWN, booted + 30)
+    watching.step()
+    watching.step()
+    assert (watching.probed, watching.silent.value) == (["pg1"], frozenset({"pg1"}))
+
+
 def test_a_node_that_is_back_is_published_as_well(watching: Watching) -> None:
     watching.lose("pg1")
     watching.step()
@@ -183,13 +200,15 @@ def test_a_node_that_is_back_is_published_as_well(watching: Watching) -> None:
     assert watching.said[-1] == "pg1 shows signs of life again"
 
 
-def test_a_server_that_hangs_and_lets_nobody_log_in_is_published_but_its_agent_is_still_asked(
+def test_a_server_that_hangs_and_answers_no_log_in_is_published_but_its_agent_is_still_asked(
     watching: Watching,
 ) -> None:
     watching.hanging["pg1"] = Hanging(time.monotonic())
     watching.step()
     watching.step()
-    assert (watching.probed, watching.logins) == ([], [("pg1", 2.0)]), "a stopped server accepts, but lets nobody in"
+    assert (watching.probed, watching.logins) == ([], [("pg1", 2.0)]), (
+        "a stopped server accepts connections, but no log-in"
+    )
     assert watching.silent.value == {"pg1"}
     assert (watching.dropped, watching.woken) == ([], 1)
     watching.hanging.clear()

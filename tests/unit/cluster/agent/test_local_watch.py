@@ -17,6 +17,8 @@ from tests.unit.eventually import eventually
 from pgpool_cluster.agent import local_watch
 from pgpool_cluster.agent.local_watch import FROZEN_SECONDS, LocalWatch
 from pgpool_cluster.decision.liveness.heartbeat import ProcessState
+from pgpool_cluster.decision.liveness.links import Link, LinkState
+from pgpool_cluster.decision.liveness.silence import Probe, is_silent
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import log, paths
 from pgpool_cluster.ground.errors import ServerError
@@ -66,6 +68,7 @@ class Watched:
         database: Any = SimpleNamespace(instance=Instance(PostgresqlCluster(17, "main"), 5432, folder / "data"))
         monkeypatch.setattr(paths, "STOPPED", folder / "stopped")
         monkeypatch.setattr(paths, "HEARTBEAT_KEY", folder / "heartbeat_key")
+        monkeypatch.setattr(paths, "PARTNERS", folder / "partners")
         monkeypatch.setattr(process_watch, "postmaster", lambda _: self._take("server"))
         monkeypatch.setattr(process_watch, "pool", lambda: self._take("pgpool"))
         monkeypatch.setattr(process_watch, "left_its_file", lambda *_: self.left)
@@ -274,3 +277,42 @@ def test_a_fault_of_the_watch_is_logged_once_and_does_not_end_it(
     running.server = Process(101)
     assert eventually(lambda: running.said[-1] is ProcessState.RUNS)
     assert sum("local watch failed" in line for line in running.logged) == 1
+
+
+# The nodes that send heartbeats
+
+
+def states(here: Here) -> list[LinkState]:
+    return [link.state for link in here.beats.links().values()]
+
+
+def test_the_next_agent_expects_heartbeats_of_the_nodes_that_sent_some(node: Watched) -> None:
+    """An agent that is restarted while its node is cut off finds the others silent, and fences the node."""
+    assert states(node.here) == [LinkState.UNKNOWN, LinkState.UNKNOWN]
+    node.here.beats.note_support({"pg2": True, "pg3": False})
+    node.watch.step()
+    node.watch.step()
+    assert paths.PARTNERS.read_text() == "pg2\n"
+    fresh = Here(CLUSTER, CLUSTER.named("pg1"), None, Peers({}), Record())
+    with LocalWatch(fresh, lambda: None).running():
+        assert states(fresh) == [LinkState.NEVER, LinkState.UNKNOWN]
+        began = fresh.beats.links()["pg2"].since
+    assert is_silent(Link("pg2", LinkState.NEVER, began), Probe(began, answered=False), began + 1.3, has_server=True)
+
+
+def test_a_node_that_sends_none_any_more_is_forgotten(node: Watched) -> None:
+    paths.PARTNERS.write_text("pg2\npg9\n")
+    node.watch._recall_partners()
+    node.here.beats.note_support({"pg2": False})
+    node.watch.step()
+    assert paths.PARTNERS.read_text() == ""
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"../../etc\n" * 9, None])
+def test_a_damaged_or_odd_list_changes_nothing(content: bytes | None, node: Watched) -> None:
+    if content is None:
+        os.mkfifo(paths.PARTNERS)
+    else:
+        paths.PARTNERS.write_bytes(content)
+    node.watch._recall_partners()
+    assert states(node.here) == [LinkState.UNKNOWN, LinkState.UNKNOWN]

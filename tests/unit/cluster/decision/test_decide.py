@@ -40,7 +40,7 @@ from pgpool_cluster.decision.actions import (
     said,
 )
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts.facts import NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts, Origin, PgpoolFacts, Postgresql, Switch, WatchdogState
 from pgpool_cluster.decision.fencing import FENCE_SECONDS
 from pgpool_cluster.decision.situation import Actions, Policy, given_up
 
@@ -292,11 +292,25 @@ SITUATIONS = [
     Situation(
         "a primary that was replaced was not promoted by hand, although its successor is lost",
         (
-            replace(primary("pg1", term=1, timeline=2), pgpool=pgpool("pg3")),
+            replace(primary("pg1", term=1, timeline=2), pgpool=pgpool("pg3"), origins=(Origin(2, 1),)),
             orphaned(standby("pg2", "pg3", term=2)),
             away("pg3"),
         ),
         {"pg1": ["Stop"], "pg2": ["Wait"]},
+    ),
+    Situation(
+        "a former primary that became a standby was promoted by hand, because it is on a new timeline",
+        (
+            away("pg1"),
+            replace(
+                primary("pg2", term=3, led=2, timeline=4),
+                pgpool=pgpool("pg1"),
+                history=(Switch(3, Lsn(1000)),),
+                origins=(Origin(2, 2), Origin(3, 3)),
+            ),
+            orphaned(standby("pg3", "pg1", term=3, timeline=3)),
+        ),
+        {"pg2": ["Lead"]},
     ),
     # pgpool-II without a watchdog: each agent informs its own
     Situation(

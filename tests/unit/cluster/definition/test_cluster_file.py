@@ -18,7 +18,8 @@ FULL = """\
 name: main
 mode: streaming_replication
 postgresql: 17/main
-nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: {address: 10.0.0.3, port: 5433, weight: 0.5, runs: [postgresql]}}
+nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: {address: 10.0.0.3, port: 5433, weight: 0.5, runs: [postgresql],
+  failover_priority: 0, nofailover: true}}
 clients: [10.0.0.0/24, 192.0.2.7]
 virtual_ip: 10.0.0.50/24
 tls: {certificate: /etc/ssl/db.pem, key: /etc/ssl/private/db.key}
@@ -47,6 +48,11 @@ def test_every_key_is_understood() -> None:
         (0, "pg1", "10.0.0.1", 5432, 1.0),
         (1, "pg2", "10.0.0.2", 5432, 1.0),
         (2, "pg3", "10.0.0.3", 5433, 0.5),
+    ]
+    assert [(node.failover_priority, node.nofailover) for node in cluster.nodes] == [
+        (100, False),
+        (100, False),
+        (0, True),
     ]
     assert [node.name for node in cluster.pgpools] == ["pg1", "pg2"]
     assert [str(client) for client in cluster.clients] == ["10.0.0.0/24", "192.0.2.7/32"]
@@ -121,6 +127,10 @@ def nodes(value: str) -> str:
     return f"name: main\nnodes: {value}\n"
 
 
+def preferred(value: str) -> str:
+    return nodes(f"{{a: {{address: 10.0.0.1, failover_priority: {value}}}, b: 10.0.0.2}}")
+
+
 def archive(value: str) -> str:
     return f"mode: snapshot_isolation\narchive: {value}\n"
 
@@ -169,6 +179,18 @@ def test_postgresql_archives_in_the_modes_without_streaming() -> None:
         pytest.param(nodes("{a: {address: 10.0.0.1, weight: -1}}"), 2, "weight is '-1'", "number", id="weight"),
         pytest.param(nodes("{a: {address: 10.0.0.1, runs: [mysql]}}"), 2, "'mysql'", "postgresql", id="runs"),
         pytest.param(nodes("{a: {address: 10.0.0.1, runs: [pgpool]}}"), 1, "no node runs postgresql", "runs", id="all"),
+        pytest.param(preferred("-1"), 2, "failover_priority is '-1'", "from 0 to 1000", id="negative priority"),
+        pytest.param(preferred("1001"), 2, "failover_priority is '1001'", "from 0 to 1000", id="great priority"),
+        pytest.param(preferred("high"), 2, "failover_priority is 'high'", "whole number", id="priority as a word"),
+        pytest.param(preferred("[1]"), 2, "failover_priority must be one word", "100", id="priorities"),
+        pytest.param(nodes("{a: {address: 10.0.0.1, nofailover: 1}, b: 10.0.0.2}"), 2, "nofailover is '1'",
+                     "true or false", id="nofailover as a number"),
+        pytest.param(nodes("\n  a: {address: 10.0.0.1, nofailover: true}"), 2, "every node has nofailover", "leave it",
+                     id="no node can be promoted"),
+        pytest.param(nodes("\n  a: 10.0.0.1\n  b: {address: 10.0.0.2, runs: [pgpool],\n   failover_priority: 1}"), 5,
+                     "failover_priority has no meaning for b", "runs no PostgreSQL", id="priority of a witness"),
+        pytest.param("mode: snapshot_isolation\nnodes: {a: {address: 10.0.0.1, nofailover: false}}", 2,
+                     "nofailover has no meaning in mode snapshot_isolation", "primary", id="nofailover elsewhere"),
         pytest.param(nodes("{}"), 2, "0 nodes", "from 1", id="no nodes"),
         pytest.param("nodes: pg1=10.0.0.1", 1, "nodes needs keys", "nodes: {pg1", id="nodes as debconf has them"),
         pytest.param("clients: [10.0.0.0/33]", 1, "'10.0.0.0/33' is not a network", "CIDR", id="long mask"),

@@ -28,6 +28,8 @@ def of_file(file: str, *nodes: NodeFacts) -> tuple[NodeFacts, ...]:
         "nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.9}",
         f"{THREE}\nsynchronous: 0",
         f"{THREE}\nmode: native_replication",
+        THREE.replace("10.0.0.2", "{address: 10.0.0.2, failover_priority: 101}"),
+        THREE.replace("10.0.0.2", "{address: 10.0.0.2, nofailover: true}"),
     ],
 )
 def test_a_difference_that_affects_decisions_makes_another_file(other: str) -> None:
@@ -37,6 +39,13 @@ def test_a_difference_that_affects_decisions_makes_another_file(other: str) -> N
 def test_a_difference_that_one_node_may_have_does_not() -> None:
     other = f"{THREE}\nclients: [10.0.0.0/24]\npostgresql_conf: {{work_mem: 8MB}}"
     assert parse(other, "cluster.yml", "pg2").fingerprint == parse(THREE, "cluster.yml", "pg1").fingerprint
+
+
+def test_keys_of_a_later_package_change_nothing_unless_they_are_used() -> None:
+    """During an upgrade, nodes with either package must count each other's votes."""
+    default = THREE.replace("10.0.0.2", "{address: 10.0.0.2, failover_priority: 100, nofailover: false}")
+    assert parse(default, "cluster.yml", "pg1").fingerprint == parse(THREE, "cluster.yml", "pg1").fingerprint
+    assert parse(THREE, "cluster.yml", "pg1").fingerprint == "ccdb6d06884e9b39"
 
 
 def test_a_node_with_another_file_does_not_count_for_a_majority() -> None:

@@ -20,7 +20,7 @@ from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.transport import channel, peers, wire
-from pgpool_cluster.transport.channel import ask, serving
+from pgpool_cluster.transport.channel import ask, notify, serving
 from pgpool_cluster.transport.peers import Progress
 from pgpool_cluster.transport.protocol import (
     ConvergeAnswer,
@@ -346,3 +346,16 @@ def test_a_malformed_answer_is_an_error(agent: Agent, said: bytes, monkeypatch: 
     monkeypatch.setattr(channel, "LINE_BYTES", 100_000)
     with playing(said), pytest.raises(ServerError, match="sent an invalid answer"):
         ask(LookRequest(), seconds=5)
+
+
+def test_a_message_to_a_systemd_that_does_not_read_is_dropped_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fence must not wait for systemd."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        for _ in range(10_000):  # more than net.unix.max_dgram_qlen
+            notify("WATCHDOG=1", wait=False)
+        assert systemd.recv(100) == b"WATCHDOG=1"

@@ -18,6 +18,7 @@ from pgpool_cluster.decision.liveness.links import (
     LinkChange,
     Links,
     LinkState,
+    unheard,
 )
 
 NAMES = ("pg1", "pg2", "pg3")
@@ -250,6 +251,15 @@ def test_a_node_of_an_older_package_is_not_lost() -> None:
     links.note_support({"pg2": False, "pg3": True, "pg9": True})
     assert links.of("pg2", 60.0).state is LinkState.UNSUPPORTED
     assert links.of("pg3", 60.0).state is LinkState.NEVER
+
+
+def test_an_agent_that_took_long_to_start_expects_heartbeats_from_then_on() -> None:
+    links = Links("pg1", ["pg2", "pg3"], 1, 0.0)
+    links.note_support({"pg2": True})
+    links.expect(30.0)
+    assert [link.since for link in links.all(31.0).values()] == [30.0, 30.0]
+    assert links.partners == {"pg2"}
+    assert unheard(links.all(31.0)) == {"pg3"}
 
 
 def test_a_node_whose_package_is_replaced_by_an_older_one_is_not_lost(net: Net) -> None:

@@ -110,6 +110,13 @@ def test_a_primary_that_was_shut_down_is_expected_back() -> None:
     assert promoted(down(primary("pg1")), *left) == []
 
 
+def test_after_a_power_failure_a_standby_takes_over_if_the_primarys_host_stays_away() -> None:
+    """No pgpool-II runs, because it starts only with a primary."""
+    left = tuple(replace(one, pgpool=None) for one in LEFT)
+    assert promoted(away("pg1"), *(replace(one, silent=frozenset()) for one in left)) == []
+    assert promoted(away("pg1"), *left) == ["pg2"]
+
+
 # A standby that is lost
 
 

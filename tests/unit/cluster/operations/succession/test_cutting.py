@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +189,43 @@ def test_a_standby_with_less_than_another_one_does_not_lead(world: World) -> Non
     with world.within("pg2"), pytest.raises(OperationError, match="pg3 received more WAL than this node"):
         new_primary.become_primary(here(world, "pg2"), 2)
     assert here(world, "pg2").record.led == 0
+
+
+def keep_off(world: World, name: str, **changes: object) -> None:
+    """Exclude a node from promotion in the cluster.yml of every node."""
+    nodes = tuple(replace(one, nofailover=one.name == name) for one in world.cluster.nodes)
+    cluster = replace(world.cluster, nodes=nodes, **changes)  # type: ignore[arg-type]
+    for each in world.hosts:
+        found = here(world, each)
+        found.cluster, found.me = cluster, cluster.named(each)
+
+
+@pytest.mark.parametrize("synchronous", [0, 1])
+def test_a_standby_that_is_never_promoted_may_have_received_more_if_no_commit_waits_for_it(
+    world: World, synchronous: int
+) -> None:
+    keep_off(world, "pg3", synchronous=synchronous)
+    world.promised = synchronous > 0
+    world.write(lambda name: name == "pg3")
+    world.hosts["pg2"].slow = True
+    world.write(lambda name: name == "pg3")
+    world.cut(["pg1"])
+    outcome = pytest.raises(OperationError, match="pg3 received more WAL") if synchronous else nullcontext()
+    with world.within("pg2"), outcome:
+        new_primary.become_primary(here(world, "pg2"), 2)
+    assert here(world, "pg2").record.led == (0 if synchronous else 2)
+
+
+def test_a_node_with_nofailover_promotes_itself_only_if_an_administrator_accepts_a_loss(world: World) -> None:
+    """The request may come from a node with another cluster.yml."""
+    keep_off(world, "pg2")
+    world.cut(["pg1"])
+    with world.within("pg2"):
+        with pytest.raises(OperationError, match="pg2 is never promoted"):
+            new_primary.become_primary(here(world, "pg2"), 2)
+        assert here(world, "pg2").record.term == 1
+        new_primary.become_primary(here(world, "pg2"), 2, loss=True)
+    assert here(world, "pg2").record.led == 2
 
 
 @pytest.mark.parametrize("accept_loss", [False, True])
