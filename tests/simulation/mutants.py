@@ -136,7 +136,7 @@ MUTANTS = (
     ),
     Mutant(
         "a replaced primary was promoted by hand", SITUATION,
-        " and not 0 < member.led < latest)", ")",
+        " and not _was_replaced(one, latest)", "",
     ),
     Mutant(
         "timelines with the same number are the same", "decision/facts/facts.py",

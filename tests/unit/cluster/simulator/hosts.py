@@ -50,7 +50,7 @@ FENCED_SECONDS = 6.0
 WRITE_BACK_SECONDS = 20.0
 """When the kernel writes what no program has synced."""
 ASTRAY_SECONDS = 10.0
-"""How long a pgpool-II may not write to the primary although its agent works and reaches every node."""
+"""How long a pgpool-II may not write to the primary although its agent and that of the primary work."""
 OVERTAKEN_SECONDS = 5.0
 """How long a server may take writes in a term that was over when it started."""
 _NEAR_SECONDS = 0.5
@@ -668,7 +668,9 @@ class World:
         if pool is None or primary is None or (pool.writes_to == primary.name and pool.up[primary.name]):
             host.astray_since = None
             return
-        works = pool.process.runs and agent is not None and agent.process.runs and not host.disk_seconds
+        works = pool.process.runs and all(
+            one.agent is not None and one.agent.process.runs and not one.disk_seconds for one in (host, primary)
+        )
         works = works and not (self.allowed.blind and agent is not None and agent.is_blind)
         if not (works and primary.writable and self.clear and not self.late) or host.astray_since is None:
             host.astray_since = self.kernel.now
