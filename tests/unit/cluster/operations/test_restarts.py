@@ -154,7 +154,8 @@ def test_the_waiting_parameters_include_those_that_the_next_reload_will_mark(
     assert found
     assert str(found) == (
         f"PostgreSQL needs a restart for max_connections (100 to 200), shared_buffers, wal_level: "
-        f"systemctl restart {UNIT}; max_connections grows: the standbys first, then the primary; "
+        f"pgpoolctl restart --pending on one node; by hand on each node: systemctl restart {UNIT}; "
+        "max_connections grows: the standbys first, then the primary; "
         "otherwise they stop replaying"
     )
 
