@@ -14,7 +14,7 @@ from ..definition.cluster import Cluster
 _YIELD_SECONDS = 5.0
 """Seconds for which a crashed primary lets a standby take over before it starts again."""
 _HASTE_SECONDS = 10.0
-"""Seconds after a node became silent for which the agent decides again at short intervals."""
+"""Seconds after a node became silent, or the primary was lost, for which the agent decides at short intervals."""
 _HASTE_PAUSE_SECONDS = 0.2
 
 
@@ -25,6 +25,8 @@ class Contact:
     _alone_since: float = math.inf
     _crashed_since: float = math.inf
     _silent: frozenset[str] = frozenset()
+    _served: bool = False
+    """Whether any node took writes."""
     _haste_until: float = -math.inf
 
     def note(self, cluster: Cluster, facts: ClusterFacts, me: str, now: float) -> None:
@@ -34,9 +36,11 @@ class Contact:
         # A link counts as lost only after DEAD_SECONDS.
         self._alone_since = min(self._alone_since, now - DEAD_SECONDS) if alone else math.inf
         self._crashed_since = min(self._crashed_since, now) if _crashed(mine) else math.inf
-        if mine.silent - self._silent or (alone and self.alone_seconds(now) < fencing.FENCE_SECONDS):
+        serves = any(member.writable for member in facts.members(cluster))
+        fencing_soon = alone and self.alone_seconds(now) < fencing.FENCE_SECONDS
+        if mine.silent - self._silent or fencing_soon or (self._served and not serves):
             self._haste_until = now + _HASTE_SECONDS
-        self._silent = mine.silent
+        self._silent, self._served = mine.silent, serves
 
     def alone_seconds(self, now: float) -> float:
         """Return for how long this node has been without contact to a majority."""

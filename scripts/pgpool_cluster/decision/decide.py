@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member
-from .actions import Action, Begin, Detach, Dismiss, GiveUpPlace, Rejoin, Stop
+from .actions import Action, Begin, Detach, Dismiss, GiveUpPlace, Redirect, Rejoin, Stop
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -31,6 +31,8 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
     situation = Situation(cluster, me, facts, facts.of(me.name), primary, policy or Policy())
     database = _of_database(situation) if Service.POSTGRESQL in me.runs else ()
     pooler = pooling.of_pgpool(situation) if Service.PGPOOL in me.runs else ()
+    if any(isinstance(action, Redirect) for action in pooler):
+        return pooler + database  # clients wait for it
     return database + pooler
 
 

@@ -29,6 +29,7 @@ from .server import interface_of
 _COMMAND_SECONDS = 5.0
 _CHANGE_SECONDS = 10.0
 """Time limit for a command that changes the state of a node."""
+_REDIRECT_SECONDS = 2.0
 _STANDING_SECONDS = 2.0
 _ATTACH_PAUSE_SECONDS = 0.02
 _ALL_NODES_SECONDS = 1.0
@@ -232,12 +233,16 @@ def detach(cluster: Cluster, node: Node) -> None:
 
 
 def redirect(cluster: Cluster, node: Node) -> None:
-    """Have this node's pgpool-II send writes to another primary; raises OperationError.
+    """Have this node's pgpool-II send writes to another primary, unless it does already; raises OperationError.
 
     pgpool-II neither promotes that node nor searches for a primary (pgpool_main.c, determine_new_primary_node). It ends
-    all sessions. The node must be up in its view.
+    all sessions and detaches all other nodes (exec_follow_primary_command). The node must be up in its view.
     """
-    pcp("pcp_promote_node", "-n", str(cluster.databases.index(node)), seconds=_CHANGE_SECONDS)
+    try:
+        pcp("pcp_promote_node", "-n", str(cluster.databases.index(node)), seconds=_REDIRECT_SECONDS)
+    except OperationError as error:
+        if "already primary" not in error.message:
+            raise
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:

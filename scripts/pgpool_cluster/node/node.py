@@ -262,7 +262,7 @@ class Here:
         if self.database is not None:
             names = self.cluster.standby_names(came=record.standbys_came, dropped=record.dropped)
             facts = self.database.look(facts, self.cluster, names if self.cluster.names_standbys else None)
-        if self.beats.frozen and facts.postgresql is Postgresql.STARTING:
+        if self.beats.frozen:  # a session from before may still answer, but nobody can log in
             facts = dataclasses.replace(facts, postgresql=Postgresql.HANGING)
         member = record.system is not None and facts.system in (None, record.system)
         return dataclasses.replace(facts, member=member)
@@ -285,7 +285,8 @@ class Here:
         if Service.PGPOOL not in self.me.runs:
             return None
         # During a failover or beside a silent host, pgpool-II would wait for that host before it answers.
-        return self._pgpool.get(wait=not (self.under_way.pgpool_busy or self.under_way.mute.value))
+        waits = self.under_way.pgpool_busy or self.under_way.mute.value or self.silent.value
+        return self._pgpool.get(wait=not waits)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a query on this node's server and return its rows; raises OperationError."""

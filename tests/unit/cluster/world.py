@@ -127,6 +127,10 @@ class Host:
     data: Data | None = None
     status: dict[str, bool] | None = None
     """pgpool_status: the nodes that were up."""
+    view: dict[str, bool] = field(default_factory=dict)
+    """The nodes that its pgpool-II believes to be up, in streaming replication, where each has a view of its own."""
+    writes_to: str | None = None
+    """The node to which its pgpool-II sends writes, in streaming replication."""
     on: bool = True
     up: bool = False
     """PostgreSQL runs."""
@@ -250,7 +254,7 @@ class World:
         self.pools: list[str] = []
         """The hosts with a running pgpool-II; the first one leads."""
         self.view: dict[str, bool] = {}
-        """The nodes that the pgpool-IIs, which share their view, believe to be up."""
+        """The nodes that the pgpool-IIs believe to be up, in the other modes, where a watchdog gives them one view."""
         self.acknowledged: set[int] = set()
         self.waiting: dict[int, str] = {}
         """Writes that are not acknowledged yet, with the primary of the waiting client."""
@@ -354,12 +358,18 @@ class World:
     def _pgpool(self, host: Host) -> PgpoolFacts | None:
         if not host.pool:
             return None
-        if len(self.cluster.pgpools) == 1:
+        if not self.cluster.uses_watchdog:
             state = WatchdogState.ALONE
         else:
             state = WatchdogState.LEADER if self.pools[0] == host.name else WatchdogState.STANDBY
-        beliefs = {name: BackendState.UP if up else BackendState.DOWN for name, up in self.view.items()}
-        return PgpoolFacts(state, self.quorum, beliefs)
+        view = host.view if self.cluster.mode.streams else self.view
+        beliefs = {name: BackendState.UP if up else BackendState.DOWN for name, up in view.items()}
+        return PgpoolFacts(state, self.quorum or not self.cluster.uses_watchdog, beliefs, host.writes_to)
+
+    def users(self, name: str) -> list[str]:
+        """The hosts whose pgpool-II sends clients to a node."""
+        streams = self.cluster.mode.streams
+        return [one for one in self.pools if (self.hosts[one].view if streams else self.view)[name]]
 
     @property
     def quorum(self) -> bool:
@@ -601,21 +611,48 @@ class World:
         self.tick()
         if host.pool:
             return
-        if not self.pools:
-            names = [one.name for one in self.cluster.databases]
-            kept = host.status or {}
-            self.view = {name: kept.get(name, True) for name in names}
-            if not any(self.view.values()):  # pgpool-II treats that as a broken file
-                self.view = dict.fromkeys(names, True)
+        if self.cluster.mode.streams:
+            host.view = self._kept(host)
+            host.writes_to = self._search(host)
+        elif not self.pools:
+            self.view = self._kept(host)
         host.pool = True
         self.pools.append(host.name)
+
+    def _kept(self, host: Host) -> dict[str, bool]:
+        """The view that pgpool-II has kept in pgpool_status."""
+        names = [one.name for one in self.cluster.databases]
+        view = {name: (host.status or {}).get(name, True) for name in names}
+        return view if any(view.values()) else dict.fromkeys(names, True)  # pgpool-II treats that as a broken file
+
+    def _search(self, host: Host) -> str | None:
+        """The primary that a pgpool-II finds by itself among the nodes that it believes to be up."""
+        found = (self.hosts[name] for name, up in host.view.items() if up)
+        return next((one.name for one in found if one.up and one.data and not one.data.standby), None)
+
+    def _change(self, name: str, *, up: bool) -> None:
+        """Change the view of this host's pgpool-II. Only if it detaches a standby does it not search for a primary."""
+        host = self.hosts[self.stack[-1]]
+        self.tick()
+        host.view[name] = up
+        host.status = dict(host.view)
+        if up or name == host.writes_to:
+            host.writes_to = self._search(host)
+
+    def redirect(self, _: Cluster, one: Node) -> None:
+        """pcp_promote_node, without a promotion."""
+        self._pcp()
+        host = self.hosts[self.stack[-1]]
+        assert host.view[one.name], "pgpool-II accepts only a node that is up"
+        self.tick()
+        host.writes_to = one.name
 
     def write_status(self, _: Cluster, up: Iterable[str]) -> None:
         up = list(up)
         self.hosts[self.stack[-1]].status = {one.name: one.name in up for one in self.cluster.databases}
 
     def believe(self, name: str, *, up: bool) -> None:
-        """Let pgpool-II attach a node or give it up; then the leader calls its failover_command."""
+        """Let the pgpool-IIs of a watchdog attach a node or give it up; then the leader calls its failover_command."""
         leader = self.hosts[self.pools[0]]
         try:
             with self.within(leader.name):
@@ -632,24 +669,30 @@ class World:
             raise OperationError("pcp: the leader is lost", hint="") from None
 
     def check(self, name: str) -> None:
-        """pgpool-II's health check of a node: it gives up an unreachable one if it may decide that."""
+        """pgpool-II's health check of a node, which gives up an unreachable one; with streaming, there is none."""
         host = self.hosts[name]
-        may = self.pools and (self.quorum or not self.cluster.mode.streams)
-        if may and self.view[name] and not (host.on and host.up):
+        checks = self.pools and not self.cluster.mode.streams
+        if checks and self.view[name] and not (host.on and host.up):
             with suppress(PowerCut, OperationError):
                 self.believe(name, up=False)
 
     def attach(self, _: Cluster, one: Node, *, wait: bool = False) -> None:
         del wait
         self._pcp()
-        if not self.view[one.name]:
+        if self.cluster.mode.streams:
+            if not self.hosts[self.stack[-1]].view[one.name]:
+                self._change(one.name, up=True)
+        elif not self.view[one.name]:
             self.believe(one.name, up=True)
 
     def detach(self, _: Cluster, one: Node) -> None:
         self._pcp()
-        if not self.view[one.name]:
+        if self.stack[-1] not in self.users(one.name):
             raise OperationError(f"pcp_detach_node: {pgpool.DOWN_ALREADY}", hint="")
-        self.believe(one.name, up=False)
+        if self.cluster.mode.streams:
+            self._change(one.name, up=False)
+        else:
+            self.believe(one.name, up=False)
 
     def _pcp(self) -> None:
         if not self.hosts[self.stack[-1]].pool:
@@ -719,7 +762,7 @@ class World:
         self._number += 1
         up = [name for name, up in self.view.items() if up and self.pools and self.hosts[name].up]
         if self.cluster.mode.streams:
-            up = [name for name in up if not (self.hosts[name].data or Data()).standby][:1]
+            up = [one.name for one in [self._written()] if one is not None]
         for place, name in enumerate(up):
             if place == 0 or reached(name):
                 self._append(self.hosts[name], self._number)
@@ -729,11 +772,16 @@ class World:
         assert host.data is not None
         host.data.log += ((host.data.timeline, number),)
 
+    def _written(self) -> Host | None:
+        """The node that the client of the first pgpool-II writes to, in streaming replication."""
+        first = self.hosts[self.pools[0]] if self.pools else None
+        host = self.hosts.get((first.writes_to if first else None) or "")
+        return host if host and host.up and host.data and not host.data.standby else None
+
     def _write_to_primary(self, number: int, reached: Callable[[str], bool]) -> None:
-        primary = rightful_primary(self.cluster, self.seen())
-        if primary is None:
+        host = self._written()
+        if host is None:
             return
-        host = self.hosts[primary.node]
         standbys = self._standbys_of(host)
         self._append(host, number)
         for one in standbys:
@@ -851,7 +899,8 @@ class World:
             )
             for host in self.hosts.values()
         )
-        return (*hosts, tuple(self.pools), tuple(self.view.items()))
+        views = tuple((tuple(host.view.items()), host.writes_to) for host in self.hosts.values())
+        return (*hosts, tuple(self.pools), tuple(self.view.items()), views)
 
     def is_healthy(self) -> bool:
         return healthy(self.cluster, self.seen())
@@ -860,10 +909,9 @@ class World:
         """Return whether a client's write would succeed."""
         facts = self.seen()
         if self.cluster.mode.streams:
-            primary = rightful_primary(self.cluster, facts)
-            good = [primary.node] if primary else []
-        else:
-            good = [one.node for one in in_service(self.cluster, facts)]
+            written, primary = self._written(), rightful_primary(self.cluster, facts)
+            return written is not None and primary is not None and primary.node == written.name
+        good = [one.node for one in in_service(self.cluster, facts)]
         leading = leading_pgpools(self.cluster, facts)
         return any(one.backends.get(name) is BackendState.UP for one in leading for name in good)
 
@@ -913,8 +961,11 @@ class World:
             if host.here and host.here.under_way.promoting:
                 words.append("promoting")
             words.append(f"pgpool {'runs' if host.pool else 'does not run'}")
+            if host.pool and self.cluster.mode.streams:
+                words.append(f"it believes {host.view} and writes to {host.writes_to}")
             lines.append(", ".join(words) + f"\n    told: {self.told.get(name, '')!r}")
-        lines.append(f"  pgpool-II leads on {self.pools[:1]}, quorum {self.quorum}, believes {self.view}")
+        if not self.cluster.mode.streams:
+            lines.append(f"  pgpool-II leads on {self.pools[:1]}, quorum {self.quorum}, believes {self.view}")
         lines.append(f"  acknowledged {sorted(self.acknowledged)}")
         return "\n".join(lines)
 
@@ -1026,6 +1077,7 @@ def hands() -> Iterator[None]:
         patch.setattr(units, "state", state)
         patch.setattr(pgpool, "attach", lambda *a, **k: world().attach(*a, **k))
         patch.setattr(pgpool, "detach", lambda *a: world().detach(*a))
+        patch.setattr(pgpool, "redirect", lambda *a: world().redirect(*a))
         patch.setattr(pgpool, "pcp", lambda *a, **k: world().pcp(*a, **k))
         patch.setattr(pgpool, "write_status", lambda *a: world().write_status(*a))
         patch.setattr(pgpool, "listens", lambda *_, **__: True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from ...decision.actions import Fence, Promote, Resume, Serve, Start
+from ...decision.actions import Fence, Promote, Redirect, Resume, Serve, Start, said
 from ...decision.facts import replay
 from ...decision.reports.events import EventKind, reason
-from ...ground.errors import OperationError
+from ...definition.cluster import Service
+from ...ground.errors import ClusterError, OperationError
 from ...ground.waiting import poll
 from ...node import recording
 from ...node.node import Here
 from ...transport.protocol import PromoteRequest
-from .. import postgresql_service, timelines
+from .. import pgpool_service, postgresql_service, timelines
 from . import claims, cutting, synchrony
 
 _PROMOTE_SECONDS = 60.0
@@ -87,6 +88,15 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                 end_recovery(here)
                 timelines.begin(here)
                 _refuse_overtaken(here, term)
+        _redirect(here)
+
+
+def _redirect(here: Here) -> None:
+    """Have this node's pgpool-II send writes here at once, because clients wait. If that fails, a later round does."""
+    if Service.PGPOOL in here.me.runs and not here.cluster.uses_watchdog:
+        action = Redirect(here.me.name, here.me.name)
+        with suppress(ClusterError), recording.timed(here, EventKind.REDIRECT, said(action), why=reason(action)):
+            pgpool_service.redirect(here, action)
 
 
 def _refuse_overtaken(here: Here, term: int) -> None:

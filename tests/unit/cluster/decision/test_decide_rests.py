@@ -141,6 +141,16 @@ masks = st.integers(0, 31)
 places = st.integers(0, 4)
 
 
+def give_up(world: World, name: str) -> None:
+    """Give a node up if it is down: pgpool-II's health check does, or with streaming, the agents' next turns do."""
+    if not world.cluster.mode.streams:
+        world.check(name)
+        return
+    for other in world.hosts:
+        if other != name:
+            world.step(other)
+
+
 def cut(mask: int) -> Told:
     return Told(f"power cut of {mask:05b}", lambda world: world.cut(chosen(world, mask)))
 
@@ -167,12 +177,12 @@ def cut_in_recovery(place: int, effects: int, mask: int) -> Told:
 
 
 def cut_in_check(place: int, effects: int, mask: int) -> Told:
-    """Power fails while pgpool-II gives a node up and its failover_command is running."""
+    """Power fails while the others give a node up and continue without it."""
 
     def work(world: World) -> None:
-        world.cut_during(chosen(world, mask), effects, lambda: world.check(database(world, place)))
+        world.cut_during(chosen(world, mask), effects, lambda: give_up(world, database(world, place)))
 
-    return Told(f"power cut of {mask:05b} in health check of {place} after {effects}", work)
+    return Told(f"power cut of {mask:05b} while {place} is given up after {effects}", work)
 
 
 def write_cut_short(reached: int, mask: int) -> Told:
@@ -207,7 +217,7 @@ def turns(impatient: bool) -> Told:
 
 
 def check(place: int) -> Told:
-    return Told(f"health check of {place}", lambda world: world.check(database(world, place)))
+    return Told(f"{place} is given up", lambda world: give_up(world, database(world, place)))
 
 
 def write(reached: int) -> Told:
@@ -241,7 +251,7 @@ def slow(mask: int) -> Told:
 
 
 def lose(mask: int, *, crashes: bool = False) -> Told:
-    """The primary and these hosts fail together, by power or crash; pgpool-II gives them up, the primary last."""
+    """The primary and these hosts fail together, by power or crash; they are given up, the primary last."""
 
     def work(world: World) -> None:
         primary = rightful_primary(world.cluster, world.seen())
@@ -254,9 +264,9 @@ def lose(mask: int, *, crashes: bool = False) -> Told:
             world.cut(gone)
         for host in world.databases:
             if host.name in others:
-                world.check(host.name)
+                give_up(world, host.name)
         if primary:
-            world.check(primary.node)
+            give_up(world, primary.node)
 
     return Told(f"the primary and {mask:05b} are lost{', servers only' * crashes}", work)
 
