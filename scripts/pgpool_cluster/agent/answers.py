@@ -343,6 +343,7 @@ class Answers:
                 rolling_restart.await_ready(here, progress)
                 rolling_restart.refuse_unless_primary(here)
                 self._switchover(protocol.SwitchoverRequest(step.successor), progress)
+                rolling_restart.await_ready(here, progress)
         self.wake()
         return protocol.Done()
 

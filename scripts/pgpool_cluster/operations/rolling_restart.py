@@ -111,7 +111,8 @@ def await_ready(here: Here, progress: Progress, *, seconds: float = _READY_SECON
     facts = poll(look, until=is_ready, seconds=seconds, pause=_READY_PAUSE_SECONDS)
     if not is_ready(facts):
         hint = "pgpoolctl status shows why; pgpoolctl wait; then the same command again"
-        raise OperationError("the cluster is not healthy, so no server restarts", hint=hint)
+        reason = f"the cluster is not healthy after {seconds:g} s, and servers restart only in a healthy one"
+        raise OperationError(reason, hint=hint)
     return facts
 
 

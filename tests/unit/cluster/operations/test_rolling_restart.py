@@ -15,10 +15,10 @@ from pgpool_cluster.decision.facts import matching, replay
 from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.decision.reports.events import EventKind
 from pgpool_cluster.decision.restart_plan import RestartKind, RestartStep
-from pgpool_cluster.definition.cluster import Cluster, Mode
+from pgpool_cluster.definition.cluster import Cluster, Mode, Node
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.machine import units
-from pgpool_cluster.operations import restarts, rolling_restart, timelines
+from pgpool_cluster.operations import attachment, restarts, rolling_restart, timelines
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.transport.peers import Progress
 from pgpool_cluster.transport.protocol import (
@@ -38,7 +38,7 @@ STREAMS = Mode.STREAMING_REPLICATION
 
 
 class Parameters(World):
-    """A world whose servers have parameters that a standby must match, and whose pgpool-IIs know the primary."""
+    """A world whose servers have parameters that a standby must match."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
@@ -59,9 +59,6 @@ class Parameters(World):
     def facts(self, name: str) -> NodeFacts:
         found = super().facts(name)
         host = self.hosts[name]
-        if found.pgpool is not None:
-            writable = [one.name for one in self.databases if one.up and one.data and not one.data.standby]
-            found = replace(found, pgpool=replace(found.pgpool, primary=writable[0] if writable else None))
         if host.up:
             low = matching.lower(self.running[name], self.needed[name]) if found.standby else {}
             found = replace(found, settings=self.running[name], needs={one: least for one, (_, least) in low.items()})
@@ -91,9 +88,7 @@ class Parameters(World):
 
     def restart_unit(self, host: Host) -> None:
         """`systemctl restart postgresql`."""
-        used = host.data is not None and host.data.standby and any(
-            one.pgpool is not None and one.pgpool.backends[host.name] == "up" for one in self.seen().nodes.values()
-        )  # fmt: skip
+        used = host.data is not None and host.data.standby and self.users(host.name)
         self.done.append(f"({host.name})" if used else host.name)
         self.stop_server(host)
         self.during(host.name)
@@ -290,12 +285,55 @@ def test_a_standby_with_too_low_values_is_cured(world: Parameters, monkeypatch: 
     world.running = {**world.running, "pg1": MORE}
     world.configure(MORE)
     world.spread()
-    world.view |= {"pg2": False, "pg3": False}
+    for host in world.hosts.values():
+        host.view |= {"pg2": False, "pg3": False}
     assert not world.is_healthy()
     restart(world, monkeypatch, pending=True)
     assert world.done == ["pg2", "pg3"]
     assert world.is_healthy()
     assert primary(world) == "pg1"
+
+
+def test_the_agents_do_not_attach_a_standby_before_it_restarts(
+    world: Parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still streams at that moment."""
+    usual = attachment.await_detached
+
+    def slowly(at: Any) -> None:
+        usual(at)
+        world.pause()
+        assert world.users(at.me.name) == []
+        assert world.facts(at.me.name).stalled == replay.RESTARTING
+
+    monkeypatch.setattr(attachment, "await_detached", slowly)
+    restart(world, monkeypatch, "pg2", "pg3")
+    assert world.done == ["pg2", "pg3"]
+    assert world.is_healthy()
+
+
+def test_a_standby_takes_reads_only_once_it_streams(world: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = {"pg2": 3}
+    streams, attach, pause = world.streams, world.attach, world.pause
+    attached: list[str] = []
+
+    def late() -> None:
+        left["pg2"] -= world.done == ["pg2"]
+        pause()
+
+    def note(cluster: Cluster, one: Node, **words: bool) -> None:
+        assert world.streams(world.hosts[one.name])
+        attached.append(one.name)
+        attach(cluster, one, **words)
+
+    monkeypatch.setattr(
+        world, "streams", lambda host: streams(host) and not (world.done and host.name == "pg2" and left["pg2"] > 0)
+    )
+    monkeypatch.setattr(world, "pause", late)
+    monkeypatch.setattr(world, "attach", note)
+    restart(world, monkeypatch, "pg2")
+    assert set(attached) == {"pg2"}
+    assert left["pg2"] <= 0
 
 
 # Refusals
@@ -403,13 +441,13 @@ def test_the_node_that_waits_takes_no_reads_and_is_attached_after_a_crash_of_its
     seen: list[str] = []
 
     def during(name: str) -> None:
-        seen.append(f"{name} {world.view[name]}")
+        seen.append(f"{name} {world.users(name)}")
         raise ServerError("the agent has crashed", hint="systemctl status pgpool2-cluster")
 
     world.during = during
     with pytest.raises(ServerError, match="the agent has crashed"):
         restart(world, monkeypatch)
-    assert seen == ["pg2 False"]
+    assert seen == ["pg2 []"]
     world._start_agent(world.hosts["pg2"])
     world.settle(NAMES)
     assert world.is_healthy(), world.shown()
