@@ -32,10 +32,12 @@ def run(request: RestartPlanRequest, progress: Callable[[str], None]) -> str:
         try:
             ask(RestartRequest(step), seconds=_SECONDS, progress=progress)
         except ClusterError as error:
-            raise _stopped(error, steps, number) from error
+            _add_state(error, steps, number)
+            raise
         except KeyboardInterrupt:
             why = OperationError(f"interrupted: {step.node} completes its restart", hint="pgpoolctl wait")
-            raise _stopped(why, steps, number + 1) from None
+            _add_state(why, steps, number + 1)
+            raise why from None
     return f"PostgreSQL was restarted on {_names(steps)}{_new_primary(steps)}"
 
 
@@ -58,8 +60,8 @@ def _new_primary(steps: tuple[RestartStep, ...]) -> str:
     return f"; {successors[-1]} is the primary" if successors else ""
 
 
-def _stopped(error: ClusterError, steps: tuple[RestartStep, ...], done: int) -> ClusterError:
-    """Return the error of a step with the state of all nodes, and with the command that completes the restart.
+def _add_state(error: ClusterError, steps: tuple[RestartStep, ...], done: int) -> None:
+    """Add the state of all nodes to the error of a step, and the command that completes the restart.
 
     `done`: the number of steps that have succeeded, or are completed without this program.
     """
@@ -72,4 +74,4 @@ def _stopped(error: ClusterError, steps: tuple[RestartStep, ...], done: int) -> 
         hints.append(f"then {restart_plan.ALL} {_names(left).replace(',', '')}{' --back' if way_back else ''}")
     elif way_back and done < len(steps):
         hints.append(f"then pgpoolctl switchover {way_back[0].successor}")
-    return type(error)("; ".join(texts), hint="; ".join(hints))
+    error.message, error.hint = "; ".join(texts), "; ".join(hints)

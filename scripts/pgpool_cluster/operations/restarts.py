@@ -99,9 +99,8 @@ def restart_now(here: Here) -> None:
 
 def pending(here: Here) -> PendingAnswer:
     """Return what a restart of this node's server would change; raises OperationError if it does not answer."""
-    found = unstartable(here)
-    fault = "; ".join(f"{reason}; hint: {fix}" for reason, fix in found)
-    return PendingAnswer(waiting(here).names, pg.configured(here.server.instance), fault)
+    fault, fix = next(iter(unstartable(here)), ("", ""))
+    return PendingAnswer(waiting(here).names, pg.configured(here.server.instance), fault, fix)
 
 
 def _refuse_restart(here: Here, names: str) -> None:

@@ -78,9 +78,7 @@ def _servers(here: Here, facts: ClusterFacts) -> dict[str, Restartable]:
         if isinstance(answer, ClusterError):
             raise OperationError(f"{name}: {answer.message}", hint=answer.hint)
         if answer.fault:
-            reason, _, hint = answer.fault.partition("; hint: ")
-            hint = f"{hint or _STATUS}; then pgpoolctl apply there"
-            raise OperationError(f"PostgreSQL of {name} would not start again: {reason}", hint=hint)
+            raise _never_starts(name, answer.fault, answer.fix)
         running = matching.plain(facts.of(name).settings.items())
         servers[name] = Restartable(name, running, matching.plain(answer.configured.items()), answer.parameters)
     return servers
@@ -170,8 +168,12 @@ def primary(here: Here, acting: AbstractContextManager[object], progress: Progre
 
 def _refuse_unstartable(here: Here) -> None:
     for reason, fix in restarts.unstartable(here):
-        hint = f"{fix}; then pgpoolctl apply"
-        raise OperationError(f"PostgreSQL of {here.me.name} would not start again: {reason}", hint=hint)
+        raise _never_starts(here.me.name, reason, fix)
+
+
+def _never_starts(name: str, reason: str, fix: str) -> OperationError:
+    hint = f"{fix}; then pgpoolctl apply on {name}"
+    return OperationError(f"PostgreSQL of {name} would not start again: {reason}", hint=hint)
 
 
 def _refuse_others(here: Here) -> None:

@@ -105,12 +105,13 @@ class PendingAnswer:
     """`parameters`: those that a restart of the node's server would change.
 
     `configured`: the values with which it would start, of the parameters that a standby must match (matching.py).
-    `fault`: why it would not start, with a hint; "" if no reason is known.
+    `fault`: why it would not start, and `fix`: what to do about it; "" if no reason is known.
     """
 
     parameters: tuple[str, ...]
     configured: Mapping[str, int]
     fault: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,7 +349,7 @@ def test_a_standby_takes_reads_only_once_it_streams(world: Parameters, monkeypat
                      "pgpoolctl status", id="detached"),
         pytest.param(lambda world: world.faults.update(pg3=[("port: 5432 is written twice", "correct that file")]),
                      "PostgreSQL of pg3 would not start again: port: 5432 is written twice",
-                     "correct that file; then pgpoolctl apply there", id="a server would not start"),
+                     "correct that file; then pgpoolctl apply on pg3", id="a server would not start"),
     ],
 )  # fmt: skip
 def test_a_cluster_that_is_not_well_is_refused_before_anything_restarts(
@@ -377,7 +377,10 @@ def test_a_witness_restarts_nothing(at: Callable[[Parameters], Parameters], monk
         restart(found, monkeypatch, on="w")
     with pytest.raises(OperationError, match="w runs no PostgreSQL"):
         restart(found, monkeypatch, "w")
-    for request in (RestartRequest(RestartStep(RestartKind.STANDBY, "pg2")), SwitchoverRequest("pg2")):
+    requests: tuple[Request[Any], ...] = (
+        RestartRequest(RestartStep(RestartKind.STANDBY, "pg2")), SwitchoverRequest("pg2"),
+    )  # fmt: skip
+    for request in requests:
         with pytest.raises(OperationError, match="because it runs no PostgreSQL"):
             found.on("pg2", request, "w")
 
