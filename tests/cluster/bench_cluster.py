@@ -14,7 +14,6 @@ from tests.cluster.cluster import APP, APP_PASSWORD, Cluster
 from tests.cluster.images import PACKAGES, Images
 from tests.cluster.lab import Lab
 from tests.cluster.load import ledger, pgbench
-from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
 from pgpool_deb.automation.bench import BenchRow, publish
@@ -67,7 +66,6 @@ cd /var/lib/postgresql/plain
 {{
     cat /etc/pgpool2/cluster/pgpool.conf
     echo "ssl = off"
-    echo "use_watchdog = off"
     # The cluster's own roles are not let in without TLS.
     echo "health_check_period = 0"
     echo "sr_check_period = 0"
@@ -176,12 +174,11 @@ class Bench:
         return (int(after) - int(before)) / 1e9, time.monotonic() - began
 
     def failover(self) -> float:
-        """Return the longest time without an acknowledged write when the primary's host is lost, whose pgpool-II led.
+        """Return the longest time without an acknowledged write when the primary's host is lost.
 
         The lost node is a standby in the end.
         """
         primary = self.cluster.primary()
-        led_by(self.cluster, primary)
         time.sleep(SETTLING)
         survivor = self.cluster.others(primary)[0]
         with ledger(self.cluster, at=survivor, through=survivor, name=f"failover of {primary}") as written:

@@ -1,4 +1,4 @@
-"""Two databases and a witness, whose pgpool-II can lead but whose postgres user has no power over the others."""
+"""Two databases and a witness, whose agent counts in votes but whose postgres user has no power over the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tests.cluster.cluster import APP, APP_PASSWORD, INSTALL, Cluster
 from tests.cluster.images import Images
 from tests.cluster.lab import Lab
 from tests.cluster.load import ledger
-from tests.cluster.watchdog import led_by
 from tests.host import Host, together
 
 from pgpool_cluster.definition.key import Role
@@ -102,9 +101,8 @@ def test_a_flood_of_requests_from_the_witness_does_not_blind_the_others(pair: Cl
     assert pair.writable(*pair.hosts[:2]) == ["pg1"]
 
 
-def test_if_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns(pair: Cluster, witness: Host) -> None:
+def test_the_standby_takes_over_and_the_former_primary_returns(pair: Cluster, witness: Host) -> None:
     pg1, pg2 = pair.hosts[:2]
-    led_by(pair, witness)
     pg1.kill()
     pair.until(lambda status: status.nodes["pg2"].role == "primary", "pg2 is the primary", PROMOTED_SECONDS, witness)
     pg1.start()
@@ -115,7 +113,6 @@ def test_if_its_pgpool_leads_a_standby_takes_over_and_the_former_primary_returns
 
 
 def test_the_witness_attaches_a_standby_that_was_stopped(pair: Cluster, witness: Host) -> None:
-    led_by(pair, witness)
     standby = next(host for host in pair.hosts[:2] if host.name not in pair.writable(*pair.hosts[:2]))
     with ledger(pair, at=witness, through=witness, name="attached") as written:
         standby.run("systemctl stop 'postgresql@*'")

@@ -1,4 +1,4 @@
-"""The leader of the watchdog, and how to make a host lead; in any mode."""
+"""The leader of the watchdog, and how to make a host lead, in modes in which every node is a primary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ DEADTIME = 8
 
 
 def leaders(status: Status) -> list[str]:
-    """Return the names of the hosts whose pgpool-II claims to lead; for a moment after a cut, these are two."""
+    """Return the names of the hosts whose pgpool-II claims to lead; for a moment after a cut, these are two.
+
+    In streaming replication, that is the one on the primary's host.
+    """
     return [row.name for row in status.pgpools.values() if row.state == "leader"]
 
 

@@ -16,7 +16,7 @@ class Mutant:
 
 
 CLAIMS, CUTTING, NODE = "operations/succession/claims.py", "operations/succession/cutting.py", "node/node.py"
-PROMOTION = "decision/promotion.py"
+POOLING, PROMOTION = "decision/pooling.py", "decision/promotion.py"
 MEMBER, SITUATION, SYNCHRONY = (
     "decision/streaming_member.py",
     "decision/situation.py",
@@ -63,10 +63,6 @@ MUTANTS = (
     ),
     Mutant("a writable node does not block a promotion", PROMOTION, "    if writable:\n", "    if not facts.nodes:\n"),
     Mutant("two nodes may be promoted at once", PROMOTION, "if any(other.promoting for", "if any(False for"),
-    Mutant(
-        "a lost standby is replaced", PROMOTION,
-        "return () if _follow_another(", "return () if not facts.nodes and _follow_another(",
-    ),
     Mutant(
         "a replaced primary goes on", MEMBER,
         "    if primary is not mine:\n        return (Stop", "    if primary is not mine:\n        return () and (Stop",
@@ -145,6 +141,15 @@ MUTANTS = (
     Mutant(
         "timelines with the same number are the same", "decision/facts/facts.py",
         "in range(1, timeline + 1):", "in range(0):",
+    ),
+    Mutant("pgpool-II is never redirected", POOLING, "    if _is_redirected(", "    if not pgpool and _is_redirected("),
+    Mutant(
+        "a detached node is never attached", POOLING,
+        "and _fit(situation, member):", "and _fit(situation, member) is None:",
+    ),
+    Mutant(
+        "a node that must not serve clients stays attached", POOLING,
+        "if believed is BackendState.UP and unfit:", "if believed is BackendState.DOWN and unfit:",
     ),
     Mutant(
         "pg_rewind compares timelines with the same number", "copying/copying.py",

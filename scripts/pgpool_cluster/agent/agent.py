@@ -24,7 +24,9 @@ from ..decision.actions import (
     Detach,
     Fence,
     Promote,
+    Redirect,
     Refuse,
+    StartPgpool,
     Stop,
     StopPgpool,
     Wait,
@@ -73,6 +75,7 @@ LATELY_SECONDS = 10.0
 _QUIET = (Wait, AwaitRecovery, Refuse)
 _GRAVE = (Detach, Fence, Promote, Stop, StopPgpool)
 """Actions that take a node away from clients, or replace the primary."""
+_OF_PGPOOL = (Attach, Detach, Redirect, StartPgpool, StopPgpool)
 _CONFIRM_PAUSE_SECONDS = 0.5
 
 
@@ -269,15 +272,23 @@ class Agent:
             units.control("restart", paths.PGPOOL_UNIT)
 
     def _do_all(self, actions: Iterable[Action]) -> None:
-        """Carry out the actions in order. A failed attachment does not stop the next action."""
-        failed: list[ClusterError] = []
+        """Carry out the actions in order, and raise the first error at the end.
+
+        A failed attachment does not stop the next action. In streaming replication, the other actions for pgpool-II and
+        those for the database do not stop each other either.
+        """
+        failed: list[ClusterError | psycopg2.Error] = []
+        stopped: set[bool] = set()
         for action in actions:
+            of_pgpool = isinstance(action, _OF_PGPOOL) and self.here.cluster.mode.streams
+            if of_pgpool in stopped:
+                continue
             try:
                 self._do(action)
-            except ClusterError as error:
-                if not isinstance(action, Attach):
-                    raise
+            except (ClusterError, psycopg2.Error) as error:
                 failed.append(error)
+                if not isinstance(action, Attach):
+                    stopped.add(of_pgpool)
         if failed:
             raise failed[0]
 

@@ -178,6 +178,7 @@ class Answers:
             takeover.refuse_undecided(here, action)
         postgresql_service.follow(here, action)
         here.forget_looks()
+        self.wake()  # this node's pgpool-II must send writes to the new primary, too
         return protocol.Done()
 
     def _go_on(self, request: protocol.GoOnRequest) -> protocol.Done:
@@ -252,9 +253,9 @@ class Answers:
 
     def _recover_standby(self, request: protocol.RecoverRequest, progress: Progress) -> None:
         with self.acting:
-            leading = streaming.recover(self.here, progress, force=request.force)
+            streaming.recover(self.here, progress, force=request.force)
         if request.attach:
-            attachment.await_attached(self.here, progress, leading)
+            attachment.await_attached(self.here, progress)
         self.wake()
 
     # Recovery in two stages
@@ -314,6 +315,7 @@ class Answers:
         self.wake()
         progress("waiting for pgpool-II")
         attachment.await_attached(here, progress)
+        attachment.await_redirected(here, target.node)
         return protocol.SwitchoverAnswer(target.node)
 
     def _take_over(

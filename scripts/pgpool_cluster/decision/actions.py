@@ -237,8 +237,7 @@ class Refuse:
 
 Deed = (
     Found | Clone | Rejoin | Rebuild | GiveUpPlace | StandApart | Serve | Begin | Dismiss | Start | Resume | Stop
-    | Fence | Promote | Lead | Follow | CreateSlots | StartPgpool | StopPgpool | Attach | Detach
-    | Redirect
+    | Fence | Promote | Lead | Follow | CreateSlots | StartPgpool | StopPgpool | Attach | Detach | Redirect
 )  # fmt: skip
 """The actions that change something (act.py)."""
 Action = Deed | Wait | AwaitRecovery | Refuse
@@ -293,7 +292,7 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
         case Detach():
             return f"detach {action.node}: {action.reason}"
         case Redirect():
-            return f"redirect pgpool of {action.node} primary {action.primary}"
+            return f"redirect pgpool {action.node} primary {action.primary}"
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():

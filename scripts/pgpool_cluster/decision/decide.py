@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..definition.cluster import Cluster, Node, Service
 from . import joining, native, pooling, streaming_member
-from .actions import Action, Begin, Detach, Dismiss, GiveUpPlace, Redirect, Rejoin, Stop
+from .actions import Action, Begin, Clone, Detach, Dismiss, GiveUpPlace, Rebuild, Redirect, Rejoin, Stop
 from .facts.facts import ClusterFacts, Postgresql
 from .situation import Actions, Policy, Situation, rightful_primary
 
@@ -33,7 +33,14 @@ def decide(cluster: Cluster, me: Node, facts: ClusterFacts, policy: Policy | Non
     pooler = pooling.of_pgpool(situation) if Service.PGPOOL in me.runs else ()
     if any(isinstance(action, Redirect) for action in pooler):
         return pooler + database  # clients wait for it
+    runs = cluster.mode.streams and situation.mine.pgpool is not None
+    if runs and any(isinstance(action, _COPIES) for action in database):
+        return pooler + database  # the agent informs its pgpool-II of nothing during the copy
     return database + pooler
+
+
+_COPIES = (Clone, Rebuild, Rejoin)
+"""Actions that may copy all data of another node."""
 
 
 def confirmed(actions: Actions, again: Callable[[], Actions]) -> Actions:

@@ -10,6 +10,7 @@ from .actions import (
     CreateSlots,
     Dismiss,
     GiveUpPlace,
+    Redirect,
     Refuse,
     StandApart,
     StartPgpool,
@@ -19,12 +20,12 @@ from .actions import (
 from .facts.facts import ClusterFacts
 from .facts.pause import NO_PAUSE, Pause
 
-_GOES_ON = (Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots)
+_GOES_ON = (Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect)
 """The actions that a pause does not hold back.
 
 Three of them record that a node of native replication lacks writes. Without the record, that node could serve later
-with data that lacks acknowledged writes. StartPgpool lets a host that was rebooted serve again. CreateSlots lets
-standbys follow a primary that an administrator has chosen during the pause.
+with data that lacks acknowledged writes. StartPgpool lets a host that was rebooted serve again. CreateSlots and
+Redirect let standbys and clients follow a primary that an administrator has chosen during the pause.
 """
 
 

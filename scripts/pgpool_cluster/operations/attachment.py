@@ -135,8 +135,12 @@ def _await_everywhere(here: Here, node: Node, *, up: bool) -> None:
 
 
 def _of_another_mind(here: Here, node: Node, *, up: bool) -> list[str]:
-    views = {name: found.pgpool for name, found in here.look_at_all(fresh=True).nodes.items() if found.pgpool}
-    return [name for name, view in views.items() if (view.backends.get(node.name) is BackendState.UP) is not up]
+    return [name for name, view in _views(here).items() if (view.backends.get(node.name) is BackendState.UP) is not up]
+
+
+def _views(here: Here) -> dict[str, PgpoolFacts]:
+    """Return the present views of all pgpool-IIs that answer, by node."""
+    return {name: found.pgpool for name, found in here.look_at_all(fresh=True).nodes.items() if found.pgpool}
 
 
 def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
@@ -146,21 +150,16 @@ def _refuse_last(here: Here, node: Node, facts: ClusterFacts) -> None:
         raise OperationError(f"{node.name} is the only node that has every write", hint=hint)
 
 
-def await_attached(here: Here, progress: Progress, leading: str = "") -> None:
+def await_attached(here: Here, progress: Progress) -> None:
     """Wait until the leading pgpool-II has attached this node, or every one without a watchdog.
 
     Raises OperationError after 60 s. With a watchdog, this requests the attachment only once, because the leader's
-    agent also requests it on its own. `leading`: the node whose pgpool-II led a moment ago. It receives a request
-    first, before facts are collected.
+    agent also requests it on its own.
     """
     progress("waiting for pgpool-II to attach it")
     if not here.cluster.uses_watchdog:
         _await_everywhere_attached(here)
         return
-    if leading:
-        with suppress(ClusterError):
-            here.on(leading, TakeBackRequest(here.me.name), seconds=_TAKE_BACK_SECONDS)
-            return
     asked = False
 
     def attached() -> bool:
@@ -206,6 +205,19 @@ def await_detached(here: Here) -> None:
         let_go(here, here.me)
     _have_others(here, LetGoRequest(here.me.name))
     _await_everywhere(here, here.me, up=False)
+
+
+def await_redirected(here: Here, primary: str) -> None:
+    """Wait until every pgpool-II that answers sends writes to the primary; raises OperationError after 20 s."""
+    others = poll(
+        lambda: [name for name, view in _views(here).items() if view.primary != primary],
+        until=operator.not_,
+        seconds=_EVERYWHERE_SECONDS,
+        pause=_EVERYWHERE_PAUSE_SECONDS,
+    )
+    if others:
+        reason = f"{primary} is the primary, but pgpool-II of {' and '.join(others)} does not send writes to it yet"
+        raise OperationError(reason, hint="the agents try again; pgpoolctl wait returns when clients can write")
 
 
 def _leaders(here: Here) -> dict[str, PgpoolFacts]:

@@ -29,6 +29,8 @@ _HANDSHAKE_SECONDS = 1.0
 """Time limit for a TLS handshake."""
 _ROUND_PAUSE_SECONDS = 5.0
 """Pause between two rounds of handshakes."""
+LATE = f"its PostgreSQL did not answer within {_HANDSHAKE_SECONDS:g} s"
+"""Why `refused` found no valid certificate, if the server gave no answer in time."""
 
 
 def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> str:
@@ -46,6 +48,8 @@ def refused(node: Node, *, file: str | None = None, pem: str | None = None) -> s
             context.wrap_socket(plain, server_hostname=node.address).close()
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not the cluster's: {error.verify_message}"
+    except TimeoutError:
+        return LATE
     except (OSError, ValueError) as error:
         return str(error)
     return ""

@@ -6,19 +6,19 @@ import contextlib
 from collections.abc import Mapping
 
 from ..copying import copying
-from ..decision.actions import Follow, Promote, Resume
+from ..decision.actions import Follow, Promote, Redirect, Resume
 from ..decision.decide import decide
 from ..decision.facts import matching, replay
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains, same_timeline
 from ..decision.promotion import choose_new_primary
 from ..decision.situation import rightful_primary
-from ..definition.cluster import Cluster
+from ..definition.cluster import Cluster, Service
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
 from ..node.node import Here
 from ..postgresql import postgresql as pg
 from ..transport.peers import Progress
-from . import postgresql_service
+from . import pgpool_service, postgresql_service
 from .succession import new_primary
 
 _CATCH_UP_SECONDS = 20.0
@@ -82,6 +82,7 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
     except ClusterError:
         _take_back(here)
         raise
+    _redirect(here, target.node)
     for name, peer in here.look_at_all().nodes.items():
         if peer.standby and name != target.node:
             with contextlib.suppress(ClusterError):
@@ -102,6 +103,13 @@ def _await_origins(here: Here, name: str) -> None:
 
     if not poll(recorded, seconds=_ORIGINS_SECONDS, pause=0.2):
         raise OperationError(f"{name} has not recorded the origin of the timeline of {here.me.name}", hint=_HINT)
+
+
+def _redirect(here: Here, name: str) -> None:
+    """Have this node's pgpool-II send writes to the new primary before the rejoin; the agent repeats what fails."""
+    if Service.PGPOOL in here.me.runs:
+        with contextlib.suppress(ClusterError):
+            pgpool_service.redirect(here, Redirect(here.me.name, name))
 
 
 def _await_all(here: Here, name: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..decision import standstill
-from ..decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait, said
+from ..decision.actions import Action, Begin, Dismiss, Follow, Promote, Wait, said
 from ..decision.decide import decide
 from ..decision.native import beginning, goes_apart
 from ..decision.promotion import failover
@@ -22,18 +22,17 @@ from ..transport.peers import Progress
 from . import act, pausing
 from .succession import new_primary
 
-_OF_A_FAILOVER = (Promote, Follow, Dismiss)
-"""The actions that a failover carries out."""
 _FAILOVER_SECONDS = 15.0
 """Seconds for which a failover is retried. After that, the agents continue on their own."""
+_RETRY_SECONDS = 0.5
 
 
 def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
     """Let the cluster continue without `failed`, which pgpool-II has detached, and return the last decision.
 
-    While a node waits or refuses, decide again for up to 15 s. A failed action is logged, not raised. While the cluster
-    is paused, do nothing but record that the node lacks writes. In streaming replication, do nothing: the agents detect
-    lost nodes themselves, and pgpool-II calls no failover_command.
+    After a failed action, which is logged, not raised, decide again for up to 15 s. In streaming replication, do
+    nothing: the agents detect lost nodes themselves. There, only a pgpool-II whose configuration an older package has
+    written calls failover_command.
     """
     progress(f"failover: pgpool-II reports node {failed.name} down")
     if here.cluster.mode.streams:
@@ -54,8 +53,8 @@ def fail_over(here: Here, failed: Node, progress: Progress) -> Actions:
 def _recorded(here: Here, failed: Node, work: Callable[[], Actions]) -> Actions:
     """Record the last decision of a failover. An action that failed has an event of its own."""
     began, actions = time.monotonic(), work()
-    quiet = "; ".join(said(action) for action in actions if isinstance(action, Wait | Refuse))
-    text = ", ".join(said(action) for action in actions if isinstance(action, _OF_A_FAILOVER))
+    quiet = "; ".join(said(action) for action in actions if isinstance(action, Wait))
+    text = ", ".join(said(action) for action in actions if isinstance(action, Dismiss))
     why = f"pgpool-II has given up {failed.name}"
     if quiet:
         recording.note(here, EventKind.FAILOVER_REFUSED, f"no failover of {failed.name}: {quiet}", why=why)
@@ -75,23 +74,16 @@ def _hang_up(here: Here, failed: Node) -> None:
 
 def _until_done(here: Here, failed: Node, progress: Progress) -> Actions:
     deadline = time.monotonic() + _FAILOVER_SECONDS
-    before = ""
     while True:
         facts = here.look_at_all()
         actions = standstill.permitted(failover(here.cluster, failed, facts), here.record.pause)
         if goes_apart(here.cluster, here.me, facts):
             _note_apart(here)
-        quiet = [action for action in actions if isinstance(action, Wait | Refuse)]
-        done = all(_done(here, action, progress) for action in actions)
-        if done and not quiet:
+        if all(_done(here, action, progress) for action in actions):
             return actions
         if time.monotonic() > deadline:
-            return actions if done else (*actions, Wait(failed.name, "an action failed; the agents try again"))
-        text = "; ".join(said(action) for action in quiet)
-        if text != before:
-            log.warning(f"failover of {failed.name}: {text}")
-        before = text
-        time.sleep(0.5)
+            return (*actions, Wait(failed.name, "an action failed; the agents try again"))
+        time.sleep(_RETRY_SECONDS)
         here.forget_looks()
 
 
@@ -104,18 +96,13 @@ def _note_apart(here: Here) -> None:
 
 
 def _done(here: Here, action: Action, progress: Progress) -> bool:
-    """Carry out an action of a failover, and return False if it failed and needs a new decision.
-
-    A failed Follow needs none. Actions other than Promote, Follow and Dismiss are skipped.
-    """
-    if not isinstance(action, _OF_A_FAILOVER):
-        return True
+    """Carry out an action of a failover, and return False if it failed and needs a new decision."""
     log.warning(f"failover: {said(action)}")
     try:
         act.perform(here, action)
     except ClusterError as error:
         log.warning(f"failover: {error.message}")
-        return isinstance(action, Follow)
+        return False
     progress(said(action))
     return True
 

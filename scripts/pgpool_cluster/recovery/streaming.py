@@ -10,7 +10,7 @@ from ..decision import recovery_plan
 from ..decision.actions import Follow, Start
 from ..decision.facts.facts import ClusterFacts, Postgresql
 from ..decision.recovery_plan import Remedy
-from ..decision.situation import leading_node, rightful_primary
+from ..decision.situation import rightful_primary
 from ..ground.errors import ClusterError
 from ..node.node import Here
 from ..operations import postgresql_service
@@ -20,13 +20,12 @@ from ..transport.protocol import DetachRequest
 _DETACH_SECONDS = 10.0
 
 
-def recover(here: Here, progress: Progress, *, force: bool = False) -> str:
+def recover(here: Here, progress: Progress, *, force: bool = False) -> None:
     """Make this node a standby of the primary again; raises ClusterError.
 
-    A node in use is refused before any change; with `force`, it is copied nevertheless. Return the node whose pgpool-II
-    leads and must attach this node; "" if no leader was reachable.
+    A node in use is refused before any change; with `force`, it is copied nevertheless.
     """
-    return _Recovery(here, progress, force=force).run()
+    _Recovery(here, progress, force=force).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class _Recovery:
     progress: Progress
     force: bool
 
-    def run(self) -> str:
+    def run(self) -> None:
         here, name = self.here, self.here.me.name
         facts = here.look_until(lambda facts: rightful_primary(here.cluster, facts))
         primary = recovery_plan.source(rightful_primary(here.cluster, facts), name)
@@ -49,7 +48,6 @@ class _Recovery:
         facts = here.look_at_all()
         remedy = Remedy.COPY if self.force else recovery_plan.remedy(primary, facts.of(name))
         self._apply(remedy, primary.node)
-        return leading_node(here.cluster, facts)
 
     def _detach(self, facts: ClusterFacts) -> None:
         """Detach this node during the recovery, if a pgpool-II answers and sends clients to it."""

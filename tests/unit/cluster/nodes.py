@@ -43,6 +43,11 @@ def pgpool(*down: str, quorum: bool = True, leader: bool = True, primary: str | 
     return PgpoolFacts(WatchdogState.LEADER if leader else WatchdogState.STANDBY, quorum, backends, primary)
 
 
+def unwatched(*down: str, primary: str | None = "pg1") -> PgpoolFacts:
+    """A pgpool-II without a watchdog, as each one in streaming replication. `primary`: where it sends writes."""
+    return replace(pgpool(*down, primary=primary), watchdog=WatchdogState.ALONE)
+
+
 def primary(name: str, *, term: int = 1, led: int | None = None, timeline: int = 1, at: int = 1000) -> NodeFacts:
     return NodeFacts(
         name, True, Postgresql.UP, member=True, term=term, led=term if led is None else led, system=SYSTEM,
@@ -88,9 +93,9 @@ def seen(*nodes: NodeFacts) -> ClusterFacts:
     return ClusterFacts({facts.node: facts for facts in nodes})
 
 
-def healthy(leader: str = "pg1") -> tuple[NodeFacts, NodeFacts, NodeFacts]:
+def healthy() -> tuple[NodeFacts, NodeFacts, NodeFacts]:
     nodes = (primary("pg1"), standby("pg2", "pg1"), standby("pg3", "pg1"))
-    first, second, third = (replace(node, pgpool=pgpool(leader=node.node == leader)) for node in nodes)
+    first, second, third = (replace(node, pgpool=unwatched()) for node in nodes)
     return first, second, third
 
 

@@ -260,8 +260,6 @@ class World:
         """Writes that are not acknowledged yet, with the primary of the waiting client."""
         self.promised = cluster.synchronous > 0
         """Whether no acknowledged write may be lost; an administrator can accept a loss."""
-        self.beats = True
-        """The agents exchange heartbeats."""
         self.held = False
         """Clients are waiting for a second stage."""
         self.stack: list[str] = []
@@ -329,7 +327,7 @@ class World:
             "half_copied": bool(record.copying), "promoting": here.under_way.promoting,
             "held": record.held, "member": record.system is not None, "pgpool": self._pgpool(host),
             "standbys_came": record.standbys_came, "excuse": record.excuse, "loss": record.loss,
-            "silent": frozenset(other for other, one in self.hosts.items() if self.beats and not one.on),
+            "silent": frozenset(other for other, one in self.hosts.items() if not one.on),
             "pause": record.pause, "origins": record.origins,
         }  # fmt: skip
         if data is None:

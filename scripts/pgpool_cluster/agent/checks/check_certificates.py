@@ -18,6 +18,8 @@ from ...operations import proof
 from ...postgresql import libpq
 from .checklist import CERTIFICATE_FIX, Checklist
 
+_SLOW_FIX = "uptime; systemctl status postgresql: the machine is very busy, or its PostgreSQL hangs"
+
 
 def of_node(here: Here, checks: Checklist) -> None:
     """Check the certificate that clients of pgpool-II see, and the one that PostgreSQL shows to other nodes."""
@@ -56,11 +58,14 @@ def _server_certificate(here: Here, checks: Checklist) -> None:
     """Check the certificate that PostgreSQL presents to the other nodes."""
     ca, laid = libpq.own_authority(here.cluster), Laid.here()
     why = "" if ca else certificates.faults(laid.server, laid.authorities, here.me)
-    if not why and here.look().up:
-        why = proof.refused_here(here.cluster, here.me)
     fix = (
         CERTIFICATE_FIX if ca else f"remove ssl_cert_file from postgresql_conf: in {paths.CLUSTER_YML}; pgpoolctl apply"
     )
+    if not why and here.look().up:
+        why = proof.refused_here(here.cluster, here.me)
+        if why == proof.LATE:  # once more: a busy machine is no fault of the certificate
+            why = proof.refused_here(here.cluster, here.me)
+        fix = _SLOW_FIX if why == proof.LATE else fix
     checks.add("the other nodes can verify the certificate of PostgreSQL", not why, why, fix)
     known = not here.record.proven or laid.count < 2
     checks.add(

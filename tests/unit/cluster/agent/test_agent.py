@@ -12,14 +12,14 @@ from typing import Any
 
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, healthy, pgpool, seen
+from tests.unit.cluster.nodes import CLUSTER, NATIVE, healthy, pgpool, seen
 from tests.unit.eventually import eventually
 
 from pgpool_cluster.agent import agent
 from pgpool_cluster.agent.agent import Agent
 from pgpool_cluster.agent.housekeeping import Housekeeping
 from pgpool_cluster.configuration.rehearsal import before
-from pgpool_cluster.decision.actions import Action, Attach, Detach, Refuse, Start, Stop, Wait
+from pgpool_cluster.decision.actions import Action, Attach, Detach, Follow, Redirect, Refuse, Start, Stop, Wait
 from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.decision.liveness.links import LinkState
@@ -151,7 +151,23 @@ def test_a_node_that_cannot_be_attached_does_not_block_other_attachments(program
     assert program.here.note.value == "pg2 rejects every login; hint: see there"
 
 
-def test_a_failure_of_any_other_action_ends_the_step(program: Program) -> None:
+def test_actions_for_the_database_and_for_pgpool_do_not_stop_each_other(program: Program) -> None:
+    """Only this agent informs the pgpool-II of its node."""
+    program.wants = (Start("pg1"), Follow("pg1", "pg2"), Redirect("pg1", "pg2"), Detach("pg3", "it is down"))
+    program.fails = {Start("pg1"): OperationError("no", hint="")}
+    assert not program.agent.step()
+    assert program.done == [Redirect("pg1", "pg2"), Detach("pg3", "it is down")]
+    assert program.here.note.value == "no; hint: "
+    program.wants = (Redirect("pg1", "pg2"), Detach("pg3", "it is down"), Start("pg1"))
+    program.fails = {Redirect("pg1", "pg2"): OperationError("pcp hangs", hint="")}
+    program.agent.step()
+    assert program.done[2:] == [Start("pg1")]
+
+
+def test_where_every_node_is_a_primary_a_failed_action_ends_the_step(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.here, "cluster", NATIVE)
     program.wants = (Start("pg1"), Attach("pg3"))
     program.fails = {Start("pg1"): OperationError("no", hint="")}
     program.agent.step()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.cluster.world import UNIT, Wires, World, at_work, hands, make_cluster
+from tests.unit.cluster.world import UNIT, Acting, Wires, World, at_work, hands, make_cluster
 
 from pgpool_cluster.agent import rights
 from pgpool_cluster.agent.answers import Answers
@@ -52,6 +52,7 @@ from pgpool_cluster.transport.protocol import (
     GoOnRequest,
     HistoryRequest,
     HoldRequest,
+    LetGoRequest,
     LookRequest,
     MayStartAnswer,
     MayStartRequest,
@@ -154,6 +155,7 @@ EACH: list[Request[Any]] = [
     StatusRequest(), WaitingRequest(), ConvergeRequest(), MayStartRequest(INSTANCE), WatchRequest(), WhyRequest("why"),
     TermRequest(5), ExcuseRequest(5, 1, (), "f"), HoldRequest(hold=False), FollowRequest("pg1"), UsersRequest(),
     RoleRequest("app"), UserRequest("app", "v", "e", ""), TakeBackRequest("pg2"), StartRequest("pg1"),
+    LetGoRequest("pg2"),
     FailoverRequest(1), CancelActiveRequest(1e9), PromoteRequest(6), PcpRecoveryRequest("pg2"),
     FirstStageRequest(1), SecondStageRequest(1), CopyRequest("pg2"), TakeUpRequest("pg2", "0/0", 5),
     RecoverRequest("pg2", force=True), SwitchoverRequest("pg2"), AttachRequest("pg2", recovering=True),
@@ -268,13 +270,11 @@ def test_a_database_node_may_request_a_promotion_or_a_new_primary_to_follow(worl
 # Hooks
 
 
-def test_failover_returns_its_actions(world: World) -> None:
-    world.cut(["pg1"])
-    found = world.on("pg2", FailoverRequest(0))
-    assert isinstance(found, FailoverAnswer)
-    assert found.actions[0].startswith("promote pg")
+def test_failover_returns_its_actions(world: World, native: World) -> None:
+    native.cut(["pg1"])
+    assert native.on("pg2", FailoverRequest(0)) == FailoverAnswer(("dismiss pg1 term 2",))
     with pytest.raises(UsageError, match="no node has the id 9"):
-        world.on("pg2", FailoverRequest(9))
+        native.on("pg2", FailoverRequest(9))
 
 
 def test_another_server_may_always_start(world: World) -> None:
@@ -436,3 +436,12 @@ def test_requests_for_the_agent_itself_call_its_functions(world: World, monkeypa
     assert answers.do(WaitingRequest(), progress) == WaitingAnswer(str(waiting))
     answers.do(WatchRequest(), progress, "pg2")
     assert done == ["watches"]
+
+
+def test_a_node_that_follows_a_new_primary_decides_at_once(world: World) -> None:
+    """Its pgpool-II must send writes to that primary, too."""
+    done: list[str] = []
+    answers = Answers(here(world, "pg3"), threading.RLock(), lambda: done.append("woken"), list, lambda: None)
+    with world.within("pg3"), Acting(world, "pg3"):
+        answers.do(FollowRequest("pg2"), lambda _: None, "pg2")
+    assert done == ["woken"]

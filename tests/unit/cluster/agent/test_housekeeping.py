@@ -17,7 +17,7 @@ from pgpool_cluster.machine import pgpool as pgpool_module
 from pgpool_cluster.machine import units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, takeover
+from pgpool_cluster.operations import act
 from pgpool_cluster.transport.peers import Peers
 
 LOST = seen(
@@ -29,7 +29,7 @@ LOST = seen(
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Records the actions of pg2's agent and failover_command if pg1 is lost and ending sessions with it fails."""
+    """Records the actions of pg2's agent if pg1 is lost and ending sessions with it fails."""
     done: list[str] = []
 
     def hang_up(_: Cluster, node: Node) -> None:
@@ -96,14 +96,6 @@ def test_pgpool_gets_one_attach_request_and_the_next_only_later(
     monkeypatch.setattr(agent, "TOLD_SECONDS", 0.0)
     program.step()
     assert done.count("attach pg3") == 3
-
-
-def test_the_failover_command_promotes_although_sessions_cannot_be_ended(
-    pg2: Here, done: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(takeover, "_FAILOVER_SECONDS", 0.0)
-    takeover.fail_over(pg2, CLUSTER.named("pg1"), lambda _: None)
-    assert "promote pg2 term 2" in done
 
 
 def test_each_chore_fails_alone_and_is_reported(pg2: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,17 +17,21 @@ from tests.unit.cluster.nodes import CLUSTER, away, crashed, healthy, seen
 from pgpool_cluster.agent import contact
 from pgpool_cluster.agent.contact import Contact
 from pgpool_cluster.agent.life_signs import LifeSigns
+from pgpool_cluster.copying import copy_source
 from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.facts.facts import NodeFacts
 from pgpool_cluster.decision.liveness.links import DEAD_SECONDS, Link, LinkState
-from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Probe, is_silent, needs_probe
+from pgpool_cluster.decision.liveness.silence import PROBE_AFTER_SECONDS, Hanging, Probe, is_silent, needs_probe
 from pgpool_cluster.definition.cluster import Node, Service
+from pgpool_cluster.definition.key import Role
 from pgpool_cluster.ground import log
 from pgpool_cluster.node.under_way import Published
 from pgpool_cluster.postgresql import knock
 
 LOST = Link("pg1", LinkState.LOST, 100.0)
 NEVER = Link("pg1", LinkState.NEVER, 100.0)
+LINKED = Link("pg1", LinkState.UP, 0.0, heard=101.0)
+HANGS = Hanging(100.0)
 
 
 # The rule
@@ -72,6 +76,30 @@ def test_a_witness_is_silent_without_a_link() -> None:
     assert not is_silent(NEVER, None, 100.0, has_server=False)
 
 
+def test_a_server_that_hangs_is_probed_although_its_agent_is_linked() -> None:
+    assert not needs_probe(LINKED, 101.0)
+    assert needs_probe(LINKED, 101.0, HANGS)
+
+
+@pytest.mark.parametrize(
+    ("probe", "silent"),
+    [
+        pytest.param(None, False, id="no log-in has been tried"),
+        pytest.param(Probe(99.9, answered=False), False, id="a probe from before it hung"),
+        pytest.param(Probe(100.0, answered=True), False, id="slow: others can log in"),
+        pytest.param(Probe(100.0, answered=False), True, id="nobody can log in"),
+    ],
+)
+def test_a_server_that_hangs_is_silent_once_it_lets_nobody_log_in(probe: Probe | None, *, silent: bool) -> None:
+    assert is_silent(LINKED, probe, 101.0, has_server=True, hanging=HANGS) is silent
+    assert not is_silent(LINKED, probe, 101.0, has_server=True), "it no longer hangs"
+
+
+def test_with_a_lost_link_the_last_word_of_an_agent_does_not_count() -> None:
+    before = Probe(LOST.since - DEAD_SECONDS, answered=False)
+    assert not is_silent(LOST, before, 101.0, has_server=True, hanging=Hanging(0.0))
+
+
 # The watch
 
 
@@ -82,25 +110,31 @@ class Watching:
         now = time.monotonic()
         self.links = {name: Link(name, LinkState.UP, now, heard=math.inf) for name in ("pg1", "pg3")}
         self.answer = False
+        self.hanging: dict[str, Hanging] = {}
         self.probed: list[str] = []
+        self.logins: list[tuple[str, float]] = []
         self.dropped: list[str] = []
         self.woken = 0
         self.said: list[str] = []
         for write in ("info", "warning"):
             monkeypatch.setattr(log, write, self.said.append)
-        beats = SimpleNamespace(links=lambda: dict(self.links))
+        beats = SimpleNamespace(links=lambda: dict(self.links), hanging=lambda: dict(self.hanging))
         peers = SimpleNamespace(drop=lambda name, _: self.dropped.append(name))
         self.silent: Published[frozenset[str]] = Published(frozenset())
         here: Any = SimpleNamespace(
             beats=beats, peers=peers, cluster=CLUSTER, silent=self.silent, forget_looks=lambda: None
         )
-        self.watch = LifeSigns(here, self._wake, self._knock)
+        self.watch = LifeSigns(here, self._wake, self._knock, self._log_in)
 
     def _wake(self) -> None:
         self.woken += 1
 
     def _knock(self, node: Node, _: float) -> bool:
         self.probed.append(node.name)
+        return self.answer
+
+    def _log_in(self, node: Node, seconds: float) -> bool:
+        self.logins.append((node.name, seconds))
         return self.answer
 
     def lose(self, name: str) -> None:
@@ -147,6 +181,53 @@ def test_a_node_that_is_back_is_published_as_well(watching: Watching) -> None:
     watching.step()
     assert (watching.silent.value, watching.woken) == (frozenset(), 2)
     assert watching.said[-1] == "pg1 shows signs of life again"
+
+
+def test_a_server_that_hangs_and_lets_nobody_log_in_is_published_but_its_agent_is_still_asked(
+    watching: Watching,
+) -> None:
+    watching.hanging["pg1"] = Hanging(time.monotonic())
+    watching.step()
+    watching.step()
+    assert (watching.probed, watching.logins) == ([], [("pg1", 2.0)]), "a stopped server accepts, but lets nobody in"
+    assert watching.silent.value == {"pg1"}
+    assert (watching.dropped, watching.woken) == ([], 1)
+    watching.hanging.clear()
+    watching.step()
+    assert (watching.silent.value, watching.woken) == (frozenset(), 2)
+
+
+def test_a_server_that_is_only_slow_is_not_silent(watching: Watching) -> None:
+    watching.answer = True
+    watching.hanging["pg1"] = Hanging(time.monotonic())
+    watching.step()
+    watching.step()
+    assert (len(watching.logins), watching.silent.value) == (1, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "answers"),
+    [
+        ("", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ("FATAL:  the database system is starting up", True),
+        ("timeout expired", False),
+        ("connection refused", False),
+    ],
+)
+def test_even_a_refused_log_in_is_a_sign_of_life(
+    refusal: str, *, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    def refused(_: Node, role: Role, *, until: float) -> str:
+        assert role is Role.CHECK, "a witness knows no other role"
+        limits.append(until - time.monotonic())
+        return refusal
+
+    monkeypatch.setattr(copy_source, "refusal", refused)
+    assert copy_source.answers_login(CLUSTER.nodes[0], 2.0) is answers
+    assert limits == [pytest.approx(2.0, abs=0.5)]
 
 
 # The probe, with real sockets

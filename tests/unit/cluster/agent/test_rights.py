@@ -41,13 +41,14 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Two database nodes and a witness, whose pgpool-II leads; pg1 is the primary."""
-    with at_work(led_by_witness(STREAMS)) as found:
+    """Two database nodes and a witness; pg1 is the primary."""
+    with at_work(World.healthy(make_cluster(STREAMS, 2, witness=True))) as found:
         yield found
 
 
-def led_by_witness(mode: Mode, count: int = 2) -> World:
-    world = World.healthy(make_cluster(mode, count, witness=True))
+def led_by_witness() -> World:
+    """Three database nodes, each of which is a primary, and a witness, whose pgpool-II leads."""
+    world = World.healthy(make_cluster(NATIVE, 3, witness=True))
     world.pools.remove("w")
     world.pools.insert(0, "w")
     return world
@@ -69,7 +70,7 @@ def test_every_request_has_one_line_about_its_askers() -> None:
      {"do": "recover", "node": "pg2", "force": True}, {"do": "switchover", "node": "pg2"},
      {"do": "role", "name": "app", "verifier": None}, {"do": "user", "name": "app", "verifier": None},
      {"do": "users", "new": {"serial": 9, "entries": {}, "mark": ""}}, {"do": "copy", "source": "pg1"},
-     {"do": "detach", "node": "pg2"},
+     {"do": "detach", "node": "pg2"}, {"do": "let-go", "node": "pg2"}, {"do": "take-back", "node": "pg2"},
      {"do": "take-up", "source": "pg1", "position": "0/0", "term": 9}, {"do": "start", "host": "pg2"},
      {"do": "pcp-recovery", "node": "pg2"}, {"do": "cancel-active", "since": 0}, {"do": "why", "why": ""},
      {"do": "note-pause", "pause": {"serial": 9, "paused": True, "since": 1.0, "by": "w", "reason": ""}, "file": ""},
@@ -94,13 +95,20 @@ def test_a_witness_cannot_promote_a_node_while_the_primary_is_in_sight(world: Wo
     assert [host.record.term for host in world.hosts.values()] == [1, 1, 0]
 
 
-def test_a_witness_whose_pgpool_leads_makes_the_right_node_take_over(world: World) -> None:
-    world.beats = False  # otherwise, pg2 notices the loss itself
+def test_a_witness_of_an_older_package_makes_the_right_node_take_over(world: World) -> None:
+    """During an upgrade, its pgpool-II may still run failover_command."""
     world.cut(["pg1"])
-    done = world.on("w", FailoverRequest(0))
-    assert done.actions[0].startswith("promote pg2")
+    asked(world, "pg2", {"do": "promote", "term": 2, "excuse": None}, peer="w")
     assert world.hosts["pg2"].record.led == 2
     assert not world.hosts["pg2"].data.standby  # type: ignore[union-attr]
+
+
+def test_with_streaming_the_failover_command_of_a_witness_changes_nothing(world: World) -> None:
+    world.cut(["pg1"])
+    before = world.state()
+    (text,) = world.on("w", FailoverRequest(0)).actions
+    assert text.startswith("waits: in streaming replication, the agents decide")
+    assert world.state() == before
 
 
 def test_the_term_of_a_promotion_is_the_nodes_own(world: World) -> None:
@@ -110,7 +118,7 @@ def test_the_term_of_a_promotion_is_the_nodes_own(world: World) -> None:
 
 
 def test_in_a_native_cluster_a_database_node_decides_which_node_is_out_of_service() -> None:
-    with at_work(led_by_witness(NATIVE, 3)) as world:
+    with at_work(led_by_witness()) as world:
         with pytest.raises(OperationError, match="does not confirm that the other nodes must continue"):
             asked(world, "pg2", {"do": "go-on", "node": None}, peer="w")
         world.cut(["pg1"])
@@ -119,7 +127,7 @@ def test_in_a_native_cluster_a_database_node_decides_which_node_is_out_of_servic
 
 
 def test_a_node_is_rebuilt_through_a_pgpool_that_may_log_in_as_a_superuser(monkeypatch: pytest.MonkeyPatch) -> None:
-    with at_work(led_by_witness(NATIVE, 3)) as world:
+    with at_work(led_by_witness()) as world:
         world.cut(["pg1"])
         world.on("w", FailoverRequest(0))
         world.boot("pg1")

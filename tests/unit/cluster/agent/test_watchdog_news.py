@@ -21,6 +21,7 @@ from pgpool_cluster.transport.peers import Peers
 
 Told = list[tuple[str, bool]]
 PG1, PG2, PG3 = healthy()
+NATIVE = make_cluster(Mode.NATIVE_REPLICATION, synchronous=0)
 GONE = frozenset({"pg3"})
 LOST = seen(replace(PG1, silent=GONE), replace(PG2, silent=GONE), away("pg3"))
 
@@ -37,7 +38,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return found
 
 
-def news(cluster: Cluster = CLUSTER) -> WatchdogNews:
+def news(cluster: Cluster = NATIVE) -> WatchdogNews:
     return WatchdogNews(Here(cluster, cluster.named("pg1"), None, Peers({}), Record()))
 
 
@@ -56,11 +57,9 @@ def test_a_node_that_only_this_one_finds_silent_is_not_reported(told: Told) -> N
 @pytest.mark.parametrize(
     "cluster",
     [
+        pytest.param(CLUSTER, id="in streaming replication, there is no watchdog"),
         pytest.param(
-            make_cluster(Mode.NATIVE_REPLICATION), id="in native replication, recoveries rely on the watchdog"
-        ),
-        pytest.param(
-            replace(CLUSTER, nodes=tuple(replace(one, runs=frozenset({Service.POSTGRESQL})) for one in CLUSTER.nodes)),
+            replace(NATIVE, nodes=tuple(replace(one, runs=frozenset({Service.POSTGRESQL})) for one in NATIVE.nodes)),
             id="this node runs no pgpool-II",
         ),
     ],

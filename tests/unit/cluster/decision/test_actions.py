@@ -26,6 +26,7 @@ from pgpool_cluster.decision.actions import (
     Lead,
     Promote,
     Rebuild,
+    Redirect,
     Refuse,
     Rejoin,
     Resume,
@@ -61,6 +62,7 @@ WORDS: dict[Action, str] = {
     StopPgpool("pg1", "it is alone"): "stop pgpool pg1: it is alone",
     Attach("pg1"): "attach pg1",
     Detach("pg1", "it lags"): "detach pg1: it lags",
+    Redirect("pg1", "pg2"): "redirect pgpool pg1 primary pg2",
     Wait("pg1", "pg2 is away"): "waits: pg2 is away",
     AwaitRecovery(
         "pg1", "it was replaced", source_in_sight=False, returns=True

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.unit.cluster.nodes import (
+    ALL_UP,
     CLUSTER,
     NAMES,
     OTHER_SYSTEM,
@@ -22,6 +23,7 @@ from tests.unit.cluster.nodes import (
     primary,
     seen,
     standby,
+    unwatched,
 )
 
 from pgpool_cluster.decision.actions import (
@@ -31,19 +33,29 @@ from pgpool_cluster.decision.actions import (
     Detach,
     Dismiss,
     Promote,
+    Redirect,
     Refuse,
     Rejoin,
     Wait,
     said,
 )
 from pgpool_cluster.decision.decide import confirmed, decide
-from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
-from pgpool_cluster.decision.situation import Actions, Policy
+from pgpool_cluster.decision.facts.facts import NodeFacts, PgpoolFacts, Postgresql, WatchdogState
+from pgpool_cluster.decision.fencing import FENCE_SECONDS
+from pgpool_cluster.decision.situation import Actions, Policy, given_up
 
 FAILED_OVER = (
     replace(primary("pg2", term=2, timeline=2, at=1500), pgpool=pgpool("pg1", primary="pg2")),
     standby("pg3", "pg2", term=2, timeline=2, at=1500),
 )
+
+LOST_PG1 = frozenset({"pg1"})
+
+
+def primary_with(view: PgpoolFacts) -> NodeFacts:
+    """pg1, the primary of a healthy cluster, with this view of its pgpool-II."""
+    return replace(healthy()[0], pgpool=view)
+
 
 BY_ITSELF = Policy(automatic_return=True)
 SITUATIONS = [
@@ -286,6 +298,67 @@ SITUATIONS = [
         ),
         {"pg1": ["Stop"], "pg2": ["Wait"]},
     ),
+    # pgpool-II without a watchdog: each agent informs its own
+    Situation(
+        "after a promotion, pgpool-II learns the new primary before all else, but must have attached it",
+        (
+            away("pg1"),
+            replace(FAILED_OVER[0], pgpool=unwatched(), silent=LOST_PG1),
+            replace(FAILED_OVER[1], pgpool=unwatched("pg2", primary="pg1"), silent=LOST_PG1),
+        ),
+        {"pg2": ["Redirect"], "pg3": ["Detach", "Attach"]},
+    ),
+    Situation(
+        "pgpool-II learns the primary although a standby must be attached as well",
+        (primary_with(unwatched("pg2", primary="pg3")), *healthy()[1:]),
+        {"pg1": ["Redirect"], "pg2": [], "pg3": []},
+    ),
+    Situation(
+        "a new primary that pgpool-II has detached is attached first",
+        (primary_with(unwatched("pg1", primary=None)), *healthy()[1:]),
+        {"pg1": ["Attach"]},
+    ),
+    Situation(
+        "a pgpool-II that has found no primary learns it",
+        (primary_with(unwatched(primary=None)), *healthy()[1:]),
+        {"pg1": ["Redirect"]},
+    ),
+    Situation(
+        "a pgpool-II of an older package, which leads its watchdog, searches by itself",
+        (primary_with(pgpool(primary="pg3")), *healthy()[1:]),
+        {"pg1": []},
+    ),
+    Situation(
+        "without a primary in sight, pgpool-II learns nothing",
+        (away("pg1"), *(replace(orphaned(one), pgpool=unwatched("pg3")) for one in healthy()[1:])),
+        {"pg2": ["Wait"], "pg3": ["Wait"]},
+    ),
+    Situation(
+        "the pgpool-II of a standby is informed while its own server is down",
+        (healthy()[0], replace(down(standby("pg2", "pg1")), pgpool=unwatched(primary="pg3")), healthy()[2]),
+        {"pg2": ["Start", "Redirect"]},
+    ),
+    Situation(
+        "a pgpool-II without contact to a majority is stopped, not redirected",
+        (primary_with(unwatched(primary="pg3")), away("pg2"), away("pg3")),
+        {"pg1": ["Fence", "StopPgpool"]},
+        policy=Policy(alone_seconds=FENCE_SECONDS),
+    ),
+    Situation(
+        "a node that an administrator detached is detached everywhere, also from a pgpool-II that was away",
+        (healthy()[0], healthy()[1], replace(healthy()[2], held=True)),
+        {"pg1": ["Detach"], "pg2": ["Detach"], "pg3": ["Detach"]},
+    ),
+    Situation(
+        "a held node stays detached",
+        tuple(replace(one, pgpool=unwatched("pg3"), held=one.node == "pg3") for one in healthy()),
+        {"pg1": [], "pg2": [], "pg3": []},
+    ),
+    Situation(
+        "the primary serves although it is held, because it receives all writes",
+        (replace(healthy()[0], held=True), *healthy()[1:]),
+        {"pg1": [], "pg2": [], "pg3": []},
+    ),
     # One node
     Situation(
         "a cluster of one founds and starts itself",
@@ -314,6 +387,14 @@ def test_a_refusal_names_the_databases_and_a_way_out() -> None:
 def test_a_former_primary_that_was_stopped_in_order_comes_back_as_a_standby() -> None:
     [back, *_] = decide(CLUSTER, CLUSTER.named("pg1"), seen(down(primary("pg1")), *FAILED_OVER))
     assert back == Rejoin("pg1", "pg2")
+
+
+def test_pgpool_learns_of_the_primary_before_its_node_copies_data() -> None:
+    """No other agent redirects it during the copy."""
+    alone = PgpoolFacts(WatchdogState.ALONE, quorum=True, backends=dict(ALL_UP), primary="pg1")
+    mine = replace(down(primary("pg1")), pgpool=alone)
+    actions = decide(CLUSTER, CLUSTER.named("pg1"), seen(mine, *FAILED_OVER))
+    assert actions == (Redirect("pg1", "pg2"), Rejoin("pg1", "pg2"))
 
 
 def test_waiting_for_recovery_names_the_command() -> None:
@@ -425,6 +506,61 @@ def test_the_stale_node_is_detached_and_not_the_right_one() -> None:
 )
 def test_taking_a_node_away_is_decided_twice(first: Actions, second: Actions, left: Actions) -> None:
     assert confirmed(first, lambda: second) == left
+
+
+def test_a_certain_detachment_is_not_decided_twice() -> None:
+    """Clients would wait for the second decision, and the server is down whichever node is the primary."""
+    gone = Detach("pg2", "its PostgreSQL is down", certain=True)
+    assert confirmed((gone,), lambda: pytest.fail("it looked again")) == (gone,)
+    both = (Detach("pg3", "it lags"), gone)
+    assert confirmed(both, lambda: ()) == (gone,)
+
+
+@pytest.mark.parametrize(
+    ("member", "certain"),
+    [
+        pytest.param(down(standby("pg3", "pg1")), True, id="down"),
+        pytest.param(replace(down(standby("pg3", "pg1")), postgresql=Postgresql.HANGING), False, id="hanging"),
+        pytest.param(replace(standby("pg3", "pg1"), stalled="it lags"), False, id="stalled"),
+        pytest.param(replace(standby("pg3", "pg1"), held=True), False, id="held"),
+        pytest.param(primary("pg3", led=0), False, id="writable"),
+    ],
+)
+def test_a_detachment_is_certain_if_the_server_has_ended(member: NodeFacts, *, certain: bool) -> None:
+    found = decide(CLUSTER, CLUSTER.named("pg1"), seen(*healthy()[:2], member))
+    assert [(one.node, one.certain) for one in found if isinstance(one, Detach)] == [("pg3", certain)]
+
+
+def test_the_reason_of_a_held_nodes_detachment_is_the_administrators() -> None:
+    pg1, pg2, pg3 = healthy()
+    assert decide(CLUSTER, CLUSTER.named("pg2"), seen(pg1, pg2, replace(pg3, held=True))) == (
+        Detach("pg3", "an administrator detached it"),
+    )
+
+
+def test_a_redirection_names_the_node_that_decides_and_the_primary() -> None:
+    pg1, pg2, pg3 = healthy()
+    facts = seen(pg1, pg2, replace(pg3, pgpool=unwatched(primary="pg2")))
+    assert decide(CLUSTER, CLUSTER.named("pg3"), facts) == (Redirect("pg3", "pg1"),)
+
+
+@pytest.mark.parametrize(
+    ("views", "dead"),
+    [
+        pytest.param((pgpool("pg1"), pgpool(leader=False)), True, id="the leader of a watchdog"),
+        pytest.param((pgpool("pg1", quorum=False), pgpool(leader=False)), False, id="a leader without a quorum"),
+        pytest.param((pgpool("pg1", leader=False), pgpool("pg1", leader=False)), False, id="no leader"),
+        pytest.param((unwatched("pg1"), unwatched("pg1")), False, id="pgpool-IIs that check nothing"),
+        pytest.param((unwatched("pg1"), pgpool()), False, id="a leader that has not detached it"),
+    ],
+)
+def test_only_a_watchdog_with_a_quorum_is_evidence_that_a_node_is_dead(
+    views: tuple[PgpoolFacts, PgpoolFacts], *, dead: bool
+) -> None:
+    second, third = (replace(orphaned(one), pgpool=view) for one, view in zip(healthy()[1:], views, strict=True))
+    assert given_up(CLUSTER, seen(away("pg1"), second, third), "pg1") is dead
+    silent = (replace(one, silent=LOST_PG1) for one in (second, third))
+    assert given_up(CLUSTER, seen(away("pg1"), *silent), "pg1"), "silence always counts"
 
 
 def test_no_other_action_needs_a_second_decision() -> None:

@@ -21,6 +21,7 @@ from pgpool_cluster.decision.actions import (
     Found,
     Lead,
     Promote,
+    Redirect,
     Refuse,
     Rejoin,
     Resume,
@@ -184,11 +185,11 @@ def test_the_order_in_which_nodes_were_seen_changes_nothing(
     assert decided(seen(*nodes)) == decided(ClusterFacts({name: by_name[name] for name in order}))
 
 
-def after(facts: ClusterFacts, actions: Iterable[Action]) -> ClusterFacts:
-    """Return the facts after the actions have succeeded."""
+def after(facts: ClusterFacts, by: str, actions: Iterable[Action]) -> ClusterFacts:
+    """Return the facts after the actions of node `by` have succeeded."""
     nodes = dict(facts.nodes)
     for action in actions:
-        for name, change in changes(facts, action).items():
+        for name, change in changes(facts, by, action).items():
             nodes[name] = replace(nodes[name], **change)
     return ClusterFacts(nodes)
 
@@ -196,7 +197,7 @@ def after(facts: ClusterFacts, actions: Iterable[Action]) -> ClusterFacts:
 Change = dict[str, Any]  # fields of NodeFacts with their new values
 
 
-def changes(facts: ClusterFacts, action: Action) -> dict[str, Change]:  # noqa: C901, PLR0911 - a case each
+def changes(facts: ClusterFacts, by: str, action: Action) -> dict[str, Change]:  # noqa: C901, PLR0911, PLR0912
     node, mine = action.node, facts.of(action.node)
     follows: Change = {"in_recovery": True, "standby_signal": True, "streaming": True, "half_copied": False}
     match action:
@@ -231,16 +232,24 @@ def changes(facts: ClusterFacts, action: Action) -> dict[str, Change]:  # noqa: 
         case CreateSlots(slots=slots):
             return {node: {"slots": mine.slots | set(slots)}}
         case StartPgpool():
-            return {node: {"pgpool": PgpoolFacts(WatchdogState.STANDBY, True, ALL_UP)}}
+            return {node: {"pgpool": PgpoolFacts(WatchdogState.ALONE, True, ALL_UP)}}
         case Attach() | Detach():
             state = BackendState.UP if isinstance(action, Attach) else BackendState.DOWN
             return {
                 name: {"pgpool": replace(found.pgpool, backends={**found.pgpool.backends, node: state})}
                 for name, found in facts.nodes.items()
-                if found.pgpool is not None
+                if found.pgpool is not None and (name == by or _have_one_view(found.pgpool, facts.of(by).pgpool))
             }
+        case Redirect(primary=name):
+            assert mine.pgpool is not None
+            return {node: {"pgpool": replace(mine.pgpool, primary=name)}}
         case _:
             return {}
+
+
+def _have_one_view(one: PgpoolFacts, other: PgpoolFacts | None) -> bool:
+    """Return whether a watchdog gives both the same view."""
+    return other is not None and WatchdogState.ALONE not in (one.watchdog, other.watchdog)
 
 
 CHANGES_NOTHING = (Wait, AwaitRecovery, Refuse)
@@ -256,7 +265,7 @@ def test_the_cluster_comes_to_rest(nodes: tuple[NodeFacts, ...], policy: Policy)
         for node in CLUSTER.nodes:
             todo = [one for one in decide(CLUSTER, node, facts, policy) if not isinstance(one, CHANGES_NOTHING)]
             pending = pending or bool(todo)
-            facts = after(facts, todo)
+            facts = after(facts, node.name, todo)
         writable = [one.node for one in facts.members(CLUSTER) if one.writable and not one.half_copied]
         if not pending:
             break
@@ -268,7 +277,7 @@ def test_three_empty_servers_become_a_cluster() -> None:
     facts = seen(fresh("pg1", "app"), fresh("pg2"), absent("pg3"))
     for _ in range(4):
         for node in CLUSTER.nodes:
-            facts = after(facts, decide(CLUSTER, node, facts))
+            facts = after(facts, node.name, decide(CLUSTER, node, facts))
     right = rightful_primary(CLUSTER, facts)
     assert right is not None
     assert right.node == "pg1"

@@ -18,6 +18,7 @@ from pgpool_cluster.decision.actions import (
     Dismiss,
     GiveUpPlace,
     Promote,
+    Redirect,
     Refuse,
     StandApart,
     StartPgpool,
@@ -30,7 +31,7 @@ from pgpool_cluster.definition.cluster import Service
 
 PAUSED = Pause(1, True, 1000.0, "root@pg1", "new switches")
 ENDED = Pause(2, False, 2000.0, "root@pg2", "")
-GOES_ON = {Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots}
+GOES_ON = {Wait, AwaitRecovery, Refuse, GiveUpPlace, StandApart, Dismiss, StartPgpool, CreateSlots, Redirect}
 
 
 @pytest.mark.parametrize("action", WORDS, ids=lambda action: type(action).__name__)

@@ -32,6 +32,14 @@ def read(text: str) -> Cluster:
     return parse(text, "cluster.yml", "host")
 
 
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_pgpools_have_a_watchdog_where_every_node_is_a_primary(mode: Mode, count: int) -> None:
+    nodes = ", ".join(f"pg{number}: 10.0.0.{number}" for number in range(1, count + 1))
+    cluster = parse(f"mode: {mode}\nnodes: {{{nodes}}}\n", "cluster.yml", "pg1")
+    assert cluster.uses_watchdog is (count > 1 and not mode.streams)
+
+
 def test_every_key_is_understood() -> None:
     cluster = read(FULL)
     assert (cluster.name, cluster.mode, str(cluster.postgresql)) == ("main", Mode.STREAMING_REPLICATION, "17/main")

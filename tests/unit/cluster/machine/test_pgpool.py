@@ -13,6 +13,7 @@ import pytest
 from tests.unit.cluster.clock import Clock
 
 from pgpool_cluster.decision.facts.facts import BackendState, PgpoolFacts, Standing, WatchdogState
+from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.definition.cluster_file import parse
 from pgpool_cluster.ground import paths, programs, waiting
 from pgpool_cluster.ground.errors import OperationError
@@ -20,7 +21,10 @@ from pgpool_cluster.ground.programs import LateProgramError, ProgramError
 from pgpool_cluster.machine import pgpool
 
 NODES = ("pg1", "pg2", "pg3", "pg4", "pg5")
-CLUSTER = parse(f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}", "cluster.yml", "pg3")
+FIVE = f"nodes: {{{', '.join(f'{name}: 10.0.0.{name[2]}' for name in NODES)}}}\n"
+CLUSTER = parse(FIVE, "cluster.yml", "pg3")
+WATCHED = parse(f"{FIVE}mode: native_replication\n", "cluster.yml", "pg3")
+"""A cluster whose pgpool-IIs have a watchdog."""
 SILENT_SECONDS = 0.3
 """How long pgpool-II waits for one silent host here; a tenth of the real time."""
 
@@ -64,7 +68,10 @@ def looked(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> PgpoolFacts | N
 def test_its_view_is_known_however_many_hosts_are_silent(silent: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With two silent hosts, pcp_node_info -a exceeded its limit, and every agent believed its pgpool-II to be down."""
     found = looked(silent, monkeypatch)
-    assert found == PgpoolFacts(WatchdogState.LEADER, True, dict.fromkeys(NODES, BackendState.UP), "pg1")
+    up = dict.fromkeys(NODES, BackendState.UP)
+    assert found == PgpoolFacts(WatchdogState.ALONE, True, up, "pg1")
+    monkeypatch.setattr(pgpool, "_all", pgpool._All())
+    assert pgpool.look(WATCHED) == PgpoolFacts(WatchdogState.LEADER, True, up, "pg1")
 
 
 def test_a_node_that_is_known_to_be_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +101,10 @@ def test_a_refusing_pgpool_gets_one_query_at_a_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pgpool, "listens", lambda *_, **__: True)
     monkeypatch.setattr(pgpool, "_all", pgpool._All())
     monkeypatch.setattr(pgpool, "pcp", pcp)
-    assert pgpool.look(CLUSTER) is None
+    assert pgpool.look(WATCHED) is None
     assert questions == [("pcp_node_info", "-a")]
     refuses = False
-    assert pgpool.look(CLUSTER) is not None
+    assert pgpool.look(WATCHED) is not None
     assert questions[1:] == [("pcp_node_info", "-a"), ("pcp_watchdog_info", "-v")]
 
 
@@ -199,13 +206,16 @@ def watchdog(state: str, *standbys: str) -> str:
 @pytest.mark.parametrize(("state", "leads"), [("LEADER", True), ("STANDBY", False), ("JOINING", False)])
 def test_the_first_node_in_the_answer_is_the_queried_one(program: Program, state: str, leads: bool) -> None:
     program.ends = (0, watchdog(state, "10.0.0.1"), "")
-    assert pgpool.leads(CLUSTER) is leads
+    assert pgpool.leads(WATCHED) is leads
 
 
-def test_a_pgpool_that_does_not_answer_does_not_lead_unless_it_is_the_only_one(program: Program) -> None:
+@pytest.mark.parametrize("cluster", [CLUSTER, ALONE], ids=["streaming replication", "one node"])
+def test_without_a_watchdog_every_pgpool_leads_and_none_is_asked(program: Program, cluster: Cluster) -> None:
     program.ends = (1, "", "ERROR:  connection refused\n")
-    assert not pgpool.leads(CLUSTER)
-    assert pgpool.leads(ALONE)
+    assert not pgpool.leads(WATCHED)
+    program.ran.clear()
+    assert pgpool.leads(cluster)
+    assert program.ran == []
 
 
 def test_a_standing_names_the_standbys_and_is_known_without_an_answer(
@@ -258,6 +268,20 @@ def test_an_attachment_without_effect_is_reported_with_the_command_to_repeat(mon
 def test_a_node_is_detached_by_its_number(program: Program) -> None:
     pgpool.detach(CLUSTER, CLUSTER.named("pg4"))
     assert program.ran[0][-2:] == ["-n", "3"]
+
+
+def test_a_pgpool_learns_the_primary_and_promotes_nothing(program: Program) -> None:
+    """With --switchover, it would call pg_promote and follow_primary_command."""
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    command, *words = program.ran[0]
+    assert (command, words[-2:]) == ("/usr/sbin/pcp_promote_node", ["-n", "1"])
+    assert not {"-s", "--switchover"} & set(words)
+
+
+def test_a_refused_redirection_is_reported(program: Program) -> None:
+    program.ends = (1, "", "ERROR:  invalid node id\n")
+    with pytest.raises(OperationError, match="pcp_promote_node: ERROR:  invalid node id"):
+        pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
 
 
 @pytest.mark.parametrize(("alive", "word"), [(True, "ALIVE"), (False, "DEAD")])

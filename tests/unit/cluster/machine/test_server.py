@@ -111,15 +111,20 @@ def test_a_virtual_address_that_has_no_interface_is_refused_with_the_line(monkey
         server._interface(cluster, cluster.named("pg1"))
 
 
+SIX = "nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n"
+
+
 @pytest.mark.parametrize("minor", [3, 4, 5])
 def test_an_ipv4_only_watchdog_is_refused_with_the_line(minor: int) -> None:
-    six = parse("nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n", "cluster.yml", "pg1")
+    six = parse(f"{SIX}mode: native_replication\n", "cluster.yml", "pg1")
     with pytest.raises(UsageError, match=r"cluster.yml:2: pg1 has an IPv6 address; the watchdog of pgpool-II 4"):
         server.refuse_ipv6_watchdog(six, PgpoolVersion(4, minor))
     server.refuse_ipv6_watchdog(six, PgpoolVersion(4, 6))
-    alone = parse("nodes: {pg1: fd00::1}\n", "cluster.yml", "pg1")
+    server.refuse_ipv6_watchdog(parse(SIX, "cluster.yml", "pg1"), PgpoolVersion(4, minor))  # it has no watchdog
+    alone = parse("mode: native_replication\nnodes: {pg1: fd00::1}\n", "cluster.yml", "pg1")
     server.refuse_ipv6_watchdog(alone, PgpoolVersion(4, minor))
-    server.refuse_ipv6_watchdog(parse(VIRTUAL, "cluster.yml", "pg1"), PgpoolVersion(4, minor))
+    four = parse(f"{VIRTUAL}mode: native_replication\n", "cluster.yml", "pg1")
+    server.refuse_ipv6_watchdog(four, PgpoolVersion(4, minor))
 
 
 def test_a_server_with_an_unsuitable_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +274,7 @@ def test_a_node_needs_only_the_programs_of_what_it_runs(machine: Machine) -> Non
 
 def test_a_watchdog_for_ipv4_only_is_refused_before_anything_is_rendered(machine: Machine) -> None:
     machine.outputs["pgpool"] = "pgpool-II version 4.3.5 (tamahomeboshi)\n"
-    cluster = parse("nodes:\n  pg1: fd00::1\n  pg2: fd00::2\n", "cluster.yml", "pg1")
+    cluster = parse(f"{SIX}mode: native_replication\n", "cluster.yml", "pg1")
     with pytest.raises(UsageError, match="pg1 has an IPv6 address"):
         server.facts(cluster, cluster.named("pg1"), standbys_came=False)
 

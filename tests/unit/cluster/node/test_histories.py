@@ -84,7 +84,7 @@ def test_an_event_has_the_latest_term_and_the_facts_of_its_beginning(here: Here)
         fail()
     event = here.history.recent(1)[0][0]
     assert (event.term, event.failed, event.why) == (6, "KeyError: 'pg9'", "none")
-    assert event.seen == "pg1 is unreachable; pg2 has PostgreSQL down; pg3 is unreachable; no pgpool-II leads"
+    assert event.seen == "pg1 is unreachable; pg2 has PostgreSQL down; pg3 is unreachable"
 
 
 def test_an_event_before_a_promotion_has_the_term_of_the_facts(here: Here) -> None:

@@ -19,6 +19,7 @@ from tests.unit.cluster.nodes import pgpool as view
 from pgpool_cluster.decision.actions import Follow, Promote
 from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.facts.facts import NodeFacts, Postgresql
+from pgpool_cluster.decision.liveness.heartbeat import ProcessState
 from pgpool_cluster.decision.promotion import failover
 from pgpool_cluster.definition.cluster import PostgresqlCluster
 from pgpool_cluster.ground import paths
@@ -105,6 +106,33 @@ def test_a_query_that_waits_for_another_one_keeps_its_own_time_limit(database: D
         assert time.monotonic() - began < 0.5
         with pytest.raises(Unanswered):
             first.result()
+
+
+def test_a_server_that_a_signal_has_stopped_hangs_whatever_an_old_session_answers(
+    server: HangingServer, here: Here
+) -> None:
+    server.answers.set()
+    assert here.look().postgresql is Postgresql.UP
+    here.beats.note_server(ProcessState.FROZEN)
+    here.forget_looks()
+    assert here.look().postgresql is Postgresql.HANGING
+    here.beats.note_server(ProcessState.RUNS)
+    here.forget_looks()
+    assert here.look().postgresql is Postgresql.UP
+
+
+def test_a_server_that_a_signal_has_stopped_hangs_at_once_while_its_facts_are_awaited(
+    server: HangingServer, here: Here
+) -> None:
+    """Without the signal, it would count as starting for some seconds."""
+    server.answers.set()
+    last = here.look()
+    assert last.up
+    assert here._busy(last, 0.1).postgresql is Postgresql.STARTING
+    here.beats.note_server(ProcessState.FROZEN)
+    assert here._busy(last, 0.1).postgresql is Postgresql.HANGING
+    down = replace(last, postgresql=Postgresql.DOWN)
+    assert here._busy(down, 0.1).postgresql is Postgresql.DOWN
 
 
 def test_a_hanging_server_counts_as_starting_and_keeps_its_timeline(
@@ -298,7 +326,18 @@ SLOW = replace(HANGING, postgresql=Postgresql.STARTING)
 ORPHANS = (orphaned(standby("pg2", "pg1")), orphaned(standby("pg3", "pg1")))
 
 
-def test_a_hanging_primary_is_replaced_once_pgpool_has_given_it_up_and_a_slow_one_is_not() -> None:
+def test_a_hanging_primary_is_replaced_once_most_nodes_cannot_log_in_and_a_slow_one_is_not() -> None:
+    pg2 = CLUSTER.named("pg2")
+    second, third = ORPHANS
+    pg1 = frozenset({"pg1"})
+    both = replace(second, silent=pg1), replace(third, silent=pg1)
+    assert decide(CLUSTER, pg2, seen(HANGING, *both)) == (Promote("pg2", 2),)
+    assert kinds(decide(CLUSTER, pg2, seen(HANGING, replace(second, silent=pg1), third))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg2, seen(HANGING, *ORPHANS))) == ["Wait"]
+    assert kinds(decide(CLUSTER, pg2, seen(SLOW, *both))) == ["Wait"]
+
+
+def test_in_an_upgrade_the_watchdog_of_an_older_package_gives_up_a_hanging_primary() -> None:
     pg1, pg2 = CLUSTER.named("pg1"), CLUSTER.named("pg2")
     assert failover(CLUSTER, pg1, seen(HANGING, *ORPHANS)) == (Promote("pg2", 2), Follow("pg3", "pg2", 2))
     assert kinds(failover(CLUSTER, pg1, seen(SLOW, *ORPHANS))) == ["Wait"]

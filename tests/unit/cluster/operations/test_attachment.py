@@ -9,12 +9,20 @@ import pytest
 from tests.unit.cluster.world import Wires, World, at_work, hands, make_cluster
 
 from pgpool_cluster.definition.cluster import Cluster, Mode, Node
-from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine import pgpool
 from pgpool_cluster.operations import attachment
-from pgpool_cluster.transport.protocol import AttachRequest, DetachRequest, Done, Request
+from pgpool_cluster.transport.protocol import (
+    AttachRequest,
+    DetachRequest,
+    Done,
+    LetGoRequest,
+    Request,
+    TakeBackRequest,
+)
 
 STREAMS, NATIVE = Mode.STREAMING_REPLICATION, Mode.NATIVE_REPLICATION
+ALL = ["pg1", "pg2", "pg3"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,15 +47,140 @@ def native() -> Iterator[World]:
 
 def test_a_node_is_detached_held_and_attached_again(world: World) -> None:
     world.on("pg1", DetachRequest("pg3"))
-    assert (world.view["pg3"], world.hosts["pg3"].record.held) == (False, True)
+    assert (world.users("pg3"), world.hosts["pg3"].record.held) == ([], True)
     world.on("pg2", DetachRequest("pg3"))  # a repetition changes nothing
+    world.settle(world.hosts)
+    assert world.users("pg3") == [], "no agent attaches a held node"
     world.on("pg2", AttachRequest("pg3"))
-    assert (world.view["pg3"], world.hosts["pg3"].record.held) == (True, False)
+    assert (world.users("pg3"), world.hosts["pg3"].record.held) == (ALL, False)
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, silent: str = "") -> list[tuple[str, object]]:
+    """Return a list of the requests between agents; `silent`: a node whose agent answers none of those about views."""
+    found: list[tuple[str, object]] = []
+    ask = Wires.ask
+
+    def asked(self: Wires, name: str, request: Request[Any], **more: object) -> Any:
+        if isinstance(request, TakeBackRequest | LetGoRequest):
+            found.append((name, request))
+            if name == silent:
+                raise ServerError(f"{name} does not answer", hint="pgpoolctl status")
+        return ask(self, name, request, **more)
+
+    monkeypatch.setattr(Wires, "ask", asked)
+    return found
+
+
+def test_without_a_watchdog_the_other_agents_are_asked_to_inform_theirs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = sent(monkeypatch)
+    world.on("pg1", DetachRequest("pg3", recovering=True))
+    assert asked == [("pg2", LetGoRequest("pg3")), ("pg3", LetGoRequest("pg3"))]
+    assert world.users("pg3") == []
+    asked.clear()
+    world.on("pg2", AttachRequest("pg3", recovering=True))
+    assert asked == [("pg1", TakeBackRequest("pg3")), ("pg3", TakeBackRequest("pg3"))]
+    assert world.users("pg3") == ALL
+
+
+def test_a_watchdog_informs_the_other_pgpools(native: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = sent(monkeypatch)
+    native.on("pg1", DetachRequest("pg3", recovering=True))
+    assert (asked, native.users("pg3")) == ([], [])
+
+
+def test_an_agent_that_does_not_answer_informs_its_pgpool_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent(monkeypatch, silent="pg2")
+    world.on("pg1", DetachRequest("pg3"))
+    assert world.users("pg3") == [], "its next turn has detached the node, while the command waited"
+    world.on("pg1", AttachRequest("pg3"))
+    assert world.users("pg3") == ALL
+
+
+def test_a_pgpool_that_has_let_a_node_go_already_does_so_again(world: World) -> None:
+    for _ in range(2):
+        assert world.on("pg2", LetGoRequest("pg3"), "pg1") == Done()
+        assert world.users("pg3") == ["pg1", "pg3"]
+    assert world.on("pg2", TakeBackRequest("pg3"), "pg1") == Done()
+    assert world.users("pg3") == ALL
+
+
+@pytest.mark.parametrize("request_", [LetGoRequest("pg3"), TakeBackRequest("pg3")])
+def test_a_witness_may_not_change_the_view_of_another_pgpool(request_: Request[Any]) -> None:
+    with at_work(World.healthy(make_cluster(STREAMS, 3, witness=True))) as world:
+        before = world.state()
+        with pytest.raises(OperationError, match="may not send"):
+            world.on("pg2", request_, "w")
+        assert world.state() == before
+
+
+def test_the_pgpool_of_a_witness_is_informed_too() -> None:
+    with at_work(World.healthy(make_cluster(STREAMS, 3, witness=True))) as world:
+        world.on("pg1", DetachRequest("pg3"))
+        assert world.users("pg3") == []
+
+
+# After a recovery or a switchover
+
+
+def wait(world: World, name: str) -> None:
+    here = world.hosts[name].here
+    assert here is not None
+    with world.within(name):
+        attachment.await_attached(here, lambda _: None)
+
+
+def detached(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detach pg2, whose data is right, everywhere; from now on, no agent takes a turn."""
+    monkeypatch.setattr(world, "step", lambda _: ())
+    for name in ALL:
+        world.on(name, LetGoRequest("pg2"))
+    assert world.users("pg2") == []
+
+
+def test_a_node_that_is_ready_is_attached_by_every_pgpool(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    detached(world, monkeypatch)
+    asked = sent(monkeypatch)
+    began = world.clock
+    wait(world, "pg2")
+    assert (world.users("pg2"), world.clock) == (ALL, began)
+    assert asked == [("pg1", TakeBackRequest("pg2")), ("pg3", TakeBackRequest("pg2"))]
+
+
+def test_a_pgpool_that_does_not_attach_the_node_within_a_minute_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detached(world, monkeypatch)
+    sent(monkeypatch, silent="pg3")
+    began = world.clock
+    with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II of pg3 has not attached it") as failure:
+        wait(world, "pg2")
+    assert failure.value.hint == "pgpoolctl attach pg2"
+    assert 60 <= world.clock - began <= 70
+
+
+def test_a_pgpool_that_does_not_run_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    detached(world, monkeypatch)
+    world._end_pool(world.hosts["pg2"])
+    wait(world, "pg2")
+    assert world.users("pg2") == ["pg1", "pg3"]
+
+
+def test_a_pgpool_that_does_not_learn_the_new_primary_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = world.hosts["pg1"].here
+    assert here is not None
+    with world.within("pg1"):
+        attachment.await_redirected(here, "pg1")
+        monkeypatch.setattr(world, "step", lambda _: ())
+        world.hosts["pg3"].writes_to = "pg2"
+        with pytest.raises(OperationError, match="pg1 is the primary, but pgpool-II of pg3 does not send writes to it"):
+            attachment.await_redirected(here, "pg1")
 
 
 def test_a_node_detached_by_a_recovery_is_not_held(world: World) -> None:
     world.on("pg1", DetachRequest("pg3", recovering=True))
-    assert (world.view["pg3"], world.hosts["pg3"].record.held) == (False, False)
+    assert (world.users("pg3"), world.hosts["pg3"].record.held) == ([], False)
 
 
 def test_the_primary_is_detached_in_a_recovery_only(world: World) -> None:
@@ -55,7 +188,7 @@ def test_the_primary_is_detached_in_a_recovery_only(world: World) -> None:
         world.on("pg2", DetachRequest("pg1"))
     assert "pgpoolctl switchover" in refused.value.hint
     world.on("pg2", DetachRequest("pg1", recovering=True))
-    assert not world.view["pg1"]
+    assert world.users("pg1") == []
 
 
 @pytest.mark.parametrize("verb", [AttachRequest, DetachRequest])

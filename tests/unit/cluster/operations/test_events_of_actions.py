@@ -30,9 +30,8 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Three database nodes, with pg1 as the primary, and pg2's pgpool-II leading."""
+    """Three database nodes, with pg1 as the primary."""
     with at_work(World.healthy(make_cluster(Mode.STREAMING_REPLICATION, 3))) as found:
-        found.pools.sort(key=lambda name: name != "pg2")
         yield found
 
 
@@ -83,27 +82,28 @@ def test_an_action_that_does_nothing_is_not_an_event(world: World) -> None:
     assert (events(world, "pg2"), events(world, "pg3")) == ([], [])
 
 
-def test_a_failover_is_recorded_by_its_leader_and_by_the_new_primary(world: World) -> None:
+def test_a_failover_is_recorded_by_the_new_primary_and_each_node_informs_its_own_pgpool(world: World) -> None:
     world.cut(["pg1"])
-    world.check("pg1")
-    assert kinds(world, "pg2") == ["given-up", "claim-term", "promote", "follow", "failover"]
-    given_up, claimed, promoted, _, failover = events(world, "pg2")
-    assert (given_up.term, claimed.term, promoted.term) == (1, 2, 2)
+    for name in ("pg2", "pg3", "pg2", "pg3", "pg2", "pg3"):
+        world.step(name)
+    assert kinds(world, "pg2") == ["claim-term", "promote", "create-slots", "redirect", "detach"], world.shown()
+    claimed, promoted, *_ = events(world, "pg2")
+    assert (claimed.term, promoted.term) == (2, 2)
     assert promoted.why == "no primary is in sight, and it has received the most WAL"
     assert "pg1 is unreachable" in promoted.seen
-    assert failover.what == "failover of pg1: promote pg2 term 2, follow pg3 primary pg2"
-    assert failover.why == "pgpool-II has given up pg1"
+    assert kinds(world, "pg3") == ["follow", "redirect", "detach"], world.shown()
+    redirected = events(world, "pg3")[1]
+    assert (redirected.what, redirected.why) == ("redirect pgpool pg3 primary pg2", "that node is the primary")
 
 
-def test_a_failover_that_is_refused_is_an_event_with_the_reason(world: World) -> None:
-    world.cut(["pg1", "pg3"])
-    world.pools.append("w")  # the quorum of pgpool-II is not that of the nodes
-    world.view["pg1"] = False
-    with world.within("pg2"):
-        world.believe("pg1", up=False)
-    refused = events(world, "pg2")[-1]
-    assert refused.kind == "failover-refused"
-    assert "too few nodes answer to promote it" in refused.what
+def test_in_native_replication_the_leader_records_a_failover() -> None:
+    with at_work(World.healthy(make_cluster(Mode.NATIVE_REPLICATION, 3))) as world:
+        world.cut(["pg3"])
+        world.check("pg3")
+        given_up, *_, failover = events(world, "pg1")
+        assert (given_up.kind, given_up.term) == ("given-up", 1)
+        assert (failover.kind, failover.what) == ("failover", "failover of pg3: dismiss pg3 term 2")
+        assert failover.why == "pgpool-II has given up pg3"
 
 
 def test_a_promotion_that_fails_is_an_event_of_the_requesting_node_too(world: World) -> None:

@@ -19,7 +19,6 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.operations import pausing, switchover
 from pgpool_cluster.transport.protocol import (
     ClusterHistoryRequest,
-    FailoverRequest,
     FollowRequest,
     MayStartRequest,
     NotePauseRequest,
@@ -42,9 +41,8 @@ def _hands() -> Iterator[None]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Three database nodes, with pg1 as the primary, and pg2's pgpool-II leading."""
+    """Three database nodes, with pg1 as the primary."""
     with at_work(World.healthy(make_cluster(STREAMS, 3))) as found:
-        found.pools.sort(key=lambda name: name != "pg2")
         yield found
 
 
@@ -52,12 +50,6 @@ def here(world: World, name: str) -> Me:
     found = world.hosts[name].here
     assert found is not None
     return found
-
-
-def lose(world: World, name: str) -> None:
-    """Cut a host's power; pgpool-II gives it up."""
-    world.cut([name])
-    world.check(name)
 
 
 def primaries(world: World) -> list[str]:
@@ -76,16 +68,16 @@ def test_no_standby_is_promoted_in_a_pause_and_one_is_after_it(world: World) -> 
     assert found.paused is not None
     assert found.paused.reason == "new switches"
     assert [event.kind for event in found.history] == ["pause"]
-    lose(world, "pg1")
+    world.cut(["pg1"])
     world.settle(world.hosts)
     assert primaries(world) == []
     assert {host.record.term for host in world.hosts.values()} == {1}
-    assert not world.view["pg1"], "pgpool-II itself does not know of the pause"
+    assert world.users("pg1") == ["pg2", "pg3"], "nothing is detached either"
     assert world.on("pg3", RESUME).changed
     world.settle(world.hosts)
     assert primaries(world) == ["pg2"], world.shown()
     kinds = told(world)
-    story = ["pause", "given-up", "failover-refused", "end-pause", "claim-term", "promote"]
+    story = ["pause", "end-pause", "claim-term", "promote"]
     assert [kind for kind in kinds if kind in story] == story, kinds
 
 
@@ -100,13 +92,6 @@ def test_a_server_that_stops_in_a_pause_stays_down(world: World) -> None:
     world.on("pg3", RESUME)
     world.settle(world.hosts)
     assert world.is_healthy(), world.shown()
-
-
-def test_failover_command_reports_the_pause(world: World) -> None:
-    world.on("pg1", PAUSE)
-    world.cut(["pg1"])
-    (text,) = world.on("pg2", FailoverRequest(0)).actions
-    assert text.startswith("waits: the cluster is paused by root@pg1: new switches; held back: promote pg2 term 2")
 
 
 def test_a_node_that_was_away_learns_the_pause_and_its_end(world: World) -> None:
@@ -158,6 +143,7 @@ def test_an_administrator_changes_the_primary_in_a_pause(world: World) -> None:
     world.on("pg1", PAUSE)
     assert world.on("pg1", SwitchoverRequest("pg2")).primary == "pg2"
     assert primaries(world) == ["pg2"]
+    assert {host.writes_to for host in world.hosts.values()} == {"pg2"}, "clients can write when the command returns"
     world.settle(world.hosts)
     assert world.is_healthy(), world.shown()
     assert world.hosts["pg1"].record.pause.paused
@@ -180,7 +166,7 @@ def test_a_booted_standby_starts_in_a_pause_and_a_primary_as_without_one(world: 
     for name in ("pg1", "pg2"):
         world.crash(name)
         assert world.on(name, MayStartRequest(instance)).go
-    lose(world, "pg1")
+    world.cut(["pg1"])
     world.on("pg3", RESUME)
     world.settle(world.hosts)
     world.on("pg2", PAUSE)

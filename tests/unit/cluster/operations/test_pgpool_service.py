@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, primary, seen
 from tests.unit.cluster.stage_node import OUT
 
-from pgpool_cluster.decision.actions import Detach, StartPgpool
+from pgpool_cluster.decision.actions import Detach, Redirect, StartPgpool
 from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground import paths
@@ -18,7 +18,7 @@ from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import pgpool_service
+from pgpool_cluster.operations import act, pgpool_service
 from pgpool_cluster.transport.peers import Peers
 
 START = StartPgpool("pg1")
@@ -151,6 +151,13 @@ def test_a_pgpool_that_waits_for_a_leader_is_left_alone(service: Service) -> Non
     service.state = UnitState("activating", "success", was_active=True, seconds=100)
     service.start()
     assert service.done == []
+
+
+def test_only_the_pgpool_of_this_node_is_redirected_to_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    redirected: list[str] = []
+    monkeypatch.setattr(pgpool, "redirect", lambda _, node: redirected.append(node.name))
+    act.perform(here(), Redirect("pg1", "pg3"))
+    assert redirected == ["pg3"]
 
 
 def test_a_detached_node_is_the_named_one(monkeypatch: pytest.MonkeyPatch) -> None:

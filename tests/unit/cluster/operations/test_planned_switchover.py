@@ -10,12 +10,13 @@ import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, down, healthy, orphaned, primary, seen, standby
 from tests.unit.cluster.world import Acting, Host, World, at_work, hands, make_cluster
 
-from pgpool_cluster.decision.actions import Follow
+from pgpool_cluster.copying import copying
+from pgpool_cluster.decision.actions import Follow, Redirect
 from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Origin, Postgresql, Switch
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import postgresql_service, switchover
+from pgpool_cluster.operations import pgpool_service, postgresql_service, switchover
 from pgpool_cluster.postgresql import postgresql as pg
 
 # The choice of the standby
@@ -135,6 +136,22 @@ def test_the_primary_checkpoints_before_it_stops(world: World, monkeypatch: pyte
     monkeypatch.setattr(world, "stop_server", stopped)
     switch(world)
     assert asked[:2] == ["CHECKPOINT", "stop"]
+
+
+def test_pgpool_sends_writes_to_the_new_primary_before_the_former_one_returns(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent acts on nothing else during the switchover. Its next round repeats a redirection that fails."""
+    done: list[str] = []
+
+    def redirect(_: Here, action: Redirect) -> None:
+        done.append(f"redirect to {action.primary}")
+        raise OperationError("pcp: no answer", hint="")
+
+    monkeypatch.setattr(pgpool_service, "redirect", redirect)
+    monkeypatch.setattr(copying, "rejoin", lambda *_: done.append("rejoin"))
+    switch(world)
+    assert done[-2:] == ["redirect to pg2", "rejoin"]
 
 
 def test_the_switchover_is_complete_although_another_standby_does_not_answer(

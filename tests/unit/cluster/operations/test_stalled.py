@@ -8,7 +8,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, FORK, Situation, away, healthy, orphaned, pgpool, primary, seen, standby
+from tests.unit.cluster.nodes import (
+    CLUSTER,
+    FORK,
+    NAMES,
+    Situation,
+    away,
+    healthy,
+    orphaned,
+    pgpool,
+    primary,
+    seen,
+    standby,
+    unwatched,
+)
 
 from pgpool_cluster.copying import adopting, copy_source
 from pgpool_cluster.decision.actions import Detach, Promote, Refuse, Wait
@@ -190,21 +203,23 @@ LOW = {"settings": {"max_connections": 100}, "needs": {"max_connections": 404}}
 
 
 def with_stalled(reason: str = PAUSED, *down: str, **changes: object) -> tuple[NodeFacts, ...]:
-    """A healthy cluster except for pg2, which does not replay; pg1's pgpool-II leads."""
-    first, second, third = healthy()
-    first = replace(first, pgpool=pgpool(*down))
+    """A healthy cluster except for pg2, which does not replay. `down`: the nodes that each pgpool-II has detached."""
+    first, second, third = (replace(one, pgpool=unwatched(*down)) for one in healthy())
     return first, replace(second, stalled=reason, **changes), third  # type: ignore[arg-type]
 
 
 SITUATIONS = [
-    Situation("a paused standby gets no reads", with_stalled(), {"pg1": ["Detach"], "pg2": ["Wait"], "pg3": []}),
-    Situation("a standby without progress gets no reads", with_stalled(STILL), {"pg1": ["Detach"], "pg2": ["Wait"]}),
+    Situation(
+        "every pgpool-II sends a paused standby no reads", with_stalled(),
+        {"pg1": ["Detach"], "pg2": ["Wait", "Detach"], "pg3": ["Detach"]},
+    ),
+    Situation("a standby without progress gets no reads", with_stalled(STILL), {"pg1": ["Detach"], "pg3": ["Detach"]}),
     Situation(
         "a standby whose walreceiver is stuck gets no reads", with_stalled("silent", streaming=False),
-        {"pg1": ["Detach"], "pg2": ["Wait"]},
+        {"pg1": ["Detach"], "pg2": ["Wait", "Detach"]},
     ),
     Situation("a detached standby is not attached while it is stalled", with_stalled(STILL, "pg2"), {"pg1": []}),
-    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {"pg1": ["Attach"], "pg2": []}),
+    Situation("a standby that moves again is attached", with_stalled("", "pg2"), {name: ["Attach"] for name in NAMES}),
     Situation(
         "a stalled standby of the former primary follows the new one first",
         (away("pg1"), replace(primary("pg2", term=2, timeline=2, at=1500), history=FORK, pgpool=pgpool("pg1")),
@@ -224,7 +239,7 @@ def test_the_reason_is_given_and_a_second_decision_has_to_agree() -> None:
     detached = decide(CLUSTER, CLUSTER.named("pg1"), facts)
     assert detached == (Detach("pg2", STILL),)
     assert confirmed(detached, lambda: decide(CLUSTER, CLUSTER.named("pg1"), seen(*with_stalled("")))) == ()
-    (waits,) = decide(CLUSTER, CLUSTER.named("pg2"), seen(*with_stalled()))
+    waits, *_ = decide(CLUSTER, CLUSTER.named("pg2"), seen(*with_stalled()))
     assert isinstance(waits, Wait)
     assert waits.reason.startswith(PAUSED)
     assert "hint: on pg2, as postgres: psql -c 'SELECT pg_wal_replay_resume()'" in waits.reason

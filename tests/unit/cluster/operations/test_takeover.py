@@ -1,4 +1,4 @@
-"""failover_command on the leader's node decides and acts repeatedly, for up to 15 s, until no action is left."""
+"""failover_command on the leader's node decides and acts, for up to 15 s if actions fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, seen, standby
 
-from pgpool_cluster.decision.actions import Action, Begin, Dismiss, Follow, Promote, Refuse, Wait
+from pgpool_cluster.decision.actions import Action, Begin, Dismiss, Follow, Promote, Wait
 from pgpool_cluster.decision.facts.facts import ClusterFacts
 from pgpool_cluster.definition.cluster import Cluster
 from pgpool_cluster.ground.errors import OperationError
@@ -22,7 +22,7 @@ from pgpool_cluster.transport.peers import Peers
 LOST = seen(
     away("pg1"), replace(orphaned(standby("pg2", "pg1")), pgpool=pgpool("pg1")), orphaned(standby("pg3", "pg1", at=900))
 )
-PROMOTE, FOLLOW = Promote("pg2", 2, (0, 0)), Follow("pg3", "pg2")
+PROMOTE, FOLLOW, DISMISS = Promote("pg2", 2, (0, 0)), Follow("pg3", "pg2"), Dismiss("pg1", 2)
 
 
 class Leader:
@@ -69,45 +69,41 @@ def leader(monkeypatch: pytest.MonkeyPatch) -> Leader:
     return Leader(monkeypatch)
 
 
-def test_the_standby_is_promoted_the_other_follows_and_both_are_reported(leader: Leader) -> None:
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> Leader:
+    return Leader(monkeypatch, NATIVE)
+
+
+def test_the_others_continue_without_a_lost_node_and_that_is_reported(native: Leader) -> None:
+    native.decisions = [(DISMISS,)]
+    assert native.fail_over() == (DISMISS,)
+    assert native.done == [DISMISS]
+    assert native.reported == ["failover: pgpool-II reports node pg1 down", "dismiss pg1 term 2"]
+    assert native.now == 0
+
+
+def test_with_streaming_failover_command_does_nothing(leader: Leader) -> None:
+    """Only a pgpool-II whose configuration an older package has written calls it; the agents have decided already."""
     leader.decisions = [(PROMOTE, FOLLOW)]
-    assert leader.fail_over() == (PROMOTE, FOLLOW)
-    assert leader.done == [PROMOTE, FOLLOW]
-    assert leader.reported == ["failover: pgpool-II reports node pg1 down", "promote pg2 term 2",
-                               "follow pg3 primary pg2"]  # fmt: skip
-    assert leader.busy == [False, False]
-    assert leader.now == 0
+    (wait,) = leader.fail_over()
+    assert isinstance(wait, Wait)
+    assert (leader.done, leader.ended, leader.here.history.recent(9)[0]) == ([], [], ())
 
 
-def test_a_promotion_that_fails_is_decided_again(leader: Leader) -> None:
-    leader.decisions = [(PROMOTE,), (Promote("pg3", 2, (0, 0)),)]
-    leader.fails = {PROMOTE}
-    assert leader.fail_over() == (Promote("pg3", 2, (0, 0)),)
-    assert leader.done == [Promote("pg3", 2, (0, 0))]
+def test_a_dismissal_that_fails_is_decided_again(native: Leader) -> None:
+    later = Dismiss("pg1", 3)
+    native.decisions, native.fails = [(DISMISS,), (later,)], {DISMISS}
+    assert native.fail_over() == (later,)
+    assert (native.done, native.now) == ([later], 0.5)
 
 
-def test_a_promotion_that_never_succeeds_is_a_refused_failover(leader: Leader) -> None:
-    leader.decisions, leader.fails = [(PROMOTE,)], {PROMOTE}
-    assert leader.fail_over() == (PROMOTE, Wait("pg1", "an action failed; the agents try again"))
-    given_up, refused = leader.here.history.recent(9)[0]
+def test_a_dismissal_that_never_succeeds_is_a_refused_failover(native: Leader) -> None:
+    native.decisions, native.fails = [(DISMISS,)], {DISMISS}
+    assert native.fail_over() == (DISMISS, Wait("pg1", "an action failed; the agents try again"))
+    assert native.now == pytest.approx(takeover._FAILOVER_SECONDS, abs=1)
+    given_up, refused = native.here.history.recent(9)[0]
     assert (given_up.kind, refused.kind) == ("given-up", "failover-refused")
     assert "an action failed" in refused.what
-
-
-def test_a_standby_that_does_not_follow_yet_does_not_delay_the_failover(leader: Leader) -> None:
-    leader.decisions, leader.fails = [(PROMOTE, FOLLOW)], {FOLLOW}
-    leader.fail_over()
-    assert (leader.done, leader.now) == ([PROMOTE], 0)
-
-
-@pytest.mark.parametrize("quiet", [Wait("pg2", "pg3 may have more"), Refuse("pg2", "no majority", "start more")])
-def test_waits_and_refusals_are_decided_again_until_the_deadline(quiet: Action, leader: Leader) -> None:
-    leader.decisions = [(quiet,), (quiet,), (quiet,), (PROMOTE,)]
-    assert leader.fail_over() == (PROMOTE,)
-    assert leader.now == pytest.approx(1.5)
-    leader.decisions = [(quiet,)]
-    assert leader.fail_over() == (quiet,)
-    assert leader.now == pytest.approx(1.5 + takeover._FAILOVER_SECONDS, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -116,35 +112,34 @@ def test_waits_and_refusals_are_decided_again_until_the_deadline(quiet: Action, 
     ids=["out of reach", "a vigil has ended them", "in reach"],
 )
 def test_sessions_with_a_node_out_of_reach_are_ended_first(
-    facts: ClusterFacts, silent: frozenset[str], ended: list[str], leader: Leader
+    facts: ClusterFacts, silent: frozenset[str], ended: list[str], native: Leader
 ) -> None:
-    leader.facts = facts
-    leader.here.under_way.mute.publish(silent)
-    leader.fail_over()
-    assert leader.ended == ended
+    native.facts = facts
+    native.here.under_way.mute.publish(silent)
+    native.fail_over()
+    assert native.ended == ended
 
 
 def test_a_failover_continues_although_sessions_cannot_be_ended(
-    leader: Leader, monkeypatch: pytest.MonkeyPatch
+    native: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang_up(*_: object) -> None:
         raise OperationError("ss is missing", hint="apt install iproute2")
 
     monkeypatch.setattr(units, "hang_up", hang_up)
-    leader.decisions = [(PROMOTE,)]
-    leader.fail_over()
-    assert leader.done == [PROMOTE]
+    native.decisions = [(DISMISS,)]
+    native.fail_over()
+    assert native.done == [DISMISS]
 
 
-def test_in_native_replication_pgpool_counts_as_busy_during_a_failover(monkeypatch: pytest.MonkeyPatch) -> None:
-    leader = Leader(monkeypatch, NATIVE)
-    leader.decisions = [(Dismiss("pg1", 2),)]
-    leader.fail_over()
-    assert (leader.busy, bool(leader.here.under_way.pgpool_busy)) == ([True], False)
+def test_pgpool_counts_as_busy_during_a_failover(native: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    native.decisions = [(DISMISS,)]
+    native.fail_over()
+    assert (native.busy, bool(native.here.under_way.pgpool_busy)) == ([True], False)
     monkeypatch.setattr(units, "hang_up", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        leader.fail_over()
-    assert not leader.here.under_way.pgpool_busy
+        native.fail_over()
+    assert not native.here.under_way.pgpool_busy
 
 
 # On a database node, at the request of a witness

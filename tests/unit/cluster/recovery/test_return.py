@@ -37,7 +37,6 @@ def replaced(*, automatic: bool) -> World:
         world.write()
         world.write(lambda _: False)
         world.cut(["pg1"])
-        world.check("pg1")
         world.settle(NAMES)
         assert writable(world) == ["pg2"]
     return world

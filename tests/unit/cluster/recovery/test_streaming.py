@@ -7,21 +7,22 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, primary, seen, standby
+from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, primary, seen, standby
 from tests.unit.cluster.world import CHECKPOINT, Acting, Data, World, at_work, hands, make_cluster
 
 from pgpool_cluster.decision import recovery_plan
+from pgpool_cluster.decision.actions import Promote
 from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from pgpool_cluster.decision.recovery_plan import Remedy
-from pgpool_cluster.definition.cluster import Mode
+from pgpool_cluster.definition.cluster import Cluster, Mode
 from pgpool_cluster.ground import waiting
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import attachment
+from pgpool_cluster.operations import act, attachment
 from pgpool_cluster.recovery import streaming
 from pgpool_cluster.transport.peers import Peers
-from pgpool_cluster.transport.protocol import AttachRequest, TakeBackRequest
+from pgpool_cluster.transport.protocol import AttachRequest, LetGoRequest
 
 
 class Recovering:
@@ -49,21 +50,23 @@ class Recovering:
         return found
 
     def remember(self, name: str, **changes: object) -> None:
-        here = self.world.hosts[name].here
-        assert here is not None
-        here.remember(**changes)
+        self.here(name).remember(**changes)
 
     def stop(self, name: str) -> None:
-        """Stop a standby, so that pgpool-II gives it up."""
+        """Stop a standby, which every pgpool-II has detached."""
         self.world.stop_server(self.world.hosts[name])
-        self.world.check(name)
-        assert not self.world.view[name]
+        for other in self.world.hosts:
+            self.world.on(other, LetGoRequest(name))
+        assert self.world.users(name) == []
 
-    def recover(self, name: str, *, force: bool = False) -> str:
-        here = self.world.hosts[name].here
-        assert here is not None
+    def here(self, name: str) -> Here:
+        found = self.world.hosts[name].here
+        assert found is not None
+        return found
+
+    def recover(self, name: str, *, force: bool = False) -> None:
         with self.world.within(name), Acting(self.world, name):
-            return streaming.recover(here, self.said.append, force=force)
+            streaming.recover(self.here(name), self.said.append, force=force)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +84,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recovering]:
 def test_a_standby_that_is_down_is_started_and_keeps_its_data(three: Recovering) -> None:
     three.stop("pg2")
     three.world.write()
-    assert three.recover("pg2") == "pg1"
+    three.recover("pg2")
     assert three.copies == []
     assert three.world.streams(three.world.hosts["pg2"])
     assert three.data("pg2").writes == {1}
@@ -90,7 +93,7 @@ def test_a_standby_that_is_down_is_started_and_keeps_its_data(three: Recovering)
 
 def test_a_running_standby_is_only_pointed_to_the_primary(three: Recovering) -> None:
     three.data("pg2").follows = "pg3"
-    assert three.recover("pg2") == "pg1"
+    three.recover("pg2")
     assert three.copies == []
     assert "starting it with its own data" not in three.said
     assert three.data("pg2").follows == "pg1"
@@ -119,8 +122,9 @@ def test_a_standby_that_does_not_stream_after_its_start_is_rewound(three: Recove
 def test_a_former_primary_comes_back_as_a_standby_of_its_successor(three: Recovering) -> None:
     three.world.write()
     three.world.crash("pg1")
-    three.world.check("pg1")
-    assert three.recover("pg1") == "pg1", "pgpool-II there still leads"
+    with three.world.within("pg2"):
+        act.perform(three.here("pg2"), Promote("pg2", 2))
+    three.recover("pg1")
     assert three.copies == ["rewind pg1 from pg2"]
     assert three.data("pg1").follows == "pg2"
 
@@ -175,17 +179,17 @@ def test_a_standby_in_use_is_refused_before_anything_changes(three: Recovering) 
 def test_a_forced_recovery_detaches_a_standby_in_use_before_it_is_copied(
     three: Recovering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    believed: list[bool] = []
+    believed: list[list[str]] = []
     copied = three.world.copy
 
     def copy(here: Here, source: str, *, member: bool) -> None:
-        believed.append(three.world.view["pg2"])
+        believed.append(three.world.users("pg2"))
         copied(here, source, member=member)
 
     monkeypatch.setattr(three.world, "copy", copy)
     three.recover("pg2", force=True)
     assert three.copies == ["clone pg2 from pg1"]
-    assert believed == [False], "pgpool-II sends no clients to a node that is being copied"
+    assert believed == [[]], "no pgpool-II sends no clients to a node that is being copied"
 
 
 def test_a_recovery_goes_on_although_pgpool_refuses_to_detach_the_node(
@@ -236,8 +240,8 @@ def test_a_stalled_standby_is_not_recovered_but_the_cause_is_named() -> None:
 class Agent:
     """The agent of pg2: the facts that it collects in each round, and the requests that it sends."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.here = Here(CLUSTER, CLUSTER.named("pg2"), None, Peers({}), Record(system=7000, term=1))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cluster: Cluster = CLUSTER) -> None:
+        self.here = Here(cluster, cluster.named("pg2"), None, Peers({}), Record(system=7000, term=1))
         self.rounds: list[ClusterFacts] = []
         self.asked: list[tuple[str, object]] = []
         self.silent: tuple[type[object], ...] = ()
@@ -274,9 +278,16 @@ def pg2(monkeypatch: pytest.MonkeyPatch) -> Agent:
     return Agent(monkeypatch)
 
 
-LED, FOLLOWER = replace(primary("pg1"), pgpool=pgpool("pg2")), standby("pg2", "pg1")
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """The same where every node is a primary, and a watchdog makes the pgpool-IIs agree."""
+    return Agent(monkeypatch, NATIVE)
+
+
+LED, FOLLOWER = replace(primary("pg1"), pgpool=pgpool("pg2")), replace(standby("pg2", "pg1"), pgpool=None)
 OUT, IN = seen(LED, FOLLOWER), seen(replace(LED, pgpool=pgpool()), FOLLOWER)
-ATTACH, TAKE_BACK = AttachRequest("pg2", recovering=True), TakeBackRequest("pg2")
+WATCHED_OUT, WATCHED_IN = seen(LED, primary("pg2")), seen(replace(LED, pgpool=pgpool()), primary("pg2"))
+ATTACH = AttachRequest("pg2", recovering=True)
 
 
 def test_facts_are_collected_again_until_they_are_enough(pg2: Agent) -> None:
@@ -293,34 +304,28 @@ def test_nodes_that_all_answer_are_not_asked_again(pg2: Agent) -> None:
     assert pg2.now == 0
 
 
-def test_the_pgpool_that_led_before_is_asked_first(pg2: Agent) -> None:
-    attachment.await_attached(pg2.here, lambda _: None, "pg3")
-    assert pg2.asked == [("pg3", TAKE_BACK)]
+def test_the_leader_of_a_watchdog_is_asked_once(native: Agent) -> None:
+    native.rounds = [WATCHED_OUT, WATCHED_OUT, WATCHED_OUT, WATCHED_IN]
+    attachment.await_attached(native.here, lambda _: None)
+    assert native.asked == [("pg1", ATTACH)], "it queues requests, so it gets one"
 
 
-def test_the_pgpool_that_leads_now_is_asked_if_the_former_leader_does_not_answer(pg2: Agent) -> None:
-    pg2.silent = (TakeBackRequest,)
-    pg2.rounds = [OUT, OUT, OUT, IN]
-    attachment.await_attached(pg2.here, lambda _: None, "pg3")
-    assert pg2.asked == [("pg3", TAKE_BACK), ("pg1", ATTACH)], "it queues requests, so it gets one"
+def test_pgpools_that_follow_the_leader_are_not_asked(native: Agent) -> None:
+    follows = replace(primary("pg2"), pgpool=pgpool("pg2", leader=False))
+    silent = replace(primary("pg3"), pgpool=None)
+    native.rounds = [seen(follows, silent), seen(follows, silent), seen(follows, silent, *WATCHED_IN.nodes.values())]
+    attachment.await_attached(native.here, lambda _: None)
+    assert native.asked == []
 
 
-def test_pgpools_that_follow_the_leader_are_not_asked(pg2: Agent) -> None:
-    follows = replace(FOLLOWER, pgpool=pgpool("pg2", leader=False))
-    silent = replace(orphaned(standby("pg3", "pg1")), pgpool=None)
-    pg2.rounds = [seen(follows, silent), seen(follows, silent), seen(follows, silent, replace(LED, pgpool=pgpool()))]
-    attachment.await_attached(pg2.here, lambda _: None)
-    assert pg2.asked == []
-
-
-def test_a_node_that_pgpool_does_not_attach_within_a_minute_is_reported(pg2: Agent) -> None:
-    pg2.silent = (AttachRequest,)
-    pg2.rounds = [OUT]
+def test_a_node_that_a_leader_does_not_attach_within_a_minute_is_reported(native: Agent) -> None:
+    native.silent = (AttachRequest,)
+    native.rounds = [WATCHED_OUT]
     with pytest.raises(OperationError, match="pg2 is ready, but pgpool-II has not attached it") as failure:
-        attachment.await_attached(pg2.here, lambda _: None)
+        attachment.await_attached(native.here, lambda _: None)
     assert failure.value.hint == "pgpoolctl attach pg2"
-    assert 60 <= pg2.now < 61
-    assert pg2.asked == [("pg1", ATTACH)]
+    assert 60 <= native.now < 61
+    assert native.asked == [("pg1", ATTACH)]
 
 
 def test_the_first_pgpool_in_sight_detaches_a_node_that_does_not_stream(pg2: Agent) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgpool_cluster.agent.life_signs import LifeSigns
+from pgpool_cluster.agent.local_watch import FROZEN_SECONDS
 from pgpool_cluster.decision.liveness.links import BEAT_SECONDS, DEAD_SECONDS, ECHO_SECONDS, Link, LinkState
+from pgpool_cluster.decision.liveness.silence import Hanging
 from pgpool_cluster.definition.cluster import Cluster, Node
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Heard:
     heard: float = -math.inf
     proof: float = -math.inf
     up_since: float = -math.inf
+    hangs: Hanging | None = None
+    """Since when the sender says that its server hangs."""
     proven: float | None = None
     """When the sender's agent began whose datagram proved the link last."""
 
@@ -45,15 +49,16 @@ class Heard:
         """When the link is lost unless another datagram arrives."""
         return min(self.heard + DEAD_SECONDS, self.proof + ECHO_SECONDS)
 
-    def receive(self, sent: float, echo: float, began: tuple[float, float], now: float) -> None:
+    def receive(self, sent: float, echo: float, began: tuple[float, float], now: float, *, hangs: bool = False) -> None:
         """Process a datagram that was sent at `sent`; `echo`: when the datagram was sent that it echoes.
 
-        `began`: when this agent began, and that of the sender.
+        `began`: when this agent began, and that of the sender. `hangs`: the sender says that its server hangs.
         """
         mine, theirs = began
         if sent <= self.arrived:
             return
         self.arrived, self.came, self.supports = sent, now, True
+        self.hangs = (self.hangs or Hanging(now)) if hangs else None
         was_up = self.ends > now
         proves = echo >= mine and now - echo < ECHO_SECONDS
         if proves:
@@ -86,11 +91,25 @@ class Beats:
         """Hear nothing of what was sent before."""
         self._clock = clock
         self.began = clock()
+        self._stopped: float | None = None
         self.peers = {name: Heard(self.began) for name in self._names}
 
     def links(self) -> dict[str, Link]:
         now = self._clock()
         return {name: peer.link(name, now) for name, peer in self.peers.items()}
+
+    @property
+    def frozen(self) -> bool:
+        return self._stopped is not None and self._clock() - self._stopped >= FROZEN_SECONDS
+
+    def hanging(self) -> dict[str, Hanging]:
+        return {name: peer.hangs for name, peer in self.peers.items() if peer.hangs is not None}
+
+    def watch(self, *, stopped: bool) -> bool:
+        """Do what the local watch does: note whether a signal has stopped the server. Return whether that is news."""
+        before = self.frozen
+        self._stopped = (self._stopped or self._clock()) if stopped else None
+        return self.frozen is not before
 
     def note_support(self, supports: Mapping[str, bool]) -> None:
         for name, does in supports.items():
@@ -123,7 +142,7 @@ class Beating:
     def begin(self, here: Any, wake: Callable[[], None]) -> LifeSigns:
         """Let an agent that starts take part, and return its watch."""
         here.beats.begin(self.clock)
-        return LifeSigns(here, wake, self._answers)
+        return LifeSigns(here, wake, self._answers, self._lets_in)
 
     def stir(self) -> None:
         """Go on, since something changes."""
@@ -136,6 +155,8 @@ class Beating:
         world = self.world
         self.now += BEAT_SECONDS
         hosts = [host for host in world.hosts.values() if host.agent is not None and host.agent.process.runs]
+        for host in hosts:
+            self._look_after(host)
         datagrams = [
             (host, other, _beats(other).peers[host.name], _beats(host).peers[other.name].arrived)
             for host in hosts for other in world.hosts.values() if other is not host and other.agent is not None
@@ -151,14 +172,22 @@ class Beating:
         if self._runs:
             world.kernel.after(BEAT_SECONDS, self._round)
 
+    def _look_after(self, host: Host) -> None:
+        """Let the local watch of an agent notice that a signal has stopped its server, or that it goes on."""
+        running = host.server
+        if _beats(host).watch(stopped=running is not None and running.process.paused > 0):
+            self.world.touch()
+            self.world.rouse(host)
+
     def _send(self, host: Host, other: Host, heard: Heard, echo: float) -> None:
-        world, agent, sent, began = self.world, other.agent, self.now, _beats(host).began
+        world, agent, sent, mine = self.world, other.agent, self.now, _beats(host)
+        began, hangs = mine.began, mine.frozen
         if not world.linked(host.name, other.name):
             return
 
         def arrive() -> None:
             if other.agent is agent and agent is not None and agent.process.runs:
-                heard.receive(sent, echo, (_beats(other).began, began), self.now)
+                heard.receive(sent, echo, (_beats(other).began, began), self.now, hangs=hangs)
 
         late = world.late.get(host.name, 0.0) + world.late.get(other.name, 0.0)
         if late < _AT_ONCE_SECONDS:
@@ -178,8 +207,15 @@ class Beating:
 
     def _answers(self, node: Node, seconds: float) -> bool:
         """Ask a server for an answer to SSLRequest, in a task of an agent."""
+        return self._reaches(node, seconds, packets=2)
+
+    def _lets_in(self, node: Node, seconds: float) -> bool:
+        """Try to log in to a server, in a task of an agent; one that starts answers with a refusal."""
+        return self._reaches(node, seconds, packets=8)
+
+    def _reaches(self, node: Node, seconds: float, *, packets: int) -> bool:
         world, asker, host = self.world, self.world.current_host(), self.world.hosts[node.name]
-        late = 2 * (world.late.get(asker.name, 0.0) + world.late.get(host.name, 0.0))
+        late = packets * (world.late.get(asker.name, 0.0) + world.late.get(host.name, 0.0))
         reached = host.on and world.linked_both(asker.name, host.name)
         if reached and host.server is None:
             return False  # the host refuses the connection at once

@@ -49,6 +49,8 @@ FENCED_SECONDS = 6.0
 """How long after the loss of its majority a primary may not have been fenced yet (`synchronous: 0`)."""
 WRITE_BACK_SECONDS = 20.0
 """When the kernel writes what no program has synced."""
+ASTRAY_SECONDS = 10.0
+"""How long a pgpool-II may not write to the primary although its agent works and reaches every node."""
 OVERTAKEN_SECONDS = 5.0
 """How long a server may take writes in a term that was over when it started."""
 _NEAR_SECONDS = 0.5
@@ -62,9 +64,11 @@ class Allowed:
     """Known limits of the package (docs/explanation/decide.md). A later change turns a switch off.
 
     `unheard`: with `synchronous: 0`, a primary is not fenced if its agent has started after the host was cut off.
+    `blind`: an agent that copies data informs its pgpool-II of nothing until the copy is complete.
     """
 
     unheard: bool = True
+    blind: bool = True
 
 
 class Host:
@@ -90,6 +94,8 @@ class Host:
         self.agent: SimulatedAgent | None = None
         self.server: Running | None = None
         self.pool: Pool | None = None
+        self.astray_since: float | None = None
+        """Since when its pgpool-II has not written to the primary, although its agent could have told it."""
         self.slow = False
         """Its server receives WAL late."""
         self.disk_seconds = 0.0
@@ -377,17 +383,7 @@ class World:
                 host.record = Record(term=0)
             self.start_agent(host)
             if host.pooled:
-                self.pools.start(host)
-        leader = next(host for host in self.hosts.values() if host.pool)
-        if self.pools.count > 1:
-            assert leader.pool is not None
-            leader.pool.leads = True
-            for host in self.hosts.values():
-                if host.pool and host is not leader:
-                    host.pool.follows = leader.name
-        for host in self.hosts.values():
-            if host.pool:
-                host.pool.heard = {other.name: 0 for other in self.hosts.values() if other.pool and other is not host}
+                self.pools.start(host, first.name)
         self.kernel.after(1.0, self._tick)
         self.kernel.after(1.2, self._write)
 
@@ -450,7 +446,8 @@ class World:
             if running is not None:
                 apart = running.receiver is None and host.data is not None and host.data.standby
                 running.apart_since = (running.apart_since or self.kernel.now) if apart else None
-        self.pools.tick()
+        for host in self.hosts.values():
+            self._check_direction(host)
 
     def latency(self, one: Host, other: Host) -> float:
         """Return how long a packet travels now."""
@@ -531,7 +528,7 @@ class World:
             state = Postgresql.STARTING if host.activating else down
         elif not running.process.runs or not running.answers:
             running.silent_since = running.silent_since or self.kernel.now
-            long = self.kernel.now - running.silent_since > HANGING_SECONDS
+            long = here.beats.frozen or self.kernel.now - running.silent_since > HANGING_SECONDS
             state = Postgresql.HANGING if long else Postgresql.STARTING
         else:
             running.silent_since = None
@@ -657,6 +654,27 @@ class World:
         if gone:
             raise Violation(f"the acknowledged writes {sorted(gone)} are neither on {primary.name} nor kept")
 
+    def _check_direction(self, host: Host) -> None:
+        """Raise Violation if a pgpool-II does not write to the primary for long, although its agent could see to it."""
+        pool, primary, agent = host.pool, self.newest, host.agent
+        copies = agent is not None and bool(agent.here.record.copying)
+        if pool is None or primary is None or (pool.writes_to == primary.name and pool.up[primary.name]):
+            host.astray_since = None
+            return
+        works = pool.process.runs and agent is not None and agent.process.runs and not host.disk_seconds
+        works = works and not (self.allowed.blind and copies)
+        if not (works and primary.writable and self.clear and not self.late) or host.astray_since is None:
+            host.astray_since = self.kernel.now
+        elif self.kernel.now - host.astray_since > ASTRAY_SECONDS:
+            raise Violation(f"pgpool-II of {host.name} does not write to {primary.name}, which is the primary")
+
+    def check_pools(self, primary: Host) -> None:
+        """Raise Violation if a pgpool-II does not write to the primary, or does not use every node."""
+        for host in self.hosts.values():
+            pool = host.pool
+            if host.pooled and (pool is None or pool.writes_to != primary.name or not all(pool.up.values())):
+                raise Violation(f"pgpool-II of {host.name} does not write to {primary.name}, or does not use all nodes")
+
     def acknowledge(self, host: Host, number: int) -> None:
         """Let a client get the acknowledgement of a server."""
         self.answered.add(number)
@@ -748,7 +766,7 @@ class World:
         self.servers.kill(host, silent=True)
         self.end_agent(host)
         self.pools.end(host)
-        host.on, host.unsaved = False, None
+        host.on, host.serve, host.unsaved = False, False, None
         self.touch()
 
     def end_agent(self, host: Host) -> None:
@@ -825,7 +843,7 @@ class World:
                     words.append("paused")
             if host.pool:
                 down = [one for one, up in host.pool.up.items() if not up]
-                words.append(f"pgpool leads {host.pool.leads} down {down} writes to {host.pool.writes_to}")
+                words.append(f"pgpool down {down} writes to {host.pool.writes_to}")
             note = host.agent.here.note.value if host.agent else "no agent"
             lines.append("  " + ", ".join(words) + (f"\n      {note}" if note else ""))
         return "\n".join(lines)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_cluster.agent import agent, answers, contact, life_signs, watchdog_news
+from pgpool_cluster.agent import agent, answers, contact, life_signs
 from pgpool_cluster.copying import copy_source, copying, keeping
 from pgpool_cluster.decision import fencing
 from pgpool_cluster.decision.decide import decide
@@ -30,7 +30,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import last_facts, node, recording, retries
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, pgpool_service, switchover, takeover
+from pgpool_cluster.operations import act, pgpool_service, switchover
 from pgpool_cluster.operations.succession import synchrony
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql import postmaster, server_log
@@ -43,6 +43,8 @@ from .servers import position_of
 _KERNELS: list[Kernel] = []
 _WORLDS: list[World] = []
 _MOST_KEPT = 20_000
+LONG_COPY_SECONDS = 30.0
+"""How long one copy of five takes."""
 _SAVE = Record.save
 
 
@@ -177,7 +179,7 @@ def _copy(copy: copying._Copy, *, rewind: bool) -> None:
     copy._begin("copying")
     if host.data is not None:
         host.data.whole = False
-    world.kernel.sleep(world.random.uniform(0.5, 3.0))
+    world.kernel.sleep(world.random.uniform(0.5, 3.0) if world.random.random() < 0.8 else LONG_COPY_SECONDS)
     if not answers() or (rewind and source.data.standby):
         raise OperationError("the connection was lost", hint="run the same command to start again")
     if rewind and host.data and (host.data.timeline, host.data.history) == (source.data.timeline, source.data.history):
@@ -264,15 +266,14 @@ def _refusal(one: Node, _: object) -> str:
     return "" if good and world.linked_both(_here().name, one.name) else "it does not answer"
 
 
-def _pcp(*, up: bool) -> Callable[..., None]:
-    def work(_: Cluster, one: Node, **__: object) -> None:
-        _WORLDS[0].pools.pcp(_here(), one.name, up=up)
+def _pcp(verb: str) -> Callable[..., None]:
+    def work(_: Cluster, one: Node, *, wait: bool = False) -> None:
+        host = _here()
+        _WORLDS[0].pools.pcp(host, verb, one.name)
+        if wait and not waiting.poll(lambda: host.pool is not None and host.pool.up[one.name], seconds=5.0, pause=0.1):
+            raise OperationError(f"pgpool-II has not attached {one.name}", hint="")
 
     return work
-
-
-def _tell_watchdog(_: Cluster, one: Node, *, alive: bool) -> None:
-    _WORLDS[0].pools.tell(_here(), one.name, alive=alive)
 
 
 def _rewindable(here: Here) -> bool:
@@ -296,14 +297,14 @@ def machine() -> Iterator[None]:
     decided = _decided()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "saves_durably", _saves_durably())
-        for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, takeover, waiting):
+        for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, waiting):
             patch.setattr(module, "time", time)
         patch.setattr(retries, "monotonic", time.monotonic)
         patch.setattr(retries, "time", time.monotonic)
         patch.setattr(life_signs, "time", SimpleNamespace(monotonic=lambda: _WORLDS[0].beating.now))
-        for module in (act, life_signs, synchrony, watchdog_news):
+        for module in (act, life_signs, synchrony):
             patch.setattr(module, "threading", threads)
-        for module in (agent, answers, takeover, switchover):
+        for module in (agent, answers, switchover):
             patch.setattr(module, "decide", decided)
         for name in ("fingerprint", "databases", "pgpools", "majority", "names_standbys"):
             patch.setattr(Cluster, name, _once(vars(Cluster)[name]))
@@ -322,9 +323,8 @@ def machine() -> Iterator[None]:
         patch.setattr(units, "state", _state)
         patch.setattr(units, "hang_up", nothing)
         patch.setattr(units, "last_words", lambda _: "")
-        patch.setattr(pgpool, "attach", _pcp(up=True))
-        patch.setattr(pgpool, "detach", _pcp(up=False))
-        patch.setattr(pgpool, "tell_watchdog", _tell_watchdog)
+        for verb in ("attach", "detach", "redirect"):
+            patch.setattr(pgpool, verb, _pcp(verb))
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pgpool, "port", lambda _: 5433)
         patch.setattr(pg, "start", _start)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.unit.cluster.simulator.hosts import Allowed, Host, World
 from tests.unit.cluster.simulator.machine import at_work
@@ -33,10 +34,10 @@ PRIMARY = -1
 """In place of a host's number: the one that is the primary when the fault begins."""
 KINDS = (
     "crash", "crash", "reboot", "cut-before-save", "cut-after-save", "isolate-at-save", "isolate-at-save",
-    "pause-at-save", "pause-host", "pause-server", "pause-agent", "kill-server", "stop-server", "stop-server",
-    "kill-agent", "kill-pool", "partition", "partition", "one-way", "one-way-pair", "delay", "double", "slow-disk",
-    "slow-wal", "slow-disks", "slow-disks", "slow-disks", "return-at-save", "return-at-save", "return-at-save",
-    "lose-pair", "lose-pair",
+    "pause-at-save", "pause-host", "pause-server", "pause-agent", "pause-pool", "kill-server", "stop-server",
+    "stop-server", "kill-agent", "kill-pool", "switchover", "switchover", "detach-node", "partition", "partition",
+    "one-way", "one-way-pair", "delay", "double", "slow-disk", "slow-wal", "slow-disks", "slow-disks", "slow-disks",
+    "return-at-save", "return-at-save", "return-at-save", "lose-pair", "lose-pair",
 )  # fmt: skip
 _CLUSTERS: dict[str, Cluster] = {}
 
@@ -169,6 +170,7 @@ def _converge(world: World) -> None:
     assert primary is not None
     world.check_writes(primary, "is the primary")
     world.check_kept(primary)
+    world.check_pools(primary)
 
 
 def _stuck(world: World) -> bool:
@@ -178,7 +180,13 @@ def _stuck(world: World) -> bool:
 
 def _command(world: World) -> tuple[str, str] | None:
     """Return the first command in the notes, with its verb and its node."""
+    facts, primary = world.seen(), world.primary()
+    for name, one in facts.nodes.items():
+        if one.held and primary is not None and (one.streaming or name == primary.name):
+            return "attach", name
     for name, note in world.notes().items():
+        if world.hosts[name].record.copying:
+            continue  # a recovery is under way
         if "waits for an administrator" in note and world.primary() is not None:
             for verb, node in re.findall(r"pgpoolctl (recover|attach) (\w+)", note):
                 return verb, node
@@ -190,22 +198,26 @@ def _command(world: World) -> tuple[str, str] | None:
 def _order(world: World, verb: str, name: str) -> None:
     """Let an administrator run a command on the node."""
     host = world.hosts[name]
-    if verb == "recover":
+    if verb == "recover" and not host.record.held:
         raise Violation(f"{name} waits for an administrator: {world.notes()[name]}")
     if verb == "start":
         world.start_unit(host)
         return
+    _ask(world, host, protocol.RecoverRequest(name) if verb == "recover" else protocol.AttachRequest(name))
+    world.kernel.run(world.kernel.now + 8.0)
+
+
+def _ask(world: World, host: Host, request: protocol.Request[Any]) -> None:
+    """Let an administrator run a command on a host."""
     agent = host.agent
     if agent is None:
         return
-    request = protocol.RecoverRequest(name) if verb == "recover" else protocol.AttachRequest(name)
 
     def work() -> None:
         with suppress(ClusterError):
             agent.answer(request, lambda _: None)
 
     world.kernel.spawn(agent.process, work)
-    world.kernel.run(world.kernel.now + 8.0)
 
 
 # Faults
@@ -239,7 +251,7 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
         case "cut-before-save" | "cut-after-save":
             host.cut_at_save = fault.kind.split("-")[1]
             end(lambda: _uncut(world, host))
-        case "pause-host" | "pause-server" | "pause-agent":
+        case "pause-host" | "pause-server" | "pause-agent" | "pause-pool":
             end(_pause(world, host, fault.kind))
         case "isolate-at-save" | "pause-at-save":
             host.at_save = lambda: _begin(world, _later(fault, hosts.index(host)))
@@ -253,6 +265,12 @@ def _begin(world: World, fault: Fault) -> None:  # noqa: C901, PLR0912, PLR0915 
             end(lambda: world.start_agent(host))
         case "kill-pool":
             world.pools.end(host)
+        case "switchover":
+            _ask(world, host, protocol.SwitchoverRequest())
+        case "detach-node":
+            asked, name = hosts[fault.other % len(hosts)], (host if host in world.databases else hosts[0]).name
+            _ask(world, asked, protocol.DetachRequest(name))
+            end(lambda: _ask(world, asked, protocol.AttachRequest(name)))
         case "partition" | "one-way" | "one-way-pair":
             links = _links(fault, host, hosts)
             _block(world, links, 1)
@@ -322,15 +340,15 @@ def _later(fault: Fault, host: int) -> Fault:
 def _pause(world: World, host: Host, kind: str) -> Callable[[], None]:
     """Stop programs of a host, and return what resumes them."""
     paused = []
-    if host.server is not None and kind != "pause-agent":
+    if host.server is not None and kind in ("pause-host", "pause-server"):
         paused.append(host.server.process)
-    if host.agent is not None and kind != "pause-server":
+    if host.agent is not None and kind in ("pause-host", "pause-agent"):
         paused.append(host.agent.process)
-    if host.pool is not None and kind == "pause-host":
+    if host.pool is not None and kind in ("pause-host", "pause-pool"):
         paused.append(host.pool.process)
     for process in paused:
         process.paused += 1
-    if host.server is not None:
+    if host.server is not None and kind != "pause-pool":
         host.server.was_paused = True
 
     def resume() -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from tests.unit.cluster.simulator import batch, schedules
 from tests.unit.cluster.simulator.beats import Heard
-from tests.unit.cluster.simulator.hosts import Allowed, World
-from tests.unit.cluster.simulator.machine import machine
+from tests.unit.cluster.simulator.hosts import Allowed, Host, World
+from tests.unit.cluster.simulator.machine import at_work, machine
 from tests.unit.cluster.simulator.schedules import SHAPES, Fault, Schedule
 
 from pgpool_cluster.agent import agent
@@ -21,9 +21,12 @@ from pgpool_cluster.copying import keeping
 from pgpool_cluster.decision import fencing, promotion
 from pgpool_cluster.decision.decide import decide
 from pgpool_cluster.decision.facts import facts
+from pgpool_cluster.decision.facts.facts import BackendState
 from pgpool_cluster.decision.liveness.links import BEAT_SECONDS, Links
-from pgpool_cluster.operations.succession import cutting
+from pgpool_cluster.ground.errors import OperationError
+from pgpool_cluster.operations.succession import claims, cutting
 
+UP, DOWN = BackendState.UP, BackendState.DOWN
 PAIRS = tuple(itertools.permutations("abc", 2))
 
 
@@ -92,6 +95,36 @@ def _links(name: str, incarnation: int, now: float) -> Links:
     return Links(name, [other for other in "abc" if other != name], incarnation, now)
 
 
+# The model of pgpool-II
+
+
+def test_a_pgpool_changes_its_view_only_by_commands() -> None:
+    """It searches at its start, and when a node is attached while it knows no primary."""
+    world = World(schedules.cluster_of("3s0"), 1, Allowed())
+    host = world.hosts["pg1"]
+    with at_work(world):
+        world.begin()
+        world.end_agent(host)
+        world.pools.pcp(host, "detach", "pg1")
+        assert _pool_after(world, host, 5.0) == (None, {"pg1": DOWN, "pg2": UP, "pg3": UP})
+        world.pools.end(host)
+        world.pools.start(host)
+        assert _pool_after(world, host, 5.0) == (None, {"pg1": DOWN, "pg2": UP, "pg3": UP})
+        world.pools.pcp(host, "attach", "pg1")
+        assert _pool_after(world, host, 1.0) == ("pg1", dict.fromkeys(world.hosts, UP))
+        world.pools.pcp(host, "redirect", "pg2")
+        assert _pool_after(world, host, 1.0) == ("pg2", {"pg1": DOWN, "pg2": UP, "pg3": DOWN})
+        with pytest.raises(OperationError):
+            world.pools.pcp(host, "redirect", "pg3")
+
+
+def _pool_after(world: World, host: Host, seconds: float) -> tuple[str | None, dict[str, BackendState]]:
+    world.kernel.run(world.kernel.now + seconds)
+    found = world.pools.facts(host)
+    assert found is not None
+    return found.primary, dict(found.backends)
+
+
 # Faults of the package that the simulator has found
 
 
@@ -127,14 +160,25 @@ def test_a_known_limit_is_reported_without_its_switch() -> None:
     assert "acknowledges a write after" in schedules.problem(schedule, Allowed(unheard=False))
 
 
+def test_a_primary_that_a_signal_has_stopped_is_replaced() -> None:
+    """Its agent reports that it hangs, and a majority cannot log in."""
+    hanging = schedules.run(Schedule.parse("3s1 3 pause-server:2:0:1:12"))
+    assert hanging.newest is not None
+    assert hanging.newest.name != "pg1"
+    short = schedules.run(Schedule.parse("3s1 3 pause-server:2:0:1:2.5"))
+    assert short.newest is short.hosts["pg1"]
+
+
 # Faults that are put into the package, which the simulator must notice
 
 
 def test_a_standby_without_an_acknowledged_write_must_not_be_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only standby with the last writes is lost together with the primary."""
+    """The only standby with the last writes is lost together with the primary. Decision and claim both refuse then."""
     schedule = Schedule.parse("4ws1 1 slow-wal:2:2:1:60 slow-wal:2:3:1:60 crash:8:1:1:60 crash:8:-1:1:60")
     assert not schedules.problem(schedule)
     monkeypatch.setattr(promotion, "_missing_standbys", lambda *_: [])
+    monkeypatch.setattr(claims, "able_to_acknowledge", lambda *_: ())
+    monkeypatch.setattr(agent, "decide", decide)  # the simulator remembers decisions
     assert "without the acknowledged writes" in schedules.problem(schedule)
 
 
@@ -147,10 +191,11 @@ def test_a_standby_that_does_not_leave_its_primary_acknowledges_commits(monkeypa
 
 
 def test_timelines_with_the_same_number_must_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule = Schedule.parse(
-        "4ws0 1908 stop-server:2:-1:27:3 return-at-save:3.77:1:22:0.8 crash:6.61:-1:2:3.7 crash:6.89:3:6:2.6"
-    )
+    """pg2 takes over while pg3 and pg4 are cut off. Once pg2 and its standby are lost, pg3 begins timeline 2, too."""
+    schedule = Schedule.parse("4ws0 1 stop-server:2:0:1:2 partition:2.05:0:12:7 crash:8.5:1:1:40 crash:8.5:0:1:12")
+    assert not schedules.problem(schedule)
     monkeypatch.setattr(facts, "same_timeline", lambda *_: True)
+    monkeypatch.setattr(agent, "decide", decide)  # the simulator remembers decisions
     assert "streams on from a server whose earlier WAL is different" in schedules.problem(schedule)
 
 

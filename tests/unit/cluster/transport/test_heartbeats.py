@@ -109,6 +109,24 @@ def test_the_death_of_postgresql_is_sent_at_once(agents: Agents, monkeypatch: py
     assert woken.wait(SECONDS)
 
 
+def test_a_server_that_hangs_is_known_to_the_others_until_it_answers_again(agents: Agents) -> None:
+    pg1, pg2 = agents.start("pg1"), agents.start("pg2")
+    assert linked((pg1, "pg2"), (pg2, "pg1"))
+    assert (pg2.hanging(), pg1.frozen) == ({}, False)
+    began = time.monotonic()
+    pg1.note_server(ProcessState.FROZEN)
+    assert pg1.frozen
+    assert eventually(lambda: "pg1" in pg2.hanging())
+    since = pg2.hanging()["pg1"].since
+    assert since >= began
+    assert linked_anew((pg2, "pg1"))
+    assert pg2.hanging()["pg1"].since == since, "the time of the first such heartbeat"
+    pg1.note_server(ProcessState.RUNS)
+    pg1.publish(Postgresql.UP, time.monotonic())
+    assert not pg1.frozen
+    assert eventually(lambda: pg2.hanging() == {})
+
+
 def test_facts_that_were_collected_earlier_do_not_replace_later_ones(agents: Agents) -> None:
     pg1 = agents.start("pg1")
     now = time.monotonic()

@@ -12,6 +12,7 @@ from pgpool_cluster.decision.facts.facts import Postgresql
 from pgpool_cluster.definition.cluster import Tls
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.machine import certificates
+from pgpool_cluster.operations import proof
 
 
 @pytest.mark.parametrize(("days", "why"), [(5, "it expires in 4 days"), (13, "it expires in 12 days"), (15, "")])
@@ -52,6 +53,17 @@ def test_a_private_key_that_postgres_cannot_read_is_reported(pg1: Machine, monke
     (found,) = pg1.failed()
     assert found.why == "postgres cannot read it: No such file or directory"
     assert f"chgrp ssl-cert {absent}; chmod 0640 {absent}" in found.fix
+
+
+@pytest.mark.parametrize(("late", "why"), [(1, ""), (2, proof.LATE)])
+def test_a_busy_server_is_asked_twice_and_its_certificate_is_not_blamed(
+    late: int, why: str, pg1: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([proof.LATE] * late + [""])
+    monkeypatch.setattr(proof, "refused_here", lambda *_: next(answers))
+    found = pg1.failed()
+    assert [check.why for check in found] == ([why] if why else [])
+    assert not any("ssl_cert_file" in check.fix for check in found)
 
 
 def test_a_certificate_of_cluster_yml_is_replaced_by_the_administrator(pg1: Machine) -> None:

@@ -31,8 +31,6 @@ from pgpool_cluster.machine.units import UnitState
         pytest.param(lambda m: Users(2, {"app": "x" * 1000}, "m").save(m.folder / "users.json"),
                      "pgpool-II can read the passwords of its users", "the password of app is longer",
                      "pgpoolctl user set app", id="long password"),
-        pytest.param(lambda m: m.sees(quorum=False), "the watchdog has its quorum", "too few pgpool-II processes",
-                     "start pgpool-II on more nodes", id="quorum"),
         pytest.param(lambda m: m.sees(backends=UP | {"pg3": BackendState.DOWN}), "pgpool-II sends clients to pg3",
                      "it is down", "pgpoolctl attach pg3, or pgpoolctl recover pg3", id="detached"),
     ],
@@ -41,6 +39,17 @@ def test_a_fault_of_pgpool_fails_only_its_own_check(break_: Break, what: str, wh
     found = check_of(pg1, break_, what)
     assert why in found.why
     assert fix in found.fix
+
+
+def test_a_watchdog_needs_its_quorum(native: Machine) -> None:
+    found = check_of(native, lambda m: m.sees(quorum=False), "the watchdog has its quorum")
+    assert "too few pgpool-II processes" in found.why
+    assert "start pgpool-II on more nodes" in found.fix
+
+
+def test_with_streaming_there_is_no_watchdog_to_check(pg1: Machine) -> None:
+    pg1.sees(quorum=False)
+    assert pg1.failed() == []
 
 
 def test_a_pcp_password_that_pgpool_rejects_is_reported(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

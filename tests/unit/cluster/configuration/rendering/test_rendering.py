@@ -139,16 +139,32 @@ def test_clients_reach_pgpool_and_only_nodes_reach_postgresql() -> None:
     assert "192.0.2.0/24" not in text_of("/etc/postgresql/17/main/pg_hba.conf", made)
 
 
-def test_a_broken_session_causes_no_failover_and_health_is_checked() -> None:
+def test_with_streaming_pgpool_gives_up_no_node_by_itself() -> None:
+    """The agents detach and attach nodes, and name the primary. A search would delay their next command."""
     found = pgpool_conf()
     assert (found["failover_on_backend_error"], found["failover_on_backend_shutdown"]) == ("off", "off")
+    assert (found["health_check_period"], found["detach_false_primary"], found["auto_failback"]) == ("0", "off", "off")
+    assert (found["failover_command"], found["follow_primary_command"]) == ("", "")
+    assert found["search_primary_node_timeout"] == "1"
+    assert found["use_watchdog"] == "off"
+    assert not [name for name in found if name.startswith(("hostname", "wd_port", "heartbeat_", "delegate"))]
+
+
+@pytest.mark.parametrize("mode", ["native_replication", "snapshot_isolation"])
+def test_in_the_other_modes_pgpool_checks_the_nodes_and_has_a_watchdog(mode: str) -> None:
+    found = pgpool_conf(f"mode: {mode}\n{THREE}")
     assert int(found["health_check_period"]) > 0
-    assert found["detach_false_primary"] == "on"
+    assert (found["use_watchdog"], found["failover_when_quorum_exists"]) == ("on", "off")
+    assert [found[f"hostname{number}"] for number in range(3)] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    alone = pgpool_conf(f"mode: {mode}\nnodes: {{pg1: 10.0.0.1}}\n")
+    assert alone["use_watchdog"] == "off"
 
 
 def test_the_failover_program_gets_numbers_only() -> None:
     """pgpool-II passes host names to a shell without quotes."""
-    assert set(re.findall(r"%(.)", pgpool_conf()["failover_command"])) <= set("dmMP")
+    command = pgpool_conf(f"mode: native_replication\n{THREE}")["failover_command"]
+    assert command
+    assert set(re.findall(r"%(.)", command)) <= set("dmMP")
 
 
 @pytest.mark.parametrize("mode", ["native_replication", "snapshot_isolation"])
@@ -157,9 +173,9 @@ def test_other_modes_change_only_what_differs(mode: str) -> None:
     changed = {name for name in streaming.keys() & other.keys() if streaming[name] != other[name]}
     assert changed == {
         "backend_clustering_mode", "failover_on_backend_error", "failover_on_backend_shutdown",
-        "failover_when_quorum_exists", "recovery_2nd_stage_command", "recovery_timeout", "sr_check_period",
+        "recovery_2nd_stage_command", "recovery_timeout", "sr_check_period", "failover_command", "health_check_period",
+        "use_watchdog",
     }  # fmt: skip
-    assert other["failover_when_quorum_exists"] == "off"
     assert "synchronous_standby_names" not in postgresql_conf(f"mode: {mode}\n{THREE}")
 
 
@@ -233,7 +249,8 @@ def test_every_node_is_let_in_by_its_own_key_for_one_program_only() -> None:
 def test_a_cluster_of_ipv6_addresses_is_one_in_every_file() -> None:
     made = files(SIX)
     conf = settings_of(text_of(f"{FOLDER}/pgpool.conf", made))
-    assert (conf["listen_addresses"], conf["backend_hostname0"], conf["hostname1"]) == ("*", "fd00::1", "fd00::2")
+    assert (conf["listen_addresses"], conf["backend_hostname0"]) == ("*", "fd00::1")
+    assert pgpool_conf(f"mode: native_replication\n{SIX}")["hostname1"] == "fd00::2"
     assert 'from="fd00::2"' in text_of(f"{HOME}/.ssh/authorized_keys", made)
     assert "ip6 saddr fd00::2 accept" in text_of(f"{FOLDER}/peers.nft", made)
     assert "fd00::2/128  scram-sha-256" in text_of("/etc/postgresql/17/main/pg_hba.conf", made)

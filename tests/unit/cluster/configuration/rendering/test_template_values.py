@@ -39,21 +39,23 @@ from pgpool_cluster.machine.server_facts import PgpoolVersion
 def test_parameters_have_the_names_of_the_installed_version(
     version: tuple[int, int], names: set[str], absent: set[str]
 ) -> None:
-    found = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.9/24\n", server=replace(SERVER, pgpool=PgpoolVersion(*version)))
+    text = f"{THREE}virtual_ip: 10.0.0.9/24\nmode: native_replication\n"
+    found = pgpool_conf(text, server=replace(SERVER, pgpool=PgpoolVersion(*version)))
     assert names <= set(found)
     assert not absent & set(found)
 
 
 def test_a_virtual_address_is_never_the_source_of_a_connection() -> None:
     """pg_hba.conf and authorized_keys admit only the nodes' own addresses."""
-    six = pgpool_conf(f"{SIX}virtual_ip: fd00::50/64\n")
+    native = "mode: native_replication\n"
+    six = pgpool_conf(f"{SIX}{native}virtual_ip: fd00::50/64\n")
     assert six["if_up_cmd"] == "/sbin/ip -6 addr add $_IP_$/64 dev eth0 nodad preferred_lft 0"
     assert six["if_down_cmd"] == "/sbin/ip -6 addr del $_IP_$/64 dev eth0"
     assert six["arping_cmd"] == "/usr/lib/pgpool2-cluster/announce-address $_IP_$ eth0"
-    four = pgpool_conf(f"{THREE}virtual_ip: 10.0.0.50/24\n")
+    four = pgpool_conf(f"{THREE}{native}virtual_ip: 10.0.0.50/24\n")
     assert four["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0 noprefixroute"
     assert four["arping_cmd"].startswith("/usr/bin/arping -U $_IP_$ ")
-    elsewhere = pgpool_conf(f"{THREE}virtual_ip: 10.9.0.50/24\n")
+    elsewhere = pgpool_conf(f"{THREE}{native}virtual_ip: 10.9.0.50/24\n")
     assert elsewhere["if_up_cmd"] == "/sbin/ip addr add $_IP_$/24 dev eth0"  # its route leads to the clients there
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.cluster.decision.test_actions import WORDS
-from tests.unit.cluster.nodes import CLUSTER, away, healthy, orphaned, pgpool, seen
+from tests.unit.cluster.nodes import CLUSTER, NATIVE, away, healthy, orphaned, pgpool, primary, seen
 
 from pgpool_cluster.decision.actions import Action, Detach, Promote, Refuse, Wait
 from pgpool_cluster.decision.facts.facts import ClusterFacts
@@ -97,10 +97,11 @@ def test_an_event_survives_the_wire() -> None:
 def test_the_state_of_the_nodes_is_one_line() -> None:
     _, pg2, pg3 = healthy()
     facts = seen(away("pg1"), replace(orphaned(pg2), pgpool=pgpool("pg1")), replace(pg3, reachable=False))
-    assert events.seen(CLUSTER, facts) == (
-        "pg1 is unreachable; pg2 is a standby of pg1 at 0/3E8, not streaming; pg3 is unreachable; "
-        "pgpool-II of pg2 leads, and has detached pg1"
-    )
+    states = "pg1 is unreachable; pg2 is a standby of pg1 at 0/3E8, not streaming; pg3 is unreachable"
+    assert events.seen(CLUSTER, facts) == states, "no pgpool-II speaks for the others"
+    native = seen(away("pg1"), replace(primary("pg2"), pgpool=pgpool("pg1")), replace(pg3, reachable=False))
+    assert events.seen(NATIVE, native).endswith("; pgpool-II of pg2 leads, and has detached pg1")
+    assert events.seen(NATIVE, seen(away("pg1"), primary("pg2"))).endswith("; no pgpool-II leads")
     assert events.seen(CLUSTER, seen(*healthy())).startswith(
         "pg1 accepts writes at 0/3E8, led term 1; pg2 is a standby"
     )

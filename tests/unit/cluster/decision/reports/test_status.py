@@ -28,6 +28,7 @@ from pgpool_cluster.ground.usage import Usage
 from pgpool_cluster.transport import wire
 
 CLUSTER: Cluster = parse("nodes: {pg1: 10.0.0.1, pg2: 10.0.0.2, pg3: 10.0.0.3}", "cluster.yml", "pg1")
+NATIVE = replace(CLUSTER, mode=Mode.NATIVE_REPLICATION, synchronous=0)
 UP = dict.fromkeys(("pg1", "pg2", "pg3"), BackendState.UP)
 
 
@@ -42,8 +43,15 @@ def node(name: str, watchdog: WatchdogState, **changes: object) -> NodeFacts:
 
 
 def facts(**changes: dict[str, object]) -> ClusterFacts:
+    alone = WatchdogState.ALONE
+    return ClusterFacts({name: node(name, alone, **changes.get(name, {})) for name in UP})
+
+
+def native(**changes: dict[str, object]) -> ClusterFacts:
+    """The facts of a healthy cluster in which every node is a primary, and the pgpool-IIs have a watchdog."""
     states = {"pg1": WatchdogState.LEADER, "pg2": WatchdogState.STANDBY, "pg3": WatchdogState.STANDBY}
-    return ClusterFacts({name: node(name, state, **changes.get(name, {})) for name, state in states.items()})
+    primary: dict[str, object] = {"led": 1, "in_recovery": False, "follows": None, "streaming": False, "replayed": None}
+    return ClusterFacts({name: node(name, state, **primary, **changes.get(name, {})) for name, state in states.items()})
 
 
 def test_a_healthy_cluster() -> None:
@@ -68,7 +76,8 @@ def test_links_are_those_of_the_answering_node_and_do_not_affect_health() -> Non
     assert text == ["pg2: its link with this node is lost: heartbeats do not arrive in both directions"]
 
 
-DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}, "pg1")
+DOWN = PgpoolFacts(WatchdogState.ALONE, True, {**UP, "pg3": BackendState.DOWN}, "pg1")
+LED = PgpoolFacts(WatchdogState.LEADER, True, UP)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +92,48 @@ DOWN = PgpoolFacts(WatchdogState.STANDBY, True, {**UP, "pg3": BackendState.DOWN}
         {"pg2": {"in_recovery": False, "timeline": 1}},
         {"pg2": {"pgpool": None}},
         {"pg2": {"pgpool": DOWN}},
-        {"pg1": {"pgpool": replace(DOWN, backends=UP)}},
-        {"pg1": {"pgpool": PgpoolFacts(WatchdogState.LEADER, False, UP, "pg1")}},
+        {"pg2": {"pgpool": replace(DOWN, backends=UP, primary="pg3")}},
+        {"pg2": {"pgpool": replace(DOWN, backends=UP, primary=None)}},
         {"pg1": {"term": 2}},
     ],
     ids=str,
 )
 def test_one_fault_makes_the_cluster_unhealthy(changes: dict[str, dict[str, object]]) -> None:
     assert not status.healthy(CLUSTER, facts(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pg1": {"pgpool": replace(LED, watchdog=WatchdogState.STANDBY)}},
+        {"pg1": {"pgpool": replace(LED, quorum=False)}},
+        {"pg2": {"pgpool": LED}},
+        {"pg3": {"pgpool": replace(LED, watchdog=WatchdogState.OTHER)}},
+        {"pg3": {"pgpool": replace(DOWN, watchdog=WatchdogState.STANDBY)}},
+    ],
+    ids=str,
+)
+def test_a_watchdog_has_one_leader_with_a_quorum(changes: dict[str, dict[str, object]]) -> None:
+    assert status.healthy(NATIVE, native())
+    assert not status.healthy(NATIVE, native(**changes))
+
+
+def test_the_pgpool_on_the_primarys_node_is_shown_as_the_leader() -> None:
+    """Scripts of administrators look for it. Each pgpool-II serves clients, and none leads the others."""
+    promoted: dict[str, object] = {"in_recovery": False, "follows": None, "led": 2, "term": 2}
+    found = status.report(CLUSTER, facts(pg1={"term": 2}, pg2=promoted, pg3={"pgpool": None}), {})
+    assert [row.state for row in found.pgpools] == ["standby", "leader", "down"]
+    away = status.report(CLUSTER, facts(pg1={"reachable": False}), {})
+    assert [row.state for row in away.pgpools] == ["unreachable", "leader", "standby"], "without a primary, the first"
+    alone = replace(CLUSTER, nodes=CLUSTER.nodes[:1])
+    assert [row.state for row in status.report(alone, facts(), {}).pgpools] == ["alone"]
+
+
+def test_a_node_is_up_only_if_every_pgpool_sends_clients_to_it() -> None:
+    found = status.report(CLUSTER, facts(pg2={"pgpool": DOWN}), {})
+    assert [row.pgpool for row in found.nodes] == ["up", "up", "down"]
+    none = {name: {"pgpool": None} for name in UP}
+    assert [row.pgpool for row in status.report(CLUSTER, facts(**none), {}).nodes] == ["unknown"] * 3
 
 
 def test_an_unreachable_node_is_shown_as_such_with_its_note() -> None:
@@ -107,7 +150,7 @@ def test_a_leader_without_a_quorum_is_not_believed() -> None:
     """After a network split, it claims for seconds that all others are down."""
     cut_off = PgpoolFacts(WatchdogState.LEADER, False, {**UP, "pg2": BackendState.DOWN}, "pg1")
     leading = PgpoolFacts(WatchdogState.LEADER, True, {**UP, "pg1": BackendState.DOWN}, "pg2")
-    found = status.report(CLUSTER, facts(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
+    found = status.report(NATIVE, native(pg1={"pgpool": cut_off}, pg2={"pgpool": leading}), {})
     assert [row.pgpool for row in found.nodes] == ["down", "up", "up"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.cluster.clock import Clock
 from tests.unit.cluster.decision.test_decide_rests import boot, command, cut, lose, slow, turns, write
-from tests.unit.cluster.nodes import away, healthy, make_cluster, pgpool, seen, standby
+from tests.unit.cluster.nodes import away, healthy, make_cluster, seen, standby
 from tests.unit.cluster.wired import Json, answering
 from tests.unit.cluster.world import World, at_work, hands
 from tests.unit.cluster.world import make_cluster as make_world_cluster
@@ -204,7 +204,7 @@ def test_a_node_learns_from_another_that_standbys_have_connected(here: Here, mon
 
 
 def test_a_cluster_whose_commits_do_not_wait_as_they_should_is_not_healthy() -> None:
-    first, second, third = (replace(one, pgpool=pgpool(leader=one.node == "pg1")) for one in healthy())
+    first, second, third = healthy()
     assert is_healthy(CLUSTER, seen(first, second, third))
     facts = seen(first, replace(second, laid=False), third)
     assert not is_healthy(CLUSTER, facts)
