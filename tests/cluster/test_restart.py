@@ -107,7 +107,6 @@ def test_the_primary_restarts_and_is_the_primary_again(cluster: Cluster, pg1: Ho
 
 @pytest.mark.thorough
 def test_max_connections_goes_up_and_down_again(cluster: Cluster, pg2: Host, pg3: Host, original: int) -> None:
-    """Down directly after up: a standby must not replay the higher value once more."""
     promotions = events(pg2, "promote")
     configure(cluster, f"postgresql_conf: {{max_connections: {original + CHANGE}}}")
     with ledger(cluster, at=pg3, through=pg3, name="more") as written:

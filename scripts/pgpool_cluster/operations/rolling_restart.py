@@ -133,7 +133,7 @@ def standby(here: Here, acting: AbstractContextManager[object], progress: Progre
         raise OperationError(f"{name} is not a standby any more", hint=f"{restart_plan.ALL} {name}")
     with recording.timed(here, EventKind.RESTART, f"restart PostgreSQL of {name}, a standby", why=_WHY):
         _refuse_unstartable(here)
-        _await_lower_values(here, facts, progress)
+        _await_lower_values(here, progress)
         here.query("CHECKPOINT")  # while it still serves, so that the shutdown and the replay are short
         with here.under_way.restarting:
             _refuse_others(here)
@@ -162,7 +162,6 @@ def primary(here: Here, acting: AbstractContextManager[object], progress: Progre
         with acting:
             restarts.restart_now(here)
             here.forget_looks()
-        here.query("CHECKPOINT")  # standbys then restart from here, where the new values are in force
         await_ready(here, progress)
 
 
@@ -183,33 +182,24 @@ def _refuse_others(here: Here) -> None:
         raise OperationError(f"{', '.join(others)} restarts at the same time", hint=hint)
 
 
-def _await_lower_values(here: Here, facts: ClusterFacts, progress: Progress) -> None:
-    """Wait until a standby could start with its configured values, if a restart lowers some.
+def _await_lower_values(here: Here, progress: Progress) -> None:
+    """Wait until a standby could start with its configured values, because it has replayed the primary's lower ones.
 
-    The primary's change must be in pg_control, and replay must have passed the primary's next checkpoint. Otherwise the
-    standby would replay the higher values once more, and end. Raises OperationError after 60 s.
+    PostgreSQL compares them with pg_control, which replay updates. Raises OperationError after 60 s.
     """
     instance = here.server.instance
     configured = pg.configured(instance)
-    mine, leader = facts.of(here.me.name), rightful_primary(here.cluster, facts)
-    lowered = bool(matching.lower(configured, mine.settings))
 
     def low() -> dict[str, tuple[int, int]]:
         return matching.lower(configured, matching.needed(pg.control_data(instance)))
 
-    if lowered:
-        progress(f"waiting until {here.me.name} has replayed the lower values")
-
-    def replayed() -> bool:
-        return not lowered or leader is None or _has_replayed(here.look_at_all(fresh=True).of(here.me.name), leader)
-
-    seconds = _REPLAY_SECONDS if lowered else 0.0
-    if poll(lambda: not low() and replayed(), seconds=seconds, pause=_PAUSE_SECONDS):
+    if not low():
         return
-    found = "; ".join(f"{name} = {value}, and {least} is needed" for name, (value, least) in low().items())
-    reason = found or "it has not replayed what its primary wrote"
-    hint = f"{restart_plan.PENDING} begins with the nodes that can restart; {_STATUS}"
-    raise OperationError(f"PostgreSQL of {here.me.name} would not start again: {reason}", hint=hint)
+    progress(f"waiting until {here.me.name} has replayed the lower values")
+    if left := poll(low, until=lambda low: not low, seconds=_REPLAY_SECONDS, pause=_PAUSE_SECONDS):
+        found = "; ".join(f"{name} = {value}, and {least} is needed" for name, (value, least) in left.items())
+        hint = f"{restart_plan.PENDING} begins with the nodes that can restart; {_STATUS}"
+        raise OperationError(f"PostgreSQL of {here.me.name} would not start again: {found}", hint=hint)
 
 
 def _has_replayed(mine: NodeFacts, leader: NodeFacts) -> bool:
