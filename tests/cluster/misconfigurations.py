@@ -301,7 +301,6 @@ _NODES = (
         "keep ~postgres/.pcppass; sed -i '/^[^#]/s/:[^:]*$/:wrong/' ~postgres/.pcppass", APPLY,
         "pgpool-II accepts the pcp password", APPLY, also=(f"pg3: {APPLIED}",),
     ),
-    _blocked(9000),
     _blocked(9999),
     Misconfiguration(
         "5432/tcp blocked for one node", "pg3", "block ip saddr @pg1@ tcp dport 5432", "nft delete table inet mine",

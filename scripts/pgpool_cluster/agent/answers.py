@@ -314,8 +314,10 @@ class Answers:
             switchover.run(here, target, progress)
         self.wake()
         progress("waiting for pgpool-II")
+        attachment.await_redirected(here, target.node)  # it detaches the other nodes
+        if here.record.pause.paused:
+            attachment.attach_standbys(here, target.node)
         attachment.await_attached(here, progress)
-        attachment.await_redirected(here, target.node)
         return protocol.SwitchoverAnswer(target.node)
 
     def _take_over(

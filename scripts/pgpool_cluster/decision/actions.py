@@ -292,7 +292,7 @@ def said(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one case an a
         case Detach():
             return f"detach {action.node}: {action.reason}"
         case Redirect():
-            return f"redirect pgpool {action.node} primary {action.primary}"
+            return f"redirect pgpool of {action.node} primary {action.primary}"
         case Wait():
             return f"waits: {action.reason}"
         case AwaitRecovery():

@@ -10,10 +10,11 @@ import contextlib
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..decision.facts.facts import BackendState, PgpoolFacts, Standing, WatchdogState
@@ -30,6 +31,8 @@ _COMMAND_SECONDS = 5.0
 _CHANGE_SECONDS = 10.0
 """Time limit for a command that changes the state of a node."""
 _REDIRECT_SECONDS = 2.0
+_REDIRECTION_SECONDS = 1.0
+"""Seconds after which pgpool-II has either carried out a redirection that it had accepted, or lost it."""
 _STANDING_SECONDS = 2.0
 _ATTACH_PAUSE_SECONDS = 0.02
 _ALL_NODES_SECONDS = 1.0
@@ -236,13 +239,37 @@ def redirect(cluster: Cluster, node: Node) -> None:
     """Have this node's pgpool-II send writes to another primary, unless it does already; raises OperationError.
 
     pgpool-II neither promotes that node nor searches for a primary (pgpool_main.c, determine_new_primary_node). It ends
-    all sessions and detaches all other nodes (exec_follow_primary_command). The node must be up in its view.
+    all sessions and detaches all other nodes (exec_follow_primary_command), a moment after the command. The same
+    command would have these effects again before that moment, so it is not repeated. The node must be up in its view.
     """
+    if _redirection.is_under_way(node):
+        return
     try:
         pcp("pcp_promote_node", "-n", str(cluster.databases.index(node)), seconds=_REDIRECT_SECONDS)
+        _redirection.begin(node)
     except OperationError as error:
         if "already primary" not in error.message:
             raise
+
+
+@dataclass(slots=True)
+class _Redirection:
+    """The last redirection that pgpool-II has accepted: its node, and until when it is not repeated."""
+
+    _last: tuple[str, float] = ("", -math.inf)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, node: Node) -> None:
+        with self._lock:
+            self._last = node.name, time.monotonic() + _REDIRECTION_SECONDS
+
+    def is_under_way(self, node: Node) -> bool:
+        with self._lock:
+            name, until = self._last
+        return name == node.name and time.monotonic() < until
+
+
+_redirection = _Redirection()
 
 
 def tell_watchdog(cluster: Cluster, node: Node, *, alive: bool) -> None:

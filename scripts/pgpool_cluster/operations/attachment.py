@@ -181,10 +181,7 @@ def await_attached(here: Here, progress: Progress) -> None:
 
 def _await_everywhere_attached(here: Here) -> None:
     """Have every pgpool-II attach this node, and wait for that; raises OperationError after 60 s."""
-    if Service.PGPOOL in here.me.runs:
-        with suppress(ClusterError):
-            pgpool_service.attach(here, Attach(here.me.name))
-    _have_others(here, TakeBackRequest(here.me.name))
+    _attach_everywhere(here, here.me.name)
     others = poll(
         lambda: _of_another_mind(here, here.me, up=True),
         until=operator.not_,
@@ -205,6 +202,24 @@ def await_detached(here: Here) -> None:
         let_go(here, here.me)
     _have_others(here, LetGoRequest(here.me.name))
     _await_everywhere(here, here.me, up=False)
+
+
+def _attach_everywhere(here: Here, name: str) -> None:
+    """Have every pgpool-II attach a node. One that fails is left to its own agent."""
+    if Service.PGPOOL in here.me.runs:
+        with suppress(ClusterError):
+            pgpool_service.attach(here, Attach(name))
+    _have_others(here, TakeBackRequest(name))
+
+
+def attach_standbys(here: Here, primary: str) -> None:
+    """Have every pgpool-II attach the standbys of a new primary, which a redirection has detached.
+
+    The agents do so as well, but not in a pause.
+    """
+    for found in here.look_at_all(fresh=True).members(here.cluster):
+        if found.standby and found.streaming and found.follows == primary and not (found.held or found.stalled):
+            _attach_everywhere(here, found.node)
 
 
 def await_redirected(here: Here, primary: str) -> None:

@@ -638,12 +638,15 @@ class World:
             host.writes_to = self._search(host)
 
     def redirect(self, _: Cluster, one: Node) -> None:
-        """pcp_promote_node, without a promotion."""
+        """pcp_promote_node, without a promotion: pgpool-II detaches all other nodes."""
         self._pcp()
         host = self.hosts[self.stack[-1]]
-        assert host.view[one.name], "pgpool-II accepts only a node that is up"
-        self.tick()
-        host.writes_to = one.name
+        if not host.view[one.name]:
+            raise OperationError("pcp_promote_node: ERROR: the node is down", hint="")
+        if host.writes_to != one.name:
+            self.tick()
+            host.writes_to, host.view = one.name, {name: name == one.name for name in host.view}
+            host.status = dict(host.view)
 
     def write_status(self, _: Cluster, up: Iterable[str]) -> None:
         up = list(up)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...copying import copy_source
 from ...decision.liveness.links import DEAD_SECONDS, Link, LinkState
-from ...definition.cluster import Node, Service
+from ...definition.cluster import Cluster, Node, Service
 from ...definition.key import Role
 from ...ground import paths, plain, ports
 from ...machine import packages, pgpool
@@ -182,9 +182,13 @@ def _probe(here: Here, node: Node, workers: ThreadPoolExecutor) -> _Probed:
     """Start the connections that this node needs to another one."""
     login = workers.submit(_login, here, node, _role(here)).result if Service.POSTGRESQL in node.runs else None
     ssh = workers.submit(fresh_login.refused, node.name, seconds=_SSH_SECONDS).result
-    needed = (pgpool.port(here.cluster), ports.WATCHDOG) if Service.PGPOOL in node.runs else ()
+    needed = _ports(here.cluster) if Service.PGPOOL in node.runs else ()
     reached = {port: workers.submit(_reaches, node.address, port).result for port in needed}
     return _Probed(ssh, login, reached)
+
+
+def _ports(cluster: Cluster) -> tuple[int, ...]:
+    return (pgpool.port(cluster), ports.WATCHDOG) if cluster.uses_watchdog else (pgpool.port(cluster),)
 
 
 def _role(here: Here) -> Role:

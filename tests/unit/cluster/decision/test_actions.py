@@ -62,7 +62,7 @@ WORDS: dict[Action, str] = {
     StopPgpool("pg1", "it is alone"): "stop pgpool pg1: it is alone",
     Attach("pg1"): "attach pg1",
     Detach("pg1", "it lags"): "detach pg1: it lags",
-    Redirect("pg1", "pg2"): "redirect pgpool pg1 primary pg2",
+    Redirect("pg1", "pg2"): "redirect pgpool of pg1 primary pg2",
     Wait("pg1", "pg2 is away"): "waits: pg2 is away",
     AwaitRecovery(
         "pg1", "it was replaced", source_in_sight=False, returns=True

@@ -336,7 +336,7 @@ SITUATIONS = [
     Situation(
         "the pgpool-II of a standby is informed while its own server is down",
         (healthy()[0], replace(down(standby("pg2", "pg1")), pgpool=unwatched(primary="pg3")), healthy()[2]),
-        {"pg2": ["Start", "Redirect"]},
+        {"pg2": ["Redirect", "Start"]},
     ),
     Situation(
         "a pgpool-II without contact to a majority is stopped, not redirected",

@@ -242,7 +242,8 @@ def changes(facts: ClusterFacts, by: str, action: Action) -> dict[str, Change]: 
             }
         case Redirect(primary=name):
             assert mine.pgpool is not None
-            return {node: {"pgpool": replace(mine.pgpool, primary=name)}}
+            alone = {one: BackendState.UP if one == name else BackendState.DOWN for one in mine.pgpool.backends}
+            return {node: {"pgpool": replace(mine.pgpool, primary=name, backends=alone)}}
         case _:
             return {}
 

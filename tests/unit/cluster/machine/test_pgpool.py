@@ -29,6 +29,12 @@ SILENT_SECONDS = 0.3
 """How long pgpool-II waits for one silent host here; a tenth of the real time."""
 
 
+@pytest.fixture(autouse=True)
+def _no_redirection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is under way."""
+    monkeypatch.setattr(pgpool, "_redirection", pgpool._Redirection())
+
+
 class Pgpool:
     """A pgpool-II that believes all nodes to be up; it answers about a silent one only after waiting for its host."""
 
@@ -270,6 +276,26 @@ def test_a_node_is_detached_by_its_number(program: Program) -> None:
     assert program.ran[0][-2:] == ["-n", "3"]
 
 
+def test_a_redirection_that_is_under_way_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, pgpool-II would end all sessions and detach all other nodes twice."""
+    now, asked = [100.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pgpool, "pcp", lambda *words, **_: asked.append(words[-1]))
+    for name in ("pg2", "pg2", "pg3", "pg2"):
+        pgpool.redirect(CLUSTER, CLUSTER.named(name))
+    assert asked == ["1", "2", "1"]
+    now[0] += 1.1
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    assert asked == ["1", "2", "1", "1"]
+
+
+def test_a_redirection_to_the_present_primary_is_no_error(program: Program) -> None:
+    program.ends = (1, "", "ERROR:  specified node is already primary node, can't promote node id 1\n")
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    assert len(program.ran) == 2
+
+
 def test_a_pgpool_learns_the_primary_and_promotes_nothing(program: Program) -> None:
     """With --switchover, it would call pg_promote and follow_primary_command."""
     pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
@@ -280,8 +306,9 @@ def test_a_pgpool_learns_the_primary_and_promotes_nothing(program: Program) -> N
 
 def test_a_refused_redirection_is_reported(program: Program) -> None:
     program.ends = (1, "", "ERROR:  invalid node id\n")
-    with pytest.raises(OperationError, match="pcp_promote_node: ERROR:  invalid node id"):
-        pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    for _ in range(2):
+        with pytest.raises(OperationError, match="pcp_promote_node: ERROR:  invalid node id"):
+            pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
 
 
 @pytest.mark.parametrize(("alive", "word"), [(True, "ALIVE"), (False, "DEAD")])

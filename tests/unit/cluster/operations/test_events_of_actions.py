@@ -86,14 +86,14 @@ def test_a_failover_is_recorded_by_the_new_primary_and_each_node_informs_its_own
     world.cut(["pg1"])
     for name in ("pg2", "pg3", "pg2", "pg3", "pg2", "pg3"):
         world.step(name)
-    assert kinds(world, "pg2") == ["claim-term", "promote", "create-slots", "redirect", "detach"], world.shown()
+    assert kinds(world, "pg2") == ["claim-term", "promote", "redirect", "create-slots", "attach"], world.shown()
     claimed, promoted, *_ = events(world, "pg2")
     assert (claimed.term, promoted.term) == (2, 2)
     assert promoted.why == "no primary is in sight, and it has received the most WAL"
     assert "pg1 is unreachable" in promoted.seen
-    assert kinds(world, "pg3") == ["follow", "redirect", "detach"], world.shown()
-    redirected = events(world, "pg3")[1]
-    assert (redirected.what, redirected.why) == ("redirect pgpool pg3 primary pg2", "that node is the primary")
+    assert kinds(world, "pg3") == ["redirect", "follow", "attach"], world.shown()
+    redirected = events(world, "pg3")[0]
+    assert (redirected.what, redirected.why) == ("redirect pgpool of pg3 primary pg2", "that node is the primary")
 
 
 def test_in_native_replication_the_leader_records_a_failover() -> None:

@@ -33,7 +33,7 @@ from pgpool_cluster.operations.succession.synchrony import Synchrony
 from pgpool_cluster.transport.protocol import LookRequest, MayStartRequest, Request
 
 from .beats import Beating
-from .kernel import Kernel, Killed, Lock, Process
+from .kernel import Kernel, Killed, Lock, Process, Task
 from .pools import Pool, Pools
 from .servers import SYSTEM, Data, Running, Servers, Violation, position_of
 
@@ -64,7 +64,7 @@ class Allowed:
     """Known limits of the package (docs/explanation/decide.md). A later change turns a switch off.
 
     `unheard`: with `synchronous: 0`, a primary is not fenced if its agent has started after the host was cut off.
-    `blind`: an agent that copies data informs its pgpool-II of nothing until the copy is complete.
+    `blind`: an agent that copies data or executes a command informs its pgpool-II of nothing until that is complete.
     """
 
     unheard: bool = True
@@ -189,6 +189,13 @@ class SimulatedAgent(Agent):
     process: Process
     world: World
     signs: LifeSigns
+    loop: Task | None = None
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether its loop copies data, or waits for a command."""
+        acting: Any = self.acting
+        return bool(self.here.record.copying) or acting.owner not in (None, self.loop)
 
     def run(self) -> None:
         """Run the loop of `Agent.run`, but skip rounds whose facts can differ from the last ones in WAL positions only.
@@ -196,6 +203,7 @@ class SimulatedAgent(Agent):
         While such an agent waits for something, it decides every two seconds instead of every half second.
         """
         world = self.world
+        self.loop = world.kernel.current
         before, calm = -1, 0
         while True:
             if calm >= _CALM_ROUNDS and before == world.touched:
@@ -657,12 +665,11 @@ class World:
     def _check_direction(self, host: Host) -> None:
         """Raise Violation if a pgpool-II does not write to the primary for long, although its agent could see to it."""
         pool, primary, agent = host.pool, self.newest, host.agent
-        copies = agent is not None and bool(agent.here.record.copying)
         if pool is None or primary is None or (pool.writes_to == primary.name and pool.up[primary.name]):
             host.astray_since = None
             return
         works = pool.process.runs and agent is not None and agent.process.runs and not host.disk_seconds
-        works = works and not (self.allowed.blind and copies)
+        works = works and not (self.allowed.blind and agent is not None and agent.is_blind)
         if not (works and primary.writable and self.clear and not self.late) or host.astray_since is None:
             host.astray_since = self.kernel.now
         elif self.kernel.now - host.astray_since > ASTRAY_SECONDS:

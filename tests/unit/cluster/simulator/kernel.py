@@ -183,6 +183,11 @@ class Lock:
         self._depth = 0
         self._waiting: list[Work] = []
 
+    @property
+    def owner(self) -> Task | None:
+        """The task that holds it."""
+        return self._owner
+
     def __enter__(self) -> None:
         me = self._kernel.current
         while self._owner is not None and self._owner is not me:

@@ -9,7 +9,7 @@ from tests.unit.cluster.checked import CLUSTER, Machine, make_certificate
 
 from pgpool_cluster.agent.checks import check_certificates
 from pgpool_cluster.decision.facts.facts import Postgresql
-from pgpool_cluster.definition.cluster import Tls
+from pgpool_cluster.definition.cluster import Cluster, Node, Tls
 from pgpool_cluster.definition.key import ClusterKey
 from pgpool_cluster.machine import certificates
 from pgpool_cluster.operations import proof
@@ -59,8 +59,12 @@ def test_a_private_key_that_postgres_cannot_read_is_reported(pg1: Machine, monke
 def test_a_busy_server_is_asked_twice_and_its_certificate_is_not_blamed(
     late: int, why: str, pg1: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([proof.LATE] * late + [""])
-    monkeypatch.setattr(proof, "refused_here", lambda *_: next(answers))
+    left = [proof.LATE] * late
+
+    def refused(_: Cluster, node: Node) -> str:
+        return left.pop() if node.name == "pg1" and left else ""
+
+    monkeypatch.setattr(proof, "refused_here", refused)
     found = pg1.failed()
     assert [check.why for check in found] == ([why] if why else [])
     assert not any("ssl_cert_file" in check.fix for check in found)

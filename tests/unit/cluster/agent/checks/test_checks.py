@@ -59,7 +59,7 @@ def test_a_check_that_cannot_run_fails_and_does_not_stop_the_others(
 
 def test_the_checks_wait_at_the_same_time(pg1: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent node, whose ports all time out, takes as long as one port."""
-    at_once = threading.Barrier(7, timeout=10)
+    at_once = threading.Barrier(5, timeout=10)
 
     def reach(*_: object, **__: object) -> None:
         at_once.wait()
@@ -77,7 +77,7 @@ def test_the_checks_wait_at_the_same_time(pg1: Machine, monkeypatch: pytest.Monk
         for name in ("pg2", "pg3")
         for what in (
             f"a new login over ssh to {name} works",
-            *(f"{name} answers on {port}/tcp" for port in (9999, 9000)),
+            f"{name} answers on 9999/tcp",
         )
     ]
 

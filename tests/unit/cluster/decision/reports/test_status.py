@@ -132,7 +132,7 @@ def test_the_pgpool_on_the_primarys_node_is_shown_as_the_leader() -> None:
 def test_a_node_is_up_only_if_every_pgpool_sends_clients_to_it() -> None:
     found = status.report(CLUSTER, facts(pg2={"pgpool": DOWN}), {})
     assert [row.pgpool for row in found.nodes] == ["up", "up", "down"]
-    none = {name: {"pgpool": None} for name in UP}
+    none: dict[str, dict[str, object]] = {name: {"pgpool": None} for name in UP}
     assert [row.pgpool for row in status.report(CLUSTER, facts(**none), {}).nodes] == ["unknown"] * 3
 
 
