@@ -16,13 +16,14 @@ from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
 from ..decision.reports import status
 from ..decision.reports.events import EventKind
 from ..decision.reports.report import Report
+from ..decision.restart_plan import RestartKind
 from ..decision.situation import Policy
 from ..ground import paths
 from ..ground.errors import UsageError
 from ..machine import packages, pgpool
 from ..node import histories, notes, recording
 from ..node.node import Here
-from ..operations import attachment, pausing, postgresql_service, restarts, switchover, takeover
+from ..operations import attachment, pausing, postgresql_service, restarts, rolling_restart, switchover, takeover
 from ..operations.accounts import roles, user_lists
 from ..operations.succession import new_primary, votes
 from ..recovery import main_node, sessions, streaming, target, two_stages
@@ -133,6 +134,12 @@ class Answers:
                 return _pair(request, histories.of_cluster(here, request.most, request.since))
             case protocol.WaitingRequest():
                 return _pair(request, protocol.WaitingAnswer(str(restarts.waiting(here) or "")))
+            case protocol.PendingRequest():
+                return _pair(request, restarts.pending(here))
+            case protocol.RestartPlanRequest():
+                return _pair(request, rolling_restart.plan(here, request, progress))
+            case protocol.RestartRequest():
+                return _pair(request, self._restart(request, progress))
             case protocol.ConvergeRequest():
                 return _pair(request, protocol.ConvergeAnswer(tuple(self.once())))
             case protocol.FailoverRequest():
@@ -324,6 +331,25 @@ class Answers:
             switchover.accept_loss(self.here, progress)
         self.wake()
         return protocol.SwitchoverAnswer(name)
+
+    def _restart(self, request: protocol.RestartRequest, progress: Progress) -> protocol.Done:
+        """Restart this node's server, or forward the request to the node whose server restarts."""
+        here, step = self.here, request.step
+        name = here.cluster.named(step.node).name
+        if name != here.me.name:
+            return here.peers.ask(name, request, seconds=_LONG_SECONDS, progress=progress)
+        match step.kind:
+            case RestartKind.STANDBY:
+                rolling_restart.standby(here, self.acting, progress)
+            case RestartKind.PRIMARY:
+                rolling_restart.primary(here, self.acting, progress)
+            case RestartKind.SWITCHOVER:
+                rolling_restart.await_ready(here, progress)
+                rolling_restart.refuse_unless_primary(here)
+                self._switchover(protocol.SwitchoverRequest(step.successor), progress)
+                rolling_restart.await_ready(here, progress)
+        self.wake()
+        return protocol.Done()
 
     def _start(self, request: protocol.StartRequest) -> protocol.Done:
         """Run pgpool_remote_start: start the server of the node, if it is down."""

@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
         "--accept-loss", action="store_true",
         help="use NODE's data even if an unreachable node has newer writes: those writes are lost",
     )  # fmt: skip
+    restart = _verb(verbs, "restart", "restart PostgreSQL node by node, the primary by a switchover")
+    restart.add_argument("nodes", metavar="NODE", nargs="*", help="the nodes whose PostgreSQL restarts (all)")
+    restart.add_argument(
+        "--pending", action="store_true", help="only the nodes that have parameters for which a restart is pending"
+    )
+    restart.add_argument("--back", action="store_true", help="make the present primary the primary again at the end")
     history = _verb(verbs, "history", "show what the nodes decided and did, and why, in order")
     _json(history)
     history.add_argument(

@@ -25,6 +25,7 @@ from ..transport.protocol import (
     DetachRequest,
     PauseRequest,
     RecoverRequest,
+    RestartPlanRequest,
     StatusRequest,
     SwitchoverRequest,
     UserRequest,
@@ -190,6 +191,14 @@ def _switchover(options: argparse.Namespace) -> ExitStatus:
     return ExitStatus.GOOD
 
 
+def _restart(options: argparse.Namespace) -> ExitStatus:
+    from . import restart_verb  # noqa: PLC0415
+
+    request = RestartPlanRequest(tuple(options.nodes), pending=options.pending, back=options.back)
+    print(restart_verb.run(request, lambda text: print(text, flush=True)))
+    return ExitStatus.GOOD
+
+
 def _pause(options: argparse.Namespace) -> ExitStatus:
     return _set_pause(PauseRequest(True, _administrator(), " ".join(options.reason.split())))
 
@@ -333,6 +342,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitStatus]] = {
     "converge": _converge,
     "recover": _recover,
     "switchover": _switchover,
+    "restart": _restart,
     "pause": _pause,
     "resume": _resume,
     "history": _history,

@@ -30,7 +30,7 @@ _OPPOSITES: Mapping[str, str] = {EventKind.ATTACH: EventKind.DETACH, EventKind.D
 """Between two attachments of a node, its detachment shows that the second one is not a repetition."""
 _ONCE = frozenset({
     EventKind.RECOVER, EventKind.SWITCHOVER, EventKind.ACCEPT_LOSS, EventKind.HOLD, EventKind.RELEASE, EventKind.PAUSE,
-    EventKind.END_PAUSE,
+    EventKind.END_PAUSE, EventKind.RESTART,
 })  # fmt: skip
 """The kinds that an administrator causes, so that each one counts."""
 _CLOSE_SECONDS = 2.0

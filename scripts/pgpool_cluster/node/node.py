@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg2  # type: ignore[import-untyped,unused-ignore]
 
 from ..configuration.users import Users
+from ..decision.facts import replay
 from ..decision.facts.diverged_report import DivergedReport
 from ..decision.facts.excuse import Excuse
 from ..decision.facts.facts import ClusterFacts, NodeFacts, PgpoolFacts, Postgresql
@@ -198,13 +199,18 @@ class Here:
         collected within that time.
         """
         try:
-            return self._last.renew(self._looks.get())
+            return self.marked(self._last.renew(self._looks.get()))
         except TimeoutError as error:
             last, seconds = self._last.late()
             if last is None:
                 hint = "a disk or a program hangs: dmesg; ps -eo stat,pid,args | grep ^D"
                 raise OperationError(f"{self.me.name} cannot collect its own facts: {error}", hint=hint) from error
-            return self._busy(last, seconds)
+            return self.marked(self._busy(last, seconds))
+
+    def marked(self, facts: NodeFacts) -> NodeFacts:
+        """Return this node's facts, in which a standby that an administrator has restarted takes no reads."""
+        restarts = self.under_way.restarting and facts.standby
+        return dataclasses.replace(facts, stalled=replay.RESTARTING) if restarts else facts
 
     def _busy(self, last: NodeFacts, seconds: float) -> NodeFacts:
         """Return the last facts with the present record. The state of the server is unknown for so many seconds."""

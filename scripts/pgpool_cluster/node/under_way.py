@@ -68,6 +68,8 @@ class UnderWay:
     """The recovery in two stages that copies this node."""
     starting: Span = field(default_factory=Span)
     """The agent is starting PostgreSQL itself, so the unit may start it."""
+    restarting: Span = field(default_factory=Span)
+    """An administrator has the standby restarted, so it takes no reads until it streams again."""
     pgpool_busy: Span = field(default_factory=Span)
     """pgpool-II waits for its failover_command and answers no request, so its last facts are used at once."""
     mute: Published[frozenset[str]] = field(default_factory=lambda: Published(frozenset()))

@@ -193,6 +193,17 @@ def _await_everywhere_attached(here: Here) -> None:
         raise OperationError(reason, hint=f"pgpoolctl attach {here.me.name}")
 
 
+def await_detached(here: Here) -> None:
+    """Have every pgpool-II detach this node, and wait until each one that answers has; raises OperationError.
+
+    The agents attach it again unless its facts say that it takes no reads.
+    """
+    if Service.PGPOOL in here.me.runs and here.look().pgpool is not None:
+        let_go(here, here.me)
+    _have_others(here, LetGoRequest(here.me.name))
+    _await_everywhere(here, here.me, up=False)
+
+
 def _attach_everywhere(here: Here, name: str) -> None:
     """Have every pgpool-II attach a node. One that fails is left to its own agent."""
     if Service.PGPOOL in here.me.runs:

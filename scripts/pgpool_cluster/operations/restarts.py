@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..configuration.rehearsal import startable
+from ..decision import restart_plan
 from ..decision.facts import matching
 from ..ground import log
 from ..ground.errors import OperationError
@@ -12,6 +13,7 @@ from ..ground.waiting import poll
 from ..machine import units
 from ..node.node import Here
 from ..postgresql import postgresql as pg
+from ..transport.protocol import PendingAnswer
 
 INCLUDE_HINT = "add the line include_dir = 'conf.d' at the end of {folder}/postgresql.conf"
 _RELOAD_SECONDS = 10.0
@@ -42,8 +44,10 @@ class Waiting:
     def fix(self) -> str:
         """The command, and the order of nodes."""
         others = tuple(name for name in self.names if name not in self.changes)
-        order = matching.order(self.changes, others) if self.streams else "node by node"
-        return f"systemctl restart {self.unit}; {order}"
+        if not self.streams:
+            return f"systemctl restart {self.unit}; node by node"
+        order = matching.order(self.changes, others)
+        return f"{restart_plan.PENDING} on one node; by hand on each node: systemctl restart {self.unit}; {order}"
 
     def __str__(self) -> str:
         values = {name: f" ({old} to {new})" for name, (old, new) in self.changes.items()}
@@ -79,13 +83,40 @@ def restart_if_pending(here: Here) -> None:
         _refuse_restart(here, names)
         log.info(f"restarting PostgreSQL {database.instance.name} once, for {names}")
         with here.under_way.starting:
-            units.control("restart", database.instance.unit)
-        database.close()
-        pg.start(database)
+            restart_now(here)
+
+
+def restart_now(here: Here) -> None:
+    """Restart this node's server through systemd, and wait until it answers; raises ClusterError.
+
+    The unit asks this agent whether it may start, unless the caller holds `starting`.
+    """
+    database = here.server
+    units.control("restart", database.instance.unit)
+    database.close()
+    pg.start(database)
+
+
+def pending(here: Here) -> PendingAnswer:
+    """Return what a restart of this node's server would change; raises OperationError if it does not answer."""
+    fault, fix = next(iter(unstartable(here)), ("", ""))
+    return PendingAnswer(waiting(here).names, pg.configured(here.server.instance), fault, fix)
 
 
 def _refuse_restart(here: Here, names: str) -> None:
     """Raise OperationError if the server would not start again; it keeps serving with its present configuration."""
+    found = unstartable(here)
+    if found:
+        reasons = "; ".join(reason for reason, _ in found)
+        raise OperationError(
+            f"PostgreSQL {here.server.instance.name} is not restarted for {names}, as it would not start again: "
+            f"{reasons}",
+            hint=f"{'; '.join(dict.fromkeys(fix for _, fix in found))}; then pgpoolctl apply",
+        )
+
+
+def unstartable(here: Here) -> list[tuple[str, str]]:
+    """Return what would keep this node's server from starting again, each with its fix."""
     instance = here.server.instance
     values = {name: pg.setting(instance, name) for name in startable.STARTING}
     slots = [startable.Slot(str(name), bool(logical)) for name, logical in here.query(_SLOTS)]
@@ -93,9 +124,4 @@ def _refuse_restart(here: Here, names: str) -> None:
     found = [(f"{one.area}: {one.what}", one.fix) for one in startable.unstartable(values, slots, prepared)]
     if fault := pg.fault(instance):
         found.append((fault, "correct that file"))
-    if found:
-        reasons = "; ".join(reason for reason, _ in found)
-        raise OperationError(
-            f"PostgreSQL {instance.name} is not restarted for {names}, as it would not start again: {reasons}",
-            hint=f"{'; '.join(dict.fromkeys(fix for _, fix in found))}; then pgpoolctl apply",
-        )
+    return found

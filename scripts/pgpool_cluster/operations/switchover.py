@@ -9,7 +9,7 @@ from ..copying import copying
 from ..decision.actions import Follow, Promote, Redirect, Resume
 from ..decision.decide import decide
 from ..decision.facts import matching, replay
-from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains
+from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains, same_timeline
 from ..decision.promotion import choose_new_primary
 from ..decision.situation import rank, rightful_primary
 from ..definition.cluster import Cluster, Service
@@ -22,6 +22,7 @@ from . import pgpool_service, postgresql_service
 from .succession import new_primary
 
 _CATCH_UP_SECONDS = 20.0
+_ORIGINS_SECONDS = 10.0
 _HINT = "pgpoolctl status shows every node"
 
 
@@ -87,6 +88,7 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
     """
     if target.settings:
         _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
+    _await_origins(here, target.node)
     here.query("CHECKPOINT")
     progress(f"stopping PostgreSQL of {here.me.name}")
     pg.stop(here.server)
@@ -104,6 +106,21 @@ def run(here: Here, target: NodeFacts, progress: Progress) -> None:
             with contextlib.suppress(ClusterError):
                 postgresql_service.follow(here, Follow(name, target.node))
     copying.rejoin(here, target.node, progress)
+
+
+def _await_origins(here: Here, name: str) -> None:
+    """Wait until the standby has recorded the origins of this node's timelines, as its agent does in its next round.
+
+    Without them, facts cannot show that it has all WAL of this node. Raises OperationError after 10 s.
+    """
+
+    def recorded() -> bool:
+        facts = here.look_at_all(fresh=True)
+        mine = facts.of(here.me.name)
+        return mine.timeline is None or same_timeline(facts.of(name), mine.timeline, mine.origins) is not None
+
+    if not poll(recorded, seconds=_ORIGINS_SECONDS, pause=0.2):
+        raise OperationError(f"{name} has not recorded the origin of the timeline of {here.me.name}", hint=_HINT)
 
 
 def _redirect(here: Here, name: str) -> None:

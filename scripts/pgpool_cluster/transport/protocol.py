@@ -26,6 +26,7 @@ from ..decision.facts.terms import KnownTerm, Term
 from ..decision.reports.chronology import ClusterHistory
 from ..decision.reports.events import Event
 from ..decision.reports.report import Report
+from ..decision.restart_plan import RestartStep
 from ..ground.check import Check
 from ..ground.errors import UsageError
 from . import wire
@@ -97,6 +98,27 @@ class WaitingAnswer:
     """The settings that wait for a restart of PostgreSQL, in one line; "" if there are none."""
 
     waiting: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAnswer:
+    """`parameters`: those that a restart of the node's server would change.
+
+    `configured`: the values with which it would start, of the parameters that a standby must match (matching.py).
+    `fault`: why it would not start, and `fix`: what to do about it; "" if no reason is known.
+    """
+
+    parameters: tuple[str, ...]
+    configured: Mapping[str, int]
+    fault: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPlanAnswer:
+    """The restarts to request one after the other; none if no node needs one."""
+
+    steps: tuple[RestartStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +348,24 @@ class SwitchoverRequest(Request[SwitchoverAnswer]):
 
 
 @dataclass(frozen=True, slots=True)
+class PendingRequest(Request[PendingAnswer]):
+    """Return what a restart of your server would change."""
+
+    do = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequest(Request[Done]):
+    """Restart a server as `step` says, and answer when its node serves again. You refuse while the cluster is not well.
+
+    A request for another node is forwarded.
+    """
+
+    do = "restart"
+    step: RestartStep
+
+
+@dataclass(frozen=True, slots=True)
 class StartRequest(Request[Done]):
     """Start the server of the node with this name or address if it is down (pgpool_remote_start)."""
 
@@ -531,6 +571,19 @@ class WaitingRequest(Request[WaitingAnswer]):
 
 
 @dataclass(frozen=True, slots=True)
+class RestartPlanRequest(Request[RestartPlanAnswer]):
+    """Plan the restarts of `nodes`, or of all without any. `pending`: only of those that have parameters pending.
+
+    `back`: the present primary is the primary again at the end.
+    """
+
+    do = "restart-plan"
+    nodes: tuple[str, ...] = ()
+    pending: bool = False
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ConvergeRequest(Request[ConvergeAnswer]):
     """Collect facts, decide and act once."""
 
@@ -574,9 +627,9 @@ AnyRequest = (
     | FollowRequest | GoOnRequest | RecoverRequest | SwitchoverRequest | StartRequest | AttachRequest | DetachRequest
     | TakeBackRequest | LetGoRequest | HoldRequest | NotePauseRequest | HistoryRequest | RoleRequest | UserRequest
     | UsersRequest | WatchRequest | PcpRecoveryRequest | CopyRequest | TakeUpRequest | WhyRequest | CancelActiveRequest
-    | StandingRequest | SilentRequest
+    | StandingRequest | SilentRequest | PendingRequest | RestartRequest
     | StatusRequest | PauseRequest | ClusterHistoryRequest
-    | WaitingRequest | ConvergeRequest | FailoverRequest | MayStartRequest | FirstStageRequest
+    | WaitingRequest | RestartPlanRequest | ConvergeRequest | FailoverRequest | MayStartRequest | FirstStageRequest
     | SecondStageRequest
 )  # fmt: skip
 """Every request that an agent answers."""

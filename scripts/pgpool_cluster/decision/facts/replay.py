@@ -14,6 +14,8 @@ from . import matching
 from .facts import Lsn, NodeFacts
 
 PAUSED = "its replay is paused"
+RESTARTING = "an administrator has its PostgreSQL restarted"
+"""The reason of a node that takes no reads because `pgpoolctl restart` restarts its server."""
 STILL_SECONDS = 10.0
 """How long replay may make no progress while there is WAL to replay."""
 APART_SECONDS = 30.0
@@ -140,6 +142,8 @@ def too_low(found: NodeFacts) -> str:
 
 def hint(found: NodeFacts) -> str:
     """Return what to do about a stalled standby."""
+    if found.stalled == RESTARTING:
+        return "it takes reads again once it has caught up"
     if found.needs:
         return matching.raising(found.node, found.needs)
     if found.stalled == PAUSED:

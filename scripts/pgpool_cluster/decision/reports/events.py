@@ -85,6 +85,7 @@ class EventKind(StrEnum):
     NEEDS_ADMINISTRATOR = "needs-administrator"
     RECOVER = "recover"
     SWITCHOVER = "switchover"
+    RESTART = "restart"
     ACCEPT_LOSS = "accept-loss"
     HOLD = "hold"
     RELEASE = "release"
@@ -124,6 +125,7 @@ MESSAGE_IDS: Mapping[EventKind, str] = {
     EventKind.NEEDS_ADMINISTRATOR: "9e691ea1942c43c58b76e25d9e845a6e",
     EventKind.RECOVER: "e7daa4c45ba043549c57eb83212c3945",
     EventKind.SWITCHOVER: "f7551b5f81534d4e9cb31aa535653cd5",
+    EventKind.RESTART: "b95f5d5a631a43819ed5fa3d024f793f",
     EventKind.ACCEPT_LOSS: "dfcb1fca55c6458ebd2fbfdd5561affe",
     EventKind.HOLD: "d2fb93f351a346f4ad509fa7150e24af",
     EventKind.RELEASE: "71256638948e40438f99da69d2bcab5e",

@@ -17,13 +17,14 @@ from pgpool_cluster.configuration.users import Users
 from pgpool_cluster.decision import recovery_plan
 from pgpool_cluster.decision.facts.facts import Standing, WatchdogState
 from pgpool_cluster.decision.facts.pause import Pause
+from pgpool_cluster.decision.restart_plan import RestartKind, RestartStep
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
 from pgpool_cluster.ground.errors import OperationError, UsageError
 from pgpool_cluster.machine import pgpool, units
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import restarts, takeover
+from pgpool_cluster.operations import restarts, rolling_restart, takeover
 from pgpool_cluster.operations.accounts import roles
 from pgpool_cluster.operations.restarts import Waiting
 from pgpool_cluster.recovery import main_node, sessions, target, two_stages
@@ -60,9 +61,14 @@ from pgpool_cluster.transport.protocol import (
     NoteRequest,
     PauseRequest,
     PcpRecoveryRequest,
+    PendingAnswer,
+    PendingRequest,
     PromoteRequest,
     RecoverRequest,
     Request,
+    RestartPlanAnswer,
+    RestartPlanRequest,
+    RestartRequest,
     RoleRequest,
     SecondStageRequest,
     SilentAnswer,
@@ -145,6 +151,7 @@ def here(world: World, name: str) -> Here:
 
 EACH: list[Request[Any]] = [
     LookRequest(fresh=True), NoteRequest(), CheckRequest(), ClockRequest(), StandingRequest(), SilentRequest(),
+    PendingRequest(), RestartPlanRequest(), RestartRequest(RestartStep(RestartKind.STANDBY, "pg1")),
     StatusRequest(), WaitingRequest(), ConvergeRequest(), MayStartRequest(INSTANCE), WatchRequest(), WhyRequest("why"),
     TermRequest(5), ExcuseRequest(5, 1, (), "f"), HoldRequest(hold=False), FollowRequest("pg1"), UsersRequest(),
     RoleRequest("app"), UserRequest("app", "v", "e", ""), TakeBackRequest("pg2"), StartRequest("pg1"),
@@ -172,6 +179,9 @@ def test_every_answer_has_the_type_that_its_request_declares(
     monkeypatch.setattr(sessions, "cancel_active", lambda *_: 3)
     monkeypatch.setattr(checks, "run", lambda _: [])
     monkeypatch.setattr(restarts, "waiting", lambda _: Waiting((), {}, UNIT))
+    monkeypatch.setattr(restarts, "pending", lambda _: PendingAnswer((), {}))
+    monkeypatch.setattr(rolling_restart, "plan", lambda *_: RestartPlanAnswer(()))
+    monkeypatch.setattr(rolling_restart, "standby", lambda *_: None)
     monkeypatch.setattr(pgpool, "standing", lambda _: Standing(True, WatchdogState.LEADER))
     monkeypatch.setattr("pgpool_cluster.agent.answers.time.time", lambda: 7.0, raising=False)
     monkeypatch.setattr(takeover, "fail_over", lambda *_: ())

@@ -21,6 +21,7 @@ from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.decision.reports.chronology import ClusterHistory
 from pgpool_cluster.decision.reports.events import Event
 from pgpool_cluster.decision.reports.report import NodeReport, PgpoolReport, Report
+from pgpool_cluster.decision.restart_plan import RestartKind, RestartStep
 from pgpool_cluster.definition import key
 from pgpool_cluster.ground import paths
 from pgpool_cluster.ground.check import Check
@@ -37,6 +38,9 @@ from pgpool_cluster.transport.protocol import (
     PauseAnswer,
     PauseRequest,
     RecoverRequest,
+    RestartPlanAnswer,
+    RestartPlanRequest,
+    RestartRequest,
     StatusRequest,
     SwitchoverAnswer,
     SwitchoverRequest,
@@ -160,6 +164,35 @@ def test_a_verb_sends_one_request_and_prints_its_result(
     assert typed(*words) is ExitStatus.GOOD
     assert said.asked == [request_]
     assert capsys.readouterr().out == out
+
+
+def test_restart_requests_a_plan_and_then_its_steps(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (RestartStep(RestartKind.PRIMARY, "pg1"), RestartStep(RestartKind.STANDBY, "pg2"))
+    said.answers[RestartPlanRequest] = RestartPlanAnswer(steps)
+    said.progress = ("half",)
+    assert typed("restart", "--pending", "--back", "pg1", "pg2") is ExitStatus.GOOD
+    plan = RestartPlanRequest(("pg1", "pg2"), pending=True, back=True)
+    assert said.asked == [plan, *(RestartRequest(step) for step in steps)]
+    assert capsys.readouterr().out.splitlines() == [
+        "half", "[1/2] pg1: restart of the primary in place", "half", "[2/2] pg2: restart of a standby", "half",
+        "PostgreSQL was restarted on pg1, pg2",
+    ]  # fmt: skip
+    said.answers[RestartPlanRequest] = RestartPlanAnswer(())
+    assert typed("restart") is ExitStatus.GOOD
+    assert "no parameter requires a restart" in capsys.readouterr().out
+
+
+def test_a_restart_that_an_agent_does_not_complete_keeps_its_exit_status(said: Said) -> None:
+    said.answers[RestartPlanRequest] = RestartPlanAnswer((RestartStep(RestartKind.STANDBY, "pg2"),))
+
+    def fail(_: object) -> None:
+        raise ServerError("pg2 is unreachable", hint="ssh pg2")
+
+    said.answers[RestartRequest] = fail
+    with pytest.raises(ClusterError, match="pg2 is unreachable; restarted: none; not restarted: pg2") as failure:
+        typed("restart")
+    assert failure.value.hint == "ssh pg2; then pgpoolctl restart pg2"
+    assert failure.value.exit_status is ExitStatus.ENVIRONMENT
 
 
 def test_a_round_without_actions_is_reported_as_such(said: Said, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from tests.unit.cluster.world import Acting, Host, World, at_work, hands, make_c
 
 from pgpool_cluster.copying import copying
 from pgpool_cluster.decision.actions import Follow, Redirect
-from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Postgresql
+from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts, Origin, Postgresql, Switch
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.ground.errors import OperationError, ServerError
 from pgpool_cluster.node.node import Here
@@ -187,6 +187,27 @@ def test_a_standby_that_is_late_is_waited_for(world: World, monkeypatch: pytest.
         assert late is not None
         assert all_of_it is not None
         late.log = all_of_it.log
+
+    monkeypatch.setattr(world, "pause", pause)
+    switch(world)
+    assert follows(world)["pg1"] == "pg2"
+
+
+def test_a_standby_that_has_not_recorded_the_primarys_timeline_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is so for a moment after a promotion, and a second switchover may follow at once."""
+    for host in world.databases:
+        assert host.data is not None
+        host.data.timeline, host.data.history = 2, (Switch(1, host.data.position),)
+    here(world).remember(origins=(Origin(1, 1), Origin(2, 2)))
+    here(world, "pg2").remember(origins=(Origin(1, 1),))
+    with pytest.raises(OperationError, match="pg2 has not recorded the origin of the timeline of pg1"):
+        switch(world)
+    assert world.hosts["pg1"].up, "the primary has not stopped"
+
+    def pause() -> None:
+        here(world, "pg2").remember(origins=here(world).record.origins)
 
     monkeypatch.setattr(world, "pause", pause)
     switch(world)

@@ -154,7 +154,8 @@ def test_the_waiting_parameters_include_those_that_the_next_reload_will_mark(
     assert found
     assert str(found) == (
         f"PostgreSQL needs a restart for max_connections (100 to 200), shared_buffers, wal_level: "
-        f"systemctl restart {UNIT}; max_connections grows: the standbys first, then the primary; "
+        f"pgpoolctl restart --pending on one node; by hand on each node: systemctl restart {UNIT}; "
+        "max_connections grows: the standbys first, then the primary; "
         "otherwise they stop replaying"
     )
 
@@ -181,3 +182,19 @@ def test_a_server_that_does_not_read_the_clusters_file_is_found(
 ) -> None:
     server.included = included
     assert restarts.includes_drop_in(here(server, monkeypatch)) is (included > 0)
+
+
+def test_a_node_reports_what_its_restart_would_change_and_what_would_prevent_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.configured["max_connections"] = 200
+    node = here(server, monkeypatch)
+    found = restarts.pending(node)
+    assert (found.parameters, found.configured) == (
+        ("max_connections", "shared_buffers", "wal_level"),
+        server.configured,
+    )
+    assert (found.fault, found.fix) == ("", "")
+    server.fault = "unrecognized parameter"
+    found = restarts.pending(node)
+    assert (found.fault, found.fix) == ("unrecognized parameter", "correct that file")

@@ -377,6 +377,6 @@ def test_pending_restarts_show_old_and_new_values(monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     assert str(restarts.waiting(here)) == (
         "PostgreSQL needs a restart for max_connections (100 to 404), shared_buffers: "
-        "systemctl restart postgresql@15-main.service; "
+        "pgpoolctl restart --pending on one node; by hand on each node: systemctl restart postgresql@15-main.service; "
         "max_connections grows: the standbys first, then the primary; otherwise they stop replaying"
     )

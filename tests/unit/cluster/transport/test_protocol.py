@@ -343,6 +343,7 @@ OF_VERSION_1: list[tuple[dict[str, object], Request[Any]]] = [
 
 
 LATER = {
+    protocol.PendingRequest, protocol.RestartPlanRequest, protocol.RestartRequest,
     protocol.NotePauseRequest, protocol.HistoryRequest, protocol.PauseRequest, protocol.ClusterHistoryRequest,
     protocol.LetGoRequest,
 }  # fmt: skip

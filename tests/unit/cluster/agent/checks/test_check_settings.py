@@ -14,7 +14,7 @@ UNIT = "postgresql@17-main.service"
     ("break_", "what", "why", "fix"),
     [
         pytest.param(lambda m: m.rows("pending_restart", ("wal_level",)), "PostgreSQL runs with its configuration",
-                     "restart required for wal_level", f"systemctl restart {UNIT}", id="restart"),
+                     "restart required for wal_level", "pgpoolctl restart --pending", id="restart"),
         pytest.param(lambda m: m.configured.update(max_connections=2000), "PostgreSQL runs with its configuration",
                      "restart required for max_connections", "the standbys first", id="higher"),
         pytest.param(lambda m: m.rows("superuser_reserved_connections", (383,)),
