@@ -36,7 +36,6 @@ from pgpool_cluster.decision.facts.facts import ClusterFacts, NodeFacts
 from pgpool_cluster.decision.facts.pause import Pause
 from pgpool_cluster.decision.liveness.links import LinkState
 from pgpool_cluster.decision.reports.events import EventKind
-from pgpool_cluster.decision.virtual_address import GONE_SECONDS
 from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
@@ -303,19 +302,6 @@ def test_reachable_nodes_that_send_no_heartbeats_are_noted(program: Program) -> 
     program.facts = WELL
     program.agent.step()
     assert {link.state for link in program.here.beats.links().values()} == {LinkState.UNSUPPORTED}
-
-
-def test_a_node_that_was_never_heard_is_gone_after_the_time_that_it_may_take_to_boot(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program.facts = seen(*(one for one in WELL.nodes.values() if one.node != "pg3"))
-    program.agent.step()
-    later = time.monotonic() + agent.PATIENCE_SECONDS
-    monkeypatch.setattr("pgpool_cluster.agent.agent.time.monotonic", lambda: later)
-    program.agent.step()
-    assert program.agent._policy.gone == frozenset()
-    later += GONE_SECONDS
-    assert program.agent._policy.gone == frozenset({"pg3"})
 
 
 # Keys

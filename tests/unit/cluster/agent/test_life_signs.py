@@ -370,14 +370,6 @@ def test_a_node_is_gone_once_a_majority_has_had_no_sign_of_life_for_long() -> No
     assert found.gone(53.0) == frozenset(), "it was there in the meantime"
 
 
-def test_a_node_that_was_off_all_the_time_is_gone_as_well() -> None:
-    """Its link is unknown, so it is never silent; both other hosts have been booted since."""
-    pg1, pg2, _ = healthy()
-    found = Contact()
-    found.note(CLUSTER, seen(pg1, pg2, away("pg3")), "pg1", 50.0, {"pg3"})
-    assert found.gone(50.0 + GONE_SECONDS) == frozenset({"pg3"})
-
-
 def test_a_pgpool_that_restarts_is_not_away_for_long() -> None:
     pg1, pg2, pg3 = healthy()
     found = Contact()
