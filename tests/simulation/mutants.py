@@ -151,10 +151,7 @@ MUTANTS = (
         "a node that must not serve clients stays attached", POOLING,
         "if believed is BackendState.UP and unfit:", "if believed is BackendState.DOWN and unfit:",
     ),
-    Mutant(
-        "a copy comes before pgpool-II", "decision/decide.py",
-        "copies = runs and any(", "copies = not runs and any(",
-    ),
+    Mutant("a copy comes before pgpool-II", "decision/decide.py", "first = copies or any(", "first = any("),
     Mutant(
         "a failed action stops those for pgpool-II", "agent/agent.py",
         "stopped.add(of_pgpool)", "stopped.update((True, False))",

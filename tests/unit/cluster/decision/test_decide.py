@@ -17,6 +17,7 @@ from tests.unit.cluster.nodes import (
     down,
     fresh,
     healthy,
+    kinds,
     make_cluster,
     orphaned,
     pgpool,
@@ -409,6 +410,13 @@ def test_pgpool_learns_of_the_primary_before_its_node_copies_data() -> None:
     mine = replace(down(primary("pg1")), pgpool=alone)
     actions = decide(CLUSTER, CLUSTER.named("pg1"), seen(mine, *FAILED_OVER))
     assert actions == (Redirect("pg1", "pg2"), Rejoin("pg1", "pg2"))
+
+
+def test_pgpool_detaches_a_lost_node_before_its_own_node_copies_data() -> None:
+    alone = PgpoolFacts(WatchdogState.ALONE, quorum=True, backends=dict(ALL_UP), primary="pg2")
+    mine, new, other = replace(down(primary("pg1")), pgpool=alone), FAILED_OVER[0], down(FAILED_OVER[1])
+    actions = decide(CLUSTER, CLUSTER.named("pg1"), seen(mine, new, other))
+    assert kinds(actions) == ["Detach", "Detach", "Rejoin"]
 
 
 def test_waiting_for_recovery_names_the_command() -> None:
