@@ -52,6 +52,8 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
         protocol.LetGoRequest,
         protocol.RecoverRequest,
         protocol.SwitchoverRequest,
+        protocol.QueueRequest,
+        protocol.EndQueueRequest,
         protocol.StartRequest,
         protocol.UserRequest,
         protocol.RoleRequest,
