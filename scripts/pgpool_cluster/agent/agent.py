@@ -44,7 +44,7 @@ from ..decision.situation import Actions, Policy
 from ..definition.cluster import Service
 from ..ground import files, log, paths
 from ..ground.errors import ClusterError, OperationError, ServerError
-from ..machine import pgpool, server, units
+from ..machine import pgpool, pool_children, server, units
 from ..machine.history_file import HistoryFile
 from ..machine.record import Record
 from ..node import recording
@@ -139,6 +139,8 @@ class Agent:
     def run(self) -> None:
         """Answer and converge until SIGTERM; reload cluster.yml on SIGHUP. Raises ClusterError only at the start."""
         files.sweep(paths.STATE)
+        if left := pool_children.release():
+            log.warning(f"{len(left)} processes of pgpool-II were stopped, and continue: the agent was killed")
         upgrade.finish(self.here)
         self.here.answer = self.answer
         signal.signal(signal.SIGTERM, lambda *_: self._end())
@@ -155,11 +157,13 @@ class Agent:
                     self._reload()
                 busy = self.step()
                 self.wake.wait(self._contact.pause(BUSY_SECONDS if busy else CALM_SECONDS))
+        self.here.under_way.queue.end()
         self.here.peers.close()
         self.here.history.close()
 
     def _end(self) -> None:
         self.ended = True
+        self.here.under_way.queue.abandon()
         self.wake.set()
 
     def _renew(self) -> None:

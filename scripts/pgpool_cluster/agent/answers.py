@@ -23,7 +23,16 @@ from ..ground.errors import UsageError
 from ..machine import packages, pgpool
 from ..node import histories, notes, recording
 from ..node.node import Here
-from ..operations import attachment, pausing, postgresql_service, restarts, rolling_restart, switchover, takeover
+from ..operations import (
+    attachment,
+    pausing,
+    postgresql_service,
+    queueing,
+    restarts,
+    rolling_restart,
+    switchover,
+    takeover,
+)
 from ..operations.accounts import roles, user_lists
 from ..operations.succession import new_primary, votes
 from ..recovery import main_node, sessions, streaming, target, two_stages
@@ -88,6 +97,10 @@ class Answers:
                 return _pair(request, self._recover(request, progress))
             case protocol.SwitchoverRequest():
                 return _pair(request, self._switchover(request, progress))
+            case protocol.QueueRequest():
+                return _pair(request, queueing.answer(here, request))
+            case protocol.EndQueueRequest():
+                return _pair(request, self._end_queue(request))
             case protocol.StartRequest():
                 return _pair(request, self._start(request))
             case protocol.AttachRequest():
@@ -311,7 +324,7 @@ class Answers:
             return here.peers.ask(primary.node, request, seconds=_LONG_SECONDS, progress=progress)
         what = f"switchover from {primary.node} to {target.node}"
         with self.acting, recording.timed(here, EventKind.SWITCHOVER, what, why=_BY_AN_ADMINISTRATOR):
-            switchover.run(here, target, progress)
+            switchover.run(here, target, progress, drain=queueing.bounded(request.drain))
         self.wake()
         progress("waiting for pgpool-II")
         attachment.await_redirected(here, target.node)  # it detaches the other nodes
@@ -319,6 +332,10 @@ class Answers:
             attachment.attach_standbys(here, target.node)
         attachment.await_attached(here, progress)
         return protocol.SwitchoverAnswer(target.node)
+
+    def _end_queue(self, request: protocol.EndQueueRequest) -> protocol.Done:
+        queueing.end(self.here, request)
+        return protocol.Done()
 
     def _take_over(
         self, request: protocol.SwitchoverRequest, name: str, progress: Progress

@@ -54,6 +54,8 @@ _BY_ASKER: dict[Asker, tuple[type[Request[Any]], ...]] = {
         protocol.SwitchoverRequest,
         protocol.PendingRequest,
         protocol.RestartRequest,
+        protocol.QueueRequest,
+        protocol.EndQueueRequest,
         protocol.StartRequest,
         protocol.UserRequest,
         protocol.RoleRequest,

@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
         "--accept-loss", action="store_true",
         help="use NODE's data even if an unreachable node has newer writes: those writes are lost",
     )  # fmt: skip
+    switchover.add_argument(
+        "--drain", type=float, default=5.0, metavar="SECONDS",
+        help="the time that open transactions get to end, 0 to 60 (5); new ones wait for the new primary",
+    )  # fmt: skip
     restart = _verb(verbs, "restart", "restart PostgreSQL node by node, the primary by a switchover")
     restart.add_argument("nodes", metavar="NODE", nargs="*", help="the nodes whose PostgreSQL restarts (all)")
     restart.add_argument(

@@ -181,7 +181,7 @@ def _recover(options: argparse.Namespace) -> ExitStatus:
 def _switchover(options: argparse.Namespace) -> ExitStatus:
     if options.accept_loss and not options.node:
         raise UsageError("--accept-loss needs the node whose data is kept", hint="pgpoolctl status shows the nodes")
-    request = SwitchoverRequest(options.node, accept_loss=options.accept_loss)
+    request = SwitchoverRequest(options.node, accept_loss=options.accept_loss, drain=options.drain)
     said = _ProgressLine()
     try:
         answer = ask(request, seconds=_PROGRESS_SECONDS, progress=said)

@@ -36,10 +36,14 @@ class HeldProcess:
         poll.register(self.handle, select.POLLIN)
         return bool(poll.poll(0))
 
+    def await_end(self, seconds: float) -> bool:
+        """Wait for the end of the process, for at most `seconds`; return whether it has ended."""
+        return bool(select.select([self.handle], [], [], seconds)[0])
+
     @property
     def frozen(self) -> bool:
         """Whether a signal has stopped the process."""
-        return _state_and_parent(self.pid)[0] in _FROZEN
+        return is_frozen(self.pid)
 
     def close(self) -> None:
         """Close the pidfd."""
@@ -73,6 +77,21 @@ def children(parent: int) -> list[int]:
 def is_left(pid: int) -> bool:
     """Return whether a process exists that has not ended, as a zombie has."""
     return _state_and_parent(pid)[0] not in ("", "Z", "X")
+
+
+def is_frozen(pid: int) -> bool:
+    """Return whether a signal or a debugger has stopped a process."""
+    return _state_and_parent(pid)[0] in _FROZEN
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 if the process does not exist."""
+    return _state_and_parent(pid)[1]
+
+
+def name_of(pid: int) -> str:
+    """Return the name of a process, as in its file `comm`; "" if the process does not exist."""
+    return next(iter(_lines(_PROC / str(pid) / "comm")), "")
 
 
 def left_its_file(held: HeldProcess, data: Path) -> bool:
@@ -117,8 +136,8 @@ def _is(held: HeldProcess, name: str) -> bool:
     """Return whether a held process of this user runs, has this name, and is no child of one with the same name."""
     with contextlib.suppress(OSError):
         of_this_user = (_PROC / str(held.pid)).stat().st_uid == os.geteuid()
-        parent = _state_and_parent(held.pid)[1]
-        return of_this_user and _name(held.pid) == name and _name(parent) != name and not held.ended
+        parent = parent_of(held.pid)
+        return of_this_user and name_of(held.pid) == name and name_of(parent) != name and not held.ended
     return False
 
 
@@ -127,10 +146,6 @@ def _works_in(held: HeldProcess, data: Path) -> bool:
     with contextlib.suppress(OSError):
         return (_PROC / str(held.pid) / "cwd").readlink() == data.resolve() and not held.ended
     return False
-
-
-def _name(pid: int) -> str:
-    return next(iter(_lines(_PROC / str(pid) / "comm")), "")
 
 
 def _state_and_parent(pid: int) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from .client_queue import ClientQueue
 from .copies import Copies
 from .failover_times import FailoverTimes
 from .returns import Returns
@@ -66,6 +67,8 @@ class UnderWay:
     """The recovery in two stages that this node is the target of."""
     drain: Drain = field(default_factory=Drain)
     """The recovery in two stages that copies this node."""
+    queue: ClientQueue = field(default_factory=ClientQueue)
+    """The clients of pgpool-II that wait while the primary changes."""
     starting: Span = field(default_factory=Span)
     """The agent is starting PostgreSQL itself, so the unit may start it."""
     restarting: Span = field(default_factory=Span)

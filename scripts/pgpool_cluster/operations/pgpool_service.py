@@ -83,7 +83,8 @@ def detach(here: Here, action: Detach) -> None:
 
 
 def redirect(here: Here, action: Redirect) -> None:
-    """Have pgpool-II send writes to the primary."""
-    pgpool.redirect(here.cluster, here.cluster.named(action.primary))
+    """Have pgpool-II send writes to the primary, and serve the clients that wait for the change (client_queue.py)."""
+    with here.under_way.queue.redirecting():
+        pgpool.redirect(here.cluster, here.cluster.named(action.primary))
     if action.primary == here.me.name:
         here.under_way.failover.pooled()

@@ -6,23 +6,26 @@ import contextlib
 from collections.abc import Mapping
 
 from ..copying import copying
-from ..decision.actions import Follow, Promote, Redirect, Resume
+from ..decision.actions import Promote, Resume
 from ..decision.decide import decide
 from ..decision.facts import matching, replay
 from ..decision.facts.facts import ClusterFacts, NodeFacts, Postgresql, contains, same_timeline
 from ..decision.promotion import choose_new_primary
 from ..decision.situation import rank, rightful_primary
-from ..definition.cluster import Cluster, Service
+from ..definition.cluster import Cluster
 from ..ground.errors import ClusterError, OperationError
 from ..ground.waiting import poll
-from ..node.node import Here
+from ..node.node import LOOK_SECONDS, Here
 from ..postgresql import postgresql as pg
 from ..transport.peers import Progress
-from . import pgpool_service, postgresql_service
+from ..transport.protocol import FollowRequest, LookRequest
+from . import queueing
 from .succession import new_primary
 
 _CATCH_UP_SECONDS = 20.0
 _ORIGINS_SECONDS = 10.0
+_CATCH_UP_PAUSE_SECONDS = 0.02
+_FOLLOW_SECONDS = 10.0
 _HINT = "pgpoolctl status shows every node"
 
 
@@ -80,31 +83,26 @@ def _refuse_lower(name: str, verb: str, settings: Mapping[str, int], target: Nod
         )
 
 
-def run(here: Here, target: NodeFacts, progress: Progress) -> None:
+def run(here: Here, target: NodeFacts, progress: Progress, *, drain: float = queueing.DRAIN_SECONDS) -> None:
     """Stop this node, the primary, promote `target`, and restart this node as a standby of `target`.
 
-    If the promotion fails, this node becomes the primary again. Raises OperationError, before the stop, if this node
-    could not start as a standby of `target`.
+    Clients of the pgpool-IIs wait meanwhile (queueing.py); open transactions get `drain` seconds to end. If the
+    promotion fails, this node becomes the primary again. Raises OperationError, before the stop, if this node could not
+    start as a standby of `target`.
     """
     if target.settings:
         _refuse_lower(here.me.name, "would start with", pg.configured(here.server.instance), target)
     _await_origins(here, target.node)
     here.query("CHECKPOINT")
-    progress(f"stopping PostgreSQL of {here.me.name}")
-    pg.stop(here.server)
-    here.forget_looks()
-    try:
-        _await_all(here, target.node)
-        progress(f"promoting {target.node}")
-        new_primary.promote(here, Promote(target.node, here.record.term + 1, None))
-    except ClusterError:
-        _take_back(here)
-        raise
-    _redirect(here, target.node)
-    for name, peer in here.look_at_all().nodes.items():
-        if peer.standby and name != target.node:
-            with contextlib.suppress(ClusterError):
-                postgresql_service.follow(here, Follow(name, target.node))
+    facts = here.look_at_all()
+    others = [one.node for one in facts.members(here.cluster) if one.standby and one.node != target.node]
+    with queueing.waiting_clients(here, drain, progress):
+        _hand_over(here, target.node, progress)
+        # They follow before pgpool-II sends writes: the new primary may wait for one of them at each commit.
+        here.peers.ask_some(others, FollowRequest(target.node), seconds=_FOLLOW_SECONDS)
+        queueing.redirect(here, target.node)
+    pg.stop(here.server)  # its unit
+    here.look_at_all(fresh=True)
     copying.rejoin(here, target.node, progress)
 
 
@@ -123,11 +121,20 @@ def _await_origins(here: Here, name: str) -> None:
         raise OperationError(f"{name} has not recorded the origin of the timeline of {here.me.name}", hint=_HINT)
 
 
-def _redirect(here: Here, name: str) -> None:
-    """Have this node's pgpool-II send writes to the new primary before the rejoin; the agent repeats what fails."""
-    if Service.PGPOOL in here.me.runs:
+def _hand_over(here: Here, name: str, progress: Progress) -> None:
+    """Stop this node's server and promote the standby. If that fails, this node becomes the primary again."""
+    progress(f"stopping PostgreSQL of {here.me.name}")
+    try:
+        pg.halt(here.server)
+        here.forget_looks()
+        _await_all(here, name)
+        progress(f"promoting {name}")
+        new_primary.promote(here, Promote(name, here.record.term + 1, None))
+    except ClusterError:
         with contextlib.suppress(ClusterError):
-            pgpool_service.redirect(here, Redirect(here.me.name, name))
+            pg.stop(here.server)
+        _take_back(here)
+        raise
 
 
 def _await_all(here: Here, name: str) -> None:
@@ -135,12 +142,14 @@ def _await_all(here: Here, name: str) -> None:
 
     Raises OperationError after 20 s.
     """
+    mine = here.look()
 
     def complete() -> bool:
-        facts = here.look_at_all(fresh=True)
-        return contains(facts.of(name), facts.of(here.me.name)) is True
+        with contextlib.suppress(ClusterError):
+            return contains(here.peers.ask(name, LookRequest(fresh=True), seconds=LOOK_SECONDS), mine) is True
+        return False
 
-    if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=0.2):
+    if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=_CATCH_UP_PAUSE_SECONDS):
         raise OperationError(f"{name} did not receive all WAL of {here.me.name}", hint=_HINT)
 
 

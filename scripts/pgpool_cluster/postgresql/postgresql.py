@@ -17,10 +17,11 @@ from ..ground.errors import OperationError, ServerError
 from ..ground.programs import ProgramError
 from ..machine import units
 from ..machine.server import Instance, as_postgres
-from . import libpq, server_log
+from . import libpq, postmaster, server_log
 from .local_server import LocalServer
 
 _PROGRAM_SECONDS = 10.0
+_HALT_SECONDS = 60.0
 _ENGLISH = {"LC_ALL": "C"}
 _UNIT_START_SECONDS = 2.0
 """Time after which systemd has started a requested job."""
@@ -107,6 +108,18 @@ def _start_hint(instance: Instance) -> str:
     if low and (instance.data / "standby.signal").exists():
         return matching.raising("this node", {name: least for name, (_, least) in low.items()})
     return f"journalctl -u {instance.unit} and its log (pg_lsclusters shows the path) show more"
+
+
+def halt(database: LocalServer) -> None:
+    """End this node's server by a signal to its main process, as fast as it can; `stop` then also stops its unit.
+
+    Its clients are disconnected. Raises OperationError if it does not end.
+    """
+    paths.STOPPED.touch()
+    database.close()
+    if not postmaster.end(database.instance, seconds=_HALT_SECONDS):
+        hint = "see its log; pg_lsclusters shows the path"
+        raise OperationError(f"PostgreSQL does not end within {_HALT_SECONDS:.0f} s", hint=hint)
 
 
 def stop(database: LocalServer) -> None:

@@ -1,4 +1,4 @@
-"""Kill this node's server at once, as a power cut would."""
+"""End this node's server by signals: as fast as it can, or at once, as a power cut would."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ def runs(instance: Instance) -> bool:
     if held is not None:
         held.close()
     return held is not None
+
+
+def end(instance: Instance, *, seconds: float) -> bool:
+    """Have the server disconnect its clients, write its last checkpoint and end (fast shutdown).
+
+    Returns whether it has ended within `seconds`. Its standbys that receive have all of its WAL by then.
+    """
+    held = process_watch.postmaster(instance.data)
+    if held is None:
+        return True
+    with contextlib.closing(held):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(held.handle, signal.SIGINT)
+        return held.await_end(seconds)
 
 
 def kill(instance: Instance) -> bool:

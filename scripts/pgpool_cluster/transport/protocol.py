@@ -200,6 +200,13 @@ class SwitchoverAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueAnswer:
+    """The number of clients with an open transaction or a running statement, which do not wait yet."""
+
+    busy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CancelActiveAnswer:
     """The number of cancelled statements."""
 
@@ -339,12 +346,33 @@ class RecoverRequest(Request[Done]):
 class SwitchoverRequest(Request[SwitchoverAnswer]):
     """Make `node`, or the most advanced standby, the primary.
 
-    `accept_loss`: let the data of `node` count although a node that does not answer may have more.
+    `accept_loss`: let the data of `node` count although a node that does not answer may have more. `drain`: seconds
+    that open transactions get to end.
     """
 
     do = "switchover"
     node: str | None = None
     accept_loss: bool = False
+    drain: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRequest(Request[QueueAnswer]):
+    """Let new clients and new statements of your pgpool-II wait, for at most `seconds` from the first such request.
+
+    You limit the time yourself, too (client_queue.py).
+    """
+
+    do = "queue"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndQueueRequest(Request[Done]):
+    """Let the clients of your pgpool-II go on. With `primary`, your pgpool-II first sends writes to that node."""
+
+    do = "end-queue"
+    primary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,7 +652,8 @@ class SecondStageRequest(Request[Done]):
 
 AnyRequest = (
     LookRequest | NoteRequest | CheckRequest | ClockRequest | TermRequest | ExcuseRequest | PromoteRequest
-    | FollowRequest | GoOnRequest | RecoverRequest | SwitchoverRequest | StartRequest | AttachRequest | DetachRequest
+    | FollowRequest | GoOnRequest | RecoverRequest | SwitchoverRequest | QueueRequest | EndQueueRequest | StartRequest
+    | AttachRequest | DetachRequest
     | TakeBackRequest | LetGoRequest | HoldRequest | NotePauseRequest | HistoryRequest | RoleRequest | UserRequest
     | UsersRequest | WatchRequest | PcpRecoveryRequest | CopyRequest | TakeUpRequest | WhyRequest | CancelActiveRequest
     | StandingRequest | SilentRequest | PendingRequest | RestartRequest

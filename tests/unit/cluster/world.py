@@ -42,7 +42,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import node, stages
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, pausing, restarts, takeover
+from pgpool_cluster.operations import act, pausing, queueing, restarts, takeover
 from pgpool_cluster.operations.succession import cutting, synchrony
 from pgpool_cluster.operations.succession.synchrony import Sender, Senders, Synchrony
 from pgpool_cluster.postgresql import postgresql as pg
@@ -1008,7 +1008,7 @@ class _Threads:
             finally:
                 world.acting = before
 
-        return SimpleNamespace(start=start)
+        return SimpleNamespace(start=start, join=lambda: None)
 
 
 class _Clock:
@@ -1088,6 +1088,7 @@ def hands() -> Iterator[None]:
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pg, "start", lambda server, **_: world().start_server(server.host))
         patch.setattr(server_log, "last_words", lambda _: "")
+        patch.setattr(pg, "halt", lambda server: world().stop_server(server.host))
         patch.setattr(pg, "stop", lambda server: world().stop_server(server.host))
         patch.setattr(Here, "query", lambda *a: world().query(*a))
         # Under the lock `upstream`, this node's agent does not follow a primary, so it takes no turn meanwhile.
@@ -1117,11 +1118,25 @@ def _rewindable(here: Here) -> bool:
 
 def _replace_machine(patch: pytest.MonkeyPatch) -> None:
     threads, clock = _Threads(_CURRENT), _Clock(_CURRENT)
-    for module in (act, agent, answers, node, sessions, stages, synchrony, takeover, target, two_stages, waiting):
+    for module in (
+        act,
+        agent,
+        answers,
+        node,
+        queueing,
+        sessions,
+        stages,
+        synchrony,
+        takeover,
+        target,
+        two_stages,
+        waiting,
+    ):
         patch.setattr(module, "time", clock)
     patch.setattr(log, "_write", lambda *_: None)
     patch.setattr(act, "threading", threads)
     patch.setattr(synchrony, "threading", threads)
+    patch.setattr(queueing, "threading", threads)
     patch.setattr(main_node, "threading", threads)
     patch.setattr(paths, "SERVE", _Serve(_CURRENT))
     patch.setattr(act, "Roles", SimpleNamespace(rendered=lambda: SimpleNamespace(lay=lambda _: None)))

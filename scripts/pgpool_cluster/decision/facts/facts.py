@@ -285,12 +285,14 @@ def contains(source: NodeFacts, target: NodeFacts) -> bool | None:
 def same_timeline(source: NodeFacts, timeline: int, origins: Iterable[Origin]) -> bool | None:
     """Return whether the source's timeline of this number is that of a node with these origins; None if unknown.
 
-    It is unknown for a moment after the source's promotion. Without origins, the number decides, as in older packages.
+    It is unknown for a moment after the source's promotion. With a source of an older package, which records no origins
+    and knows no pause, the number decides.
     """
     theirs, mine = _terms(source.origins), _terms(origins)
     if branch(source.origins, origins) in range(1, timeline + 1):
         return False
-    return None if theirs and timeline in mine and timeline == source.timeline not in theirs else True
+    records = bool(theirs) or source.pause is not None
+    return None if records and timeline in mine and timeline == source.timeline not in theirs else True
 
 
 def branch(one: Iterable[Origin], other: Iterable[Origin]) -> int | None:

@@ -37,6 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Actions that start or promote a node, with their terms."""
     done: list[object] = []
     monkeypatch.setattr(Here, "query", lambda *_: [(False,)])
+    monkeypatch.setattr(pg, "halt", lambda _: None)
     monkeypatch.setattr(pg, "stop", lambda _: None)
     monkeypatch.setattr(pg, "configured", lambda _: {})
     monkeypatch.setattr(postgresql_service, "start", lambda _, action: done.append(action))

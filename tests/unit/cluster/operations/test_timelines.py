@@ -13,6 +13,7 @@ from tests.unit.cluster.world import World, at_work, hands, make_cluster
 from pgpool_cluster.copying import copying
 from pgpool_cluster.decision.facts.divergence import Stretch, own_stretches
 from pgpool_cluster.decision.facts.facts import Lsn, NodeFacts, Origin, contains, same_timeline
+from pgpool_cluster.decision.facts.pause import NO_PAUSE
 from pgpool_cluster.definition.cluster import Mode
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node.node import Here
@@ -67,6 +68,13 @@ def test_a_standby_fits_only_the_timeline_that_it_has_received(
 ) -> None:
     target = replace(standby("pg3", "pg1", timeline=2, at=1500), origins=mine)
     assert contains(facts(theirs), target) is fits
+
+
+def test_a_primary_without_any_origin_yet_is_not_compared_by_number() -> None:
+    """Its package records origins, as its facts about pauses show: it has just been promoted."""
+    target = replace(standby("pg3", "pg1", timeline=2, at=1500), origins=BEFORE)
+    assert contains(replace(facts(()), pause=NO_PAUSE), target) is None
+    assert contains(replace(facts((FIRST,)), pause=NO_PAUSE), replace(target, origins=())) is True
 
 
 def test_an_expected_timeline_does_not_matter_before_it_is_received() -> None:

@@ -345,7 +345,7 @@ OF_VERSION_1: list[tuple[dict[str, object], Request[Any]]] = [
 LATER = {
     protocol.PendingRequest, protocol.RestartPlanRequest, protocol.RestartRequest,
     protocol.NotePauseRequest, protocol.HistoryRequest, protocol.PauseRequest, protocol.ClusterHistoryRequest,
-    protocol.LetGoRequest,
+    protocol.LetGoRequest, protocol.QueueRequest, protocol.EndQueueRequest,
 }  # fmt: skip
 """The requests that version 1 refuses as unknown."""
 

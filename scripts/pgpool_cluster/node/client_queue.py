@@ -1,0 +1,166 @@
+"""Let the clients of this node's pgpool-II wait while the primary changes, instead of refusing them.
+
+A thread stops the processes of pgpool-II that wait for a client, and those whose client is idle, so that new
+connections and new statements wait. Transactions and statements that have begun go on. After the change, pgpool-II
+replaces all these processes, and the new ones serve the clients that wait. Every queue has a deadline of this node's
+own, so clients wait no longer if the node that requested the queue is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..ground import log
+from ..ground.waiting import poll
+from ..machine import pool_children
+from ..machine.pool_children import Doing
+
+LONGEST_SECONDS = 75.0
+"""Limit of every queue's time, whatever is requested."""
+_PAUSE_SECONDS = 0.005
+_FIRST_SECONDS = 1.0
+"""Time within which the first round has been made."""
+_END_SECONDS = 2.0
+_REPLACED_SECONDS = 1.0
+"""Time within which pgpool-II has told its processes to end, once it knows the new primary."""
+_REPLACED_PAUSE_SECONDS = 0.005
+_UNSEEN_ROUNDS = 2
+"""Rounds in a row after which a client without a title of its own counts as one that a stopped process has accepted."""
+_MOST_REPEATS = 20
+
+
+@dataclass(slots=True)
+class _Run:
+    """One queue, and the thread that keeps it."""
+
+    main: int
+    port: int
+    deadline: float
+    over: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+    """The first round has been made."""
+    only: frozenset[int] | None = None
+    """The processes that may be stopped, once pgpool-II begins to replace them; None for all."""
+    stopped: set[int] = field(default_factory=set)
+    busy: int = 0
+    thread: threading.Thread = field(init=False)
+    _unseen: int = 0
+    _repeats: int = 0
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._keep, name="client queue", daemon=True)
+
+    def _keep(self) -> None:
+        try:
+            while not self.over.is_set() and time.monotonic() < self.deadline:
+                self._round()
+                self.begun.set()
+                self.over.wait(_PAUSE_SECONDS)
+        except Exception:
+            log.error(f"the queue of clients ends: {traceback.format_exc()}")
+        finally:
+            self.over.set()
+            pool_children.release()
+            self.begun.set()
+
+    def _round(self) -> None:
+        """Stop the processes that are free, continue those that pgpool-II ends, and count the others."""
+        for pid in [one for one in self.stopped if pool_children.ends(one)]:
+            pool_children.go_on(pid)
+            self.stopped.discard(pid)
+        only = self.only
+        found = pool_children.children(self.main)
+        titles = {pid: pool_children.title(pid) for pid in found if only is None or pid in only}
+        serving = [pid for pid, title in titles.items() if pool_children.doing(title) is not Doing.OTHER]
+        free = [pid for pid in serving if pid not in self.stopped and not pool_children.ends(pid)]
+        self.stopped |= {pid for pid in free if pool_children.stop(pid, self.main)}
+        left = [pid for pid in free if pid not in self.stopped]
+        if not left and only is None and self._has_unseen_client():
+            left = self._repeat()
+        self.busy = len(left)
+
+    def _has_unseen_client(self) -> bool:
+        """Return whether a process has accepted a client that no title shows, for more than a moment."""
+        titles = map(pool_children.title, self.stopped)
+        unseen = pool_children.accepted(self.port) > sum(map(pool_children.by_tcp, titles))
+        self._unseen = self._unseen + 1 if unseen else 0
+        return self._unseen >= _UNSEEN_ROUNDS and self._repeats < _MOST_REPEATS
+
+    def _repeat(self) -> list[int]:
+        """Continue the processes that seem to wait for a client, because one of them has just accepted one."""
+        self._repeats += 1
+        waiting = [pid for pid in self.stopped if pool_children.doing(pool_children.title(pid)) is Doing.WAITING]
+        for pid in waiting:
+            pool_children.go_on(pid)
+        self.stopped -= set(waiting)
+        return waiting
+
+
+class ClientQueue:
+    """The queue of this node, if there is one now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._run: _Run | None = None
+
+    def begin(self, seconds: float, port: int) -> int:
+        """Let clients of pgpool-II, which serves them on `port`, wait for at most `seconds` from now.
+
+        Returns the number of clients that still have a transaction or a statement. A queue that exists keeps its
+        deadline. Without pgpool-II there is nothing to do, and the number is 0.
+        """
+        with self._lock:
+            run = self._current()
+            if run is None:
+                main = pool_children.main()
+                if not main:
+                    return 0
+                run = self._run = _Run(main, port, time.monotonic() + min(max(seconds, 0.0), LONGEST_SECONDS))
+                run.thread.start()
+        run.begun.wait(_FIRST_SECONDS)
+        return run.busy
+
+    def end(self) -> None:
+        """Let the clients go on, and return when no process of pgpool-II is stopped."""
+        with self._lock:
+            run, self._run = self._run, None
+        if run is not None:
+            run.over.set()
+            run.thread.join(_END_SECONDS)
+
+    def abandon(self) -> None:
+        """Have the queue end soon; safe in a handler of a signal."""
+        run = self._run
+        if run is not None:
+            run.over.set()
+
+    @contextlib.contextmanager
+    def redirecting(self) -> Iterator[None]:
+        """Have pgpool-II replace its processes in the block. The new ones serve, and the queue ends afterwards.
+
+        An old process continues only after pgpool-II has told it to end; otherwise, it would accept a client and send
+        it to the former primary. If the block fails, the queue goes on.
+        """
+        with self._lock:
+            run = self._current()
+        if run is None:
+            yield
+            return
+        run.only = frozenset(pool_children.children(run.main))
+        try:
+            yield
+        except BaseException:
+            run.only = None
+            raise
+        if not poll(lambda: not run.stopped, seconds=_REPLACED_SECONDS, pause=_REPLACED_PAUSE_SECONDS):
+            log.warning("pgpool-II has not replaced all of its processes after the change of the primary")
+        self.end()
+
+    def _current(self) -> _Run | None:
+        run = self._run
+        return run if run is not None and not run.over.is_set() else None
