@@ -21,7 +21,7 @@ GENERATION = 1
 def set_title(text: str) -> None:
     words = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     begin, end = int(words[45]), int(words[46])
-    with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
         memory.seek(begin)
         memory.write(f"pgpool: {text}".encode().ljust(end - begin, b"\0"))
 

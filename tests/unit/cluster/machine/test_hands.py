@@ -36,8 +36,8 @@ OPENS = frozenset(
 BY_THE_AGENT = frozenset(
     (
         "archive", "archive_command", "channel", "copying", "copy_target", "data_directory", "diverged", "history_file",
-        "local_watch", "message_catalogs", "neighbours", "pgpool_service", "pool_children", "postgresql", "postmaster", "process_watch",
-        "server_log", "wal_files",
+        "local_watch", "message_catalogs", "neighbours", "pgpool_service", "pool_children", "postgresql", "postmaster",
+        "process_watch", "server_log", "wal_files",
     )
 )  # fmt: skip
 """Modules of the agent and its hooks, which run as postgres."""
