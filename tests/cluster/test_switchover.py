@@ -15,11 +15,9 @@ from tests.host import Host
 _RECONNECTING = "-C -c 4 -j 1 -f /root/one-row.sql"
 _LONGEST_GAP = """
 awk '{{ printf "%d.%06d\\n", $5, $6 }}' /root/row-{}.* | sort -n |
-awk '
-    NR > 1 && $1 - last > most {{ most = $1 - last; at = last }}
-    {{ last = $1 }}
-    END {{ printf "%.2f, from %.2f", most, at }}
-'
+awk 'NR > 1 && $1 - last > most {{ most = $1 - last; at = last }}
+     {{ last = $1 }}
+     END {{ printf "%.2f, from %.2f", most, at }}'
 """
 _DRAIN_SECONDS = 5.0
 
@@ -109,6 +107,7 @@ def test_clients_that_reconnect_see_no_error_through_any_pgpool(cluster: Cluster
     for host, run in zip(cluster.hosts, runs, strict=True):
         longest = host.run(_LONGEST_GAP.format(host.name)).strip()
         print(f"{host.name}: {run.transactions} transactions, {run.failed} failed, the longest gap was {longest} s")
+        print(host.run("journalctl -q -o short-precise -u pgpool2-cluster -u pgpool2 --since=-60s | tail -n 60"))
     print(cluster.primary().run("pgpoolctl history -n 30"))
     for run in runs:
         assert (run.failed, run.transactions > 0) == (0, True), run.output

@@ -33,6 +33,7 @@ _CHANGE_SECONDS = 10.0
 _REDIRECT_SECONDS = 2.0
 _REDIRECTION_SECONDS = 1.0
 """Seconds after which pgpool-II has either carried out a redirection that it had accepted, or lost it."""
+_REDIRECT_PAUSE_SECONDS = 0.02
 _STANDING_SECONDS = 2.0
 _ATTACH_PAUSE_SECONDS = 0.02
 _ALL_NODES_SECONDS = 1.0
@@ -239,8 +240,9 @@ def redirect(cluster: Cluster, node: Node) -> None:
     """Have this node's pgpool-II send writes to another primary, unless it does already; raises OperationError.
 
     pgpool-II neither promotes that node nor searches for a primary (pgpool_main.c, determine_new_primary_node). It ends
-    all sessions and detaches all other nodes (exec_follow_primary_command), a moment after the command. The same
-    command would have these effects again before that moment, so it is not repeated. The node must be up in its view.
+    all sessions and detaches all other nodes (exec_follow_primary_command). The same command would have these effects
+    again before that is done, so it is not repeated. The node must be up in its view. pcp answers before that is done;
+    this function returns once pgpool-II shows the node as the primary, or after 2 s.
     """
     if _redirection.is_under_way(node):
         return
@@ -250,6 +252,13 @@ def redirect(cluster: Cluster, node: Node) -> None:
     except OperationError as error:
         if "already primary" not in error.message:
             raise
+        return
+    poll(lambda: _is_primary(cluster, node), seconds=_REDIRECT_SECONDS, pause=_REDIRECT_PAUSE_SECONDS)
+
+
+def _is_primary(cluster: Cluster, node: Node) -> bool:
+    belief = _belief(_info(cluster, node))
+    return belief is not None and belief[1] == "primary"
 
 
 @dataclass(slots=True)

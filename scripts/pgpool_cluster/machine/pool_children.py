@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _ACCEPTING = "accept connection"
 _LOCAL = " [local] "
 _ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """Signals by which pgpool-II's main process ends such a process."""
+_MOST_AT_ONCE = 100
 _STOP_SECONDS = 0.1
 _STOP_PAUSE_SECONDS = 0.0005
 _ACCEPTED = ("01", "08")
@@ -32,7 +33,7 @@ _ACCEPTED = ("01", "08")
 
 
 class Doing(Enum):
-    """What a process of pgpool-II does."""
+    """The activity of a process of pgpool-II."""
 
     WAITING = "it waits for a client"
     IDLE = "its client has no open transaction and no running statement"
@@ -78,22 +79,33 @@ def title(pid: int) -> str:
     return _text(_PROC / f"{pid}/cmdline").partition("\0")[0].rstrip()
 
 
-def stop(pid: int, parent: int) -> bool:
-    """Stop a process that waits for a client, or whose client is idle; return whether it is stopped and still so.
+def stop(titles: Mapping[int, str], parent: int) -> frozenset[int]:
+    """Stop processes that wait for a client, or whose client is idle; return those that are stopped and still so.
 
-    A process that has begun to do something else before it stopped is continued at once.
+    `titles`: the title of each process when it was chosen. A process that has begun to do something else before it
+    stopped is continued at once.
     """
-    with _held(pid) as handle:
-        before = title(pid)
-        free = doing(before) in (Doing.WAITING, Doing.IDLE)
-        if handle is None or not free or process_watch.parent_of(pid) != parent:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGSTOP)
-            stopped = poll(lambda: process_watch.is_frozen(pid), seconds=_STOP_SECONDS, pause=_STOP_PAUSE_SECONDS)
-            if stopped and title(pid) == before:
-                return True
-            signal.pidfd_send_signal(handle, signal.SIGCONT)
+    with contextlib.ExitStack() as stack:
+        held = {pid: stack.enter_context(_held(pid)) for pid in list(titles)[:_MOST_AT_ONCE]}
+        sent = {pid: handle for pid, handle in held.items() if handle is not None and _halts(pid, handle, parent)}
+        poll(lambda: all(map(process_watch.is_frozen, sent)), seconds=_STOP_SECONDS, pause=_STOP_PAUSE_SECONDS)
+        free = frozenset(pid for pid in sent if process_watch.is_frozen(pid) and title(pid) == titles[pid])
+        for pid, handle in sent.items():
+            if pid not in free:
+                _send(handle, signal.SIGCONT)
+        return free
+
+
+def _halts(pid: int, handle: int, parent: int) -> bool:
+    """Stop a process if it is a child of `parent`; return whether it was."""
+    return process_watch.parent_of(pid) == parent and _send(handle, signal.SIGSTOP)
+
+
+def _send(handle: int, number: signal.Signals) -> bool:
+    """Send a signal to a process, and return whether the process still existed."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, number)
+        return True
     return False
 
 

@@ -23,6 +23,7 @@ from ..machine.pool_children import Doing
 LONGEST_SECONDS = 75.0
 """Limit of every queue's time, whatever is requested."""
 _PAUSE_SECONDS = 0.005
+_FREE = (Doing.WAITING, Doing.IDLE)
 _FIRST_SECONDS = 1.0
 """Time within which the first round has been made."""
 _END_SECONDS = 2.0
@@ -46,8 +47,10 @@ class _Run:
     """The first round has been made."""
     only: frozenset[int] | None = None
     """The processes that may be stopped, once pgpool-II begins to replace them; None for all."""
-    stopped: set[int] = field(default_factory=set)
-    busy: int = 0
+    stopped: dict[int, str] = field(default_factory=dict)
+    """The processes that this queue has stopped, with their titles."""
+    busy: int = 1
+    """The number of clients that do not wait; at least one until the first round has been made."""
     thread: threading.Thread = field(init=False)
     _unseen: int = 0
     _repeats: int = 0
@@ -58,47 +61,54 @@ class _Run:
     def _keep(self) -> None:
         try:
             while not self.over.is_set() and time.monotonic() < self.deadline:
+                began = time.monotonic()
                 self._round()
+                if not self.begun.is_set():
+                    spent = (time.monotonic() - began) * 1000
+                    log.info(f"new clients wait: {len(self.stopped)} processes of pgpool-II stopped in {spent:.0f} ms")
                 self.begun.set()
-                self.over.wait(_PAUSE_SECONDS)
+                self.over.wait(max(_PAUSE_SECONDS, time.monotonic() - began))
         except Exception:
             log.error(f"the queue of clients ends: {traceback.format_exc()}")
         finally:
             self.over.set()
-            pool_children.release()
+            left = pool_children.release()
+            log.info(f"clients go on: {len(left)} processes of pgpool-II were still stopped")
+            self.busy = 0
             self.begun.set()
 
     def _round(self) -> None:
         """Stop the processes that are free, continue those that pgpool-II ends, and count the others."""
         for pid in [one for one in self.stopped if pool_children.ends(one)]:
             pool_children.go_on(pid)
-            self.stopped.discard(pid)
+            del self.stopped[pid]
         only = self.only
-        found = pool_children.children(self.main)
-        titles = {pid: pool_children.title(pid) for pid in found if only is None or pid in only}
-        serving = [pid for pid, title in titles.items() if pool_children.doing(title) is not Doing.OTHER]
-        free = [pid for pid in serving if pid not in self.stopped and not pool_children.ends(pid)]
-        self.stopped |= {pid for pid in free if pool_children.stop(pid, self.main)}
-        left = [pid for pid in free if pid not in self.stopped]
-        if not left and only is None and self._has_unseen_client():
-            left = self._repeat()
-        self.busy = len(left)
+        found = [pid for pid in pool_children.children(self.main) if only is None or pid in only]
+        titles = {pid: pool_children.title(pid) for pid in found if pid not in self.stopped}
+        serving = {pid: title for pid, title in titles.items() if pool_children.doing(title) is not Doing.OTHER}
+        free = {pid: title for pid, title in serving.items() if pool_children.doing(title) in _FREE}
+        stopped = pool_children.stop(
+            {pid: title for pid, title in free.items() if not pool_children.ends(pid)}, self.main
+        )
+        self.stopped |= {pid: titles[pid] for pid in stopped}
+        self.busy = len(serving) - len(stopped)
+        if not self.busy and only is None and self._has_unseen_client():
+            self.busy = self._repeat()
 
     def _has_unseen_client(self) -> bool:
         """Return whether a process has accepted a client that no title shows, for more than a moment."""
-        titles = map(pool_children.title, self.stopped)
-        unseen = pool_children.accepted(self.port) > sum(map(pool_children.by_tcp, titles))
+        unseen = pool_children.accepted(self.port) > sum(map(pool_children.by_tcp, self.stopped.values()))
         self._unseen = self._unseen + 1 if unseen else 0
         return self._unseen >= _UNSEEN_ROUNDS and self._repeats < _MOST_REPEATS
 
-    def _repeat(self) -> list[int]:
+    def _repeat(self) -> int:
         """Continue the processes that seem to wait for a client, because one of them has just accepted one."""
         self._repeats += 1
-        waiting = [pid for pid in self.stopped if pool_children.doing(pool_children.title(pid)) is Doing.WAITING]
+        waiting = [pid for pid, title in self.stopped.items() if pool_children.doing(title) is Doing.WAITING]
         for pid in waiting:
             pool_children.go_on(pid)
-        self.stopped -= set(waiting)
-        return waiting
+            del self.stopped[pid]
+        return len(waiting)
 
 
 class ClientQueue:
@@ -106,6 +116,7 @@ class ClientQueue:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._one_redirection = threading.Lock()
         self._run: _Run | None = None
 
     def begin(self, seconds: float, port: int) -> int:
@@ -143,14 +154,21 @@ class ClientQueue:
     def redirecting(self) -> Iterator[None]:
         """Have pgpool-II replace its processes in the block. The new ones serve, and the queue ends afterwards.
 
-        An old process continues only after pgpool-II has told it to end; otherwise, it would accept a client and send
+        One thread at a time is in the block: a second replacement would end the sessions of the clients that waited. An
+        old process continues only after pgpool-II has told it to end; otherwise, it would accept a client and send
         it to the former primary. If the block fails, the queue goes on.
         """
-        with self._lock:
+        with self._one_redirection:
             run = self._current()
-        if run is None:
-            yield
-            return
+            if run is None:
+                yield
+                return
+            with self._replacing(run):
+                yield
+            self.end()
+
+    @contextlib.contextmanager
+    def _replacing(self, run: _Run) -> Iterator[None]:
         run.only = frozenset(pool_children.children(run.main))
         try:
             yield
@@ -159,7 +177,6 @@ class ClientQueue:
             raise
         if not poll(lambda: not run.stopped, seconds=_REPLACED_SECONDS, pause=_REPLACED_PAUSE_SECONDS):
             log.warning("pgpool-II has not replaced all of its processes after the change of the primary")
-        self.end()
 
     def _current(self) -> _Run | None:
         run = self._run

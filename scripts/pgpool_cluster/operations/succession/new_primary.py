@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ...decision.actions import Fence, Promote, Redirect, Resume, Serve, Start, said
+from ...decision.actions import CreateSlots, Fence, Promote, Redirect, Resume, Serve, Start, said
 from ...decision.facts import replay
-from ...decision.reports.events import EventKind, reason
+from ...decision.facts.facts import NodeFacts
+from ...decision.reports.events import EventKind, kind_of, reason
 from ...definition.cluster import Service
 from ...ground.errors import ClusterError, OperationError
 from ...ground.waiting import poll
@@ -93,7 +94,17 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                 timelines.begin(here)
                 _refuse_overtaken(here, term)
                 times.stage(PROMOTED)
+        _create_slots(here, mine)
         _redirect(here)
+
+
+def _create_slots(here: Here, mine: NodeFacts) -> None:
+    """Create the slots from which the standbys receive, because commits may wait for them. A later round repeats it."""
+    missing = tuple(node.slot for node in here.cluster.databases if node != here.me and node.slot not in mine.slots)
+    if missing:
+        action = CreateSlots(here.me.name, missing)
+        with suppress(ClusterError), recording.timed(here, kind_of(action), said(action), why=reason(action)):
+            postgresql_service.create_slots(here, action)
 
 
 def _redirect(here: Here) -> None:
@@ -135,5 +146,5 @@ def end_recovery(here: Here) -> None:
     The caller must have claimed the term.
     """
     here.query("SELECT pg_promote(false)")
-    if not poll(lambda: not in_recovery(here), seconds=_PROMOTE_SECONDS, pause=0.05):
+    if not poll(lambda: not in_recovery(here), seconds=_PROMOTE_SECONDS, pause=0.01):
         raise OperationError("PostgreSQL did not end its recovery", hint="see its log; pg_lsclusters shows the path")

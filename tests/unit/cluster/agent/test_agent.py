@@ -40,9 +40,10 @@ from pgpool_cluster.definition.cluster import Cluster, Node
 from pgpool_cluster.ground import files, log, paths
 from pgpool_cluster.ground.errors import ClusterError, OperationError, ServerError, UsageError
 from pgpool_cluster.machine import pgpool as pools
-from pgpool_cluster.machine import server, units
+from pgpool_cluster.machine import pool_children, server, units
 from pgpool_cluster.machine.record import Record
 from pgpool_cluster.node import recording
+from pgpool_cluster.node.client_queue import ClientQueue
 from pgpool_cluster.node.node import Here
 from pgpool_cluster.operations import act, upgrade
 from pgpool_cluster.operations.accounts.roles import Roles
@@ -400,6 +401,25 @@ def test_the_program_reports_to_systemd_and_answers(program: Program, running: C
     assert {"heartbeats", "local watch", "life signs", "fence"} <= {thread.name for thread in threading.enumerate()}
     assert ask(ConvergeRequest(), seconds=20).said == ()
     assert program.here.answer == program.agent.answer
+
+
+def test_processes_of_pgpool_that_a_killed_agent_left_stopped_continue_at_the_start(
+    program: Program, running: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_children, "release", lambda: [4711, 4712])
+    running()
+    assert any("2 processes of pgpool-II were stopped, and continue" in line for line in program.logged)
+
+
+def test_a_queue_of_clients_ends_with_the_agent(
+    program: Program, running: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(ClientQueue, "abandon", lambda _: done.append("abandon"))
+    monkeypatch.setattr(ClientQueue, "end", lambda _: done.append("end"))
+    running()
+    program.agent._end()
+    assert eventually(lambda: done == ["abandon", "end"])
 
 
 def test_cluster_yml_is_read_again_on_a_signal(

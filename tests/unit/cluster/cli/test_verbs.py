@@ -148,6 +148,7 @@ def test_an_agent_that_does_not_answer_is_a_failed_check(tmp_path: Path, monkeyp
         (("recover", "--force", "pg2"), RecoverRequest("pg2", force=True), "half\npg2 is recovered\n"),
         (("switchover",), SwitchoverRequest(), "half\npg9 is the primary\n"),
         (("switchover", "pg2"), SwitchoverRequest("pg2"), "half\npg9 is the primary\n"),
+        (("switchover", "--drain", "20"), SwitchoverRequest(drain=20.0), "half\npg9 is the primary\n"),
         (("switchover", "--accept-loss", "pg2"), SwitchoverRequest("pg2", accept_loss=True),
          "half\npg9 is the primary\n"),
         (("attach", "pg2"), AttachRequest("pg2"), ""),

@@ -281,6 +281,7 @@ def test_a_redirection_that_is_under_way_is_not_repeated(monkeypatch: pytest.Mon
     now, asked = [100.0], list[str]()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(pgpool, "pcp", lambda *words, **_: asked.append(words[-1]))
+    monkeypatch.setattr(pgpool, "_is_primary", lambda *_: True)
     for name in ("pg2", "pg2", "pg3", "pg2"):
         pgpool.redirect(CLUSTER, CLUSTER.named(name))
     assert asked == ["1", "2", "1"]

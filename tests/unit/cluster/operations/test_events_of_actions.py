@@ -86,7 +86,7 @@ def test_a_failover_is_recorded_by_the_new_primary_and_each_node_informs_its_own
     world.cut(["pg1"])
     for name in ("pg2", "pg3", "pg2", "pg3", "pg2", "pg3"):
         world.step(name)
-    assert kinds(world, "pg2") == ["claim-term", "promote", "redirect", "create-slots", "attach"], world.shown()
+    assert kinds(world, "pg2") == ["claim-term", "promote", "create-slots", "redirect", "attach"], world.shown()
     claimed, promoted, *_ = events(world, "pg2")
     assert (claimed.term, promoted.term) == (2, 2)
     assert promoted.why == "no primary is in sight, and it has received the most WAL"
