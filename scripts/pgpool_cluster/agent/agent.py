@@ -65,6 +65,7 @@ from .fence_watch import FenceWatch
 from .housekeeping import Housekeeping, writes
 from .life_signs import LifeSigns
 from .local_watch import LocalWatch
+from .pool_watch import PoolWatch
 from .wake import Wake
 from .watchdog_news import WatchdogNews
 
@@ -149,7 +150,8 @@ class Agent:
         watch = LocalWatch(self.here, self.wake.set)
         server = serving(self.answer, lambda peer: rights.is_database(self.here.cluster, peer))
         signs, fence = LifeSigns(self.here, self.wake.set), FenceWatch(self.here, self.wake.set, pulse.Feeder().feed)
-        with watch.running(), signs.running(), fence.running(), server:
+        pools = PoolWatch(self.here, self.acting)
+        with watch.running(), signs.running(), fence.running(), pools.running(), server:
             notify("READY=1")
             while not self.ended:
                 pulse.beat()
