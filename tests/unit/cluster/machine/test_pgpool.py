@@ -299,10 +299,25 @@ def test_a_redirection_to_the_present_primary_is_no_error(program: Program) -> N
 
 def test_a_pgpool_learns_the_primary_and_promotes_nothing(program: Program) -> None:
     """With --switchover, it would call pg_promote and follow_primary_command."""
+    program.ends = (0, "10.0.0.2 5432 2 0.2 up up primary primary 0 none none 2026-11-29 12:00:00\n", "")
     pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
     command, *words = program.ran[0]
     assert (command, words[-2:]) == ("/usr/sbin/pcp_promote_node", ["-n", "1"])
     assert not {"-s", "--switchover"} & set(words)
+
+
+def test_a_redirection_ends_when_pgpool_shows_the_new_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then, pgpool-II would accept the same request again, and end its sessions once more."""
+    asked: list[str] = []
+
+    def pcp(name: str, *_: str, **__: float) -> str:
+        asked.append(name)
+        role = "primary" if len(asked) > 3 else "standby"
+        return f"10.0.0.2 5432 2 0.2 up up {role} {role} 0 none none 2026-11-29 12:00:00\n"
+
+    monkeypatch.setattr(pgpool, "pcp", pcp)
+    pgpool.redirect(CLUSTER, CLUSTER.named("pg2"))
+    assert asked == ["pcp_promote_node", *["pcp_node_info"] * 3]
 
 
 def test_a_refused_redirection_is_reported(program: Program) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -178,6 +179,43 @@ def test_replaced_processes_serve_the_clients_that_wait_and_the_old_ones_end(poo
     assert client.recv(100) == b"2 idle"
     soon(lambda: not any(map(process_watch.is_left, old)))
     assert pool.stopped == []
+
+
+def test_one_thread_at_a_time_has_the_processes_replaced(pool: Pool, queue: ClientQueue) -> None:
+    """A second replacement would end the sessions of clients that the first one has served."""
+    queue.begin(10, pool.port)
+    inside: list[str] = []
+
+    def redirect(name: str) -> None:
+        with queue.redirecting():
+            inside.append(f"{name} begins")
+            time.sleep(0.1)
+            if name == "first":
+                pool.process.send_signal(signal.SIGUSR1)
+            inside.append(f"{name} ends")
+
+    first = threading.Thread(target=redirect, args=("first",))
+    first.start()
+    soon(lambda: inside)
+    redirect("second")
+    first.join()
+    assert inside == ["first begins", "first ends", "second begins", "second ends"]
+    assert pool.stopped == []
+
+
+def test_clients_count_as_busy_until_the_first_round_is_over(
+    pool: Pool, queue: ClientQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_queue, "_FIRST_SECONDS", 0.01)
+    real = pool_children.children
+
+    def slow(parent: int) -> list[int]:
+        time.sleep(0.3)
+        return real(parent)
+
+    monkeypatch.setattr(pool_children, "children", slow)
+    assert queue.begin(10, pool.port) > 0
+    soon(lambda: queue.begin(10, pool.port) == 0)
 
 
 def test_a_redirection_that_fails_leaves_the_clients_waiting(pool: Pool, queue: ClientQueue) -> None:

@@ -119,6 +119,22 @@ def test_the_primary_becomes_a_standby_and_no_write_is_lost(world: World) -> Non
     assert here(world, "pg2").record.led == here(world, "pg2").record.term == 2
 
 
+def test_the_new_primary_has_the_slots_of_its_standbys_before_clients_reach_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit waits for a standby, which receives nothing without its slot."""
+    found: list[set[str]] = []
+
+    def redirect(*_: object) -> None:
+        data = world.hosts["pg2"].data
+        assert data is not None
+        found.append(set(data.slots))
+
+    monkeypatch.setattr(world, "redirect", redirect)
+    switch(world)
+    assert {node.slot for node in world.cluster.databases if node.name != "pg2"} <= found[0]
+
+
 def test_the_primary_checkpoints_before_it_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise, a long checkpoint would take place while clients wait."""
     asked: list[str] = []

@@ -19,7 +19,8 @@ from pgpool_cluster.machine import process_watch
 from pgpool_cluster.postgresql import postmaster
 
 _POSTMASTER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
 children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
 open("/proc/self/comm", "w").write("postgres")
 print(*(child.pid for child in children), flush=True)
@@ -100,3 +101,14 @@ def test_a_server_without_the_file_is_down(tmp_path: Path) -> None:
     down: Any = SimpleNamespace(data=tmp_path)
     assert not postmaster.runs(down)
     assert postmaster.kill(down)
+
+
+def test_a_server_ends_by_a_fast_shutdown(running: Running) -> None:
+    assert postmaster.end(running.instance, seconds=5)
+    assert running.process.wait(5) == 0, "SIGINT is a fast shutdown, which writes a checkpoint"
+    assert postmaster.end(running.instance, seconds=0), "it has ended already"
+
+
+def test_a_server_that_does_not_end_in_time_is_reported(running: Running) -> None:
+    running.process.send_signal(signal.SIGSTOP)
+    assert not postmaster.end(running.instance, seconds=0.05)
