@@ -118,8 +118,8 @@ def _lines(file: Path) -> list[str]:
 
 
 def _pid_in(file: Path) -> int:
-    """Return the number in the first line of a pid file; 0 if there is none."""
-    first = next(iter(_lines(file)), "").strip()
+    """Return the number in the first line of a pid file; 0 if there is none. pgpool-II writes a NUL byte after it."""
+    first = next(iter(_lines(file)), "").rstrip("\0").strip()
     return int(first) if first.isascii() and first.isdecimal() and len(first) < 10 else 0
 
 

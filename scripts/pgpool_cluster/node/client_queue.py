@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..ground import log
+from ..ground.errors import OperationError
 from ..ground.waiting import poll
 from ..machine import pool_children
 from ..machine.pool_children import Doing
@@ -30,6 +31,8 @@ _END_SECONDS = 2.0
 _REPLACED_SECONDS = 1.0
 """Time within which pgpool-II has told its processes to end, once it knows the new primary."""
 _REPLACED_PAUSE_SECONDS = 0.005
+_OTHER_SECONDS = 5.0
+"""Time limit for a redirection that another thread has begun."""
 _UNSEEN_ROUNDS = 2
 """Rounds in a row after which a client without a title of its own counts as one that a stopped process has accepted."""
 _MOST_REPEATS = 20
@@ -154,11 +157,17 @@ class ClientQueue:
     def redirecting(self) -> Iterator[None]:
         """Have pgpool-II replace its processes in the block. The new ones serve, and the queue ends afterwards.
 
-        One thread at a time is in the block: a second replacement would end the sessions of the clients that waited. An
-        old process continues only after pgpool-II has told it to end; otherwise, it would accept a client and send
-        it to the former primary. If the block fails, the queue goes on.
+        One thread at a time is in the block: a second replacement would end the sessions of the clients that waited.
+        An old process continues only after pgpool-II has told it to end; otherwise, it would accept a client and send
+        it to the former primary. If the block fails, the queue goes on. Raises OperationError if the thread that is in
+        the block takes more than 5 s.
         """
-        with self._one_redirection:
+        free = self._one_redirection
+        if not poll(lambda: free.acquire(blocking=False), seconds=_OTHER_SECONDS, pause=_REPLACED_PAUSE_SECONDS):
+            raise OperationError(
+                "pgpool-II is still learning of another change of the primary", hint="pgpoolctl status"
+            )
+        try:
             run = self._current()
             if run is None:
                 yield
@@ -166,6 +175,8 @@ class ClientQueue:
             with self._replacing(run):
                 yield
             self.end()
+        finally:
+            free.release()
 
     @contextlib.contextmanager
     def _replacing(self, run: _Run) -> Iterator[None]:

@@ -130,7 +130,7 @@ def test_pgpool_is_held_by_its_pid_file(begin: Begin, tmp_path: Path, monkeypatc
     monkeypatch.setattr(paths, "POOL_PID", tmp_path / "pgpool.pid")
     assert process_watch.pool() is None
     process = begin("pgpool", tmp_path)
-    paths.POOL_PID.write_text(f"{process.pid}\n")
+    paths.POOL_PID.write_text(f"{process.pid}\0")  # as pgpool-II writes it (main.c, write_pid_file)
     held = process_watch.pool()
     assert held is not None
     assert held.pid == process.pid

@@ -91,7 +91,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     words = [sys.executable, small_pgpool.__file__, str(port), str(CHILDREN), "-" * 100]
     found = Pool(subprocess.Popen(words, env={"PATH": "/usr/bin", "PYTHONPATH": "."}), port)
     monkeypatch.setattr(paths, "POOL_PID", tmp_path / "pgpool.pid")
-    paths.POOL_PID.write_text(f"{found.process.pid}\n")
+    paths.POOL_PID.write_text(f"{found.process.pid}\0")
     waits = "pgpool: wait for connection request"
     soon(lambda: [pool_children.title(pid) for pid in found.children] == [waits] * CHILDREN)
     yield found

@@ -30,7 +30,7 @@ from pgpool_cluster.machine.record import Record
 from pgpool_cluster.machine.units import UnitState
 from pgpool_cluster.node import last_facts, node, recording, retries
 from pgpool_cluster.node.node import Here
-from pgpool_cluster.operations import act, pgpool_service, switchover
+from pgpool_cluster.operations import act, pgpool_service, queueing, switchover
 from pgpool_cluster.operations.succession import synchrony
 from pgpool_cluster.postgresql import postgresql as pg
 from pgpool_cluster.postgresql import postmaster, server_log
@@ -64,6 +64,9 @@ def _here() -> Host:
     return _WORLDS[0].current_host()
 
 
+_JOIN_SECONDS = 60.0
+
+
 class _Serve:
     """paths.SERVE of the host whose agent runs."""
 
@@ -82,14 +85,24 @@ class _Threads:
     """A stand-in for `threading`: background work is another task of the same agent."""
 
     def Thread(self, target: Callable[..., object], args: tuple[Any, ...] = (), **_: object) -> Any:  # noqa: N802
+        over: list[bool] = []
+
+        def work() -> None:
+            try:
+                target(*args)
+            finally:
+                over.append(True)
+
         def start() -> None:
             world = _WORLDS[0]
             task, watching = world.kernel.current, world.beating.sender
             process = task.process if task is not None else watching and watching.agent and watching.agent.process
-            assert process
-            world.kernel.spawn(process, lambda: target(*args))
+            if not process:  # the world has ended, and the stack of a task is unwound
+                over.append(True)
+                return
+            world.kernel.spawn(process, work)
 
-        return SimpleNamespace(start=start)
+        return SimpleNamespace(start=start, join=lambda: waiting.poll(lambda: over, seconds=_JOIN_SECONDS, pause=0.01))
 
 
 def _control(verb: str, unit: str = "") -> None:
@@ -297,12 +310,12 @@ def machine() -> Iterator[None]:
     decided = _decided()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "saves_durably", _saves_durably())
-        for module in (act, agent, answers, contact, last_facts, node, recording, synchrony, waiting):
+        for module in (act, agent, answers, contact, last_facts, node, queueing, recording, synchrony, waiting):
             patch.setattr(module, "time", time)
         patch.setattr(retries, "monotonic", time.monotonic)
         patch.setattr(retries, "time", time.monotonic)
         patch.setattr(life_signs, "time", SimpleNamespace(monotonic=lambda: _WORLDS[0].beating.now))
-        for module in (act, life_signs, synchrony):
+        for module in (act, life_signs, queueing, synchrony):
             patch.setattr(module, "threading", threads)
         for module in (agent, answers, switchover):
             patch.setattr(module, "decide", decided)
@@ -328,6 +341,7 @@ def machine() -> Iterator[None]:
         patch.setattr(pgpool, "listens", lambda *_, **__: True)
         patch.setattr(pgpool, "port", lambda _: 5433)
         patch.setattr(pg, "start", _start)
+        patch.setattr(pg, "halt", _stop)
         patch.setattr(pg, "stop", _stop)
         patch.setattr(postmaster, "runs", lambda _: _here().server is not None)
         patch.setattr(postmaster, "kill", _kill)
