@@ -90,7 +90,8 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                 timelines.begin(here)
                 _refuse_overtaken(here, term)
         _create_slots(here, mine)
-        _redirect(here)
+        if decided is not None or loss:  # otherwise, the switchover redirects every pgpool-II at the same time
+            _redirect(here)
 
 
 def _create_slots(here: Here, mine: NodeFacts) -> None:
