@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..ground import log
@@ -24,7 +24,11 @@ from ..machine.pool_children import Doing
 LONGEST_SECONDS = 75.0
 """Limit of every queue's time, whatever is requested."""
 _PAUSE_SECONDS = 0.005
-_FREE = (Doing.WAITING, Doing.IDLE)
+IDLE_SECONDS = 0.2
+"""Time after which an idle client counts as one that sends nothing soon."""
+_GENTLE_SECONDS = 0.5
+"""Time after which idle clients are stopped at once, since one that sends its statements in a row would never be."""
+_OBSERVE_PAUSE_SECONDS = 0.02
 _FIRST_SECONDS = 1.0
 """Time within which the first round has been made."""
 _END_SECONDS = 2.0
@@ -55,16 +59,24 @@ class _Run:
     busy: int = 1
     """The number of clients that do not wait; at least one until the first round has been made."""
     thread: threading.Thread = field(init=False)
+    opens: float = field(init=False)
+    """When the first process is stopped; until then, the thread only observes which clients are idle."""
+    _idle: dict[int, tuple[str, float]] = field(default_factory=dict)
     _unseen: int = 0
     _repeats: int = 0
 
     def __post_init__(self) -> None:
+        self.opens = time.monotonic() + IDLE_SECONDS
         self.thread = threading.Thread(target=self._keep, name="client queue", daemon=True)
 
     def _keep(self) -> None:
         try:
             while not self.over.is_set() and time.monotonic() < self.deadline:
                 began = time.monotonic()
+                if began < self.opens:
+                    self._observe(self._titles())
+                    self.over.wait(_OBSERVE_PAUSE_SECONDS)
+                    continue
                 self._round()
                 if not self.begun.is_set():
                     spent = (time.monotonic() - began) * 1000
@@ -85,18 +97,45 @@ class _Run:
         for pid in [one for one in self.stopped if pool_children.ends(one)]:
             pool_children.go_on(pid)
             del self.stopped[pid]
-        only = self.only
-        found = [pid for pid in pool_children.children(self.main) if only is None or pid in only]
-        titles = {pid: pool_children.title(pid) for pid in found if pid not in self.stopped}
+        titles = self._titles()
+        self._observe(titles)
         serving = {pid: title for pid, title in titles.items() if pool_children.doing(title) is not Doing.OTHER}
-        free = {pid: title for pid, title in serving.items() if pool_children.doing(title) in _FREE}
+        free = {pid: title for pid, title in serving.items() if self._is_free(pid, title)}
         stopped = pool_children.stop(
             {pid: title for pid, title in free.items() if not pool_children.ends(pid)}, self.main
         )
         self.stopped |= {pid: titles[pid] for pid in stopped}
         self.busy = len(serving) - len(stopped)
-        if not self.busy and only is None and self._has_unseen_client():
+        if not self.busy and self.only is None and self._has_unseen_client():
             self.busy = self._repeat()
+
+    def _titles(self) -> dict[int, str]:
+        """Return the titles of the processes that may be stopped and are not."""
+        only = self.only
+        found = [pid for pid in pool_children.children(self.main) if only is None or pid in only]
+        return {pid: pool_children.title(pid) for pid in found if pid not in self.stopped}
+
+    def _observe(self, titles: Mapping[int, str]) -> None:
+        """Record since when each client has been idle. A title names its client."""
+        now, before = time.monotonic(), self._idle
+        idle = {pid: title for pid, title in titles.items() if pool_children.doing(title) is Doing.IDLE}
+        self._idle = {
+            pid: before[pid] if pid in before and before[pid][0] == title else (title, now)
+            for pid, title in idle.items()
+        }
+
+    def _is_free(self, pid: int, title: str) -> bool:
+        """Return whether a process may be stopped: it waits for a client, or its client has been idle for a while.
+
+        A client that has just logged in is about to send a statement, and would lose its connection.
+        """
+        if pool_children.doing(title) is Doing.WAITING:
+            return True
+        now = time.monotonic()
+        _, since = self._idle.get(pid, (title, now))
+        return pool_children.doing(title) is Doing.IDLE and (
+            now - since >= IDLE_SECONDS or now - self.opens >= _GENTLE_SECONDS
+        )
 
     def _has_unseen_client(self) -> bool:
         """Return whether a process has accepted a client that no title shows, for more than a moment."""

@@ -48,15 +48,15 @@ def waiting_clients(here: Here, drain: float, progress: Progress) -> Iterator[No
         _drain(here, drain, progress)
         yield
     finally:
-        _everywhere(here, EndQueueRequest(), without="", seconds=_ANSWER_SECONDS)
+        _everywhere(here, EndQueueRequest(), seconds=_ANSWER_SECONDS)
 
 
 def redirect(here: Here, primary: str) -> None:
     """Have the pgpool-IIs send writes to the new primary, and let the clients go on, which then reach that primary.
 
-    The new primary has done so itself. The agents repeat what fails.
+    The agents repeat what fails.
     """
-    _everywhere(here, EndQueueRequest(primary), without=primary, seconds=_REDIRECT_SECONDS)
+    _everywhere(here, EndQueueRequest(primary), seconds=_REDIRECT_SECONDS)
 
 
 def answer(here: Here, request: QueueRequest) -> QueueAnswer:
@@ -87,13 +87,13 @@ def _drain(here: Here, drain: float, progress: Progress) -> None:
 
 def _begin(here: Here, drain: float) -> int:
     """Begin the queues if that has not been done, and return the number of clients that are not waiting."""
-    found = _everywhere(here, QueueRequest(drain + _CHANGE_SECONDS), without="", seconds=_ANSWER_SECONDS)
+    found = _everywhere(here, QueueRequest(drain + _CHANGE_SECONDS), seconds=_ANSWER_SECONDS)
     return sum(one.busy for one in found)
 
 
-def _everywhere(here: Here, request: Request[A], *, without: str, seconds: float) -> list[A]:
+def _everywhere(here: Here, request: Request[A], *, seconds: float) -> list[A]:
     """Send a request to all nodes with pgpool-II at the same time, and return the answers of those that obeyed."""
-    names = [node.name for node in here.cluster.pgpools if node.name != without]
+    names = [node.name for node in here.cluster.pgpools]
     found: list[A] = []
     others = threading.Thread(
         target=lambda: found.extend(here.peers.ask_some(names, request, seconds=seconds).values()), daemon=True

@@ -95,7 +95,8 @@ def become_primary(here: Here, term: int, decided: tuple[int, int] | None = None
                 _refuse_overtaken(here, term)
                 times.stage(PROMOTED)
         _create_slots(here, mine)
-        _redirect(here)
+        if decided is not None or loss:  # otherwise, the switchover redirects every pgpool-II at the same time
+            _redirect(here)
 
 
 def _create_slots(here: Here, mine: NodeFacts) -> None:

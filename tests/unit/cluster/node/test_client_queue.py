@@ -21,7 +21,7 @@ from pgpool_cluster.ground import paths
 from pgpool_cluster.machine import pool_children, process_watch
 from pgpool_cluster.machine.pool_children import Doing
 from pgpool_cluster.node import client_queue
-from pgpool_cluster.node.client_queue import ClientQueue
+from pgpool_cluster.node.client_queue import IDLE_SECONDS, ClientQueue
 
 CHILDREN = 4
 
@@ -159,6 +159,41 @@ def test_a_transaction_goes_on_and_its_process_stops_once_it_has_ended(pool: Poo
     assert answers(busy, 2)
 
 
+def test_a_client_that_has_just_logged_in_sends_its_statement(pool: Pool, queue: ClientQueue) -> None:
+    """It would lose its connection: this is the moment in which a client that reconnects is most often seen."""
+    long_idle = pool.client("idle")
+    threading.Timer(IDLE_SECONDS / 2, lambda: pool.client("idle")).start()
+    assert queue.begin(10, pool.port) == 1
+    soon(lambda: len(pool.clients) == 2)
+    fresh = pool.clients[1]
+    assert say(fresh, "INSERT") == "1 INSERT"
+    fresh.close()
+    soon(lambda: queue.begin(10, pool.port) == 0)
+    long_idle.sendall(b"BEGIN")
+    assert not answers(long_idle, 0.2)
+
+
+def test_a_client_that_pauses_only_briefly_is_stopped_in_the_end(pool: Pool, queue: ClientQueue) -> None:
+    client, over = pool.client("BEGIN"), threading.Event()
+
+    def go_on() -> None:
+        with contextlib.suppress(TimeoutError):
+            while not over.is_set():
+                say(client, "idle")
+                time.sleep(0.02)
+                say(client, "BEGIN")
+
+    client.settimeout(1)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        queue.begin(10, pool.port)
+        soon(lambda: queue.begin(10, pool.port) == 0)
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_process_whose_client_disconnects_is_stopped_before_it_accepts_the_next(
     pool: Pool, queue: ClientQueue
 ) -> None:
@@ -237,7 +272,7 @@ def test_pgpool_can_end_processes_that_are_stopped(pool: Pool, queue: ClientQueu
 
 
 def test_every_queue_ends_at_its_deadline(pool: Pool, queue: ClientQueue) -> None:
-    queue.begin(0.3, pool.port)
+    queue.begin(0.6, pool.port)
     assert pool.stopped
     queue.begin(60, pool.port)  # asked again, it keeps its deadline
     soon(lambda: not pool.stopped, 1.0)
@@ -246,7 +281,7 @@ def test_every_queue_ends_at_its_deadline(pool: Pool, queue: ClientQueue) -> Non
 def test_no_request_makes_clients_wait_for_longer_than_the_limit(
     pool: Pool, queue: ClientQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_queue, "LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(client_queue, "LONGEST_SECONDS", 0.6)
     queue.begin(1e9, pool.port)
     assert pool.stopped
     soon(lambda: not pool.stopped, 1.0)
