@@ -26,7 +26,7 @@ from ..operations import act
 BUSY_SECONDS = 3.0
 """Time for which another thread holds `acting` before this watch informs pgpool-II."""
 TOLD_SECONDS = 10.0
-"""Time that pgpool-II may take for an action before it is requested again."""
+"""Time after which the same action is requested again."""
 _PAUSE_SECONDS = 1.0
 _END_SECONDS = 2.0
 
