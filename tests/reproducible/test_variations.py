@@ -27,9 +27,17 @@ echo 127.0.0.1 localhost builder reprotest-capture-hostname >/etc/hosts
 """
 """The requirements of reprotest for a chroot (its own preset for schroot), and of sudo for /etc/hosts."""
 REPROTEST = """
-rm -rf /tmp/store
-cd {folder}
-reprotest --verbosity=1 --store-dir=/tmp/store --vary={vary} {what} -- null
+rm -rf /tmp/store /tmp/unpacked
+mkdir /tmp/unpacked
+cd /tmp/unpacked
+dpkg-source -x {dsc} tree
+find tree -type f -mmin -60 -exec touch -d '+2 days' {{}} +
+reprotest --verbosity=1 --store-dir=/tmp/store --vary={vary} \\
+    --build-command='cd tree && dpkg-buildpackage --no-sign -b' . '*.*deb' -- null
+"""
+"""
+The source is unpacked first, because dpkg-source cannot set times under the faketime of bookworm. Patched files get the
+time of a clock that was ahead then: make considers them newer than every file that the build makes.
 """
 VARY = "+all,user_group.available+=builder:builder,domain_host.use_sudo=1,time.faketimes+=+398days"
 """All variations of reprotest. Without these values, it has no other user and does not vary the time of old sources."""
@@ -44,7 +52,8 @@ rm -rf /leaky
 mkdir -p /leaky/debian/source
 cd /leaky
 echo '3.0 (native)' >debian/source/format
-printf 'Source: leaky\\nMaintainer: x <x@y.z>\\nBuild-Depends: debhelper-compat (= 13)\\n\\n' >debian/control
+printf 'Source: leaky\\nMaintainer: x <x@y.z>\\nRules-Requires-Root: no\\n' >debian/control
+printf 'Build-Depends: debhelper-compat (= 13)\\n\\n' >>debian/control
 printf 'Package: leaky\\nArchitecture: all\\nDescription: x\\n' >>debian/control
 printf 'leaky (1) unstable; urgency=low\\n\\n  * x\\n\\n' >debian/changelog
 echo ' -- x <x@y.z>  Thu, 01 Jan 2026 00:00:00 +0000' >>debian/changelog
@@ -100,7 +109,7 @@ def test_no_variation_changes_a_byte(
 ) -> None:
     files = packages.files if source == "pgpool2" else packages.cluster_files
     (dsc,) = [name for name in files if name.endswith(".dsc")]
-    answer = tester.attempt(PREPARE + REPROTEST.format(folder="/dist", vary=VARY, what=dsc), stall=3600)
+    answer = tester.attempt(PREPARE + REPROTEST.format(dsc=f"/dist/{dsc}", vary=VARY), stall=3600)
     assert answer.status == 0, answer.output[-8000:]
     varied = [name for name in VARIED if f"{name} variation: " in answer.output]
     record_testsuite_property(f"{source}, varied", ", ".join([*varied, "BUILD_PATH", "USER_GROUP"]))
@@ -111,7 +120,7 @@ def test_no_variation_changes_a_byte(
 
 def test_reprotest_detects_each_variation(tester: Chroot) -> None:
     leaks = "\n".join(f"{command} >leaked/{name}" for name, command in LEAKS.items())
-    script = PREPARE + LEAKY.format(leaks=leaks) + REPROTEST.format(folder="/", vary=VARY, what="leaky_1.dsc")
+    script = PREPARE + LEAKY.format(leaks=leaks) + REPROTEST.format(dsc="/leaky_1.dsc", vary=VARY)
     answer = tester.attempt(script)
     assert answer.status == 1, answer.output[-8000:]
     assert {name for name in LEAKS if f"./usr/share/leaky/{name}\n" in answer.output} == set(LEAKS)
