@@ -27,7 +27,7 @@ def set_title(text: str) -> None:
 
 
 def serve(listening: socket.socket, generation: int) -> None:
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):  # a shell's background job ignores SIGQUIT
         signal.signal(number, signal.SIG_DFL)
     while True:
         set_title("wait for connection request")
