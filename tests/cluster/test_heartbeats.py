@@ -31,7 +31,7 @@ END
 date +%s.%N
 """
 """Drops heartbeats from one host only, and prints the time."""
-MEND = "nft delete table inet oneway 2>/dev/null || :; date +%s.%N"
+MEND = "date +%s.%N; nft delete table inet oneway 2>/dev/null || :"
 KILL = "kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid); date +%s.%N"
 FORGED = """
 import hashlib, hmac, json, socket
