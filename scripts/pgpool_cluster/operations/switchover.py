@@ -142,11 +142,11 @@ def _await_all(here: Here, name: str) -> None:
 
     Raises OperationError after 20 s.
     """
-    mine = here.look()
 
     def complete() -> bool:
         with contextlib.suppress(ClusterError):
-            return contains(here.peers.ask(name, LookRequest(fresh=True), seconds=LOOK_SECONDS), mine) is True
+            found = here.peers.ask(name, LookRequest(fresh=True), seconds=LOOK_SECONDS)
+            return contains(found, here.look()) is True
         return False
 
     if not poll(complete, seconds=_CATCH_UP_SECONDS, pause=_CATCH_UP_PAUSE_SECONDS):
