@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from tests.cluster.cluster import APP, Cluster
 from tests.host import Host
 
+POOL_FAULT = "unable to read message kind"
+"""pgpool-II's error for a client that logs in at the moment in which a node is attached (switchover.md)."""
 LEDGER = """
 exec >/root/ledger.log 2>/root/ledger.err
 number=0
@@ -67,6 +69,11 @@ class Ledger:
     name: str
     acknowledged: dict[int, float]
     errors: str = ""
+
+    @property
+    def unexpected_errors(self) -> str:
+        """Return the errors of its sessions, apart from pgpool-II's fault at an attachment."""
+        return re.sub(rf"^.*{POOL_FAULT}.*\n(?:DETAIL:.*\n?)?", "", self.errors, flags=re.MULTILINE)
 
     @property
     def longest_gap(self) -> float:

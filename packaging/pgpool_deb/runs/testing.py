@@ -40,8 +40,7 @@ _WITHOUT_ROOTS = {UNIT: machine.UNIT_TESTS, MODEL: machine.MODEL_TESTS}
 """The tools of the levels that need no clean root."""
 _NICE = 10
 _WORKERS_PER_CORE, _MOST_WORKERS = 2, 8
-"""Unit tests wait for threads and programs almost half of the time."""
-"""Processes that run unit tests: one for each core, but two where there is one core, as some tests wait."""
+"""Processes that run unit tests, which wait for threads and programs almost half of the time."""
 _COVERAGE = "coverage-unit.json"
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NO_TESTS = 0, 1, 5
 MACHINE_FAILED = 83
